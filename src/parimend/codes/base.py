@@ -1,0 +1,184 @@
+"""What a code is: a value that knows its parity-check matrix H.
+
+A code is a frozen dataclass whose fields are its spec. Equal specs give equal codes on every
+platform and library version; everything large is derived from the spec on first use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse.linalg as spl
+from numpy.typing import NDArray
+
+from parimend.errors import SpecError
+
+_FAMILIES: dict[str, type[Code]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Code(ABC):
+    """A parity-check matrix H with m rows (checks) and n columns (words).
+
+    Args:
+        n: number of words, the length of the code.
+        m: number of checks.
+        seed: selects one code of the family, 0 <= seed < 2^64.
+        version: of the construction. A new construction gets a new number and the old one is kept,
+            so that old seals stay readable.
+
+    Raises:
+        SpecError: if no such code exists.
+    """
+
+    n: int
+    m: int
+    seed: int = 0
+    version: int = 1
+
+    family: ClassVar[str]
+    """Name of the family in specs and seals."""
+    word_dtype: ClassVar[np.dtype[Any]]
+    """dtype of words, shape (n,)."""
+    syndrome_dtype: ClassVar[np.dtype[Any]]
+    """dtype of syndromes, shape `syndrome_shape`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "family" in cls.__dict__:
+            _FAMILIES[cls.family] = cls
+
+    def __post_init__(self) -> None:
+        for name in ("n", "m", "seed", "version"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise SpecError(f"{name} of a {self.family} code must be an integer, not {value!r}")
+        if self.n < 1 or self.m < 1:
+            raise SpecError(
+                f"a {self.family} code needs n >= 1 and m >= 1, not n={self.n}, m={self.m}"
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise SpecError(f"seed must be in 0 .. 2^64 - 1, not {self.seed}")
+        if self.version != 1:
+            raise SpecError(
+                f"version {self.version} of {self.family} codes is unknown here: "
+                "install a newer parimend"
+            )
+
+    @property
+    def redundancy(self) -> float:
+        """m / n, the part of the degrees of freedom that the code takes."""
+        return self.m / self.n
+
+    @property
+    def syndrome_shape(self) -> tuple[int, ...]:
+        """Shape of a syndrome: (m,) unless a check has several sums."""
+        return (self.m,)
+
+    def spec(self) -> dict[str, Any]:
+        """The spec as plain JSON values; `from_spec` turns it back into the code."""
+        return {"family": self.family, **dataclasses.asdict(self)}
+
+    def syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
+        """H times ``word``.
+
+        Args:
+            word: (n,), `word_dtype`.
+
+        Returns:
+            `syndrome_shape`, `syndrome_dtype`.
+
+        Raises:
+            SpecError: if shape or dtype do not fit.
+        """
+        word = np.asarray(word)
+        if word.shape != (self.n,) or word.dtype != self.word_dtype:
+            raise SpecError(
+                f"a word of this {self.family} code has shape ({self.n},) and dtype "
+                f"{self.word_dtype}, not {word.shape} and {word.dtype}"
+            )
+        return self._syndrome(np.ascontiguousarray(word))
+
+    @abstractmethod
+    def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]: ...
+
+    @abstractmethod
+    def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The checks that word ``i`` takes part in, and its coefficient in each."""
+
+    def dense(self) -> NDArray[Any]:
+        """H as a (m, n) array built column by column: the oracle that tests compare against."""
+        H = np.zeros((self.m, self.n), dtype=self.syndrome_dtype)
+        for i in range(self.n):
+            rows, coefficients = self.column(i)
+            H[rows, i] = coefficients
+        return H
+
+
+class RealCode(Code):
+    """A code whose words can be seen as real vectors: it has a null space to project onto."""
+
+    @abstractmethod
+    def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """H x in the reals, (n,) -> (m,), with H scaled so that its coefficients are about 1."""
+
+    @abstractmethod
+    def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The transpose of `matvec`, (m,) -> (n,)."""
+
+    def project(
+        self, x: NDArray[np.float64], target: NDArray[np.float64] | None = None, rtol: float = 1e-13
+    ) -> NDArray[np.float64]:
+        """The nearest real vector with H x = target.
+
+        x - H^T (H H^T)^-1 (H x - target), by conjugate gradients: H H^T is well conditioned for
+        every family here, so a few dozen products with H and H^T are enough at any size.
+
+        Args:
+            x: (n,) float64.
+            target: (m,) float64 in the scale of `matvec`; zero if absent.
+            rtol: residual to stop at, relative to the first one.
+
+        Raises:
+            SpecError: if H has dependent rows and the target cannot be met.
+        """
+        x = np.asarray(x, dtype=np.float64)
+        residual = self.matvec(x) - (0.0 if target is None else target)
+        size = np.linalg.norm(residual)
+        if size == 0.0:
+            return x.copy()
+        gram = spl.LinearOperator(
+            (self.m, self.m), matvec=lambda y: self.matvec(self.rmatvec(y)), dtype=np.float64
+        )
+        y, failed = spl.cg(gram, residual, rtol=rtol, atol=0.0, maxiter=20 * self.m + 100)
+        if failed:
+            raise SpecError(
+                f"the {self.m} rows of this {self.family} code (n={self.n}, seed={self.seed}) are "
+                "close to dependent: take fewer rows or another seed"
+            )
+        return x - self.rmatvec(y)
+
+
+def from_spec(spec: Mapping[str, Any]) -> Code:
+    """Rebuild a code from `Code.spec`.
+
+    Raises:
+        SpecError: for an unknown family, an unknown or missing field, or a code that cannot exist.
+    """
+    fields = dict(spec)
+    family = fields.pop("family", None)
+    cls = _FAMILIES.get(family) if isinstance(family, str) else None
+    if cls is None:
+        known = ", ".join(sorted(_FAMILIES))
+        raise SpecError(f"unknown code family {family!r}: this version knows {known}")
+    known_fields = {f.name for f in dataclasses.fields(cls)}
+    if unknown := fields.keys() - known_fields:
+        raise SpecError(f"unknown fields in the spec of a {family} code: {sorted(unknown)}")
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise SpecError(f"the spec of a {family} code is incomplete: {error}") from None

@@ -1,0 +1,276 @@
+"""Sparse integer parity-check codes for weights on a fixed-point grid.
+
+H has a few nonzero coefficients per column, odd integers of equal size and random sign. Words are
+integers, so syndromes are exact: no threshold, no false alarm, and a check that holds a single
+wrong word names it alone, because only the right column divides the syndrome to a small number.
+
+Three properties are built in:
+
+* Rows are balanced (each choice of a check takes the emptier of two), and no two columns have the
+  same support.
+* All checks but the last ``free`` can be imposed exactly, one after the other: check j *owns*
+  ``own`` columns whose other checks all come later, so moving them never disturbs an earlier check.
+  The last ``free`` checks keep whatever value they get, which is sealed.
+* Columns are permuted, so that bursts of damage fall on unrelated checks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes.base import RealCode
+from parimend.codes.hashing import below, stream_key, word, words
+from parimend.errors import SpecError
+
+_SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
+
+
+class Columns(NamedTuple):
+    """H by columns: column i has entries start[i] .. start[i + 1] - 1."""
+
+    start: NDArray[np.int64]
+    row: NDArray[np.int32]
+    coefficient: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sparse(RealCode):
+    """A sparse integer parity-check code.
+
+    Args:
+        n, m, seed, version: see `Code`.
+        weights: pairs (column weight, parts per thousand of the columns), lightest first. The rest
+            up to 1,000 goes to the lightest weight.
+        own: columns that each imposed check owns. More make the exact rounding gentler.
+        free: checks at the end that are not imposed but sealed as they are.
+        word_bits: words are integers of magnitude below 2^(word_bits - 1).
+        coefficient_bits: coefficients have magnitude 2^(coefficient_bits - 1) and more, but less
+            than 2^coefficient_bits.
+
+    Raises:
+        SpecError: if no such code exists; the message names the field to change.
+
+    Example:
+        >>> code = Sparse(n=5120, m=320)
+        >>> rows, coefficients = code.column(0)
+        >>> bool((code.syndrome(np.zeros(5120, np.int64)) == 0).all())
+        True
+    """
+
+    weights: tuple[tuple[int, int], ...] = ((2, 850), (6, 150))
+    own: int = 12
+    free: int = 20
+    word_bits: int = 20
+    coefficient_bits: int = 42
+
+    family: ClassVar[str] = "sparse"
+    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
+    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Specs read from JSON carry lists.
+        object.__setattr__(self, "weights", tuple((int(d), int(f)) for d, f in self.weights))
+        degrees = [d for d, _ in self.weights]
+        parts = [f for _, f in self.weights]
+        what = f"a sparse code with n={self.n}, m={self.m}"
+        if not degrees or degrees[0] < 2 or degrees != sorted(set(degrees)):
+            raise SpecError(f"{what}: column weights must increase from at least 2, not {degrees}")
+        if min(parts) < 0 or sum(parts) > 1000:
+            raise SpecError(f"{what}: parts per thousand must be >= 0 and sum to 1000, not {parts}")
+        if not (2 <= self.word_bits <= 32 and 2 <= self.coefficient_bits):
+            raise SpecError(f"{what}: needs word_bits in 2 .. 32 and coefficient_bits >= 2")
+        if self.word_bits + self.coefficient_bits > 62:
+            raise SpecError(
+                f"{what}: word_bits + coefficient_bits = "
+                f"{self.word_bits + self.coefficient_bits} exceeds 62, so a check could overflow"
+            )
+        if self.own < 2 or self.free < 0:
+            raise SpecError(f"{what}: needs own >= 2 and free >= 0")
+        if degrees[-1] > self.m:
+            raise SpecError(f"{what}: columns of weight {degrees[-1]} need at least as many checks")
+        light = degrees[0]
+        if self.free < self.m and math.comb(self.free, light - 1) < self.own:
+            raise SpecError(
+                f"{what}: the last imposed check must own {self.own} distinct columns: free must "
+                f"be larger than {self.free}"
+            )
+        if (owned := self.imposed * self.own) > self._count_light():
+            raise SpecError(
+                f"{what}: {self.imposed} imposed checks own {owned} columns of weight {light}, but "
+                f"there are {self._count_light()}: lower m or own"
+            )
+        if self._count_light() > 0.7 * math.comb(self.m, light):
+            raise SpecError(
+                f"{what}: too few distinct supports of weight {light}: raise m or the weight"
+            )
+
+    def _count_light(self) -> int:
+        return self.n - sum(self.n * f // 1000 for _, f in self.weights[1:])
+
+    @property
+    def imposed(self) -> int:
+        """Number of checks that are imposed on the word; the remaining `free` ones are sealed."""
+        return max(self.m - self.free, 0)
+
+    @cached_property
+    def _structure(self) -> tuple[Columns, NDArray[np.int64]]:
+        degree = np.full(self.n, self.weights[0][0], dtype=np.int64)
+        end = self.n
+        for d, f in self.weights[1:]:
+            count = self.n * f // 1000
+            degree[end - count : end] = d
+            end -= count
+        start = np.concatenate([[0], np.cumsum(degree)])
+        row = np.empty(start[-1], dtype=np.int32)
+        _draw_supports(
+            start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS)
+        )
+        order = _permutation(self.n, stream_key(self.seed, _ORDER))
+        start, row = _permute(start, row, order)
+        bits = words(stream_key(self.seed, _COEFFICIENTS), 0, len(row))
+        size = np.uint64(1) << np.uint64(self.coefficient_bits - 1)
+        magnitude = (size | (bits & (size - np.uint64(1))) | np.uint64(1)).astype(np.int64)
+        coefficient = np.where(bits >> np.uint64(63), -magnitude, magnitude)
+        owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
+        for array in (start, row, coefficient, owned):
+            array.setflags(write=False)
+        return Columns(start, row, coefficient), owned
+
+    @property
+    def columns(self) -> Columns:
+        """H by columns; read only."""
+        return self._structure[0]
+
+    @property
+    def owned(self) -> NDArray[np.int64]:
+        """(imposed, own): the columns that each imposed check owns; read only."""
+        return self._structure[1]
+
+    def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        start, row, coefficient = self.columns
+        part = slice(start[i], start[i + 1])
+        return row[part].astype(np.int64), coefficient[part].copy()
+
+    def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
+        return _multiply(*self.columns, word, np.zeros(self.m, np.int64))  # type: ignore[no-any-return]
+
+    @property
+    def unit(self) -> float:
+        """Size of a coefficient: the syndrome of a word q is `unit` * `matvec` (q)."""
+        return float(2**self.coefficient_bits)
+
+    def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        y = _multiply(*self.columns, np.asarray(x, np.float64), np.zeros(self.m, np.float64))
+        return y / self.unit  # type: ignore[no-any-return]
+
+    def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
+        return x  # type: ignore[no-any-return]
+
+
+@nb.njit(cache=True)
+def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped-def]
+    """Draw the checks of every column, owned columns first; every row of `row` ends up sorted."""
+    n = start.size - 1
+    load = np.zeros(m, np.int64)
+    # Fingerprints of the supports in use, in a hash table with linear probing; 0 marks a free slot.
+    size = 4
+    while size < 2 * n:
+        size *= 2
+    seen = np.zeros(size, np.uint64)
+    mask = np.uint64(size - 1)
+    counter = np.uint64(0)
+    for i in range(n):
+        a, b = start[i], start[i + 1]
+        j = i // own
+        first = a
+        low = 0
+        if j < imposed:
+            row[a] = j
+            first = a + 1
+            low = j + 1
+        tries = 0
+        while True:
+            p = first
+            while p < b:
+                k = low + np.int64(below(word(key, counter), m - low))
+                other = low + np.int64(below(word(key, counter + np.uint64(1)), m - low))
+                counter += np.uint64(2)
+                # The emptier of two balances the rows; where supports run short, any will do.
+                if tries < 8 and load[other] < load[k]:
+                    k = other
+                fresh = True
+                for r in range(a, p):
+                    if row[r] == k:
+                        fresh = False
+                if fresh:
+                    row[p] = k
+                    p += 1
+            mark = np.uint64(0)
+            for r in range(a, b):
+                mark += word(key, ~np.uint64(row[r]))
+            mark |= np.uint64(1)
+            slot = mark >> np.uint64(1) & mask
+            while seen[slot] != 0 and seen[slot] != mark:
+                slot = (slot + np.uint64(1)) & mask
+            if seen[slot] == 0:
+                seen[slot] = mark
+                break
+            tries += 1
+        for r in range(a, b):
+            load[row[r]] += 1
+        row[a:b].sort()
+
+
+@nb.njit(cache=True)
+def _permutation(n, key):  # type: ignore[no-untyped-def]
+    order = np.arange(n)
+    for i in range(n - 1, 0, -1):
+        j = np.int64(below(word(key, np.uint64(i)), i + 1))
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+@nb.njit(cache=True)
+def _permute(start, row, order):  # type: ignore[no-untyped-def]
+    """Move column i to position order[i]."""
+    n = order.size
+    new_start = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        new_start[order[i] + 1] = start[i + 1] - start[i]
+    new_start = np.cumsum(new_start)
+    new_row = np.empty_like(row)
+    for i in range(n):
+        a = new_start[order[i]]
+        for p in range(start[i], start[i + 1]):
+            new_row[a + p - start[i]] = row[p]
+    return new_start, new_row
+
+
+@nb.njit(cache=True)
+def _multiply(start, row, coefficient, x, y):  # type: ignore[no-untyped-def]
+    for i in range(start.size - 1):
+        value = x[i]
+        if value != 0:
+            for p in range(start[i], start[i + 1]):
+                y[row[p]] += coefficient[p] * value
+    return y
+
+
+@nb.njit(cache=True)
+def _multiply_transposed(start, row, coefficient, y):  # type: ignore[no-untyped-def]
+    x = np.empty(start.size - 1, np.float64)
+    for i in range(start.size - 1):
+        total = 0.0
+        for p in range(start[i], start[i + 1]):
+            total += coefficient[p] * y[row[p]]
+        x[i] = total
+    return x

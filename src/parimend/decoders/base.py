@@ -1,0 +1,118 @@
+"""What a decoder is: prepared once for a code, then syndrome in, damage out.
+
+A decoder sees the syndrome of the damage and which words are erased (known to be wrong, by how much
+is not known). It never sees the word, the weights or the truth.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes.base import Code
+from parimend.errors import SpecError
+from parimend.records import Decoding, Verdict
+
+_DECODERS: dict[str, type[Decoder]] = {}
+
+
+class Decoder(ABC):
+    """The settings of a decoding method; subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+    """Name of the method, as users write it."""
+    families: ClassVar[tuple[str, ...]]
+    """Families of codes that it can decode."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            _DECODERS[cls.name] = cls
+
+    def prepare(self, code: Code) -> Prepared:
+        """Do what depends on the code alone.
+
+        Raises:
+            SpecError: if this method cannot decode this family.
+        """
+        if code.family not in self.families:
+            raise SpecError(
+                f"decoder {self.name!r} decodes {' and '.join(self.families)} codes, "
+                f"not {code.family}"
+            )
+        return self._prepare(code)
+
+    @abstractmethod
+    def _prepare(self, code: Any) -> Prepared: ...
+
+
+class Prepared(ABC):
+    """A decoder made ready for one code. Safe to call from several threads."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+
+    def decode(
+        self,
+        syndrome: NDArray[Any],
+        erasures: NDArray[np.int64] | None = None,
+        noise: float = 0.0,
+    ) -> Decoding:
+        """Find the damage with the fewest wrong words that explains ``syndrome``.
+
+        Args:
+            syndrome: `Code.syndrome_shape`, `Code.syndrome_dtype`: H (received - original). It is
+                not changed.
+            erasures: (k,) distinct positions that are known to be wrong or lost.
+            noise: bound on the part of each check that is rounding noise and not damage, in the
+                units of the syndrome; 0 where arithmetic is exact.
+
+        Returns:
+            A `Decoding`. ``corrected`` is said only if the damage explains every check.
+
+        Raises:
+            SpecError: if shapes, dtypes or positions do not fit the code.
+        """
+        code = self.code
+        syndrome = np.asarray(syndrome)
+        if syndrome.shape != code.syndrome_shape or syndrome.dtype != code.syndrome_dtype:
+            raise SpecError(
+                f"a syndrome of this {code.family} code has shape {code.syndrome_shape} and dtype "
+                f"{code.syndrome_dtype}, not {syndrome.shape} and {syndrome.dtype}"
+            )
+        erased = np.unique(np.asarray([] if erasures is None else erasures, dtype=np.int64))
+        if erased.size and not 0 <= erased[0] <= erased[-1] < code.n:
+            raise SpecError(f"erasures must lie in 0 .. {code.n - 1}")
+        if not noise >= 0.0:
+            raise SpecError(f"noise must be a bound >= 0, not {noise}")
+        if not erased.size and not noise and not syndrome.any():
+            return nothing(Verdict.CLEAN, syndrome)
+        return self._decode(syndrome.copy(), erased, noise)
+
+    @abstractmethod
+    def _decode(
+        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
+    ) -> Decoding: ...
+
+
+def nothing(verdict: Verdict, syndrome: NDArray[Any], **fields: Any) -> Decoding:
+    """A decoding without damage: clean, or uncorrectable with all checks unexplained."""
+    dtype = np.float64 if syndrome.dtype.kind == "f" else np.int64
+    return Decoding(verdict, np.empty(0, np.int64), np.empty(0, dtype), **fields)
+
+
+def decoder(name: str) -> type[Decoder]:
+    """Look a decoder up by its name.
+
+    Raises:
+        SpecError: if there is none of that name.
+    """
+    try:
+        return _DECODERS[name]
+    except KeyError:
+        raise SpecError(
+            f"unknown decoder {name!r}: there are {', '.join(sorted(_DECODERS))}"
+        ) from None
