@@ -68,20 +68,22 @@ def _short_vectors(r):
 @nb.njit(cache=True)
 def pair_multipliers(row_start, column, entry, inverse, coefficient):
     """(first pair of every row, multipliers): for pair (i, k) of a row, i < k, the l for which
-    l a_i and l a_k are short."""
+    l a_i and l a_k are short; 0 for equal coefficients, which cannot be told apart."""
     m = row_start.size - 1
     first = np.zeros(m + 1, np.int64)
     for j in range(m):
         w = row_start[j + 1] - row_start[j]
         first[j + 1] = first[j] + w * (w - 1) // 2
-    out = np.empty(first[m], np.uint64)
+    out = np.zeros(first[m], np.uint64)
     at = 0
     for j in range(m):
         for i in range(row_start[j], row_start[j + 1]):
             inv = inverse[entry[i]]
             for k in range(i + 1, row_start[j + 1]):
-                u, _, _, _ = _short_vectors(U(coefficient[entry[k]]) * inv)
-                out[at] = U(u) * inv
+                ratio = U(coefficient[entry[k]]) * inv
+                if ratio != U(1):
+                    u, _, _, _ = _short_vectors(ratio)
+                    out[at] = U(u) * inv
                 at += 1
     return first, out
 
@@ -191,7 +193,8 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
         base = first[j] + p * w - p * (p + 1) // 2 - p - 1
         for g in range(f + 1, count):
             r = local[g]
-            if multiplier[base + r] * U(s) + bound >= bound + bound:
+            product = multiplier[base + r] * U(s)
+            if product + bound >= bound + bound or product == 0:
                 continue
             k = column[a0 + r]
             if lost[j] and np.int64(erased[i]) + np.int64(erased[k]) < lost[j]:

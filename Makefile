@@ -1,0 +1,55 @@
+# Everything runs from a virtual environment in .venv that the first target which needs it makes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## protect a small network, damage it, repair it
+	@$(BIN)/parimend demo
+
+test: $(VENV)/.ready ## run the tests
+	@$(BIN)/python -m pytest -n 2 -q
+
+lint: $(VENV)/.ready ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.ready ## rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/.ready ## build the documentation into docs/_build
+	@$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/.ready ## measure the decoders
+	@$(BIN)/python benchmarks/decoding.py
+
+clean: ## remove caches and built files (not .venv)
+	rm -rf build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name '*.nb[ic]' \) -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Parimend needs Python 3.11 or newer (make PYTHON=...)"; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The demo needs no developer's tools, so a user gets it with half of the installation.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Parimend (a few minutes the first time: PyTorch is large)"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
+	@$(PIP) -e '.[demo,report,campaign,serve,recipes,dev]'
+	@touch $(VENV)/.demo $@
