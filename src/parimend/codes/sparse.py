@@ -64,11 +64,11 @@ class Sparse(RealCode):
         True
     """
 
-    weights: tuple[tuple[int, int], ...] = ((2, 850), (6, 150))
-    own: int = 12
-    free: int = 20
-    word_bits: int = 20
-    coefficient_bits: int = 42
+    weights: tuple[tuple[int, int], ...] = ((2, 500), (3, 500))
+    own: int = 8
+    free: int = 16
+    word_bits: int = 18
+    coefficient_bits: int = 44
 
     family: ClassVar[str] = "sparse"
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
@@ -111,6 +111,67 @@ class Sparse(RealCode):
             raise SpecError(
                 f"{what}: too few distinct supports of weight {light}: raise m or the weight"
             )
+
+    @classmethod
+    def for_errors(
+        cls, n: int, errors: int, *, m: int | None = None, word_bits: int = 18, seed: int = 0
+    ) -> Sparse:
+        """The code for words of length ``n`` with any ``errors`` of them wrong.
+
+        The number of checks is the smallest for which simulation found at least 99.9 % of random
+        damage repaired (`benchmarks/decoding.py`). Up to about 30,000 weights, two errors in one
+        check can be told apart and fewer checks than errors are enough; beyond, it takes 1.4 checks
+        for an error.
+
+        Args:
+            n: length of the word.
+            errors: number of wrong words to repair, 1 or more.
+            m: number of checks, instead of the smallest that is enough.
+            word_bits: bits of the words, sign included.
+            seed: selects one code.
+
+        Raises:
+            SpecError: if n is too small for so many errors; names the smallest n and the largest
+                number of errors.
+
+        Example:
+            >>> Sparse.for_errors(5120, 210).m
+            173
+        """
+        if errors < 1:
+            raise SpecError(f"errors must be at least 1, not {errors}")
+        if m is None:
+            root = math.sqrt(errors)
+            m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, 24)
+            without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, 24)
+            while m < without and not _pairs_possible(n, m, word_bits):
+                m += 1
+        pairs = _pairs_possible(n, m, word_bits)
+        free = 16 if m >= 32 else m // 2
+        imposed = m - free
+        light = _lightest(n, m, 2 if pairs else 3)
+        if pairs:
+            share = min(max(500, -(-8000 * imposed // n)), 1000)
+            weights = ((light, share), (light + 1, 1000 - share))
+        else:
+            weights = ((light, 920), (max(16, light + 1), 80)) if m >= 64 else ((light, 1000),)
+            share = weights[0][1]
+        own = min(12, math.comb(free, light - 1), n * share // 1000 // max(imposed, 1))
+        if own < 4:
+            raise SpecError(
+                f"{n} weights are too few to repair {errors} errors: that takes {m} checks and at "
+                f"least {5 * m} weights; ask for fewer errors or protect more weights in one word"
+            )
+        return cls(
+            n,
+            m,
+            seed,
+            weights=weights,
+            own=own,
+            free=free,
+            word_bits=word_bits,
+            coefficient_bits=_coefficient_bits(word_bits),
+        )
 
     def _count_light(self) -> int:
         return self.n - sum(self.n * f // 1000 for _, f in self.weights[1:])
@@ -174,6 +235,27 @@ class Sparse(RealCode):
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         x = _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
         return x  # type: ignore[no-any-return]
+
+
+def _coefficient_bits(word_bits: int) -> int:
+    """Long coefficients tell errors apart but cost longer moves to impose: of a float weight's many
+    steps a few dozen are nothing, of an int8 weight's 127 they are too much."""
+    return 62 - word_bits if word_bits > 16 else 2 * word_bits + 4
+
+
+def _lightest(n: int, m: int, light: int) -> int:
+    """The lightest column weight that gives half of n columns a support of their own."""
+    while light < m and 0.35 * math.comb(m, light) < n / 2:
+        light += 1
+    return light
+
+
+def _pairs_possible(n: int, m: int, word_bits: int) -> bool:
+    """Whether two errors in one check can be told apart: few pairs, much said about each."""
+    weight = (_lightest(n, m, 2) + 0.5) * n / m
+    pairs = weight**2 / 2
+    wrong = pairs * 2.0 ** (word_bits + 1 - _coefficient_bits(word_bits))
+    return pairs <= 6_000 and m * pairs <= 2e6 and wrong < 0.05
 
 
 @nb.njit(cache=True)

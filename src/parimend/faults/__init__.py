@@ -1,0 +1,35 @@
+"""Seeded damage for tensors: drawn as data, then applied, reverted, stored and replayed.
+
+>>> import numpy as np
+>>> from parimend.faults import draw
+>>> model = {"fc.weight": np.linspace(-1, 1, 20, dtype=np.float32).reshape(4, 5)}
+>>> faults = draw("bitflip", model, count=3, seed=7)
+>>> faults.apply_(model)
+>>> [(fault.tensor, fault.index) for fault in faults]
+[('fc.weight', 7), ('fc.weight', 9), ('fc.weight', 10)]
+>>> faults.revert_(model)
+"""
+
+from parimend.faults.drawing import draw
+from parimend.faults.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
+from parimend.faults.fault import Fault
+from parimend.faults.faultlist import FaultList
+from parimend.faults.kinds import KINDS, PATTERNS, Kind
+from parimend.faults.placements import PLACEMENTS
+from parimend.faults.words import Tensors, Words
+
+__all__ = [
+    "KINDS",
+    "PATTERNS",
+    "PLACEMENTS",
+    "Fault",
+    "FaultError",
+    "FaultFileError",
+    "FaultList",
+    "ImpossibleFaultError",
+    "Kind",
+    "StaleFaultError",
+    "Tensors",
+    "Words",
+    "draw",
+]

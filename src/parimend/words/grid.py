@@ -1,0 +1,120 @@
+"""Weights as integers on a fixed-point grid: the words of the real carrier.
+
+A float weight w is the integer w / step, with a step that is a power of two, chosen so that every
+weight of its tensor fits. Any value that is not on the grid cannot be an undamaged weight: it is an
+erasure, located for free. Integer tensors are their own grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.errors import WordError
+
+FLOAT_BITS = 18
+"""Default bits of a float weight on its grid, sign included: finer changes no accuracy, and every
+bit less is a bit more by which checks tell errors apart and damage falls off the grid."""
+
+_FLOAT = {"F32": 24, "F64": 32}
+_INTEGER = {"I8": 8, "I16": 16}
+DTYPES = (*_FLOAT, *_INTEGER)
+"""Names (as in safetensors) of the dtypes that have a grid."""
+
+
+class Grid(NamedTuple):
+    """A fixed-point grid.
+
+    Attributes:
+        bits: integers have magnitude below 2^(bits - 1).
+        exponent: the step is 2^exponent; 0 for integer tensors.
+    """
+
+    bits: int
+    exponent: int
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbours on the grid, in units of the weights."""
+        return math.ldexp(1.0, self.exponent)
+
+    @property
+    def limit(self) -> int:
+        """Integers of the grid are smaller than this in magnitude."""
+        return 1 << (self.bits - 1)
+
+    def read(self, values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The integers of ``values`` and which are erased (and read as 0).
+
+        Erased are values off the grid, out of range, infinite, NaN, and negative zero.
+
+        Args:
+            values: any shape, float32, float64, int8 or int16.
+
+        Example:
+            >>> Grid(20, -10).read(np.array([0.5, -0.0, 1e-9, np.inf], np.float32))
+            (array([512,   0,   0,   0]), array([False,  True,  True,  True]))
+        """
+        if values.dtype.kind == "i":
+            integers = values.astype(np.int64)
+            erased = np.abs(integers) >= self.limit
+        else:
+            with np.errstate(invalid="ignore", over="ignore"):
+                scaled = values.astype(np.float64) * math.ldexp(1.0, -self.exponent)
+                fits = np.abs(scaled) < self.limit  # false for NaN
+                scaled = np.where(fits, scaled, 0.0)
+            integers = scaled.astype(np.int64)
+            erased = ~fits | (integers != scaled) | ((integers == 0) & np.signbit(values))
+        return np.where(erased, 0, integers), erased
+
+    def write(self, integers: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The values of ``integers``, exact in ``dtype``."""
+        if dtype.kind == "i":
+            return integers.astype(dtype)
+        return (integers * self.step).astype(dtype)
+
+
+def choose_grid(
+    values: NDArray[Any], dtype: str, name: str, bits: int | None = None
+) -> Grid:
+    """The grid of a tensor: the finest power-of-two step at which its weights fit.
+
+    One part in 16 of the range is kept free, so that imposing a code may move the largest weights.
+
+    Args:
+        values: the weights, any shape.
+        dtype: their safetensors dtype name.
+        name: of the tensor, for messages.
+        bits: bits of the grid, sign included; by default `FLOAT_BITS` for float tensors and all
+            bits of the type for integers.
+
+    Raises:
+        WordError: for a dtype without a grid, non-finite weights, or weights too small or too large
+            for any grid; names the tensor.
+
+    Example:
+        >>> choose_grid(np.array([0.2, -0.11], np.float32), "F32", "w")
+        Grid(bits=18, exponent=-19)
+    """
+    if dtype in _INTEGER:
+        return Grid(_INTEGER[dtype] if bits is None else min(bits, _INTEGER[dtype]), 0)
+    if dtype not in _FLOAT:
+        raise WordError(
+            f"{name}: {dtype} weights have no fixed-point grid; the real carrier holds "
+            f"{', '.join(DTYPES)}. Use carrier='sidecar', which holds any dtype"
+        )
+    bits = FLOAT_BITS if bits is None else bits
+    if not 4 <= bits <= _FLOAT[dtype]:
+        raise WordError(f"{name}: a {dtype} grid has 4 to {_FLOAT[dtype]} bits, not {bits}")
+    if not np.isfinite(values).all():
+        where = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise WordError(f"{name}: element {where} is not finite; repair the weights first")
+    largest = float(np.abs(values).max(initial=0.0))
+    room = (1 << (bits - 1)) * (1.0 - 1.0 / 16.0)
+    exponent = math.frexp(largest / room)[1] if largest else 1 - bits
+    if exponent < bits - 126 or exponent + bits > 127:
+        raise WordError(f"{name}: weights as large as {largest:g} have no grid of {bits} bits")
+    return Grid(bits, exponent)
