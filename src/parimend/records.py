@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 class Verdict(StrEnum):
     """What is known after looking.
 
-    ``clean``: nothing is wrong. ``corrected``: everything that was wrong is known exactly, and the
-    final syndrome is as sealed. ``uncorrectable``: something is wrong and it is not known what; a
-    wrong answer is never called corrected. ``below_floor``: what can be seen above the noise was
-    found, and whatever else there may be is smaller than the stated floor.
+    ``clean``: nothing is wrong. ``correctable``: everything that is wrong is known exactly and can
+    be repaired. ``corrected``: it was, and the result is proven. ``uncorrectable``: something is
+    wrong and it is not known what; a wrong answer is never called corrected. ``below_floor``: what
+    can be seen above the noise was found, and whatever else there may be is smaller than the stated
+    floor.
     """
 
     CLEAN = "clean"
+    CORRECTABLE = "correctable"
     CORRECTED = "corrected"
     UNCORRECTABLE = "uncorrectable"
     BELOW_FLOOR = "below_floor"
 
     @property
     def ok(self) -> bool:
-        """Whether the word is known, exactly or to within the floor."""
-        return self is not Verdict.UNCORRECTABLE
+        """Whether nothing is left to do: not `correctable` (yet) and not `uncorrectable`."""
+        return self not in (Verdict.CORRECTABLE, Verdict.UNCORRECTABLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +53,103 @@ class Decoding:
     unexplained: int = 0
     floor: float = 0.0
     steps: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One wrong element of a tensor.
+
+    Attributes:
+        tensor: its name.
+        index: of the element.
+        dtype: as safetensors names it.
+        received: the bytes that were found, little-endian.
+        original: the bytes that were protected.
+    """
+
+    tensor: str
+    index: tuple[int, ...]
+    dtype: str
+    received: bytes
+    original: bytes
+
+    def value(self, data: bytes) -> float | int | str:
+        """``data`` (one of `received` and `original`) as a number; hexadecimal for exotic dtypes.
+
+        >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
+        >>> change.value(change.received), change.value(change.original)
+        (0.0, 1.0)
+        """
+        if self.dtype == "BF16":
+            return float(np.frombuffer(b"\0\0" + data, "<f4")[0])
+        if self.dtype not in _NUMBERS:
+            return "0x" + data[::-1].hex()
+        number: float | int = np.frombuffer(data, _NUMBERS[self.dtype])[0].item()
+        return number
+
+
+_NUMBERS = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+}
+
+
+@dataclass(frozen=True)
+class WordOutcome:
+    """What was found in one protected word.
+
+    Attributes:
+        name: the tensor, or the first and last of several.
+        verdict: see `Verdict`.
+        elements: number of elements it protects.
+        changes: the wrong elements, if all of them are known; empty if uncorrectable.
+        unexplained: number of checks that are wrong for an unknown reason.
+        reason: why it is uncorrectable.
+    """
+
+    name: str
+    verdict: Verdict
+    elements: int
+    changes: tuple[Change, ...] = ()
+    unexplained: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a check found; nothing was changed.
+
+    Attributes:
+        words: one outcome per protected word.
+        seconds: how long it took.
+    """
+
+    words: tuple[WordOutcome, ...]
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the words."""
+        found = {word.verdict for word in self.words}
+        for verdict in (Verdict.UNCORRECTABLE, Verdict.CORRECTABLE, Verdict.CORRECTED):
+            if verdict in found:
+                return verdict
+        return Verdict.CLEAN
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All wrong elements that are known."""
+        return tuple(change for word in self.words for change in word.changes)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements that were covered."""
+        return sum(word.elements for word in self.words)
+
+
+@dataclass(frozen=True)
+class Repair(Diagnosis):
+    """What a repair found and did: `Diagnosis.changes` were written where the verdict of their word
+    is `corrected`; words that are `uncorrectable` were left as found."""

@@ -77,9 +77,7 @@ class Grid(NamedTuple):
         return (integers * self.step).astype(dtype)
 
 
-def choose_grid(
-    values: NDArray[Any], dtype: str, name: str, bits: int | None = None
-) -> Grid:
+def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = None) -> Grid:
     """The grid of a tensor: the finest power-of-two step at which its weights fit.
 
     One part in 16 of the range is kept free, so that imposing a code may move the largest weights.

@@ -1,0 +1,183 @@
+"""What all carriers share: tensors wherever they live, diagnosis and repair of sealed words."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.errors import MismatchError
+from parimend.records import Change, Diagnosis, Repair, Verdict, WordOutcome
+from parimend.seal import Seal, SealedWord
+from parimend.words.bits import item_size
+from parimend.words.layout import Part
+
+CHUNK = 1 << 24
+"""Bytes that are looked at together, a multiple of 64."""
+
+
+class Tensors(Protocol):
+    """Named tensors, wherever they live: in a model, a state dict or a file."""
+
+    def whole(self) -> Sequence[Part]:
+        """Every tensor as one part, in a stable order."""
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        """The bytes of a part, row-major, little-endian: (count * item size,)."""
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        """Set elements of a part: (k,) offsets in the part (None: all), (k, item size) bytes."""
+
+
+class Finding(NamedTuple):
+    """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
+
+    ``elements`` holds (part number, offset in the part, received, original).
+    """
+
+    verdict: Verdict
+    elements: Sequence[tuple[int, int, bytes, bytes]] = ()
+    unexplained: int = 0
+    reason: str = ""
+
+
+def subparts(part: Part) -> Iterator[Part]:
+    """Cut a part into pieces of at most `CHUNK` bytes; all but the last are multiples of 64."""
+    step = CHUNK // item_size(part.dtype)
+    for start in range(0, part.count, step):
+        yield replace(part, start=part.start + start, count=min(step, part.count - start))
+
+
+def require_match(seal: Seal, tensors: Tensors) -> None:
+    """Check that every sealed tensor is there with its shape and dtype.
+
+    Raises:
+        MismatchError: names the first tensor that is not, and both shapes.
+    """
+    present = {part.name: part for part in tensors.whole()}
+    for word in seal.words:
+        for part in word.parts:
+            found = present.get(part.name)
+            if found is None:
+                raise MismatchError(
+                    f"the seal protects {part.name}, which is not there: use the seal that was "
+                    "made for this model"
+                )
+            if (found.shape, found.dtype) != (part.shape, part.dtype):
+                raise MismatchError(
+                    f"{part.name} is {found.dtype} {list(found.shape)}, but the seal was made for "
+                    f"{part.dtype} {list(part.shape)}: use the seal that belongs to this model"
+                )
+
+
+def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None) -> bytes:
+    """SHA-256 of the word's bytes, with the elements of ``finding`` replaced by the originals."""
+    digest = hashlib.sha256()
+    replaced: dict[int, list[tuple[int, bytes]]] = {}
+    for number, offset, _, original in finding.elements if finding else ():
+        replaced.setdefault(number, []).append((offset, original))
+    for number, part in enumerate(word.parts):
+        fixes = sorted(replaced.get(number, []))
+        size = item_size(part.dtype)
+        at = 0
+        for piece in subparts(part):
+            data = tensors.read(piece)
+            end = at + piece.count
+            inside = [(offset - at, value) for offset, value in fixes if at <= offset < end]
+            if inside:
+                data = data.copy()
+                for offset, value in inside:
+                    data[offset * size : (offset + 1) * size] = np.frombuffer(value, np.uint8)
+            digest.update(data)
+            at = end
+    return digest.digest()
+
+
+def _find(word: SealedWord, tensors: Tensors) -> Finding:
+    from parimend.carriers import real, sidecar
+
+    find: Callable[[SealedWord, Tensors], Finding]
+    find = {"sparse": real.find, "modular": sidecar.find}[word.code.family]
+    finding = find(word, tensors)
+    if finding.verdict is Verdict.CORRECTABLE and sha256_of(word, tensors, finding) != word.sha256:
+        return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
+    return finding
+
+
+def _outcome(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
+    changes = tuple(
+        Change(part.name, part.index(offset), part.dtype, received, original)
+        for number, offset, received, original in finding.elements
+        for part in (word.parts[number],)
+    )
+    return WordOutcome(
+        name=word.name,
+        verdict=verdict or finding.verdict,
+        elements=sum(part.count for part in word.parts),
+        changes=changes,
+        unexplained=finding.unexplained,
+        reason=finding.reason,
+    )
+
+
+def diagnose(
+    seal: Seal, tensors: Tensors, progress: Callable[[int], None] = lambda elements: None
+) -> Diagnosis:
+    """Check every sealed word; nothing is changed.
+
+    Args:
+        seal: what was protected, and how.
+        tensors: where they are now.
+        progress: called with the number of elements of every word that is done.
+
+    Raises:
+        MismatchError: if the seal does not fit the tensors.
+    """
+    began = time.perf_counter()
+    require_match(seal, tensors)
+    outcomes = []
+    for word in seal.words:
+        outcomes.append(_outcome(word, _find(word, tensors)))
+        progress(outcomes[-1].elements)
+    return Diagnosis(tuple(outcomes), time.perf_counter() - began)
+
+
+def repair_(
+    seal: Seal, tensors: Tensors, progress: Callable[[int], None] = lambda elements: None
+) -> Repair:
+    """Check every sealed word and put back what is wrong and known; see `diagnose`.
+
+    A word is written only after the SHA-256 of the result was found to be the sealed one, and is
+    read again afterwards. What cannot be repaired is left as it is.
+    """
+    began = time.perf_counter()
+    require_match(seal, tensors)
+    outcomes = []
+    for word in seal.words:
+        finding = _find(word, tensors)
+        verdict = finding.verdict
+        if verdict is Verdict.CORRECTABLE:
+            _write(word, finding, tensors)
+            verdict = Verdict.CORRECTED
+            if sha256_of(word, tensors) != word.sha256:
+                verdict = Verdict.UNCORRECTABLE
+                finding = Finding(verdict, reason="the memory does not hold what is written to it")
+        outcomes.append(_outcome(word, finding, verdict))
+        progress(outcomes[-1].elements)
+    return Repair(tuple(outcomes), time.perf_counter() - began)
+
+
+def _write(word: SealedWord, finding: Finding, tensors: Tensors) -> None:
+    for number, part in enumerate(word.parts):
+        mine = [(offset, value) for k, offset, _, value in finding.elements if k == number]
+        if mine:
+            offsets = np.array([offset for offset, _ in mine], np.int64)
+            values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)
+            tensors.write(part, offsets, values.reshape(len(mine), -1))

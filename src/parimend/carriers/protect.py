@@ -1,0 +1,132 @@
+"""Choosing codes for words of tensors, and sealing them: the same for models and files."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from parimend.carriers import real, sidecar
+from parimend.carriers.base import Tensors
+from parimend.codes import Modular, Sparse
+from parimend.errors import SpecError
+from parimend.seal import Seal
+from parimend.words.layout import Part, Per, split
+
+Carrier = Literal["sidecar", "real"]
+
+LARGE_MOVE = 0.3
+"""Relative L2 change of a word from which accuracy is at risk and a warning is given."""
+
+
+class Request(NamedTuple):
+    """What is asked of a protection; see `parimend.protect_`."""
+
+    errors: int
+    carrier: Carrier = "sidecar"
+    per: Per = "model"
+    bits: int | None = None
+    rows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedWord:
+    """What protecting one word takes.
+
+    Attributes:
+        name: the tensor, or the first and last of several.
+        elements: number of protected elements.
+        checks: number of checks.
+        redundancy: part of the degrees of freedom that the constraint takes; 0 for ``sidecar``.
+        seal_bytes: bytes of the word's checks in the seal.
+        moved: relative L2 change of the weights to expect from a plain projection.
+    """
+
+    name: str
+    elements: int
+    checks: int
+    redundancy: float
+    seal_bytes: int
+    moved: float
+
+
+def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
+    """What `protect_` would take; nothing is changed."""
+    planned = []
+    for code, parts in _codes(tensors, request):
+        first, last = parts[0].name, parts[-1].name
+        is_real = isinstance(code, Sparse)
+        planned.append(
+            PlannedWord(
+                name=first if first == last else f"{first} .. {last}",
+                elements=sum(part.count for part in parts),
+                checks=code.m,
+                redundancy=code.redundancy if is_real else 0.0,
+                seal_bytes=8 * code.free if is_real else code.packed_bytes,
+                moved=math.sqrt(code.imposed / code.n) if is_real else 0.0,
+            )
+        )
+    return tuple(planned)
+
+
+def protect_(
+    tensors: Tensors,
+    request: Request,
+    *,
+    project: real.Project = real.nearest,
+    progress: Callable[[int], None] = lambda elements: None,
+) -> Seal:
+    """Seal the tensors; the real carrier also writes them, once everything is computed.
+
+    Args:
+        tensors: what to protect, all of it.
+        request: how.
+        project: how the real carrier moves a word into its code.
+        progress: called with the number of elements of every word that is done.
+    """
+    words, writes, moves = [], [], []
+    for code, parts in _codes(tensors, request):
+        if isinstance(code, Modular):
+            words.append(sidecar.seal_word(code, parts, tensors))
+        else:
+            word, new, moved = real.seal_word(code, parts, tensors, project)
+            words.append(word)
+            writes.append((parts, new))
+            moves.append(moved)
+            if moved > LARGE_MOVE:
+                warnings.warn(
+                    f"{word.name}: the constraint moved the weights by {moved:.0%} (relative L2), "
+                    "which may cost accuracy: ask for fewer errors, protect more weights in one "
+                    "word, give calibration data, or train with the constraint",
+                    stacklevel=3,
+                )
+        progress(sum(part.count for part in parts))
+    for parts, new in writes:
+        for part, data in zip(parts, new, strict=True):
+            tensors.write(part, None, data)
+    notes = {"moved": [float(f"{moved:.3g}") for moved in moves]} if moves else {}
+    return Seal(request.carrier, request.errors, tuple(words), notes)
+
+
+def _codes(tensors: Tensors, request: Request) -> list[tuple[Any, tuple[Part, ...]]]:
+    """The code of every word and what the word is made of."""
+    errors, carrier, per, bits, rows, seed = request
+    words = split(tensors.whole(), per)
+    if carrier == "sidecar":
+        if bits is not None or rows is not None:
+            raise SpecError("bits and rows are for carrier='real'; a sidecar holds any dtype as is")
+        return [(Modular.for_errors(sidecar.length(w), errors, seed), w) for w in words]
+    if carrier != "real":
+        raise SpecError(f"unknown carrier {carrier!r}: there are 'sidecar' and 'real'")
+    result: list[tuple[Any, tuple[Part, ...]]] = []
+    for parts, width in real.on_grids(words, tensors, bits):
+        n = sum(part.count for part in parts)
+        try:
+            code = Sparse.for_errors(n, errors, m=rows, word_bits=width, seed=seed)
+        except SpecError as error:
+            raise SpecError(f"{parts[0].name}: {error}") from None
+        result.append((code, parts))
+    return result

@@ -1,0 +1,170 @@
+"""Protection of a live model: `protect_`, `check`, `repair_`, `plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.carriers import Carrier, PlannedWord, Request, diagnose
+from parimend.carriers import plan as plan_tensors
+from parimend.carriers import protect_ as protect_tensors_
+from parimend.carriers import repair_ as repair_tensors_
+from parimend.records import Diagnosis, Repair
+from parimend.seal import Seal
+from parimend.words.bits import byte_view, dtype_name
+from parimend.words.layout import Part, Per, named_tensors, whole
+
+
+class ModelTensors:
+    """The tensors of a module or a state dict, for `parimend.carriers`."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    @classmethod
+    def sealed(cls, model: torch.nn.Module | Mapping[str, Any], seal: Seal) -> ModelTensors:
+        """Those tensors of a model that a seal names."""
+        present: dict[str, Any]
+        if isinstance(model, torch.nn.Module):
+            present = dict(model.named_parameters(remove_duplicate=False))
+            present |= dict(model.named_buffers(remove_duplicate=False))
+        else:
+            present = dict(model)
+        names = {part.name for word in seal.words for part in word.parts}
+        return cls({name: present[name] for name in sorted(names) if name in present})
+
+    def whole(self) -> list[Part]:
+        return [
+            whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
+            for name, tensor in self._tensors.items()
+        ]
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        data = byte_view(self._tensors[part.name], part.name)
+        size = len(data) // max(math.prod(part.shape), 1)
+        return data[part.start * size : (part.start + part.count) * size]
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        tensor = self._tensors[part.name]
+        where = np.arange(part.count) if elements is None else elements
+        index = np.unravel_index(where + part.start, part.shape) if part.shape else ()
+        new = torch.from_numpy(np.array(values)).view(tensor.dtype).reshape(len(values))
+        with torch.no_grad():
+            data = tensor.detach()
+            if data.is_floating_point() or data.is_complex():
+                # Bit patterns: NaN payloads must arrive as they are.
+                bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+                as_bits = bits.get(data.element_size())
+                if as_bits is not None:
+                    data, new = data.view(as_bits), new.view(as_bits)
+            at = tuple(torch.from_numpy(i).to(data.device) for i in index)
+            data[at if at else ...] = new.to(data.device) if at else new[0]
+
+
+def protect_(
+    model: torch.nn.Module | Mapping[str, torch.Tensor],
+    errors: int,
+    carrier: Carrier = "sidecar",
+    *,
+    only: Sequence[str] | None = None,
+    per: Per = "model",
+    buffers: bool = False,
+    bits: int | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Seal:
+    """Protect the weights of a model, so that any ``errors`` wrong ones can be repaired.
+
+    ``sidecar`` changes nothing: sums of the bit patterns go into the seal. ``real`` moves the
+    weights to the nearest ones that satisfy linear constraints, so that the weights themselves
+    carry the redundancy, and needs only the seal's few numbers beside them.
+
+    Args:
+        model: a module or a state dict.
+        errors: number of wrong words that can be repaired wherever they fall, in each protected
+            word: 32-bit words for ``sidecar``, weights for ``real``.
+        carrier: where the redundancy lives.
+        only: shell patterns; protects the tensors whose names match one of them.
+        per: one protected word for the whole model, per tensor, or per output row.
+        buffers: protect buffers too.
+        bits: of a float weight on its grid, ``real`` only; 18 by default.
+        rows: number of checks of every word, ``real`` only, instead of as many as are needed.
+        seed: selects the code.
+
+    Returns:
+        The seal. Keep it beside the weights: `check` and `repair_` need it.
+
+    Raises:
+        SpecError: if a word has too few weights for so many errors.
+        WordError: if a tensor cannot be protected in this way; names it. Nothing was changed then.
+
+    Example:
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = protect_(model, errors=5)
+        >>> with torch.no_grad():
+        ...     _ = model.weight[3].fill_(float("nan"))
+        >>> check(model, seal).verdict.value
+        'uncorrectable'
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = protect_(model, errors=5, carrier="real")
+        >>> with torch.no_grad():
+        ...     _ = model.weight[3, :5].fill_(0.125)
+        >>> repair_(model, seal).verdict.value
+        'corrected'
+    """
+    tensors = ModelTensors(named_tensors(model, only=only, buffers=buffers))
+    return protect_tensors_(tensors, Request(errors, carrier, per, bits, rows, seed))
+
+
+def check(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Diagnosis:
+    """Compare a model with its seal; nothing is changed.
+
+    Raises:
+        MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+    """
+    return diagnose(seal, ModelTensors.sealed(model, seal))
+
+
+def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Repair:
+    """Put back every wrong weight of a model, bit for bit.
+
+    A word is ``corrected`` only if its SHA-256 is the sealed one again. Words with more damage than
+    their code can repair are left as found and named.
+
+    Raises:
+        MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+    """
+    return repair_tensors_(seal, ModelTensors.sealed(model, seal))
+
+
+def plan(
+    model: torch.nn.Module | Mapping[str, torch.Tensor],
+    errors: int,
+    carrier: Carrier = "sidecar",
+    *,
+    only: Sequence[str] | None = None,
+    per: Per = "model",
+    buffers: bool = False,
+    bits: int | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+) -> tuple[PlannedWord, ...]:
+    """What `protect_` with the same arguments would take; nothing is changed.
+
+    Raises:
+        SpecError, WordError: as `protect_` does.
+
+    Example:
+        >>> [word] = plan(torch.nn.Linear(512, 10), errors=210, carrier="real")
+        >>> word.checks, round(word.redundancy, 3), word.seal_bytes
+        (173, 0.034, 128)
+    """
+    tensors = ModelTensors(named_tensors(model, only=only, buffers=buffers))
+    return plan_tensors(tensors, Request(errors, carrier, per, bits, rows, seed))
