@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
 SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "seal"}
-PROTECTION = SEALING | {"carriers", "model", "files", "scrub"}
+PROTECTION = SEALING | {"carriers", "model", "constraint", "files", "scrub"}
 LIBRARY = PROTECTION | {"guards", "faults", "campaign"}
 
 # Part of the package (a module or a subpackage) -> the parts that it may import.
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "seal": LEAVES | {"codes", "words", "armor"},
     "carriers": SEALING,
     "model": PROTECTION,
+    "constraint": PROTECTION,
     "files": PROTECTION,
     "scrub": PROTECTION,
     "guards": LEAVES | {"codes", "words", "impose"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parimend.carriers import PlannedWord
+    from parimend.constraint import Constraint, constrain_
     from parimend.model import check, plan, protect_, repair_
     from parimend.records import Change, Diagnosis, Repair, Verdict
     from parimend.seal import Seal
@@ -18,12 +19,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Change": "records",
+    "Constraint": "constraint",
     "Diagnosis": "records",
     "PlannedWord": "carriers",
     "Repair": "records",
     "Seal": "seal",
     "Verdict": "records",
     "check": "model",
+    "constrain_": "constraint",
     "plan": "model",
     "protect_": "model",
     "repair_": "model",
@@ -31,12 +34,14 @@ _HOMES = {
 
 __all__ = [
     "Change",
+    "Constraint",
     "Diagnosis",
     "PlannedWord",
     "Repair",
     "Seal",
     "Verdict",
     "check",
+    "constrain_",
     "plan",
     "protect_",
     "repair_",

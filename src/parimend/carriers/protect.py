@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from parimend.carriers import real, sidecar
 from parimend.carriers.base import Tensors
@@ -56,7 +56,7 @@ class PlannedWord:
 def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
     """What `protect_` would take; nothing is changed."""
     planned = []
-    for code, parts in _codes(tensors, request):
+    for code, parts in choose_codes(tensors, request):
         first, last = parts[0].name, parts[-1].name
         is_real = isinstance(code, Sparse)
         planned.append(
@@ -87,8 +87,21 @@ def protect_(
         project: how the real carrier moves a word into its code.
         progress: called with the number of elements of every word that is done.
     """
+    words = choose_codes(tensors, request)
+    return seal_(tensors, words, request, project=project, progress=progress)
+
+
+def seal_(
+    tensors: Tensors,
+    chosen: Sequence[tuple[Modular | Sparse, tuple[Part, ...]]],
+    request: Request,
+    *,
+    project: real.Project = real.nearest,
+    progress: Callable[[int], None] = lambda elements: None,
+) -> Seal:
+    """`protect_` with the codes and words already chosen."""
     words, writes, moves = [], [], []
-    for code, parts in _codes(tensors, request):
+    for code, parts in chosen:
         if isinstance(code, Modular):
             words.append(sidecar.seal_word(code, parts, tensors))
         else:
@@ -111,7 +124,9 @@ def protect_(
     return Seal(request.carrier, request.errors, tuple(words), notes)
 
 
-def _codes(tensors: Tensors, request: Request) -> list[tuple[Any, tuple[Part, ...]]]:
+def choose_codes(
+    tensors: Tensors, request: Request
+) -> list[tuple[Modular | Sparse, tuple[Part, ...]]]:
     """The code of every word and what the word is made of."""
     errors, carrier, per, bits, rows, seed = request
     words = split(tensors.whole(), per)
@@ -121,7 +136,7 @@ def _codes(tensors: Tensors, request: Request) -> list[tuple[Any, tuple[Part, ..
         return [(Modular.for_errors(sidecar.length(w), errors, seed), w) for w in words]
     if carrier != "real":
         raise SpecError(f"unknown carrier {carrier!r}: there are 'sidecar' and 'real'")
-    result: list[tuple[Any, tuple[Part, ...]]] = []
+    result: list[tuple[Modular | Sparse, tuple[Part, ...]]] = []
     for parts, width in real.on_grids(words, tensors, bits):
         n = sum(part.count for part in parts)
         try:

@@ -131,36 +131,50 @@ class RealCode(Code):
         """The transpose of `matvec`, (m,) -> (n,)."""
 
     def project(
-        self, x: NDArray[np.float64], target: NDArray[np.float64] | None = None, rtol: float = 1e-13
+        self, x: NDArray[np.float64], target: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """The nearest real vector with H x = target.
-
-        x - H^T (H H^T)^-1 (H x - target), by conjugate gradients: H H^T is well conditioned for
-        every family here, so a few dozen products with H and H^T are enough at any size.
+        """The nearest real vector with H x = target: x - H^T (H H^T)^-1 (H x - target).
 
         Args:
             x: (n,) float64.
             target: (m,) float64 in the scale of `matvec`; zero if absent.
-            rtol: residual to stop at, relative to the first one.
 
         Raises:
             SpecError: if H has dependent rows and the target cannot be met.
         """
-        x = np.asarray(x, dtype=np.float64)
-        residual = self.matvec(x) - (0.0 if target is None else target)
-        size = np.linalg.norm(residual)
-        if size == 0.0:
-            return x.copy()
+        x = np.array(x, dtype=np.float64)
+        for _ in range(2):  # the second time clears the rounding errors of the first
+            residual = self.matvec(x)
+            if target is not None:
+                residual -= target
+            if not residual.any():
+                break
+            x -= self.rmatvec(self.solve_gram(residual))
+        return x
+
+    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The y with H H^T y = residual, (m,) -> (m,).
+
+        By conjugate gradients: H H^T is well conditioned for every family here, so that a few dozen
+        products with H and H^T are enough at any size.
+
+        Raises:
+            SpecError: if H has dependent rows.
+        """
         gram = spl.LinearOperator(
             (self.m, self.m), matvec=lambda y: self.matvec(self.rmatvec(y)), dtype=np.float64
         )
-        y, failed = spl.cg(gram, residual, rtol=rtol, atol=0.0, maxiter=20 * self.m + 100)
+        y, failed = spl.cg(gram, residual, rtol=1e-13, atol=0.0, maxiter=20 * self.m + 100)
         if failed:
-            raise SpecError(
-                f"the {self.m} rows of this {self.family} code (n={self.n}, seed={self.seed}) are "
-                "close to dependent: take fewer rows or another seed"
-            )
-        return x - self.rmatvec(y)
+            raise self.dependent_rows()
+        return y
+
+    def dependent_rows(self) -> SpecError:
+        """The error to raise when H H^T turns out to be singular."""
+        return SpecError(
+            f"the {self.m} rows of this {self.family} code (n={self.n}, seed={self.seed}) are "
+            "close to dependent: take fewer rows or another seed"
+        )
 
 
 def from_spec(spec: Mapping[str, Any]) -> Code:

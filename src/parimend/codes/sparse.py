@@ -23,12 +23,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numba as nb
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode
 from parimend.codes.hashing import below, stream_key, word, words
 from parimend.errors import SpecError
 
+_LARGEST_GRAM = 4096  # rows up to which H H^T is factorized, 128 MB
 _SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
 
 
@@ -191,9 +193,7 @@ class Sparse(RealCode):
             end -= count
         start = np.concatenate([[0], np.cumsum(degree)])
         row = np.empty(start[-1], dtype=np.int32)
-        _draw_supports(
-            start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS)
-        )
+        _draw_supports(start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS))
         order = _permutation(self.n, stream_key(self.seed, _ORDER))
         start, row = _permute(start, row, order)
         bits = words(stream_key(self.seed, _COEFFICIENTS), 0, len(row))
@@ -233,8 +233,21 @@ class Sparse(RealCode):
         return y / self.unit  # type: ignore[no-any-return]
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        x = _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
-        return x  # type: ignore[no-any-return]
+        return _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
+
+    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.m > _LARGEST_GRAM:
+            return super().solve_gram(residual)
+        return scipy.linalg.cho_solve(self._gram_factor, residual, check_finite=False)
+
+    @cached_property
+    def _gram_factor(self) -> tuple[NDArray[np.float64], bool]:
+        """Cholesky factor of H H^T: worth keeping, training projects thousands of times."""
+        gram = _gram(*self.columns, self.m, 1.0 / self.unit)
+        try:
+            return scipy.linalg.cho_factor(gram, lower=True)
+        except scipy.linalg.LinAlgError:
+            raise self.dependent_rows() from None
 
 
 def _coefficient_bits(word_bits: int) -> int:
@@ -345,6 +358,16 @@ def _multiply(start, row, coefficient, x, y):  # type: ignore[no-untyped-def]
             for p in range(start[i], start[i + 1]):
                 y[row[p]] += coefficient[p] * value
     return y
+
+
+@nb.njit(cache=True)
+def _gram(start, row, coefficient, m, scale):  # type: ignore[no-untyped-def]
+    gram = np.zeros((m, m))
+    for i in range(start.size - 1):
+        for p in range(start[i], start[i + 1]):
+            for q in range(start[i], start[i + 1]):
+                gram[row[p], row[q]] += (coefficient[p] * scale) * (coefficient[q] * scale)
+    return gram
 
 
 @nb.njit(cache=True)

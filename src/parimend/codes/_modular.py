@@ -1,0 +1,189 @@
+"""The compiled loops of `parimend.codes.modular`: arithmetic modulo p = 2^32 + 15, and the pass."""
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from parimend.codes.hashing import below, word
+
+U = np.uint64
+GROUP = 16
+"""Words in a group: 64 bytes."""
+PRIME = (1 << 32) + 15
+BLOCK = 64
+"""Groups that are hashed together, in loops that the compiler can vectorise."""
+MAX_GROUPS = 1 << 26
+"""So many groups may be added up before the sums are reduced: 2^26 terms below 2^37 fit 64 bits."""
+
+_MASK = U(0xFFFFFFFF)
+_A, _B = U(0x7FEB352D), U(0x846CA68B)
+_INVERSE_A, _INVERSE_B = (U(pow(int(odd), -1, 1 << 32)) for odd in (_A, _B))
+_P, _FOLD, _LIFT = U(PRIME), U(PRIME - (1 << 32)), U(15 * PRIME)
+
+
+@nb.njit(inline="always")
+def multiply(a, b):
+    """a b modulo p, for residues a and b of up to 33 bits each."""
+    high_a, low_a = a >> U(32), a & _MASK
+    high_b, low_b = b >> U(32), b & _MASK
+    x = low_a * low_b
+    # 2^32 = -15; adding multiples of p keeps every part positive, and the sum is below 2^39.
+    x = (x & _MASK) + (_LIFT - _FOLD * (x >> U(32)))
+    x += _FOLD * (high_a * (_P - low_b) + high_b * (_P - low_a)) + _FOLD * _FOLD * high_a * high_b
+    return x % _P
+
+
+@nb.njit(inline="always")
+def coefficient(group):
+    """a_g, a 32-bit mix of g + 1 by shifts and odd multipliers ("lowbias32" of C. Wellons).
+
+    It must not be linear in g: with equal damage in two groups, S1 / S0 is the mean of their a_g.
+    """
+    x = (U(group) + U(1)) & _MASK
+    x ^= x >> U(16)
+    x = (x * _A) & _MASK
+    x ^= x >> U(15)
+    x = (x * _B) & _MASK
+    return x ^ (x >> U(16))
+
+
+@nb.njit(inline="always")
+def group_of(a):
+    """The inverse of `coefficient`, for 0 < a < 2^32."""
+    x = a ^ (a >> U(16))
+    x = (x * _INVERSE_B) & _MASK
+    x ^= (x >> U(15)) ^ (x >> U(30))
+    x = (x * _INVERSE_A) & _MASK
+    return np.int64(x ^ (x >> U(16))) - 1
+
+
+@nb.njit(inline="always")
+def bucket(key, group, lane, band, bands, size):
+    """The bucket of one word in one band."""
+    h = word(key, U(group * ((bands + 1) >> 1) + (band >> 1)))
+    b = np.int64(below(h << U(32) if band & 1 else h, U(size))) + lane
+    return b - size if b >= size else b
+
+
+@intrinsic
+def _add_group(typing, words, first, a, sums, distance, starts, i):
+    """Add one group of words into the sums of all bands.
+
+    words: uint32 array, ``first``: index of the group's first word in it, ``a``: uint32.
+    sums: uint64 array; S0 begins at starts[band, i] of it, S1 further on by ``distance``.
+
+    As a loop of 16 steps LLVM would unroll this before it could vectorise it, and as a loop of
+    unknown length it spends most of its time on entering and leaving. So it is said in vectors of
+    16 x 64 bits, which LLVM cuts to what the processor has; they stay in registers for all bands.
+    """
+
+    def generate(context, builder, signature, args):
+        words, first, a, sums, distance, starts, i = args
+        typed = dict(zip(("words", "", "", "sums", "", "starts"), signature.args, strict=False))
+        array = {
+            name: context.make_array(typed[name])(context, builder, value)
+            for name, value in (("words", words), ("sums", sums), ("starts", starts))
+        }
+        narrow = ir.VectorType(ir.IntType(32), GROUP)
+        wide = ir.VectorType(ir.IntType(64), GROUP)
+
+        def constant(value):
+            return ir.Constant(wide, [value] * GROUP)
+
+        def vector(name, offset, of):
+            return builder.bitcast(builder.gep(array[name].data, [offset]), of.as_pointer())
+
+        x = builder.zext(builder.load(vector("words", first, narrow), align=4), wide)
+        a = builder.insert_element(constant(0), builder.zext(a, ir.IntType(64)), ir.IntType(32)(0))
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), GROUP), [0] * GROUP)
+        product = builder.mul(x, builder.shuffle_vector(a, a, all_lanes))
+        high = builder.lshr(product, constant(32))
+        lifted = builder.sub(constant(15 * PRIME), builder.mul(high, constant(PRIME - (1 << 32))))
+        y = builder.add(builder.and_(product, constant((1 << 32) - 1)), lifted)
+        bands, columns = cgutils.unpack_tuple(builder, array["starts"].shape)
+        with cgutils.for_range(builder, bands) as loop:
+            at = builder.add(builder.mul(loop.index, columns), i)
+            offset = builder.load(builder.gep(array["starts"].data, [at]))
+            for value, place in ((x, offset), (y, builder.add(offset, distance))):
+                pointer = vector("sums", place, wide)
+                total = builder.add(builder.load(pointer, align=8), value)
+                builder.store(total, pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(words, first, a, sums, distance, starts, i), generate
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def add_groups(words, group, key, bands, size, phases, row, sums):
+    """Add whole groups, the first of which is ``group``, into ``sums``.
+
+    sums: uint64, (2, bands, phases, row) made flat; slot j of phase r is a part of bucket
+    (r + j) mod size. A start s goes to phase s mod phases, slot s - s mod phases, so that with 8
+    phases all vectors of 64 bytes are aligned, and a vector that is loaded right after it was
+    stored is the same one or a different one, never half of each, which would stall.
+    """
+    count = words.size // GROUP
+    half = (bands + 1) >> 1
+    a = np.empty(BLOCK, np.uint32)
+    starts = np.empty((2 * half, BLOCK), np.int64)
+    phase_mask = U(phases - 1)
+    stride = phases * row
+    for block in range(0, count, BLOCK):
+        g = U(group + block)
+        for i in range(BLOCK):
+            a[i] = coefficient(g + U(i))
+        for j in range(half):
+            even, odd = starts[2 * j], starts[2 * j + 1]
+            for i in range(BLOCK):
+                h = word(key, (g + U(i)) * U(half) + U(j))
+                s = below(h, U(size))
+                even[i] = np.int64(s + (s & phase_mask) * U(row - 1)) + 2 * j * stride
+                s = below(h << U(32), U(size))
+                odd[i] = np.int64(s + (s & phase_mask) * U(row - 1)) + (2 * j + 1) * stride
+        for i in range(min(BLOCK, count - block)):
+            first = (block + i) * GROUP
+            _add_group(words, first, a[i], sums, bands * stride, starts[:bands], i)
+
+
+@nb.njit(cache=True, nogil=True)
+def collect(sums, phases, row, total):
+    """Add the partial sums of `add_groups` into ``total`` (2, bands, size), modulo p."""
+    _, bands, size = total.shape
+    at = 0
+    for s in range(2):
+        for k in range(bands):
+            for r in range(phases):
+                b = r % size
+                for _ in range(row):
+                    total[s, k, b] = (total[s, k, b] + sums[at] % _P) % _P
+                    at += 1
+                    b = b + 1 if b + 1 < size else 0
+
+
+@nb.njit(cache=True)
+def add_words(positions, values, key, total):
+    """Add single words with values modulo p into ``total`` (2, bands, size), modulo p."""
+    _, bands, size = total.shape
+    for i in range(positions.size):
+        group, lane = positions[i] // GROUP, positions[i] % GROUP
+        x = values[i]
+        y = multiply(coefficient(group), x)
+        for k in range(bands):
+            b = bucket(key, group, lane, k, bands, size)
+            total[0, k, b] = (total[0, k, b] + x) % _P
+            total[1, k, b] = (total[1, k, b] + y) % _P
+
+
+@nb.njit(cache=True)
+def place(key, i, bands, size):
+    """The bucket of word i in every band, and its coefficient."""
+    group, lane = i // GROUP, i % GROUP
+    buckets = np.empty(bands, np.int64)
+    for k in range(bands):
+        buckets[k] = bucket(key, group, lane, k, bands, size)
+    return buckets, coefficient(group)
