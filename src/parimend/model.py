@@ -45,7 +45,10 @@ class ModelTensors:
         ]
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        data = byte_view(self._tensors[part.name], part.name)
+        tensor = self._tensors[part.name]
+        if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
+            return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
+        data = byte_view(tensor, part.name)
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
 
@@ -84,7 +87,8 @@ def protect_(
 
     ``sidecar`` changes nothing: sums of the bit patterns go into the seal. ``real`` moves the
     weights to the nearest ones that satisfy linear constraints, so that the weights themselves
-    carry the redundancy, and needs only the seal's few numbers beside them.
+    carry the redundancy; ``lowbits`` does so with the lowest mantissa bits of float32 weights,
+    which changes them by about 1e-6. Both need only a few numbers in the seal.
 
     Args:
         model: a module or a state dict.
@@ -95,7 +99,8 @@ def protect_(
         per: one protected word for the whole model, per tensor, or per output row.
         buffers: protect buffers too.
         bits: of a float weight on its grid, ``real`` only; 18 by default.
-        rows: number of checks of every word, ``real`` only, instead of as many as are needed.
+        rows: number of checks of every word, instead of as many as are needed; not for
+            ``sidecar``.
         seed: selects the code.
 
     Returns:

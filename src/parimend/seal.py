@@ -4,21 +4,23 @@ The payload, little-endian, inside `parimend.armor`::
 
     length of the text (u32), text, checks
 
-The text is JSON with sorted keys and no spaces. Its ``words`` list one object per word: ``code`` (the
-spec), ``parts`` (the tensors in order, each ``[name, dtype, shape, start, count, exponent]``),
-``sha256`` (of the bytes of all parts, in hexadecimal) and ``checks``, the number of bytes that the
-word's sealed checks take in what follows the text. For sparse codes those are the values of the free
-checks, one i64 each (the others are zero); for modular codes `Modular.pack`.
+The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of every
+protected tensor; it is missing if the blob named ``header`` is the header of a safetensors file, which
+lists them already. Its ``words`` list one object per word: ``code`` (the spec), ``parts`` (in
+order: ``[i, j]``, the whole tensors number i to j, or ``[i, start, count, exponent]``, elements of
+tensor i on a grid), ``sha256`` (of the bytes of all parts, in hexadecimal) and ``checks``, the number
+of bytes that the word's sealed checks take in what follows the text. For sparse codes those are the
+values of the free checks, one i64 each (the others are zero); for modular codes `Modular.pack`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.armor import armor, unarmor
+from parimend.atomic import atomic
 from parimend.codes import Code, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
-from parimend.words.layout import Part
+from parimend.words.bits import item_size
+from parimend.words.header import parse_header
+from parimend.words.layout import Part, whole
 
 VERSION = 1
+HEADER = "header"
+"""Name of the blob that is a copy of a safetensors file's header; empty for files of other formats,
+whose bytes are one tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +85,8 @@ class Seal:
     def to_bytes(self) -> bytes:
         """The seal as armored bytes; equal seals give equal bytes."""
         checks = [_checks(word) for word in self.words]
+        tensors = self._tensors()
+        number = {tensor.name: i for i, tensor in enumerate(tensors)}
         text = {
             "version": VERSION,
             "carrier": self.carrier,
@@ -84,10 +94,7 @@ class Seal:
             "words": [
                 {
                     "code": word.code.spec(),
-                    "parts": [
-                        [p.name, p.dtype, list(p.shape), p.start, p.count, p.exponent]
-                        for p in word.parts
-                    ],
+                    "parts": _runs(word.parts, number),
                     "sha256": word.sha256.hex(),
                     "checks": len(data),
                 }
@@ -96,6 +103,8 @@ class Seal:
             "notes": dict(self.notes),
             "blobs": {name: len(data) for name, data in self.blobs.items()},
         }
+        if not self.blobs.get(HEADER):
+            text["tensors"] = [[part.name, part.dtype, list(part.shape)] for part in tensors]
         encoded = json.dumps(text, sort_keys=True, separators=(",", ":")).encode()
         # Blobs follow the checks in the order of their sorted names.
         tail = b"".join(self.blobs[name] for name in sorted(self.blobs))
@@ -115,12 +124,18 @@ class Seal:
         payload, _ = unarmor(data, name)
         try:
             return _parse(payload)
-        except (ParimendError, ValueError, TypeError, KeyError, struct.error) as error:
+        except (ParimendError, ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
             raise SealError(f"{name}: the seal cannot be read: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the seal to a file, all or nothing."""
-        write_atomically(Path(path), self.to_bytes())
+        """Write the seal to a file, all or nothing.
+
+        Raises:
+            OSError: if the file cannot be written.
+            BusyError: if another process is writing it.
+        """
+        with atomic(path) as file:
+            file.write(self.to_bytes())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Seal:
@@ -132,24 +147,17 @@ class Seal:
         """
         return cls.from_bytes(Path(path).read_bytes(), str(path))
 
+    def _tensors(self) -> Sequence[Part]:
+        """The tensors that parts refer to by number, whole."""
+        if self.blobs.get(HEADER):
+            return parse_header(self.blobs[HEADER], "the seal's copy of the header").parts
+        names = {part.name: part for word in self.words for part in word.parts}
+        return [whole(part.name, part.dtype, part.shape) for part in names.values()]
+
     @property
     def covered(self) -> int:
         """Number of protected elements."""
         return sum(part.count for word in self.words for part in word.parts)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment either the old or the new content is there."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _checks(word: SealedWord) -> bytes:
@@ -159,11 +167,13 @@ def _checks(word: SealedWord) -> bytes:
     return word.target[word.code.imposed :].astype("<i8").tobytes()
 
 
-def _target(code: Code, data: bytes) -> NDArray[Any]:
+def _target(code: Code, parts: Sequence[Part], data: bytes) -> NDArray[Any]:
     if isinstance(code, Modular):
         return code.unpack(data)
     if not isinstance(code, Sparse):
         raise SealError(f"{code.family} codes are not sealed")
+    if code.n != sum(part.count for part in parts) or not 0 <= len(data) // 8 <= code.m <= code.n:
+        raise SealError(f"its code for {code.n} weights does not fit its tensors")
     target = np.zeros(code.m, np.int64)
     target[code.imposed :] = np.frombuffer(data, "<i8")
     return target
@@ -173,7 +183,9 @@ def _parse(payload: bytes) -> Seal:
     (length,) = struct.unpack_from("<I", payload)
     text = json.loads(payload[4 : 4 + length])
     if text["version"] != VERSION:
-        raise SealError(f"its version is {text['version']}, this parimend knows {VERSION}")
+        raise SealError(
+            f"its version is {text['version']}, this parimend knows {VERSION}: install a newer one"
+        )
     at = 4 + length
 
     def take(count: int) -> bytes:
@@ -183,21 +195,75 @@ def _parse(payload: bytes) -> Seal:
         at += count
         return payload[at - count : at]
 
-    words = []
-    for entry in text["words"]:
-        code = from_spec(entry["code"])
-        parts = tuple(_part(*fields) for fields in entry["parts"])
-        sha256 = bytes.fromhex(entry["sha256"])
-        words.append(SealedWord(code, parts, _target(code, take(entry["checks"])), sha256))
-    blobs = {name: take(text["blobs"][name]) for name in sorted(text["blobs"])}
+    spans = text["blobs"]
+    tails = {name: spans[name] for name in sorted(spans)}
+    checks = [take(entry["checks"]) for entry in text["words"]]
+    blobs = {name: take(count) for name, count in tails.items()}
     if at != len(payload):
         raise SealError("it is longer than it says")
-    return Seal(text["carrier"], text["errors"], tuple(words), text["notes"], blobs)
+    if blobs.get(HEADER):
+        tensors = parse_header(blobs[HEADER], "its copy of the header").parts
+    else:
+        tensors = tuple(_tensor(*fields) for fields in text["tensors"])
+    words = []
+    room = sum(part.count for part in tensors)
+    for entry, data in zip(text["words"], checks, strict=True):
+        code = from_spec(entry["code"])
+        parts: list[Part] = []
+        for run in entry["parts"]:
+            more = _parts(run, tensors)
+            room -= sum(part.count for part in more)
+            # Otherwise a few bytes could name all tensors over and over.
+            if room < 0 or not all(part.count for part in more):
+                raise SealError("its words overlap, or have empty parts")
+            parts += more
+        if not parts:
+            raise SealError("one of its words is empty")
+        words.append(SealedWord(code, tuple(parts), _target(code, parts, data), _sha256(entry)))
+    carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
+    if not isinstance(carrier, str) or type(errors) is not int or not isinstance(notes, dict):
+        raise SealError("its carrier, errors or notes are of the wrong type")
+    return Seal(carrier, errors, tuple(words), notes, blobs)
 
 
-def _part(name: str, dtype: str, shape: list[int], start: int, count: int, exponent: int) -> Part:
-    part = Part(name, dtype, tuple(shape), start, count, exponent)
-    size = int(np.prod(part.shape, dtype=object)) if part.shape else 1
-    if not 0 <= start <= start + count <= size:
-        raise SealError(f"its part of {name} does not fit the shape {shape}")
-    return part
+def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
+    item_size(dtype)
+    if not isinstance(name, str) or any(type(size) is not int or size < 0 for size in shape):
+        raise SealError(f"it names a tensor {name!r} of shape {shape}")
+    return whole(name, dtype, shape)
+
+
+def _sha256(entry: Mapping[str, Any]) -> bytes:
+    digest = bytes.fromhex(entry["sha256"])
+    if len(digest) != hashlib.sha256().digest_size:
+        raise SealError("one of its SHA-256 sums has the wrong length")
+    return digest
+
+
+def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
+    """Parts by the numbers of their tensors, neighbouring whole tensors together."""
+    runs: list[list[int]] = []
+    for part in parts:
+        i = number[part.name]
+        if part != whole(part.name, part.dtype, part.shape):
+            runs.append([i, part.start, part.count, part.exponent])
+        elif runs and len(runs[-1]) == 2 and runs[-1][1] == i - 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return runs
+
+
+def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Sequence[Part]:
+    """The inverse of `_runs`, for one of them."""
+    if any(type(x) is not int for x in run):
+        raise SealError("its parts must be whole numbers")
+    if len(run) == 2:
+        first, last = run
+        if not 0 <= first <= last < len(tensors):
+            raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
+        return tensors[first : last + 1]
+    i, start, count, exponent = run
+    if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
+        raise SealError(f"its part {list(run)} does not fit its tensors")
+    return [replace(tensors[i], start=start, count=count, exponent=exponent)]

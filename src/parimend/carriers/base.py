@@ -17,7 +17,7 @@ from parimend.seal import Seal, SealedWord
 from parimend.words.bits import item_size
 from parimend.words.layout import Part
 
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 """Bytes that are looked at together, a multiple of 64."""
 
 
@@ -48,9 +48,9 @@ class Finding(NamedTuple):
     reason: str = ""
 
 
-def subparts(part: Part) -> Iterator[Part]:
-    """Cut a part into pieces of at most `CHUNK` bytes; all but the last are multiples of 64."""
-    step = CHUNK // item_size(part.dtype)
+def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
+    """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
+    step = CHUNK // item_size(part.dtype) if step is None else step
     for start in range(0, part.count, step):
         yield replace(part, start=part.start + start, count=min(step, part.count - start))
 
@@ -101,10 +101,10 @@ def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None
 
 
 def _find(word: SealedWord, tensors: Tensors) -> Finding:
-    from parimend.carriers import real, sidecar
+    from parimend.carriers import lowbits, real, sidecar
 
     find: Callable[[SealedWord, Tensors], Finding]
-    find = {"sparse": real.find, "modular": sidecar.find}[word.code.family]
+    find = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}[word.code.family]
     finding = find(word, tensors)
     if finding.verdict is Verdict.CORRECTABLE and sha256_of(word, tensors, finding) != word.sha256:
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")

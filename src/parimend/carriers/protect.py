@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from parimend.carriers import real, sidecar
+from parimend.carriers import lowbits, real, sidecar
 from parimend.carriers.base import Tensors
-from parimend.codes import Modular, Sparse
+from parimend.codes import LowBits, Modular, Sparse
 from parimend.errors import SpecError
 from parimend.seal import Seal
 from parimend.words.layout import Part, Per, split
 
-Carrier = Literal["sidecar", "real"]
+Carrier = Literal["sidecar", "real", "lowbits"]
 
 LARGE_MOVE = 0.3
 """Relative L2 change of a word from which accuracy is at risk and a warning is given."""
@@ -58,14 +58,15 @@ def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
     planned = []
     for code, parts in choose_codes(tensors, request):
         first, last = parts[0].name, parts[-1].name
-        is_real = isinstance(code, Sparse)
+        imposed = isinstance(code, Sparse)
+        is_real = imposed and not isinstance(code, LowBits)
         planned.append(
             PlannedWord(
                 name=first if first == last else f"{first} .. {last}",
                 elements=sum(part.count for part in parts),
                 checks=code.m,
                 redundancy=code.redundancy if is_real else 0.0,
-                seal_bytes=8 * code.free if is_real else code.packed_bytes,
+                seal_bytes=8 * code.free if imposed else code.packed_bytes,
                 moved=math.sqrt(code.imposed / code.n) if is_real else 0.0,
             )
         )
@@ -79,7 +80,7 @@ def protect_(
     project: real.Project = real.nearest,
     progress: Callable[[int], None] = lambda elements: None,
 ) -> Seal:
-    """Seal the tensors; the real carrier also writes them, once everything is computed.
+    """Seal the tensors; the real and lowbits carriers also write them, once everything is computed.
 
     Args:
         tensors: what to protect, all of it.
@@ -105,7 +106,10 @@ def seal_(
         if isinstance(code, Modular):
             words.append(sidecar.seal_word(code, parts, tensors))
         else:
-            word, new, moved = real.seal_word(code, parts, tensors, project)
+            if isinstance(code, LowBits):
+                word, new, moved = lowbits.seal_word(code, parts, tensors)
+            else:
+                word, new, moved = real.seal_word(code, parts, tensors, project)
             words.append(word)
             writes.append((parts, new))
             moves.append(moved)
@@ -130,18 +134,33 @@ def choose_codes(
     """The code of every word and what the word is made of."""
     errors, carrier, per, bits, rows, seed = request
     words = split(tensors.whole(), per)
+    if carrier != "real" and bits is not None:
+        raise SpecError("bits are for carrier='real', which rounds weights to a grid")
     if carrier == "sidecar":
-        if bits is not None or rows is not None:
-            raise SpecError("bits and rows are for carrier='real'; a sidecar holds any dtype as is")
+        if rows is not None:
+            raise SpecError("rows are for carriers that impose checks; a sidecar takes errors")
+        words = [part for word in words for part in sidecar.cut(word)]
         return [(Modular.for_errors(sidecar.length(w), errors, seed), w) for w in words]
-    if carrier != "real":
-        raise SpecError(f"unknown carrier {carrier!r}: there are 'sidecar' and 'real'")
-    result: list[tuple[Modular | Sparse, tuple[Part, ...]]] = []
-    for parts, width in real.on_grids(words, tensors, bits):
-        n = sum(part.count for part in parts)
-        try:
-            code = Sparse.for_errors(n, errors, m=rows, word_bits=width, seed=seed)
-        except SpecError as error:
-            raise SpecError(f"{parts[0].name}: {error}") from None
-        result.append((code, parts))
-    return result
+    if carrier not in ("real", "lowbits"):
+        raise SpecError(f"unknown carrier {carrier!r}: there are 'sidecar', 'real' and 'lowbits'")
+    chosen: list[tuple[Modular | Sparse, tuple[Part, ...]]] = []
+    if carrier == "lowbits":
+        for parts in words:
+            lowbits.require_float32(parts)
+            chosen.append((_fitting(LowBits, parts, 32, request), parts))
+    else:
+        for parts, width in real.on_grids(words, tensors, bits):
+            chosen.append((_fitting(Sparse, parts, width, request), parts))
+    return chosen
+
+
+def _fitting(
+    family: type[Sparse], parts: tuple[Part, ...], word_bits: int, request: Request
+) -> Sparse:
+    n = sum(part.count for part in parts)
+    try:
+        return family.for_errors(
+            n, request.errors, m=request.rows, word_bits=word_bits, seed=request.seed
+        )
+    except SpecError as error:
+        raise SpecError(f"{parts[0].name}: {error}") from None

@@ -7,15 +7,19 @@ loaded from it fit the same seal.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import Finding, Tensors, sha256_of, subparts
+from parimend.carriers.base import CHUNK, Finding, Tensors, subparts
 from parimend.codes import Modular
-from parimend.codes.modular import GROUP, restore
+from parimend.codes.modular import GROUP, MAX_WORDS, restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
@@ -25,10 +29,11 @@ from parimend.words.layout import Part
 
 def length(parts: tuple[Part, ...]) -> int:
     """Number of 32-bit words, padding included."""
-    return sum(_padded(part) for part in parts)
+    return sum(padded(part) for part in parts)
 
 
-def _padded(part: Part) -> int:
+def padded(part: Part) -> int:
+    """Number of 32-bit words of a part, padding included."""
     size = part.count * item_size(part.dtype)
     return -(-size // (4 * GROUP)) * GROUP
 
@@ -38,25 +43,70 @@ def _starts(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
     at = 0
     for part in parts:
         yield part, at
-        at += _padded(part)
+        at += padded(part)
 
 
-def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np.uint64]:
-    """The syndrome of the parts, read piece by piece in one pass."""
-    total = code.zeros()
+def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...]]:
+    """Cut a word that is too long for a code into several, each with a full budget of its own.
+
+    >>> from parimend.words.layout import whole
+    >>> [[(p.name, p.start, p.count) for p in word] for word in
+    ...     cut((whole("a", "F32", (40,)), whole("b", "U8", (64,))), limit=32)]
+    [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
+    """
+    words: list[tuple[Part, ...]] = []
+    current: list[Part] = []
+    room = limit
+    for part in parts:
+        step = limit * 4 // item_size(part.dtype)
+        for piece in subparts(part, step):
+            if padded(piece) > room:
+                words.append(tuple(current))
+                current, room = [], limit
+            current.append(piece)
+            room -= padded(piece)
+    return [*words, tuple(current)] if current else words
+
+
+def _pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
+    """The parts in pieces small enough to be read, each with the index of its first word."""
     for part, start in _starts(parts):
         at = start
         for piece in subparts(part):
-            words = words_of(tensors.read(piece))
-            code.accumulate(total, words, at, threads=os.cpu_count() or 1)
-            at += words.size
-    return total
+            yield piece, at
+            at += padded(piece)
+
+
+def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np.uint64]:
+    """The syndrome of the parts, read once; several threads take one piece each."""
+    pieces, lock = _pieces(parts), Lock()
+
+    def work() -> NDArray[np.uint64]:
+        total = code.zeros()
+        while True:
+            with lock:
+                piece, start = next(pieces, (None, 0))
+            if piece is None:
+                return total
+            code.accumulate(total, words_of(tensors.read(piece)), start)
+
+    threads = min(os.cpu_count() or 1, -(-length(parts) // (CHUNK // 4)))
+    with ThreadPoolExecutor(threads) as pool:
+        return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
 
 
 def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> SealedWord:
-    """Seal a word; nothing is changed."""
-    word = SealedWord(code, parts, sums(code, parts, tensors), b"")
-    return SealedWord(code, parts, word.target, sha256_of(word, tensors))
+    """Seal a word, read once: one thread hashes what this one sums up. Nothing is changed."""
+    total, digest = code.zeros(), hashlib.sha256()
+    with ThreadPoolExecutor(1) as hasher:
+        hashed = None
+        for piece, start in _pieces(parts):
+            data = tensors.read(piece)
+            if hashed:
+                hashed.result()
+            hashed = hasher.submit(digest.update, data)
+            code.accumulate(total, words_of(data), start)
+    return SealedWord(code, parts, total, digest.digest())
 
 
 def find(word: SealedWord, tensors: Tensors) -> Finding:
@@ -75,7 +125,7 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
         )
     elements: list[tuple[int, int, bytes, bytes]] = []
     for number, (part, start) in enumerate(_starts(word.parts)):
-        inside = (decoding.positions >= start) & (decoding.positions < start + _padded(part))
+        inside = (decoding.positions >= start) & (decoding.positions < start + padded(part))
         found = _restore(part, tensors, decoding.positions[inside] - start, decoding.values[inside])
         if found is None:
             return Finding(

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode, from_spec
@@ -181,6 +182,22 @@ class Gaussian(RealCode):
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """The transpose of H times y, (m,) -> (n,)."""
         return self.matrix.T @ y
+
+    @cached_property
+    def gram_factor(self) -> NDArray[np.float64]:
+        """Lower triangular L, (m, m) float64, with L L^T = H H^T.
+
+        Raises:
+            SpecError: if H has dependent rows.
+        """
+        try:
+            return np.linalg.cholesky(self.matrix @ self.matrix.T)
+        except np.linalg.LinAlgError:
+            raise self.dependent_rows() from None
+
+    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The y with H H^T y = residual, (m,) -> (m,), by the Cholesky factor."""
+        return sl.cho_solve((self.gram_factor, True), residual)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # H would travel along, and is made faster than it is read.

@@ -47,6 +47,7 @@ MAX_WORDS = GROUP * ((1 << 32) - 1)
 _STARTS = 1  # tag of the random stream
 _LOAD = {3: 1.222, 4: 1.295, 5: 1.425}  # buckets per error that peeling needs, by bands
 _FAST_BYTES = 1 << 17  # accumulators up to this size are kept in 8 phases, see `add_groups`
+_GROUPS_PER_THREAD = 1 << 12  # fewer are not worth another thread
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Modular(Code):
         >>> sums = code.syndrome(words)
         >>> words[123_456] ^= 1 << 31
         >>> changed = code.subtract(code.syndrome(words), sums)
-        >>> changed.shape, np.count_nonzero(changed[0])  # one bucket in every band
+        >>> changed.shape, int(np.count_nonzero(changed[0]))  # one bucket in every band
         ((2, 5, 18), 5)
     """
 
@@ -208,6 +209,7 @@ class Modular(Code):
         words = np.require(words, requirements=["C", "A"]).view()
         words.flags.writeable = False
         whole, group = words.size // GROUP, start // GROUP
+        threads = min(threads, 1 + whole // _GROUPS_PER_THREAD)
         edges = [whole * i // threads for i in range(threads + 1)]
         parts = [(words[GROUP * a : GROUP * b], group + a) for a, b in pairwise(edges) if a < b]
         if words.size % GROUP:
@@ -254,14 +256,15 @@ class Modular(Code):
             `syndrome_shape` uint64.
 
         Raises:
-            SpecError: if a position is out of range.
+            SpecError: if the shapes do not fit or a position is out of range.
         """
-        positions = np.asarray(positions, np.int64)
+        positions, values = np.asarray(positions, np.int64), np.asarray(values, np.int64)
+        if positions.ndim != 1 or positions.shape != values.shape:
+            raise SpecError(f"{positions.shape} positions do not go with {values.shape} values")
         if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
             raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
-        residues = (np.asarray(values, np.int64) % PRIME).astype(np.uint64)
         total = self.zeros()
-        kernels.add_words(positions, residues, self.key, total)
+        kernels.add_words(positions, (values % PRIME).astype(np.uint64), self.key, total)
         return total
 
     def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -311,6 +314,8 @@ class Modular(Code):
                 f"sums of this code have shape {self.syndrome_shape} and dtype uint64, not "
                 f"{sums.shape} and {sums.dtype}"
             )
+        if sums.max() >= PRIME:
+            raise SpecError("sums of this code are residues, below 2^32 + 15")
         return sums
 
 

@@ -4,13 +4,15 @@ H has a few nonzero coefficients per column, odd integers of equal size and rand
 integers, so syndromes are exact: no threshold, no false alarm, and a check that holds a single
 wrong word names it alone, because only the right column divides the syndrome to a small number.
 
-Three properties are built in:
+Built in:
 
 * Rows are balanced (each choice of a check takes the emptier of two), and no two columns have the
   same support.
 * All checks but the last ``free`` can be imposed exactly, one after the other: check j *owns*
   ``own`` columns whose other checks all come later, so moving them never disturbs an earlier check.
   The last ``free`` checks keep whatever value they get, which is sealed.
+* The first two columns that a check owns have coprime coefficients in it, so that every residual
+  can be cancelled.
 * Columns are permuted, so that bursts of damage fall on unrelated checks.
 """
 
@@ -78,22 +80,22 @@ class Sparse(RealCode):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Specs read from JSON carry lists.
-        object.__setattr__(self, "weights", tuple((int(d), int(f)) for d, f in self.weights))
+        what = f"a sparse code with n={self.n}, m={self.m}"
+        try:
+            # Specs read from JSON carry lists.
+            object.__setattr__(self, "weights", tuple((d, f) for d, f in self.weights))
+        except (TypeError, ValueError):
+            raise SpecError(f"{what}: weights must be pairs, not {self.weights!r}") from None
         degrees = [d for d, _ in self.weights]
         parts = [f for _, f in self.weights]
-        what = f"a sparse code with n={self.n}, m={self.m}"
+        numbers = (self.own, self.free, self.word_bits, self.coefficient_bits, *degrees, *parts)
+        if any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
+            raise SpecError(f"{what}: all parameters must be integers, not {self}")
         if not degrees or degrees[0] < 2 or degrees != sorted(set(degrees)):
             raise SpecError(f"{what}: column weights must increase from at least 2, not {degrees}")
         if min(parts) < 0 or sum(parts) > 1000:
             raise SpecError(f"{what}: parts per thousand must be >= 0 and sum to 1000, not {parts}")
-        if not (2 <= self.word_bits <= 32 and 2 <= self.coefficient_bits):
-            raise SpecError(f"{what}: needs word_bits in 2 .. 32 and coefficient_bits >= 2")
-        if self.word_bits + self.coefficient_bits > 62:
-            raise SpecError(
-                f"{what}: word_bits + coefficient_bits = "
-                f"{self.word_bits + self.coefficient_bits} exceeds 62, so a check could overflow"
-            )
+        self._check_bits(what)
         if self.own < 2 or self.free < 0:
             raise SpecError(f"{what}: needs own >= 2 and free >= 0")
         if degrees[-1] > self.m:
@@ -104,14 +106,26 @@ class Sparse(RealCode):
                 f"{what}: the last imposed check must own {self.own} distinct columns: free must "
                 f"be larger than {self.free}"
             )
-        if (owned := self.imposed * self.own) > self._count_light():
+        if (owned := self.imposed * self.own) > (there := self._counts()[0][1]):
             raise SpecError(
                 f"{what}: {self.imposed} imposed checks own {owned} columns of weight {light}, but "
-                f"there are {self._count_light()}: lower m or own"
+                f"there are {there}: lower m or own"
             )
-        if self._count_light() > 0.7 * math.comb(self.m, light):
+        for d, count in self._counts():
+            # Supports are drawn until they differ, which takes long when few are left.
+            if 10 * count > 7 * math.comb(self.m, d):
+                raise SpecError(
+                    f"{what}: too few distinct supports of weight {d}: raise m or the weight"
+                )
+
+    def _check_bits(self, what: str) -> None:
+        if not (2 <= self.word_bits <= 32 and 3 <= self.coefficient_bits):
+            raise SpecError(f"{what}: needs word_bits in 2 .. 32 and coefficient_bits >= 3")
+        if self.word_bits + self.coefficient_bits > 62:
             raise SpecError(
-                f"{what}: too few distinct supports of weight {light}: raise m or the weight"
+                f"{what}: word_bits + coefficient_bits = "
+                f"{self.word_bits + self.coefficient_bits} exceeds 62, so a check with two wrong "
+                "words could overflow"
             )
 
     @classmethod
@@ -133,8 +147,8 @@ class Sparse(RealCode):
             seed: selects one code.
 
         Raises:
-            SpecError: if n is too small for so many errors; names the smallest n and the largest
-                number of errors.
+            SpecError: if n is too small for so many errors, or m does not fit; names an n or the m
+                that would do.
 
         Example:
             >>> Sparse.for_errors(5120, 210).m
@@ -142,13 +156,16 @@ class Sparse(RealCode):
         """
         if errors < 1:
             raise SpecError(f"errors must be at least 1, not {errors}")
+        if n < 1 or (m is not None and m < 1):
+            raise SpecError(f"a sparse code needs n >= 1 and m >= 1, not n={n}, m={m}")
+        root = math.sqrt(errors)
+        without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, 24)
+        given = m
         if m is None:
-            root = math.sqrt(errors)
             m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, 24)
-            without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, 24)
-            while m < without and not _pairs_possible(n, m, word_bits):
+            while m < without and not cls._pairs_possible(n, m, word_bits):
                 m += 1
-        pairs = _pairs_possible(n, m, word_bits)
+        pairs = cls._pairs_possible(n, m, word_bits)
         free = 16 if m >= 32 else m // 2
         imposed = m - free
         light = _lightest(n, m, 2 if pairs else 3)
@@ -159,10 +176,15 @@ class Sparse(RealCode):
             weights = ((light, 920), (max(16, light + 1), 80)) if m >= 64 else ((light, 1000),)
             share = weights[0][1]
         own = min(12, math.comb(free, light - 1), n * share // 1000 // max(imposed, 1))
+        if own < 4 and given and n >= 5 * 24:
+            raise SpecError(
+                f"{given} checks do not fit {n} weights, 24 to {n // 5} do: take as many, or "
+                "protect more weights in one word"
+            )
         if own < 4:
             raise SpecError(
-                f"{n} weights are too few to repair {errors} errors: that takes {m} checks and at "
-                f"least {5 * m} weights; ask for fewer errors or protect more weights in one word"
+                f"{n} weights are too few to repair {errors} errors, {5 * without} are enough: ask "
+                "for fewer errors or protect more weights in one word"
             )
         return cls(
             n,
@@ -172,11 +194,28 @@ class Sparse(RealCode):
             own=own,
             free=free,
             word_bits=word_bits,
-            coefficient_bits=_coefficient_bits(word_bits),
+            coefficient_bits=cls._coefficient_bits(word_bits),
         )
 
-    def _count_light(self) -> int:
-        return self.n - sum(self.n * f // 1000 for _, f in self.weights[1:])
+    @classmethod
+    def _coefficient_bits(cls, word_bits: int) -> int:
+        """Long coefficients tell errors apart but cost longer moves to impose: of a float weight's
+        many steps a few dozen are nothing, of an int8 weight's 127 they are too much.
+        """
+        return 62 - word_bits if word_bits > 16 else 2 * word_bits + 4
+
+    @classmethod
+    def _pairs_possible(cls, n: int, m: int, word_bits: int) -> bool:
+        """Whether two errors in one check can be told apart: few pairs, much said about each."""
+        weight = (_lightest(n, m, 2) + 0.5) * n / m
+        pairs = weight**2 / 2
+        wrong = pairs * 2.0 ** (word_bits + 1 - cls._coefficient_bits(word_bits))
+        return pairs <= 6_000 and m * pairs <= 2e6 and wrong < 0.05
+
+    def _counts(self) -> list[tuple[int, int]]:
+        """(column weight, number of columns of that weight), lightest first."""
+        heavy = [(d, self.n * f // 1000) for d, f in self.weights[1:]]
+        return [(self.weights[0][0], self.n - sum(count for _, count in heavy)), *heavy]
 
     @property
     def imposed(self) -> int:
@@ -185,12 +224,7 @@ class Sparse(RealCode):
 
     @cached_property
     def _structure(self) -> tuple[Columns, NDArray[np.int64]]:
-        degree = np.full(self.n, self.weights[0][0], dtype=np.int64)
-        end = self.n
-        for d, f in self.weights[1:]:
-            count = self.n * f // 1000
-            degree[end - count : end] = d
-            end -= count
+        degree = np.repeat(*zip(*self._counts(), strict=True))
         start = np.concatenate([[0], np.cumsum(degree)])
         row = np.empty(start[-1], dtype=np.int32)
         _draw_supports(start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS))
@@ -201,6 +235,8 @@ class Sparse(RealCode):
         magnitude = (size | (bits & (size - np.uint64(1))) | np.uint64(1)).astype(np.int64)
         coefficient = np.where(bits >> np.uint64(63), -magnitude, magnitude)
         owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
+        first, second = start[owned[:, :2]].T  # supports are sorted and the owner comes first
+        coefficient[first] = _coprime(coefficient[first], coefficient[second], int(size))
         for array in (start, row, coefficient, owned):
             array.setflags(write=False)
         return Columns(start, row, coefficient), owned
@@ -250,10 +286,15 @@ class Sparse(RealCode):
             raise self.dependent_rows() from None
 
 
-def _coefficient_bits(word_bits: int) -> int:
-    """Long coefficients tell errors apart but cost longer moves to impose: of a float weight's many
-    steps a few dozen are nothing, of an int8 weight's 127 they are too much."""
-    return 62 - word_bits if word_bits > 16 else 2 * word_bits + 4
+def _coprime(first: NDArray[np.int64], second: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """``first``, with those that share a factor with their partner in ``second`` replaced by the
+    next odd number in size, in a cycle from ``size`` to 2 ``size``.
+    """
+    first = first.copy()
+    while (shared := np.gcd(first, second) != 1).any():
+        grown = np.abs(first[shared]) + 2
+        first[shared] = np.sign(first[shared]) * np.where(grown < 2 * size, grown, size + 1)
+    return first
 
 
 def _lightest(n: int, m: int, light: int) -> int:
@@ -261,14 +302,6 @@ def _lightest(n: int, m: int, light: int) -> int:
     while light < m and 0.35 * math.comb(m, light) < n / 2:
         light += 1
     return light
-
-
-def _pairs_possible(n: int, m: int, word_bits: int) -> bool:
-    """Whether two errors in one check can be told apart: few pairs, much said about each."""
-    weight = (_lightest(n, m, 2) + 0.5) * n / m
-    pairs = weight**2 / 2
-    wrong = pairs * 2.0 ** (word_bits + 1 - _coefficient_bits(word_bits))
-    return pairs <= 6_000 and m * pairs <= 2e6 and wrong < 0.05
 
 
 @nb.njit(cache=True)

@@ -1,5 +1,6 @@
 """Syndrome to errors: decoders, prepared once for a code."""
 
 from parimend.decoders.base import Decoder, Prepared, decoder
+from parimend.decoders.buckets import Buckets
 
-__all__ = ["Decoder", "Prepared", "decoder"]
+__all__ = ["Buckets", "Decoder", "Prepared", "decoder"]

@@ -11,7 +11,7 @@ NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.uint64))
 
 
 @nb.njit(inline="always")
-def _inverse(a):
+def odd_inverse(a):
     """Inverse of an odd number modulo 2^64, by Newton's iteration from 5 correct bits."""
     x = (U(3) * a) ^ U(2)
     for _ in range(4):
@@ -23,7 +23,7 @@ def _inverse(a):
 def inverses(coefficient):
     out = np.empty(coefficient.size, np.uint64)
     for p in range(coefficient.size):
-        out[p] = _inverse(U(coefficient[p]))
+        out[p] = odd_inverse(U(coefficient[p]))
     return out
 
 
@@ -48,17 +48,23 @@ def by_rows(start, row, m):
 
 @nb.njit(inline="always")
 def _short_vectors(r):
-    """Two shortest vectors (u, v) with v = r u modulo 2^64, by Euclid's algorithm, and the
-    multiplier is u itself.  u is below 2^33, v below 2^33 in magnitude, as signed numbers."""
-    # Remainders of 2^64 and r with their cofactors; the first quotient needs care, 2^64 overflows.
+    """A basis (u, v) of the vectors with v = r u modulo 2^64, for odd r other than 1 and -1.
+
+    Both entries of the first vector are at most 2^32 in magnitude; the second is about as short,
+    unless r is a ratio of small numbers.
+    """
+    # Euclid's algorithm: remainders of 2^64 and r with their cofactors. The first quotient needs
+    # care, as 2^64 itself overflows.
     quotient = (~r + U(1)) // r + U(1)
     v0, u0 = r, np.int64(1)
     v1, u1 = ~r + U(1) - (quotient - U(1)) * r, -np.int64(quotient)
+    if r < U(1) << U(32):
+        u0, v0, u1, v1 = u1, v1, u0, v0
     while v1 >= U(1) << U(32):
         quotient = v0 // v1
         v0, v1 = v1, v0 - quotient * v1
         u0, u1 = u1, u0 - np.int64(quotient) * u1
-    # (u0, v0) and (u1, v1) are a basis; v0 >= 2^32 > v1.  Shorten the first by the second.
+    # The first vector is (u1, v1); |u1 v0| <= 2^64 and v0 >= 2^32. Shorten the other one by it.
     f = np.float64(u1) * np.float64(u1) + np.float64(v1) * np.float64(v1)
     g = np.float64(u0) * np.float64(u1) + np.float64(v0) * np.float64(v1)
     q = np.int64(np.rint(g / f))
@@ -68,7 +74,8 @@ def _short_vectors(r):
 @nb.njit(cache=True)
 def pair_multipliers(row_start, column, entry, inverse, coefficient):
     """(first pair of every row, multipliers): for pair (i, k) of a row, i < k, the l for which
-    l a_i and l a_k are short; 0 for equal coefficients, which cannot be told apart."""
+    l a_i and l a_k are short; 0 for coefficients of equal size, which cannot be told apart.
+    """
     m = row_start.size - 1
     first = np.zeros(m + 1, np.int64)
     for j in range(m):
@@ -81,7 +88,7 @@ def pair_multipliers(row_start, column, entry, inverse, coefficient):
             inv = inverse[entry[i]]
             for k in range(i + 1, row_start[j + 1]):
                 ratio = U(coefficient[entry[k]]) * inv
-                if ratio != U(1):
+                if ratio + U(1) > U(2):  # neither 1 nor -1
                     u, _, _, _ = _short_vectors(ratio)
                     out[at] = U(u) * inv
                 at += 1
@@ -141,7 +148,7 @@ def _single(j, rule, H, state, limit):
             best, best_x, best_score, ties = i, x, score, 1
         elif score == best_score:
             ties += 1
-    if best_score < 3 and ties > 1:
+    if ties > 1:
         return -1, np.int64(0)
     return best, best_x
 
@@ -184,8 +191,8 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
         if possible:
             local[count] = p
             count += 1
-    # l s = u x + v y with |u| + |v| < 2^33.2
-    bound = U(limit) << U(34)
+    # l s = u x + v y with |u|, |v| <= 2^32 and |x|, |y| < limit <= 2^29
+    bound = U(limit) << U(33)
     best, best_score, ties = (-1, np.int64(0), -1, np.int64(0)), -1, 0
     for f in range(count):
         p = local[f]
@@ -193,8 +200,8 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
         base = first[j] + p * w - p * (p + 1) // 2 - p - 1
         for g in range(f + 1, count):
             r = local[g]
-            product = multiplier[base + r] * U(s)
-            if product + bound >= bound + bound or product == 0:
+            short = multiplier[base + r]
+            if short * U(s) + bound >= bound + bound or short == 0:
                 continue
             k = column[a0 + r]
             if lost[j] and np.int64(erased[i]) + np.int64(erased[k]) < lost[j]:
@@ -222,7 +229,8 @@ def peel(start, row, coefficient, inverse, row_start, column, entry, first, mult
          syndrome, damage, erased, limit, counts):  # fmt: skip
     """Apply the rules until none applies; changes syndrome, damage, erased and counts.
 
-    Returns the number of checks that are left unexplained or still hold an erased word."""
+    Returns the number of checks that are left unexplained or still hold an erased word.
+    """
     m = row_start.size - 1
     H = (start, row, coefficient, inverse, row_start, column, entry)
     lost = np.zeros(m, np.int64)
@@ -245,7 +253,7 @@ def peel(start, row, coefficient, inverse, row_start, column, entry, first, mult
                 queue[rule, length[rule]] = j
                 queued[rule, j] = 1
                 length[rule] += 1
-    budget = 8 * m
+    budget = 8 * m  # far more repairs than a success takes: wrong ones may undo each other for ever
     while budget > 0:
         rule = 0
         while rule < rules and length[rule] == 0:

@@ -83,7 +83,11 @@ class Prepared(ABC):
                 f"a syndrome of this {code.family} code has shape {code.syndrome_shape} and dtype "
                 f"{code.syndrome_dtype}, not {syndrome.shape} and {syndrome.dtype}"
             )
-        erased = np.unique(np.asarray([] if erasures is None else erasures, dtype=np.int64))
+        erased = np.unique(np.empty(0, np.int64) if erasures is None else erasures)
+        # A mask must not pass for the positions 0 and 1.
+        if erased.size and erased.dtype.kind not in "iu":
+            raise SpecError(f"erasures must be integer positions, not {erased.dtype}")
+        erased = erased.astype(np.int64)
         if erased.size and not 0 <= erased[0] <= erased[-1] < code.n:
             raise SpecError(f"erasures must lie in 0 .. {code.n - 1}")
         if not noise >= 0.0:

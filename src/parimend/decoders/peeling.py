@@ -3,20 +3,21 @@
 All arithmetic is exact, modulo 2^64. Four rules are used, the safest one that applies first:
 
 1. *agree*: a check with syndrome s holds one wrong word i only if s / a_i is a small integer x, and
-   another check of word i, with syndrome a'_i x, says the same.
-2. *alone*: the same without the second check. A coefficient has 42 bits, so the wrong column passes
-   with probability about 2^-41.
+   another check of word i, with syndrome a'_i x, says the same. An erased word needs no second
+   check.
+2. *alone*: the same without the second check, if no check of word i is zero. A coefficient has 44
+   bits, so a column passes by accident with probability about 2^-43.
 3. *pair*: a check holds two wrong words i, k if s = a_i x + a_k y has a solution in small integers.
    For every pair a multiplier l is prepared for which l a_i and l a_k are both only about 32 bits
-   long modulo 2^64; l s must then be small, which rejects all but 1 in 500 pairs with one
+   long modulo 2^64; l s must then be small, which rejects all but 1 in 4,000 pairs with one
    multiplication. The solution must be confirmed by another check of either word.
 4. *pair alone*: the same without a confirmation, if it is the only solution in that check.
 
-What is still open afterwards is solved by elimination modulo 2^31 - 1 on the columns that may still
-be wrong. The answer counts only if every check is explained exactly.
+What is still open afterwards is solved by elimination on the columns that may still be wrong. The
+answer counts only if every check is explained exactly. (The numbers are for words of 18 bits.)
 
-Rules 1, 2 and elimination on the stuck rest need about m = 1.45 t checks for t errors; rules 3 and 4
-(a 3-core instead of a 2-core has to be empty) need about m = 0.75 t.
+Rules 1, 2 and elimination on the stuck rest need about m = 1.45 t checks for t errors; rules 3
+and 4 (a 3-core instead of a 2-core has to be empty) need about m = 0.75 t.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _RULES = ("agree", "alone", "pair", "pair alone")
 
 @dataclass(frozen=True)
 class Peeling(Decoder):
-    """Peeling for `Sparse` codes.
+    """Peeling for `Sparse` and `LowBits` codes.
 
     Args:
         max_pairs: rules 3 and 4 are used if the pairs of columns that meet in a check are at most
@@ -58,13 +59,15 @@ class Peeling(Decoder):
     max_pairs: int = 4_000_000
 
     name: ClassVar[str] = "peeling"
-    families: ClassVar[tuple[str, ...]] = ("sparse",)
+    families: ClassVar[tuple[str, ...]] = ("sparse", "lowbits")
 
     def _prepare(self, code: Sparse) -> PreparedPeeling:
         return PreparedPeeling(code, self.max_pairs)
 
 
 class PreparedPeeling(Prepared):
+    """`Peeling`, made ready for one code."""
+
     code: Sparse
 
     def __init__(self, code: Sparse, max_pairs: int) -> None:
@@ -72,7 +75,9 @@ class PreparedPeeling(Prepared):
         self._inverse = kernels.inverses(code.columns.coefficient)
         self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
         weight = np.diff(self._rows[0])
-        self._use_pairs = int((weight * (weight - 1) // 2).sum()) <= max_pairs
+        pairs = int((weight * (weight - 1) // 2).sum())
+        # From 30 bits on, the test with the multiplier overflows, and coefficients are too short.
+        self._use_pairs = pairs <= max_pairs and code.word_bits < 30
 
     @cached_property
     def _multipliers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -93,7 +98,9 @@ class PreparedPeeling(Prepared):
         steps = dict.fromkeys((*_RULES, "elimination"), 0)
 
         left = kernels.peel(*matrix, *kernels.NO_PAIRS, *state, limit, counts)
-        while left:
+        before = left + 1
+        while 0 < left < before:  # wrong repairs could undo each other for ever
+            before = left
             if self._use_pairs:
                 left = kernels.peel(*matrix, *self._multipliers, *state, limit, counts)
                 if not left:

@@ -54,6 +54,46 @@ def kernel(a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return basis[:, back], u[back]
 
 
+def kernel_modulo(a: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A reduced basis of the integer vectors v with a . v = 0 modulo 2^64.
+
+    Args:
+        a: (k,) int64, k >= 2, the first one odd.
+
+    Returns:
+        (k, k) int64.
+
+    Example:
+        >>> a = np.array([2**62 + 1, 2**61 + 7, 2**60 + 3])
+        >>> basis = kernel_modulo(a)
+        >>> bool((basis @ a == 0).all()), bool(np.abs(basis).max() < 2**23)
+        (True, True)
+    """
+    modulus = 1 << 64
+    inverse = pow(int(a[0]), -1, modulus)
+
+    def first(i: int) -> int:
+        x = -int(a[i]) * inverse % modulus
+        return x - modulus if x >= modulus // 2 else x
+
+    k = len(a)
+    basis = np.zeros((k, k), np.int64)
+    # (2^64, 0) is no int64: the first two rows are shortened by Gauss's algorithm beforehand.
+    u, v = (modulus, 0), (first(1), 1)
+    while True:
+        dot, norm = u[0] * v[0] + u[1] * v[1], v[0] * v[0] + v[1] * v[1]
+        q = (2 * dot + norm) // (2 * norm)
+        u = (u[0] - q * v[0], u[1] - q * v[1])
+        if u[0] * u[0] + u[1] * u[1] >= norm:
+            break
+        u, v = v, u
+    basis[0, :2], basis[1, :2] = u, v
+    for i in range(2, k):
+        basis[i, 0], basis[i, i] = first(i), 1
+    _reduce(basis)
+    return basis
+
+
 @nb.njit(cache=True)
 def _orthogonalize(basis, k, ortho, mu, norm):  # type: ignore[no-untyped-def]
     """Gram-Schmidt for row k, given those above it."""

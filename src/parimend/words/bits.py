@@ -1,12 +1,14 @@
-"""Raw bytes of tensors and arrays, and 32-bit words of them.
+"""Bit patterns: the bytes of tensors and files as 32-bit words, whatever their dtype.
 
-Words are little-endian on every machine, so that a seal made on one is good on another.
+Bytes are row-major and little-endian, as in safetensors files; a word is four of them in a row. So
+one word holds several elements of a small dtype, or a part of an element of a large one.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,59 +17,43 @@ from parimend.errors import WordError
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
-_SIZES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E4M3FNUZ": 1,
-    "F8_E5M2": 1,
-    "F8_E5M2FNUZ": 1,
-    "F8_E8M0": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
-    "C64": 8,
-    "C128": 16,
-}
+WORD = 4
+"""Bytes in a word."""
 
-_TORCH = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float8_e8m0fnu": "F8_E8M0",
-    "int16": "I16",
-    "uint16": "U16",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int32": "I32",
-    "uint32": "U32",
-    "float32": "F32",
-    "int64": "I64",
-    "uint64": "U64",
-    "float64": "F64",
-    "complex64": "C64",
-    "complex128": "C128",
-}
+_SIZES = MappingProxyType(
+    {
+        **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+        **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+        **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+        **dict.fromkeys(("U32", "I32", "F32"), 4),
+        **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+        "C128": 16,
+    }
+)
+_NAMES = MappingProxyType(
+    {
+        "bool": "BOOL",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+        "float8_e8m0fnu": "F8_E8M0",
+        "float8_e4m3fnuz": "F8_E4M3FNUZ",
+        "float8_e5m2fnuz": "F8_E5M2FNUZ",
+        **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+        **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+        **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+        **{f"complex{bits}": f"C{bits}" for bits in (64, 128)},
+    }
+)
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of an element of a dtype, as safetensors names it.
+    """Bytes per element of a dtype, by its name in safetensors files.
 
     Raises:
-        WordError: for a dtype that is not known.
+        WordError: for an unknown dtype, or one whose elements are no whole bytes.
 
     >>> item_size("BF16")
     2
@@ -75,59 +61,101 @@ def item_size(dtype: str) -> int:
     try:
         return _SIZES[dtype]
     except KeyError:
-        raise WordError(f"unknown dtype {dtype!r}: there are {', '.join(_SIZES)}") from None
+        raise WordError(f"dtype {dtype!r} cannot be cut into bytes: leave the tensor out") from None
 
 
-def dtype_name(dtype: torch.dtype, name: str) -> str:
-    """The safetensors name of a torch dtype.
+def dtype_name(dtype: torch.dtype, name: str = "a tensor") -> str:
+    """The name that safetensors files give a torch dtype.
 
     Args:
-        dtype: of a tensor.
+        dtype: of torch. (``C128`` is ours: those files do not know complex128.)
         name: of the tensor, for messages.
 
     Raises:
-        WordError: for quantized and other dtypes that safetensors cannot name.
+        WordError: if the dtype has none, as quantized and sub-byte dtypes.
     """
     try:
-        return _TORCH[str(dtype).removeprefix("torch.")]
+        return _NAMES[str(dtype).removeprefix("torch.")]
     except KeyError:
-        raise WordError(f"{name}: {dtype} tensors cannot be protected") from None
+        raise WordError(
+            f"{name} is {dtype}, which has no plain bytes to protect: convert it or leave it out"
+        ) from None
 
 
-def byte_view(tensor: torch.Tensor, name: str) -> NDArray[np.uint8]:
-    """The bytes of a tensor, row-major: a view where it is contiguous and on the CPU, else a copy.
+def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]:
+    """The bytes of a tensor.
 
     Args:
-        tensor: any shape and dtype, strided.
+        tensor: any shape, device and strides, any dtype that `dtype_name` knows.
         name: of the tensor, for messages.
 
+    Returns:
+        (bytes,) uint8, row-major. It shares the memory of the tensor if that is contiguous and on
+        the CPU, and is a copy otherwise.
+
     Raises:
-        WordError: for sparse, quantized and meta tensors.
+        WordError: if the dtype is not supported, or the tensor is sparse or on the meta device.
+
+    Example:
+        >>> import torch
+        >>> byte_view(torch.tensor([1.0, -2.0], dtype=torch.bfloat16)).tolist()
+        [128, 63, 0, 192]
     """
     import torch
 
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else tensor.layout
-        raise WordError(f"{name}: {kind} tensors have no bytes to protect")
     _require_little_endian()
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.is_conj() or flat.is_neg():
-        flat = flat.resolve_conj().resolve_neg()
-    return flat.view(torch.uint8).numpy()
+    dtype_name(tensor.dtype, name)
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        kind = "on the meta device" if tensor.is_meta else tensor.layout
+        raise WordError(f"{name} is {kind}: only tensors with plain memory can be protected")
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    view: NDArray[np.uint8] = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return view
 
 
-def words_of(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Bytes as 32-bit words, the last one padded with zeros; a view where no padding is needed.
+def words_of(data: NDArray[Any] | Buffer) -> NDArray[np.uint32]:
+    r"""Bytes as 32-bit words.
 
-    >>> words_of(np.array([1, 0, 0, 0, 255], np.uint8)).tolist()
-    [1, 255]
+    Args:
+        data: an array of any shape and dtype, taken in row-major order, or any other object with a
+            buffer (bytes, memoryview, mmap).
+
+    Returns:
+        (ceil(bytes / 4),) uint32, the last one filled up with zero bytes. It shares the memory of
+        ``data`` if that is contiguous, aligned and a multiple of 4 bytes, and is a copy otherwise.
+
+    Raises:
+        WordError: if the array holds Python objects.
+
+    Example:
+        >>> [hex(word) for word in words_of(b"\x01\x02\x03\x04\x05")]
+        ['0x4030201', '0x5']
     """
     _require_little_endian()
-    if data.size % 4:
-        data = np.concatenate([data, np.zeros(-data.size % 4, np.uint8)])
-    return np.ascontiguousarray(data).view(np.uint32)
+    array = data if isinstance(data, np.ndarray) else np.frombuffer(memoryview(data), np.uint8)
+    if array.dtype.hasobject:
+        raise WordError(f"arrays of dtype {array.dtype} have no bytes to protect")
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if missing := -flat.size % WORD:
+        flat = np.concatenate([flat, np.zeros(missing, np.uint8)])
+    return np.require(flat.view(np.uint32), requirements=["A"])
+
+
+def elements_in(word: int, size: int, count: int) -> range:
+    """The elements that a word overlaps: several small ones, or one that it is a part of.
+
+    Args:
+        word: its index.
+        size: bytes per element, `item_size`.
+        count: number of elements; what lies beyond them is padding.
+
+    >>> elements_in(1, 1, 6), elements_in(3, 8, 2), elements_in(2, 2, 4)
+    (range(4, 6), range(1, 2), range(4, 4))
+    """
+    stop = min(-(-(word + 1) * WORD // size), count)
+    return range(min(word * WORD // size, stop), stop)
 
 
 def _require_little_endian() -> None:
     if sys.byteorder != "little":
-        raise WordError("this machine is big-endian, which Parimend does not support yet")
+        raise WordError("bit patterns are read in place, which needs a little-endian machine")

@@ -70,6 +70,10 @@ class Grid(NamedTuple):
             erased = ~fits | (integers != scaled) | ((integers == 0) & np.signbit(values))
         return np.where(erased, 0, integers), erased
 
+    def contains(self, integers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which integers are in range."""
+        return np.asarray(np.abs(integers) < self.limit)
+
     def write(self, integers: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
         """The values of ``integers``, exact in ``dtype``."""
         if dtype.kind == "i":

@@ -1,0 +1,119 @@
+"""Dense real codes: the bits of their entries, their statistics, their algebra."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from parimend.codes import Gaussian, from_spec
+from parimend.codes.gaussian import _log, normal_quantile, normals
+from parimend.codes.hashing import stream_key
+from parimend.errors import SpecError
+from tests.codes.contract import RealCodeContract
+
+
+class TestGaussian(RealCodeContract):
+    @pytest.fixture(params=[(2, 1, 0), (40, 12, 3), (150, 75, (1 << 64) - 2)], ids=str)
+    def code(self, request):
+        n, m, seed = request.param
+        return Gaussian(n, m, seed)
+
+
+GOLDEN = {
+    # The quantile in its three ranges, next to its limits, and at its ends.
+    "0x1.0p-54": None,
+}
+
+
+def test_entries_are_fixed_to_the_last_bit():
+    H = Gaussian(n=5, m=2, seed=7).matrix
+    assert [x.hex() for x in H.T.flatten().tolist()] == []
+
+
+@pytest.mark.parametrize(("tail", "x"), [(t, None) for t in GOLDEN])
+def test_quantiles_are_fixed_to_the_last_bit(tail, x):
+    assert normal_quantile(np.array([float.fromhex(tail)]))[0].hex() == x
+
+
+def test_quantile_is_accurate(rng):
+    tails = np.concatenate([rng.random(100_000) / 2, rng.random(100_000) * 2.0 ** -rng.integers(2, 40, 100_000)])
+    tails = np.round(tails * 2.0**54)
+    tails = tails[(tails > 0) & (tails < 2.0**53)] * 2.0**-54
+    np.testing.assert_allclose(normal_quantile(tails), stats.norm.isf(tails), rtol=2e-15, atol=0)
+
+
+def test_logarithm_is_accurate(rng):
+    x = 2.0 ** -rng.uniform(1, 54, 100_000)
+    np.testing.assert_allclose(_log(x), np.log(x), rtol=5e-16, atol=0)
+
+
+def test_entries_are_standard_normal():
+    x = normals(stream_key(1), 0, 1_000_000)
+    assert stats.kstest(x, "norm").pvalue > 0.01
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.004
+    # As many in the tails as there should be: 3.17e-5 and 5.7e-7 of them.
+    assert 20 < np.count_nonzero(np.abs(x) > 4) < 110
+    assert np.count_nonzero(np.abs(x) > 5) < 6
+
+
+@given(start=st.integers(0, 10**9), count=st.integers(0, 50), skip=st.integers(0, 50))
+def test_entries_are_addressed_by_a_counter(start, count, skip):
+    whole = normals(stream_key(3), start, skip + count)
+    np.testing.assert_array_equal(normals(stream_key(3), start + skip, count), whole[skip:])
+
+
+codes = st.tuples(st.integers(2, 60), st.integers(1, 59), st.integers(0, (1 << 64) - 1)).map(
+    lambda c: Gaussian(c[0], min(c[0] - 1, c[1]), c[2])
+)
+
+
+@given(codes)
+def test_matrix_is_made_of_its_columns(code):
+    np.testing.assert_array_equal(code.matrix, code.dense())
+    assert not code.matrix.flags.writeable
+    np.testing.assert_array_equal(from_spec(code.spec()).matrix, code.matrix)
+
+
+def test_matrix_is_made_in_blocks_that_join():
+    code = Gaussian(n=300, m=250)  # more than one block
+    np.testing.assert_array_equal(code.matrix, code.dense())
+
+
+@given(codes, st.integers(0, 2**32 - 1), st.floats(-10, 10))
+def test_syndrome_is_linear(code, seed, factor):
+    a, b = np.random.default_rng(seed).normal(size=(2, code.n))
+    both = code.syndrome(a) + factor * code.syndrome(b)
+    np.testing.assert_allclose(code.syndrome(a + factor * b), both, rtol=0, atol=1e-10)
+
+
+@given(st.integers(4, 80), st.integers(0, 1000))
+def test_projection(n, seed):
+    code = Gaussian(n, n // 2, seed)
+    x, y = np.random.default_rng(seed).normal(size=(2, n))
+    p = code.project(x)
+    tolerance = 1e-8  # the smallest singular value of H may be small
+    assert np.abs(code.matvec(p)).max() < tolerance
+    assert np.abs(code.project(p) - p).max() < tolerance
+    assert abs((x - p) @ code.project(y)) < tolerance
+
+
+def test_cholesky_agrees_with_conjugate_gradients(rng):
+    code = Gaussian(n=200, m=60)
+    residual = rng.normal(size=60)
+    np.testing.assert_allclose(
+        code.solve_gram(residual), super(Gaussian, code).solve_gram(residual), rtol=1e-10
+    )
+
+
+def test_needs_fewer_checks_than_words():
+    with pytest.raises(SpecError, match="m < n"):
+        Gaussian(n=5, m=5)
+
+
+def test_pickles_without_its_matrix():
+    import pickle
+
+    code = Gaussian(n=300, m=200)
+    assert code.matrix.nbytes == 480_000
+    assert len(pickle.dumps(code)) < 1000
