@@ -1,6 +1,21 @@
 """Syndrome to errors: decoders, prepared once for a code."""
 
+from parimend.decoders.agreement import Agreement
+from parimend.decoders.amp import AMP
 from parimend.decoders.base import Decoder, Prepared, decoder
 from parimend.decoders.buckets import Buckets
+from parimend.decoders.greedy import OMP
+from parimend.decoders.l1 import L1
+from parimend.decoders.peeling import Peeling
 
-__all__ = ["Buckets", "Decoder", "Prepared", "decoder"]
+__all__ = [
+    "AMP",
+    "L1",
+    "OMP",
+    "Agreement",
+    "Buckets",
+    "Decoder",
+    "Peeling",
+    "Prepared",
+    "decoder",
+]

@@ -33,6 +33,7 @@ from parimend.codes.sparse import Sparse
 from parimend.decoders import _peeling as kernels
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
+from parimend.errors import SpecError
 from parimend.records import Decoding, Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")
@@ -50,10 +51,10 @@ class Peeling(Decoder):
         >>> import numpy as np
         >>> code = Sparse(n=5120, m=160)
         >>> damage = np.zeros(5120, np.int64)
-        >>> damage[[7, 4000]] = 1000, -524287
+        >>> damage[[7, 4000]] = 1000, -262143
         >>> decoding = Peeling().prepare(code).decode(code.syndrome(damage))
         >>> decoding.verdict.value, decoding.positions.tolist(), decoding.values.tolist()
-        ('corrected', [7, 4000], [1000, -524287])
+        ('corrected', [7, 4000], [1000, -262143])
     """
 
     max_pairs: int = 4_000_000
@@ -82,11 +83,15 @@ class PreparedPeeling(Prepared):
     @cached_property
     def _multipliers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Prepared on the first syndrome that needs them."""
-        return kernels.pair_multipliers(*self._rows, self._inverse, self.code.columns.coefficient)  # type: ignore[no-any-return]
+        return kernels.pair_multipliers(*self._rows, self._inverse, self.code.columns.coefficient)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
     ) -> Decoding:
+        if noise:
+            raise SpecError(
+                "peeling needs exact syndromes: decode noisy ones with the 'agreement' decoder"
+            )
         code = self.code
         damage = np.zeros(code.n, np.int64)
         erased = np.zeros(code.n, np.uint8)

@@ -79,8 +79,14 @@ def _clear(start, row, coefficient, owned, inverse, bases, word, syndrome):  # t
     """Clear the checks one after the other; see `parimend.impose.rounding`."""
     checks, k = owned.shape
     for j in range(checks):
+        # (t, 0, .., 0) clears the check. Shortening it at once would overflow: its upper half is
+        # replaced by that many times a short vector that is worth (2^32, 0, .., 0).
+        t = np.int64(np.uint64(-syndrome[j]) * inverse[j])
         v = np.zeros(k, np.int64)
-        v[0] = np.int64(np.uint64(-syndrome[j]) * inverse[j])
+        v[0] = np.int64(1) << np.int64(32)
+        shorten(bases[j], v)
+        v *= t >> np.int64(32)
+        v[0] += t & np.int64(0xFFFFFFFF)
         shorten(bases[j], v)
         for c in range(k):
             i = owned[j, c]

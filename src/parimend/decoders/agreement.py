@@ -1,0 +1,150 @@
+"""Agreement of checks: sparse codes on real weights, known only to within rounding noise.
+
+Weights that are not on a grid (in training, say) meet their checks only approximately, and a single
+check says nothing. But two checks of one word that lead to the same damage, to within the noise, can
+be trusted: they agree by accident with a probability of about noise / damage for every word of the
+check. Each such word is put right and the next one looked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes.sparse import Sparse
+from parimend.decoders import _peeling as kernels
+from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.records import Decoding, Verdict
+
+
+@dataclass(frozen=True)
+class Agreement(Decoder):
+    """Decoding of `Sparse` codes with noisy checks.
+
+    It takes words with at least two checks that no other wrong word disturbs, so about 4 checks for
+    an error with columns of weight 3. The verdict is at best ``below_floor``: what is smaller than
+    `Decoding.floor`, in units of the word, cannot be seen.
+
+    Example:
+        >>> code = Sparse(n=5120, m=320)
+        >>> damage = np.zeros(5120)
+        >>> damage[[7, 4000]] = 1000.3, -20000.7
+        >>> noisy = code.matvec(damage + np.random.default_rng(0).normal(0, 1e-3, 5120))
+        >>> syndrome = np.rint(noisy * code.unit).astype(np.int64)
+        >>> decoding = Agreement().prepare(code).decode(syndrome, noise=0.1 * code.unit)
+        >>> decoding.verdict.value, decoding.positions.tolist(), decoding.values.round(1).tolist()
+        ('below_floor', [7, 4000], [1000.3, -20000.7])
+    """
+
+    name: ClassVar[str] = "agreement"
+    families: ClassVar[tuple[str, ...]] = ("sparse",)
+
+    def _prepare(self, code: Sparse) -> _Prepared:
+        return _Prepared(code)
+
+
+class _Prepared(Prepared):
+    code: Sparse
+
+    def __init__(self, code: Sparse) -> None:
+        super().__init__(code)
+        self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
+
+    def _decode(
+        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
+    ) -> Decoding:
+        code = self.code
+        rest = syndrome.astype(np.float64)
+        tolerance = np.full(code.m, max(noise, 0.5))
+        damage = np.zeros(code.n)
+        erased = np.zeros(code.n, np.uint8)
+        erased[erasures] = 1
+        limit = float(1 << code.word_bits)
+        found = _agree(*code.columns, *self._rows, rest, tolerance, damage, erased, limit)
+        steps = {"agree": int(found)}
+        if erasures.size and (np.abs(rest) > tolerance).any():
+            steps["erasures"] = self._solve(erasures, rest, damage)
+        unexplained = int(np.count_nonzero(np.abs(rest) > tolerance))
+        floor = 4.0 * float(tolerance.max()) / code.unit  # coefficients are at least unit / 2
+        if unexplained:
+            return nothing(
+                Verdict.UNCORRECTABLE, rest, unexplained=unexplained, floor=floor, steps=steps
+            )
+        positions = np.union1d(np.flatnonzero(damage), erasures)
+        return Decoding(
+            Verdict.BELOW_FLOOR, positions, damage[positions], floor=floor, steps=steps
+        )
+
+    def _solve(
+        self, erasures: NDArray[np.int64], rest: NDArray[np.float64], damage: NDArray[np.float64]
+    ) -> int:
+        """Least squares for the values of erased words; 0 if they are not determined."""
+        H = np.zeros((self.code.m, erasures.size))
+        for k, i in enumerate(erasures):
+            rows, coefficients = self.code.column(int(i))
+            H[rows, k] = coefficients
+        unit = self.code.unit
+        x, _, rank, _ = np.linalg.lstsq(H / unit, rest / unit, rcond=None)
+        if rank < erasures.size:
+            return 0
+        damage[erasures] += x
+        rest -= H @ x
+        return int(erasures.size)
+
+
+@nb.njit(cache=True)
+def _agree(start, row, coefficient, row_start, column, entry,  # type: ignore[no-untyped-def]
+           rest, tolerance, damage, erased, limit):  # fmt: skip
+    """Put right what two checks agree on, until nothing is left that they do; returns how many."""
+    m = row_start.size - 1
+    found = 0
+    progress = True
+    while progress and found < 4 * m:
+        progress = False
+        for j in range(m):
+            if abs(rest[j]) <= tolerance[j]:
+                continue
+            best, best_x, best_count, ties = -1, 0.0, 0, 0
+            for p in range(row_start[j], row_start[j + 1]):
+                i = column[p]
+                x = rest[j] / coefficient[entry[p]]
+                if erased[i] or abs(x) >= limit:
+                    continue
+                count, total, contradicted = 1, x, False
+                for q in range(start[i], start[i + 1]):
+                    c = row[q]
+                    if c == j:
+                        continue
+                    if abs(rest[c] - coefficient[q] * x) <= tolerance[c] + tolerance[j]:
+                        count += 1
+                        total += rest[c] / coefficient[q]
+                    elif abs(rest[c]) <= tolerance[c]:
+                        contradicted = True
+                # An agreement with a check that is itself within the noise says nothing.
+                if count < 2 or contradicted:
+                    continue
+                seen = 0
+                for q in range(start[i], start[i + 1]):
+                    if abs(rest[row[q]]) > tolerance[row[q]]:
+                        seen += 1
+                if seen < 2:
+                    continue
+                if count > best_count:
+                    best, best_x, best_count, ties = i, total / count, count, 1
+                elif count == best_count:
+                    ties += 1
+            if best < 0 or ties > 1:
+                continue
+            damage[best] += best_x
+            error = tolerance[j] / abs(coefficient[start[best]])
+            for q in range(start[best], start[best + 1]):
+                c = row[q]
+                rest[c] -= coefficient[q] * best_x
+                tolerance[c] = np.hypot(tolerance[c], error * abs(coefficient[q]))
+            found += 1
+            progress = True
+    return found
