@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parimend.carriers import PlannedWord
     from parimend.constraint import Constraint, constrain_
+    from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
+    from parimend.hub import load_file, save_file, verify
+    from parimend.guards import Guards, guard_
     from parimend.model import check, plan, protect_, repair_
-    from parimend.records import Change, Diagnosis, Repair, Verdict
+    from parimend.records import Change, Diagnosis, FileReport, Repair, Report, Verdict
+    from parimend.scrub import Scrubber
     from parimend.seal import Seal
 
 __version__ = "0.1.0"
@@ -21,30 +25,56 @@ _HOMES = {
     "Change": "records",
     "Constraint": "constraint",
     "Diagnosis": "records",
+    "FileReport": "records",
+    "Guards": "guards",
     "PlannedWord": "carriers",
+    "Protection": "files",
     "Repair": "records",
+    "Report": "records",
+    "Scrubber": "scrub",
     "Seal": "seal",
     "Verdict": "records",
     "check": "model",
+    "check_file": "files",
     "constrain_": "constraint",
+    "load_file": "hub",
+    "guard_": "guards",
     "plan": "model",
+    "plan_file": "files",
     "protect_": "model",
+    "protect_file": "files",
     "repair_": "model",
+    "repair_file": "files",
+    "save_file": "hub",
+    "verify": "hub",
 }
 
 __all__ = [
     "Change",
     "Constraint",
     "Diagnosis",
+    "FileReport",
+    "Guards",
     "PlannedWord",
+    "Protection",
     "Repair",
+    "Report",
+    "Scrubber",
     "Seal",
     "Verdict",
     "check",
+    "check_file",
     "constrain_",
+    "load_file",
+    "guard_",
     "plan",
+    "plan_file",
     "protect_",
+    "protect_file",
     "repair_",
+    "repair_file",
+    "save_file",
+    "verify",
 ]
 
 

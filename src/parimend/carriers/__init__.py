@@ -8,6 +8,7 @@ from parimend.carriers.protect import (
     choose_codes,
     plan,
     protect_,
+    refresh,
     seal_,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "diagnose",
     "plan",
     "protect_",
+    "refresh",
     "repair_",
     "seal_",
     "subparts",

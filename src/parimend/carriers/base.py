@@ -100,18 +100,20 @@ def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None
     return digest.digest()
 
 
-def _find(word: SealedWord, tensors: Tensors) -> Finding:
+def find(word: SealedWord, tensors: Tensors) -> Finding:
+    """Decode one word. What can be corrected is proven by the SHA-256 of the result."""
     from parimend.carriers import lowbits, real, sidecar
 
-    find: Callable[[SealedWord, Tensors], Finding]
-    find = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}[word.code.family]
-    finding = find(word, tensors)
+    carriers: dict[str, Callable[[SealedWord, Tensors], Finding]]
+    carriers = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}
+    finding = carriers[word.code.family](word, tensors)
     if finding.verdict is Verdict.CORRECTABLE and sha256_of(word, tensors, finding) != word.sha256:
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
     return finding
 
 
-def _outcome(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
+def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
+    """A finding as a record."""
     changes = tuple(
         Change(part.name, part.index(offset), part.dtype, received, original)
         for number, offset, received, original in finding.elements
@@ -144,7 +146,7 @@ def diagnose(
     require_match(seal, tensors)
     outcomes = []
     for word in seal.words:
-        outcomes.append(_outcome(word, _find(word, tensors)))
+        outcomes.append(outcome_of(word, find(word, tensors)))
         progress(outcomes[-1].elements)
     return Diagnosis(tuple(outcomes), time.perf_counter() - began)
 
@@ -161,20 +163,21 @@ def repair_(
     require_match(seal, tensors)
     outcomes = []
     for word in seal.words:
-        finding = _find(word, tensors)
+        finding = find(word, tensors)
         verdict = finding.verdict
         if verdict is Verdict.CORRECTABLE:
-            _write(word, finding, tensors)
+            write_finding(word, finding, tensors)
             verdict = Verdict.CORRECTED
             if sha256_of(word, tensors) != word.sha256:
                 verdict = Verdict.UNCORRECTABLE
                 finding = Finding(verdict, reason="the memory does not hold what is written to it")
-        outcomes.append(_outcome(word, finding, verdict))
+        outcomes.append(outcome_of(word, finding, verdict))
         progress(outcomes[-1].elements)
     return Repair(tuple(outcomes), time.perf_counter() - began)
 
 
-def _write(word: SealedWord, finding: Finding, tensors: Tensors) -> None:
+def write_finding(word: SealedWord, finding: Finding, tensors: Tensors) -> None:
+    """Put the right bytes of a finding into their places."""
     for number, part in enumerate(word.parts):
         mine = [(offset, value) for k, offset, _, value in finding.elements if k == number]
         if mine:

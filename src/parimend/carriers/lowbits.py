@@ -43,8 +43,8 @@ def require_float32(parts: tuple[Part, ...]) -> None:
     for part in parts:
         if part.dtype != "F32":
             raise WordError(
-                f"{part.name} is {part.dtype}, but the lowbits carrier holds F32: leave it out with "
-                "only=..., or use carrier='sidecar', which holds any dtype"
+                f"{part.name} is {part.dtype}, but the lowbits carrier holds F32: leave it out "
+                "with only=..., or use carrier='sidecar', which holds any dtype"
             )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from parimend.carriers import lowbits, real, sidecar
-from parimend.carriers.base import Tensors
+from parimend.carriers.base import Tensors, require_match
 from parimend.codes import LowBits, Modular, Sparse
 from parimend.errors import SpecError
 from parimend.seal import Seal
@@ -164,3 +164,23 @@ def _fitting(
         )
     except SpecError as error:
         raise SpecError(f"{parts[0].name}: {error}") from None
+
+
+def refresh(seal: Seal, tensors: Tensors) -> Seal:
+    """Seal updated weights anew with the codes and layout of an old seal.
+
+    Raises:
+        SpecError: for carriers that live in the weights: an update takes them out of their code.
+    """
+    if seal.carrier != "sidecar":
+        raise SpecError(
+            f"the {seal.carrier} carrier lives in the weights: after an update protect them again, "
+            "or train with constrain_"
+        )
+    require_match(seal, tensors)
+    words = [
+        sidecar.seal_word(word.code, word.parts, tensors)
+        for word in seal.words
+        if isinstance(word.code, Modular)
+    ]
+    return replace(seal, words=tuple(words))

@@ -68,7 +68,7 @@ def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...
     return [*words, tuple(current)] if current else words
 
 
-def _pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
+def pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
     """The parts in pieces small enough to be read, each with the index of its first word."""
     for part, start in _starts(parts):
         at = start
@@ -79,13 +79,13 @@ def _pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
 
 def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np.uint64]:
     """The syndrome of the parts, read once; several threads take one piece each."""
-    pieces, lock = _pieces(parts), Lock()
+    todo, lock = pieces(parts), Lock()
 
     def work() -> NDArray[np.uint64]:
         total = code.zeros()
         while True:
             with lock:
-                piece, start = next(pieces, (None, 0))
+                piece, start = next(todo, (None, 0))
             if piece is None:
                 return total
             code.accumulate(total, words_of(tensors.read(piece)), start)
@@ -100,7 +100,7 @@ def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> Seale
     total, digest = code.zeros(), hashlib.sha256()
     with ThreadPoolExecutor(1) as hasher:
         hashed = None
-        for piece, start in _pieces(parts):
+        for piece, start in pieces(parts):
             data = tensors.read(piece)
             if hashed:
                 hashed.result()
