@@ -28,3 +28,19 @@ class MismatchError(ParimendError, ValueError):
 
 class FormatError(ParimendError, ValueError):
     """A model file is not what its format promises (truncated, damaged header, wrong type)."""
+
+
+class BusyError(ParimendError, RuntimeError):
+    """Another process is writing the same file."""
+
+
+class DamageError(ParimendError, RuntimeError):
+    """A file was to be loaded, and it is damaged; see the policies of `parimend.load_file`."""
+
+
+class GuardError(ParimendError, ValueError):
+    """Guards were asked for that cannot be: no such layer, too many checks, guarded already."""
+
+
+class ComputationError(ParimendError, RuntimeError):
+    """A guard saw a wrong computation, and its policy is to raise."""

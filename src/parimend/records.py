@@ -132,11 +132,7 @@ class Diagnosis:
     @property
     def verdict(self) -> Verdict:
         """The worst verdict of the words."""
-        found = {word.verdict for word in self.words}
-        for verdict in (Verdict.UNCORRECTABLE, Verdict.CORRECTABLE, Verdict.CORRECTED):
-            if verdict in found:
-                return verdict
-        return Verdict.CLEAN
+        return worst(*(word.verdict for word in self.words))
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -152,4 +148,96 @@ class Diagnosis:
 @dataclass(frozen=True)
 class Repair(Diagnosis):
     """What a repair found and did: `Diagnosis.changes` were written where the verdict of their word
-    is `corrected`; words that are `uncorrectable` were left as found."""
+    is `corrected`; words that are `uncorrectable` were left as found.
+    """
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was found in one file, and what was done about it.
+
+    Attributes:
+        path: of the file.
+        outcome: of its protected words: a `Diagnosis`, or a `Repair`.
+        carrier: where its redundancy lives.
+        errors: number of wrong words that it is made to repair.
+        elements: number of elements in the file; `Diagnosis.elements` says how many are protected.
+        seal: of the seal itself: clean, correctable, or corrected if it was written anew.
+        frame: of the header and the length: clean, correctable, corrected or uncorrectable.
+        missing: bytes that are missing at the end.
+        surplus: bytes that follow the end.
+        written: path of the repaired file; empty if none was written.
+    """
+
+    path: str
+    outcome: Diagnosis
+    carrier: str
+    errors: int
+    elements: int
+    seal: Verdict = Verdict.CLEAN
+    frame: Verdict = Verdict.CLEAN
+    missing: int = 0
+    surplus: int = 0
+    written: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the words, the frame and the seal."""
+        return worst(self.outcome.verdict, self.frame, self.seal)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is or was wrong, in words; empty if the file is clean."""
+        found = []
+        done = {Verdict.CORRECTED: "restored", Verdict.CORRECTABLE: "can be restored"}
+        for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
+            if number:
+                found.append(f"{number} bytes {what} the end")
+        if self.frame is not Verdict.CLEAN and not found:
+            found.append(f"header damaged, {done.get(self.frame, 'cannot be restored')}")
+        if self.seal is not Verdict.CLEAN:
+            found.append(f"seal damaged, {done.get(self.seal, 'cannot be restored')}")
+        done |= {Verdict.CORRECTED: "corrected", Verdict.CORRECTABLE: "can be corrected"}
+        for word in self.outcome.words:
+            if word.verdict in done:
+                count = len(word.changes)
+                text = f"{count} wrong element{'s' * (count != 1)}, {done[word.verdict]}"
+            elif word.verdict is Verdict.UNCORRECTABLE:
+                text = f"uncorrectable: {word.reason}"
+            else:
+                continue
+            found.append(f"{word.name}: {text}" if len(self.outcome.words) > 1 else text)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in the files of a model.
+
+    Attributes:
+        files: one report per file.
+        seconds: how long it took.
+    """
+
+    files: tuple[FileReport, ...]
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the files."""
+        return worst(*(file.verdict for file in self.files))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All wrong elements that are known."""
+        return tuple(change for file in self.files for change in file.outcome.changes)
+
+
+def worst(*verdicts: Verdict) -> Verdict:
+    """The one that leaves most to do.
+
+    >>> worst(Verdict.CORRECTED, Verdict.CLEAN).value
+    'corrected'
+    """
+    order = (Verdict.UNCORRECTABLE, Verdict.CORRECTABLE, Verdict.CORRECTED, Verdict.BELOW_FLOOR)
+    return next((verdict for verdict in order if verdict in verdicts), Verdict.CLEAN)

@@ -4,13 +4,14 @@ The payload, little-endian, inside `parimend.armor`::
 
     length of the text (u32), text, checks
 
-The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of every
-protected tensor; it is missing if the blob named ``header`` is the header of a safetensors file, which
-lists them already. Its ``words`` list one object per word: ``code`` (the spec), ``parts`` (in
-order: ``[i, j]``, the whole tensors number i to j, or ``[i, start, count, exponent]``, elements of
-tensor i on a grid), ``sha256`` (of the bytes of all parts, in hexadecimal) and ``checks``, the number
-of bytes that the word's sealed checks take in what follows the text. For sparse codes those are the
-values of the free checks, one i64 each (the others are zero); for modular codes `Modular.pack`.
+The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of
+every protected tensor; it is missing if the blob named ``header`` is the header of a safetensors
+file, which lists them already. Its ``words`` list one object per word: ``code`` (the spec),
+``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
+``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
+parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
+what follows the text. For sparse codes those are the values of the free checks, one i64 each (the
+others are zero); for modular codes `Modular.pack`. ``blobs`` says how many bytes of each follow.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from parimend.words.header import parse_header
 from parimend.words.layout import Part, whole
 
 VERSION = 1
+# What reading a payload may end with that makes no sense.
+_UNREADABLE = (ParimendError, ValueError, TypeError, LookupError, RecursionError, struct.error)
 HEADER = "header"
 """Name of the blob that is a copy of a safetensors file's header; empty for files of other formats,
 whose bytes are one tensor."""
@@ -124,7 +127,7 @@ class Seal:
         payload, _ = unarmor(data, name)
         try:
             return _parse(payload)
-        except (ParimendError, ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
+        except _UNREADABLE as error:
             raise SealError(f"{name}: the seal cannot be read: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:

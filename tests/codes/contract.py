@@ -112,8 +112,15 @@ class CodeContract:
 
     @pytest.mark.parametrize(
         "change",
-        [{"n": 0}, {"m": 0}, {"n": 2.0}, {"m": True}, {"seed": -1}, {"seed": 1 << 64},
-         {"version": 99}],
+        [
+            {"n": 0},
+            {"m": 0},
+            {"n": 2.0},
+            {"m": True},
+            {"seed": -1},
+            {"seed": 1 << 64},
+            {"version": 99},
+        ],
     )
     def test_refuses_codes_that_cannot_exist(self, code: Code, change: dict[str, Any]) -> None:
         with pytest.raises(SpecError, match=next(iter(change))):

@@ -1,5 +1,8 @@
 """Dense real codes: the bits of their entries, their statistics, their algebra."""
 
+import hashlib
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,24 +23,40 @@ class TestGaussian(RealCodeContract):
         return Gaussian(n, m, seed)
 
 
-GOLDEN = {
-    # The quantile in its three ranges, next to its limits, and at its ends.
-    "0x1.0p-54": None,
-}
-
-
 def test_entries_are_fixed_to_the_last_bit():
-    H = Gaussian(n=5, m=2, seed=7).matrix
-    assert [x.hex() for x in H.T.flatten().tolist()] == []
+    assert [x.hex() for x in Gaussian(n=5, m=2, seed=7).matrix.T.flatten().tolist()] == [
+        "0x1.42da852695d29p-2", "0x1.f3fc63b8d8e11p-1", "0x1.2eece9148723dp+0",
+        "0x1.d4afdc44aaf0ap-2", "0x1.f9e35b272fbdfp-3", "0x1.de0f54b74d598p-2",
+        "0x1.6d58d81163f6ep-2", "0x1.c25481c6a155fp-2", "-0x1.30b0bdc457da8p+0",
+        "-0x1.13f19a9ef6e19p+0",
+    ]  # fmt: skip
+    H = Gaussian(n=1000, m=300, seed=8).matrix
+    digest = hashlib.sha256(H.T.astype("<f8").tobytes()).hexdigest()
+    assert digest == "0a37d47cccc49596c4d7824c3332779b52b14d4bba72e0f2c9581e4d7834b96b"
 
 
-@pytest.mark.parametrize(("tail", "x"), [(t, None) for t in GOLDEN])
+@pytest.mark.parametrize(
+    ("tail", "x"),
+    [  # in all three ranges and next to their limits
+        ("0x1p-54", "0x1.095b059d67c4cp+3"),
+        ("0x1.8p-40", "0x1.bf6d4348f688ap+2"),
+        ("0x1p-30", "0x1.80993fb2838ddp+2"),
+        ("0x1p-10", "0x1.8c73502ae34eep+1"),
+        ("0x1.333333333332p-4", "0x1.7085226d3e52bp+0"),
+        ("0x1.333333333334p-4", "0x1.7085226d3e51dp+0"),
+        ("0x1p-3", "0x1.267d4c07b0566p+0"),
+        ("0x1p-2", "0x1.5956b87528a49p-1"),
+        ("0x1.ffffffffffffep-2", "0x1.40d931ff62707p-52"),
+    ],
+)
 def test_quantiles_are_fixed_to_the_last_bit(tail, x):
     assert normal_quantile(np.array([float.fromhex(tail)]))[0].hex() == x
 
 
 def test_quantile_is_accurate(rng):
-    tails = np.concatenate([rng.random(100_000) / 2, rng.random(100_000) * 2.0 ** -rng.integers(2, 40, 100_000)])
+    tails = np.concatenate(
+        [rng.random(100_000) / 2, rng.random(100_000) * 2.0 ** -rng.integers(2, 40, 100_000)]
+    )
     tails = np.round(tails * 2.0**54)
     tails = tails[(tails > 0) & (tails < 2.0**53)] * 2.0**-54
     np.testing.assert_allclose(normal_quantile(tails), stats.norm.isf(tails), rtol=2e-15, atol=0)
@@ -112,8 +131,6 @@ def test_needs_fewer_checks_than_words():
 
 
 def test_pickles_without_its_matrix():
-    import pickle
-
     code = Gaussian(n=300, m=200)
     assert code.matrix.nbytes == 480_000
     assert len(pickle.dumps(code)) < 1000

@@ -1,15 +1,15 @@
 """What every decoder must do: subclass the contract, provide ``decoder`` and ``code``.
 
-    class TestMine(DecoderContract):
-        easy, overload = 5, (30, 60)
+class TestMine(DecoderContract):
+    easy, overload = 5, (30, 60)
 
-        @pytest.fixture
-        def decoder(self):
-            return Mine()
+    @pytest.fixture
+    def decoder(self):
+        return Mine()
 
-        @pytest.fixture(params=[Sparse(n=200, m=60)])
-        def code(self, request):
-            return request.param
+    @pytest.fixture(params=[Sparse(n=200, m=60)])
+    def code(self, request):
+        return request.param
 """
 
 from __future__ import annotations

@@ -83,34 +83,34 @@ def _add_group(typing, words, first, a, sums, distance, starts, i):
     """
 
     def generate(context, builder, signature, args):
-        words, first, a, sums, distance, starts, i = args
-        typed = dict(zip(("words", "", "", "sums", "", "starts"), signature.args, strict=False))
-        array = {
-            name: context.make_array(typed[name])(context, builder, value)
-            for name, value in (("words", words), ("sums", sums), ("starts", starts))
-        }
-        narrow = ir.VectorType(ir.IntType(32), GROUP)
-        wide = ir.VectorType(ir.IntType(64), GROUP)
+        def array(k):
+            return context.make_array(signature.args[k])(context, builder, args[k])
+
+        words, sums, starts = array(0), array(3), array(5)
+        first, a, distance, i = args[1], args[2], args[4], args[6]
+        i32, i64 = ir.IntType(32), ir.IntType(64)
+        narrow, wide = ir.VectorType(i32, GROUP), ir.VectorType(i64, GROUP)
 
         def constant(value):
             return ir.Constant(wide, [value] * GROUP)
 
-        def vector(name, offset, of):
-            return builder.bitcast(builder.gep(array[name].data, [offset]), of.as_pointer())
+        def vector(array, offset, of):
+            return builder.bitcast(builder.gep(array.data, [offset]), of.as_pointer())
 
-        x = builder.zext(builder.load(vector("words", first, narrow), align=4), wide)
-        a = builder.insert_element(constant(0), builder.zext(a, ir.IntType(64)), ir.IntType(32)(0))
-        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), GROUP), [0] * GROUP)
-        product = builder.mul(x, builder.shuffle_vector(a, a, all_lanes))
-        high = builder.lshr(product, constant(32))
-        lifted = builder.sub(constant(15 * PRIME), builder.mul(high, constant(PRIME - (1 << 32))))
-        y = builder.add(builder.and_(product, constant((1 << 32) - 1)), lifted)
-        bands, columns = cgutils.unpack_tuple(builder, array["starts"].shape)
+        x = builder.zext(builder.load(vector(words, first, narrow), align=4), wide)
+        lane_0 = builder.insert_element(constant(0), builder.zext(a, i64), i32(0))
+        all_lanes = builder.shuffle_vector(lane_0, lane_0, ir.Constant(narrow, [0] * GROUP))
+        product = builder.mul(x, all_lanes)
+        # As in `multiply`, 2^32 = -15 and a multiple of p keeps the sum positive.
+        low = builder.and_(product, constant(0xFFFFFFFF))
+        high = builder.mul(builder.lshr(product, constant(32)), constant(PRIME - (1 << 32)))
+        y = builder.add(low, builder.sub(constant(15 * PRIME), high))
+        bands, columns = cgutils.unpack_tuple(builder, starts.shape)
         with cgutils.for_range(builder, bands) as loop:
             at = builder.add(builder.mul(loop.index, columns), i)
-            offset = builder.load(builder.gep(array["starts"].data, [at]))
+            offset = builder.load(builder.gep(starts.data, [at]))
             for value, place in ((x, offset), (y, builder.add(offset, distance))):
-                pointer = vector("sums", place, wide)
+                pointer = vector(sums, place, wide)
                 total = builder.add(builder.load(pointer, align=8), value)
                 builder.store(total, pointer, align=8)
         return context.get_dummy_value()

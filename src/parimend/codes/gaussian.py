@@ -89,8 +89,8 @@ def normal_quantile(tail: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         float64, the shape of ``tail``.
 
-    >>> float(normal_quantile(np.array([0.025]))[0])
-    1.959963984540054
+    >>> float(normal_quantile(np.array([0.125]))[0])
+    1.1503493803760079
     """
     q = 0.5 - tail
     r = 0.180625 - q * q
@@ -191,8 +191,8 @@ class Gaussian(RealCode):
             SpecError: if H has dependent rows.
         """
         try:
-            return np.linalg.cholesky(self.matrix @ self.matrix.T)
-        except np.linalg.LinAlgError:
+            return sl.cholesky(self.matrix @ self.matrix.T, lower=True)
+        except sl.LinAlgError:
             raise self.dependent_rows() from None
 
     def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -61,4 +61,4 @@ def words(key: np.uint64, start: int, count: int) -> NDArray[np.uint64]:
     """
     i = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        return mix64.py_func(key + i * GOLDEN)  # type: ignore[no-any-return]
+        return mix64.py_func(key + i * GOLDEN)

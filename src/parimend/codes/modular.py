@@ -206,7 +206,7 @@ class Modular(Code):
         if threads < 1:
             raise SpecError(f"threads must be at least 1, not {threads}")
         # One compiled variant serves all: read-only, aligned and contiguous.
-        words = np.require(words, requirements=["C", "A"]).view()
+        words = np.require(np.asarray(words), requirements=["C", "A"]).view()
         words.flags.writeable = False
         whole, group = words.size // GROUP, start // GROUP
         threads = min(threads, 1 + whole // _GROUPS_PER_THREAD)

@@ -29,7 +29,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode
-from parimend.codes.hashing import below, stream_key, word, words
+from parimend.codes.hashing import below, stream_key, word
 from parimend.errors import SpecError
 
 _LARGEST_GRAM = 4096  # rows up to which H H^T is factorized, 128 MB
@@ -169,6 +169,7 @@ class Sparse(RealCode):
         free = 16 if m >= 32 else m // 2
         imposed = m - free
         light = _lightest(n, m, 2 if pairs else 3)
+        weights: tuple[tuple[int, int], ...]
         if pairs:
             share = min(max(500, -(-8000 * imposed // n)), 1000)
             weights = ((light, share), (light + 1, 1000 - share))
@@ -224,19 +225,18 @@ class Sparse(RealCode):
 
     @cached_property
     def _structure(self) -> tuple[Columns, NDArray[np.int64]]:
-        degree = np.repeat(*zip(*self._counts(), strict=True))
+        degrees, counts = zip(*self._counts(), strict=True)
+        degree = np.repeat(degrees, counts)
         start = np.concatenate([[0], np.cumsum(degree)])
         row = np.empty(start[-1], dtype=np.int32)
         _draw_supports(start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS))
         order = _permutation(self.n, stream_key(self.seed, _ORDER))
         start, row = _permute(start, row, order)
-        bits = words(stream_key(self.seed, _COEFFICIENTS), 0, len(row))
-        size = np.uint64(1) << np.uint64(self.coefficient_bits - 1)
-        magnitude = (size | (bits & (size - np.uint64(1))) | np.uint64(1)).astype(np.int64)
-        coefficient = np.where(bits >> np.uint64(63), -magnitude, magnitude)
+        size = 1 << (self.coefficient_bits - 1)
+        coefficient = _draw_coefficients(len(row), size, stream_key(self.seed, _COEFFICIENTS))
         owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
         first, second = start[owned[:, :2]].T  # supports are sorted and the owner comes first
-        coefficient[first] = _coprime(coefficient[first], coefficient[second], int(size))
+        coefficient[first] = _coprime(coefficient[first], coefficient[second], size)
         for array in (start, row, coefficient, owned):
             array.setflags(write=False)
         return Columns(start, row, coefficient), owned
@@ -257,7 +257,7 @@ class Sparse(RealCode):
         return row[part].astype(np.int64), coefficient[part].copy()
 
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
-        return _multiply(*self.columns, word, np.zeros(self.m, np.int64))  # type: ignore[no-any-return]
+        return _multiply(*self.columns, word, np.zeros(self.m, np.int64))
 
     @property
     def unit(self) -> float:
@@ -266,7 +266,7 @@ class Sparse(RealCode):
 
     def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         y = _multiply(*self.columns, np.asarray(x, np.float64), np.zeros(self.m, np.float64))
-        return y / self.unit  # type: ignore[no-any-return]
+        return y / self.unit
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         return _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
@@ -315,6 +315,9 @@ def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped
         size *= 2
     seen = np.zeros(size, np.uint64)
     mask = np.uint64(size - 1)
+    hashed = np.empty(m, np.uint64)
+    for k in range(m):
+        hashed[k] = word(key, ~np.uint64(k))
     counter = np.uint64(0)
     for i in range(n):
         a, b = start[i], start[i + 1]
@@ -344,7 +347,7 @@ def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped
                     p += 1
             mark = np.uint64(0)
             for r in range(a, b):
-                mark += word(key, ~np.uint64(row[r]))
+                mark += hashed[row[r]]
             mark |= np.uint64(1)
             slot = mark >> np.uint64(1) & mask
             while seen[slot] != 0 and seen[slot] != mark:
@@ -355,7 +358,24 @@ def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped
             tries += 1
         for r in range(a, b):
             load[row[r]] += 1
-        row[a:b].sort()
+        for r in range(a + 1, b):  # insertion sort: there are only a few
+            k = row[r]
+            p = r
+            while p > a and row[p - 1] > k:
+                row[p] = row[p - 1]
+                p -= 1
+            row[p] = k
+
+
+@nb.njit(cache=True)
+def _draw_coefficients(count, size, key):  # type: ignore[no-untyped-def]
+    """Odd numbers from ``size`` to 2 ``size``, with random signs."""
+    coefficient = np.empty(count, np.int64)
+    for p in range(count):
+        bits = word(key, np.uint64(p))
+        magnitude = np.int64(np.uint64(size) | (bits & np.uint64(size - 1)) | np.uint64(1))
+        coefficient[p] = -magnitude if bits >> np.uint64(63) else magnitude
+    return coefficient
 
 
 @nb.njit(cache=True)

@@ -20,10 +20,13 @@ def odd_inverse(a):
 
 
 @nb.njit(cache=True)
-def inverses(coefficient):
+def inverses(row, row_start, coefficient):
+    """The inverses of the coefficients in the order of the rows, which are read in one go."""
     out = np.empty(coefficient.size, np.uint64)
+    free = row_start[:-1].copy()
     for p in range(coefficient.size):
-        out[p] = odd_inverse(U(coefficient[p]))
+        out[free[row[p]]] = odd_inverse(U(coefficient[p]))
+        free[row[p]] += 1
     return out
 
 
@@ -85,7 +88,7 @@ def pair_multipliers(row_start, column, entry, inverse, coefficient):
     at = 0
     for j in range(m):
         for i in range(row_start[j], row_start[j + 1]):
-            inv = inverse[entry[i]]
+            inv = inverse[i]
             for k in range(i + 1, row_start[j + 1]):
                 ratio = U(coefficient[entry[k]]) * inv
                 if ratio + U(1) > U(2):  # neither 1 nor -1
@@ -108,10 +111,10 @@ def _solve_pair(s, a, inv_a, b, inv_b, limit):
 
 
 @nb.njit(inline="always")
-def _named(j, s, limit, row_start, column, entry, inverse):
+def _named(j, s, limit, row_start, inverse):
     """Whether syndrome s in check j is what some single wrong word would leave."""
     for p in range(row_start[j], row_start[j + 1]):
-        x = np.int64(U(s) * inverse[entry[p]])
+        x = np.int64(U(s) * inverse[p])
         if -limit < x < limit:
             return True
     return False
@@ -125,11 +128,11 @@ def _single(j, rule, H, state, limit):
     s = syndrome[j]
     best, best_x, best_score, ties = -1, np.int64(0), -1, 0
     for p in range(row_start[j], row_start[j + 1]):
-        i = column[p]
-        if lost[j] == 1 and not erased[i]:
+        x = np.int64(U(s) * inverse[p])
+        if not -limit < x < limit:
             continue
-        x = np.int64(U(s) * inverse[entry[p]])
-        if not -limit < x < limit or not -limit < x + damage[i] < limit:
+        i = column[p]
+        if (lost[j] == 1 and not erased[i]) or not -limit < x + damage[i] < limit:
             continue
         if erased[i]:
             return i, x
@@ -168,7 +171,7 @@ def _confirmations(j, i, x, k, y, H, state, limit):
             for r in range(start[other], start[other + 1]):
                 if row[r] == c:
                     rest -= coefficient[r] * other_size
-            if rest == 0 or _named(c, rest, limit, row_start, column, entry, inverse):
+            if rest == 0 or _named(c, rest, limit, row_start, inverse):
                 count += 1
     return count
 
@@ -208,7 +211,7 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
                 continue
             e, h = entry[a0 + p], entry[a0 + r]
             found, x, y = _solve_pair(
-                s, coefficient[e], inverse[e], coefficient[h], inverse[h], limit
+                s, coefficient[e], inverse[a0 + p], coefficient[h], inverse[a0 + r], limit
             )
             if not found or (x == 0 and not erased[i]) or (y == 0 and not erased[k]):
                 continue

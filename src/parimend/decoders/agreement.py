@@ -75,9 +75,7 @@ class _Prepared(Prepared):
                 Verdict.UNCORRECTABLE, rest, unexplained=unexplained, floor=floor, steps=steps
             )
         positions = np.union1d(np.flatnonzero(damage), erasures)
-        return Decoding(
-            Verdict.BELOW_FLOOR, positions, damage[positions], floor=floor, steps=steps
-        )
+        return Decoding(Verdict.BELOW_FLOOR, positions, damage[positions], floor=floor, steps=steps)
 
     def _solve(
         self, erasures: NDArray[np.int64], rest: NDArray[np.float64], damage: NDArray[np.float64]

@@ -52,11 +52,12 @@ class _Amp(Guesser):
         size = (b @ b) / (m * n * share)
         x, z = np.zeros(H.shape[1]), b
         last = tried = np.empty(0, np.int64)
+        lowest, highest = 1e-3 * problem.bound, 1e3 * np.linalg.norm(b)
         for _ in range(_ITERATIONS):
-            v = x + H.T @ z / m
+            if not lowest < np.linalg.norm(z) < highest:  # arrived, or diverged
+                break
             noise = (z @ z) / m**2
-            if not 0.0 < noise < np.inf:  # at rounding level, or diverged
-                return
+            v = x + H.T @ z / m
             keep = size / (size + noise)
             prior = np.log(share / (1.0 - share)) + 0.5 * np.log(noise / (size + noise))
             odds = prior + 0.5 * keep * v * v / noise
@@ -65,7 +66,7 @@ class _Amp(Guesser):
             slope = wrong * keep * (1.0 + (1.0 - wrong) * keep * v * v / noise)
             count = wrong.sum()
             if count == 0.0:
-                return
+                break
             share = min(max(count / n, 1.0 / n), 0.9 * m / n)
             size = (wrong @ ((keep * v) ** 2 + keep * noise)) / count
             z = b - problem.clear(H @ x) + z * (slope.sum() / m)
@@ -74,3 +75,5 @@ class _Amp(Guesser):
                 tried = now
                 yield now[np.argsort(-np.abs(x[now]), kind="stable")]
             last = now
+        if not np.array_equal(last, tried):
+            yield last

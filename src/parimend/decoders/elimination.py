@@ -12,7 +12,7 @@ from parimend.codes.sparse import Sparse
 from parimend.decoders._peeling import odd_inverse
 
 _LARGEST = 1500
-"""Columns up to which a component is solved: it takes a tenth of a second for a thousand."""
+"""Columns up to which a component is solved; so many take seconds if they fill up."""
 
 
 def solve_components(

@@ -36,6 +36,10 @@ _ITERATIONS = 800
 class L1(Decoder):
     """Basis pursuit.
 
+    The least sum is as right for damage of very different sizes, but harder to find: beyond a ratio
+    of about 1e6 between them (flips of any bits of a float32) both methods often stop short, and
+    `OMP` or `AMP` are better.
+
     Args:
         method: "admm", a first-order method whose supports are tried on the way, for any size; or
             "highs", a simplex or interior point solver that finds the exact minimum, up to about
@@ -70,9 +74,8 @@ class _Highs(Guesser):
 
         # e = p - q with p, q >= 0; what the erasures take is free.
         H, cost = problem.H, np.where(problem.erased, 0.0, 1.0)
-        solution = linprog(
-            np.concatenate([cost, cost]), A_eq=np.hstack([H, -H]), b_eq=problem.syndrome
-        )
+        b = problem.target / np.abs(problem.target).max()  # its tolerances are absolute
+        solution = linprog(np.concatenate([cost, cost]), A_eq=np.hstack([H, -H]), b_eq=b)
         if solution.x is not None:
             p, q = solution.x.reshape(2, -1)
             yield _largest(p - q, problem)
@@ -92,7 +95,7 @@ class _Admm(Guesser):
 
     def _guesses(self, problem: Problem) -> Iterator[NDArray[np.int64]]:
         A = self._rows
-        b = sl.solve_triangular(self.code.gram_factor, problem.syndrome, lower=True)
+        b = sl.solve_triangular(self.code.gram_factor, problem.target, lower=True)
         # In units of the root mean square of the shortest solution.
         step = _FIRST_STEP * np.linalg.norm(b) / np.sqrt(A.shape[1])
         shrink = np.where(problem.erased, 0.0, step)

@@ -73,8 +73,8 @@ class PreparedPeeling(Prepared):
 
     def __init__(self, code: Sparse, max_pairs: int) -> None:
         super().__init__(code)
-        self._inverse = kernels.inverses(code.columns.coefficient)
         self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
+        self._inverse = kernels.inverses(code.columns.row, self._rows[0], code.columns.coefficient)
         weight = np.diff(self._rows[0])
         pairs = int((weight * (weight - 1) // 2).sum())
         # From 30 bits on, the test with the multiplier overflows, and coefficients are too short.

@@ -64,7 +64,7 @@ def kernel_modulo(a: NDArray[np.int64]) -> NDArray[np.int64]:
         (k, k) int64.
 
     Example:
-        >>> a = np.array([2**62 + 1, 2**61 + 7, 2**60 + 3])
+        >>> a = np.array([3**39, 5**27, 7**22])
         >>> basis = kernel_modulo(a)
         >>> bool((basis @ a == 0).all()), bool(np.abs(basis).max() < 2**23)
         (True, True)
@@ -115,7 +115,8 @@ def _orthogonalize(basis, k, ortho, mu, norm):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True)
 def _reduce(basis):  # type: ignore[no-untyped-def]
     """LLL in place. Rows join one by one, so that entries are short before the dimension grows and
-    float64 carries the Gram-Schmidt coefficients."""
+    float64 carries the Gram-Schmidt coefficients.
+    """
     rows, columns = basis.shape
     ortho = np.zeros((rows, columns))
     mu = np.zeros((rows, rows))

@@ -36,42 +36,54 @@ class Rounded(NamedTuple):
 def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
     """The integer word of the code near ``x``.
 
+    If an entry ends out of range, the outermost 16th of the range is cut off ``x`` first: what the
+    largest entries then lack is cleared like the residual of rounding, and they have room.
+
     Args:
         code: a sparse code.
         x: (n,) float64, in grid steps; best a real codeword (`Sparse.project`).
 
     Raises:
-        WordError: if an entry leaves the range of the code's words.
+        WordError: if an entry is not finite, is beyond the range of the code's words by more than a
+            quarter, or cannot be kept in it.
 
     Example:
         >>> code = Sparse(n=2000, m=64)
-        >>> x = code.project(np.random.default_rng(0).normal(size=2000) * 1e5)
+        >>> x = code.project(np.random.default_rng(0).normal(size=2000) * 3e4)
         >>> rounded = round_into(code, x)
         >>> int(np.abs(code.syndrome(rounded.word)[: code.imposed]).max())
         0
     """
-    word = np.rint(x).astype(np.int64)
-    syndrome = code.syndrome(word)
-    own = _own_coefficients(code)
+    if not np.isfinite(x).all():
+        raise WordError(f"element {int(np.argmin(np.isfinite(x)))} of the word is not finite")
+    limit = 1 << (code.word_bits - 1)
+    worst = float(np.abs(x).max())
+    if worst <= 1.25 * limit:
+        moves = _moves(code)
+        for edge in (limit - 1, limit - 1 - limit // 16):
+            word = np.rint(np.clip(x, -edge, edge)).astype(np.int64)
+            syndrome = code.syndrome(word)
+            _clear(*code.columns, code.owned, *moves, word, syndrome)
+            worst = float(np.abs(word).max())
+            if worst < limit:
+                return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
+    raise WordError(
+        f"a weight needs {worst:.0f} grid steps, but words of this code stay below {limit}: use a "
+        "larger step or ask for fewer errors"
+    )
+
+
+def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """For the columns that each imposed check owns: their coefficients in it, (imposed, own), and
+    what `kernel` makes of these.
+    """
+    start, _, coefficient = code.columns
+    own = coefficient[start[code.owned]]  # supports are sorted and the owner comes first
     bases = np.empty((code.imposed, code.own - 1, code.own), np.int64)
     units = np.empty((code.imposed, code.own), np.int64)
     for j in range(code.imposed):
         bases[j], units[j] = kernel(own[j])
-    _clear(*code.columns, code.owned, own, bases, units, word, syndrome)
-    limit = 1 << (code.word_bits - 1)
-    if (worst := int(np.abs(word).max(initial=0))) >= limit:
-        raise WordError(
-            f"a weight needs {worst} grid steps, but words of this code stay below {limit}: use a "
-            "larger step"
-        )
-    return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
-
-
-def _own_coefficients(code: Sparse) -> NDArray[np.int64]:
-    """(imposed, own): the coefficient of every owned column in the check that owns it."""
-    start, _, coefficient = code.columns
-    # Supports are sorted and the owner comes first.
-    return coefficient[start[code.owned]]
+    return own, bases, units
 
 
 @nb.njit(cache=True)

@@ -82,6 +82,21 @@ def dtype_name(dtype: torch.dtype, name: str = "a tensor") -> str:
         ) from None
 
 
+def torch_dtype(dtype: str, name: str = "a tensor") -> torch.dtype:
+    """The torch dtype that safetensors files call ``dtype``: the inverse of `dtype_name`.
+
+    Raises:
+        WordError: if there is none.
+    """
+    import torch
+
+    for of_torch, of_file in _NAMES.items():
+        if of_file == dtype and hasattr(torch, of_torch):
+            found: torch.dtype = getattr(torch, of_torch)
+            return found
+    raise WordError(f"{name} is {dtype}, which this version of torch does not have")
+
+
 def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]:
     """The bytes of a tensor.
 

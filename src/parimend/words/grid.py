@@ -75,7 +75,7 @@ class Grid(NamedTuple):
         return np.asarray(np.abs(integers) < self.limit)
 
     def write(self, integers: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The values of ``integers``, exact in ``dtype``."""
+        """The values of ``integers``, exact in ``dtype`` if they are in range (`contains`)."""
         if dtype.kind == "i":
             return integers.astype(dtype)
         return (integers * self.step).astype(dtype)
@@ -101,16 +101,20 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
         >>> choose_grid(np.array([0.2, -0.11], np.float32), "F32", "w")
         Grid(bits=18, exponent=-19)
     """
-    if dtype in _INTEGER:
-        return Grid(_INTEGER[dtype] if bits is None else min(bits, _INTEGER[dtype]), 0)
-    if dtype not in _FLOAT:
+    if dtype not in DTYPES:
         raise WordError(
             f"{name}: {dtype} weights have no fixed-point grid; the real carrier holds "
             f"{', '.join(DTYPES)}. Use carrier='sidecar', which holds any dtype"
         )
-    bits = FLOAT_BITS if bits is None else bits
-    if not 4 <= bits <= _FLOAT[dtype]:
-        raise WordError(f"{name}: a {dtype} grid has 4 to {_FLOAT[dtype]} bits, not {bits}")
+    most = (_FLOAT | _INTEGER)[dtype]
+    if bits is None:
+        bits = _INTEGER.get(dtype, FLOAT_BITS)
+    elif dtype in _INTEGER:
+        bits = min(bits, most)  # they were chosen for the float tensors beside it
+    if not 4 <= bits <= most:
+        raise WordError(f"{name}: a {dtype} grid has 4 to {most} bits, not {bits}")
+    if dtype in _INTEGER:
+        return Grid(bits, 0)
     if not np.isfinite(values).all():
         where = np.argwhere(~np.isfinite(values))[0].tolist()
         raise WordError(f"{name}: element {where} is not finite; repair the weights first")

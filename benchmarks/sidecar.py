@@ -1,0 +1,183 @@
+"""The sidecar code measured: how often damage is repaired, and how fast the pass over the words is.
+
+    python benchmarks/sidecar.py repair [--words N] [--errors T ...] [--trials K]
+    python benchmarks/sidecar.py speed  [--words N] [--errors T ...] [--rounds K]
+
+Both write Markdown. `repair` supports the rule of `Modular.for_errors`: each trial draws a new code
+and new damage, and decodes the sums that this damage changes; the words themselves play no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from parimend.codes import Modular
+from parimend.codes.modular import restore
+from parimend.decoders import Buckets
+from parimend.records import Verdict
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint32]
+
+
+def scattered(rng: np.random.Generator, n: int, t: int) -> Ints:
+    return np.sort(rng.choice(n, t, replace=False))
+
+
+def burst(rng: np.random.Generator, n: int, t: int) -> Ints:
+    return rng.integers(n - t + 1) + np.arange(t)
+
+
+def blocks(rng: np.random.Generator, n: int, t: int, size: int, used: int) -> Ints:
+    """Aligned blocks of ``size`` words, ``used`` wrong words in each."""
+    chosen = rng.choice(n // size, -(-t // used), replace=False)
+    inside = [np.sort(rng.choice(size, used, replace=False)) for _ in chosen]
+    return (size * chosen[:, None] + inside).ravel()[:t]
+
+
+def lines(rng: np.random.Generator, n: int, t: int) -> Ints:
+    return blocks(rng, n, t, 16, 16)
+
+
+def page(rng: np.random.Generator, n: int, t: int) -> Ints:
+    """In one page of 4 KiB, or in as many as are needed with half of their words wrong."""
+    return blocks(rng, n, t, 1024, min(t, 512))
+
+
+def flip(rng: np.random.Generator, words: Words) -> Words:
+    return words ^ (np.uint32(1) << rng.integers(0, 32, words.size, dtype=np.uint32))
+
+
+def sign(rng: np.random.Generator, words: Words) -> Words:
+    return words ^ np.uint32(1 << 31)
+
+
+def anything(rng: np.random.Generator, words: Words) -> Words:
+    return rng.integers(0, 1 << 32, words.size, dtype=np.uint32)
+
+
+def one(rng: np.random.Generator, words: Words) -> Words:
+    return np.full_like(words, 0x3F800000)
+
+
+def zero(rng: np.random.Generator, words: Words) -> Words:
+    return np.zeros_like(words)
+
+
+KINDS: dict[str, tuple[Callable[..., Ints], Callable[..., Words]]] = {
+    "bit flips": (scattered, flip),
+    "random words": (scattered, anything),
+    "signs": (scattered, sign),
+    "all 1.0": (scattered, one),
+    "all 0": (scattered, zero),
+    "burst": (burst, anything),
+    "burst of 0": (burst, zero),
+    "lines": (lines, anything),
+    "page": (page, flip),
+}
+
+
+def trial(n: int, t: int, kind: str, seed: int) -> tuple[bool, bool, float]:
+    """Damage ``t`` words: (repaired, miscorrected, seconds to decode)."""
+    rng = np.random.default_rng([seed, t, list(KINDS).index(kind)])
+    code = Modular.for_errors(n, t, seed=int(rng.integers(1 << 62)))
+    prepared = Buckets().prepare(code)
+    place, pattern = KINDS[kind]
+    positions = place(rng, n, t)
+    original = rng.normal(0.0, 0.045, t).astype(np.float32).view(np.uint32)
+    received = pattern(rng, original)
+    changed = code.sums_of(positions, received.astype(np.int64) - original)
+    begin = time.perf_counter()
+    decoding = prepared.decode(changed)
+    seconds = time.perf_counter() - begin
+    wrong = received != original
+    order = np.argsort(positions[wrong])
+    truth = positions[wrong][order]
+    right = False
+    if np.array_equal(decoding.positions, truth):
+        restored = restore(received[wrong][order], decoding.values)
+        right = restored is not None and np.array_equal(restored, original[wrong][order])
+    claimed = decoding.verdict is not Verdict.UNCORRECTABLE
+    return claimed and right, claimed and not right, seconds
+
+
+def repair(n: int, errors: list[int], trials: int | None) -> None:
+    print(
+        f"Damage in {n:,} words, all kinds together. rate: of failures, 95 % Wilson interval; "
+        "wrong: called corrected and not the truth.\n"
+    )
+    print("| wrong words | bands x Z | bytes | trials | failed | rate | wrong | decode, ms |")
+    print("| --- " * 8 + "|")
+    failures: dict[int, dict[str, int]] = {}
+    for t in errors:
+        code = Modular.for_errors(n, t)
+        each = trials or max(20, min(20_000, 600_000 // t))
+        failures[t] = dict.fromkeys(KINDS, 0)
+        silent, seconds = 0, []
+        trial(n, t, "bit flips", 0)  # compiles
+        for kind in KINDS:
+            for seed in range(each):
+                repaired, miscorrected, spent = trial(n, t, kind, seed)
+                failures[t][kind] += not repaired
+                silent += miscorrected
+                seconds.append(spent)
+        failed, total = sum(failures[t].values()), each * len(KINDS)
+        ci = binomtest(failed, total).proportion_ci(method="wilson")
+        row = [f"{t:,}", f"{code.bands} x {code.size}", f"{code.packed_bytes:,}", f"{total:,}"]
+        row += [str(failed), f"{ci.low:.1e} .. {ci.high:.1e}", str(silent)]
+        print("| " + " | ".join([*row, f"{1e3 * np.median(seconds):.2f}"]) + " |", flush=True)
+    print("\nFailures by kind:\n\n| wrong words | " + " | ".join(KINDS) + " |")
+    print("| --- " * (1 + len(KINDS)) + "|")
+    for t, by_kind in failures.items():
+        print(f"| {t:,} | " + " | ".join(map(str, by_kind.values())) + " |")
+
+
+def speed(n: int, errors: list[int], rounds: int) -> None:
+    words = np.random.default_rng(0).normal(0.0, 0.045, n).astype(np.float32).view(np.uint32)
+    runs: dict[str, Callable[[], object]] = {"SHA-256": lambda: hashlib.sha256(words.data).digest()}
+    for t in errors:
+        code = Modular.for_errors(n, t)
+        for threads in (1, 2):
+            label = f"{t:,} errors, {code.bands} x {code.size} | {threads}"
+            runs[label] = lambda c=code, k=threads: c.accumulate(c.zeros(), words, 0, k)  # type: ignore[misc]
+    wall, cpu = (dict.fromkeys(runs, np.inf) for _ in range(2))
+    for run in runs.values():
+        run()
+    for _ in range(rounds):  # in turn, so that all meet the same disturbances
+        for label, run in runs.items():
+            begin = time.perf_counter(), time.process_time()
+            run()
+            wall[label] = min(wall[label], time.perf_counter() - begin[0])
+            cpu[label] = min(cpu[label], time.process_time() - begin[1])
+    print(f"The pass over {4 * n / 1e6:.1f} MB, best of {rounds}; in brackets, SHA-256's is 1.\n")
+    print("| what | threads | MB/s | MB per CPU second |\n" + "| --- " * 4 + "|")
+    for label in runs:
+        rates = [4 * n / 1e6 / best[label] for best in (wall, cpu)]
+        ratios = [best["SHA-256"] / best[label] for best in (wall, cpu)]
+        cells = [f"{x:,.0f} ({y:.2f})" for x, y in zip(rates, ratios, strict=True)]
+        print(f"| {label if '|' in label else f'{label} | 1'} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", choices=["repair", "speed"])
+    parser.add_argument("--words", type=int, default=17_200_000, help="length of the code")
+    parser.add_argument("--errors", type=int, nargs="+", default=[1, 10, 210, 1000, 10_000])
+    parser.add_argument("--trials", type=int, help="per kind; default 600,000 / errors, 20..20,000")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    if args.what == "repair":
+        repair(args.words, args.errors, args.trials)
+    else:
+        speed(args.words, args.errors, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Write the golden files of `tests/golden` for sparse codes, peeling and armored bytes.
+
+    python scripts/make_golden.py
+
+Nothing of Parimend is imported: codes are rebuilt in plain Python from their description, damage
+and syndromes are plain integers, and armored bytes come from the reedsolo package. So the files do
+not follow the code that they test, and running this again changes none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import reedsolo
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+MODULUS = 1 << 64
+_PHI = 0x9E3779B97F4A7C15
+
+
+def mix(x: int) -> int:
+    """The finalizer of SplitMix64."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % MODULUS
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % MODULUS
+    return x ^ x >> 31
+
+
+def word(key: int, i: int) -> int:
+    """Output i of SplitMix64 seeded with ``key``."""
+    return mix((key + (i + 1) * _PHI) % MODULUS)
+
+
+def stream_key(seed: int, tag: int) -> int:
+    """The key of stream ``tag`` of a seed."""
+    for t in (1, tag):
+        seed = mix((seed + (t + 1) * _PHI) % MODULUS)
+    return seed
+
+
+def below(x: int, bound: int) -> int:
+    """The upper half of ``x``, scaled to 0 .. bound - 1."""
+    return (x >> 32) * bound >> 32
+
+
+Column = list[tuple[int, int]]
+
+
+def sparse_columns(spec: dict[str, Any]) -> tuple[list[Column], list[int]]:
+    """The columns of a sparse code of version 1, as (row, coefficient), and the order of them."""
+    n, m, own = spec["n"], spec["m"], spec["own"]
+    imposed = max(m - spec["free"], 0)
+    (light, _), *heavy = spec["weights"]
+    degrees = [d for d, parts in heavy for _ in range(n * parts // 1000)]
+    degrees = [light] * (n - len(degrees)) + degrees
+
+    # Supports, each choice of a row taking the emptier of two.
+    key, counter = stream_key(spec["seed"], 1), 0
+    load, supports, seen = [0] * m, [], set()
+    for i, degree in enumerate(degrees):
+        owner = [i // own] if i // own < imposed else []
+        low = owner[0] + 1 if owner else 0
+        tries = 0
+        while True:
+            rows = list(owner)
+            while len(rows) < degree:
+                k, other = (low + below(word(key, counter + c), m - low) for c in (0, 1))
+                counter += 2
+                if tries < 8 and load[other] < load[k]:
+                    k = other
+                if k not in rows:
+                    rows.append(k)
+            if tuple(sorted(rows)) not in seen:
+                break
+            tries += 1
+        seen.add(tuple(sorted(rows)))
+        supports.append(sorted(rows))
+        for k in rows:
+            load[k] += 1
+
+    # Columns change places.
+    key = stream_key(spec["seed"], 2)
+    order = list(range(n))
+    for i in range(n - 1, 0, -1):
+        j = below(word(key, i), i + 1)
+        order[i], order[j] = order[j], order[i]
+    placed: list[list[int]] = [[]] * n
+    for i, support in enumerate(supports):
+        placed[order[i]] = support
+
+    # Coefficients: odd, of full length, random sign.
+    key, at = stream_key(spec["seed"], 3), 0
+    size = 1 << (spec["coefficient_bits"] - 1)
+    columns: list[Column] = []
+    for support in placed:
+        column = []
+        for row in support:
+            bits = word(key, at)
+            at += 1
+            magnitude = size | bits % size | 1
+            column.append((row, -magnitude if bits >> 63 else magnitude))
+        columns.append(column)
+
+    # The first two that a check owns become coprime.
+    for j in range(imposed):
+        first, second = order[j * own], order[j * own + 1]
+        row, a = columns[first][0]
+        while gcd(a, columns[second][0][1]) != 1:
+            grown = abs(a) + 2 if abs(a) + 2 < 2 * size else size + 1
+            a = grown if a > 0 else -grown
+        columns[first][0] = (row, a)
+    return columns, order
+
+
+def signed(x: int) -> int:
+    """The int64 with the bits of x modulo 2^64."""
+    return (x + MODULUS // 2) % MODULUS - MODULUS // 2
+
+
+def spec(n: int, m: int, **fields: Any) -> dict[str, Any]:
+    """A full spec of a sparse code."""
+    default = {
+        "seed": 0,
+        "version": 1,
+        "weights": [[2, 500], [3, 500]],
+        "own": 8,
+        "free": 16,
+        "word_bits": 18,
+        "coefficient_bits": 44,
+    }
+    return {"family": "sparse", "n": n, "m": m, **default, **fields}
+
+
+SPECS = [
+    spec(5120, 173, own=12),
+    spec(600, 64, seed=2**64 - 1, weights=[[3, 920], [16, 80]]),
+    spec(300, 24, seed=7, weights=[[3, 1000]], free=12, word_bits=8, coefficient_bits=20),
+    spec(90, 20, seed=5, weights=[[2, 700], [3, 200], [5, 100]], own=3, free=9),
+    # Supports run short, and coefficients share factors.
+    spec(119, 19, seed=1, weights=[[2, 1000]], own=3, free=7, word_bits=4, coefficient_bits=6),
+    spec(40, 20, free=20, weights=[[2, 500], [4, 500]]),
+    spec(
+        2000,
+        130,
+        family="lowbits",
+        weights=[[3, 920], [16, 80]],
+        word_bits=32,
+        coefficient_bits=63,
+    ),
+]
+
+
+def sparse() -> list[dict[str, Any]]:
+    """Structures of sparse codes."""
+    cases = []
+    for case in SPECS:
+        columns, order = sparse_columns(case)
+        data = b"".join(struct.pack("<iq", *entry) for column in columns for entry in column)
+        degrees = struct.pack(f"<{case['n']}i", *map(len, columns))
+        imposed = max(case["m"] - case["free"], 0)
+        cases.append(
+            {
+                "spec": case,
+                "first": columns[0],
+                "owned": order[: case["own"]] if imposed else [],
+                "sha256": hashlib.sha256(degrees + data).hexdigest(),
+            }
+        )
+    return cases
+
+
+def peeling() -> list[dict[str, Any]]:
+    """Damage, some of it erased, and the syndrome that it leaves."""
+    cases = []
+    for number, (case, errors, erased) in enumerate(
+        [
+            (SPECS[0], 210, 0),
+            (SPECS[0], 150, 100),
+            (SPECS[1], 25, 10),
+            (SPECS[2], 9, 4),
+            (SPECS[6], 60, 10),
+        ]
+    ):
+        columns, _ = sparse_columns(case)
+        limit = 1 << case["word_bits"]
+        damage: dict[int, int] = {}
+        at = 0
+        while len(damage) < errors:
+            bits = word(number, at)
+            at += 1
+            damage[below(bits, case["n"])] = bits % (2 * limit - 1) - limit + 1 or 1
+        syndrome = [0] * case["m"]
+        for i, value in damage.items():
+            for row, coefficient in columns[i]:
+                syndrome[row] += coefficient * value
+        cases.append(
+            {
+                "spec": case,
+                "syndrome": [signed(s) for s in syndrome],
+                "erasures": sorted(list(damage)[:erased]),
+                "damage": sorted(damage.items()),
+            }
+        )
+    return cases
+
+
+def armor() -> list[dict[str, str]]:
+    """Payloads and what they look like in armor."""
+    cases = []
+    codec = reedsolo.RSCodec(32, fcr=1, prim=0x11D, generator=2)
+    for length in (0, 1, 13, 223, 224, 700):
+        payload = bytes(word(length, i) % 256 for i in range(length))
+        blocks = -(-length // 223)
+        body = bytearray(length + 32 * blocks)
+        for b in range(blocks):
+            body[b::blocks] = codec.encode(payload[b::blocks])
+        prefix = struct.pack("<8sHHII", b"PARIMEND", 1, 0, length, zlib.crc32(payload))
+        prefix += struct.pack("<I", zlib.crc32(prefix))
+        cases.append({"payload": payload.hex(), "armored": (prefix + body + prefix).hex()})
+    return cases
+
+
+def main() -> None:
+    """Write all files."""
+    GOLDEN.mkdir(exist_ok=True)
+    for make in (sparse, peeling, armor):
+        cases = ",\n".join(json.dumps(case, separators=(",", ":")) for case in make())
+        (GOLDEN / f"{make.__name__}.json").write_text(f"[\n{cases}\n]\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m parimend``."""
+
+from parimend.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""The command line: thin commands over the public functions.
+
+Every command is a module of this package with a function ``command``. Nothing that takes time to
+load is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from parimend.cli import check, demo, inject, inspect, plan, protect, repair
+
+# Typer carries a copy of click, or uses an installed one, depending on its version.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="parimend",
+    help="Error-correcting codes on the weights of neural networks.",
+    epilog="Exit status: 0 clean or all repaired, 1 findings remain, 2 the command could not run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (demo, protect, check, repair, inspect, plan, inject):
+    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from parimend import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status; errors become one line.
+
+    Args:
+        arguments: by default those of the process.
+    """
+    from parimend.errors import ParimendError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: _tell(f"warning: {message}")
+        try:
+            sys.exit(app(arguments, standalone_mode=False))
+        except _UsageError as error:
+            _tell(error.format_message())  # type: ignore[attr-defined]
+        except ParimendError as error:
+            _tell(str(error))
+        except OSError as error:
+            _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(130)
+        except Exception:
+            traceback.print_exc()
+            _tell("this is an error of parimend itself; please report what is printed above")
+    sys.exit(2)
+
+
+def _tell(text: str) -> None:
+    # One line, whatever a file name may contain; a bare `parimend` has said everything already.
+    if line := " ".join(text.split()):
+        print("parimend:", line, file=sys.stderr)

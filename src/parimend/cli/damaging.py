@@ -1,0 +1,73 @@
+"""Damaging copies of files."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.atomic import atomic
+from parimend.errors import SpecError
+from parimend.faults import FaultList, Words, draw
+from parimend.faults.formats import FORMATS
+from parimend.files.seals import layout_of, sidecar_of
+from parimend.files.tensors import copy_data
+from parimend.words.header import Entry, Header
+
+
+def damage_file(
+    path: Path,
+    out: Path,
+    kind: str | None,
+    count: int,
+    seed: int,
+    *,
+    only: Sequence[str] | None = None,
+    placement: str | None = None,
+    replay: Path | None = None,
+) -> FaultList:
+    """Write a damaged copy of a file, with a copy of its sidecar if it has one.
+
+    Args:
+        path: a whole file; not changed.
+        out: where to write the copy.
+        kind, count, seed, only, placement: see `parimend.faults.draw`.
+        replay: apply these stored faults instead of drawing any.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        SpecError: if ``out`` is ``path``.
+        FormatError: if the file is not what its name says.
+        FaultError: if there cannot be such damage, or stored faults do not fit.
+        OSError: if a file cannot be read or written.
+    """
+    if out.exists() and out.samefile(path):
+        raise SpecError(f"{out} is the file to be damaged: write the copy somewhere else")
+    with path.open("rb") as file, atomic(out) as new:
+        header = layout_of(file, path)
+        copy_data(file, len(header.raw), new, header.raw, len(header.raw) + header.data_bytes)
+        # Shared, so that what is changed in memory is changed in the file.
+        mapped = np.frombuffer(mmap.mmap(new.fileno(), 0), np.uint8)
+        words = [_words(header, entry, mapped) for entry in header.entries]
+        if replay is not None:
+            faults = FaultList.load(replay)
+        else:
+            faults = draw(kind or "", words, count, seed, only=only, placement=placement)
+        faults.apply_(words)
+        sidecar_of(out).unlink(missing_ok=True)
+    if sidecar_of(path).exists():
+        with atomic(sidecar_of(out)) as new:
+            new.write(sidecar_of(path).read_bytes())
+    return faults
+
+
+def _words(header: Header, entry: Entry, mapped: NDArray[np.uint8]) -> Words:
+    data = mapped[len(header.raw) + entry.begin : len(header.raw) + entry.end]
+    # What has no number format is damaged byte by byte.
+    dtype = entry.dtype if entry.dtype in FORMATS else "U8"
+    return Words(entry.name, data.view(FORMATS[dtype].unsigned), dtype)

@@ -1,0 +1,94 @@
+"""``parimend inject``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parimend.cli.output import Json, Only, console, print_json, print_table
+
+
+def _kinds() -> list[str]:
+    from parimend.faults import KINDS
+
+    return list(KINDS)
+
+
+def _placements() -> list[str]:
+    from parimend.faults import PLACEMENTS
+
+    return list(PLACEMENTS)
+
+
+def command(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An undamaged file; it is not changed.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the damaged copy.")],
+    fault: Annotated[
+        str | None,
+        typer.Option(
+            "--fault",
+            "-f",
+            autocompletion=_kinds,
+            help="Kind of damage: bitflip, multiflip, random, zero, sign, noise, replace, stuck, "
+            "nonfinite on scattered elements; burst, lines, page: overwritten areas.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="Elements to change.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same damage.")] = 0,
+    only: Only = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(autocompletion=_placements, help="Where, instead of where the kind says."),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the list of faults here (JSON lines).")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Apply this list of faults instead of drawing one.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a damaged copy of a file, to try out what protection is good for.
+
+    A sidecar comes along, so that the copy can be checked and repaired.
+
+    Example: parimend inject model.safetensors -o broken.safetensors --fault bitflip --count 210
+    """
+    from parimend.cli.damaging import damage_file
+    from parimend.errors import SpecError
+    from parimend.faults import FaultError
+
+    if (fault is None) == (replay is None):
+        raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    try:
+        faults = damage_file(
+            path, out, fault, count, seed, only=only, placement=placement, replay=replay
+        )
+    except FaultError as error:
+        raise SpecError(str(error)) from error
+    if save is not None:
+        faults.save(save)
+    if json:
+        listed = [
+            {
+                "tensor": fault.tensor,
+                "index": fault.index,
+                "dtype": fault.dtype,
+                "before": f"{fault.before:x}",
+                "after": f"{fault.after:x}",
+            }
+            for fault in faults
+        ]
+        facts = {"kind": faults.kind, "placement": faults.placement, "seed": faults.seed}
+        print_json("inject", {"path": str(out), **facts, "faults": listed})
+        return
+    per_tensor = [(name, int((faults.tensor == i).sum())) for i, name in enumerate(faults.names)]
+    print_table(["tensor", "elements changed"], [[name, f"{n:,}"] for name, n in per_tensor])
+    console().print(
+        f"{out}: {len(faults):,} faults ({faults.kind}, {faults.placement}, seed {faults.seed})",
+        soft_wrap=True,
+    )

@@ -1,0 +1,94 @@
+"""What commands print: tables for people, JSON for programs, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+SCHEMA = 1
+"""Version of the JSON output: it changes when something is taken away or gets another meaning."""
+WIDTH = 160
+"""Characters in a line where there is no terminal."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Only tensors whose names match this shell pattern; may be repeated."),
+]
+
+
+def console() -> Console:
+    """Standard output. Names of files and tensors are never taken for markup."""
+    return Console(
+        markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH
+    )
+
+
+def print_json(command: str, content: dict[str, Any]) -> None:
+    """One JSON object on a line of its own."""
+    print(json.dumps({"schema": SCHEMA, "command": command, **content}))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table; numbers stand to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(row[i].replace(",", "").isdigit() for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def size(count: int) -> str:
+    """Bytes for people.
+
+    >>> size(999), size(6_080), size(68_856_552)
+    ('999 bytes', '6.1 kB', '68.9 MB')
+    """
+    if count < 1000:
+        return f"{count} bytes"
+    value, unit = count / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1e3, larger
+    return f"{value:.1f} {unit}"
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much of a file, or of all files of a checkpoint, has been read."""
+    from parimend.files import targets
+
+    total = sum(target.stat().st_size for target in targets(path) if target.exists())
+    errors = Console(stderr=True)
+    bar = Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            # Proving a repair takes a second pass.
+            if bar.tasks[0].completed > (bar.tasks[0].total or 0):
+                bar.update(task, total=bar.tasks[0].completed + total)
+
+        yield advance

@@ -1,0 +1,130 @@
+"""``parimend protect``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from parimend.cli.output import Json, Only, console, print_json, print_table, reading, size
+
+if TYPE_CHECKING:
+    from parimend.files import Protection
+
+
+class CarrierName(StrEnum):
+    """`parimend.carriers.Carrier`, as typer wants it."""
+
+    SIDECAR = "sidecar"
+    REAL = "real"
+    LOWBITS = "lowbits"
+
+
+class PerName(StrEnum):
+    """`parimend.words.layout.Per`, as typer wants it."""
+
+    MODEL = "model"
+    TENSOR = "tensor"
+    ROW = "row"
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="A file of any format; or the folder or the index (.index.json) of a sharded "
+        "checkpoint, whose files are protected one by one.",
+    ),
+]
+CarrierOption = Annotated[
+    CarrierName,
+    typer.Option(
+        help="Where the redundancy lives. sidecar: in a small file beside SRC, which stays as it "
+        "is. real: in linear constraints, to which weights are moved (needs retraining for large "
+        "budgets). lowbits: in the lowest bits of float32 weights."
+    ),
+]
+Errors = Annotated[
+    int,
+    typer.Option(
+        "--errors", "-e", min=1, help="Wrong words that can be repaired, wherever they fall."
+    ),
+]
+PerOption = Annotated[
+    PerName, typer.Option(help="What has that budget of errors: the file, each tensor, each row.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
+
+
+def command(
+    src: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The protected file, for real and lowbits."),
+    ] = None,
+    carrier: CarrierOption = CarrierName.SIDECAR,
+    errors: Errors = 210,
+    only: Only = None,
+    per: PerOption = PerName.MODEL,
+    seed: Seed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Protect what is there now, though it has a seal.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Protect a file, so that any --errors wrong words of it can be found and repaired.
+
+    By default, SRC is left alone and SRC.parimend is written beside it. A word is 4 bytes: a
+    float32, two float16, or four int8 weights. Protect before damage can strike: a seal of damaged
+    weights preserves the damage.
+
+    Example: parimend protect model.safetensors --errors 1000
+    """
+    from parimend.files import protect_file
+
+    with reading(src, "protecting") as progress:
+        made = protect_file(
+            src,
+            errors,
+            carrier.value,
+            out,
+            only=only,
+            per=per.value,
+            seed=seed,
+            force=force,
+            progress=progress,
+        )
+    if json:
+        print_json("protect", {"files": [_as_dict(file) for file in made]})
+        return
+    rows = [
+        [
+            file.path,
+            f"{file.seal.covered:,} of {file.elements:,}",
+            f"{file.seal.errors:,}",
+            size(file.seal_bytes),
+            file.sidecar or "inside",
+        ]
+        for file in made
+    ]
+    print_table(["file", "elements covered", "errors", "seal", "where"], rows)
+    for file in made:
+        moved = file.seal.notes.get("moved")
+        if moved:
+            console().print(f"weights moved by {max(moved):.2g} (relative L2) at most")
+
+
+def _as_dict(file: Protection) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "sidecar": file.sidecar,
+        "carrier": file.seal.carrier,
+        "errors": file.seal.errors,
+        "elements": file.elements,
+        "covered": file.seal.covered,
+        "seal_bytes": file.seal_bytes,
+        "header_bytes": file.header_bytes,
+        "moved": file.seal.notes.get("moved", []),
+    }

@@ -1,0 +1,40 @@
+"""``parimend repair``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parimend.cli.check import Listed, Protected
+from parimend.cli.output import Json, reading
+from parimend.cli.report import show
+
+
+def command(
+    path: Protected,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write the repaired file and its sidecar here."),
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Let the repaired file take the damaged one's place.")
+    ] = False,
+    listed: Listed = False,
+    json: Json = False,
+) -> None:
+    """Put back every wrong element, bit for bit; the header and the length, too.
+
+    The result is written aside, proven by SHA-256, and only then takes its place: a crash leaves
+    the file as it was, or repaired. What cannot be repaired is left as it is and named.
+
+    Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
+    """
+    from parimend.files import repair_file
+
+    if (out is None) != in_place:
+        raise typer.BadParameter("give either -o DST or --in-place")
+    with reading(path, "repairing") as progress:
+        report = repair_file(path, out, progress)
+    raise typer.Exit(show("repair", report, as_json=json, listed=listed))

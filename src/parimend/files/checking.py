@@ -1,0 +1,213 @@
+"""Checking and repairing files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from parimend.atomic import atomic
+from parimend.carriers import diagnose, repair_
+from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.seals import Sealed, find_seal, read_header, sidecar_of
+from parimend.files.targets import targets
+from parimend.files.tensors import FileTensors, Progress, silent
+from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome
+from parimend.seal import Seal, SealedWord
+from parimend.words.bits import WORD, item_size
+
+Act = Callable[[Seal, FileTensors], Diagnosis]
+PathLike = str | os.PathLike[str]
+
+
+def check_file(path: PathLike, progress: Progress = silent) -> Report:
+    """Compare a protected file with its seal; nothing is written.
+
+    One pass of sums, without SHA-256 if they are as sealed: damage changes them, but for one case
+    in 2^64 or fewer. What is found to be wrong is decoded, and proven by SHA-256 in a second pass.
+
+    Args:
+        path: a protected file; or the index or the folder of a sharded checkpoint.
+        progress: called with the number of bytes of every read, from any thread.
+
+    Raises:
+        SealError: if a file is not protected, or its seal cannot be read.
+        MismatchError: if the sidecar was made for another file.
+        FormatError: if a folder or an index cannot be understood.
+        OSError: if a file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from parimend import protect_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.bin")
+        ...     _ = path.write_bytes(bytes(range(256)))
+        ...     _ = protect_file(path, errors=3)
+        ...     _ = path.write_bytes(bytes([7, 0, 9]) + bytes(range(3, 256)))
+        ...     report = check_file(path)
+        >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
+        ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
+    """
+    began = time.perf_counter()
+    reports = []
+    for target in targets(Path(path)):
+        with target.open("rb") as file:
+            sealed = find_seal(file, target)
+            tensors = FileTensors(file, sealed.header, progress=progress)
+            reports.append(report_on(sealed, tensors, file, target, diagnose))
+    return Report(tuple(reports), time.perf_counter() - began)
+
+
+def repair_file(path: PathLike, out: PathLike | None = None, progress: Progress = silent) -> Report:
+    """Put back every wrong element of a protected file, its header and its length, bit for bit.
+
+    The repaired file is written beside its place and verified before it takes it, so that a crash
+    at any moment leaves the file as it was, or repaired. Files in which nothing can be proven right
+    are not written at all. A damaged sidecar is written anew.
+
+    Args:
+        path: as for `check_file`.
+        out: where to write the repaired file, protected as it was; for a sharded checkpoint an
+            existing folder. By default repaired files take the place of the damaged ones, and
+            clean ones are not touched.
+        progress: see `check_file`.
+
+    Raises:
+        BusyError: if another process is writing the same file.
+        OSError: if a file cannot be read or written. Nothing was changed then.
+        SealError, MismatchError, FormatError: as `check_file` does.
+    """
+    began = time.perf_counter()
+    files = targets(Path(path))
+    folder = None if out is None else Path(out)
+    if folder and not folder.is_dir() and len(files) > 1:
+        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
+    reports = []
+    for target in files:
+        new = folder / target.name if folder and folder.is_dir() else folder
+        reports.append(_repair(target, new, progress))
+    return Report(tuple(reports), time.perf_counter() - began)
+
+
+def _repair(path: Path, out: Path | None, progress: Progress) -> FileReport:
+    if out and out.exists() and out.samefile(path):
+        out = None
+    goal = out or path
+    with path.open("rb") as file, ExitStack() as stack:
+        sealed = find_seal(file, path)
+
+        def create() -> BinaryIO:
+            return stack.enter_context(atomic(goal))
+
+        tensors = FileTensors(file, sealed.header, create, progress)
+        report = report_on(sealed, tensors, file, path, repair_)
+        proven = _is_proven(report.outcome)
+        if proven and (out or report.frame is not Verdict.CLEAN):
+            tensors.copy()
+        if tensors.is_copied:
+            _verify(sealed, tensors, report, goal)
+            report = replace(report, written=str(goal), frame=_done(report.frame))
+            if out:
+                # What lies beside the place now belongs to the file that is being replaced.
+                sidecar_of(goal).unlink(missing_ok=True)
+    if proven and sealed.path and (report.seal is not Verdict.CLEAN or (report.written and out)):
+        sealed.seal.save(sidecar_of(goal))
+        report = replace(report, seal=_done(report.seal))
+    return report
+
+
+def _done(verdict: Verdict) -> Verdict:
+    return Verdict.CORRECTED if verdict is Verdict.CORRECTABLE else verdict
+
+
+def _verify(sealed: Sealed, copy: FileTensors, report: FileReport, goal: Path) -> None:
+    """Read the copy again before it takes its place."""
+    copy.look()
+    left = {word.name for word in report.outcome.words if not word.verdict.ok}
+    found = _examine(sealed.seal, copy, diagnose)
+    if (
+        {word.name for word in found.words if not word.verdict.ok} != left
+        or not copy.has_header
+        or copy.found != copy.size
+    ):
+        raise OSError(f"{goal}: what was written cannot be read back as it was")
+
+
+def report_on(
+    sealed: Sealed, tensors: FileTensors, file: BinaryIO, path: Path, act: Act
+) -> FileReport:
+    """What ``act``, `diagnose` or `repair_`, finds in an open file."""
+    outcome = _examine(sealed.seal, tensors, act)
+    missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
+    is_intact = not (missing or surplus) and tensors.has_header
+    if not is_intact and not _is_proven(outcome):
+        _refuse_another_file(sealed, file, path)
+    frame = Verdict.CORRECTABLE if _is_proven(outcome) else Verdict.UNCORRECTABLE
+    return FileReport(
+        path=str(path),
+        outcome=outcome,
+        carrier=sealed.seal.carrier,
+        errors=sealed.seal.errors,
+        elements=sum(part.count for part in sealed.header.parts),
+        seal=Verdict.CLEAN if sealed.is_intact else Verdict.CORRECTABLE,
+        frame=Verdict.CLEAN if is_intact else frame,
+        missing=missing,
+        surplus=surplus,
+    )
+
+
+def _is_proven(outcome: Diagnosis) -> bool:
+    """Whether a word shows that the seal belongs to the file."""
+    good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
+    return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
+    """A file that is whole, has another header and no word as sealed is another file."""
+    try:
+        header = read_header(file, str(path))
+    except FormatError:
+        return
+    if sealed.path and header.raw != sealed.header.raw:
+        raise MismatchError(
+            f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
+            "other contents: put the file's own sidecar there, or protect it anew"
+        )
+
+
+def _examine(seal: Seal, tensors: FileTensors, act: Act) -> Diagnosis:
+    """Check or repair the words that are there; those of which too much is missing are lost."""
+    lost = {word: reason for word in seal.words if (reason := _lost(word, seal.errors, tensors))}
+    there = tuple(word for word in seal.words if word not in lost)
+    found = act(replace(seal, words=there), tensors)
+    outcomes = dict(zip(there, found.words, strict=True))
+    outcomes |= {
+        word: WordOutcome(
+            word.name,
+            Verdict.UNCORRECTABLE,
+            sum(part.count for part in word.parts),
+            reason=reason,
+        )
+        for word, reason in lost.items()
+    }
+    return replace(found, words=tuple(outcomes[word] for word in seal.words))
+
+
+def _lost(word: SealedWord, errors: int, tensors: FileTensors) -> str:
+    """Why more of a word is missing at the end of the file than can be repaired, or nothing."""
+    gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
+    missing = sum(count for _, count in gone)
+    if -(-missing // WORD) <= errors:
+        return ""
+    part, count = gone[0]
+    kept = part.count - -(-count // item_size(part.dtype))
+    where = f"{list(part.index(kept))} of " if kept else ""
+    others = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
+    return (
+        f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
+        f"{others}; {errors} words of {WORD} bytes could be repaired"
+    )

@@ -1,0 +1,161 @@
+"""The tensors of a file, for `parimend.carriers`: read piece by piece, changed in a copy only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.words.bits import item_size
+from parimend.words.header import Header
+from parimend.words.layout import Part
+
+_COPY_BYTES = 1 << 22
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes of every read, from any thread."""
+
+
+def silent(count: int) -> None:
+    """No progress to be shown."""
+
+
+class FileTensors:
+    """The tensors of an open file.
+
+    Nothing is mapped into memory: a page that cannot be read is then an exception and no crash, and
+    memory stays flat however large the file is. What is missing at the end reads as zeros.
+
+    Args:
+        file: open for reading, and not changed.
+        header: how the file should begin and what should follow.
+        create: called when something has to be written for the first time. It gives the empty file
+            that becomes a copy of ``file`` with that header and the right length; from then on the
+            copy is read and written.
+        progress: see `Progress`.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        header: Header,
+        create: Callable[[], BinaryIO] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self._file = file
+        self._create = create
+        self._progress = progress
+        self._parts = header.parts
+        self._raw = header.raw
+        self._places = {e.name: len(header.raw) + e.begin for e in header.entries}
+        self.size = len(header.raw) + header.data_bytes
+        """Bytes that the file should have."""
+        self.is_copied = False
+        """Whether the copy is there."""
+        self.look()
+
+    def look(self) -> None:
+        """See how the file begins and how long it is."""
+        self.found = os.fstat(self._file.fileno()).st_size
+        """Bytes that it has."""
+        self.has_header = read_at(self._file, 0, len(self._raw)).tobytes() == self._raw
+        """Whether it begins as it should."""
+
+    def whole(self) -> tuple[Part, ...]:
+        return self._parts
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        size = item_size(part.dtype)
+        data = read_at(self._file, self._places[part.name] + part.start * size, part.count * size)
+        self._progress(data.size)
+        return data
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        self.copy()
+        at = self._places[part.name] + part.start * item_size(part.dtype)
+        if elements is None:
+            write_at(self._file, at, values)
+        else:
+            for element, value in zip(elements.tolist(), values, strict=True):
+                write_at(self._file, at + element * value.size, value)
+
+    def missing(self, part: Part) -> int:
+        """Bytes of a part that lie behind the end of the file."""
+        size = part.count * item_size(part.dtype)
+        end = self._places[part.name] + part.start * item_size(part.dtype) + size
+        return min(max(end - self.found, 0), size)
+
+    def copy(self) -> None:
+        """Make the copy, if there is none: as found, but for the header and the length."""
+        if self.is_copied:
+            return
+        if self._create is None:
+            raise PermissionError("these tensors were opened for reading only")
+        new = self._create()
+        copy_data(self._file, len(self._raw), new, self._raw, self.size)
+        self._file, self.is_copied = new, True
+
+
+class LoadedTensors:
+    """The tensors of a file, in memory.
+
+    Args:
+        tensors: read once, here.
+    """
+
+    def __init__(self, tensors: FileTensors) -> None:
+        self._parts = tuple(tensors.whole())
+        self.data = {part.name: tensors.read(part) for part in self._parts}
+        """The bytes of every tensor, by its name."""
+
+    def whole(self) -> tuple[Part, ...]:
+        return self._parts
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        size = item_size(part.dtype)
+        return self.data[part.name][part.start * size : (part.start + part.count) * size]
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        rows = self.read(part).reshape(part.count, -1)
+        rows[... if elements is None else elements] = values
+
+
+def copy_data(source: BinaryIO, skip: int, new: BinaryIO, raw: bytes, size: int) -> None:
+    """Fill ``new``: ``raw``, then what follows the first ``skip`` bytes of ``source``.
+
+    It gets ``size`` bytes, cut or with zeros at its end.
+    """
+    new.write(raw)
+    source.seek(skip)
+    shutil.copyfileobj(source, new, _COPY_BYTES)
+    new.flush()  # from here on it is read and written without a buffer
+    new.truncate(size)
+
+
+def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
+    """Bytes of a file; zeros beyond its end."""
+    data = np.empty(count, np.uint8)
+    done = 0
+    while done < count:
+        got = os.preadv(file.fileno(), [data[done:].data], at + done)
+        if not got:
+            data[done:] = 0
+            break
+        done += got
+    return data
+
+
+def write_at(file: BinaryIO, at: int, values: NDArray[np.uint8]) -> None:
+    """Put bytes into a file."""
+    data = np.ascontiguousarray(values).reshape(-1).data
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file.fileno(), data[done:], at + done)

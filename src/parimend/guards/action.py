@@ -1,0 +1,289 @@
+"""After the screen: judge, locate, compute again.
+
+All of this is for the rare suspicious output. It may look at the inputs, and it computes in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from parimend.errors import ComputationError
+from parimend.guards.journal import Action, Event, Parameters
+
+if TYPE_CHECKING:
+    from parimend.guards.layer import LayerGuard
+
+_LOCATING = 3
+"""Checks from which on the syndrome of a wrong output points at it."""
+
+_CANDIDATES = 4
+"""Outputs computed again in one step for every wrong position."""
+
+_PAIRED = 16
+"""Wrong positions up to which pairs of outputs are searched; more of them have a common cause."""
+
+
+@dataclass
+class Suspect:
+    """Samples that the screen stopped.
+
+    Attributes:
+        guard: of their layer.
+        index: (samples,) int64, which these are.
+        x: their inputs.
+        y: (samples, C, positions) float64, their outputs; corrected in place.
+        target: (samples, k, positions) float64; None for zero.
+        scale2: (samples, positions) float64, squares of the output norms to be expected.
+        size: spatial shape of the outputs.
+        dtype: of the outputs.
+        tau: limit of the syndrome, in units of the output norm.
+        deviation: limit for one check and one output, in units of this output.
+    """
+
+    guard: LayerGuard
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    scale2: Tensor
+    size: torch.Size
+    dtype: torch.dtype
+    tau: float
+    deviation: float
+
+    @classmethod
+    def of(cls, guard: LayerGuard, y: Tensor, x: Tensor) -> Suspect:
+        """The suspicious samples of a call."""
+        product, limit = guard.product, guard.threshold(y)
+        size = y.shape[y.ndim - product.dims :]
+        outputs, inputs = product.split(y), product.samples(x)
+        wide = outputs.to(torch.promote_types(y.dtype, torch.float32))
+        target = guard.target(x, size, wide.dtype)
+        index = guard.screen(wide, target, limit.tau).any(1).nonzero().flatten()
+        inputs = inputs[index]
+        double = inputs.to(torch.float64)
+        scale2 = product.multiply(double.square(), guard.tensor("w2", y, torch.float64), None, size)
+        return cls(
+            guard,
+            index,
+            inputs,
+            outputs[index].to(torch.float64),
+            guard.target(double, size, torch.float64),
+            scale2.flatten(1),
+            size,
+            y.dtype,
+            limit.tau,
+            limit.deviation,
+        )
+
+    def syndrome(self) -> Tensor:
+        """(samples, k, positions)."""
+        return self.guard.syndrome(self.y, self.target)
+
+    def wrong(self) -> Tensor:
+        """(samples, positions) bool: what no rounding explains."""
+        square = torch.maximum(self.y.square().sum(1), self.scale2)
+        limit2 = self.tau**2 * square
+        if len(P := self.guard.tensor("P", self.y, torch.float64)) > 1:
+            # One output may be so much larger than the others that its rounding error rules.
+            share = torch.einsum("kc,ncp,lc->npkl", P, self.y.square(), P)
+            finite = share.isfinite().flatten(2).all(2)
+            share = torch.where(finite[..., None, None], share, 0.0)
+            limit2 = torch.maximum(
+                limit2, self.deviation**2 * torch.linalg.eigvalsh(share)[..., -1]
+            )
+        energy = self.syndrome().square().sum(1)
+        return ~((energy <= limit2) & square.isfinite())
+
+    def magnitude(self) -> Tensor:
+        """(samples, positions): size of a single error that explains the syndrome, in units of the
+        rms output to be expected.
+        """
+        k, channels = self.guard.code.m, self.guard.code.n
+        energy = self.syndrome().square().sum(1) / k
+        return (energy * channels / self.scale2).sqrt().nan_to_num(torch.inf, torch.inf)
+
+    def recompute(self, which: Tensor, parameters: Parameters) -> None:
+        """Runs the layer again on some of the samples."""
+        weight, bias = parameters()
+        fresh = self.guard.product.run(self.x[which], weight, bias, self.size)
+        self.y[which] = fresh.reshape(-1, *self.y.shape[1:]).to(self.dtype).to(torch.float64)
+
+    def at(self, sample: int) -> Suspect:
+        """One of the samples, as a view."""
+        one = slice(sample, sample + 1)
+        target = None if self.target is None else self.target[one]
+        return replace(
+            self,
+            index=self.index[one],
+            x=self.x[one],
+            y=self.y[one],
+            target=target,
+            scale2=self.scale2[one],
+        )
+
+    def locate(self, parameters: Parameters) -> tuple[int, ...]:
+        """Computes those outputs of a single sample again that the syndrome points at.
+
+        Candidates are not trusted: the dot products decide, so a wrong candidate costs time only.
+
+        Returns:
+            The outputs that were wrong at any position; none if the checks still fail.
+        """
+        P = self.guard.tensor("P", self.y, torch.float64)
+        wrong, (y,) = self.wrong()[0], self.y
+        found: set[int] = set()
+        # After one of a pair is right, the other is a single one.
+        for search in (_singles, _pairs, _singles):
+            s = self.syndrome()[0][:, wrong]
+            channels = (~y.isfinite().all(1)).nonzero().flatten()
+            if not len(channels) and len(P) >= _LOCATING:
+                channels = search(P, s).unique()
+            if 2 * len(channels) > len(y):
+                break
+            if len(channels):
+                fresh = self._dot_products(channels, parameters)
+                limit = self.tau * self.scale2[0].sqrt() / len(P) ** 0.5
+                # Negated, so that NaN counts.
+                differs = ~((fresh - y[channels]).abs() <= limit) & wrong
+                found.update(channels[differs.any(1)].tolist())
+                y[channels] = torch.where(wrong, fresh, y[channels])
+                wrong = self.wrong()[0]
+                if not wrong.any():
+                    return tuple(sorted(found))
+        return ()
+
+    def overflows(self, parameters: Parameters) -> bool:
+        """Whether some results of a single sample are too large for the dtype."""
+        channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
+        return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
+
+    def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
+        """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""
+        product = self.guard.product
+        weight, bias = parameters()
+        W = product.matrix(weight)
+        rows = W.new_zeros(len(W), len(channels), W.shape[2], dtype=torch.float64)
+        group, row = channels // W.shape[1], channels % W.shape[1]
+        rows[group, torch.arange(len(channels))] = W[group, row].to(torch.float64)
+        b = None if bias is None else bias[channels].to(torch.float64)
+        fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
+        return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
+
+    def event(
+        self, call: int, leading: torch.Size, channels: tuple[int, ...], action: Action
+    ) -> Event:
+        """The event of a single sample, before anything is changed."""
+        wrong, magnitude = self.wrong()[0], self.magnitude()[0]
+        positions = wrong.nonzero().flatten()
+        return Event(
+            self.guard.name,
+            call,
+            _unravel(self.index, leading)[0],
+            tuple(_unravel(positions, self.size)),
+            channels,
+            float(magnitude[wrong].max()),
+            action,
+        )
+
+
+def _singles(P: Tensor, s: Tensor) -> Tensor:
+    """The outputs that explain syndromes (k, positions) best alone; columns of P are equally long."""
+    return (P.T @ s).abs().topk(min(_CANDIDATES, P.shape[1]), dim=0).indices.flatten()
+
+
+def _pairs(P: Tensor, s: Tensor) -> Tensor:
+    """For every position the pair of outputs that explains its syndrome best."""
+    k, channels = P.shape
+    if s.shape[1] > _PAIRED or channels > 1 << 12:
+        return torch.empty(0, dtype=torch.int64, device=P.device)
+    # Least squares on columns i and j, of squared length k and inner product g.
+    g = P.T @ P
+    found = []
+    for c in (P.T @ s).T:
+        explained = k * (c[:, None] ** 2 + c**2) - 2.0 * g * c[:, None] * c
+        explained /= (k * k - g * g).clamp_(min=1e-9 * k * k)
+        explained.fill_diagonal_(0.0)
+        best = int(explained.argmax())
+        found += [best // channels, best % channels]
+    return torch.tensor(found, device=P.device)
+
+
+def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+    """Deals with a call that the screen stopped; writes corrected outputs into ``y``.
+
+    Raises:
+        ComputationError: if the policy says so.
+    """
+    journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
+    suspect = Suspect.of(guard, y, x)
+    wrong = suspect.wrong().any(1)
+    finite = suspect.x.isfinite().flatten(1).all(1)
+    journal.screened += int((~wrong).sum())
+    events = {
+        sample: suspect.at(sample).event(call, leading, (), "recorded" if good else "input")
+        for sample, good in zip(
+            wrong.nonzero().flatten().tolist(), finite[wrong].tolist(), strict=True
+        )
+    }
+    faulty = [sample for sample, event in events.items() if event.action != "input"]
+
+    def say(samples: list[int], action: Action, channels: tuple[int, ...] = ()) -> None:
+        for sample in samples:
+            events[sample] = replace(events[sample], action=action, channels=channels)
+
+    def recompute(samples: list[int], action: Action) -> list[int]:
+        """Those samples that are still wrong."""
+        if not samples:
+            return []
+        which = torch.tensor(samples, device=y.device)
+        suspect.recompute(which, parameters)
+        again = suspect.wrong().any(1)
+        say([sample for sample in samples if not again[sample]], action)
+        return [sample for sample in samples if again[sample]]
+
+    left = faulty
+    if journal.policy == "raise":
+        say(faulty, "raised")
+    elif journal.policy != "record":
+        if journal.policy == "correct":
+            left = []
+            for sample in faulty:
+                if channels := suspect.at(sample).locate(parameters):
+                    say([sample], "corrected", channels)
+                else:
+                    left.append(sample)
+        left = recompute(left, "recomputed")
+        if left and journal.on_weights is not None:
+            journal.on_weights(replace(events[left[0]], action="suspect"))
+            left = recompute(left, "repaired")
+        for sample in left:
+            say([sample], "overflow" if suspect.at(sample).overflows(parameters) else "suspect")
+        if faulty:
+            _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
+    journal.events.extend(events.values())
+    if journal.policy == "raise" and faulty:
+        raise ComputationError(
+            f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "
+            "run it again, or take the policy 'correct'"
+        )
+
+
+def _write(y: Tensor, leading: torch.Size, suspect: Suspect, which: Tensor) -> None:
+    """Puts corrected samples where they belong; works for outputs of any strides."""
+    values = suspect.y[which].to(y.dtype).reshape(-1, *y.shape[len(leading) :])
+    if leading:
+        y[torch.unravel_index(suspect.index[which], leading)] = values
+    else:
+        y.copy_(values[0])
+
+
+def _unravel(flat: Tensor, shape: torch.Size) -> list[tuple[int, ...]]:
+    """Flat indices as tuples; () for an empty shape."""
+    if not shape:
+        return [()] * len(flat)
+    return list(zip(*(axis.tolist() for axis in torch.unravel_index(flat, shape)), strict=True))

@@ -1,0 +1,144 @@
+"""``nn.MultiheadAttention``: its projections are no modules that are called, so no hook sees them.
+
+A guarded attention runs the forward below in place of its own: the same arithmetic from the same
+parameters, spelled out, with a guard behind each of the four projections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parimend.guards.layer import LayerGuard
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def why_not(module: nn.MultiheadAttention) -> str:
+    """The reason why an attention cannot be guarded; empty if it can."""
+    if "forward" in vars(module) or type(module).forward is not nn.MultiheadAttention.forward:
+        return "has a forward of its own"
+    if module.bias_k is not None or module.add_zero_attn:
+        return "adds keys of its own (add_bias_kv, add_zero_attn)"
+    return ""
+
+
+def parameters_of(module: nn.MultiheadAttention, projection: str) -> tuple[Any, Any]:
+    """Weight and bias of a projection: views of the parameters."""
+    if projection == "out_proj":
+        return module.out_proj.weight, module.out_proj.bias
+    i = PROJECTIONS.index(projection)
+    rows = slice(i * module.embed_dim, (i + 1) * module.embed_dim)
+    bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
+    if module._qkv_same_embed_dim:
+        return module.in_proj_weight[rows], bias
+    return getattr(module, f"{projection}_weight"), bias
+
+
+class Marker:
+    """A hook that does nothing. It keeps `nn.TransformerEncoderLayer` from its fast path, which
+    would pass by all modules, and says that the attention is guarded.
+    """
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        return None
+
+
+def guard_attention_(
+    module: nn.MultiheadAttention, guards: Mapping[str, LayerGuard]
+) -> Callable[[], None]:
+    """Guards projections, by their names.
+
+    Returns:
+        What undoes it.
+    """
+    module.forward = partial(_forward, module, guards)  # type: ignore[method-assign]
+    handle = module.register_forward_hook(Marker())
+
+    def remove() -> None:
+        handle.remove()
+        del module.forward
+
+    return remove
+
+
+def without_nesting_(module: nn.TransformerEncoder) -> Callable[[], None]:
+    """Keeps an encoder from packing padded samples, which only its fast path can read.
+
+    Returns:
+        What undoes it.
+    """
+    before = module.use_nested_tensor
+    module.use_nested_tensor = False
+    return lambda: setattr(module, "use_nested_tensor", before)
+
+
+def _forward(
+    module: nn.MultiheadAttention,
+    guards: Mapping[str, LayerGuard],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """As `nn.MultiheadAttention.forward`."""
+
+    def project(name: str, x: Tensor) -> Tensor:
+        parameters: Callable[[], tuple[Any, Any]] = partial(parameters_of, module, name)
+        y = F.linear(x, *parameters())
+        if name in guards:
+            guards[name].watch(y, x, parameters)
+        return y
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+
+    batched = query.dim() == 3
+    inputs = [query, key, value]
+    if not batched:
+        inputs = [x.unsqueeze(0) for x in inputs]
+    elif not module.batch_first:
+        inputs = [x.transpose(0, 1) for x in inputs]
+    q, k, v = (heads(project(*pair)) for pair in zip(PROJECTIONS, inputs, strict=False))
+    mask = _mask(q, key_padding_mask, attn_mask)
+    dropout = module.dropout if module.training else 0.0
+    weights = None
+    if need_weights:
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+        weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+        weights = F.dropout(weights, dropout) if dropout else weights
+        out = weights @ v
+        weights = weights.mean(1) if average_attn_weights else weights
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    out = project("out_proj", out.transpose(1, 2).flatten(2))
+    if not batched:
+        return out.squeeze(0), None if weights is None else weights.squeeze(0)
+    return out if module.batch_first else out.transpose(0, 1), weights
+
+
+def _mask(q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Both masks as one that is added to the scores; True means not to look there."""
+
+    def added(m: Tensor) -> Tensor:
+        return q.new_zeros(m.shape).masked_fill_(m, -math.inf) if m.dtype == torch.bool else m
+
+    total = None
+    if mask is not None:
+        total = added(mask)
+        if total.dim() == 3:  # one for each sample and head
+            total = total.unflatten(0, (-1, q.shape[1]))
+    if padding is not None:
+        padding = added(padding).reshape(-1, 1, 1, padding.shape[-1])
+        total = padding if total is None else total + padding
+    return total

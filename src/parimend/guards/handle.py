@@ -1,0 +1,259 @@
+"""`guard_`: guards on the layers of a model, and the handle that removes them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import get_args
+
+import torch
+from torch import nn
+
+from parimend.codes.output import Output
+from parimend.errors import GuardError
+from parimend.guards import attention
+from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
+from parimend.guards.layer import LayerGuard
+from parimend.guards.repeat import RepeatGuard
+from parimend.guards.sites import ProductSite, Site, sites
+from parimend.impose.outputs import project_outputs
+
+
+class Guards:
+    """The guards of a model, made by `guard_`. As a context manager it removes them at the end."""
+
+    def __init__(self, model: nn.Module, journal: Journal) -> None:
+        self._model = model
+        self._journal = journal
+        self._layers: dict[str, tuple[LayerGuard, ProductSite, bool]] = {}
+        self._known: dict[str, tuple[nn.Module, Coverage]] = {}
+        self._removers: list[Callable[[], object]] = []
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What was seen and done, oldest first."""
+        return tuple(self._journal.events)
+
+    @property
+    def screened(self) -> int:
+        """Samples that a first look stopped and a second one let pass. Each costs time."""
+        return self._journal.screened
+
+    @property
+    def floor(self) -> Mapping[str, float]:
+        """For every guarded product, the size of the smallest single wrong output that is sure to
+        be seen, in units of the rms output. Smaller ones may go unseen.
+        """
+        return {name: guard.floor() for name, (guard, _, _) in self._layers.items()}
+
+    def coverage(self) -> tuple[Coverage, ...]:
+        """How everything that modules compute is guarded, as the model is now.
+
+        What is called without a module (``F.relu(x)``, ``x + y``) cannot be listed, and is not
+        covered.
+        """
+        found = []
+        for site in sites(self._model):
+            module, cover = self._known.get(site.name, (None, None))
+            if cover is None or (module is not site.module and cover.cover != "uncovered"):
+                reason = "put here after guarding: remove() the guards and guard again"
+                cover = Coverage(site.name, type(site.module).__name__, "uncovered", reason)
+            found.append(cover)
+        return tuple(found)
+
+    def project_(self) -> None:
+        """Adapts to changed weights: to be called after an optimizer's step or loading weights.
+
+        Imposed layers are projected again; of kept ones the products are renewed.
+        """
+        for guard, site, imposed in self._layers.values():
+            if imposed:
+                _impose_(site, guard.code)
+            guard.renew(*site.parameters())
+
+    def remove(self) -> None:
+        """Removes all guards. Weights that were projected stay so."""
+        while self._removers:
+            self._removers.pop()()
+        self._known = {
+            name: (module, Coverage(name, cover.kind, "uncovered", "its guard was removed"))
+            for name, (module, cover) in self._known.items()
+        }
+
+    def __enter__(self) -> Guards:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def _cover(self, site: Site, cover: Cover, reason: str = "") -> None:
+        found = Coverage(site.name, type(site.module).__name__, cover, reason)
+        self._known[site.name] = site.module, found
+
+    def _guard(self, site: ProductSite, k: int, seed: int, impose: bool) -> LayerGuard:
+        code = Output(n=site.outputs, m=k, seed=seed)
+        guard = LayerGuard(site.name, site.product, code, self._journal)
+        if impose:
+            _impose_(site, code)
+        guard.renew(*site.parameters())
+        self._layers[site.name] = guard, site, impose
+        self._removers.append(guard.retire)
+        if impose or guard.imposed:
+            self._cover(site, "imposed")
+        else:
+            self._cover(site, "kept", site.obstacle(k))
+        return guard
+
+    def _attach(self, module: nn.Module, hook: Callable[..., None]) -> None:
+        handle = module.register_forward_hook(hook, with_kwargs=True)
+        self._removers.append(handle.remove)
+
+
+def guard_(
+    model: nn.Module,
+    k: int = 1,
+    *,
+    impose: bool | Sequence[str] = False,
+    policy: Policy = "correct",
+    every: int = 1,
+    only: Sequence[str] | None = None,
+    activations: bool = False,
+    on_weights: Callable[[Event], object] | None = None,
+    seed: int = 0,
+) -> Guards:
+    """Lets a model check its own computations.
+
+    With P W = 0 and P b = 0 every output y = W x + b of a layer satisfies P y = 0, whatever x is.
+    Layers whose weights satisfy that already, or are made to by ``impose``, check themselves; for
+    the others P W and P b are kept beside the layer and multiplied with every input, as in
+    K.-H. Huang, J. A. Abraham, "Algorithm-based fault tolerance for matrix operations", IEEE
+    Transactions on Computers C-33, 1984. `Guards.coverage` tells what is covered and how.
+
+    The model is used as before, in eager mode or compiled (guard it first), in several threads, with
+    or without gradients. Its state dict stays as it is.
+
+    Args:
+        model: to guard.
+        k: checks of every output. 1 detects; from 3 on wrong outputs are located, so that only
+            these are computed again; 8 also sees errors half as large.
+        impose: which weights may be moved to the nearest ones with P W = 0: all (where it is
+            possible), or those of modules whose names match one of these shell patterns.
+        policy: what to do on an alarm, see `Policy`.
+        every: check one call of a layer in so many.
+        only: shell patterns; guards modules whose names match one of them. All by default.
+        activations: also do activations, normalizations and pooling twice and compare.
+        on_weights: called if a layer is wrong when computed again: repair its weights there, for
+            example by ``lambda event: parimend.repair_(model, seal)``. Then it is tried once more.
+        seed: selects P.
+
+    Returns:
+        The handle: a context manager, with `Guards.events`, `Guards.coverage` and `Guards.remove`.
+
+    Raises:
+        GuardError: if nothing can be guarded, a pattern matches nothing, a module cannot be guarded
+            or imposed on as asked for by name, or is guarded already.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> guards = guard_(model, k=4, impose=True)
+        >>> [(c.layer, c.cover) for c in guards.coverage()]
+        [('0', 'imposed'), ('1', 'uncovered'), ('2', 'imposed')]
+        >>> y = model(torch.randn(100, 64))
+        >>> guards.events
+        ()
+        >>> guards.remove()
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise GuardError(f"k must be a positive integer, not {k!r}")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise GuardError(f"every must be a positive integer, not {every!r}")
+    if policy not in get_args(Policy):
+        raise GuardError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
+    every_site = list(sites(model))
+    chosen = _matching(every_site, only, "only")
+    moved = (
+        [] if impose is False else _matching(chosen, None if impose is True else impose, "impose")
+    )
+    named = {id(site) for site in moved} if impose is not True else set()
+    for site in chosen:
+        _refuse(site, k, only is not None, id(site) in named, activations)
+    guards = Guards(model, Journal(policy, every, on_weights))
+    attentions: dict[nn.Module, dict[str, LayerGuard]] = {}
+    for site in every_site:
+        if site not in chosen:
+            guards._cover(site, "uncovered", "not selected by only=")
+        elif isinstance(site, ProductSite) and k < site.outputs:
+            guard = guards._guard(site, k, seed, site in moved and not site.obstacle(k))
+            if isinstance(site.module, nn.MultiheadAttention):
+                projection = site.name.rpartition(".")[2]
+                attentions.setdefault(site.module, {})[projection] = guard
+            else:
+                guards._attach(site.module, guard)
+        elif isinstance(site, ProductSite):
+            reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
+            guards._cover(site, "uncovered", reason)
+        elif activations and site.repeatable:
+            guards._attach(site.module, RepeatGuard(site.name, guards._journal))
+            guards._cover(site, "repeated")
+        else:
+            guards._cover(site, "uncovered", site.reason)
+    for module, projections in attentions.items():
+        guards._removers.append(attention.guard_attention_(module, projections))
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            guards._removers.append(attention.without_nesting_(module))
+    if not guards._layers and not guards._removers:
+        raise GuardError(
+            f"{type(model).__name__} has no layer that can be guarded with k={k}: "
+            + "; ".join(f"{c.layer or 'it'}: {c.reason}" for c in guards.coverage()[:4])
+        )
+    return guards
+
+
+def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) -> list[Site]:
+    """The sites whose names match one of the patterns; all if there are none."""
+    if only is None:
+        return list(sites)
+    patterns = [only] if isinstance(only, str) else list(only)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(site.name, pattern) for site in sites):
+            names = ", ".join(site.name for site in sites[:8])
+            raise GuardError(f"{argument}={pattern!r} matches no module; there are {names}, ...")
+    return [s for s in sites if any(fnmatch.fnmatchcase(s.name, p) for p in patterns)]
+
+
+def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activations: bool) -> None:
+    """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
+    hooks = site.module._forward_hooks.values()
+    if any(isinstance(hook, LayerGuard | RepeatGuard | attention.Marker) for hook in hooks):
+        raise GuardError(f"{site.name}: is guarded already: remove() its guards first")
+    if isinstance(site, ProductSite):
+        if by_name and k >= site.outputs:
+            raise GuardError(
+                f"{site.name}: k={k} checks need more than its {site.outputs} outputs: "
+                "take a smaller k, or leave it out of only="
+            )
+        if imposed_by_name and (obstacle := site.obstacle(k)):
+            raise GuardError(
+                f"{site.name}: cannot be imposed on: {obstacle}; leave it out of impose="
+            )
+    elif by_name and not (activations and site.repeatable):
+        raise GuardError(f"{site.name}: cannot be guarded: {site.reason}")
+
+
+def _impose_(site: ProductSite, code: Output) -> None:
+    """Moves weights to the nearest ones with P W = 0 and P b = 0."""
+    weight, bias = site.parameters()
+    with torch.no_grad():
+        matrix = site.product.matrix(weight)
+        P = torch.from_numpy(code.matrix.copy()).to(weight.device)
+        blocks = P.unflatten(1, matrix.shape[:2]).transpose(0, 1)
+        weight.copy_(site.product.weight(project_outputs(matrix, blocks), weight))
+        if bias is not None:
+            bias.copy_(project_outputs(bias.unsqueeze(1), P).squeeze(1))

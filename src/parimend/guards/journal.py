@@ -1,0 +1,101 @@
+"""What guards report: which layers they cover, and what they saw and did."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Policy = Literal["correct", "recompute", "raise", "record"]
+"""What to do on an alarm. ``correct``: locate the wrong outputs and compute these again, or the
+sample if they cannot be located. ``recompute``: the sample at once. ``raise`` a `ComputationError`.
+``record`` the event and pass the output on."""
+
+Action = Literal[
+    "corrected", "recomputed", "repaired", "suspect", "recorded", "raised", "input", "overflow"
+]
+"""What was done. ``corrected``, ``recomputed``: as the policy says, and the checks hold again.
+``repaired``: they held only after `on_weights`. ``suspect``: they do not hold even then, so it is not
+the computation that is wrong but the weights, or hardware that errs every time. ``recorded``,
+``raised``: nothing. ``input``: the input was not finite, which is no fault of this layer.
+``overflow``: the right result is too large for the dtype."""
+
+Cover = Literal["imposed", "kept", "repeated", "uncovered"]
+"""How a layer is guarded. ``imposed``: P W = 0, so outputs check themselves. ``kept``: P W is kept
+beside the layer and multiplied with every input. ``repeated``: the operation is done twice.
+``uncovered``: not at all."""
+
+Parameters = Callable[[], tuple[Any, Any]]
+"""Gives weight and bias (or None) of a layer."""
+
+KEPT_EVENTS = 10_000
+"""Events that are kept; older ones are dropped, so that a broken machine does not fill memory."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sample whose outputs did not pass.
+
+    Attributes:
+        layer: name of the module.
+        call: of this module, counted from 0.
+        sample: index on the leading axes of the output.
+        positions: wrong positions, as indices on its spatial axes; () for layers without any.
+        channels: wrong outputs, if they were located.
+        magnitude: of the largest error, in units of the rms output to be expected for such an
+            input; infinite if the output is not finite.
+        action: what was done.
+    """
+
+    layer: str
+    call: int
+    sample: tuple[int, ...]
+    positions: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
+    magnitude: float
+    action: Action
+
+    def __str__(self) -> str:
+        where = f"sample {self.sample}"
+        if self.positions and self.positions[0]:
+            where += f", {len(self.positions)} positions from {self.positions[0]}"
+        if self.channels:
+            where += f", outputs {', '.join(map(str, self.channels))}"
+        return f"{self.layer}, call {self.call}: {where}: {self.magnitude:.2g} rms, {self.action}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How one module is guarded.
+
+    Attributes:
+        layer: name of the module.
+        kind: its type.
+        cover: see `Cover`.
+        reason: why it is not covered, or not by the cheaper way.
+    """
+
+    layer: str
+    kind: str
+    cover: Cover
+    reason: str = ""
+
+
+@dataclass
+class Journal:
+    """What all guards of a model share.
+
+    Attributes:
+        policy: see `Policy`.
+        every: only one call in so many is checked.
+        on_weights: called with the event when a recomputation is wrong again.
+        events: the last ones, oldest first.
+        screened: outputs that the screen stopped and a look at the input let pass.
+    """
+
+    policy: Policy
+    every: int
+    on_weights: Callable[[Event], object] | None
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    screened: int = 0

@@ -1,0 +1,222 @@
+"""The guard of one layer: a forward hook that compares P y with what it must be."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from parimend.codes.output import Output
+from parimend.guards.action import settle
+from parimend.guards.journal import Journal, Parameters
+from parimend.guards.kernels import LARGE, any_suspicious_plane, any_suspicious_row
+from parimend.guards.products import Product
+from parimend.guards.threshold import Threshold, unit_roundoff
+
+_GUARDS: weakref.WeakValueDictionary[int, LayerGuard] = weakref.WeakValueDictionary()
+"""For the operator below: a compiled graph can hold numbers and tensors, but not a guard."""
+
+_NUMBERS = itertools.count()
+_KERNEL_DTYPES = (torch.float32, torch.float64)
+_EXACT = 4.0
+"""P W counts as zero if it is no more than this many roundings of the weights."""
+
+
+def exact_arithmetic(like: Tensor) -> AbstractContextManager[object]:
+    """Switches off autocasting, which would round what checks the rounding."""
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+class LayerGuard:
+    """Checks every output of one layer.
+
+    Args:
+        name: of the layer.
+        product: how it multiplies.
+        code: P.
+        journal: shared by the guards of a model.
+
+    `renew` must be called before the first check.
+    """
+
+    def __init__(self, name: str, product: Product, code: Output, journal: Journal) -> None:
+        self.name = name
+        self.product = product
+        self.code = code
+        self.journal = journal
+        self._calls = itertools.count()
+        self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        self._taus: dict[tuple[torch.dtype, bool], Threshold] = {}
+        self._arrays = {t: code.matrix.astype(str(t).split(".")[1]) for t in _KERNEL_DTYPES}
+        self._number = next(_NUMBERS)
+        _GUARDS[self._number] = self
+
+    def renew(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Takes over new weights: P W and P b, and the scale of rounding errors."""
+        W = self.product.matrix(weight.detach()).to(torch.float64)
+        P = torch.from_numpy(self.code.matrix.copy()).to(W.device)
+        PW = P.reshape(len(P), W.shape[0], -1).transpose(0, 1) @ W
+        Pb = P @ bias.detach().to(torch.float64) if bias is not None else P.new_zeros(len(P))
+        left, u = PW.square().sum((0, 2)), unit_roundoff(weight.dtype)
+        b2 = float(bias.detach().to(torch.float64).square().sum()) if bias is not None else 0.0
+        square = W.square().sum(-1).flatten()
+        total = float(square.sum())
+        self.imposed = bool(
+            (left <= (_EXACT * u) ** 2 * total).all()
+            and (Pb.square() <= (_EXACT * u) ** 2 * (total + b2)).all()
+        )
+        if total == 0.0:  # any scale will do
+            square, total = torch.ones_like(square), float(len(square))
+        noise = P * square @ P.T
+        if not self.imposed:
+            noise = noise + torch.diag(left)
+        own = left / total if self.imposed else torch.zeros_like(left)
+        self._weight_dtype = weight.dtype
+        self._fan_in = W.shape[-1]
+        self._noise, self._own = noise.cpu() / total, own.cpu()
+        self._taus.clear()
+        self._tensors.clear()
+        self._source = {
+            "P": P,
+            "PW": PW,
+            "Pb": Pb,
+            "share": square / total,
+            "w2": W.square().sum(1, keepdim=True),
+        }
+
+    def tensor(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """``P`` (k, C), ``PW`` (groups, k, fan-in), ``Pb`` (k,), ``w2`` (groups, 1, fan-in), the sums
+        of the squares of the weights, or ``share`` (C,), every output's part in them.
+        """
+        key = name, like.device, dtype
+        if key not in self._tensors:
+            self._tensors[key] = self._source[name].to(like.device, dtype)
+        return self._tensors[key]
+
+    def threshold(self, y: Tensor) -> Threshold:
+        """The threshold for outputs like ``y``."""
+        tf32 = y.is_cuda and (
+            torch.backends.cudnn.allow_tf32
+            if self.product.dims
+            else torch.backends.cuda.matmul.allow_tf32
+        )
+        key = y.dtype, tf32
+        if key not in self._taus:
+            self._taus[key] = Threshold.of(
+                self._noise, self._own, self._fan_in, self._weight_dtype, y.dtype, tf32
+            )
+        return self._taus[key]
+
+    def floor(self) -> float:
+        """Size of the smallest single error that is sure to be seen, in units of the rms output."""
+        like = torch.empty(0, dtype=self._weight_dtype)
+        return self.threshold(like).floor(self.code.m, self.code.n)
+
+    def retire(self) -> None:
+        """From now on graphs that were compiled with this guard pass it by."""
+        _GUARDS.pop(self._number, None)
+
+    def target(self, x: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        """What P y must be, (samples, k, positions); None for zero."""
+        if self.imposed:
+            return None
+        with exact_arithmetic(x):
+            rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
+            product = self.product.multiply(self.product.samples(x).to(dtype), rows, bias, size)
+        return product.reshape(*product.shape[:2], -1)
+
+    def syndrome(self, y: Tensor, target: Tensor | None) -> Tensor:
+        """P y - target, (samples, k, positions), for ``y`` of (samples, C, positions)."""
+        # Not a matrix product: on CUDA that may be one of 11 bits.
+        s = torch.stack([(y * row[:, None]).sum(1) for row in self.tensor("P", y, y.dtype)], 1)
+        return s if target is None else s - target
+
+    def screen(self, y: Tensor, target: Tensor | None, tau: float) -> Tensor:
+        """Which (sample, position) is to be looked at, bool; ``y`` of (samples, C, positions)."""
+        energy = self.syndrome(y, target).square().sum(1)
+        square = y.square().sum(1)
+        # Negated, so that NaN is suspicious.
+        return ~((energy <= tau**2 * square) & (square < LARGE))
+
+    def suspicious(self, y: Tensor, x: Tensor) -> bool:
+        """Whether any output is to be looked at."""
+        dims, tau = self.product.dims, self.threshold(y).tau
+        size = y.shape[y.ndim - dims :]
+        dtype = y.dtype if y.dtype in _KERNEL_DTYPES else torch.float32
+        target = self.target(x, size, dtype)
+        if y.device.type == "cpu" and y.dtype == dtype:
+            P, channels = self._arrays[dtype], self.code.n
+            y = y.detach()
+            if dims and y.is_contiguous():
+                goal = _array(target, (0, len(P), 1), P)
+                return any_suspicious_plane(
+                    y.reshape(-1, channels, size.numel()).numpy(), P, goal, tau**2
+                )
+            y = y.movedim(-dims - 1, -1) if dims else y
+            if y.is_contiguous():
+                rows = None if target is None else target.movedim(1, -1).reshape(-1, len(P))
+                goal = _array(rows, (0, len(P)), P)
+                return any_suspicious_row(y.view(-1, channels).numpy(), P, goal, tau**2)
+            y = y.movedim(-1, -dims - 1) if dims else y
+        return bool(self.screen(self.product.split(y).to(dtype), target, tau).any())
+
+    def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        """Checks outputs, and corrects them in place if the policy says so.
+
+        Args:
+            y: outputs.
+            x: inputs.
+            parameters: gives weight and bias, if they are needed.
+        """
+        call = next(self._calls)
+        if call % self.journal.every or not y.numel():
+            return
+        with torch.no_grad():
+            if self.suspicious(y, x):
+                settle(self, call, y, x, parameters)
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        """The forward hook."""
+        x = args[0] if args else kwargs["input"]
+        self.watch(output, x, lambda: (module.weight, module.bias))
+
+    def watch(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        """`inspect`, also inside a graph that is being compiled."""
+        if torch.compiler.is_compiling():
+            # Detached: what it writes are the values that should have been there all along.
+            torch.ops.parimend.inspect_(y.detach(), x.detach(), *parameters(), self._number)
+        else:
+            self.inspect(y, x, parameters)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerGuard:
+        # The weights come with every call, so a copy of the model shares its guards.
+        return self
+
+
+def _array(target: Tensor | None, empty: tuple[int, ...], like: NDArray[Any]) -> NDArray[Any]:
+    if target is None:
+        return np.empty(empty, like.dtype)
+    return target.contiguous().numpy()
+
+
+@torch.library.custom_op("parimend::inspect_", mutates_args=("y",))
+def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, number: int) -> None:
+    guard = _GUARDS.get(number)
+    if guard is not None:  # otherwise removed, and the graph not compiled again yet
+        guard.inspect(y, x, lambda: (weight, bias))
+
+
+@_inspect.register_fake
+def _(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, number: int) -> None:
+    return None

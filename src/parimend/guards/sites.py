@@ -1,0 +1,124 @@
+"""Where guards can sit in a model, and why not elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from parimend.guards import attention, repeat
+from parimend.guards.journal import Parameters
+from parimend.guards.products import LinearProduct, Product, product_of
+
+
+@dataclass(frozen=True)
+class ProductSite:
+    """A product that can be guarded.
+
+    Attributes:
+        name: of the module; of a projection of an attention, behind the attention's name.
+        module: that computes it.
+        product: how it multiplies.
+        parameters: gives its weight and bias.
+    """
+
+    name: str
+    module: nn.Module
+    product: Product
+    parameters: Parameters
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        groups, rows, _ = self.product.matrix(self.parameters()[0]).shape
+        return groups * rows
+
+    def obstacle(self, k: int) -> str:
+        """Why the weights cannot be made to meet k checks; empty if they can."""
+        if is_parametrized(self.module):
+            return "its weight is computed from other parameters"
+        if k >= (share := self.outputs // self.product.groups):
+            return f"a group has only {share} outputs for {k} checks"
+        return ""
+
+
+@dataclass(frozen=True)
+class OtherSite:
+    """Something else.
+
+    Attributes:
+        name: of the module.
+        module: that computes it.
+        repeatable: it can be done twice.
+        reason: why it is not a product that can be guarded.
+    """
+
+    name: str
+    module: nn.Module
+    repeatable: bool
+    reason: str
+
+
+Site = ProductSite | OtherSite
+
+
+def sites(model: nn.Module) -> Iterator[Site]:
+    """Everything that the modules of a model compute, in order."""
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module in inside:
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            inside |= set(module.modules())
+            yield from _attention(name, module)
+        elif not any(module.children()) or any(module.parameters(recurse=False)):
+            yield _site(name, module)
+
+
+def _site(name: str, module: nn.Module) -> Site:
+    if isinstance(module, repeat.REPEATED):
+        why_not = repeat.why_not(module)
+        reason = why_not or "not a product: guard_(..., activations=True) does it twice"
+        return OtherSite(name, module, not why_not, reason)
+    product = product_of(module)
+    if product is None:
+        return OtherSite(name, module, False, "no rule for this type, or a forward of its own")
+    if reason := _unusable(module.weight):
+        return OtherSite(name, module, False, reason)
+    # Read at every call: the weight may be replaced, or be computed.
+    return ProductSite(name, module, product, partial(_weight_and_bias, module))
+
+
+def _weight_and_bias(module: Any) -> tuple[Any, Any]:
+    return module.weight, module.bias
+
+
+def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Site]:
+    reason = attention.why_not(module)
+    for projection in attention.PROJECTIONS:
+        parameters = partial(attention.parameters_of, module, projection)
+        full = f"{name}.{projection}" if name else projection
+        if why := reason or _unusable(parameters()[0]):
+            yield OtherSite(full, module, False, why)
+        else:
+            yield ProductSite(full, module, LinearProduct(), parameters)
+
+
+def _unusable(weight: Any) -> str:
+    if not isinstance(weight, Tensor):
+        return "its weight is not a tensor (quantized?)"
+    if is_lazy(weight):
+        return "its weight has no shape yet: run the model once before"
+    if weight.layout != torch.strided:
+        return f"its weight is {weight.layout}"
+    if not weight.is_floating_point() or weight.is_quantized:
+        return f"its weight is {weight.dtype}"
+    if weight.itemsize == 1:
+        return f"{weight.dtype} is too coarse for its outputs to be checked"
+    return ""

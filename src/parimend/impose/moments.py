@@ -1,0 +1,301 @@
+"""What the layers of a network see: second moments of their inputs, from calibration data.
+
+Moving a row of a layer's weights by d changes its output by d^T x wherever the layer sees x. The
+square of that, summed over the positions of an input and averaged over inputs, is d^T S d, with S
+the like average of x x^T. All rows of a layer share S, so the Hessian of "every layer puts out what
+it did" is block diagonal with few different blocks. It takes no label, no gradient and no loss.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parimend.errors import ParimendError
+
+ENOUGH = 500
+"""Inputs below which the moments are noisy; in the network measured for it, half of what they are
+worth is gone at 100."""
+
+LARGEST = 1 << 30
+"""Bytes that the moments of one layer may take; of larger ones only the diagonal is kept."""
+
+_UNFOLDED = 1 << 24  # elements of unfolded images held at a time
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+class CalibrationError(ParimendError, ValueError):
+    """The calibration data cannot be used with this model."""
+
+
+class CalibrationWarning(UserWarning):
+    """The moments are usable, but poorer than they could be."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMoments:
+    """Second moments of what one layer sees: summed over positions, averaged over inputs.
+
+    Attributes:
+        weight: name of the layer's weight.
+        bias: name of its bias, if it has one.
+        shape: of the weight; the first axis counts output rows.
+        moment: (groups, k, k) float64, or (groups, k) where only the diagonal is kept. k is the
+            length of a row of the weight, plus one for the bias (whose input is 1), last.
+    """
+
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]
+    moment: NDArray[np.float64]
+    _inverses: dict[tuple[int, int, float], NDArray[np.float64]] = field(
+        init=False, repr=False, default_factory=dict
+    )
+
+    @property
+    def width(self) -> int:
+        """Length of a row of the weight."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def diagonal(self) -> NDArray[np.float64]:
+        """(groups, k) float64."""
+        return self.moment if self.moment.ndim == 2 else self.moment.diagonal(axis1=1, axis2=2)
+
+    def group(self, row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group of inputs that output rows see."""
+        return row // (self.shape[0] // len(self.moment))
+
+    def inverse(
+        self, group: int, columns: NDArray[np.int64], damping: float
+    ) -> NDArray[np.float64]:
+        """Inverse of the damped block of the ``columns`` that may move; shared, not to be changed.
+
+        Args:
+            columns: (c,) int64, increasing.
+            damping: added to the diagonal, as a fraction of its mean over the layer.
+        """
+        count = len(columns)
+        # Many words share the block of a whole row; how a row is cut is special to one word.
+        whole = count >= self.width and columns[-1] == count - 1
+        key = (group, count, damping)
+        if whole and key in self._inverses:
+            return self._inverses[key]
+        block = self.moment[group][np.ix_(columns, columns)]
+        block[np.diag_indices(count)] += damping * self.diagonal.mean()
+        inverse = cho_solve(cho_factor(block, lower=True), np.eye(count))
+        if whole:
+            self._inverses[key] = inverse
+        return inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of the layers of a model.
+
+    Attributes:
+        inputs: number of inputs that were averaged over.
+        layers: by name of a parameter, weight or bias, the moments of the layer it belongs to.
+    """
+
+    inputs: int
+    layers: Mapping[str, LayerMoments]
+
+    @cached_property
+    def scale(self) -> float:
+        """Mean of the diagonals of all layers; 1 if there are none."""
+        diagonals = [layer.diagonal.ravel() for layer in dict.fromkeys(self.layers.values())]
+        return float(np.concatenate(diagonals).mean()) if diagonals else 1.0
+
+
+def second_moments(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    names: Collection[str] | None = None,
+    samples: int = 2000,
+) -> Moments:
+    """Run a model over calibration data and average what its layers see.
+
+    Layers are ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d``. Modules that share a weight, and
+    modules called several times, add up. Nothing of the activations is kept. A weight that is also
+    used elsewhere (an embedding tied to the output layer) is judged by its use in layers alone.
+    The model runs in evaluation mode without gradients; afterwards, and after an error too, every
+    module is back in its mode and carries no hook.
+
+    Args:
+        model: to run. Batches are moved to the device of its first parameter.
+        batches: each one a tensor, a tuple or list whose first item is the input (what else is in
+            it is ignored), or a mapping of keyword arguments; inputs are counted along the first
+            axis of the first tensor.
+        names: of parameters; only the layers these belong to are measured. All by default.
+        samples: no further batch is taken once this many inputs were seen.
+
+    Raises:
+        CalibrationError: without a single batch, for names that the model does not have, for
+            batches of another kind, or for activations that are not finite; names the layer.
+
+    Warns:
+        CalibrationWarning: for fewer than 500 inputs, for layers that were never called or saw
+            nothing but zeros, and for layers too large for more than the diagonal.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> moments = second_moments(model, [torch.randn(500, 3)])
+        >>> moments.inputs, moments.layers["2.bias"].moment.shape
+        (500, (1, 5, 5))
+    """
+    if isinstance(batches, Tensor):
+        raise CalibrationError("batches must be an iterable of batches, not a tensor: give [x]")
+    sums = _find_layers(model, names)
+    inputs = 0
+    with _watched(model, sums.values()), torch.no_grad():
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        for batch in batches:
+            inputs += _run(model, batch, device)
+            if inputs >= samples:
+                break
+    if not inputs:
+        raise CalibrationError("no calibration inputs: give at least one batch, better 500 inputs")
+    if inputs < ENOUGH:
+        _warn(f"{inputs} calibration inputs are few: give {ENOUGH} or more")
+    layers: dict[str, LayerMoments] = {}
+    silent = []
+    for name, total in sums.items():
+        layer = LayerMoments(name, total.bias_name, total.shape, (total.total / inputs).numpy())
+        if not np.isfinite(layer.diagonal).all():
+            raise CalibrationError(
+                f"the layer of {name} {layer.shape} sees infinities or NaN: repair the weights or "
+                "the calibration data first"
+            )
+        if not layer.diagonal[:, : layer.width].any():
+            silent.append(name)
+            continue
+        if layer.moment.ndim == 2:
+            _warn(f"{name} {layer.shape}: too large for more than the diagonal of its moments")
+        layers |= dict.fromkeys(filter(None, (name, layer.bias)), layer)
+    if silent:
+        _warn(
+            f"never called, or with zeros only: the layers of {', '.join(silent)}; they get no "
+            "metric of their own; give data that uses them, or leave them out"
+        )
+    return Moments(inputs, layers)
+
+
+class _Sum:
+    """Running sum over all modules that share one weight."""
+
+    def __init__(self, module: Layer, bias_name: str | None) -> None:
+        self.modules = [module]
+        self.shape = tuple(module.weight.shape)
+        self.bias, self.bias_name = module.bias, bias_name
+        groups = 1 if isinstance(module, nn.Linear) else module.groups
+        k = math.prod(self.shape[1:]) + (self.bias is not None)
+        self.full = groups * k * k * 8 <= LARGEST
+        self.total = torch.zeros((groups, k, k) if self.full else (groups, k), dtype=torch.float64)
+
+    def see(self, module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook."""
+        x = args[0] if args else kwargs["input"]
+        for rows in _rows(module, x.detach()):
+            rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
+            rows = rows.double()
+            if self.bias is not None:
+                # A module without this bias that shares the weight tells nothing about the bias.
+                rows = F.pad(rows, (0, 1), value=float(module.bias is self.bias))
+            square = rows.mT @ rows if self.full else rows.square().sum(1)
+            self.total += square.cpu()
+
+
+def _find_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, _Sum]:
+    """By name of the weight; a tied weight has the first of its names, as in layouts."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    if names is not None:
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        if unknown := sorted(set(names) - tensors.keys()):
+            raise CalibrationError(f"the model has no parameter {', '.join(unknown)}")
+    sums: dict[str, _Sum] = {}
+    for module in model.modules():
+        if not isinstance(module, Layer):
+            continue
+        weight, bias = known.get(id(module.weight)), known.get(id(module.bias))
+        if weight is None:  # computed from other parameters at every call
+            continue
+        if weight in sums:
+            sums[weight].modules.append(module)
+        elif names is None or weight in names or bias in names:
+            sums[weight] = _Sum(module, bias)
+    return sums
+
+
+@contextmanager
+def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
+    """The model in evaluation mode, with hooks that feed ``sums``; then as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [
+        module.register_forward_pre_hook(total.see, with_kwargs=True)
+        for total in sums
+        for module in total.modules
+    ]
+    try:
+        model.eval()
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+
+
+def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
+    """Run the model on one batch; the number of its inputs."""
+    if isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    named = dict(batch) if isinstance(batch, Mapping) else {}
+    first = next((v for v in named.values() if isinstance(v, Tensor) and v.dim()), batch)
+    if not isinstance(first, Tensor) or not first.dim():
+        raise CalibrationError(
+            "a batch must be a tensor, a tuple or list that begins with one, or a mapping of "
+            f"keyword arguments with one, not {type(batch).__name__}"
+        )
+    if named:
+        model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()})
+    else:
+        model(first.to(device))
+    return len(first)
+
+
+def _rows(layer: Layer, x: Tensor) -> Iterator[Tensor]:
+    """What the rows of the weight are multiplied with, (groups, positions, width), in pieces."""
+    if isinstance(layer, nn.Linear):
+        yield x.reshape(1, -1, layer.in_features)
+        return
+    window = math.prod(layer.kernel_size)
+    x = x.reshape(-1, *x.shape[-len(layer.kernel_size) - 1 :])  # a single image has no first axis
+    padding = layer._reversed_padding_repeated_twice
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    for images in torch.split(x, max(1, _UNFOLDED // (x.shape[1:].numel() * window))):
+        images = F.pad(images, padding, mode)
+        geometry = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        for axis, (size, stride, dilation) in enumerate(geometry, start=2):
+            images = images.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        width = layer.in_channels // layer.groups
+        images = images.reshape(len(images), layer.groups, width, -1, window)
+        yield images.permute(1, 0, 3, 2, 4).reshape(layer.groups, -1, width * window)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CalibrationWarning, stacklevel=3)

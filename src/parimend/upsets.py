@@ -1,0 +1,230 @@
+"""Seeded faults in computation: wrong outputs of chosen layers of a running model.
+
+`parimend.faults` damages what is stored; here the weights are right and what is computed from them
+is wrong. Knows nothing of guards, and strikes before they look.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parimend.faults import FaultError
+
+Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
+"""``bitflip``: random bits of single outputs are flipped. ``relative``: single outputs are wrong by
+a part of themselves; ``offset``: by a part of the rms output, up or down. ``row``: all outputs of one
+position of one sample are random. ``tile``: so is a square of the matrix (samples and positions) x
+outputs. ``stuck``: one output always has the same value."""
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Upset:
+    """One way to compute wrongly.
+
+    Args:
+        kind: see `Kind`.
+        count: wrong outputs in every sample, for ``bitflip``, ``relative`` and ``offset``.
+        bits: distinct bits that are flipped in each.
+        size: of the error, for ``relative`` and ``offset``; of a stuck output in units of the rms
+            output; of the side of a tile.
+
+    Raises:
+        FaultError: for another kind, or numbers that make no sense.
+    """
+
+    kind: Kind
+    count: int = 1
+    bits: int = 1
+    size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise FaultError(
+                f"unknown kind of upset {self.kind!r}: take one of {', '.join(get_args(Kind))}"
+            )
+        if self.count < 1 or self.bits < 1:
+            raise FaultError(
+                f"an upset needs count >= 1 and bits >= 1, not {self.count} and {self.bits}"
+            )
+        if self.kind == "tile" and self.size < 1:
+            raise FaultError(f"the side of a tile must be at least 1, not {self.size}")
+
+    def strike(self, y: Tensor, axis: int, rng: np.random.Generator) -> Tensor:
+        """Outputs as they would have been.
+
+        Args:
+            y: outputs, samples first; unchanged.
+            axis: along which the outputs of one product lie.
+            rng: decides what is struck.
+
+        Returns:
+            A new tensor.
+        """
+        # (samples, positions, C): one row is one product.
+        rows = y.detach().movedim(axis, -1)
+        shape = rows.shape
+        rows = rows.reshape(shape[0], -1, shape[-1]).clone(memory_format=torch.contiguous_format)
+        rms = float(rows.to(torch.float64).square().mean().sqrt())
+        getattr(self, f"_{self.kind}")(rows, rms, rng)
+        return rows.reshape(shape).movedim(-1, axis)
+
+    def _places(self, rows: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """``count`` distinct outputs of every sample: (samples, count) each."""
+        width = rows[0].numel()
+        if self.count > width:
+            raise FaultError(f"a sample has {width} outputs, not {self.count}: lower count=")
+        flat = np.stack([rng.choice(width, self.count, replace=False) for _ in rows])
+        sample = np.arange(len(rows))[:, None].repeat(self.count, 1)
+        return torch.from_numpy(sample), torch.from_numpy(flat)
+
+    def _bitflip(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        width = 8 * rows.element_size()
+        if self.bits > width:
+            raise FaultError(f"{rows.dtype} has {width} bits, not {self.bits}: lower bits=")
+        sample, place = self._places(rows, rng)
+        masks = np.zeros(place.shape, np.uint64)
+        for mask in np.nditer(masks, op_flags=[["readwrite"]]):
+            mask[...] = sum(1 << int(b) for b in rng.choice(width, self.bits, replace=False))
+        signed = masks.astype(f"u{rows.element_size()}").view(f"i{rows.element_size()}")
+        words = rows.flatten(1).view(_BITS[rows.element_size()])
+        words[sample, place] ^= torch.from_numpy(signed).to(rows.device)
+
+    def _relative(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        where = self._places(rows, rng)
+        rows.flatten(1)[where] *= 1.0 + self.size
+
+    def _offset(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        where = self._places(rows, rng)
+        sign = torch.from_numpy(rng.choice([-1.0, 1.0], where[0].shape)).to(rows)
+        rows.flatten(1)[where] += sign * (self.size * rms)
+
+    def _row(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        sample, position = rng.integers(rows.shape[0]), rng.integers(rows.shape[1])
+        rows[sample, position] = _normal(rng, rows[sample, position], rms)
+
+    def _tile(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        matrix, side = rows.flatten(0, 1), int(self.size)
+        first, left = (int(rng.integers(max(n - side, 0) + 1)) for n in matrix.shape)
+        tile = matrix[first : first + side, left : left + side]
+        tile.copy_(_normal(rng, tile, rms))
+
+    def _stuck(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
+        rows[..., rng.integers(rows.shape[-1])] = self.size * rms
+
+
+def _normal(rng: np.random.Generator, like: Tensor, rms: float) -> Tensor:
+    return torch.from_numpy(rng.normal(scale=rms, size=tuple(like.shape))).to(like)
+
+
+class Upsets:
+    """Faults that strike a running model; as a context manager it ends them.
+
+    Attributes:
+        struck: (layer, call) of every output that was made wrong.
+    """
+
+    def __init__(self, upset: Upset, seed: int, every: int) -> None:
+        self.struck: list[tuple[str, int]] = []
+        self._upset = upset
+        self._seed = seed
+        self._every = every
+        self._handles: list[Any] = []
+
+    def _hook(self, name: str, axis: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        calls = itertools.count()
+
+        def strike(module: nn.Module, args: Any, y: Tensor) -> None:
+            call = next(calls)
+            if (call + 1) % self._every:
+                return
+            # Seeded by what it strikes, so that threads and other layers change nothing.
+            rng = np.random.default_rng([self._seed, zlib.crc32(name.encode()), call])
+            with torch.no_grad():
+                y.copy_(self._upset.strike(y, axis, rng))
+            self.struck.append((name, call))
+
+        return strike
+
+    def remove(self) -> None:
+        """From now on the model computes as it should."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> Upsets:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def upset_(
+    model: nn.Module,
+    upset: Upset,
+    *,
+    seed: int = 0,
+    only: Sequence[str] | None = None,
+    every: int = 1,
+) -> Upsets:
+    """Makes layers of a model compute wrongly from now on.
+
+    Args:
+        model: to strike. Only modules that give one tensor and are called can be struck.
+        upset: what happens to an output.
+        seed: the same seed strikes the same outputs in the same calls.
+        only: shell patterns; strikes the modules whose names match one of them. By default all
+            linear layers and convolutions.
+        every: strikes one call of a layer in so many, the last one of them.
+
+    Returns:
+        The handle that ends it.
+
+    Raises:
+        FaultError: if a pattern matches nothing, or nothing is left to be struck.
+
+    Example:
+        >>> model = nn.Linear(8, 4)
+        >>> x = torch.ones(2, 8)
+        >>> right = model(x)
+        >>> with upset_(model, Upset("bitflip"), seed=1) as upsets:
+        ...     wrong = model(x)
+        >>> int((right != wrong).sum()), upsets.struck
+        (2, [('', 0)])
+    """
+    if every < 1:
+        raise FaultError(f"every must be at least 1, not {every}")
+    modules = dict(model.named_modules())
+    convolutions = (nn.modules.conv._ConvNd,)
+    if only is None:
+        chosen = [n for n, m in modules.items() if isinstance(m, (nn.Linear, *convolutions))]
+    else:
+        for pattern in only:
+            if not any(fnmatchcase(name, pattern) for name in modules):
+                raise FaultError(f"only={pattern!r} matches none of the modules")
+        chosen = [n for n in modules if any(fnmatchcase(n, pattern) for pattern in only)]
+    if not chosen:
+        raise FaultError("the model has no linear layers or convolutions: name modules with only=")
+    upsets = Upsets(upset, seed, every)
+    for name in chosen:
+        module = modules[name]
+        axis = 1 if isinstance(module, (*convolutions, nn.modules.batchnorm._BatchNorm)) else -1
+        # Before all other hooks, so that guards see what the layer is made to compute.
+        handle = module.register_forward_hook(upsets._hook(name, axis), prepend=True)
+        upsets._handles.append(handle)
+    return upsets

@@ -1,0 +1,234 @@
+"""The command line: what it prints, and its exit status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from parimend.cli import main
+
+
+@pytest.fixture
+def model(tmp_path, rng):
+    path = tmp_path / "model.safetensors"
+    arrays = {
+        "fc.weight": rng.standard_normal((64, 50), dtype=np.float32),
+        "fc.bias": rng.standard_normal(64, dtype=np.float32),
+    }
+    safetensors.numpy.save_file(arrays, path)
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command: (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_from_protect_to_repair(model, run, tmp_path):
+    original = model.read_bytes()
+    broken = tmp_path / "broken.safetensors"
+    fixed = tmp_path / "fixed.safetensors"
+    code, out, _ = run("protect", model, "--errors", 20)
+    assert code == 0
+    assert "3,264 of 3,264" in out
+    code, out, _ = run("check", model)
+    assert (code, "clean" in out) == (0, True)
+    code, out, _ = run("inject", model, "-o", broken, "--fault", "bitflip", "--count", 20)
+    assert (code, "20 faults (bitflip, scattered, seed 0)" in out) == (0, True)
+    code, out, _ = run("check", broken)
+    assert (code, "20 wrong elements, can be corrected" in out) == (1, True)
+    code, out, _ = run("check", broken, "--list")
+    assert out.count("fc.weight") + out.count("fc.bias") >= 20
+    code, out, _ = run("repair", broken, "-o", fixed)
+    assert (code, "20 wrong elements, corrected" in out) == (0, True)
+    assert fixed.read_bytes() == original
+    code, out, _ = run("repair", broken, "--in-place")
+    assert code == 0
+    assert broken.read_bytes() == original
+    code, out, _ = run("inspect", broken)
+    assert (code, "64 x 50" in out) == (0, True)
+
+
+def test_json(model, run, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    made = json.loads(run("protect", model, "--errors", 20, "--json")[1])
+    assert (made["schema"], made["command"]) == (1, "protect")
+    assert made["files"][0].keys() == {
+        "path",
+        "sidecar",
+        "carrier",
+        "errors",
+        "elements",
+        "covered",
+        "seal_bytes",
+        "header_bytes",
+        "moved",
+    }
+    faults = json.loads(run("inject", model, "-o", broken, "-f", "zero", "-n", 3, "--json")[1])
+    report = json.loads(run("check", broken, "--json")[1])
+    assert report["verdict"] == "correctable"
+    [file] = report["files"]
+    assert file.keys() == {
+        "path",
+        "verdict",
+        "carrier",
+        "errors",
+        "elements",
+        "covered",
+        "seal",
+        "frame",
+        "missing_bytes",
+        "surplus_bytes",
+        "written",
+        "words",
+    }
+    [word] = file["words"]
+    assert word.keys() == {"name", "verdict", "elements", "unexplained", "reason", "changes"}
+    before = {(f["tensor"], f["index"]): f["before"] for f in faults["faults"]}
+    for change in word["changes"]:
+        flat = int(np.ravel_multi_index(change["index"], (64, 50)[: len(change["index"])]))
+        assert int(before[change["tensor"], flat], 16) == int.from_bytes(
+            bytes.fromhex(change["original"]), "little"
+        )
+        assert change["received_value"] == 0.0
+    repaired = json.loads(run("repair", broken, "--in-place", "--json")[1])
+    assert repaired["files"][0]["words"][0]["changes"] == word["changes"]
+    inspected = json.loads(run("inspect", model, "--json")[1])
+    assert {tensor["name"] for tensor in inspected["files"][0]["tensors"]} == {
+        "fc.weight",
+        "fc.bias",
+    }
+    planned = json.loads(run("plan", model, "--json")[1])
+    assert planned["files"][0]["words"][0]["elements"] == 3264
+
+
+def test_values_without_a_number_in_json_are_text(model, run):
+    run("protect", model)
+    content = bytearray(model.read_bytes())
+    content[-4:] = np.float32("nan").tobytes()
+    model.write_bytes(content)
+    out = run("check", model, "--json")[1]
+    assert json.loads(out)["files"][0]["words"][0]["changes"][0]["received_value"] == "nan"
+    assert "NaN" not in out
+
+
+def test_damage_can_be_replayed(model, run, tmp_path):
+    first, second, faults = tmp_path / "1", tmp_path / "2", tmp_path / "faults.jsonl"
+    run("inject", model, "-o", first, "-f", "burst", "-n", 7, "--seed", 5, "--save", faults)
+    assert run("inject", model, "-o", second, "--replay", faults)[0] == 0
+    assert first.read_bytes() == second.read_bytes() != model.read_bytes()
+    assert run("inject", first, "-o", second, "--replay", faults)[0] == 2  # struck already
+
+
+def test_only(model, run, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    run("protect", model, "--only", "fc.b*")
+    run("inject", model, "-o", broken, "-f", "sign", "-n", 3, "--only", "*.weight")
+    code, out, _ = run("check", broken)
+    assert (code, "64 of 3,264" in out) == (0, True)
+
+
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_other_carriers(model, run, tmp_path, carrier):
+    out = tmp_path / "out.safetensors"
+    broken = tmp_path / "broken.safetensors"
+    assert run("protect", model, "-o", out, "--carrier", carrier, "-e", 20)[0] == 0
+    run("inject", out, "-o", broken, "-f", "bitflip", "-n", 20)
+    assert run("check", broken)[0] == 1
+    assert run("repair", broken, "--in-place")[0] == 0
+    assert broken.read_bytes() == out.read_bytes()
+    assert run("plan", model, "--carrier", carrier)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", "MODEL"], "MODEL is not protected"),
+        (["check", "nothing"], "nothing: No such file or directory"),
+        (["check"], "Missing argument"),
+        (["check", "--color"], "No such option"),
+        (["mend"], "No such command 'mend'"),
+        (["repair", "MODEL"], "give either -o DST or --in-place"),
+        (["repair", "MODEL", "-o", "x", "--in-place"], "give either -o DST or --in-place"),
+        (["protect", "MODEL", "--carrier", "real"], "say where to write the new file"),
+        (["protect", "MODEL", "--errors", "0"], "Invalid value for '--errors'"),
+        (["protect", "MODEL", "--only", "x*"], "no tensor matches 'x*'"),
+        (["plan", "MODEL", "--carrier", "real", "-e", "3000"], "3000"),
+        (["inject", "MODEL", "-o", "x"], "give either --fault KIND or --replay FILE"),
+        (["inject", "MODEL", "-o", "MODEL", "-f", "sign"], "is the file to be damaged"),
+        (["inject", "MODEL", "-o", "OUT", "-f", "rust"], "unknown kind of damage 'rust'"),
+    ],
+)
+def test_errors_are_one_line(model, run, tmp_path, arguments, says):
+    places = {"MODEL": str(model), "OUT": str(tmp_path / "out")}
+    code, out, err = run(*[places.get(argument, argument) for argument in arguments])
+    assert (code, out) == (2, "")
+    assert err.startswith("parimend: ")
+    assert err.count("\n") == 1
+    assert says.replace("MODEL", str(model)) in err
+    assert os.listdir(tmp_path) == [model.name]
+
+
+def test_uncorrectable_is_a_finding(model, run, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    run("protect", model, "--errors", 3)
+    run("inject", model, "-o", broken, "-f", "random", "-n", 500)
+    assert run("check", broken)[0] == 1
+    code, out, _ = run("repair", broken, "--in-place")
+    assert (code, "uncorrectable: more damage than the code can repair" in out) == (1, True)
+
+
+def test_internal_errors_are_not_findings(model, run, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("parimend.files.check_file", fail)
+    code, _, err = run("check", model)
+    assert code == 2
+    assert "this is an error of parimend itself" in err
+
+
+@pytest.mark.parametrize("command", ["protect", "check", "repair", "inspect", "plan", "inject"])
+def test_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert "--json" in out
+
+
+def test_names_are_not_markup(model, run):
+    odd = model.with_name("[red]m[red].safetensors")
+    model.rename(odd)
+    run("protect", odd)
+    assert odd.name in run("check", odd)[1]
+
+
+def test_check_does_not_load_torch(model, run):
+    run("protect", model)
+    script = (
+        "import sys; from parimend.cli import main\n"
+        "try: main(['check', sys.argv[1]])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "clean" in done.stdout
+    assert done.stderr == ""  # no progress bar where there is no terminal
+
+
+def test_the_installed_command():
+    done = subprocess.run([sys.executable, "-m", "parimend", "--version"], capture_output=True)
+    assert re.fullmatch(rb"\d+\.\d+\.\d+\n", done.stdout)

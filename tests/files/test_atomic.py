@@ -1,0 +1,222 @@
+"""All or nothing: crashes, locks, errors of the file system."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from parimend import check_file, protect_file, repair_file
+from parimend.atomic import atomic
+from parimend.errors import BusyError
+from parimend.files import sidecar_of
+from parimend.records import Verdict
+from tests.files.conftest import flip
+
+
+@pytest.fixture
+def large(tmp_path, rng):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"a": rng.standard_normal((1000, 4000), dtype=np.float32)}, path)
+    return path
+
+
+def start(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+
+def test_content_and_failure(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def fail():
+        with atomic(path) as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_bytes() == b"old"
+    with atomic(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_disk_has_it_before_it_takes_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    synced = []
+
+    def fsync(descriptor):
+        place = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append((place, path.read_bytes()))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with atomic(path) as file:
+        file.write(b"new")
+    assert synced == [(str(tmp_path / ".a.new"), b"old"), (str(tmp_path), b"new")]
+
+
+def test_what_a_killed_process_left_behind_is_used_again(tmp_path):
+    (tmp_path / ".a.new").write_bytes(b"half of something")
+    with atomic(tmp_path / "a") as file:
+        file.write(b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    holder = start(
+        "import sys; from parimend.atomic import atomic\n"
+        "with atomic(sys.argv[1]) as file:\n"
+        "    print('locked', flush=True); sys.stdin.read()",
+        tmp_path / "a",
+    )
+    assert holder.stdout.readline() == "locked\n"
+    try:
+        with pytest.raises(BusyError, match="is being written by another process"):
+            atomic(tmp_path / "a").__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with atomic(tmp_path / "a") as file:
+        file.write(b"x")
+
+
+def test_a_busy_file_is_not_repaired(model, rng):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+    with atomic(model) as file:
+        file.write(model.read_bytes())
+        with pytest.raises(BusyError):
+            repair_file(model)
+    assert repair_file(model).verdict is Verdict.CORRECTED
+
+
+WRITERS = """
+import sys
+from parimend.atomic import atomic
+from parimend.errors import BusyError
+mine, done = sys.argv[2].encode() * 5000, 0
+while done < 40:
+    try:
+        with atomic(sys.argv[1]) as file:
+            file.write(mine)
+        done += 1
+    except BusyError:
+        pass
+"""
+
+
+def test_writers_in_turns(tmp_path):
+    """Locking, renaming and removing the temporary file do not get into each other's way."""
+    path = tmp_path / "a"
+    writers = [start(WRITERS, path, letter) for letter in "xy"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            assert len(content) == 5000
+            assert len(set(content)) == 1
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert os.listdir(tmp_path) == ["a"]
+    for writer in writers:
+        writer.communicate()
+
+
+def killed_after(seconds, target, *arguments):
+    """Run a function in a process of its own, and kill that."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["parimend.files"])
+    worker = context.Process(target=target, args=arguments)
+    worker.start()
+    time.sleep(seconds)
+    worker.kill()
+    worker.join()
+
+
+# Loading the compiled loops takes most of the time, so most moments are drawn after that.
+MOMENTS = [0.0, *np.random.default_rng(0).uniform(0.2, 0.8, 8)]
+
+
+def test_repair_killed_at_any_moment(large, rng):
+    protect_file(large, errors=50)
+    original, seal = large.read_bytes(), sidecar_of(large).read_bytes()
+    flip(large, rng, 50)
+    damaged = large.read_bytes()
+    for seconds in MOMENTS:
+        killed_after(seconds, repair_file, large)
+        assert large.read_bytes() in (original, damaged)
+        assert sidecar_of(large).read_bytes() == seal
+        assert repair_file(large).verdict.ok
+        assert large.read_bytes() == original
+        large.write_bytes(damaged)
+
+
+def test_protect_killed_at_any_moment(large):
+    content = large.read_bytes()
+    for seconds in MOMENTS[::2]:
+        killed_after(seconds, protect_file, large, 50)
+        assert large.read_bytes() == content
+        if sidecar_of(large).exists():
+            assert check_file(large).verdict is Verdict.CLEAN
+        protect_file(large, errors=50, force=True)
+        assert sorted(os.listdir(large.parent)) == [large.name, sidecar_of(large).name]
+        sidecar_of(large).unlink()
+
+
+def test_a_full_disk(model, rng, monkeypatch):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+    before = model.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        repair_file(model)
+    assert error.value.filename == str(model)
+    assert model.read_bytes() == before
+    assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
+
+
+def test_writing_that_fails_silently_is_noticed(model, rng, monkeypatch):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+    before = model.read_bytes()
+    monkeypatch.setattr("parimend.files.tensors.write_at", lambda *_: None)
+    report = repair_file(model)
+    assert report.verdict is Verdict.UNCORRECTABLE
+    assert "does not hold what is written" in report.files[0].findings[0]
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/sys"])
+def test_a_folder_that_cannot_be_written(folder, model, rng):
+    protect_file(model, errors=5)
+    with pytest.raises(OSError, match=rf"'{folder}/copy.safetensors'") as error:
+        repair_file(model, Path(folder, "copy.safetensors"))
+    assert error.value.filename == f"{folder}/copy.safetensors"
+
+
+def test_a_file_that_changes_while_it_is_protected(large):
+    changed = []
+
+    def progress(count):
+        if not changed:
+            changed.append(os.utime(large, ns=(0, 0)))
+
+    with pytest.raises(Exception, match="was changed while it was read"):
+        protect_file(large, errors=5, progress=progress)
+    assert os.listdir(large.parent) == [large.name]

@@ -1,0 +1,443 @@
+"""Protecting, checking and repairing one file with a sidecar."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from fracast import __file__ as fracast
+from hypothesis import given
+from hypothesis import strategies as st
+from wordllama import __file__ as wordllama
+
+from parimend import Seal, check_file, protect_file, repair_file
+from parimend.armor import armor, unarmor
+from parimend.errors import FormatError, MismatchError, SealError, SpecError, WordError
+from parimend.files import sidecar_of
+from parimend.records import Verdict
+from tests.files.conftest import damage, flip, header_length
+
+FRACAST = Path(fracast).parent / "weights"
+WORDLLAMA = Path(wordllama).parent / "weights" / "l2_supercat_256.safetensors"
+
+
+def repaired(path, original):
+    """Repair in place, and compare."""
+    report = repair_file(path)
+    assert report.verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
+    assert check_file(path).verdict is Verdict.CLEAN
+    return report
+
+
+def test_protecting_leaves_the_file_alone(model):
+    before, state = model.read_bytes(), model.stat()
+    [made] = protect_file(model, errors=20)
+    assert model.read_bytes() == before
+    assert model.stat().st_mtime_ns == state.st_mtime_ns
+    assert made.seal.covered == made.elements
+    assert made.seal_bytes == sidecar_of(model).stat().st_size
+    assert check_file(model).verdict is Verdict.CLEAN
+
+
+def test_damage_is_named_and_repaired(model):
+    protect_file(model, errors=20)
+    original = model.read_bytes()
+    weight = safetensors.numpy.load(original)["fc.weight"]
+    at = original.index(weight.tobytes())
+    damage(model, at + 4 * 123, np.float32(1e30).tobytes())
+    report = check_file(model)
+    assert report.verdict is Verdict.CORRECTABLE
+    [change] = report.changes
+    assert (change.tensor, change.index, change.dtype) == ("fc.weight", (2, 23), "F32")
+    assert change.value(change.received) == np.float32(1e30)
+    assert change.value(change.original) == weight[2, 23]
+    assert repaired(model, original).changes == report.changes
+
+
+@pytest.mark.parametrize("count", [1, 7, 20])
+def test_any_words_are_repaired(model, rng, count):
+    protect_file(model, errors=20)
+    original = model.read_bytes()
+    flip(model, rng, count)
+    repaired(model, original)
+
+
+def test_one_pass_covers_every_byte(model):
+    protect_file(model, errors=2)
+    original = model.read_bytes()
+    for at in range(header_length(original), len(original), 397):
+        damage(model, at, bytes([original[at] ^ 16]))
+        assert check_file(model).verdict is Verdict.CORRECTABLE
+        model.write_bytes(original)
+
+
+def test_more_damage_than_the_budget_is_left_alone(model, rng):
+    protect_file(model, errors=5)
+    flip(model, rng, 500)
+    damaged = model.read_bytes()
+    for report in (check_file(model), repair_file(model)):
+        assert report.verdict is Verdict.UNCORRECTABLE
+        assert "more damage than the code can repair" in report.files[0].findings[0]
+        assert not report.files[0].written
+    assert model.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\xff" * 8, b"\0" * 8, b'{"a', (99).to_bytes(8, "little"), (1 << 26).to_bytes(8, "little")],
+)
+def test_a_damaged_header_is_restored(model, damaged):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    damage(model, 0, damaged)
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.numpy.load_file(model)
+    report = check_file(model)
+    assert report.files[0].findings == ("header damaged, can be restored",)
+    repaired(model, original)
+    safetensors.numpy.load_file(model)
+
+
+def test_a_header_with_another_name_is_restored(model):
+    """It is well-formed, so only the data tell that it is damaged."""
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    damage(model, original.index(b"fc.bias"), b"xx")
+    repaired(model, original)
+
+
+@pytest.mark.parametrize("lost", [1, 8, 15])
+def test_a_short_tail_is_restored(model, lost):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    os.truncate(model, len(original) - lost)
+    assert check_file(model).files[0].missing == lost
+    repaired(model, original)
+
+
+def test_a_tail_of_zeros_is_restored(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1000, np.float32)}, path)
+    protect_file(path, errors=5)
+    original = path.read_bytes()
+    os.truncate(path, len(original) - 9)
+    assert check_file(path).files[0].findings == ("9 bytes missing at the end",)
+    repaired(path, original)
+
+
+def test_a_lost_tail_is_named(model):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    os.truncate(model, header_length(original) + 100)
+    report = check_file(model)
+    assert report.verdict is Verdict.UNCORRECTABLE
+    [word] = report.files[0].outcome.words
+    assert f"truncated: {len(original) - header_length(original) - 100} bytes" in word.reason
+    assert "from [12] of ids on and 5 more tensors" in word.reason
+    with pytest.raises(FormatError, match="is truncated: it has"):
+        protect_file(model, errors=5, force=True)
+
+
+def test_words_that_are_still_there_are_repaired(model):
+    """With a budget of its own for each tensor, a lost tail takes only the tensors that it hits."""
+    protect_file(model, errors=3, per="tensor")
+    original = model.read_bytes()
+    start = header_length(original)
+    damage(model, start, b"\x55\x55")
+    os.truncate(model, len(original) - 50)
+    report = repair_file(model)
+    assert report.verdict is Verdict.UNCORRECTABLE
+    verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+    assert (verdicts["ids"], verdicts["int8"]) == ("corrected", "uncorrectable")
+    content = model.read_bytes()
+    assert len(content) == len(original)
+    assert content[: start + 8] == original[: start + 8]
+
+
+def test_surplus_bytes_are_cut_off(model):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    model.write_bytes(original + b"surplus")
+    assert check_file(model).files[0].findings == ("7 bytes too many after the end",)
+    repaired(model, original)
+
+
+def test_the_sidecar_of_another_file_is_refused(model, tmp_path, rng):
+    other = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"a": rng.standard_normal(5000)}, other)
+    protect_file(other, errors=5)
+    sidecar_of(other).rename(sidecar_of(model))
+    for act in (check_file, repair_file):
+        with pytest.raises(MismatchError, match=r"was not made for .*model.safetensors"):
+            act(model)
+
+
+def test_other_weights_of_the_same_shape_are_not_repaired(model, rng):
+    protect_file(model, errors=5)
+    other = safetensors.numpy.load_file(model)
+    other["fc.weight"] += 1
+    metadata = {"author": "me"}
+    safetensors.numpy.save_file(other, model, metadata)
+    content = model.read_bytes()
+    assert repair_file(model).verdict is Verdict.UNCORRECTABLE
+    assert model.read_bytes() == content
+
+
+def test_unprotected_files_are_refused(model):
+    with pytest.raises(SealError, match=r"not protected: there is no model\.safetensors\.parimend"):
+        check_file(model)
+    with pytest.raises(FileNotFoundError):
+        check_file(model.with_name("nothing"))
+
+
+def test_protecting_twice_must_be_meant(model, rng):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+    with pytest.raises(MismatchError, match="protected already"):
+        protect_file(model, errors=5)
+    protect_file(model, errors=5, force=True)
+    assert check_file(model).verdict is Verdict.CLEAN
+
+
+def test_only_some_tensors(model):
+    [made] = protect_file(model, errors=5, only=["fc.*"])
+    assert (made.seal.covered, made.elements) == (64 * 50 + 64, 64 * 50 + 64 + 33 + 21 + 5 + 1)
+    original = model.read_bytes()
+    weights = safetensors.numpy.load(original)
+    damage(model, original.index(weights["ids"].tobytes()), b"\xaa")
+    assert check_file(model).verdict is Verdict.CLEAN
+    damage(model, original.index(weights["fc.bias"].tobytes()), b"\xaa")
+    assert check_file(model).verdict is Verdict.CORRECTABLE
+    with pytest.raises(WordError, match="no tensor matches 'nothing'"):
+        protect_file(model, errors=5, only=["nothing"], force=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
+def test_empty_files_are_refused(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    with pytest.raises(FormatError, match="is empty"):
+        protect_file(path, errors=5)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_file_without_tensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({}, path)
+    protect_file(path, errors=5)
+    original = path.read_bytes()
+    assert check_file(path).verdict is Verdict.CLEAN
+    damage(path, 8, b"[]")
+    repaired(path, original)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 63, 65, 5_000_000])
+def test_any_other_file_is_bytes(tmp_path, rng, size):
+    path = tmp_path / "model.bin"
+    path.write_bytes(rng.bytes(size))
+    protect_file(path, errors=6)
+    original = path.read_bytes()
+    damage(path, 0, bytes([original[0] ^ 1]))
+    damage(path, size // 2, bytes([original[size // 2] ^ 2])) if size > 1 else None
+    repaired(path, original)
+    os.truncate(path, size - 1)
+    repaired(path, original)
+
+
+def test_exotic_dtypes_are_protected_as_bytes(tmp_path):
+    text = b'{"a":{"dtype":"F4","shape":[4,5],"data_offsets":[0,10]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"0123456789")
+    protect_file(path, errors=2)
+    original = path.read_bytes()
+    damage(path, -4, b"x")
+    assert [(c.tensor, c.index) for c in check_file(path).changes] == [("a", (6,))]
+    repaired(path, original)
+
+
+def test_links_are_followed_and_kept(model, tmp_path, rng):
+    """As in the cache of a model hub: the sidecar is beside the link, the file is repaired."""
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    link = folder / "model.safetensors"
+    link.symlink_to(model)
+    protect_file(link, errors=5)
+    assert sidecar_of(link).exists()
+    assert not sidecar_of(model).exists()
+    original = model.read_bytes()
+    flip(model, rng, 3)
+    repaired(link, original)
+    assert link.is_symlink()
+    assert model.read_bytes() == original
+
+
+def test_a_repaired_copy_is_protected_too(model, tmp_path, rng):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    flip(model, rng, 3)
+    damaged = model.read_bytes()
+    out = tmp_path / "out" / "copy.safetensors"
+    out.parent.mkdir()
+    report = repair_file(model, out)
+    assert report.files[0].written == str(out)
+    assert out.read_bytes() == original
+    assert model.read_bytes() == damaged
+    assert check_file(out).verdict is Verdict.CLEAN
+    # Naming the file itself means in place.
+    assert repair_file(model, tmp_path / "out" / ".." / model.name).verdict is Verdict.CORRECTED
+    assert model.read_bytes() == original
+    assert check_file(model).verdict is Verdict.CLEAN
+
+
+def test_a_clean_copy_is_written_when_asked_for(model, tmp_path):
+    protect_file(model, errors=5)
+    repair_file(model, tmp_path / "copy.safetensors")
+    assert (tmp_path / "copy.safetensors").read_bytes() == model.read_bytes()
+    state = model.stat()
+    assert not repair_file(model).files[0].written
+    assert model.stat().st_ino == state.st_ino
+
+
+def test_mode_is_kept(model, rng):
+    protect_file(model, errors=5)
+    model.chmod(0o640)
+    flip(model, rng, 1)
+    repair_file(model)
+    assert model.stat().st_mode & 0o777 == 0o640
+
+
+# Damaged seals
+
+
+def test_a_damaged_sidecar_repairs_and_is_repaired(model, rng):
+    protect_file(model, errors=20)
+    original, seal = model.read_bytes(), sidecar_of(model).read_bytes()
+    flip(model, rng, 20)
+    flip(sidecar_of(model), rng, 12, start=0)
+    report = check_file(model)
+    assert report.files[0].seal is Verdict.CORRECTABLE
+    assert "seal damaged, can be restored" in report.files[0].findings
+    assert repaired(model, original).files[0].seal is Verdict.CORRECTED
+    assert sidecar_of(model).read_bytes() == seal
+
+
+def test_a_shortened_sidecar_is_good_enough(model):
+    protect_file(model, errors=20)
+    seal = sidecar_of(model).read_bytes()
+    os.truncate(sidecar_of(model), len(seal) - 60)
+    assert repair_file(model).files[0].seal is Verdict.CORRECTED
+    assert sidecar_of(model).read_bytes() == seal
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 5000, b"PARIMEND" * 9])
+def test_no_sidecar(model, content):
+    protect_file(model, errors=20)
+    sidecar_of(model).write_bytes(content)
+    with pytest.raises(SealError, match=r"model\.safetensors\.parimend: this is no seal"):
+        check_file(model)
+
+
+def test_a_newer_seal_is_not_understood(model):
+    protect_file(model, errors=20)
+    path = sidecar_of(model)
+    payload = unarmor(path.read_bytes(), "")[0]
+    path.write_bytes(armor(payload.replace(b'"version":1,"words"', b'"version":9,"words"')))
+    with pytest.raises(SealError, match=r"its version is 9, .*: install a newer one"):
+        check_file(model)
+
+
+PAYLOAD = {}
+
+
+@pytest.fixture
+def payload(model):
+    if not PAYLOAD:
+        protect_file(model, errors=3, per="tensor")
+        PAYLOAD[0] = unarmor(sidecar_of(model).read_bytes(), "")[0]
+    return PAYLOAD[0]
+
+
+def test_hostile_seals_are_errors(payload):
+    """Payloads with right checksums: what somebody might have made on purpose."""
+
+    @given(st.data())
+    def run(data):
+        raw = bytearray(payload)
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(raw) - 1))
+            kind = data.draw(st.sampled_from(["change", "insert", "delete"]))
+            more = data.draw(
+                st.sampled_from([b"9", b"[", b"}", b'"', b",", b"-1", b"9" * 30, b"\xff"])
+            )
+            raw[at : at + (kind != "insert")] = b"" if kind == "delete" else more
+        try:
+            seal = Seal.from_bytes(armor(bytes(raw)))
+        except SealError:
+            return
+        assert all(part.count > 0 for word in seal.words for part in word.parts)
+
+    run()
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_upset_the_seal(data):
+    for content in (data, armor(data), armor(len(data).to_bytes(4, "little") + data)):
+        with pytest.raises(SealError):
+            Seal.from_bytes(content)
+
+
+@pytest.mark.parametrize("errors", [0, -1])
+def test_a_budget_must_be_positive(model, errors):
+    with pytest.raises(SpecError):
+        protect_file(model, errors=errors)
+    assert not sidecar_of(model).exists()
+
+
+def test_what_is_called_right_is_right(model, rng):
+    """Damage of any kind, to the file and to its sidecar."""
+    protect_file(model, errors=8)
+    original, seal = model.read_bytes(), sidecar_of(model).read_bytes()
+    ends = set()
+    for _ in range(60):
+        for path, content, most in ((model, original, 30), (sidecar_of(model), seal, 12)):
+            damaged = bytearray(content)
+            for _ in range(int(rng.integers(most))):
+                at = int(rng.integers(len(damaged)))
+                damaged[at : at + 3] = rng.bytes(int(rng.choice([2, 3, 3, 3, 3])))
+            path.write_bytes(damaged)
+        found = model.read_bytes()
+        try:
+            report = repair_file(model)
+        except (MismatchError, SealError):
+            assert model.read_bytes() == found
+            ends.add("refused")
+            continue
+        ends.add(report.verdict.value)
+        assert model.read_bytes() == (original if report.verdict.ok else found)
+    assert ends >= {"corrected", "uncorrectable"}
+
+
+# Real models
+
+
+@pytest.mark.parametrize(
+    ("source", "errors"),
+    [
+        (FRACAST / "model.safetensors", 100),
+        (FRACAST / "model.int8.safetensors", 100),
+        (WORDLLAMA, 1000),
+    ],
+    ids=["float32", "int8", "float16"],
+)
+def test_real_models(tmp_path, rng, source, errors):
+    path = tmp_path / source.name
+    path.write_bytes(source.read_bytes())
+    [made] = protect_file(path, errors=errors)
+    assert made.seal_bytes - made.header_bytes < 14 * errors + 1200 + made.header_bytes // 6
+    flip(path, rng, errors)
+    damage(path, 3, b"\x77\x77")
+    repaired(path, source.read_bytes())
+    safetensors.numpy.load_file(path)

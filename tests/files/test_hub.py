@@ -1,0 +1,137 @@
+"""Protection where models are saved and loaded."""
+
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file as plain_load
+
+import parimend as pm
+from parimend.errors import DamageError, SealError, SpecError
+from parimend.files import sidecar_of
+from tests.files.conftest import damage, flip
+
+
+def state():
+    torch.manual_seed(0)
+    return {
+        "fc.weight": torch.randn(30, 40),
+        "fc.bias": torch.randn(30).bfloat16(),
+        "f8": torch.randn(16).to(torch.float8_e4m3fn),
+        "step": torch.tensor(3),
+        "none": torch.empty(0, 2),
+    }
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        assert a[name].shape == b[name].shape
+        assert (a[name].view(-1).view(torch.uint8) == b[name].view(-1).view(torch.uint8)).all()
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
+def test_round_trip(tmp_path, carrier):
+    path = tmp_path / "model.safetensors"
+    tensors = state() if carrier == "sidecar" else {"w": torch.randn(60, 70)}
+    pm.save_file(tensors, path, 10, carrier, metadata={"author": "me"})
+    same(pm.load_file(path), plain_load(path))
+    if carrier == "sidecar":
+        same(pm.load_file(path), tensors)
+    pm.save_file(tensors, path, 10)  # over it
+    same(pm.load_file(path), tensors)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_policies(tmp_path, rng):
+    path = tmp_path / "model.safetensors"
+    pm.save_file(state(), path, errors=10)
+    flip(path, rng, 5)
+    damaged = path.read_bytes()
+    with pytest.raises(DamageError, match=r"is damaged: 5 wrong elements, can be"):
+        pm.load_file(path)
+    with pytest.raises(DamageError):
+        pm.verify(path)
+    with pytest.warns(UserWarning, match="is damaged: 5 wrong elements"):
+        pm.load_file(path, "warn")
+    with pytest.warns(UserWarning, match="is damaged: 5 wrong elements"):
+        pm.verify(path, "warn")
+    same(pm.load_file(path, "repair"), state())
+    assert path.read_bytes() == damaged
+    assert pm.verify(path, "repair").verdict.value == "corrected"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(pm.load_file(path, "warn"), state())
+    with pytest.raises(SpecError, match="on_damage must be"):
+        pm.load_file(path, "ignore")
+
+
+def test_beyond_repair(tmp_path, rng):
+    path = tmp_path / "model.safetensors"
+    pm.save_file(state(), path, errors=2)
+    flip(path, rng, 300)
+    for act in (pm.load_file, pm.verify):
+        with pytest.raises(DamageError, match="uncorrectable"):
+            act(path, "repair")
+
+
+def test_a_damaged_header_does_not_stop_loading(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pm.save_file(state(), path, errors=2)
+    damage(path, 0, b"\xff" * 30)
+    same(pm.load_file(path, "repair"), state())
+
+
+def test_unprotected(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pm.save_file(state(), path, errors=2)
+    sidecar_of(path).unlink()
+    with pytest.raises(SealError, match="is not protected"):
+        pm.load_file(path)
+
+
+def test_checkpoints_with_an_optimizer(tmp_path, rng):
+    model = torch.nn.Linear(50, 40)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 50)).sum().backward()
+    optimizer.step()
+    path = tmp_path / "checkpoint.pt"
+    pm.save_file(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3},
+        path,
+        errors=40,
+    )
+    flip(path, rng, 40, start=0)
+    with pytest.raises(DamageError):
+        pm.load_file(path)
+    loaded = pm.load_file(path, "repair")
+    same(loaded["model"], model.state_dict())
+    moments = loaded["optimizer"]["state"][0]
+    assert (moments["exp_avg"] == optimizer.state_dict()["state"][0]["exp_avg"]).all()
+    assert loaded["epoch"] == 3
+    with pytest.raises(SpecError, match="metadata"):
+        pm.save_file({}, path, 3, metadata={"a": "b"})
+
+
+def test_a_seal_of_the_model_fits_its_file(tmp_path, rng):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file(state(), path)
+    original = path.read_bytes()
+    pm.protect_(state(), errors=10).save(sidecar_of(path))
+    flip(path, rng, 10)
+    assert pm.repair_file(path).verdict.value == "corrected"
+    assert path.read_bytes() == original
+
+
+def test_the_file_of_a_seal_fits_its_model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = state()
+    pm.save_file(tensors, path, errors=10)
+    seal = pm.Seal.load(sidecar_of(path))
+    tensors["fc.weight"][3, 4] = float("nan")
+    report = pm.repair_(tensors, seal)
+    assert [change.index for change in report.changes] == [(3, 4)]
+    same(tensors, state())

@@ -1,0 +1,32 @@
+"""Memory stays flat, however large a file is."""
+
+import os
+import subprocess
+import sys
+
+SCRIPT = r"""
+import re, sys
+from parimend import check_file, protect_file, repair_file
+protect_file(sys.argv[1], errors=100)
+with open(sys.argv[1], "r+b") as file:
+    for k in range(50):
+        file.seek(k * 6_000_003)
+        file.write(b"damage")
+print(check_file(sys.argv[1]).verdict.value)
+print(repair_file(sys.argv[1]).verdict.value)
+assert "torch" not in sys.modules
+# Not getrusage: its peak survives exec, so that of the tests would count.
+with open("/proc/self/status") as file:
+    print(int(re.search(r"VmHWM:\s*(\d+) kB", file.read())[1]) // 1024)
+"""
+
+
+def test_large_files_take_no_more_memory(tmp_path):
+    path = tmp_path / "model.bin"
+    path.touch()
+    os.truncate(path, 320_000_000)  # holes: they take no room on the disk
+    run = subprocess.run([sys.executable, "-c", SCRIPT, path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found, repaired, megabytes = run.stdout.split()
+    assert (found, repaired) == ("correctable", "corrected")
+    assert int(megabytes) < 300

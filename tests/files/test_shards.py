@@ -1,0 +1,136 @@
+"""Sharded checkpoints: an index and its shards as one."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from parimend import check_file, protect_file, repair_file
+from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files import sidecar_of, targets
+from parimend.records import Verdict
+from tests.files.conftest import damage, flip
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    weight_map = {}
+    for number in (1, 2, 3):
+        name = f"model-{number:05}-of-00003.safetensors"
+        arrays = {f"layer{number}": rng.standard_normal((40, 50), dtype=np.float32)}
+        safetensors.numpy.save_file(arrays, folder / name)
+        weight_map |= dict.fromkeys(arrays, name)
+    index = {"metadata": {"total_size": 24000}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("by", ["folder", "index"])
+def test_every_shard_has_its_own_budget(folder, rng, by):
+    path = folder if by == "folder" else folder / INDEX
+    assert [made.seal.errors for made in protect_file(path, errors=10)] == [10] * 4
+    original = contents(folder)
+    for shard in sorted(folder.glob("*.safetensors")):
+        flip(shard, rng, 10)
+    report = check_file(path)
+    assert report.verdict is Verdict.CORRECTABLE
+    assert [len(file.outcome.changes) for file in report.files] == [0, 10, 10, 10]
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert contents(folder) == original
+
+
+def test_one_lost_shard_does_not_stop_the_others(folder, rng):
+    protect_file(folder, errors=10)
+    first, second, _ = sorted(folder.glob("*.safetensors"))
+    original = first.read_bytes()
+    flip(first, rng, 5)
+    flip(second, rng, 1000)
+    report = repair_file(folder)
+    assert [file.verdict.value for file in report.files] == [
+        "clean",
+        "corrected",
+        "uncorrectable",
+        "clean",
+    ]
+    assert first.read_bytes() == original
+
+
+@pytest.mark.parametrize("by", ["folder", "index"])
+def test_a_damaged_index_is_repaired(folder, by):
+    protect_file(folder, errors=10)
+    original = contents(folder)
+    damage(folder / INDEX, 0, b"#")
+    assert repair_file(folder if by == "folder" else folder / INDEX).verdict is Verdict.CORRECTED
+    assert contents(folder) == original
+
+
+def test_a_copy_goes_to_a_folder(folder, rng, tmp_path):
+    protect_file(folder, errors=10)
+    original = contents(folder)
+    flip(folder / "model-00002-of-00003.safetensors", rng, 5)
+    with pytest.raises(SpecError, match="give an existing folder"):
+        repair_file(folder, tmp_path / "nothing")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    repair_file(folder, copy)
+    del original["config.json"]
+    assert contents(copy) == original
+
+
+def test_a_folder_without_an_index(folder):
+    (folder / INDEX).unlink()
+    protect_file(folder, errors=10)
+    assert len(check_file(folder).files) == 3
+
+
+def test_what_a_path_stands_for(folder, tmp_path):
+    assert [path.name for path in targets(folder)][:2] == [
+        INDEX,
+        "model-00001-of-00003.safetensors",
+    ]
+    (folder / f"other.{INDEX}").write_text("{}")
+    with pytest.raises(MismatchError, match="several indices"):
+        targets(folder)
+    with pytest.raises(FormatError, match="has no safetensors files"):
+        targets(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "", 7, None])
+def test_an_index_cannot_point_outside(folder, name):
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(FormatError, match="outside its folder"):
+        targets(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\xff"])
+def test_no_index_upsets_it(folder, text):
+    (folder / INDEX).write_text(text)
+    assert len(targets(folder)) == 4
+
+
+def test_missing_shards_are_named(folder):
+    protect_file(folder, errors=10)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        check_file(folder)
+    assert error.value.filename.endswith("model-00002-of-00003.safetensors")
+
+
+def test_real_carriers_take_one_file(folder, tmp_path):
+    with pytest.raises(SpecError, match="takes one at a time"):
+        protect_file(folder, 10, "real", tmp_path / "out")
+
+
+def test_sidecars_are_found_by_name(folder):
+    protect_file(folder, errors=10)
+    assert all(sidecar_of(path).exists() for path in targets(folder))

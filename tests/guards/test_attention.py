@@ -1,0 +1,107 @@
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from parimend.guards import guard_
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("masks", list(itertools.product([False, True], [None, "2d", "3d"])))
+def test_a_guarded_attention_computes_the_same(x, batch_first, weights, masks):
+    attention = nn.MultiheadAttention(32, 4, kdim=8, vdim=16, batch_first=batch_first)
+    key, value = torch.randn(3, 5, 8), torch.randn(3, 5, 16)
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = masks[0]
+    options = {"need_weights": weights, "key_padding_mask": padding if masks[0] else None}
+    if masks[1] == "2d":
+        options["attn_mask"] = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    elif masks[1] == "3d":
+        options["attn_mask"] = torch.randn(12, 5, 5)
+        options["key_padding_mask"] = padding.float() if masks[0] else None
+    inputs = [a if batch_first else a.transpose(0, 1) for a in (x, key, value)]
+    right = attention(*inputs, **options)
+    with guard_(attention, 4) as guards:
+        y = attention(*inputs, **options)
+        assert guards.events == ()
+        assert [c.cover for c in guards.coverage()] == ["kept"] * 4
+    assert "forward" not in vars(attention)
+    torch.testing.assert_close(y, right)
+
+
+def test_one_sample_without_a_batch(x):
+    attention = nn.MultiheadAttention(32, 4, bias=False)
+    right = attention(x[0], x[0], x[0], average_attn_weights=False)
+    with guard_(attention, 4, impose=False):
+        torch.testing.assert_close(
+            attention(x[0], x[0], x[0], average_attn_weights=False), right
+        )
+
+
+@pytest.mark.parametrize("projection", range(4))
+@pytest.mark.parametrize("impose", [False, True])
+def test_every_projection_is_guarded(x, projection, impose, monkeypatch):
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    with guard_(attention, 4, impose=impose) as guards, torch.no_grad():
+        right, _ = attention(x, x, x)
+        calls, linear = itertools.count(), F.linear
+
+        def wrong(*args):
+            y = linear(*args)
+            if y.shape == x.shape and next(calls) == projection:
+                y[1, 2, 3] += 0.5
+            return y
+
+        monkeypatch.setattr(F, "linear", wrong)
+        y, _ = attention(x, x, x)
+        [event] = guards.events
+        assert (event.layer, event.sample, event.channels) == (names[projection], (1, 2), (3,))
+        torch.testing.assert_close(y, right)
+
+
+def test_an_encoder_leaves_its_fast_path(x):
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    with torch.no_grad():
+        right = encoder(x)
+        with guard_(encoder, 4, policy="record") as guards:
+            torch.testing.assert_close(encoder(x), right)
+            encoder(x, src_key_padding_mask=padding)
+            assert guards.events == ()
+            for module in encoder.modules():  # not as they were when they were guarded
+                for parameter in module.parameters(recurse=False):
+                    parameter.mul_(1.0 + torch.rand_like(parameter))
+            encoder(x)
+            assert {e.layer for e in guards.events} == set(guards.floor)
+        assert encoder.use_nested_tensor
+
+
+def test_compiled(x):
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    right, _ = attention(x, x, x)
+    with guard_(attention, 4) as guards, torch.no_grad():
+        compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, x, x)[0], right)
+        with torch.no_grad():
+            attention.in_proj_weight[2] += 1
+        compiled(x, x, x)
+        assert guards.events
+
+
+def test_an_attention_with_keys_of_its_own_is_named():
+    model = nn.Sequential(nn.Linear(4, 8), nn.MultiheadAttention(32, 4, add_bias_kv=True))
+    with guard_(model) as guards:
+        assert {c.cover for c in guards.coverage()[1:]} == {"uncovered"}
+    copy.deepcopy(model)

@@ -1,0 +1,345 @@
+"""`guard_` and its handle."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from parimend.errors import ComputationError, GuardError
+from parimend.guards import guard_
+from parimend.upsets import Upset, upset_
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(20, 40, generator=torch.Generator().manual_seed(1))
+
+
+def test_one_wrong_output_is_named(model, x):
+    with guard_(model, 8) as guards:
+        model[0].register_forward_hook(set_output((3, 7), 9.0), prepend=True)
+        model(x)
+        [event] = guards.events
+    assert (event.layer, event.call, event.sample, event.channels) == ("0", 0, (3,), (7,))
+    assert event.positions == ((),)
+    assert event.action == "corrected"
+    assert 1 < event.magnitude < 100
+    assert "sample (3,)" in str(event)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38, -1e30])
+@pytest.mark.parametrize("k", [1, 4])
+def test_outputs_that_are_not_finite_or_huge_are_corrected(model, x, value, k):
+    right = model(x)
+    with guard_(model, k) as guards:
+        model[0].register_forward_hook(set_output((3, 7), value), prepend=True)
+        torch.testing.assert_close(model(x), right)
+        assert len(guards.events) == 1
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_an_input_that_is_nan_is_no_fault(model, x, k):
+    x = x.clone()
+    x[2, 5], x[4, 0] = float("nan"), float("inf")
+    with guard_(model, k, policy="raise") as guards:
+        y = model(x)
+        assert {(e.sample, e.action) for e in guards.events} == {((2,), "input"), ((4,), "input")}
+    assert y[[2, 4]].isnan().all()
+
+
+def test_record_and_raise_change_nothing(model, x):
+    with guard_(model, 4, policy="record") as guards, upset_(model, Upset("offset"), only=["2"]):
+        wrong = model(x)
+        assert {e.action for e in guards.events} == {"recorded"}
+        assert len(guards.events) == len(x)
+    assert (wrong - model(x)).abs().max() > 0.1
+    with guard_(model, 4, policy="raise") as guards, upset_(model, Upset("offset"), only=["2"]):
+        with pytest.raises(ComputationError, match=r"2, call 0: sample \(0,\)"):
+            model(x)
+        assert {e.action for e in guards.events} == {"raised"}
+
+
+def test_recompute_does_not_locate(model, x):
+    right = model(x)
+    with guard_(model, 8, policy="recompute") as guards, upset_(model, Upset("offset"), only=["0"]):
+        torch.testing.assert_close(model(x), right)
+    assert {e.action for e in guards.events} == {"recomputed"}
+
+
+def test_two_wrong_outputs_of_a_sample_are_located(model, x):
+    right = model(x)
+    with guard_(model, 8) as guards, upset_(model, Upset("offset", count=2, size=1e-2)):
+        torch.testing.assert_close(model(x), right, rtol=0, atol=1e-5)
+    assert all(len(e.channels) == 2 for e in guards.events)
+    assert len(guards.events) == 2 * len(x)
+
+
+def test_wrong_weights_are_suspected_and_repaired(model, x):
+    sound, right = copy.deepcopy(model), model(x)
+    with guard_(model, 4) as guards:
+        with torch.no_grad():
+            model[0].weight[5] += 1.0
+        model(x)
+        assert {e.action for e in guards.events} == {"suspect"}
+    model.load_state_dict(sound.state_dict())
+    told = []
+
+    def repair(event):
+        told.append(event.layer)
+        model.load_state_dict(sound.state_dict())
+
+    with guard_(model, 4, on_weights=repair) as guards:
+        with torch.no_grad():
+            model[0].weight[5] += 1.0
+        torch.testing.assert_close(model(x), right)
+        assert told == ["0"]
+        assert {e.action for e in guards.events} == {"repaired"}
+
+
+def test_only_one_call_in_so_many_is_checked(model, x):
+    with guard_(model, 4, every=3, only=["0"]) as guards, upset_(model, Upset("offset")):
+        for _ in range(6):
+            model(x)
+    assert {e.call for e in guards.events} == {0, 3}
+
+
+def test_nothing_remains(model, x):
+    before, keys = model(x), list(model.state_dict())
+    attributes = [set(vars(m)) for m in model.modules()]
+    guards = guard_(model, 4, activations=True)
+    assert list(model.state_dict()) == keys
+    guards.remove()
+    guards.remove()
+    assert [set(vars(m)) for m in model.modules()] == attributes
+    assert not any(m._forward_hooks for m in model.modules())
+    assert torch.equal(model(x), before)
+    assert {c.reason for c in guards.coverage()} == {"its guard was removed"}
+
+
+def test_projection_takes_little_and_is_free_for_logits(model, x):
+    right = model(x)
+    guard_(model, 1, impose=["2"]).remove()
+    torch.testing.assert_close(model(x).softmax(1), right.softmax(1))
+    assert model(x).sum(1).abs().max() < 1e-5
+
+
+def test_training_goes_on_inside(model, x):
+    with guard_(model, 4, impose=True) as guards:
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            guards.project_()
+        assert guards.events == ()
+        assert [c.cover for c in guards.coverage()] == ["imposed", "uncovered", "imposed"]
+    # And without being told, a new guard sees that the weights are in the code.
+    with guard_(model, 4) as guards:
+        assert [c.cover for c in guards.coverage()] == ["imposed", "uncovered", "imposed"]
+
+
+def test_gradients_are_those_without_guards(model, x):
+    def gradient():
+        model.zero_grad()
+        model(x).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    right = gradient()
+    with guard_(model, 4), upset_(model, Upset("offset")):
+        for a, b in zip(gradient(), right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_threads(model, x):
+    right = model(x)
+    with guard_(model, 4, every=1) as guards, upset_(model, Upset("offset"), only=["0"]):
+        wrong = []
+
+        def run():
+            with torch.no_grad():
+                for _ in range(10):
+                    if (model(x) - right).abs().max() > 1e-5:
+                        wrong.append(1)
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert len(guards.events) == 40 * len(x)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_compiled_without_a_graph_break(model, x, grad):
+    right = model(x)
+    error = torch.zeros(20, 64)
+    error[3, 7] = 1.0
+    model[0].register_forward_hook(lambda module, args, y: y + error)
+    with guard_(model, 4) as guards, torch.set_grad_enabled(grad):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), right)
+        [event] = guards.events
+        assert (event.sample, event.channels, event.action) == ((3,), (7,), "corrected")
+    with torch.no_grad():  # a graph that was compiled before passes removed guards by
+        assert (compiled(x) - right).abs().max() > 0.01
+    assert len(guards.events) == 1
+
+
+def test_a_copy_of_a_guarded_model_is_guarded(model, x):
+    with guard_(model, 4) as guards:
+        other = copy.deepcopy(model)
+        with upset_(other, Upset("offset"), only=["0"]):
+            torch.testing.assert_close(other(x), model(x))
+        assert len(guards.events) == len(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("impose", [False, True])
+def test_other_dtypes(model, x, dtype, impose):
+    model, x = model.to(dtype), x.to(dtype).repeat(50, 1)
+    with guard_(model, 4, impose=impose) as guards, torch.no_grad():
+        right = model(x)
+        assert guards.events == ()
+        size = 4 * max(guards.floor.values())
+        with upset_(model, Upset("offset", size=size), only=["0"]):
+            y = model(x)
+        assert len(guards.events) >= 0.99 * len(x)
+        assert (y - right).abs().max() < 0.1 * size + 1e-6 or dtype != torch.float64
+
+
+def test_autocast(model, x):
+    with guard_(model, 4) as guards, torch.autocast("cpu", torch.bfloat16):
+        right = model(x.repeat(50, 1))
+        assert right.dtype == torch.bfloat16
+        assert guards.events == ()
+        with upset_(model, Upset("offset", size=0.5), only=["0"]):
+            y = model(x.repeat(50, 1))
+        assert guards.events
+        torch.testing.assert_close(y, right, rtol=0.05, atol=0.05)
+
+
+def test_overflow_is_told_from_a_fault():
+    layer = nn.Linear(8, 16).half()
+    with torch.no_grad():
+        layer.weight[3] = 6e4
+    with guard_(layer, 1) as guards:
+        assert layer(torch.ones(1, 8).half())[0, 3] == float("inf")
+        assert [e.action for e in guards.events] == ["overflow"]
+
+
+def test_a_layer_that_cancels_its_inputs_gives_no_false_alarm():
+    layer = nn.Linear(512, 16, bias=False)
+    with torch.no_grad():
+        layer.weight[:, 256:] = -layer.weight[:, :256]
+    half = torch.randn(500, 256, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([half, half + 1e-6], 1)
+    with guard_(layer, 1) as guards:
+        layer(x)
+        assert guards.events == ()
+        assert guards.screened > 0
+
+
+def test_large_outliers_give_no_false_alarm():
+    layer = nn.Linear(256, 64)
+    with torch.no_grad():
+        layer.weight[3] *= 1e3
+    x = torch.randn(2000, 256, generator=torch.Generator().manual_seed(0))
+    x[:, 5] *= 1e3
+    for k in (1, 8):
+        with guard_(layer, k) as guards:
+            layer(x)
+            assert guards.events == ()
+
+
+def test_activations_are_done_twice(x):
+    model = nn.Sequential(nn.BatchNorm1d(40), nn.LeakyReLU(), nn.ReLU(inplace=True)).eval()
+    right = model(x)
+    with guard_(model, activations=True) as guards:
+        cover = [c.cover for c in guards.coverage()]
+        assert cover == ["repeated", "repeated", "uncovered"]
+        for layer in ("0", "1"):
+            with upset_(model, Upset("relative", size=1e-6), only=[layer]):
+                assert torch.equal(model(x), right)
+        assert {(e.layer, e.action) for e in guards.events} == {
+            ("0", "recomputed"), ("1", "recomputed"),
+        }  # fmt: skip
+        model[0].train()(x)  # statistics must not be updated twice
+        assert model[0].num_batches_tracked == 1
+
+
+def test_coverage_names_what_is_not_covered(model):
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model.append(Scaled(32, 32))
+    model.append(nn.Linear(32, 3))
+    model.append(parametrizations.weight_norm(nn.Linear(3, 32)))
+    model.append(nn.Linear(32, 32).to(torch.float8_e4m3fn))
+    model.append(nn.LazyLinear(4))
+    with guard_(model, 4, impose=True) as guards:
+        found = {c.layer: (c.cover, c.reason) for c in guards.coverage()}
+        assert found["3"][0] == "uncovered"
+        assert "forward of its own" in found["3"][1]
+        assert found["4"] == ("uncovered", "has 3 outputs for 4 checks: take a smaller k")
+        assert found["5"][0] == "kept"
+        assert "other parameters" in found["5"][1]
+        assert "float8" in found["6"][1]
+        assert "no shape" in found["7"][1]
+        model[2] = nn.Linear(64, 32)
+        assert "put here after" in {c.layer: c.reason for c in guards.coverage()}["2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "positive integer"),
+        ({"k": 64}, "no layer that can be guarded"),
+        ({"k": 40, "only": ["2"]}, "2: k=40 checks"),
+        ({"only": ["1"]}, "1: cannot be guarded"),
+        ({"only": ["7"]}, "matches no module"),
+        ({"impose": ["7"]}, "matches no module"),
+        ({"policy": "ignore"}, "policy must be"),
+        ({"every": 0}, "every must be"),
+    ],
+)
+def test_misuse(model, options, message):
+    with pytest.raises(GuardError, match=message):
+        guard_(model, **options)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_model_is_guarded_once(model):
+    with guard_(model, only=["0"]):
+        with pytest.raises(GuardError, match="0: is guarded already"):
+            guard_(model)
+        guard_(model, only=["2"]).remove()
+    guard_(model).remove()
+
+
+def test_a_depthwise_convolution_cannot_be_imposed_on_but_kept():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8))
+    with pytest.raises(GuardError, match="0: cannot be imposed"):
+        guard_(model, impose=["0"])
+    with guard_(model, impose=True) as guards:
+        [cover] = guards.coverage()
+        assert cover.cover == "kept"
+        assert "group" in cover.reason
+
+
+def set_output(index, value):
+    def hook(module, args, y):
+        with torch.no_grad():
+            y[index] = value
+
+    return hook

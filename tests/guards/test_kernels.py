@@ -1,0 +1,60 @@
+"""The kernels against the same check in PyTorch, and both against float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from parimend.guards.kernels import any_suspicious_plane, any_suspicious_row
+
+
+def oracle(y, P, target, tau2):
+    s = np.einsum("kc,ncp->nkp", P.astype(float), y.astype(float)) - target
+    return ~((s**2).sum(1) <= tau2 * (y.astype(float) ** 2).sum(1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shape", [(3, 5, 1), (2, 33, 300), (1, 100, 7), (4, 64, 256)])
+def test_kernels_find_what_the_oracle_finds(rng, dtype, k, shape):
+    samples, channels, positions = shape
+    y = rng.normal(size=shape).astype(dtype)
+    P = rng.normal(size=(k, channels)).astype(dtype)
+    P[0] = 1
+    goal = np.einsum("kc,ncp->nkp", P, y) + 0.01 * rng.normal(size=(samples, k, positions))
+    goal = goal.astype(dtype)
+    rows = [np.ascontiguousarray(np.moveaxis(a, 1, 2)).reshape(-1, a.shape[1]) for a in (y, goal)]
+    for tau2 in (1e-1, 1e-7):
+        assert any_suspicious_plane(y, P, goal, tau2) == oracle(y, P, goal, tau2).any()
+        assert any_suspicious_row(rows[0], P, rows[1], tau2) == oracle(y, P, goal, tau2).any()
+    none = np.empty((0, k, 1), dtype)
+    assert any_suspicious_plane(y, P, none, 1e-3) == oracle(y, P, 0, 1e-3).any()
+    assert any_suspicious_row(rows[0], P, none[..., 0], 1e-3) == oracle(y, P, 0, 1e-3).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 3e38])
+@pytest.mark.parametrize("place", [(0, 0, 0), (2, 39, 99), (1, 17, 50)])
+def test_nothing_that_is_not_finite_or_huge_passes(rng, value, place):
+    y = rng.normal(size=(3, 40, 100)).astype(np.float32)
+    P, none = np.ones((1, 40), np.float32), np.empty((0, 1, 1), np.float32)
+    y -= y.mean(1, keepdims=True)
+    rows = np.moveaxis(y, 1, 2).copy()
+    assert not any_suspicious_plane(y, P, none, 1e-8)
+    assert not any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8)
+    y[place] = rows[place[0], place[2], place[1]] = value
+    assert any_suspicious_plane(y, P, none, 1e-8)
+    assert any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8)
+
+
+def test_the_screen_in_pytorch_agrees():
+    from parimend.guards import guard_
+
+    layer = torch.nn.Linear(30, 40)
+    with guard_(layer, 3) as guards:
+        [(guard, *_)] = guards._layers.values()
+        x = torch.randn(10, 30)
+        with torch.no_grad():
+            y = layer(x)
+            y[4, 5] += 1.0
+        target = guard.target(x, torch.Size(), torch.float32)
+        mask = guard.screen(guard.product.split(y), target, guard.threshold(y).tau)
+        assert mask.nonzero().tolist() == [[4, 0]]

@@ -1,0 +1,91 @@
+"""Every layer type: what it puts out is unchanged, an error is seen, located and corrected."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from parimend.guards import guard_
+from parimend.upsets import Upset, upset_
+
+LAYERS = {
+    "linear": (nn.Linear(24, 32), (5, 24)),
+    "linear, three axes": (nn.Linear(24, 32), (2, 3, 24)),
+    "linear, one sample": (nn.Linear(24, 32, bias=False), (24,)),
+    "conv1d": (nn.Conv1d(6, 16, 3, padding=1), (3, 6, 20)),
+    "conv2d": (nn.Conv2d(6, 16, 3, stride=2, padding="valid"), (3, 6, 9, 9)),
+    "conv2d, same": (nn.Conv2d(6, 16, (3, 5), padding="same", dilation=2), (3, 6, 12, 12)),
+    "conv2d, one sample": (nn.Conv2d(6, 16, 3), (6, 9, 9)),
+    "conv2d, reflected": (nn.Conv2d(6, 16, 3, padding=2, padding_mode="reflect"), (3, 6, 9, 9)),
+    "conv2d, groups": (nn.Conv2d(6, 32, 3, groups=2), (3, 6, 9, 9)),
+    "conv3d": (nn.Conv3d(3, 16, 2), (2, 3, 4, 5, 6)),
+    "transposed 1d": (nn.ConvTranspose1d(6, 16, 3, stride=2), (3, 6, 9)),
+    "transposed 2d": (nn.ConvTranspose2d(6, 32, 3, 2, 1, 1, groups=2), (3, 6, 7, 7)),
+    "transposed 3d": (nn.ConvTranspose3d(4, 16, 2, bias=False), (2, 4, 3, 3, 3)),
+}
+
+
+@pytest.fixture(params=LAYERS, autouse=True)
+def case(request):
+    layer, shape = LAYERS[request.param]
+    generator = torch.Generator().manual_seed(1)
+    return copy.deepcopy(layer), torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("impose", [False, True])
+def test_without_a_fault_nothing_happens(case, k, impose):
+    layer, x = case
+    right = layer(x)
+    with guard_(layer, k, impose=impose) as guards:
+        y = layer(x)
+        assert guards.events == ()
+        assert guards.screened == 0
+        [cover] = guards.coverage()
+        assert cover.cover == ("imposed" if impose else "kept")
+    if not impose:
+        assert torch.equal(y, right)
+    assert torch.equal(layer(x), y)
+
+
+@pytest.mark.parametrize("impose", [False, True])
+def test_imposed_outputs_lie_in_the_code(case, impose):
+    layer, x = case
+    with guard_(layer, 3, impose=impose) as guards:
+        [(guard, *_)] = guards._layers.values()
+        y = guard.product.split(layer(x)).double()
+        s = torch.einsum("kc,ncp->nkp", torch.from_numpy(guard.code.matrix.copy()), y)
+        want = torch.zeros_like(s) if impose else guard.target(x, layer(x).shape[-guard.product.dims or 9:], torch.float64)
+        torch.testing.assert_close(s, want.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["offset", "row", "stuck"])
+@pytest.mark.parametrize(("k", "impose"), [(1, True), (4, True), (4, False)])
+def test_an_error_is_corrected(case, k, impose, kind):
+    layer, x = case
+    if x.dim() == 3 and isinstance(layer, nn.Conv2d) or x.dim() == 1:
+        x = x.unsqueeze(0)  # faults count samples along the first axis
+    with guard_(layer, k, impose=impose) as guards, torch.no_grad():
+        right = layer(x)
+        with upset_(layer, Upset(kind, size=0.05 if kind == "offset" else 3.0)):
+            y = layer(x)
+        assert guards.events
+        assert {e.action for e in guards.events} <= {"corrected", "recomputed"}
+        if k == 4 and kind == "offset":
+            assert all(e.action == "corrected" and len(e.channels) == 1 for e in guards.events)
+        torch.testing.assert_close(y, right, rtol=0, atol=1e-5)
+
+
+def test_other_memory_orders_are_checked_the_same_way(case):
+    layer, x = case
+    if x.dim() != 4 or not isinstance(layer, nn.Conv2d):
+        return
+    with guard_(layer, 4) as guards, torch.no_grad():
+        right = layer(x)
+        for order in (torch.channels_last, torch.contiguous_format):
+            layer.to(memory_format=order)
+            with upset_(layer, Upset("offset", size=0.05)):
+                y = layer(x.to(memory_format=order))
+            torch.testing.assert_close(y, right, rtol=0, atol=1e-5)
+        assert len(guards.events) == 2 * len(x)

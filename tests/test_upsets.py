@@ -1,0 +1,102 @@
+import pytest
+import torch
+from torch import nn
+
+from parimend.faults import FaultError
+from parimend.upsets import Upset, upset_
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 16))
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def difference(model, x, upset, layer="0", **options):
+    right = model.get_submodule(layer)(x)
+    with upset_(model, upset, only=[layer], **options) as upsets, torch.no_grad():
+        wrong = model.get_submodule(layer)(x)
+    assert len(upsets.struck) == 1
+    return (wrong - right), right
+
+
+def test_the_same_seed_strikes_the_same_outputs(model, x):
+    a, _ = difference(model, x, Upset("offset"), seed=1)
+    b, _ = difference(model, x, Upset("offset"), seed=1)
+    c, _ = difference(model, x, Upset("offset"), seed=2)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_single_outputs(model, x, count):
+    error, right = difference(model, x, Upset("offset", count=count, size=0.5))
+    assert (error != 0).flatten(1).sum(1).tolist() == [count] * 4
+    rms = right.square().mean().sqrt()
+    torch.testing.assert_close(error.abs().max(), 0.5 * rms)
+    error, right = difference(model, x, Upset("relative", size=1e-3, count=count))
+    where = error != 0
+    torch.testing.assert_close(error[where], 1e-3 * right[where], rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bits", [1, 3])
+def test_bits(dtype, bits):
+    layer, x = nn.Linear(6, 5).to(dtype), torch.randn(7, 6, dtype=dtype)
+    right = layer(x)
+    with upset_(layer, Upset("bitflip", bits=bits)):
+        wrong = layer(x)
+    word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    flipped = right.detach().view(word) ^ wrong.detach().view(word)
+    counts = [bin(v & (1 << 64) - 1 if v >= 0 else v & ((1 << 8 * dtype.itemsize) - 1)).count("1")
+              for v in flipped.flatten().tolist()]
+    assert sorted(set(counts)) == [0, bits]
+    assert sum(c > 0 for c in counts) == 7
+
+
+def test_areas(model, x):
+    error, _ = difference(model, x, Upset("row"))
+    [place] = (error != 0).any(1).nonzero().tolist()
+    assert (error[place[0], :, place[1], place[2]] != 0).all()
+    error, right = difference(model, x, Upset("stuck", size=2.0))
+    [channel] = (error != 0).any(0).flatten(1).any(1).nonzero().flatten().tolist()
+    assert (error + right)[:, channel].unique().numel() <= 2
+    error, _ = difference(model, torch.randn(9, 288), Upset("tile", size=4), "2")
+    rows, columns = (error != 0).any(1), (error != 0).any(0)
+    assert (int(rows.sum()), int(columns.sum())) == (4, 4)
+
+
+def test_one_call_in_so_many_and_an_end(model, x):
+    right = model(x)
+    with upset_(model, Upset("row"), every=3) as upsets, torch.no_grad():
+        changed = [not torch.equal(model(x), right) for _ in range(6)]
+    assert changed == [False, False, True] * 2
+    assert upsets.struck == [("0", 2), ("2", 2), ("0", 5), ("2", 5)]
+    assert torch.equal(model(x), right)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Upset("melt"),
+        lambda: Upset("bitflip", count=0),
+        lambda: Upset("tile", size=0.5),
+        lambda: upset_(nn.ReLU(), Upset("row")),
+        lambda: upset_(nn.Linear(2, 2), Upset("row"), only=["x"]),
+        lambda: upset_(nn.Linear(2, 2), Upset("row"), every=0),
+    ],
+)
+def test_misuse(make):
+    with pytest.raises(FaultError):
+        make()
+
+
+def test_more_than_there_is(x):
+    layer = nn.Linear(2, 3)
+    with upset_(layer, Upset("bitflip", count=4)), pytest.raises(FaultError, match="3 outputs"):
+        layer(torch.ones(1, 2))
