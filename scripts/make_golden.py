@@ -1,4 +1,4 @@
-"""Write the golden files of `tests/golden` for sparse codes, peeling and armored bytes.
+"""Write the golden files of `tests/golden` for sparse codes, peeling, armored bytes and sidecars.
 
     python scripts/make_golden.py
 
@@ -209,26 +209,89 @@ def peeling() -> list[dict[str, Any]]:
     return cases
 
 
+def armored(payload: bytes) -> bytes:
+    """A payload in armor."""
+    codec = reedsolo.RSCodec(32, fcr=1, prim=0x11D, generator=2)
+    blocks = -(-len(payload) // 223)
+    body = bytearray(len(payload) + 32 * blocks)
+    for b in range(blocks):
+        body[b::blocks] = codec.encode(payload[b::blocks])
+    prefix = struct.pack("<8sHHII", b"PARIMEND", 1, 0, len(payload), zlib.crc32(payload))
+    prefix += struct.pack("<I", zlib.crc32(prefix))
+    return prefix + bytes(body) + prefix
+
+
 def armor() -> list[dict[str, str]]:
     """Payloads and what they look like in armor."""
+    payloads = [
+        bytes(word(length, i) % 256 for i in range(length)) for length in (0, 1, 13, 223, 224, 700)
+    ]
+    return [{"payload": p.hex(), "armored": armored(p).hex()} for p in payloads]
+
+
+def modular_sums(spec: dict[str, Any], words: list[int]) -> bytes:
+    """The packed sums of a modular code of version 1."""
+    bands, size = spec["bands"], spec["m"] // spec["bands"]
+    key, prime = stream_key(spec["seed"], 1), (1 << 32) + 15
+    sums = [[0] * spec["m"], [0] * spec["m"]]
+    for i, value in enumerate(words):
+        group, lane = divmod(i, 16)
+        a = group + 1
+        a = (a ^ a >> 16) * 0x7FEB352D % (1 << 32)
+        a = (a ^ a >> 15) * 0x846CA68B % (1 << 32)
+        a ^= a >> 16
+        for band in range(bands):
+            h = word(key, group * ((bands + 1) // 2) + band // 2)
+            start = below((h << 32) % MODULUS if band % 2 else h, size)
+            bucket = band * size + (start + lane) % size
+            sums[0][bucket] = (sums[0][bucket] + value) % prime
+            sums[1][bucket] = (sums[1][bucket] + a * value) % prime
+    flat = sums[0] + sums[1]
+    top = sum((value >> 32) << i for i, value in enumerate(flat))
+    low = b"".join(struct.pack("<I", value % (1 << 32)) for value in flat)
+    return low + top.to_bytes(-(-len(flat) // 8), "little")
+
+
+def sidecar() -> list[dict[str, str]]:
+    """Files and their sidecars: a safetensors file, one of its tensors, and bytes."""
+    floats = struct.pack("<40f", *(i / 7 for i in range(40)))
+    tensors = {
+        "w": {"dtype": "F32", "shape": [8, 5], "data_offsets": [0, 160]},
+        "b": {"dtype": "U8", "shape": [3], "data_offsets": [160, 163]},
+    }
+    text = json.dumps(tensors, separators=(",", ":")).encode()
+    header = struct.pack("<Q", len(text)) + text
     cases = []
-    codec = reedsolo.RSCodec(32, fcr=1, prim=0x11D, generator=2)
-    for length in (0, 1, 13, 223, 224, 700):
-        payload = bytes(word(length, i) % 256 for i in range(length))
-        blocks = -(-length // 223)
-        body = bytearray(length + 32 * blocks)
-        for b in range(blocks):
-            body[b::blocks] = codec.encode(payload[b::blocks])
-        prefix = struct.pack("<8sHHII", b"PARIMEND", 1, 0, length, zlib.crc32(payload))
-        prefix += struct.pack("<I", zlib.crc32(prefix))
-        cases.append({"payload": payload.hex(), "armored": (prefix + body + prefix).hex()})
+    for head, data, pieces, parts in (
+        (header, floats + b"abc", [floats, b"abc"], [[0, 1]]),
+        (header, floats + b"abc", [floats[40:]], [[0, 10, 30, 0]]),
+        (b"", b"any other file", [b"any other file"], [[0, 0]]),
+    ):
+        padded = b"".join(piece.ljust(-(-len(piece) // 64) * 64, b"\0") for piece in pieces)
+        words = list(struct.unpack(f"<{len(padded) // 4}I", padded))
+        code = {"family": "modular", "n": len(words), "m": 64, "seed": 7, "version": 1, "bands": 4}
+        sums = modular_sums(code, words)
+        digest = hashlib.sha256(b"".join(pieces)).hexdigest()
+        seal = {
+            "version": 1,
+            "carrier": "sidecar",
+            "errors": 2,
+            "words": [{"code": code, "parts": parts, "sha256": digest, "checks": len(sums)}],
+            "notes": {},
+            "blobs": {"header": len(head)},
+        }
+        if not head:
+            seal["tensors"] = [["bytes", "U8", [len(data)]]]
+        encoded = json.dumps(seal, sort_keys=True, separators=(",", ":")).encode()
+        payload = struct.pack("<I", len(encoded)) + encoded + sums + head
+        cases.append({"file": (head + data).hex(), "sidecar": armored(payload).hex()})
     return cases
 
 
 def main() -> None:
     """Write all files."""
     GOLDEN.mkdir(exist_ok=True)
-    for make in (sparse, peeling, armor):
+    for make in (sparse, peeling, armor, sidecar):
         cases = ",\n".join(json.dumps(case, separators=(",", ":")) for case in make())
         (GOLDEN / f"{make.__name__}.json").write_text(f"[\n{cases}\n]\n")
 

@@ -53,8 +53,10 @@ def test_bits(dtype, bits):
         wrong = layer(x)
     word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     flipped = right.detach().view(word) ^ wrong.detach().view(word)
-    counts = [bin(v & (1 << 64) - 1 if v >= 0 else v & ((1 << 8 * dtype.itemsize) - 1)).count("1")
-              for v in flipped.flatten().tolist()]
+    counts = [
+        bin(v & (1 << 64) - 1 if v >= 0 else v & ((1 << 8 * dtype.itemsize) - 1)).count("1")
+        for v in flipped.flatten().tolist()
+    ]
     assert sorted(set(counts)) == [0, bits]
     assert sum(c > 0 for c in counts) == 7
 

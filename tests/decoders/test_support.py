@@ -1,5 +1,6 @@
 """What a fit proves: the floor, noise, erasures, and the syndromes that no one can use."""
 
+from dataclasses import replace
 from math import comb, exp, inf
 
 import numpy as np
@@ -11,6 +12,7 @@ from parimend.decoders.amp import AMP
 from parimend.decoders.greedy import OMP
 from parimend.decoders.l1 import L1
 from parimend.decoders.support import Problem, log_floor
+from parimend.errors import SpecError
 from parimend.records import Verdict
 
 DECODERS = pytest.mark.parametrize("decoder", [L1(), OMP(), AMP()], ids=lambda d: d.name)
@@ -32,7 +34,7 @@ def test_the_floor_grows_without_bound():
 def test_the_limit_leaves_a_margin():
     def limit(n, m, erased=0):
         erasures = np.arange(erased)
-        return Problem(np.ones((m, n)), np.zeros(m), erasures, 0.0).limit
+        return Problem(np.ones((m, n)), np.zeros(m), erasures, 0.0, 1.0).limit
 
     assert limit(60, 30) == 17
     assert limit(60, 30, erased=10) == 9
@@ -65,6 +67,7 @@ def test_damage_of_any_size(decoder, size):
     code = Gaussian(n=60, m=30)
     damage = np.zeros(60)
     damage[[3, 50]] = size, -2 * size
+    decoder = replace(decoder, resolution=1e-9 * size)
     decoding = decoder.prepare(code).decode(code.syndrome(damage))
     assert decoding.verdict is Verdict.CORRECTED
     np.testing.assert_allclose(decoding.values, [size, -2 * size], rtol=1e-12)
@@ -94,7 +97,8 @@ def test_erasures_far_larger_than_the_errors(decoder):
     damage = np.zeros(60)
     damage[[5, 20, 40]] = 1e8, 0.5, -1.0
     decoding = decoder.prepare(code).decode(code.syndrome(damage), np.array([5]))
-    assert decoding.verdict is Verdict.CORRECTED
+    assert decoding.verdict is Verdict.BELOW_FLOOR
+    assert decoding.floor < 1e-3
     np.testing.assert_array_equal(decoding.positions, [5, 20, 40])
     np.testing.assert_allclose(decoding.values, [1e8, 0.5, -1.0], atol=1e-6)
 
@@ -130,5 +134,13 @@ def test_damage_that_is_hidden_by_rounding_is_below_the_floor(decoder):
     damage = np.zeros(60)
     damage[[3, 50]] = 1e30, 1.0
     decoding = decoder.prepare(code).decode(code.syndrome(damage))
+    assert decoding.verdict is Verdict.BELOW_FLOOR
     np.testing.assert_array_equal(decoding.positions, [3])
     assert decoding.floor > 1.0
+
+
+@DECODERS
+@pytest.mark.parametrize("resolution", [0.0, -1.0, np.nan, np.inf])
+def test_refuses_resolutions_that_mean_nothing(decoder, resolution):
+    with pytest.raises(SpecError, match="resolution"):
+        replace(decoder, resolution=resolution)

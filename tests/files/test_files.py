@@ -1,16 +1,16 @@
 """Protecting, checking and repairing one file with a sidecar."""
 
+import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from fracast import __file__ as fracast
 from hypothesis import given
 from hypothesis import strategies as st
-from wordllama import __file__ as wordllama
 
 from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
@@ -19,8 +19,8 @@ from parimend.files import sidecar_of
 from parimend.records import Verdict
 from tests.files.conftest import damage, flip, header_length
 
-FRACAST = Path(fracast).parent / "weights"
-WORDLLAMA = Path(wordllama).parent / "weights" / "l2_supercat_256.safetensors"
+FRACAST = Path(find_spec("fracast").origin).parent / "weights"
+WORDLLAMA = Path(find_spec("wordllama").origin).parent / "weights" / "l2_supercat_256.safetensors"
 
 
 def repaired(path, original):
@@ -418,6 +418,21 @@ def test_what_is_called_right_is_right(model, rng):
         ends.add(report.verdict.value)
         assert model.read_bytes() == (original if report.verdict.ok else found)
     assert ends >= {"corrected", "uncorrectable"}
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sidecar.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden_sidecars(tmp_path, case):
+    path = tmp_path / "model"
+    path.write_bytes(bytes.fromhex(case["file"]))
+    sidecar_of(path).write_bytes(bytes.fromhex(case["sidecar"]))
+    assert Seal.load(sidecar_of(path)).to_bytes() == sidecar_of(path).read_bytes()
+    report = check_file(path)
+    assert (report.verdict, report.files[0].seal) == (Verdict.CLEAN, Verdict.CLEAN)
+    damage(path, -6, b"??")
+    repaired(path, bytes.fromhex(case["file"]))
 
 
 # Real models

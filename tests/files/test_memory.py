@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 SCRIPT = r"""
-import re, sys
+import os, re, sys
+os.fsync = lambda descriptor: None  # slow, and takes no memory
 from parimend import check_file, protect_file, repair_file
 protect_file(sys.argv[1], errors=100)
 with open(sys.argv[1], "r+b") as file:

@@ -42,9 +42,7 @@ def test_one_sample_without_a_batch(x):
     attention = nn.MultiheadAttention(32, 4, bias=False)
     right = attention(x[0], x[0], x[0], average_attn_weights=False)
     with guard_(attention, 4, impose=False):
-        torch.testing.assert_close(
-            attention(x[0], x[0], x[0], average_attn_weights=False), right
-        )
+        torch.testing.assert_close(attention(x[0], x[0], x[0], average_attn_weights=False), right)
 
 
 @pytest.mark.parametrize("projection", range(4))

@@ -56,7 +56,11 @@ def test_imposed_outputs_lie_in_the_code(case, impose):
         [(guard, *_)] = guards._layers.values()
         y = guard.product.split(layer(x)).double()
         s = torch.einsum("kc,ncp->nkp", torch.from_numpy(guard.code.matrix.copy()), y)
-        want = torch.zeros_like(s) if impose else guard.target(x, layer(x).shape[-guard.product.dims or 9:], torch.float64)
+        want = (
+            torch.zeros_like(s)
+            if impose
+            else guard.target(x, layer(x).shape[-guard.product.dims or 9 :], torch.float64)
+        )
         torch.testing.assert_close(s, want.double(), rtol=0, atol=1e-5)
 
 

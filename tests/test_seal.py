@@ -1,0 +1,94 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import parimend as pm
+from parimend.armor import armor, unarmor
+from parimend.errors import SealError
+from parimend.faults import draw
+from parimend.records import Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+CARRIERS = ["sidecar", "real", "lowbits"]
+
+
+def golden(carrier):
+    flat = np.frombuffer((GOLDEN / f"seal-{carrier}.f32").read_bytes(), "<f4").copy()
+    tensors = {
+        "fc.weight": torch.from_numpy(flat[:1500].reshape(30, 50)),
+        "fc.bias": torch.from_numpy(flat[1500:]),
+    }
+    return tensors, GOLDEN / f"seal-{carrier}.parimend"
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_seals_of_version_1_stay_readable_for_ever(carrier):
+    tensors, path = golden(carrier)
+    seal = pm.Seal.load(path)
+    assert (seal.carrier, seal.errors) == (carrier, 10)
+    assert seal.to_bytes() == path.read_bytes()
+    assert pm.check(tensors, seal).verdict is Verdict.CLEAN
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    words = {name: tensor.numpy() for name, tensor in tensors.items()}
+    draw("bitflip", words, 10, seed=1).apply_(words)
+    assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@given(data=st.data())
+def test_a_damaged_seal_is_repaired_or_refused_never_misread(carrier, data):
+    original = golden(carrier)[1].read_bytes()
+    damaged = bytearray(original)
+    start = data.draw(st.integers(0, len(damaged) - 1))
+    length = data.draw(st.integers(1, 120))
+    noise = data.draw(st.binary(min_size=length, max_size=length))
+    damaged[start : start + length] = noise[: len(damaged) - start]
+    try:
+        assert pm.Seal.from_bytes(bytes(damaged)).to_bytes() == original
+    except SealError:
+        assert length > 48
+
+
+def reworded(change):
+    """A well-armored seal whose text was changed."""
+    payload, _ = unarmor(golden("sidecar")[1].read_bytes(), "golden")
+    (length,) = struct.unpack_from("<I", payload)
+    text = json.loads(payload[4 : 4 + length])
+    change(text)
+    encoded = json.dumps(text).encode()
+    return armor(struct.pack("<I", len(encoded)) + encoded + payload[4 + length :])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.update(version=2), "version"),
+        (lambda text: text.pop("words"), "words"),
+        (lambda text: text["words"][0]["code"].update(family="runes"), "unknown code family"),
+        (lambda text: text["words"][0]["code"].update(bands=99), "bands"),
+        (lambda text: text["words"][0]["code"].update(m=10**12), ""),
+        (lambda text: text["words"][0].update(checks=10**15), "shorter"),
+        (lambda text: text["words"][0].update(checks=-1), ""),
+        (lambda text: text["words"][0].update(sha256="zz"), ""),
+        (lambda text: text["tensors"][0].__setitem__(2, [10**9, 10**9]), ""),
+        (lambda text: text["tensors"][0].__setitem__(1, "F31"), ""),
+        (lambda text: text["words"][0].update(parts=[[0, 9]]), ""),
+    ],
+)
+def test_text_that_makes_no_sense_is_one_clear_error(change, message):
+    with pytest.raises(SealError, match=f"model.parimend.*{message}"):
+        pm.Seal.from_bytes(reworded(change), "model.parimend")
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_refused_without_a_crash(data):
+    for form in (data, armor(data)):
+        with pytest.raises(SealError):
+            pm.Seal.from_bytes(form)
