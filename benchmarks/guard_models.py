@@ -109,14 +109,15 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
+NAMES = {
+    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+    "o": "attention.output.dense", "norm1": "attention.output.LayerNorm",
+    "up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm",
+}  # fmt: skip
+
+
 class MiniLM(nn.Module):
     """The encoder of all-MiniLM-L6-v2, for sentences of equal length."""
-
-    NAMES = {
-        "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
-        "o": "attention.output.dense", "norm1": "attention.output.LayerNorm",
-        "up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm",
-    }  # fmt: skip
 
     def __init__(self, folder):
         super().__init__()
@@ -139,7 +140,7 @@ class MiniLM(nn.Module):
         for kind in ("weight", "bias"):
             state[f"norm.{kind}"] = stored[f"embeddings.LayerNorm.{kind}"]
             for i in range(len(self.layers)):
-                for name, long in self.NAMES.items():
+                for name, long in NAMES.items():
                     state[f"layers.{i}.{name}.{kind}"] = stored[f"encoder.layer.{i}.{long}.{kind}"]
         self.load_state_dict(state)
 

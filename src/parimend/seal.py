@@ -34,7 +34,7 @@ from parimend.codes import Code, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.words.bits import item_size
 from parimend.words.header import parse_header
-from parimend.words.layout import Part, whole
+from parimend.words.layout import Part, padded_words, whole
 
 VERSION = 1
 # What reading a payload may end with that makes no sense.
@@ -172,6 +172,8 @@ def _checks(word: SealedWord) -> bytes:
 
 def _target(code: Code, parts: Sequence[Part], data: bytes) -> NDArray[Any]:
     if isinstance(code, Modular):
+        if code.n != padded_words(*parts):
+            raise SealError(f"its code for {code.n} words does not fit its tensors")
         return code.unpack(data)
     if not isinstance(code, Sparse):
         raise SealError(f"{code.family} codes are not sealed")

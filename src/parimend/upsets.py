@@ -22,9 +22,9 @@ from parimend.faults import FaultError
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
 """``bitflip``: random bits of single outputs are flipped. ``relative``: single outputs are wrong by
-a part of themselves; ``offset``: by a part of the rms output, up or down. ``row``: all outputs of one
-position of one sample are random. ``tile``: so is a square of the matrix (samples and positions) x
-outputs. ``stuck``: one output always has the same value."""
+a part of themselves; ``offset``: by a part of the rms output, up or down. ``row``: all outputs of
+one position of one sample are random. ``tile``: so is a square of the matrix of all products, with
+a row for every sample and position. ``stuck``: one output always has the same value."""
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -94,10 +94,10 @@ class Upset:
         if self.bits > width:
             raise FaultError(f"{rows.dtype} has {width} bits, not {self.bits}: lower bits=")
         sample, place = self._places(rows, rng)
-        masks = np.zeros(place.shape, np.uint64)
-        for mask in np.nditer(masks, op_flags=[["readwrite"]]):
-            mask[...] = sum(1 << int(b) for b in rng.choice(width, self.bits, replace=False))
+        flips = [rng.choice(width, self.bits, replace=False) for _ in range(place.numel())]
+        masks = np.array([sum(1 << int(bit) for bit in bits) for bits in flips], np.uint64)
         signed = masks.astype(f"u{rows.element_size()}").view(f"i{rows.element_size()}")
+        signed = signed.reshape(place.shape)
         words = rows.flatten(1).view(_BITS[rows.element_size()])
         words[sample, place] ^= torch.from_numpy(signed).to(rows.device)
 

@@ -68,7 +68,7 @@ def test_imposed_outputs_lie_in_the_code(case, impose):
 @pytest.mark.parametrize(("k", "impose"), [(1, True), (4, True), (4, False)])
 def test_an_error_is_corrected(case, k, impose, kind):
     layer, x = case
-    if x.dim() == 3 and isinstance(layer, nn.Conv2d) or x.dim() == 1:
+    if (x.dim() == 3 and isinstance(layer, nn.Conv2d)) or x.dim() == 1:
         x = x.unsqueeze(0)  # faults count samples along the first axis
     with guard_(layer, k, impose=impose) as guards, torch.no_grad():
         right = layer(x)

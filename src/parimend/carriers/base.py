@@ -95,7 +95,7 @@ def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None
                 data = data.copy()
                 for offset, value in inside:
                     data[offset * size : (offset + 1) * size] = np.frombuffer(value, np.uint8)
-            digest.update(data)
+            digest.update(data.data)
             at = end
     return digest.digest()
 

@@ -13,7 +13,7 @@ from parimend.carriers.base import Tensors, require_match
 from parimend.codes import LowBits, Modular, Sparse
 from parimend.errors import SpecError
 from parimend.seal import Seal
-from parimend.words.layout import Part, Per, split
+from parimend.words.layout import Part, Per, padded_words, split
 
 Carrier = Literal["sidecar", "real", "lowbits"]
 
@@ -140,7 +140,7 @@ def choose_codes(
         if rows is not None:
             raise SpecError("rows are for carriers that impose checks; a sidecar takes errors")
         words = [part for word in words for part in sidecar.cut(word)]
-        return [(Modular.for_errors(sidecar.length(w), errors, seed), w) for w in words]
+        return [(Modular.for_errors(padded_words(*w), errors, seed), w) for w in words]
     if carrier not in ("real", "lowbits"):
         raise SpecError(f"unknown carrier {carrier!r}: there are 'sidecar', 'real' and 'lowbits'")
     chosen: list[tuple[Modular | Sparse, tuple[Part, ...]]] = []

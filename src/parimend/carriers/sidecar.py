@@ -19,23 +19,12 @@ from numpy.typing import NDArray
 
 from parimend.carriers.base import CHUNK, Finding, Tensors, subparts
 from parimend.codes import Modular
-from parimend.codes.modular import GROUP, MAX_WORDS, restore
+from parimend.codes.modular import MAX_WORDS, restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
 from parimend.words.bits import item_size, words_of
-from parimend.words.layout import Part
-
-
-def length(parts: tuple[Part, ...]) -> int:
-    """Number of 32-bit words, padding included."""
-    return sum(padded(part) for part in parts)
-
-
-def padded(part: Part) -> int:
-    """Number of 32-bit words of a part, padding included."""
-    size = part.count * item_size(part.dtype)
-    return -(-size // (4 * GROUP)) * GROUP
+from parimend.words.layout import Part, padded_words
 
 
 def _starts(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
@@ -43,7 +32,7 @@ def _starts(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
     at = 0
     for part in parts:
         yield part, at
-        at += padded(part)
+        at += padded_words(part)
 
 
 def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...]]:
@@ -60,11 +49,11 @@ def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...
     for part in parts:
         step = limit * 4 // item_size(part.dtype)
         for piece in subparts(part, step):
-            if padded(piece) > room:
+            if padded_words(piece) > room:
                 words.append(tuple(current))
                 current, room = [], limit
             current.append(piece)
-            room -= padded(piece)
+            room -= padded_words(piece)
     return [*words, tuple(current)] if current else words
 
 
@@ -74,7 +63,7 @@ def pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
         at = start
         for piece in subparts(part):
             yield piece, at
-            at += padded(piece)
+            at += padded_words(piece)
 
 
 def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np.uint64]:
@@ -90,7 +79,7 @@ def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np
                 return total
             code.accumulate(total, words_of(tensors.read(piece)), start)
 
-    threads = min(os.cpu_count() or 1, -(-length(parts) // (CHUNK // 4)))
+    threads = min(os.cpu_count() or 1, -(-padded_words(*parts) // (CHUNK // 4)))
     with ThreadPoolExecutor(threads) as pool:
         return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
 
@@ -104,7 +93,7 @@ def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> Seale
             data = tensors.read(piece)
             if hashed:
                 hashed.result()
-            hashed = hasher.submit(digest.update, data)
+            hashed = hasher.submit(digest.update, data.data)
             code.accumulate(total, words_of(data), start)
     return SealedWord(code, parts, total, digest.digest())
 
@@ -125,7 +114,7 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
         )
     elements: list[tuple[int, int, bytes, bytes]] = []
     for number, (part, start) in enumerate(_starts(word.parts)):
-        inside = (decoding.positions >= start) & (decoding.positions < start + padded(part))
+        inside = (decoding.positions >= start) & (decoding.positions < start + padded_words(part))
         found = _restore(part, tensors, decoding.positions[inside] - start, decoding.values[inside])
         if found is None:
             return Finding(

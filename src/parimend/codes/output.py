@@ -1,12 +1,12 @@
 """Codes on the outputs of a layer: a row of ones, and dense rows with columns of equal length.
 
-A guarded layer meets P W = 0, so P y = 0 for every output y = W x. The row of ones is a plain sum of
-the outputs and sees every single error as it is. The further rows give each output a direction of
-its own, so that the syndrome of a wrong one points at it; since all columns are equally long, no
+A guarded layer meets P W = 0, so P y = 0 for every output y = W x. The row of ones is a plain sum
+of the outputs and sees every single error as it is. The further rows give each output a direction
+of its own, so that the syndrome of a wrong one points at it; since all columns are equally long, no
 output is seen worse than another.
 
 The plain sum is the checksum of K.-H. Huang, J. A. Abraham, "Algorithm-based fault tolerance for
-matrix operations", IEEE Transactions on Computers C-33, 1984; several weighted sums that also locate:
+matrix operations", IEEE Transactions on Computers C-33, 1984; several weighted sums that locate:
 J.-Y. Jou, J. A. Abraham, "Fault-tolerant matrix arithmetic and signal processing on highly
 concurrent computing structures", Proceedings of the IEEE 74, 1986.
 """

@@ -19,15 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
-from parimend.decoders.base import Decoder, Prepared
-from parimend.decoders.support import Guesser, Problem
+from parimend.decoders.base import Prepared
+from parimend.decoders.support import Guesser, Problem, RealDecoder
 
 _ITERATIONS = 200
 
 
 @dataclass(frozen=True)
-class AMP(Decoder):
+class AMP(RealDecoder):
     """Approximate message passing with a Bernoulli-Gaussian prior.
+
+    Args:
+        resolution: see `RealDecoder`.
+
+    Raises:
+        SpecError: if the resolution is not a positive number.
 
     >>> code = Gaussian(n=400, m=100)
     >>> damage = np.zeros(400)
@@ -37,10 +43,9 @@ class AMP(Decoder):
     """
 
     name: ClassVar[str] = "amp"
-    families: ClassVar[tuple[str, ...]] = ("gaussian",)
 
     def _prepare(self, code: Gaussian) -> Prepared:
-        return _Amp(code)
+        return _Amp(code, self.resolution)
 
 
 class _Amp(Guesser):

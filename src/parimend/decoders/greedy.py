@@ -10,18 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
-from parimend.decoders.base import Decoder, Prepared
-from parimend.decoders.support import Guesser, Problem
+from parimend.decoders.base import Prepared
+from parimend.decoders.support import Guesser, Problem, RealDecoder
 
 
 @dataclass(frozen=True)
-class OMP(Decoder):
+class OMP(RealDecoder):
     """Orthogonal matching pursuit.
 
     Takes the column that matches the unexplained part of the syndrome best, fits all columns taken
     so far, and repeats until nothing is unexplained or half of the checks are used up (J. A. Tropp
     and A. C. Gilbert, *Signal recovery from random measurements via orthogonal matching pursuit*,
     IEEE Trans. Inf. Theory 53, 2007).
+
+    Args:
+        resolution: see `RealDecoder`.
+
+    Raises:
+        SpecError: if the resolution is not a positive number.
 
     >>> code = Gaussian(n=100, m=40)
     >>> damage = np.zeros(100)
@@ -31,15 +37,14 @@ class OMP(Decoder):
     """
 
     name: ClassVar[str] = "omp"
-    families: ClassVar[tuple[str, ...]] = ("gaussian",)
 
     def _prepare(self, code: Gaussian) -> Prepared:
-        return _Omp(code)
+        return _Omp(code, self.resolution)
 
 
 class _Omp(Guesser):
-    def __init__(self, code: Gaussian) -> None:
-        super().__init__(code)
+    def __init__(self, code: Gaussian, resolution: float) -> None:
+        super().__init__(code, resolution)
         self._norms = np.linalg.norm(code.matrix, axis=0)
 
     def _guesses(self, problem: Problem) -> Iterator[NDArray[np.int64]]:

@@ -18,8 +18,8 @@ import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
-from parimend.decoders.base import Decoder, Prepared
-from parimend.decoders.support import Guesser, Problem
+from parimend.decoders.base import Prepared
+from parimend.decoders.support import Guesser, Problem, RealDecoder
 from parimend.errors import SpecError
 
 # The step has to follow the size of the damage that is still in motion, whatever its values are.
@@ -33,7 +33,7 @@ _ITERATIONS = 800
 
 
 @dataclass(frozen=True)
-class L1(Decoder):
+class L1(RealDecoder):
     """Basis pursuit.
 
     The least sum is as right for damage of very different sizes, but harder to find: beyond a ratio
@@ -44,9 +44,10 @@ class L1(Decoder):
         method: "admm", a first-order method whose supports are tried on the way, for any size; or
             "highs", a simplex or interior point solver that finds the exact minimum, up to about
             n = 1,000.
+        resolution: see `RealDecoder`.
 
     Raises:
-        SpecError: for an unknown method.
+        SpecError: for an unknown method or resolution.
 
     >>> code = Gaussian(n=100, m=40)
     >>> damage = np.zeros(100)
@@ -56,16 +57,16 @@ class L1(Decoder):
     """
 
     name: ClassVar[str] = "l1"
-    families: ClassVar[tuple[str, ...]] = ("gaussian",)
 
     method: Literal["admm", "highs"] = "admm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in ("admm", "highs"):
             raise SpecError(f"method of the l1 decoder must be 'admm' or 'highs': {self.method!r}")
 
     def _prepare(self, code: Gaussian) -> Prepared:
-        return _Admm(code) if self.method == "admm" else _Highs(code)
+        return (_Admm if self.method == "admm" else _Highs)(code, self.resolution)
 
 
 class _Highs(Guesser):
@@ -88,8 +89,8 @@ class _Admm(Guesser):
     method of multipliers*, 2011, section 6.2, with over-relaxation.
     """
 
-    def __init__(self, code: Gaussian) -> None:
-        super().__init__(code)
+    def __init__(self, code: Gaussian, resolution: float) -> None:
+        super().__init__(code, resolution)
         # Rows made orthonormal, so that a projection is two products.
         self._rows = sl.solve_triangular(code.gram_factor, code.matrix, lower=True)
 

@@ -24,15 +24,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import replace
-from math import exp, lgamma, log
+from dataclasses import dataclass, field, replace
+from math import exp, inf, lgamma, log
+from typing import ClassVar
 
 import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
-from parimend.decoders.base import Prepared, nothing
+from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.errors import SpecError
 from parimend.records import Decoding, Verdict
 
 _EPS = 2.0**-52
@@ -51,7 +53,7 @@ def log_floor(n: int, m: int, k: int) -> float:
     """
     d = m - k
     if d < 1:
-        return float("inf")
+        return inf
     sets = lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
     return (_LOG_ODDS + sets - 0.5 * d * log(2.0) - lgamma(0.5 * d + 1.0)) / d
 
@@ -67,6 +69,7 @@ class Problem:
         syndrome: (m,) float64, finite.
         erasures: (K,) int64, increasing.
         noise: bound on the part of each check that is noise.
+        resolution: damage smaller than this does not count.
 
     Attributes:
         syndrome: (m,) float64.
@@ -83,13 +86,14 @@ class Problem:
         syndrome: NDArray[np.float64],
         erasures: NDArray[np.int64],
         noise: float,
+        resolution: float,
     ) -> None:
         m, n = H.shape
         largest = float(np.abs(syndrome).max())
         self.unit = float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest else 1.0
         self.H, self.erasures = H, erasures
         self.syndrome = syndrome / self.unit
-        self.noisy = noise > 0.0
+        self.resolution = resolution if noise == 0.0 else 0.0
         rounding = (n + 64) * _EPS * float(np.linalg.norm(self.syndrome))
         self.bound = m**0.5 * (noise / self.unit) + rounding
         self.erased = np.zeros(n, bool)
@@ -117,8 +121,7 @@ class Problem:
             candidates: (k,) distinct positions that are not erased, at most ``limit``.
 
         Returns:
-            ``corrected``; ``below_floor`` where there is noise, or where a value found is so small
-            that nothing proves it.
+            ``corrected``; or ``below_floor`` where there is noise or the floor is too high for that.
         """
         (m, n), K = self.H.shape, self.erasures.size
         values, _ = self._fit(candidates)
@@ -131,14 +134,13 @@ class Problem:
             return None
         k = values.size - K
         positions = np.concatenate([self.erasures, candidates[order[:k]]])
-        floor = exp(log_floor(n - K, m - K, k)) * (residual + self.bound)
-        exact = not self.noisy and bool((np.abs(values[K:]) > floor).all())
+        floor = exp(log_floor(n - K, m - K, k)) * (residual + self.bound) * self.unit
         order = np.argsort(positions)
         return Decoding(
-            Verdict.CORRECTED if exact else Verdict.BELOW_FLOOR,
+            Verdict.CORRECTED if floor <= self.resolution else Verdict.BELOW_FLOOR,
             positions[order],
             values[order] * self.unit,
-            floor=floor * self.unit,
+            floor=floor,
         )
 
     def _fit(self, candidates: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, float]:
@@ -165,22 +167,46 @@ class Problem:
         return sl.solve_triangular(R[:k, :k], part[:k]), float(residuals[fits[0]])
 
 
-class Guesser(Prepared):
-    """A decoder that guesses which words are wrong and lets least squares judge.
+@dataclass(frozen=True)
+class RealDecoder(Decoder):
+    """The settings of a decoder in the reals.
 
-    ``floor`` is always set: a syndrome of float64 has 53 bits for the largest and the smallest
-    damage alike, so that beside a damage of 1e30 one of 1 leaves no trace, even where ``noise`` is
-    0. ``corrected`` speaks of all damage above the floor.
+    A syndrome of float64 has 53 bits for the largest and the smallest damage alike: beside a damage
+    of 1e30, one of 1 leaves no trace. So what counts as damage has to be said.
+
+    Args:
+        resolution: ``corrected`` is said if all damage of this size and above is known, in the
+            units of the words; else, and wherever there is noise, ``below_floor``. The default is a
+            quarter of the last bit of a float32 weight of 0.05.
+
+    Raises:
+        SpecError: if the resolution is not a positive number.
     """
 
+    families: ClassVar[tuple[str, ...]] = ("gaussian",)
+
+    resolution: float = field(default=2.0**-30, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.resolution < inf:
+            raise SpecError(f"resolution must be a positive number, not {self.resolution}")
+
+
+class Guesser(Prepared):
+    """A decoder that guesses which words are wrong and lets least squares judge."""
+
     code: Gaussian
+
+    def __init__(self, code: Gaussian, resolution: float) -> None:
+        super().__init__(code)
+        self._resolution = resolution
 
     def _decode(
         self, syndrome: NDArray[np.float64], erasures: NDArray[np.int64], noise: float
     ) -> Decoding:
         guesses = 0
         if np.isfinite(syndrome).all() and np.isfinite(noise):
-            problem = Problem(self.code.matrix, syndrome, erasures, noise)
+            problem = Problem(self.code.matrix, syndrome, erasures, noise, self._resolution)
             if problem.limit >= 0:
                 if (decoding := problem.explain(np.empty(0, np.int64))) is not None:
                     return decoding

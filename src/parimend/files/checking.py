@@ -125,15 +125,12 @@ def _done(verdict: Verdict) -> Verdict:
 
 
 def _verify(sealed: Sealed, copy: FileTensors, report: FileReport, goal: Path) -> None:
-    """Read the copy again before it takes its place."""
+    """Read the copy again before it takes its place; corrected words have been read already."""
     copy.look()
-    left = {word.name for word in report.outcome.words if not word.verdict.ok}
-    found = _examine(sealed.seal, copy, diagnose)
-    if (
-        {word.name for word in found.words if not word.verdict.ok} != left
-        or not copy.has_header
-        or copy.found != copy.size
-    ):
+    pairs = zip(sealed.seal.words, report.outcome.words, strict=True)
+    clean = tuple(word for word, outcome in pairs if outcome.verdict is Verdict.CLEAN)
+    found = diagnose(replace(sealed.seal, words=clean), copy)
+    if found.verdict is not Verdict.CLEAN or not copy.has_header or copy.found != copy.size:
         raise OSError(f"{goal}: what was written cannot be read back as it was")
 
 

@@ -1,6 +1,6 @@
 """After the screen: judge, locate, compute again.
 
-All of this is for the rare suspicious output. It may look at the inputs, and it computes in float64.
+All of this is for the rare suspicious output. It may look at the inputs, and computes in float64.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Suspect:
             inputs,
             outputs[index].to(torch.float64),
             guard.target(double, size, torch.float64),
-            scale2.flatten(1),
+            scale2.reshape(len(index), size.numel()),
             size,
             y.dtype,
             limit.tau,
@@ -142,7 +142,7 @@ class Suspect:
             s = self.syndrome()[0][:, wrong]
             channels = (~y.isfinite().all(1)).nonzero().flatten()
             if not len(channels) and len(P) >= _LOCATING:
-                channels = search(P, s).unique()
+                channels = torch.unique(search(P, s))
             if 2 * len(channels) > len(y):
                 break
             if len(channels):
@@ -174,9 +174,7 @@ class Suspect:
         fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
         return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
 
-    def event(
-        self, call: int, leading: torch.Size, channels: tuple[int, ...], action: Action
-    ) -> Event:
+    def event(self, call: int, leading: torch.Size, action: Action) -> Event:
         """The event of a single sample, before anything is changed."""
         wrong, magnitude = self.wrong()[0], self.magnitude()[0]
         positions = wrong.nonzero().flatten()
@@ -185,14 +183,14 @@ class Suspect:
             call,
             _unravel(self.index, leading)[0],
             tuple(_unravel(positions, self.size)),
-            channels,
+            (),
             float(magnitude[wrong].max()),
             action,
         )
 
 
 def _singles(P: Tensor, s: Tensor) -> Tensor:
-    """The outputs that explain syndromes (k, positions) best alone; columns of P are equally long."""
+    """For every position the outputs that explain its syndrome best alone."""
     return (P.T @ s).abs().topk(min(_CANDIDATES, P.shape[1]), dim=0).indices.flatten()
 
 
@@ -221,11 +219,13 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
     """
     journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
     suspect = Suspect.of(guard, y, x)
+    if not len(suspect.index):  # so close to the limit that the order of summation decides
+        return
     wrong = suspect.wrong().any(1)
     finite = suspect.x.isfinite().flatten(1).all(1)
     journal.screened += int((~wrong).sum())
     events = {
-        sample: suspect.at(sample).event(call, leading, (), "recorded" if good else "input")
+        sample: suspect.at(sample).event(call, leading, "recorded" if good else "input")
         for sample, good in zip(
             wrong.nonzero().flatten().tolist(), finite[wrong].tolist(), strict=True
         )

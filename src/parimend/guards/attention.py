@@ -101,7 +101,7 @@ def _forward(
         return y
 
     def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], module.num_heads, -1).transpose(1, 2)
 
     batched = query.dim() == 3
     inputs = [query, key, value]
@@ -137,7 +137,7 @@ def _mask(q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | No
     if mask is not None:
         total = added(mask)
         if total.dim() == 3:  # one for each sample and head
-            total = total.unflatten(0, (-1, q.shape[1]))
+            total = total.reshape(-1, q.shape[1], *total.shape[1:])
     if padding is not None:
         padding = added(padding).reshape(-1, 1, 1, padding.shape[-1])
         total = padding if total is None else total + padding

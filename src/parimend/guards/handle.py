@@ -135,8 +135,8 @@ def guard_(
     K.-H. Huang, J. A. Abraham, "Algorithm-based fault tolerance for matrix operations", IEEE
     Transactions on Computers C-33, 1984. `Guards.coverage` tells what is covered and how.
 
-    The model is used as before, in eager mode or compiled (guard it first), in several threads, with
-    or without gradients. Its state dict stays as it is.
+    The model is used as before: in eager mode or compiled (guard it first), in several threads,
+    with or without gradients. Its state dict stays as it is.
 
     Args:
         model: to guard.
@@ -177,14 +177,12 @@ def guard_(
         raise GuardError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")
-    moved = (
-        [] if impose is False else _matching(chosen, None if impose is True else impose, "impose")
-    )
-    named = {id(site) for site in moved} if impose is not True else set()
+    by_name = [] if isinstance(impose, bool) else _matching(chosen, impose, "impose")
+    moved = chosen if impose is True else by_name
     for site in chosen:
-        _refuse(site, k, only is not None, id(site) in named, activations)
+        _refuse(site, k, only is not None, site in by_name, activations)
     guards = Guards(model, Journal(policy, every, on_weights))
-    attentions: dict[nn.Module, dict[str, LayerGuard]] = {}
+    attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
     for site in every_site:
         if site not in chosen:
             guards._cover(site, "uncovered", "not selected by only=")
@@ -203,8 +201,8 @@ def guard_(
             guards._cover(site, "repeated")
         else:
             guards._cover(site, "uncovered", site.reason)
-    for module, projections in attentions.items():
-        guards._removers.append(attention.guard_attention_(module, projections))
+    for attended, projections in attentions.items():
+        guards._removers.append(attention.guard_attention_(attended, projections))
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
             guards._removers.append(attention.without_nesting_(module))
@@ -253,7 +251,7 @@ def _impose_(site: ProductSite, code: Output) -> None:
     with torch.no_grad():
         matrix = site.product.matrix(weight)
         P = torch.from_numpy(code.matrix.copy()).to(weight.device)
-        blocks = P.unflatten(1, matrix.shape[:2]).transpose(0, 1)
+        blocks = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
         weight.copy_(site.product.weight(project_outputs(matrix, blocks), weight))
         if bias is not None:
             bias.copy_(project_outputs(bias.unsqueeze(1), P).squeeze(1))

@@ -16,8 +16,8 @@ Action = Literal[
     "corrected", "recomputed", "repaired", "suspect", "recorded", "raised", "input", "overflow"
 ]
 """What was done. ``corrected``, ``recomputed``: as the policy says, and the checks hold again.
-``repaired``: they held only after `on_weights`. ``suspect``: they do not hold even then, so it is not
-the computation that is wrong but the weights, or hardware that errs every time. ``recorded``,
+``repaired``: they held only after `on_weights`. ``suspect``: they do not hold even then, so it is
+not the computation that is wrong but the weights, or hardware that errs every time. ``recorded``,
 ``raised``: nothing. ``input``: the input was not finite, which is no fault of this layer.
 ``overflow``: the right result is too large for the dtype."""
 

@@ -89,13 +89,12 @@ class LayerGuard:
             "P": P,
             "PW": PW,
             "Pb": Pb,
-            "share": square / total,
             "w2": W.square().sum(1, keepdim=True),
         }
 
     def tensor(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """``P`` (k, C), ``PW`` (groups, k, fan-in), ``Pb`` (k,), ``w2`` (groups, 1, fan-in), the sums
-        of the squares of the weights, or ``share`` (C,), every output's part in them.
+        """``P`` (k, C), ``PW`` (groups, k, fan-in), ``Pb`` (k,), or ``w2`` (groups, 1, fan-in), the
+        sums of the squares of the weights over the outputs.
         """
         key = name, like.device, dtype
         if key not in self._tensors:
@@ -132,7 +131,7 @@ class LayerGuard:
         with exact_arithmetic(x):
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
             product = self.product.multiply(self.product.samples(x).to(dtype), rows, bias, size)
-        return product.reshape(*product.shape[:2], -1)
+        return product.reshape(*product.shape[:2], size.numel())
 
     def syndrome(self, y: Tensor, target: Tensor | None) -> Tensor:
         """P y - target, (samples, k, positions), for ``y`` of (samples, C, positions)."""

@@ -137,7 +137,7 @@ class TransposedProduct(ConvProduct):
     """``nn.ConvTranspose1d``, ``2d``, ``3d``. Its weight has the inputs first."""
 
     def matrix(self, weight: Tensor) -> Tensor:
-        blocks = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        blocks = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
         return blocks.reshape(self.groups, weight.shape[1], -1)
 
     def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
@@ -197,8 +197,8 @@ PRODUCTS: dict[type[nn.Module], Callable[[Any], Product]] = {
 def product_of(module: nn.Module) -> Product | None:
     """The rule for a layer; None if there is none.
 
-    A subclass has its parent's rule as long as it has its forward: one that quantizes its weight, or
-    adds something to the product, computes something else.
+    A subclass has its parent's rule as long as it has its forward: one that quantizes its weight,
+    or adds something to the product, computes something else.
     """
     if "forward" in vars(module):
         return None

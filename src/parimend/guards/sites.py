@@ -77,8 +77,15 @@ def sites(model: nn.Module) -> Iterator[Site]:
         if isinstance(module, nn.MultiheadAttention):
             inside |= set(module.modules())
             yield from _attention(name, module)
-        elif not any(module.children()) or any(module.parameters(recurse=False)):
+        elif product_of(module) is not None or _is_leaf(module):
+            if product_of(module) is not None:
+                inside |= set(module.modules())  # what computes a weight is no layer
             yield _site(name, module)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    own = next(module.parameters(recurse=False), None)
+    return own is not None or next(module.children(), None) is None
 
 
 def _site(name: str, module: nn.Module) -> Site:

@@ -1,10 +1,11 @@
 """How large a syndrome may be from rounding alone.
 
-The k checks of an output y are compared with the output's own size, |P y - t| <= tau S. S is |y| or,
-if that is more, what inputs of this size give on average over signs, sqrt(sum_i x_i^2 sum_j w_ji^2):
-|y| alone would be too small for an input that the layer all but ignores. The first needs no look at
-the input, so it is what every forward is screened with; only what it stops is judged with the
-second, and since that threshold is never smaller, the screen loses nothing.
+The k checks of an output y are compared with the output's own size, |P y - t| <= tau S. S is |y|
+or, if that is more, what inputs of this size give on average over signs, the square root of
+sum_i x_i^2 sum_j w_ji^2: |y| alone would be too small for an input that the layer all but ignores.
+The first needs no look at the input, so it is what every forward is screened with; only what it
+stops is judged with the second, and since that threshold is never smaller, the screen loses
+nothing.
 
 tau is a quantile. A sum of L terms of total size S rounds L partial sums, most of them smaller than
 S; the errors are independent (N. J. Higham, T. Mary, "A new approach to probabilistic rounding

@@ -116,17 +116,21 @@ def _orthogonalize(basis, k, ortho, mu, norm):  # type: ignore[no-untyped-def]
 def _reduce(basis):  # type: ignore[no-untyped-def]
     """LLL in place. Rows join one by one, so that entries are short before the dimension grows and
     float64 carries the Gram-Schmidt coefficients.
+
+    Where the lattice has no short basis float64 may not carry them, and rows could change for ever:
+    then the work is cut off. The result is a basis in any case.
     """
     rows, columns = basis.shape
     ortho = np.zeros((rows, columns))
     mu = np.zeros((rows, rows))
     norm = np.zeros(rows)
     _orthogonalize(basis, 0, ortho, mu, norm)
+    left = 10_000 * rows
     for end in range(1, rows):
         k = end
-        while k <= end:
-            changed = True
-            while changed:  # rounding errors of long rows need more than one pass
+        while k <= end and left > 0:
+            left -= 1
+            for _ in range(8):  # rounding errors of long rows need more than one pass
                 changed = False
                 _orthogonalize(basis, k, ortho, mu, norm)
                 for i in range(k - 1, -1, -1):
@@ -139,6 +143,8 @@ def _reduce(basis):  # type: ignore[no-untyped-def]
                         for c in range(i):
                             mu[k, c] -= q * mu[i, c]
                         mu[k, i] -= q
+                if not changed:
+                    break
             if norm[k] >= (0.99 - mu[k, k - 1] ** 2) * norm[k - 1]:
                 k += 1
             else:

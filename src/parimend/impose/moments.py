@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from parimend.errors import ParimendError
 
 ENOUGH = 500
-"""Inputs below which the moments are noisy; in the network measured for it, half of what they are
-worth is gone at 100."""
+"""Fewer inputs warn: measured on MNIST, 500 do nearly what 2,000 do, 20 can be worse than none."""
 
 LARGEST = 1 << 30
 """Bytes that the moments of one layer may take; of larger ones only the diagonal is kept."""
@@ -131,10 +130,10 @@ def second_moments(
     """Run a model over calibration data and average what its layers see.
 
     Layers are ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d``. Modules that share a weight, and
-    modules called several times, add up. Nothing of the activations is kept. A weight that is also
-    used elsewhere (an embedding tied to the output layer) is judged by its use in layers alone.
-    The model runs in evaluation mode without gradients; afterwards, and after an error too, every
-    module is back in its mode and carries no hook.
+    modules called several times, add up. A weight that is also used elsewhere (an embedding tied to
+    the output layer) is judged by its use in layers alone. The model runs in evaluation mode
+    without gradients; afterwards, and after an error too, every module is back in its mode and
+    carries no hook. No activation is kept.
 
     Args:
         model: to run. Batches are moved to the device of its first parameter.
@@ -149,8 +148,8 @@ def second_moments(
             batches of another kind, or for activations that are not finite; names the layer.
 
     Warns:
-        CalibrationWarning: for fewer than 500 inputs, for layers that were never called or saw
-            nothing but zeros, and for layers too large for more than the diagonal.
+        CalibrationWarning: for fewer than 500 inputs, layers that were never called or saw nothing
+            but zeros (they have no moments then), and layers too large for more than the diagonal.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -189,8 +188,8 @@ def second_moments(
         layers |= dict.fromkeys(filter(None, (name, layer.bias)), layer)
     if silent:
         _warn(
-            f"never called, or with zeros only: the layers of {', '.join(silent)}; they get no "
-            "metric of their own; give data that uses them, or leave them out"
+            f"never called, or with zeros only: the layers of {', '.join(silent)}; what they need "
+            "is unknown: give data that uses them, or leave them out"
         )
     return Moments(inputs, layers)
 
@@ -211,10 +210,9 @@ class _Sum:
         """Forward pre-hook."""
         x = args[0] if args else kwargs["input"]
         for rows in _rows(module, x.detach()):
-            rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
-            rows = rows.double()
-            if self.bias is not None:
-                # A module without this bias that shares the weight tells nothing about the bias.
+            device = "cpu" if rows.device.type == "mps" else rows.device  # MPS has no float64
+            rows = rows.to(device, torch.float64)
+            if self.bias is not None:  # of which modules that share only the weight tell nothing
                 rows = F.pad(rows, (0, 1), value=float(module.bias is self.bias))
             square = rows.mT @ rows if self.full else rows.square().sum(1)
             self.total += square.cpu()

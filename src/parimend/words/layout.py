@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parimend.errors import WordError
+from parimend.words.bits import item_size
+
+_LINE = 64  # bytes
 
 Per = Literal["model", "tensor", "row"]
 
@@ -54,6 +57,16 @@ class Part:
 def whole(name: str, dtype: str, shape: Sequence[int]) -> Part:
     """All of a tensor as one part."""
     return Part(name, dtype, tuple(shape), 0, math.prod(shape))
+
+
+def padded_words(*parts: Part) -> int:
+    """Number of 32-bit words of the bytes of parts, each padded to whole lines of 16 words.
+
+    >>> padded_words(whole("w", "BF16", (5, 7)), whole("b", "F32", (16,)))
+    48
+    """
+    sizes = [part.count * item_size(part.dtype) for part in parts]
+    return sum(-(-size // _LINE) * (_LINE // 4) for size in sizes)
 
 
 def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
