@@ -26,7 +26,6 @@ from torch.nn import functional as F
 from parimend.guards import guard_
 from parimend.upsets import Upset, upset_
 
-
 PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 

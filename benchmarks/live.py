@@ -131,7 +131,7 @@ def scrub() -> None:
 
 
 def faults(total: int = 10_000) -> None:
-    """Faults injected steadily into a serving model; none may outlive a sweep or be repaired wrongly."""
+    """Faults injected steadily into a serving model: none may outlive a sweep or end wrong."""
     model = network()
     seal = pm.protect_(model, 210)
     right = {name: p.clone() for name, p in model.state_dict().items()}

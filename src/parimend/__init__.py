@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from parimend.carriers import PlannedWord
     from parimend.constraint import Constraint, constrain_
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
-    from parimend.hub import load_file, save_file, verify
     from parimend.guards import Guards, guard_
+    from parimend.hub import load_file, save_file, verify
     from parimend.model import check, plan, protect_, repair_
     from parimend.records import Change, Diagnosis, FileReport, Repair, Report, Verdict
     from parimend.scrub import Scrubber
@@ -37,8 +37,8 @@ _HOMES = {
     "check": "model",
     "check_file": "files",
     "constrain_": "constraint",
-    "load_file": "hub",
     "guard_": "guards",
+    "load_file": "hub",
     "plan": "model",
     "plan_file": "files",
     "protect_": "model",
@@ -65,8 +65,8 @@ __all__ = [
     "check",
     "check_file",
     "constrain_",
-    "load_file",
     "guard_",
+    "load_file",
     "plan",
     "plan_file",
     "protect_",

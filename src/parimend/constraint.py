@@ -38,7 +38,8 @@ class _Word(NamedTuple):
 class Constraint:
     """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
 
-    A context manager: leaving it removes the hook from the optimizer. Nothing is added to the model.
+    A context manager: leaving it removes the hook from the optimizer. Nothing is added to the
+    model.
 
     Attributes:
         steps: optimizer steps seen so far.

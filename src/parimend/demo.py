@@ -158,10 +158,11 @@ def train(
     done, total = 0, epochs * -(-len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total)
     for _ in range(epochs):
-        for index in torch.randperm(len(x), generator=shuffle).split(batch):
+        order = torch.randperm(len(x), generator=shuffle)
+        for index in torch.split(order, batch):
             loss = torch.nn.functional.cross_entropy(model(x[index]), y[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1
@@ -290,7 +291,7 @@ def _damaged(intact: Network, seal: Seal, errors: int, seed: int, kind: str) -> 
     """A damaged copy of the model."""
     model = copy.deepcopy(intact)
     weights = {HEAD: model.head.weight.detach().numpy()}
-    options: dict[str, float] = {}
+    options: dict[str, Any] = {}
     if kind == "replace":
         [word] = seal.words
         part = next(p for p in word.parts if p.name == HEAD)

@@ -214,7 +214,7 @@ class Scrubber:
 
     def _sweep(self, pause: bool) -> list[Event]:
         with self._sweeping:
-            events = []
+            events: list[Event] = []
             for number in range(len(self._seal.words)):
                 if pause and self._stopped.is_set():
                     return events
@@ -262,7 +262,8 @@ class Scrubber:
     def _is_clean(self, word: SealedWord, pause: bool) -> bool:
         """Compare the checks of a word with its seal, with pauses."""
         if not isinstance(word.code, Modular):
-            return self._paused(lambda: find(word, self._tensors).verdict is Verdict.CLEAN, pause)
+            found = self._paused(lambda: find(word, self._tensors).verdict is Verdict.CLEAN, pause)
+            return bool(found)
         code, total = word.code, word.code.zeros()
         for piece, start in pieces(word.parts):
 
@@ -393,5 +394,5 @@ def serve_metrics(scrubber: Scrubber, port: int = 9464, address: str = "127.0.0.
                 )
 
     registry = CollectorRegistry()
-    registry.register(Collector())  # type: ignore[arg-type]
+    registry.register(Collector())
     return start_http_server(port, address, registry)

@@ -121,7 +121,7 @@ class TestKernel:
 
     @pytest.mark.parametrize("a", [[3, 3], [6, 10, 15], [9, -15, 21], [0, 2]])
     def test_needs_two_coprime_coefficients(self, a):
-        with pytest.raises(ValueError, match="no two of the coefficients .* are coprime"):
+        with pytest.raises(ValueError, match=r"no two of the coefficients .* are coprime"):
             kernel(np.array(a))
 
 

@@ -65,7 +65,7 @@ def seal_word(code: LowBits, parts: tuple[Part, ...], tensors: Tensors) -> Seale
     except WordError as error:
         raise WordError(f"{parts[0].name}: {error}") from None
     after = lowered.word.view("<f4")
-    size = np.linalg.norm(before.astype(np.float64))
+    size = float(np.linalg.norm(before.astype(np.float64)))
     moved = float(np.linalg.norm(after.astype(np.float64) - before) / max(size, 1e-300))
     ends = np.cumsum([part.count for part in parts])[:-1]
     data = [piece.view(np.uint8).reshape(-1, 4) for piece in np.split(lowered.word, ends)]

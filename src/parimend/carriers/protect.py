@@ -40,7 +40,7 @@ class PlannedWord:
         name: the tensor, or the first and last of several.
         elements: number of protected elements.
         checks: number of checks.
-        redundancy: part of the degrees of freedom that the constraint takes; 0 for ``sidecar``.
+        redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
         seal_bytes: bytes of the word's checks in the seal.
         moved: relative L2 change of the weights to expect from a plain projection.
     """
@@ -58,16 +58,21 @@ def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
     planned = []
     for code, parts in choose_codes(tensors, request):
         first, last = parts[0].name, parts[-1].name
-        imposed = isinstance(code, Sparse)
-        is_real = imposed and not isinstance(code, LowBits)
+        redundancy = moved = 0.0
+        if isinstance(code, Modular):
+            seal_bytes = code.packed_bytes
+        else:
+            seal_bytes = 8 * code.free
+            if request.carrier == "real":
+                redundancy, moved = code.redundancy, math.sqrt(code.imposed / code.n)
         planned.append(
             PlannedWord(
                 name=first if first == last else f"{first} .. {last}",
                 elements=sum(part.count for part in parts),
                 checks=code.m,
-                redundancy=code.redundancy if is_real else 0.0,
-                seal_bytes=8 * code.free if imposed else code.packed_bytes,
-                moved=math.sqrt(code.imposed / code.n) if is_real else 0.0,
+                redundancy=redundancy,
+                seal_bytes=seal_bytes,
+                moved=moved,
             )
         )
     return tuple(planned)

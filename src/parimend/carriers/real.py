@@ -78,7 +78,7 @@ def seal_word(
         rounded = round_into(code, project(code, x, parts))
     except WordError as error:
         raise WordError(f"{parts[0].name}: {error}") from None
-    moved = float(np.linalg.norm(rounded.word - x) / max(np.linalg.norm(x), 1e-300))
+    moved = float(np.linalg.norm(rounded.word - x) / max(float(np.linalg.norm(x)), 1e-300))
     ends = np.cumsum([part.count for part in parts])[:-1]
     new = [
         grid.write(integers, old.dtype).view(np.uint8).reshape(old.size, -1)

@@ -42,10 +42,10 @@ def command(
 ) -> None:
     """Train a network inside the code, break its weights, repair them bit for bit.
 
-    The network is pixels - 512 - 10 (LeakyReLU); 5,120 weights and 10 biases of its output layer are
-    inside the code. Shown for every kind of damage: accuracy, verdict, accuracy after the repair,
-    and whether the SHA-256 of all weights is again that of before; then the same damage decoded by
-    linear programming with a dense Gaussian code, as far as it is finite.
+    The network is pixels - 512 - 10 (LeakyReLU); 5,120 weights and 10 biases of its output layer
+    are inside the code. Shown for every kind of damage: accuracy, verdict, accuracy after the
+    repair, and whether the SHA-256 of all weights is again that of before; then the same damage
+    decoded by linear programming with a dense Gaussian code, as far as it is finite.
 
     Exit status: 0 all damage was repaired, 1 some was not, 2 the demonstration could not run.
     """

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse.linalg as spl
 from numpy.typing import NDArray
 
 from parimend.errors import SpecError
@@ -161,6 +160,9 @@ class RealCode(Code):
         Raises:
             SpecError: if H has dependent rows.
         """
+        # Not at the top: it takes longer to load than a file to check.
+        import scipy.sparse.linalg as spl
+
         gram = spl.LinearOperator(
             (self.m, self.m), matvec=lambda y: self.matvec(self.rmatvec(y)), dtype=np.float64
         )

@@ -25,7 +25,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numba as nb
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode
@@ -274,11 +273,15 @@ class Sparse(RealCode):
     def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.m > _LARGEST_GRAM:
             return super().solve_gram(residual)
+        import scipy.linalg  # see RealCode.solve_gram
+
         return scipy.linalg.cho_solve(self._gram_factor, residual, check_finite=False)
 
     @cached_property
     def _gram_factor(self) -> tuple[NDArray[np.float64], bool]:
         """Cholesky factor of H H^T: worth keeping, training projects thousands of times."""
+        import scipy.linalg
+
         gram = _gram(*self.columns, self.m, 1.0 / self.unit)
         try:
             return scipy.linalg.cho_factor(gram, lower=True)
@@ -316,18 +319,16 @@ def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped
     seen = np.zeros(size, np.uint64)
     mask = np.uint64(size - 1)
     hashed = np.empty(m, np.uint64)
-    for k in range(m):
-        hashed[k] = word(key, ~np.uint64(k))
+    for check in range(m):
+        hashed[check] = word(key, ~np.uint64(check))
     counter = np.uint64(0)
     for i in range(n):
         a, b = start[i], start[i + 1]
         j = i // own
-        first = a
-        low = 0
+        first, low = a, np.int64(0)
         if j < imposed:
             row[a] = j
-            first = a + 1
-            low = j + 1
+            first, low = a + 1, np.int64(j + 1)
         tries = 0
         while True:
             p = first
@@ -359,12 +360,10 @@ def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped
         for r in range(a, b):
             load[row[r]] += 1
         for r in range(a + 1, b):  # insertion sort: there are only a few
-            k = row[r]
             p = r
-            while p > a and row[p - 1] > k:
-                row[p] = row[p - 1]
+            while p > a and row[p - 1] > row[p]:
+                row[p - 1], row[p] = row[p], row[p - 1]
                 p -= 1
-            row[p] = k
 
 
 @nb.njit(cache=True)

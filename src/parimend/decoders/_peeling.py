@@ -123,7 +123,7 @@ def _named(j, s, limit, row_start, inverse):
 @nb.njit
 def _single(j, rule, H, state, limit):
     """-> (column, x), column -1 if check j does not name one."""
-    start, row, coefficient, inverse, row_start, column, entry = H
+    start, row, coefficient, inverse, row_start, column, _ = H
     syndrome, damage, erased, lost = state
     s = syndrome[j]
     best, best_x, best_score, ties = -1, np.int64(0), -1, 0
@@ -159,7 +159,7 @@ def _single(j, rule, H, state, limit):
 @nb.njit
 def _confirmations(j, i, x, k, y, H, state, limit):
     """How many other checks of words i and k are explained once i and k are repaired."""
-    start, row, coefficient, inverse, row_start, column, entry = H
+    start, row, coefficient, inverse, row_start, _, _ = H
     syndrome = state[0]
     count = 0
     for this, size, other, other_size in ((i, x, k, y), (k, y, i, x)):

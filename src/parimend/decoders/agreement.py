@@ -1,9 +1,9 @@
 """Agreement of checks: sparse codes on real weights, known only to within rounding noise.
 
-Weights that are not on a grid (in training, say) meet their checks only approximately, and a single
-check says nothing. But two checks of one word that lead to the same damage, to within the noise, can
-be trusted: they agree by accident with a probability of about noise / damage for every word of the
-check. Each such word is put right and the next one looked for.
+Weights that are not on a grid (in training, say) meet their checks only approximately, and a
+single check says nothing. But two checks of one word that lead to the same damage, to within the
+noise, can be trusted: they agree by accident with a probability of about noise / damage for every
+word of the check. Each such word is put right and the next one looked for.
 """
 
 from __future__ import annotations

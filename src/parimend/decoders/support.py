@@ -121,7 +121,7 @@ class Problem:
             candidates: (k,) distinct positions that are not erased, at most ``limit``.
 
         Returns:
-            ``corrected``; or ``below_floor`` where there is noise or the floor is too high for that.
+            ``corrected``, or ``below_floor`` if there is noise or the floor exceeds the resolution.
         """
         (m, n), K = self.H.shape, self.erasures.size
         values, _ = self._fit(candidates)

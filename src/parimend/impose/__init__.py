@@ -1,0 +1,1 @@
+"""Bringing weights into a code: nearest, gentlest for the loss, exact."""
