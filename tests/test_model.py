@@ -271,3 +271,30 @@ def test_misuse_is_one_clear_error(arguments, message):
         pm.protect_(network(), **{"errors": 5, **arguments})
     with pytest.raises(FaultError):
         draw("paper cut", arrays(network()), 1, 0)
+
+
+def test_calibration_moves_weights_where_it_shows_least():
+    torch.manual_seed(0)
+    # Inputs in a few directions only: the others are free to be changed.
+    inputs = torch.randn(1000, 8) @ torch.randn(8, 64)
+    changes = {}
+    for calibration in (None, inputs.split(100)):
+        layer = torch.nn.Linear(64, 40)
+        layer.load_state_dict({"weight": torch.linspace(-1, 1, 2560).sin().view(40, 64),
+                               "bias": torch.zeros(40)})  # fmt: skip
+        right = layer(inputs)
+        seal = pm.protect_(layer, 60, "real", rows=120, calibration=calibration)
+        changes[calibration is None] = (layer(inputs) - right).square().mean().item()
+        assert pm.check(layer, seal).verdict is Verdict.CLEAN
+        before = bits(layer)
+        draw("random", arrays(layer), 60, 0).apply_(arrays(layer))
+        assert pm.repair_(layer, seal).verdict is Verdict.CORRECTED
+        assert bits(layer) == before
+    assert changes[False] < 0.01 * changes[True]
+
+
+def test_calibration_needs_the_real_carrier_and_a_module():
+    with pytest.raises(SpecError, match="calibration is for carrier='real'"):
+        pm.protect_(network(), 5, calibration=[torch.zeros(1, 30)])
+    with pytest.raises(SpecError, match="calibration is for carrier='real'"):
+        pm.protect_(dict(network().state_dict()), 5, "real", calibration=[torch.zeros(1, 30)])

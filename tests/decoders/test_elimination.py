@@ -78,7 +78,7 @@ def test_what_it_finds_solves_the_system(system, data):
     A, x = system
     b = product(A, x)
     wrong = data.draw(st.integers(0, len(b) - 1))
-    b[wrong] += np.uint64(data.draw(st.integers(0, 2**64 - 1)))
+    b[wrong] = data.draw(st.integers(0, 2**64 - 1))
     solved, found = eliminate(A, b)
     if solved:
         np.testing.assert_array_equal(product(A, found), b)

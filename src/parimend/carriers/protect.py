@@ -118,7 +118,7 @@ def seal_(
             words.append(word)
             writes.append((parts, new))
             moves.append(moved)
-            if moved > LARGE_MOVE:
+            if moved > LARGE_MOVE and project is real.nearest:
                 warnings.warn(
                     f"{word.name}: the constraint moved the weights by {moved:.0%} (relative L2), "
                     "which may cost accuracy: ask for fewer errors, protect more weights in one "

@@ -7,6 +7,7 @@ is zero but for the free checks, which the seal keeps.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -22,6 +23,8 @@ from parimend.impose.rounding import round_into
 from parimend.seal import SealedWord
 from parimend.words.grid import Grid, choose_grid
 from parimend.words.layout import Part
+
+_ROOM = 1.0 / 32.0  # of the range of a grid, for exact rounding
 
 Project = Callable[[Sparse, NDArray[np.float64], tuple[Part, ...]], NDArray[np.float64]]
 """Moves a word (in grid steps) to a real codeword: (code, word, parts) -> word."""
@@ -74,8 +77,17 @@ def seal_word(
     x = np.concatenate(
         [v.astype(np.float64) / grid.step for v, grid in zip(values, grids, strict=True)]
     )
+    moved_to = project(code, x, parts)
+    limit = grids[0].limit * (1.0 - _ROOM)
+    # A projection that minds the loss may let weights grow. Coarser steps, all by the same factor,
+    # leave the constraint what it is.
+    if np.isfinite(largest := float(np.abs(moved_to).max())) and largest >= limit:
+        shift = math.frexp(largest / limit)[1]
+        parts = tuple(replace(part, exponent=part.exponent + shift) for part in parts)
+        grids = [Grid(code.word_bits, part.exponent) for part in parts]
+        x, moved_to = x / 2.0**shift, moved_to / 2.0**shift
     try:
-        rounded = round_into(code, project(code, x, parts))
+        rounded = round_into(code, moved_to)
     except WordError as error:
         raise WordError(f"{parts[0].name}: {error}") from None
     moved = float(np.linalg.norm(rounded.word - x) / max(float(np.linalg.norm(x)), 1e-300))

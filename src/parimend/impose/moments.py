@@ -211,7 +211,7 @@ class _Sum:
         x = args[0] if args else kwargs["input"]
         for rows in _rows(module, x.detach()):
             device = "cpu" if rows.device.type == "mps" else rows.device  # MPS has no float64
-            rows = rows.to(device, torch.float64)
+            rows = rows.to(device).double()
             if self.bias is not None:  # of which modules that share only the weight tell nothing
                 rows = F.pad(rows, (0, 1), value=float(module.bias is self.bias))
             square = rows.mT @ rows if self.full else rows.square().sum(1)

@@ -1,0 +1,148 @@
+"""Exact rounding: imposed checks end at zero, and weights hardly move."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from parimend.codes import Sparse
+from parimend.errors import SpecError, WordError
+from parimend.impose.rounding import round_into
+from parimend.words.grid import Grid
+
+
+def near_codeword(code, seed, scale=0.25):
+    """A real codeword with entries of ``scale`` of the range, up to four times that."""
+    rng = np.random.default_rng(seed)
+    sigma = scale * (1 << (code.word_bits - 1))
+    return code.project(np.clip(rng.normal(size=code.n), -3.5, 3.5) * sigma)
+
+
+def assert_inside(code, rounded, x):
+    limit = 1 << (code.word_bits - 1)
+    assert rounded.word.dtype == rounded.target.dtype == np.int64
+    np.testing.assert_array_equal(code.syndrome(rounded.word), rounded.target)
+    assert not rounded.target[: code.imposed].any()
+    assert np.abs(rounded.word).max() < limit
+    assert rounded.moved == pytest.approx(np.linalg.norm(rounded.word - x))
+
+
+@pytest.mark.parametrize("word_bits", [8, 12, 16, 18, 24, 32])
+@settings(max_examples=15)
+@given(n=st.integers(120, 3000), errors=st.integers(1, 100), seed=st.integers(0, 1000))
+def test_imposed_checks_end_at_zero_and_moves_are_small(word_bits, n, errors, seed):
+    try:
+        code = Sparse.for_errors(n, errors, word_bits=word_bits, seed=seed)
+    except SpecError:
+        assume(False)
+    x = near_codeword(code, seed)
+    before = x.copy()
+    rounded = round_into(code, x)
+    np.testing.assert_array_equal(x, before)
+    assert_inside(code, rounded, x)
+    if np.abs(x).max() < 15 / 16 * (1 << (word_bits - 1)):
+        # Every check moves its own columns by about the shortest vectors of their lattice.
+        step = 2.0 ** (code.coefficient_bits / (code.own - 1))
+        assert rounded.moved < (2 + 1.5 * step) * np.sqrt(n)
+
+
+@given(st.integers(0, 1000))
+def test_a_word_inside_the_code_stays(seed):
+    code = Sparse.for_errors(1000, 30, seed=seed)
+    first = round_into(code, near_codeword(code, seed))
+    again = round_into(code, first.word.astype(np.float64))
+    np.testing.assert_array_equal(again.word, first.word)
+    np.testing.assert_array_equal(again.target, first.target)
+    assert again.moved == 0.0
+
+
+def test_the_reference_case_moves_by_a_few_steps():
+    code = Sparse.for_errors(5120, 210)
+    x = near_codeword(code, 0)
+    rounded = round_into(code, x)
+    assert_inside(code, rounded, x)
+    assert rounded.moved < 4 * np.sqrt(5120)
+    assert np.abs(rounded.word - x).max() < 40
+
+
+def test_coefficients_with_common_factors_can_be_imposed():
+    # Three in four checks would own columns that share a factor of 3 or 5.
+    for seed in range(30):
+        code = Sparse(n=300, m=60, seed=seed, own=3, free=9, word_bits=18, coefficient_bits=8)
+        x = near_codeword(code, seed)
+        assert_inside(code, round_into(code, x), x)
+
+
+@pytest.mark.parametrize(
+    ("word_bits", "coefficient_bits", "own"), [(2, 60, 40), (32, 30, 3), (20, 42, 4), (30, 3, 2)]
+)
+def test_of_the_longest_and_shortest_coefficients(word_bits, coefficient_bits, own):
+    code = Sparse(
+        n=2000, m=50, own=own, free=40, word_bits=word_bits, coefficient_bits=coefficient_bits,
+        weights=((3, 1000),),
+    )  # fmt: skip
+    try:
+        assert_inside(code, round_into(code, x := near_codeword(code, 0, 0.1)), x)
+    except WordError:
+        assert word_bits == 2  # a range of three values leaves no room
+
+
+@pytest.mark.parametrize("word_bits", [8, 16])
+def test_integer_weights_that_fill_their_range(word_bits):
+    limit = 1 << (word_bits - 1)
+    for seed in range(10):
+        code = Sparse.for_errors(2000, 40, word_bits=word_bits, seed=seed)
+        rng = np.random.default_rng(seed)
+        q = np.clip(np.rint(rng.normal(size=2000) * limit / 3), -limit, limit - 1)
+        assert {-limit, limit - 1} <= set(q)
+        x = code.project(q)
+        rounded = round_into(code, x)
+        assert_inside(code, rounded, x)
+        assert np.linalg.norm(rounded.word - q) < 0.3 * np.linalg.norm(q)
+
+
+def test_float_weights_come_back_exactly_from_their_grid():
+    code = Sparse.for_errors(1000, 30)
+    rounded = round_into(code, near_codeword(code, 3))
+    for exponent, dtype in ((-20, np.float32), (-120, np.float32), (90, np.float32), (-5, "f8")):
+        grid = Grid(code.word_bits, exponent)
+        integers, erased = grid.read(grid.write(rounded.word, np.dtype(dtype)))
+        np.testing.assert_array_equal(integers, rounded.word)
+        assert not erased.any()
+
+
+def test_nothing_imposed_is_plain_rounding(rng):
+    code = Sparse(n=100, m=20, free=20)
+    x = rng.normal(size=100) * 1000
+    rounded = round_into(code, x)
+    np.testing.assert_array_equal(rounded.word, np.rint(x))
+    np.testing.assert_array_equal(rounded.target, code.syndrome(rounded.word))
+
+
+class TestRange:
+    @pytest.fixture
+    def code(self):
+        return Sparse.for_errors(1000, 30)
+
+    def test_too_large_by_far(self, code):
+        x = np.zeros(1000)
+        x[17] = -170_000
+        with pytest.raises(WordError, match=r"needs 170000 grid steps.* below 131072: .*step"):
+            round_into(code, x)
+
+    def test_no_room_at_all(self):
+        # Words of two bits are -1, 0 and 1, and every check would have to move dozens.
+        code = Sparse(n=1000, m=60, own=4, free=20, word_bits=2, coefficient_bits=40)
+        with pytest.raises(WordError, match="below 2"):
+            round_into(code, np.ones(1000))
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_not_finite(self, code, bad):
+        x = np.zeros(1000)
+        x[17] = bad
+        with pytest.raises(WordError, match="element 17 of the word is not finite"):
+            round_into(code, x)
+
+    def test_another_length(self, code):
+        with pytest.raises(SpecError, match="word"):
+            round_into(code, np.zeros(999))
