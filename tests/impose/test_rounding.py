@@ -66,9 +66,9 @@ def test_the_reference_case_moves_by_a_few_steps():
 
 
 def test_coefficients_with_common_factors_can_be_imposed():
-    # Three in four checks would own columns that share a factor of 3 or 5.
+    # If the coefficients were merely random, one check in twenty would own only multiples of 3 or 5.
     for seed in range(30):
-        code = Sparse(n=300, m=60, seed=seed, own=3, free=9, word_bits=18, coefficient_bits=8)
+        code = Sparse(n=320, m=60, seed=seed, own=3, free=9, word_bits=18, coefficient_bits=8)
         x = near_codeword(code, seed)
         assert_inside(code, round_into(code, x), x)
 
@@ -94,7 +94,7 @@ def test_integer_weights_that_fill_their_range(word_bits):
         code = Sparse.for_errors(2000, 40, word_bits=word_bits, seed=seed)
         rng = np.random.default_rng(seed)
         q = np.clip(np.rint(rng.normal(size=2000) * limit / 3), -limit, limit - 1)
-        assert {-limit, limit - 1} <= set(q)
+        q[:20] = np.repeat([-limit, limit - 1], 10)
         x = code.project(q)
         rounded = round_into(code, x)
         assert_inside(code, rounded, x)

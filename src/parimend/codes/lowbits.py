@@ -43,7 +43,7 @@ class LowBits(Sparse):
         return code
 
     @classmethod
-    def _coefficient_bits(cls, word_bits: int) -> int:
+    def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:
         return 63
 
     @classmethod

@@ -194,15 +194,18 @@ class Sparse(RealCode):
             own=own,
             free=free,
             word_bits=word_bits,
-            coefficient_bits=cls._coefficient_bits(word_bits),
+            # With checks to spare, pairs need not be told apart.
+            coefficient_bits=cls._coefficient_bits(word_bits, own if m >= without else 12),
         )
 
     @classmethod
-    def _coefficient_bits(cls, word_bits: int) -> int:
-        """Long coefficients tell errors apart but cost longer moves to impose: of a float weight's
-        many steps a few dozen are nothing, of an int8 weight's 127 they are too much.
+    def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:
+        """Long coefficients tell errors apart but cost longer moves to impose, about
+        2^(bits / (own - 1)): of a float weight's many steps a few dozen are nothing, of an int8
+        weight's 127 they are too much.
         """
-        return 62 - word_bits if word_bits > 16 else 2 * word_bits + 4
+        bits = 62 - word_bits if word_bits > 16 else 2 * word_bits + 4
+        return min(bits, max(6 * (own - 1) - 2, 16))
 
     @classmethod
     def _pairs_possible(cls, n: int, m: int, word_bits: int) -> bool:

@@ -56,7 +56,7 @@ class LayerGuard:
         self._calls = itertools.count()
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._taus: dict[tuple[torch.dtype, bool], Threshold] = {}
-        self._arrays = {t: code.matrix.astype(str(t).split(".")[1]) for t in _KERNEL_DTYPES}
+        self._arguments: dict[torch.dtype, tuple[NDArray[Any], float, NDArray[Any]]] = {}
         self._number = next(_NUMBERS)
         _GUARDS[self._number] = self
 
@@ -85,6 +85,7 @@ class LayerGuard:
         self._noise, self._own = noise.cpu() / total, own.cpu()
         self._taus.clear()
         self._tensors.clear()
+        self._arguments.clear()
         self._source = {
             "P": P,
             "PW": PW,
@@ -128,7 +129,7 @@ class LayerGuard:
         """What P y must be, (samples, k, positions); None for zero."""
         if self.imposed:
             return None
-        with exact_arithmetic(x):
+        with torch.no_grad(), exact_arithmetic(x):
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
             product = self.product.multiply(self.product.samples(x).to(dtype), rows, bias, size)
         return product.reshape(*product.shape[:2], size.numel())
@@ -148,25 +149,38 @@ class LayerGuard:
 
     def suspicious(self, y: Tensor, x: Tensor) -> bool:
         """Whether any output is to be looked at."""
-        dims, tau = self.product.dims, self.threshold(y).tau
+        dims = self.product.dims
         size = y.shape[y.ndim - dims :]
-        dtype = y.dtype if y.dtype in _KERNEL_DTYPES else torch.float32
-        target = self.target(x, size, dtype)
-        if y.device.type == "cpu" and y.dtype == dtype:
-            P, channels = self._arrays[dtype], self.code.n
-            y = y.detach()
-            if dims and y.is_contiguous():
-                goal = _array(target, (0, len(P), 1), P)
-                return any_suspicious_plane(
-                    y.reshape(-1, channels, size.numel()).numpy(), P, goal, tau**2
-                )
-            y = y.movedim(-dims - 1, -1) if dims else y
-            if y.is_contiguous():
-                rows = None if target is None else target.movedim(1, -1).reshape(-1, len(P))
-                goal = _array(rows, (0, len(P)), P)
-                return any_suspicious_row(y.view(-1, channels).numpy(), P, goal, tau**2)
-            y = y.movedim(-1, -dims - 1) if dims else y
-        return bool(self.screen(self.product.split(y).to(dtype), target, tau).any())
+        if not (y.is_cpu and y.dtype in _KERNEL_DTYPES):
+            dtype = torch.promote_types(y.dtype, torch.float32)
+            return self._any(y, self.target(x, size, dtype), dtype)
+        target = None if self.imposed else self.target(x, size, y.dtype)
+        P, tau2, none = self._kernel_arguments(y.dtype)
+        y = y.detach()
+        if dims and y.is_contiguous():
+            goal = none if target is None else target.contiguous().numpy()
+            planes = y.view(-1, self.code.n, size.numel()).numpy()
+            return any_suspicious_plane(planes, P, goal, tau2)
+        last = y.movedim(-dims - 1, -1) if dims else y
+        if last.is_contiguous():
+            goal = none[..., 0]
+            if target is not None:
+                goal = target.movedim(1, -1).reshape(-1, len(P)).numpy()
+            return any_suspicious_row(last.view(-1, self.code.n).numpy(), P, goal, tau2)
+        return self._any(y, target, y.dtype)
+
+    def _any(self, y: Tensor, target: Tensor | None, dtype: torch.dtype) -> bool:
+        with torch.no_grad():
+            outputs = self.product.split(y).to(dtype)
+            return bool(self.screen(outputs, target, self.threshold(y).tau).any())
+
+    def _kernel_arguments(self, dtype: torch.dtype) -> tuple[NDArray[Any], float, NDArray[Any]]:
+        """P, the square of tau, and the target (0, k, 1) that stands for zero."""
+        if dtype not in self._arguments:
+            P = self.tensor("P", torch.empty(0), dtype).numpy()
+            tau = self.threshold(torch.empty(0, dtype=dtype)).tau
+            self._arguments[dtype] = P, tau**2, np.empty((0, len(P), 1), P.dtype)
+        return self._arguments[dtype]
 
     def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """Checks outputs, and corrects them in place if the policy says so.
@@ -177,10 +191,8 @@ class LayerGuard:
             parameters: gives weight and bias, if they are needed.
         """
         call = next(self._calls)
-        if call % self.journal.every or not y.numel():
-            return
-        with torch.no_grad():
-            if self.suspicious(y, x):
+        if call % self.journal.every == 0 and y.numel() and self.suspicious(y, x):
+            with torch.no_grad():
                 settle(self, call, y, x, parameters)
 
     def __call__(
@@ -201,12 +213,6 @@ class LayerGuard:
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerGuard:
         # The weights come with every call, so a copy of the model shares its guards.
         return self
-
-
-def _array(target: Tensor | None, empty: tuple[int, ...], like: NDArray[Any]) -> NDArray[Any]:
-    if target is None:
-        return np.empty(empty, like.dtype)
-    return target.contiguous().numpy()
 
 
 @torch.library.custom_op("parimend::inspect_", mutates_args=("y",))

@@ -67,7 +67,9 @@ class Grid(NamedTuple):
                 fits = np.abs(scaled) < self.limit  # false for NaN
                 scaled = np.where(fits, scaled, 0.0)
             integers = scaled.astype(np.int64)
-            erased = ~fits | (integers != scaled) | ((integers == 0) & np.signbit(values))
+            # By its bits: zero has a sign, and some processes take subnormals for zeros.
+            odd_zero = (integers == 0) & (values.view(f"u{values.itemsize}") != 0)
+            erased = ~fits | (integers != scaled) | odd_zero
         return np.where(erased, 0, integers), erased
 
     def contains(self, integers: NDArray[np.int64]) -> NDArray[np.bool_]:
