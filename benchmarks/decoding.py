@@ -22,9 +22,7 @@ from rich.progress import track
 from scipy.stats import binomtest
 
 from parimend.codes import Gaussian, Sparse
-from parimend.decoders.greedy import OMP
-from parimend.decoders.l1 import L1
-from parimend.decoders.peeling import Peeling
+from parimend.decoders import AMP, L1, OMP, Peeling
 from parimend.faults import draw
 from parimend.impose.rounding import round_into
 from parimend.records import Verdict
@@ -143,13 +141,13 @@ def half_points(rows: list[int], trials: int, seed: int) -> None:
 
 
 def dense_table(trials: int, seed: int, peeling_rows: int) -> None:
-    """Linear programming and matching pursuit on Gaussian codes, beside peeling, in turn."""
+    """Decoders of dense Gaussian codes beside peeling, in turn."""
     print(f"\nThe same n and t; damage N(0, {SIGMA}^2); decoders take turns in one run\n")
     print("| decoder | code | m | m/n | repaired % (95 %) | wrong | median ms | ratio of times |")
     print("|---|---|---|---|---|---|---|---|")
     target = Target(code_for(peeling_rows, 0))
     rivals = []
-    for decoder, m in ((L1(), 1024), (L1(), 960), (OMP(), 1024)):
+    for decoder, m in ((L1(), 1024), (L1(), 960), (OMP(), 1024), (AMP(), 1024), (AMP(), 640)):
         code = Gaussian(N, m)
         rivals.append((decoder.name, code, decoder.prepare(code)))
     target.trial("on-grid value", ERRORS, 1 << 40)

@@ -67,7 +67,7 @@ def test_areas(model, x):
     assert (error[place[0], :, place[1], place[2]] != 0).all()
     error, right = difference(model, x, Upset("stuck", size=2.0))
     [channel] = (error != 0).any(0).flatten(1).any(1).nonzero().flatten().tolist()
-    stuck = (error + right)[:, channel]
+    stuck = (error + right)[:, channel].detach()
     torch.testing.assert_close(stuck, torch.full_like(stuck, float(stuck.mean())))
     error, _ = difference(model, torch.randn(9, 288), Upset("tile", size=4), "2")
     rows, columns = (error != 0).any(1), (error != 0).any(0)

@@ -66,7 +66,7 @@ def test_the_reference_case_moves_by_a_few_steps():
 
 
 def test_coefficients_with_common_factors_can_be_imposed():
-    # If the coefficients were merely random, one check in twenty would own only multiples of 3 or 5.
+    # Of merely random coefficients, one check in twenty would own multiples of 3 or of 5 alone.
     for seed in range(30):
         code = Sparse(n=320, m=60, seed=seed, own=3, free=9, word_bits=18, coefficient_bits=8)
         x = near_codeword(code, seed)

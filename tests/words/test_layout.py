@@ -168,7 +168,7 @@ class TestNamedTensors:
 
     def test_only(self):
         assert list(named_tensors(Tied(), only=["norm.*"])) == ["norm.weight", "norm.bias"]
-        with pytest.raises(WordError, match="no tensor matches 'head.weight'"):
+        with pytest.raises(WordError, match=r"no tensor matches 'head\.weight'"):
             named_tensors(Tied(), only=["head.weight"])
 
     @pytest.mark.parametrize("model", [nn.ReLU(), {}, {"epoch": 3}])
@@ -178,5 +178,5 @@ class TestNamedTensors:
 
     @pytest.mark.parametrize("model", [3, "model.pt", torch.ones(3), [torch.ones(3)]])
     def test_another_type(self, model):
-        with pytest.raises(WordError, match=f"module|Module.* not {type(model).__name__}"):
+        with pytest.raises(WordError, match=f"a state dict, not {type(model).__name__}$"):
             named_tensors(model)
