@@ -287,6 +287,7 @@ def test_coverage_names_what_is_not_covered(model):
     model.append(parametrizations.weight_norm(nn.Linear(3, 32)))
     model.append(nn.Linear(32, 32).to(torch.float8_e4m3fn))
     model.append(nn.LazyLinear(4))
+    model.append(nn.Linear(4, 16, device="meta"))
     with guard_(model, 4, impose=True) as guards:
         found = {c.layer: (c.cover, c.reason) for c in guards.coverage()}
         assert found["3"][0] == "uncovered"
@@ -296,6 +297,7 @@ def test_coverage_names_what_is_not_covered(model):
         assert "other parameters" in found["5"][1]
         assert "float8" in found["6"][1]
         assert "no shape" in found["7"][1]
+        assert "no values" in found["8"][1]
         model[2] = nn.Linear(64, 32)
         assert "put here after" in {c.layer: c.reason for c in guards.coverage()}["2"]
 

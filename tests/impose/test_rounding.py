@@ -35,6 +35,7 @@ def test_imposed_checks_end_at_zero_and_moves_are_small(word_bits, n, errors, se
         code = Sparse.for_errors(n, errors, word_bits=word_bits, seed=seed)
     except SpecError:
         assume(False)
+    assume(code.own >= 8)  # with fewer the moves are longer than the range of short words
     x = near_codeword(code, seed)
     before = x.copy()
     rounded = round_into(code, x)
@@ -43,7 +44,7 @@ def test_imposed_checks_end_at_zero_and_moves_are_small(word_bits, n, errors, se
     if np.abs(x).max() < 15 / 16 * (1 << (word_bits - 1)):
         # Every check moves its own columns by about the shortest vectors of their lattice.
         step = 2.0 ** (code.coefficient_bits / (code.own - 1))
-        assert rounded.moved < (2 + 1.5 * step) * np.sqrt(n)
+        assert rounded.moved < (1 + 0.6 * step) * np.sqrt(n)
 
 
 @given(st.integers(0, 1000))

@@ -110,6 +110,40 @@ class Guards:
             self._cover(site, "kept", site.obstacle(k))
         return guard
 
+    def _install(
+        self,
+        every_site: Sequence[Site],
+        chosen: Sequence[Site],
+        moved: Sequence[Site],
+        k: int,
+        seed: int,
+        activations: bool,
+    ) -> None:
+        attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
+        for site in every_site:
+            if site not in chosen:
+                self._cover(site, "uncovered", "not selected by only=")
+            elif isinstance(site, ProductSite) and k < site.outputs:
+                guard = self._guard(site, k, seed, site in moved and not site.obstacle(k))
+                if isinstance(site.module, nn.MultiheadAttention):
+                    projection = site.name.rpartition(".")[2]
+                    attentions.setdefault(site.module, {})[projection] = guard
+                else:
+                    self._attach(site.module, guard)
+            elif isinstance(site, ProductSite):
+                reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
+                self._cover(site, "uncovered", reason)
+            elif activations and site.repeatable:
+                self._attach(site.module, RepeatGuard(site.name, self._journal))
+                self._cover(site, "repeated")
+            else:
+                self._cover(site, "uncovered", site.reason)
+        for attended, projections in attentions.items():
+            self._removers.append(attention.guard_attention_(attended, projections))
+        for module in self._model.modules():
+            if isinstance(module, nn.TransformerEncoder):
+                self._removers.append(attention.without_nesting_(module))
+
     def _attach(self, module: nn.Module, hook: Callable[..., None]) -> None:
         handle = module.register_forward_hook(hook, with_kwargs=True)
         self._removers.append(handle.remove)
@@ -182,30 +216,11 @@ def guard_(
     for site in chosen:
         _refuse(site, k, only is not None, site in by_name, activations)
     guards = Guards(model, Journal(policy, every, on_weights))
-    attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
-    for site in every_site:
-        if site not in chosen:
-            guards._cover(site, "uncovered", "not selected by only=")
-        elif isinstance(site, ProductSite) and k < site.outputs:
-            guard = guards._guard(site, k, seed, site in moved and not site.obstacle(k))
-            if isinstance(site.module, nn.MultiheadAttention):
-                projection = site.name.rpartition(".")[2]
-                attentions.setdefault(site.module, {})[projection] = guard
-            else:
-                guards._attach(site.module, guard)
-        elif isinstance(site, ProductSite):
-            reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
-            guards._cover(site, "uncovered", reason)
-        elif activations and site.repeatable:
-            guards._attach(site.module, RepeatGuard(site.name, guards._journal))
-            guards._cover(site, "repeated")
-        else:
-            guards._cover(site, "uncovered", site.reason)
-    for attended, projections in attentions.items():
-        guards._removers.append(attention.guard_attention_(attended, projections))
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            guards._removers.append(attention.without_nesting_(module))
+    try:
+        guards._install(every_site, chosen, moved, k, seed, activations)
+    except BaseException:
+        guards.remove()
+        raise
     if not guards._layers and not guards._removers:
         raise GuardError(
             f"{type(model).__name__} has no layer that can be guarded with k={k}: "

@@ -18,7 +18,7 @@ LARGE = 1e37
 """A float32 sum of squares beyond this may have overflowed and says nothing about the scale."""
 _CHANNELS = 32
 """Channels that are summed before the sum is added to the total: rounding does not pile up."""
-_POSITIONS = 256
+_POSITIONS = 512
 """Positions that are handled together: their sums stay in the first-level cache."""
 
 
@@ -63,6 +63,23 @@ def any_suspicious_row(y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], t
     return False
 
 
+@nb.njit(nogil=True, inline="always")
+def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None:
+    """Adds four channels at a time, so that sums are loaded and stored only once."""
+    k = P.shape[0]
+    a, b = y[c, start : start + width], y[c + 1, start : start + width]
+    d, e = y[c + 2, start : start + width], y[c + 3, start : start + width]
+    sums, squares = part[0], part[k]
+    for i in range(width):
+        sums[i] += (a[i] + b[i]) + (d[i] + e[i])
+        squares[i] += (a[i] * a[i] + b[i] * b[i]) + (d[i] * d[i] + e[i] * e[i])
+    for r in range(1, k):
+        p, q, s, t = P[r, c], P[r, c + 1], P[r, c + 2], P[r, c + 3]
+        sums = part[r]
+        for i in range(width):
+            sums[i] += (p * a[i] + q * b[i]) + (s * d[i] + t * e[i])
+
+
 @nb.njit(cache=True, nogil=True)
 def any_suspicious_plane(
     y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float
@@ -83,20 +100,19 @@ def any_suspicious_plane(
     for n in range(outer):
         for start in range(0, inner, _POSITIONS):
             width = min(_POSITIONS, inner - start)
-            total[:] = 0
+            total[:, :width] = 0
             for first in range(0, channels, _CHANNELS):
-                part[:] = 0
-                for c in range(first, min(channels, first + _CHANNELS)):
+                part[:, :width] = 0
+                last = min(channels, first + _CHANNELS)
+                whole = last - (last - first) % 4
+                for c in range(first, whole, 4):
+                    _add_four(part, P, y[n], c, start, width)
+                for c in range(whole, last):
                     v = y[n, c, start : start + width]
-                    sums, squares = part[0], part[k]
-                    for i in range(width):
-                        sums[i] += v[i]
-                        squares[i] += v[i] * v[i]
-                    for r in range(1, k):
-                        p, sums = P[r, c], part[r]
-                        for i in range(width):
-                            sums[i] += p * v[i]
-                total += part
+                    for r in range(k):
+                        part[r, :width] += P[r, c] * v
+                    part[k, :width] += v * v
+                total[:, :width] += part[:, :width]
             for i in range(width):
                 energy = 0.0
                 for r in range(k):

@@ -122,6 +122,8 @@ def _unusable(weight: Any) -> str:
         return "its weight is not a tensor (quantized?)"
     if is_lazy(weight):
         return "its weight has no shape yet: run the model once before"
+    if weight.is_meta:
+        return "its weight has no values yet: it is on the meta device"
     if weight.layout != torch.strided:
         return f"its weight is {weight.layout}"
     if not weight.is_floating_point() or weight.is_quantized:
