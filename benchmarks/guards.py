@@ -174,6 +174,7 @@ def overhead(args):
             guard_(model, 1, impose=True).remove()
             models = {"plain": model} | {method: make(model) for method, make in METHODS.items()}
             if args.compiled:
+                torch._dynamo.reset()
                 models = {n: torch.compile(m) for n, m in models.items()}
             found = timed(models, x, args.seconds)
             plain = found.pop("plain")
@@ -348,4 +349,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    torch._dynamo.config.recompile_limit = 1000  # all wrappers of a kind share their code
     globals()[arguments.what](arguments)
