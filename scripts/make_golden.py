@@ -141,8 +141,9 @@ SPECS = [
     spec(600, 64, seed=2**64 - 1, weights=[[3, 920], [16, 80]]),
     spec(300, 24, seed=7, weights=[[3, 1000]], free=12, word_bits=8, coefficient_bits=20),
     spec(90, 20, seed=5, weights=[[2, 700], [3, 200], [5, 100]], own=3, free=9),
-    # Supports run short, and coefficients share factors.
-    spec(119, 19, seed=1, weights=[[2, 1000]], own=3, free=7, word_bits=4, coefficient_bits=6),
+    # Supports run short, the last check owns all there are, and coefficients share factors.
+    spec(119, 19, seed=3, weights=[[2, 1000]], own=7, free=7, word_bits=4, coefficient_bits=6),
+    spec(119, 19, seed=6, weights=[[2, 1000]], own=7, free=7, word_bits=4, coefficient_bits=6),
     spec(40, 20, free=20, weights=[[2, 500], [4, 500]]),
     spec(
         2000,
@@ -183,7 +184,7 @@ def peeling() -> list[dict[str, Any]]:
             (SPECS[0], 150, 100),
             (SPECS[1], 25, 10),
             (SPECS[2], 9, 4),
-            (SPECS[6], 60, 10),
+            (SPECS[-1], 60, 10),
         ]
     ):
         columns, _ = sparse_columns(case)

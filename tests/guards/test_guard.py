@@ -195,6 +195,24 @@ def test_compiled_without_a_graph_break(model, x, grad):
     assert len(guards.events) == 1
 
 
+def test_a_graph_from_before_does_not_pass_guards_by(model, x):
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    right = compiled(x)
+    with guard_(model, 4, policy="record") as guards:
+        with torch.no_grad():
+            model[0].weight[5] += 1.0
+        compiled(x)
+        assert len(guards.events) == len(x)
+        model[0].weight.data[5] -= 1.0
+    torch.testing.assert_close(compiled(x), right)
+    with guard_(copy.deepcopy(model), 4, policy="record") as guards:  # of the same structure
+        other = guards._model
+        with torch.no_grad():
+            other[0].weight[5] += 1.0
+        torch.compile(other, backend="aot_eager")(x)
+        assert len(guards.events) == len(x)
+
+
 def test_a_copy_of_a_guarded_model_is_guarded(model, x):
     with guard_(model, 4) as guards:
         other = copy.deepcopy(model)

@@ -117,6 +117,8 @@ class TestKernel:
                     basis, u = kernel(np.array(a))
                     expected = norm(a) ** (1 / (k - 1))
                     assert max(norm(v) for v in [*basis, u]) < 6 * expected + 2
+                    R = np.linalg.qr(basis.T.astype(np.float64), mode="r")
+                    assert np.abs(np.triu(R, 1) / np.diag(R)[:, None]).max() < 0.502
                     assert all(dot(v, a) == 0 for v in basis)
 
     @pytest.mark.parametrize("a", [[3, 3], [6, 10, 15], [9, -15, 21], [0, 2]])

@@ -212,8 +212,9 @@ class Sparse(RealCode):
         """Whether two errors in one check can be told apart: few pairs, much said about each."""
         weight = (_lightest(n, m, 2) + 0.5) * n / m
         pairs = weight**2 / 2
-        wrong = pairs * 2.0 ** (word_bits + 1 - cls._coefficient_bits(word_bits))
-        return pairs <= 6_000 and m * pairs <= 2e6 and wrong < 0.05
+        # Expected in all checks together: a single false pair can spoil the word.
+        wrong = m * pairs * 2.0 ** (word_bits + 1 - cls._coefficient_bits(word_bits))
+        return pairs <= 6_000 and m * pairs <= 2e6 and wrong < 0.5
 
     def _counts(self) -> list[tuple[int, int]]:
         """(column weight, number of columns of that weight), lightest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import get_args
@@ -145,6 +146,9 @@ class Guards:
                 self._removers.append(attention.without_nesting_(module))
 
     def _attach(self, module: nn.Module, hook: Callable[..., None]) -> None:
+        # Compiled graphs do not look for new hooks: one from before would pass the guard by.
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
         handle = module.register_forward_hook(hook, with_kwargs=True)
         self._removers.append(handle.remove)
 
@@ -169,8 +173,9 @@ def guard_(
     K.-H. Huang, J. A. Abraham, "Algorithm-based fault tolerance for matrix operations", IEEE
     Transactions on Computers C-33, 1984. `Guards.coverage` tells what is covered and how.
 
-    The model is used as before: in eager mode or compiled (guard it first), in several threads,
-    with or without gradients. Its state dict stays as it is.
+    The model is used as before: in eager mode or compiled, in several threads, with or without
+    gradients. Its state dict stays as it is. Graphs that were compiled before are dropped, since
+    they would pass by the guards; they are made again when they are next called.
 
     Args:
         model: to guard.
