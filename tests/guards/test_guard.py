@@ -180,37 +180,55 @@ def test_threads(model, x):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_compiled_without_a_graph_break(model, x, grad):
-    right = model(x)
+def test_compiled_without_a_graph_break(model, x, grad, monkeypatch):
+    right, forward = model(x), nn.Linear.forward
     error = torch.zeros(20, 64)
     error[3, 7] = 1.0
-    model[0].register_forward_hook(lambda module, args, y: y + error)
+
+    def wrong(module, x):
+        y = forward(module, x)
+        return y + error if module.out_features == 64 else y
+
     with guard_(model, 4) as guards, torch.set_grad_enabled(grad):
+        monkeypatch.setattr(nn.Linear, "forward", wrong)
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), right)
         [event] = guards.events
         assert (event.sample, event.channels, event.action) == ((3,), (7,), "corrected")
-    with torch.no_grad():  # a graph that was compiled before passes removed guards by
-        assert (compiled(x) - right).abs().max() > 0.01
+    assert (compiled(x) - right).abs().max() > 0.01
     assert len(guards.events) == 1
 
 
-def test_a_graph_from_before_does_not_pass_guards_by(model, x):
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    right = compiled(x)
-    with guard_(model, 4, policy="record") as guards:
+@pytest.mark.parametrize("root", [False, True])
+def test_no_compiled_graph_passes_guards_by(model, x, root):
+    """Graphs are shared by modules of the same structure, and live on."""
+    model = model[0] if root else model
+    twins = [copy.deepcopy(model) for _ in range(3)]
+
+    def run(network):
+        return torch.compile(network, backend="aot_eager", fullgraph=True)(x)
+
+    def break_(network):
         with torch.no_grad():
-            model[0].weight[5] += 1.0
-        compiled(x)
-        assert len(guards.events) == len(x)
-        model[0].weight.data[5] -= 1.0
-    torch.testing.assert_close(compiled(x), right)
-    with guard_(copy.deepcopy(model), 4, policy="record") as guards:  # of the same structure
-        other = guards._model
-        with torch.no_grad():
-            other[0].weight[5] += 1.0
-        torch.compile(other, backend="aot_eager")(x)
-        assert len(guards.events) == len(x)
+            next(network.parameters())[5] += 1.0
+
+    before = torch.compile(model, backend="aot_eager", fullgraph=True)
+    before(x)
+    with guard_(model, 4, policy="record") as first, guard_(twins[0], 2, policy="record") as second:
+        run(twins[1])
+        run(model), run(twins[0])
+        assert first.events == second.events == ()
+        break_(model)
+        before(x)
+        assert len(first.events) == len(x)
+        break_(twins[0])
+        run(twins[0])
+        assert len(second.events) == len(x)
+        break_(twins[1])
+        run(twins[1])
+        assert (len(first.events), len(second.events)) == (len(x), len(x))
+    before(x)
+    assert len(first.events) == len(x)
 
 
 def test_a_copy_of_a_guarded_model_is_guarded(model, x):

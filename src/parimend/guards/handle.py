@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import get_args
@@ -130,12 +129,14 @@ class Guards:
                     projection = site.name.rpartition(".")[2]
                     attentions.setdefault(site.module, {})[projection] = guard
                 else:
-                    self._attach(site.module, guard)
+                    self._removers.append(guard.attach_(site.module))
             elif isinstance(site, ProductSite):
                 reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
                 self._cover(site, "uncovered", reason)
             elif activations and site.repeatable:
-                self._attach(site.module, RepeatGuard(site.name, self._journal))
+                again = RepeatGuard(site.name, self._journal)
+                handle = site.module.register_forward_hook(again, with_kwargs=True)
+                self._removers.append(handle.remove)
                 self._cover(site, "repeated")
             else:
                 self._cover(site, "uncovered", site.reason)
@@ -144,13 +145,6 @@ class Guards:
         for module in self._model.modules():
             if isinstance(module, nn.TransformerEncoder):
                 self._removers.append(attention.without_nesting_(module))
-
-    def _attach(self, module: nn.Module, hook: Callable[..., None]) -> None:
-        # Compiled graphs do not look for new hooks: one from before would pass the guard by.
-        if "torch._dynamo" in sys.modules:
-            torch.compiler.reset()
-        handle = module.register_forward_hook(hook, with_kwargs=True)
-        self._removers.append(handle.remove)
 
 
 def guard_(
@@ -174,8 +168,7 @@ def guard_(
     Transactions on Computers C-33, 1984. `Guards.coverage` tells what is covered and how.
 
     The model is used as before: in eager mode or compiled, in several threads, with or without
-    gradients. Its state dict stays as it is. Graphs that were compiled before are dropped, since
-    they would pass by the guards; they are made again when they are next called.
+    gradients. Its state dict stays as it is.
 
     Args:
         model: to guard.
@@ -248,7 +241,7 @@ def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) 
 
 def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activations: bool) -> None:
     """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
-    hooks = site.module._forward_hooks.values()
+    hooks = [getattr(h, "__self__", h) for h in site.module._forward_hooks.values()]
     if any(isinstance(hook, LayerGuard | RepeatGuard | attention.Marker) for hook in hooks):
         raise GuardError(f"{site.name}: is guarded already: remove() its guards first")
     if isinstance(site, ProductSite):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,8 @@ from parimend.guards.kernels import LARGE, any_suspicious_plane, any_suspicious_
 from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold, unit_roundoff
 
-_GUARDS: weakref.WeakValueDictionary[int, LayerGuard] = weakref.WeakValueDictionary()
-"""For the operator below: a compiled graph can hold numbers and tensors, but not a guard."""
+_GUARDS: weakref.WeakValueDictionary[str, LayerGuard] = weakref.WeakValueDictionary()
+"""For the operator below: a compiled graph can hold strings and tensors, but not a guard."""
 
 _NUMBERS = itertools.count()
 _KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -57,8 +59,8 @@ class LayerGuard:
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._taus: dict[tuple[torch.dtype, bool], Threshold] = {}
         self._arguments: dict[torch.dtype, tuple[NDArray[Any], float, NDArray[Any]]] = {}
-        self._number = next(_NUMBERS)
-        _GUARDS[self._number] = self
+        self._key = str(next(_NUMBERS))
+        _GUARDS[self._key] = self
 
     def renew(self, weight: Tensor, bias: Tensor | None) -> None:
         """Takes over new weights: P W and P b, and the scale of rounding errors."""
@@ -123,7 +125,7 @@ class LayerGuard:
 
     def retire(self) -> None:
         """From now on graphs that were compiled with this guard pass it by."""
-        _GUARDS.pop(self._number, None)
+        _GUARDS.pop(self._key, None)
 
     def target(self, x: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
         """What P y must be, (samples, k, positions); None for zero."""
@@ -195,35 +197,66 @@ class LayerGuard:
             with torch.no_grad():
                 settle(self, call, y, x, parameters)
 
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
-        """The forward hook."""
-        x = args[0] if args else kwargs["input"]
-        self.watch(output, x, lambda: (module.weight, module.bias))
-
     def watch(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect`, also inside a graph that is being compiled."""
         if torch.compiler.is_compiling():
             # Detached: what it writes are the values that should have been there all along.
             tensors = (None if t is None else t.detach() for t in (y, x, *parameters()))
-            torch.ops.parimend.inspect_(*tensors, self._number)
+            torch.ops.parimend.inspect_(*tensors, self._key)
         else:
             self.inspect(y, x, parameters)
+
+    def attach_(self, module: nn.Module) -> Callable[[], None]:
+        """Guards a module that is called.
+
+        A hook does it in eager mode, so that it sees what hooks before it have made of the outputs.
+        Compiled graphs do not look for new hooks, and are shared by modules that differ in hooks
+        alone, but they do look for a forward of the module's own.
+
+        Returns:
+            What undoes it.
+        """
+        handle = module.register_forward_hook(self._hook, with_kwargs=True)
+        module.forward = partial(_forward, module, self)
+
+        def remove() -> None:
+            handle.remove()
+            del module.forward
+
+        return remove
+
+    def _hook(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        if not torch.compiler.is_compiling():
+            self.inspect(output, _input(args, kwargs), lambda: (module.weight, module.bias))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerGuard:
         # The weights come with every call, so a copy of the model shares its guards.
         return self
 
 
-def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, number: int) -> None:
-    guard = _GUARDS.get(number)
+def _forward(module: nn.Module, guard: LayerGuard, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward of a guarded module."""
+    y: Tensor = type(module).forward(module, *args, **kwargs)
+    if torch.compiler.is_compiling():
+        guard.watch(y, _input(args, kwargs), lambda: (module.weight, module.bias))
+    return y
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x: Tensor = args[0] if args else kwargs["input"]
+    return x
+
+
+def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str) -> None:
+    guard = _GUARDS.get(key)
     if guard is not None:  # otherwise removed, and the graph not compiled again yet
         guard.inspect(y, x, lambda: (weight, bias))
 
 
 # Not `torch.library.custom_op`: its wrapping costs 100 us a call.
 _LIBRARY = torch.library.Library("parimend", "FRAGMENT")
-_LIBRARY.define("inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, int number) -> ()")
+_LIBRARY.define("inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()")
 _LIBRARY.impl("inspect_", _inspect, "CompositeExplicitAutograd")
 torch.library.register_fake("parimend::inspect_", lambda *args: None, lib=_LIBRARY)
