@@ -256,7 +256,9 @@ def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
 
 
 # Not `torch.library.custom_op`: its wrapping costs 100 us a call.
-_LIBRARY = torch.library.Library("parimend", "FRAGMENT")
-_LIBRARY.define("inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()")
-_LIBRARY.impl("inspect_", _inspect, "CompositeExplicitAutograd")
+_LIBRARY = torch.library.Library("parimend", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()"
+)
+_LIBRARY.impl("inspect_", _inspect, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("parimend::inspect_", lambda *args: None, lib=_LIBRARY)
