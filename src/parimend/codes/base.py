@@ -151,11 +151,24 @@ class RealCode(Code):
             x -= self.rmatvec(self.solve_gram(residual))
         return x
 
-    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """H H^T y, (m,) -> (m,)."""
+        return self.matvec(self.rmatvec(y))
+
+    @property
+    def gram_diagonal(self) -> NDArray[np.float64]:
+        """The diagonal of H H^T, (m,), or something like it: it speeds up `solve_gram`."""
+        return np.ones(self.m)
+
+    def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         """The y with H H^T y = residual, (m,) -> (m,).
 
         By conjugate gradients: H H^T is well conditioned for every family here, so that a few dozen
         products with H and H^T are enough at any size.
+
+        Args:
+            residual: (m,) float64.
+            rtol: how exactly, relative to the norm of the residual; a direct solver is exact.
 
         Raises:
             SpecError: if H has dependent rows.
@@ -163,10 +176,11 @@ class RealCode(Code):
         # Not at the top: it takes longer to load than a file to check.
         import scipy.sparse.linalg as spl
 
-        gram = spl.LinearOperator(
-            (self.m, self.m), matvec=lambda y: self.matvec(self.rmatvec(y)), dtype=np.float64
-        )
-        y, failed = spl.cg(gram, residual, rtol=1e-13, atol=0.0, maxiter=20 * self.m + 100)
+        shape, inverse = (self.m, self.m), 1.0 / np.maximum(self.gram_diagonal, 1e-300)
+        gram = spl.LinearOperator(shape, matvec=self.gram_product, dtype=np.float64)
+        scaling = spl.LinearOperator(shape, matvec=lambda y: inverse * y, dtype=np.float64)
+        most = 20 * self.m + 100
+        y, failed = spl.cg(gram, residual, rtol=rtol, atol=0.0, maxiter=most, M=scaling)
         if failed:
             raise self.dependent_rows()
         return y

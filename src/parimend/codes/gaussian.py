@@ -195,7 +195,7 @@ class Gaussian(RealCode):
         except sl.LinAlgError:
             raise self.dependent_rows() from None
 
-    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+    def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         """The y with H H^T y = residual, (m,) -> (m,), by the Cholesky factor."""
         return sl.cho_solve((self.gram_factor, True), residual)
 

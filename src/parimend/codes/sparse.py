@@ -36,11 +36,28 @@ _SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
 
 
 class Columns(NamedTuple):
-    """H by columns: column i has entries start[i] .. start[i + 1] - 1."""
+    """Columns of H: column i has entries start[i] .. start[i + 1] - 1."""
 
     start: NDArray[np.int64]
     row: NDArray[np.int32]
     coefficient: NDArray[np.int64]
+
+    def take(self, elements: slice | NDArray[np.int64]) -> Columns:
+        """The columns of some elements; those of a slice (with step 1) share the memory of all."""
+        if isinstance(elements, slice):
+            return Columns(self.start[elements.start : elements.stop + 1], *self[1:])
+        lengths = np.diff(self.start)[elements]
+        start = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.arange(start[-1]) + np.repeat(self.start[elements] - start[:-1], lengths)
+        return Columns(start, self.row[entries], self.coefficient[entries])
+
+    def multiply(self, values: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Add to ``y``, (m,), the product of these columns with ``values``, one for each."""
+        return _multiply(*self, values, y)
+
+    def subtract_transposed(self, y: NDArray[np.float64], values: NDArray[Any]) -> None:
+        """Subtract from ``values`` the transposed product with ``y``, (m,), in place."""
+        _subtract_transposed(*self, y, values)
 
 
 @dataclass(frozen=True)
@@ -260,7 +277,7 @@ class Sparse(RealCode):
         return row[part].astype(np.int64), coefficient[part].copy()
 
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
-        return _multiply(*self.columns, word, np.zeros(self.m, np.int64))
+        return self.columns.multiply(word, np.zeros(self.m, np.int64))
 
     @property
     def unit(self) -> float:
@@ -268,15 +285,23 @@ class Sparse(RealCode):
         return float(2**self.coefficient_bits)
 
     def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        y = _multiply(*self.columns, np.asarray(x, np.float64), np.zeros(self.m, np.float64))
+        y = self.columns.multiply(np.asarray(x, np.float64), np.zeros(self.m, np.float64))
         return y / self.unit
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         return _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
 
-    def solve_gram(self, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _multiply_gram(*self.columns, y, 1.0 / self.unit, np.zeros(self.m))
+
+    @cached_property
+    def gram_diagonal(self) -> NDArray[np.float64]:
+        _, row, coefficient = self.columns
+        return np.bincount(row, (coefficient / self.unit) ** 2, self.m)
+
+    def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         if self.m > _LARGEST_GRAM:
-            return super().solve_gram(residual)
+            return super().solve_gram(residual, rtol)
         import scipy.linalg  # see RealCode.solve_gram
 
         return scipy.linalg.cho_solve(self._gram_factor, residual, check_finite=False)
@@ -406,13 +431,19 @@ def _permute(start, row, order):  # type: ignore[no-untyped-def]
     return new_start, new_row
 
 
+@nb.njit(inline="always")
+def _unsigned(row):  # type: ignore[no-untyped-def]
+    """An index that cannot count from the end, which saves a fifth of the time of a product."""
+    return np.uint64(np.uint32(row))
+
+
 @nb.njit(cache=True)
 def _multiply(start, row, coefficient, x, y):  # type: ignore[no-untyped-def]
     for i in range(start.size - 1):
         value = x[i]
         if value != 0:
             for p in range(start[i], start[i + 1]):
-                y[row[p]] += coefficient[p] * value
+                y[_unsigned(row[p])] += coefficient[p] * value
     return y
 
 
@@ -432,6 +463,26 @@ def _multiply_transposed(start, row, coefficient, y):  # type: ignore[no-untyped
     for i in range(start.size - 1):
         total = 0.0
         for p in range(start[i], start[i + 1]):
-            total += coefficient[p] * y[row[p]]
+            total += coefficient[p] * y[_unsigned(row[p])]
         x[i] = total
     return x
+
+
+@nb.njit(cache=True)
+def _subtract_transposed(start, row, coefficient, y, x):  # type: ignore[no-untyped-def]
+    for i in range(start.size - 1):
+        total = 0.0
+        for p in range(start[i], start[i + 1]):
+            total += coefficient[p] * y[_unsigned(row[p])]
+        x[i] -= total
+
+
+@nb.njit(cache=True)
+def _multiply_gram(start, row, coefficient, y, scale, out):  # type: ignore[no-untyped-def]
+    for i in range(start.size - 1):
+        total = 0.0
+        for p in range(start[i], start[i + 1]):
+            total += (coefficient[p] * scale) * y[_unsigned(row[p])]
+        for p in range(start[i], start[i + 1]):
+            out[_unsigned(row[p])] += (coefficient[p] * scale) * total
+    return out
