@@ -297,7 +297,7 @@ class Sparse(RealCode):
     @cached_property
     def gram_diagonal(self) -> NDArray[np.float64]:
         _, row, coefficient = self.columns
-        return np.bincount(row, (coefficient / self.unit) ** 2, self.m)
+        return np.bincount(row, (coefficient / self.unit) ** 2, self.m).astype(np.float64)
 
     def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         if self.m > _LARGEST_GRAM:
