@@ -56,6 +56,13 @@ class ModelTensors:
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
 
+    def resident(self, part: Part) -> torch.Tensor | None:
+        """The elements of a part that is on another device than the CPU: sums stay there."""
+        tensor = self._tensors[part.name]
+        if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
+            return None
+        return tensor.detach().reshape(-1)[part.start : part.start + part.count]
+
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
