@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,13 @@ from hypothesis import strategies as st
 
 from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
-from parimend.errors import FormatError, MismatchError, SealError, SpecError, WordError
+from parimend.errors import (
+    FormatError,
+    MismatchError,
+    SealError,
+    SpecError,
+    WordError,
+)
 from parimend.files import sidecar_of
 from parimend.records import Verdict
 from tests.files.conftest import damage, flip, header_length
@@ -139,6 +146,26 @@ def test_a_lost_tail_is_named(model):
     assert "from [12] of ids on and 5 more tensors" in word.reason
     with pytest.raises(FormatError, match="is truncated: it has"):
         protect_file(model, errors=5, force=True)
+
+
+@pytest.mark.parametrize("also", ["nothing", "header", "word"])
+def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
+    """Zeros in its place would look like a whole file from then on."""
+    protect_file(model, errors=3, only=["ids"])
+    original = model.read_bytes()
+    os.truncate(model, len(original) - 1)
+    if also == "header":
+        damage(model, 0, b"\xff" * 9)
+    elif also == "word":
+        ids = safetensors.numpy.load(original)["ids"]
+        damage(model, original.index(ids.tobytes()), b"\x55")
+    damaged = model.read_bytes()
+    for report in (check_file(model), repair_file(model), repair_file(model, f"{model}.copy")):
+        assert report.verdict is Verdict.UNCORRECTABLE
+        assert "1 bytes missing at the end, cannot be restored" in report.files[0].findings
+        assert not report.files[0].written
+    assert model.read_bytes() == damaged
+    assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
 
 
 def test_words_that_are_still_there_are_repaired(model):
@@ -387,6 +414,15 @@ def test_no_bytes_upset_the_seal(data):
     for content in (data, armor(data), armor(len(data).to_bytes(4, "little") + data)):
         with pytest.raises(SealError):
             Seal.from_bytes(content)
+
+
+def test_the_seal_of_another_model_is_refused(model):
+    path = model.with_name("other.safetensors")
+    safetensors.numpy.save_file({"other": np.ones(9, np.float32)}, path)
+    model_seal = Seal.load(protect_file(path, errors=3)[0].sidecar)
+    replace(model_seal, blobs={}).save(sidecar_of(model))
+    with pytest.raises(MismatchError, match="the seal protects other, which is not there"):
+        check_file(model)
 
 
 @pytest.mark.parametrize("errors", [0, -1])
