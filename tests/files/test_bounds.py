@@ -60,7 +60,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 def peak():
-    return int(re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+    status = Path("/proc/self/status").read_text()
+    return int(re.search("VmHWM:[^0-9]*([0-9]+)", status)[1]) >> 10
 """
 
 GROWTH = """
