@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.codes.gaussian import Gaussian
-from parimend.constraint import constrain_
 from parimend.decoders import Prepared
 from parimend.decoders.l1 import L1
 from parimend.errors import FormatError, ParimendError
 from parimend.faults import draw
 from parimend.model import repair_
 from parimend.seal import Seal
+from parimend.training.constraint import constrain_
 from parimend.words.grid import Grid
 
 DataName = Literal["digits", "mnist", "fashion-mnist"]
