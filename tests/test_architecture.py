@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "model": PROTECTION,
     "sharded": PROTECTION,
     "training": PROTECTION,
+    "integrations": PROTECTION,
     "files": PROTECTION,
     "hub": PROTECTION,
     "scrub": PROTECTION,

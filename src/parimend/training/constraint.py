@@ -336,6 +336,7 @@ def constrain_(
     bits: int | None = None,
     rows: int | None = None,
     seed: int = 0,
+    state: Mapping[str, Any] | None = None,
 ) -> Constraint:
     """Train weights inside real codes, so that any ``errors`` wrong ones can be repaired.
 
@@ -356,8 +357,11 @@ def constrain_(
         bits: of a weight on its grid; 18 by default.
         rows: number of checks of every word, instead of as many as are needed.
         seed: selects the codes.
+        state: of an interrupted run (`Constraint.state_dict`) whose weights are loaded already.
+            They are then left as they are, and training goes on exactly.
 
     Raises:
+        MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
             frozen or not the optimizer's; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance); names it.
@@ -386,5 +390,8 @@ def constrain_(
     inside = [getattr(each, "optimizer", each) for each in several]
     request = Request(errors, "real", per, bits, rows, seed)
     constraint = Constraint(model, inside, request, only, every)
-    constraint.project_()
+    if state is None:
+        constraint.project_()
+    else:
+        constraint.load_state_dict(state)
     return constraint
