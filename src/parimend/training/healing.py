@@ -220,6 +220,9 @@ def heal_(
     spoiled the gradient: that is computed again if ``step`` got a closure, and else the step is
     skipped. So is a step whose gradient is not finite or far larger than those before it.
 
+    Whoever changes weights on purpose outside of a step calls `Healing.refresh` afterwards, or
+    `Healing.remove` before, as when training is done and a `Constraint` is to be sealed.
+
     Takes three passes over weights and optimizer state in each step, at about the speed of memory
     copies, and no memory but the sums. Buffers that a forward changes (running means) are not
     covered. Of sharded tensors every process looks after its own shard.
