@@ -102,6 +102,8 @@ def widen_(wide: WideResNet, narrow: WideResNet, noise: float, seed: int) -> Non
     """
     draw = torch.Generator().manual_seed(seed)
     old = narrow.state_dict()
+    if old.keys() != wide.state_dict().keys():
+        raise SystemExit("--widen needs a network of the same depth and a width of 2 or more")
     for name, new in wide.state_dict().items():
         value = old[name]
         for axis in range(min(2, value.dim())):

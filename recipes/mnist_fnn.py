@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 import parimend as pm
 from parimend import demo
@@ -68,7 +69,13 @@ def train(
     handle = None
     if CONSTRAINTS[constraint]:
         handle = pm.constrain_(
-            model, optimizer, args.errors, only=CONSTRAINTS[constraint], rows=args.rows, seed=seed
+            model,
+            optimizer,
+            args.errors,
+            only=CONSTRAINTS[constraint],
+            every=args.every,
+            rows=args.rows,
+            seed=seed,
         )
     x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
     steps = args.epochs * -(-len(x) // args.batch)
@@ -127,11 +134,36 @@ def train(
     if handle:
         record["accuracy_before_rounding"] = demo.accuracy(model, data)
         seal = handle.seal_()
-        record |= {"rows": seal.words[0].code.m, "weights": seal.words[0].code.n, **seal.notes}
+        record |= {
+            "rows": seal.words[0].code.m,
+            "weights": seal.words[0].code.n,
+            "every": handle.every,
+            **seal.notes,
+        }
+        if args.batchnorm:
+            record["accuracy_folded"] = demo.accuracy(folded(args, model, data, seed), data)
     record["accuracy"] = demo.accuracy(model, data)
     checkpoint.unlink(missing_ok=True)
     progress.remove_task(task)
     return record
+
+
+def folded(
+    args: argparse.Namespace, model: torch.nn.Module, data: demo.Data, seed: int
+) -> torch.nn.Module:
+    """The trained network with batch normalization folded into the layers before it.
+
+    Folding scales rows of weights, which takes them out of their code: it is imposed again, where
+    it costs least on training pictures.
+    """
+    layers = OrderedDict(model.named_children())
+    for name in [name for name in layers if name.startswith("norm")]:
+        before = name.replace("norm", "hidden")
+        layers[before] = fuse_linear_bn_eval(layers[before], layers.pop(name))
+    model = torch.nn.Sequential(layers)
+    pictures = torch.from_numpy(data.train_x[:2000])
+    pm.protect_(model, args.errors, "real", rows=args.rows, seed=seed, calibration=[pictures])
+    return model
 
 
 def key(args: argparse.Namespace, seed: int, constraint: str) -> str:
@@ -197,6 +229,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--errors", type=int, default=210)
+    parser.add_argument("--every", type=int, help="steps between projections; by cost if absent")
     parser.add_argument("--rows", type=int, help="checks of the code; as many as needed if absent")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--constraints", nargs="+", choices=list(CONSTRAINTS), default=None)

@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
 SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
-PROTECTION = SEALING | {"carriers", "model", "constraint", "files", "hub", "scrub"}
+PROTECTION = SEALING | {"carriers", "model", "sharded", "training", "files", "hub", "scrub"}
 LIBRARY = PROTECTION | {"guards", "faults", "upsets", "campaign"}
 
 # Part of the package (a module or a subpackage) -> the parts that it may import.
@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "seal": LEAVES | {"codes", "words", "armor", "atomic"},
     "carriers": SEALING,
     "model": PROTECTION,
-    "constraint": PROTECTION,
+    "sharded": PROTECTION,
+    "training": PROTECTION,
+    "integrations": PROTECTION,
     "files": PROTECTION,
     "hub": PROTECTION,
     "scrub": PROTECTION,

@@ -10,34 +10,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parimend.carriers import PlannedWord
-    from parimend.constraint import Constraint, constrain_
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
     from parimend.guards import Guards, guard_
     from parimend.hub import load_file, save_file, verify
     from parimend.model import check, plan, protect_, repair_
-    from parimend.records import Change, Diagnosis, FileReport, Repair, Report, Verdict
+    from parimend.records import (
+        Change,
+        Diagnosis,
+        FileReport,
+        Repair,
+        Report,
+        TrainingEvent,
+        Verdict,
+    )
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
+    from parimend.training.constraint import Constraint, constrain_
+    from parimend.training.healing import Healing, heal_
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Change": "records",
-    "Constraint": "constraint",
+    "Constraint": "training.constraint",
     "Diagnosis": "records",
     "FileReport": "records",
     "Guards": "guards",
+    "Healing": "training.healing",
     "PlannedWord": "carriers",
     "Protection": "files",
     "Repair": "records",
     "Report": "records",
     "Scrubber": "scrub",
     "Seal": "seal",
+    "TrainingEvent": "records",
     "Verdict": "records",
     "check": "model",
     "check_file": "files",
-    "constrain_": "constraint",
+    "constrain_": "training.constraint",
     "guard_": "guards",
+    "heal_": "training.healing",
     "load_file": "hub",
     "plan": "model",
     "plan_file": "files",
@@ -55,17 +67,20 @@ __all__ = [
     "Diagnosis",
     "FileReport",
     "Guards",
+    "Healing",
     "PlannedWord",
     "Protection",
     "Repair",
     "Report",
     "Scrubber",
     "Seal",
+    "TrainingEvent",
     "Verdict",
     "check",
     "check_file",
     "constrain_",
     "guard_",
+    "heal_",
     "load_file",
     "plan",
     "plan_file",

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.codes.gaussian import Gaussian
-from parimend.constraint import constrain_
 from parimend.decoders import Prepared
 from parimend.decoders.l1 import L1
 from parimend.errors import FormatError, ParimendError
 from parimend.faults import draw
 from parimend.model import repair_
 from parimend.seal import Seal
+from parimend.training.constraint import constrain_
 from parimend.words.grid import Grid
 
 DataName = Literal["digits", "mnist", "fashion-mnist"]
@@ -150,7 +150,9 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     constraint = None
     if errors is not None:
-        constraint = constrain_(model, optimizer, errors, only=["head.*"], seed=seed)
+        constraint = constrain_(
+            model, optimizer, errors, only=["head.*"], every=1, seed=seed
+        )
     x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
     epochs = 4 if len(x) > 10_000 else 20
     batch = 128 if len(x) > 10_000 else 64

@@ -24,17 +24,36 @@ from parimend.words.bits import byte_view, dtype_name
 from parimend.words.layout import Part, Per, named_tensors, whole
 
 
+def unwrapped(model: Any) -> Any:
+    """The module inside `torch.compile`, data parallelism or an averaged copy, with its own names.
+
+    Seals then fit the plain model; anything else is returned as it is.
+    """
+    wrappers = (
+        torch.nn.parallel.DistributedDataParallel,
+        torch.nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    )
+    while True:
+        if isinstance(model, torch.nn.Module) and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]  # of torch.compile
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model
+
+
 class ModelTensors:
     """The tensors of a module or a state dict, for `parimend.carriers`."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = dict(tensors)
+        self.tensors = dict(tensors)
 
     @classmethod
     def sealed(cls, model: torch.nn.Module | Mapping[str, Any], seal: Seal) -> ModelTensors:
         """Those tensors of a model that a seal names."""
         present: dict[str, Any]
-        if isinstance(model, torch.nn.Module):
+        if isinstance(model := unwrapped(model), torch.nn.Module):
             present = dict(model.named_parameters(remove_duplicate=False))
             present |= dict(model.named_buffers(remove_duplicate=False))
         else:
@@ -42,14 +61,19 @@ class ModelTensors:
         names = {part.name for word in seal.words for part in word.parts}
         return cls({name: present[name] for name in sorted(names) if name in present})
 
+    @property
+    def sharded(self) -> bool:
+        """Whether some of them are spread over processes."""
+        return any(hasattr(tensor, "device_mesh") for tensor in self.tensors.values())
+
     def whole(self) -> list[Part]:
         return [
             whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
-            for name, tensor in self._tensors.items()
+            for name, tensor in self.tensors.items()
         ]
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        tensor = self._tensors[part.name]
+        tensor = self.tensors[part.name]
         if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
             return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
         data = byte_view(tensor, part.name)
@@ -66,7 +90,7 @@ class ModelTensors:
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        tensor = self._tensors[part.name]
+        tensor = self.tensors[part.name]
         where = np.arange(part.count) if elements is None else elements
         index = np.unravel_index(where + part.start, part.shape) if part.shape else ()
         new = torch.from_numpy(np.array(values)).view(tensor.dtype).reshape(len(values))
@@ -139,8 +163,15 @@ def protect_(
         >>> repair_(model, seal).verdict.value
         'corrected'
     """
+    model = unwrapped(model)
     tensors = ModelTensors(named_tensors(model, only=only, buffers=buffers))
     request = Request(errors, carrier, per, bits, rows, seed)
+    if tensors.sharded:
+        from parimend import sharded
+
+        if calibration is not None:
+            raise SpecError("calibration is for models in one piece; train with constrain_ instead")
+        return sharded.protect_(sharded.ShardedTensors(tensors.tensors), request)
     if calibration is None:
         return protect_tensors_(tensors, request)
     if carrier != "real" or not isinstance(model, torch.nn.Module):
@@ -161,7 +192,12 @@ def check(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Di
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    return diagnose(seal, ModelTensors.sealed(model, seal))
+    tensors = ModelTensors.sealed(model, seal)
+    if tensors.sharded:
+        from parimend import sharded
+
+        return diagnose(seal, sharded.ShardedTensors(tensors.tensors), find=sharded.find)
+    return diagnose(seal, tensors)
 
 
 def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Repair:
@@ -173,7 +209,12 @@ def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    return repair_tensors_(seal, ModelTensors.sealed(model, seal))
+    tensors = ModelTensors.sealed(model, seal)
+    if tensors.sharded:
+        from parimend import sharded
+
+        return repair_tensors_(seal, sharded.ShardedTensors(tensors.tensors), find=sharded.find)
+    return repair_tensors_(seal, tensors)
 
 
 def plan(
@@ -198,5 +239,5 @@ def plan(
         >>> word.checks, round(word.redundancy, 3), word.seal_bytes
         (173, 0.034, 128)
     """
-    tensors = ModelTensors(named_tensors(model, only=only, buffers=buffers))
+    tensors = ModelTensors(named_tensors(unwrapped(model), only=only, buffers=buffers))
     return plan_tensors(tensors, Request(errors, carrier, per, bits, rows, seed))

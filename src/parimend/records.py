@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,27 @@ _NUMBERS = {
     **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
     "BOOL": "?",
 }
+
+
+@dataclass(frozen=True)
+class TrainingEvent:
+    """Something that was wrong in a training run.
+
+    Attributes:
+        kind: ``repaired`` (elements were put back: bit for bit by `parimend.heal_`, to within what
+            a step moves by a constraint); ``skipped`` (a gradient was wrong, or may have been, and
+            its step was not taken); ``redone`` (so it was computed again, by the closure that
+            ``step`` got); ``unexplained`` (a step moved the weights much farther than those before
+            it, and no few weights explain it).
+        step: number of optimizer steps taken before.
+        reason: in words.
+        changes: every element that was put back.
+    """
+
+    kind: Literal["repaired", "skipped", "redone", "unexplained"]
+    step: int
+    reason: str
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)

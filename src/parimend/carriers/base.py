@@ -104,12 +104,19 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
     """Decode one word. What can be corrected is proven by the SHA-256 of the result."""
     from parimend.carriers import lowbits, real, sidecar
 
-    carriers: dict[str, Callable[[SealedWord, Tensors], Finding]]
+    carriers: dict[str, Find]
     carriers = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}
-    finding = carriers[word.code.family](word, tensors)
+    return proven(carriers[word.code.family](word, tensors), word, tensors)
+
+
+def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
+    """The finding, if correcting it leads to the sealed SHA-256."""
     if finding.verdict is Verdict.CORRECTABLE and sha256_of(word, tensors, finding) != word.sha256:
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
     return finding
+
+
+Find = Callable[[SealedWord, Tensors], Finding]
 
 
 def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
@@ -130,7 +137,10 @@ def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = Non
 
 
 def diagnose(
-    seal: Seal, tensors: Tensors, progress: Callable[[int], None] = lambda elements: None
+    seal: Seal,
+    tensors: Tensors,
+    progress: Callable[[int], None] = lambda elements: None,
+    find: Find = find,
 ) -> Diagnosis:
     """Check every sealed word; nothing is changed.
 
@@ -138,6 +148,7 @@ def diagnose(
         seal: what was protected, and how.
         tensors: where they are now.
         progress: called with the number of elements of every word that is done.
+        find: decodes a word, where that takes more than reading it.
 
     Raises:
         MismatchError: if the seal does not fit the tensors.
@@ -152,7 +163,10 @@ def diagnose(
 
 
 def repair_(
-    seal: Seal, tensors: Tensors, progress: Callable[[int], None] = lambda elements: None
+    seal: Seal,
+    tensors: Tensors,
+    progress: Callable[[int], None] = lambda elements: None,
+    find: Find = find,
 ) -> Repair:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 

@@ -13,7 +13,7 @@ from parimend.carriers.base import Finding, Tensors, sha256_of
 from parimend.codes import Sparse
 from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling
-from parimend.records import Verdict
+from parimend.records import Decoding, Verdict
 from parimend.seal import SealedWord
 from parimend.words.layout import Part
 
@@ -58,6 +58,23 @@ def _prepared(code: Sparse) -> Prepared:
     return Peeling().prepare(code)
 
 
+def decode_syndrome(
+    code: Sparse, syndrome: NDArray[np.int64], erasures: NDArray[np.int64]
+) -> Decoding | Finding:
+    """What is wrong in a word, or the finding that nothing is, or that it cannot be told."""
+    if not erasures.size and not syndrome.any():
+        return Finding(Verdict.CLEAN)
+    decoding = _prepared(code).decode(syndrome, erasures)
+    if decoding.verdict is Verdict.CORRECTED:
+        return decoding
+    located = f", of which {erasures.size} are located" if erasures.size else ""
+    return Finding(
+        Verdict.UNCORRECTABLE,
+        unexplained=decoding.unexplained,
+        reason=f"more wrong words than the code can repair{located}",
+    )
+
+
 def decode(word: SealedWord, tensors: Tensors, alphabets: Sequence[Alphabet]) -> Finding:
     """Decode one word; ``alphabets`` has one entry per part."""
     code = word.code
@@ -65,22 +82,14 @@ def decode(word: SealedWord, tensors: Tensors, alphabets: Sequence[Alphabet]) ->
     pairs = [alphabet.read(v) for alphabet, v in zip(alphabets, values, strict=True)]
     q = np.concatenate([integers for integers, _ in pairs])
     erasures = np.flatnonzero(np.concatenate([erased for _, erased in pairs]))
-    syndrome = code.syndrome(q) - word.target
-    if not erasures.size and not syndrome.any():
-        if sha256_of(word, tensors) == word.sha256:
-            return Finding(Verdict.CLEAN)
-        return Finding(
-            Verdict.UNCORRECTABLE, reason="all checks hold, but the SHA-256 is not as sealed"
-        )
     assert isinstance(code, Sparse)
-    decoding = _prepared(code).decode(syndrome, erasures)
-    if decoding.verdict is not Verdict.CORRECTED:
-        located = f", of which {erasures.size} are located" if erasures.size else ""
-        return Finding(
-            Verdict.UNCORRECTABLE,
-            unexplained=decoding.unexplained,
-            reason=f"more wrong words than the code can repair{located}",
-        )
+    decoding = decode_syndrome(code, code.syndrome(q) - word.target, erasures)
+    if isinstance(decoding, Finding):
+        if decoding.verdict is Verdict.CLEAN and sha256_of(word, tensors) != word.sha256:
+            return Finding(
+                Verdict.UNCORRECTABLE, reason="all checks hold, but the SHA-256 is not as sealed"
+            )
+        return decoding
     originals = q[decoding.positions] - decoding.values
     elements = []
     ends = np.cumsum([part.count for part in word.parts])

@@ -118,25 +118,41 @@ def seal_(
             words.append(word)
             writes.append((parts, new))
             moves.append(moved)
-            if moved > LARGE_MOVE and project is real.nearest:
-                warnings.warn(
-                    f"{word.name}: the constraint moved the weights by {moved:.0%} (relative L2), "
-                    "which may cost accuracy: ask for fewer errors, protect more weights in one "
-                    "word, give calibration data, or train with the constraint",
-                    stacklevel=3,
-                )
+            if project is real.nearest:
+                warn_if_far(word.name, moved)
         progress(sum(part.count for part in parts))
     for parts, new in writes:
         for part, data in zip(parts, new, strict=True):
             tensors.write(part, None, data)
-    notes = {"moved": [float(f"{moved:.3g}") for moved in moves]} if moves else {}
-    return Seal(request.carrier, request.errors, tuple(words), notes)
+    return Seal(request.carrier, request.errors, tuple(words), notes_of(moves))
+
+
+def warn_if_far(name: str, moved: float) -> None:
+    """Warn where a plain projection moved the weights so far that accuracy is at risk."""
+    if moved > LARGE_MOVE:
+        warnings.warn(
+            f"{name}: the constraint moved the weights by {moved:.0%} (relative L2), which may "
+            "cost accuracy: ask for fewer errors, protect more weights in one word, give "
+            "calibration data, or train with the constraint",
+            stacklevel=4,
+        )
+
+
+def notes_of(moves: Sequence[float]) -> dict[str, list[float]]:
+    """What a seal tells about words that were moved into their codes."""
+    return {"moved": [float(f"{moved:.3g}") for moved in moves]} if moves else {}
 
 
 def choose_codes(
-    tensors: Tensors, request: Request
+    tensors: Tensors, request: Request, grid_of: real.GridOf = real.grid_of
 ) -> list[tuple[Modular | Sparse, tuple[Part, ...]]]:
-    """The code of every word and what the word is made of."""
+    """The code of every word and what the word is made of.
+
+    Args:
+        tensors: what is to be protected.
+        request: how.
+        grid_of: the grid of a tensor, where that takes more than reading it; ``real`` only.
+    """
     errors, carrier, per, bits, rows, seed = request
     words = split(tensors.whole(), per)
     if carrier != "real" and bits is not None:
@@ -154,7 +170,7 @@ def choose_codes(
             lowbits.require_float32(parts)
             chosen.append((_fitting(LowBits, parts, 32, request), parts))
     else:
-        for parts, width in real.on_grids(words, tensors, bits):
+        for parts, width in real.on_grids(words, tensors, bits, grid_of):
             chosen.append((_fitting(Sparse, parts, width, request), parts))
     return chosen
 

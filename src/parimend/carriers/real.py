@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from parimend.seal import SealedWord
 from parimend.words.grid import Grid, choose_grid
 from parimend.words.layout import Part
 
-_ROOM = 1.0 / 32.0  # of the range of a grid, for exact rounding
+ROOM = 1.0 / 32.0
+"""Part of the range of a grid that is kept free for exact rounding."""
 
 Project = Callable[[Sparse, NDArray[np.float64], tuple[Part, ...]], NDArray[np.float64]]
 """Moves a word (in grid steps) to a real codeword: (code, word, parts) -> word."""
@@ -35,8 +37,23 @@ def nearest(code: Sparse, x: NDArray[np.float64], parts: tuple[Part, ...]) -> ND
     return code.project(x)
 
 
+def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
+    """The grid of the whole tensor that a part belongs to.
+
+    Raises:
+        WordError: see `choose_grid`.
+    """
+    data: NDArray[Any] = tensors.read(replace(part, start=0, count=math.prod(part.shape)))
+    if part.dtype in DTYPES:  # else choose_grid says what is wrong
+        data = data.view(DTYPES[part.dtype]).reshape(part.shape)
+    return choose_grid(data, part.dtype, part.name, bits)
+
+
+GridOf = Callable[[Part, Tensors, int | None], Grid]
+
+
 def on_grids(
-    words: Sequence[tuple[Part, ...]], tensors: Tensors, bits: int | None
+    words: Sequence[tuple[Part, ...]], tensors: Tensors, bits: int | None, grid_of: GridOf = grid_of
 ) -> list[tuple[tuple[Part, ...], int]]:
     """Give every part its grid; tensors with different numbers of bits go to different words.
 
@@ -52,11 +69,7 @@ def on_grids(
         for part in word:
             if part.name not in grids:
                 # One grid per tensor, also where several words share it.
-                all_of_it = replace(part, start=0, count=int(np.prod(part.shape)))
-                data = tensors.read(all_of_it)
-                if part.dtype in DTYPES:  # else choose_grid says what is wrong
-                    data = data.view(DTYPES[part.dtype]).reshape(part.shape)
-                grids[part.name] = choose_grid(data, part.dtype, part.name, bits)
+                grids[part.name] = grid_of(part, tensors, bits)
         placed = [(replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word]
         placed.sort(key=lambda item: item[1])
         for width, group in groupby(placed, key=lambda item: item[1]):
@@ -78,7 +91,7 @@ def seal_word(
         [v.astype(np.float64) / grid.step for v, grid in zip(values, grids, strict=True)]
     )
     moved_to = project(code, x, parts)
-    limit = grids[0].limit * (1.0 - _ROOM)
+    limit = grids[0].limit * (1.0 - ROOM)
     # A projection that minds the loss may let weights grow. Coarser steps, all by the same factor,
     # leave the constraint what it is.
     if np.isfinite(largest := float(np.abs(moved_to).max())) and largest >= limit:

@@ -66,7 +66,7 @@ class _Prepared(Prepared):
         limit = float(1 << code.word_bits)
         found = _agree(*code.columns, *self._rows, rest, tolerance, damage, erased, limit)
         steps = {"agree": int(found)}
-        if erasures.size and (np.abs(rest) > tolerance).any():
+        if erasures.size:
             steps["erasures"] = self._solve(erasures, rest, damage)
         unexplained = int(np.count_nonzero(np.abs(rest) > tolerance))
         floor = 4.0 * float(tolerance.max()) / code.unit  # coefficients are at least unit / 2

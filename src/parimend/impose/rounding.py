@@ -59,18 +59,44 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
     limit = 1 << (code.word_bits - 1)
     worst = float(np.abs(x).max())
     if worst <= 1.25 * limit:
-        moves = _moves(code)
-        for edge in (limit - 1, limit - 1 - limit // 16):
+        clear = Clearing(code)
+        for edge in edges(code):
             word = np.rint(np.clip(x, -edge, edge)).astype(np.int64)
             syndrome = code.syndrome(word)
-            _clear(*code.columns, code.owned, *moves, word, syndrome)
+            owned = word[code.owned]
+            clear(owned, syndrome)
+            word[code.owned] = owned
             worst = float(np.abs(word).max())
             if worst < limit:
                 return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
-    raise WordError(
-        f"a weight needs {worst:.0f} grid steps, but words of this code stay below {limit}: use a "
-        "larger step or ask for fewer errors"
+    raise out_of_range(code, worst)
+
+
+def edges(code: Sparse) -> tuple[int, int]:
+    """Where to cut words off before rounding them: at their limit, and if that fails, before it."""
+    limit = 1 << (code.word_bits - 1)
+    return limit - 1, limit - 1 - limit // 16
+
+
+def out_of_range(code: Sparse, worst: float) -> WordError:
+    """The error to raise for a word with an entry of ``worst`` grid steps."""
+    return WordError(
+        f"a weight needs {worst:.0f} grid steps, but words of this code stay below "
+        f"{1 << (code.word_bits - 1)}: use a larger step or ask for fewer errors"
     )
+
+
+class Clearing:
+    """Clears the imposed checks of a code, by moving the columns that they own and no other."""
+
+    def __init__(self, code: Sparse) -> None:
+        self._columns = code.columns.take(code.owned.ravel())
+        self._owned = np.arange(code.owned.size).reshape(code.owned.shape)
+        self._moves = _moves(code)
+
+    def __call__(self, owned: NDArray[np.int64], syndrome: NDArray[np.int64]) -> None:
+        """Move the owned words, (imposed, own), and with them the syndrome, (m,), in place."""
+        _clear(*self._columns, self._owned, *self._moves, owned.reshape(-1), syndrome)
 
 
 def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -1,0 +1,208 @@
+"""Projecting parameters onto their codes while they are trained, where they are.
+
+A projection looks before it moves anything: what an optimizer step does to the checks of a code is
+small and spread over all of them, what a single wrong weight does is large and in a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.codes import Sparse
+from parimend.errors import WordError
+from parimend.impose.share import Share
+from parimend.records import Change
+from parimend.words.grid import Grid
+from parimend.words.layout import Part
+from parimend.words.shards import Held, Shards, common
+
+RTOL = 1e-6
+"""How exactly a projection during training is solved for, relative to what it moves."""
+
+
+class Word(NamedTuple):
+    """A constrained word: its code and the parameters it is made of."""
+
+    code: Sparse
+    parts: tuple[Part, ...]
+
+
+class _Piece(NamedTuple):
+    """What this process holds of one part of a word."""
+
+    part: Part
+    held: Held
+    share: Share
+
+
+class Projection:
+    """The words of some parameters.
+
+    Args:
+        parameters: by name; all in one piece, or all sharded alike.
+        words: what is to be kept inside which code.
+        shards: of the parameters.
+
+    Example:
+        >>> from parimend.words.layout import whole
+        >>> weight = torch.nn.Parameter(torch.randn(20, 100))
+        >>> word = Word(Sparse(n=2000, m=64), (whole("w", "F32", (20, 100)),))
+        >>> projection = Projection({"w": weight}, [word], Shards({"w": weight}))
+        >>> projection.project_(projection.checks())
+        >>> projection.residual() < 1e-6
+        True
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, torch.Tensor], words: Sequence[Word], shards: Shards
+    ) -> None:
+        self._names, self._words, self._shards = tuple(parameters), tuple(words), shards
+        self._pieces = [list(self._pieces_of(word)) for word in words]
+
+    def _pieces_of(self, word: Word) -> Iterator[_Piece]:
+        first = 0
+        for part in word.parts:
+            held = self._shards.held(part)
+            step = Grid(word.code.word_bits, part.exponent).step
+            yield _Piece(part, held, Share(word.code, held.shifted(first), step))
+            first += part.count
+
+    def checks(self) -> list[NDArray[np.float64]]:
+        """H times every word, (m,) each, in the scale of `Sparse.matvec`.
+
+        Collective if the parameters are sharded. Not finite where a weight is not.
+        """
+        flat = self._flat()
+        sums = [np.zeros(word.code.m) for word in self._words]
+        for total, pieces in zip(sums, self._pieces, strict=True):
+            for part, held, share in pieces:
+                total += share.checks(flat[part.name][held.start : held.stop])
+        together = self._shards.sum(np.concatenate(sums))  # all words in one sum
+        return np.split(together, np.cumsum([word.code.m for word in self._words])[:-1])
+
+    def require_finite(self, checks: Sequence[NDArray[np.float64]], steps: int) -> None:
+        """Check what `checks` gave.
+
+        Raises:
+            WordError: if a weight is not finite; names the parameter.
+        """
+        if all(np.isfinite(each).all() for each in checks):
+            return
+        wrong = [name for name, values in self._flat().items() if not values.isfinite().all()]
+        raise WordError(
+            f"{some(wrong) or 'a shard in another process'} has non-finite values after {steps} "
+            "steps: the training diverged, or the weights were damaged"
+        )
+
+    def project_(self, checks: Sequence[NDArray[np.float64]]) -> None:
+        """Move the words to the nearest ones inside their codes; ``checks`` are what they fail."""
+        flat = self._flat()
+        for word, pieces, residual in zip(self._words, self._pieces, checks, strict=True):
+            if residual.any():
+                y = word.code.solve_gram(residual, RTOL)
+                for part, held, share in pieces:
+                    share.subtract_(flat[part.name][held.start : held.stop], y)
+        self._put_back(flat)
+
+    def wild(self, number: int) -> NDArray[np.int64]:
+        """Positions of a word whose weights are no numbers or far out of range: (k,), increasing.
+
+        Of more than m + 1 of them, which cannot be solved for, only some. Collective.
+        """
+        code, flat, first, found = self._words[number].code, self._flat(), 0, []
+        for part, held, share in self._pieces[number]:
+            limit = share.step * 2.0**code.word_bits
+            wild = ~(flat[part.name][held.start : held.stop].abs() < limit)
+            if wild.any():
+                found += (held.offsets[wild.cpu().numpy()] + first).tolist()
+            first += part.count
+        return np.array(sorted(self._shards.gather(found[: code.m + 1])), np.int64)
+
+    def get(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Weights of a word at increasing positions, in grid steps; collective."""
+        values = np.zeros(len(positions))
+        for which, local, index, step in self._at(number, positions, self._flat()):
+            values[which] = local[index].double().cpu().numpy() / step
+        return self._shards.sum(values)
+
+    def set_(self, number: int, positions: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Set weights of a word at increasing positions, in grid steps."""
+        flat = self._flat()
+        for which, local, index, step in self._at(number, positions, flat):
+            local[index] = torch.from_numpy(values[which] * step).to(local)
+        self._put_back(flat)
+
+    def _at(
+        self, number: int, positions: NDArray[np.int64], flat: Mapping[str, torch.Tensor]
+    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, float]]:
+        """For every piece: which of the positions are in it, its values, where, and the step."""
+        first = 0
+        for part, held, share in self._pieces[number]:
+            at, which = common(held.offsets + first, positions)
+            local = flat[part.name][held.start : held.stop]
+            yield which, local, torch.from_numpy(at).to(local.device), share.step
+            first += part.count
+
+    def changes(
+        self,
+        number: int,
+        positions: NDArray[np.int64],
+        received: NDArray[np.float64],
+        now: NDArray[np.float64],
+    ) -> tuple[Change, ...]:
+        """A record of what `get` gave before and after."""
+        parts = self._words[number].parts
+        ends = np.cumsum([part.count for part in parts])
+        numbers = np.searchsorted(ends, positions, side="right")
+        changes: list[Change] = []
+        for k, position in zip(numbers.tolist(), positions.tolist(), strict=True):
+            part, i = parts[k], len(changes)
+            step = Grid(0, part.exponent).step
+            dtype = {"F32": "<f4", "F64": "<f8"}[part.dtype]
+            with np.errstate(over="ignore"):
+                old, new = (np.array(v[i] * step).astype(dtype).tobytes() for v in (received, now))
+            index = part.index(position - int(ends[k]) + part.count)
+            changes.append(Change(part.name, index, part.dtype, old, new))
+        return tuple(changes)
+
+    def residual(self) -> float:
+        """The largest check, relative to the norm of its word."""
+        flat = self._flat()
+        squares = [
+            sum(
+                float(flat[part.name][held.start : held.stop].double().square().sum())
+                / share.step**2
+                for part, held, share in pieces
+            )
+            for pieces in self._pieces
+        ]
+        sizes = np.sqrt(self._shards.sum(np.array(squares)))
+        largest = [float(np.abs(checks).max()) for checks in self.checks()]
+        return float((np.array(largest) / np.maximum(sizes, 1e-300)).max())
+
+    def _flat(self) -> dict[str, torch.Tensor]:
+        return {name: self._shards.local(name).reshape(-1) for name in self._names}
+
+    def _put_back(self, flat: Mapping[str, torch.Tensor]) -> None:
+        for name, values in flat.items():
+            local = self._shards.local(name)
+            if values.data_ptr() != local.data_ptr():  # its memory has gaps or another order
+                local.copy_(values.view(local.shape))
+            # Arrays of numpy change it behind the back of autograd.
+            torch.autograd.graph.increment_version(local)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, for a message.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    names = sorted(names)
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

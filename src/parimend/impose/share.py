@@ -1,0 +1,127 @@
+"""The part of a word that is at hand in training: a tensor, or the shard of it in this process.
+
+A word is the concatenation of its shares. Projecting it takes two passes over the weights, where
+they are and in their own dtype, and no other memory of their size::
+
+    s = sum over shares of H_share values;   y = (H H^T)^-1 s;   values -= H_share^T y
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.codes.sparse import Columns, Sparse
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Some elements of a word and the columns of H that belong to them.
+
+    Args:
+        code: of the word.
+        elements: their positions in the word, in the order of the values.
+        step: of their grid: the word is ``values / step``.
+
+    Example:
+        >>> code = Sparse(n=2000, m=64)
+        >>> values = torch.randn(2000)
+        >>> share = Share(code, slice(0, 2000), step=2.0**-16)
+        >>> share.subtract_(values, code.solve_gram(share.checks(values)))
+        >>> bool(np.abs(code.matvec(values.double().numpy())).max() < 1e-5)
+        True
+    """
+
+    code: Sparse
+    elements: slice | NDArray[np.int64]
+    step: float
+    _rectangles: dict[torch.device, Rectangles] = field(default_factory=dict, init=False)
+
+    def checks(self, values: torch.Tensor) -> NDArray[np.float64]:
+        """What these elements add to the checks of the word, (m,), in the scale of `Sparse.matvec`.
+
+        Args:
+            values: (k,) float32 or float64, on any device.
+        """
+        if values.device.type == "cpu":
+            y = self.columns.multiply(values.numpy(), np.zeros(self.code.m))
+        else:
+            y = self.rectangles(values.device).multiply(values)
+        return y / (self.code.unit * self.step)
+
+    def subtract_(self, values: torch.Tensor, y: NDArray[np.float64]) -> None:
+        """Subtract from ``values`` what H^T ``y`` is for these elements, in place."""
+        y = y * (self.step / self.code.unit)
+        if values.device.type == "cpu":
+            self.columns.subtract_transposed(y, values.numpy())
+        else:
+            self.rectangles(values.device).subtract_transposed(y, values)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of H that belong to these elements."""
+        return self.code.columns.take(self.elements)
+
+    def rectangles(self, device: torch.device) -> Rectangles:
+        """The same on a device, made when it is first used there."""
+        if device not in self._rectangles:
+            self._rectangles.clear()  # a model lives in one place at a time
+            self._rectangles[device] = Rectangles(self.columns, self.code.m, device)
+        return self._rectangles[device]
+
+
+class Rectangles:
+    """Columns of H as rectangles of indices and coefficients, on any device.
+
+    Gathering and summing along rectangles is deterministic everywhere; scattering is not, and
+    processes that project the same weights must get the same.
+    """
+
+    def __init__(self, columns: Columns, m: int, device: torch.device) -> None:
+        start, row, coefficient = columns
+        column = np.repeat(np.arange(len(start) - 1), np.diff(start))
+        by_row = np.argsort(row, kind="stable")
+        self._rows = _rectangle(row[by_row], column[by_row], coefficient[by_row], m, device)
+        # Columns of equal weight together: there are two or three weights in a code.
+        weight = np.diff(start)
+        self._columns = []
+        for w in np.unique(weight):
+            chosen = np.flatnonzero(weight == w)
+            entries = start[chosen][:, None] + np.arange(w)
+            self._columns.append(
+                (
+                    torch.from_numpy(chosen).to(device),
+                    torch.from_numpy(row[entries].astype(np.int64)).to(device),
+                    torch.from_numpy(coefficient[entries].astype(np.float64)).to(device),
+                )
+            )
+
+    def multiply(self, values: torch.Tensor) -> NDArray[np.float64]:
+        index, coefficient = self._rows
+        return (coefficient * values.double()[index]).sum(1).cpu().numpy()
+
+    def subtract_transposed(self, y: NDArray[np.float64], values: torch.Tensor) -> None:
+        there = torch.from_numpy(y).to(values.device)
+        for chosen, rows, coefficient in self._columns:
+            moved = values[chosen].double() - (coefficient * there[rows]).sum(1)
+            values[chosen] = moved.to(values.dtype)
+
+
+def _rectangle(
+    row: NDArray[np.int32],
+    column: NDArray[np.int64],
+    coefficient: NDArray[np.int64],
+    m: int,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entries sorted by row as (m, longest row) columns and coefficients."""
+    lengths = np.bincount(row, minlength=m)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    index = np.zeros((m, lengths.max(initial=0)), np.int64)
+    values = np.zeros(index.shape)
+    index[row, place], values[row, place] = column, coefficient
+    return torch.from_numpy(index).to(device), torch.from_numpy(values).to(device)

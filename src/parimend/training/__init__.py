@@ -1,0 +1,1 @@
+"""Training inside the code, and training that heals."""

@@ -1,0 +1,397 @@
+"""Training inside the code: `constrain_`, one line in a training loop.
+
+After an optimizer step the constrained weights are projected onto the code. The constraint is
+linear, so whatever the optimizer does in between, projecting is exact and cheap; the network learns
+to live with it, and what projecting a finished network would cost is not lost.
+
+The constraint is also an invariant: a step moves its checks a little, a weight that went wrong in
+the step moves a few of them much. Such weights are located and put back before the projection would
+spread their damage.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from parimend import sharded
+from parimend.carriers import Request, choose_codes
+from parimend.codes import Sparse, from_spec
+from parimend.errors import MismatchError, SpecError
+from parimend.impose.projection import Projection, Word, some
+from parimend.model import unwrapped
+from parimend.records import TrainingEvent
+from parimend.seal import Seal
+from parimend.training.hooks import in_parallel, uncompiled
+from parimend.training.outliers import Outliers
+from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
+from parimend.words.layout import Per, named_tensors
+from parimend.words.shards import Shards
+
+
+class Constraint:
+    """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
+
+    A context manager: leaving it removes the hooks from the optimizer. Nothing is added to the
+    model.
+
+    Attributes:
+        steps: optimizer steps seen so far.
+        events: weights that went wrong in a step and were put back, in order.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        request: Request,
+        only: Sequence[str] | None,
+        every: int | None,
+    ) -> None:
+        if every is not None and every < 1:
+            raise SpecError(f"every must be at least 1, not {every}")
+        self._model, self._optimizers, self._request = unwrapped(model), optimizers, request
+        self._parameters: dict[str, torch.nn.Parameter] = named_tensors(self._model, only=only)
+        self._require_trainable()
+        self._dtypes = {name: each.dtype for name, each in self._parameters.items()}
+        self._shards = Shards(self._parameters)
+        tensors = sharded.tensors_of(self._parameters)
+        chosen = choose_codes(tensors, request, sharded.grid_for(tensors))
+        self._constrain([Word(code, parts) for code, parts in chosen if isinstance(code, Sparse)])
+        self.steps = 0
+        self.events: list[TrainingEvent] = []
+        self._every = every
+        if every is None and not self._shards.several and in_parallel():
+            # Processes that train the same weights must do the same, and cannot be asked here.
+            self._every = untimed_interval(self._n)
+        self._unused = set(self._parameters)
+        self._left = 0.0  # when the last step was over
+        self._timings: list[tuple[float, float]] = []
+        before, after = uncompiled(self._stepping), uncompiled(self._stepped)
+        self._hooks = [each.register_step_pre_hook(before) for each in optimizers]
+        self._hooks.append(optimizers[-1].register_step_post_hook(after))
+
+    def _constrain(self, words: Sequence[Word]) -> None:
+        self._words = tuple(words)
+        self._projection = Projection(self._parameters, words, self._shards)
+        self._outliers = [Outliers(word.code) for word in words]
+
+    @property
+    def every(self) -> int:
+        """The weights are projected after every so many steps; 1 until it is chosen by cost."""
+        return self._every or 1
+
+    @property
+    def codes(self) -> tuple[Sparse, ...]:
+        """The code of every constrained word."""
+        return tuple(word.code for word in self._words)
+
+    @property
+    def _n(self) -> int:
+        return sum(word.code.n for word in self._words)
+
+    def _stepping(self, *_: Any) -> None:
+        """Before a step of any of the optimizers."""
+        if self.steps < WATCHED:
+            self._unused = {n for n in self._unused if self._parameters[n].grad is None}
+
+    def _stepped(self, *_: Any) -> None:
+        """After a step of the last optimizer."""
+        self.steps += 1
+        if self._every is None:
+            self._project_timed_()
+        elif self.steps % self._every == 0:
+            self.project_()
+        if self.steps == WATCHED and self._unused:
+            warnings.warn(
+                f"{some(self._unused)} had no gradient in {WATCHED} steps, and is only moved to "
+                "keep its word inside the code: leave it out with only=...",
+                stacklevel=2,
+            )
+
+    def _project_timed_(self) -> None:
+        """Project, and choose the interval once enough is known of its cost."""
+        began = self._now()
+        self.project_()
+        ended = self._now()
+        if self._left:
+            self._timings.append((ended - began, began - self._left))
+        self._left = ended
+        if len(self._timings) == WATCHED:
+            projections, steps = zip(*self._timings, strict=True)
+            chosen = cheap_interval(self._n, projections, steps)
+            self._every = int(self._shards.largest(np.array([chosen]))[0])
+
+    def _now(self) -> float:
+        device = next(iter(self._parameters.values())).device
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Put back weights that went wrong since the last projection, as far as they can be told
+        from what training does, and move all to the nearest ones inside their codes.
+
+        Raises:
+            WordError: if weights are not finite, and it cannot be told what they were; names them.
+                Nothing was changed then.
+            MismatchError: if a parameter was replaced, has become of another dtype, or was taken
+                out of the optimizer; names it.
+        """
+        self._require_same()
+        checks = self._projection.checks()
+        if not self.steps:  # this brings the weights in, and says nothing about steps
+            self._projection.require_finite(checks, self.steps)
+            self._projection.project_(checks)
+            return
+        judged = [watch.ordinary(each) for watch, each in zip(self._outliers, checks, strict=True)]
+        if not all(judged):
+            for number in np.flatnonzero(np.logical_not(judged)).tolist():
+                self._heal_(number)
+            checks = self._projection.checks()
+            self._projection.require_finite(checks, self.steps)
+            for number in np.flatnonzero(np.logical_not(judged)).tolist():
+                self._outliers[number].accept(checks[number])
+        self._projection.project_(checks)
+
+    def _heal_(self, number: int) -> None:
+        """Put back single weights of a word that explain its checks."""
+        projection, watch = self._projection, self._outliers[number]
+        wild = projection.wild(number)
+        before = projection.get(number, wild)
+        projection.set_(number, wild, np.zeros(len(wild)))
+        damage = watch.locate(projection.checks()[number], wild)
+        if damage is None:
+            projection.set_(number, wild, before)
+            name = some({part.name for part in self._words[number].parts})
+            reason = f"{name}: the step moved the checks far more than those before it"
+            self.events.append(TrainingEvent("unexplained", self.steps, reason))
+            return
+        positions, values = damage
+        now = projection.get(number, positions) - values
+        received = now + values
+        received[np.searchsorted(positions, wild)] = before
+        projection.set_(number, positions, now)
+        changes = projection.changes(number, positions, received, now)
+        names = some({change.tensor for change in changes})
+        self.events.append(TrainingEvent("repaired", self.steps, f"wrong in {names}", changes))
+
+    def residual(self) -> float:
+        """The largest check, relative to the norm of its word: rounding noise after a projection.
+
+        Training moves the weights off the code; projecting brings it back to about 1e-8.
+        """
+        return self._projection.residual()
+
+    def seal_(self, model: torch.nn.Module | None = None) -> Seal:
+        """Finish: a last projection, exact rounding to the grid, and the seal; removes the hooks.
+
+        Args:
+            model: a copy of the trained model to seal instead, for example a running average of its
+                weights. The training can go on then.
+
+        Raises:
+            WordError: if weights are not finite or have no grid; names the parameter.
+            MismatchError: if the copy lacks a constrained parameter, or it has another shape.
+        """
+        if model is None and self.steps == 0 and self.residual() > 1e-3:
+            warnings.warn(
+                "the weights have changed, but the optimizer given to constrain_ took no step: the "
+                "network was not trained inside the code",
+                stacklevel=2,
+            )
+        parameters = self._parameters if model is None else self._same_in(unwrapped(model))
+        tensors = sharded.tensors_of(parameters)
+        grid_of = sharded.grid_for(tensors)
+        chosen = []
+        for word in self._words:
+            # Weights have grown since the grids were chosen. All steps of a word change by one
+            # factor, which leaves its real constraint what it was in training.
+            needed = [grid_of(part, tensors, word.code.word_bits).exponent for part in word.parts]
+            grown = [e - part.exponent for e, part in zip(needed, word.parts, strict=True)]
+            shift = max(0, *grown)
+            parts = tuple(replace(p, exponent=p.exponent + shift) for p in word.parts)
+            chosen.append((word.code, parts))
+        seal = sharded.seal_(tensors, chosen, self._request)
+        if model is None:
+            self.remove()
+        return seal
+
+    def remove(self) -> None:
+        """Take the hooks off the optimizer; the weights stay as they are."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def __enter__(self) -> Constraint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to resume exactly; plain values."""
+        return {
+            "steps": self.steps,
+            "every": self._every,
+            "words": [
+                {
+                    "code": word.code.spec(),
+                    "exponents": [part.exponent for part in word.parts],
+                    "checks": watch.state(),
+                }
+                for word, watch in zip(self._words, self._outliers, strict=True)
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume where `state_dict` was taken; load the model and the optimizer as well.
+
+        Raises:
+            MismatchError: if the codes are not those of this constraint.
+        """
+        saved = [from_spec(word["code"]) for word in state["words"]]
+        if saved != [word.code for word in self._words]:
+            raise MismatchError(
+                "the saved constraint uses other codes than this one: call constrain_ with the "
+                f"arguments of the saved run ({[code.spec() for code in saved]})"
+            )
+        words = []
+        for word, entry in zip(self._words, state["words"], strict=True):
+            pairs = zip(word.parts, entry["exponents"], strict=True)
+            words.append(Word(word.code, tuple(replace(p, exponent=e) for p, e in pairs)))
+        self._constrain(words)
+        for watch, entry in zip(self._outliers, state["words"], strict=True):
+            watch.load(entry["checks"])
+        self.steps, self._every = int(state["steps"]), state["every"]
+        self._left, self._timings = 0.0, []
+
+    def _require_trainable(self) -> None:
+        for name, parameter in self._parameters.items():
+            if not parameter.requires_grad:
+                raise SpecError(
+                    f"{name} is frozen: leave it out with only=..., or protect it with "
+                    "protect_(carrier='real')"
+                )
+            if id(parameter) not in self._stepped_ids():
+                raise SpecError(
+                    f"the optimizer does not step {name}: give the optimizer all constrained "
+                    "parameters, or leave it out with only=..."
+                )
+
+    def _stepped_ids(self) -> set[int]:
+        groups = [group for each in self._optimizers for group in each.param_groups]
+        return {id(parameter) for group in groups for parameter in group["params"]}
+
+    def _require_same(self) -> None:
+        """Check that the constrained parameters are still those of the model and the optimizer."""
+        now, stepped = dict(self._model.named_parameters()), self._stepped_ids()
+        for name, parameter in self._parameters.items():
+            if now.get(name) is not parameter:
+                what = "was replaced"
+            elif id(parameter) not in stepped:
+                what = "was taken out of the optimizer"
+            elif parameter.dtype != self._dtypes[name]:
+                what = f"has become {parameter.dtype}"
+            else:
+                continue
+            raise MismatchError(
+                f"{name} {what} after constrain_: call remove(), and constrain_ again"
+            )
+
+    def _same_in(self, copy: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The constrained parameters in a copy of the model."""
+        there: dict[str, torch.Tensor] = dict(copy.named_parameters(remove_duplicate=False))
+        for name, parameter in self._parameters.items():
+            if name not in there:
+                raise MismatchError(f"the copy has no {name}, which is constrained")
+            if (found := there[name]).shape != parameter.shape:
+                raise MismatchError(
+                    f"{name} has shape {list(found.shape)} in the copy, but {list(parameter.shape)}"
+                    " in the model that was trained"
+                )
+        return {name: there[name] for name in self._parameters}
+
+
+def constrain_(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    errors: int,
+    *,
+    only: Sequence[str] | None = None,
+    per: Per = "model",
+    every: int | None = None,
+    bits: int | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+    state: Mapping[str, Any] | None = None,
+) -> Constraint:
+    """Train weights inside real codes, so that any ``errors`` wrong ones can be repaired.
+
+    The weights are projected now and after optimizer steps. When training is done, call
+    `Constraint.seal_` for the last projection, exact rounding and the seal.
+
+    Args:
+        model: the module that is trained. Its forward, state_dict and parameters stay as they are.
+            It may be wrapped for data parallelism, sharded by `fully_shard`, or compiled.
+        optimizer: the one that steps the constrained parameters, or several that step in this
+            order.
+        errors: number of wrong weights that can be repaired, in each constrained word.
+        only: shell patterns; constrains the parameters whose names match one of them.
+        per: one word for all of them, per tensor, or per output row.
+        every: project after every so many steps. By default the cost decides: the first 20 steps
+            are timed, and projecting may then take 4 % of a step (words of up to 20,000 weights) or
+            12 % (longer ones). Give it where runs must be repeatable to the bit.
+        bits: of a weight on its grid; 18 by default.
+        rows: number of checks of every word, instead of as many as are needed.
+        seed: selects the codes.
+        state: of an interrupted run (`Constraint.state_dict`) whose weights are loaded already.
+            They are then left as they are, and training goes on exactly.
+
+    Raises:
+        MismatchError: if the state is that of other codes.
+        SpecError: if a word has too few weights for so many errors, or a constrained parameter is
+            frozen or not the optimizer's; names it.
+        WordError: if a parameter cannot be on a grid (half precision, for instance); names it.
+
+    Example:
+        >>> model = torch.nn.Linear(64, 10)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> constraint = constrain_(model, optimizer, errors=5)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(1, 64)).square().sum()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> constraint.residual() < 1e-6
+        True
+        >>> seal = constraint.seal_()
+        >>> seal.words[0].code.m
+        24
+    """
+    several = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    if not several or not all(isinstance(each, torch.optim.Optimizer) for each in several):
+        raise SpecError(
+            "constrain_ takes an optimizer of torch, or several, not " + repr(optimizer)
+        )
+    # accelerate's wrapper is an optimizer itself, but the one inside takes the steps.
+    inside = [getattr(each, "optimizer", each) for each in several]
+    request = Request(errors, "real", per, bits, rows, seed)
+    constraint = Constraint(model, inside, request, only, every)
+    if state is None:
+        constraint.project_()
+    else:
+        constraint.load_state_dict(state)
+    return constraint

@@ -1,0 +1,109 @@
+"""Weights that went wrong in a training step, as the checks of their word show them.
+
+What a step does to the checks is about what the steps before it did. Checks far beyond that hold
+damage, which is located if few weights explain it: their checks agree on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes import Sparse
+from parimend.decoders import Agreement, Prepared
+from parimend.records import Verdict
+
+MEMORY = 100
+"""Projections that one is compared with."""
+FEWEST = 20
+"""So many must have been seen."""
+FACTOR = 10.0
+"""A check is damaged if it is so many times as large as the largest of those."""
+
+CHECKS_PER_ERROR = 4
+"""Damage of more weights than this allows is no explanation."""
+
+
+class Damage(NamedTuple):
+    """Wrong weights: positions in the word, (k,), and received minus original, in grid steps."""
+
+    positions: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+class Outliers:
+    """Watches the checks of one word, from projection to projection.
+
+    Example:
+        >>> code, rng = Sparse(n=5120, m=320), np.random.default_rng(0)
+        >>> watch = Outliers(code)
+        >>> all(watch.ordinary(code.matvec(rng.normal(0, 2, 5120))) for _ in range(100))
+        True
+        >>> step = rng.normal(0, 2, 5120)
+        >>> step[1234] += 30_000
+        >>> watch.ordinary(code.matvec(step))
+        False
+        >>> damage = watch.locate(code.matvec(step), np.empty(0, np.int64))
+        >>> damage.positions.tolist(), bool(abs(damage.values[0] - 30_000) < 100)
+        ([1234], True)
+    """
+
+    def __init__(self, code: Sparse) -> None:
+        self._code = code
+        self._largest: deque[float] = deque(maxlen=MEMORY)
+
+    @property
+    def limit(self) -> float:
+        """Checks beyond this are damaged; infinite until enough have been seen."""
+        return FACTOR * max(self._largest) if len(self._largest) >= FEWEST else np.inf
+
+    def ordinary(self, checks: NDArray[np.float64]) -> bool:
+        """Whether checks before a projection, (m,) in the scale of `Sparse.matvec`, are like those
+        before; always while too few have been seen, if they are finite.
+        """
+        largest = float(np.abs(checks).max())
+        if not np.isfinite(largest) or largest > max(self.limit, 1e-300):
+            return False
+        self.accept(checks)
+        return True
+
+    def accept(self, checks: NDArray[np.float64]) -> None:
+        """Take checks for what a step does."""
+        self._largest.append(float(np.abs(checks).max()))
+
+    def locate(self, checks: NDArray[np.float64], wild: NDArray[np.int64]) -> Damage | None:
+        """The damage that explains all checks to within the limit, if there is one.
+
+        Args:
+            checks: (m,) of the word with its wild weights set to zero.
+            wild: (k,) positions known to be wrong.
+        """
+        if not (np.isfinite(self.limit) and np.isfinite(checks).all()):
+            return None
+        unit = self._code.unit
+        most = 2.0**62  # what is beyond it is explained by nothing that is looked for
+        syndrome = np.rint(np.clip(checks * unit, -most, most)).astype(np.int64)
+        decoding = self._decoder.decode(syndrome, wild, noise=self.limit * unit)
+        if decoding.verdict is not Verdict.BELOW_FLOOR or not decoding.positions.size:
+            return None
+        # With so many unknowns as checks everything can be explained.
+        if decoding.positions.size > self._code.m // CHECKS_PER_ERROR:
+            return None
+        return Damage(decoding.positions, decoding.values)
+
+    @cached_property
+    def _decoder(self) -> Prepared:
+        return Agreement().prepare(self._code)
+
+    def state(self) -> list[float]:
+        """What `load` needs to go on."""
+        return list(self._largest)
+
+    def load(self, state: Sequence[float]) -> None:
+        """Go on where `state` was taken."""
+        self._largest = deque(state, maxlen=MEMORY)

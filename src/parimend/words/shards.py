@@ -1,0 +1,170 @@
+"""Which elements of tensors this process holds, and sums over the processes that hold the rest.
+
+Tensors are sharded as PyTorch shards them: a `DTensor` on a mesh of processes, which `fully_shard`
+(FSDP2) makes of every parameter. Plain tensors are the case of one process that holds everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.errors import WordError
+from parimend.words.layout import Part
+
+
+class Held(NamedTuple):
+    """The elements of a part that this process holds.
+
+    Attributes:
+        start, stop: where they are in the local tensor, flattened.
+        elements: offsets in the part, increasing: (stop - start,).
+    """
+
+    start: int
+    stop: int
+    elements: slice | NDArray[np.int64]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """``elements`` as an array."""
+        if isinstance(self.elements, slice):
+            return np.arange(self.elements.start, self.elements.stop)
+        return self.elements
+
+    def shifted(self, by: int) -> slice | NDArray[np.int64]:
+        """``elements``, counted from ``by``."""
+        if isinstance(self.elements, slice):
+            return slice(self.elements.start + by, self.elements.stop + by)
+        return self.elements + by
+
+
+class Shards:
+    """The shards of some tensors in this process.
+
+    Args:
+        tensors: all of them plain, or all of them on one mesh and sharded along the same of its
+            dimensions. Along the others they are replicated, and every replica is on its own.
+
+    Raises:
+        WordError: if they are not; names a tensor.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self._mesh: Any = None
+        self._split: list[int] = []  # the dimensions of the mesh
+        first = ""
+        for name, tensor in tensors.items():
+            mesh = getattr(tensor, "device_mesh", None)
+            split = _split_dimensions(name, tensor) if mesh is not None else []
+            if not first:
+                first, self._mesh, self._split = name, mesh, split
+            elif (mesh, split) != (self._mesh, self._split):
+                raise WordError(
+                    f"{name} is not sharded in the same way as {first}: protect them one after the "
+                    "other, with only=..."
+                )
+        self._elements: dict[str, slice | NDArray[np.int64]] = {}
+
+    @property
+    def several(self) -> bool:
+        """Whether other processes hold other elements."""
+        return bool(self._split)
+
+    def local(self, name: str) -> torch.Tensor:
+        """What this process holds of a tensor; shares its memory."""
+        tensor = self._tensors[name]
+        with torch.no_grad():
+            local: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
+        return local.detach()
+
+    def held(self, part: Part) -> Held:
+        """What this process holds of a part."""
+        if part.name not in self._elements:
+            self._elements[part.name] = self._held_of(self._tensors[part.name])
+        every = self._elements[part.name]
+        end = part.start + part.count
+        if isinstance(every, slice):
+            first, last = max(every.start, part.start), min(every.stop, end)
+            last = max(first, last)
+            offsets = slice(first - part.start, last - part.start)
+            return Held(first - every.start, last - every.start, offsets)
+        first, last = np.searchsorted(every, [part.start, end])
+        return Held(int(first), int(last), every[first:last] - part.start)
+
+    def _held_of(self, tensor: torch.Tensor) -> slice | NDArray[np.int64]:
+        """Positions of the local elements in the flattened tensor."""
+        # As torch.chunk cuts: equal pieces but the last ones, which may be shorter or empty.
+        first, size = [0] * tensor.dim(), list(tensor.shape)
+        for along in self._split:
+            d = tensor.placements[along].dim  # type: ignore[attr-defined]
+            piece = -(-size[d] // self._mesh.size(along))
+            at = min(self._mesh.get_local_rank(along) * piece, size[d])
+            first[d], size[d] = first[d] + at, min(piece, size[d] - at)
+        below = math.prod(tensor.shape[1:])
+        if size[1:] == list(tensor.shape[1:]):
+            rows = (first + [0])[0], (size + [1])[0]
+            return slice(rows[0] * below, (rows[0] + rows[1]) * below)
+        block = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
+        return np.arange(tensor.numel()).reshape(tensor.shape)[block].ravel()
+
+    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The sum over all shards; of integers modulo 2 to the number of their bits."""
+        return self._reduce(array, "SUM")
+
+    def largest(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The largest over all shards, element by element."""
+        return self._reduce(array, "MAX")
+
+    def _reduce(self, array: NDArray[Any], operation: str) -> NDArray[Any]:
+        if not self.several:
+            return array
+        import torch.distributed as dist
+
+        total = torch.from_numpy(array).to(self._mesh.device_type)
+        for along in self._split:
+            group = self._mesh.get_group(along)
+            dist.all_reduce(total, getattr(dist.ReduceOp, operation), group=group)
+        return total.cpu().numpy()
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all shards, in the same order everywhere. For a few small ones."""
+        for along in self._split:
+            import torch.distributed as dist
+
+            lists: list[Any] = [None] * self._mesh.size(along)
+            dist.all_gather_object(lists, items, group=self._mesh.get_group(along))
+            items = [item for more in lists for item in more]
+        return items
+
+
+def _split_dimensions(name: str, tensor: torch.Tensor) -> list[int]:
+    """The dimensions of its mesh along which a tensor is split."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    for placement in tensor.placements:  # type: ignore[attr-defined]
+        if type(placement) not in (Replicate, Shard):
+            raise WordError(
+                f"{name} is placed as {placement}: only parameters that are sharded along whole "
+                "dimensions, or replicated, can be protected"
+            )
+    if not tensor.to_local().is_contiguous():  # type: ignore[attr-defined]
+        raise WordError(f"{name} has a shard that is not contiguous: shard it without strides")
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    return [i for i, p in enumerate(placements) if isinstance(p, Shard) and mesh.size(i) > 1]
+
+
+def common(
+    held: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the ``wanted`` that are ``held`` (increasing) are in each of the two."""
+    at = np.searchsorted(held, wanted)
+    which = np.flatnonzero(at < len(held))
+    which = which[held[at[which]] == wanted[which]]
+    return at[which], which

@@ -1,0 +1,14 @@
+"""Parameters that are spread over processes."""
+
+import pytest
+import torch
+
+from tests.distributed import workers
+
+
+@pytest.mark.parametrize(
+    "name", ["fsdp", "resumed", "healed_in_a_step", "parallel", "carriers", "mixed"]
+)
+def test_two_processes(name, tmp_path):
+    # A process that hangs is given up by the timeout of the process group.
+    torch.multiprocessing.spawn(workers.run, (name, tmp_path / "rendezvous"), nprocs=2)

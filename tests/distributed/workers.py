@@ -1,0 +1,233 @@
+"""What two processes do, with gloo on the CPU; every function raises if something is wrong."""
+
+import copy
+import io
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+import parimend as pm
+from parimend.errors import WordError
+from parimend.records import Verdict
+
+
+def run(rank, name, rendezvous):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(minutes=2),
+    )
+    try:
+        globals()[name](rank)
+    finally:
+        dist.destroy_process_group()
+
+
+def network():
+    torch.manual_seed(0)
+    # 61 and 7 outputs: shards of different sizes.
+    return torch.nn.Sequential(torch.nn.Linear(20, 61), torch.nn.ReLU(), torch.nn.Linear(61, 7))
+
+
+def train(model, optimizer, steps, rank=None, first=0):
+    for step in range(first, first + steps):
+        data = torch.Generator().manual_seed(step)
+        x, y = torch.randn(32, 20, generator=data), torch.randint(0, 7, (32,), generator=data)
+        if rank is not None:  # each process its half
+            x, y = x[rank::2], y[rank::2]
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def gathered(model):
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def plain(model):
+    """A model in one piece with the same weights."""
+    copied = network()
+    copied.load_state_dict(gathered(model))
+    return copied
+
+
+def same(a, b):
+    return all(torch.equal(t, b[k]) for k, t in a.items())
+
+
+def agree(value):
+    values = [None, None]
+    dist.all_gather_object(values, value)
+    return values[0] == values[1]
+
+
+def strike(model, rank, count=4):
+    """Corrupt weights of the local shards, other ones in each process."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            flat = local.view(-1)
+            for i in range(min(count, flat.numel())):
+                flat[(i * 5 + rank) % flat.numel()] = [0.25, float("nan"), 1e30, -0.125][i % 4]
+
+
+def fsdp(rank):
+    reference = network()
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-2)
+    single = pm.constrain_(reference, optimizer, 30, every=1)
+    train(reference, optimizer, 10)
+
+    model = network()
+    fully_shard(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    constraint = pm.constrain_(model, optimizer, 30, every=1)
+    assert constraint.codes == single.codes
+    train(model, optimizer, 10, rank)
+    assert constraint.residual() < 1e-6
+    for name, tensor in gathered(model).items():  # gradients are summed in another order
+        assert torch.allclose(tensor, reference.get_parameter(name), atol=1e-3), name
+
+    seal = constraint.seal_()
+    assert agree(seal.to_bytes())
+    assert max(seal.notes["moved"]) < 2e-3
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+    assert pm.check(plain(model), seal).verdict is Verdict.CLEAN  # the seal of the whole model
+    before = gathered(model)
+    strike(model, rank)
+    found = pm.check(model, seal)
+    assert found.verdict is Verdict.CORRECTABLE
+    assert agree(found.changes)
+    assert not same(gathered(model), before)
+    assert pm.repair_(model, seal).verdict is Verdict.CORRECTED
+    assert same(gathered(model), before)
+    strike(model, rank, count=200)
+    struck = [p.to_local().detach().clone() for p in model.parameters()]
+    assert pm.repair_(model, seal).verdict is Verdict.UNCORRECTABLE
+    for parameter, bits in zip(model.parameters(), struck, strict=True):
+        assert torch.equal(parameter.to_local().view(torch.int32), bits.view(torch.int32))
+
+
+def resumed(rank):
+    def start():
+        model = network()
+        fully_shard(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, optimizer, pm.constrain_(model, optimizer, 30, every=3)
+
+    model, optimizer, constraint = start()
+    train(model, optimizer, 5, rank)
+    state = copy.deepcopy((model.state_dict(), constraint.state_dict()))
+    train(model, optimizer, 5, rank, first=5)
+    seal = constraint.seal_().to_bytes()
+    model, optimizer, constraint = start()
+    model.load_state_dict(state[0])
+    constraint.load_state_dict(state[1])
+    train(model, optimizer, 5, rank, first=5)
+    assert constraint.seal_().to_bytes() == seal
+
+
+def healed_in_a_step(rank):
+    """A weight that goes wrong in one process is put back there, by the checks of all."""
+    model = network()
+    fully_shard(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    armed = []
+
+    def corrupt(*_):
+        if armed and rank == 1:
+            with torch.no_grad():
+                model[0].weight.to_local()[2, 3] = float("inf")
+
+    optimizer.register_step_post_hook(corrupt)
+    constraint = pm.constrain_(model, optimizer, 100, every=1)
+    train(model, optimizer, 30, rank)
+    armed.append(True)
+    train(model, optimizer, 1, rank, first=30)
+    [event] = constraint.events
+    assert agree(event)
+    assert [(c.tensor, c.index) for c in event.changes] == [("0.weight", (31 + 2, 3))]
+    assert constraint.residual() < 1e-6
+
+
+def parallel(rank):
+    """Replicas stay equal; what is wrong in one process stops the step in all."""
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    constraint = pm.constrain_(model, optimizer, 30)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 5, rank)
+    assert constraint.residual() < 1e-6
+    before = gathered(model.module)
+    if rank == 1:
+        with torch.no_grad():  # between two steps: put back, and the step is taken
+            model.module[0].weight[1, 2] = 7.0
+    train(model, optimizer, 1, rank, first=5)
+    assert [event.kind for event in healing.events] == (["repaired"] if rank else [])
+    assert not same(gathered(model.module), before)
+    before = gathered(model.module)
+
+    def spoil(module, inputs, output):
+        if rank == 1:
+            with torch.no_grad():
+                module.weight[0, 0] = 1e10
+
+    handle = model.module[0].register_forward_hook(spoil)
+    train(model, optimizer, 1, rank, first=6)
+    handle.remove()
+    assert healing.events[-1].kind == "skipped"
+    for name, tensor in gathered(model.module).items():  # projected again, so not to the bit
+        assert torch.allclose(tensor, before[name], atol=1e-6)
+    train(model, optimizer, 3, rank, first=7)
+    weights = io.BytesIO()
+    torch.save(gathered(model.module), weights)
+    assert agree(weights.getvalue())
+    seal = constraint.seal_()
+    assert agree(seal.to_bytes())
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def carriers(rank):
+    mesh = init_device_mesh("cpu", (2,))
+    for carrier in ("sidecar", "lowbits", "real"):
+        for placement in (Shard(0), Shard(1), Replicate()):
+            torch.manual_seed(1)
+            whole = {"a": torch.randn(41, 53), "b": torch.randn(1, 70), "c": torch.randn(2, 1)}
+            tensors = {
+                name: distribute_tensor(t.clone(), mesh, [placement]) for name, t in whole.items()
+            }
+            seal = pm.protect_(tensors, 20, carrier)
+            assert agree(seal.to_bytes()), (carrier, placement)
+            full = {name: t.full_tensor() for name, t in tensors.items()}
+            assert pm.check(full, seal).verdict is Verdict.CLEAN
+            if carrier == "sidecar":
+                assert same(full, whole)
+            with torch.no_grad():
+                local = tensors["a"].to_local()
+                for i in range(5):
+                    local[i, 2 * i + (rank if placement != Replicate() else 0)] += 3.0
+            assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED, (carrier, placement)
+            assert same({name: t.full_tensor() for name, t in tensors.items()}, full)
+
+
+def mixed(rank):
+    """Different dimensions may be sharded; but all tensors over the same processes, or none."""
+    mesh = init_device_mesh("cpu", (2,))
+    a = distribute_tensor(torch.randn(40, 50), mesh, [Shard(0)])
+    b = distribute_tensor(torch.randn(40, 50), mesh, [Shard(1)])
+    seal = pm.protect_({"a": a, "b": b}, 5, "real", rows=100)
+    assert pm.check({"a": a.full_tensor(), "b": b.full_tensor()}, seal).verdict is Verdict.CLEAN
+    for c in (torch.randn(3), distribute_tensor(torch.randn(3, 3), mesh, [Replicate()])):
+        with pytest.raises(WordError, match="c is not sharded in the same way as a"):
+            pm.protect_({"a": a, "c": c}, 5)

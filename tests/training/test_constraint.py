@@ -1,0 +1,341 @@
+import copy
+
+import pytest
+import torch
+
+import parimend as pm
+from parimend.errors import MismatchError, SpecError, WordError
+from parimend.records import Verdict
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = torch.nn.Linear(20, 60)
+        self.norm = torch.nn.BatchNorm1d(60)
+        self.head = torch.nn.Linear(60, 10)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.hidden(x))))
+
+
+def start(seed=0, optimizer="Adam", **options):
+    torch.manual_seed(seed)
+    model = Net()
+    steps = getattr(torch.optim, optimizer)(model.parameters(), lr=0.01)
+    return model, steps, pm.constrain_(model, steps, **{"errors": 8, "every": 1, **options})
+
+
+def train(model, optimizer, steps, seed=1):
+    data = torch.Generator().manual_seed(seed)
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(32, 20, generator=data)
+        y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("only", [["head.*"], None])
+def test_weights_stay_inside_and_the_network_learns(optimizer, only):
+    model, steps, constraint = start(optimizer=optimizer, only=only)
+    keys = list(model.state_dict())
+    losses = train(model, steps, 60)
+    assert constraint.steps == 60
+    assert constraint.residual() < 1e-6
+    assert list(model.state_dict()) == keys
+    if optimizer != "SGD":
+        assert losses[-1] < 0.7 * losses[0]
+
+
+def test_sealing_moves_the_weights_by_no_more_than_rounding_and_seals_them():
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    before = copy.deepcopy(model.state_dict())
+    seal = constraint.seal_()
+    assert seal.carrier == "real"
+    assert max(seal.notes["moved"]) < 2e-3
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(tensor.float(), before[name].float(), atol=5e-3, rtol=1e-3)
+    intact = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.hidden.weight.view(-1)[100:108] = 0.25
+    assert pm.repair_(model, seal).verdict is Verdict.CORRECTED
+    assert all(torch.equal(t, intact[k]) for k, t in model.state_dict().items())
+
+
+def test_after_sealing_the_optimizer_is_free_again():
+    model, steps, constraint = start()
+    constraint.seal_()
+    train(model, steps, 3)
+    assert constraint.steps == 0
+    assert constraint.residual() > 1e-6
+
+
+def test_leaving_the_context_removes_the_hook():
+    model, steps, constraint = start()
+    with constraint:
+        train(model, steps, 2)
+    train(model, steps, 2)
+    assert constraint.steps == 2
+
+
+def test_projecting_every_few_steps():
+    model, steps, constraint = start(every=5)
+    train(model, steps, 4)
+    assert constraint.residual() > 1e-5
+    train(model, steps, 1)
+    assert constraint.residual() < 1e-6
+
+
+def test_a_resumed_run_is_the_same_run():
+    model, steps, constraint = start(every=3)
+    train(model, steps, 10, seed=1)
+    state = copy.deepcopy((model.state_dict(), steps.state_dict(), constraint.state_dict()))
+    train(model, steps, 10, seed=2)
+    end = constraint.seal_().to_bytes()
+
+    model, steps, constraint = start(seed=99, every=3)
+    model.load_state_dict(state[0])
+    steps.load_state_dict(state[1])
+    constraint.load_state_dict(state[2])
+    train(model, steps, 10, seed=2)
+    assert constraint.seal_().to_bytes() == end
+
+
+def test_resuming_with_another_code_is_refused():
+    _, _, first = start()
+    _, _, second = start(errors=9)
+    with pytest.raises(MismatchError, match="arguments of the saved run"):
+        second.load_state_dict(first.state_dict())
+
+
+def test_frozen_and_foreign_parameters_are_refused_by_name():
+    model = Net()
+    model.head.bias.requires_grad_(False)
+    with pytest.raises(SpecError, match=r"head\.bias is frozen"):
+        pm.constrain_(model, torch.optim.SGD(model.parameters(), lr=0.1), 5)
+    model = Net()
+    with pytest.raises(SpecError, match=r"does not step head\.weight"):
+        pm.constrain_(model, torch.optim.SGD(model.hidden.parameters(), lr=0.1), 5, only=["head.*"])
+
+
+def test_half_precision_is_refused_by_name():
+    model = Net().half()
+    with pytest.raises(WordError, match=r"hidden\.weight.*F16"):
+        pm.constrain_(model, torch.optim.SGD(model.parameters(), lr=0.1), 5)
+
+
+def test_divergence_is_named():
+    model, steps, _ = start(optimizer="SGD")
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("inf")
+    with pytest.raises(WordError, match=r"head\.weight has non-finite values"):
+        steps.step()
+
+
+def test_per_row():
+    model, steps, constraint = start(only=["head.*"], errors=1, per="row", rows=10)
+    assert [code.n for code in constraint.codes] == [61] * 10
+    train(model, steps, 5)
+    assert constraint.residual() < 1e-6
+
+
+def test_too_few_weights_and_bad_intervals():
+    with pytest.raises(SpecError, match="too few to repair 500 errors"):
+        start(errors=500, only=["head.*"])
+    with pytest.raises(SpecError, match="every must be at least 1"):
+        start(every=0)
+
+
+def test_the_interval_is_chosen_by_cost():
+    model, steps, constraint = start(every=None)
+    assert constraint.every == 1
+    train(model, steps, 30)
+    assert constraint.every in {2**i for i in range(9)}
+    assert constraint.state_dict()["every"] == constraint.every
+
+
+def test_several_optimizers_that_step_in_turn():
+    torch.manual_seed(0)
+    model = Net()
+    first = torch.optim.SGD(model.hidden.parameters(), lr=0.01)
+    second = torch.optim.Adam([*model.norm.parameters(), *model.head.parameters()], lr=0.01)
+    constraint = pm.constrain_(model, [first, second], 8, every=1)
+    for _ in range(3):
+        model(torch.randn(16, 20)).square().mean().backward()
+        first.step()
+        second.step()
+        assert constraint.residual() < 1e-6
+    assert constraint.steps == 3
+    with pytest.raises(SpecError, match="takes an optimizer of torch"):
+        pm.constrain_(model, [], 8)
+
+
+@pytest.mark.parametrize("how", ["compiled", "parallel", "averaged"])
+def test_wrapped_models_are_constrained_under_their_own_names(how):
+    torch.manual_seed(0)
+    model = Net()
+    wrapped = {
+        "compiled": lambda: torch.compile(model, backend="eager"),
+        "parallel": lambda: torch.nn.DataParallel(model),
+        "averaged": lambda: torch.optim.swa_utils.AveragedModel(model),
+    }[how]()
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.01)
+    constraint = pm.constrain_(wrapped, optimizer, 8, only=["head.*"], every=1)
+    wrapped(torch.randn(16, 20)).square().mean().backward()
+    optimizer.step()
+    seal = constraint.seal_()
+    plain = wrapped.module if how == "averaged" else model
+    assert {part.name for part in seal.words[0].parts} == {"head.weight", "head.bias"}
+    assert pm.check(plain, seal).verdict is Verdict.CLEAN
+    assert pm.check(wrapped, seal).verdict is Verdict.CLEAN
+
+
+def test_an_average_of_the_weights_can_be_sealed_while_training_goes_on():
+    model, steps, constraint = start()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    for _ in range(5):
+        train(model, steps, 2)
+        average.update_parameters(model)
+    seal = constraint.seal_(average)
+    assert max(seal.notes["moved"]) < 2e-3  # the average of codewords is one
+    assert pm.check(average, seal).verdict is Verdict.CLEAN
+    train(model, steps, 1)
+    assert constraint.steps == 11
+    with pytest.raises(MismatchError, match=r"the copy has no hidden\.weight"):
+        constraint.seal_(torch.nn.Linear(2, 2))
+
+
+def test_memory_in_another_order():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 8, 3))
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, optimizer, 8, every=1)
+    model(torch.randn(2, 8, 6, 6)).square().mean().backward()
+    optimizer.step()
+    assert constraint.residual() < 1e-6
+    seal = constraint.seal_()
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def test_clipping_accumulation_and_scaled_gradients_change_nothing():
+    model, steps, constraint = start()
+    scaler = torch.amp.GradScaler("cpu")
+    for _ in range(3):
+        for _ in range(2):
+            scaler.scale(model(torch.randn(16, 20)).square().mean()).backward()
+        scaler.unscale_(steps)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(steps)
+        scaler.update()
+        steps.zero_grad()
+        assert constraint.residual() < 1e-6
+    # What the scaler finds infinite is no step, so nothing happens.
+    model.head.weight.grad = torch.full_like(model.head.weight, float("inf"))
+    scaler.scale(torch.ones(1))
+    scaler.step(steps)
+    assert constraint.steps == 3
+
+
+def test_parameters_that_were_replaced_are_named():
+    model, steps, _ = start()
+    model.head = torch.nn.Linear(60, 10)
+    with pytest.raises(MismatchError, match=r"head\.(weight|bias) was replaced after constrain_"):
+        steps.step()
+    model, steps, _ = start()
+    steps.param_groups[0]["params"].pop(0)
+    with pytest.raises(MismatchError, match=r"hidden\.weight was taken out of the optimizer"):
+        steps.step()
+    model, steps, _ = start(optimizer="SGD")
+    model.half()
+    with pytest.raises(MismatchError, match=r"hidden\.weight has become torch\.float16"):
+        steps.step()
+
+
+def test_tied_parameters_are_constrained_once():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40))
+    model[1].weight = model[0].weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    constraint = pm.constrain_(model, optimizer, 8, every=1)
+    assert constraint.codes[0].n == 40 * 40 + 40 + 40
+    model(torch.randn(4, 40)).square().mean().backward()
+    optimizer.step()
+    assert constraint.residual() < 1e-6
+    assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
+
+
+def test_a_parameter_without_gradients_is_named():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pm.constrain_(model, optimizer, 8, every=1)
+    for _ in range(19):
+        model.hidden(torch.randn(16, 20)).square().mean().backward()
+        optimizer.step()
+    with pytest.warns(UserWarning, match=r"head\.bias, head\.weight, norm\.bias .* no gradient"):
+        optimizer.step()
+
+
+def test_an_optimizer_that_took_no_step_is_told():
+    model, _, constraint = start()
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, other, 5)
+    with pytest.warns(UserWarning, match="took no step"):
+        constraint.seal_()
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan"), -float("inf"), 5.0, -3.0])
+@pytest.mark.parametrize("count", [1, 3])
+def test_weights_that_go_wrong_in_a_step_are_put_back(value, count):
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    before, armed = [], []
+
+    def corrupt(*_):
+        if armed:
+            before.append(model.hidden.weight.detach().clone())
+            with torch.no_grad():
+                model.hidden.weight[7 : 7 + count, 5] = value
+
+    optimizer.register_step_post_hook(corrupt)
+    constraint = pm.constrain_(model, optimizer, 50, every=1)
+    train(model, optimizer, 30)
+    assert constraint.events == []
+    armed.append(True)
+    train(model, optimizer, 1)
+    [event] = constraint.events
+    assert (event.kind, event.step) == ("repaired", 31)
+    assert [(c.tensor, c.index) for c in event.changes] == [
+        ("hidden.weight", (7 + i, 5)) for i in range(count)
+    ]
+    assert (model.hidden.weight - before[0]).abs().max() < 0.05
+    assert constraint.residual() < 1e-6
+
+
+def test_a_step_that_moves_everything_far_is_taken_and_told():
+    model, steps, constraint = start(optimizer="SGD")
+    train(model, steps, 30)
+    steps.param_groups[0]["lr"] = 1e3
+    train(model, steps, 1)
+    assert [event.kind for event in constraint.events] == ["unexplained"]
+    assert constraint.residual() < 1e-6
+
+
+def test_what_cannot_be_located_and_is_not_finite_is_an_error_and_left():
+    model, steps, _ = start(optimizer="SGD")
+    train(model, steps, 30)
+    with torch.no_grad():
+        model.hidden.weight.fill_(float("nan"))
+    with pytest.raises(WordError, match=r"hidden\.weight has non-finite values after 31 steps"):
+        steps.step()
+    assert model.hidden.weight.isnan().all()

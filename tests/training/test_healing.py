@@ -1,0 +1,201 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import parimend as pm
+from parimend.errors import DamageError, SpecError
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Linear(20, 40), torch.nn.ReLU(), torch.nn.LayerNorm(40), torch.nn.Linear(40, 5)
+    )
+
+
+def optimizer_for(name, model):
+    if name == "SGD":
+        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return getattr(torch.optim, name)(model.parameters(), lr=1e-3)
+
+
+def flip(tensor, rng):
+    """Flip one bit of one element."""
+    bits = tensor.detach().view(-1).view(torch.int32)
+    bits[int(rng.integers(bits.numel()))] ^= int(np.int32(np.uint32(1) << rng.integers(32)))
+
+
+def train(model, optimizer, steps, between=None, within=None, closure=False, first=0):
+    for step in range(first, first + steps):
+        if between:
+            between(step)
+        data = torch.Generator().manual_seed(step)
+        x = torch.randn(32, 20, generator=data)
+        y = torch.randint(0, 5, (32,), generator=data)
+
+        def compute(x=x, y=y):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        compute()
+        if within:
+            within(step)
+        optimizer.step(compute) if closure else optimizer.step()
+
+
+def same(a, b):
+    return all(torch.equal(t, b[k]) for k, t in a.items())
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
+def test_a_run_with_flipped_bits_between_steps_is_the_undamaged_run(name, rng):
+    model = network()
+    train(model, optimizer_for(name, model), 25)
+    undamaged = model.state_dict()
+
+    model = network()
+    optimizer = optimizer_for(name, model)
+    healing = pm.heal_(model, optimizer)
+
+    def strike(step):
+        state = [t for s in optimizer.state.values() for t in s.values() if t.dim()]
+        for _ in range(step % 3):
+            pool = [*model.parameters(), *state]
+            flip(pool[rng.integers(len(pool))], rng)
+
+    train(model, optimizer, 25, strike)
+    assert {event.kind for event in healing.events} == {"repaired"}
+    assert same(model.state_dict(), undamaged)
+
+
+def test_damage_before_the_step_costs_the_step_or_its_gradient_again(rng):
+    model = network()
+    train(model, torch.optim.Adam(model.parameters(), lr=1e-3), 10)
+    undamaged = copy.deepcopy(model.state_dict())
+    for closure in (False, True):
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        healing = pm.heal_(model, optimizer)
+
+        def strike(step, model=model):
+            if step == 4:
+                with torch.no_grad():
+                    model[0].weight[3, 2] = 1e20
+
+        before = {}
+
+        def note(step, model=model, before=before):
+            before[step] = copy.deepcopy(model.state_dict())
+
+        # Also for a closure the result is the same: gradients of the same pictures.
+        train(model, optimizer, 10, note, strike, closure)
+        kinds = [event.kind for event in healing.events]
+        assert kinds == ["repaired", "redone" if closure else "skipped"]
+        assert [event.step for event in healing.events] == [4, 4]
+        if closure:
+            assert same(model.state_dict(), undamaged)
+        else:
+            assert same(before[5], before[4])
+            assert not same(before[6], before[5])
+
+
+@pytest.mark.parametrize("factor", [1e8, float("nan"), float("inf")])
+def test_a_wrong_gradient_is_not_used(factor):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    seen = []
+    healing = pm.heal_(model, optimizer, on_event=seen.append)
+    kept = {}
+
+    def spoil(step):
+        if step == 30:
+            kept.update(copy.deepcopy(model.state_dict()))
+            model[3].weight.grad[0, 0] = factor
+
+    train(model, optimizer, 31, within=spoil)
+    [event] = healing.events
+    assert (event.kind, event.step, seen) == ("skipped", 30, [event])
+    assert "gradient" in event.reason
+    assert same(model.state_dict(), kept)
+
+
+def test_with_a_constraint_in_either_order(rng):
+    for first in ("constraint", "healing"):
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        if first == "healing":
+            healing = pm.heal_(model, optimizer)
+        constraint = pm.constrain_(model, optimizer, 5, every=2)
+        if first == "constraint":
+            healing = pm.heal_(model, optimizer)
+        else:
+            healing.refresh()
+        train(model, optimizer, 20, lambda step, model=model: flip(model[0].weight, rng))
+        assert [event.kind for event in healing.events] == ["repaired"] * 20
+        assert constraint.events == []
+        assert constraint.residual() < 1e-6
+
+
+def test_sharpness_aware_minimization_moves_weights_within_a_step():
+    from pytorch_optimizer import SAM
+
+    model = network()
+    options = {"base_optimizer": torch.optim.SGD, "rho": 0.05, "lr": 0.1}
+    train(model, SAM(model.parameters(), **options), 5, closure=True)
+    expected = model.state_dict()
+    model = network()
+    optimizer = SAM(model.parameters(), **options)
+    healing = pm.heal_(model, optimizer)
+
+    def strike(step):
+        with torch.no_grad():
+            model[0].weight[1, 1] = -0.0
+
+    train(model, optimizer, 5, strike, closure=True)
+    assert [event.kind for event in healing.events] == ["repaired"] * 5
+    assert same(model.state_dict(), expected)
+
+
+def test_loading_is_no_damage_and_too_much_damage_is_an_error():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer, errors=3)
+    train(model, optimizer, 2)
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, 2, first=2)
+    model.load_state_dict(state[0])
+    optimizer.load_state_dict(state[1])
+    train(model, optimizer, 2, first=2)
+    assert healing.events == []
+    with torch.no_grad():
+        model[0].weight.mul_(1.5)
+    changed = copy.deepcopy(model.state_dict())
+    with pytest.raises(DamageError, match=r"more than 3 words have changed.*refresh"):
+        model(torch.ones(1, 20))
+    assert same(model.state_dict(), changed)
+    healing.refresh()
+    train(model, optimizer, 1)
+
+
+def test_leaving_removes_all_hooks():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pm.heal_(model, optimizer) as healing:
+        train(model, optimizer, 2)
+    with torch.no_grad():
+        model[0].weight[0, 0] = 9.0
+    train(model, optimizer, 2)
+    assert (healing.steps, healing.events) == (2, [])
+
+
+def test_bad_arguments():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SpecError, match="gradient_factor must be more than 1"):
+        pm.heal_(model, optimizer, gradient_factor=1.0)
+    with pytest.raises(SpecError, match="at least one error"):
+        pm.heal_(model, optimizer, errors=0)
