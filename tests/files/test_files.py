@@ -320,6 +320,9 @@ def test_mode_is_kept(model, rng):
     flip(model, rng, 1)
     repair_file(model)
     assert model.stat().st_mode & 0o777 == 0o640
+    copy = model.with_name("copy.safetensors")
+    repair_file(model, copy)
+    assert copy.stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("errors", [0, -1])

@@ -102,7 +102,7 @@ def _repair(path: Path, out: Path | None, progress: Progress) -> FileReport:
         sealed = find_seal(file, path)
 
         def create() -> BinaryIO:
-            return stack.enter_context(atomic(goal))
+            return stack.enter_context(atomic(goal, like=path))
 
         tensors = FileTensors(file, sealed.header, create, progress)
         # A file with zeros in place of what is lost would look as if it were whole.

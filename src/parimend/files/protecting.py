@@ -228,7 +228,7 @@ def _inside(
 ) -> Protection:
     stale = _require_free(out, path, force)
     with path.open("rb") as file, ExitStack() as stack:
-        new = stack.enter_context(atomic(out))
+        new = stack.enter_context(atomic(out, like=path))
         header = layout_of(file, path)
         if not header.raw:
             raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
@@ -263,7 +263,7 @@ def _copy_index(
     progress: Progress,
 ) -> Protection:
     _require_free(out, path, force).unlink(missing_ok=True)
-    with atomic(out) as new:
+    with atomic(out, like=path) as new:
         new.write(path.read_bytes())
     return _beside(out, _for_index(request), names, force, progress)
 
