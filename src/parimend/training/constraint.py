@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from parimend.words.layout import Per, named_tensors
 from parimend.words.shards import Shards
 
 
-class Constraint:
+class Constraint(Removable):
     """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
 
     A context manager: leaving it removes the hooks from the optimizer. Nothing is added to the
@@ -226,20 +225,8 @@ class Constraint:
         return seal
 
     def remove(self) -> None:
-        """Take the hooks off the optimizer; the weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
-
-    def __enter__(self) -> Constraint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to resume exactly; plain values."""
