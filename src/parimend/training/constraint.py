@@ -28,7 +28,7 @@ from parimend.impose.projection import Projection, Word, some
 from parimend.model import unwrapped
 from parimend.records import TrainingEvent
 from parimend.seal import Seal
-from parimend.training.hooks import in_parallel, uncompiled
+from parimend.training.hooks import Removable, in_parallel, stepping, uncompiled
 from parimend.training.outliers import Outliers
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
 from parimend.words.layout import Per, named_tensors
@@ -370,13 +370,9 @@ def constrain_(
     """
     several = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
     if not several or not all(isinstance(each, torch.optim.Optimizer) for each in several):
-        raise SpecError(
-            "constrain_ takes an optimizer of torch, or several, not " + repr(optimizer)
-        )
-    # accelerate's wrapper is an optimizer itself, but the one inside takes the steps.
-    inside = [getattr(each, "optimizer", each) for each in several]
+        raise SpecError(f"constrain_ takes an optimizer of torch, or several, not {optimizer!r}")
     request = Request(errors, "real", per, bits, rows, seed)
-    constraint = Constraint(model, inside, request, only, every)
+    constraint = Constraint(model, [stepping(each) for each in several], request, only, every)
     if state is None:
         constraint.project_()
     else:
