@@ -272,7 +272,12 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
     handle = None
     if CONSTRAINTS[args.constraint]:
         handle = pm.constrain_(
-            model, optimizer, args.errors, only=CONSTRAINTS[args.constraint], seed=args.seed
+            model,
+            optimizer,
+            args.errors,
+            only=CONSTRAINTS[args.constraint],
+            every=args.every,
+            seed=args.seed,
         )
     sizes = epochs_of(args.sizes)
     pictures = min(args.pictures or len(data.train_x), len(data.train_x))
@@ -433,6 +438,7 @@ def main() -> None:
     parser.add_argument("--sam", action="store_true", help="sharpness-aware minimization")
     parser.add_argument("--constraint", choices=list(CONSTRAINTS), default="none")
     parser.add_argument("--errors", type=int, default=210, help="repairable wrong weights")
+    parser.add_argument("--every", type=int, help="steps between projections; by cost if absent")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU")
