@@ -298,3 +298,21 @@ def test_calibration_needs_the_real_carrier_and_a_module():
         pm.protect_(network(), 5, calibration=[torch.zeros(1, 30)])
     with pytest.raises(SpecError, match="calibration is for carrier='real'"):
         pm.protect_(dict(network().state_dict()), 5, "real", calibration=[torch.zeros(1, 30)])
+
+
+def test_a_seal_follows_changes_on_purpose():
+    model = torch.nn.Linear(40, 30)
+    old = pm.protect_(model, errors=5)
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    new = pm.refresh(model, old)
+    assert [w.parts for w in new.words] == [w.parts for w in old.words]
+    assert pm.check(model, new).verdict is Verdict.CLEAN
+    assert pm.check(model, old).verdict is Verdict.UNCORRECTABLE
+    with torch.no_grad():
+        model.weight[3, 4] = 7.0
+    assert pm.repair_(model, new).verdict is Verdict.CORRECTED
+    with pytest.raises(MismatchError):
+        pm.refresh(torch.nn.Linear(40, 31), old)
+    with pytest.raises(SpecError, match="lives in the weights"):
+        pm.refresh(model, pm.protect_(model, errors=5, carrier="lowbits"))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
     from parimend.guards import Guards, guard_
     from parimend.hub import load_file, save_file, verify
-    from parimend.model import check, plan, protect_, repair_
+    from parimend.model import check, plan, protect_, refresh, repair_
     from parimend.records import (
         Change,
         Diagnosis,
@@ -55,6 +55,7 @@ _HOMES = {
     "plan_file": "files",
     "protect_": "model",
     "protect_file": "files",
+    "refresh": "model",
     "repair_": "model",
     "repair_file": "files",
     "save_file": "hub",
@@ -86,6 +87,7 @@ __all__ = [
     "plan_file",
     "protect_",
     "protect_file",
+    "refresh",
     "repair_",
     "repair_file",
     "save_file",

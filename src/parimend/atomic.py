@@ -16,7 +16,9 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic(
+    path: str | os.PathLike[str], like: str | os.PathLike[str] | None = None
+) -> Iterator[BinaryIO]:
     """Write a file so that at any moment, also after a crash, the old or the new content is there.
 
     What is written goes to ``.NAME.new`` in the same folder, which takes the place of the file when
@@ -26,6 +28,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Args:
         path: of the file.
+        like: a new file gets the mode of this one: a copy of private data is private, too.
 
     Yields:
         An empty file, open for writing and reading.
@@ -47,7 +50,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with _locked(temporary, target) as file:
             try:
-                _adopt_owner(file.fileno(), target)
+                _adopt_owner(file.fileno(), target, like)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -87,10 +90,12 @@ def _locked(temporary: Path, target: Path) -> Iterator[BinaryIO]:
                     return
 
 
-def _adopt_owner(descriptor: int, target: Path) -> None:
+def _adopt_owner(descriptor: int, target: Path, like: str | os.PathLike[str] | None) -> None:
     try:
         old = target.stat()
     except FileNotFoundError:
+        if like is not None:
+            os.fchmod(descriptor, os.stat(like).st_mode & 0o777)
         return
     os.fchmod(descriptor, old.st_mode & 0o7777)
     with suppress(PermissionError):

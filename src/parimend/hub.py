@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers import Carrier, diagnose, repair_
 from parimend.errors import DamageError, SpecError
-from parimend.files.checking import check_file, repair_file, report_on
+from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.protecting import protect_file
 from parimend.files.seals import find_seal, sidecar_of
 from parimend.files.tensors import FileTensors, LoadedTensors
@@ -115,6 +115,9 @@ def load_file(
     with path.open("rb") as file:
         sealed = find_seal(file, path)
         tensors = FileTensors(file, sealed.header)
+        if on_damage != "warn" and is_truncated(sealed.seal, tensors):
+            # Before memory is taken for what is not there.
+            _tell(report_on(sealed, tensors, file, path, diagnose), on_damage)
         loaded = LoadedTensors(tensors)
         act = repair_ if on_damage == "repair" else diagnose
         report = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))

@@ -1,4 +1,4 @@
-"""Protection of a live model: `protect_`, `check`, `repair_`, `plan`."""
+"""Protection of a live model: `protect_`, `check`, `repair_`, `refresh`, `plan`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from parimend.carriers import Carrier, PlannedWord, Request, diagnose
 from parimend.carriers import plan as plan_tensors
 from parimend.carriers import protect_ as protect_tensors_
+from parimend.carriers import refresh as refresh_tensors
 from parimend.carriers import repair_ as repair_tensors_
 from parimend.codes import Sparse
 from parimend.errors import SpecError
@@ -79,6 +80,13 @@ class ModelTensors:
         data = byte_view(tensor, part.name)
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
+
+    def resident(self, part: Part) -> torch.Tensor | None:
+        """The elements of a part that is on another device than the CPU: sums stay there."""
+        tensor = self.tensors[part.name]
+        if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
+            return None
+        return tensor.detach().reshape(-1)[part.start : part.start + part.count]
 
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
@@ -208,6 +216,28 @@ def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> 
 
         return repair_tensors_(seal, sharded.ShardedTensors(tensors.tensors), find=sharded.find)
     return repair_tensors_(seal, tensors)
+
+
+def refresh(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Seal:
+    """A new seal after weights were changed on purpose, with the layout and codes of the old one.
+
+    What is there now is taken for right, so check before the change. (While a `Scrubber` runs, its
+    `Scrubber.update` does all of this.)
+
+    Raises:
+        MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+        SpecError: for carriers that live in the weights, which an update takes out of their code.
+
+    Example:
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = protect_(model, errors=5)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.mul_(0.5)
+        >>> seal = refresh(model, seal)
+        >>> check(model, seal).verdict.value
+        'clean'
+    """
+    return refresh_tensors(seal, ModelTensors.sealed(model, seal))
 
 
 def plan(

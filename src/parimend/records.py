@@ -213,7 +213,8 @@ class FileReport:
         done = {Verdict.CORRECTED: "restored", Verdict.CORRECTABLE: "can be restored"}
         for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
             if number:
-                found.append(f"{number} bytes {what} the end")
+                lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
+                found.append(f"{number} bytes {what} the end{lost}")
         if self.frame is not Verdict.CLEAN and not found:
             found.append(f"header damaged, {done.get(self.frame, 'cannot be restored')}")
         if self.seal is not Verdict.CLEAN:

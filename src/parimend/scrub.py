@@ -21,13 +21,13 @@ import torch
 
 from parimend.carriers import refresh
 from parimend.carriers.base import find, outcome_of, require_match, write_finding
-from parimend.carriers.sidecar import pieces
+from parimend.carriers.sidecar import add_sums, pieces
 from parimend.codes import Modular
 from parimend.errors import SpecError
 from parimend.model import ModelTensors
 from parimend.records import Verdict, WordOutcome
 from parimend.seal import Seal, SealedWord
-from parimend.words.bits import words_of
+from parimend.words.bits import item_size
 
 EventKind = Literal["repaired", "uncorrectable", "changed", "sealed"]
 
@@ -268,9 +268,8 @@ class Scrubber:
         for piece, start in pieces(word.parts):
 
             def add(piece: Any = piece, start: int = start) -> int:
-                data = self._tensors.read(piece)
-                code.accumulate(total, words_of(data), start)
-                return int(data.size)
+                add_sums(code, total, self._tensors, piece, start)
+                return piece.count * item_size(piece.dtype)
 
             self._count(bytes_read=self._paused(add, pause))
             if pause and self._stopped.is_set():

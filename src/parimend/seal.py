@@ -38,7 +38,15 @@ from parimend.words.layout import Part, padded_words, whole
 
 VERSION = 1
 # What reading a payload may end with that makes no sense.
-_UNREADABLE = (ParimendError, ValueError, TypeError, LookupError, RecursionError, struct.error)
+_UNREADABLE = (
+    ParimendError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RecursionError,
+    MemoryError,
+    struct.error,
+)
 HEADER = "header"
 """Name of the blob that is a copy of a safetensors file's header; empty for files of other formats,
 whose bytes are one tensor."""

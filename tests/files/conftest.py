@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from parimend import check_file, repair_file
+from parimend.records import Verdict
+
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
@@ -51,3 +54,12 @@ def flip(path, rng, count, start=None):
 
 def header_length(content):
     return 8 + int.from_bytes(content[:8], "little")
+
+
+def repaired(path, original):
+    """Repair in place, and compare."""
+    report = repair_file(path)
+    assert report.verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
+    assert check_file(path).verdict is Verdict.CLEAN
+    return report

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from parimend import check_file, protect_file, repair_file
 from parimend.atomic import atomic
@@ -137,7 +138,7 @@ def test_writers_in_turns(tmp_path):
 def killed_after(seconds, target, *arguments):
     """Run a function in a process of its own, and kill that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["parimend.files"])
+    context.set_forkserver_preload(["parimend.files", "parimend.hub"])
     worker = context.Process(target=target, args=arguments)
     worker.start()
     time.sleep(seconds)
@@ -173,6 +174,32 @@ def test_protect_killed_at_any_moment(large):
         protect_file(large, errors=50, force=True)
         assert sorted(os.listdir(large.parent)) == [large.name, sidecar_of(large).name]
         sidecar_of(large).unlink()
+
+
+def save(path, value):
+    from safetensors.numpy import load
+
+    from parimend import save_file
+
+    tensors = {name: torch.from_numpy(x) for name, x in load(path.read_bytes()).items()}
+    tensors["a"].fill_(value)
+    save_file(tensors, path, errors=50)
+
+
+def test_save_killed_at_any_moment(large):
+    protect_file(large, errors=50)
+    value = None
+    for new, seconds in enumerate(MOMENTS[::2]):
+        killed_after(seconds, save, large, new)
+        a = safetensors.numpy.load_file(large)["a"]  # whole, whether it is the old or the new one
+        if value is not None:
+            assert (a == a[0, 0]).all()
+            assert a[0, 0] in (value, new)
+        if sidecar_of(large).exists():
+            assert check_file(large).verdict is Verdict.CLEAN
+        save(large, new)
+        value = new
+        assert check_file(large).verdict is Verdict.CLEAN
 
 
 def test_a_full_disk(model, rng, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from parimend import check_file, protect_file, repair_file
-from parimend.errors import FormatError, MismatchError, SpecError
+from parimend import check_file, plan_file, protect_file, repair_file
+from parimend.errors import FormatError, MismatchError, SpecError, WordError
 from parimend.files import sidecar_of, targets
 from parimend.records import Verdict
 from tests.files.conftest import damage, flip
@@ -126,9 +126,51 @@ def test_missing_shards_are_named(folder):
     assert error.value.filename.endswith("model-00002-of-00003.safetensors")
 
 
-def test_real_carriers_take_one_file(folder, tmp_path):
-    with pytest.raises(SpecError, match="takes one at a time"):
-        protect_file(folder, 10, "real", tmp_path / "out")
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_shards_that_carry_their_seals(folder, rng, tmp_path, carrier):
+    with pytest.raises(SpecError, match="has 4 files: give an existing folder"):
+        protect_file(folder, 10, carrier, tmp_path / "nothing")
+    before = contents(folder)
+    out = tmp_path / "out"
+    out.mkdir()
+    made = protect_file(folder, 10, carrier, out)
+    assert [bool(one.sidecar) for one in made] == [True, False, False, False]
+    assert contents(folder) == before
+    original = contents(out)
+    assert original[INDEX] == before[INDEX]
+    assert check_file(out).verdict is Verdict.CLEAN
+    for shard in sorted(out.glob("*.safetensors")):
+        flip(shard, rng, 10)
+        assert set(safetensors.numpy.load_file(shard)) < {"layer1", "layer2", "layer3"}
+    damage(out / INDEX, 0, b"#")
+    assert repair_file(out).verdict is Verdict.CORRECTED
+    assert contents(out) == original
+    with pytest.raises(SpecError, match="is the file to be protected"):
+        protect_file(folder, 10, carrier, folder)
+    with pytest.raises(MismatchError, match="belongs to another file"):
+        protect_file(folder, 10, carrier, out)
+    protect_file(folder, 10, carrier, out, force=True)
+    assert contents(out) == original
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "lowbits"])
+def test_patterns_are_for_all_shards_together(folder, tmp_path, carrier):
+    out = None
+    if carrier == "lowbits":
+        out = tmp_path / "out"
+        out.mkdir()
+    with pytest.raises(WordError, match=r"matches 'x\*'; there are layer1, layer2, layer3"):
+        protect_file(folder, 10, carrier, out, only=["layer2", "x*"])
+    planned = plan_file(folder, 10, carrier, only=["layer2"])
+    assert [len(words) for _, words in planned] == [1, 0, 1, 0]
+    protect_file(folder, 10, carrier, out, only=["layer2"])
+    report = check_file(out or folder)
+    assert [file.outcome.elements for file in report.files[1:]] == [0, 2000, 0]
+    second = (out or folder) / "model-00002-of-00003.safetensors"
+    damage(second, -4, b"\x55\xaa")
+    damage((out or folder) / "model-00001-of-00003.safetensors", 0, b"\xff\xff")
+    assert check_file(out or folder).verdict is Verdict.CORRECTABLE
+    assert repair_file(out or folder).verdict is Verdict.CORRECTED
 
 
 def test_sidecars_are_found_by_name(folder):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from threading import Lock
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,17 @@ from parimend.records import Verdict
 from parimend.seal import SealedWord
 from parimend.words.bits import item_size, words_of
 from parimend.words.layout import Part, padded_words
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class OnDevices(Tensors, Protocol):
+    """Tensors that may live on other devices than the CPU."""
+
+    def resident(self, part: Part) -> torch.Tensor | None:
+        """The elements of a part, flat, if they are on such a device; else None."""
 
 
 def _starts(parts: tuple[Part, ...]) -> Iterator[tuple[Part, int]]:
@@ -77,11 +89,24 @@ def sums(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> NDArray[np
                 piece, start = next(todo, (None, 0))
             if piece is None:
                 return total
-            code.accumulate(total, words_of(tensors.read(piece)), start)
+            add_sums(code, total, tensors, piece, start)
 
     threads = min(os.cpu_count() or 1, -(-padded_words(*parts) // (CHUNK // 4)))
     with ThreadPoolExecutor(threads) as pool:
         return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
+
+
+def add_sums(
+    code: Modular, total: NDArray[np.uint64], tensors: Tensors, piece: Part, start: int
+) -> None:
+    """Add the sums of a piece into ``total``; they are computed on the device that it is on."""
+    elements = tensors.resident(piece) if isinstance(tensors, OnDevices) else None
+    if elements is None:
+        code.accumulate(total, words_of(tensors.read(piece)), start)
+    else:
+        from parimend.carriers.device import sums_of  # loads torch
+
+        total[...] = code.add(total, sums_of(code, elements, start))
 
 
 def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> SealedWord:

@@ -48,7 +48,7 @@ def damage_file(
     """
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be damaged: write the copy somewhere else")
-    with path.open("rb") as file, atomic(out) as new:
+    with path.open("rb") as file, atomic(out, like=path) as new:
         header = layout_of(file, path)
         copy_data(file, len(header.raw), new, header.raw, len(header.raw) + header.data_bytes)
         # Shared, so that what is changed in memory is changed in the file.

@@ -62,7 +62,11 @@ def command(
     src: Source,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The protected file, for real and lowbits."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="The protected file, for real and lowbits; for shards an existing folder.",
+        ),
     ] = None,
     carrier: CarrierOption = CarrierName.SIDECAR,
     errors: Errors = 210,

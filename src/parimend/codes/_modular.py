@@ -21,8 +21,8 @@ MAX_GROUPS = 1 << 26
 """So many groups may be added up before the sums are reduced: 2^26 terms below 2^37 fit 64 bits."""
 
 _MASK = U(0xFFFFFFFF)
-_A, _B = U(0x7FEB352D), U(0x846CA68B)
-_INVERSE_A, _INVERSE_B = (U(pow(int(odd), -1, 1 << 32)) for odd in (_A, _B))
+MIX_A, MIX_B = U(0x7FEB352D), U(0x846CA68B)
+_INVERSE_A, _INVERSE_B = (U(pow(int(odd), -1, 1 << 32)) for odd in (MIX_A, MIX_B))
 _P, _FOLD, _LIFT = U(PRIME), U(PRIME - (1 << 32)), U(15 * PRIME)
 
 
@@ -46,9 +46,9 @@ def coefficient(group):
     """
     x = (U(group) + U(1)) & _MASK
     x ^= x >> U(16)
-    x = (x * _A) & _MASK
+    x = (x * MIX_A) & _MASK
     x ^= x >> U(15)
-    x = (x * _B) & _MASK
+    x = (x * MIX_B) & _MASK
     return x ^ (x >> U(16))
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_A = np.uint64(0xBF58476D1CE4E5B9)
-_B = np.uint64(0x94D049BB133111EB)
+MIX64_A = np.uint64(0xBF58476D1CE4E5B9)
+MIX64_B = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
 
 
@@ -22,9 +22,9 @@ _MASK = (1 << 64) - 1
 def mix64(x: np.uint64) -> np.uint64:
     """The finalizer of SplitMix64, a bijection of 64 bits."""
     x ^= x >> np.uint64(30)
-    x *= _A
+    x *= MIX64_A
     x ^= x >> np.uint64(27)
-    x *= _B
+    x *= MIX64_B
     return x ^ (x >> np.uint64(31))
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from parimend.atomic import atomic
 from parimend.carriers import diagnose, repair_
+from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.seals import Sealed, find_seal, read_header, sidecar_of
 from parimend.files.targets import targets
@@ -101,12 +102,14 @@ def _repair(path: Path, out: Path | None, progress: Progress) -> FileReport:
         sealed = find_seal(file, path)
 
         def create() -> BinaryIO:
-            return stack.enter_context(atomic(goal))
+            return stack.enter_context(atomic(goal, like=path))
 
         tensors = FileTensors(file, sealed.header, create, progress)
-        report = report_on(sealed, tensors, file, path, repair_)
+        # A file with zeros in place of what is lost would look as if it were whole.
+        act = diagnose if unprotected_loss(sealed.seal, tensors) else repair_
+        report = report_on(sealed, tensors, file, path, act)
         proven = _is_proven(report.outcome)
-        if proven and (out or report.frame is not Verdict.CLEAN):
+        if report.frame is Verdict.CORRECTABLE or (out and proven and act is repair_):
             tensors.copy()
         if tensors.is_copied:
             _verify(sealed, tensors, report, goal)
@@ -143,7 +146,8 @@ def report_on(
     is_intact = not (missing or surplus) and tensors.has_header
     if not is_intact and not _is_proven(outcome):
         _refuse_another_file(sealed, file, path)
-    frame = Verdict.CORRECTABLE if _is_proven(outcome) else Verdict.UNCORRECTABLE
+    restorable = _is_proven(outcome) and not unprotected_loss(sealed.seal, tensors)
+    frame = Verdict.CORRECTABLE if restorable else Verdict.UNCORRECTABLE
     return FileReport(
         path=str(path),
         outcome=outcome,
@@ -178,7 +182,8 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
 
 def _examine(seal: Seal, tensors: FileTensors, act: Act) -> Diagnosis:
     """Check or repair the words that are there; those of which too much is missing are lost."""
-    lost = {word: reason for word in seal.words if (reason := _lost(word, seal.errors, tensors))}
+    require_match(seal, tensors)
+    lost = {word: reason for word in seal.words if (reason := lost_of(word, seal.errors, tensors))}
     there = tuple(word for word in seal.words if word not in lost)
     found = act(replace(seal, words=there), tensors)
     outcomes = dict(zip(there, found.words, strict=True))
@@ -194,11 +199,28 @@ def _examine(seal: Seal, tensors: FileTensors, act: Act) -> Diagnosis:
     return replace(found, words=tuple(outcomes[word] for word in seal.words))
 
 
-def _lost(word: SealedWord, errors: int, tensors: FileTensors) -> str:
-    """Why more of a word is missing at the end of the file than can be repaired, or nothing."""
+def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
+    """Whether more is missing at the end of the file than can be repaired."""
+    lost = any(lost_of(word, seal.errors, tensors) for word in seal.words)
+    return lost or unprotected_loss(seal, tensors) > 0
+
+
+def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
+    """Bytes missing at the end of the file that belong to no word, so that nobody knows them."""
+    missing = sum(tensors.missing(part) for part in tensors.whole())
+    return missing - sum(tensors.missing(part) for word in seal.words for part in word.parts)
+
+
+def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
+    """Why more of a word is missing at the end of the file than can be repaired, or nothing.
+
+    Whatever a seal says of errors, no code repairs more than two for a check. So the work and the
+    memory that a file takes are bounded by what is there, also if seal and header claim more.
+    """
+    budget = min(errors, 2 * word.code.m)
     gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
     missing = sum(count for _, count in gone)
-    if -(-missing // WORD) <= errors:
+    if -(-missing // WORD) <= budget:
         return ""
     part, count = gone[0]
     kept = part.count - -(-count // item_size(part.dtype))
@@ -206,5 +228,5 @@ def _lost(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     others = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
     return (
         f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
-        f"{others}; {errors} words of {WORD} bytes could be repaired"
+        f"{others}; {budget} words of {WORD} bytes could be repaired"
     )

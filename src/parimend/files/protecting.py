@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from parimend.carriers import Carrier, PlannedWord, Request, diagnose, protect_
 from parimend.carriers import plan as plan_tensors
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.seals import KEY, layout_of, sidecar_of, with_seal
-from parimend.files.targets import targets
+from parimend.files.targets import INDEX, targets
 from parimend.files.tensors import (
     FileTensors,
     LoadedTensors,
@@ -54,12 +54,11 @@ class ChosenTensors:
 
     Args:
         tensors: all of them.
-        only: shell patterns of their names; None for all.
+        names: of those that are chosen; None for all.
     """
 
-    def __init__(self, tensors: FileTensors | LoadedTensors, only: Sequence[str] | None) -> None:
-        parts = {part.name: part for part in tensors.whole()}
-        self._parts = tuple(parts[name] for name in select(parts, only))
+    def __init__(self, tensors: FileTensors | LoadedTensors, names: Collection[str] | None) -> None:
+        self._parts = tuple(part for part in tensors.whole() if names is None or part.name in names)
         self.read = tensors.read
         self.write = tensors.write
 
@@ -89,12 +88,14 @@ def protect_file(
 
     Args:
         path: a file; or the index or the folder of a sharded checkpoint, whose index and shards are
-            protected one by one, each for that many errors.
+            protected one by one, each for that many errors. (An index has no weights to carry
+            anything: it always gets a sidecar.)
         errors: number of wrong words to repair wherever they fall in a file: 32-bit words for
             ``sidecar``, weights otherwise.
         carrier: where the redundancy lives.
-        out: where to write the protected file, for the carriers that change it.
-        only: shell patterns; protects the tensors whose names match one of them.
+        out: where to write the protected file, for the carriers that change it; for a sharded
+            checkpoint an existing folder.
+        only: shell patterns; protects the tensors whose names match one of them, and an index.
         per, bits, rows, seed: see `parimend.protect_`.
         force: protect what is there now, even if the file has a seal already.
         progress: called with the number of bytes of every read, from any thread.
@@ -114,12 +115,19 @@ def protect_file(
     if carrier == "sidecar":
         if out is not None:
             raise SpecError("carrier='sidecar' leaves the file as it is: it takes no out")
-        return tuple(_beside(file, request, only, force, progress) for file in files)
-    if len(files) > 1:
-        raise SpecError(f"{path} has {len(files)} files: carrier={carrier!r} takes one at a time")
+        chosen = _choose(files, only)
+        return tuple(_beside(file, request, chosen[file], force, progress) for file in files)
     if out is None:
         raise SpecError(f"carrier={carrier!r} changes the weights: say where to write the new file")
-    return (_inside(files[0], Path(out), request, only, force, progress),)
+    folder = Path(out) if Path(out).is_dir() else None
+    if len(files) > 1 and not folder:
+        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
+    made = []
+    for file, names in _choose(files, only).items():
+        new = folder / file.name if folder else Path(out)
+        act = _copy_index if _is_index(file) else _inside
+        made.append(act(file, new, request, names, force, progress))
+    return tuple(made)
 
 
 def plan_file(
@@ -143,15 +151,47 @@ def plan_file(
     """
     request = Request(errors, carrier, per, bits, rows, seed)
     planned = []
-    for target in targets(Path(path)):
+    for target, names in _choose(targets(Path(path)), only).items():
         with target.open("rb") as file:
-            tensors = FileTensors(file, layout_of(file, target))
-            planned.append((str(target), plan_tensors(ChosenTensors(tensors, only), request)))
+            tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
+            mine = _for_index(request) if _is_index(target) else request
+            planned.append((str(target), plan_tensors(tensors, mine)))
     return tuple(planned)
 
 
+def _choose(
+    files: Sequence[Path], only: Sequence[str] | None
+) -> dict[Path, Collection[str] | None]:
+    """The names of the tensors to protect in every file; None for all, as in an index.
+
+    Raises:
+        WordError: if a pattern matches no tensor in any of the files.
+    """
+    if only is None:
+        return dict.fromkeys(files)
+    names = {}
+    for path in files:
+        if not _is_index(path):
+            with path.open("rb") as file:
+                names[path] = [part.name for part in layout_of(file, path).parts]
+    wanted = set(select([name for found in names.values() for name in found], only))
+    return {path: wanted.intersection(names[path]) if path in names else None for path in files}
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(INDEX)
+
+
+def _for_index(request: Request) -> Request:
+    return Request(request.errors, seed=request.seed)
+
+
 def _beside(
-    path: Path, request: Request, only: Sequence[str] | None, force: bool, progress: Progress
+    path: Path,
+    request: Request,
+    names: Collection[str] | None,
+    force: bool,
+    progress: Progress,
 ) -> Protection:
     beside = sidecar_of(path)
     if beside.exists() and not force:
@@ -164,7 +204,7 @@ def _beside(
         before = _state(file)
         header = layout_of(file, path)
         tensors = FileTensors(file, header, progress=progress)
-        seal = protect_(ChosenTensors(tensors, only), request)
+        seal = protect_(ChosenTensors(tensors, names), request)
         seal = replace(seal, blobs={HEADER: header.raw})
         data = seal.to_bytes()
         new.write(data)
@@ -182,26 +222,20 @@ def _inside(
     path: Path,
     out: Path,
     request: Request,
-    only: Sequence[str] | None,
+    names: Collection[str] | None,
     force: bool,
     progress: Progress,
 ) -> Protection:
-    if out.exists() and out.samefile(path):
-        raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
-    stale = sidecar_of(out)
-    if stale.exists() and not force:
-        raise MismatchError(
-            f"{stale} belongs to another file that would be replaced: remove both, or use force"
-        )
+    stale = _require_free(out, path, force)
     with path.open("rb") as file, ExitStack() as stack:
-        new = stack.enter_context(atomic(out))
+        new = stack.enter_context(atomic(out, like=path))
         header = layout_of(file, path)
         if not header.raw:
             raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
         if KEY in header.metadata and not force:
             raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
         changed = LoadedTensors(FileTensors(file, header, progress=progress))
-        seal = protect_(ChosenTensors(changed, only), request)
+        seal = protect_(ChosenTensors(changed, names), request)
         others = {name: value for name, value in header.metadata.items() if name != KEY}
         bare = header.with_metadata(others)
         seal = replace(seal, blobs={HEADER: bare.raw})
@@ -218,6 +252,32 @@ def _inside(
             raise OSError(f"{out}: what was written cannot be read back as it was")
         stale.unlink(missing_ok=True)
     return _protection(out, None, seal, sealed, len(sealed.raw) - len(bare.raw), len(bare.raw))
+
+
+def _copy_index(
+    path: Path,
+    out: Path,
+    request: Request,
+    names: Collection[str] | None,
+    force: bool,
+    progress: Progress,
+) -> Protection:
+    _require_free(out, path, force).unlink(missing_ok=True)
+    with atomic(out, like=path) as new:
+        new.write(path.read_bytes())
+    return _beside(out, _for_index(request), names, force, progress)
+
+
+def _require_free(out: Path, path: Path, force: bool) -> Path:
+    """Refuse to replace what is to be protected, or what a sidecar protects; returns its path."""
+    if out.exists() and out.samefile(path):
+        raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
+    stale = sidecar_of(out)
+    if stale.exists() and not force:
+        raise MismatchError(
+            f"{stale} belongs to another file that would be replaced: remove both, or use force"
+        )
+    return stale
 
 
 def _protection(

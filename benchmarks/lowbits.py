@@ -1,0 +1,83 @@
+"""How often wrong weights are repaired from low bits, through the public functions.
+
+    python benchmarks/lowbits.py [--weights 5120] [--errors 210] [--rows M ...] [--trials K]
+
+Writes Markdown: per number of checks, the trials in which every bit came back, those that were
+called corrected and were wrong, how far the weights moved, and processor time. ``--trials`` is per
+code and kind of damage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from scipy.stats import binomtest
+
+import parimend as pm
+from parimend.faults import draw
+from parimend.records import Verdict
+
+KINDS = (
+    ("bitflip", "scattered"),
+    ("multiflip", "scattered"),
+    ("random", "scattered"),
+    ("noise", "scattered"),
+    ("zero", "scattered"),
+    ("sign", "scattered"),
+    ("nonfinite", "scattered"),
+    ("random", "burst"),
+    ("random", "lines"),
+)
+
+
+def measure(n: int, errors: int, rows: int | None, codes: int, trials: int) -> str:
+    """A row of the table."""
+    good, wrong, total = 0, 0, 0
+    moved, imposing, repairing = [], [], []
+    for seed in range(codes):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {"w": 0.045 * torch.randn(n, generator=generator)}
+        began = time.process_time()
+        seal = pm.protect_(tensors, errors, "lowbits", rows=rows, seed=seed)
+        imposing.append(time.process_time() - began)
+        moved += seal.notes["moved"]
+        right, words = tensors["w"].clone(), {"w": tensors["w"].numpy()}
+        for kind, placement in KINDS:
+            for _ in range(trials):
+                draw(kind, words, errors, total, placement=placement).apply_(words)
+                began = time.process_time()
+                report = pm.repair_(tensors, seal)
+                repairing.append(time.process_time() - began)
+                same = torch.equal(tensors["w"].view(torch.int32), right.view(torch.int32))
+                good += same and report.verdict is Verdict.CORRECTED
+                wrong += not same and report.verdict.ok
+                total += 1
+                tensors["w"].copy_(right)
+    low, high = binomtest(good, total).proportion_ci(0.95, "wilson")
+    return (
+        f"| {seal.words[0].code.m} | {good:,} of {total:,} | {100 * low:.2f}-{100 * high:.2f} | "
+        f"{wrong} | {max(moved):.1e} | {1e3 * statistics.median(imposing):.1f} | "
+        f"{1e3 * statistics.median(repairing):.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=int, default=5120)
+    parser.add_argument("--errors", type=int, default=210)
+    parser.add_argument("--rows", type=int, nargs="+", default=[None])
+    parser.add_argument("--codes", type=int, default=4)
+    parser.add_argument("--trials", type=int, default=250)
+    options = parser.parse_args()
+    head = ["checks", "repaired", "95 %", "wrong", "moved", "impose, ms", "repair, ms"]
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for rows in options.rows:
+        arguments = (options.weights, options.errors, rows, options.codes, options.trials)
+        print(measure(*arguments), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Sums of a modular code where the weights are: on a GPU, by plain integer operations of torch.
+
+The residues are exactly those of `Modular.accumulate`, and do not depend on the order in which a
+device adds, as they are sums of integers. Only the sums leave the device.
+
+Torch has no unsigned arithmetic for 64 bits, but int64 wraps around in the same way; what would
+differ, the shift to the right, is masked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.codes import Modular
+from parimend.codes._modular import GROUP, MIX_A, MIX_B, PRIME
+from parimend.codes.hashing import GOLDEN, MIX64_A, MIX64_B
+from parimend.errors import SpecError
+
+MAX_WORDS = GROUP << 25
+"""So many words at a time: 2^25 terms below 2^37 are positive in an int64."""
+
+_LOW = 0xFFFFFFFF
+_FOLD = PRIME - (1 << 32)
+
+
+def sums_of(code: Modular, elements: torch.Tensor, start: int) -> NDArray[np.uint64]:
+    """The sums of some words, computed on the device that they are on.
+
+    Args:
+        code: whose sums.
+        elements: (k,), of any dtype with plain bytes, on any device; the bytes are filled up with
+            zeros to whole words.
+        start: index of the first word, a multiple of 16.
+
+    Returns:
+        `Modular.syndrome_shape` uint64, to be added to those of other words with `Modular.add`.
+
+    Raises:
+        SpecError: if they are not words of the code, or more than `MAX_WORDS`.
+
+    Example:
+        >>> code = Modular.for_errors(n=100, errors=2)
+        >>> weights = torch.arange(100, dtype=torch.float32)
+        >>> bool((sums_of(code, weights, 0) == code.syndrome(weights.numpy().view("u4"))).all())
+        True
+    """
+    size = elements.numel() * elements.element_size()
+    count = -(-size // 4)
+    if start < 0 or start % GROUP or start + count > code.n or count > MAX_WORDS:
+        raise SpecError(
+            f"{count} words from {start}: the start must be a multiple of {GROUP}, the end at most "
+            f"n={code.n}, and the number at most {MAX_WORDS}"
+        )
+    words = _words(elements)
+    groups = words.new_ones(len(words)).cumsum(0) + (start // GROUP - 1)
+    product = words * _coefficients(groups)[:, None]
+    # As in `codes._modular`, 2^32 = -15, and a multiple of p keeps the result positive.
+    weighted = (product & _LOW) + (_FOLD * PRIME - _FOLD * _shift(product, 32))
+    total = words.new_empty(code.syndrome_shape)
+    for band in range(code.bands):
+        starts = _starts(code, groups, band)
+        for which, values in enumerate((words, weighted)):
+            by_start = values.new_zeros((code.size, GROUP)).index_add_(0, starts, values) % PRIME
+            # Lane l of the groups that start at s belongs to bucket s + l.
+            lanes = [by_start[:, lane].roll(lane) for lane in range(GROUP)]
+            total[which, band] = torch.stack(lanes).sum(0) % PRIME
+    return total.cpu().numpy().astype(np.uint64)
+
+
+def _words(elements: torch.Tensor) -> torch.Tensor:
+    """(groups, 16) int64: the bytes as unsigned 32-bit words, filled up with zeros."""
+    data = elements.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    data = torch.nn.functional.pad(data, (0, -data.numel() % (4 * GROUP)))
+    return data.view(torch.int32).reshape(-1, GROUP).to(torch.int64) & _LOW
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """To the right, as unsigned numbers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _coefficients(groups: torch.Tensor) -> torch.Tensor:
+    """See `codes._modular.coefficient`."""
+    x = (groups + 1) & _LOW
+    x = ((x ^ (x >> 16)) * int(MIX_A)) & _LOW
+    x = ((x ^ (x >> 15)) * int(MIX_B)) & _LOW
+    return x ^ (x >> 16)
+
+
+def _starts(code: Modular, groups: torch.Tensor, band: int) -> torch.Tensor:
+    """The first bucket of every group in a band, see `codes._modular.bucket`."""
+    counter = groups * ((code.bands + 1) // 2) + band // 2
+    x = (counter + 1) * _signed(GOLDEN) + _signed(code.key)
+    x = (x ^ _shift(x, 30)) * _signed(MIX64_A)
+    x = (x ^ _shift(x, 27)) * _signed(MIX64_B)
+    x = x ^ _shift(x, 31)
+    half = x & _LOW if band % 2 else _shift(x, 32)
+    return _shift(half * code.size, 32)
+
+
+def _signed(x: np.uint64) -> int:
+    return int(x.astype(np.int64))
