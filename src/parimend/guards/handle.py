@@ -17,7 +17,7 @@ from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
 from parimend.guards.layer import LayerGuard
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import ProductSite, Site, sites
-from parimend.impose.outputs import project_outputs
+from parimend.impose.outputs import project_outputs, round_evenly
 
 
 class Guards:
@@ -104,10 +104,11 @@ class Guards:
         guard.renew(*site.parameters())
         self._layers[site.name] = guard, site, impose
         self._removers.append(guard.retire)
-        if impose or guard.imposed:
+        if guard.imposed:
             self._cover(site, "imposed")
         else:
-            self._cover(site, "kept", site.obstacle(k))
+            too_coarse = "rounding its weights leaves too much of P W" if impose else ""
+            self._cover(site, "kept", too_coarse or site.obstacle(k))
         return guard
 
     def _install(
@@ -265,6 +266,8 @@ def _impose_(site: ProductSite, code: Output) -> None:
         matrix = site.product.matrix(weight)
         P = torch.from_numpy(code.matrix.copy()).to(weight.device)
         blocks = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
-        weight.copy_(site.product.weight(project_outputs(matrix, blocks), weight))
+        nearest = round_evenly(project_outputs(matrix, blocks), weight.dtype)
+        weight.copy_(site.product.weight(nearest, weight))
         if bias is not None:
-            bias.copy_(project_outputs(bias.unsqueeze(1), P).squeeze(1))
+            nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)
+            bias.copy_(nearest.squeeze(1))
