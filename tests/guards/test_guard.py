@@ -297,22 +297,6 @@ def test_large_outliers_give_no_false_alarm():
             assert guards.events == ()
 
 
-def test_activations_are_done_twice(x):
-    model = nn.Sequential(nn.BatchNorm1d(40), nn.LeakyReLU(), nn.ReLU(inplace=True)).eval()
-    right = model(x)
-    with guard_(model, activations=True) as guards:
-        cover = [c.cover for c in guards.coverage()]
-        assert cover == ["repeated", "repeated", "uncovered"]
-        for layer in ("0", "1"):
-            with upset_(model, Upset("relative", size=1e-6), only=[layer]):
-                assert torch.equal(model(x), right)
-        assert {(e.layer, e.action) for e in guards.events} == {
-            ("0", "recomputed"), ("1", "recomputed"),
-        }  # fmt: skip
-        model[0].train()(x)  # statistics must not be updated twice
-        assert model[0].num_batches_tracked == 1
-
-
 def test_coverage_names_what_is_not_covered(model):
     class Scaled(nn.Linear):
         def forward(self, x):
