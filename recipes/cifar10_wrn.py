@@ -272,10 +272,16 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
     handle = None
     if CONSTRAINTS[args.constraint]:
         handle = pm.constrain_(
-            model, optimizer, args.errors, only=CONSTRAINTS[args.constraint], seed=args.seed
+            model,
+            optimizer,
+            args.errors,
+            only=CONSTRAINTS[args.constraint],
+            every=args.every,
+            seed=args.seed,
         )
     sizes = epochs_of(args.sizes)
-    count = len(data.train_x) // args.batch
+    pictures = min(args.pictures or len(data.train_x), len(data.train_x))
+    count = pictures // args.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         args.lr,
@@ -344,7 +350,7 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
             # The order of an epoch and the augmentation of a step depend on nothing else, so a
             # resumed run sees the same pictures.
             order = torch.Generator().manual_seed(args.seed * 1_000_003 + epoch)
-            index = torch.randperm(len(data.train_x), generator=order)
+            index = torch.randperm(len(data.train_x), generator=order)[:pictures]
             for chosen in index[at * args.batch : count * args.batch].split(args.batch):
                 draw = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
                 x = normalized(augmented(data.train_x[chosen.to(device)], draw), size)
@@ -421,6 +427,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--widen", type=Path, help="folder of a finished narrower run")
     parser.add_argument("--sizes", type=stages_of, help="SIZExEPOCHS,... of the pictures")
+    parser.add_argument("--pictures", type=int, help="so many in each epoch, drawn anew; all")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1, help="the highest learning rate")
     parser.add_argument("--schedule", choices=["cosine", "linear"], default="cosine")
@@ -431,6 +438,7 @@ def main() -> None:
     parser.add_argument("--sam", action="store_true", help="sharpness-aware minimization")
     parser.add_argument("--constraint", choices=list(CONSTRAINTS), default="none")
     parser.add_argument("--errors", type=int, default=210, help="repairable wrong weights")
+    parser.add_argument("--every", type=int, help="steps between projections; by cost if absent")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU")

@@ -79,7 +79,10 @@ def train(
         )
     x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
     steps = args.epochs * -(-len(x) // args.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps)
+    # SAM shows no momentum that could be cycled.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=steps, cycle_momentum=not args.sam
+    )
     checkpoint = args.out / f"{key(args, seed, constraint)}.pt"
     first = 0
     shuffle = torch.Generator().manual_seed(seed)

@@ -83,6 +83,25 @@ def test_one_call_in_so_many_and_an_end(model, x):
     assert torch.equal(model(x), right)
 
 
+def test_operations(model, x):
+    with torch.no_grad():
+        right = model(x)
+        with upset_(model, Upset("offset", size=0.1), operations=["addmm"]) as upsets:
+            error = model(x) - right
+            assert upsets.struck == [("addmm", 0)]
+            assert ((error != 0).sum(1) == 1).all()
+        with upset_(model, Upset("row"), operations=["convolution"], every=2) as upsets:
+            assert torch.equal(model(x), right)
+            assert not torch.equal(model(x), right)
+            torch.relu(x)  # not in the model
+        with upset_(model, Upset("row"), only=["0"], operations=["addmm"]) as upsets:
+            model(x)
+        assert upsets.struck == [("0", 0), ("addmm", 0)]
+        assert torch.equal(model(x), right)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -92,6 +111,7 @@ def test_one_call_in_so_many_and_an_end(model, x):
         lambda: upset_(nn.ReLU(), Upset("row")),
         lambda: upset_(nn.Linear(2, 2), Upset("row"), only=["x"]),
         lambda: upset_(nn.Linear(2, 2), Upset("row"), every=0),
+        lambda: upset_(nn.Linear(2, 2), Upset("row"), operations=["no_such_thing"]),
     ],
 )
 def test_misuse(make):

@@ -150,9 +150,7 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     constraint = None
     if errors is not None:
-        constraint = constrain_(
-            model, optimizer, errors, only=["head.*"], every=1, seed=seed
-        )
+        constraint = constrain_(model, optimizer, errors, only=["head.*"], every=1, seed=seed)
     x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
     epochs = 4 if len(x) > 10_000 else 20
     batch = 128 if len(x) > 10_000 else 64

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.carriers import Carrier, PlannedWord, Request, diagnose
+from parimend.carriers import Carrier, PlannedWord, Request, Tensors, diagnose
 from parimend.carriers import plan as plan_tensors
 from parimend.carriers import protect_ as protect_tensors_
 from parimend.carriers import refresh as refresh_tensors
 from parimend.carriers import repair_ as repair_tensors_
+from parimend.carriers.base import Find, find
 from parimend.codes import Sparse
 from parimend.errors import SpecError
 from parimend.impose import surgeon
@@ -193,12 +194,8 @@ def check(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Di
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    tensors = ModelTensors.sealed(model, seal)
-    if tensors.sharded:
-        from parimend import sharded
-
-        return diagnose(seal, sharded.ShardedTensors(tensors.tensors), find=sharded.find)
-    return diagnose(seal, tensors)
+    tensors, find = _sealed(model, seal)
+    return diagnose(seal, tensors, find=find)
 
 
 def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Repair:
@@ -210,12 +207,8 @@ def repair_(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    tensors = ModelTensors.sealed(model, seal)
-    if tensors.sharded:
-        from parimend import sharded
-
-        return repair_tensors_(seal, sharded.ShardedTensors(tensors.tensors), find=sharded.find)
-    return repair_tensors_(seal, tensors)
+    tensors, find = _sealed(model, seal)
+    return repair_tensors_(seal, tensors, find=find)
 
 
 def refresh(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Seal:
@@ -237,7 +230,19 @@ def refresh(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> 
         >>> check(model, seal).verdict.value
         'clean'
     """
-    return refresh_tensors(seal, ModelTensors.sealed(model, seal))
+    return refresh_tensors(seal, _sealed(model, seal)[0])
+
+
+def _sealed(
+    model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal
+) -> tuple[Tensors, Find]:
+    """The tensors that a seal names, and how their words are decoded where they are."""
+    tensors = ModelTensors.sealed(model, seal)
+    if tensors.sharded:
+        from parimend import sharded
+
+        return sharded.ShardedTensors(tensors.tensors), sharded.find
+    return tensors, find
 
 
 def plan(

@@ -7,6 +7,7 @@ is wrong. Knows nothing of guards, and strikes before they look.
 from __future__ import annotations
 
 import itertools
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.faults import FaultError
 
@@ -26,6 +28,7 @@ a part of themselves; ``offset``: by a part of the rms output, up or down. ``row
 one position of one sample are random. ``tile``: so is a square of the matrix of all products, with
 a row for every sample and position. ``stuck``: one output always has the same value."""
 
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -132,7 +135,7 @@ class Upsets:
     """Faults that strike a running model; as a context manager it ends them.
 
     Attributes:
-        struck: (layer, call) of every output that was made wrong.
+        struck: (layer or operation, call) of every output that was made wrong.
     """
 
     def __init__(self, upset: Upset, seed: int, every: int) -> None:
@@ -142,10 +145,11 @@ class Upsets:
         self._every = every
         self._handles: list[Any] = []
 
-    def _hook(self, name: str, axis: int) -> Callable[[nn.Module, Any, Tensor], None]:
+    def _striker(self, name: str) -> Callable[[Tensor, int], None]:
+        """What makes one output in so many wrong, in place, given the axis of a product."""
         calls = itertools.count()
 
-        def strike(module: nn.Module, args: Any, y: Tensor) -> None:
+        def strike(y: Tensor, axis: int) -> None:
             call = next(calls)
             if (call + 1) % self._every:
                 return
@@ -156,6 +160,28 @@ class Upsets:
             self.struck.append((name, call))
 
         return strike
+
+    def _strike_module_(self, name: str, module: nn.Module) -> None:
+        batched = (*_CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)
+        axis = 1 if isinstance(module, batched) else -1
+        strike = self._striker(name)
+        # Before all other hooks, so that guards see what the layer is made to compute.
+        hook = module.register_forward_hook(lambda module, args, y: strike(y, axis), prepend=True)
+        self._handles.append(hook)
+
+    def _strike_operations_(self, model: nn.Module, names: Sequence[str]) -> None:
+        strikers = {name: self._striker(name) for name in names}
+        running = threading.local()
+
+        def enter(module: nn.Module, args: Any) -> None:
+            running.__dict__.setdefault("modes", []).append(_Operations(strikers))
+            running.modes[-1].__enter__()
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            running.modes.pop().__exit__(None, None, None)
+
+        self._handles.append(model.register_forward_pre_hook(enter, prepend=True))
+        self._handles.append(model.register_forward_hook(leave, always_call=True))
 
     def remove(self) -> None:
         """From now on the model computes as it should."""
@@ -174,29 +200,59 @@ class Upsets:
         self.remove()
 
 
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation below autograd, whether a module, a function or an operator calls it.
+
+    Of several results the first one is struck; the others are statistics or indices.
+    """
+
+    def __init__(self, strikers: dict[str, Callable[[Tensor, int], None]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._strikers = strikers
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = operation(*args, **(kwargs or {}))
+        strike = self._strikers.get(_name(operation))
+        first = output[0] if isinstance(output, tuple) else output
+        if strike is not None and isinstance(first, Tensor) and first.is_floating_point():
+            strike(first, 1 if first.dim() > 3 else -1)
+        return output
+
+
+def _name(operation: Any) -> str:
+    """``add`` for ``aten::add.Tensor`` and for ``aten::add_.Tensor``."""
+    return str(operation._schema.name).removeprefix("aten::").removesuffix("_")
+
+
 def upset_(
     model: nn.Module,
     upset: Upset,
     *,
     seed: int = 0,
     only: Sequence[str] | None = None,
+    operations: Sequence[str] | None = None,
     every: int = 1,
 ) -> Upsets:
-    """Makes layers of a model compute wrongly from now on.
+    """Makes layers or operations of a model compute wrongly from now on.
 
     Args:
         model: to strike. Only modules that give one tensor and are called can be struck.
         upset: what happens to an output.
         seed: the same seed strikes the same outputs in the same calls.
         only: shell patterns; strikes the modules whose names match one of them. By default all
-            linear layers and convolutions.
-        every: strikes one call of a layer in so many, the last one of them.
+            linear layers and convolutions, or none if operations are named.
+        operations: names of PyTorch's own (`torch.ops.aten`), such as ``add``, ``relu`` or
+            ``bmm``: whatever calls them while the model runs in eager mode is struck.
+        every: strikes one call of a layer, or of an operation, in so many, the last one of them.
 
     Returns:
         The handle that ends it.
 
     Raises:
-        FaultError: if a pattern matches nothing, or nothing is left to be struck.
+        FaultError: if a pattern matches nothing, an operation does not exist, or nothing is left
+            to be struck.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -209,22 +265,24 @@ def upset_(
     """
     if every < 1:
         raise FaultError(f"every must be at least 1, not {every}")
+    for name in operations or ():
+        if not hasattr(torch.ops.aten, name):
+            raise FaultError(f"operations={name!r} is no operation of torch.ops.aten")
     modules = dict(model.named_modules())
-    convolutions = (nn.modules.conv._ConvNd,)
-    if only is None:
-        chosen = [n for n, m in modules.items() if isinstance(m, (nn.Linear, *convolutions))]
-    else:
+    if only is not None:
         for pattern in only:
             if not any(fnmatchcase(name, pattern) for name in modules):
                 raise FaultError(f"only={pattern!r} matches none of the modules")
         chosen = [n for n in modules if any(fnmatchcase(n, pattern) for pattern in only)]
-    if not chosen:
+    elif operations is None:
+        chosen = [n for n, m in modules.items() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
+    else:
+        chosen = []
+    if not chosen and not operations:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
     upsets = Upsets(upset, seed, every)
     for name in chosen:
-        module = modules[name]
-        axis = 1 if isinstance(module, (*convolutions, nn.modules.batchnorm._BatchNorm)) else -1
-        # Before all other hooks, so that guards see what the layer is made to compute.
-        handle = module.register_forward_hook(upsets._hook(name, axis), prepend=True)
-        upsets._handles.append(handle)
+        upsets._strike_module_(name, modules[name])
+    if operations:
+        upsets._strike_operations_(model, operations)
     return upsets

@@ -213,6 +213,7 @@ def carriers(rank):
             assert pm.check(full, seal).verdict is Verdict.CLEAN
             if carrier == "sidecar":
                 assert same(full, whole)
+                assert pm.refresh(tensors, seal).to_bytes() == seal.to_bytes()
             with torch.no_grad():
                 local = tensors["a"].to_local()
                 for i in range(5):

@@ -132,6 +132,15 @@ def test_projection_takes_little_and_is_free_for_logits(model, x):
     assert model(x).sum(1).abs().max() < 1e-5
 
 
+def test_a_sum_of_zero_is_free_before_a_normalization_that_removes_the_mean(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 64), nn.LayerNorm(64), nn.Linear(64, 8))
+    right = model(x)
+    with guard_(model, 1, impose=["0"]) as guards:
+        torch.testing.assert_close(model(x), right)
+        assert guards.coverage()[0].cover == "imposed"
+
+
 def test_training_goes_on_inside(model, x):
     with guard_(model, 4, impose=True) as guards:
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -253,6 +262,28 @@ def test_other_dtypes(model, x, dtype, impose):
         assert (y - right).abs().max() < 0.1 * size + 1e-6 or dtype != torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("impose", [False, True])
+def test_a_model_whose_dtype_changes_stays_guarded(model, x, dtype, impose):
+    with guard_(model, 4, impose=impose) as guards, torch.inference_mode():
+        model.to(dtype)
+        right = model(x.to(dtype))
+        assert guards.events == ()
+        with upset_(model, Upset("offset", size=1.0), only=["0"]):
+            torch.testing.assert_close(model(x.to(dtype)), right, rtol=0.1, atol=0.1)
+        assert len(guards.events) == len(x)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 39), torch.zeros(3, 40, dtype=torch.float64)])
+def test_inputs_that_the_layer_refuses_are_refused_as_before(model, x, wrong):
+    with guard_(model, 4, activations=True) as guards:
+        with pytest.raises(RuntimeError, match="mat"):
+            model(wrong)
+        assert model(x[:0]).shape == (0, 32)
+        model(x.view(2, 10, 40)), model(x[0])
+        assert guards.events == ()
+
+
 def test_autocast(model, x):
     with guard_(model, 4) as guards, torch.autocast("cpu", torch.bfloat16):
         right = model(x.repeat(50, 1))
@@ -297,26 +328,18 @@ def test_large_outliers_give_no_false_alarm():
             assert guards.events == ()
 
 
-def test_activations_are_done_twice(x):
-    model = nn.Sequential(nn.BatchNorm1d(40), nn.LeakyReLU(), nn.ReLU(inplace=True)).eval()
-    right = model(x)
-    with guard_(model, activations=True) as guards:
-        cover = [c.cover for c in guards.coverage()]
-        assert cover == ["repeated", "repeated", "uncovered"]
-        for layer in ("0", "1"):
-            with upset_(model, Upset("relative", size=1e-6), only=[layer]):
-                assert torch.equal(model(x), right)
-        assert {(e.layer, e.action) for e in guards.events} == {
-            ("0", "recomputed"), ("1", "recomputed"),
-        }  # fmt: skip
-        model[0].train()(x)  # statistics must not be updated twice
-        assert model[0].num_batches_tracked == 1
-
-
 def test_coverage_names_what_is_not_covered(model):
     class Scaled(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
+
+    class Quantized(nn.Module):  # as the layers of torch.ao.nn.quantized: the weight is a method
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def weight(self):
+            return torch.quantize_per_tensor(torch.ones(16, 4), 0.1, 0, torch.qint8)
 
     model.append(Scaled(32, 32))
     model.append(nn.Linear(32, 3))
@@ -324,6 +347,11 @@ def test_coverage_names_what_is_not_covered(model):
     model.append(nn.Linear(32, 32).to(torch.float8_e4m3fn))
     model.append(nn.LazyLinear(4))
     model.append(nn.Linear(4, 16, device="meta"))
+    model.append(nn.Linear(4, 16))
+    model[9].weight = nn.Parameter(model[9].weight.detach().to_sparse())
+    model.append(nn.Linear(4, 16))
+    model[10].weight = nn.Parameter(torch.ones(16, 4, dtype=torch.int8), requires_grad=False)
+    model.append(Quantized())
     with guard_(model, 4, impose=True) as guards:
         found = {c.layer: (c.cover, c.reason) for c in guards.coverage()}
         assert found["3"][0] == "uncovered"
@@ -334,6 +362,9 @@ def test_coverage_names_what_is_not_covered(model):
         assert "float8" in found["6"][1]
         assert "no shape" in found["7"][1]
         assert "no values" in found["8"][1]
+        assert "sparse" in found["9"][1]
+        assert "int8" in found["10"][1]
+        assert found["11"] == ("uncovered", "no rule for this type, or a forward of its own")
         model[2] = nn.Linear(64, 32)
         assert "put here after" in {c.layer: c.reason for c in guards.coverage()}["2"]
 

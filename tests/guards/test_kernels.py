@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from parimend.guards.kernels import any_suspicious_plane, any_suspicious_row
+from parimend.guards.kernels import any_suspicious_plane, any_suspicious_product, any_suspicious_row
 
 
 def oracle(y, P, target, tau2):
@@ -29,6 +29,21 @@ def test_kernels_find_what_the_oracle_finds(rng, dtype, k, shape):
     none = np.empty((0, k, 1), dtype)
     assert any_suspicious_plane(y, P, none, 1e-3) == oracle(y, P, 0, 1e-3).any()
     assert any_suspicious_row(rows[0], P, none[..., 0], 1e-3) == oracle(y, P, 0, 1e-3).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_target_of_a_product_is_computed_on_the_way(rng, dtype, k):
+    x, W, b = (rng.normal(size=shape).astype(dtype) for shape in ((9, 70), (40, 70), (40,)))
+    P = rng.normal(size=(k, 40)).astype(dtype)
+    P[0] = 1
+    y, PW, Pb = x @ W.T + b, P @ W, P @ b
+    assert not any_suspicious_product(y, P, x, PW, Pb, 1e-8)
+    for value in (y[4, 7] + 0.1, np.nan, np.inf):
+        wrong = y.copy()
+        wrong[4, 7] = value
+        assert any_suspicious_product(wrong, P, x, PW, Pb, 1e-8)
+        assert not any_suspicious_product(wrong[5:], P, x[5:], PW, Pb, 1e-8)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 3e38])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from parimend.guards import guard_
+from parimend.guards.threshold import Threshold
 from parimend.upsets import Upset, upset_
 
 
@@ -42,6 +43,24 @@ def test_no_false_alarm_and_errors_above_the_floor_are_seen(
             with upset_(layer, Upset("offset", size=size), seed=seed):
                 layer(x)
             assert len(guards.events) == batch
+
+
+def test_coarser_arithmetic_has_a_higher_threshold():
+    noise, own = torch.eye(1).double(), torch.zeros(1).double()
+
+    def tau(weight, output, tf32=False):
+        return Threshold.of(noise, own, 512, weight, output, tf32).tau
+
+    full, half, brain = torch.float32, torch.float16, torch.bfloat16
+    rising = [
+        tau(torch.float64, torch.float64),
+        tau(full, full),
+        tau(half, half),
+        tau(full, half),  # autocasting rounds the weights too
+        tau(brain, brain),
+    ]
+    assert rising == sorted(rising)
+    assert tau(full, full) < tau(half, half) < tau(full, full, tf32=True) < tau(brain, brain)
 
 
 @pytest.mark.parametrize("k", [1, 8])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -16,8 +16,8 @@ from parimend.guards import attention
 from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
 from parimend.guards.layer import LayerGuard
 from parimend.guards.repeat import RepeatGuard
-from parimend.guards.sites import ProductSite, Site, sites
-from parimend.impose.outputs import project_outputs
+from parimend.guards.sites import OtherSite, ProductSite, Site, sites
+from parimend.impose.outputs import project_outputs, round_evenly
 
 
 class Guards:
@@ -50,8 +50,8 @@ class Guards:
     def coverage(self) -> tuple[Coverage, ...]:
         """How everything that modules compute is guarded, as the model is now.
 
-        What is called without a module (``F.relu(x)``, ``x + y``) cannot be listed, and is not
-        covered.
+        What is called without a module (``F.relu(x)``, ``x + y``) cannot be listed. It is covered
+        with ``activations=True``, and only then.
         """
         found = []
         for site in sites(self._model):
@@ -104,10 +104,11 @@ class Guards:
         guard.renew(*site.parameters())
         self._layers[site.name] = guard, site, impose
         self._removers.append(guard.retire)
-        if impose or guard.imposed:
+        if guard.imposed:
             self._cover(site, "imposed")
         else:
-            self._cover(site, "kept", site.obstacle(k))
+            too_coarse = "rounding its weights leaves too much of P W" if impose else ""
+            self._cover(site, "kept", too_coarse or site.obstacle(k))
         return guard
 
     def _install(
@@ -120,8 +121,12 @@ class Guards:
         activations: bool,
     ) -> None:
         attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
+        if activations:
+            self._removers.append(RepeatGuard(self._journal).attach_(self._model))
         for site in every_site:
-            if site not in chosen:
+            if activations and isinstance(site, OtherSite) and site.repeatable:
+                self._cover(site, "repeated")
+            elif site not in chosen:
                 self._cover(site, "uncovered", "not selected by only=")
             elif isinstance(site, ProductSite) and k < site.outputs:
                 guard = self._guard(site, k, seed, site in moved and not site.obstacle(k))
@@ -133,11 +138,6 @@ class Guards:
             elif isinstance(site, ProductSite):
                 reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
                 self._cover(site, "uncovered", reason)
-            elif activations and site.repeatable:
-                again = RepeatGuard(site.name, self._journal)
-                handle = site.module.register_forward_hook(again, with_kwargs=True)
-                self._removers.append(handle.remove)
-                self._cover(site, "repeated")
             else:
                 self._cover(site, "uncovered", site.reason)
         for attended, projections in attentions.items():
@@ -179,7 +179,8 @@ def guard_(
         policy: what to do on an alarm, see `Policy`.
         every: check one call of a layer in so many.
         only: shell patterns; guards modules whose names match one of them. All by default.
-        activations: also do activations, normalizations and pooling twice and compare.
+        activations: also do activations, additions, normalizations and pooling twice and compare,
+            in the whole model; see `parimend.guards.repeat`. Not in compiled graphs.
         on_weights: called if a layer is wrong when computed again: repair its weights there, for
             example by ``lambda event: parimend.repair_(model, seal)``. Then it is tried once more.
         seed: selects P.
@@ -211,6 +212,8 @@ def guard_(
     chosen = _matching(every_site, only, "only")
     by_name = [] if isinstance(impose, bool) else _matching(chosen, impose, "impose")
     moved = chosen if impose is True else by_name
+    if activations and _has_hook(model, RepeatGuard):
+        raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
         _refuse(site, k, only is not None, site in by_name, activations)
     guards = Guards(model, Journal(policy, every, on_weights))
@@ -219,10 +222,12 @@ def guard_(
     except BaseException:
         guards.remove()
         raise
-    if not guards._layers and not guards._removers:
+    coverage = guards.coverage()
+    if all(found.cover == "uncovered" for found in coverage):
+        guards.remove()
         raise GuardError(
             f"{type(model).__name__} has no layer that can be guarded with k={k}: "
-            + "; ".join(f"{c.layer or 'it'}: {c.reason}" for c in guards.coverage()[:4])
+            + "; ".join(f"{found.layer or 'it'}: {found.reason}" for found in coverage[:4])
         )
     return guards
 
@@ -241,8 +246,7 @@ def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) 
 
 def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activations: bool) -> None:
     """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
-    hooks = [getattr(h, "__self__", h) for h in site.module._forward_hooks.values()]
-    if any(isinstance(hook, LayerGuard | RepeatGuard | attention.Marker) for hook in hooks):
+    if _has_hook(site.module, LayerGuard | attention.Marker):
         raise GuardError(f"{site.name}: is guarded already: remove() its guards first")
     if isinstance(site, ProductSite):
         if by_name and k >= site.outputs:
@@ -258,6 +262,11 @@ def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activation
         raise GuardError(f"{site.name}: cannot be guarded: {site.reason}")
 
 
+def _has_hook(module: nn.Module, kind: Any) -> bool:
+    hooks = (getattr(hook, "__self__", hook) for hook in module._forward_hooks.values())
+    return any(isinstance(hook, kind) for hook in hooks)
+
+
 def _impose_(site: ProductSite, code: Output) -> None:
     """Moves weights to the nearest ones with P W = 0 and P b = 0."""
     weight, bias = site.parameters()
@@ -265,6 +274,8 @@ def _impose_(site: ProductSite, code: Output) -> None:
         matrix = site.product.matrix(weight)
         P = torch.from_numpy(code.matrix.copy()).to(weight.device)
         blocks = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
-        weight.copy_(site.product.weight(project_outputs(matrix, blocks), weight))
+        nearest = round_evenly(project_outputs(matrix, blocks), weight.dtype)
+        weight.copy_(site.product.weight(nearest, weight))
         if bias is not None:
-            bias.copy_(project_outputs(bias.unsqueeze(1), P).squeeze(1))
+            nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)
+            bias.copy_(nearest.squeeze(1))

@@ -63,6 +63,38 @@ def any_suspicious_row(y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], t
     return False
 
 
+@nb.njit(cache=True, nogil=True)
+def any_suspicious_product(
+    y: NDArray[Any],
+    P: NDArray[Any],
+    x: NDArray[Any],
+    PW: NDArray[Any],
+    Pb: NDArray[Any],
+    tau2: float,
+) -> bool:
+    """The same with the target PW x + Pb computed on the way, for y = W x + b.
+
+    Args:
+        y: (rows, C), C-contiguous, float32 or float64.
+        P: (k, C), dtype of y; row 0 is all ones.
+        x: (rows, fan-in), C-contiguous, dtype of y.
+        PW: (k, fan-in), dtype of y.
+        Pb: (k,), dtype of y.
+        tau2: square of the threshold.
+    """
+    zero = y.dtype.type(0)
+    for i in range(y.shape[0]):
+        total, square = _moments(y[i], zero)
+        energy = 0.0
+        for r in range(P.shape[0]):
+            s = np.float64(total if r == 0 else _dot(P[r], y[i], zero))
+            s -= np.float64(_dot(PW[r], x[i], zero)) + Pb[r]
+            energy += s * s
+        if not (energy <= tau2 * np.float64(square) and square < LARGE):
+            return True
+    return False
+
+
 @nb.njit(nogil=True, inline="always")
 def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None:
     """Adds four channels at a time, so that sums are loaded and stored only once."""

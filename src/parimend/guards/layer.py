@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from parimend.codes.output import Output
 from parimend.guards.action import settle
 from parimend.guards.journal import Journal, Parameters
-from parimend.guards.kernels import LARGE, any_suspicious_plane, any_suspicious_row
+from parimend.guards.kernels import (
+    LARGE,
+    any_suspicious_plane,
+    any_suspicious_product,
+    any_suspicious_row,
+)
 from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold, unit_roundoff
 
@@ -28,6 +33,16 @@ _NUMBERS = itertools.count()
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _EXACT = 4.0
 """P W counts as zero if it is no more than this many roundings of the weights."""
+
+
+class _Arguments(NamedTuple):
+    """Of the kernels: P, P W of the first group, P b, a target (0, k, 1) for zero, tau squared."""
+
+    P: NDArray[Any]
+    PW: NDArray[Any]
+    Pb: NDArray[Any]
+    none: NDArray[Any]
+    tau2: float
 
 
 def exact_arithmetic(like: Tensor) -> AbstractContextManager[object]:
@@ -58,7 +73,7 @@ class LayerGuard:
         self._calls = itertools.count()
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._taus: dict[tuple[torch.dtype, bool], Threshold] = {}
-        self._arguments: dict[torch.dtype, tuple[NDArray[Any], float, NDArray[Any]]] = {}
+        self._arguments: dict[torch.dtype, _Arguments] = {}
         self._key = str(next(_NUMBERS))
         _GUARDS[self._key] = self
 
@@ -156,9 +171,15 @@ class LayerGuard:
         if not (y.is_cpu and y.dtype in _KERNEL_DTYPES):
             dtype = torch.promote_types(y.dtype, torch.float32)
             return self._any(y, self.target(x, size, dtype), dtype)
-        target = None if self.imposed else self.target(x, size, y.dtype)
-        P, tau2, none = self._kernel_arguments(y.dtype)
+        P, PW, Pb, none, tau2 = self._kernel_arguments(y.dtype)
         y = y.detach()
+        if self.imposed:
+            target = None
+        elif not dims and y.is_contiguous() and x.is_contiguous() and x.dtype == y.dtype:
+            rows, inputs = y.view(-1, self.code.n).numpy(), x.detach().view(-1, self._fan_in)
+            return any_suspicious_product(rows, P, inputs.numpy(), PW, Pb, tau2)
+        else:
+            target = self.target(x, size, y.dtype)
         if dims and y.is_contiguous():
             goal = none if target is None else target.contiguous().numpy()
             planes = y.view(-1, self.code.n, size.numel()).numpy()
@@ -176,12 +197,13 @@ class LayerGuard:
             outputs = self.product.split(y).to(dtype)
             return bool(self.screen(outputs, target, self.threshold(y).tau).any())
 
-    def _kernel_arguments(self, dtype: torch.dtype) -> tuple[NDArray[Any], float, NDArray[Any]]:
-        """P, the square of tau, and the target (0, k, 1) that stands for zero."""
+    def _kernel_arguments(self, dtype: torch.dtype) -> _Arguments:
         if dtype not in self._arguments:
-            P = self.tensor("P", torch.empty(0), dtype).numpy()
+            like = torch.empty(0)
+            P, PW, Pb = (self.tensor(name, like, dtype).numpy() for name in ("P", "PW", "Pb"))
             tau = self.threshold(torch.empty(0, dtype=dtype)).tau
-            self._arguments[dtype] = P, tau**2, np.empty((0, len(P), 1), P.dtype)
+            none = np.empty((0, len(P), 1), P.dtype)
+            self._arguments[dtype] = _Arguments(P, PW[0], Pb, none, tau**2)
         return self._arguments[dtype]
 
     def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:

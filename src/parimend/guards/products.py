@@ -122,8 +122,29 @@ class ConvProduct(Product):
 
     def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         r = rows.shape[1]
-        kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(0, 1)
-        return self._convolve(x, kernels.flatten(1, 2), bias, 1)
+        kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(0, 1).flatten(1, 2)
+        if self.dims == 2 and self.stride == (1, 1) and not isinstance(self.padding, str):
+            reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
+            left = [far - padding for far, padding in zip(reach, self.padding, strict=True)]
+            if min(left) >= 0:
+                return self._fold(x, kernels, bias, size, left)
+        return self._convolve(x, kernels, bias, 1)
+
+    def _fold(
+        self, x: Tensor, kernels: Tensor, bias: Tensor | None, size: torch.Size, left: list[int]
+    ) -> Tensor:
+        """One product for every place in the kernel, and the sum of these, shifted.
+
+        Convolutions with a few outputs are slow: for one output this takes a seventh of the time.
+
+        Args:
+            left: rows and columns of all products that lie outside of the outputs.
+        """
+        if self.border:
+            x = F.pad(x, self.border, self.mode)
+        taps = kernels.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
+        y = F.fold(taps @ x.flatten(2), size, self.kernel, self.dilation, left)
+        return y if bias is None else y + bias[:, None, None]
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         if self.border:

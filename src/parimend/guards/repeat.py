@@ -1,91 +1,185 @@
-"""Operations that are cheap enough to be done twice: activations, normalization, pooling.
+"""Operations that are cheap enough to be done twice: activations, sums, normalization, pooling.
 
 They are not linear, or not one code word to the next, and take a few operations per element where a
 layer takes thousands. Doing them again and comparing the bits sees every error, however small.
+Functions count as much as modules: what ``F.relu(x)`` and ``x + y`` compute is seen by a
+`TorchFunctionMode` that is active while the model runs.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from parimend.errors import ComputationError
 from parimend.guards.journal import Action, Event, Journal
 
 REPEATED: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax, nn.LogSoftmax,
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
+    nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax,
+    nn.LogSoftmax, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.RMSNorm,
+    nn.GroupNorm, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
 )  # fmt: skip
-"""Modules whose output depends on their input and settings alone."""
+"""Modules that compute by functions below alone."""
+
+_MAY_BE_IN_PLACE = {
+    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "silu", "mish", "hardswish",
+    "hardsigmoid",
+}  # fmt: skip
+_FUNCTIONS = _MAY_BE_IN_PLACE | {
+    "add", "sub", "mul", "div", "prelu", "gelu", "sigmoid", "tanh", "softplus", "softmax",
+    "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d", "avg_pool2d",
+    "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+}  # fmt: skip
+"""Names of functions and of methods of tensors; with an underscore behind, they work in place."""
+
+_NAMELESS = (F.batch_norm, F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 
 def why_not(module: nn.Module) -> str:
     """The reason why a module cannot be repeated; empty if it can."""
-    if getattr(module, "inplace", False):
-        return "works in place, so its input is gone: set inplace=False"
-    if getattr(module, "return_indices", False):
-        return "returns indices too"
-    return ""
+    return "returns indices too" if getattr(module, "return_indices", False) else ""
 
 
 class RepeatGuard:
-    """Does the operation of one module again and compares.
+    """Does the cheap operations of a model again, while the model runs.
 
     Args:
-        name: of the module.
         journal: shared by the guards of a model.
     """
 
-    def __init__(self, name: str, journal: Journal) -> None:
-        self.name = name
-        self.journal = journal
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._calls = itertools.count()
+        self._running = threading.local()
 
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
-        """The forward hook."""
-        # A compiled graph would merge both; statistics of a batch are updated by every run.
-        updates = module.training and getattr(module, "running_mean", None) is not None
-        if torch.compiler.is_compiling() or updates:
+    def attach_(self, model: nn.Module) -> Callable[[], None]:
+        """Guards a model.
+
+        Returns:
+            What undoes it.
+        """
+        handles = (
+            model.register_forward_pre_hook(self._enter),
+            model.register_forward_hook(self._leave, always_call=True),
+        )
+
+        def remove() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return remove
+
+    def _enter(self, model: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():  # a compiled graph would merge both
             return
         call = next(self._calls)
-        if call % self.journal.every:
-            return
-        with torch.no_grad():
-            again = type(module).forward(module, *args, **kwargs)
-            if not _same(output, again):
-                third = type(module).forward(module, *args, **kwargs)
-                self._settle(call, output, again, third)
+        mode = None if call % self._journal.every else _Twice(model, call, self._journal)
+        self._running.__dict__.setdefault("modes", []).append(mode)
+        if mode is not None:
+            mode.__enter__()  # type: ignore[no-untyped-call]
 
-    def _settle(self, call: int, output: Tensor, again: Tensor, third: Tensor) -> None:
-        policy = self.journal.policy
+    def _leave(self, model: nn.Module, args: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling() and (mode := self._running.modes.pop()) is not None:
+            mode.__exit__(None, None, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RepeatGuard:
+        return self
+
+
+class _Twice(TorchFunctionMode):
+    """One forward of a model."""
+
+    def __init__(self, model: nn.Module, call: int, journal: Journal) -> None:
+        super().__init__()
+        self._model = model
+        self._call = call
+        self._journal = journal
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        plain = name.removesuffix("_")
+        known = plain in _FUNCTIONS or function in _NAMELESS
+        updates = function is F.batch_norm and _updates(*args, **kwargs)
+        if not known or updates or "out" in kwargs:
+            return function(*args, **kwargs)
+        in_place = plain != name or kwargs.get("inplace", False)
+        if plain in _MAY_BE_IN_PLACE:
+            in_place = in_place or any(argument is True for argument in args[1:])
+        saved = args[0].clone() if in_place else None
+
+        def again() -> Any:
+            return function(*args if saved is None else (saved.clone(), *args[1:]), **kwargs)
+
+        output = function(*args, **kwargs)
+        if not isinstance(output, Tensor) or _same(output, second := again()):
+            return output
+        third = again()
+        if not self._settle(output, second, third):
+            return output
+        if in_place:
+            # Past autograd, which would take the right values for a change of what it has saved.
+            output.data.copy_(third)
+            return output
+        return third
+
+    def _settle(self, output: Tensor, second: Tensor, third: Tensor) -> bool:
+        """Whether the third result is to be taken."""
+        policy = self._journal.policy
         action: Action
         if policy in ("raise", "record"):
             action = "raised" if policy == "raise" else "recorded"
         else:
-            action = "recomputed" if _same(again, third) else "suspect"
-        where = ~((output == third) | (output.isnan() & third.isnan()))
-        index = where.nonzero()[0].tolist() if where.any() else []
-        rms = third.to(torch.float32).square().mean().sqrt()
-        error = ((output - third).abs().max() / rms).nan_to_num(torch.inf, torch.inf)
+            two_agree = _same(second, third) or _same(output, third)
+            action = "recomputed" if two_agree else "suspect"
+        with torch.no_grad():
+            where = ~((output == third) | (output.isnan() & third.isnan()))
+            index = where.nonzero()[0].tolist() if where.any() else []
+            rms = third.to(torch.float32).square().mean().sqrt()
+            error = ((output - third).abs().max() / rms).nan_to_num(torch.inf, torch.inf)
         event = Event(
-            self.name, call, tuple(index[:1]), (), tuple(index[1:2]), float(error), action
+            self._layer(),
+            self._call,
+            tuple(index[:1]),
+            (tuple(index[2:]),),
+            tuple(index[1:2]),
+            float(error),
+            action,
         )
-        self.journal.events.append(event)
+        self._journal.events.append(event)
         if action == "raised":
             raise ComputationError(f"wrong outputs: {event}; run it again")
-        if action != "recorded":
-            output.copy_(third)
+        return action != "recorded"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> RepeatGuard:
-        return self
+    def _layer(self) -> str:
+        """Name of the innermost module that is running; looked up only when something is wrong."""
+        names = {id(module): name for name, module in self._model.named_modules()}
+        frame = sys._getframe()
+        while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+            if (name := names.get(id(frame.f_locals.get("self")))) is not None:
+                return name
+        return ""
+
+
+def _updates(
+    x: Any, mean: Any = None, var: Any = None, *rest: Any, training: bool | None = None, **_: Any
+) -> bool:
+    """Whether `F.batch_norm` updates its statistics, as every run of it would."""
+    if training is None:
+        training = len(rest) > 2 and rest[2]
+    return bool(training) and mean is not None
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

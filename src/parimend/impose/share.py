@@ -83,6 +83,8 @@ class Rectangles:
 
     def __init__(self, columns: Columns, m: int, device: torch.device) -> None:
         start, row, coefficient = columns
+        row, coefficient = row[start[0] : start[-1]], coefficient[start[0] : start[-1]]
+        start = start - start[0]
         column = np.repeat(np.arange(len(start) - 1), np.diff(start))
         by_row = np.argsort(row, kind="stable")
         self._rows = _rectangle(row[by_row], column[by_row], coefficient[by_row], m, device)

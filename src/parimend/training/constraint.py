@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,14 @@ from parimend.impose.projection import Projection, Word, some
 from parimend.model import unwrapped
 from parimend.records import TrainingEvent
 from parimend.seal import Seal
-from parimend.training.hooks import in_parallel, uncompiled
+from parimend.training.hooks import Removable, in_parallel, stepping, uncompiled
 from parimend.training.outliers import Outliers
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
 from parimend.words.layout import Per, named_tensors
 from parimend.words.shards import Shards
 
 
-class Constraint:
+class Constraint(Removable):
     """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
 
     A context manager: leaving it removes the hooks from the optimizer. Nothing is added to the
@@ -226,20 +225,8 @@ class Constraint:
         return seal
 
     def remove(self) -> None:
-        """Take the hooks off the optimizer; the weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
-
-    def __enter__(self) -> Constraint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to resume exactly; plain values."""
@@ -383,13 +370,9 @@ def constrain_(
     """
     several = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
     if not several or not all(isinstance(each, torch.optim.Optimizer) for each in several):
-        raise SpecError(
-            "constrain_ takes an optimizer of torch, or several, not " + repr(optimizer)
-        )
-    # accelerate's wrapper is an optimizer itself, but the one inside takes the steps.
-    inside = [getattr(each, "optimizer", each) for each in several]
+        raise SpecError(f"constrain_ takes an optimizer of torch, or several, not {optimizer!r}")
     request = Request(errors, "real", per, bits, rows, seed)
-    constraint = Constraint(model, inside, request, only, every)
+    constraint = Constraint(model, [stepping(each) for each in several], request, only, every)
     if state is None:
         constraint.project_()
     else:

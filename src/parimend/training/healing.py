@@ -12,7 +12,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from parimend.errors import DamageError, SpecError
 from parimend.model import ModelTensors, unwrapped
 from parimend.records import Change, TrainingEvent, Verdict
 from parimend.seal import SealedWord
-from parimend.training.hooks import in_parallel, stepping, uncompiled
+from parimend.training.hooks import Removable, in_parallel, stepping, uncompiled
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
@@ -32,7 +31,7 @@ MEMORY, FEWEST = 100, 20
 """Steps that a gradient is compared with, and how many of them must have been seen."""
 
 
-class Healing:
+class Healing(Removable):
     """Looks after a training run; see `heal_`. A context manager: leaving it removes all hooks.
 
     Attributes:
@@ -189,20 +188,8 @@ class Healing:
             self._on_event(event)
 
     def remove(self) -> None:
-        """Take all hooks off; weights and state stay as they are."""
         for hook in (*self._hooks, self._after):
             hook.remove()
-
-    def __enter__(self) -> Healing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
 
 def heal_(

@@ -1,0 +1,182 @@
+"""Operations that are done twice: modules, functions, operators."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from parimend.errors import ComputationError, GuardError
+from parimend.guards import guard_
+from parimend.upsets import Upset, upset_
+
+
+class Residual(nn.Module):
+    """What is no product: by modules, functions and operators, in place or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.active = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)) + x
+        y += 0.5 * x
+        y = self.active(y) - 0.1
+        y = F.max_pool2d(F.leaky_relu(y, 0.1, True), 2)
+        return F.layer_norm(torch.sigmoid(y), y.shape[1:]).flatten(1).softmax(1)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "every", "layer"),
+    [
+        ("add", 5, ""),  # of two tensors
+        ("add", 3, ""),  # in place
+        ("relu", 3, "active"),  # in place, by a module
+        ("sub", 3, ""),
+        ("mul", 3, ""),
+        ("leaky_relu", 3, ""),  # in place
+        ("sigmoid", 3, ""),
+        ("native_layer_norm", 3, ""),
+        ("_softmax", 3, ""),
+    ],
+)
+def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer, grad):
+    with torch.set_grad_enabled(grad), guard_(model, activations=True) as guards:
+        right = model(x)
+        assert guards.events == ()
+        upset = Upset("offset", size=1e-6)  # far below what a threshold could see
+        # Everything is done twice, so an odd number strikes the first time that it is done.
+        with upset_(model, upset, operations=[operation], every=every) as upsets:
+            while not upsets.struck:
+                assert torch.equal(model(x), right)
+        assert upsets.struck[0] == (operation, every - 1)
+        assert {(e.layer, e.action) for e in guards.events} == {(layer, "recomputed")}
+
+
+def test_the_input_of_an_operation_in_place_is_kept(model, x):
+    copy = x.clone()
+    with guard_(model, activations=True):
+        model(x)
+    assert torch.equal(x, copy)
+
+
+def test_gradients_are_those_without_guards(model, x):
+    def gradient():
+        model.zero_grad()
+        model(x).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    right = gradient()
+    with guard_(model, activations=True) as guards:
+        for operation in ("sigmoid", "relu"):
+            with upset_(model, Upset("offset"), operations=[operation], every=3):
+                for _ in range(2):
+                    for a, b in zip(gradient(), right, strict=True):
+                        torch.testing.assert_close(a, b)
+        assert {e.layer for e in guards.events} == {"", "active"}
+
+
+def test_policies(model, x):
+    right = model(x)
+    upset = Upset("offset", size=0.5)
+    with guard_(model, activations=True, policy="record") as guards, torch.no_grad():
+        with upset_(model, upset, operations=["sigmoid"]):
+            assert not torch.equal(model(x), right)
+        assert {e.action for e in guards.events} == {"recorded"}
+    with guard_(model, activations=True, policy="raise") as guards, torch.no_grad():
+        with (
+            upset_(model, upset, operations=["sigmoid"]),
+            pytest.raises(ComputationError, match="run it again"),
+        ):
+            model(x)
+        assert {e.action for e in guards.events} == {"raised"}
+        torch.testing.assert_close(model(x), right)  # and nothing is left behind
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_an_operation_that_is_wrong_every_time_is_suspect(model, x):
+    with guard_(model, activations=True) as guards, torch.no_grad():
+        with upset_(model, Upset("offset"), operations=["sigmoid"]):
+            model(x)
+        assert {e.action for e in guards.events} == {"suspect"}
+
+
+def test_statistics_are_not_updated_twice(model, x):
+    model.train()
+    with guard_(model, activations=True):
+        model(x)
+    assert model.norm.num_batches_tracked == 1
+    twin = Residual()
+    twin.load_state_dict(model.state_dict())
+    twin.norm.reset_running_stats()
+    twin.conv.load_state_dict(model.conv.state_dict())
+    twin.train()(x)
+    assert torch.equal(twin.norm.running_mean, model.norm.running_mean)
+
+
+def test_nan_equals_itself(model, x):
+    x[1] = float("nan")
+    with guard_(model, activations=True) as guards:
+        model(x)
+        assert {e.action for e in guards.events} == {"input"}
+
+
+def test_one_forward_in_so_many_and_threads(model, x):
+    with guard_(model, activations=True, every=2) as guards, torch.no_grad():
+        with upset_(model, Upset("offset", size=1e-6), operations=["sigmoid"]):
+            for _ in range(4):
+                model(x)
+        assert {e.call for e in guards.events} == {0, 2}
+    right, wrong = model(x), []
+    with guard_(model, activations=True) as guards:
+
+        def run():
+            for _ in range(5):
+                wrong.append(not torch.equal(model(x), right))
+
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert guards.events == ()
+    assert wrong == [False] * 15
+
+
+def test_a_compiled_graph_does_nothing_twice(model, x):
+    right = model(x)
+    with guard_(model, activations=True) as guards:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), right)
+        assert guards.events == ()
+
+
+def test_coverage_and_misuse(model):
+    with guard_(model, activations=True) as guards:
+        cover = {c.layer: c.cover for c in guards.coverage()}
+        assert cover == {"conv": "kept", "norm": "repeated", "active": "repeated"}
+        with pytest.raises(GuardError, match="guarded already"):
+            guard_(model, activations=True)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    pool = nn.Sequential(nn.Linear(4, 4), nn.MaxPool1d(2, return_indices=True))
+    with guard_(pool, activations=True) as guards:
+        assert guards.coverage()[1].reason == "returns indices too"
+    with pytest.raises(GuardError, match="no layer that can be guarded"):
+        guard_(nn.Embedding(3, 4), activations=True)
+    guard_(nn.ReLU(), activations=True).remove()

@@ -1,0 +1,51 @@
+"""Shares of words, compared with the dense matrix."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parimend.codes import Sparse
+from parimend.impose.share import Share
+
+CODE = Sparse(n=600, m=48, seed=3)
+H = CODE.dense() / CODE.unit
+
+
+def cuts(rng):
+    """A partition of the positions: ranges, of which some may be empty, or scattered ones."""
+    if rng.integers(2):
+        bounds = [0, *np.sort(rng.integers(0, CODE.n + 1, 3)).tolist(), CODE.n]
+        return [slice(a, b) for a, b in pairwise(bounds)]
+    owner = rng.integers(5, size=CODE.n)
+    return [np.flatnonzero(owner == k) for k in range(6)]
+
+
+@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([1.0, 2.0**-18]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", ["columns", "rectangles"])
+def test_shares_add_up_to_the_dense_products(kernel, dtype, seed, step):
+    rng = np.random.default_rng(seed)
+    word = torch.from_numpy(rng.normal(size=CODE.n) * step).to(dtype)
+    y = rng.normal(size=CODE.m)
+    total, after = np.zeros(CODE.m), word.double().numpy() / step
+    expected = after - H.T @ y
+    result = np.zeros(CODE.n)
+    for elements in cuts(rng):
+        share = Share(CODE, elements, step)
+        values = word[elements if isinstance(elements, slice) else torch.from_numpy(elements)]
+        values = values.clone()
+        if kernel == "columns":
+            total += share.checks(values)
+            share.subtract_(values, y)
+        else:  # the way of other devices
+            made = share.rectangles(torch.device("cpu"))
+            total += made.multiply(values) / (CODE.unit * step)
+            made.subtract_transposed(y * (step / CODE.unit), values)
+        result[elements] = values.double().numpy() / step
+    accuracy = 1e-5 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(total, H @ after, atol=1e-10)
+    np.testing.assert_allclose(result, expected, atol=accuracy)

@@ -1,0 +1,110 @@
+"""The recipes, on data that are made up or ship with a dependency."""
+
+import json
+import pickle
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Runs a recipe in this process: recipe(name, *arguments)."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    threads = torch.get_num_threads()
+
+    def run(name, *arguments):
+        module = import_module(name)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        module.main()
+        return module
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore:the constraint moved")
+def test_mnist_fnn_keeps_a_record_of_every_run(recipe, tmp_path, capsys):
+    options = ("--data", "digits", "--seeds", 1, "--epochs", 2, "--out", tmp_path, "--batchnorm")
+    recipe("mnist_fnn", *options, "--errors", 50, "--every", 4, "--sam")
+    records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [r["constraint"] for r in records] == ["none", "head", "all"]
+    assert all(r["accuracy"] > 60 for r in records)
+    assert all(abs(r["accuracy_folded"] - r["accuracy"]) < 10 for r in records[1:])
+    assert "difference to none" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "summary.png").stat().st_size > 1000
+    recipe("mnist_fnn", *options, "--errors", 50, "--every", 4, "--sam")
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 3  # nothing was done again
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        labels = draw.integers(10, size=10_000)
+        pictures = np.broadcast_to(draw.integers(256, size=3072, dtype=np.uint8), (10_000, 3072))
+        (folder / name).write_bytes(pickle.dumps({"data": pictures, "labels": labels.tolist()}))
+    return tmp_path
+
+
+def test_cifar10_wrn_resumes_at_the_very_step(recipe, cifar, tmp_path, monkeypatch, capsys):
+    options = ("--root", cifar, "--out", tmp_path / "runs", "--depth", 10, "--width", 1)
+    options += ("--sizes", "8x2", "--pictures", 96, "--batch", 32, "--constraint", "head")
+    options += ("--errors", 20, "--every", 2, "--dropout", 0.2, "--device", "cpu", "--no-amp")
+    monkeypatch.setattr(import_module("cifar10_wrn"), "accuracy", lambda *_: 10.0)
+
+    def result(name):
+        return (tmp_path / "runs" / name / "model.safetensors").read_bytes()
+
+    module = recipe("cifar10_wrn", *options, "--name", "whole")
+
+    class AfterFourSteps(module.Interrupted):
+        calls = 0
+
+        @property
+        def now(self):
+            type(self).calls += 1
+            return self.calls > 6  # it is asked twice a step
+
+        @now.setter
+        def now(self, value):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Interrupted", AfterFourSteps)
+        recipe("cifar10_wrn", *options, "--name", "cut")
+    assert "the same command goes on from there" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "cut" / "result.json").exists()
+    recipe("cifar10_wrn", *options, "--name", "cut")
+    assert result("cut") == result("whole")
+    with pytest.raises(SystemExit, match="is of a run with other options"):
+        recipe("cifar10_wrn", *options, "--name", "cut", "--lr", 0.3)
+
+
+def test_a_widened_network_computes_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from cifar10_wrn import WideResNet, widen_
+
+    torch.manual_seed(0)
+    narrow, wide = WideResNet(10, 2).eval(), WideResNet(10, 4).eval()
+    for module in narrow.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    widen_(wide, narrow, noise=1.0, seed=0)
+    x = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(wide(x), narrow(x), rtol=1e-3, atol=1e-4)
+    assert not torch.equal(wide.head.weight[:, :128], wide.head.weight[:, 128:])
+
+
+def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
+    with pytest.raises(SystemExit, match=r"data_batch_1, .* missing; --root must name the folder"):
+        recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
