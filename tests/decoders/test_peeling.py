@@ -355,3 +355,19 @@ class TestPairs:
         coefficient = np.array([a], np.uint64).view(np.int64)
         [inverse] = kernels.inverses(np.zeros(1, np.int32), np.array([0, 1]), coefficient)
         assert a * int(inverse) % 2**64 == 1
+
+
+def test_short_words_of_32_bits_have_no_floor():
+    """Few free checks left 1 damage in 300 stuck among the last checks, however many checks."""
+    failed = 0
+    for seed in range(4):
+        code = LowBits.for_errors(5120, 210, seed=seed)
+        prepared = Peeling().prepare(code)
+        rng = np.random.default_rng(seed)
+        for _ in range(500):
+            damage = np.zeros(code.n, np.int64)
+            positions = rng.choice(code.n, 210, replace=False)
+            damage[positions] = rng.integers(1, 1 << 32, 210)
+            decoding = prepared.decode(code.syndrome(damage))
+            failed += decoding.verdict is not Verdict.CORRECTED
+    assert failed == 0

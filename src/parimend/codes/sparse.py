@@ -203,6 +203,10 @@ class Sparse(RealCode):
                 f"{n} weights are too few to repair {errors} errors, {5 * without} are enough: ask "
                 "for fewer errors or protect more weights in one word"
             )
+        if not pairs and m >= 96 and n < 64 * m:
+            # The columns that the last imposed checks own have all their checks among these and the
+            # free ones. In a short word they are many, and wrong ones among them get stuck.
+            free = 48
         return cls(
             n,
             m,
