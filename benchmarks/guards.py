@@ -309,11 +309,11 @@ def networks(args):
     """(name, trained network, inputs to calibrate with, test inputs, labels)."""
     if args.mnist:
         x, y, *test = mnist(args.mnist)
-        yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *test
+        yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *(a[:2000] for a in test)
     if args.cifar:
         x, y, *test = cifar10(args.cifar)
-        test = (a[:2000] for a in test)
-        yield "small CNN, CIFAR-10", train(cifar_net(), x, y, epochs=1), x[:2000], *test
+        model = train(cifar_net(), x, y, epochs=1)
+        yield "small CNN, CIFAR-10", model, x[:2000], *(a[:2000] for a in test)
     if args.cifar and args.wrn:
         wrn = recipe()
         model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar.parent)
@@ -361,9 +361,11 @@ def accuracy(args):
 def training(args):
     """Test accuracy of the FNN, its hidden layer trained with P W = 0, k = 8, and without."""
     x, y, x_test, y_test = mnist(args.mnist)
-    scores = {"free": [], "inside": []}
-    for seed in range(5):
-        for kind, found in scores.items():
+    lost = []
+    print("| seed | free | inside | difference |\n|---|---|---|---|")
+    for seed in range(*args.seeds):
+        scores = {}
+        for kind in ("free", "inside"):
             torch.manual_seed(seed)
             model = fnn()
             if kind == "inside":
@@ -373,9 +375,14 @@ def training(args):
             else:
                 train(model, x, y, 4)
             with torch.inference_mode():
-                found.append(100 * float((model(x_test).argmax(1) == y_test).float().mean()))
-    for kind, found in scores.items():
-        print(f"{kind}: {statistics.mean(found):.3f} +- {statistics.stdev(found):.3f}: {found}")
+                scores[kind] = 100 * float((model(x_test).argmax(1) == y_test).float().mean())
+        lost.append(scores["inside"] - scores["free"])
+        print(
+            f"| {seed} | {scores['free']:.2f} | {scores['inside']:.2f} | {lost[-1]:+.2f} |",
+            flush=True,
+        )
+    error = statistics.stdev(lost) / len(lost) ** 0.5
+    print(f"difference {statistics.mean(lost):+.3f} +- {error:.3f} (standard error)")
 
 
 if __name__ == "__main__":
@@ -390,6 +397,7 @@ if __name__ == "__main__":
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--cases", nargs="+", default=["linear", "conv", "wrn", "minilm"])
     parser.add_argument("--wrn", type=Path)
+    parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="first, behind the last")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
