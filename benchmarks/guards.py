@@ -34,10 +34,7 @@ PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Checksum(nn.Module):
-    """Classic ABFT: one more output, the sum of the others, and a comparison scaled by |x|.
-
-    An alarm is noted in a tensor, which is cheaper than to look at it after every layer.
-    """
+    """Classic ABFT: one more output, the sum of the others, compared on the scale of |x|."""
 
     def __init__(self, layer):
         super().__init__()
@@ -303,17 +300,18 @@ def networks(args):
     """(name, trained network, inputs to calibrate with, test inputs, labels)."""
     if args.mnist:
         x, y, *test = mnist(args.mnist)
-        yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *(a[:2000] for a in test)
+        yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *test
     if args.cifar:
         x, y, *test = cifar10(args.cifar)
-        model = train(cifar_net(), x, y, epochs=1)
-        yield "small CNN, CIFAR-10", model, x[:2000], *(a[:2000] for a in test)
+        model = train(cifar_net(), x[:15_000], y[:15_000], epochs=1)
+        yield "small CNN, CIFAR-10", model, x[:2000], *test
     if args.cifar and args.wrn:
         wrn = recipe()
         model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar.parent)
         model.load_state_dict(load_file(args.wrn))
-        seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], data.test_x[:2000]))
-        yield "WRN-22-2, CIFAR-10", model.eval(), seen, test_x, data.test_y[:2000].long()
+        test_x = data.test_x[: args.pictures]
+        seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], test_x))
+        yield "WRN-22-2, CIFAR-10", model.eval(), seen, test_x, data.test_y.long()
 
 
 def accuracy(args):
@@ -326,6 +324,7 @@ def accuracy(args):
     print("| network | accuracy | upset | unguarded | clamped | k=1 | k=8 |")
     print("|---|---|---|---|---|---|---|")
     for name, model, seen, x, y in networks(args):
+        x, y = x[: args.pictures], y[: args.pictures]
 
         def score(model, upset=None, x=x, y=y):
             with torch.inference_mode():
@@ -391,6 +390,7 @@ if __name__ == "__main__":
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--cases", nargs="+", default=["*"], help="patterns of names of rows")
     parser.add_argument("--wrn", type=Path)
+    parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="first, behind the last")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
