@@ -169,3 +169,15 @@ def sentences(count, length=16, batch=50):
     body = torch.tensor(tokens[: len(tokens) // (length - 2) * (length - 2)]).view(-1, length - 2)
     ends = [torch.full((len(body), 1), vocabulary[w]) for w in ("[CLS]", "[SEP]")]
     yield from torch.cat([ends[0], body, ends[1]], 1)[:count].split(batch)
+
+
+def crops(x, count, flat=False, batch=500):
+    """Random crops of the padded images."""
+    generator = torch.Generator().manual_seed(0)
+    size = x.shape[-1]
+    for _ in range(round(count / batch)):
+        which = torch.randint(len(x), (batch,), generator=generator)
+        left, top = torch.randint(9, (2,), generator=generator).tolist()
+        padded = F.pad(x[which], (4, 4, 4, 4))
+        crop = padded[..., top : top + size, left : left + size]
+        yield crop.flatten(1) if flat else crop

@@ -1,6 +1,6 @@
 """Guards: what they cost and what they see, next to classic ABFT, running twice and clamping.
 
-    python benchmarks/guards.py overhead  [--compiled] [--cases linear conv wrn minilm]
+    python benchmarks/guards.py overhead  [--compiled] [--cases PATTERN...]
     python benchmarks/guards.py alarms    [--mnist DIR] [--cifar DIR] [--inputs N]
     python benchmarks/guards.py detection
     python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR] [--wrn FILE]
@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from guard_models import cifar10, cifar_net, fnn, minilm, mnist, recipe, sentences, train
+from guard_models import cifar10, cifar_net, crops, fnn, minilm, mnist, recipe, sentences, train
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional as F
 
 from parimend.guards import guard_
 from parimend.upsets import Upset, upset_
@@ -33,10 +34,7 @@ PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Checksum(nn.Module):
-    """Classic ABFT: one more output, the sum of the others, and a comparison scaled by |x|.
-
-    An alarm is noted in a tensor, which is cheaper than to look at it after every layer.
-    """
+    """Classic ABFT: one more output, the sum of the others, compared on the scale of |x|."""
 
     def __init__(self, layer):
         super().__init__()
@@ -165,38 +163,43 @@ def timed(models, x, seconds):
     return {name: statistics.quantiles(t, n=4)[0] for name, t in times.items()}
 
 
-def cases(kinds):
-    """(name, model, inputs)."""
-    for batch in (1, 32, 256) if "linear" in kinds else ():
-        yield f"linear 784-512, {batch}", nn.Linear(784, 512), torch.randn(batch, 784)
-        yield f"FNN 784-512-10, {batch}", fnn(), torch.randn(batch, 784)
-        yield f"linear 4096-4096, {batch}", nn.Linear(4096, 4096), torch.randn(batch, 4096)
-    for batch in (1, 16) if "conv" in kinds else ():
-        for channels, size in ((128, 32), (256, 16), (512, 8)):
-            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-            x = torch.randn(batch, channels, size, size)
-            yield f"conv {channels} at {size}x{size}, {batch}", conv, x
-    if "wrn" in kinds:
-        model, x = recipe().WideResNet(22, 8), torch.randn(16, 3, 32, 32)
-        yield "WRN-22-8, 16", model, x
-        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        yield "WRN-22-8 channels last, 16", last, x.to(memory_format=torch.channels_last)
-    bert = minilm() if "minilm" in kinds else None
-    for batch in (1, 32, 256) if bert is not None else ():
-        yield f"MiniLM, 32 tokens, {batch}", bert, torch.randint(1000, 30000, (batch, 32))
+def cases():
+    """Names, and what makes the model and its inputs."""
+    for batch in (1, 32, 256):
+        x = torch.randn(batch, 784)
+        yield f"linear 784-512, {batch}", lambda x=x: (nn.Linear(784, 512), x)
+        yield f"FNN 784-512-10, {batch}", lambda x=x: (fnn(), x)
+        x = torch.randn(batch, 4096)
+        yield f"linear 4096-4096, {batch}", lambda x=x: (nn.Linear(4096, 4096), x)
+    for batch, (channels, size) in itertools.product((1, 16), ((128, 32), (256, 16), (512, 8))):
+        x = torch.randn(batch, channels, size, size)
+        yield (
+            f"conv {channels} at {size}x{size}, {batch}",
+            lambda x=x, n=channels: (nn.Conv2d(n, n, 3, padding=1, bias=False), x),
+        )
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(16, 3, 32, 32).to(memory_format=order)
+        name = "WRN-22-8" + " channels last" * (order == torch.channels_last)
+        yield f"{name}, 16", lambda x=x, o=order: (recipe().WideResNet().to(memory_format=o), x)
+    for batch in (1, 32, 256):
+        x = torch.randint(1000, 30000, (batch, 32))
+        yield f"MiniLM, 32 tokens, {batch}", lambda x=x: (minilm(), x)
 
 
 def overhead(args):
     print("| overhead in % | plain, ms | " + " | ".join(METHODS) + " |")
     print("|---" * (len(METHODS) + 2) + "|")
     with torch.inference_mode():
-        for name, model, x in cases(args.cases):
-            model = model.eval()
+        for name, make in cases():
+            if not any(fnmatchcase(name, pattern) for pattern in args.cases):
+                continue
+            model, x = make()
+            model.eval()
             wide = [n for n, m in model.named_modules() if len(getattr(m, "weight", ())) > 64]
             wide = [n for n in wide if isinstance(model.get_submodule(n), PRODUCTS)]
             guard_(model, 8, impose=wide).remove()
             guard_(model, 1, impose=True).remove()
-            models = {"plain": model} | {method: make(model) for method, make in METHODS.items()}
+            models = {"plain": model} | {method: of(model) for method, of in METHODS.items()}
             if args.compiled:
                 torch._dynamo.reset()
                 models = {n: torch.compile(m) for n, m in models.items()}
@@ -262,18 +265,6 @@ def alarms(args):
     print(f"{total:,} inputs")
 
 
-def crops(x, count, flat=False, batch=500):
-    """Random crops of the padded images."""
-    generator = torch.Generator().manual_seed(0)
-    size = x.shape[-1]
-    for _ in range(round(count / batch)):
-        which = torch.randint(len(x), (batch,), generator=generator)
-        left, top = torch.randint(9, (2,), generator=generator).tolist()
-        padded = F.pad(x[which], (4, 4, 4, 4))
-        crop = padded[..., top : top + size, left : left + size]
-        yield crop.flatten(1) if flat else crop
-
-
 def detection(args):
     """One or two wrong outputs in every sample: how many are seen, located, corrected."""
     print("| layer | k | wrong | size, rms | floor | seen | located | residual, rms |")
@@ -312,14 +303,15 @@ def networks(args):
         yield "FNN, MNIST", train(fnn(), x, y, epochs=2), x[:2000], *test
     if args.cifar:
         x, y, *test = cifar10(args.cifar)
-        test = (a[:2000] for a in test)
-        yield "small CNN, CIFAR-10", train(cifar_net(), x, y, epochs=1), x[:2000], *test
+        model = train(cifar_net(), x[:15_000], y[:15_000], epochs=1)
+        yield "small CNN, CIFAR-10", model, x[:2000], *test
     if args.cifar and args.wrn:
         wrn = recipe()
         model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar.parent)
         model.load_state_dict(load_file(args.wrn))
-        seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], data.test_x[:2000]))
-        yield "WRN-22-2, CIFAR-10", model.eval(), seen, test_x, data.test_y[:2000].long()
+        test_x = data.test_x[: args.pictures]
+        seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], test_x))
+        yield "WRN-22-2, CIFAR-10", model.eval(), seen, test_x, data.test_y.long()
 
 
 def accuracy(args):
@@ -332,6 +324,7 @@ def accuracy(args):
     print("| network | accuracy | upset | unguarded | clamped | k=1 | k=8 |")
     print("|---|---|---|---|---|---|---|")
     for name, model, seen, x, y in networks(args):
+        x, y = x[: args.pictures], y[: args.pictures]
 
         def score(model, upset=None, x=x, y=y):
             with torch.inference_mode():
@@ -361,9 +354,11 @@ def accuracy(args):
 def training(args):
     """Test accuracy of the FNN, its hidden layer trained with P W = 0, k = 8, and without."""
     x, y, x_test, y_test = mnist(args.mnist)
-    scores = {"free": [], "inside": []}
-    for seed in range(5):
-        for kind, found in scores.items():
+    lost = []
+    print("| seed | free | inside | difference |\n|---|---|---|---|")
+    for seed in range(*args.seeds):
+        scores = {}
+        for kind in ("free", "inside"):
             torch.manual_seed(seed)
             model = fnn()
             if kind == "inside":
@@ -373,9 +368,14 @@ def training(args):
             else:
                 train(model, x, y, 4)
             with torch.inference_mode():
-                found.append(100 * float((model(x_test).argmax(1) == y_test).float().mean()))
-    for kind, found in scores.items():
-        print(f"{kind}: {statistics.mean(found):.3f} +- {statistics.stdev(found):.3f}: {found}")
+                scores[kind] = 100 * float((model(x_test).argmax(1) == y_test).float().mean())
+        lost.append(scores["inside"] - scores["free"])
+        print(
+            f"| {seed} | {scores['free']:.2f} | {scores['inside']:.2f} | {lost[-1]:+.2f} |",
+            flush=True,
+        )
+    error = statistics.stdev(lost) / len(lost) ** 0.5
+    print(f"difference {statistics.mean(lost):+.3f} +- {error:.3f} (standard error)")
 
 
 if __name__ == "__main__":
@@ -388,8 +388,10 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for every row")
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--cases", nargs="+", default=["linear", "conv", "wrn", "minilm"])
+    parser.add_argument("--cases", nargs="+", default=["*"], help="patterns of names of rows")
     parser.add_argument("--wrn", type=Path)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="first, behind the last")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

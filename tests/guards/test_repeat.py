@@ -24,7 +24,7 @@ class Residual(nn.Module):
     def forward(self, x):
         y = self.norm(self.conv(x)) + x
         y += 0.5 * x
-        y = self.active(y) - 0.1
+        y = 1.0 / (1.5 - (self.active(y) - 0.1).neg().exp())
         y = F.max_pool2d(F.leaky_relu(y, 0.1, True), 2)
         return F.layer_norm(torch.sigmoid(y), y.shape[1:]).flatten(1).softmax(1)
 
@@ -48,6 +48,8 @@ def x():
         ("add", 3, ""),  # in place
         ("relu", 3, "active"),  # in place, by a module
         ("sub", 3, ""),
+        ("rsub", 3, ""),
+        ("reciprocal", 3, ""),
         ("mul", 3, ""),
         ("leaky_relu", 3, ""),  # in place
         ("sigmoid", 3, ""),

@@ -125,13 +125,18 @@ class ConvProduct(Product):
         kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(0, 1).flatten(1, 2)
         if self.dims == 2 and self.stride == (1, 1) and not isinstance(self.padding, str):
             reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
-            left = [far - padding for far, padding in zip(reach, self.padding, strict=True)]
+            left = tuple(far - near for far, near in zip(reach, self.padding, strict=True))
             if min(left) >= 0:
                 return self._fold(x, kernels, bias, size, left)
         return self._convolve(x, kernels, bias, 1)
 
     def _fold(
-        self, x: Tensor, kernels: Tensor, bias: Tensor | None, size: torch.Size, left: list[int]
+        self,
+        x: Tensor,
+        kernels: Tensor,
+        bias: Tensor | None,
+        size: torch.Size,
+        left: tuple[int, ...],
     ) -> Tensor:
         """One product for every place in the kernel, and the sum of these, shifted.
 

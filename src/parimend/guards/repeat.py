@@ -36,9 +36,10 @@ _MAY_BE_IN_PLACE = {
     "hardsigmoid",
 }  # fmt: skip
 _FUNCTIONS = _MAY_BE_IN_PLACE | {
-    "add", "sub", "mul", "div", "prelu", "gelu", "sigmoid", "tanh", "softplus", "softmax",
-    "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "add", "sub", "__rsub__", "mul", "div", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
+    "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
+    "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
 }  # fmt: skip
 """Names of functions and of methods of tensors; with an underscore behind, they work in place."""
 
@@ -110,7 +111,7 @@ class _Twice(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        plain = name.removesuffix("_")
+        plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
         updates = function is F.batch_norm and _updates(*args, **kwargs)
         if not known or updates or "out" in kwargs:
