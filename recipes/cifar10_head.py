@@ -1,7 +1,7 @@
 """The protection experiment on a trained WideResNet-22-8: break its output layer and repair it.
 
     python recipes/cifar10_head.py                     # a minute; needs no data set, no training
-    python recipes/cifar10_head.py --trials 1000
+    python recipes/cifar10_head.py --trials 1000 --rows 320
     python recipes/cifar10_head.py --extract runs/cifar10_wrn/wrn --root DIR
 
 `cifar10_head.safetensors` beside this file holds what the output layer reads, in half precision:
@@ -129,9 +129,9 @@ def show_cost(experiment: Experiment, console: Console) -> None:
     console.print(table)
 
 
-def show_repair(experiment: Experiment, trials: int, console: Console) -> None:
+def show_repair(experiment: Experiment, trials: int, rows: int | None, console: Console) -> None:
     """210 of the 5,120 weights broken by every kind of damage."""
-    intact, seal = experiment.inside(bias=True, surgeon=True, rows=None)
+    intact, seal = experiment.inside(bias=True, surgeon=True, rows=rows)
     word, part = seal.words[0], seal.words[0].parts[0]
     step = 2.0**part.exponent
     options = {
@@ -223,6 +223,7 @@ def show_l1(experiment: Experiment, trials: int, console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=100, help="for each kind of damage")
+    parser.add_argument("--rows", type=int, help="checks; as many as 210 errors need if absent")
     parser.add_argument("--l1-trials", type=int, default=10, help="for each number of checks")
     parser.add_argument("--extract", type=Path, metavar="RUN", help="make the data from this run")
     parser.add_argument("--root", type=Path, help="holds cifar-10-batches-py; for --extract")
@@ -243,7 +244,7 @@ def main() -> None:
         f"precision {experiment.accuracy(experiment.head):.2f} %"
     )
     show_cost(experiment, console)
-    show_repair(experiment, args.trials, console)
+    show_repair(experiment, args.trials, args.rows, console)
     if args.l1_trials:
         show_l1(experiment, args.l1_trials, console)
 
