@@ -48,20 +48,20 @@ def extract(run: Path, root: Path, device: str) -> None:
     model = load_finished(run).eval().to(device, memory_format=torch.channels_last)
     data: Cifar = read_cifar(root)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(pictures: torch.Tensor) -> torch.Tensor:
         batches = track(pictures.split(250), "features")
         return torch.cat([model.features(normalized(x.to(device), 32)).cpu() for x in batches])
 
     test = features(data.test_x)
-    score = 100.0 * float((model.cpu().head(test).argmax(1) == data.test_y).double().mean())
-    model.to(device)
+    head = copy.deepcopy(model.head).cpu()
+    score = 100.0 * float((head(test).argmax(1) == data.test_y).double().mean())
     tensors = {
         "test.features": test.half(),
         "test.labels": data.test_y.to(torch.uint8),
         "calibration.features": features(data.train_x[:CALIBRATION]).half(),
-        "weight": model.head.weight.detach().float().cpu().contiguous(),
-        "bias": model.head.bias.detach().float().cpu().contiguous(),
+        "weight": head.weight.detach().contiguous(),
+        "bias": head.bias.detach().contiguous(),
     }
     result = json.loads((run / "result.json").read_text())
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

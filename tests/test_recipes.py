@@ -108,3 +108,10 @@ def test_a_widened_network_computes_the_same(monkeypatch):
 def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
     with pytest.raises(SystemExit, match=r"data_batch_1, .* missing; --root must name the folder"):
         recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
+
+
+def test_cifar10_head_repairs_what_it_breaks(recipe, capsys):
+    recipe("cifar10_head", "--trials", 2, "--l1-trials", 0)
+    printed = capsys.readouterr().out
+    assert printed.startswith("WideResNet-22-8, 17,")
+    assert printed.count("2 of 2") == 12  # kinds of damage
