@@ -6,48 +6,30 @@ accelerate needs no callback: `parimend.constrain_` takes its optimizers as they
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning
 
-from parimend.seal import Seal
-from parimend.training.constraint import Constraint, constrain_
+from parimend.integrations.inside import Inside
 
 
-class TrainInside(lightning.Callback):
+class TrainInside(Inside, lightning.Callback):
     """Trains inside real codes, and seals the weights at the end of `Trainer.fit`.
 
-    Args:
-        errors: see `parimend.constrain_`.
-        path: where to save the seal; nowhere if None.
-        options: further arguments of `parimend.constrain_`.
-
-    Attributes:
-        constraint: while training.
-        seal: afterwards.
+    Arguments and attributes are those of `parimend.integrations.inside.Inside`.
 
     Example:
         >>> callback = TrainInside(errors=210, path="model.parimend", only=["head.*"])
         >>> trainer = lightning.Trainer(callbacks=[callback], logger=False)  # doctest: +SKIP
     """
 
-    def __init__(self, errors: int, path: str | Path | None = None, **options: Any) -> None:
-        self._errors, self._path, self._options = errors, path, options
-        self._state: dict[str, Any] | None = None
-        self.constraint: Constraint | None = None
-        self.seal: Seal | None = None
+    _state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.constraint = constrain_(
-            pl_module, trainer.optimizers, self._errors, state=self._state, **self._options
-        )
+        self._begin(pl_module, trainer.optimizers, self._state)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.constraint is not None:
-            self.seal = self.constraint.seal_()
-            if self._path is not None and trainer.is_global_zero:
-                self.seal.save(self._path)
+        self._end(saves=trainer.is_global_zero)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.constraint is not None:

@@ -151,13 +151,13 @@ class Constraint(Removable):
             self._projection.require_finite(checks, self.steps)
             self._projection.project_(checks)
             return
-        judged = [watch.ordinary(each) for watch, each in zip(self._outliers, checks, strict=True)]
-        if not all(judged):
-            for number in np.flatnonzero(np.logical_not(judged)).tolist():
+        odd = [n for n, watch in enumerate(self._outliers) if not watch.ordinary(checks[n])]
+        if odd:
+            for number in odd:
                 self._heal_(number)
             checks = self._projection.checks()
             self._projection.require_finite(checks, self.steps)
-            for number in np.flatnonzero(np.logical_not(judged)).tolist():
+            for number in odd:
                 self._outliers[number].accept(checks[number])
         self._projection.project_(checks)
 
@@ -210,12 +210,15 @@ class Constraint(Removable):
         parameters = self._parameters if model is None else self._same_in(unwrapped(model))
         tensors = sharded.tensors_of(parameters)
         grid_of = sharded.grid_for(tensors)
+        needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
         chosen = []
         for word in self._words:
             # Weights have grown since the grids were chosen. All steps of a word change by one
             # factor, which leaves its real constraint what it was in training.
-            needed = [grid_of(part, tensors, word.code.word_bits).exponent for part in word.parts]
-            grown = [e - part.exponent for e, part in zip(needed, word.parts, strict=True)]
+            for part in word.parts:
+                if part.name not in needed:
+                    needed[part.name] = grid_of(part, tensors, word.code.word_bits).exponent
+            grown = [needed[part.name] - part.exponent for part in word.parts]
             shift = max(0, *grown)
             parts = tuple(replace(p, exponent=p.exponent + shift) for p in word.parts)
             chosen.append((word.code, parts))
@@ -266,13 +269,14 @@ class Constraint(Removable):
         self._left, self._timings = 0.0, []
 
     def _require_trainable(self) -> None:
+        stepped = self._stepped_ids()
         for name, parameter in self._parameters.items():
             if not parameter.requires_grad:
                 raise SpecError(
                     f"{name} is frozen: leave it out with only=..., or protect it with "
                     "protect_(carrier='real')"
                 )
-            if id(parameter) not in self._stepped_ids():
+            if id(parameter) not in stepped:
                 raise SpecError(
                     f"the optimizer does not step {name}: give the optimizer all constrained "
                     "parameters, or leave it out with only=..."

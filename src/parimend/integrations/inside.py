@@ -1,0 +1,39 @@
+"""What the callbacks have in common: constrain at the start, seal at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parimend.seal import Seal
+from parimend.training.constraint import Constraint, constrain_
+
+
+class Inside:
+    """Trains inside real codes, and seals the weights at the end.
+
+    Args:
+        errors: see `parimend.constrain_`.
+        path: where to save the seal; nowhere if None.
+        options: further arguments of `parimend.constrain_`.
+
+    Attributes:
+        constraint: while training.
+        seal: afterwards.
+    """
+
+    def __init__(self, errors: int, path: str | Path | None = None, **options: Any) -> None:
+        self._errors, self._path, self._options = errors, path, options
+        self.constraint: Constraint | None = None
+        self.seal: Seal | None = None
+
+    def _begin(self, model: Any, optimizer: Any, state: Mapping[str, Any] | None) -> None:
+        self.constraint = constrain_(model, optimizer, self._errors, state=state, **self._options)
+
+    def _end(self, saves: bool) -> None:
+        """Seal; ``saves`` in the one process that writes files."""
+        if self.constraint is not None:
+            self.seal = self.constraint.seal_()
+            if self._path is not None and saves:
+                self.seal.save(self._path)
