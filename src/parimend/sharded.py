@@ -222,10 +222,8 @@ def _round(code: Sparse, parts: tuple[Part, ...], shards: Shards) -> _Rounded:
     for _ in range(2):  # the second time clears the rounding errors of the first
         checks = shards.sum(columns.multiply(x, np.zeros(code.m))) / code.unit
         columns.subtract_transposed(code.solve_gram(checks) / code.unit, x)
-    limit = 1 << (code.word_bits - 1)
     largest = float(shards.largest(np.array([np.abs(x).max(initial=0.0)]))[0])
-    if np.isfinite(largest) and largest >= (room := limit * (1.0 - real.ROOM)):
-        shift = math.frexp(largest / room)[1]
+    if shift := real.doublings(code, largest):
         parts = tuple(replace(part, exponent=part.exponent + shift) for part in parts)
         steps, before, x = steps * 2.0**shift, before / 2.0**shift, x / 2.0**shift
     q, target = _clear(code, columns, mine, x, shards, parts[0].name)

@@ -25,8 +25,7 @@ from parimend.seal import SealedWord
 from parimend.words.grid import Grid, choose_grid
 from parimend.words.layout import Part
 
-ROOM = 1.0 / 32.0
-"""Part of the range of a grid that is kept free for exact rounding."""
+_ROOM = 1.0 / 32.0  # of the range of a grid, for exact rounding
 
 Project = Callable[[Sparse, NDArray[np.float64], tuple[Part, ...]], NDArray[np.float64]]
 """Moves a word (in grid steps) to a real codeword: (code, word, parts) -> word."""
@@ -77,6 +76,16 @@ def on_grids(
     return result
 
 
+def doublings(code: Sparse, largest: float) -> int:
+    """How often the steps of a word must be doubled, so that its largest weight has room.
+
+    A projection that minds the loss may let weights grow. Coarser steps, all by the same factor,
+    leave the constraint what it is.
+    """
+    limit = Grid(code.word_bits, 0).limit * (1.0 - _ROOM)
+    return math.frexp(largest / limit)[1] if limit <= largest < math.inf else 0
+
+
 def seal_word(
     code: Sparse, parts: tuple[Part, ...], tensors: Tensors, project: Project = nearest
 ) -> Sealed:
@@ -91,11 +100,7 @@ def seal_word(
         [v.astype(np.float64) / grid.step for v, grid in zip(values, grids, strict=True)]
     )
     moved_to = project(code, x, parts)
-    limit = grids[0].limit * (1.0 - ROOM)
-    # A projection that minds the loss may let weights grow. Coarser steps, all by the same factor,
-    # leave the constraint what it is.
-    if np.isfinite(largest := float(np.abs(moved_to).max())) and largest >= limit:
-        shift = math.frexp(largest / limit)[1]
+    if shift := doublings(code, float(np.abs(moved_to).max())):
         parts = tuple(replace(part, exponent=part.exponent + shift) for part in parts)
         grids = [Grid(code.word_bits, part.exponent) for part in parts]
         x, moved_to = x / 2.0**shift, moved_to / 2.0**shift
