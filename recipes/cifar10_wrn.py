@@ -12,7 +12,9 @@ each epoch), `checkpoint.pt` (an interrupted run goes on from there, at the very
 `--sizes 16x10,32x2` trains ten epochs on pictures scaled to 16 x 16 and two at full size.
 `--widen FOLDER` starts from a narrower finished network of the same depth and keeps its function
 (Chen, Goodfellow, Shlens: Net2Net, arXiv 1511.05641): every channel is copied, and the weights that
-read the copies differ from each other, so that they can learn different things.
+read the copies differ from each other, so that they can learn different things. `--hardest 0.5`
+then trains on that half of every batch on which the narrower network's loss is the highest; the
+rest would teach little (Jordan: 94 % on CIFAR-10 in 3.29 seconds, arXiv 2404.00498).
 """
 
 from __future__ import annotations
@@ -218,6 +220,16 @@ def optimizer_for(args: argparse.Namespace, model: nn.Module) -> torch.optim.Opt
     )
 
 
+@torch.no_grad()
+def hardest_of(
+    x: torch.Tensor, y: torch.Tensor, judge: nn.Module, share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The share of a batch on which the loss of ``judge`` is the highest, at least one picture."""
+    losses = F.cross_entropy(judge(x), y, reduction="none")
+    chosen = losses.topk(max(1, round(share * len(y)))).indices
+    return x[chosen].contiguous(memory_format=torch.channels_last), y[chosen]
+
+
 @torch.inference_mode()
 def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor, size: int, amp: Any) -> float:
     """Per cent of the pictures that are classified rightly."""
@@ -265,8 +277,10 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
     data = Cifar(*(part.to(device) for part in read_cifar(args.root)))
     torch.manual_seed(args.seed)
     model = WideResNet(args.depth, args.width, args.dropout)
-    if args.widen:
-        widen_(model, load_finished(args.widen), noise=1.0, seed=args.seed)
+    narrow = load_finished(args.widen) if args.widen else None
+    if narrow:
+        widen_(model, narrow, noise=1.0, seed=args.seed)
+        narrow.eval().to(device, memory_format=torch.channels_last)
     model.to(device, memory_format=torch.channels_last)
     optimizer = optimizer_for(args, model)
     handle = None
@@ -355,6 +369,9 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
                 draw = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
                 x = normalized(augmented(data.train_x[chosen.to(device)], draw), size)
                 y = data.train_y[chosen.to(device)]
+                if narrow and args.hardest < 1:
+                    with amp():
+                        x, y = hardest_of(x, y, narrow, args.hardest)
 
                 def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
                     with amp():
@@ -426,6 +443,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--widen", type=Path, help="folder of a finished narrower run")
+    parser.add_argument(
+        "--hardest",
+        type=float,
+        default=1.0,
+        help="share of each batch to train on, by the loss of the narrower network",
+    )
     parser.add_argument("--sizes", type=stages_of, help="SIZExEPOCHS,... of the pictures")
     parser.add_argument("--pictures", type=int, help="so many in each epoch, drawn anew; all")
     parser.add_argument("--batch", type=int, default=128)
@@ -445,6 +468,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.sizes = args.sizes or [Stage(32, 100)]
+    if not 0 < args.hardest <= 1:
+        parser.error(f"--hardest {args.hardest}: a share of the batch, above 0 and at most 1")
+    if args.hardest < 1 and not args.widen:
+        parser.error("--hardest needs the narrower network that --widen names")
     if args.threads:
         torch.set_num_threads(args.threads)
     console = Console()

@@ -105,6 +105,37 @@ def test_a_widened_network_computes_the_same(monkeypatch):
     assert not torch.equal(wide.head.weight[:, :128], wide.head.weight[:, 128:])
 
 
+def test_the_hardest_pictures_are_those_of_the_highest_loss(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from cifar10_wrn import hardest_of
+
+    x = torch.arange(8.0).view(8, 1, 1, 1) - 4
+    y = torch.ones(8, dtype=torch.int64)
+
+    def judge(pictures):  # the larger the picture, the surer of class 1
+        return torch.stack([torch.zeros(len(pictures)), pictures.flatten()], 1)
+
+    hard, labels = hardest_of(x, y, judge, 0.5)
+    assert sorted(hard.flatten().tolist()) == [-4, -3, -2, -1]
+    assert len(labels) == 4
+    assert len(hardest_of(x, y, judge, 0.01)[0]) == 1
+
+
+def test_cifar10_wrn_widens_a_finished_run(recipe, cifar, tmp_path, monkeypatch, capsys):
+    options = ("--root", cifar, "--out", tmp_path, "--depth", 10, "--sizes", "8x1")
+    options += ("--pictures", 64, "--batch", 32, "--device", "cpu", "--no-amp")
+    monkeypatch.setattr(import_module("cifar10_wrn"), "accuracy", lambda *_: 10.0)
+    recipe("cifar10_wrn", *options, "--width", 2, "--name", "narrow")
+    options += ("--width", 4, "--name", "wide", "--hardest", 0.5)
+    with pytest.raises(SystemExit):
+        recipe("cifar10_wrn", *options)
+    assert "--hardest needs the narrower network" in capsys.readouterr().err
+    recipe("cifar10_wrn", *options, "--widen", tmp_path / "narrow")
+    result = json.loads((tmp_path / "wide" / "result.json").read_text())
+    assert result["width"] == 4
+    assert result["widened_from"]["width"] == 2
+
+
 def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
     with pytest.raises(SystemExit, match=r"data_batch_1, .* missing; --root must name the folder"):
         recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
