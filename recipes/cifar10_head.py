@@ -7,7 +7,7 @@
 `cifar10_head.safetensors` beside this file holds what the output layer reads, in half precision:
 the features of CIFAR-10's 10,000 test pictures and of 1,000 training pictures (for calibration);
 and the layer's 512 x 10 weights and 10 biases. `--extract` makes it from a finished run of
-cifar10_wrn.py, whose log it keeps as metadata.
+cifar10_wrn.py, whose record it keeps as metadata.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def extract(run: Path, root: Path, device: str) -> None:
         "weight": head.weight.detach().contiguous(),
         "bias": head.bias.detach().contiguous(),
     }
-    result = json.loads((run / "result.json").read_text())
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    story = {"accuracy": score, "result": result, "log": log}
+    story = {"accuracy": score, "result": json.loads((run / "result.json").read_text())}
     save_file(tensors, DATA, metadata={"run": json.dumps(story)})
 
 

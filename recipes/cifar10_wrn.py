@@ -419,6 +419,7 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": accuracy(model, data.test_x, data.test_y, 32, contextlib.nullcontext),
         "hours": round(seconds / 3600, 3),
+        "log": [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()],
         "widened_from": widened_from,
     }
     if seal:

@@ -21,13 +21,14 @@ import torch
 
 from parimend.carriers import refresh
 from parimend.carriers.base import find, outcome_of, require_match, write_finding
-from parimend.carriers.sidecar import add_sums, pieces
+from parimend.carriers.sidecar import add_sums, reads
 from parimend.codes import Modular
 from parimend.errors import SpecError
 from parimend.model import ModelTensors
 from parimend.records import Verdict, WordOutcome
 from parimend.seal import Seal, SealedWord
 from parimend.words.bits import item_size
+from parimend.words.layout import Part
 
 EventKind = Literal["repaired", "uncorrectable", "changed", "sealed"]
 
@@ -265,11 +266,11 @@ class Scrubber:
             found = self._paused(lambda: find(word, self._tensors).verdict is Verdict.CLEAN, pause)
             return bool(found)
         code, total = word.code, word.code.zeros()
-        for piece, start in pieces(word.parts):
+        for pieces, start in reads(word.parts):
 
-            def add(piece: Any = piece, start: int = start) -> int:
-                add_sums(code, total, self._tensors, piece, start)
-                return piece.count * item_size(piece.dtype)
+            def add(pieces: list[Part] = pieces, start: int = start) -> int:
+                add_sums(code, total, self._tensors, pieces, start)
+                return sum(piece.count * item_size(piece.dtype) for piece in pieces)
 
             self._count(bytes_read=self._paused(add, pause))
             if pause and self._stopped.is_set():

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.faults import FaultError
+from parimend.removable import Removable
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
 """``bitflip``: random bits of single outputs are flipped. ``relative``: single outputs are wrong by
@@ -131,7 +131,7 @@ def _normal(rng: np.random.Generator, like: Tensor, rms: float) -> Tensor:
     return torch.from_numpy(rng.normal(scale=rms, size=tuple(like.shape))).to(like)
 
 
-class Upsets:
+class Upsets(Removable):
     """Faults that strike a running model; as a context manager it ends them.
 
     Attributes:
@@ -187,17 +187,6 @@ class Upsets:
         """From now on the model computes as it should."""
         while self._handles:
             self._handles.pop().remove()
-
-    def __enter__(self) -> Upsets:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]

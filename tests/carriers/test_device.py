@@ -109,8 +109,11 @@ def test_any_number_of_bands_and_the_last_group(bands):
     code = Modular(n=device.GROUP * ((1 << 32) - 1), m=17 * bands, seed=3, bands=bands)
     words = np.full(32, 0xFFFFFFFF, np.uint32)
     start = code.n - 32
-    found = device.sums_of(code, torch.from_numpy(words.view(np.int32)), start)
-    np.testing.assert_array_equal(found, code.accumulate(code.zeros(), words, start))
+    elements = torch.from_numpy(words.view(np.int32))
+    expected = code.accumulate(code.zeros(), words, start)
+    np.testing.assert_array_equal(device.sums_of(code, elements, start), expected)
+    few = device.sums_of(code, elements, start, bands=bands - 1)
+    np.testing.assert_array_equal(few, expected[:, : bands - 1])
 
 
 def test_many_groups_at_once():

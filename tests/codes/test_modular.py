@@ -125,6 +125,17 @@ def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases):
     np.testing.assert_array_equal(code.accumulate(code.zeros(), words, 0, threads), whole)
 
 
+@given(n=st.integers(1, 2000), bands=st.integers(2, 8), size=st.integers(16, 600), data=st.data())
+def test_the_first_bands_can_be_summed_up_alone(n, bands, size, data):
+    code = Modular(n, bands * size, seed=n, bands=bands)
+    words = random_words(n)
+    few = data.draw(st.integers(1, bands))
+    cut = GROUP * data.draw(st.integers(0, n // GROUP))
+    sums = code.accumulate(code.zeros(few), words[cut:], cut, threads=2)
+    sums = code.add(sums, code.accumulate(code.zeros(few), words[:cut]))
+    np.testing.assert_array_equal(sums, code.syndrome(words)[:, :few])
+
+
 def test_accumulators_cannot_overflow():
     # One term a group, at most, falls into the same accumulator.
     largest_s1_term = (2**32 - 1) + 15 * PRIME
@@ -284,6 +295,13 @@ def test_misuse_is_refused():
         code.accumulate(code.zeros()[0], words)
     with pytest.raises(SpecError, match="uint64"):
         code.subtract(code.zeros(), code.zeros().astype(np.int64))
+    for wrong in (code.zeros(1), code.zeros(5), np.zeros((2, 0, 16), np.uint64)):
+        with pytest.raises(SpecError, match="shape"):
+            code.add(code.zeros(), wrong)
+    with pytest.raises(SpecError, match="shape"):
+        code.pack(code.zeros(1))
+    with pytest.raises(SpecError, match="shape"):
+        code.accumulate(code.zeros(5), words)
     with pytest.raises(SpecError, match="residues"):
         code.add(code.zeros(), code.zeros() + np.uint64(PRIME))
     for positions, values in (([100], [1]), ([-1], [1]), ([1, 2], [1]), ([[1]], [[1]])):

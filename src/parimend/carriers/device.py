@@ -25,7 +25,9 @@ _LOW = 0xFFFFFFFF
 _FOLD = PRIME - (1 << 32)
 
 
-def sums_of(code: Modular, elements: torch.Tensor, start: int) -> NDArray[np.uint64]:
+def sums_of(
+    code: Modular, elements: torch.Tensor, start: int, bands: int | None = None
+) -> NDArray[np.uint64]:
     """The sums of some words, computed on the device that they are on.
 
     Args:
@@ -33,9 +35,10 @@ def sums_of(code: Modular, elements: torch.Tensor, start: int) -> NDArray[np.uin
         elements: (k,), of any dtype with plain bytes, on any device; the bytes are filled up with
             zeros to whole words.
         start: index of the first word, a multiple of 16.
+        bands: only the first bands of the code; all by default.
 
     Returns:
-        `Modular.syndrome_shape` uint64, to be added to those of other words with `Modular.add`.
+        (2, bands, Z) uint64, to be added to those of other words with `Modular.add`.
 
     Raises:
         SpecError: if they are not words of the code, or more than `MAX_WORDS`.
@@ -58,8 +61,9 @@ def sums_of(code: Modular, elements: torch.Tensor, start: int) -> NDArray[np.uin
     product = words * _coefficients(groups)[:, None]
     # As in `codes._modular`, 2^32 = -15, and a multiple of p keeps the result positive.
     weighted = (product & _LOW) + (_FOLD * PRIME - _FOLD * _shift(product, 32))
-    total = words.new_empty(code.syndrome_shape)
-    for band in range(code.bands):
+    bands = code.bands if bands is None else bands
+    total = words.new_empty((2, bands, code.size))
+    for band in range(bands):
         starts = _starts(code, groups, band)
         for which, values in enumerate((words, weighted)):
             by_start = values.new_zeros((code.size, GROUP)).index_add_(0, starts, values) % PRIME

@@ -119,25 +119,26 @@ def _add_group(typing, words, first, a, sums, distance, starts, i):
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def add_groups(words, group, key, bands, size, phases, row, sums):
-    """Add whole groups, the first of which is ``group``, into ``sums``.
+def add_groups(words, group, key, half, bands, size, phases, row, sums):
+    """Add whole groups, the first of which is ``group``, into ``sums``, of the first bands.
 
+    half: starts come in pairs; so many pairs has the code. bands: so many bands are summed up.
     sums: uint64, (2, bands, phases, row) made flat; slot j of phase r is a part of bucket
     (r + j) mod size. A start s goes to phase s mod phases, slot s - s mod phases, so that with 8
     phases all vectors of 64 bytes are aligned, and a vector that is loaded right after it was
     stored is the same one or a different one, never half of each, which would stall.
     """
     count = words.size // GROUP
-    half = (bands + 1) >> 1
+    pairs = (bands + 1) >> 1
     a = np.empty(BLOCK, np.uint32)
-    starts = np.empty((2 * half, BLOCK), np.int64)
+    starts = np.empty((2 * pairs, BLOCK), np.int64)
     phase_mask = U(phases - 1)
     stride = phases * row
     for block in range(0, count, BLOCK):
         g = U(group + block)
         for i in range(BLOCK):
             a[i] = coefficient(g + U(i))
-        for j in range(half):
+        for j in range(pairs):
             even, odd = starts[2 * j], starts[2 * j + 1]
             for i in range(BLOCK):
                 h = word(key, (g + U(i)) * U(half) + U(j))

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -156,9 +157,11 @@ class Modular(Code):
     def _syndrome(self, word: NDArray[np.uint32]) -> NDArray[np.uint64]:
         return self.accumulate(self.zeros(), word)
 
-    def zeros(self) -> NDArray[np.uint64]:
-        """The sums of no words: `syndrome_shape` uint64, to start `accumulate` with."""
-        return np.zeros(self.syndrome_shape, np.uint64)
+    def zeros(self, bands: int | None = None) -> NDArray[np.uint64]:
+        """The sums of no words, to start `accumulate` with: (2, bands, Z) uint64, all bands or the
+        first few. One band tells as well as all whether anything is wrong, but not what.
+        """
+        return np.zeros((2, self.bands if bands is None else bands, self.size), np.uint64)
 
     def accumulate(
         self,
@@ -174,7 +177,8 @@ class Modular(Code):
         count as zero.
 
         Args:
-            sums: `syndrome_shape` uint64, below p.
+            sums: `syndrome_shape` uint64, below p; or the first bands of them, and only these are
+                summed up.
             words: (k,) uint32: words start .. start + k - 1.
             start: index of the first one, a multiple of 16. (A part that is followed by another
                 one has therefore a multiple of 16 words too.)
@@ -195,7 +199,7 @@ class Modular(Code):
             >>> bool((sums == code.syndrome(words)).all())
             True
         """
-        sums = self._checked(sums)
+        sums = self._checked(sums, like=sums)
         if words.dtype != self.word_dtype or words.ndim != 1:
             raise SpecError(f"words must be (k,) uint32, not {words.shape} {words.dtype}")
         if start < 0 or start % GROUP or start + words.size > self.n:
@@ -220,27 +224,28 @@ class Modular(Code):
         if threads > 1 and len(parts) > 1:
             # Threads of our own: those of numba must not be entered from two threads at a time.
             with ThreadPoolExecutor(threads) as pool:
-                results = list(pool.map(self._add_up, *zip(*parts, strict=True)))
+                results = list(pool.map(partial(self._add_up, sums.shape[1]), parts))
         else:
-            results = [self._add_up(*part) for part in parts]
+            results = [self._add_up(sums.shape[1], part) for part in parts]
         for result in results:
             sums[...] = self.add(sums, result)
         return sums
 
-    def _add_up(self, words: NDArray[np.uint32], group: int) -> NDArray[np.uint64]:
-        """The sums of whole groups, the first of which is ``group``."""
+    def _add_up(self, bands: int, part: tuple[NDArray[np.uint32], int]) -> NDArray[np.uint64]:
+        """The sums of the first bands over a part: whole groups, and the index of the first."""
+        words, group = part
         row = -(-(self.size + GROUP - 1) // 8) * 8
-        phases = 8 if 8 * 2 * self.bands * row * 8 <= _FAST_BYTES else 1
-        room = np.empty(2 * self.bands * phases * row + 7, np.uint64)
+        phases = 8 if 8 * 2 * bands * row * 8 <= _FAST_BYTES else 1
+        room = np.empty(2 * bands * phases * row + 7, np.uint64)
         skip = -room.ctypes.data // 8 % 8  # to a multiple of 64 bytes
-        partial = room[skip : skip + room.size - 7]
-        total = self.zeros()
-        shape = (self.bands, self.size, phases, row)
+        slots = room[skip : skip + room.size - 7]
+        total = self.zeros(bands)
+        shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
         for a in range(0, words.size // GROUP, kernels.MAX_GROUPS):
-            part = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
-            partial[:] = 0
-            kernels.add_groups(part, group + a, self.key, *shape, partial)
-            kernels.collect(partial, phases, row, total)
+            some = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
+            slots[:] = 0
+            kernels.add_groups(some, group + a, self.key, *shape, slots)
+            kernels.collect(slots, phases, row, total)
         return total
 
     def sums_of(
@@ -268,8 +273,8 @@ class Modular(Code):
         return total
 
     def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """a + b modulo p, for sums of this code."""
-        return (self._checked(a) + self._checked(b)) % np.uint64(PRIME)
+        """a + b modulo p, for sums of this code, of the same bands."""
+        return (self._checked(a, like=a) + self._checked(b, like=a)) % np.uint64(PRIME)
 
     def subtract(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """a - b modulo p: with the sums of what was received and of the original, what changed."""
@@ -308,10 +313,16 @@ class Modular(Code):
         """Length of what `pack` returns."""
         return 8 * self.m + -(-2 * self.m // 8)
 
-    def _checked(self, sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        if sums.shape != self.syndrome_shape or sums.dtype != np.uint64:
+    def _checked(
+        self, sums: NDArray[np.uint64], like: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.uint64]:
+        """The sums, if they are of all bands; or of as many first ones as ``like``."""
+        shape = self.syndrome_shape
+        if like is not None and like.ndim == 3 and 1 <= like.shape[1] <= self.bands:
+            shape = (2, like.shape[1], self.size)
+        if sums.shape != shape or sums.dtype != np.uint64:
             raise SpecError(
-                f"sums of this code have shape {self.syndrome_shape} and dtype uint64, not "
+                f"sums of this code have shape {shape} and dtype uint64, not "
                 f"{sums.shape} and {sums.dtype}"
             )
         if sums.max() >= PRIME:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, get_args
 
 import torch
@@ -18,9 +17,10 @@ from parimend.guards.layer import LayerGuard
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
 from parimend.impose.outputs import project_outputs, round_evenly
+from parimend.removable import Removable
 
 
-class Guards:
+class Guards(Removable):
     """The guards of a model, made by `guard_`. As a context manager it removes them at the end."""
 
     def __init__(self, model: nn.Module, journal: Journal) -> None:
@@ -80,17 +80,6 @@ class Guards:
             name: (module, Coverage(name, cover.kind, "uncovered", "its guard was removed"))
             for name, (module, cover) in self._known.items()
         }
-
-    def __enter__(self) -> Guards:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     def _cover(self, site: Site, cover: Cover, reason: str = "") -> None:
         found = Coverage(site.name, type(site.module).__name__, cover, reason)

@@ -27,8 +27,9 @@ from parimend.errors import MismatchError, SpecError
 from parimend.impose.projection import Projection, Word, some
 from parimend.model import unwrapped
 from parimend.records import TrainingEvent
+from parimend.removable import Removable
 from parimend.seal import Seal
-from parimend.training.hooks import Removable, in_parallel, stepping, uncompiled
+from parimend.training.hooks import in_parallel, stepping, uncompiled
 from parimend.training.outliers import Outliers
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
 from parimend.words.layout import Per, named_tensors

@@ -22,8 +22,9 @@ from parimend.codes import Modular
 from parimend.errors import DamageError, SpecError
 from parimend.model import ModelTensors, unwrapped
 from parimend.records import Change, TrainingEvent, Verdict
+from parimend.removable import Removable
 from parimend.seal import SealedWord
-from parimend.training.hooks import Removable, in_parallel, stepping, uncompiled
+from parimend.training.hooks import in_parallel, stepping, uncompiled
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
@@ -99,9 +100,9 @@ class Healing(Removable):
         changes: list[Change] = []
         tensors = ModelTensors(self._tensors)
         for word in self._words:
-            finding = sidecar.find(word, tensors)
-            if finding.verdict is Verdict.CLEAN:
+            if sidecar.intact(word, tensors):
                 continue
+            finding = sidecar.find(word, tensors)
             if finding.verdict is Verdict.CORRECTABLE:
                 write_finding(word, finding, tensors)
                 changes += outcome_of(word, finding).changes
@@ -210,9 +211,9 @@ def heal_(
     Whoever changes weights on purpose outside of a step calls `Healing.refresh` afterwards, or
     `Healing.remove` before, as when training is done and a `Constraint` is to be sealed.
 
-    Takes three passes over weights and optimizer state in each step, at about the speed of memory
-    copies, and no memory but the sums. Buffers that a forward changes (running means) are not
-    covered. Of sharded tensors every process looks after its own shard.
+    Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
+    ones to compare, and no memory but the sums. Buffers that a forward changes (running means) are
+    not covered. Of sharded tensors every process looks after its own shard.
 
     Args:
         model: the module that is trained.

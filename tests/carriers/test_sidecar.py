@@ -1,0 +1,74 @@
+"""Sums over many tensors of all sizes, and what one band of them tells."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parimend.carriers import sidecar
+from parimend.codes import Modular
+from parimend.model import ModelTensors
+from parimend.records import Verdict
+from parimend.seal import SealedWord
+from parimend.words.bits import words_of
+from parimend.words.layout import padded_words
+
+DTYPES = (torch.float32, torch.bfloat16, torch.uint8, torch.float64)
+
+
+def tensors_of(sizes, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return ModelTensors(
+        {
+            f"t{i}": torch.randint(0, 256, (8 * size,), generator=draw, dtype=torch.uint8)
+            .view(DTYPES[i % 4])
+            .narrow(0, 0, size)
+            for i, size in enumerate(sizes)
+        }
+    )
+
+
+@pytest.mark.parametrize("chunk", [64, 256, 1 << 22])
+@given(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=8), seed=st.integers(0, 99))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
+    sizes = [*sizes, 1]
+    tensors = tensors_of(sizes, seed)
+    parts = tuple(part for part in tensors.whole() if part.count)
+    code = Modular.for_errors(padded_words(*parts), 3, seed)
+    expected, at = code.zeros(), 0
+    for part in parts:
+        code.accumulate(expected, words_of(tensors.read(part)), at)
+        at += padded_words(part)
+    with monkeypatch.context() as patch:
+        patch.setattr("parimend.carriers.base.CHUNK", chunk)
+        patch.setattr(sidecar, "CHUNK", chunk)
+        reads = list(sidecar.reads(parts))
+        assert all(padded_words(*pieces) * 4 <= chunk for pieces, _ in reads)
+        np.testing.assert_array_equal(sidecar.sums(code, parts, tensors), expected)
+        np.testing.assert_array_equal(sidecar.sums(code, parts, tensors, bands=1), expected[:, :1])
+        sealed = sidecar.seal_word(code, parts, tensors)
+    np.testing.assert_array_equal(sealed.target, expected)
+    assert sealed.sha256 == sidecar.seal_word(code, parts, tensors).sha256
+
+
+def test_small_tensors_are_read_together():
+    tensors = tensors_of([100] * 50)
+    [(pieces, start)] = sidecar.reads(tuple(tensors.whole()))
+    assert (len(pieces), start) == (50, 0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 40))
+def test_one_band_tells_what_all_of_them_tell(seed, count):
+    tensors = tensors_of([40, 300, 7, 90], seed=1)
+    parts = tuple(tensors.whole())
+    code = Modular.for_errors(padded_words(*parts), 40)
+    word = SealedWord(code, parts, sidecar.sums(code, parts, tensors), b"")
+    draw = np.random.default_rng(seed)
+    for _ in range(count):
+        part = parts[draw.integers(4)]
+        byte = tensors.read(part)[draw.integers(part.count)]
+        tensors.read(part)[draw.integers(part.count)] = byte ^ draw.integers(256)
+    clean = sidecar.find(word, tensors).verdict is Verdict.CLEAN
+    assert sidecar.intact(word, tensors) is clean
