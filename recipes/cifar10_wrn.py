@@ -10,11 +10,11 @@ each epoch), `checkpoint.pt` (an interrupted run goes on from there, at the very
 (its seal), and `result.json`.
 
 `--sizes 16x10,32x2` trains ten epochs on pictures scaled to 16 x 16 and two at full size.
-`--widen FOLDER` starts from a narrower finished network of the same depth and keeps its function
+`--widen FOLDER` starts from a finished network as wide or narrower, and keeps its function
 (Chen, Goodfellow, Shlens: Net2Net, arXiv 1511.05641): every channel is copied, and the weights that
 read the copies differ from each other, so that they can learn different things. `--hardest 0.5`
-then trains on that half of every batch on which the narrower network's loss is the highest; the
-rest would teach little (Jordan: 94 % on CIFAR-10 in 3.29 seconds, arXiv 2404.00498).
+then trains on that half of every batch on which the narrower network's loss is the highest, for
+less computing a picture (after Jordan: 94 % on CIFAR-10 in 3.29 seconds, arXiv 2404.00498).
 """
 
 from __future__ import annotations
@@ -443,7 +443,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=22)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--widen", type=Path, help="folder of a finished narrower run")
+    parser.add_argument("--widen", type=Path, help="start from this run, as wide or narrower")
     parser.add_argument(
         "--hardest",
         type=float,
