@@ -43,7 +43,7 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
         at += padded_words(part)
     with monkeypatch.context() as patch:
         patch.setattr("parimend.carriers.base.CHUNK", chunk)
-        patch.setattr(sidecar, "CHUNK", chunk)
+        patch.setattr(sidecar, "JOINED", chunk)
         reads = list(sidecar.reads(parts))
         assert all(padded_words(*pieces) * 4 <= chunk for pieces, _ in reads)
         np.testing.assert_array_equal(sidecar.sums(code, parts, tensors), expected)

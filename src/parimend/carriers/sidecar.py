@@ -68,17 +68,20 @@ def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...
     return [*words, tuple(current)] if current else words
 
 
+JOINED = 1 << 18
+"""Bytes of small pieces that are copied together: few enough for the cache."""
+
+
 def reads(parts: tuple[Part, ...]) -> Iterator[tuple[list[Part], int]]:
     """The parts in pieces, as many of them together as are read at a time, and their first word.
 
-    Every look at words costs about as much as summing up 100,000 of them, and most tensors of most
-    models are smaller than that.
+    A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
     """
     together: list[Part] = []
     first = at = 0
     for piece in (piece for part in parts for piece in subparts(part)):
         size = padded_words(piece)
-        if together and (at + size - first) * WORD > CHUNK:
+        if together and (at + size - first) * WORD > JOINED:
             yield together, first
             together, first = [], at
         together.append(piece)
