@@ -93,8 +93,9 @@ def reads(parts: tuple[Part, ...]) -> Iterator[tuple[list[Part], int]]:
 def joined(data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
     """The words of pieces that follow each other, each padded to whole groups; one is not copied.
 
-    >>> joined([np.ones(4, np.uint8), np.ones(68, np.uint8)]).nonzero()[0].tolist()
-    [0, *range(16, 33)]
+    >>> words = joined([np.ones(4, np.uint8), np.ones(68, np.uint8)])
+    >>> words.size, words.nonzero()[0].tolist() == [0, *range(16, 33)]
+    (48, True)
     """
     if len(data) == 1:
         return words_of(data[0])
