@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers.base import CHUNK, Finding, Tensors, subparts
 from parimend.codes import Modular
-from parimend.codes.modular import GROUP, MAX_WORDS, restore
+from parimend.codes.modular import MAX_WORDS, restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
@@ -54,18 +54,24 @@ def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...
     ...     cut((whole("a", "F32", (40,)), whole("b", "U8", (64,))), limit=32)]
     [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
     """
-    words: list[tuple[Part, ...]] = []
-    current: list[Part] = []
+    size = WORD * limit
+    pieces = (p for part in parts for p in subparts(part, size // item_size(part.dtype)))
+    return [tuple(word) for word in _together(pieces, limit)]
+
+
+def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
+    """Neighbours in groups of at most ``limit`` words; a piece that is longer is one of its own."""
+    group: list[Part] = []
     room = limit
-    for part in parts:
-        step = limit * 4 // item_size(part.dtype)
-        for piece in subparts(part, step):
-            if padded_words(piece) > room:
-                words.append(tuple(current))
-                current, room = [], limit
-            current.append(piece)
-            room -= padded_words(piece)
-    return [*words, tuple(current)] if current else words
+    for piece in pieces:
+        size = padded_words(piece)
+        if group and size > room:
+            yield group
+            group, room = [], limit
+        group.append(piece)
+        room -= size
+    if group:
+        yield group
 
 
 JOINED = 1 << 18
@@ -77,33 +83,26 @@ def reads(parts: tuple[Part, ...]) -> Iterator[tuple[list[Part], int]]:
 
     A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
     """
-    together: list[Part] = []
-    first = at = 0
-    for piece in (piece for part in parts for piece in subparts(part)):
-        size = padded_words(piece)
-        if together and (at + size - first) * WORD > JOINED:
-            yield together, first
-            together, first = [], at
-        together.append(piece)
-        at += size
-    if together:
-        yield together, first
+    at = 0
+    for pieces in _together((piece for part in parts for piece in subparts(part)), JOINED // WORD):
+        yield pieces, at
+        at += padded_words(*pieces)
 
 
-def joined(data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
-    """The words of pieces that follow each other, each padded to whole groups; one is not copied.
+def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
+    """The words of pieces that follow each other, from the bytes of each; one is not copied.
 
-    >>> words = joined([np.ones(4, np.uint8), np.ones(68, np.uint8)])
+    >>> from parimend.words.layout import whole
+    >>> data = [np.ones(4, np.uint8), np.ones(68, np.uint8)]
+    >>> words = joined([whole("a", "U8", (4,)), whole("b", "U8", (68,))], data)
     >>> words.size, words.nonzero()[0].tolist() == [0, *range(16, 33)]
     (48, True)
     """
     if len(data) == 1:
         return words_of(data[0])
-    line = WORD * GROUP
-    ends = np.cumsum([-(-piece.size // line) * line for piece in data])
-    padded = np.zeros(ends[-1], np.uint8)
-    for piece, at in zip(data, [0, *ends], strict=False):
-        padded[at : at + piece.size] = piece
+    padded = np.zeros(WORD * padded_words(*pieces), np.uint8)
+    for (_, at), piece in zip(_starts(pieces), data, strict=True):
+        padded[WORD * at : WORD * at + piece.size] = piece
     return padded.view(np.uint32)
 
 
@@ -134,13 +133,13 @@ def add_sums(
 
     Those of a piece on another device are computed there.
     """
-    if not isinstance(tensors, OnDevices) or all(tensors.resident(p) is None for p in pieces):
-        code.accumulate(total, joined([tensors.read(piece) for piece in pieces]), start)
+    elsewhere = [tensors.resident(p) if isinstance(tensors, OnDevices) else None for p in pieces]
+    if all(elements is None for elements in elsewhere):
+        code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return
     from parimend.carriers.device import sums_of  # loads torch
 
-    for piece, at in _starts(pieces, start):
-        elements = tensors.resident(piece)
+    for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
@@ -162,7 +161,7 @@ def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> Seale
             if hashed:
                 hashed.result()
             hashed = hasher.submit(add_hash, data)
-            code.accumulate(total, joined(data), start)
+            code.accumulate(total, joined(pieces, data), start)
     return SealedWord(code, parts, total, digest.digest())
 
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -215,37 +214,39 @@ class Modular(Code):
         whole, group = words.size // GROUP, start // GROUP
         threads = min(threads, 1 + whole // _GROUPS_PER_THREAD)
         edges = [whole * i // threads for i in range(threads + 1)]
-        parts = [(words[GROUP * a : GROUP * b], group + a) for a, b in pairwise(edges) if a < b]
+        bands = sums.shape[1]
+        parts = [
+            (words[GROUP * a : GROUP * b], group + a, bands) for a, b in pairwise(edges) if a < b
+        ]
         if words.size % GROUP:
             tail = np.zeros(GROUP, np.uint32)
             tail[: words.size % GROUP] = words[GROUP * whole :]
             tail.flags.writeable = False
-            parts.append((tail, group + whole))
+            parts.append((tail, group + whole, bands))
         if threads > 1 and len(parts) > 1:
             # Threads of our own: those of numba must not be entered from two threads at a time.
             with ThreadPoolExecutor(threads) as pool:
-                results = list(pool.map(partial(self._add_up, sums.shape[1]), parts))
+                results = list(pool.map(self._add_up, *zip(*parts, strict=True)))
         else:
-            results = [self._add_up(sums.shape[1], part) for part in parts]
+            results = [self._add_up(*part) for part in parts]
         for result in results:
             sums[...] = self.add(sums, result)
         return sums
 
-    def _add_up(self, bands: int, part: tuple[NDArray[np.uint32], int]) -> NDArray[np.uint64]:
-        """The sums of the first bands over a part: whole groups, and the index of the first."""
-        words, group = part
+    def _add_up(self, words: NDArray[np.uint32], group: int, bands: int) -> NDArray[np.uint64]:
+        """The sums of whole groups, the first of which is ``group``, in the first bands."""
         row = -(-(self.size + GROUP - 1) // 8) * 8
         phases = 8 if 8 * 2 * bands * row * 8 <= _FAST_BYTES else 1
         room = np.empty(2 * bands * phases * row + 7, np.uint64)
         skip = -room.ctypes.data // 8 % 8  # to a multiple of 64 bytes
-        slots = room[skip : skip + room.size - 7]
+        partial = room[skip : skip + room.size - 7]
         total = self.zeros(bands)
         shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
         for a in range(0, words.size // GROUP, kernels.MAX_GROUPS):
-            some = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
-            slots[:] = 0
-            kernels.add_groups(some, group + a, self.key, *shape, slots)
-            kernels.collect(slots, phases, row, total)
+            part = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
+            partial[:] = 0
+            kernels.add_groups(part, group + a, self.key, *shape, partial)
+            kernels.collect(partial, phases, row, total)
         return total
 
     def sums_of(
