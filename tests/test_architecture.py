@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 
-LEAVES = {"errors", "records"}
+LEAVES = {"errors", "records", "hashing", "kernels"}
 SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
 PROTECTION = SEALING | {
     "removable",
@@ -28,6 +28,8 @@ LIBRARY = PROTECTION | {"guards", "faults", "upsets", "campaign"}
 MAY_IMPORT = {
     "errors": set(),
     "records": {"errors"},
+    "hashing": set(),
+    "kernels": {"hashing", "errors"},
     "codes": LEAVES,
     "decoders": LEAVES | {"codes"},
     "words": LEAVES,

@@ -11,8 +11,8 @@ from scipy import stats
 
 from parimend.codes import Gaussian, from_spec
 from parimend.codes.gaussian import _log, normal_quantile, normals
-from parimend.codes.hashing import stream_key
 from parimend.errors import SpecError
+from parimend.hashing import stream_key
 from tests.codes.contract import RealCodeContract
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes import Modular, _modular, from_spec
-from parimend.codes.hashing import stream_key
+from parimend.codes import Modular, from_spec
 from parimend.codes.modular import GROUP, MAX_WORDS, PRIME, restore
 from parimend.errors import SealError, SpecError
+from parimend.hashing import stream_key
+from parimend.kernels import modular_numba
 from tests.codes.contract import CodeContract
 
 LARGEST = 0xFFFFFFFF
@@ -121,7 +122,7 @@ def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases):
     whole = code.syndrome(words)
     monkeypatch.setattr("parimend.codes.modular._GROUPS_PER_THREAD", 100)
     monkeypatch.setattr("parimend.codes.modular._FAST_BYTES", 0 if phases == 1 else 1 << 20)
-    monkeypatch.setattr(_modular, "MAX_GROUPS", 70)
+    monkeypatch.setattr(modular_numba, "MAX_GROUPS", 70)
     np.testing.assert_array_equal(code.accumulate(code.zeros(), words, 0, threads), whole)
 
 
@@ -139,7 +140,7 @@ def test_the_first_bands_can_be_summed_up_alone(n, bands, size, data):
 def test_accumulators_cannot_overflow():
     # One term a group, at most, falls into the same accumulator.
     largest_s1_term = (2**32 - 1) + 15 * PRIME
-    assert _modular.MAX_GROUPS * largest_s1_term < 2**64
+    assert modular_numba.MAX_GROUPS * largest_s1_term < 2**64
 
 
 def test_the_largest_words_and_the_last_group():
@@ -182,18 +183,18 @@ def test_the_coefficients_are_a_bijection_without_zero():
     assert len(set(a)) == len(a)
     assert all(0 < x < 2**32 for x in a)
     for group, x in zip(groups, a, strict=True):
-        assert _modular.group_of(np.uint64(x)) == group
-        assert int(_modular.coefficient(np.int64(group))) == x
+        assert modular_numba.group_of(np.uint64(x)) == group
+        assert int(modular_numba.coefficient(np.int64(group))) == x
 
 
 @given(a=st.integers(0, PRIME - 1), b=st.integers(0, PRIME - 1))
 def test_multiplication_modulo_p(a, b):
-    assert int(_modular.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
+    assert int(modular_numba.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
 
 
 @given(a=st.integers(PRIME - 20, PRIME - 1), b=st.integers(PRIME - 20, PRIME - 1))
 def test_multiplication_modulo_p_at_the_top(a, b):
-    assert int(_modular.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
+    assert int(modular_numba.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
 
 
 def test_the_sums_are_pinned():

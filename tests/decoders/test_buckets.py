@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes import Modular, _modular
+from parimend.codes import Modular
 from parimend.codes.modular import MAX_WORDS, PRIME, restore
 from parimend.decoders import Buckets, decoder
-from parimend.decoders.buckets import _inverse
 from parimend.errors import SpecError
+from parimend.kernels import modular_numba
+from parimend.kernels.buckets_numba import _inverse
 from parimend.records import Verdict
 from tests.decoders.contract import DecoderContract
 
@@ -178,4 +179,4 @@ def test_misuse_is_refused():
 )
 def test_inverse_modulo_p(a):
     inverse = _inverse(np.uint64(a))
-    assert int(_modular.multiply(np.uint64(a), inverse)) == 1
+    assert int(modular_numba.multiply(np.uint64(a), inverse)) == 1

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from parimend.codes import Sparse
-from parimend.decoders.elimination import _eliminate, solve_components
+from parimend.decoders.elimination import solve_components
+from parimend.kernels import elimination_numba as kernels
 
 LIMIT = 1 << 18
 
@@ -38,7 +39,7 @@ def product(A, x):
 
 
 def eliminate(A, b, limit=LIMIT):
-    return _eliminate(A.view(np.uint64).copy(), b.copy(), limit)
+    return kernels.eliminate(A.view(np.uint64).copy(), b.copy(), limit)
 
 
 @st.composite

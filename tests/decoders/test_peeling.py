@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from parimend.codes import Sparse, from_spec
 from parimend.codes.lowbits import LowBits
-from parimend.decoders import _peeling as kernels
 from parimend.decoders.base import decoder as by_name
 from parimend.decoders.peeling import Peeling
 from parimend.errors import SpecError
+from parimend.kernels import peeling_numba as kernels
 from parimend.records import Verdict
 from tests.decoders.contract import DecoderContract
 

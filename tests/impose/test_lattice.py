@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from parimend.impose.lattice import kernel, kernel_modulo, shorten
+from parimend.impose.lattice import kernel, kernel_modulo
+from parimend.kernels.lattice_numba import shorten
 
 
 def determinant(rows):

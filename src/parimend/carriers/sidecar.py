@@ -137,7 +137,7 @@ def add_sums(
     if all(elements is None for elements in elsewhere):
         code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return
-    from parimend.carriers.device import sums_of  # loads torch
+    from parimend.kernels.modular_torch import sums_of  # loads torch
 
     for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
         if elements is None:

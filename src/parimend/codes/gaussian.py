@@ -16,8 +16,8 @@ import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode, from_spec
-from parimend.codes.hashing import stream_key, words
 from parimend.errors import SpecError
+from parimend.hashing import stream_key, words
 
 # Coefficients of PPND16, highest power first: numerator and denominator for the middle, for the
 # tails and for the far tails (M. J. Wichura, "Algorithm AS 241: The percentage points of the normal

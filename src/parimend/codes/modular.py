@@ -32,10 +32,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import _modular as kernels
 from parimend.codes.base import Code
-from parimend.codes.hashing import stream_key
 from parimend.errors import SealError, SpecError
+from parimend.hashing import stream_key
+from parimend.kernels import modular_numba as kernels
 
 GROUP = kernels.GROUP
 """Words in a group."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode, from_spec
 from parimend.codes.gaussian import normals
-from parimend.codes.hashing import stream_key
 from parimend.errors import SpecError
+from parimend.hashing import stream_key
 
 
 class Output(RealCode):

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode
-from parimend.codes.hashing import below, stream_key, word
 from parimend.errors import SpecError
+from parimend.hashing import stream_key
+from parimend.kernels import sparse_numba as kernels
 
 _LARGEST_GRAM = 4096  # rows up to which H H^T is factorized, 128 MB
 _SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
@@ -53,11 +53,11 @@ class Columns(NamedTuple):
 
     def multiply(self, values: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         """Add to ``y``, (m,), the product of these columns with ``values``, one for each."""
-        return _multiply(*self, values, y)
+        return kernels.multiply(*self, values, y)
 
     def subtract_transposed(self, y: NDArray[np.float64], values: NDArray[Any]) -> None:
         """Subtract from ``values`` the transposed product with ``y``, (m,), in place."""
-        _subtract_transposed(*self, y, values)
+        kernels.subtract_transposed(*self, y, values)
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,15 @@ class Sparse(RealCode):
         degree = np.repeat(degrees, counts)
         start = np.concatenate([[0], np.cumsum(degree)])
         row = np.empty(start[-1], dtype=np.int32)
-        _draw_supports(start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS))
-        order = _permutation(self.n, stream_key(self.seed, _ORDER))
-        start, row = _permute(start, row, order)
+        kernels.draw_supports(
+            start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS)
+        )
+        order = kernels.permutation(self.n, stream_key(self.seed, _ORDER))
+        start, row = kernels.permute(start, row, order)
         size = 1 << (self.coefficient_bits - 1)
-        coefficient = _draw_coefficients(len(row), size, stream_key(self.seed, _COEFFICIENTS))
+        coefficient = kernels.draw_coefficients(
+            len(row), size, stream_key(self.seed, _COEFFICIENTS)
+        )
         owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
         first, second = start[owned[:, :2]].T  # supports are sorted and the owner comes first
         coefficient[first] = _coprime(coefficient[first], coefficient[second], size)
@@ -293,10 +297,10 @@ class Sparse(RealCode):
         return y / self.unit
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
+        return kernels.multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
 
     def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _multiply_gram(*self.columns, y, 1.0 / self.unit, np.zeros(self.m))
+        return kernels.multiply_gram(*self.columns, y, 1.0 / self.unit, np.zeros(self.m))
 
     @cached_property
     def gram_diagonal(self) -> NDArray[np.float64]:
@@ -315,7 +319,7 @@ class Sparse(RealCode):
         """Cholesky factor of H H^T: worth keeping, training projects thousands of times."""
         import scipy.linalg
 
-        gram = _gram(*self.columns, self.m, 1.0 / self.unit)
+        gram = kernels.gram(*self.columns, self.m, 1.0 / self.unit)
         try:
             return scipy.linalg.cho_factor(gram, lower=True)
         except scipy.linalg.LinAlgError:
@@ -338,155 +342,3 @@ def _lightest(n: int, m: int, light: int) -> int:
     while light < m and 0.35 * math.comb(m, light) < n / 2:
         light += 1
     return light
-
-
-@nb.njit(cache=True)
-def _draw_supports(start, row, m, imposed, own, key):  # type: ignore[no-untyped-def]
-    """Draw the checks of every column, owned columns first; every row of `row` ends up sorted."""
-    n = start.size - 1
-    load = np.zeros(m, np.int64)
-    # Fingerprints of the supports in use, in a hash table with linear probing; 0 marks a free slot.
-    size = 4
-    while size < 2 * n:
-        size *= 2
-    seen = np.zeros(size, np.uint64)
-    mask = np.uint64(size - 1)
-    hashed = np.empty(m, np.uint64)
-    for check in range(m):
-        hashed[check] = word(key, ~np.uint64(check))
-    counter = np.uint64(0)
-    for i in range(n):
-        a, b = start[i], start[i + 1]
-        j = i // own
-        first, low = a, np.int64(0)
-        if j < imposed:
-            row[a] = j
-            first, low = a + 1, np.int64(j + 1)
-        tries = 0
-        while True:
-            p = first
-            while p < b:
-                k = low + np.int64(below(word(key, counter), m - low))
-                other = low + np.int64(below(word(key, counter + np.uint64(1)), m - low))
-                counter += np.uint64(2)
-                # The emptier of two balances the rows; where supports run short, any will do.
-                if tries < 8 and load[other] < load[k]:
-                    k = other
-                fresh = True
-                for r in range(a, p):
-                    if row[r] == k:
-                        fresh = False
-                if fresh:
-                    row[p] = k
-                    p += 1
-            mark = np.uint64(0)
-            for r in range(a, b):
-                mark += hashed[row[r]]
-            mark |= np.uint64(1)
-            slot = mark >> np.uint64(1) & mask
-            while seen[slot] != 0 and seen[slot] != mark:
-                slot = (slot + np.uint64(1)) & mask
-            if seen[slot] == 0:
-                seen[slot] = mark
-                break
-            tries += 1
-        for r in range(a, b):
-            load[row[r]] += 1
-        for r in range(a + 1, b):  # insertion sort: there are only a few
-            p = r
-            while p > a and row[p - 1] > row[p]:
-                row[p - 1], row[p] = row[p], row[p - 1]
-                p -= 1
-
-
-@nb.njit(cache=True)
-def _draw_coefficients(count, size, key):  # type: ignore[no-untyped-def]
-    """Odd numbers from ``size`` to 2 ``size``, with random signs."""
-    coefficient = np.empty(count, np.int64)
-    for p in range(count):
-        bits = word(key, np.uint64(p))
-        magnitude = np.int64(np.uint64(size) | (bits & np.uint64(size - 1)) | np.uint64(1))
-        coefficient[p] = -magnitude if bits >> np.uint64(63) else magnitude
-    return coefficient
-
-
-@nb.njit(cache=True)
-def _permutation(n, key):  # type: ignore[no-untyped-def]
-    order = np.arange(n)
-    for i in range(n - 1, 0, -1):
-        j = np.int64(below(word(key, np.uint64(i)), i + 1))
-        order[i], order[j] = order[j], order[i]
-    return order
-
-
-@nb.njit(cache=True)
-def _permute(start, row, order):  # type: ignore[no-untyped-def]
-    """Move column i to position order[i]."""
-    n = order.size
-    new_start = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        new_start[order[i] + 1] = start[i + 1] - start[i]
-    new_start = np.cumsum(new_start)
-    new_row = np.empty_like(row)
-    for i in range(n):
-        a = new_start[order[i]]
-        for p in range(start[i], start[i + 1]):
-            new_row[a + p - start[i]] = row[p]
-    return new_start, new_row
-
-
-@nb.njit(inline="always")
-def _unsigned(row):  # type: ignore[no-untyped-def]
-    """An index that cannot count from the end, which saves a fifth of the time of a product."""
-    return np.uint64(np.uint32(row))
-
-
-@nb.njit(cache=True)
-def _multiply(start, row, coefficient, x, y):  # type: ignore[no-untyped-def]
-    for i in range(start.size - 1):
-        value = x[i]
-        if value != 0:
-            for p in range(start[i], start[i + 1]):
-                y[_unsigned(row[p])] += coefficient[p] * value
-    return y
-
-
-@nb.njit(cache=True)
-def _gram(start, row, coefficient, m, scale):  # type: ignore[no-untyped-def]
-    gram = np.zeros((m, m))
-    for i in range(start.size - 1):
-        for p in range(start[i], start[i + 1]):
-            for q in range(start[i], start[i + 1]):
-                gram[row[p], row[q]] += (coefficient[p] * scale) * (coefficient[q] * scale)
-    return gram
-
-
-@nb.njit(cache=True)
-def _multiply_transposed(start, row, coefficient, y):  # type: ignore[no-untyped-def]
-    x = np.empty(start.size - 1, np.float64)
-    for i in range(start.size - 1):
-        total = 0.0
-        for p in range(start[i], start[i + 1]):
-            total += coefficient[p] * y[_unsigned(row[p])]
-        x[i] = total
-    return x
-
-
-@nb.njit(cache=True)
-def _subtract_transposed(start, row, coefficient, y, x):  # type: ignore[no-untyped-def]
-    for i in range(start.size - 1):
-        total = 0.0
-        for p in range(start[i], start[i + 1]):
-            total += coefficient[p] * y[_unsigned(row[p])]
-        x[i] -= total
-
-
-@nb.njit(cache=True)
-def _multiply_gram(start, row, coefficient, y, scale, out):  # type: ignore[no-untyped-def]
-    for i in range(start.size - 1):
-        total = 0.0
-        for p in range(start[i], start[i + 1]):
-            total += (coefficient[p] * scale) * y[_unsigned(row[p])]
-        for p in range(start[i], start[i + 1]):
-            out[_unsigned(row[p])] += (coefficient[p] * scale) * total
-    return out

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.sparse import Sparse
-from parimend.decoders import _peeling as kernels
 from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.kernels.agreement_numba import agree
+from parimend.kernels.peeling_numba import by_rows
 from parimend.records import Decoding, Verdict
 
 
@@ -52,7 +52,7 @@ class _Prepared(Prepared):
 
     def __init__(self, code: Sparse) -> None:
         super().__init__(code)
-        self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
+        self._rows = by_rows(code.columns.start, code.columns.row, code.m)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
@@ -64,7 +64,7 @@ class _Prepared(Prepared):
         erased = np.zeros(code.n, np.uint8)
         erased[erasures] = 1
         limit = float(1 << code.word_bits)
-        found = _agree(*code.columns, *self._rows, rest, tolerance, damage, erased, limit)
+        found = agree(*code.columns, *self._rows, rest, tolerance, damage, erased, limit)
         steps = {"agree": int(found)}
         if erasures.size:
             steps["erasures"] = self._solve(erasures, rest, damage)
@@ -92,57 +92,3 @@ class _Prepared(Prepared):
         damage[erasures] += x
         rest -= H @ x
         return int(erasures.size)
-
-
-@nb.njit(cache=True)
-def _agree(start, row, coefficient, row_start, column, entry,  # type: ignore[no-untyped-def]
-           rest, tolerance, damage, erased, limit):  # fmt: skip
-    """Put right what two checks agree on, until nothing is left that they do; returns how many."""
-    m = row_start.size - 1
-    found = 0
-    progress = True
-    while progress and found < 4 * m:
-        progress = False
-        for j in range(m):
-            if abs(rest[j]) <= tolerance[j]:
-                continue
-            best, best_x, best_count, ties = -1, 0.0, 0, 0
-            for p in range(row_start[j], row_start[j + 1]):
-                i = column[p]
-                x = rest[j] / coefficient[entry[p]]
-                if erased[i] or abs(x) >= limit:
-                    continue
-                count, total, contradicted = 1, x, False
-                for q in range(start[i], start[i + 1]):
-                    c = row[q]
-                    if c == j:
-                        continue
-                    if abs(rest[c] - coefficient[q] * x) <= tolerance[c] + tolerance[j]:
-                        count += 1
-                        total += rest[c] / coefficient[q]
-                    elif abs(rest[c]) <= tolerance[c]:
-                        contradicted = True
-                # An agreement with a check that is itself within the noise says nothing.
-                if count < 2 or contradicted:
-                    continue
-                seen = 0
-                for q in range(start[i], start[i + 1]):
-                    if abs(rest[row[q]]) > tolerance[row[q]]:
-                        seen += 1
-                if seen < 2:
-                    continue
-                if count > best_count:
-                    best, best_x, best_count, ties = i, total / count, count, 1
-                elif count == best_count:
-                    ties += 1
-            if best < 0 or ties > 1:
-                continue
-            damage[best] += best_x
-            error = tolerance[j] / abs(coefficient[start[best]])
-            for q in range(start[best], start[best + 1]):
-                c = row[q]
-                rest[c] -= coefficient[q] * best_x
-                tolerance[c] = np.hypot(tolerance[c], error * abs(coefficient[q]))
-            found += 1
-            progress = True
-    return found

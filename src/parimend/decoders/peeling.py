@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.sparse import Sparse
-from parimend.decoders import _peeling as kernels
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
+from parimend.kernels import peeling_numba as kernels
 from parimend.records import Decoding, Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from parimend.codes.output import Output
 from parimend.guards.action import settle
 from parimend.guards.journal import Journal, Parameters
-from parimend.guards.kernels import (
+from parimend.guards.products import Product
+from parimend.guards.threshold import Threshold, unit_roundoff
+from parimend.kernels.screen_numba import (
     LARGE,
     any_suspicious_plane,
     any_suspicious_product,
     any_suspicious_row,
 )
-from parimend.guards.products import Product
-from parimend.guards.threshold import Threshold, unit_roundoff
 
 _GUARDS: weakref.WeakValueDictionary[str, LayerGuard] = weakref.WeakValueDictionary()
 """For the operator below: a compiled graph can hold strings and tensors, but not a guard."""

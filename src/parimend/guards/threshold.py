@@ -32,7 +32,7 @@ ROUNDING = 0.3
 """C above. Measured: 0.30 at most, for matrix products, convolutions and random inputs."""
 
 _OWN_TERMS = 64
-"""Partial sums that the check adds to those of the layer; see `parimend.guards.kernels`."""
+"""Partial sums that the check adds to those of the layer; see `parimend.kernels.screen_numba`."""
 
 _TF32 = 2.0**-11
 

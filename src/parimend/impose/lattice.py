@@ -7,9 +7,10 @@ nearest lattice vector (Lenstra, Lenstra, Lovasz 1982; Babai 1986).
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from parimend.kernels.lattice_numba import reduce, shorten
 
 
 def kernel(a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -48,7 +49,7 @@ def kernel(a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         basis[i - 1, [0, 1, i]] = -(b[1] * c + b[i]) // b[0], c, 1
     u = np.zeros(k, np.int64)
     u[:2] = (1 - b[1] * inverse) // b[0], inverse
-    _reduce(basis)
+    reduce(basis)
     shorten(basis, u)
     back = np.argsort(order)
     return basis[:, back], u[back]
@@ -90,84 +91,5 @@ def kernel_modulo(a: NDArray[np.int64]) -> NDArray[np.int64]:
     basis[0, :2], basis[1, :2] = u, v
     for i in range(2, k):
         basis[i, 0], basis[i, i] = first(i), 1
-    _reduce(basis)
+    reduce(basis)
     return basis
-
-
-@nb.njit(cache=True)
-def _orthogonalize(basis, k, ortho, mu, norm):  # type: ignore[no-untyped-def]
-    """Gram-Schmidt for row k, given those above it."""
-    columns = basis.shape[1]
-    for c in range(columns):
-        ortho[k, c] = basis[k, c]
-    for i in range(k):
-        dot = 0.0
-        for c in range(columns):
-            dot += ortho[k, c] * ortho[i, c]
-        mu[k, i] = dot / norm[i]
-        for c in range(columns):
-            ortho[k, c] -= mu[k, i] * ortho[i, c]
-    norm[k] = 0.0
-    for c in range(columns):
-        norm[k] += ortho[k, c] * ortho[k, c]
-
-
-@nb.njit(cache=True)
-def _reduce(basis):  # type: ignore[no-untyped-def]
-    """LLL in place. Rows join one by one, so that entries are short before the dimension grows and
-    float64 carries the Gram-Schmidt coefficients.
-
-    Where the lattice has no short basis float64 may not carry them, and rows could change for ever:
-    then the work is cut off. The result is a basis in any case.
-    """
-    rows, columns = basis.shape
-    ortho = np.zeros((rows, columns))
-    mu = np.zeros((rows, rows))
-    norm = np.zeros(rows)
-    _orthogonalize(basis, 0, ortho, mu, norm)
-    left = 10_000 * rows
-    for end in range(1, rows):
-        k = end
-        while k <= end and left > 0:
-            left -= 1
-            for _ in range(8):  # rounding errors of long rows need more than one pass
-                changed = False
-                _orthogonalize(basis, k, ortho, mu, norm)
-                for i in range(k - 1, -1, -1):
-                    # Not 0.5: an exact half would go back and forth with the rounding errors.
-                    if abs(mu[k, i]) > 0.501:
-                        q = np.rint(mu[k, i])
-                        changed = True
-                        for c in range(columns):
-                            basis[k, c] -= np.int64(q) * basis[i, c]
-                        for c in range(i):
-                            mu[k, c] -= q * mu[i, c]
-                        mu[k, i] -= q
-                if not changed:
-                    break
-            if norm[k] >= (0.99 - mu[k, k - 1] ** 2) * norm[k - 1]:
-                k += 1
-            else:
-                for c in range(columns):
-                    basis[k, c], basis[k - 1, c] = basis[k - 1, c], basis[k, c]
-                k = max(k - 1, 1)
-                _orthogonalize(basis, k - 1, ortho, mu, norm)
-
-
-@nb.njit(cache=True)
-def shorten(basis, v):  # type: ignore[no-untyped-def]
-    """Subtract from v, in place, a lattice vector near it."""
-    rows, columns = basis.shape
-    ortho = np.zeros((rows, columns))
-    mu = np.zeros((rows, rows))
-    norm = np.zeros(rows)
-    for k in range(rows):
-        _orthogonalize(basis, k, ortho, mu, norm)
-    for _ in range(3):  # float64 cannot do it at once when v is long
-        for i in range(rows - 1, -1, -1):
-            dot = 0.0
-            for c in range(columns):
-                dot += v[c] * ortho[i, c]
-            q = np.int64(np.rint(dot / norm[i]))
-            for c in range(columns):
-                v[c] -= q * basis[i, c]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.lowbits import LowBits
 from parimend.errors import WordError
-from parimend.impose.lattice import kernel_modulo, shorten
+from parimend.impose.lattice import kernel_modulo
+from parimend.kernels.clearing_numba import clear_modulo
 
 _SIGN = np.uint32(1 << 31)
 _ROOM = 1 << 14  # patterns may move so far: hundreds of times the usual
@@ -65,31 +65,10 @@ def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
     bases = np.array([kernel_modulo(a) for a in own]).reshape(*own.shape, own.shape[1])
     syndrome = code.syndrome(word)
     inverse = np.array([pow(int(a), -1, 1 << 64) for a in own[:, 0]], np.uint64)
-    _clear(*code.columns, code.owned, inverse, bases, word, syndrome)
+    clear_modulo(*code.columns, code.owned, inverse, bases, word, syndrome)
     steps = int(np.abs(word - before).max(initial=0))
     if steps >= _ROOM:
         raise WordError(
             f"a weight would move by {steps} units in the last place: take another seed"
         )
     return Lowered(word.astype(np.uint32), syndrome, steps)
-
-
-@nb.njit(cache=True)
-def _clear(start, row, coefficient, owned, inverse, bases, word, syndrome):  # type: ignore[no-untyped-def]
-    """Clear the checks one after the other; see `parimend.impose.rounding`."""
-    checks, k = owned.shape
-    for j in range(checks):
-        # (t, 0, .., 0) clears the check. Shortening it at once would overflow: its upper half is
-        # replaced by that many times a short vector that is worth (2^32, 0, .., 0).
-        t = np.int64(np.uint64(-syndrome[j]) * inverse[j])
-        v = np.zeros(k, np.int64)
-        v[0] = np.int64(1) << np.int64(32)
-        shorten(bases[j], v)
-        v *= t >> np.int64(32)
-        v[0] += t & np.int64(0xFFFFFFFF)
-        shorten(bases[j], v)
-        for c in range(k):
-            i = owned[j, c]
-            word[i] += v[c]
-            for p in range(start[i], start[i + 1]):
-                syndrome[row[p]] += coefficient[p] * v[c]

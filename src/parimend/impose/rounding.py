@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.sparse import Sparse
 from parimend.errors import WordError
-from parimend.impose.lattice import kernel, shorten
+from parimend.impose.lattice import kernel
+from parimend.kernels.clearing_numba import clear_exactly
 
 
 class Rounded(NamedTuple):
@@ -96,7 +96,7 @@ class Clearing:
 
     def __call__(self, owned: NDArray[np.int64], syndrome: NDArray[np.int64]) -> None:
         """Move the owned words, (imposed, own), and with them the syndrome, (m,), in place."""
-        _clear(*self._columns, self._owned, *self._moves, owned.reshape(-1), syndrome)
+        clear_exactly(*self._columns, self._owned, *self._moves, owned.reshape(-1), syndrome)
 
 
 def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -110,29 +110,3 @@ def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[
     for j in range(code.imposed):
         bases[j], units[j] = kernel(own[j])
     return own, bases, units
-
-
-@nb.njit(cache=True)
-def _clear(start, row, coefficient, owned, own, bases, units, word, syndrome):  # type: ignore[no-untyped-def]
-    checks, k = owned.shape
-    v = np.empty(k, np.int64)
-    for j in range(checks):
-        # Spread the residual in the reals, then settle the integer rest in the lattice.
-        a = own[j]
-        rest = -syndrome[j]
-        norm = 0.0
-        for c in range(k):
-            norm += np.float64(a[c]) * a[c]
-        share = rest / norm
-        for c in range(k):
-            v[c] = np.int64(np.rint(share * a[c]))
-        for c in range(k):
-            rest -= a[c] * v[c]
-        for c in range(k):
-            v[c] += rest * units[j, c]
-        shorten(bases[j], v)
-        for c in range(k):
-            i = owned[j, c]
-            word[i] += v[c]
-            for p in range(start[i], start[i + 1]):
-                syndrome[row[p]] += coefficient[p] * v[c]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.codes.sparse import Columns, Sparse
+from parimend.kernels.sparse_torch import Rectangles
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,60 +71,5 @@ class Share:
         """The same on a device, made when it is first used there."""
         if device not in self._rectangles:
             self._rectangles.clear()  # a model lives in one place at a time
-            self._rectangles[device] = Rectangles(self.columns, self.code.m, device)
+            self._rectangles[device] = Rectangles(*self.columns, self.code.m, device)
         return self._rectangles[device]
-
-
-class Rectangles:
-    """Columns of H as rectangles of indices and coefficients, on any device.
-
-    Gathering and summing along rectangles is deterministic everywhere; scattering is not, and
-    processes that project the same weights must get the same.
-    """
-
-    def __init__(self, columns: Columns, m: int, device: torch.device) -> None:
-        start, row, coefficient = columns
-        row, coefficient = row[start[0] : start[-1]], coefficient[start[0] : start[-1]]
-        start = start - start[0]
-        column = np.repeat(np.arange(len(start) - 1), np.diff(start))
-        by_row = np.argsort(row, kind="stable")
-        self._rows = _rectangle(row[by_row], column[by_row], coefficient[by_row], m, device)
-        # Columns of equal weight together: there are two or three weights in a code.
-        weight = np.diff(start)
-        self._columns = []
-        for w in np.unique(weight):
-            chosen = np.flatnonzero(weight == w)
-            entries = start[chosen][:, None] + np.arange(w)
-            self._columns.append(
-                (
-                    torch.from_numpy(chosen).to(device),
-                    torch.from_numpy(row[entries].astype(np.int64)).to(device),
-                    torch.from_numpy(coefficient[entries].astype(np.float64)).to(device),
-                )
-            )
-
-    def multiply(self, values: torch.Tensor) -> NDArray[np.float64]:
-        index, coefficient = self._rows
-        return (coefficient * values.double()[index]).sum(1).cpu().numpy()
-
-    def subtract_transposed(self, y: NDArray[np.float64], values: torch.Tensor) -> None:
-        there = torch.from_numpy(y).to(values.device)
-        for chosen, rows, coefficient in self._columns:
-            moved = values[chosen].double() - (coefficient * there[rows]).sum(1)
-            values[chosen] = moved.to(values.dtype)
-
-
-def _rectangle(
-    row: NDArray[np.int32],
-    column: NDArray[np.int64],
-    coefficient: NDArray[np.int64],
-    m: int,
-    device: torch.device,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Entries sorted by row as (m, longest row) columns and coefficients."""
-    lengths = np.bincount(row, minlength=m)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    index = np.zeros((m, lengths.max(initial=0)), np.int64)
-    values = np.zeros(index.shape)
-    index[row, place], values[row, place] = column, coefficient
-    return torch.from_numpy(index).to(device), torch.from_numpy(values).to(device)

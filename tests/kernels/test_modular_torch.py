@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
 import parimend as pm
-from parimend.carriers import device
 from parimend.codes import Modular
 from parimend.errors import SpecError, WordError
+from parimend.kernels import modular_torch as device
 from parimend.model import ModelTensors
 from parimend.records import Verdict
 from parimend.scrub import Scrubber

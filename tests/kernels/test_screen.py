@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from parimend.guards.kernels import any_suspicious_plane, any_suspicious_product, any_suspicious_row
+from parimend.kernels.screen_numba import (
+    any_suspicious_plane,
+    any_suspicious_product,
+    any_suspicious_row,
+)
 
 
 def oracle(y, P, target, tau2):

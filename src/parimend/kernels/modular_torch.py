@@ -9,14 +9,15 @@ differ, the shift to the right, is masked.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.codes import Modular
-from parimend.codes._modular import GROUP, MIX_A, MIX_B, PRIME
-from parimend.codes.hashing import GOLDEN, MIX64_A, MIX64_B
 from parimend.errors import SpecError
+from parimend.hashing import GOLDEN, MIX64_A, MIX64_B
+from parimend.kernels.modular_numba import GROUP, MIX_A, MIX_B, PRIME
 
 MAX_WORDS = GROUP << 25
 """So many words at a time: 2^25 terms below 2^37 are positive in an int64."""
@@ -25,8 +26,24 @@ _LOW = 0xFFFFFFFF
 _FOLD = PRIME - (1 << 32)
 
 
+class Hashed(Protocol):
+    """What is needed of a `parimend.codes.Modular`: words, bands, buckets in a band, key."""
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def bands(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def key(self) -> np.uint64: ...
+
+
 def sums_of(
-    code: Modular, elements: torch.Tensor, start: int, bands: int | None = None
+    code: Hashed, elements: torch.Tensor, start: int, bands: int | None = None
 ) -> NDArray[np.uint64]:
     """The sums of some words, computed on the device that they are on.
 
@@ -44,6 +61,7 @@ def sums_of(
         SpecError: if they are not words of the code, or more than `MAX_WORDS`.
 
     Example:
+        >>> from parimend.codes import Modular
         >>> code = Modular.for_errors(n=100, errors=2)
         >>> weights = torch.arange(100, dtype=torch.float32)
         >>> bool((sums_of(code, weights, 0) == code.syndrome(weights.numpy().view("u4"))).all())
@@ -59,7 +77,7 @@ def sums_of(
     words = _words(elements)
     groups = words.new_ones(len(words)).cumsum(0) + (start // GROUP - 1)
     product = words * _coefficients(groups)[:, None]
-    # As in `codes._modular`, 2^32 = -15, and a multiple of p keeps the result positive.
+    # As in `modular_numba`, 2^32 = -15, and a multiple of p keeps the result positive.
     weighted = (product & _LOW) + (_FOLD * PRIME - _FOLD * _shift(product, 32))
     bands = code.bands if bands is None else bands
     total = words.new_empty((2, bands, code.size))
@@ -93,8 +111,8 @@ def _coefficients(groups: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 16)
 
 
-def _starts(code: Modular, groups: torch.Tensor, band: int) -> torch.Tensor:
-    """The first bucket of every group in a band, see `codes._modular.bucket`."""
+def _starts(code: Hashed, groups: torch.Tensor, band: int) -> torch.Tensor:
+    """The first bucket of every group in a band, see `parimend.kernels.modular_numba.bucket`."""
     counter = groups * ((code.bands + 1) // 2) + band // 2
     x = (counter + 1) * _signed(GOLDEN) + _signed(code.key)
     x = (x ^ _shift(x, 30)) * _signed(MIX64_A)

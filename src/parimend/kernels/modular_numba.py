@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from parimend.codes.hashing import below, word
+from parimend.hashing import below, word
 
 U = np.uint64
 GROUP = 16

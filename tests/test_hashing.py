@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes.hashing import below, mix64, stream_key, word, words
+from parimend.hashing import below, mix64, stream_key, word, words
 
 U64 = st.integers(0, 2**64 - 1)
 
