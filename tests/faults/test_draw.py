@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.errors import ParimendError
 from parimend.faults import (
     KINDS,
     PATTERNS,
     PLACEMENTS,
     FaultError,
+    FaultFileError,
     FaultList,
     ImpossibleFaultError,
+    StaleFaultError,
     Words,
     draw,
 )
@@ -156,6 +159,13 @@ def test_zeroing_zeros_is_refused() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert again.kind == "zero"
+
+
+@pytest.mark.parametrize("error", [FaultFileError, ImpossibleFaultError, StaleFaultError])
+def test_errors_are_in_the_tree(error: type[Exception]) -> None:
+    assert issubclass(error, FaultError)
+    assert issubclass(FaultError, ParimendError)
+    assert issubclass(FaultError, ValueError)
 
 
 def test_long_lists_of_tensors_are_cut_short_in_messages() -> None:
