@@ -5,6 +5,10 @@ that the call itself cannot be served; its message names the tensor or file, say
 and what to do about it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class ParimendError(Exception):
     """Base of everything that Parimend raises on purpose."""
@@ -44,3 +48,42 @@ class GuardError(ParimendError, ValueError):
 
 class ComputationError(ParimendError, RuntimeError):
     """A guard saw a wrong computation, and its policy is to raise."""
+
+
+class FaultError(ParimendError, ValueError):
+    """Damage was asked for that cannot be done as asked."""
+
+
+class ImpossibleFaultError(FaultError):
+    """Fewer words can be changed than were asked for.
+
+    Attributes:
+        kind: of damage that was asked for.
+        tensors: names of those it could have struck.
+        count: number of words asked for.
+        possible: number of words that can be changed.
+    """
+
+    # An exception from another process is made of its message; the attributes follow.
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        tensors: Sequence[str] = (),
+        count: int = 0,
+        possible: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.tensors = tuple(tensors)
+        self.count = count
+        self.possible = possible
+
+
+class StaleFaultError(FaultError):
+    """The words at hand do not hold the bit patterns that a list of faults expects."""
+
+
+class FaultFileError(FaultError):
+    """A stored list of faults is damaged, truncated or of another format."""

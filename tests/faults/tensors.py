@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from parimend.faults import KINDS, PLACEMENTS, Words
-from parimend.faults.formats import FORMATS
+from parimend.faults.words import FORMATS
 
 NAMES = ["fc.weight", "fc.bias", "conv.0", "head"]
 
@@ -28,7 +28,7 @@ def models(draw: st.DrawFn, kind: str, most: int = 3000) -> list[Words]:
         size = draw(st.integers(0, most))
         random = np.random.default_rng(draw(st.integers(0, 2**32)))
         form = FORMATS[dtype]
-        bits = random.integers(0, 1 << form.width, size, dtype=form.unsigned)
+        bits = random.integers(0, 1 << form.bits, size, dtype=form.unsigned)
         if draw(st.booleans()):
             bits[random.random(size) < 0.7] = 0
         tensors.append(Words(name, bits, dtype))

@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.errors import ParimendError
 from parimend.faults import (
     KINDS,
     PATTERNS,
     PLACEMENTS,
     FaultError,
+    FaultFileError,
     FaultList,
     ImpossibleFaultError,
+    StaleFaultError,
     Words,
     draw,
 )
@@ -136,7 +139,7 @@ def test_an_empty_draw_is_an_empty_list() -> None:
         ({"placement": "row"}, "unknown placement 'row': take one of scattered, burst, lines, "),
         ({"count": -1}, "count -1 is negative"),
         ({"seed": -1}, "seed -1 is out of range: take 0 <= seed < 2"),
-        ({"only": "x"}, "only='x' matches none of the tensors 'w'"),
+        ({"only": "x"}, "no tensor matches 'x'; there are w$"),
     ],
 )
 def test_misuse_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -148,7 +151,7 @@ def test_misuse_is_refused(arguments: dict[str, Any], message: str) -> None:
 def test_zeroing_zeros_is_refused() -> None:
     model = {"a": np.zeros(4), "b": np.array([0.0, -0.0, 1.0])}
     assert draw("zero", model, 2, seed=0).index.tolist() == [1, 2]
-    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 words asked for in 'a', 'b'"):
+    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 words asked for in a, b;"):
         draw("zero", model, 3, seed=0)
     with pytest.raises(ImpossibleFaultError) as caught:
         draw("zero", model, 300, seed=0)
@@ -158,9 +161,16 @@ def test_zeroing_zeros_is_refused() -> None:
     assert again.kind == "zero"
 
 
+@pytest.mark.parametrize("error", [FaultFileError, ImpossibleFaultError, StaleFaultError])
+def test_errors_are_in_the_tree(error: type[Exception]) -> None:
+    assert issubclass(error, FaultError)
+    assert issubclass(FaultError, ParimendError)
+    assert issubclass(FaultError, ValueError)
+
+
 def test_long_lists_of_tensors_are_cut_short_in_messages() -> None:
     model = {f"t{number}": np.zeros(1) for number in range(9)}
-    with pytest.raises(ImpossibleFaultError, match="'t0', 't1', 't2', 't3', 't4' and 4 more"):
+    with pytest.raises(ImpossibleFaultError, match="in t0, t1, t2, t3, t4 and 4 more;"):
         draw("zero", model, 1, seed=0)
 
 
@@ -171,4 +181,6 @@ def test_nothing_else_is_imported() -> None:
         "print(*(n for n in sys.modules if n == 'torch' or n.startswith('parimend.')))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert all(name.startswith("parimend.faults") for name in run.stdout.split())
+    loaded = {".".join(name.split(".")[:2]) for name in run.stdout.split()}
+    ground = {f"parimend.{name}" for name in ("atomic", "dtypes", "errors", "names", "rng")}
+    assert loaded == ground | {"parimend.faults"}

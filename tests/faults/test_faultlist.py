@@ -84,7 +84,7 @@ def test_other_tensors_may_be_among_them(model: dict[str, Any], faults: FaultLis
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": None}, "tensor 'a' is missing among 'b'"),
+        ({"a": None}, "tensor 'a' is missing among b$"),
         ({"a": np.ones(20)}, "tensor 'a' is F64, but the faults were drawn for F32"),
         ({"b": np.ones(3, np.int8)}, r"'b' has 3 words, but a fault is at index \d+; give the"),
         ({"a": np.ones((5, 4), np.float32).T}, "'a' cannot be changed in place: it is read-only"),

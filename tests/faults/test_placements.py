@@ -10,8 +10,7 @@ import pytest
 
 from parimend.faults import FaultList, ImpossibleFaultError, Words, draw
 from parimend.faults.placements import LINE_BYTES, PAGE_BYTES
-
-from .chisquare import assert_uniform
+from tests.chisquare import assert_uniform
 
 Model = dict[str, npt.NDArray[Any]]
 
@@ -147,7 +146,7 @@ def test_too_many_words_are_refused_with_what_is_possible(
     tensors = model(2000, 1000)
     message = (
         rf"bitflip \(placement {placement}\) can change only {possible} of the {count} words "
-        r"asked for in 't0', 't1'; ask for fewer"
+        r"asked for in t0, t1; ask for fewer"
     )
     with pytest.raises(ImpossibleFaultError, match=message) as caught:
         draw("bitflip", tensors, count, seed=0, placement=placement)

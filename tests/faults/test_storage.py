@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -69,7 +70,7 @@ def test_saving_replaces_the_file_and_keeps_it_when_it_fails(
     other = draw("zero", {"w": np.ones(5)}, 2, seed=0)
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)

@@ -1,6 +1,5 @@
 """Layouts: every element exactly once, in a stable order, tied tensors once."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from parimend.errors import WordError
-from parimend.words.layout import Part, named_tensors, select, split, whole
+from parimend.words.layout import Part, named_tensors, split, whole
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 KINDS = ("model", "tensor", "row")
@@ -92,40 +91,6 @@ class TestIndex:
 
     def test_of_a_scalar(self):
         assert whole("scale", "F32", ()).index(0) == ()
-
-
-class TestSelect:
-    NAMES = ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
-
-    def test_everything_by_default(self):
-        assert select(self.NAMES, None) == list(self.NAMES)
-
-    @pytest.mark.parametrize(
-        ("only", "chosen"),
-        [
-            (["fc.*"], [2, 3]),
-            (["*.bias", "fc.*"], [1, 2, 3]),
-            (["fc.weight", "conv1.weight"], [0, 2]),
-            (["conv?.[bw]*"], [0, 1]),
-            ("*.weight", [0, 2]),
-            ([], []),
-        ],
-    )
-    def test_patterns_keep_the_order_of_the_names(self, only, chosen):
-        assert select(self.NAMES, only) == [self.NAMES[i] for i in chosen]
-
-    @pytest.mark.parametrize("pattern", ["FC.*", "fc", "head.*"])
-    def test_a_pattern_that_matches_nothing(self, pattern):
-        with pytest.raises(
-            WordError, match=re.escape(f"no tensor matches {pattern!r}; there are conv1")
-        ):
-            select(self.NAMES, ["fc.*", pattern])
-
-    def test_the_message_stays_short(self):
-        with pytest.raises(WordError, match=r"there are w0, .*, w7, \.\.\.$"):
-            select([f"w{i}" for i in range(100)], ["x"])
-        with pytest.raises(WordError, match="there are none"):
-            select([], ["x"])
 
 
 class Tied(nn.Module):

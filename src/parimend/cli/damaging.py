@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from parimend.atomic import atomic
 from parimend.errors import SpecError
 from parimend.faults import FaultList, Words, draw
-from parimend.faults.formats import FORMATS
+from parimend.faults.words import FORMATS
 from parimend.files.seals import layout_of, sidecar_of
 from parimend.files.tensors import copy_data
 from parimend.words.header import Entry, Header

@@ -59,17 +59,12 @@ def command(
     Example: parimend inject model.safetensors -o broken.safetensors --fault bitflip --count 210
     """
     from parimend.cli.damaging import damage_file
-    from parimend.errors import SpecError
-    from parimend.faults import FaultError
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
-    try:
-        faults = damage_file(
-            path, out, fault, count, seed, only=only, placement=placement, replay=replay
-        )
-    except FaultError as error:
-        raise SpecError(str(error)) from error
+    faults = damage_file(
+        path, out, fault, count, seed, only=only, placement=placement, replay=replay
+    )
     if save is not None:
         faults.save(save)
     if json:

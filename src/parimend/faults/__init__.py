@@ -10,11 +10,9 @@
 >>> faults.revert_(model)
 """
 
-from parimend.faults.drawing import draw
-from parimend.faults.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
-from parimend.faults.fault import Fault
-from parimend.faults.faultlist import FaultList
-from parimend.faults.kinds import KINDS, PATTERNS, Kind
+from parimend.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
+from parimend.faults.drawing import KINDS, PATTERNS, Kind, draw
+from parimend.faults.faultlist import Fault, FaultList
 from parimend.faults.placements import PLACEMENTS
 from parimend.faults.words import Tensors, Words
 

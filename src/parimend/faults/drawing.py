@@ -1,21 +1,60 @@
-"""Drawing faults: from a seed to a list of changed words."""
+"""Drawing faults: from a kind and a seed to a list of changed words."""
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 
-from parimend.faults.errors import FaultError
+from parimend.errors import FaultError
 from parimend.faults.faultlist import FaultList
-from parimend.faults.kinds import bind, kind_of, placement_of
-from parimend.faults.space import Space
-from parimend.faults.stream import Stream
+from parimend.faults.numeric import Noise, NonFinite, Replace, Stuck
+from parimend.faults.patterns import BitFlip, MultiFlip, Pattern, RandomBits, Sign, Zero
+from parimend.faults.placements import PLACEMENTS, Positions, Space
 from parimend.faults.words import Tensors, Words, select
+from parimend.rng import SEEDS, Stream
 
-__all__ = ["draw"]
+_T = TypeVar("_T")
+
+PATTERNS: Mapping[str, type[Pattern]] = MappingProxyType(
+    {
+        "noise": Noise,
+        "replace": Replace,
+        "random": RandomBits,
+        "bitflip": BitFlip,
+        "multiflip": MultiFlip,
+        "stuck": Stuck,
+        "zero": Zero,
+        "sign": Sign,
+        "nonfinite": NonFinite,
+    }
+)
+"""Patterns by name: what a struck word becomes."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of damage.
+
+    Attributes:
+        pattern: a name of `PATTERNS`.
+        placement: a name of `PLACEMENTS`; that of a draw which names no other.
+    """
+
+    pattern: str
+    placement: str
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {name: Kind(name, "scattered") for name in PATTERNS}
+    | {area: Kind("random", area) for area in ("burst", "lines", "page")}
+)
+"""Kinds by name: every pattern on scattered words, and overwritten areas of memory."""
 
 
 def draw(
@@ -37,50 +76,60 @@ def draw(
     share a placement strike the same words under the same seed, where all words are changeable.
 
     Args:
-        kind: a name of :data:`KINDS`.
-        words: named numpy arrays of any shape (float16/32/64, (u)int8..64), or :class:`Words` for
-            raw patterns of other formats.
+        kind: a name of `KINDS`.
+        words: named numpy arrays of any shape (float16/32/64, (u)int8..64), or `Words` for raw
+            patterns of other dtypes.
         count: number of words to change, >= 0.
         seed: 0 <= seed < 2^64.
-        only: shell-style patterns over tensor names; default: all tensors.
-        placement: a name of :data:`PLACEMENTS`; default: that of the kind.
-        **options: options of the pattern, given to every tensor: ``scale`` (noise), ``step`` and
-            ``limit`` (replace), ``value`` (stuck), ``fewest`` and ``most`` (multiflip).
+        only: shell patterns of tensor names; by default all tensors.
+        placement: a name of `PLACEMENTS`; by default that of the kind.
+        **options: of the pattern, given to every tensor: ``scale`` (noise), ``step`` and ``limit``
+            (replace), ``value`` (stuck), ``fewest`` and ``most`` (multiflip).
 
     Returns:
         The faults, ordered by tensor name and flat index.
 
     Raises:
-        ImpossibleFaultError: fewer than ``count`` words can be changed.
-        FaultError: unknown kind, placement, option or dtype; a value out of range; a tensor that
-            the kind does not suit; tensors that share memory; nothing selected.
+        ImpossibleFaultError: if fewer than ``count`` words can be changed.
+        FaultError: for an unknown kind, placement, option or dtype, a value out of range, a tensor
+            that the kind does not suit, tensors that share memory, or if nothing is selected.
 
-    >>> import numpy as np
-    >>> weights = {"fc.weight": np.full((4, 5), 0.5, np.float32)}
-    >>> faults = draw("bitflip", weights, 2, seed=0)
-    >>> for fault in faults:
-    ...     print(fault)
-    fc.weight[6]: 3f000000 -> 3f020000
-    fc.weight[16]: 3f000000 -> 3f000004
-    >>> faults.apply_(weights)
-    >>> float(weights["fc.weight"][1, 1])
-    0.5078125
-    >>> faults.revert_(weights)
-    >>> bool((weights["fc.weight"] == 0.5).all())
-    True
+    Example:
+        >>> import numpy as np
+        >>> weights = {"fc.weight": np.full((4, 5), 0.5, np.float32)}
+        >>> faults = draw("bitflip", weights, 2, seed=0)
+        >>> for fault in faults:
+        ...     print(fault)
+        fc.weight[6]: 3f000000 -> 3f020000
+        fc.weight[16]: 3f000000 -> 3f000004
+        >>> faults.apply_(weights)
+        >>> float(weights["fc.weight"][1, 1])
+        0.5078125
+        >>> faults.revert_(weights)
+        >>> bool((weights["fc.weight"] == 0.5).all())
+        True
     """
-    placement = kind_of(kind).placement if placement is None else placement
-    place = placement_of(placement)
     count, seed = operator.index(count), operator.index(seed)
     if count < 0:
         raise FaultError(f"count {count} is negative")
-    space = Space(kind, placement, bind(kind, select(words, only), options))
-    where, contents = Stream(seed, "placement"), Stream(seed, "pattern")
-    positions = place(space, count, where) if count else np.empty(0, dtype=np.int64)
-    after = np.empty(count, dtype=np.uint64)
-    before = np.empty(count, dtype=np.uint64)
-    tensor = np.empty(count, dtype=np.int64)
-    index = np.empty(count, dtype=np.int64)
+    if not 0 <= seed < SEEDS:
+        raise FaultError(f"seed {seed} is out of range: take 0 <= seed < 2^64")
+    registered = _look_up(KINDS, kind, "kind of damage")
+    placement = registered.placement if placement is None else placement
+    place = _look_up(PLACEMENTS, placement, "placement")
+    patterns = _bind(kind, PATTERNS[registered.pattern], select(words, only), options)
+    space = Space(kind, placement, patterns)
+    positions = np.empty(0, dtype=np.int64)
+    if count:
+        positions = place(space, count, Stream(seed, "placement"))
+    return _strike(space, positions, seed)
+
+
+def _strike(space: Space, positions: Positions, seed: int) -> FaultList:
+    """The faults at these places, sorted ones."""
+    contents = Stream(seed, "pattern")
+    index, tensor = np.empty_like(positions), np.empty_like(positions)
+    before, after = (np.empty(positions.size, dtype=np.uint64) for _ in range(2))
     struck: list[Words] = []
     for number, part in space.groups(positions):
         index[part] = positions[part] - space.edges[number]
@@ -91,8 +140,8 @@ def draw(
         struck.append(space.tensors[number])
     return FaultList(
         seed=seed,
-        kind=kind,
-        placement=placement,
+        kind=space.kind,
+        placement=space.placement,
         names=tuple(words.name for words in struck),
         dtypes=tuple(words.dtype for words in struck),
         tensor=tensor,
@@ -100,3 +149,23 @@ def draw(
         before=before,
         after=after,
     )
+
+
+def _bind(
+    kind: str, pattern: type[Pattern], words: Sequence[Words], options: Mapping[str, Any]
+) -> list[Pattern]:
+    """The pattern, bound to each of the tensors."""
+    known = [name for name in inspect.signature(pattern).parameters if name != "words"]
+    for name in options:
+        if name not in known:
+            raise FaultError(
+                f"{kind} has no option {name!r}; it takes {', '.join(known) if known else 'none'}"
+            )
+    return [pattern(tensor, **options) for tensor in words]
+
+
+def _look_up(registry: Mapping[str, _T], name: str, what: str) -> _T:
+    try:
+        return registry[name]
+    except KeyError:
+        raise FaultError(f"unknown {what} {name!r}: take one of {', '.join(registry)}") from None

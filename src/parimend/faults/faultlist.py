@@ -1,26 +1,61 @@
-"""Lists of faults: damage as data, to apply, revert, store and replay."""
+"""Lists of faults: damage as data, to apply, revert, store and replay.
+
+A stored list is JSON lines. The first line is the header; every other line is a fault. Patterns are
+hexadecimal, as wide as the word, because JSON readers may round integers above 2^53::
+
+    {"format": "parimend.faults", "version": 1, "seed": 0, "kind": "bitflip",
+     "placement": "scattered", "count": 1, "tensors": {"fc.weight": "F32"}}     (one line)
+    {"tensor": "fc.weight", "index": 3, "before": "3f000000", "after": "3f000001"}
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from parimend.faults.errors import FaultError, StaleFaultError
-from parimend.faults.fault import Fault
-from parimend.faults.formats import format_of
-from parimend.faults.storage import Header, read, write
-from parimend.faults.words import Tensors, Words, named
+from parimend.atomic import atomic
+from parimend.errors import FaultError, FaultFileError, StaleFaultError
+from parimend.faults.words import Tensors, Words, format_of, named
+from parimend.rng import SEEDS
 
-__all__ = ["FaultList"]
-
+_FORMAT, _VERSION = "parimend.faults", 1
 _COLUMNS = {"tensor": np.int64, "index": np.int64, "before": np.uint64, "after": np.uint64}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One changed word.
+
+    Attributes:
+        tensor: its name.
+        index: flat index of the word, in row-major order.
+        before: bit pattern before the damage.
+        after: bit pattern after it.
+        dtype: of the word, as safetensors names it.
+
+    Example:
+        >>> print(Fault("fc.bias", 7, 0x3E00, 0xBE00, "BF16"))
+        fc.bias[7]: 3e00 -> be00
+    """
+
+    tensor: str
+    index: int
+    before: int
+    after: int
+    dtype: str
+
+    def __str__(self) -> str:
+        before, after = (_hex(pattern, self.dtype) for pattern in (self.before, self.after))
+        return f"{self.tensor}[{self.index}]: {before} -> {after}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,24 +63,25 @@ class FaultList:
     """Faults in columns, ordered by tensor name and flat index; no word occurs twice.
 
     Attributes:
-        seed: the seed they were drawn with.
-        kind: the kind of damage.
-        placement: the placement.
-        names: names of the damaged tensors, ascending, shape (k,).
-        dtypes: their safetensors dtypes, shape (k,).
+        seed: they were drawn with.
+        kind: of damage.
+        placement: of the damage.
+        names: of the damaged tensors, ascending, shape (k,).
+        dtypes: of these tensors, as safetensors names them, shape (k,).
         tensor: position of each fault's tensor in ``names``: int64, shape (count,).
         index: flat index of each word in its tensor: int64, shape (count,).
         before: bit patterns before the damage: uint64, shape (count,).
         after: bit patterns after it: uint64, shape (count,).
 
     Raises:
-        FaultError: the columns do not fit together.
+        FaultError: if the columns do not fit together.
 
-    >>> import numpy as np
-    >>> from parimend.faults import draw
-    >>> faults = draw("zero", {"bias": np.ones(3, np.float32)}, count=2, seed=1)
-    >>> len(faults), faults.index.tolist(), next(iter(faults)).after
-    (2, [1, 2], 0)
+    Example:
+        >>> import numpy as np
+        >>> from parimend.faults import draw
+        >>> faults = draw("zero", {"bias": np.ones(3, np.float32)}, count=2, seed=1)
+        >>> len(faults), faults.index.tolist(), next(iter(faults)).after
+        (2, [1, 2], 0)
     """
 
     seed: int
@@ -53,10 +89,10 @@ class FaultList:
     placement: str
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
-    tensor: npt.NDArray[np.int64]
-    index: npt.NDArray[np.int64]
-    before: npt.NDArray[np.uint64]
-    after: npt.NDArray[np.uint64]
+    tensor: NDArray[np.int64]
+    index: NDArray[np.int64]
+    before: NDArray[np.uint64]
+    after: NDArray[np.uint64]
 
     def __post_init__(self) -> None:
         for column, dtype in _COLUMNS.items():
@@ -95,14 +131,14 @@ class FaultList:
             force: write even over words that are not as they were when the faults were drawn.
 
         Raises:
-            StaleFaultError: a word does not hold the pattern from before the damage.
-            FaultError: a tensor is missing, too short, of another dtype, or cannot be changed in
-                place (read-only, or not C-contiguous).
+            StaleFaultError: if a word does not hold the pattern from before the damage.
+            FaultError: if a tensor is missing, too short, of another dtype, or cannot be changed
+                in place (read-only, or not contiguous).
         """
         self._write(words, "before", "after", force)
 
     def revert_(self, words: Tensors, *, force: bool = False) -> None:
-        """Undo :meth:`apply_`, bit for bit; arguments, checks and errors are the same."""
+        """Undo `apply_`, bit for bit; arguments, checks and errors are the same."""
         self._write(words, "after", "before", force)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -111,32 +147,52 @@ class FaultList:
         The file appears complete or not at all, and replaces one of the same name.
 
         Raises:
-            OSError: it cannot be written.
+            BusyError: if another process is writing the same file.
+            OSError: if it cannot be written.
         """
-        tensors = dict(zip(self.names, self.dtypes, strict=True))
-        write(Path(path), Header(self.seed, self.kind, self.placement, len(self), tensors), self)
+        with atomic(path) as file:
+            file.writelines(json.dumps(row).encode("ascii") + b"\n" for row in self._rows())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FaultList:
-        """Read what :meth:`save` wrote.
+        """Read what `save` wrote.
 
         Raises:
-            FaultFileError: the file is not a complete, valid list; the message names the line.
-            OSError: it cannot be read.
+            FaultFileError: if the file is not a complete, valid list; names the line.
+            OSError: if it cannot be read.
         """
-        header, faults = read(Path(path))
-        number = {name: position for position, name in enumerate(header.tensors)}
+        header, faults = _read(Path(path))
+        names = tuple(header["tensors"])
+        number = {name: position for position, name in enumerate(names)}
         return cls(
-            seed=header.seed,
-            kind=header.kind,
-            placement=header.placement,
-            names=tuple(header.tensors),
-            dtypes=tuple(header.tensors.values()),
+            seed=header["seed"],
+            kind=header["kind"],
+            placement=header["placement"],
+            names=names,
+            dtypes=tuple(header["tensors"].values()),
             tensor=np.array([number[fault.tensor] for fault in faults], dtype=np.int64),
             index=np.array([fault.index for fault in faults], dtype=np.int64),
             before=np.array([fault.before for fault in faults], dtype=np.uint64),
             after=np.array([fault.after for fault in faults], dtype=np.uint64),
         )
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        yield {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "seed": self.seed,
+            "kind": self.kind,
+            "placement": self.placement,
+            "count": len(self),
+            "tensors": dict(zip(self.names, self.dtypes, strict=True)),
+        }
+        for fault in self:
+            yield {
+                "tensor": fault.tensor,
+                "index": fault.index,
+                "before": _hex(fault.before, fault.dtype),
+                "after": _hex(fault.after, fault.dtype),
+            }
 
     def _write(
         self,
@@ -174,16 +230,16 @@ def _check_target(words: Words, dtype: str, last: int) -> None:
 
 
 def _check_present(
-    words: Words, index: npt.NDArray[np.int64], expected: npt.NDArray[np.uint64], old: str
+    words: Words, index: NDArray[np.int64], expected: NDArray[np.uint64], old: str
 ) -> None:
     present = words.bits[index]
     wrong = np.flatnonzero(present != expected)
     if wrong.size:
         first = int(wrong[0])
-        shown = words.format.hex
+        found, wanted = (_hex(int(of[first]), words.dtype) for of in (present, expected))
         raise StaleFaultError(
-            f"{words.name}[{int(index[first])}] holds {shown(int(present[first]))} and not "
-            f"{shown(int(expected[first]))}, its pattern {old} the damage ({wrong.size} of "
+            f"{words.name}[{int(index[first])}] holds {found} and not "
+            f"{wanted}, its pattern {old} the damage ({wrong.size} of "
             f"{index.size} words of this tensor differ); give the tensor in that state, or "
             f"force=True to overwrite it"
         )
@@ -200,8 +256,99 @@ def _check_columns(faults: FaultList) -> None:
     forward, along = np.diff(faults.tensor), np.diff(faults.index)
     if (faults.index < 0).any() or not ((forward > 0) | ((forward == 0) & (along > 0))).all():
         raise FaultError("faults must be ordered by tensor and index, each word at most once")
-    top = np.array([(1 << format_of(dtype).width) - 1 for dtype in faults.dtypes], dtype=np.uint64)
+    top = np.array([(1 << format_of(dtype).bits) - 1 for dtype in faults.dtypes], dtype=np.uint64)
     if (np.maximum(faults.before, faults.after) > top[faults.tensor]).any():
         raise FaultError("a bit pattern is wider than the words of its tensor")
     if (faults.before == faults.after).any():
         raise FaultError("a fault must change its word: before and after are equal")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+    """Header and faults of a stored list, all of it checked."""
+    try:
+        lines = path.read_bytes().decode("ascii").split("\n")
+    except UnicodeDecodeError as error:
+        raise FaultFileError(f"{path}: not a fault list, it holds bytes beyond ASCII") from error
+    if lines.pop():
+        raise FaultFileError(f"{path}, line {len(lines) + 1}: cut off; the file is truncated")
+    if not lines:
+        raise FaultFileError(f"{path}: empty; a fault list has at least a header line")
+    faults: list[Fault] = []
+    number = 1
+    try:
+        header = _header(lines[0])
+        for line in lines[1:]:
+            number += 1
+            faults.append(_fault(line, header["tensors"], faults[-1] if faults else None))
+    except (RecursionError, ValueError) as error:  # a FaultError is a ValueError
+        raise FaultFileError(f"{path}, line {number}: {error}") from error
+    if len(faults) != header["count"]:
+        raise FaultFileError(
+            f"{path}: the header promises {header['count']} faults, {len(faults)} are there"
+        )
+    if unstruck := header["tensors"].keys() - {fault.tensor for fault in faults}:
+        raise FaultFileError(f"{path}, line 1: no fault strikes tensor {min(unstruck)!r}")
+    return header, faults
+
+
+def _header(line: str) -> dict[str, Any]:
+    data = json.loads(line)
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise FaultError(f'not the header of a fault list ("format": "{_FORMAT}" is missing)')
+    if data.get("version") != _VERSION:
+        raise FaultError(
+            f"version {data.get('version')!r} of the format; this release reads version {_VERSION}"
+        )
+    _check_keys(data, ("format", "version", "seed", "kind", "placement", "count", "tensors"))
+    _check_integer("seed", data["seed"], SEEDS)
+    _check_integer("count", data["count"], 1 << 63)
+    for key in ("kind", "placement"):
+        if not isinstance(data[key], str) or not data[key]:
+            raise FaultError(f"{key} must be a name, not {data[key]!r}")
+    tensors = data["tensors"]
+    if not isinstance(tensors, dict) or list(tensors) != sorted(tensors):
+        raise FaultError("tensors must be an object of names, ascending, and their dtypes")
+    for name, dtype in tensors.items():
+        if not isinstance(dtype, str):
+            raise FaultError(f"dtype of tensor {name!r} must be a name, not {dtype!r}")
+        format_of(dtype)
+    return data
+
+
+def _fault(line: str, dtypes: dict[str, str], previous: Fault | None) -> Fault:
+    data = json.loads(line)
+    _check_keys(data, ("tensor", "index", "before", "after"))
+    tensor, index, before, after = (data[key] for key in ("tensor", "index", "before", "after"))
+    if not isinstance(tensor, str) or tensor not in dtypes:
+        raise FaultError(f"tensor {tensor!r} is not in the header")
+    _check_integer("index", index, 1 << 63)
+    dtype = dtypes[tensor]
+    digits = _digits(dtype)
+    for key, text in (("before", before), ("after", after)):
+        if not isinstance(text, str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", text):
+            raise FaultError(f"{key} must be {digits} hexadecimal digits ({dtype}), not {text!r}")
+    if before == after:
+        raise FaultError(f"before and after are both {before}; a fault must change its word")
+    if previous is not None and (previous.tensor, previous.index) >= (tensor, index):
+        raise FaultError(f"{tensor}[{index}] is out of order or repeated")
+    return Fault(tensor, index, int(before, 16), int(after, 16), dtype)
+
+
+def _check_keys(data: Any, keys: tuple[str, ...]) -> None:
+    if not isinstance(data, dict) or data.keys() != set(keys):
+        raise FaultError(f"needs an object with exactly the keys {', '.join(keys)}")
+
+
+def _check_integer(key: str, value: object, bound: int) -> None:
+    # bool is an int in Python, but true is no number in JSON.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < bound:
+        raise FaultError(f"{key} must be an integer from 0 to {bound - 1}, not {value!r}")
+
+
+def _digits(dtype: str) -> int:
+    return format_of(dtype).bits // 4
+
+
+def _hex(pattern: int, dtype: str) -> str:
+    """The pattern in hexadecimal, as wide as the word."""
+    return f"{pattern:0{_digits(dtype)}x}"

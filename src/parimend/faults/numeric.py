@@ -6,15 +6,13 @@ import math
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from parimend.faults.errors import FaultError
-from parimend.faults.formats import Bits
-from parimend.faults.pattern import Pattern
-from parimend.faults.stream import Stream
+from parimend.dtypes import Bits
+from parimend.errors import FaultError
+from parimend.faults.patterns import Pattern
 from parimend.faults.words import Words
-
-__all__ = ["Noise", "NonFinite", "Replace", "Stuck"]
+from parimend.rng import Stream
 
 
 class Noise(Pattern):
@@ -29,7 +27,7 @@ class Noise(Pattern):
             the finite words of the tensor.
 
     Raises:
-        FaultError: ``scale`` is not positive and finite.
+        FaultError: if ``scale`` is not positive and finite.
     """
 
     def __init__(self, words: Words, *, scale: float | None = None) -> None:
@@ -43,7 +41,7 @@ class Noise(Pattern):
         """The standard deviation in use."""
         return _rms(self.words) if self._given is None else float(self._given)
 
-    def changeable(self, before: Bits) -> npt.NDArray[np.bool_]:
+    def changeable(self, before: Bits) -> NDArray[np.bool_]:
         step = np.full(before.shape, self.scale)
         moved = (self._add(before, step) != before) | (self._add(before, -step) != before)
         return np.asarray(moved & np.isfinite(self.format.decode(before)))
@@ -52,14 +50,14 @@ class Noise(Pattern):
         with np.errstate(over="ignore"):
             return self._add(before, self.scale * stream.normals(before.size))
 
-    def _add(self, before: Bits, amount: npt.NDArray[np.float64]) -> Bits:
+    def _add(self, before: Bits, amount: NDArray[np.float64]) -> Bits:
         if self.format.is_float:
             with np.errstate(over="ignore", invalid="ignore"):
                 return self.format.encode(self.format.decode(before) + amount)
         # Moving the least integer to 0 makes both families alike and 64 bits exact.
-        least = np.uint64(self.format.sign_bit if self.format.family == "signed" else 0)
+        least = np.uint64(self.format.sign_bit)
         level = before.astype(np.uint64) ^ least
-        top = np.uint64((1 << self.format.width) - 1)
+        top = np.uint64((1 << self.format.bits) - 1)
         size = np.rint(np.abs(amount))
         fits = size < 2.0**64
         size = np.where(fits, np.where(fits, size, 0.0).astype(np.uint64), top)
@@ -85,7 +83,7 @@ class Replace(Pattern):
             lie below 2^e and are exact in the dtype.
 
     Raises:
-        FaultError: ``step`` is no power of two, or the dtype does not hold the grid exactly.
+        FaultError: if ``step`` is no power of two, or the dtype does not hold the grid exactly.
     """
 
     def __init__(
@@ -129,7 +127,7 @@ class Replace(Pattern):
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
         if not self.format.is_float:
-            return stream.integers(1 << self.format.width, before.size).astype(before.dtype)
+            return stream.integers(1 << self.format.bits, before.size).astype(before.dtype)
         step, most = self._grid
         k = stream.integers(2 * most + 1, before.size).astype(np.int64) - most
         return self.format.encode(k.astype(np.float64) * step)
@@ -144,7 +142,7 @@ class Stuck(Pattern):
             floats, 1 for integers.
 
     Raises:
-        FaultError: an integer dtype does not hold ``value``.
+        FaultError: if an integer dtype does not hold ``value``.
     """
 
     def __init__(self, words: Words, *, value: float | None = None) -> None:
@@ -155,15 +153,15 @@ class Stuck(Pattern):
             self._bits = int(form.encode(np.array([wanted], np.float64))[0])
             return
         wanted = 1 if value is None else value
-        low = -form.sign_bit if form.family == "signed" else 0
-        if not (low <= wanted < low + (1 << form.width) and wanted == int(wanted)):
+        low = -form.sign_bit
+        if not (low <= wanted < low + (1 << form.bits) and wanted == int(wanted)):
             raise FaultError(
                 f"tensor {words.name!r}: {words.dtype} does not hold the stuck value {value}; "
-                f"give an integer from {low} to {low + (1 << form.width) - 1}"
+                f"give an integer from {low} to {low + (1 << form.bits) - 1}"
             )
-        self._bits = int(wanted) % (1 << form.width)
+        self._bits = int(wanted) % (1 << form.bits)
 
-    def changeable(self, before: Bits) -> npt.NDArray[np.bool_]:
+    def changeable(self, before: Bits) -> NDArray[np.bool_]:
         return np.asarray(before != self._bits)
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
@@ -174,7 +172,7 @@ class NonFinite(Pattern):
     """NaN, +Inf or -Inf, uniformly chosen; for E4M3, which has no infinities, NaN or -NaN.
 
     Raises:
-        FaultError: integers have no such values.
+        FaultError: for integers, which have no such values.
     """
 
     def __init__(self, words: Words) -> None:

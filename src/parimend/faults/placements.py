@@ -1,21 +1,122 @@
-"""Placements: which words are struck."""
+"""Placements: which words of the selected tensors are struck."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from parimend.faults.space import Blocks, Positions, Space
-from parimend.faults.stream import Stream
-
-__all__ = ["LINE_BYTES", "PAGE_BYTES", "PLACEMENTS", "Placement"]
+from parimend.errors import FaultError, ImpossibleFaultError
+from parimend.faults.patterns import Pattern
+from parimend.faults.words import Words
+from parimend.names import listed
+from parimend.rng import Stream
 
 LINE_BYTES = 64
 """Bytes in a cache line."""
 PAGE_BYTES = 4096
 """Bytes in a memory page."""
+
+Positions = NDArray[np.int64]
+"""Places in the row: the words of all selected tensors, one tensor after the other."""
+
+
+class Space:
+    """Selected tensors in a row, each with its pattern.
+
+    Args:
+        kind: the kind of damage asked for, for messages.
+        placement: the placement asked for, for messages.
+        patterns: one pattern per tensor, bound to it.
+
+    Raises:
+        FaultError: if two tensors share memory.
+    """
+
+    def __init__(self, kind: str, placement: str, patterns: Sequence[Pattern]) -> None:
+        self.kind = kind
+        self.placement = placement
+        self.patterns = patterns
+        self.tensors: list[Words] = [pattern.words for pattern in patterns]
+        _refuse_shared(self.tensors)
+        self.edges = _edges([len(words) for words in self.tensors])
+        """Places where tensors begin, and the end of the last: shape (tensors + 1,)."""
+
+    @property
+    def total(self) -> int:
+        """Number of words."""
+        return int(self.edges[-1])
+
+    def groups(self, positions: Positions) -> Iterator[tuple[int, slice]]:
+        """For sorted positions: each tensor that has any, and which part of them it has."""
+        cuts = np.searchsorted(positions, self.edges)
+        for tensor in np.flatnonzero(np.diff(cuts)).tolist():
+            yield tensor, slice(int(cuts[tensor]), int(cuts[tensor + 1]))
+
+    def changeable(self, positions: Positions) -> NDArray[np.bool_]:
+        """Which of the words at these positions, in any order, the damage can change."""
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        result = np.empty(positions.shape, dtype=np.bool_)
+        for tensor, part in self.groups(ordered):
+            local = ordered[part] - self.edges[tensor]
+            pattern = self.patterns[tensor]
+            result[order[part]] = pattern.changeable(pattern.words.bits[local])
+        return result
+
+    def unchangeable(self, tensor: int) -> Positions:
+        """Flat indices of all words of one tensor that the damage cannot change, sorted."""
+        pattern, start = self.patterns[tensor], 0
+        found = [np.empty(0, dtype=np.int64)]
+        for bits in pattern.words.chunks():
+            found.append(np.flatnonzero(~pattern.changeable(bits)) + start)
+            start += bits.size
+        return np.concatenate(found)
+
+    def impossible(self, count: int, possible: int) -> ImpossibleFaultError:
+        """The exception to raise where only ``possible`` of ``count`` words can be changed."""
+        names = [words.name for words in self.tensors]
+        return ImpossibleFaultError(
+            f"{self.kind} (placement {self.placement}) can change only {possible} of the {count} "
+            f"words asked for in {listed(names, 5)}; ask for fewer, select other tensors, or take "
+            "another kind, placement or option",
+            kind=self.kind,
+            tensors=names,
+            count=count,
+            possible=possible,
+        )
+
+
+class Blocks:
+    """Aligned blocks of memory, such as cache lines: places in the row from start to stop.
+
+    Blocks are aligned to the first word of their tensor and never cross into the next one, so the
+    last block of a tensor may be short. They are numbered from 0 to ``total - 1``.
+
+    Args:
+        space: the words.
+        size: bytes in a block; None for blocks of one word.
+    """
+
+    def __init__(self, space: Space, size: int | None) -> None:
+        widths = [words.bits.itemsize for words in space.tensors]
+        self._space = space
+        self._words = np.array([1 if size is None else size // width for width in widths])
+        counts = [-(-len(w) // p) for w, p in zip(space.tensors, self._words.tolist(), strict=True)]
+        self._edges = _edges(counts)
+        self.total = int(self._edges[-1])
+        self.fewest = int(self._words.min())
+        """Words in a full block of the widest dtype."""
+
+    def bounds(self, blocks: Positions) -> tuple[Positions, Positions]:
+        """Start and stop positions of the blocks with these numbers."""
+        tensor = np.searchsorted(self._edges, blocks, side="right") - 1
+        start = self._space.edges[tensor] + (blocks - self._edges[tensor]) * self._words[tensor]
+        return start, np.minimum(start + self._words[tensor], self._space.edges[tensor + 1])
+
 
 Placement = Callable[[Space, int, Stream], Positions]
 """From a space, a number of words >= 1 and a stream to that many places, sorted and distinct, all
@@ -79,7 +180,7 @@ def burst(space: Space, count: int, stream: Stream) -> Positions:
     return run
 
 
-PLACEMENTS: MappingProxyType[str, Placement] = MappingProxyType(
+PLACEMENTS: Mapping[str, Placement] = MappingProxyType(
     {"scattered": scattered, "burst": burst, "lines": lines, "page": page}
 )
 """Placements by name."""
@@ -120,3 +221,20 @@ def _run(starts: Positions, lengths: Positions, count: int, stream: Stream) -> P
     stretch = int(np.searchsorted(ends, way, side="right"))
     start = int(starts[stretch]) + way - int(ends[stretch] - ways[stretch])
     return np.arange(start, start + count, dtype=np.int64)
+
+
+def _edges(sizes: Sequence[int]) -> Positions:
+    return np.concatenate([[0], np.cumsum(np.array(sizes, dtype=np.int64))])
+
+
+def _refuse_shared(tensors: Sequence[Words]) -> None:
+    """Tied weights would be struck under two names, and the second fault would meet the first."""
+    spans = sorted(
+        (*np.lib.array_utils.byte_bounds(words.bits), words.name) for words in tensors if len(words)
+    )
+    for (_, stop, name), (start, _, following) in pairwise(spans):
+        if start < stop:
+            raise FaultError(
+                f"tensors {name!r} and {following!r} share memory (tied weights?); "
+                f"leave one of them out"
+            )

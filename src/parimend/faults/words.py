@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from parimend.faults.errors import FaultError, listed
-from parimend.faults.formats import FORMATS, Bits, Format, format_of
+from parimend import names as naming
+from parimend.dtypes import DTYPES, Bits, DType
+from parimend.errors import FaultError
 
-__all__ = ["Tensors", "Words", "named", "select"]
+FORMATS: Mapping[str, DType] = MappingProxyType(
+    {
+        name: DTYPES[name]
+        for name in (
+            *("F64", "F32", "F16", "BF16", "F8_E5M2", "F8_E4M3"),
+            *("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"),
+        )
+    }
+)
+"""Dtypes that can be damaged as numbers; others are taken as ``U8``, byte by byte."""
 
-_NAMES = {form.native: form.name for form in FORMATS.values() if form.native} | {
-    # Names under which other packages register these dtypes with numpy.
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
+_OF_NUMPY = {dtype.numpy.name: name for name, dtype in FORMATS.items()}
 _CHUNK = 1 << 20
+
+
+def format_of(dtype: str) -> DType:
+    """The dtype of that name.
+
+    Raises:
+        FaultError: if the name is none of `FORMATS`.
+    """
+    try:
+        return FORMATS[dtype]
+    except KeyError:
+        raise FaultError(f"unknown dtype {dtype!r}: take one of {', '.join(FORMATS)}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +47,19 @@ class Words:
     """One tensor as a flat row of bit patterns.
 
     Attributes:
-        name: name of the tensor.
-        bits: patterns, shape (n,), native unsigned integers as wide as the dtype. A view where
-            the damage is to reach the tensor itself.
-        dtype: safetensors name of what the patterns mean, such as ``"F32"`` or ``"BF16"``.
+        name: of the tensor.
+        bits: patterns, shape (n,), native unsigned integers as wide as the dtype. A view if the
+            damage is to reach the tensor itself.
+        dtype: what the patterns mean, by its name in safetensors files, such as ``F32`` or
+            ``BF16``.
 
     Raises:
-        FaultError: ``bits`` is not flat, not unsigned, or not as wide as ``dtype`` says.
+        FaultError: if ``bits`` is not flat, not unsigned, or not as wide as ``dtype`` says.
 
-    A format that numpy lacks is given by its raw patterns:
-
-    >>> import numpy as np
-    >>> Words("head", np.array([0x3F80, 0xBF80], np.uint16), "BF16").values().tolist()
-    [1.0, -1.0]
+    Example:
+        >>> import numpy as np
+        >>> Words("head", np.array([0x3F80, 0xBF80], np.uint16), "BF16").values().tolist()
+        [1.0, -1.0]
     """
 
     name: str
@@ -59,35 +76,36 @@ class Words:
             )
 
     @classmethod
-    def of(cls, name: str, array: npt.NDArray[Any]) -> Words:
+    def of(cls, name: str, array: NDArray[Any]) -> Words:
         """The words of a numpy array: a view, so that damage to the words damages the array.
 
         Args:
-            name: name of the tensor.
-            array: any shape; float16/32/64, (u)int8..64, or bfloat16, float8_e4m3fn and
-                float8_e5m2 where another package has taught them to numpy.
+            name: of the tensor.
+            array: any shape; float16/32/64, (u)int8..64, or bfloat16, float8_e4m3fn and float8_e5m2
+                of ml_dtypes.
 
         Returns:
-            Words of length ``array.size``, in C order. Of an array that is not C-contiguous no
-            flat view exists: its words are a read-only copy, good for drawing but not for
+            Words of length ``array.size``, in row-major order. Of an array that is not contiguous
+            no flat view exists: its words are a read-only copy, good for drawing but not for
             changing.
 
         Raises:
-            FaultError: the dtype is not supported or not of native byte order.
+            FaultError: if the dtype is not supported or not of native byte order.
 
-        >>> import numpy as np
-        >>> weights = np.zeros((2, 3), np.float32)
-        >>> words = Words.of("fc.weight", weights)
-        >>> words.bits[4] = 0x3F800000
-        >>> float(weights[1, 1]), words.dtype, len(words)
-        (1.0, 'F32', 6)
+        Example:
+            >>> import numpy as np
+            >>> weights = np.zeros((2, 3), np.float32)
+            >>> words = Words.of("fc.weight", weights)
+            >>> words.bits[4] = 0x3F800000
+            >>> float(weights[1, 1]), words.dtype, len(words)
+            (1.0, 'F32', 6)
         """
         if not isinstance(array, np.ndarray):
             raise FaultError(
                 f"tensor {name!r} is a {type(array).__name__}, not a numpy array; give a view of "
                 f"its memory, such as tensor.detach().numpy()"
             )
-        dtype = _NAMES.get(array.dtype.name)
+        dtype = _OF_NUMPY.get(array.dtype.name)
         if dtype is None:
             raise FaultError(
                 f"tensor {name!r}: dtype {array.dtype} is not supported; give the raw patterns as "
@@ -104,14 +122,14 @@ class Words:
         return cls(name, flat, dtype)
 
     @property
-    def format(self) -> Format:
-        """The number format of the words."""
+    def format(self) -> DType:
+        """The dtype of the words."""
         return format_of(self.dtype)
 
     def __len__(self) -> int:
         return self.bits.size
 
-    def values(self) -> npt.NDArray[np.float64]:
+    def values(self) -> NDArray[np.float64]:
         """The numbers that the patterns stand for, as float64 of shape (n,)."""
         return self.format.decode(self.bits)
 
@@ -121,7 +139,7 @@ class Words:
             yield self.bits[start : start + _CHUNK]
 
 
-Tensors = Mapping[str, npt.NDArray[Any]] | Iterable[Words]
+Tensors = Mapping[str, NDArray[Any]] | Iterable[Words]
 """What damage acts on: named numpy arrays, or words."""
 
 
@@ -129,12 +147,12 @@ def named(tensors: Tensors, names: Sequence[str]) -> list[Words]:
     """The words of the tensors with these very names, in that order.
 
     Raises:
-        FaultError: a tensor is missing or of an unsupported dtype.
+        FaultError: if a tensor is missing or of an unsupported dtype.
     """
     given = dict(_pairs(tensors))
     for name in names:
         if name not in given:
-            raise FaultError(f"tensor {name!r} is missing among {listed(sorted(given))}")
+            raise FaultError(f"tensor {name!r} is missing among {naming.listed(sorted(given))}")
     return [_as_words(name, given[name]) for name in names]
 
 
@@ -143,44 +161,38 @@ def select(tensors: Tensors, only: str | Sequence[str] | None = None) -> list[Wo
 
     Args:
         tensors: named arrays, or words.
-        only: shell-style patterns (``*``, ``?``, ``[...]``), case-sensitive; a name needs to
-            match one of them. None: all tensors.
+        only: shell patterns; see `parimend.names.select`.
 
     Raises:
-        FaultError: no tensors; a name twice; a pattern that matches nothing; an unsupported
-            dtype among the selected.
+        FaultError: if there are no tensors, a name twice, a pattern that matches nothing, or an
+            unsupported dtype among the selected.
 
-    >>> import numpy as np
-    >>> arrays = {"b": np.zeros(2), "a.weight": np.zeros(3), "a.bias": np.zeros(1)}
-    >>> [words.name for words in select(arrays, "a.*")]
-    ['a.bias', 'a.weight']
+    Example:
+        >>> import numpy as np
+        >>> arrays = {"b": np.zeros(2), "a.weight": np.zeros(3), "a.bias": np.zeros(1)}
+        >>> [words.name for words in select(arrays, "a.*")]
+        ['a.bias', 'a.weight']
     """
-    # The order of a mapping says nothing about the model, so it must not decide what is struck.
-    given = sorted(_pairs(tensors), key=lambda pair: pair[0])
-    names = [name for name, _ in given]
-    if not names:
+    pairs = _pairs(tensors)
+    if not pairs:
         raise FaultError("no tensors to damage: the mapping is empty")
+    # The order of a mapping says nothing about the model, so it must not decide what is struck.
+    names = sorted(name for name, _ in pairs)
     for name, following in pairwise(names):
         if name == following:
             raise FaultError(f"tensor {name!r} is given twice; give every tensor once")
-    globs = ["*"] if only is None else [only] if isinstance(only, str) else list(only)
-    if not globs:
+    chosen = naming.select(names, only, error=FaultError)
+    if not chosen:
         raise FaultError("only=[] selects no tensor; leave it out to select all of them")
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise FaultError(f"only={glob!r} matches none of the tensors {listed(names)}")
-    return [
-        _as_words(name, tensor)
-        for name, tensor in given
-        if any(fnmatchcase(name, glob) for glob in globs)
-    ]
+    given = dict(pairs)
+    return [_as_words(name, given[name]) for name in chosen]
 
 
-def _pairs(tensors: Tensors) -> list[tuple[str, Words | npt.NDArray[Any]]]:
+def _pairs(tensors: Tensors) -> list[tuple[str, Words | NDArray[Any]]]:
     if isinstance(tensors, Mapping):
         return list(tensors.items())
     return [(words.name, words) for words in tensors]
 
 
-def _as_words(name: str, tensor: Words | npt.NDArray[Any]) -> Words:
+def _as_words(name: str, tensor: Words | NDArray[Any]) -> Words:
     return tensor if isinstance(tensor, Words) else Words.of(name, tensor)

@@ -6,13 +6,13 @@ used again on a live model, a state dict or a file.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parimend.errors import WordError
+from parimend.names import select as select
 from parimend.words.bits import item_size
 
 _LINE = 64  # bytes
@@ -111,24 +111,6 @@ def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
                 word.append(replace(bias, start=row, count=1))
             rows.append(tuple(word))
     return rows + [(part,) for part in parts if part.name not in taken]
-
-
-def select(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
-    """Those of ``names`` that match one of the shell patterns ``only``; all if it is None.
-
-    Raises:
-        WordError: if a pattern matches nothing.
-    """
-    names = list(names)
-    if only is None:
-        return names
-    if isinstance(only, str):  # a sequence of letters, to Python
-        only = [only]
-    for pattern in only:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise WordError(f"no tensor matches {pattern!r}; there are {shown or 'none'}")
-    return [n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)]
 
 
 def named_tensors(

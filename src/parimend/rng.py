@@ -13,11 +13,12 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from parimend.faults.errors import FaultError
+from parimend.errors import SpecError
 
-__all__ = ["Stream"]
+SEEDS = 1 << 64
+"""Seeds are smaller than this, and not negative."""
 
 _LN2 = 0.6931471805599453
 _SQRT_HALF = 0.7071067811865476
@@ -35,24 +36,25 @@ class Stream:
             streams of one seed for different purposes have nothing in common.
 
     Raises:
-        FaultError: the seed is out of range.
+        SpecError: if the seed is out of range.
 
-    >>> Stream(0, "example").integers(6, 5).tolist()
-    [4, 4, 5, 1, 5]
+    Example:
+        >>> Stream(0, "example").integers(6, 5).tolist()
+        [4, 4, 5, 1, 5]
     """
 
     def __init__(self, seed: int, purpose: str) -> None:
-        if not 0 <= seed < 1 << 64:
-            raise FaultError(f"seed {seed} is out of range: take 0 <= seed < 2^64")
+        if not 0 <= seed < SEEDS:
+            raise SpecError(f"seed {seed} is out of range: take 0 <= seed < 2^64")
         digest = hashlib.blake2b(purpose.encode(), digest_size=8).digest()
         key = np.array([seed, int.from_bytes(digest, "little")], dtype=np.uint64)
         self._philox = np.random.Philox(key=key)
 
-    def raw(self, count: int) -> npt.NDArray[np.uint64]:
+    def raw(self, count: int) -> NDArray[np.uint64]:
         """The next ``count`` raw 64-bit outputs, shape (count,)."""
         return np.asarray(self._philox.random_raw(count), dtype=np.uint64)
 
-    def integers(self, bound: int, count: int) -> npt.NDArray[np.uint64]:
+    def integers(self, bound: int, count: int) -> NDArray[np.uint64]:
         """Integers uniform over range(bound), 1 <= bound <= 2^64, shape (count,).
 
         The top bits of each raw output, as many as ``bound - 1`` has; those >= bound are dropped.
@@ -61,7 +63,7 @@ class Stream:
         width = (bound - 1).bit_length()
         if width == 0:
             return np.zeros(count, dtype=np.uint64)
-        kept: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+        kept: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         missing = count
         while missing:
             drawn = self.raw(missing) >> np.uint64(64 - width)
@@ -70,7 +72,7 @@ class Stream:
             missing -= drawn.size
         return np.concatenate(kept)
 
-    def distinct(self, bound: int, count: int) -> npt.NDArray[np.int64]:
+    def distinct(self, bound: int, count: int) -> NDArray[np.int64]:
         """Distinct integers of range(bound), in random order, 0 <= count <= bound < 2^63.
 
         Memory and time grow with ``count``, not with ``bound``: while at most an eighth of the
@@ -78,8 +80,9 @@ class Stream:
         the range is sorted by raw outputs (uniform but for ties, of probability below
         bound^2 / 2^65).
 
-        >>> Stream(0, "example").distinct(10**10, 3).tolist()
-        [9290341624, 4250491533, 7384590598]
+        Example:
+            >>> Stream(0, "example").distinct(10**10, 3).tolist()
+            [9290341624, 4250491533, 7384590598]
         """
         if 8 * count > bound:
             return np.argsort(self.raw(bound), kind="stable")[:count].astype(np.int64)
@@ -91,7 +94,7 @@ class Stream:
             chosen = chosen[np.sort(first)]
         return chosen
 
-    def shuffled(self, bound: int, batch: int) -> Iterator[npt.NDArray[np.int64]]:
+    def shuffled(self, bound: int, batch: int) -> Iterator[NDArray[np.int64]]:
         """All of range(bound) in random order, in batches: ``batch`` first, then doubling sizes.
 
         Made for searches that mostly end within the first batch; a search that comes near an
@@ -108,12 +111,12 @@ class Stream:
             seen = np.sort(np.concatenate([seen, fresh]))
             batch = 2 * batch if 16 * batch <= bound else bound
 
-    def normals(self, count: int) -> npt.NDArray[np.float64]:
+    def normals(self, count: int) -> NDArray[np.float64]:
         """Standard normal deviates, shape (count,).
 
         Marsaglia's polar method on pairs of raw outputs (top 53 bits each, mapped to [-1, 1)).
         """
-        kept: list[npt.NDArray[np.float64]] = [np.empty(0)]
+        kept: list[NDArray[np.float64]] = [np.empty(0)]
         missing = -(-count // 2)
         while missing:
             pairs = self.raw(2 * missing).reshape(-1, 2) >> np.uint64(11)
@@ -127,7 +130,7 @@ class Stream:
         return np.concatenate(kept)[:count]
 
 
-def _log(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of positive numbers to about 1e-16.
 
     Library logarithms differ between platforms in the last bit; this one cannot. With

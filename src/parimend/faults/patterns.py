@@ -1,24 +1,67 @@
-"""Patterns that act on bits, whatever number they stand for."""
+"""Patterns: what a struck word becomes.
+
+Here are those that act on bits, whatever number they stand for; see `numeric` for the others.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from parimend.faults.errors import FaultError
-from parimend.faults.formats import Bits
-from parimend.faults.pattern import Pattern
-from parimend.faults.stream import Stream
+from parimend.dtypes import Bits
+from parimend.errors import FaultError
 from parimend.faults.words import Words
+from parimend.rng import Stream
 
-__all__ = ["BitFlip", "MultiFlip", "RandomBits", "Sign", "Zero"]
+_ROUNDS = 1000
+
+
+class Pattern(ABC):
+    """One kind of change to single words, bound to one tensor.
+
+    A subclass takes the tensor, and its options as keyword arguments, and checks both when it is
+    made. It implements `_draw`, and `changeable` where some words cannot be changed.
+
+    Args:
+        words: the tensor that the pattern will strike.
+
+    Raises:
+        FaultError: if the pattern does not suit the dtype, or an option is out of range.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.format = words.format
+
+    def changeable(self, before: Bits) -> NDArray[np.bool_]:
+        """Which of these patterns the damage can change: bool, same shape."""
+        return np.ones(before.shape, dtype=np.bool_)
+
+    def damage(self, before: Bits, stream: Stream) -> Bits:
+        """New patterns for words that are `changeable`; every one differs from before.
+
+        A draw that happens to give a word its present pattern is repeated for that word.
+        """
+        after = self._draw(before, stream)
+        for _ in range(_ROUNDS):
+            same = np.flatnonzero(after == before)
+            if not same.size:
+                return after
+            after[same] = self._draw(before[same], stream)
+        raise RuntimeError(f"{type(self).__name__} calls words changeable that it never changes")
+
+    @abstractmethod
+    def _draw(self, before: Bits, stream: Stream) -> Bits:
+        """Damaged patterns in a new array; words may keep theirs by chance."""
 
 
 class BitFlip(Pattern):
     """One bit of the word, uniformly chosen, is inverted."""
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
-        bit = stream.integers(self.format.width, before.size).astype(before.dtype)
+        bit = stream.integers(self.format.bits, before.size).astype(before.dtype)
         return before ^ (before.dtype.type(1) << bit)
 
 
@@ -32,15 +75,15 @@ class MultiFlip(Pattern):
             between the two, and so is the choice of that many bits.
 
     Raises:
-        FaultError: not 1 <= fewest <= most <= width.
+        FaultError: unless 1 <= fewest <= most <= width.
     """
 
     def __init__(self, words: Words, *, fewest: int = 2, most: int = 8) -> None:
         super().__init__(words)
-        if not 1 <= fewest <= most <= self.format.width:
+        if not 1 <= fewest <= most <= self.format.bits:
             raise FaultError(
                 f"tensor {words.name!r}: fewest={fewest}, most={most} do not fit {words.dtype}; "
-                f"take 1 <= fewest <= most <= {self.format.width}"
+                f"take 1 <= fewest <= most <= {self.format.bits}"
             )
         self.fewest = fewest
         self.most = most
@@ -50,7 +93,7 @@ class MultiFlip(Pattern):
         missing = stream.integers(choices, before.size).astype(np.int64) + self.fewest
         mask = np.zeros_like(before)
         while (open_ := np.flatnonzero(missing)).size:
-            bit = stream.integers(self.format.width, open_.size).astype(before.dtype)
+            bit = stream.integers(self.format.bits, open_.size).astype(before.dtype)
             flip = before.dtype.type(1) << bit
             missing[open_] -= (mask[open_] & flip) == 0
             mask[open_] |= flip
@@ -63,18 +106,18 @@ class Sign(Pattern):
     Integers that are their own negatives (0 and the least one) cannot be changed.
 
     Raises:
-        FaultError: unsigned integers have no sign.
+        FaultError: for unsigned integers, which have no sign.
     """
 
     def __init__(self, words: Words) -> None:
         super().__init__(words)
-        if self.format.family == "unsigned":
+        if not self.format.sign_bit:
             raise FaultError(
                 f"tensor {words.name!r}: {words.dtype} words have no sign; "
                 f"select other tensors with only=, or take bitflip"
             )
 
-    def changeable(self, before: Bits) -> npt.NDArray[np.bool_]:
+    def changeable(self, before: Bits) -> NDArray[np.bool_]:
         return np.asarray(self._negative(before) != before)
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
@@ -89,7 +132,7 @@ class Sign(Pattern):
 class Zero(Pattern):
     """Every bit is cleared. Words that are zero already (-0.0 is not) cannot be changed."""
 
-    def changeable(self, before: Bits) -> npt.NDArray[np.bool_]:
+    def changeable(self, before: Bits) -> NDArray[np.bool_]:
         return np.asarray(before != 0)
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
@@ -100,4 +143,4 @@ class RandomBits(Pattern):
     """The word is overwritten with a uniformly random bit pattern (other than its own)."""
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
-        return stream.integers(1 << self.format.width, before.size).astype(before.dtype)
+        return stream.integers(1 << self.format.bits, before.size).astype(before.dtype)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.faults import FaultError
-from parimend.faults.stream import Stream, _log
-
-from .chisquare import assert_uniform
+from parimend.errors import SpecError
+from parimend.rng import Stream, _log
+from tests.chisquare import assert_uniform
 
 
 def test_the_generator_is_philox4x64_10() -> None:
@@ -67,7 +66,7 @@ def test_seeds_and_purposes_separate_streams() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
-    with pytest.raises(FaultError, match=f"seed {seed} is out of range"):
+    with pytest.raises(SpecError, match=f"seed {seed} is out of range"):
         Stream(seed, "")
 
 

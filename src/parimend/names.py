@@ -1,0 +1,52 @@
+"""Names of tensors and layers: choosing by shell patterns, listing in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from parimend.errors import ParimendError, WordError
+
+
+def select(
+    names: Iterable[str],
+    only: str | Sequence[str] | None,
+    *,
+    what: str = "tensor",
+    error: type[ParimendError] = WordError,
+) -> list[str]:
+    """Those of ``names`` that match a shell pattern, in their order.
+
+    Args:
+        names: to choose from.
+        only: shell patterns (``*``, ``?``, ``[...]``), case-sensitive; a name needs to match one of
+            them. None: all names.
+        what: the names stand for, for messages.
+        error: to raise.
+
+    Raises:
+        ParimendError: ``error``, if a pattern matches nothing.
+
+    Example:
+        >>> select(["conv.weight", "conv.bias", "fc.weight"], ["*.weight"])
+        ['conv.weight', 'fc.weight']
+    """
+    names = list(names)
+    if only is None:
+        return names
+    patterns = [only] if isinstance(only, str) else only  # a text is a sequence of letters
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Names for a message, cut short where there are many.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c"], most=2), listed([])
+    ('a, b', 'a, b and 1 more', 'none')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(islice(names, most)) or "none") + more

@@ -1,0 +1,53 @@
+"""Choosing names by patterns, and listing them."""
+
+import re
+
+import pytest
+
+from parimend.errors import GuardError, WordError
+from parimend.names import listed, select
+
+NAMES = ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
+
+
+def test_everything_by_default():
+    assert select(NAMES, None) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("only", "chosen"),
+    [
+        (["fc.*"], [2, 3]),
+        (["*.bias", "fc.*"], [1, 2, 3]),
+        (["fc.weight", "conv1.weight"], [0, 2]),
+        (["conv?.[bw]*"], [0, 1]),
+        ("*.weight", [0, 2]),
+        ([], []),
+    ],
+)
+def test_patterns_keep_the_order_of_the_names(only, chosen):
+    assert select(NAMES, only) == [NAMES[i] for i in chosen]
+
+
+@pytest.mark.parametrize("pattern", ["FC.*", "fc", "head.*"])
+def test_a_pattern_that_matches_nothing(pattern):
+    message = re.escape(f"no tensor matches {pattern!r}; there are conv1")
+    with pytest.raises(WordError, match=message):
+        select(NAMES, ["fc.*", pattern])
+
+
+def test_the_message_stays_short():
+    with pytest.raises(WordError, match=r"there are w0, .*, w7 and 92 more$"):
+        select([f"w{i}" for i in range(100)], ["x"])
+    with pytest.raises(WordError, match="there are none"):
+        select([], ["x"])
+
+
+def test_the_caller_says_what_is_chosen_from():
+    with pytest.raises(GuardError, match=r"no layer matches 'x'; there are fc$"):
+        select(iter(["fc"]), "x", what="layer", error=GuardError)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "none"), (2, "0, 1"), (3, "0, 1 and 1 more")])
+def test_long_lists_are_cut_short(count, text):
+    assert listed([str(i) for i in range(count)], most=2) == text
