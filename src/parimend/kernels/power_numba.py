@@ -9,6 +9,8 @@ sums of at most 16 terms unreduced in each of at most 3 passes, so nothing excee
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
 from llvmlite import ir
@@ -178,7 +180,9 @@ SIZES = (2, 4, 8, 16, *_RADICES)
 """Rows that a tile can have."""
 
 
-def add_tiles(words, rows, root, ratio, total, turn, turn_ratio):
+def add_tiles(
+    words: Any, rows: Any, root: Any, ratio: Any, total: Any, turn: Any, turn_ratio: Any
+) -> None:
     """Transform whole tiles of ``words`` and add them up: total = total turn + transform, each.
 
     Args:
