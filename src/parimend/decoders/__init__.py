@@ -7,6 +7,7 @@ from parimend.decoders.buckets import Buckets
 from parimend.decoders.greedy import OMP
 from parimend.decoders.l1 import L1
 from parimend.decoders.peeling import Peeling
+from parimend.decoders.reed_solomon import ReedSolomon
 
 __all__ = [
     "AMP",
@@ -17,5 +18,6 @@ __all__ = [
     "Decoder",
     "Peeling",
     "Prepared",
+    "ReedSolomon",
     "decoder",
 ]

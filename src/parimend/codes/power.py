@@ -1,0 +1,318 @@
+"""Power sums of 32-bit words: the code that keeps a promise for any damage, wherever it falls.
+
+The words w_i are elements of the field of p = 2^32 + 24,577 numbers, every word has a point x_i of
+its own in it, and the m = 2 t checks are S_j = sum_i w_i x_i^j for j < 2 t. This is a Reed-Solomon
+code (I. S. Reed, G. Solomon, "Polynomial codes over certain finite fields", Journal of the SIAM 8,
+1960): any 2 t columns of H are a Vandermonde matrix, so independent, as all x_i differ. Hence any
+2 t wrong words change some sum, and any e wrong words and f erased ones with 2 e + f <= 2 t are
+repaired, always; no code with as many checks can do more (the Singleton bound).
+
+p is above 2^32, so that every word is its own residue, and 2^13 divides p - 1, so that sums come
+from Fourier transforms: words are taken in tiles of B rows of 8, and the word in tile s, row c,
+lane l has x = g^-(8 s + l) w^c, with a primitive root g and w of order B >= 2 t. The transform
+along the rows gives sum_c w_c w^(c j) for all j at once, in about log2(B) / 2 products a word
+instead of 2 t.
+
+All points differ: if g^-r w^c = g^-r' w^c', the B-th power gives g^(B r) = g^(B r'), so
+r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c = w^c', so c = c'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes import residues
+from parimend.codes.base import Code
+from parimend.errors import SpecError
+from parimend.hashing import stream_key
+from parimend.kernels import power_numba as kernels
+from parimend.kernels.field_numba import PRIME, element
+
+LANES = kernels.LANES
+MAX_ERRORS = kernels.SIZES[-1] // 2
+"""Largest t."""
+MAX_WORDS = PRIME - 1 - LANES * LANES * kernels.SIZES[-1]
+"""Longest code: 16 GiB of data, less what the last tile may be filled up with."""
+_FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
+_SMALLEST = 3  # primitive root
+_GENERATOR = 1  # tag of the random stream
+
+
+class _Tables(NamedTuple):
+    """What the pass needs; see `parimend.kernels.power_numba`."""
+
+    root: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    turn: NDArray[np.float64]
+    turn_ratio: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+
+def fuses() -> bool:
+    """Whether this processor fuses a product and a sum, which makes float64 as exact as integers
+    and several times as fast.
+    """
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("fma", features.get("neon", features.get("fp-armv8", False))))
+
+
+@dataclass(frozen=True)
+class PowerSums(Code):
+    """m power sums of n words, which repair any m / 2 wrong ones.
+
+    Args:
+        n: number of 32-bit words, at most `MAX_WORDS`.
+        m: number of sums, even, at most 2 `MAX_ERRORS`.
+        seed: selects the primitive root that the points are powers of.
+        version: see `Code`.
+
+    Raises:
+        SpecError: if no such code exists.
+
+    Example:
+        >>> code = PowerSums.for_errors(n=1_000_000, errors=4)
+        >>> code.m, code.packed_bytes, code.guaranteed
+        (8, 33, 4)
+        >>> words = np.arange(1_000_000, dtype=np.uint32)
+        >>> sums = code.syndrome(words)
+        >>> words[123_456] ^= 1 << 31
+        >>> changed = code.subtract(code.syndrome(words), sums)
+        >>> bool((changed == code.sums_of([123_456], [1 << 31])).all())
+        True
+    """
+
+    family: ClassVar[str] = "power"
+    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
+    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.m % 2 or self.m > 2 * MAX_ERRORS:
+            raise SpecError(
+                f"power sums come in pairs, 2 to {2 * MAX_ERRORS} of them, not m={self.m}: "
+                "ask for fewer errors"
+            )
+        if self.n > MAX_WORDS:
+            raise SpecError(f"power sums hold {MAX_WORDS} words, not {self.n}: split the data")
+
+    @classmethod
+    def for_errors(cls, n: int, errors: int, seed: int = 0) -> PowerSums:
+        """The code that repairs any ``errors`` wrong words.
+
+        Raises:
+            SpecError: if ``errors`` is not in 1 .. `MAX_ERRORS`.
+        """
+        if not 1 <= errors <= MAX_ERRORS:
+            raise SpecError(f"power sums are for 1 to {MAX_ERRORS} errors, not {errors}")
+        return cls(n, 2 * errors, seed)
+
+    @property
+    def guaranteed(self) -> int:
+        """t: any so many wrong words are repaired; with f erasures, any t - f / 2."""
+        return self.m // 2
+
+    @property
+    def rows(self) -> int:
+        """B, rows of a tile."""
+        return next(size for size in kernels.SIZES if size >= self.m)
+
+    @property
+    def tile(self) -> int:
+        """Words in a tile."""
+        return LANES * self.rows
+
+    @cached_property
+    def generator(self) -> int:
+        """g, a primitive root; a large one, as with small ones bursts lie on points that are
+        related.
+        """
+        exponent = int(stream_key(self.seed, _GENERATOR)) % (PRIME - 1)
+        while any(exponent % factor == 0 for factor in _FACTORS):
+            exponent += 1
+        return pow(_SMALLEST, exponent, PRIME)
+
+    @cached_property
+    def _tables(self) -> _Tables:
+        g, B = self.generator, self.rows
+        root = np.zeros(B, np.int64)
+        half = 1
+        while half < B:
+            step, x = pow(g, (PRIME - 1) // (2 * half), PRIME), 1
+            for i in range(half):
+                root[half + i] = element(x)
+                x = x * step % PRIME
+            half *= 2
+        bits = B.bit_length() - 1
+        reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(B)]
+        turn = np.array([element(pow(g, LANES * j, PRIME)) for j in reverse])
+        floats = root.astype(np.float64), turn.astype(np.float64)
+        return _Tables(
+            floats[0], floats[0] / PRIME, floats[1], floats[1] / PRIME, np.array(reverse[: self.m])
+        )
+
+    def points(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """x_i of words, (k,) float64 elements of the field."""
+        g, B = self.generator, self.rows
+        backwards, root = pow(g, -1, PRIME), pow(g, (PRIME - 1) // B, PRIME)
+        where = np.ascontiguousarray(positions, np.int64)
+        return kernels.points_of(where, B, element(backwards), element(root))
+
+    def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        x = int(self.points(np.array([i]))[0])
+        powers = [pow(x, j, PRIME) for j in range(self.m)]
+        return np.arange(self.m), np.array(powers, np.uint64)
+
+    def _syndrome(self, word: NDArray[np.uint32]) -> NDArray[np.uint64]:
+        return self.accumulate(self.zeros(), word)
+
+    def zeros(self) -> NDArray[np.uint64]:
+        """The sums of no words, to start `accumulate` with."""
+        return np.zeros(self.m, np.uint64)
+
+    def accumulate(
+        self, sums: NDArray[np.uint64], words: NDArray[np.uint32], start: int = 0
+    ) -> NDArray[np.uint64]:
+        """Add a part of the words into ``sums``, in place; parts may come in any order.
+
+        A part that does not begin and end with a tile costs up to two tiles more.
+
+        Args:
+            sums: (m,) uint64, below p.
+            words: (k,) uint32: words start .. start + k - 1.
+            start: index of the first one, a multiple of 8.
+
+        Returns:
+            ``sums``.
+
+        Raises:
+            SpecError: if shapes, dtypes or ``start`` do not fit.
+
+        Example:
+            >>> code = PowerSums(n=100, m=8)
+            >>> words = np.arange(100, dtype=np.uint32)
+            >>> sums = code.zeros()
+            >>> for start in range(0, 100, 48):
+            ...     sums = code.accumulate(sums, words[start : start + 48], start)
+            >>> bool((sums == code.syndrome(words)).all())
+            True
+        """
+        self._check(sums)
+        if words.dtype != self.word_dtype or words.ndim != 1:
+            raise SpecError(f"words must be (k,) uint32, not {words.shape} {words.dtype}")
+        if start < 0 or start % LANES or start + words.size > self.n:
+            raise SpecError(
+                f"{words.size} words from {start}: the start must be a multiple of {LANES} and the "
+                f"end at most n={self.n}"
+            )
+        first, skipped = divmod(start, self.tile)
+        head = min(-skipped % self.tile, words.size)
+        whole = (words.size - head) // self.tile * self.tile
+        pieces = (
+            (self._filled(words[:head], skipped), first),
+            (words[head : head + whole], first + bool(skipped)),
+            (self._filled(words[head + whole :]), first + bool(skipped) + whole // self.tile),
+        )
+        for piece, number in pieces:
+            if piece.size:
+                self._add_tiles(np.require(piece, requirements=["C", "A"]), number, sums)
+        return sums
+
+    def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
+        """A part of a tile as a whole one."""
+        if not words.size:
+            return words
+        tile = np.zeros(self.tile, np.uint32)
+        tile[skipped : skipped + words.size] = words
+        return tile
+
+    def _add_tiles(self, words: NDArray[np.uint32], first: int, sums: NDArray[np.uint64]) -> None:
+        """Add whole tiles, the first of which is number ``first``."""
+        tables, g = self._tables, self.generator
+        words = words.view()
+        words.flags.writeable = False  # one compiled variant serves all
+        shape = (self.rows, LANES)
+        if fuses():
+            total = np.zeros(shape)
+            kernels.add_tiles(words, np.empty(shape), *tables[:2], total, *tables[2:4])
+        else:
+            root, turn = ((t % PRIME).astype(np.uint64) for t in (tables.root, tables.turn))
+            exact = np.zeros(shape, np.uint64)
+            kernels.add_tiles_in_integers(words, np.empty(shape, np.uint64), root, exact, turn)
+            total = exact.astype(np.float64)
+        last = first + words.size // self.tile - 1
+        step, shift = pow(g, -1, PRIME), pow(g, -LANES * last, PRIME)
+        kernels.collect(total, tables.place, element(step), element(shift), sums)
+
+    def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
+        """The syndrome of a few words, all others being zero: what damage does to the sums.
+
+        Args:
+            positions: (k,) integers in 0 .. n - 1.
+            values: (k,) integers, taken modulo p.
+
+        Returns:
+            (m,) uint64.
+
+        Raises:
+            SpecError: if the shapes do not fit or a position is out of range.
+        """
+        positions, values = np.asarray(positions, np.int64), np.asarray(values, np.int64)
+        if positions.ndim != 1 or positions.shape != values.shape:
+            raise SpecError(f"{positions.shape} positions do not go with {values.shape} values")
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
+            raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
+        total = self.zeros()
+        kernels.add_powers(self.points(positions), (values % PRIME).astype(np.float64), total)
+        return total
+
+    def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """a + b modulo p."""
+        return (self._check(a) + self._check(b)) % np.uint64(PRIME)
+
+    def subtract(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """a - b modulo p: with the sums of what was received and of the original, what changed."""
+        return (self._check(a) + (np.uint64(PRIME) - self._check(b))) % np.uint64(PRIME)
+
+    def pack(self, sums: NDArray[np.uint64]) -> bytes:
+        """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""
+        return residues.pack(self._check(sums))
+
+    def unpack(self, data: bytes) -> NDArray[np.uint64]:
+        """The inverse of `pack`.
+
+        Raises:
+            SealError: if the length is not that of this code, or a value cannot be one of its sums.
+        """
+        return residues.unpack(data, self.m, PRIME)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Length of what `pack` returns."""
+        return residues.packed_size(self.m)
+
+    def miscorrection(self, errors: int) -> float:
+        """Probability that more than t random wrong words look like at most t others, before the
+        SHA-256 is asked: (n over t) / p^t.
+        """
+        t = self.guaranteed
+        if errors <= t:
+            return 0.0
+        ways = math.lgamma(self.n + 1) - math.lgamma(self.n - t + 1) - math.lgamma(t + 1)
+        return math.exp(min(ways - t * math.log(PRIME), 0.0))
+
+    def _check(self, sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        if sums.shape != (self.m,) or sums.dtype != np.uint64:
+            raise SpecError(
+                f"sums of this code have shape ({self.m},) and dtype uint64, not {sums.shape} and "
+                f"{sums.dtype}"
+            )
+        if sums.max() >= PRIME:
+            raise SpecError(f"sums of this code are residues, below {PRIME}")
+        return sums

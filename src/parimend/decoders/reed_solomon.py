@@ -1,0 +1,110 @@
+"""Decoding of power sums: any t errors, or e errors and f erasures with 2 e + f <= 2 t.
+
+Sums of damage v_k at points x_k are S_j = sum_k v_k x_k^j, a sequence with a linear recurrence
+whose polynomial has the x_k for roots. The shortest recurrence is found (Berlekamp and Massey), its
+roots are (Cantor and Zassenhaus), each root is a word by its discrete logarithm, and the values
+follow by Forney's formula. The answer counts only if it gives all the sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes.power import LANES, PowerSums
+from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.errors import SpecError
+from parimend.kernels import reed_solomon_numba as kernels
+from parimend.kernels.field_numba import PRIME, element
+from parimend.records import Decoding, Verdict
+
+_BABY_STEPS = 1 << 16
+
+
+@dataclass(frozen=True)
+class ReedSolomon(Decoder):
+    """Decoding of `PowerSums`; values are residues modulo p.
+
+    Example:
+        >>> code = PowerSums.for_errors(n=1_000_000, errors=4)
+        >>> syndrome = code.sums_of([7, 400_000, 999_999], [1, 5, 2**32 - 1])
+        >>> decoding = ReedSolomon().prepare(code).decode(syndrome)
+        >>> decoding.verdict.value, decoding.positions.tolist(), decoding.values.tolist()
+        ('corrected', [7, 400000, 999999], [1, 5, 4294967295])
+    """
+
+    name: ClassVar[str] = "reed-solomon"
+    families: ClassVar[tuple[str, ...]] = ("power",)
+
+    def _prepare(self, code: PowerSums) -> PreparedReedSolomon:
+        return PreparedReedSolomon(code)
+
+
+class PreparedReedSolomon(Prepared):
+    """`ReedSolomon`, made ready for one code: tables for logarithms."""
+
+    code: PowerSums
+
+    def __init__(self, code: PowerSums) -> None:
+        super().__init__(code)
+        g, B = code.generator, code.rows
+        self._most = -(-code.n // code.tile) * LANES
+        steps = min(self._most, _BABY_STEPS)
+        small = kernels.powers_of(element(pow(g, -B, PRIME)), steps)
+        rooted = kernels.powers_of(element(pow(g, (PRIME - 1) // B, PRIME)), B)
+        self._small_order, self._rooted_order = np.argsort(small), np.argsort(rooted)
+        self._small, self._rooted = small[self._small_order], rooted[self._rooted_order]
+        self._giant = element(pow(g, B * steps, PRIME))
+
+    def _decode(
+        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
+    ) -> Decoding:
+        if noise:
+            raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
+        if int(syndrome.max()) >= PRIME:
+            raise SpecError(f"power sums are residues, below {PRIME}")
+        found = self._damage(syndrome, erasures)
+        if found is None:
+            unexplained = int(np.count_nonzero(syndrome))
+            return nothing(Verdict.UNCORRECTABLE, syndrome, unexplained=unexplained)
+        positions, values = found
+        return Decoding(Verdict.CORRECTED, positions, values)
+
+    def _damage(
+        self, syndrome: NDArray[np.uint64], erasures: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Positions and values that give the syndrome, or None."""
+        if len(erasures) > self.code.m:
+            return None
+        sums = syndrome.astype(np.float64)
+        sums = np.where(sums > PRIME // 2, sums - PRIME, sums)
+        recurrence, length = kernels.locator(sums, self.code.points(erasures))
+        if 2 * length - len(erasures) > self.code.m or not length:
+            return None
+        if recurrence[length] == 0.0 or recurrence[length + 1 :].any():
+            return None
+        # The roots of the reversed polynomial are the points, and it is monic.
+        split, points = kernels.roots(recurrence[length::-1].copy())
+        if not split:
+            return None
+        positions = self._positions(points)
+        if (positions < 0).any() or (positions >= self.code.n).any():
+            return None
+        values = kernels.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
+        order = np.argsort(positions)
+        positions, values = positions[order], values[order]
+        if not np.array_equal(self.code.sums_of(positions, values), syndrome):
+            return None
+        keep = (values != 0) | np.isin(positions, erasures)
+        return positions[keep], values[keep]
+
+    def _positions(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
+        baby = self._small, self._small_order
+        rooted = self._rooted, self._rooted_order
+        generator = element(self.code.generator)
+        return kernels.positions_of(
+            points, self.code.rows, self._most, *baby, self._giant, *rooted, generator
+        )

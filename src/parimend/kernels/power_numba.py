@@ -1,0 +1,289 @@
+"""The pass of `parimend.codes.power`: discrete Fourier transforms of blocks of words.
+
+A tile of B rows of 8 words is transformed along the rows, all eight columns side by side; tiles
+are added up by Horner's rule, in float64 (see `parimend.kernels.field_numba`). A radix of 16 leaves
+sums of at most 16 terms unreduced in each of at most 3 passes, so nothing exceeds
+2^32 16^3 2 < 2^53.
+"""
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from parimend.kernels.field_numba import PRIME, centered, multiply, power, reduced, residue
+
+LANES = 8
+"""Words in a row of a tile."""
+_INTEGER_PRIME = np.uint64(PRIME)
+
+
+def _butterfly(radix, first, last):
+    """A step of the transform on ``radix`` rows: of the first, of a middle or of the last pass.
+
+    It is written in vectors of 8 numbers, which LLVM cuts to what the processor has; as loops over
+    arrays it would store and load every intermediate row.
+    """
+
+    @intrinsic
+    def step(typing, words, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio):
+        def generate(context, builder, signature, args):
+            def array(i):
+                return context.make_array(signature.args[i])(context, builder, args[i]).data
+
+            words, rows, root, ratio = array(0), array(2), array(6), array(7)
+            total, turn, turn_ratio = array(8), array(9), array(10)
+            base, at, stride, k = args[1], args[3], args[4], args[5]
+            i32, i64 = ir.IntType(32), ir.IntType(64)
+            wide = ir.VectorType(ir.DoubleType(), LANES)
+            narrow = ir.VectorType(i32, LANES)
+            prime = ir.Constant(wide, [float(PRIME)] * LANES)
+            if last:
+                stride, k = i64(1), i64(0)
+
+            def place(data, row, kind):
+                offset = builder.mul(row, i64(LANES))
+                return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
+
+            def spread(data, index):
+                value = builder.load(builder.gep(data, [index]))
+                lane = builder.insert_element(ir.Constant(wide, ir.Undefined), value, i32(0))
+                return builder.shuffle_vector(lane, lane, ir.Constant(narrow, [0] * LANES))
+
+            def times(x, factor, quotient):
+                return reduced(builder, wide, x, factor, lambda _: builder.fmul(x, quotient), prime)
+
+            line = [builder.mul(stride, i64(m)) for m in range(radix)]
+            v = []
+            for m in range(radix):
+                if first:
+                    offset = builder.add(base, builder.mul(line[m], i64(LANES)))
+                    source = builder.bitcast(builder.gep(words, [offset]), narrow.as_pointer())
+                    v.append(builder.uitofp(builder.load(source, align=4), wide))
+                else:
+                    v.append(builder.load(place(rows, builder.add(at, line[m]), wide), align=8))
+            half = radix // 2
+            while half:
+                for s in range(0, radix, 2 * half):
+                    for m in range(half):
+                        x, y = v[s + m], v[s + m + half]
+                        v[s + m], difference = builder.fadd(x, y), builder.fsub(x, y)
+                        if not (last and m == 0):
+                            # Roots of order 2 h are in the table from h on.
+                            index = builder.add(builder.mul(stride, i64(half)), k)
+                            index = builder.add(index, line[m])
+                            difference = times(
+                                difference, spread(root, index), spread(ratio, index)
+                            )
+                        v[s + m + half] = difference
+                half //= 2
+            for m in range(radix):
+                row = builder.add(at, line[m])
+                if last:
+                    old = builder.load(place(total, row, wide), align=8)
+                    old = times(old, spread(turn, row), spread(turn_ratio, row))
+                    new, target = builder.fadd(old, v[m]), total
+                else:
+                    new, target = v[m], rows
+                builder.store(new, place(target, row, wide), align=8)
+            return context.get_dummy_value()
+
+        arguments = (
+            words, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio
+        )  # fmt: skip
+        return types.void(*arguments), generate
+
+    return step
+
+
+_whole_2 = _butterfly(2, True, True)
+_whole_4 = _butterfly(4, True, True)
+_whole_8 = _butterfly(8, True, True)
+_whole_16 = _butterfly(16, True, True)
+_first_4 = _butterfly(4, True, False)
+_first_8 = _butterfly(8, True, False)
+_first_16 = _butterfly(16, True, False)
+_middle_8 = _butterfly(8, False, False)
+_middle_16 = _butterfly(16, False, False)
+_last_8 = _butterfly(8, False, True)
+_last_16 = _butterfly(16, False, True)
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_whole(words, radix, rows, root, ratio, total, turn, turn_ratio):
+    """Tiles of up to 16 rows, in one pass."""
+    size = radix * LANES
+    for base in range(0, words.size - size + 1, size):
+        if radix == 2:
+            _whole_2(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+        elif radix == 4:
+            _whole_4(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+        elif radix == 8:
+            _whole_8(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+        else:
+            _whole_16(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_passes(words, radices, rows, root, ratio, total, turn, turn_ratio):
+    """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
+    a, b, c = radices
+    count = a * b * c
+    size = count * LANES
+    for base in range(0, words.size - size + 1, size):
+        stride = count // a
+        for k in range(stride):
+            at = base + k * LANES
+            if a == 4:
+                _first_4(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+            elif a == 8:
+                _first_8(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+            else:
+                _first_16(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+        if b > 1:
+            inner = stride // b
+            for start in range(0, count, stride):
+                for k in range(inner):
+                    at = start + k
+                    if b == 8:
+                        _middle_8(
+                            words, 0, rows, at, inner, k, root, ratio, total, turn, turn_ratio
+                        )
+                    else:
+                        _middle_16(
+                            words, 0, rows, at, inner, k, root, ratio, total, turn, turn_ratio
+                        )
+        for start in range(0, count, c):
+            if c == 8:
+                _last_8(words, 0, rows, start, 1, 0, root, ratio, total, turn, turn_ratio)
+            else:
+                _last_16(words, 0, rows, start, 1, 0, root, ratio, total, turn, turn_ratio)
+
+
+_RADICES = {
+    32: (4, 1, 8),
+    64: (8, 1, 8),
+    128: (8, 1, 16),
+    256: (16, 1, 16),
+    512: (8, 8, 8),
+    1024: (8, 8, 16),
+    2048: (8, 16, 16),
+    4096: (16, 16, 16),
+}
+SIZES = (2, 4, 8, 16, *_RADICES)
+"""Rows that a tile can have."""
+
+
+def add_tiles(
+    words: Any, rows: Any, root: Any, ratio: Any, total: Any, turn: Any, turn_ratio: Any
+) -> None:
+    """Transform whole tiles of ``words`` and add them up: total = total turn + transform, each.
+
+    Args:
+        words: (tiles * rows * 8,) uint32.
+        rows: (B, 8) float64, room.
+        root: (B,) float64: w_(2h)^i at h + i for i < h, w_(2h) a root of unity of order 2 h.
+        ratio: the same, divided by p.
+        total: (B, 8) float64, changed in place; row i is for frequency i with its bits reversed.
+        turn, turn_ratio: (B,) float64: factors of the rows of ``total``, and the same over p.
+    """
+    B = len(rows)
+    flat = rows.reshape(-1), root, ratio, total.reshape(-1), turn, turn_ratio
+    if B in _RADICES:
+        _add_passes(words, _RADICES[B], *flat)
+    else:
+        _add_whole(words, B, *flat)
+
+
+@nb.njit(inline="always")
+def _times(a, b):
+    """a b modulo p, in integers: a of 33 bits, b in halves."""
+    high, low = b >> np.uint64(17), b & np.uint64((1 << 17) - 1)
+    return (((a * high) % _INTEGER_PRIME << np.uint64(17)) + a * low) % _INTEGER_PRIME
+
+
+@nb.njit(cache=True, nogil=True)
+def add_tiles_in_integers(words, rows, root, total, turn):
+    """The same as `add_tiles` for processors that cannot fuse a product and a sum.
+
+    All arrays but ``words`` are uint64 residues.
+    """
+    B = rows.shape[0]
+    size = B * LANES
+    for base in range(0, words.size - size + 1, size):
+        for i in range(B):
+            for lane in range(LANES):
+                rows[i, lane] = words[base + i * LANES + lane]
+        half = B >> 1
+        while half:
+            for s in range(0, B, 2 * half):
+                for m in range(half):
+                    factor = root[half + m]
+                    for lane in range(LANES):
+                        x, y = rows[s + m, lane], rows[s + m + half, lane]
+                        rows[s + m, lane] = (x + y) % _INTEGER_PRIME
+                        difference = (x + _INTEGER_PRIME - y) % _INTEGER_PRIME
+                        rows[s + m + half, lane] = _times(difference, factor)
+            half >>= 1
+        for i in range(B):
+            for lane in range(LANES):
+                total[i, lane] = (_times(total[i, lane], turn[i]) + rows[i, lane]) % _INTEGER_PRIME
+
+
+@nb.njit(cache=True, nogil=True)
+def collect(total, place, step, shift, sums):
+    """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
+
+    Args:
+        total: (B, 8) float64.
+        place: (2 t,) int64: the row of ``total`` for frequency j.
+        step: the factor by which the points of two neighbouring lanes differ.
+        shift: the factor by which the last tile's points differ from those of the first.
+        sums: (2 t,) uint64.
+    """
+    lanes = np.ones(LANES)  # step^(j l)
+    factors = np.ones(LANES)
+    for lane in range(1, LANES):
+        factors[lane] = multiply(factors[lane - 1], step)
+    moved = 1.0  # shift^j
+    for j in range(sums.size):
+        value = 0.0
+        for lane in range(LANES):
+            value += multiply(centered(total[place[j], lane]), lanes[lane])
+            lanes[lane] = multiply(lanes[lane], factors[lane])
+        value = multiply(centered(value), moved)
+        moved = multiply(moved, shift)
+        sums[j] = (sums[j] + residue(value)) % _INTEGER_PRIME
+
+
+@nb.njit(cache=True, nogil=True)
+def add_powers(points, values, sums):
+    """Add values times powers of points to ``sums``, (2 t,) uint64; points, values: float64."""
+    count = sums.size
+    total = np.zeros(count)
+    for i in range(points.size):
+        x, v = points[i], values[i]
+        for j in range(count):
+            total[j] = centered(total[j] + v)
+            v = multiply(v, x)
+    for j in range(count):
+        sums[j] = (sums[j] + residue(total[j])) % _INTEGER_PRIME
+
+
+@nb.njit(cache=True, nogil=True)
+def points_of(positions, rows, backwards, root):
+    """The points of words, (k,) float64, closest to zero: g^-(8 s + l) w^c for the word in tile s,
+    row c and lane l; ``backwards`` is 1 / g, ``root`` is w.
+    """
+    out = np.empty(positions.size)
+    for k in range(positions.size):
+        row, lane = positions[k] // LANES, positions[k] % LANES
+        along = power(backwards, row // rows * LANES + lane)
+        out[k] = centered(multiply(along, power(root, row % rows)))
+    return out
