@@ -32,7 +32,8 @@ from parimend.seal import Seal
 from parimend.training.hooks import in_parallel, stepping, uncompiled
 from parimend.training.outliers import Outliers
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
-from parimend.words.layout import Per, named_tensors
+from parimend.words.layout import Per
+from parimend.words.naming import named_tensors
 from parimend.words.shards import Shards
 
 
