@@ -22,10 +22,11 @@ from parimend.files.tensors import (
     copy_data,
     silent,
 )
+from parimend.names import select
 from parimend.records import Verdict
 from parimend.seal import HEADER, Seal
 from parimend.words.header import Header
-from parimend.words.layout import Part, Per, select
+from parimend.words.layout import Part, Per
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def protect_file(
         path: a file; or the index or the folder of a sharded checkpoint, whose index and shards are
             protected one by one, each for that many errors. (An index has no weights to carry
             anything: it always gets a sidecar.)
-        errors: number of wrong words to repair wherever they fall in a file: 32-bit words for
-            ``sidecar``, weights otherwise.
+        errors: number of wrong 32-bit words to repair wherever they fall in a file; see
+            `parimend.protect_`.
         carrier: where the redundancy lives.
         out: where to write the protected file, for the carriers that change it; for a sharded
             checkpoint an existing folder.

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from parimend.errors import WordError
-from parimend.names import select as select
 from parimend.words.bits import item_size
 
 _LINE = 64  # bytes
@@ -111,38 +110,3 @@ def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
                 word.append(replace(bias, start=row, count=1))
             rows.append(tuple(word))
     return rows + [(part,) for part in parts if part.name not in taken]
-
-
-def named_tensors(
-    model: Any, *, only: Sequence[str] | None = None, buffers: bool = False
-) -> dict[str, Any]:
-    """The tensors of a module or of a state dict, by name; tied tensors once.
-
-    Args:
-        model: a ``torch.nn.Module`` or a mapping from names to tensors.
-        only: shell patterns of names to take.
-        buffers: also take a module's buffers (running means and the like).
-
-    Raises:
-        WordError: if nothing is selected, or the model is of another type.
-    """
-    if hasattr(model, "named_parameters"):
-        found = dict(model.named_parameters())  # skips repeats of a tied parameter
-        if buffers:
-            found |= dict(model.named_buffers())
-    elif hasattr(model, "items"):
-        found, seen = {}, set()
-        for name, tensor in model.items():
-            if not hasattr(tensor, "data_ptr"):
-                continue
-            place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-            if tensor.numel() and place in seen:
-                continue
-            seen.add(place)
-            found[name] = tensor
-    else:
-        raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
-    chosen = {name: found[name] for name in select(found, only)}
-    if not chosen:
-        raise WordError("the model has no tensors to protect")
-    return chosen
