@@ -116,11 +116,18 @@ def armored_length(head: Buffer) -> int | None:
     return _length(prefix.length) if prefix and prefix.is_intact else None
 
 
+def is_armored_length(count: int) -> bool:
+    """Whether `armor` can return so many bytes."""
+    return _payload_length(count) is not None
+
+
 def _read(head: memoryview) -> _Prefix | None:
     if len(head) != PREFIX:
         return None
     magic, version, _, length, crc, own = _FIELDS.unpack(head)
-    is_intact = magic == BEGINNING[:8] and own == zlib.crc32(head[:-4])
+    is_intact = own == zlib.crc32(head[:-4])
+    if is_intact and magic != BEGINNING[:8]:
+        return None
     return _Prefix(version, length, crc, is_intact)
 
 

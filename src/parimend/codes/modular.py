@@ -289,7 +289,7 @@ class Modular(Code):
         top = np.packbits((sums >> np.uint64(32)).astype(np.uint8), bitorder="little")
         return sums.astype("<u4").tobytes() + top.tobytes()
 
-    def unpack(self, data: bytes) -> NDArray[np.uint64]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:
