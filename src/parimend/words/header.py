@@ -24,10 +24,10 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from parimend.errors import FormatError, WordError
-from parimend.words.bits import item_size
+from parimend.errors import FormatError
+from parimend.words.bits import SIZES
 from parimend.words.layout import Part, whole
 
 MAX_LENGTH = 100_000_000
@@ -65,8 +65,7 @@ _MAX_SIZE = (1 << 64) - 1
 _SMALL = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # bits; several elements share a byte
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of a file.
 
     Attributes:
@@ -149,10 +148,7 @@ def bits_of(dtype: str) -> int | None:
     """
     if dtype in _SMALL:
         return _SMALL[dtype]
-    try:
-        return 8 * item_size(dtype)
-    except WordError:
-        return None
+    return 8 * SIZES[dtype] if dtype in SIZES else None
 
 
 def header_length(prefix: bytes, available: int, name: str) -> int:
@@ -263,12 +259,17 @@ def _object(raw: Raw, at: int, member: Callable[[str, int], int]) -> int:
     while True:
         if not (key := _KEY.match(raw, at)):
             raise ValueError(f"a name and a colon are missing at byte {at}")
-        at = member(json.loads(_utf8(key[1])), key.end())
+        at = member(_name(key[1]), key.end())
         if not (after := _NEXT.match(raw, at)):
             raise ValueError(f"a comma or }} is missing at byte {at}")
         if after[1] == b"}":
             return after.end(1)
         at = after.end()
+
+
+def _name(text: bytes) -> str:
+    """What a text in JSON says."""
+    return json.loads(_utf8(text)) if b"\\" in text else _utf8(text[1:-1])
 
 
 def _skip(raw: Raw, at: int) -> int:
