@@ -34,7 +34,7 @@ from parimend.codes import Code, LowBits, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.words.bits import item_size
 from parimend.words.grid import Grid
-from parimend.words.header import Header, parse_header
+from parimend.words.header import Header, finite, parse_header, refuse
 from parimend.words.layout import Part, padded_words, whole
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def unsealed(data: Buffer, name: str) -> Unsealed:
 
 def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
     (length,) = struct.unpack_from("<I", payload)
-    text = json.loads(bytes(payload[4 : 4 + length]))
+    text = json.loads(bytes(payload[4 : 4 + length]), parse_constant=refuse, parse_float=finite)
     if text["version"] != VERSION:
         raise SealError(
             f"its version is {text['version']}, this parimend knows {VERSION}: install a newer one"

@@ -291,11 +291,13 @@ def _end_of_value(raw: Raw, at: int, name: str) -> int:
     raise ValueError(f"{name} is not described by a JSON object")
 
 
-def _refuse(constant: str) -> NoReturn:
+def refuse(constant: str) -> NoReturn:
+    """NaN and infinities, for a reader of JSON."""
     raise ValueError(f"{constant} is no JSON")
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """A number, for a reader of JSON; it refuses those that would read as infinite."""
     if math.isinf(number := float(text)):
         raise ValueError(f"{text[:20]} is too large a number")
     return number
@@ -303,11 +305,11 @@ def _finite(text: str) -> float:
 
 def _integer(text: str) -> int | float:
     # Others are no integers to the library, minus zero included.
-    return int(text) if len(text) <= 20 and text.isdecimal() else _finite(text)
+    return int(text) if len(text) <= 20 and text.isdecimal() else finite(text)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=list, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
+    object_pairs_hook=list, parse_constant=refuse, parse_float=finite, parse_int=_integer
 )
 
 
