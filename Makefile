@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test lint format docs bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,14 @@ docs: $(VENV)/.ready ## build the documentation into docs/_build
 
 bench: $(VENV)/.ready ## measure the decoders
 	@$(BIN)/python benchmarks/decoding.py
+
+SEED    ?= 1
+MINUTES ?= 1
+INPUTS  ?= 1000000000
+JOBS    ?= 2
+
+fuzz: $(VENV)/.ready ## feed the parsers damaged and senseless files (SEED, MINUTES, INPUTS, JOBS)
+	@$(BIN)/python scripts/fuzz.py --seed $(SEED) --minutes $(MINUTES) --inputs $(INPUTS) --jobs $(JOBS)
 
 clean: ## remove caches and built files (not .venv)
 	rm -rf build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

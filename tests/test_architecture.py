@@ -12,7 +12,16 @@ SRC = Path(__file__).parents[1] / "src"
 
 GROUND = {"errors", "dtypes", "names", "rng", "atomic", "hashing"}
 LEAVES = GROUND - {"atomic"} | {"records", "kernels"}
-SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
+SEALING = LEAVES | {
+    "codes",
+    "decoders",
+    "words",
+    "impose",
+    "reedsolomon",
+    "armor",
+    "atomic",
+    "seal",
+}
 PROTECTION = SEALING | {
     "removable",
     "carriers",
@@ -38,7 +47,8 @@ MAY_IMPORT = {
     "decoders": LEAVES | {"codes"},
     "words": LEAVES,
     "impose": LEAVES | {"codes", "words"},
-    "armor": {"errors"},
+    "reedsolomon": set(),
+    "armor": {"reedsolomon", "errors"},
     "atomic": {"errors"},
     "removable": set(),
     "seal": LEAVES | {"codes", "words", "armor", "atomic"},

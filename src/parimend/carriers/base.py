@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -60,6 +61,9 @@ class Finding(NamedTuple):
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
     """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
     step = CHUNK // item_size(part.dtype) if step is None else step
+    if part.count <= step:
+        yield part  # the usual case, and much faster
+        return
     for start in range(0, part.count, step):
         yield replace(part, start=part.start + start, count=min(step, part.count - start))
 
@@ -89,23 +93,22 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
 def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None) -> bytes:
     """SHA-256 of the word's bytes, with the elements of ``finding`` replaced by the originals."""
     digest = hashlib.sha256()
-    replaced: dict[int, list[tuple[int, bytes]]] = {}
-    for number, offset, _, original in finding.elements if finding else ():
-        replaced.setdefault(number, []).append((offset, original))
+    replaced = by_part(finding) if finding else {}
     for number, part in enumerate(word.parts):
-        fixes = sorted(replaced.get(number, []))
+        fixes = sorted(replaced.get(number, ()))
         size = item_size(part.dtype)
-        at = 0
+        first = 0
         for piece in subparts(part):
             data = tensors.read(piece)
-            end = at + piece.count
-            inside = [(offset - at, value) for offset, value in fixes if at <= offset < end]
-            if inside:
+            end = piece.start - part.start + piece.count
+            last = bisect_left(fixes, (end,), first)
+            if first < last:
                 data = data.copy()
-                for offset, value in inside:
-                    data[offset * size : (offset + 1) * size] = np.frombuffer(value, np.uint8)
+                for offset, value in fixes[first:last]:
+                    at = (offset + part.start - piece.start) * size
+                    data[at : at + size] = np.frombuffer(value, np.uint8)
             digest.update(data.data)
-            at = end
+            first = last
     return digest.digest()
 
 
@@ -267,9 +270,17 @@ def write_finding(
     word: SealedWord, finding: Finding, tensors: Tensors, *, back: bool = False
 ) -> None:
     """Put the right bytes of a finding into their places, or ``back`` those that were found."""
-    for number, part in enumerate(word.parts):
-        mine = [(e[1], e[2] if back else e[3]) for e in finding.elements if e[0] == number]
-        if mine:
-            offsets = np.array([offset for offset, _ in mine], np.int64)
-            values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)
-            tensors.write(part, offsets, values.reshape(len(mine), -1))
+    for number, mine in by_part(finding, back=back).items():
+        offsets = np.array([offset for offset, _ in mine], np.int64)
+        values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)
+        tensors.write(word.parts[number], offsets, values.reshape(len(mine), -1))
+
+
+def by_part(finding: Finding, *, back: bool = False) -> dict[int, list[tuple[int, bytes]]]:
+    """Offsets and right bytes of the wrong elements of a finding, by the number of their part; or
+    ``back`` those that were found.
+    """
+    mine: dict[int, list[tuple[int, bytes]]] = {}
+    for number, offset, received, original in finding.elements:
+        mine.setdefault(number, []).append((offset, received if back else original))
+    return mine

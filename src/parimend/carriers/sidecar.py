@@ -74,7 +74,7 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-JOINED = 1 << 18
+JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
 
 
@@ -133,7 +133,9 @@ def add_sums(
 
     Those of a piece on another device are computed there.
     """
-    elsewhere = [tensors.resident(p) if isinstance(tensors, OnDevices) else None for p in pieces]
+    # Asked once: it takes longer than to read a small tensor.
+    live = tensors if isinstance(tensors, OnDevices) else None
+    elsewhere = [live.resident(piece) for piece in pieces] if live else []
     if all(elements is None for elements in elsewhere):
         code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli import check, demo, inject, inspect, plan, protect, repair
+from parimend.cli.output import escaped, require_encodable
 
 # Typer carries a copy of click, or uses an installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     from parimend.errors import ParimendError
 
+    require_encodable()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: _tell(f"warning: {message}")
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(130)
         except Exception:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                print(escaped(line), file=sys.stderr)
             _tell("this is an error of parimend itself; please report what is printed above")
     sys.exit(2)
 
@@ -79,4 +82,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _tell(text: str) -> None:
     # One line, whatever a file name may contain; a bare `parimend` has said everything already.
     if line := " ".join(text.split()):
-        print("parimend:", line, file=sys.stderr)
+        print("parimend:", escaped(line), file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,11 +28,39 @@ Only = Annotated[
 ]
 
 
+def escaped(text: str) -> str:
+    """Text as a terminal can show it, on one line.
+
+    Names of tensors and files may hold anything, also what a terminal obeys: control characters,
+    overrides of the direction, halves of surrogate pairs. They are shown as in Python.
+
+    >>> print(escaped("w\\x1b[2J \\u202e\\n"))
+    w\\x1b[2J \\u202e\\n
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Escaping(Console):
+    """Prints every text on a line of its own, escaped."""
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        super().print(*(escaped(x) if isinstance(x, str) else x for x in objects), **style)
+
+
 def console() -> Console:
-    """Standard output. Names of files and tensors are never taken for markup."""
-    return Console(
+    """Standard output. Names of files and tensors are never taken for markup, and escaped."""
+    return _Escaping(
         markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH
     )
+
+
+def require_encodable() -> None:
+    """Let characters that the terminal's encoding lacks be escaped instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:
@@ -46,7 +75,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         numeric = bool(rows) and all(row[i].replace(",", "").isdigit() for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escaped, row))
     console().print(table)
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import os
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from parimend.armor import armored_length
 from parimend.errors import FormatError, SealError
+from parimend.files.searching import decode, search
 from parimend.files.tensors import read_at
-from parimend.seal import HEADER, Seal
+from parimend.seal import HEADER, Seal, Unsealed, unsealed
 from parimend.words.header import (
     MAX_LENGTH,
     PREFIX,
@@ -34,8 +34,6 @@ WHOLE = "bytes"
 """Name of the only tensor of a file that is not in the safetensors format."""
 
 _MAX_SEAL = 1 << 28  # bytes; enough for ten million errors
-_BEGINNING = re.compile(rb'"parimend"\s*:\s*"|(?=UEFSSU1FTkQ)')  # the key, or b"PARIMEND" in base64
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
 
 @dataclass(frozen=True)
@@ -120,19 +118,26 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     """
     beside = sidecar_of(path)
     try:
-        if beside.stat().st_size > _MAX_SEAL:
-            raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-        data = beside.read_bytes()
+        seal, header, is_intact = load_sidecar(beside)
     except FileNotFoundError:
         return _inside(file, path)
-    seal = Seal.from_bytes(data, str(beside))
     if HEADER not in seal.blobs:  # a model's own seal, saved beside the file it was loaded from
         header = read_header(file, str(path))
-    elif raw := seal.blobs[HEADER]:
-        header = parse_header(raw, str(beside))
-    else:
+    elif header is None:
         header = _bytes_only(_sealed_size(seal, beside))
-    return Sealed(seal, header, beside, data == seal.to_bytes())
+    return Sealed(seal, header, beside, is_intact)
+
+
+def load_sidecar(beside: Path) -> Unsealed:
+    """The seal in a sidecar.
+
+    Raises:
+        SealError: if it cannot be read.
+        OSError: if there is none.
+    """
+    if beside.stat().st_size > _MAX_SEAL:
+        raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
+    return unsealed(beside.read_bytes(), str(beside))
 
 
 def _sealed_size(seal: Seal, beside: Path) -> int:
@@ -147,7 +152,7 @@ def _sealed_size(seal: Seal, beside: Path) -> int:
 def with_seal(header: Header, seal: Seal) -> Header:
     """The header with a seal inside."""
     text = base64.b64encode(seal.to_bytes()).decode()
-    # First, where a damaged header is searched for it.
+    # First: it is the place where a damaged header is searched for it.
     others = {name: value for name, value in header.metadata.items() if name != KEY}
     return header.with_metadata({KEY: text, **others})
 
@@ -157,43 +162,26 @@ def _inside(file: BinaryIO, path: Path) -> Sealed:
         f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
         f"(parimend protect {path} makes one)"
     )
-    try:
-        metadata = read_header(file, str(path)).metadata
-        if KEY not in metadata:
-            raise unprotected
-        candidates = [metadata[KEY].encode()]
-    except FormatError:
-        candidates = _search(file)
-    for text in candidates:
+    for data in _candidates(file, path):
         try:
-            seal = Seal.from_bytes(_decode(text), str(path))
-            header = parse_header(seal.blobs.get(HEADER, b""), str(path))
-        except (SealError, FormatError) as error:
+            seal, header, _ = unsealed(data, str(path))
+        except SealError as error:
             unprotected = SealError(f"{path}: the seal inside it cannot be read: {error}")
             continue
-        return Sealed(seal, with_seal(header, seal), None)
+        if header is not None:
+            return Sealed(seal, with_seal(header, seal), None)
     raise unprotected
 
 
-def _search(file: BinaryIO) -> list[bytes]:
-    """What could be a seal in a damaged header."""
-    size = os.fstat(file.fileno()).st_size
-    raw = read_at(file, 0, min(size, PREFIX + MAX_LENGTH, _MAX_SEAL)).tobytes()
-    found = []
-    # The seal stands at the beginning. Hostile files may have more beginnings than there are seals.
-    for match in _BEGINNING.finditer(raw, 0, 4096):
-        rest = raw[match.end() :]
-        length = armored_length(_decode(rest[:64]))
-        if length is None:
-            found.append(rest.partition(b'"')[0])
-        else:
-            found.append(rest[: -(-length // 3) * 4])
-    return found
-
-
-def _decode(text: bytes) -> bytes:
-    """Base64 that may be damaged: a character that cannot be is taken for a wrong one."""
-    body = text.rstrip(b"=")
-    padding = -len(body) % 4
-    decoded = base64.b64decode(_NO_BASE64.sub(b"A", body) + b"A" * padding)
-    return decoded[: len(decoded) - padding]
+def _candidates(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """What may be the seal in a header, armored."""
+    stop = min(os.fstat(file.fileno()).st_size, PREFIX + MAX_LENGTH)
+    try:
+        header = read_header(file, str(path))
+    except FormatError:
+        pass
+    else:
+        if text := header.metadata.get(KEY):
+            yield decode(text.encode())
+        stop = len(header.raw)
+    yield from search(file, stop)

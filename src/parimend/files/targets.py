@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from parimend.errors import FormatError, MismatchError
@@ -51,6 +52,15 @@ def _shards(index: Path) -> list[str]:
         # Its sidecar tells whether it is damaged.
         return sorted(file.name for file in index.parent.glob("*.safetensors"))
     for name in names:
-        if not isinstance(name, str) or not name or Path(name).name != name:
+        if not isinstance(name, str) or not _is_name(name):
             raise FormatError(f"{index} names a shard outside its folder: {name!r}")
     return sorted(names)
+
+
+def _is_name(name: str) -> bool:
+    """Whether there can be a file of that name in a folder."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return bool(name) and Path(name).name == name and b"\0" not in encoded

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORD = 4
 """Bytes in a word."""
 
-_SIZES = MappingProxyType(
+SIZES = MappingProxyType(
     {
         **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
         **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -32,6 +32,8 @@ _SIZES = MappingProxyType(
         "C128": 16,
     }
 )
+"""Bytes per element of the dtypes whose elements are whole bytes."""
+
 _NAMES = MappingProxyType(
     {
         "bool": "BOOL",
@@ -59,7 +61,7 @@ def item_size(dtype: str) -> int:
     2
     """
     try:
-        return _SIZES[dtype]
+        return SIZES[dtype]
     except KeyError:
         raise WordError(f"dtype {dtype!r} cannot be cut into bytes: leave the tensor out") from None
 

@@ -1,0 +1,82 @@
+"""What commands print is text on any terminal, whatever tensors and files are called."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parimend import protect_file
+from parimend.cli.output import escaped
+
+NAME = "w\x1b[2J\u202e\x07\nmöd 模\x9b"
+
+
+@given(st.text(st.characters()))
+def test_escaped_text_is_one_printable_line(text):
+    shown = escaped(text)
+    assert shown.isprintable()
+    assert escaped(shown) == shown
+    assert shown == text or not text.isprintable()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("names") / "mödel\x1b[1m.safetensors"
+    safetensors.numpy.save_file({NAME: np.ones(300, np.float32)}, path)
+    protect_file(path, 5)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+COMMANDS = {
+    "inspect": [],
+    "plan": [],
+    "check": ["-l"],
+    "protect": ["--force", "--only", "zzz"],
+    "repair": ["-l", "-o", "{out}"],
+    "inject": ["-o", "{out}", "--fault", "bitflip", "--count", "2"],
+}
+SCRIPT = """
+import json, sys
+from parimend.cli import main
+for arguments in json.loads(sys.argv[1]):
+    for stream in (sys.stdout, sys.stderr):
+        print("=====", flush=True, file=stream)
+    try:
+        main(arguments)
+    except SystemExit as end:
+        print("status", end.code or 0)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_terminals_get_text(model, tmp_path, encoding):
+    calls = [
+        [command, str(model), *(option.format(out=tmp_path / "out") for option in options), *more]
+        for command, options in COMMANDS.items()
+        for more in ([], ["--json"])
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(calls)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    outs, errs = (x.decode(encoding).split("=====\n")[1:] for x in (done.stdout, done.stderr))
+    assert len(outs) == len(errs) == len(calls)
+    for (command, *_, last), out, err in zip(calls, outs, errs, strict=True):
+        *printed, status = out.splitlines()
+        assert status == f"status { {'check': 1, 'protect': 2}.get(command, 0) }"
+        assert all(line.isprintable() for line in [*printed, *err.splitlines()])
+        assert "Traceback" not in err
+        if last == "--json" and command != "protect":
+            assert json.loads("".join(printed))["command"] == command
+        else:
+            assert r"\x1b[" in out + err
