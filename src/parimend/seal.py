@@ -10,8 +10,7 @@ file, which lists them already. Its ``words`` list one object per word: ``code``
 ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
 parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text. For sparse codes those are the values of the free checks, one i64 each (the
-others are zero); for modular codes `Modular.pack`. ``blobs`` says how many bytes of each follow.
+what follows the text, as `Code.pack` gives them. ``blobs`` says how many bytes of each follow.
 """
 
 from __future__ import annotations
@@ -25,17 +24,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
-from parimend.codes import Code, LowBits, Modular, Sparse, from_spec
+from parimend.codes import Code, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.words.bits import item_size
-from parimend.words.grid import Grid
 from parimend.words.header import Header, finite, parse_header, refuse
-from parimend.words.layout import Part, padded_words, whole
+from parimend.words.layout import Part, Word, whole
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -67,21 +64,25 @@ class SealedWord:
 
     Attributes:
         code: the code it belongs to.
-        parts: the elements it is made of, in order.
+        word: the elements it is made of.
         target: `Code.syndrome_shape`: its syndrome as sealed.
         sha256: SHA-256 of the protected bytes, the parts one after the other.
     """
 
     code: Code
-    parts: tuple[Part, ...]
+    word: Word
     target: NDArray[Any]
     sha256: bytes
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those of the word."""
+        return self.word.parts
+
+    @property
     def name(self) -> str:
-        """For messages: the tensor, or the first and last of several."""
-        first, last = self.parts[0].name, self.parts[-1].name
-        return first if first == last else f"{first} .. {last}"
+        """For messages; see `Word.name`."""
+        return self.word.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ class Seal:
 
     def to_bytes(self) -> bytes:
         """The seal as armored bytes; equal seals give equal bytes."""
-        checks = [_checks(word) for word in self.words]
+        checks = [word.code.pack(word.target) for word in self.words]
         tensors = self._tensors()
         number = {tensor.name: i for i, tensor in enumerate(tensors)}
         text = {
@@ -174,14 +175,7 @@ class Seal:
     @property
     def covered(self) -> int:
         """Number of protected elements."""
-        return sum(part.count for word in self.words for part in word.parts)
-
-
-def _checks(word: SealedWord) -> bytes:
-    if isinstance(word.code, Modular):
-        return word.code.pack(word.target)
-    assert isinstance(word.code, Sparse)
-    return word.target[word.code.imposed :].astype("<i8").tobytes()
+        return sum(sealed.word.elements for sealed in self.words)
 
 
 class Unsealed(NamedTuple):
@@ -267,37 +261,10 @@ def _word(
             parts.append(part)
     if not parts:
         raise SealError("one of its words is empty")
-    code = from_spec(entry["code"])
-    _require_fit(code, parts)
-    return SealedWord(code, tuple(parts), _target(code, data), _sha256(entry))
-
-
-def _require_fit(code: Code, parts: Sequence[Part]) -> None:
-    """Refuse codes that their tensors cannot be words of."""
-    if isinstance(code, Modular):
-        fits = code.n == padded_words(*parts)
-    elif isinstance(code, LowBits):
-        fits = code.n == sum(part.count for part in parts)
-        fits = fits and all(part.dtype == "F32" for part in parts)
-    elif isinstance(code, Sparse):
-        fits = code.n == sum(part.count for part in parts)
-        fits = fits and all(Grid(code.word_bits, p.exponent).holds(p.dtype) for p in parts)
-    else:
-        raise SealError(f"{code.family} codes are not sealed")
-    if not fits:
+    code, word = from_spec(entry["code"]), Word(tuple(parts))
+    if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
-
-
-def _target(code: Code, data: memoryview) -> NDArray[Any]:
-    if isinstance(code, Modular):
-        return code.unpack(data)
-    assert isinstance(code, Sparse)
-    # Of a code that is as small as it says, before room is made for its checks.
-    if code.m > code.n or len(data) != 8 * (code.m - code.imposed):
-        raise SealError(f"its {code.m} checks are more than its words, or not all there")
-    target = np.zeros(code.m, np.int64)
-    target[code.imposed :] = np.frombuffer(data, "<i8")
-    return target
+    return SealedWord(code, word, code.unpack(data), _sha256(entry))
 
 
 def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.errors import SpecError
+from parimend.errors import SealError, SpecError
+from parimend.words.layout import Word
 
 MAX_WORDS = 16 * ((1 << 32) - 1)
 """Longest word of any code: 256 GiB of 32-bit words."""
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _FAMILIES: dict[str, type[Code]] = {}
 
@@ -112,6 +116,26 @@ class Code(ABC):
 
     @abstractmethod
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]: ...
+
+    def fits(self, word: Word) -> bool:
+        """Whether the word is one of this code's: as long, of elements that it can hold."""
+        return False
+
+    def pack(self, target: NDArray[Any]) -> bytes:
+        """The syndrome of sealed words, as few bytes as it takes.
+
+        Raises:
+            SealError: if codes of this family are not sealed.
+        """
+        raise SealError(f"{self.family} codes are not sealed")
+
+    def unpack(self, data: Buffer) -> NDArray[Any]:
+        """The inverse of `pack`: `syndrome_shape`.
+
+        Raises:
+            SealError: if it cannot be; no more room is made than the data take.
+        """
+        raise SealError(f"{self.family} codes are not sealed")
 
     @abstractmethod
     def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from parimend.codes.sparse import Sparse
 from parimend.errors import SpecError
+from parimend.words.layout import Word
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class LowBits(Sparse):
     def _check_bits(self, what: str) -> None:
         if (self.word_bits, self.coefficient_bits) != (32, 63):
             raise SpecError(f"{what}: low bits take word_bits=32 and coefficient_bits=63")
+
+    def fits(self, word: Word) -> bool:
+        return self.n == word.elements and all(part.dtype == "F32" for part in word)
 
     @classmethod
     def for_errors(

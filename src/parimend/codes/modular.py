@@ -27,15 +27,20 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes import residues
 from parimend.codes.base import MAX_WORDS, Code
-from parimend.errors import SealError, SpecError
+from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba as kernels
+from parimend.words.layout import Word
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -279,38 +284,27 @@ class Modular(Code):
         """a - b modulo p: with the sums of what was received and of the original, what changed."""
         return (self._checked(a) + (np.uint64(PRIME) - self._checked(b))) % np.uint64(PRIME)
 
-    def pack(self, sums: NDArray[np.uint64]) -> bytes:
-        """Sums as bytes, 33 bits each.
+    def fits(self, word: Word) -> bool:
+        return self.n == word.padded
 
-        All S0, then all S1, band by band: the low 32 bits of each sum as little-endian uint32, then
-        bit 32 of each, eight to a byte from the lowest bit up, padded with zeros.
+    def pack(self, target: NDArray[np.uint64]) -> bytes:
+        """Sums as bytes, 33 bits each: all S0, then all S1, band by band; see
+        `parimend.codes.residues`.
         """
-        sums = self._checked(sums)
-        top = np.packbits((sums >> np.uint64(32)).astype(np.uint8), bitorder="little")
-        return sums.astype("<u4").tobytes() + top.tobytes()
+        return residues.pack(self._checked(target))
 
-    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
+    def unpack(self, data: Buffer) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:
             SealError: if the length is not that of this code, or a value cannot be one of its sums.
         """
-        count = 2 * self.m
-        if len(data) != self.packed_bytes:
-            raise SealError(
-                f"the sums of m={self.m} buckets take {self.packed_bytes} bytes, not {len(data)}"
-            )
-        low = np.frombuffer(data, "<u4", count).astype(np.uint64)
-        top = np.unpackbits(np.frombuffer(data, np.uint8, offset=4 * count), bitorder="little")
-        sums = low | (top[:count].astype(np.uint64) << np.uint64(32))
-        if top[count:].any() or (sums >= PRIME).any():
-            raise SealError("the stored sums are damaged: a value is not below 2^32 + 15")
-        return sums.reshape(self.syndrome_shape)
+        return residues.unpack(data, 2 * self.m, PRIME).reshape(self.syndrome_shape)
 
     @property
     def packed_bytes(self) -> int:
         """Length of what `pack` returns."""
-        return 8 * self.m + -(-2 * self.m // 8)
+        return residues.packed_size(2 * self.m)
 
     def _checked(
         self, sums: NDArray[np.uint64], like: NDArray[np.uint64] | None = None

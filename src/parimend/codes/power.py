@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -34,6 +34,10 @@ from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
+from parimend.words.layout import Word
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 LANES = kernels.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
@@ -280,11 +284,14 @@ class PowerSums(Code):
         """a - b modulo p: with the sums of what was received and of the original, what changed."""
         return (self._check(a) + (np.uint64(PRIME) - self._check(b))) % np.uint64(PRIME)
 
-    def pack(self, sums: NDArray[np.uint64]) -> bytes:
-        """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""
-        return residues.pack(self._check(sums))
+    def fits(self, word: Word) -> bool:
+        return self.n == word.padded
 
-    def unpack(self, data: bytes) -> NDArray[np.uint64]:
+    def pack(self, target: NDArray[np.uint64]) -> bytes:
+        """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""
+        return residues.pack(self._check(target))
+
+    def unpack(self, data: Buffer) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SealError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 def packed_size(count: int) -> int:
@@ -21,21 +26,25 @@ def pack(residues: NDArray[np.uint64]) -> bytes:
     """The low 32 bits of each as little-endian uint32, then bit 32 of each, eight to a byte from
     the lowest bit up, padded with zeros.
     """
+    residues = residues.reshape(-1)
     top = np.packbits((residues >> np.uint64(32)).astype(np.uint8), bitorder="little")
     return residues.astype("<u4").tobytes() + top.tobytes()
 
 
-def unpack(data: bytes, count: int, prime: int) -> NDArray[np.uint64]:
+def unpack(data: Buffer, count: int, prime: int) -> NDArray[np.uint64]:
     """The inverse of `pack`: (count,) uint64.
 
     Raises:
         SealError: if there are not as many, or one is not below ``prime``.
     """
-    if len(data) != packed_size(count):
-        raise SealError(f"{count} sums take {packed_size(count)} bytes, not {len(data)}")
+    size = memoryview(data).nbytes
+    if size != packed_size(count):
+        raise SealError(f"{count} sums take {packed_size(count)} bytes, not {size}")
     low = np.frombuffer(data, "<u4", count).astype(np.uint64)
     top = np.unpackbits(np.frombuffer(data, np.uint8, offset=4 * count), bitorder="little")
     residues = low | (top[:count].astype(np.uint64) << np.uint64(32))
     if top[count:].any() or (residues >= prime).any():
-        raise SealError(f"the stored sums are damaged: a value is not below {prime}")
+        raise SealError(
+            f"the stored sums are damaged: a value is not below 2^32 + {prime - (1 << 32)}"
+        )
     return residues

@@ -21,15 +21,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import MAX_WORDS, RealCode
-from parimend.errors import SpecError
+from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import sparse_numba as kernels
+from parimend.words.grid import Grid
+from parimend.words.layout import Word
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MAX_CHECKS = (1 << 31) - 1
 """Most checks of a code: their numbers are kept in 32 bits."""
@@ -300,6 +305,27 @@ class Sparse(RealCode):
 
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
         return self.columns.multiply(word, np.zeros(self.m, np.int64))
+
+    def fits(self, word: Word) -> bool:
+        grids = (Grid(self.word_bits, part.exponent).holds(part.dtype) for part in word)
+        return self.n == word.elements and all(grids)
+
+    def pack(self, target: NDArray[np.int64]) -> bytes:
+        """The free checks as little-endian int64; the others are zero."""
+        return target[self.imposed :].astype("<i8").tobytes()
+
+    def unpack(self, data: Buffer) -> NDArray[np.int64]:
+        free = np.frombuffer(data, "<i8") if memoryview(data).nbytes % 8 == 0 else None
+        if self.m > self.n or free is None or free.size != self.m - self.imposed:
+            raise SealError(f"its {self.m} checks are more than its words, or not all there")
+        target = np.zeros(self.m, np.int64)
+        target[self.imposed :] = free
+        return target
+
+    @property
+    def packed_bytes(self) -> int:
+        """Length of what `pack` returns."""
+        return 8 * (self.m - self.imposed)
 
     @property
     def unit(self) -> float:

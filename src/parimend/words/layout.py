@@ -7,9 +7,15 @@ used again on a live model, a state dict or a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from parimend.errors import WordError
 from parimend.words.bits import item_size
@@ -68,7 +74,66 @@ def padded_words(*parts: Part) -> int:
     return sum(-(-size // _LINE) * (_LINE // 4) for size in sizes)
 
 
-def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
+@dataclass(frozen=True)
+class Word:
+    """Elements of tensors one after the other, which belong to one code.
+
+    Attributes:
+        parts: in order, none of them empty. Positions count the elements of all of them.
+
+    Example:
+        >>> word = Word((whole("fc.weight", "F32", (2, 3)), whole("fc.bias", "F32", (2,))))
+        >>> word.elements, word.name, word.locate(7)
+        (8, 'fc.weight .. fc.bias', (1, 1))
+        >>> [piece.tolist() for piece in word.split(np.arange(8))]
+        [[0, 1, 2, 3, 4, 5], [6, 7]]
+    """
+
+    parts: tuple[Part, ...]
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Where every part ends."""
+        return tuple(accumulate(part.count for part in self.parts))
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where every part begins."""
+        return (0, *self.ends[:-1])
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return self.ends[-1] if self.parts else 0
+
+    @cached_property
+    def padded(self) -> int:
+        """Number of 32-bit words of its bytes, every part filled up to whole lines of 16."""
+        return padded_words(*self.parts)
+
+    @property
+    def name(self) -> str:
+        """For messages: the tensor, or the first and last of several."""
+        first, last = self.parts[0].name, self.parts[-1].name
+        return first if first == last else f"{first} .. {last}"
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """The number of the part that an element is in, and its offset there."""
+        number = bisect_right(self.ends, position)
+        return number, position - self.starts[number]
+
+    def split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """An array of one value for every element, cut into those of the parts."""
+        return np.split(values, self.ends[:-1])
+
+
+def split(tensors: Iterable[Part], per: Per) -> list[Word]:
     """Group whole tensors into words.
 
     Args:
@@ -87,13 +152,13 @@ def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
     """
     parts = [part for part in tensors if part.count]
     if per == "model":
-        return [tuple(parts)] if parts else []
+        return [Word(tuple(parts))] if parts else []
     if per == "tensor":
-        return [(part,) for part in parts]
+        return [Word((part,)) for part in parts]
     if per != "row":
         raise WordError(f"per must be 'model', 'tensor' or 'row', not {per!r}")
     by_name = {part.name: part for part in parts}
-    rows: list[tuple[Part, ...]] = []
+    rows: list[Word] = []
     taken: set[str] = set()
     for part in parts:
         if not part.name.endswith("weight") or len(part.shape) < 2:
@@ -108,5 +173,5 @@ def split(tensors: Iterable[Part], per: Per) -> list[tuple[Part, ...]]:
             word = [replace(part, start=row * width, count=width)]
             if bias is not None:
                 word.append(replace(bias, start=row, count=1))
-            rows.append(tuple(word))
-    return rows + [(part,) for part in parts if part.name not in taken]
+            rows.append(Word(tuple(word)))
+    return rows + [Word((part,)) for part in parts if part.name not in taken]
