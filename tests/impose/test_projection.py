@@ -10,7 +10,7 @@ from parimend.codes import Sparse
 from parimend.errors import WordError
 from parimend.impose.projection import Projection, Word, some
 from parimend.words.layout import Part
-from parimend.words.shards import Shards
+from parimend.stores.shards import Shards
 
 CODE = Sparse(n=900, m=64, seed=1)
 

@@ -1,28 +1,37 @@
 """Where the redundancy lives: how words are sealed, and what their seal says later."""
 
-from parimend.carriers.base import Tensors, diagnose, repair_, subparts
-from parimend.carriers.protect import (
+from parimend.carriers.base import diagnose, repair_
+from parimend.carriers.carrier import (
     Carrier,
+    CarrierName,
+    Chosen,
+    Options,
     PlannedWord,
-    Request,
-    choose_codes,
-    plan,
-    protect_,
-    refresh,
-    seal_,
+    carrier,
+    carrier_of,
 )
+from parimend.carriers.lowbits import LowBits
+from parimend.carriers.protect import Request, choose, plan, protect_, refresh, seal_
+from parimend.carriers.real import Real
+from parimend.carriers.sidecar import Sidecar
 
 __all__ = [
     "Carrier",
+    "CarrierName",
+    "Chosen",
+    "LowBits",
+    "Options",
     "PlannedWord",
+    "Real",
     "Request",
-    "Tensors",
-    "choose_codes",
+    "Sidecar",
+    "carrier",
+    "carrier_of",
+    "choose",
     "diagnose",
     "plan",
     "protect_",
     "refresh",
     "repair_",
     "seal_",
-    "subparts",
 ]

@@ -1,71 +1,28 @@
-"""What all carriers share: tensors wherever they live, diagnosis and repair of sealed words."""
+"""Sealed words compared with tensors: diagnosed, repaired, proven by their SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parimend.carriers.carrier import Finding, Progress, carrier_of
 from parimend.errors import MismatchError
 from parimend.records import Change, Diagnosis, Repair, Verdict, WordOutcome
 from parimend.seal import Seal, SealedWord
+from parimend.stores.base import Tensors, subparts
 from parimend.words.bits import item_size
-from parimend.words.layout import Part
+from parimend.words.layout import Word
 
-CHUNK = 1 << 22
-"""Bytes that are looked at together, a multiple of 64."""
+LOOKS = 4
+"""How often a word is looked at whose bytes change while they are being decoded."""
 
-
-class Tensors(Protocol):
-    """Named tensors, wherever they live: in a model, a state dict or a file."""
-
-    def whole(self) -> Sequence[Part]:
-        """Every tensor as one part, in a stable order."""
-
-    def read(self, part: Part) -> NDArray[np.uint8]:
-        """The bytes of a part, row-major, little-endian: (count * item size,)."""
-
-    def write(
-        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
-    ) -> None:
-        """Set elements of a part: (k,) offsets in the part (None: all), (k, item size) bytes."""
-
-
-@runtime_checkable
-class Live(Tensors, Protocol):
-    """Tensors that several threads of this process read and write at the same time."""
-
-    lock: Any
-    """Re-entrant; held by whoever puts weights back, from locating them to proving the result."""
-
-
-class Finding(NamedTuple):
-    """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
-
-    ``elements`` holds (part number, offset in the part, received, original).
-    """
-
-    verdict: Verdict
-    elements: Sequence[tuple[int, int, bytes, bytes]] = ()
-    unexplained: int = 0
-    reason: str = ""
-
-
-def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
-    """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
-    step = CHUNK // item_size(part.dtype) if step is None else step
-    if part.count <= step:
-        yield part  # the usual case, and much faster
-        return
-    for start in range(0, part.count, step):
-        yield replace(part, start=part.start + start, count=min(step, part.count - start))
+_NOT_HELD = "the memory does not hold what is written to it"
+_CHANGING = "it changes while it is being repaired"
 
 
 def require_match(seal: Seal, tensors: Tensors) -> None:
@@ -90,11 +47,11 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
                 )
 
 
-def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None) -> bytes:
+def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> bytes:
     """SHA-256 of the word's bytes, with the elements of ``finding`` replaced by the originals."""
     digest = hashlib.sha256()
     replaced = by_part(finding) if finding else {}
-    for number, part in enumerate(word.parts):
+    for number, part in enumerate(word):
         fixes = sorted(replaced.get(number, ()))
         size = item_size(part.dtype)
         first = 0
@@ -112,25 +69,17 @@ def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None
     return digest.digest()
 
 
-LOOKS = 4
-"""How often a word is looked at whose bytes change while they are being decoded."""
-
-
 def find(word: SealedWord, tensors: Tensors) -> Finding:
     """Decode one word. What can be corrected is proven by the SHA-256 of the result.
 
     What cannot be is looked at again where it may just have been changing.
     """
-    from parimend.carriers import lowbits, real, sidecar
-
-    carriers: dict[str, Find]
-    carriers = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}
-    carrier = carriers[word.code.family]
-    finding = proven(carrier(word, tensors), word, tensors)
-    if isinstance(tensors, Live) and finding.verdict is Verdict.UNCORRECTABLE:
+    carrier = carrier_of(word.code)
+    finding = proven(carrier.find(word, tensors), word, tensors)
+    if tensors.live and finding.verdict is Verdict.UNCORRECTABLE:
         with tensors.lock:
             for _ in range(LOOKS - 1):
-                before, finding = finding, proven(carrier(word, tensors), word, tensors)
+                before, finding = finding, proven(carrier.find(word, tensors), word, tensors)
                 if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
                     break
     return finding
@@ -138,12 +87,9 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
 
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
     """The finding, if correcting it leads to the sealed SHA-256."""
-    if finding.verdict is Verdict.CORRECTABLE and sha256_of(word, tensors, finding) != word.sha256:
+    if finding.verdict is Verdict.CORRECTABLE and sha256_of(word.word, tensors, finding) != word.sha256:
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
     return finding
-
-
-Find = Callable[[SealedWord, Tensors], Finding]
 
 
 def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
@@ -156,7 +102,7 @@ def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = Non
     return WordOutcome(
         name=word.name,
         verdict=verdict or finding.verdict,
-        elements=sum(part.count for part in word.parts),
+        elements=word.word.elements,
         changes=changes,
         unexplained=finding.unexplained,
         reason=finding.reason,
@@ -166,8 +112,7 @@ def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = Non
 def diagnose(
     seal: Seal,
     tensors: Tensors,
-    progress: Callable[[int], None] = lambda elements: None,
-    find: Find = find,
+    progress: Progress = lambda elements: None,
 ) -> Diagnosis:
     """Check every sealed word; nothing is changed.
 
@@ -175,7 +120,6 @@ def diagnose(
         seal: what was protected, and how.
         tensors: where they are now.
         progress: called with the number of elements of every word that is done.
-        find: decodes a word, where that takes more than reading it.
 
     Raises:
         MismatchError: if the seal does not fit the tensors.
@@ -192,8 +136,7 @@ def diagnose(
 def repair_(
     seal: Seal,
     tensors: Tensors,
-    progress: Callable[[int], None] = lambda elements: None,
-    find: Find = find,
+    progress: Progress = lambda elements: None,
 ) -> Repair:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 
@@ -204,12 +147,12 @@ def repair_(
     require_match(seal, tensors)
     outcomes = []
     for word in seal.words:
-        outcomes.append(outcome_of(word, *repair_word_(word, tensors, find)))
+        outcomes.append(outcome_of(word, *repair_word_(word, tensors)))
         progress(outcomes[-1].elements)
     return Repair(tuple(outcomes), time.perf_counter() - began)
 
 
-def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:
+def repair_word_(word: SealedWord, tensors: Tensors) -> tuple[Finding, Verdict]:
     """Put one word right, or leave it as it was found.
 
     Where something else in the word changes meanwhile, it is looked at again.
@@ -218,7 +161,7 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
         What was found, and what is true now.
     """
     written: list[Finding] = []
-    with _alone(tensors):
+    with tensors.lock:
         for _ in range(LOOKS):
             finding = find(word, tensors)
             if finding.verdict is Verdict.CORRECTABLE:
@@ -226,7 +169,7 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
                 written.append(finding)
             elif finding.verdict is not Verdict.CLEAN or not written:
                 break
-            if sha256_of(word, tensors) == word.sha256:
+            if sha256_of(word.word, tensors) == word.sha256:
                 return _merged(written), Verdict.CORRECTED
             if not holds(word, written[-1], tensors):
                 finding = Finding(Verdict.UNCORRECTABLE, reason=_NOT_HELD)
@@ -235,15 +178,6 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
         for each in reversed(written):
             write_finding(word, each, tensors, back=True)
     return finding, finding.verdict
-
-
-_NOT_HELD = "the memory does not hold what is written to it"
-_CHANGING = "it changes while it is being repaired"
-
-
-def _alone(tensors: Tensors) -> AbstractContextManager[Any]:
-    """Keeps other threads from repairing."""
-    return tensors.lock if isinstance(tensors, Live) else nullcontext()
 
 
 def _merged(findings: Sequence[Finding]) -> Finding:

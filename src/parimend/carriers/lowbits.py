@@ -6,21 +6,22 @@ which the seal keeps. It takes no training and no data, and moves weights by abo
 
 from __future__ import annotations
 
-import hashlib
-import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import Finding, Tensors
-from parimend.carriers.imposed import Sealed, decode, values_of
-from parimend.codes import LowBits
+from parimend import codes
+from parimend.carriers.carrier import Chosen
+from parimend.carriers.imposing import Alphabet, Draft, Imposing
 from parimend.errors import WordError
 from parimend.impose.lowering import lower_into
 from parimend.seal import SealedWord
+from parimend.stores.base import Tensors
 from parimend.words.grid import require_finite
-from parimend.words.layout import Part
+from parimend.words.layout import Word, whole
 
 
 class Patterns:
@@ -36,44 +37,58 @@ class Patterns:
         return np.asarray((integers >= 0) & (integers < 1 << 32))
 
 
-def require_float32(parts: tuple[Part, ...]) -> None:
+@dataclass(frozen=True)
+class LowBits(Imposing):
+    """Checks in the lowest mantissa bits of float32 weights.
+
+    Args:
+        rows: number of checks of every word, instead of as many as are needed.
+    """
+
+    name: ClassVar[str] = "lowbits"
+    families: ClassVar[tuple[str, ...]] = ("lowbits",)
+    code: ClassVar[type[codes.Sparse]] = codes.LowBits
+
+    def choose(
+        self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
+    ) -> list[Chosen]:
+        for word in words:
+            _require_float32(word)
+        return [self.code_for(word, 32, errors, seed) for word in words]
+
+    def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
+        return [Patterns()] * len(sealed.word)
+
+    def draft(self, chosen: Chosen, tensors: Tensors) -> Draft:
+        code, word = chosen
+        values = [tensors.read(part).view("<f4") for part in word]
+        for part, v in zip(word, values, strict=True):
+            all_of_it = part == whole(part.name, part.dtype, part.shape)
+            require_finite(v.reshape(part.shape) if all_of_it else v, part.name, part.start)
+        before = np.concatenate(values)
+        try:
+            lowered = lower_into(code, before.view("<u4"))
+        except WordError as error:
+            raise WordError(f"{word.parts[0].name}: {error}") from None
+        after = lowered.word.view("<f4")
+        size = float(np.linalg.norm(before.astype(np.float64)))
+        moved = float(np.linalg.norm(after.astype(np.float64) - before) / max(size, 1e-300))
+        data = [
+            piece.view(np.uint8).reshape(-1, 4)[tensors.spread.held(part).elements]
+            for part, piece in zip(word, word.split(lowered.word), strict=True)
+        ]
+        return Draft(code, word, lowered.target, data, moved)
+
+
+def _require_float32(word: Word) -> None:
     """Refuse words that this carrier cannot hold.
 
     Raises:
         WordError: names the tensor and its dtype.
     """
-    for part in parts:
+    for part in word:
         if part.dtype != "F32":
             raise WordError(
                 f"{part.name} is {part.dtype}, but the lowbits carrier holds F32: leave it out "
                 "with only=..., or use carrier='sidecar', which holds any dtype"
             )
-
-
-def seal_word(code: LowBits, parts: tuple[Part, ...], tensors: Tensors) -> Sealed:
-    """Find the bit patterns inside ``code`` that are near those of a word; nothing is written.
-
-    Raises:
-        WordError: if a weight is not finite, or cannot be moved; names the tensor.
-    """
-    values = [values_of(part, tensors) for part in parts]
-    for part, v in zip(parts, values, strict=True):
-        all_of_it = part.count == math.prod(part.shape)
-        require_finite(v.reshape(part.shape) if all_of_it else v, part.name, part.start)
-    before = np.concatenate(values)
-    try:
-        lowered = lower_into(code, before.view("<u4"))
-    except WordError as error:
-        raise WordError(f"{parts[0].name}: {error}") from None
-    after = lowered.word.view("<f4")
-    size = float(np.linalg.norm(before.astype(np.float64)))
-    moved = float(np.linalg.norm(after.astype(np.float64) - before) / max(size, 1e-300))
-    ends = np.cumsum([part.count for part in parts])[:-1]
-    data = [piece.view(np.uint8).reshape(-1, 4) for piece in np.split(lowered.word, ends)]
-    digest = hashlib.sha256(lowered.word.tobytes()).digest()
-    return Sealed(SealedWord(code, parts, lowered.target, digest), data, moved)
-
-
-def find(word: SealedWord, tensors: Tensors) -> Finding:
-    """Decode one word; see `parimend.carriers.base.diagnose`."""
-    return decode(word, tensors, [Patterns()] * len(word.parts))

@@ -6,34 +6,141 @@ is zero but for the free checks, which the seal keeps.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import Finding, Tensors
-from parimend.carriers.imposed import DTYPES, Sealed, decode, values_of
+from parimend.carriers.carrier import Carrier, Chosen, PlannedWord
+from parimend.carriers.imposing import Alphabet, Draft, Imposing, Piece, pieces_of, positions_of
 from parimend.codes import Sparse
-from parimend.errors import WordError
-from parimend.impose.rounding import round_into
+from parimend.dtypes import DTYPES
+from parimend.errors import SpecError, WordError
+from parimend.impose.rounding import round_held
 from parimend.seal import SealedWord
-from parimend.words.grid import Grid, choose_grid
-from parimend.words.layout import Part
+from parimend.stores.base import Tensors
+from parimend.stores.spread import Elements
+from parimend.words.grid import GRID_DTYPES, Grid, choose_grid, not_finite
+from parimend.words.layout import Part, Word, whole
+
+Project = Callable[[Sparse, NDArray[np.float64], Word], NDArray[np.float64]]
+"""Moves a word (in grid steps) to a real codeword: (code, values, word) -> values."""
+
+LARGE_MOVE = 0.3
+"""Relative L2 change of a word from which accuracy is at risk and a warning is given."""
 
 _ROOM = 1.0 / 32.0  # of the range of a grid, for exact rounding
 
-Project = Callable[[Sparse, NDArray[np.float64], tuple[Part, ...]], NDArray[np.float64]]
-"""Moves a word (in grid steps) to a real codeword: (code, word, parts) -> word."""
+
+@dataclass(frozen=True)
+class Real(Imposing):
+    """Linear constraints on the weights.
+
+    Args:
+        rows: number of checks of every word, instead of as many as are needed.
+        bits: of a float weight on its grid; 18 by default.
+        calibration: batches of inputs: the weights then move where that changes the outputs of the
+            model least, not where the way is shortest. 500 inputs or more; a batch is a tensor, a
+            tuple that begins with one, or a dict of keyword arguments.
+
+    Example:
+        >>> Real(bits=20).name
+        'real'
+    """
+
+    bits: int | None = None
+    calibration: Iterable[Any] | None = field(default=None, repr=False, compare=False)
+    _project: Project | None = field(default=None, repr=False, compare=False)
+
+    name: ClassVar[str] = "real"
+    families: ClassVar[tuple[str, ...]] = ("sparse",)
+    code: ClassVar[type[Sparse]] = Sparse
+
+    def fitted(self, model: Any) -> Carrier:
+        if self.calibration is None:
+            return self
+        from parimend.impose.surgeon import gentlest  # loads torch
+
+        return replace(self, calibration=None, _project=gentlest(model, self.calibration))
+
+    def choose(
+        self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
+    ) -> list[Chosen]:
+        placed = self._on_grids(words, tensors)
+        return [self.code_for(word, bits, errors, seed) for word, bits in placed]
+
+    def plan(self, chosen: Chosen) -> PlannedWord:
+        code, moved = chosen.code, math.sqrt(chosen.code.imposed / chosen.code.n)
+        return replace(super().plan(chosen), redundancy=code.redundancy, moved=moved)
+
+    def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
+        assert isinstance(sealed.code, Sparse)
+        return grids_of(sealed.code, sealed.word)
+
+    def draft(self, chosen: Chosen, tensors: Tensors) -> Draft:
+        if self.calibration is not None:
+            raise SpecError("calibration is for the modules of a model, which can be run")
+        code, word = chosen
+        spread = tensors.spread
+        pieces = pieces_of(word, tensors)
+        mine = positions_of(pieces, word, tensors)
+        before = _in_steps(pieces, grids_of(code, word))
+        x = self._projected(code, mine, before, word, tensors)
+        if shift := doublings(code, float(spread.largest(_size(x))[0])):
+            word = Word(tuple(replace(p, exponent=p.exponent + shift) for p in word))
+            before, x = before / 2.0**shift, x / 2.0**shift
+        try:
+            q, target = round_held(code, mine, x, spread)
+        except WordError as error:
+            raise WordError(f"{word.parts[0].name}: {error}") from None
+        squares = spread.sum(np.array([np.sum((q - before) ** 2), np.sum(before**2)]))
+        moved = math.sqrt(squares[0] / max(squares[1], 1e-300))
+        if self._project is None:
+            _warn_if_far(word.name, moved)
+        return Draft(code, word, target, list(_written(pieces, q, grids_of(code, word))), moved)
+
+    def _projected(
+        self, code: Sparse, mine: Elements, x: NDArray[np.float64], word: Word, tensors: Tensors
+    ) -> NDArray[np.float64]:
+        """The values of the nearest codeword that are held here."""
+        if self._project is not None:
+            if tensors.spread.several:
+                raise SpecError(
+                    "calibration is for models in one piece; train with constrain_ instead"
+                )
+            return self._project(code, x, word)
+        columns, x = code.columns.take(mine), x.copy()
+        for _ in range(2):  # the second time clears the rounding errors of the first
+            checks = tensors.spread.sum(columns.multiply(x, np.zeros(code.m))) / code.unit
+            if not checks.any():
+                break
+            columns.subtract_transposed(code.solve_gram(checks) / code.unit, x)
+        return x
+
+    def _on_grids(self, words: Sequence[Word], tensors: Tensors) -> Iterator[tuple[Word, int]]:
+        """Words of parts with exponents, each with the bits of its grid; tensors with different
+        numbers of bits go to different words.
+        """
+        grids: dict[str, Grid] = {}
+        for word in words:
+            for part in word:
+                if part.name not in grids:
+                    # One grid per tensor, also where several words share it.
+                    grids[part.name] = grid_of(part, tensors, self.bits)
+            placed = [(replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word]
+            placed.sort(key=lambda item: item[1])
+            for width, group in groupby(placed, key=lambda item: item[1]):
+                yield Word(tuple(part for part, _ in group)), width
 
 
-def nearest(code: Sparse, x: NDArray[np.float64], parts: tuple[Part, ...]) -> NDArray[np.float64]:
-    """The nearest codeword, every tensor measured in its own grid step."""
-    return code.project(x)
+def grids_of(code: Sparse, word: Word) -> list[Grid]:
+    """The grid of every part."""
+    return [Grid(code.word_bits, part.exponent) for part in word]
 
 
 def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
@@ -42,38 +149,17 @@ def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
     Raises:
         WordError: see `choose_grid`.
     """
-    data: NDArray[Any] = tensors.read(replace(part, start=0, count=math.prod(part.shape)))
-    if part.dtype in DTYPES:  # else choose_grid says what is wrong
-        data = data.view(DTYPES[part.dtype]).reshape(part.shape)
-    return choose_grid(data, part.dtype, part.name, bits)
-
-
-GridOf = Callable[[Part, Tensors, int | None], Grid]
-
-
-def on_grids(
-    words: Sequence[tuple[Part, ...]], tensors: Tensors, bits: int | None, grid_of: GridOf = grid_of
-) -> list[tuple[tuple[Part, ...], int]]:
-    """Give every part its grid; tensors with different numbers of bits go to different words.
-
-    Returns:
-        Words of parts with exponents, each with the bits of its grid.
-
-    Raises:
-        WordError: see `choose_grid`.
-    """
-    result = []
-    grids: dict[str, Grid] = {}
-    for word in words:
-        for part in word:
-            if part.name not in grids:
-                # One grid per tensor, also where several words share it.
-                grids[part.name] = grid_of(part, tensors, bits)
-        placed = [(replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word]
-        placed.sort(key=lambda item: item[1])
-        for width, group in groupby(placed, key=lambda item: item[1]):
-            result.append((tuple(part for part, _ in group), width))
-    return result
+    tensor = whole(part.name, part.dtype, part.shape)
+    if part.dtype not in GRID_DTYPES:
+        return choose_grid(np.zeros(1), part.dtype, part.name, bits)  # says what is wrong
+    values = tensors.read_held(tensor).view(DTYPES[part.dtype].numpy)
+    finite = np.isfinite(values)
+    wrong = int(tensors.spread.sum(np.array([np.count_nonzero(~finite)]))[0])
+    if wrong:
+        mine = tensors.spread.held(tensor).offsets[~finite][:1].tolist()
+        first = tensor.index(min(tensors.spread.gather(mine)))
+        raise not_finite(part.name, wrong, tensor.count, list(first))
+    return choose_grid(tensors.spread.largest(_size(values)), part.dtype, part.name, bits)
 
 
 def doublings(code: Sparse, largest: float) -> int:
@@ -86,39 +172,37 @@ def doublings(code: Sparse, largest: float) -> int:
     return math.frexp(largest / limit)[1] if limit <= largest < math.inf else 0
 
 
-def seal_word(
-    code: Sparse, parts: tuple[Part, ...], tensors: Tensors, project: Project = nearest
-) -> Sealed:
-    """Find the weights inside ``code`` that are nearest to those of a word; nothing is written.
+def _size(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The largest magnitude, (1,)."""
+    low, high = (float(f(values, initial=0)) for f in (np.min, np.max))
+    return np.array([max(-low, high)])
 
-    Raises:
-        WordError: if a weight would leave its grid; names the tensor.
-    """
-    grids = [Grid(code.word_bits, part.exponent) for part in parts]
-    values = [values_of(part, tensors) for part in parts]
-    x = np.concatenate(
-        [v.astype(np.float64) / grid.step for v, grid in zip(values, grids, strict=True)]
+
+def _in_steps(pieces: Sequence[Piece], grids: Sequence[Grid]) -> NDArray[np.float64]:
+    """All values, each in steps of its grid."""
+    return np.concatenate(
+        [piece.values.astype(np.float64) / grids[piece.number].step for piece in pieces]
     )
-    moved_to = project(code, x, parts)
-    if shift := doublings(code, float(np.abs(moved_to).max())):
-        parts = tuple(replace(part, exponent=part.exponent + shift) for part in parts)
-        grids = [Grid(code.word_bits, part.exponent) for part in parts]
-        x, moved_to = x / 2.0**shift, moved_to / 2.0**shift
-    try:
-        rounded = round_into(code, moved_to)
-    except WordError as error:
-        raise WordError(f"{parts[0].name}: {error}") from None
-    moved = float(np.linalg.norm(rounded.word - x) / max(float(np.linalg.norm(x)), 1e-300))
-    ends = np.cumsum([part.count for part in parts])[:-1]
-    new = [
-        grid.write(integers, old.dtype).view(np.uint8).reshape(old.size, -1)
-        for integers, grid, old in zip(np.split(rounded.word, ends), grids, values, strict=True)
-    ]
-    digest = hashlib.sha256(b"".join(data.tobytes() for data in new)).digest()
-    return Sealed(SealedWord(code, parts, rounded.target, digest), new, moved)
 
 
-def find(word: SealedWord, tensors: Tensors) -> Finding:
-    """Decode one word; see `parimend.carriers.base.diagnose`."""
-    assert isinstance(word.code, Sparse)
-    return decode(word, tensors, [Grid(word.code.word_bits, part.exponent) for part in word.parts])
+def _written(
+    pieces: Sequence[Piece], q: NDArray[np.int64], grids: Sequence[Grid]
+) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of the integers of every piece, (k, item size)."""
+    at = 0
+    for piece in pieces:
+        count = len(piece.values)
+        new = grids[piece.number].write(q[at : at + count], piece.values.dtype)
+        yield new.view(np.uint8).reshape(count, piece.values.itemsize)
+        at += count
+
+
+def _warn_if_far(name: str, moved: float) -> None:
+    """Warn where a plain projection moved the weights so far that accuracy is at risk."""
+    if moved > LARGE_MOVE:
+        warnings.warn(
+            f"{name}: the constraint moved the weights by {moved:.0%} (relative L2), which may "
+            "cost accuracy: ask for fewer errors, protect more weights in one word, give "
+            "calibration data, or train with the constraint",
+            stacklevel=6,
+        )

@@ -9,34 +9,104 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import reduce
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import CHUNK, Finding, Tensors, subparts
+from parimend import kernels
+from parimend.carriers.carrier import Carrier, Chosen, Finding, Progress, Sealing
 from parimend.codes import Modular
 from parimend.codes.modular import MAX_WORDS, restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
+from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, item_size, words_of
-from parimend.words.layout import Part, padded_words
+from parimend.words.layout import Part, Word, padded_words
 
-if TYPE_CHECKING:
-    import torch
+JOINED = 1 << 20
+"""Bytes of small pieces that are copied together: few enough for the cache."""
 
 
-@runtime_checkable
-class OnDevices(Tensors, Protocol):
-    """Tensors that may live on other devices than the CPU."""
+@dataclass(frozen=True)
+class Sidecar(Carrier):
+    """Sums of the bit patterns, kept beside the weights; these may be of any dtype."""
 
-    def resident(self, part: Part) -> torch.Tensor | None:
-        """The elements of a part, flat, if they are on such a device; else None."""
+    name: ClassVar[str] = "sidecar"
+    families: ClassVar[tuple[str, ...]] = ("modular",)
+    moves: ClassVar[bool] = False
+
+    def choose(
+        self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
+    ) -> list[Chosen]:
+        pieces = [piece for word in words for piece in cut(word)]
+        return [Chosen(Modular.for_errors(word.padded, errors, seed), word) for word in pieces]
+
+    def seal_(
+        self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
+    ) -> Sealing:
+        words = []
+        for code, word in chosen:
+            words.append(_seal(code, word, tensors))
+            progress(word.elements)
+        return Sealing(tuple(words))
+
+    def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
+        code = sealed.code
+        assert isinstance(code, Modular)
+        changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
+        if not changed.any():
+            return Finding(Verdict.CLEAN)
+        decoding = Buckets().prepare(code).decode(changed)
+        if decoding.verdict is not Verdict.CORRECTED:
+            return Finding(
+                Verdict.UNCORRECTABLE,
+                unexplained=decoding.unexplained,
+                reason="more damage than the code can repair",
+            )
+        elements: list[tuple[int, int, bytes, bytes]] = []
+        starts = [start for _, start in _starts(sealed.word)]
+        numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            mine = numbers == number
+            positions = decoding.positions[mine] - starts[number]
+            found = _restore(sealed.parts[number], tensors, positions, decoding.values[mine])
+            if found is None:
+                return Finding(
+                    Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
+                )
+            elements += [(number, *element) for element in found]
+        return Finding(Verdict.CORRECTABLE, elements)
+
+    def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
+        code = sealed.code
+        assert isinstance(code, Modular)
+        total = code.zeros()
+        for pieces, start in reads(sealed.word):
+            add_sums(code, total, tensors, pieces, start)
+            yield sum(piece.count * item_size(piece.dtype) for piece in pieces)
+        return not code.subtract(total, sealed.target).any()
+
+    def intact(self, sealed: SealedWord, tensors: Tensors) -> bool:
+        """Whether a word is as it was: `find` for those who only want to know that, in half the
+        time.
+
+        Looks at one band. One or two wrong words always show in it; so do more, but for a chance
+        below 2^-32 that they cancel in both sums of a bucket.
+        """
+        code = sealed.code
+        assert isinstance(code, Modular)
+        return np.array_equal(sums(code, sealed.word, tensors, bands=1), sealed.target[:, :1])
+
+    def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
+        assert isinstance(sealed.code, Modular)
+        return _seal(sealed.code, sealed.word, tensors)
 
 
 def _starts(parts: Iterable[Part], at: int = 0) -> Iterator[tuple[Part, int]]:
@@ -46,17 +116,17 @@ def _starts(parts: Iterable[Part], at: int = 0) -> Iterator[tuple[Part, int]]:
         at += padded_words(part)
 
 
-def cut(parts: tuple[Part, ...], limit: int = MAX_WORDS) -> list[tuple[Part, ...]]:
+def cut(word: Word, limit: int = MAX_WORDS) -> list[Word]:
     """Cut a word that is too long for a code into several, each with a full budget of its own.
 
     >>> from parimend.words.layout import whole
     >>> [[(p.name, p.start, p.count) for p in word] for word in
-    ...     cut((whole("a", "F32", (40,)), whole("b", "U8", (64,))), limit=32)]
+    ...     cut(Word((whole("a", "F32", (40,)), whole("b", "U8", (64,)))), limit=32)]
     [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
     """
     size = WORD * limit
-    pieces = (p for part in parts for p in subparts(part, size // item_size(part.dtype)))
-    return [tuple(word) for word in _together(pieces, limit)]
+    pieces = (p for part in word for p in subparts(part, size // item_size(part.dtype)))
+    return [Word(tuple(group)) for group in _together(pieces, limit)]
 
 
 def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
@@ -74,17 +144,13 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-JOINED = 1 << 20
-"""Bytes of small pieces that are copied together: few enough for the cache."""
-
-
-def reads(parts: tuple[Part, ...]) -> Iterator[tuple[list[Part], int]]:
+def reads(word: Word) -> Iterator[tuple[list[Part], int]]:
     """The parts in pieces, as many of them together as are read at a time, and their first word.
 
     A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
     """
     at = 0
-    for pieces in _together((piece for part in parts for piece in subparts(part)), JOINED // WORD):
+    for pieces in _together((piece for part in word for piece in subparts(part)), JOINED // WORD):
         yield pieces, at
         at += padded_words(*pieces)
 
@@ -107,10 +173,10 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
 
 
 def sums(
-    code: Modular, parts: tuple[Part, ...], tensors: Tensors, bands: int | None = None
+    code: Modular, word: Word, tensors: Tensors, bands: int | None = None
 ) -> NDArray[np.uint64]:
-    """The sums of the parts in all bands or the first few, read once; threads share the work."""
-    todo, lock = reads(parts), Lock()
+    """The sums of a word in all bands or the first few, read once; threads share the work."""
+    todo, lock = reads(word), Lock()
 
     def work() -> NDArray[np.uint64]:
         total = code.zeros(bands)
@@ -121,7 +187,9 @@ def sums(
                 return total
             add_sums(code, total, tensors, pieces, start)
 
-    threads = min(os.cpu_count() or 1, -(-padded_words(*parts) // (CHUNK // WORD)))
+    threads = min(os.cpu_count() or 1, -(-word.padded // (CHUNK // WORD)))
+    if threads == 1 or tensors.spread.several:  # all processes must read in the same order
+        return work()
     with ThreadPoolExecutor(threads) as pool:
         return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
 
@@ -133,22 +201,19 @@ def add_sums(
 
     Those of a piece on another device are computed there.
     """
-    # Asked once: it takes longer than to read a small tensor.
-    live = tensors if isinstance(tensors, OnDevices) else None
-    elsewhere = [live.resident(piece) for piece in pieces] if live else []
+    elsewhere = [tensors.resident(piece) for piece in pieces]
     if all(elements is None for elements in elsewhere):
         code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return
-    from parimend.kernels.modular_torch import sums_of  # loads torch
-
     for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            total[...] = code.add(total, sums_of(code, elements, at, bands=total.shape[1]))
+            there = kernels.on("modular", elements.device.type)
+            total[...] = code.add(total, there.sums_of(code, elements, at, bands=total.shape[1]))
 
 
-def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> SealedWord:
+def _seal(code: Modular, word: Word, tensors: Tensors) -> SealedWord:
     """Seal a word, read once: one thread hashes what this one sums up. Nothing is changed."""
     total, digest = code.zeros(), hashlib.sha256()
 
@@ -158,49 +223,13 @@ def seal_word(code: Modular, parts: tuple[Part, ...], tensors: Tensors) -> Seale
 
     with ThreadPoolExecutor(1) as hasher:
         hashed = None
-        for pieces, start in reads(parts):
+        for pieces, start in reads(word):
             data = [tensors.read(piece) for piece in pieces]
             if hashed:
                 hashed.result()
             hashed = hasher.submit(add_hash, data)
             code.accumulate(total, joined(pieces, data), start)
-    return SealedWord(code, parts, total, digest.digest())
-
-
-def intact(word: SealedWord, tensors: Tensors) -> bool:
-    """Whether a word is as it was: `find` for those who only want to know that, in half the time.
-
-    Looks at one band. One or two wrong words always show in it; so do more, but for a chance below
-    2^-32 that they cancel in both sums of a bucket.
-    """
-    assert isinstance(word.code, Modular)
-    return np.array_equal(sums(word.code, word.parts, tensors, bands=1), word.target[:, :1])
-
-
-def find(word: SealedWord, tensors: Tensors) -> Finding:
-    """Decode one word; see `parimend.carriers.base.diagnose`."""
-    code = word.code
-    assert isinstance(code, Modular)
-    changed = code.subtract(sums(code, word.parts, tensors), word.target)
-    if not changed.any():
-        return Finding(Verdict.CLEAN)
-    decoding = Buckets().prepare(code).decode(changed)
-    if decoding.verdict is not Verdict.CORRECTED:
-        return Finding(
-            Verdict.UNCORRECTABLE,
-            unexplained=decoding.unexplained,
-            reason="more damage than the code can repair",
-        )
-    elements: list[tuple[int, int, bytes, bytes]] = []
-    for number, (part, start) in enumerate(_starts(word.parts)):
-        inside = (decoding.positions >= start) & (decoding.positions < start + padded_words(part))
-        found = _restore(part, tensors, decoding.positions[inside] - start, decoding.values[inside])
-        if found is None:
-            return Finding(
-                Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
-            )
-        elements += [(number, *element) for element in found]
-    return Finding(Verdict.CORRECTABLE, elements)
+    return SealedWord(code, word, total, digest.digest())
 
 
 def _restore(

@@ -25,11 +25,11 @@ RTOL = 1e-6
 """How exactly a projection during training is solved for, relative to what it moves."""
 
 
-class Word(NamedTuple):
+class Constrained(NamedTuple):
     """A constrained word: its code and the parameters it is made of."""
 
     code: Sparse
-    parts: tuple[Part, ...]
+    word: Word
 
 
 class _Piece(NamedTuple):

@@ -8,7 +8,7 @@ is already clear.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from parimend.codes.sparse import Sparse
 from parimend.errors import WordError
 from parimend.impose.lattice import kernel
 from parimend.kernels.clearing_numba import clear_exactly
+from parimend.stores.spread import Elements, Spread, Whole, common
 
 
 class Rounded(NamedTuple):
@@ -56,26 +57,51 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
     """
     if not np.isfinite(x).all():
         raise WordError(f"element {int(np.argmin(np.isfinite(x)))} of the word is not finite")
+    word, syndrome = round_held(code, slice(0, code.n), x, Whole())
+    return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
+
+
+def round_held(
+    code: Sparse, mine: Elements, x: NDArray[np.float64], spread: Spread
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`round_into` for the elements that this process holds.
+
+    The checks are cleared by moving the few columns that they own; only those are brought together.
+
+    Args:
+        code: of the word.
+        mine: the positions that are held.
+        x: (k,) float64, their values in grid steps.
+        spread: how the word is spread over processes.
+
+    Returns:
+        (k,) int64, the integers held here, and (m,) int64, the syndrome of the word.
+
+    Raises:
+        WordError: see `round_into`.
+    """
     limit = 1 << (code.word_bits - 1)
-    worst = float(np.abs(x).max())
+    worst = _worst(x, spread)
     if worst <= 1.25 * limit:
-        clear = Clearing(code)
-        for edge in edges(code):
-            word = np.rint(np.clip(x, -edge, edge)).astype(np.int64)
-            syndrome = code.syndrome(word)
-            owned = word[code.owned]
+        clear, columns = Clearing(code), code.columns.take(mine)
+        here, where = common(mine, code.owned.ravel())
+        for edge in (limit - 1, limit - 1 - limit // 16):
+            q = np.rint(np.clip(x, -edge, edge)).astype(np.int64)
+            syndrome = spread.sum(columns.multiply(q, np.zeros(code.m, np.int64)))
+            owned = np.zeros(code.owned.size, np.int64)
+            owned[where] = q[here]
+            owned = spread.sum(owned)
             clear(owned, syndrome)
-            word[code.owned] = owned
-            worst = float(np.abs(word).max())
+            q[here] = owned[where]
+            worst = _worst(q, spread)
             if worst < limit:
-                return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
+                return q, syndrome
     raise out_of_range(code, worst)
 
 
-def edges(code: Sparse) -> tuple[int, int]:
-    """Where to cut words off before rounding them: at their limit, and if that fails, before it."""
-    limit = 1 << (code.word_bits - 1)
-    return limit - 1, limit - 1 - limit // 16
+def _worst(values: NDArray[Any], spread: Spread) -> float:
+    """The largest magnitude in the whole word."""
+    return float(spread.largest(np.array([np.abs(values).max(initial=0)], np.float64))[0])
 
 
 def out_of_range(code: Sparse, worst: float) -> WordError:
@@ -95,8 +121,8 @@ class Clearing:
         self._moves = _moves(code)
 
     def __call__(self, owned: NDArray[np.int64], syndrome: NDArray[np.int64]) -> None:
-        """Move the owned words, (imposed, own), and with them the syndrome, (m,), in place."""
-        clear_exactly(*self._columns, self._owned, *self._moves, owned.reshape(-1), syndrome)
+        """Move the owned words, (imposed * own,), and with them the syndrome, (m,), in place."""
+        clear_exactly(*self._columns, self._owned, *self._moves, owned, syndrome)
 
 
 def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

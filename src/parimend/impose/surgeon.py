@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse.linalg as spl
+import torch
 from numpy.typing import NDArray
 
+from parimend.codes import Sparse
 from parimend.codes.base import RealCode
 from parimend.errors import MismatchError, SpecError
-from parimend.impose.moments import LayerMoments, Moments
-from parimend.words.layout import Part
+from parimend.impose.moments import LayerMoments, Moments, second_moments
+from parimend.words.layout import Part, Word
 
 DAMPING = 1e-2
 """Added to the diagonal of a layer's moments, as a fraction of its mean. Accuracy hardly depends on
@@ -212,3 +214,22 @@ def project(
             f"seed={code.seed}) are close to dependent: take fewer rows or more damping"
         )
     return code.project(x - metric.solve(code.rmatvec(y)), target)
+
+
+def gentlest(
+    model: Any, batches: Iterable[Any]
+) -> Callable[[Sparse, NDArray[np.float64], Word], NDArray[np.float64]]:
+    """How to move words of a model's weights into their codes where its outputs change least.
+
+    Args:
+        model: a module.
+        batches: of inputs; see `parimend.impose.moments.second_moments`.
+
+    Raises:
+        SpecError: if the model is no module, which could be run.
+        CalibrationError: see `second_moments`.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise SpecError("calibration is for a module, which can be run, not for a state dict")
+    moments = second_moments(model, batches)
+    return lambda code, x, word: project(code, x, BlockMetric(moments, word.parts))

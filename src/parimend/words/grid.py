@@ -21,7 +21,7 @@ bit less is a bit more by which checks tell errors apart and damage falls off th
 
 _FLOAT = {"F32": 24, "F64": 32}
 _INTEGER = {"I8": 8, "I16": 16}
-DTYPES = (*_FLOAT, *_INTEGER)
+GRID_DTYPES = (*_FLOAT, *_INTEGER)
 """Names (as in safetensors) of the dtypes that have a grid."""
 
 
@@ -114,10 +114,10 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
         >>> choose_grid(np.array([0.2, -0.11], np.float32), "F32", "w")
         Grid(bits=18, exponent=-19)
     """
-    if dtype not in DTYPES:
+    if dtype not in GRID_DTYPES:
         raise WordError(
             f"{name}: {dtype} weights have no fixed-point grid; the real carrier holds "
-            f"{', '.join(DTYPES)}. Use carrier='sidecar', which holds any dtype"
+            f"{', '.join(GRID_DTYPES)}. Use carrier='sidecar', which holds any dtype"
         )
     most = (_FLOAT | _INTEGER)[dtype]
     if bits is None:

@@ -1,47 +1,28 @@
-"""Which elements of tensors this process holds, and sums over the processes that hold the rest.
+"""Tensors that are spread over processes as PyTorch spreads them.
 
-Tensors are sharded as PyTorch shards them: a `DTensor` on a mesh of processes, which `fully_shard`
-(FSDP2) makes of every parameter. Plain tensors are the case of one process that holds everything.
+A `DTensor` lies on a mesh of processes; `fully_shard` (FSDP2) makes one of every parameter. Syndromes
+are linear: every process multiplies H with the weights that it holds, and one all-reduce of m numbers
+gives the syndrome of the whole word, exactly, because it is made of integers. All processes decode
+it, to the same result, and each one writes what it holds. Weights travel only where SHA-256 has to
+see all bytes in order: when a seal is made and when damage was found, 4 MB at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from parimend.errors import WordError
-from parimend.words.layout import Part
-
-
-class Held(NamedTuple):
-    """The elements of a part that this process holds.
-
-    Attributes:
-        start, stop: where they are in the local tensor, flattened.
-        elements: offsets in the part, increasing: (stop - start,).
-    """
-
-    start: int
-    stop: int
-    elements: slice | NDArray[np.int64]
-
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """``elements`` as an array."""
-        if isinstance(self.elements, slice):
-            return np.arange(self.elements.start, self.elements.stop)
-        return self.elements
-
-    def shifted(self, by: int) -> slice | NDArray[np.int64]:
-        """``elements``, counted from ``by``."""
-        if isinstance(self.elements, slice):
-            return slice(self.elements.start + by, self.elements.stop + by)
-        return self.elements + by
+from parimend.stores.base import Tensors
+from parimend.stores.model import ModelTensors
+from parimend.stores.spread import Elements, Held, common
+from parimend.words.bits import byte_view, dtype_name, item_size
+from parimend.words.layout import Part, whole
 
 
 class Shards:
@@ -70,7 +51,7 @@ class Shards:
                     f"{name} is not sharded in the same way as {first}: protect them one after the "
                     "other, with only=..."
                 )
-        self._elements: dict[str, slice | NDArray[np.int64]] = {}
+        self._elements: dict[str, Elements] = {}
 
     @property
     def several(self) -> bool:
@@ -98,7 +79,7 @@ class Shards:
         first, last = np.searchsorted(every, [part.start, end])
         return Held(int(first), int(last), every[first:last] - part.start)
 
-    def _held_of(self, tensor: torch.Tensor) -> slice | NDArray[np.int64]:
+    def _held_of(self, tensor: torch.Tensor) -> Elements:
         """Positions of the local elements in the flattened tensor."""
         # As torch.chunk cuts: equal pieces but the last ones, which may be shorter or empty.
         first, size = [0] * tensor.dim(), list(tensor.shape)
@@ -160,11 +141,59 @@ def _split_dimensions(name: str, tensor: torch.Tensor) -> list[int]:
     return [i for i, p in enumerate(placements) if isinstance(p, Shard) and mesh.size(i) > 1]
 
 
-def common(
-    held: NDArray[np.int64], wanted: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the ``wanted`` that are ``held`` (increasing) are in each of the two."""
-    at = np.searchsorted(held, wanted)
-    which = np.flatnonzero(at < len(held))
-    which = which[held[at[which]] == wanted[which]]
-    return at[which], which
+class ShardedTensors(Tensors):
+    """Sharded tensors: what is read is summed up over the processes.
+
+    Args:
+        tensors: by name, all of them sharded alike.
+
+    Raises:
+        WordError: see `Shards`.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.spread = self._shards = Shards(tensors)
+        self._whole = [
+            whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        ]
+
+    def whole(self) -> Sequence[Part]:
+        return self._whole
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        size = item_size(part.dtype)
+        data = np.zeros((part.count, size), np.uint8)
+        data[self.spread.held(part).elements] = self.read_held(part).reshape(-1, size)
+        return self.spread.sum(data.reshape(-1))
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        held = self.spread.held(part)
+        wanted = np.arange(part.count) if elements is None else elements
+        at, which = common(held.elements, wanted)
+        self._write_local(part, held.start + at, values[which])
+
+    def read_held(self, part: Part) -> NDArray[np.uint8]:
+        held = self.spread.held(part)
+        local = self._shards.local(part.name).view(-1)
+        return byte_view(local[held.start : held.stop], part.name)
+
+    def write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
+        held = self.spread.held(part)
+        self._write_local(part, np.arange(held.start, held.stop), values)
+
+    def _write_local(
+        self, part: Part, elements: NDArray[np.int64], values: NDArray[np.uint8]
+    ) -> None:
+        local = self._shards.local(part.name)
+        if len(elements):
+            there = whole(part.name, part.dtype, tuple(local.shape))
+            ModelTensors({part.name: local}).write(there, elements, values)
+
+
+def store_of(tensors: Mapping[str, torch.Tensor]) -> ModelTensors | ShardedTensors:
+    """The store of tensors in memory, whether they are spread over processes or not."""
+    spread = any(hasattr(tensor, "device_mesh") for tensor in tensors.values())
+    return ShardedTensors(tensors) if spread else ModelTensors(tensors)

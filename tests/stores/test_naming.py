@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from parimend.errors import WordError
-from parimend.words.naming import leaves, named_tensors
+from parimend.stores.naming import leaves, named_tensors
 
 
 class Tied(nn.Module):

@@ -1,0 +1,192 @@
+"""What a carrier is: where redundancy lives, and everything that depends on it.
+
+A carrier is a frozen dataclass whose fields are its options. It chooses codes for words, seals words
+in them, and reads out of a sealed word what is wrong with it. Everything else asks a carrier, found
+by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+
+from parimend.codes import Code
+from parimend.errors import SealError, SpecError
+from parimend.records import Verdict
+from parimend.seal import SealedWord
+from parimend.stores.base import Tensors
+from parimend.words.layout import Per, Word
+
+CarrierName = Literal["sidecar", "real", "lowbits"]
+
+Progress = Callable[[int], None]
+"""Called with the number of elements of every word that is done."""
+
+
+class Options(TypedDict, total=False):
+    """What can be asked of every protection, whatever its carrier is.
+
+    Attributes:
+        only: shell patterns; the tensors whose names match one of them. All by default.
+        per: one protected word for everything, per tensor, or per output row.
+        seed: selects the codes.
+    """
+
+    only: Sequence[str] | None
+    per: Per
+    seed: int
+
+
+class Finding(NamedTuple):
+    """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
+
+    ``elements`` holds (part number, offset in the part, received, original).
+    """
+
+    verdict: Verdict
+    elements: Sequence[tuple[int, int, bytes, bytes]] = ()
+    unexplained: int = 0
+    reason: str = ""
+
+
+class Chosen(NamedTuple):
+    """A word and the code that it is to be sealed in."""
+
+    code: Any
+    word: Word
+
+
+@dataclass(frozen=True)
+class PlannedWord:
+    """What protecting one word takes.
+
+    Attributes:
+        name: the tensor, or the first and last of several.
+        elements: number of protected elements.
+        checks: number of checks.
+        redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
+        seal_bytes: bytes of the word's checks in the seal.
+        moved: relative L2 change of the weights to expect from a plain projection.
+    """
+
+    name: str
+    elements: int
+    checks: int
+    redundancy: float
+    seal_bytes: int
+    moved: float
+
+
+class Sealing(NamedTuple):
+    """Sealed words, and how far each was moved (relative L2); nothing if they were not."""
+
+    words: tuple[SealedWord, ...]
+    moved: tuple[float, ...] = ()
+
+
+_BY_NAME: dict[str, type[Carrier]] = {}
+_BY_FAMILY: dict[str, type[Carrier]] = {}
+
+
+@dataclass(frozen=True)
+class Carrier(ABC):
+    """Where redundancy lives; see the module."""
+
+    name: ClassVar[str]
+    """As users write it, and in seals."""
+    families: ClassVar[tuple[str, ...]]
+    """Of codes whose words are read by this carrier."""
+    moves: ClassVar[bool]
+    """Whether weights are changed, so that the seal can be kept inside a file."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            _BY_NAME[cls.name] = cls
+            _BY_FAMILY.update(dict.fromkeys(cls.families, cls))
+
+    def fitted(self, model: Any) -> Carrier:
+        """The carrier with everything that it has to know of a model: itself, if that is nothing.
+
+        Raises:
+            SpecError: if the model cannot tell.
+        """
+        return self
+
+    @abstractmethod
+    def choose(
+        self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
+    ) -> list[Chosen]:
+        """Codes that repair any ``errors`` wrong words of 32 bits, and what each is for.
+
+        Raises:
+            SpecError: if there are none; names a tensor.
+            WordError: if a tensor cannot be held; names it.
+        """
+
+    @abstractmethod
+    def seal_(
+        self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
+    ) -> Sealing:
+        """Seal words; weights are written once all words are computed.
+
+        Raises:
+            WordError: if a word cannot be sealed; names a tensor. Nothing was changed then.
+        """
+
+    @abstractmethod
+    def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
+        """Decode one word."""
+
+    def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
+        """Look whether a word is as it was, piece by piece; yields the bytes of every piece."""
+        clean = self.find(sealed, tensors).verdict is Verdict.CLEAN
+        yield sum(tensors.read(part).size for part in sealed.parts)
+        return clean
+
+    def plan(self, chosen: Chosen) -> PlannedWord:
+        """What sealing a word takes."""
+        code, word = chosen
+        return PlannedWord(word.name, word.elements, code.m, 0.0, code.packed_bytes, 0.0)
+
+    def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
+        """Seal updated weights anew, in the code of before.
+
+        Raises:
+            SpecError: for carriers that live in the weights: an update takes them out of the code.
+        """
+        raise SpecError(
+            f"the {self.name} carrier lives in the weights: after an update protect them again, "
+            "or train with constrain_"
+        )
+
+
+def carrier(wanted: Carrier | str) -> Carrier:
+    """A carrier, by its name with the options it has by default.
+
+    Raises:
+        SpecError: if there is none of that name.
+
+    Example:
+        >>> carrier("real")
+        Real(rows=None, bits=None)
+    """
+    if isinstance(wanted, Carrier):
+        return wanted
+    if isinstance(wanted, str) and wanted in _BY_NAME:
+        return _BY_NAME[wanted]()
+    names = ", ".join(repr(name) for name in _BY_NAME)
+    raise SpecError(f"unknown carrier {wanted!r}: there are {names}")
+
+
+def carrier_of(code: Code) -> Carrier:
+    """The carrier that reads words of a code.
+
+    Raises:
+        SealError: if there is none.
+    """
+    if code.family not in _BY_FAMILY:
+        raise SealError(f"{code.family} codes are not sealed")
+    return _BY_FAMILY[code.family]()

@@ -1,0 +1,1 @@
+"""Where tensors live: in a model, spread over processes, in a file, in memory; one contract."""

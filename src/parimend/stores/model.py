@@ -1,0 +1,92 @@
+"""Tensors in memory: of a module, a state dict or a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.stores.base import Tensors
+from parimend.words.bits import byte_view, dtype_name
+from parimend.words.layout import Part, whole
+
+
+def unwrapped(model: Any) -> Any:
+    """The module inside `torch.compile`, data parallelism or an averaged copy, with its own names.
+
+    Seals then fit the plain model; anything else is returned as it is.
+    """
+    wrappers = (
+        torch.nn.parallel.DistributedDataParallel,
+        torch.nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    )
+    while True:
+        if isinstance(model, torch.nn.Module) and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]  # of torch.compile
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model
+
+
+class ModelTensors(Tensors):
+    """The tensors of a module or a state dict, for `parimend.carriers`.
+
+    Attributes:
+        lock: held where weights are located and put back, so that threads that repair one model do
+            so one after the other. One for all models: they may share tensors.
+    """
+
+    live = True
+    lock = threading.RLock()
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    def whole(self) -> list[Part]:
+        return [
+            whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
+            for name, tensor in self.tensors.items()
+        ]
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        tensor = self.tensors[part.name]
+        if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
+            return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
+        data = byte_view(tensor, part.name)
+        size = len(data) // max(math.prod(part.shape), 1)
+        return data[part.start * size : (part.start + part.count) * size]
+
+    def resident(self, part: Part) -> torch.Tensor | None:
+        tensor = self.tensors[part.name]
+        if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
+            return None
+        return tensor.detach().reshape(-1)[part.start : part.start + part.count]
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        data = self.tensors[part.name].detach()
+        size = data.element_size()
+        reach = 1 + sum((n - 1) * step for n, step in zip(data.shape, data.stride(), strict=True))
+        # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.
+        cells = data.as_strided((reach,), (1,)).view(torch.uint8).view(-1, size)
+        at: slice | torch.Tensor
+        if elements is None and data.is_contiguous():
+            at = slice(part.start, part.start + part.count)
+        else:
+            where = np.arange(part.count) if elements is None else elements
+            index = np.unravel_index(where + part.start, part.shape or (1,))
+            steps = data.stride() or (1,)
+            places = sum(i * step for i, step in zip(index, steps, strict=True))
+            at = torch.from_numpy(np.asarray(places)).to(data.device)
+        new = torch.from_numpy(np.array(values)).to(data.device)
+        # Weights that were made in inference mode can only be changed there.
+        with torch.inference_mode() if data.is_inference() else torch.no_grad():
+            cells[at] = new.view(-1, size)

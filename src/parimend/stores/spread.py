@@ -1,0 +1,105 @@
+"""Which elements this process holds, and sums over the processes that hold the rest.
+
+`Whole` is the case of one process that holds everything: sums are what they are. `Shards` is that of
+tensors that PyTorch spreads over processes. What is written in terms of these operations works for
+both.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.words.layout import Part
+
+Elements = slice | NDArray[np.int64]
+"""Some elements: a range of them, or their increasing numbers."""
+
+
+class Held(NamedTuple):
+    """The elements of a part that this process holds.
+
+    Attributes:
+        start, stop: where they are in the local tensor, flattened.
+        elements: their offsets in the part, (stop - start,).
+    """
+
+    start: int
+    stop: int
+    elements: Elements
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """``elements`` as an array."""
+        return numbers(self.elements)
+
+    def shifted(self, by: int) -> Elements:
+        """``elements``, counted from ``by``."""
+        if isinstance(self.elements, slice):
+            return slice(self.elements.start + by, self.elements.stop + by)
+        return self.elements + by
+
+
+class Spread(Protocol):
+    """How the elements of tensors are spread over processes."""
+
+    @property
+    def several(self) -> bool:
+        """Whether other processes hold other elements."""
+
+    def held(self, part: Part) -> Held:
+        """What this process holds of a part."""
+
+    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The sum over all processes; of integers modulo 2 to the number of their bits."""
+
+    def largest(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The largest over all processes, element by element."""
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in the same order everywhere. For a few small ones."""
+
+
+class Whole:
+    """Tensors in one piece."""
+
+    several = False
+
+    def held(self, part: Part) -> Held:
+        return Held(part.start, part.start + part.count, slice(0, part.count))
+
+    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def largest(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        return items
+
+
+def numbers(elements: Elements) -> NDArray[np.int64]:
+    """The elements as an array.
+
+    >>> numbers(slice(2, 5)).tolist()
+    [2, 3, 4]
+    """
+    return np.arange(elements.start, elements.stop) if isinstance(elements, slice) else elements
+
+
+def common(held: Elements, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the ``wanted`` elements that are ``held`` are in each of the two.
+
+    >>> at, which = common(slice(10, 20), np.array([5, 12, 19, 20]))
+    >>> at.tolist(), which.tolist()
+    ([2, 9], [1, 2])
+    """
+    if isinstance(held, slice):
+        which = np.flatnonzero((held.start <= wanted) & (wanted < held.stop))
+        return wanted[which] - held.start, which
+    at = np.searchsorted(held, wanted)
+    which = np.flatnonzero(at < len(held))
+    which = which[held[at[which]] == wanted[which]]
+    return at[which], which
