@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
-SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
+SEALING = LEAVES | {"arguments", "codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
 PROTECTION = SEALING | {
     "removable",
     "carriers",
@@ -28,6 +28,7 @@ LIBRARY = PROTECTION | {"guards", "faults", "upsets", "campaign"}
 MAY_IMPORT = {
     "errors": set(),
     "records": {"errors"},
+    "arguments": {"errors"},
     "codes": LEAVES,
     "decoders": LEAVES | {"codes"},
     "words": LEAVES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -14,19 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import path_of, whole_number
 from parimend.carriers import Carrier, diagnose, repair_
 from parimend.errors import DamageError, SpecError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.protecting import protect_file
 from parimend.files.seals import find_seal, sidecar_of
 from parimend.files.tensors import FileTensors, LoadedTensors
-from parimend.records import FileReport, Report
+from parimend.records import FileReport, Report, Verdict
 from parimend.words.bits import torch_dtype
 from parimend.words.layout import Part
 
 OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
 and go on with what is there."""
+_STATE = {Verdict.UNKNOWN: "not known to be right"}
 
 
 def save_file(
@@ -61,7 +63,8 @@ def save_file(
         ...     int(load_file(path)["w"].sum())
         100
     """
-    path = Path(path)
+    path = path_of(path)
+    whole_number(errors)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         plain = Path(folder, path.name)
         if path.suffix == ".safetensors":
@@ -110,19 +113,19 @@ def load_file(
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
     """
-    path = Path(path)
+    path = path_of(path)
     _require_policy(on_damage)
     with path.open("rb") as file:
         sealed = find_seal(file, path)
         tensors = FileTensors(file, sealed.header)
         if on_damage != "warn" and is_truncated(sealed.seal, tensors):
             # Before memory is taken for what is not there.
-            _tell(report_on(sealed, tensors, file, path, diagnose), on_damage)
+            _tell([report_on(sealed, tensors, file, path, diagnose)], on_damage)
         loaded = LoadedTensors(tensors)
         act = repair_ if on_damage == "repair" else diagnose
         report = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
     if not report.outcome.verdict.ok or (on_damage != "repair" and not report.verdict.ok):
-        _tell(report, on_damage)
+        _tell([report], on_damage)
     if not sealed.header.raw:
         (data,) = loaded.data.values()
         return torch.load(io.BytesIO(data.data), map_location=device, weights_only=True)
@@ -149,16 +152,16 @@ def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Repor
         What was found and done.
 
     Raises:
-        DamageError: if a file is damaged, or for ``repair`` beyond repair.
-        SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
+        DamageError: if a file is damaged, or for ``repair`` beyond repair; also if one of several
+            is missing, or cannot be looked at. Names all of them.
+        SealError, MismatchError, FormatError, SpecError, OSError: as `parimend.check_file` does.
     """
     _require_policy(on_damage)
     report = check_file(path)
     if on_damage == "repair" and not report.verdict.ok:
         report = repair_file(path)
-    for file in report.files:
-        if not file.verdict.ok:
-            _tell(file, on_damage)
+    if not report.verdict.ok:
+        _tell(report.files, on_damage)
     return report
 
 
@@ -167,8 +170,12 @@ def _require_policy(on_damage: str) -> None:
         raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
 
 
-def _tell(report: FileReport, on_damage: OnDamage) -> None:
-    text = f"{report.path} is damaged: {'; '.join(report.findings)}"
+def _tell(files: Sequence[FileReport], on_damage: OnDamage) -> None:
+    text = "; ".join(
+        f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
+        for file in files
+        if not file.verdict.ok
+    )
     if on_damage != "warn":
         raise DamageError(text)
     warnings.warn(text, stacklevel=3)

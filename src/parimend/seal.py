@@ -32,6 +32,7 @@ from parimend.armor import armor, unarmor
 from parimend.atomic import atomic
 from parimend.codes import Code, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
+from parimend.records import brief
 from parimend.words.bits import item_size
 from parimend.words.header import parse_header
 from parimend.words.layout import Part, padded_words, whole
@@ -52,7 +53,7 @@ HEADER = "header"
 whose bytes are one tensor."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SealedWord:
     """One protected word.
 
@@ -74,8 +75,11 @@ class SealedWord:
         first, last = self.parts[0].name, self.parts[-1].name
         return first if first == last else f"{first} .. {last}"
 
+    def __repr__(self) -> str:
+        return f"<SealedWord: {brief(self.name)}, {brief(repr(self.code))}>"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Seal:
     """How a model was protected; everything that checking and repairing needs beside the weights.
 
@@ -169,6 +173,10 @@ class Seal:
     def covered(self) -> int:
         """Number of protected elements."""
         return sum(part.count for word in self.words for part in word.parts)
+
+    def __repr__(self) -> str:
+        what = f"{len(self.words)} words of {self.covered} elements"
+        return f"<Seal: {brief(self.carrier)}, {self.errors} errors, {what}>"
 
 
 def _checks(word: SealedWord) -> bytes:

@@ -31,10 +31,10 @@ def command(
 
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
-    from parimend.files import repair_file
+    from parimend.files import Members, repair_file
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
-    with reading(path, "repairing") as progress:
+    with reading(Members(path).first(), "repairing") as progress:
         report = repair_file(path, out, progress)
     raise typer.Exit(show("repair", report, as_json=json, listed=listed))

@@ -51,6 +51,7 @@ def _file(file: FileReport) -> dict[str, Any]:
         "missing_bytes": file.missing,
         "surplus_bytes": file.surplus,
         "written": file.written,
+        "problem": file.problem,
         "words": [_word(word) for word in file.outcome.words],
     }
 
@@ -88,7 +89,7 @@ def _print(report: Report, listed: bool) -> None:
         [
             file.path,
             file.verdict.value,
-            f"{file.outcome.elements:,} of {file.elements:,}",
+            f"{file.outcome.elements:,} of {file.elements:,}" if file.carrier else "-",
             "; ".join(file.findings) or "-",
         ]
         for file in report.files

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from parimend.arguments import path_of
 from parimend.atomic import atomic
 from parimend.carriers import diagnose, repair_
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.members import Members
 from parimend.files.seals import Sealed, find_seal, read_header, sidecar_of
-from parimend.files.targets import targets
+from parimend.files.targets import index_first, is_index
 from parimend.files.tensors import FileTensors, Progress, silent
 from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome
 from parimend.seal import Seal, SealedWord
@@ -32,14 +34,22 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     in 2^64 or fewer. What is found to be wrong is decoded, and proven by SHA-256 in a second pass.
 
     Args:
-        path: a protected file; or the index or the folder of a sharded checkpoint.
+        path: a protected file; a folder, which stands for everything that is protected in it or
+            should be; or the index of a sharded checkpoint, which stands for all that was protected
+            together with it.
         progress: called with the number of bytes of every read, from any thread.
 
+    Returns:
+        One report for each file. Of a folder or an index, files that are missing, cannot be read,
+        are not protected or came to the others later have the verdict `unknown`, and a problem.
+
     Raises:
-        SealError: if a file is not protected, or its seal cannot be read.
+        SealError: if the file is not protected, or its seal cannot be read; of a folder or an
+            index, if none of the files is protected.
         MismatchError: if the sidecar was made for another file.
-        FormatError: if a folder or an index cannot be understood.
-        OSError: if a file cannot be read.
+        FormatError: if a folder has nothing to check.
+        SpecError: if ``path`` is no path.
+        OSError: if the file cannot be read.
 
     Example:
         >>> import tempfile
@@ -54,13 +64,16 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
     began = time.perf_counter()
-    reports = []
-    for target in targets(Path(path)):
+    members = Members(path_of(path))
+
+    def look(target: Path) -> FileReport:
         with target.open("rb") as file:
             sealed = find_seal(file, target)
+            members.learn(sealed, file, target)
             tensors = FileTensors(file, sealed.header, progress=progress)
-            reports.append(report_on(sealed, tensors, file, target, diagnose))
-    return Report(tuple(reports), time.perf_counter() - began)
+            return report_on(sealed, tensors, file, target, diagnose)
+
+    return Report(_reports(members, look), time.perf_counter() - began)
 
 
 def repair_file(path: PathLike, out: PathLike | None = None, progress: Progress = silent) -> Report:
@@ -83,23 +96,32 @@ def repair_file(path: PathLike, out: PathLike | None = None, progress: Progress 
         SealError, MismatchError, FormatError: as `check_file` does.
     """
     began = time.perf_counter()
-    files = targets(Path(path))
-    folder = None if out is None else Path(out)
-    if folder and not folder.is_dir() and len(files) > 1:
-        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
-    reports = []
-    for target in files:
+    members = Members(path_of(path))
+    folder = None if out is None else path_of(out, "out")
+    count = len(members.first())
+    if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
+        raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
+
+    def mend(target: Path) -> FileReport:
         new = folder / target.name if folder and folder.is_dir() else folder
-        reports.append(_repair(target, new, progress))
-    return Report(tuple(reports), time.perf_counter() - began)
+        return _repair(target, new, progress, members)
+
+    return Report(_reports(members, mend), time.perf_counter() - began)
 
 
-def _repair(path: Path, out: Path | None, progress: Progress) -> FileReport:
+def _reports(members: Members, look: Callable[[Path], FileReport]) -> tuple[FileReport, ...]:
+    found, problems = members.visit(look)
+    found |= {path: FileReport.unknown(str(path), text) for path, text in problems.items()}
+    return tuple(found[path] for path in sorted(found, key=index_first))
+
+
+def _repair(path: Path, out: Path | None, progress: Progress, members: Members) -> FileReport:
     if out and out.exists() and out.samefile(path):
         out = None
     goal = out or path
     with path.open("rb") as file, ExitStack() as stack:
         sealed = find_seal(file, path)
+        members.learn(sealed, file, path)
 
         def create() -> BinaryIO:
             return stack.enter_context(atomic(goal, like=path))
@@ -158,6 +180,7 @@ def report_on(
         frame=Verdict.CLEAN if is_intact else frame,
         missing=missing,
         surplus=surplus,
+        problem=_saved_anew(sealed, outcome),
     )
 
 
@@ -165,6 +188,17 @@ def _is_proven(outcome: Diagnosis) -> bool:
     """Whether a word shows that the seal belongs to the file."""
     good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
     return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def _saved_anew(sealed: Sealed, outcome: Diagnosis) -> str:
+    """Where no check at all holds, damage is not what one should think of first."""
+    words = zip(sealed.seal.words, outcome.words, strict=True)
+    if not outcome.words or any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+        return ""
+    return (
+        "nothing in it is as sealed: it was probably saved anew after it was protected (then "
+        "protect it again, with force), or it is damaged all over"
+    )
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
@@ -176,7 +210,8 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
     if sealed.path and header.raw != sealed.header.raw:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
-            "other contents: put the file's own sidecar there, or protect it anew"
+            "other contents: it was probably saved anew after it was protected (parimend protect "
+            "--force protects what is there now), or this is the sidecar of another file"
         )
 
 

@@ -120,12 +120,15 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     """
     beside = sidecar_of(path)
     try:
-        if beside.stat().st_size > _MAX_SEAL:
-            raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-        data = beside.read_bytes()
+        seal, data = load_sidecar(beside)
     except FileNotFoundError:
-        return _inside(file, path)
-    seal = Seal.from_bytes(data, str(beside))
+        try:
+            return _inside(file, path)
+        except SealError:
+            beside = path.with_suffix(SUFFIX)
+            if not _is_of_model(beside, path):
+                raise
+        seal, data = load_sidecar(beside)
     if HEADER not in seal.blobs:  # a model's own seal, saved beside the file it was loaded from
         header = read_header(file, str(path))
     elif raw := seal.blobs[HEADER]:
@@ -133,6 +136,29 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     else:
         header = _bytes_only(_sealed_size(seal, beside))
     return Sealed(seal, header, beside, data == seal.to_bytes())
+
+
+def load_sidecar(beside: Path) -> tuple[Seal, bytes]:
+    """The seal in a sidecar, and the bytes that it was read from.
+
+    Raises:
+        SealError: if it cannot be read.
+        OSError: if there is none.
+    """
+    if beside.stat().st_size > _MAX_SEAL:
+        raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
+    data = beside.read_bytes()
+    return Seal.from_bytes(data, str(beside)), data
+
+
+def _is_of_model(beside: Path, path: Path) -> bool:
+    """Whether a seal is that of a live model, saved as ``model.parimend`` for its safetensors file.
+
+    A sidecar of that name would belong to a file called ``model``.
+    """
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return False
+    return HEADER not in load_sidecar(beside)[0].blobs
 
 
 def _sealed_size(seal: Seal, beside: Path) -> int:
@@ -162,7 +188,12 @@ def _inside(file: BinaryIO, path: Path) -> Sealed:
         if KEY not in metadata:
             raise unprotected
         candidates = [metadata[KEY].encode()]
-    except FormatError:
+    except FormatError as error:
+        if path.suffix == ".safetensors":
+            unprotected = SealError(
+                f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
+                "it cannot be repaired here; fetch it again"
+            )
         candidates = _search(file)
     for text in candidates:
         try:

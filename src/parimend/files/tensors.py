@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import BinaryIO
 
 import numpy as np
@@ -126,6 +126,23 @@ class LoadedTensors:
     ) -> None:
         rows = self.read(part).reshape(part.count, -1)
         rows[... if elements is None else elements] = values
+
+
+class ChosenTensors:
+    """Some of the tensors of a file, to be protected.
+
+    Args:
+        tensors: all of them.
+        names: of those that are chosen; None for all.
+    """
+
+    def __init__(self, tensors: FileTensors | LoadedTensors, names: Collection[str] | None) -> None:
+        self._parts = tuple(part for part in tensors.whole() if names is None or part.name in names)
+        self.read = tensors.read
+        self.write = tensors.write
+
+    def whole(self) -> tuple[Part, ...]:
+        return self._parts
 
 
 def copy_data(source: BinaryIO, skip: int, new: BinaryIO, raw: bytes, size: int) -> None:
