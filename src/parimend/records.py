@@ -238,7 +238,7 @@ class FileReport:
     @property
     def findings(self) -> tuple[str, ...]:
         """What is or was wrong, in words; empty if the file is clean."""
-        found = [self.problem] if self.problem else []
+        found = []
         done = {Verdict.CORRECTED: "restored", Verdict.CORRECTABLE: "can be restored"}
         for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
             if number:
@@ -258,6 +258,8 @@ class FileReport:
             else:
                 continue
             found.append(f"{word.name}: {text}" if len(self.outcome.words) > 1 else text)
+        if self.problem:
+            found.append(self.problem)
         return tuple(found)
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Protecting, checking and repairing one file with a sidecar."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from parimend import check_file, protect_file, repair_file
+from parimend import Seal, check_file, plan_file, protect_file, repair_file
 from parimend.errors import (
     FormatError,
     MismatchError,
@@ -137,7 +138,8 @@ def test_a_lost_tail_is_named(model):
 @pytest.mark.parametrize("also", ["nothing", "header", "word"])
 def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
     """Zeros in its place would look like a whole file from then on."""
-    protect_file(model, errors=3, only=["ids"])
+    with pytest.warns(UserWarning, match="of the bytes of the tensors are protected"):
+        protect_file(model, errors=3, only=["ids"])
     original = model.read_bytes()
     os.truncate(model, len(original) - 1)
     if also == "header":
@@ -206,8 +208,83 @@ def test_unprotected_files_are_refused(model):
         check_file(model.with_name("nothing"))
 
 
+def test_a_damaged_file_without_a_seal_is_not_to_be_protected(model):
+    damage(model, 0, b"\xff\xff")
+    with pytest.raises(SealError, match=r"is damaged .*: no seal of it is found.*fetch it again"):
+        check_file(model)
+
+
+@pytest.mark.parametrize("name", ["w", "other"])
+def test_a_file_that_was_saved_anew_is_told_from_damage(tmp_path, rng, name):
+    path = tmp_path / "model.safetensors"
+    for tensor in ("w", name):
+        arrays = {tensor: rng.standard_normal((50, 60), dtype=np.float32)}
+        safetensors.numpy.save_file(arrays, path)
+        if not sidecar_of(path).exists():
+            protect_file(path, errors=10)
+    if name == "w":
+        for later, says in ((1, "probably saved anew"), (-1, "more damage than the code")):
+            # Damage, other than saving, leaves the time of a file as it was.
+            os.utime(path, (0, sidecar_of(path).stat().st_mtime + later))
+            report = check_file(path)
+            assert report.verdict is Verdict.UNCORRECTABLE
+            assert says in report.files[0].findings[-1]
+    else:
+        with pytest.raises(MismatchError, match=r"probably saved anew .*parimend protect --force"):
+            check_file(path)
+
+
+def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
+    """`seal.save("model.parimend")` beside model.safetensors."""
+    beside = model.with_suffix(".parimend")
+    original = model.read_bytes()
+    seal = Seal.load(protect_file(model, errors=5)[0].sidecar)
+    sidecar_of(model).unlink()
+    replace(seal, blobs={}).save(beside)
+    assert check_file(model).verdict is Verdict.CLEAN
+    assert check_file(model.parent).verdict is Verdict.CLEAN
+    flip(model, rng, 3)
+    repaired(model, original)
+    # The sidecar of a file called model is another matter.
+    seal.save(beside)
+    with pytest.raises(SealError, match="is not protected"):
+        check_file(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda path: protect_file(path, errors=2.5), "errors must be a whole number, not a float"),
+        (lambda path: protect_file(path, errors=True), "errors must be a whole number, not a bool"),
+        (lambda path: protect_file(path, errors="5"), "errors must be a whole number, not a str"),
+        (lambda path: protect_file(5, errors=path), "errors must be a whole number, not a Posix"),
+        (lambda path: protect_file(7, errors=5), "path must be the path of a file, not an int: 7"),
+        (lambda path: protect_file(path, 5, "real", out=3), "out must be the path of a file"),
+        (lambda path: plan_file(path, errors=None), "errors must be a whole number"),
+        (lambda path: check_file(None), "path must be the path of a file, not a NoneType: None"),
+        (lambda path: check_file(""), "path must be the path of a file"),
+        (lambda path: check_file("a\0b"), "path must be the path of a file"),
+        (lambda path: repair_file(path, out=1), "out must be the path of a file"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_one_sentence(model, call, says):
+    with pytest.raises(SpecError, match=says):
+        call(model)
+
+
 def test_protecting_twice_must_be_meant(model, rng):
     protect_file(model, errors=5)
+    seal = sidecar_of(model).read_bytes()
+    [made] = protect_file(model, errors=5)
+    assert made.is_kept
+    for changed in ({"errors": 6}, {"seed": 1}, {"per": "tensor"}, {"only": ["fc.*"]}):
+        with pytest.raises(MismatchError, match=r"protected already, .*, with other settings"):
+            protect_file(model, **{"errors": 5} | changed)
+    assert sidecar_of(model).read_bytes() == seal
+    sidecar_of(model).write_bytes(b"x")
+    with pytest.raises(MismatchError, match="which cannot be read"):
+        protect_file(model, errors=5)
+    sidecar_of(model).write_bytes(seal)
     flip(model, rng, 2)
     with pytest.raises(MismatchError, match="protected already"):
         protect_file(model, errors=5)

@@ -90,7 +90,7 @@ def _print(report: Report, listed: bool) -> None:
             file.path,
             file.verdict.value,
             f"{file.outcome.elements:,} of {file.elements:,}" if file.carrier else "-",
-            "; ".join(file.findings) or "-",
+            "\n".join(file.findings) or "-",
         ]
         for file in report.files
     ]

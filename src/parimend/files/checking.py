@@ -180,7 +180,7 @@ def report_on(
         frame=Verdict.CLEAN if is_intact else frame,
         missing=missing,
         surplus=surplus,
-        problem=_saved_anew(sealed, outcome),
+        problem=_saved_anew(sealed, outcome, file),
     )
 
 
@@ -190,14 +190,21 @@ def _is_proven(outcome: Diagnosis) -> bool:
     return not outcome.words or any(word.verdict in good for word in outcome.words)
 
 
-def _saved_anew(sealed: Sealed, outcome: Diagnosis) -> str:
-    """Where no check at all holds, damage is not what one should think of first."""
-    words = zip(sealed.seal.words, outcome.words, strict=True)
-    if not outcome.words or any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+def _saved_anew(sealed: Sealed, outcome: Diagnosis, file: BinaryIO) -> str:
+    """Says so if a file was probably saved anew after it was protected, and not damaged.
+
+    Then no check holds, and the file is newer than its seal: damage does not change its time.
+    """
+    words = list(zip(sealed.seal.words, outcome.words, strict=True))
+    if not sealed.path or not words:
+        return ""
+    if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+        return ""
+    if os.fstat(file.fileno()).st_mtime_ns <= sealed.path.stat().st_mtime_ns:
         return ""
     return (
-        "nothing in it is as sealed: it was probably saved anew after it was protected (then "
-        "protect it again, with force), or it is damaged all over"
+        "it was written after its seal, and no check holds: probably saved anew after it was "
+        "protected; then protect it again, with --force"
     )
 
 

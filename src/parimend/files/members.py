@@ -96,7 +96,8 @@ class Members:
             look: called with the path of each; it is to call `learn`.
 
         Returns:
-            What it returned for each path, and the problems of the others, in words.
+            What it returned for each path, and the problems of the others, in words; both with the
+            index first, then by name.
 
         Raises:
             SealError: if none of several files is protected.
@@ -120,7 +121,7 @@ class Members:
                 f"{self.path} is not protected: none of its {len(problems)} files has a seal "
                 f"(parimend protect {self.path} makes them)"
             )
-        return found, problems
+        return _in_order(found), _in_order(problems)
 
     def _learn_without(self, path: Path) -> None:
         """Ask what is left where a file or its seal cannot be read: the other one of both."""
@@ -144,7 +145,7 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
-            return "missing: its seal, that of another file, or the index names it"
+            return "missing: it was protected together with the others, or is listed with them"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
         if isinstance(error, SealError) and self._noted and path.name not in self._noted:
@@ -230,5 +231,8 @@ def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
             members.learn(sealed, file, target)
         return sealed
 
-    found, problems = members.visit(look)
-    return {target: found[target] for target in sorted(found, key=index_first)}, problems
+    return members.visit(look)
+
+
+def _in_order(results: dict[Path, T]) -> dict[Path, T]:
+    return {path: results[path] for path in sorted(results, key=index_first)}

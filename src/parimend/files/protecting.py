@@ -171,14 +171,14 @@ def _prepare(
         return _prepare_beside(task, path, names)
     if is_index(path):
         return _prepare_copy(task, path, out)
+    stale = _stale(path, out)
+    if stale.exists() and not task.force:
+        raise _belongs_to_another(stale)
     header = _layout(path)
     if not header.raw:
         raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
     if KEY in header.metadata and not task.force:
         raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
-    stale = _stale(path, out)
-    if stale.exists() and not task.force:
-        raise _belongs_to_another(stale)
     return partial(_inside, task, path, out, names, stale)
 
 
