@@ -236,7 +236,8 @@ def test_nothing_is_written_if_a_tensor_cannot_be_protected(carrier):
     if carrier == "sidecar":
         pm.protect_(tensors, 5, carrier)  # bits are bits
     else:
-        with pytest.raises(WordError, match=r"b: element \[7, 3\] is not finite"):
+        message = r"b: 1 of 4000 elements are not finite \(first \[7, 3\]\)"
+        with pytest.raises(WordError, match=message):
             pm.protect_(tensors, 5, carrier, per="tensor")
     assert torch.equal(tensors["a"], before["a"])
 

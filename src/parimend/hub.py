@@ -48,7 +48,7 @@ def save_file(
     Args:
         tensors: named tensors, or for ``torch.save`` anything.
         path: where to.
-        errors: number of wrong words that can be repaired, see `parimend.protect_file`.
+        errors: number of wrong 32-bit words that can be repaired, see `parimend.protect_file`.
         carrier: where the redundancy lives; those but ``sidecar`` need a safetensors file.
         metadata: texts for a safetensors file.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,8 @@ from parimend.impose.moments import second_moments
 from parimend.records import Diagnosis, Repair
 from parimend.seal import Seal
 from parimend.words.bits import byte_view, dtype_name
-from parimend.words.layout import Part, Per, named_tensors, whole
+from parimend.words.layout import Part, Per, whole
+from parimend.words.naming import buffers_of, leaves, named_tensors, require_plain
 
 
 def unwrapped(model: Any) -> Any:
@@ -46,22 +49,31 @@ def unwrapped(model: Any) -> Any:
 
 
 class ModelTensors:
-    """The tensors of a module or a state dict, for `parimend.carriers`."""
+    """The tensors of a module or a state dict, for `parimend.carriers`.
+
+    Attributes:
+        lock: held where weights are located and put back, so that threads that repair one model do
+            so one after the other. One for all models: they may share tensors.
+    """
+
+    lock = threading.RLock()
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.tensors = dict(tensors)
 
     @classmethod
     def sealed(cls, model: torch.nn.Module | Mapping[str, Any], seal: Seal) -> ModelTensors:
-        """Those tensors of a model that a seal names."""
-        present: dict[str, Any]
-        if isinstance(model := unwrapped(model), torch.nn.Module):
-            present = dict(model.named_parameters(remove_duplicate=False))
-            present |= dict(model.named_buffers(remove_duplicate=False))
-        else:
-            present = dict(model)
+        """Those tensors of a model that a seal names.
+
+        Raises:
+            WordError: if one has no plain memory; names it.
+        """
+        there = leaves(unwrapped(model))
         names = {part.name for word in seal.words for part in word.parts}
-        return cls({name: present[name] for name in sorted(names) if name in present})
+        tensors = {name: there[name].value for name in sorted(names) if name in there}
+        for name, tensor in tensors.items():
+            require_plain(name, tensor)
+        return cls(tensors)
 
     @property
     def sharded(self) -> bool:
@@ -92,20 +104,24 @@ class ModelTensors:
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        tensor = self.tensors[part.name]
-        where = np.arange(part.count) if elements is None else elements
-        index = np.unravel_index(where + part.start, part.shape) if part.shape else ()
-        new = torch.from_numpy(np.array(values)).view(tensor.dtype).reshape(len(values))
-        with torch.no_grad():
-            data = tensor.detach()
-            if data.is_floating_point() or data.is_complex():
-                # Bit patterns: NaN payloads must arrive as they are.
-                bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-                as_bits = bits.get(data.element_size())
-                if as_bits is not None:
-                    data, new = data.view(as_bits), new.view(as_bits)
-            at = tuple(torch.from_numpy(i).to(data.device) for i in index)
-            data[at if at else ...] = new.to(data.device) if at else new[0]
+        data = self.tensors[part.name].detach()
+        size = data.element_size()
+        reach = 1 + sum((n - 1) * step for n, step in zip(data.shape, data.stride(), strict=True))
+        # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.
+        cells = data.as_strided((reach,), (1,)).view(torch.uint8).view(-1, size)
+        at: slice | torch.Tensor
+        if elements is None and data.is_contiguous():
+            at = slice(part.start, part.start + part.count)
+        else:
+            where = np.arange(part.count) if elements is None else elements
+            index = np.unravel_index(where + part.start, part.shape or (1,))
+            steps = data.stride() or (1,)
+            places = sum(i * step for i, step in zip(index, steps, strict=True))
+            at = torch.from_numpy(np.asarray(places)).to(data.device)
+        new = torch.from_numpy(np.array(values)).to(data.device)
+        # Weights that were made in inference mode can only be changed there.
+        with torch.inference_mode() if data.is_inference() else torch.no_grad():
+            cells[at] = new.view(-1, size)
 
 
 def protect_(
@@ -129,13 +145,16 @@ def protect_(
     which changes them by about 1e-6. Both need only a few numbers in the seal.
 
     Args:
-        model: a module or a state dict.
-        errors: number of wrong words that can be repaired wherever they fall, in each protected
-            word: 32-bit words for ``sidecar``, weights for ``real``.
+        model: a module, a state dict, or a training checkpoint: all tensors in nested dicts, lists
+            and tuples, under dotted names.
+        errors: number of wrong 32-bit words that can be repaired wherever they fall, in each
+            protected word. Such a word is one float32, half a float64, two weights of 16 bits, or
+            four of 8.
         carrier: where the redundancy lives.
         only: shell patterns; protects the tensors whose names match one of them.
         per: one protected word for the whole model, per tensor, or per output row.
-        buffers: protect buffers too.
+        buffers: protect the buffers of modules too. Without them, and without ``only``, a warning
+            says if more than half of the bytes are left out.
         bits: of a float weight on its grid, ``real`` only; 18 by default.
         rows: number of checks of every word, instead of as many as are needed; not for
             ``sidecar``.
@@ -149,7 +168,8 @@ def protect_(
 
     Raises:
         SpecError: if a word has too few weights for so many errors.
-        WordError: if a tensor cannot be protected in this way; names it. Nothing was changed then.
+        WordError: if there is nothing to protect, or a tensor cannot be protected in this way;
+            names it. Nothing was changed then.
 
     Example:
         >>> model = torch.nn.Linear(64, 32)
@@ -166,7 +186,7 @@ def protect_(
         'corrected'
     """
     model = unwrapped(model)
-    tensors = ModelTensors(named_tensors(model, only=only, buffers=buffers))
+    tensors = _chosen(model, only, buffers)
     request = Request(errors, carrier, per, bits, rows, seed)
     if tensors.sharded:
         from parimend import sharded
@@ -186,6 +206,22 @@ def protect_(
         return surgeon.project(code, x, surgeon.BlockMetric(moments, parts))
 
     return protect_tensors_(tensors, request, project=gentlest)
+
+
+def _chosen(model: Any, only: Sequence[str] | None, buffers: bool) -> ModelTensors:
+    """The tensors to protect; warns where most of a model is in buffers that nobody asked for."""
+    tensors = named_tensors(model, only=only, buffers=buffers)
+    if only is None and not buffers:
+        left_out = buffers_of(model)
+        covered, more = (sum(t.nbytes for t in each.values()) for each in (tensors, left_out))
+        if covered < more:
+            names = ", ".join(list(left_out)[:3]) + (", ..." if len(left_out) > 3 else "")
+            warnings.warn(
+                f"{covered} of {covered + more} bytes are protected: the others are buffers, which "
+                f"buffers=True takes in ({names})",
+                stacklevel=3,
+            )
+    return ModelTensors(tensors)
 
 
 def check(model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal) -> Diagnosis:
@@ -267,5 +303,6 @@ def plan(
         >>> word.checks, round(word.redundancy, 3), word.seal_bytes
         (173, 0.034, 128)
     """
-    tensors = ModelTensors(named_tensors(unwrapped(model), only=only, buffers=buffers))
-    return plan_tensors(tensors, Request(errors, carrier, per, bits, rows, seed))
+    return plan_tensors(
+        _chosen(unwrapped(model), only, buffers), Request(errors, carrier, per, bits, rows, seed)
+    )

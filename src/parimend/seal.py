@@ -85,7 +85,7 @@ class Seal:
 
     Attributes:
         carrier: ``real`` or ``sidecar``.
-        errors: number of wrong words that each protected word is made to repair.
+        errors: number of wrong 32-bit words that each protected word is made to repair.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
         blobs: further bytes by name, such as a copy of a file's header.

@@ -34,7 +34,7 @@ from parimend.model import ModelTensors
 from parimend.records import Verdict
 from parimend.seal import Seal, SealedWord
 from parimend.words.bits import byte_view, dtype_name, item_size
-from parimend.words.grid import Grid, choose_grid
+from parimend.words.grid import Grid, choose_grid, not_finite
 from parimend.words.layout import Part, whole
 from parimend.words.shards import Held, Shards, common
 
@@ -158,10 +158,12 @@ def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
     assert isinstance(tensors, ShardedTensors)
     local = tensors.shards.local(part.name)
     size = local.abs().max().item() if local.numel() else 0.0
-    finite = math.isfinite(size)
-    largest, wrong = tensors.shards.largest(np.array([size if finite else 0.0, not finite]))
-    values = np.array([math.nan if wrong else largest])
-    return choose_grid(values, part.dtype, part.name, bits)
+    wrong = 0 if math.isfinite(size) else int((~local.isfinite()).sum().item())
+    wrong = int(tensors.shards.sum(np.array([wrong]))[0])
+    if wrong:
+        raise not_finite(part.name, wrong, part.count)
+    largest = tensors.shards.largest(np.array([size]))
+    return choose_grid(largest, part.dtype, part.name, bits)
 
 
 def protect_(tensors: ShardedTensors, request: Request) -> Seal:

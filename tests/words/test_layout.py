@@ -1,17 +1,15 @@
-"""Layouts: every element exactly once, in a stable order, tied tensors once."""
+"""Layouts: every element exactly once, in a stable order."""
 
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from parimend.errors import WordError
-from parimend.words.layout import Part, named_tensors, select, split, whole
+from parimend.words.layout import Part, select, split, whole
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 KINDS = ("model", "tensor", "row")
@@ -126,57 +124,3 @@ class TestSelect:
             select([f"w{i}" for i in range(100)], ["x"])
         with pytest.raises(WordError, match="there are none"):
             select([], ["x"])
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(10, 4)
-        self.norm = nn.BatchNorm1d(4)
-        self.head = nn.Linear(4, 10)
-        self.head.weight = self.embed.weight
-
-
-class TestNamedTensors:
-    PARAMETERS = ("embed.weight", "norm.weight", "norm.bias", "head.bias")
-    BUFFERS = ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
-
-    def test_of_a_module_tied_ones_once(self):
-        model = Tied()
-        found = named_tensors(model)
-        assert tuple(found) == self.PARAMETERS
-        assert found["embed.weight"] is model.head.weight
-
-    def test_buffers_if_asked_for(self):
-        assert tuple(named_tensors(Tied(), buffers=True)) == self.PARAMETERS + self.BUFFERS
-
-    def test_of_a_state_dict_tied_ones_once(self):
-        found = named_tensors(Tied().state_dict())
-        assert sorted(found) == sorted(self.PARAMETERS + self.BUFFERS)
-
-    def test_views_of_other_shape_or_place_are_not_tied(self):
-        flat = torch.arange(12.0)
-        state = {"a": flat[:6], "b": flat[6:], "c": flat[:6].reshape(2, 3), "d": flat[:6]}
-        assert list(named_tensors(state)) == ["a", "b", "c"]
-
-    def test_empty_tensors_are_all_kept(self):
-        state = {"a": torch.empty(0), "b": torch.empty(0), "c": torch.ones(1)}
-        assert list(named_tensors(state)) == ["a", "b", "c"]
-
-    def test_what_is_no_tensor_is_passed_over(self):
-        assert list(named_tensors({"epoch": 3, "w": torch.ones(2), "name": "x"})) == ["w"]
-
-    def test_only(self):
-        assert list(named_tensors(Tied(), only=["norm.*"])) == ["norm.weight", "norm.bias"]
-        with pytest.raises(WordError, match=r"no tensor matches 'head\.weight'"):
-            named_tensors(Tied(), only=["head.weight"])
-
-    @pytest.mark.parametrize("model", [nn.ReLU(), {}, {"epoch": 3}])
-    def test_nothing_to_protect(self, model):
-        with pytest.raises(WordError, match="no tensors to protect"):
-            named_tensors(model)
-
-    @pytest.mark.parametrize("model", [3, "model.pt", torch.ones(3), [torch.ones(3)]])
-    def test_another_type(self, model):
-        with pytest.raises(WordError, match=f"a state dict, not {type(model).__name__}$"):
-            named_tensors(model)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,14 @@ class Tensors(Protocol):
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         """Set elements of a part: (k,) offsets in the part (None: all), (k, item size) bytes."""
+
+
+@runtime_checkable
+class Live(Tensors, Protocol):
+    """Tensors that several threads of this process read and write at the same time."""
+
+    lock: Any
+    """Re-entrant; held by whoever puts weights back, from locating them to proving the result."""
 
 
 class Finding(NamedTuple):
@@ -100,13 +109,28 @@ def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None
     return digest.digest()
 
 
+LOOKS = 4
+"""How often a word is looked at whose bytes change while they are being decoded."""
+
+
 def find(word: SealedWord, tensors: Tensors) -> Finding:
-    """Decode one word. What can be corrected is proven by the SHA-256 of the result."""
+    """Decode one word. What can be corrected is proven by the SHA-256 of the result.
+
+    What cannot be is looked at again where it may just have been changing.
+    """
     from parimend.carriers import lowbits, real, sidecar
 
     carriers: dict[str, Find]
     carriers = {"sparse": real.find, "lowbits": lowbits.find, "modular": sidecar.find}
-    return proven(carriers[word.code.family](word, tensors), word, tensors)
+    carrier = carriers[word.code.family]
+    finding = proven(carrier(word, tensors), word, tensors)
+    if isinstance(tensors, Live) and finding.verdict is Verdict.UNCORRECTABLE:
+        with tensors.lock:
+            for _ in range(LOOKS - 1):
+                before, finding = finding, proven(carrier(word, tensors), word, tensors)
+                if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
+                    break
+    return finding
 
 
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
@@ -171,29 +195,80 @@ def repair_(
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 
     A word is written only after the SHA-256 of the result was found to be the sealed one, and is
-    read again afterwards. What cannot be repaired is left as it is.
+    read again afterwards. What cannot be repaired is left as it was found.
     """
     began = time.perf_counter()
     require_match(seal, tensors)
     outcomes = []
     for word in seal.words:
-        finding = find(word, tensors)
-        verdict = finding.verdict
-        if verdict is Verdict.CORRECTABLE:
-            write_finding(word, finding, tensors)
-            verdict = Verdict.CORRECTED
-            if sha256_of(word, tensors) != word.sha256:
-                verdict = Verdict.UNCORRECTABLE
-                finding = Finding(verdict, reason="the memory does not hold what is written to it")
-        outcomes.append(outcome_of(word, finding, verdict))
+        outcomes.append(outcome_of(word, *repair_word_(word, tensors, find)))
         progress(outcomes[-1].elements)
     return Repair(tuple(outcomes), time.perf_counter() - began)
 
 
-def write_finding(word: SealedWord, finding: Finding, tensors: Tensors) -> None:
-    """Put the right bytes of a finding into their places."""
+def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:
+    """Put one word right, or leave it as it was found.
+
+    Where something else in the word changes meanwhile, it is looked at again.
+
+    Returns:
+        What was found, and what is true now.
+    """
+    written: list[Finding] = []
+    with _alone(tensors):
+        for _ in range(LOOKS):
+            finding = find(word, tensors)
+            if finding.verdict is Verdict.CORRECTABLE:
+                write_finding(word, finding, tensors)
+                written.append(finding)
+            elif finding.verdict is not Verdict.CLEAN or not written:
+                break
+            if sha256_of(word, tensors) == word.sha256:
+                return _merged(written), Verdict.CORRECTED
+            if not holds(word, written[-1], tensors):
+                finding = Finding(Verdict.UNCORRECTABLE, reason=_NOT_HELD)
+                break
+            finding = Finding(Verdict.UNCORRECTABLE, reason=_CHANGING)
+        for each in reversed(written):
+            write_finding(word, each, tensors, back=True)
+    return finding, finding.verdict
+
+
+_NOT_HELD = "the memory does not hold what is written to it"
+_CHANGING = "it changes while it is being repaired"
+
+
+def _alone(tensors: Tensors) -> AbstractContextManager[Any]:
+    """Keeps other threads from repairing."""
+    return tensors.lock if isinstance(tensors, Live) else nullcontext()
+
+
+def _merged(findings: Sequence[Finding]) -> Finding:
+    """Several repairs of a word as one: what was found first, and what is there now."""
+    first = dict[tuple[int, int], bytes]()
+    last = dict[tuple[int, int], bytes]()
+    for number, offset, received, original in (e for f in findings for e in f.elements):
+        first.setdefault((number, offset), received)
+        last[number, offset] = original
+    return Finding(Verdict.CORRECTABLE, [(*at, first[at], last[at]) for at in sorted(first)])
+
+
+def holds(word: SealedWord, finding: Finding, tensors: Tensors) -> bool:
+    """Whether the right bytes of a finding are in their places."""
+    for number, offset, _, original in finding.elements:
+        part = word.parts[number]
+        now = tensors.read(replace(part, start=part.start + offset, count=1))
+        if now.tobytes() != original:
+            return False
+    return True
+
+
+def write_finding(
+    word: SealedWord, finding: Finding, tensors: Tensors, *, back: bool = False
+) -> None:
+    """Put the right bytes of a finding into their places, or ``back`` those that were found."""
     for number, part in enumerate(word.parts):
-        mine = [(offset, value) for k, offset, _, value in finding.elements if k == number]
+        mine = [(e[1], e[2] if back else e[3]) for e in finding.elements if e[0] == number]
         if mine:
             offsets = np.array([offset for offset, _ in mine], np.int64)
             values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)

@@ -7,6 +7,7 @@ which the seal keeps. It takes no training and no data, and moves weights by abo
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from parimend.codes import LowBits
 from parimend.errors import WordError
 from parimend.impose.lowering import lower_into
 from parimend.seal import SealedWord
+from parimend.words.grid import require_finite
 from parimend.words.layout import Part
 
 
@@ -56,9 +58,8 @@ def seal_word(code: LowBits, parts: tuple[Part, ...], tensors: Tensors) -> Seale
     """
     values = [values_of(part, tensors) for part in parts]
     for part, v in zip(parts, values, strict=True):
-        if not np.isfinite(v).all():
-            where = list(part.index(int(np.flatnonzero(~np.isfinite(v))[0])))
-            raise WordError(f"{part.name}: element {where} is not finite; repair the weights first")
+        all_of_it = part.count == math.prod(part.shape)
+        require_finite(v.reshape(part.shape) if all_of_it else v, part.name, part.start)
     before = np.concatenate(values)
     try:
         lowered = lower_into(code, before.view("<u4"))

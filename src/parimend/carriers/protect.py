@@ -13,6 +13,7 @@ from parimend.carriers.base import Tensors, require_match
 from parimend.codes import LowBits, Modular, Sparse
 from parimend.errors import SpecError
 from parimend.seal import Seal
+from parimend.words.bits import WORD, item_size
 from parimend.words.layout import Part, Per, padded_words, split
 
 Carrier = Literal["sidecar", "real", "lowbits"]
@@ -179,12 +180,24 @@ def _fitting(
     family: type[Sparse], parts: tuple[Part, ...], word_bits: int, request: Request
 ) -> Sparse:
     n = sum(part.count for part in parts)
+    weights = weights_in(request.errors, parts)
     try:
-        return family.for_errors(
-            n, request.errors, m=request.rows, word_bits=word_bits, seed=request.seed
-        )
+        return family.for_errors(n, weights, m=request.rows, word_bits=word_bits, seed=request.seed)
     except SpecError as error:
-        raise SpecError(f"{parts[0].name}: {error}") from None
+        words = (
+            f"{request.errors} errors are {weights} weights: " if weights != request.errors else ""
+        )
+        raise SpecError(f"{parts[0].name}: {words}{error}") from None
+
+
+def weights_in(errors: int, parts: Sequence[Part]) -> int:
+    """How many weights are wrong at most where ``errors`` words of 32 bits are.
+
+    >>> from parimend.words.layout import whole
+    >>> weights_in(10, [whole("w", "F32", (99,))]), weights_in(10, [whole("w", "I8", (99,))])
+    (10, 40)
+    """
+    return errors * max(1, *(WORD // item_size(part.dtype) for part in parts))
 
 
 def refresh(seal: Seal, tensors: Tensors) -> Seal:

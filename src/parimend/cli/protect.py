@@ -49,7 +49,7 @@ CarrierOption = Annotated[
 Errors = Annotated[
     int,
     typer.Option(
-        "--errors", "-e", min=1, help="Wrong words that can be repaired, wherever they fall."
+        "--errors", "-e", min=1, help="Wrong 32-bit words that can be repaired, wherever they fall."
     ),
 ]
 PerOption = Annotated[
@@ -80,10 +80,10 @@ def command(
 ) -> None:
     """Protect a file, so that any --errors wrong words of it can be found and repaired.
 
-    By default, SRC is left alone and SRC.parimend is written beside it. A word is 4 bytes: a
-    float32, two float16, or four int8 weights. Protect before damage can strike: a seal of damaged
-    weights preserves the damage. A command that was interrupted can be run again: seals that are
-    what is asked for, of files that are as they were then, are kept.
+    By default, SRC is left alone and SRC.parimend is written beside it. A word is 32 bits:
+    one float32, half a float64, two weights of 16 bits, or four of 8. Protect before damage can
+    strike: a seal of damaged weights preserves the damage. A command that was interrupted can be
+    run again: seals that are what is asked for, of files that are as they were then, are kept.
 
     Example: parimend protect model.safetensors --errors 1000
     """

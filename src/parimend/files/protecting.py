@@ -88,8 +88,8 @@ def protect_file(
         path: a file; or the index or the folder of a sharded checkpoint, whose index and shards are
             protected one by one, each for that many errors. (An index has no weights to carry
             anything: it always gets a sidecar.)
-        errors: number of wrong words to repair wherever they fall in a file: 32-bit words for
-            ``sidecar``, weights otherwise.
+        errors: number of wrong 32-bit words to repair wherever they fall in a file; see
+            `parimend.protect_`.
         carrier: where the redundancy lives.
         out: where to write the protected file, for the carriers that change it; for a sharded
             checkpoint an existing folder.

@@ -32,7 +32,8 @@ from parimend.seal import Seal
 from parimend.training.hooks import in_parallel, stepping, uncompiled
 from parimend.training.outliers import Outliers
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
-from parimend.words.layout import Per, named_tensors
+from parimend.words.layout import Per
+from parimend.words.naming import named_tensors
 from parimend.words.shards import Shards
 
 
@@ -289,7 +290,8 @@ class Constraint(Removable):
 
     def _require_same(self) -> None:
         """Check that the constrained parameters are still those of the model and the optimizer."""
-        now, stepped = dict(self._model.named_parameters()), self._stepped_ids()
+        now = dict(self._model.named_parameters(remove_duplicate=False))
+        stepped = self._stepped_ids()
         for name, parameter in self._parameters.items():
             if now.get(name) is not parameter:
                 what = "was replaced"
@@ -340,7 +342,8 @@ def constrain_(
             It may be wrapped for data parallelism, sharded by `fully_shard`, or compiled.
         optimizer: the one that steps the constrained parameters, or several that step in this
             order.
-        errors: number of wrong weights that can be repaired, in each constrained word.
+        errors: number of wrong 32-bit words that can be repaired, in each constrained word; see
+            `parimend.protect_`.
         only: shell patterns; constrains the parameters whose names match one of them.
         per: one word for all of them, per tensor, or per output row.
         every: project after every so many steps. By default the cost decides: the first 20 steps

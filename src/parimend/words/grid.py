@@ -117,12 +117,37 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
         raise WordError(f"{name}: a {dtype} grid has 4 to {most} bits, not {bits}")
     if dtype in _INTEGER:
         return Grid(bits, 0)
-    if not np.isfinite(values).all():
-        where = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise WordError(f"{name}: element {where} is not finite; repair the weights first")
+    require_finite(values, name)
     largest = float(np.abs(values).max(initial=0.0))
     room = (1 << (bits - 1)) * (1.0 - 1.0 / 16.0)
     exponent = math.frexp(largest / room)[1] if largest else 1 - bits
     if exponent < bits - 126 or exponent + bits > 127:
         raise WordError(f"{name}: weights as large as {largest:g} have no grid of {bits} bits")
     return Grid(bits, exponent)
+
+
+def require_finite(values: NDArray[Any], name: str, start: int = 0) -> None:
+    """Refuse weights that no constraint can hold.
+
+    Args:
+        values: (...), those of a tensor.
+        name: of the tensor, for messages.
+        start: position in the tensor, for messages, where ``values`` are only some of it.
+
+    Raises:
+        WordError: names the tensor, how many of them are not finite, and the first.
+    """
+    if not (finite := np.isfinite(values)).all():
+        first = np.argwhere(~finite)[0]
+        first[-1:] += start
+        wrong = int(np.count_nonzero(~finite))
+        raise not_finite(name, wrong, values.size, first.tolist())
+
+
+def not_finite(name: str, wrong: int, of: int, first: list[int] | None = None) -> WordError:
+    """The error to raise for a tensor with ``wrong`` weights that are not finite."""
+    where = f" (first {first})" if first is not None else ""
+    return WordError(
+        f"{name}: {wrong} of {of} elements are not finite{where}: repair the weights first, or use "
+        "carrier='sidecar', which holds any bits"
+    )

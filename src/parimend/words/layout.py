@@ -10,7 +10,7 @@ import fnmatch
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from parimend.errors import WordError
 from parimend.words.bits import item_size
@@ -129,38 +129,3 @@ def select(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise WordError(f"no tensor matches {pattern!r}; there are {shown or 'none'}")
     return [n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)]
-
-
-def named_tensors(
-    model: Any, *, only: Sequence[str] | None = None, buffers: bool = False
-) -> dict[str, Any]:
-    """The tensors of a module or of a state dict, by name; tied tensors once.
-
-    Args:
-        model: a ``torch.nn.Module`` or a mapping from names to tensors.
-        only: shell patterns of names to take.
-        buffers: also take a module's buffers (running means and the like).
-
-    Raises:
-        WordError: if nothing is selected, or the model is of another type.
-    """
-    if hasattr(model, "named_parameters"):
-        found = dict(model.named_parameters())  # skips repeats of a tied parameter
-        if buffers:
-            found |= dict(model.named_buffers())
-    elif hasattr(model, "items"):
-        found, seen = {}, set()
-        for name, tensor in model.items():
-            if not hasattr(tensor, "data_ptr"):
-                continue
-            place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-            if tensor.numel() and place in seen:
-                continue
-            seen.add(place)
-            found[name] = tensor
-    else:
-        raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
-    chosen = {name: found[name] for name in select(found, only)}
-    if not chosen:
-        raise WordError("the model has no tensors to protect")
-    return chosen

@@ -1,0 +1,301 @@
+"""The tensors of a model by name: what there is to protect, and what cannot be protected and why.
+
+A module has parameters and buffers. A state dict or a training checkpoint is walked to its ends:
+nested dicts, lists and tuples give dotted names (``optimizer.state.0.exp_avg``). A tensor that is
+made of others (a quantized weight with its scales) gives these, below its own name.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.parameter import is_lazy
+
+from parimend.errors import WordError
+from parimend.words.bits import dtype_name
+from parimend.words.layout import select
+
+
+class Leaf(NamedTuple):
+    """Something with a name.
+
+    Attributes:
+        owner: name of the entry or parameter that it is, or is inside of.
+        value: a tensor without others inside, or an object that holds tensors and has no names for
+            them.
+    """
+
+    owner: str
+    value: Any
+
+
+def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
+    """Everything in a module or a (nested) state dict that may have to be protected, by name.
+
+    Args:
+        model: a ``torch.nn.Module`` or a mapping. Numbers, texts and the like are left out.
+        buffers: also take the buffers of modules (running means and the like).
+
+    Raises:
+        WordError: if the model is of another type, or two entries would have the same name.
+
+    Example:
+        >>> checkpoint = {"epoch": 3, "model": torch.nn.Linear(3, 2), "ema": [torch.zeros(2)]}
+        >>> list(leaves(checkpoint))
+        ['model.weight', 'model.bias', 'ema.0']
+    """
+    if not isinstance(model, torch.nn.Module | Mapping):
+        raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
+    found: dict[str, Leaf] = {}
+    for owner, value in _walk(model, "", buffers, ()):
+        for name, inner in _inside(owner, value):
+            if name in found:
+                raise WordError(f"two entries have the same dotted name {name}: rename one of them")
+            found[name] = Leaf(owner, inner)
+    return found
+
+
+def named_tensors(
+    model: Any, *, only: Sequence[str] | None = None, buffers: bool = False
+) -> dict[str, Any]:
+    """The tensors of a module or of a state dict, by name; memory that several share once.
+
+    Args:
+        model: see `leaves`.
+        only: shell patterns of names to take; that of a tensor that is made of others takes these.
+        buffers: also take the buffers of modules.
+
+    Raises:
+        WordError: if nothing is selected, or something that is cannot be protected; names it.
+    """
+    found = leaves(model, buffers=buffers)
+    wanted = set(select(dict.fromkeys([*(leaf.owner for leaf in found.values()), *found]), only))
+    chosen = {}
+    for name, (owner, value) in found.items():
+        if not wanted.isdisjoint((owner, name)):
+            require_plain(name, value)
+            _require_own_cells(name, value)
+            chosen[name] = value
+    if not any(tensor.numel() for tensor in chosen.values()):
+        raise WordError("the model has no tensors to protect, or all of them are empty")
+    return _once(chosen)
+
+
+def buffers_of(model: Any) -> dict[str, torch.Tensor]:
+    """The buffers of a module, or of those in a state dict, that have values."""
+    others = leaves(model, buffers=False)
+    return {
+        name: value
+        for name, (_, value) in leaves(model).items()
+        if name not in others and isinstance(value, torch.Tensor) and not is_lazy(value)
+    }
+
+
+def require_plain(name: str, value: Any) -> None:
+    """Refuse what has no memory of its own that could be read and put right.
+
+    A tensor on the meta device is let through: a plan for it can be made.
+
+    Raises:
+        WordError: names the tensor, what it is, and what to do.
+    """
+    kind = type(value).__name__
+    if not isinstance(value, torch.Tensor):
+        raise WordError(
+            f"{name} is a {kind}, whose numbers have no names: put tensors in its place (its "
+            "state_dict(), torch.from_numpy), or say with only=... what is to be protected"
+        )
+    if is_lazy(value):
+        raise WordError(f"{name} has no values yet: run the model once before it is protected")
+    dtype_name(value.dtype, name)
+    if _is_sharded(value):
+        return
+    if value.layout is not torch.strided or value.is_nested:
+        layout = "a nested tensor" if value.is_nested else value.layout
+        raise WordError(f"{name} is {layout}: only tensors with plain memory can be protected")
+    if value.is_conj() or value.is_neg():
+        raise WordError(
+            f"{name} is a view that is conjugated or negated when it is read: put what "
+            "resolve_conj().resolve_neg() gives in its place"
+        )
+    if value.numel() and not value.is_meta and _is_subclass(value) and not _address(value):
+        raise WordError(
+            f"{name} is a {kind}, which hides its memory and does not tell what it is made of (by "
+            "__tensor_flatten__): leave it out with only=..., or protect it before it becomes one"
+        )
+
+
+def _require_own_cells(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor in which several elements share memory: one fault would count many times.
+
+    Raises:
+        WordError: names the tensor.
+    """
+    reach = 0  # of the dimensions that are packed closer
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach and tensor.numel():
+                raise WordError(
+                    f"{name} has elements that share memory (it was expanded): protect the tensor "
+                    "that it was made from, or put a clone() in its place"
+                )
+            reach += (size - 1) * stride
+
+
+def _walk(
+    value: Any, name: str, buffers: bool, above: tuple[int, ...]
+) -> Iterator[tuple[str, Any]]:
+    """Tensors below ``value``, which is inside of objects ``above``, and what hides some."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+        return
+    if isinstance(value, torch.nn.Module):
+        yield from value.named_parameters(name, remove_duplicate=False)
+        if buffers:
+            yield from value.named_buffers(name, remove_duplicate=False)
+        return
+    below = _entries(value)
+    if below is None:
+        if _hides_tensors(value, set()):
+            yield name, value
+        return
+    if id(value) in above:
+        raise WordError(f"{name} contains itself: give a state dict without cycles")
+    for key, entry in below:
+        yield from _walk(entry, f"{name}.{key}" if name else f"{key}", buffers, (*above, id(value)))
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """What a container holds, with keys; None for anything else."""
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
+        return enumerate(value)
+    return None
+
+
+def _hides_tensors(value: Any, seen: set[int]) -> bool:
+    """Whether an object holds tensors, or arrays, that have no names."""
+    if isinstance(
+        value, torch.Tensor | torch.nn.Module | torch.UntypedStorage | torch.TypedStorage
+    ):
+        return True
+    if isinstance(value, np.ndarray):
+        return value.size > 0
+    if isinstance(value, type | types.ModuleType) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    below = _entries(value)
+    if below is None:
+        inside = value if isinstance(value, Set) else getattr(value, "__dict__", {}).values()
+        return any(_hides_tensors(each, seen) for each in inside)
+    return any(_hides_tensors(each, seen) for _, each in below)
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
+    flatten = getattr(value, "__tensor_flatten__", None)
+    if flatten is None or not isinstance(value, torch.Tensor) or _is_sharded(value):
+        yield name, value
+        return
+    for inner in flatten()[0]:
+        yield from _inside(f"{name}.{inner}", getattr(value, inner))
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")
+
+
+def _is_subclass(tensor: torch.Tensor) -> bool:
+    """Whether operations on a tensor are its class's own affair."""
+    return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where its first element is; 0 if it has no memory of its own."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
+
+
+class _Span(NamedTuple):
+    """The bytes from a tensor's first element to its last."""
+
+    device: str
+    begin: int
+    end: int
+    name: str
+
+
+def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without those whose memory others hold: tied weights, views into a flat tensor.
+
+    Raises:
+        WordError: if two share a part of their memory only; names both.
+    """
+    spans, places = [], set()
+    left_out: set[str] = set()
+    for name, tensor in tensors.items():
+        begin = _address(tensor)
+        if not tensor.numel() or not begin:
+            continue
+        place = (tensor.device, begin, tensor.shape, tensor.stride(), tensor.dtype)
+        if place in places:
+            left_out.add(name)
+            continue
+        places.add(place)
+        end = begin + tensor.element_size() * _reach(tensor)
+        spans.append(_Span(str(tensor.device), begin, end, name))
+    for group in _touching(spans):
+        left_out |= _held_by_others(group, tensors)
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Number of elements from the first to the last in memory."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _touching(spans: list[_Span]) -> Iterator[list[_Span]]:
+    """Groups of two and more spans that overlap."""
+    group: list[_Span] = []
+    end = 0
+    for span in sorted(spans):
+        if group and (span.device != group[0].device or span.begin >= end):
+            if len(group) > 1:
+                yield group
+            group, end = [], 0
+        group.append(span)
+        end = max(end, span.end)
+    if len(group) > 1:
+        yield group
+
+
+def _held_by_others(group: list[_Span], tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Those of some tensors that overlap whose bytes are all in larger ones."""
+    order = {name: i for i, name in enumerate(tensors)}
+    first = group[0].begin
+    taken = np.zeros(max(span.end for span in group) - first, bool)
+    held = set()
+    for span in sorted(group, key=lambda s: (-tensors[s.name].nbytes, order[s.name])):
+        tensor = tensors[span.name]
+        size = tensor.element_size()
+        mine = np.lib.stride_tricks.as_strided(
+            taken[span.begin - first :],
+            (*tensor.shape, size),
+            (*(size * stride for stride in tensor.stride()), 1),
+        )
+        if mine.all():
+            held.add(span.name)
+        elif mine.any():
+            raise WordError(
+                f"{span.name} shares a part of its memory with another tensor: protect one of them "
+                "with only=..., or put a clone() in its place"
+            )
+        mine[...] = True
+    return held

@@ -1,0 +1,160 @@
+"""Whatever a user calls a model: checkpoints, quantized and complex ones, and several threads."""
+
+import threading
+import warnings
+
+import pytest
+import torch
+
+import parimend as pm
+from parimend.errors import MismatchError, WordError
+from parimend.records import Verdict
+from parimend.scrub import Scrubber
+from tests.words.test_naming import Flattened, Opaque
+
+
+def checkpoint():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(40, 30)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(8, 40)).square().sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3,
+        "best": torch.tensor(71.2),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+def test_everything_in_a_checkpoint_is_protected():
+    state = checkpoint()
+    seal = pm.protect_(state, errors=5)
+    assert seal.covered == 1 + 3 * 1230 + 2
+    moment = state["optimizer"]["state"][0]["exp_avg"]
+    before = moment.clone()
+    moment[2, 3] = float("inf")
+    assert [change.tensor for change in pm.check(state, seal).changes] == [
+        "optimizer.state.0.exp_avg"
+    ]
+    assert [event.kind for event in Scrubber(state, seal).sweep()] == ["repaired"]
+    assert torch.equal(moment, before)
+    state["model"]["weight"].zero_()
+    assert pm.repair_(state, seal).verdict is Verdict.UNCORRECTABLE
+    assert pm.check(state, pm.refresh(state, seal)).verdict is Verdict.CLEAN
+    [word] = pm.plan(state, errors=5)
+    assert word.elements == seal.covered
+    with pytest.raises(MismatchError, match=r"protects best, which is not there"):
+        pm.check(state["model"], seal)
+
+
+def test_a_seal_that_leaves_most_of_a_model_out_says_so():
+    model = torch.nn.Linear(4, 3)
+    model.register_buffer("table", torch.zeros(100))
+    message = r"^60 of 460 bytes are protected: .* buffers=True takes in \(table\)$"
+    with pytest.warns(UserWarning, match=message):
+        pm.protect_(model, errors=2)
+    with pytest.warns(UserWarning, match=message):
+        pm.plan({"student": model}["student"], errors=2)
+    for asked in ({"buffers": True}, {"only": ["weight"]}):
+        pm.protect_(model, errors=2, **asked)
+    model.register_buffer("table", torch.zeros(10))
+    pm.protect_(model, errors=2)
+
+
+def test_the_tensors_that_a_quantized_weight_is_made_of():
+    layer = torch.nn.Linear(64, 32)
+    data = torch.randint(-100, 100, (32, 64), dtype=torch.int8)
+    weight = Flattened(data, torch.rand(32))
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    seal = pm.protect_(layer, errors=5)
+    assert seal.covered == 32 * 64 + 32 + 32
+    before = data.clone()
+    data[3, 4:6] = 99
+    repair = pm.repair_(layer, seal)
+    assert repair.verdict is Verdict.CORRECTED
+    assert {change.tensor for change in repair.changes} == {"weight.data_"}
+    assert torch.equal(data, before)
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
+def test_nothing_is_changed_where_a_weight_hides_its_memory(carrier):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 8))
+    inner = torch.ones(8, 32, dtype=torch.int8)
+    model[1].weight = torch.nn.Parameter(Opaque(inner, torch.ones(8)), requires_grad=False)
+    before = model[0].weight.clone()
+    for act in (pm.protect_, pm.plan):
+        with pytest.raises(WordError, match=r"^1\.weight is a Opaque, which hides its memory"):
+            act(model, 5, carrier)
+    assert torch.equal(model[0].weight, before)
+    seal = pm.protect_(model, 5, only=["0.*"])
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def test_a_plan_needs_no_memory():
+    with torch.device("meta"):
+        model = torch.nn.Linear(40, 30)
+    assert pm.plan(model, errors=5) == pm.plan(torch.nn.Linear(40, 30), errors=5)
+    with pytest.raises(WordError, match="weight is on the meta device"):
+        pm.protect_(model, errors=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_weights(dtype):
+    tensors = {"w": torch.randn(30, 20, dtype=dtype)}
+    seal = pm.protect_(tensors, errors=8)
+    before = tensors["w"].clone()
+    tensors["w"][3, 4] = complex(float("nan"), -0.0)
+    assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED
+    assert torch.equal(tensors["w"], before)
+    for carrier in ("real", "lowbits"):
+        with pytest.raises(WordError, match=r"w.* C(64|128)"):
+            pm.protect_(tensors, 5, carrier)
+
+
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_weights_that_are_not_finite_are_counted(carrier):
+    tensors = {"w": torch.randn(100, 40)}
+    tensors["w"][7, 3:5] = float("nan")
+    message = r"w: 2 of 4000 elements are not finite \(first \[7, 3\]\): .* carrier='sidecar'"
+    with pytest.raises(WordError, match=message):
+        pm.protect_(tensors, 5, carrier)
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
+def test_threads_that_repair_one_model_at_once(carrier):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(200, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        seal = pm.protect_(model, 40, carrier)
+    good = model.weight.detach().clone()
+    scrubber = Scrubber(model, seal)
+    together = threading.Barrier(4)
+    verdicts, kinds = [], []
+
+    def repair():
+        together.wait()
+        verdicts.append(pm.repair_(model, seal).verdict)
+
+    def check():
+        together.wait()
+        verdicts.append(pm.check(model, seal).verdict)
+
+    def sweep():
+        together.wait()
+        kinds.extend(event.kind for event in scrubber.sweep())
+
+    for _ in range(6):
+        with torch.no_grad():
+            model.weight.view(-1)[torch.randperm(20_000)[:30]] = float("nan")
+        threads = [threading.Thread(target=each) for each in (repair, repair, check, sweep)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.equal(model.weight, good)
+    assert len(verdicts) == 18
+    assert Verdict.UNCORRECTABLE not in verdicts
+    assert "uncorrectable" not in kinds
+    assert verdicts.count(Verdict.CORRECTED) + kinds.count("repaired") >= 6
