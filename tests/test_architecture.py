@@ -11,7 +11,8 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
-SEALING = LEAVES | {"arguments", "codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
+SEALING = LEAVES | {"arguments", "codes", "decoders", "words", "impose"}
+SEALING |= {"reedsolomon", "armor", "atomic", "seal"}
 PROTECTION = SEALING | {
     "removable",
     "carriers",
@@ -33,7 +34,8 @@ MAY_IMPORT = {
     "decoders": LEAVES | {"codes"},
     "words": LEAVES,
     "impose": LEAVES | {"codes", "words"},
-    "armor": {"errors"},
+    "reedsolomon": set(),
+    "armor": {"reedsolomon", "errors"},
     "atomic": {"errors"},
     "removable": set(),
     "seal": LEAVES | {"codes", "words", "armor", "atomic"},

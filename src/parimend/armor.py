@@ -9,32 +9,50 @@ Everything is little-endian::
     prefix   again
 
 Byte i of payload and parity belongs to block i mod B, where B = ceil(length / 223). Every block is
-a shortened Reed-Solomon code of 255 bytes over GF(256) (polynomial 0x11d, generator 2, first root
-2^1) and repairs 16 wrong bytes, so that the whole survives any 16 B wrong bytes in a row, and as
-many scattered ones as do not put 17 into one block and leave one prefix intact.
+a shortened Reed-Solomon code of 255 bytes (see `parimend.reedsolomon`) and repairs 16 wrong bytes,
+so that the whole survives any 16 B wrong bytes in a row, and as many scattered ones as do not put
+17 into one block. Where both prefixes are damaged, the length follows from that of the whole, and
+the CRC of the payload may be in either.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parimend.errors import SealError
+from parimend.reedsolomon import BLOCK, PARITY, ROOM, parity_of, repair_
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 VERSION = 1
-_MAGIC = b"PARIMEND"
-_PREFIX = struct.Struct("<8sHHII")
-_SIZE = _PREFIX.size + 4
-_PARITY = 32
-_DATA = 255 - _PARITY
+BEGINNING = struct.pack("<8sHH", b"PARIMEND", VERSION, 0)
+"""How a prefix of this version begins."""
+PREFIX = 24
+"""Bytes of a prefix."""
+
+_FIELDS = struct.Struct("<8sHHIII")
+_MAX_LENGTH = (1 << 32) - 1
+
+
+class _Prefix(NamedTuple):
+    """What a prefix says, and whether its own checksum agrees."""
+
+    version: int
+    length: int
+    crc: int
+    is_intact: bool
 
 
 def armor(payload: bytes) -> bytes:
     """Wrap ``payload``.
+
+    Raises:
+        SealError: if it has 4 GiB or more.
 
     Example:
         >>> data = bytearray(armor(b"worth keeping"))
@@ -42,13 +60,15 @@ def armor(payload: bytes) -> bytes:
         >>> unarmor(bytes(data), "example")
         (b'worth keeping', True)
     """
-    head = _PREFIX.pack(_MAGIC, VERSION, 0, len(payload), zlib.crc32(payload))
+    if len(payload) > _MAX_LENGTH:
+        raise SealError(f"{len(payload)} bytes are too many for a seal: protect fewer tensors")
+    head = BEGINNING + struct.pack("<II", len(payload), zlib.crc32(payload))
     head += struct.pack("<I", zlib.crc32(head))
-    return head + payload + _parity(payload) + head
+    return b"".join((head, payload, parity_of(payload), head))
 
 
-def unarmor(data: bytes, name: str) -> tuple[bytes, bool]:
-    """The payload of `armor`, and whether it had to be repaired.
+def unarmor(data: Buffer, name: str) -> tuple[bytes, bool]:
+    """The payload of `armor`, and whether ``data`` differs from what `armor` returned.
 
     Args:
         data: what `armor` returned, possibly damaged.
@@ -58,61 +78,71 @@ def unarmor(data: bytes, name: str) -> tuple[bytes, bool]:
         SealError: if this is no armored data, was written by a newer version, is truncated, or is
             damaged beyond repair.
     """
-    length, crc = _read_prefix(data, name)
-    blocks = _blocks(length)
-    # What is missing at the end counts as damage, what follows it does not belong here.
-    expected = armored_length(data) or len(data)
-    data = data[:expected].ljust(expected, b"\0")
-    body = data[_SIZE : len(data) - _SIZE]
-    payload = body[:length]
-    good = np.frombuffer(payload + _parity(payload), np.uint8)
-    wrong = np.flatnonzero(np.frombuffer(body, np.uint8) != good)
-    if zlib.crc32(payload) == crc:
-        # A damaged prefix or parity is worth a new copy too.
-        return payload, bool(wrong.size) or data[:_SIZE] != data[-_SIZE:]
-    import reedsolo  # type: ignore[import-untyped]
+    payload, is_damaged = unarmored(data, name)
+    return bytes(payload), is_damaged
 
-    codec = reedsolo.RSCodec(_PARITY, fcr=1)
+
+def unarmored(data: Buffer, name: str) -> tuple[memoryview, bool]:
+    """`unarmor` without a copy: what is intact is returned as a part of ``data``."""
+    data = memoryview(data).cast("B").toreadonly()
+    length, sums = _expected(data, name)
+    whole = _length(length)
+    is_damaged = len(data) != whole or data[:PREFIX] != data[-PREFIX:]
+    if len(data) < whole:
+        # What is missing at the end counts as damage, what follows it does not belong here.
+        data = memoryview(bytes(data).ljust(whole, b"\0"))
+    body = data[PREFIX : whole - PREFIX]
+    payload = body[:length]
+    difference = np.frombuffer(body[length:], np.uint8) ^ parity_of(payload)
+    if zlib.crc32(payload) in sums:
+        # A damaged prefix or parity is worth a new copy too.
+        return payload, is_damaged or bool(difference.any())
     repaired = bytearray(payload)
-    # It is slow, and the parity of most blocks is as it should be.
-    for b in np.unique(wrong % blocks).tolist():
-        try:
-            repaired[b::blocks] = codec.decode(body[b::blocks])[0]
-        except reedsolo.ReedSolomonError:
-            break
-    if zlib.crc32(repaired) != crc:
+    if not repair_(repaired, difference) or zlib.crc32(repaired) not in sums:
         raise SealError(
             f"{name}: the seal is damaged beyond repair (checksum mismatch after decoding "
-            f"{blocks} blocks); restore it from a copy"
+            f"{_blocks(length)} blocks); restore it from a copy"
         )
-    return bytes(repaired), True
+    return memoryview(repaired).toreadonly(), True
 
 
-def armored_length(head: bytes) -> int | None:
-    """Length of what `armor` returned, from its first 28 bytes; None if those are damaged.
+def armored_length(head: Buffer) -> int | None:
+    """Length of what `armor` returned, from its first bytes or its last 24; None if damaged.
 
-    >>> armored_length(armor(b"worth keeping")[:28]) == len(armor(b"worth keeping"))
+    >>> armored_length(armor(b"worth keeping")[:24]) == len(armor(b"worth keeping"))
     True
     """
-    fields = _fields(head[:_SIZE])
-    return None if fields is None else _length(fields[1])
+    prefix = _read(memoryview(head)[:PREFIX])
+    return _length(prefix.length) if prefix and prefix.is_intact else None
 
 
-def _fields(head: bytes) -> tuple[int, int, int] | None:
-    """Version, length and CRC of the payload from a prefix, if it is intact."""
-    if len(head) != _SIZE or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
+def is_armored_length(count: int) -> bool:
+    """Whether `armor` can return so many bytes."""
+    return _payload_length(count) is not None
+
+
+def _read(head: memoryview) -> _Prefix | None:
+    if len(head) != PREFIX:
         return None
-    magic, version, _, length, crc = _PREFIX.unpack(head[:-4])
-    return (version, length, crc) if magic == _MAGIC else None
+    magic, version, _, length, crc, own = _FIELDS.unpack(head)
+    is_intact = own == zlib.crc32(head[:-4])
+    if is_intact and magic != BEGINNING[:8]:
+        return None
+    return _Prefix(version, length, crc, is_intact)
 
 
-def _read_prefix(data: bytes, name: str) -> tuple[int, int]:
-    """Length and CRC of the payload, from whichever prefix is intact."""
-    fields = _fields(data[:_SIZE])
-    at_end = _fields(data[-_SIZE:])
-    if fields is None and at_end is None:
-        raise SealError(f"{name}: this is no seal of Parimend, or both its ends are damaged")
-    version, length, crc = fields or at_end or (0, 0, 0)
+def _expected(data: memoryview, name: str) -> tuple[int, set[int]]:
+    """Length of the payload, and what its CRC may be."""
+    ends = (data[:PREFIX], data[-PREFIX:])
+    front, back = (_read(end) for end in ends)
+    intact = [prefix for prefix in (front, back) if prefix and prefix.is_intact]
+    if not intact:
+        known = sum(a == b for end in ends for a, b in zip(end, BEGINNING, strict=False))
+        length = _payload_length(len(data))
+        if not (front and back) or length is None or known < len(BEGINNING):
+            raise SealError(f"{name}: this is no seal of Parimend, or both its ends are damaged")
+        return length, {front.crc, back.crc}
+    version, length, crc, _ = intact[0]
     if version > VERSION:
         raise SealError(
             f"{name}: the seal has format version {version}, newer than {VERSION}: install a newer "
@@ -120,54 +150,22 @@ def _read_prefix(data: bytes, name: str) -> tuple[int, int]:
         )
     # More than the last prefix and what every block can repair: not worth making room for it.
     off = abs(len(data) - _length(length))
-    if off and (fields is None or off > _SIZE + _PARITY // 2 * _blocks(length)):
+    is_front = front is not None and front.is_intact
+    if off and (not is_front or off > PREFIX + PARITY // 2 * _blocks(length)):
         raise SealError(f"{name}: the seal has {len(data)} bytes instead of {_length(length)}")
-    return length, crc
+    return length, {crc}
 
 
 def _length(payload: int) -> int:
-    return 2 * _SIZE + payload + _PARITY * _blocks(payload)
+    return 2 * PREFIX + payload + PARITY * _blocks(payload)
+
+
+def _payload_length(whole: int) -> int | None:
+    """The inverse of `_length`; None for a length that no payload leads to."""
+    body = whole - 2 * PREFIX
+    length = body - PARITY * -(-body // BLOCK)
+    return length if length >= 0 and _length(length) == whole else None
 
 
 def _blocks(length: int) -> int:
-    return -(-length // _DATA)
-
-
-@cache
-def _products() -> NDArray[np.uint8]:
-    """(256, 32): products of every byte with every coefficient of the generator but the first."""
-    exp, log = [0] * 510, [0] * 256
-    x = 1
-    for i in range(255):
-        exp[i] = exp[i + 255] = x
-        log[x] = i
-        x = x << 1 ^ (0x11D if x & 0x80 else 0)
-
-    def multiply(a: int, b: int) -> int:
-        return exp[log[a] + log[b]] if a and b else 0
-
-    generator = [1]
-    for i in range(_PARITY):
-        shifted = [*generator, 0]
-        for k, g in enumerate(generator):
-            shifted[k + 1] ^= multiply(g, exp[i + 1])
-        generator = shifted
-    return np.array([[multiply(a, g) for g in generator[1:]] for a in range(256)], np.uint8)
-
-
-def _parity(payload: bytes) -> bytes:
-    """Systematic encoding, all blocks side by side."""
-    if not payload:
-        return b""
-    blocks = _blocks(len(payload))
-    products = _products()
-    rows = np.zeros(-(-len(payload) // blocks) * blocks, np.uint8)
-    rows[: len(payload)] = np.frombuffer(payload, np.uint8)
-    remainder = np.zeros((blocks, _PARITY + 1), np.uint8)
-    for i in range(0, len(rows), blocks):
-        # Blocks that ended one byte earlier take no part in the last step.
-        active = slice(0, min(blocks, len(payload) - i))
-        factor = remainder[active, 0] ^ rows[i : i + blocks][active]
-        remainder[active, :_PARITY] = remainder[active, 1:] ^ products[factor]
-    # The rotation through the blocks goes on where the payload stopped.
-    return np.roll(remainder[:, :_PARITY].T, -(len(payload) % blocks), axis=1).tobytes()
+    return -(-length // ROOM)

@@ -20,24 +20,33 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.armor import armor, unarmor
+from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
-from parimend.codes import Code, Modular, Sparse, from_spec
+from parimend.codes import Code, LowBits, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.records import brief
 from parimend.words.bits import item_size
-from parimend.words.header import parse_header
+from parimend.words.grid import Grid
+from parimend.words.header import Header, parse_header
 from parimend.words.layout import Part, padded_words, whole
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 VERSION = 1
+CARRIERS = ("sidecar", "real", "lowbits")
+"""Where redundancy may live."""
+
+_MOST_ERRORS = (1 << 63) - 1
+_MOST_BYTES = 1 << 62  # of a tensor
 # What reading a payload may end with that makes no sense.
 _UNREADABLE = (
     ParimendError,
@@ -84,7 +93,7 @@ class Seal:
     """How a model was protected; everything that checking and repairing needs beside the weights.
 
     Attributes:
-        carrier: ``real`` or ``sidecar``.
+        carrier: one of `CARRIERS`.
         errors: number of wrong 32-bit words that each protected word is made to repair.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
@@ -126,7 +135,7 @@ class Seal:
         return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks) + tail)
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "seal") -> Seal:
+    def from_bytes(cls, data: Buffer, name: str = "seal") -> Seal:
         """Read what `to_bytes` wrote, repairing it if it is damaged.
 
         Args:
@@ -136,11 +145,8 @@ class Seal:
         Raises:
             SealError: if it is no seal, newer than this version, or damaged beyond repair.
         """
-        payload, _ = unarmor(data, name)
-        try:
-            return _parse(payload)
-        except _UNREADABLE as error:
-            raise SealError(f"{name}: the seal cannot be read: {error}") from error
+        seal = unsealed(data, name).seal
+        return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the seal to a file, all or nothing.
@@ -186,32 +192,46 @@ def _checks(word: SealedWord) -> bytes:
     return word.target[word.code.imposed :].astype("<i8").tobytes()
 
 
-def _target(code: Code, parts: Sequence[Part], data: bytes) -> NDArray[Any]:
-    if isinstance(code, Modular):
-        if code.n != padded_words(*parts):
-            raise SealError(f"its code for {code.n} words does not fit its tensors")
-        return code.unpack(data)
-    if not isinstance(code, Sparse):
-        raise SealError(f"{code.family} codes are not sealed")
-    if code.n != sum(part.count for part in parts) or not 0 <= len(data) // 8 <= code.m <= code.n:
-        raise SealError(f"its code for {code.n} weights does not fit its tensors")
-    target = np.zeros(code.m, np.int64)
-    target[code.imposed :] = np.frombuffer(data, "<i8")
-    return target
+class Unsealed(NamedTuple):
+    """What `unsealed` read.
+
+    Attributes:
+        seal: the seal; its blobs are parts of the data, as a header may be large.
+        header: the one that the seal holds a copy of; None if there is none.
+        is_intact: whether the data are what `Seal.to_bytes` wrote.
+    """
+
+    seal: Seal
+    header: Header | None
+    is_intact: bool
 
 
-def _parse(payload: bytes) -> Seal:
+def unsealed(data: Buffer, name: str) -> Unsealed:
+    """`Seal.from_bytes`, and what comes to light by the way.
+
+    Raises:
+        SealError: if it is no seal, newer than this version, or damaged beyond repair.
+    """
+    payload, is_damaged = unarmored(data, name)
+    try:
+        seal, header = _parse(payload)
+    except _UNREADABLE as error:
+        raise SealError(f"{name}: the seal cannot be read: {error}") from error
+    return Unsealed(seal, header, not is_damaged)
+
+
+def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
     (length,) = struct.unpack_from("<I", payload)
-    text = json.loads(payload[4 : 4 + length])
+    text = json.loads(bytes(payload[4 : 4 + length]))
     if text["version"] != VERSION:
         raise SealError(
             f"its version is {text['version']}, this parimend knows {VERSION}: install a newer one"
         )
     at = 4 + length
 
-    def take(count: int) -> bytes:
+    def take(count: int) -> memoryview:
         nonlocal at
-        if count < 0 or at + count > len(payload):
+        if type(count) is not int or count < 0 or at + count > len(payload):
             raise SealError("it is shorter than it says")
         at += count
         return payload[at - count : at]
@@ -222,36 +242,87 @@ def _parse(payload: bytes) -> Seal:
     blobs = {name: take(count) for name, count in tails.items()}
     if at != len(payload):
         raise SealError("it is longer than it says")
+    header = None
     if blobs.get(HEADER):
-        tensors = parse_header(blobs[HEADER], "its copy of the header").parts
+        header = parse_header(blobs[HEADER], "its copy of the header")
+        tensors = header.parts
     else:
-        tensors = tuple(_tensor(*fields) for fields in text["tensors"])
-    words = []
-    room = sum(part.count for part in tensors)
-    for entry, data in zip(text["words"], checks, strict=True):
-        code = from_spec(entry["code"])
-        parts: list[Part] = []
-        for run in entry["parts"]:
-            more = _parts(run, tensors)
-            room -= sum(part.count for part in more)
-            # Otherwise a few bytes could name all tensors over and over.
-            if room < 0 or not all(part.count for part in more):
-                raise SealError("its words overlap, or have empty parts")
-            parts += more
-        if not parts:
-            raise SealError("one of its words is empty")
-        words.append(SealedWord(code, tuple(parts), _target(code, parts, data), _sha256(entry)))
+        tensors = _tensors(text["tensors"])
+    room = [part.count for part in tensors]
+    words = tuple(
+        _word(entry, data, tensors, room) for entry, data in zip(text["words"], checks, strict=True)
+    )
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
-    if not isinstance(carrier, str) or type(errors) is not int or not isinstance(notes, dict):
-        raise SealError("its carrier, errors or notes are of the wrong type")
-    return Seal(carrier, errors, tuple(words), notes, blobs)
+    if carrier not in CARRIERS or not isinstance(notes, dict):
+        raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
+    if type(errors) is not int or not 1 <= errors <= _MOST_ERRORS:
+        raise SealError("it should be made for a number of errors")
+    # Protected by the armor, so that they can be given as they are.
+    return Seal(carrier, errors, words, notes, blobs), header  # type: ignore[arg-type]
+
+
+def _word(
+    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: list[int]
+) -> SealedWord:
+    """One word; ``room`` is how much of every tensor is in no word yet."""
+    parts: list[Part] = []
+    for run in entry["parts"]:
+        for i, part in _parts(run, tensors):
+            room[i] -= part.count
+            # Otherwise a few bytes could name all tensors over and over.
+            if room[i] < 0 or not part.count:
+                raise SealError("its words overlap, or have empty parts")
+            parts.append(part)
+    if not parts:
+        raise SealError("one of its words is empty")
+    code = from_spec(entry["code"])
+    _require_fit(code, parts)
+    return SealedWord(code, tuple(parts), _target(code, data), _sha256(entry))
+
+
+def _require_fit(code: Code, parts: Sequence[Part]) -> None:
+    """Refuse codes that their tensors cannot be words of."""
+    if isinstance(code, Modular):
+        fits = code.n == padded_words(*parts)
+    elif isinstance(code, LowBits):
+        fits = code.n == sum(part.count for part in parts)
+        fits = fits and all(part.dtype == "F32" for part in parts)
+    elif isinstance(code, Sparse):
+        fits = code.n == sum(part.count for part in parts)
+        fits = fits and all(Grid(code.word_bits, p.exponent).holds(p.dtype) for p in parts)
+    else:
+        raise SealError(f"{code.family} codes are not sealed")
+    if not fits:
+        raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
+
+
+def _target(code: Code, data: memoryview) -> NDArray[Any]:
+    if isinstance(code, Modular):
+        return code.unpack(data)
+    assert isinstance(code, Sparse)
+    # Of a code that is as small as it says, before room is made for its checks.
+    if code.m > code.n or len(data) != 8 * (code.m - code.imposed):
+        raise SealError(f"its {code.m} checks are more than its words, or not all there")
+    target = np.zeros(code.m, np.int64)
+    target[code.imposed :] = np.frombuffer(data, "<i8")
+    return target
+
+
+def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
+    tensors = tuple(_tensor(*fields) for fields in described)
+    if len({part.name for part in tensors}) != len(tensors):
+        raise SealError("two of its tensors have the same name")
+    return tensors
 
 
 def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
-    item_size(dtype)
-    if not isinstance(name, str) or any(type(size) is not int or size < 0 for size in shape):
-        raise SealError(f"it names a tensor {name!r} of shape {shape}")
-    return whole(name, dtype, shape)
+    if not isinstance(name, str) or any(
+        type(size) is not int or not 0 <= size <= _MOST_BYTES for size in shape
+    ):
+        raise SealError("it names a tensor without a name, or without a shape")
+    if (part := whole(name, dtype, shape)).count * item_size(dtype) > _MOST_BYTES:
+        raise SealError(f"it names a tensor of {part.count} elements")
+    return part
 
 
 def _sha256(entry: Mapping[str, Any]) -> bytes:
@@ -275,16 +346,17 @@ def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
     return runs
 
 
-def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Sequence[Part]:
-    """The inverse of `_runs`, for one of them."""
+def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, Part]]:
+    """The inverse of `_runs`, for one of them; with the numbers of the tensors."""
     if any(type(x) is not int for x in run):
         raise SealError("its parts must be whole numbers")
     if len(run) == 2:
         first, last = run
         if not 0 <= first <= last < len(tensors):
             raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
-        return tensors[first : last + 1]
+        yield from zip(range(first, last + 1), tensors[first : last + 1], strict=True)
+        return
     i, start, count, exponent = run
     if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
         raise SealError(f"its part {list(run)} does not fit its tensors")
-    return [replace(tensors[i], start=start, count=count, exponent=exponent)]
+    yield i, replace(tensors[i], start=start, count=count, exponent=exponent)

@@ -1,12 +1,20 @@
 """Seals inside safetensors files: the carriers that change the weights."""
 
+import base64
+import os
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parimend import check_file, protect_file, repair_file
-from parimend.errors import FormatError, MismatchError, SpecError, WordError
+from parimend.errors import FormatError, MismatchError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
 from parimend.records import Verdict
 from tests.files.conftest import damage, flip, header_length
@@ -117,3 +125,78 @@ def test_seals_are_not_replaced_by_accident(made, tmp_path):
         protect_file(made, 5, "lowbits", out, only=["a"], force=True)
     assert not sidecar_of(out).exists()
     assert check_file(out).files[0].outcome.elements == 1200
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A file of many tensors, so that its seal has many blocks: (path, bytes, header's length)."""
+    folder = tmp_path_factory.mktemp("many")
+    noise = np.random.default_rng(0)
+    arrays = {f"layer.{i}.w": noise.standard_normal(40, dtype=np.float32) for i in range(300)}
+    safetensors.numpy.save_file(arrays, folder / "plain.safetensors")
+    protect_file(folder / "plain.safetensors", 30, "lowbits", folder / "made.safetensors")
+    good = (folder / "made.safetensors").read_bytes()
+    return folder / "made.safetensors", good, header_length(good) + 8
+
+
+def restored(path, good):
+    assert check_file(path).files[0].findings == ("header damaged, can be restored",)
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    return path.read_bytes() == good
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32), st.integers(1, 210))
+def test_scattered_damage_of_the_header_is_restored(many, seed, count):
+    path, good, length = many
+    rng = np.random.default_rng(seed)
+    words = np.frombuffer(good, np.uint8).copy()
+    for at in 4 * rng.choice(length // 4, count, replace=False):
+        words[at : at + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+    path.write_bytes(words)
+    assert restored(path, good)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 400), st.integers(1, 400), st.sampled_from([b"\0", b"\xff", b'"', b"A"]))
+def test_a_burst_anywhere_in_the_header_is_restored(many, where, count, byte):
+    path, good, _ = many
+    # Mostly at the beginning, where it counts most, and around the end of the seal.
+    end = good.index(b'"', 50)
+    start = where if count % 2 else end - where
+    bad = good[:start] + byte * count + good[start + count :]
+    path.write_bytes(bad)
+    assert bad == good or restored(path, good)
+
+
+@pytest.mark.parametrize("bit", [0, 5])
+def test_one_bit_of_the_key(many, bit):
+    path, good, _ = many
+    for at in range(good.index(b"parimend"), good.index(b"parimend") + 8):
+        bad = bytearray(good)
+        bad[at] ^= 1 << bit
+        path.write_bytes(bad)
+        assert restored(path, good)
+
+
+def test_a_seal_that_another_writer_moved(many):
+    """Behind other texts and far from the usual place, with bytes inserted before it."""
+    path, good, _ = many
+    bad = good[:8] + b"\0" * 1234 + good[9:]
+    path.write_bytes(bad)
+    report = check_file(path)
+    assert report.verdict is Verdict.UNCORRECTABLE  # all data have moved
+    assert report.files[0].carrier == "lowbits"
+
+
+def test_a_file_without_a_seal_is_searched_at_the_cost_of_what_is_there(tmp_path):
+    path = tmp_path / "model.safetensors"
+    head = struct.pack("<8sHHII", b"PARIMEND", 1, 0, 60_000_000, 0)
+    head += struct.pack("<I", zlib.crc32(head))
+    path.write_bytes(bytes(8) + base64.b64encode(head) * 40)
+    os.truncate(path, 100_000_000)
+    tracemalloc.start()
+    with pytest.raises(SealError, match="seal"):
+        check_file(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()

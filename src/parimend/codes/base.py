@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from parimend.errors import SpecError
 
+MAX_WORDS = 16 * ((1 << 32) - 1)
+"""Longest word of any code: 256 GiB of 32-bit words."""
+
 _FAMILIES: dict[str, type[Code]] = {}
 
 
@@ -72,6 +75,11 @@ class Code(ABC):
     def redundancy(self) -> float:
         """m / n, the part of the degrees of freedom that the code takes."""
         return self.m / self.n
+
+    @property
+    def most_errors(self) -> int:
+        """No decoder repairs more wrong words than this."""
+        return min(2 * self.m, self.n)
 
     @property
     def syndrome_shape(self) -> tuple[int, ...]:

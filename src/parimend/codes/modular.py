@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes import _modular as kernels
-from parimend.codes.base import Code
+from parimend.codes.base import MAX_WORDS, Code
 from parimend.codes.hashing import stream_key
 from parimend.errors import SealError, SpecError
 
@@ -41,8 +41,6 @@ GROUP = kernels.GROUP
 """Words in a group."""
 PRIME = kernels.PRIME
 """p = 2^32 + 15."""
-MAX_WORDS = GROUP * ((1 << 32) - 1)
-"""Longest code: 256 GiB of data."""
 
 _STARTS = 1  # tag of the random stream
 _LOAD = {3: 1.222, 4: 1.295, 5: 1.425}  # buckets per error that peeling needs, by bands
@@ -291,7 +289,7 @@ class Modular(Code):
         top = np.packbits((sums >> np.uint64(32)).astype(np.uint8), bitorder="little")
         return sums.astype("<u4").tobytes() + top.tobytes()
 
-    def unpack(self, data: bytes) -> NDArray[np.uint64]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:

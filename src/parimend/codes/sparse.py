@@ -27,9 +27,14 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.base import RealCode
+from parimend.codes.base import MAX_WORDS, RealCode
 from parimend.codes.hashing import below, stream_key, word
 from parimend.errors import SpecError
+
+MAX_CHECKS = (1 << 31) - 1
+"""Most checks of a code: their numbers are kept in 32 bits."""
+MAX_WEIGHT = 64
+"""Largest column weight: a heavier column only makes errors harder to tell apart."""
 
 _LARGEST_GRAM = 4096  # rows up to which H H^T is factorized, 128 MB
 _SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
@@ -107,8 +112,12 @@ class Sparse(RealCode):
         numbers = (self.own, self.free, self.word_bits, self.coefficient_bits, *degrees, *parts)
         if any(isinstance(x, bool) or not isinstance(x, int) for x in numbers):
             raise SpecError(f"{what}: all parameters must be integers, not {self}")
-        if not degrees or degrees[0] < 2 or degrees != sorted(set(degrees)):
+        if self.m > MAX_CHECKS or self.n > MAX_WORDS:
+            raise SpecError(f"{what}: at most n={MAX_WORDS} and m={MAX_CHECKS}: split the word")
+        if not degrees or degrees != sorted(set(degrees)) or not 2 <= degrees[0]:
             raise SpecError(f"{what}: column weights must increase from at least 2, not {degrees}")
+        if degrees[-1] > MAX_WEIGHT:
+            raise SpecError(f"{what}: a column weight is at most {MAX_WEIGHT}, not {degrees[-1]}")
         if min(parts) < 0 or sum(parts) > 1000:
             raise SpecError(f"{what}: parts per thousand must be >= 0 and sum to 1000, not {parts}")
         self._check_bits(what)
@@ -117,7 +126,7 @@ class Sparse(RealCode):
         if degrees[-1] > self.m:
             raise SpecError(f"{what}: columns of weight {degrees[-1]} need at least as many checks")
         light = degrees[0]
-        if self.free < self.m and math.comb(self.free, light - 1) < self.own:
+        if self.free < self.m and _choices(self.free, light - 1, self.own) < self.own:
             raise SpecError(
                 f"{what}: the last imposed check must own {self.own} distinct columns: free must "
                 f"be larger than {self.free}"
@@ -129,7 +138,7 @@ class Sparse(RealCode):
             )
         for d, count in self._counts():
             # Supports are drawn until they differ, which takes long when few are left.
-            if 10 * count > 7 * math.comb(self.m, d):
+            if 10 * count > 7 * _choices(self.m, d, 2 * count):
                 raise SpecError(
                     f"{what}: too few distinct supports of weight {d}: raise m or the weight"
                 )
@@ -192,7 +201,7 @@ class Sparse(RealCode):
         else:
             weights = ((light, 920), (max(16, light + 1), 80)) if m >= 64 else ((light, 1000),)
             share = weights[0][1]
-        own = min(12, math.comb(free, light - 1), n * share // 1000 // max(imposed, 1))
+        own = min(12, _choices(free, light - 1, 12), n * share // 1000 // max(imposed, 1))
         if own < 4 and given and n >= 5 * 24:
             raise SpecError(
                 f"{given} checks do not fit {n} weights, 24 to {n // 5} do: take as many, or "
@@ -241,6 +250,11 @@ class Sparse(RealCode):
         """(column weight, number of columns of that weight), lightest first."""
         heavy = [(d, self.n * f // 1000) for d, f in self.weights[1:]]
         return [(self.weights[0][0], self.n - sum(count for _, count in heavy)), *heavy]
+
+    @property
+    def most_errors(self) -> int:
+        """Half of the words, at most: so the rest of a word is there before H is made for it."""
+        return min(super().most_errors, self.n // 2)
 
     @property
     def imposed(self) -> int:
@@ -333,9 +347,25 @@ def _coprime(first: NDArray[np.int64], second: NDArray[np.int64], size: int) -> 
     return first
 
 
+def _choices(m: int, d: int, enough: int) -> int:
+    """The number of supports of weight ``d`` in ``m`` checks, or any number from ``enough`` on.
+
+    With m checks claimed, the number itself may be too long to be written down.
+
+    >>> _choices(6, 3, 100), _choices(10**9, 10**8, 100) >= 100
+    (20, True)
+    """
+    count = 1
+    for k in range(min(d, m - d)):
+        if count >= enough:
+            break
+        count = count * (m - k) // (k + 1)
+    return count if d <= m else 0
+
+
 def _lightest(n: int, m: int, light: int) -> int:
     """The lightest column weight that gives half of n columns a support of their own."""
-    while light < m and 0.35 * math.comb(m, light) < n / 2:
+    while light < m and 0.35 * _choices(m, light, 2 * n) < n / 2:
         light += 1
     return light
 

@@ -14,6 +14,7 @@ from parimend.arguments import path_of
 from parimend.atomic import atomic
 from parimend.carriers import diagnose, repair_
 from parimend.carriers.base import require_match
+from parimend.codes import Modular
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.members import Members
 from parimend.files.seals import Sealed, find_seal, read_header, sidecar_of
@@ -256,10 +257,13 @@ def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
 def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     """Why more of a word is missing at the end of the file than can be repaired, or nothing.
 
-    Whatever a seal says of errors, no code repairs more than two for a check. So the work and the
-    memory that a file takes are bounded by what is there, also if seal and header claim more.
+    Whatever a seal says of errors, every code has its limit. So the work and the memory that a file
+    takes are bounded by what is there, also if seal and header claim more.
     """
-    budget = min(errors, 2 * word.code.m)
+    unit = WORD
+    if not isinstance(word.code, Modular):  # the words of other codes are elements
+        unit = max(item_size(part.dtype) for part in word.parts)
+    budget = min(errors, word.code.most_errors * unit // WORD)
     gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
     missing = sum(count for _, count in gone)
     if -(-missing // WORD) <= budget:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import os
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from parimend.armor import armored_length
 from parimend.errors import FormatError, SealError
+from parimend.files.searching import decode, search
 from parimend.files.tensors import read_at
-from parimend.seal import HEADER, Seal
+from parimend.seal import HEADER, Seal, Unsealed, unsealed
 from parimend.words.header import (
     MAX_LENGTH,
     PREFIX,
@@ -34,8 +34,6 @@ WHOLE = "bytes"
 """Name of the only tensor of a file that is not in the safetensors format."""
 
 _MAX_SEAL = 1 << 28  # bytes; enough for ten million errors
-_BEGINNING = re.compile(rb'"parimend"\s*:\s*"|(?=UEFSSU1FTkQ)')  # the key, or b"PARIMEND" in base64
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     """
     beside = sidecar_of(path)
     try:
-        seal, data = load_sidecar(beside)
+        seal, header, is_intact = load_sidecar(beside)
     except FileNotFoundError:
         try:
             return _inside(file, path)
@@ -128,18 +126,16 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
             beside = path.with_suffix(SUFFIX)
             if not _is_of_model(beside, path):
                 raise
-        seal, data = load_sidecar(beside)
+        seal, header, is_intact = load_sidecar(beside)
     if HEADER not in seal.blobs:  # a model's own seal, saved beside the file it was loaded from
         header = read_header(file, str(path))
-    elif raw := seal.blobs[HEADER]:
-        header = parse_header(raw, str(beside))
-    else:
+    elif header is None:
         header = _bytes_only(_sealed_size(seal, beside))
-    return Sealed(seal, header, beside, data == seal.to_bytes())
+    return Sealed(seal, header, beside, is_intact)
 
 
-def load_sidecar(beside: Path) -> tuple[Seal, bytes]:
-    """The seal in a sidecar, and the bytes that it was read from.
+def load_sidecar(beside: Path) -> Unsealed:
+    """The seal in a sidecar.
 
     Raises:
         SealError: if it cannot be read.
@@ -147,8 +143,7 @@ def load_sidecar(beside: Path) -> tuple[Seal, bytes]:
     """
     if beside.stat().st_size > _MAX_SEAL:
         raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-    data = beside.read_bytes()
-    return Seal.from_bytes(data, str(beside)), data
+    return unsealed(beside.read_bytes(), str(beside))
 
 
 def _is_of_model(beside: Path, path: Path) -> bool:
@@ -173,58 +168,49 @@ def _sealed_size(seal: Seal, beside: Path) -> int:
 def with_seal(header: Header, seal: Seal) -> Header:
     """The header with a seal inside."""
     text = base64.b64encode(seal.to_bytes()).decode()
-    # First, where a damaged header is searched for it.
+    # First: it is the place where a damaged header is searched for it.
     others = {name: value for name, value in header.metadata.items() if name != KEY}
     return header.with_metadata({KEY: text, **others})
 
 
 def _inside(file: BinaryIO, path: Path) -> Sealed:
-    unprotected = SealError(
-        f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
-        f"(parimend protect {path} makes one)"
-    )
-    try:
-        metadata = read_header(file, str(path)).metadata
-        if KEY not in metadata:
-            raise unprotected
-        candidates = [metadata[KEY].encode()]
-    except FormatError as error:
-        if path.suffix == ".safetensors":
-            unprotected = SealError(
+    problem = ""
+    for data in _candidates(file, path):
+        try:
+            seal, header, _ = unsealed(data, str(path))
+        except SealError as error:
+            problem = f"{path}: the seal inside it cannot be read: {error}"
+            continue
+        if header is not None:
+            return Sealed(seal, with_seal(header, seal), None)
+    raise SealError(problem or _why_unprotected(file, path))
+
+
+def _why_unprotected(file: BinaryIO, path: Path) -> str:
+    """A damaged file is not to be protected as it is."""
+    if path.suffix == ".safetensors":
+        try:
+            read_header(file, str(path))
+        except FormatError as error:
+            return (
                 f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
                 "it cannot be repaired here; fetch it again"
             )
-        candidates = _search(file)
-    for text in candidates:
-        try:
-            seal = Seal.from_bytes(_decode(text), str(path))
-            header = parse_header(seal.blobs.get(HEADER, b""), str(path))
-        except (SealError, FormatError) as error:
-            unprotected = SealError(f"{path}: the seal inside it cannot be read: {error}")
-            continue
-        return Sealed(seal, with_seal(header, seal), None)
-    raise unprotected
+    return (
+        f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
+        f"(parimend protect {path} makes one)"
+    )
 
 
-def _search(file: BinaryIO) -> list[bytes]:
-    """What could be a seal in a damaged header."""
-    size = os.fstat(file.fileno()).st_size
-    raw = read_at(file, 0, min(size, PREFIX + MAX_LENGTH, _MAX_SEAL)).tobytes()
-    found = []
-    # The seal stands at the beginning. Hostile files may have more beginnings than there are seals.
-    for match in _BEGINNING.finditer(raw, 0, 4096):
-        rest = raw[match.end() :]
-        length = armored_length(_decode(rest[:64]))
-        if length is None:
-            found.append(rest.partition(b'"')[0])
-        else:
-            found.append(rest[: -(-length // 3) * 4])
-    return found
-
-
-def _decode(text: bytes) -> bytes:
-    """Base64 that may be damaged: a character that cannot be is taken for a wrong one."""
-    body = text.rstrip(b"=")
-    padding = -len(body) % 4
-    decoded = base64.b64decode(_NO_BASE64.sub(b"A", body) + b"A" * padding)
-    return decoded[: len(decoded) - padding]
+def _candidates(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """What may be the seal in a header, armored."""
+    stop = min(os.fstat(file.fileno()).st_size, PREFIX + MAX_LENGTH)
+    try:
+        header = read_header(file, str(path))
+    except FormatError:
+        pass
+    else:
+        if text := header.metadata.get(KEY):
+            yield decode(text.encode())
+        stop = len(header.raw)
+    yield from search(file, stop)

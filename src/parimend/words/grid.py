@@ -46,6 +46,17 @@ class Grid(NamedTuple):
         """Integers of the grid are smaller than this in magnitude."""
         return 1 << (self.bits - 1)
 
+    def holds(self, dtype: str) -> bool:
+        """Whether every integer of the grid is an element of ``dtype``.
+
+        >>> Grid(18, -10).holds("F32"), Grid(18, 0).holds("I8"), Grid(18, 200).holds("F64")
+        (True, False, False)
+        """
+        if dtype in _INTEGER:
+            return self.bits <= _INTEGER[dtype] and self.exponent == 0
+        # Those of F64 are no larger and no smaller: nobody needs more.
+        return self.bits <= _FLOAT.get(dtype, 0) and -149 <= self.exponent <= 129 - self.bits
+
     def read(self, values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The integers of ``values`` and which are erased (and read as 0).
 

@@ -6,13 +6,17 @@ spaces), and the data::
     {"__metadata__": {"key": "text"},
      "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 
-This reader is strict: what it accepts, the safetensors library accepts too. The library itself
-cannot be used, as it reads neither damaged files nor files piece by piece. The work and the memory
-that a header takes are proportional to its length, whatever it claims.
+This reader accepts what the safetensors library accepts, and in the same sense: metadata that are
+null, further members of a tensor, which mean nothing, and of several with one name the last. Only
+dtypes may be such as the library does not know. The library itself cannot be used, as it reads
+neither damaged files nor files piece by piece. The work and the memory that a header takes are
+proportional to its length, whatever it claims; beside its bytes, only what describes tensors is
+kept.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -20,7 +24,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from parimend.errors import FormatError, WordError
 from parimend.words.bits import item_size
@@ -31,11 +35,33 @@ MAX_LENGTH = 100_000_000
 PREFIX = 8
 """Bytes of the length in front of the header."""
 
+Raw = bytes | memoryview
+"""Bytes of a file, which may be a part of something larger."""
+
 _METADATA = "__metadata__"
-_SPACE = re.compile(r"[ \t\n\r]*")
-_TENSOR = re.compile(r"\{[^{}]{0,4096}\}")
-_DECODER = json.JSONDecoder()
+_MEMBERS = ("dtype", "shape", "data_offsets")
+_SPACE = re.compile(rb"[ \t\n\r]*+")
+_HEX = rb"[0-9a-fA-F]"
+# A text that stands for Unicode: no control characters, no half of a surrogate pair.
+_TEXT = (
+    rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u(?:[0-9a-ce-fA-CE-F]%b{3}|[dD][0-7]%b{2}'
+    rb'|[dD][89abAB]%b{2}\\u[dD][c-fC-F]%b{2})))*+"' % ((_HEX,) * 4)
+)
+_VALUE = re.compile(_TEXT)
+_KEY = re.compile(rb"(%b)[ \t\n\r]*+:[ \t\n\r]*+" % _TEXT)
+_NEXT = re.compile(rb"[ \t\n\r]*+([,}])[ \t\n\r]*+")
+_INTEGER = rb"(?:0|[1-9][0-9]{0,18})"
+# How most writers describe a tensor. It says nothing new, but saves most of the time.
+_PLAIN = re.compile(
+    rb'\{"dtype": ?"([A-Z0-9_]+)", ?"shape": ?\[((?:%b(?:, ?%b)*+)?)\], ?'
+    rb'"data_offsets": ?\[(%b), ?(%b)\]\}' % ((_INTEGER,) * 4)
+)
+_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"(?:[^"\\]|\\.)*+"|([{\[])|([}\]]))', re.DOTALL)
+_LONGEST_ENTRY = 1 << 16  # bytes; those of a tensor with eight dimensions have about 200
+_DEEPEST = 126  # brackets inside a tensor's; the library goes as far
+_PIECE = 1 << 20
 _MAX_OFFSET = 1 << 62
+_MAX_SIZE = (1 << 64) - 1
 _SMALL = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # bits; several elements share a byte
 
 
@@ -71,18 +97,23 @@ class Header:
 
     Attributes:
         entries: the tensors, in the order of their data.
-        metadata: the file's own texts by name.
         raw: the bytes it was parsed from: length, JSON, padding. The data follows them.
+        texts: where in them the file's own texts stand, by name: beginning and end.
     """
 
     entries: tuple[Entry, ...]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    raw: bytes = b""
+    raw: Raw = b""
+    texts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def data_bytes(self) -> int:
         """Bytes of the data of all tensors."""
         return self.entries[-1].end if self.entries else 0
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's own texts by name, read anew: they may be long."""
+        return {name: json.loads(_utf8(self.raw[a:b])) for name, (a, b) in self.texts.items()}
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -107,7 +138,7 @@ class Header:
         encoded = json.dumps(text, separators=(",", ":"), ensure_ascii=False).encode()
         encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of 8 bytes
         raw = struct.pack("<Q", len(encoded)) + encoded
-        return Header(self.entries, dict(metadata), raw)
+        return parse_header(raw, "the new header")
 
 
 def bits_of(dtype: str) -> int | None:
@@ -153,7 +184,7 @@ def header_length(prefix: bytes, available: int, name: str) -> int:
     return PREFIX + length
 
 
-def parse_header(raw: bytes, name: str) -> Header:
+def parse_header(raw: Raw, name: str) -> Header:
     """Read a header.
 
     Args:
@@ -168,13 +199,11 @@ def parse_header(raw: bytes, name: str) -> Header:
         >>> parse_header(len(text).to_bytes(8, "little") + text, "example").entries
         (Entry(name='w', dtype='BF16', shape=(3,), begin=0, end=6),)
     """
-    if header_length(raw[:PREFIX], len(raw), name) != len(raw):
+    if header_length(bytes(raw[:PREFIX]), len(raw), name) != len(raw):
         raise FormatError(f"{name}: the header has {len(raw)} bytes, which is not what it says")
     try:
-        text = raw[PREFIX:].decode()
-        if not text.startswith("{"):
-            raise ValueError("it does not begin with {")
-        entries, metadata = _parse(text)
+        _require_utf8(raw)
+        entries, texts = _parse(raw)
         entries.sort(key=lambda entry: (entry.begin, entry.end))
         at = 0
         for entry in entries:
@@ -183,96 +212,145 @@ def parse_header(raw: bytes, name: str) -> Header:
             at = entry.end
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{name}: the header is damaged: {error}") from None
-    return Header(tuple(entries), metadata, raw)
+    return Header(tuple(entries), raw, texts)
 
 
-def _parse(text: str) -> tuple[list[Entry], dict[str, str]]:
+def _require_utf8(raw: Raw) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(PREFIX, len(raw), _PIECE):
+        decoder.decode(raw[at : at + _PIECE])
+    decoder.decode(b"", final=True)
+
+
+def _utf8(raw: Raw) -> str:
+    return str(raw, "utf-8")
+
+
+def _parse(raw: Raw) -> tuple[list[Entry], dict[str, tuple[int, int]]]:
     entries: dict[str, Entry] = {}
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, tuple[int, int]] | None = None
+
+    def text(name: str, at: int) -> int:
+        assert metadata is not None
+        if not (found := _VALUE.match(raw, at)):
+            raise ValueError(f"a text is missing at byte {at}")
+        metadata[name] = found.span()
+        return found.end()
 
     def member(name: str, at: int) -> int:
         nonlocal metadata
-        if name == _METADATA:
-            if metadata is not None:
-                raise ValueError(f"{_METADATA} is there twice")
-            metadata = {}
-            return _object(text, at, _texts_into(text, metadata))
-        if name in entries:
-            raise ValueError(f"{name} is there twice")
-        found = _TENSOR.match(text, at)
-        if not found:
-            raise ValueError(f"{name} is not described by a JSON object")
-        entries[name] = _entry(name, found.group())
-        return found.end()
+        if name != _METADATA:
+            entries[name], end = _entry(raw, at, name)
+            return end
+        if metadata is not None:
+            raise ValueError(f"{_METADATA} is there twice")
+        metadata = {}
+        return at + 4 if raw[at : at + 4] == b"null" else _object(raw, at, text)
 
-    end = _object(text, 0, member)
-    if text[end:].strip(" \t\n\r"):
+    end = _skip(raw, _object(raw, _skip(raw, PREFIX), member))
+    if end < len(raw):
         raise ValueError("something follows the JSON object")
     return list(entries.values()), metadata or {}
 
 
-def _object(text: str, at: int, member: Callable[[str, int], int]) -> int:
+def _object(raw: Raw, at: int, member: Callable[[str, int], int]) -> int:
     """Walk over a JSON object at ``at``; ``member`` reads a value and tells where it ends."""
-    at = _expect(text, at, "{")
-    if text[at : at + 1] == "}":
+    if raw[at : at + 1] != b"{":
+        raise ValueError(f"{{ is missing at byte {at}")
+    at = _skip(raw, at + 1)
+    if raw[at : at + 1] == b"}":
         return at + 1
     while True:
-        name, at = _string(text, at)
-        at = member(name, _expect(text, at, ":"))
-        at = _skip(text, at)
-        if text[at : at + 1] == "}":
-            return at + 1
-        at = _expect(text, at, ",")
+        if not (key := _KEY.match(raw, at)):
+            raise ValueError(f"a name and a colon are missing at byte {at}")
+        at = member(json.loads(_utf8(key[1])), key.end())
+        if not (after := _NEXT.match(raw, at)):
+            raise ValueError(f"a comma or }} is missing at byte {at}")
+        if after[1] == b"}":
+            return after.end(1)
+        at = after.end()
 
 
-def _texts_into(text: str, metadata: dict[str, str]) -> Callable[[str, int], int]:
-    def member(name: str, at: int) -> int:
-        if name in metadata:
-            raise ValueError(f"{name} is there twice in {_METADATA}")
-        metadata[name], end = _string(text, at)
-        return end
-
-    return member
-
-
-def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
+def _skip(raw: Raw, at: int) -> int:
+    found = _SPACE.match(raw, at)
     return found.end() if found else at
 
 
-def _expect(text: str, at: int, sign: str) -> int:
-    """Where the next token begins, after ``sign`` and the white space around it."""
-    at = _skip(text, at)
-    if text[at : at + 1] != sign:
-        raise ValueError(f"{sign} is missing at character {at}")
-    return _skip(text, at + 1)
+def _end_of_value(raw: Raw, at: int, name: str) -> int:
+    """Where the object or list that begins at ``at`` ends."""
+    depth, end = 0, at
+    while found := _BRACKET.match(raw, end, at + _LONGEST_ENTRY):
+        end = found.end()
+        opens, closes = found.groups()
+        depth += bool(opens) - bool(closes)
+        if depth == 0 and closes and raw[at : at + 1] in (b"{", b"["):
+            return end
+        if not 0 < depth <= _DEEPEST:
+            break
+    raise ValueError(f"{name} is not described by a JSON object")
 
 
-def _string(text: str, at: int) -> tuple[str, int]:
-    if text[at : at + 1] != '"':
-        raise ValueError(f"a text is missing at character {at}")
-    value, end = _DECODER.raw_decode(text, at)
-    value.encode()  # half a surrogate pair is no text
-    return value, end
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
-def _entry(name: str, text: str) -> Entry:
-    pairs = json.loads(text, object_pairs_hook=list)
-    fields = dict(pairs)
-    if len(pairs) != 3 or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name} should have dtype, shape and data_offsets, and nothing else")
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
+def _integer(text: str) -> int | float:
+    # Others are no integers to the library, minus zero included.
+    return int(text) if len(text) <= 20 and text.isdecimal() else _finite(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=list, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
+)
+
+
+def _entry(raw: Raw, at: int, name: str) -> tuple[Entry, int]:
+    """The description of a tensor that begins at ``at``, and where it ends."""
+    if found := _PLAIN.match(raw, at, at + _LONGEST_ENTRY):
+        sizes = found[2].split(b",") if found[2] else ()
+        shape, begin, end = tuple(map(int, sizes)), int(found[3]), int(found[4])
+        return _checked(name, found[1].decode(), shape, begin, end), found.end()
+    stop = _end_of_value(raw, at, name)
+    dtype, shape, offsets = _members(_utf8(raw[at:stop]), name)
     if not isinstance(dtype, str):
         raise ValueError(f"{name}: the dtype is no text")
     for numbers in (shape, offsets):
         # A bool is an int in Python, but not in JSON.
-        if not isinstance(numbers, list) or any(
-            type(x) is not int or not 0 <= x <= _MAX_OFFSET for x in numbers
-        ):
+        if not isinstance(numbers, list) or any(type(x) is not int for x in numbers):
             raise ValueError(f"{name}: shape and data_offsets must be lists of numbers")
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
+    if len(offsets) != 2:
         raise ValueError(f"{name}: data_offsets must be a beginning and an end")
-    bits = bits_of(dtype)
-    if bits is not None and math.prod(shape) * bits != 8 * (offsets[1] - offsets[0]):
-        raise ValueError(f"{name}: {dtype} {shape} does not take {offsets[1] - offsets[0]} bytes")
-    return Entry(name, dtype, tuple(shape), *offsets)
+    return _checked(name, dtype, tuple(shape), *offsets), stop
+
+
+def _members(text: str, name: str) -> list[Any]:
+    """dtype, shape and data_offsets of an object or a list."""
+    described = _DECODER.decode(text)
+    if "\\u" in text:
+        json.dumps(described, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    if text[0] == "[":  # the members in their order
+        described = list(zip(_MEMBERS, described, strict=True))
+    pairs = [(key, value) for key, value in described if key in _MEMBERS]
+    fields = dict(pairs)
+    if len(pairs) != 3 or len(fields) != 3:
+        raise ValueError(f"{name} should have one dtype, one shape and one data_offsets")
+    return [fields[key] for key in _MEMBERS]
+
+
+def _checked(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> Entry:
+    if not 0 <= begin <= end <= _MAX_OFFSET:
+        raise ValueError(f"{name}: data_offsets must be a beginning and an end")
+    bits, count = bits_of(dtype), 1
+    for size in shape:
+        count *= size
+        if not (0 <= size <= _MAX_SIZE and count <= _MAX_SIZE):
+            raise ValueError(f"{name}: {list(shape)} cannot be a shape")
+    if bits is not None and count * bits != 8 * (end - begin):
+        raise ValueError(f"{name}: {dtype} {list(shape)} does not take {end - begin} bytes")
+    return Entry(name, dtype, shape, begin, end)
