@@ -11,7 +11,16 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
-SEALING = LEAVES | {"codes", "decoders", "words", "impose", "armor", "atomic", "seal"}
+SEALING = LEAVES | {
+    "codes",
+    "decoders",
+    "words",
+    "impose",
+    "armor",
+    "regular",
+    "atomic",
+    "seal",
+}
 PROTECTION = SEALING | {
     "removable",
     "carriers",
@@ -33,9 +42,10 @@ MAY_IMPORT = {
     "words": LEAVES,
     "impose": LEAVES | {"codes", "words"},
     "armor": {"errors"},
-    "atomic": {"errors"},
+    "regular": {"errors"},
+    "atomic": {"errors", "regular"},
     "removable": set(),
-    "seal": LEAVES | {"codes", "words", "armor", "atomic"},
+    "seal": LEAVES | {"codes", "words", "armor", "regular", "atomic"},
     "carriers": SEALING,
     "model": PROTECTION,
     "sharded": PROTECTION,

@@ -22,7 +22,6 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,14 @@ from parimend.armor import armor, unarmor
 from parimend.atomic import atomic
 from parimend.codes import Code, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
+from parimend.regular import read_regular
 from parimend.words.bits import item_size
 from parimend.words.header import parse_header
 from parimend.words.layout import Part, padded_words, whole
 
 VERSION = 1
+MAX_BYTES = 1 << 28
+"""Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
 _UNREADABLE = (
     ParimendError,
@@ -154,9 +156,10 @@ class Seal:
 
         Raises:
             SealError: see `from_bytes`.
+            FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        return cls.from_bytes(read_regular(path, MAX_BYTES), str(path))
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""

@@ -88,6 +88,7 @@ def test_json(model, run, tmp_path):
         "elements",
         "covered",
         "seal",
+        "header",
         "frame",
         "missing_bytes",
         "surplus_bytes",

@@ -24,12 +24,13 @@ def command(
 
     Reads the seal, and nothing of the data: whether they are right is what check says.
     """
-    from parimend.files import find_seal, targets
+    from parimend.files import targets
+    from parimend.files.opening import opened
 
     found = []
     for target in targets(path):
-        with target.open("rb") as file:
-            found.append((target, find_seal(file, target)))
+        with opened(target) as protected:
+            found.append((target, protected.sealed))
     if json:
         print_json("inspect", {"files": [_as_dict(target, sealed) for target, sealed in found]})
         return

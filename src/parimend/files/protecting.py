@@ -9,20 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from parimend.atomic import atomic
+from parimend.atomic import atomic, locked
 from parimend.carriers import Carrier, PlannedWord, Request, diagnose, protect_
 from parimend.carriers import plan as plan_tensors
 from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.opening import sidecars_of
 from parimend.files.seals import KEY, layout_of, sidecar_of, with_seal
-from parimend.files.targets import INDEX, targets
+from parimend.files.targets import INDEX, MAX_INDEX, targets
 from parimend.files.tensors import (
     FileTensors,
     LoadedTensors,
     Progress,
-    copy_data,
     silent,
 )
 from parimend.records import Verdict
+from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import HEADER, Seal
 from parimend.words.header import Header
 from parimend.words.layout import Part, Per, select
@@ -152,7 +153,7 @@ def plan_file(
     request = Request(errors, carrier, per, bits, rows, seed)
     planned = []
     for target, names in _choose(targets(Path(path)), only).items():
-        with target.open("rb") as file:
+        with open_regular(target) as file:
             tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
             mine = _for_index(request) if _is_index(target) else request
             planned.append((str(target), plan_tensors(tensors, mine)))
@@ -172,7 +173,7 @@ def _choose(
     names = {}
     for path in files:
         if not _is_index(path):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 names[path] = [part.name for part in layout_of(file, path).parts]
     wanted = set(select([name for found in names.values() for name in found], only))
     return {path: wanted.intersection(names[path]) if path in names else None for path in files}
@@ -199,23 +200,43 @@ def _beside(
             f"{path} is protected already, by {beside.name}: check it, or use force to protect "
             "what is there now"
         )
-    # The sidecar is locked first, so that nobody works for nothing.
-    with path.open("rb") as file, atomic(beside) as new:
-        before = _state(file)
-        header = layout_of(file, path)
-        tensors = FileTensors(file, header, progress=progress)
-        seal = protect_(ChosenTensors(tensors, names), request)
-        seal = replace(seal, blobs={HEADER: header.raw})
+    with open_regular(path) as file, ExitStack() as stack:
+        before = state_of(file.fileno())
+
+        def confirm() -> None:
+            if state_of(path) != before:
+                raise MismatchError(
+                    f"{path} was changed while it was read: protect it when it is done"
+                )
+
+        new = stack.enter_context(atomic(beside, like=path, confirm=confirm))
+        stack.enter_context(locked(path))
+        seal, header = seal_beside(file, path, request, names, progress)
         data = seal.to_bytes()
         new.write(data)
-        if _state(file) != before or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise MismatchError(f"{path} was changed while it was read: protect it when it is done")
     return _protection(path, beside, seal, header, len(data), len(header.raw))
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_size, found.st_mtime_ns
+def seal_beside(
+    file: BinaryIO,
+    path: Path,
+    request: Request,
+    names: Collection[str] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """The seal of an open file that stays as it is, and its header.
+
+    Args:
+        file: the file.
+        path: where it is or will be: the name says what it is to be taken for.
+        request: what is asked for.
+        names: of the tensors to protect; None for all.
+        progress: see `protect_file`.
+    """
+    header = layout_of(file, path)
+    tensors = FileTensors(file, header, progress)
+    seal = protect_(ChosenTensors(tensors, names), request)
+    return replace(seal, blobs={HEADER: header.raw}), header
 
 
 def _inside(
@@ -226,32 +247,52 @@ def _inside(
     force: bool,
     progress: Progress,
 ) -> Protection:
-    stale = _require_free(out, path, force)
-    with path.open("rb") as file, ExitStack() as stack:
-        new = stack.enter_context(atomic(out, like=path))
+    _require_free(out, path, force)
+    with (
+        open_regular(path) as file,
+        atomic(out, like=path, stale=sidecars_of(out)) as new,
+    ):
         header = layout_of(file, path)
-        if not header.raw:
-            raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
         if KEY in header.metadata and not force:
             raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
-        changed = LoadedTensors(FileTensors(file, header, progress=progress))
-        seal = protect_(ChosenTensors(changed, names), request)
-        others = {name: value for name, value in header.metadata.items() if name != KEY}
-        bare = header.with_metadata(others)
-        seal = replace(seal, blobs={HEADER: bare.raw})
-        sealed = with_seal(bare, seal)
-        size = len(sealed.raw) + sealed.data_bytes
-        copy_data(file, len(header.raw), new, sealed.raw, size)
-        tensors = FileTensors(new, sealed, create=lambda: new)
-        tensors.is_copied = True
-        for word in seal.words:
-            for part in word.parts:
-                tensors.write(part, None, changed.read(part))
-        tensors.look()
-        if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-            raise OSError(f"{out}: what was written cannot be read back as it was")
-        stale.unlink(missing_ok=True)
-    return _protection(out, None, seal, sealed, len(sealed.raw) - len(bare.raw), len(bare.raw))
+        seal, sealed = seal_inside(file, path, new, request, names, progress)
+    held = len(seal.blobs[HEADER])
+    return _protection(out, None, seal, sealed, len(sealed.raw) - held, held)
+
+
+def seal_inside(
+    file: BinaryIO,
+    path: Path,
+    new: BinaryIO,
+    request: Request,
+    names: Collection[str] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """Write a file that holds its seal itself; returns that and the header with the seal.
+
+    Args:
+        file: the file to be protected.
+        path: where it is or will be.
+        new: an empty file.
+        request, names, progress: see `seal_beside`.
+    """
+    header = layout_of(file, path)
+    if not header.raw:
+        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
+    changed = LoadedTensors(FileTensors(file, header, progress))
+    seal = protect_(ChosenTensors(changed, names), request)
+    others = {name: value for name, value in header.metadata.items() if name != KEY}
+    bare = header.with_metadata(others)
+    seal = replace(seal, blobs={HEADER: bare.raw})
+    sealed = with_seal(bare, seal)
+    new.write(sealed.raw)
+    for part in changed.whole():
+        new.write(changed.data[part.name].data)
+    new.flush()
+    tensors = FileTensors(new, sealed)
+    if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
+        raise OSError(f"{path}: what was written cannot be read back as it was")
+    return seal, sealed
 
 
 def _copy_index(
@@ -262,14 +303,14 @@ def _copy_index(
     force: bool,
     progress: Progress,
 ) -> Protection:
-    _require_free(out, path, force).unlink(missing_ok=True)
-    with atomic(out, like=path) as new:
-        new.write(path.read_bytes())
+    _require_free(out, path, force)
+    with atomic(out, like=path, stale=sidecars_of(out)) as new:
+        new.write(read_regular(path, MAX_INDEX))
     return _beside(out, _for_index(request), names, force, progress)
 
 
-def _require_free(out: Path, path: Path, force: bool) -> Path:
-    """Refuse to replace what is to be protected, or what a sidecar protects; returns its path."""
+def _require_free(out: Path, path: Path, force: bool) -> None:
+    """Refuse to replace what is to be protected, or what a sidecar protects."""
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
     stale = sidecar_of(out)
@@ -277,7 +318,6 @@ def _require_free(out: Path, path: Path, force: bool) -> Path:
         raise MismatchError(
             f"{stale} belongs to another file that would be replaced: remove both, or use force"
         )
-    return stale
 
 
 def _protection(

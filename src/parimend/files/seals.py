@@ -16,7 +16,8 @@ from typing import BinaryIO
 from parimend.armor import armored_length
 from parimend.errors import FormatError, SealError
 from parimend.files.tensors import read_at
-from parimend.seal import HEADER, Seal
+from parimend.regular import read_regular
+from parimend.seal import HEADER, MAX_BYTES, Seal
 from parimend.words.header import (
     MAX_LENGTH,
     PREFIX,
@@ -33,7 +34,6 @@ KEY = "parimend"
 WHOLE = "bytes"
 """Name of the only tensor of a file that is not in the safetensors format."""
 
-_MAX_SEAL = 1 << 28  # bytes; enough for ten million errors
 _BEGINNING = re.compile(rb'"parimend"\s*:\s*"|(?=UEFSSU1FTkQ)')  # the key, or b"PARIMEND" in base64
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
@@ -120,9 +120,7 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     """
     beside = sidecar_of(path)
     try:
-        if beside.stat().st_size > _MAX_SEAL:
-            raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-        data = beside.read_bytes()
+        data = read_regular(beside, MAX_BYTES)
     except FileNotFoundError:
         return _inside(file, path)
     seal = Seal.from_bytes(data, str(beside))
@@ -178,7 +176,7 @@ def _inside(file: BinaryIO, path: Path) -> Sealed:
 def _search(file: BinaryIO) -> list[bytes]:
     """What could be a seal in a damaged header."""
     size = os.fstat(file.fileno()).st_size
-    raw = read_at(file, 0, min(size, PREFIX + MAX_LENGTH, _MAX_SEAL)).tobytes()
+    raw = read_at(file, 0, min(size, PREFIX + MAX_LENGTH)).tobytes()
     found = []
     # The seal stands at the beginning. Hostile files may have more beginnings than there are seals.
     for match in _BEGINNING.finditer(raw, 0, 4096):

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 from parimend.errors import FormatError, MismatchError
+from parimend.regular import read_regular
 
 INDEX = ".index.json"
 """What the name of a sharded checkpoint's index ends in."""
 
-_MAX_INDEX = 1 << 28
+MAX_INDEX = 1 << 28
+"""Bytes of the largest index that is read."""
 
 
 def targets(path: Path) -> list[Path]:
@@ -43,10 +45,9 @@ def targets(path: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     """The names of the shards; of a damaged index, all safetensors files beside it."""
-    if index.stat().st_size > _MAX_INDEX:
-        raise FormatError(f"{index} is too large for an index")
+    content = read_regular(index, MAX_INDEX)
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(json.loads(content)["weight_map"].values())
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         # Its sidecar tells whether it is damaged.
         return sorted(file.name for file in index.parent.glob("*.safetensors"))
