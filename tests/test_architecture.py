@@ -11,8 +11,18 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
-SEALING = LEAVES | {"arguments", "codes", "decoders", "words", "impose"}
-SEALING |= {"reedsolomon", "armor", "atomic", "seal"}
+SEALING = LEAVES | {
+    "arguments",
+    "codes",
+    "decoders",
+    "words",
+    "impose",
+    "reedsolomon",
+    "armor",
+    "regular",
+    "atomic",
+    "seal",
+}
 PROTECTION = SEALING | {
     "removable",
     "carriers",
@@ -36,9 +46,10 @@ MAY_IMPORT = {
     "impose": LEAVES | {"codes", "words"},
     "reedsolomon": set(),
     "armor": {"reedsolomon", "errors"},
-    "atomic": {"errors"},
+    "regular": {"errors"},
+    "atomic": {"errors", "regular"},
     "removable": set(),
-    "seal": LEAVES | {"codes", "words", "armor", "atomic"},
+    "seal": LEAVES | {"codes", "words", "armor", "regular", "atomic"},
     "carriers": SEALING,
     "model": PROTECTION,
     "sharded": PROTECTION,

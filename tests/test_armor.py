@@ -105,10 +105,7 @@ class TestDamage:
     def test_damage_of_both_ends(self, front, back):
         """As long as one of them has the CRC of the payload, and both look like what they were."""
         data = armor(b"payload" * 60)
-        places = [
-            *(set(front) | {20}),
-            *(len(data) - PREFIX + i for i in {*back, 21} - {*range(16, 20)}),
-        ]
+        places = [*(set(front) | {20}), *(len(data) - PREFIX + i for i in {*back, 21} - {*range(16, 20)})]
         hit = damaged(data, places, np.random.default_rng(len(front)))
         assert unarmor(hit, "x") == (b"payload" * 60, True)
 

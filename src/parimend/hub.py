@@ -6,8 +6,8 @@ import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of, whole_number
-from parimend.carriers import Carrier, diagnose, repair_
+from parimend.atomic import atomic, workspace
+from parimend.carriers import Carrier, Request, diagnose, repair_
 from parimend.errors import DamageError, SpecError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
-from parimend.files.protecting import protect_file
-from parimend.files.seals import find_seal, sidecar_of
+from parimend.files.opening import opened, sidecars_of
+from parimend.files.protecting import seal_beside, seal_inside
+from parimend.files.seals import sidecar_of
 from parimend.files.tensors import FileTensors, LoadedTensors
 from parimend.records import FileReport, Report, Verdict
+from parimend.regular import open_regular
 from parimend.words.bits import torch_dtype
-from parimend.words.layout import Part
+from parimend.words.header import Entry
 
 OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
@@ -43,7 +46,8 @@ def save_file(
 
     A name that ends in ``.safetensors`` gives a safetensors file of named tensors, and any other a
     file of ``torch.save``, for nested state with optimizers, counters and the like. File and
-    sidecar are made aside and then put in their places.
+    sidecar are made aside and then put in their places, at every moment and after every crash: the
+    old pair, the new pair, or the new or old file alone. Links, modes and owners are kept.
 
     Args:
         tensors: named tensors, or for ``torch.save`` anything.
@@ -57,37 +61,42 @@ def save_file(
         OSError: if the file cannot be written.
 
     Example:
-        >>> with TemporaryDirectory() as folder:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.safetensors")
         ...     save_file({"w": torch.ones(100)}, path, errors=2)
         ...     int(load_file(path)["w"].sum())
         100
     """
     path = path_of(path)
-    whole_number(errors)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        plain = Path(folder, path.name)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file as save
+    request = Request(whole_number(errors), carrier)
+    is_named = path.suffix == ".safetensors"
+    if metadata is not None and not is_named:
+        raise SpecError("metadata are for safetensors files: put them into what is saved")
+    with ExitStack() as stack:
+        # A library that is given a name puts a file of its own there.
+        plain = stack.enter_context(workspace(path)) / "plain"
+        # What is entered first takes its place last: a sidecar never lies beside another file.
+        if carrier == "sidecar":
+            side = stack.enter_context(atomic(sidecar_of(path), like=path))
+        _write(tensors, plain, metadata, is_named)
+        stale = sidecars_of(path)
+        if carrier == "sidecar":
+            new = stack.enter_context(atomic(path, made=plain, stale=stale))
+            side.write(seal_beside(new, path, request)[0].to_bytes())
+        else:
+            file = stack.enter_context(open_regular(plain))
+            new = stack.enter_context(atomic(path, stale=stale))
+            seal_inside(file, path, new, request)
 
-            save(dict(tensors), plain, metadata)
-        elif metadata is not None:
-            raise SpecError("metadata are for safetensors files: put them into what is saved")
-        else:
-            torch.save(tensors, plain)
-        if carrier == "sidecar":
-            made = plain
-            protect_file(made, errors)
-        else:
-            made = Path(folder, "made")
-            protect_file(plain, errors, carrier, made)
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        # In this order no file is ever beside the sidecar of another one.
-        sidecar_of(path).unlink(missing_ok=True)
-        made.replace(path)
-        if carrier == "sidecar":
-            sidecar_of(made).replace(sidecar_of(path))
+
+def _write(tensors: Any, plain: Path, metadata: dict[str, str] | None, is_named: bool) -> None:
+    if not is_named:
+        torch.save(tensors, plain)
+        return
+    from safetensors.torch import save_file as save
+
+    save(dict(tensors), plain, metadata)
 
 
 def load_file(
@@ -115,8 +124,8 @@ def load_file(
     """
     path = path_of(path)
     _require_policy(on_damage)
-    with path.open("rb") as file:
-        sealed = find_seal(file, path)
+    with opened(path) as found:
+        sealed, file = found.sealed, found.file
         tensors = FileTensors(file, sealed.header)
         if on_damage != "warn" and is_truncated(sealed.seal, tensors):
             # Before memory is taken for what is not there.
@@ -129,14 +138,21 @@ def load_file(
     if not sealed.header.raw:
         (data,) = loaded.data.values()
         return torch.load(io.BytesIO(data.data), map_location=device, weights_only=True)
-    return {part.name: _tensor(part, loaded.data[part.name]).to(device) for part in loaded.whole()}
+    return {
+        entry.name: _tensor(entry, loaded.data[entry.name]).to(device)
+        for entry in sealed.header.entries
+    }
 
 
-def _tensor(part: Part, data: NDArray[np.uint8]) -> torch.Tensor:
-    dtype = torch_dtype(part.dtype, part.name)
-    if not part.count:
-        return torch.empty(part.shape, dtype=dtype)  # torch cannot view nothing as another type
-    return torch.from_numpy(data).view(dtype).reshape(part.shape)
+def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor as the safetensors library gives it; of 4-bit numbers, torch holds pairs."""
+    shape = entry.shape
+    if entry.dtype == "F4" and shape:
+        shape = (*shape[:-1], shape[-1] // 2)
+    dtype = torch_dtype(entry.dtype, entry.name)
+    if not data.size:
+        return torch.empty(shape, dtype=dtype)  # torch cannot view nothing as another type
+    return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
 def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Report:

@@ -204,7 +204,9 @@ class FileReport:
         errors: number of wrong words that it is made to repair.
         elements: number of elements in the file; `Diagnosis.elements` says how many are protected.
         seal: of the seal itself: clean, correctable, or corrected if it was written anew.
-        frame: of the header and the length: clean, correctable, corrected or uncorrectable.
+        header: of the header: clean, correctable, corrected or uncorrectable.
+        frame: of the header and the length; uncorrectable if it is not known where the file ends,
+            which is then left as it is.
         missing: bytes that are missing at the end.
         surplus: bytes that follow the end.
         written: path of the repaired file; empty if none was written.
@@ -218,6 +220,7 @@ class FileReport:
     errors: int
     elements: int
     seal: Verdict = Verdict.CLEAN
+    header: Verdict = Verdict.CLEAN
     frame: Verdict = Verdict.CLEAN
     missing: int = 0
     surplus: int = 0
@@ -236,6 +239,12 @@ class FileReport:
         return worst(self.outcome.verdict, self.frame, self.seal, problem)
 
     @property
+    def can_be_improved(self) -> bool:
+        """Whether something that cannot be repaired as a whole has parts that can be put back."""
+        known = {self.header, self.seal, *(word.verdict for word in self.outcome.words)}
+        return self.verdict is Verdict.UNCORRECTABLE and Verdict.CORRECTABLE in known
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """What is or was wrong, in words; empty if the file is clean."""
         found = []
@@ -244,8 +253,8 @@ class FileReport:
             if number:
                 lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
                 found.append(f"{number} bytes {what} the end{lost}")
-        if self.frame is not Verdict.CLEAN and not (self.missing or self.surplus):
-            found.append(f"header damaged, {done.get(self.frame, 'cannot be restored')}")
+        if self.header is not Verdict.CLEAN:
+            found.append(f"header damaged, {done.get(self.header, 'cannot be restored')}")
         if self.seal is not Verdict.CLEAN:
             found.append(f"seal damaged, {done.get(self.seal, 'cannot be restored')}")
         done |= {Verdict.CORRECTED: "corrected", Verdict.CORRECTABLE: "can be corrected"}

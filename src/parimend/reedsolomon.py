@@ -81,7 +81,9 @@ def parity_of(payload: Buffer) -> NDArray[np.uint8]:
     return np.roll(out, -(data.size % max(blocks, 1)), axis=1).reshape(-1)
 
 
-def _remainders(data: NDArray[np.uint8], blocks: int, first: int, last: int) -> NDArray[np.uint8]:
+def _remainders(
+    data: NDArray[np.uint8], blocks: int, first: int, last: int
+) -> NDArray[np.uint8]:
     """(last - first, 32): the parity of some of the blocks, highest power first."""
     products = _products()
     remainder = np.zeros((last - first, PARITY + 1), np.uint8)

@@ -22,7 +22,6 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from parimend.atomic import atomic
 from parimend.codes import Code, LowBits, Modular, Sparse, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.records import brief
+from parimend.regular import read_regular
 from parimend.words.bits import item_size
 from parimend.words.grid import Grid
 from parimend.words.header import Header, parse_header
@@ -47,6 +47,8 @@ CARRIERS = ("sidecar", "real", "lowbits")
 
 _MOST_ERRORS = (1 << 63) - 1
 _MOST_BYTES = 1 << 62  # of a tensor
+MAX_BYTES = 1 << 28
+"""Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
 _UNREADABLE = (
     ParimendError,
@@ -164,9 +166,10 @@ class Seal:
 
         Raises:
             SealError: see `from_bytes`.
+            FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        return cls.from_bytes(read_regular(path, MAX_BYTES), str(path))
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""

@@ -91,6 +91,7 @@ def test_json(model, run, tmp_path):
         "elements",
         "covered",
         "seal",
+        "header",
         "frame",
         "missing_bytes",
         "surplus_bytes",
@@ -303,4 +304,4 @@ def test_with_json_errors_are_an_object_too(model, run, arguments):
 def test_little_coverage_is_a_warning(model, run):
     code, _, err = run("protect", model, "--only", "fc.b*")
     assert code == 0
-    assert "warning: 0.02 of the bytes of the tensors are protected" in err
+    assert "warning: 1.96% of the bytes are protected" in err

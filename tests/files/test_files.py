@@ -138,8 +138,7 @@ def test_a_lost_tail_is_named(model):
 @pytest.mark.parametrize("also", ["nothing", "header", "word"])
 def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
     """Zeros in its place would look like a whole file from then on."""
-    with pytest.warns(UserWarning, match="of the bytes of the tensors are protected"):
-        protect_file(model, errors=3, only=["ids"])
+    protect_file(model, errors=3, only=["ids"])
     original = model.read_bytes()
     os.truncate(model, len(original) - 1)
     if also == "header":
@@ -156,20 +155,57 @@ def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
     assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
 
 
-def test_words_that_are_still_there_are_repaired(model):
+def test_words_that_are_still_there_are_put_back_when_asked_for(model):
     """With a budget of its own for each tensor, a lost tail takes only the tensors that it hits."""
     protect_file(model, errors=3, per="tensor")
     original = model.read_bytes()
     start = header_length(original)
     damage(model, start, b"\x55\x55")
+    damage(model, 20, b"\x55")
     os.truncate(model, len(original) - 50)
-    report = repair_file(model)
-    assert report.verdict is Verdict.UNCORRECTABLE
-    verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+    damaged = model.read_bytes()
+    for report in (check_file(model), repair_file(model)):
+        verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+        assert (verdicts["ids"], verdicts["int8"]) == ("correctable", "uncorrectable")
+        assert report.files[0].can_be_improved
+        assert not report.files[0].written
+        assert model.read_bytes() == damaged
+    report = repair_file(model, partial=True)
+    [file] = report.files
+    verdicts = {word.name: word.verdict.value for word in file.outcome.words}
     assert (verdicts["ids"], verdicts["int8"]) == ("corrected", "uncorrectable")
-    content = model.read_bytes()
-    assert len(content) == len(original)
-    assert content[: start + 8] == original[: start + 8]
+    assert (report.verdict.value, file.written) == ("uncorrectable", str(model))
+    assert (file.header.value, file.frame.value) == ("corrected", "uncorrectable")
+    assert file.findings[:2] == (
+        "50 bytes missing at the end, cannot be restored",
+        "header damaged, restored",
+    )
+    # No zeros in place of what is lost: loaders would take the file for a whole one.
+    assert model.read_bytes() == original[:-50]
+    again = repair_file(model, partial=True).files[0]
+    assert (again.written, again.can_be_improved) == ("", False)
+
+
+def test_a_word_whose_end_is_missing_is_not_put_back_in_part(model):
+    """The scalar at the end can be repaired, but what lies between it and the cut is unknown."""
+    protect_file(model, errors=3, only=["mask"])
+    original = model.read_bytes()
+    os.truncate(model, len(original) - 3)
+    cut = model.read_bytes()
+    with_tail = repair_file(model, partial=True)
+    assert model.read_bytes() in (cut, original)
+    assert (model.read_bytes() == original) == with_tail.verdict.ok
+
+
+def test_bytes_after_an_unprotected_end_are_left(model):
+    """They may have come in anywhere in it."""
+    protect_file(model, errors=3, only=["ids"])
+    model.write_bytes(model.read_bytes() + b"surplus")
+    found = model.read_bytes()
+    for report in (check_file(model), repair_file(model), repair_file(model, partial=True)):
+        assert report.verdict is Verdict.UNCORRECTABLE
+        assert report.files[0].findings == ("7 bytes too many after the end, cannot be restored",)
+        assert model.read_bytes() == found
 
 
 def test_surplus_bytes_are_cut_off(model):

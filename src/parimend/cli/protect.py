@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,6 +104,7 @@ def command(
             force=force,
             progress=progress,
         )
+    _warn_of_the_rest(made)
     others = [] if files == [src] else left_out(files, files[0].parent)
     if json:
         print_json("protect", {"files": [_as_dict(file) for file in made], "left_out": others})
@@ -123,6 +126,19 @@ def command(
             console().print(f"weights moved by {max(moved):.2g} (relative L2) at most")
     if others:
         console().print(f"not protected: {', '.join(others)}", soft_wrap=True)
+
+
+def _warn_of_the_rest(made: Sequence[Protection]) -> None:
+    """Warn if patterns chose so little that hardly anything is protected."""
+    covered, present = (
+        sum(getattr(file, count) for file in made) for count in ("covered_bytes", "data_bytes")
+    )
+    if 2 * covered < present:
+        warnings.warn(
+            f"{covered / present:.2%} of the bytes are protected; damage elsewhere is neither found "
+            "nor repaired",
+            stacklevel=2,
+        )
 
 
 def _as_dict(file: Protection) -> dict[str, Any]:

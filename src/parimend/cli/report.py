@@ -47,6 +47,7 @@ def _file(file: FileReport) -> dict[str, Any]:
         "elements": file.elements,
         "covered": file.outcome.elements,
         "seal": file.seal.value,
+        "header": file.header.value,
         "frame": file.frame.value,
         "missing_bytes": file.missing,
         "surplus_bytes": file.surplus,

@@ -10,7 +10,8 @@ from typing import BinaryIO, TypeVar
 
 from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.seals import SUFFIX, WHOLE, Sealed, find_seal, load_sidecar, sidecar_of
+from parimend.files.opening import opened
+from parimend.files.seals import SUFFIX, WHOLE, Sealed, load_sidecar, sidecar_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
@@ -23,6 +24,7 @@ from parimend.files.targets import (
     shards,
 )
 from parimend.files.tensors import FileTensors, LoadedTensors
+from parimend.regular import read_regular
 from parimend.seal import HEADER
 
 T = TypeVar("T")
@@ -130,9 +132,9 @@ class Members:
             notes = load_sidecar(sidecar_of(path))[0].notes
             self._noted |= noted(notes, MEMBERS)
             self._add(noted(notes, MEMBERS))
-        with suppress(OSError):
-            if is_index(path) and path.stat().st_size <= MAX_INDEX:
-                self._list(path.read_bytes())
+        with suppress(ParimendError, OSError):
+            if is_index(path):
+                self._list(read_regular(path, MAX_INDEX))
 
     def _list(self, content: bytes | None) -> bool:
         """Take up what an index lists, if it can be read; that only ever adds members."""
@@ -226,10 +228,9 @@ def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
     members = Members(path)
 
     def look(target: Path) -> Sealed:
-        with target.open("rb") as file:
-            sealed = find_seal(file, target)
-            members.learn(sealed, file, target)
-        return sealed
+        with opened(target) as found:
+            members.learn(found.sealed, found.file, target)
+        return found.sealed
 
     return members.visit(look)
 

@@ -12,6 +12,7 @@ from parimend.carriers import plan as plan_tensors
 from parimend.files.seals import layout_of
 from parimend.files.targets import is_index, targets
 from parimend.files.tensors import ChosenTensors, FileTensors
+from parimend.regular import open_regular
 from parimend.words.layout import Per, select
 
 
@@ -37,7 +38,7 @@ def plan_file(
     request = Request(whole_number(errors), carrier, per, bits, rows, whole_number(seed, "seed"))
     planned = []
     for target, names in choose(targets(path_of(path)), only).items():
-        with target.open("rb") as file:
+        with open_regular(target) as file:
             tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
             mine = for_index(request) if is_index(target) else request
             planned.append((str(target), plan_tensors(tensors, mine)))
@@ -55,7 +56,7 @@ def choose(files: Sequence[Path], only: Sequence[str] | None) -> dict[Path, Coll
     names = {}
     for path in files:
         if not is_index(path):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 names[path] = [part.name for part in layout_of(file, path).parts]
     wanted = set(select([name for found in names.values() for name in found], only))
     return {path: wanted.intersection(names[path]) if path in names else None for path in files}

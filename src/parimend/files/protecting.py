@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,21 +11,22 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from parimend.arguments import path_of, whole_number
-from parimend.atomic import atomic
+from parimend.atomic import atomic, locked
 from parimend.carriers import Carrier, Request, choose_codes, diagnose, protect_
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
+from parimend.files.opening import opened, sidecars_of
 from parimend.files.planning import choose, for_index
-from parimend.files.seals import KEY, Sealed, find_seal, layout_of, sidecar_of, with_seal
-from parimend.files.targets import MEMBERS, is_index, noted, notes_of, targets
+from parimend.files.seals import KEY, Sealed, layout_of, sidecar_of, with_seal
+from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
 from parimend.files.tensors import (
     ChosenTensors,
     FileTensors,
     LoadedTensors,
     Progress,
-    copy_data,
     silent,
 )
 from parimend.records import Verdict
+from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import HEADER, Seal
 from parimend.words.bits import item_size
 from parimend.words.header import Header
@@ -133,9 +133,7 @@ def protect_file(
     task = Task(request, notes_of(goals) if is_set else {}, force, progress)
     chosen = choose(files, only)
     todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]
-    made = tuple(protect() for protect in todo)
-    _warn_of_the_rest(made)
-    return made
+    return tuple(protect() for protect in todo)
 
 
 class Task(NamedTuple):
@@ -171,15 +169,13 @@ def _prepare(
         return _prepare_beside(task, path, names)
     if is_index(path):
         return _prepare_copy(task, path, out)
-    stale = _stale(path, out)
-    if stale.exists() and not task.force:
-        raise _belongs_to_another(stale)
+    _require_free(path, out, task.force)
     header = _layout(path)
     if not header.raw:
         raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
     if KEY in header.metadata and not task.force:
         raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
-    return partial(_inside, task, path, out, names, stale)
+    return partial(_inside, task, path, out, names)
 
 
 def _prepare_beside(
@@ -194,16 +190,15 @@ def _prepare_beside(
 def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
     """An index carries nothing: a copy of it gets a sidecar."""
     task = task._replace(request=for_index(task.request))
-    stale = _stale(path, out)
-    if stale.exists() and not task.force:
-        if not out.exists() or out.read_bytes() != path.read_bytes():
-            raise _belongs_to_another(stale)
+    content = read_regular(path, MAX_INDEX)
+    was_copied = out.exists() and not out.samefile(path) and sidecar_of(out).exists()
+    if was_copied and not task.force and read_regular(out, MAX_INDEX) == content:
         return _prepare_beside(task, out, None)
+    _require_free(path, out, task.force)
 
     def copy() -> Protection:
-        stale.unlink(missing_ok=True)
-        with atomic(out, like=path) as new:
-            new.write(path.read_bytes())
+        with atomic(out, like=path, stale=sidecars_of(out)) as new:
+            new.write(content)
         return _beside(task, out, None)
 
     return copy
@@ -223,25 +218,25 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
             "protect what is there now"
         )
 
-    with path.open("rb") as file:
-        try:
-            sealed = find_seal(file, path)
-        except SealError:
-            raise refusal(", which cannot be read") from None
-        seal, tensors = sealed.seal, FileTensors(file, sealed.header, progress=task.progress)
-        if HEADER not in seal.blobs or seal.carrier != task.request.carrier:
-            raise refusal(", in another way")
-        if not tensors.has_header or tensors.found != tensors.size:
-            raise refusal(", and is not as it was then")
-        request = for_index(task.request) if is_index(path) else task.request
-        wanted = choose_codes(ChosenTensors(tensors, names), request)
-        if request.errors != seal.errors or wanted != [(w.code, w.parts) for w in seal.words]:
-            raise refusal(", with other settings")
-        members = noted(task.notes, MEMBERS)
-        if members and (gone := noted(seal.notes, MEMBERS) - members):
-            raise refusal(f", together with {min(gone)}, which is not there now")
-        if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-            raise refusal(", and is not as it was then")
+    try:
+        with opened(path) as found:
+            sealed = found.sealed
+            seal, tensors = sealed.seal, FileTensors(found.file, sealed.header, task.progress)
+            if HEADER not in seal.blobs or seal.carrier != task.request.carrier:
+                raise refusal(", in another way")
+            if not tensors.has_header or tensors.found != tensors.size:
+                raise refusal(", and is not as it was then")
+            request = for_index(task.request) if is_index(path) else task.request
+            wanted = choose_codes(ChosenTensors(tensors, names), request)
+            if request.errors != seal.errors or wanted != [(w.code, w.parts) for w in seal.words]:
+                raise refusal(", with other settings")
+            members = noted(task.notes, MEMBERS)
+            if members and (gone := noted(seal.notes, MEMBERS) - members):
+                raise refusal(f", together with {min(gone)}, which is not there now")
+            if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
+                raise refusal(", and is not as it was then")
+    except SealError:
+        raise refusal(", which cannot be read") from None
     return sealed
 
 
@@ -258,71 +253,111 @@ def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
 def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection:
     request = for_index(task.request) if is_index(path) else task.request
     beside = sidecar_of(path)
-    # The sidecar is locked first, so that nobody works for nothing.
-    with path.open("rb") as file, atomic(beside) as new:
-        before = _state(file)
-        header = layout_of(file, path)
-        tensors = FileTensors(file, header, progress=task.progress)
-        seal = protect_(ChosenTensors(tensors, names), request)
-        seal = _completed(task, seal, header)
+    with open_regular(path) as file, ExitStack() as stack:
+        before = state_of(file.fileno())
+
+        def confirm() -> None:
+            if state_of(path) != before:
+                raise MismatchError(
+                    f"{path} was changed while it was read: protect it when it is done"
+                )
+
+        new = stack.enter_context(atomic(beside, like=path, confirm=confirm))
+        stack.enter_context(locked(path))
+        seal, header = seal_beside(file, path, request, names, task.notes, task.progress)
         data = seal.to_bytes()
         new.write(data)
-        if _state(file) != before or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise MismatchError(f"{path} was changed while it was read: protect it when it is done")
     return _protection(path, beside, seal, header, len(data), len(header.raw))
 
 
-def _inside(
-    task: Task, path: Path, out: Path, names: Collection[str] | None, stale: Path
-) -> Protection:
-    with path.open("rb") as file, ExitStack() as stack:
-        new = stack.enter_context(atomic(out, like=path))
-        header = layout_of(file, path)
-        changed = LoadedTensors(FileTensors(file, header, progress=task.progress))
-        seal = protect_(ChosenTensors(changed, names), task.request)
-        others = {name: value for name, value in header.metadata.items() if name != KEY}
-        bare = header.with_metadata(others)
-        seal = _completed(task, seal, bare)
-        sealed = with_seal(bare, seal)
-        size = len(sealed.raw) + sealed.data_bytes
-        copy_data(file, len(header.raw), new, sealed.raw, size)
-        tensors = FileTensors(new, sealed, create=lambda: new)
-        tensors.is_copied = True
-        for word in seal.words:
-            for part in word.parts:
-                tensors.write(part, None, changed.read(part))
-        tensors.look()
-        if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-            raise OSError(f"{out}: what was written cannot be read back as it was")
-        stale.unlink(missing_ok=True)
-    return _protection(out, None, seal, sealed, len(sealed.raw) - len(bare.raw), len(bare.raw))
+def seal_beside(
+    file: BinaryIO,
+    path: Path,
+    request: Request,
+    names: Collection[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """The seal of an open file that stays as it is, and its header.
+
+    Args:
+        file: the file.
+        path: where it is or will be: the name says what it is to be taken for.
+        request: what is asked for.
+        names: of the tensors to protect; None for all.
+        notes: that the seal is to hold.
+        progress: see `protect_file`.
+    """
+    header = layout_of(file, path)
+    tensors = FileTensors(file, header, progress)
+    seal = protect_(ChosenTensors(tensors, names), request)
+    return _completed(seal, header, notes), header
 
 
-def _completed(task: Task, seal: Seal, header: Header) -> Seal:
-    return replace(seal, notes={**seal.notes, **task.notes}, blobs={HEADER: header.raw})
+def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:
+    with (
+        open_regular(path) as file,
+        atomic(out, like=path, stale=sidecars_of(out)) as new,
+    ):
+        seal, sealed = seal_inside(file, path, new, task.request, names, task.notes, task.progress)
+    held = len(seal.blobs[HEADER])
+    return _protection(out, None, seal, sealed, len(sealed.raw) - held, held)
+
+
+def seal_inside(
+    file: BinaryIO,
+    path: Path,
+    new: BinaryIO,
+    request: Request,
+    names: Collection[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """Write a file that holds its seal itself; returns that and the header with the seal.
+
+    Args:
+        file: the file to be protected.
+        path: where it is or will be.
+        new: an empty file.
+        request, names, notes, progress: see `seal_beside`.
+    """
+    header = layout_of(file, path)
+    if not header.raw:
+        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
+    changed = LoadedTensors(FileTensors(file, header, progress))
+    seal = protect_(ChosenTensors(changed, names), request)
+    others = {name: value for name, value in header.metadata.items() if name != KEY}
+    bare = header.with_metadata(others)
+    seal = _completed(seal, bare, notes)
+    sealed = with_seal(bare, seal)
+    new.write(sealed.raw)
+    for part in changed.whole():
+        new.write(changed.data[part.name].data)
+    new.flush()
+    tensors = FileTensors(new, sealed)
+    if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
+        raise OSError(f"{path}: what was written cannot be read back as it was")
+    return seal, sealed
+
+
+def _completed(seal: Seal, header: Header, notes: Mapping[str, Any] | None) -> Seal:
+    return replace(seal, notes={**seal.notes, **(notes or {})}, blobs={HEADER: header.raw})
 
 
 def _layout(path: Path) -> Header:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return layout_of(file, path)
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_size, found.st_mtime_ns
-
-
-def _stale(path: Path, out: Path) -> Path:
-    """The sidecar of a file that will be replaced; what is to be protected is not replaced."""
+def _require_free(path: Path, out: Path, force: bool) -> None:
+    """Refuse to replace what is to be protected, or what a sidecar protects."""
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
-    return sidecar_of(out)
-
-
-def _belongs_to_another(stale: Path) -> MismatchError:
-    return MismatchError(
-        f"{stale} belongs to another file that would be replaced: remove both, or use force"
-    )
+    stale = sidecar_of(out)
+    if stale.exists() and not force:
+        raise MismatchError(
+            f"{stale} belongs to another file that would be replaced: remove both, or use force"
+        )
 
 
 def _protection(
@@ -337,17 +372,3 @@ def _protection(
         header_bytes=copied,
         data_bytes=header.data_bytes,
     )
-
-
-def _warn_of_the_rest(made: Sequence[Protection]) -> None:
-    """Warn if patterns chose so little that hardly anything is protected."""
-    weights = [file for file in made if not is_index(Path(file.path))]
-    covered, present = (
-        sum(getattr(file, count) for file in weights) for count in ("covered_bytes", "data_bytes")
-    )
-    if 2 * covered < present:
-        warnings.warn(
-            f"{covered / present:.2g} of the bytes of the tensors are protected, the rest is not: "
-            "damage there is neither found nor repaired",
-            stacklevel=3,
-        )

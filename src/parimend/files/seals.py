@@ -16,7 +16,8 @@ from typing import BinaryIO
 from parimend.errors import FormatError, SealError
 from parimend.files.searching import decode, search
 from parimend.files.tensors import read_at
-from parimend.seal import HEADER, Seal, Unsealed, unsealed
+from parimend.regular import read_regular
+from parimend.seal import HEADER, MAX_BYTES, Seal, Unsealed, unsealed
 from parimend.words.header import (
     MAX_LENGTH,
     PREFIX,
@@ -32,8 +33,6 @@ KEY = "parimend"
 """Name of the seal in the metadata of a safetensors file."""
 WHOLE = "bytes"
 """Name of the only tensor of a file that is not in the safetensors format."""
-
-_MAX_SEAL = 1 << 28  # bytes; enough for ten million errors
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,10 @@ def load_sidecar(beside: Path) -> Unsealed:
     """The seal in a sidecar.
 
     Raises:
-        SealError: if it cannot be read.
+        SealError, FormatError: if it cannot be read.
         OSError: if there is none.
     """
-    if beside.stat().st_size > _MAX_SEAL:
-        raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-    return unsealed(beside.read_bytes(), str(beside))
+    return unsealed(read_regular(beside, MAX_BYTES), str(beside))
 
 
 def _is_of_model(beside: Path, path: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
+from parimend.regular import read_regular
 
 MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
@@ -66,9 +67,8 @@ def targets(path: Path) -> list[Path]:
         return _targets_in(path)
     if not is_index(path):
         return [path]
-    if path.stat().st_size > MAX_INDEX:
-        raise FormatError(f"{path} is too large for an index")
-    return [path, *(path.with_name(name) for name in shards(path.read_bytes(), str(path)))]
+    names = shards(read_regular(path, MAX_INDEX), str(path))
+    return [path, *(path.with_name(name) for name in names)]
 
 
 def _targets_in(folder: Path) -> list[Path]:
