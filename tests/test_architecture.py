@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "regular": {"errors"},
     "atomic": {"errors", "regular"},
     "removable": set(),
-    "seal": LEAVES | {"codes", "words", "armor", "regular", "atomic"},
+    "seal": LEAVES | {"arguments", "codes", "words", "armor", "regular", "atomic"},
     "carriers": SEALING,
     "model": PROTECTION,
     "sharded": PROTECTION,

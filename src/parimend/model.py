@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import require, whole_number
 from parimend.carriers import Carrier, PlannedWord, Request, Tensors, diagnose
 from parimend.carriers import plan as plan_tensors
 from parimend.carriers import protect_ as protect_tensors_
@@ -187,7 +188,7 @@ def protect_(
     """
     model = unwrapped(model)
     tensors = _chosen(model, only, buffers)
-    request = Request(errors, carrier, per, bits, rows, seed)
+    request = Request(whole_number(errors), carrier, per, bits, rows, seed)
     if tensors.sharded:
         from parimend import sharded
 
@@ -273,6 +274,7 @@ def _sealed(
     model: torch.nn.Module | Mapping[str, torch.Tensor], seal: Seal
 ) -> tuple[Tensors, Find]:
     """The tensors that a seal names, and how their words are decoded where they are."""
+    require(seal, "seal", "a Seal (Seal.load reads one from a file)", Seal)
     tensors = ModelTensors.sealed(model, seal)
     if tensors.sharded:
         from parimend import sharded
@@ -304,5 +306,6 @@ def plan(
         (173, 0.034, 128)
     """
     return plan_tensors(
-        _chosen(unwrapped(model), only, buffers), Request(errors, carrier, per, bits, rows, seed)
+        _chosen(unwrapped(model), only, buffers),
+        Request(whole_number(errors), carrier, per, bits, rows, seed),
     )

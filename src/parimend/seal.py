@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
 from parimend.codes import Code, LowBits, Modular, Sparse, from_spec
@@ -157,7 +158,7 @@ class Seal:
             OSError: if the file cannot be written.
             BusyError: if another process is writing it.
         """
-        with atomic(path) as file:
+        with atomic(path_of(path)) as file:
             file.write(self.to_bytes())
 
     @classmethod
@@ -169,7 +170,7 @@ class Seal:
             FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        return cls.from_bytes(read_regular(path, MAX_BYTES), str(path))
+        return cls.from_bytes(read_regular(path_of(path), MAX_BYTES), str(path))
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""

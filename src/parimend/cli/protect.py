@@ -135,8 +135,8 @@ def _warn_of_the_rest(made: Sequence[Protection]) -> None:
     )
     if 2 * covered < present:
         warnings.warn(
-            f"{covered / present:.2%} of the bytes are protected; damage elsewhere is neither found "
-            "nor repaired",
+            f"{covered / present:.2%} of the bytes are protected; damage to others is not found, "
+            "and not repaired",
             stacklevel=2,
         )
 
