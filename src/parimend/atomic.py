@@ -4,37 +4,130 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from parimend.errors import BusyError
+from parimend.errors import BusyError, MismatchError
+from parimend.regular import require_place
+
+PathLike = str | os.PathLike[str]
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
+_LONGEST = 255  # bytes of a file's name
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def hidden(path: Path, what: str) -> Path:
+    """The hidden companion of a file, of a name that is always the same.
+
+    >>> hidden(Path("model.safetensors"), "new").name
+    '.model.safetensors.new'
+    """
+    name = f".{path.name}.{what}"
+    if len(os.fsencode(name)) > _LONGEST:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.{what}"
+    return path.with_name(name)
+
+
+@contextmanager
+def locked(path: PathLike) -> Iterator[None]:
+    """Be the only one to write a file; links are followed.
+
+    The lock is on ``.NAME.lock``, which is removed at the end, and empty and without effect if a
+    killed process leaves it behind.
+
+    Raises:
+        BusyError: if it is being written already.
+        OSError: if nothing can be written there; it names ``path``.
+    """
+    target = _place(path)
+    lock = hidden(target, "lock")
+    while True:
+        try:
+            descriptor = _open_lock(lock)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        try:
+            _take(descriptor, target)
+            # Its last owner may have removed it between our opening and locking it.
+            if _is_at(lock, descriptor):
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # somebody else's, in a folder where only they may
+                        lock.unlink()
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(lock, _NEW, 0o666)
+        except FileExistsError:
+            flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            with suppress(FileNotFoundError):
+                try:
+                    return os.open(lock, os.O_RDWR | flags)
+                except PermissionError:
+                    return os.open(lock, os.O_RDONLY | flags)
+        else:
+            # Whoever comes next can tell whether it is in use, also if this process is killed.
+            os.fchmod(descriptor, 0o666)
+            return descriptor
+
+
+def _take(descriptor: int, target: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(
+            f"{target} is being written by another process: try again when it is done"
+        ) from None
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 @contextmanager
 def atomic(
-    path: str | os.PathLike[str], like: str | os.PathLike[str] | None = None
+    path: PathLike,
+    like: PathLike | None = None,
+    *,
+    made: Path | None = None,
+    stale: Sequence[Path] = (),
+    confirm: Callable[[], None] = lambda: None,
 ) -> Iterator[BinaryIO]:
     """Write a file so that at any moment, also after a crash, the old or the new content is there.
 
     What is written goes to ``.NAME.new`` in the same folder, which takes the place of the file when
-    the block ends without an exception. Links are followed; an existing file keeps its mode and
-    owner. The temporary file serves as the lock, too: its name is fixed, so that one that a killed
-    process left behind is used again.
+    the block ends without an exception. It is a new file; what a killed process left behind is
+    removed. Links are followed; an existing file keeps its mode, owner and extended attributes,
+    which the new one has from the beginning. The file is `locked` meanwhile.
 
     Args:
         path: of the file.
         like: a new file gets the mode of this one: a copy of private data is private, too.
+        made: a file in a `workspace`, which becomes what is yielded, instead of an empty one.
+        stale: files that belong to the old content. They are gone before the new one is there, so
+            that they never lie beside it; if it cannot take its place, they are put back.
+        confirm: called immediately before the new content takes its place; it may raise.
 
     Yields:
-        An empty file, open for writing and reading.
+        The file, open for writing and reading.
 
     Raises:
-        BusyError: if another process is writing the same file.
+        BusyError: if the file is being written already.
+        FormatError: if something else than a regular file is there.
         OSError: if the file cannot be written; it names ``path``.
 
     Example:
@@ -45,61 +138,144 @@ def atomic(
         ...     Path(folder, "a").read_bytes()
         b'done'
     """
-    target = Path(path).resolve()
-    temporary = target.with_name(f".{target.name}.new")
+    require_place(path)
+    target = _place(path)
+    temporary = hidden(target, "new")
     try:
-        with _locked(temporary, target) as file:
-            try:
-                _adopt_owner(file.fileno(), target, like)
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with locked(target), _created(temporary, target, like, made) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            confirm()
+            _replace(file, temporary, target, stale)
         _sync_folder(target.parent)
     except OSError as error:
-        # Errors of writing name no file, those of opening the temporary one.
-        if error.filename in (None, str(temporary)):
+        # Errors of writing name no file, those of opening one that is hidden.
+        if error.errno and error.filename in (None, str(target), str(temporary)):
             error.filename = str(path)
         raise
 
 
 @contextmanager
-def _locked(temporary: Path, target: Path) -> Iterator[BinaryIO]:
-    """Open the temporary file, empty, as the only process that has it open."""
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o666), "r+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"{target} is being written by another process: try again when it is done"
-                ) from None
-            except OSError as error:
-                # Some network file systems have no locks.
-                if error.errno not in _NO_LOCKS:
-                    raise
-            # Its last owner may have renamed or removed it between our opening and locking it.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
-                    file.truncate(0)
-                    yield file
-                    return
+def workspace(path: PathLike) -> Iterator[Path]:
+    """A new folder beside a file, private and empty, for libraries that write files by their names.
 
+    It is removed at the end; one that a killed process left behind before it is made.
 
-def _adopt_owner(descriptor: int, target: Path, like: str | os.PathLike[str] | None) -> None:
+    Raises:
+        BusyError: if another process has it.
+        OSError: if it cannot be made; it names ``path``.
+    """
+    folder = hidden(_place(path), "parts")
     try:
-        old = target.stat()
-    except FileNotFoundError:
-        if like is not None:
-            os.fchmod(descriptor, os.stat(like).st_mode & 0o777)
-        return
-    os.fchmod(descriptor, old.st_mode & 0o7777)
+        with locked(folder):
+            _remove(folder, shutil.rmtree if folder.is_dir() else Path.unlink)
+            folder.mkdir(0o700)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder)
+    except OSError as error:
+        if error.filename == str(folder):
+            error.filename = str(path)
+        raise
+
+
+def _place(path: PathLike) -> Path:
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _created(
+    temporary: Path, target: Path, like: PathLike | None, made: Path | None
+) -> Iterator[BinaryIO]:
+    """A new file that looks from the outside as the one whose place it takes."""
+    for left in (temporary, hidden(target, "old")):
+        _remove(left)
+    model = next((path for path in (target, like) if path and os.path.exists(path)), None)
+    # Private until it is known who may read it.
+    mode = 0o666 if model is None else 0o600
+    with open(temporary, "w+b", opener=lambda name, _: os.open(name, _NEW, mode)) as file:
+        try:
+            if model is target:
+                _adopt(file.fileno(), target)
+            elif model is not None:
+                os.fchmod(file.fileno(), os.stat(model).st_mode & 0o777)
+            if made is None:
+                yield file
+            else:
+                with _moved(made, temporary, file) as moved:
+                    yield moved
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _moved(made: Path, temporary: Path, empty: BinaryIO) -> Iterator[BinaryIO]:
+    """Let a file take the place of an empty one, and look like it."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(made, "r+b", opener=lambda name, _: os.open(name, flags)) as file:
+        as_it = os.fstat(empty.fileno())
+        with suppress(PermissionError):
+            os.fchown(file.fileno(), as_it.st_uid, as_it.st_gid)
+        shutil.copystat(empty.fileno(), file.fileno())  # type: ignore[arg-type]
+        os.replace(made, temporary)
+        yield file
+
+
+def _remove(left: Path, remove: Callable[[Path], None] = Path.unlink) -> None:
+    """Remove what a killed process left behind, whoever owns it, if the folder lets us."""
+    try:
+        with suppress(FileNotFoundError):
+            remove(left)
+    except OSError as error:
+        why = f"{left.name}, which an earlier run left behind, cannot be removed"
+        raise type(error)(error.errno, f"{why}: {error.strerror}", str(left)) from None
+
+
+def _adopt(descriptor: int, target: Path) -> None:
+    """Take over owner, mode and attributes of a file as far as one may."""
+    old = target.stat()
+    mode = stat.S_IMODE(old.st_mode)
     with suppress(PermissionError):
-        os.fchown(descriptor, old.st_uid, old.st_gid)
+        os.fchown(descriptor, old.st_uid, -1)
+    try:
+        os.fchown(descriptor, -1, old.st_gid)
+    except PermissionError:
+        # The rights of its group are not for ours, beyond those that all have.
+        mode &= ~0o070 | (mode & 0o007) << 3
+    now = os.fstat(descriptor)
+    with suppress(PermissionError):
+        shutil.copystat(target, descriptor)  # type: ignore[arg-type]
+    os.utime(descriptor, ns=(now.st_atime_ns, now.st_mtime_ns))  # of this content, not of the old
+    os.fchmod(descriptor, mode)
+
+
+def _replace(file: BinaryIO, temporary: Path, target: Path, stale: Sequence[Path]) -> None:
+    if not _is_at(temporary, file.fileno()):
+        raise MismatchError(f"{target} was not written: another process took {temporary.name} away")
+    aside = {_place(path): hidden(_place(path), "old") for path in stale}
+    moved = {path: old for path, old in aside.items() if path.exists()}
+    try:
+        for path, old in moved.items():
+            os.replace(path, old)
+        if moved:
+            _sync_folder(target.parent)
+        os.replace(temporary, target)
+    except BaseException:
+        for path, old in moved.items():
+            with suppress(FileNotFoundError):
+                os.replace(old, path)
+        raise
+    for old in moved.values():
+        old.unlink()
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

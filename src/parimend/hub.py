@@ -5,28 +5,33 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.carriers import Carrier, diagnose, repair_
+from parimend.arguments import path_of, whole_number
+from parimend.atomic import atomic, workspace
+from parimend.carriers import Carrier, Request, diagnose, repair_
 from parimend.errors import DamageError, SpecError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
-from parimend.files.protecting import protect_file
-from parimend.files.seals import find_seal, sidecar_of
+from parimend.files.opening import opened, sidecars_of
+from parimend.files.protecting import seal_beside, seal_inside
+from parimend.files.seals import sidecar_of
 from parimend.files.tensors import FileTensors, LoadedTensors
-from parimend.records import FileReport, Report
+from parimend.records import FileReport, Report, Verdict
+from parimend.regular import open_regular
 from parimend.words.bits import torch_dtype
-from parimend.words.layout import Part
+from parimend.words.header import Entry
 
 OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
 and go on with what is there."""
+_STATE = {Verdict.UNKNOWN: "not known to be right"}
 
 
 def save_file(
@@ -41,7 +46,8 @@ def save_file(
 
     A name that ends in ``.safetensors`` gives a safetensors file of named tensors, and any other a
     file of ``torch.save``, for nested state with optimizers, counters and the like. File and
-    sidecar are made aside and then put in their places.
+    sidecar are made aside and then put in their places, at every moment and after every crash: the
+    old pair, the new pair, or the new or old file alone. Links, modes and owners are kept.
 
     Args:
         tensors: named tensors, or for ``torch.save`` anything.
@@ -55,36 +61,42 @@ def save_file(
         OSError: if the file cannot be written.
 
     Example:
-        >>> with TemporaryDirectory() as folder:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.safetensors")
         ...     save_file({"w": torch.ones(100)}, path, errors=2)
         ...     int(load_file(path)["w"].sum())
         100
     """
-    path = Path(path)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        plain = Path(folder, path.name)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file as save
+    path = path_of(path)
+    request = Request(whole_number(errors), carrier)
+    is_named = path.suffix == ".safetensors"
+    if metadata is not None and not is_named:
+        raise SpecError("metadata are for safetensors files: put them into what is saved")
+    with ExitStack() as stack:
+        # A library that is given a name puts a file of its own there.
+        plain = stack.enter_context(workspace(path)) / "plain"
+        # What is entered first takes its place last: a sidecar never lies beside another file.
+        if carrier == "sidecar":
+            side = stack.enter_context(atomic(sidecar_of(path), like=path))
+        _write(tensors, plain, metadata, is_named)
+        stale = sidecars_of(path)
+        if carrier == "sidecar":
+            new = stack.enter_context(atomic(path, made=plain, stale=stale))
+            side.write(seal_beside(new, path, request)[0].to_bytes())
+        else:
+            file = stack.enter_context(open_regular(plain))
+            new = stack.enter_context(atomic(path, stale=stale))
+            seal_inside(file, path, new, request)
 
-            save(dict(tensors), plain, metadata)
-        elif metadata is not None:
-            raise SpecError("metadata are for safetensors files: put them into what is saved")
-        else:
-            torch.save(tensors, plain)
-        if carrier == "sidecar":
-            made = plain
-            protect_file(made, errors)
-        else:
-            made = Path(folder, "made")
-            protect_file(plain, errors, carrier, made)
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        # In this order no file is ever beside the sidecar of another one.
-        sidecar_of(path).unlink(missing_ok=True)
-        made.replace(path)
-        if carrier == "sidecar":
-            sidecar_of(made).replace(sidecar_of(path))
+
+def _write(tensors: Any, plain: Path, metadata: dict[str, str] | None, is_named: bool) -> None:
+    if not is_named:
+        torch.save(tensors, plain)
+        return
+    from safetensors.torch import save_file as save
+
+    save(dict(tensors), plain, metadata)
 
 
 def load_file(
@@ -110,30 +122,37 @@ def load_file(
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
     """
-    path = Path(path)
+    path = path_of(path)
     _require_policy(on_damage)
-    with path.open("rb") as file:
-        sealed = find_seal(file, path)
+    with opened(path) as found:
+        sealed, file = found.sealed, found.file
         tensors = FileTensors(file, sealed.header)
         if on_damage != "warn" and is_truncated(sealed.seal, tensors):
             # Before memory is taken for what is not there.
-            _tell(report_on(sealed, tensors, file, path, diagnose), on_damage)
+            _tell([report_on(sealed, tensors, file, path, diagnose)], on_damage)
         loaded = LoadedTensors(tensors)
         act = repair_ if on_damage == "repair" else diagnose
         report = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
     if not report.outcome.verdict.ok or (on_damage != "repair" and not report.verdict.ok):
-        _tell(report, on_damage)
+        _tell([report], on_damage)
     if not sealed.header.raw:
         (data,) = loaded.data.values()
         return torch.load(io.BytesIO(data.data), map_location=device, weights_only=True)
-    return {part.name: _tensor(part, loaded.data[part.name]).to(device) for part in loaded.whole()}
+    return {
+        entry.name: _tensor(entry, loaded.data[entry.name]).to(device)
+        for entry in sealed.header.entries
+    }
 
 
-def _tensor(part: Part, data: NDArray[np.uint8]) -> torch.Tensor:
-    dtype = torch_dtype(part.dtype, part.name)
-    if not part.count:
-        return torch.empty(part.shape, dtype=dtype)  # torch cannot view nothing as another type
-    return torch.from_numpy(data).view(dtype).reshape(part.shape)
+def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor as the safetensors library gives it; of 4-bit numbers, torch holds pairs."""
+    shape = entry.shape
+    if entry.dtype == "F4" and shape:
+        shape = (*shape[:-1], shape[-1] // 2)
+    dtype = torch_dtype(entry.dtype, entry.name)
+    if not data.size:
+        return torch.empty(shape, dtype=dtype)  # torch cannot view nothing as another type
+    return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
 def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Report:
@@ -149,16 +168,16 @@ def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Repor
         What was found and done.
 
     Raises:
-        DamageError: if a file is damaged, or for ``repair`` beyond repair.
-        SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
+        DamageError: if a file is damaged, or for ``repair`` beyond repair; also if one of several
+            is missing, or cannot be looked at. Names all of them.
+        SealError, MismatchError, FormatError, SpecError, OSError: as `parimend.check_file` does.
     """
     _require_policy(on_damage)
     report = check_file(path)
     if on_damage == "repair" and not report.verdict.ok:
         report = repair_file(path)
-    for file in report.files:
-        if not file.verdict.ok:
-            _tell(file, on_damage)
+    if not report.verdict.ok:
+        _tell(report.files, on_damage)
     return report
 
 
@@ -167,8 +186,12 @@ def _require_policy(on_damage: str) -> None:
         raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
 
 
-def _tell(report: FileReport, on_damage: OnDamage) -> None:
-    text = f"{report.path} is damaged: {'; '.join(report.findings)}"
+def _tell(files: Sequence[FileReport], on_damage: OnDamage) -> None:
+    text = "; ".join(
+        f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
+        for file in files
+        if not file.verdict.ok
+    )
     if on_damage != "warn":
         raise DamageError(text)
     warnings.warn(text, stacklevel=3)

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 
 from parimend import carriers
+from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.names import listed
 from parimend.records import Diagnosis, Repair
@@ -137,8 +138,10 @@ def sealed_tensors(model: Model, seal: Seal) -> Tensors:
     """Those tensors of a model that a seal names.
 
     Raises:
+        SpecError: if it is no seal.
         WordError: if one has no plain memory; names it.
     """
+    require(seal, "seal", "a Seal (Seal.load reads one from a file)", Seal)
     there = leaves(unwrapped(model))
     names = {part.name for word in seal.words for part in word.parts}
     tensors = {name: there[name].value for name in sorted(names) if name in there}

@@ -18,7 +18,8 @@ class Verdict(StrEnum):
     be repaired. ``corrected``: it was, and the result is proven. ``uncorrectable``: something is
     wrong and it is not known what; a wrong answer is never called corrected. ``below_floor``: what
     can be seen above the noise was found, and whatever else there may be is smaller than the stated
-    floor.
+    floor. ``unknown``: a file of a set could not be looked at; it is missing, unreadable, not
+    protected, or its seal cannot be read.
     """
 
     CLEAN = "clean"
@@ -26,14 +27,15 @@ class Verdict(StrEnum):
     CORRECTED = "corrected"
     UNCORRECTABLE = "uncorrectable"
     BELOW_FLOOR = "below_floor"
+    UNKNOWN = "unknown"
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is left to do: not `correctable` (yet) and not `uncorrectable`."""
-        return self not in (Verdict.CORRECTABLE, Verdict.UNCORRECTABLE)
+        """Whether nothing is left to do: not `correctable` (yet), `uncorrectable` or `unknown`."""
+        return self not in (Verdict.CORRECTABLE, Verdict.UNCORRECTABLE, Verdict.UNKNOWN)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decoding:
     """What a decoder read out of one syndrome.
 
@@ -53,6 +55,10 @@ class Decoding:
     unexplained: int = 0
     floor: float = 0.0
     steps: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        found, left = len(self.positions), self.unexplained
+        return f"<Decoding: {self.verdict}, {found} wrong words, {left} checks unexplained>"
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingEvent:
     """Something that was wrong in a training run.
 
@@ -116,8 +122,12 @@ class TrainingEvent:
     reason: str
     changes: tuple[Change, ...] = ()
 
+    def __repr__(self) -> str:
+        found = f"{len(self.changes)} elements: {brief(self.reason)}"
+        return f"<TrainingEvent: {self.kind} in step {self.step}, {found}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class WordOutcome:
     """What was found in one protected word.
 
@@ -137,8 +147,13 @@ class WordOutcome:
     unexplained: int = 0
     reason: str = ""
 
+    def __repr__(self) -> str:
+        found = brief(self.reason) if self.reason else f"{len(self.changes)} wrong"
+        name = brief(self.name)
+        return f"<WordOutcome: {name} {self.verdict}, {self.elements} elements, {found}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What a check found; nothing was changed.
 
@@ -165,15 +180,20 @@ class Diagnosis:
         """Number of elements that were covered."""
         return sum(word.elements for word in self.words)
 
+    def __repr__(self) -> str:
+        name, changes = type(self).__name__, sum(len(word.changes) for word in self.words)
+        found = f"{len(self.words)} words of {self.elements} elements, {changes} wrong"
+        return f"<{name}: {self.verdict}, {found}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Repair(Diagnosis):
     """What a repair found and did: `Diagnosis.changes` were written where the verdict of their word
     is `corrected`; words that are `uncorrectable` were left as found.
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FileReport:
     """What was found in one file, and what was done about it.
 
@@ -184,10 +204,14 @@ class FileReport:
         errors: number of wrong words that it is made to repair.
         elements: number of elements in the file; `Diagnosis.elements` says how many are protected.
         seal: of the seal itself: clean, correctable, or corrected if it was written anew.
-        frame: of the header and the length: clean, correctable, corrected or uncorrectable.
+        header: of the header: clean, correctable, corrected or uncorrectable.
+        frame: of the header and the length; uncorrectable if it is not known where the file ends,
+            which is then left as it is.
         missing: bytes that are missing at the end.
         surplus: bytes that follow the end.
         written: path of the repaired file; empty if none was written.
+        problem: what is the matter with the file as a whole, in words: why it could not be looked
+            at, or that it is probably another file by now; empty if there is nothing to say.
     """
 
     path: str
@@ -196,15 +220,29 @@ class FileReport:
     errors: int
     elements: int
     seal: Verdict = Verdict.CLEAN
+    header: Verdict = Verdict.CLEAN
     frame: Verdict = Verdict.CLEAN
     missing: int = 0
     surplus: int = 0
     written: str = ""
+    problem: str = ""
+
+    @classmethod
+    def unknown(cls, path: str, problem: str) -> FileReport:
+        """Of a file that could not be looked at."""
+        return cls(path, Diagnosis(()), carrier="", errors=0, elements=0, problem=problem)
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of the words, the frame and the seal."""
-        return worst(self.outcome.verdict, self.frame, self.seal)
+        """The worst verdict of the words, the frame and the seal; `unknown` of a problem."""
+        problem = Verdict.UNKNOWN if self.problem else Verdict.CLEAN
+        return worst(self.outcome.verdict, self.frame, self.seal, problem)
+
+    @property
+    def can_be_improved(self) -> bool:
+        """Whether something that cannot be repaired as a whole has parts that can be put back."""
+        known = {self.header, self.seal, *(word.verdict for word in self.outcome.words)}
+        return self.verdict is Verdict.UNCORRECTABLE and Verdict.CORRECTABLE in known
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -215,8 +253,8 @@ class FileReport:
             if number:
                 lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
                 found.append(f"{number} bytes {what} the end{lost}")
-        if self.frame is not Verdict.CLEAN and not found:
-            found.append(f"header damaged, {done.get(self.frame, 'cannot be restored')}")
+        if self.header is not Verdict.CLEAN:
+            found.append(f"header damaged, {done.get(self.header, 'cannot be restored')}")
         if self.seal is not Verdict.CLEAN:
             found.append(f"seal damaged, {done.get(self.seal, 'cannot be restored')}")
         done |= {Verdict.CORRECTED: "corrected", Verdict.CORRECTABLE: "can be corrected"}
@@ -229,10 +267,16 @@ class FileReport:
             else:
                 continue
             found.append(f"{word.name}: {text}" if len(self.outcome.words) > 1 else text)
+        if self.problem:
+            found.append(self.problem)
         return tuple(found)
 
+    def __repr__(self) -> str:
+        found = brief("; ".join(self.findings))
+        return f"<FileReport: {brief(self.path)} {self.verdict}{found and f', {found}'}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was found in the files of a model.
 
@@ -254,6 +298,10 @@ class Report:
         """All wrong elements that are known."""
         return tuple(change for file in self.files for change in file.outcome.changes)
 
+    def __repr__(self) -> str:
+        wrong = sum(not file.verdict.ok for file in self.files)
+        return f"<Report: {self.verdict}, {len(self.files)} files, {wrong} with open findings>"
+
 
 def worst(*verdicts: Verdict) -> Verdict:
     """The one that leaves most to do.
@@ -261,5 +309,22 @@ def worst(*verdicts: Verdict) -> Verdict:
     >>> worst(Verdict.CORRECTED, Verdict.CLEAN).value
     'corrected'
     """
-    order = (Verdict.UNCORRECTABLE, Verdict.CORRECTABLE, Verdict.CORRECTED, Verdict.BELOW_FLOOR)
+    order = (
+        Verdict.UNCORRECTABLE,
+        Verdict.UNKNOWN,
+        Verdict.CORRECTABLE,
+        Verdict.CORRECTED,
+        Verdict.BELOW_FLOOR,
+    )
     return next((verdict for verdict in order if verdict in verdicts), Verdict.CLEAN)
+
+
+def brief(text: str, most: int = 100) -> str:
+    """A text for a `repr`, on one line, its middle left out where it is long.
+
+    >>> brief("a" * 1000, most=9)
+    'aaa...aaa'
+    """
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    half = (most - 3) // 2
+    return shown if len(shown) <= most else f"{shown[:half]}...{shown[-half:]}"

@@ -21,15 +21,17 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
 from parimend.codes import Code, from_spec
 from parimend.errors import ParimendError, SealError
+from parimend.records import brief
+from parimend.regular import read_regular
 from parimend.words.bits import item_size
 from parimend.words.header import Header, finite, parse_header, refuse
 from parimend.words.layout import Part, Word, whole
@@ -43,6 +45,8 @@ CARRIERS = ("sidecar", "real", "lowbits")
 
 _MOST_ERRORS = (1 << 63) - 1
 _MOST_BYTES = 1 << 62  # of a tensor
+MAX_BYTES = 1 << 28
+"""Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
 _UNREADABLE = (
     ParimendError,
@@ -58,7 +62,7 @@ HEADER = "header"
 whose bytes are one tensor."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SealedWord:
     """One protected word.
 
@@ -84,8 +88,11 @@ class SealedWord:
         """For messages; see `Word.name`."""
         return self.word.name
 
+    def __repr__(self) -> str:
+        return f"<SealedWord: {brief(self.name)}, {brief(repr(self.code))}>"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Seal:
     """How a model was protected; everything that checking and repairing needs beside the weights.
 
@@ -152,7 +159,7 @@ class Seal:
             OSError: if the file cannot be written.
             BusyError: if another process is writing it.
         """
-        with atomic(path) as file:
+        with atomic(path_of(path)) as file:
             file.write(self.to_bytes())
 
     @classmethod
@@ -161,9 +168,10 @@ class Seal:
 
         Raises:
             SealError: see `from_bytes`.
+            FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        return cls.from_bytes(read_regular(path_of(path), MAX_BYTES), str(path))
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""
@@ -176,6 +184,10 @@ class Seal:
     def covered(self) -> int:
         """Number of protected elements."""
         return sum(sealed.word.elements for sealed in self.words)
+
+    def __repr__(self) -> str:
+        what = f"{len(self.words)} words of {self.covered} elements"
+        return f"<Seal: {brief(self.carrier)}, {self.errors} errors, {what}>"
 
 
 class Unsealed(NamedTuple):

@@ -74,7 +74,10 @@ def test_json(model, run, tmp_path):
         "covered",
         "seal_bytes",
         "header_bytes",
+        "bytes",
+        "covered_bytes",
         "moved",
+        "kept",
     }
     faults = json.loads(run("inject", model, "-o", broken, "-f", "zero", "-n", 3, "--json")[1])
     report = json.loads(run("check", broken, "--json")[1])
@@ -88,10 +91,12 @@ def test_json(model, run, tmp_path):
         "elements",
         "covered",
         "seal",
+        "header",
         "frame",
         "missing_bytes",
         "surplus_bytes",
         "written",
+        "problem",
         "words",
     }
     [word] = file["words"]
@@ -232,3 +237,71 @@ def test_check_does_not_load_torch(model, run):
 def test_the_installed_command():
     done = subprocess.run([sys.executable, "-m", "parimend", "--version"], capture_output=True)
     assert re.fullmatch(rb"\d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.fixture
+def folder(model, rng):
+    """A folder of three protected files."""
+    for name in ("a", "b"):
+        arrays = {name: rng.standard_normal((40, 50), dtype=np.float32)}
+        safetensors.numpy.save_file(arrays, model.with_name(f"{name}.safetensors"))
+    (model.parent / "optimizer.pt").write_bytes(b"x")
+    return model.parent
+
+
+def test_what_is_left_out_is_said(folder, run):
+    code, out, _ = run("protect", folder)
+    assert (code, "not protected: optimizer.pt" in out) == (0, True)
+    code, out, _ = run("protect", folder)
+    assert (code, out.count("(kept)")) == (0, 3)
+    made = json.loads(run("protect", folder, "--json")[1])
+    assert made["left_out"] == ["optimizer.pt"]
+    assert [file["kept"] for file in made["files"]] == [True] * 3
+
+
+def test_a_report_goes_on_after_a_file_that_cannot_be_looked_at(folder, run, rng):
+    run("protect", folder)
+    (folder / "a.safetensors").unlink()
+    content = bytearray((folder / "b.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "b.safetensors").write_bytes(content)
+    code, out, _ = run("check", folder)
+    assert code == 1
+    assert "missing: " in out
+    assert "1 wrong element, can be corrected" in out
+    code, out, _ = run("check", folder, "--json")
+    report = json.loads(out)
+    assert (code, report["verdict"]) == (1, "unknown")
+    assert [file["verdict"] for file in report["files"]] == ["unknown", "correctable", "clean"]
+    assert report["files"][0]["problem"].startswith("missing")
+    code, out, _ = run("repair", folder, "--in-place")
+    assert (code, "1 wrong element, corrected" in out) == (1, True)
+    code, out, _ = run("inspect", folder, "--json")
+    assert code == 1
+    assert [file.get("problem", "")[:7] for file in json.loads(out)["files"]] == ["", "", "missing"]
+    code, out, _ = run("inspect", folder)
+    assert (code, "a.safetensors: missing" in out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "MODEL"],
+        ["repair", "MODEL"],
+        ["protect", "nothing"],
+        ["check"],
+        ["check", "FOLDER"],
+    ],
+)
+def test_with_json_errors_are_an_object_too(model, run, arguments):
+    places = {"MODEL": model, "FOLDER": model.parent}
+    code, out, err = run(*[places.get(argument, argument) for argument in arguments], "--json")
+    said = json.loads(out)
+    assert (code, said["schema"], said["command"]) == (2, 1, arguments[0])
+    assert err == f"parimend: {said['error']}\n"
+
+
+def test_little_coverage_is_a_warning(model, run):
+    code, _, err = run("protect", model, "--only", "fc.b*")
+    assert code == 0
+    assert "warning: 1.96% of the bytes are protected" in err

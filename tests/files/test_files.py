@@ -1,6 +1,7 @@
 """Protecting, checking and repairing one file with a sidecar."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from parimend import check_file, protect_file, repair_file
+from parimend import Seal, check_file, plan_file, protect_file, repair_file
 from parimend.errors import (
     FormatError,
     MismatchError,
@@ -154,20 +155,57 @@ def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
     assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
 
 
-def test_words_that_are_still_there_are_repaired(model):
+def test_words_that_are_still_there_are_put_back_when_asked_for(model):
     """With a budget of its own for each tensor, a lost tail takes only the tensors that it hits."""
     protect_file(model, errors=3, per="tensor")
     original = model.read_bytes()
     start = header_length(original)
     damage(model, start, b"\x55\x55")
+    damage(model, 20, b"\x55")
     os.truncate(model, len(original) - 50)
-    report = repair_file(model)
-    assert report.verdict is Verdict.UNCORRECTABLE
-    verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+    damaged = model.read_bytes()
+    for report in (check_file(model), repair_file(model)):
+        verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+        assert (verdicts["ids"], verdicts["int8"]) == ("correctable", "uncorrectable")
+        assert report.files[0].can_be_improved
+        assert not report.files[0].written
+        assert model.read_bytes() == damaged
+    report = repair_file(model, partial=True)
+    [file] = report.files
+    verdicts = {word.name: word.verdict.value for word in file.outcome.words}
     assert (verdicts["ids"], verdicts["int8"]) == ("corrected", "uncorrectable")
-    content = model.read_bytes()
-    assert len(content) == len(original)
-    assert content[: start + 8] == original[: start + 8]
+    assert (report.verdict.value, file.written) == ("uncorrectable", str(model))
+    assert (file.header.value, file.frame.value) == ("corrected", "uncorrectable")
+    assert file.findings[:2] == (
+        "50 bytes missing at the end, cannot be restored",
+        "header damaged, restored",
+    )
+    # No zeros in place of what is lost: loaders would take the file for a whole one.
+    assert model.read_bytes() == original[:-50]
+    again = repair_file(model, partial=True).files[0]
+    assert (again.written, again.can_be_improved) == ("", False)
+
+
+def test_a_word_whose_end_is_missing_is_not_put_back_in_part(model):
+    """The scalar at the end can be repaired, but what lies between it and the cut is unknown."""
+    protect_file(model, errors=3, only=["mask"])
+    original = model.read_bytes()
+    os.truncate(model, len(original) - 3)
+    cut = model.read_bytes()
+    with_tail = repair_file(model, partial=True)
+    assert model.read_bytes() in (cut, original)
+    assert (model.read_bytes() == original) == with_tail.verdict.ok
+
+
+def test_bytes_after_an_unprotected_end_are_left(model):
+    """They may have come in anywhere in it."""
+    protect_file(model, errors=3, only=["ids"])
+    model.write_bytes(model.read_bytes() + b"surplus")
+    found = model.read_bytes()
+    for report in (check_file(model), repair_file(model), repair_file(model, partial=True)):
+        assert report.verdict is Verdict.UNCORRECTABLE
+        assert report.files[0].findings == ("7 bytes too many after the end, cannot be restored",)
+        assert model.read_bytes() == found
 
 
 def test_surplus_bytes_are_cut_off(model):
@@ -206,8 +244,83 @@ def test_unprotected_files_are_refused(model):
         check_file(model.with_name("nothing"))
 
 
+def test_a_damaged_file_without_a_seal_is_not_to_be_protected(model):
+    damage(model, 0, b"\xff\xff")
+    with pytest.raises(SealError, match=r"is damaged .*: no seal of it is found.*fetch it again"):
+        check_file(model)
+
+
+@pytest.mark.parametrize("name", ["w", "other"])
+def test_a_file_that_was_saved_anew_is_told_from_damage(tmp_path, rng, name):
+    path = tmp_path / "model.safetensors"
+    for tensor in ("w", name):
+        arrays = {tensor: rng.standard_normal((50, 60), dtype=np.float32)}
+        safetensors.numpy.save_file(arrays, path)
+        if not sidecar_of(path).exists():
+            protect_file(path, errors=10)
+    if name == "w":
+        for later, says in ((1, "probably saved anew"), (-1, "more damage than the code")):
+            # Damage, other than saving, leaves the time of a file as it was.
+            os.utime(path, (0, sidecar_of(path).stat().st_mtime + later))
+            report = check_file(path)
+            assert report.verdict is Verdict.UNCORRECTABLE
+            assert says in report.files[0].findings[-1]
+    else:
+        with pytest.raises(MismatchError, match=r"probably saved anew .*parimend protect --force"):
+            check_file(path)
+
+
+def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
+    """`seal.save("model.parimend")` beside model.safetensors."""
+    beside = model.with_suffix(".parimend")
+    original = model.read_bytes()
+    seal = Seal.load(protect_file(model, errors=5)[0].sidecar)
+    sidecar_of(model).unlink()
+    replace(seal, blobs={}).save(beside)
+    assert check_file(model).verdict is Verdict.CLEAN
+    assert check_file(model.parent).verdict is Verdict.CLEAN
+    flip(model, rng, 3)
+    repaired(model, original)
+    # The sidecar of a file called model is another matter.
+    seal.save(beside)
+    with pytest.raises(SealError, match="is not protected"):
+        check_file(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda path: protect_file(path, errors=2.5), "errors must be a whole number, not a float"),
+        (lambda path: protect_file(path, errors=True), "errors must be a whole number, not a bool"),
+        (lambda path: protect_file(path, errors="5"), "errors must be a whole number, not a str"),
+        (lambda path: protect_file(5, errors=path), "errors must be a whole number, not a Posix"),
+        (lambda path: protect_file(7, errors=5), "path must be the path of a file, not an int: 7"),
+        (lambda path: protect_file(path, 5, "real", out=3), "out must be the path of a file"),
+        (lambda path: plan_file(path, errors=None), "errors must be a whole number"),
+        (lambda path: check_file(None), "path must be the path of a file, not a NoneType: None"),
+        (lambda path: check_file(""), "path must be the path of a file"),
+        (lambda path: check_file("a\0b"), "path must be the path of a file"),
+        (lambda path: repair_file(path, out=1), "out must be the path of a file"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_one_sentence(model, call, says):
+    with pytest.raises(SpecError, match=says):
+        call(model)
+
+
 def test_protecting_twice_must_be_meant(model, rng):
     protect_file(model, errors=5)
+    seal = sidecar_of(model).read_bytes()
+    [made] = protect_file(model, errors=5)
+    assert made.is_kept
+    for changed in ({"errors": 6}, {"seed": 1}, {"per": "tensor"}, {"only": ["fc.*"]}):
+        with pytest.raises(MismatchError, match=r"protected already, .*, with other settings"):
+            protect_file(model, **{"errors": 5} | changed)
+    assert sidecar_of(model).read_bytes() == seal
+    sidecar_of(model).write_bytes(b"x")
+    with pytest.raises(MismatchError, match="which cannot be read"):
+        protect_file(model, errors=5)
+    sidecar_of(model).write_bytes(seal)
     flip(model, rng, 2)
     with pytest.raises(MismatchError, match="protected already"):
         protect_file(model, errors=5)

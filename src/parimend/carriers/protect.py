@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
+from parimend.arguments import whole_number
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
     Carrier,
@@ -39,9 +40,9 @@ class Request:
         """As the arguments of `parimend.protect_` say it.
 
         Raises:
-            SpecError: if there is no such carrier.
+            SpecError: if there is no such carrier, or no such number of errors.
         """
-        return cls(errors, carrier(wanted), **options)
+        return cls(whole_number(errors), carrier(wanted), **options)
 
     def fitted(self, model: Any) -> Request:
         """The same with a carrier that knows of a model what it has to."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from parimend.cli import check, demo, inject, inspect, plan, protect, repair
-from parimend.cli.output import escaped, require_encodable
+from parimend.cli.output import escaped, print_json, require_encodable
 
 # Typer carries a copy of click, or uses an installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -59,24 +59,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from parimend.errors import ParimendError
 
     require_encodable()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    fail = _fail_as_json(given) if "--json" in given else _tell
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: _tell(f"warning: {message}")
         try:
-            sys.exit(app(arguments, standalone_mode=False))
+            sys.exit(app(given, standalone_mode=False))
         except _UsageError as error:
-            _tell(error.format_message())  # type: ignore[attr-defined]
+            fail(error.format_message())  # type: ignore[attr-defined]
         except ParimendError as error:
-            _tell(str(error))
+            fail(str(error))
         except OSError as error:
-            _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(130)
         except Exception:
             for line in traceback.format_exc().splitlines():
                 print(escaped(line), file=sys.stderr)
-            _tell("this is an error of parimend itself; please report what is printed above")
+            fail("this is an error of parimend itself; please report what is printed above")
     sys.exit(2)
+
+
+def _fail_as_json(arguments: Sequence[str]) -> Callable[[str], None]:
+    """Programs that asked for an object get one, whatever happens."""
+
+    def fail(text: str) -> None:
+        command = next((a for a in arguments if not a.startswith("-")), "")
+        print_json(command, {"error": " ".join(text.split())})
+        _tell(text)
+
+    return fail
 
 
 def _tell(text: str) -> None:

@@ -28,11 +28,14 @@ def command(path: Protected, listed: Listed = False, json: Json = False) -> None
     Says how much of the file is covered and what is wrong, and whether it can be repaired. The seal
     is NAME.parimend beside the file, or inside it.
 
+    Of a folder or an index, files that are missing, cannot be read or are not protected are
+    findings, and the others are looked at.
+
     Exit status: 0 nothing is wrong, 1 something is, 2 the check could not run (the file is not
     protected, the sidecar belongs to another file, ...).
     """
-    from parimend.files import check_file
+    from parimend.files import Members, check_file
 
-    with reading(path, "checking") as progress:
+    with reading(Members(path).first(), "checking") as progress:
         report = check_file(path, progress)
     raise typer.Exit(show("check", report, as_json=json, listed=listed))

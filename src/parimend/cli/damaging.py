@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from parimend.atomic import atomic
 from parimend.errors import SpecError
 from parimend.faults import FaultList, Words, draw
 from parimend.faults.words import FORMATS
+from parimend.files.opening import sidecars_of
 from parimend.files.seals import layout_of, sidecar_of
 from parimend.files.tensors import copy_data
+from parimend.regular import open_regular, read_regular
+from parimend.seal import MAX_BYTES
 from parimend.words.header import Entry, Header
 
 
@@ -48,7 +52,12 @@ def damage_file(
     """
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be damaged: write the copy somewhere else")
-    with path.open("rb") as file, atomic(out, like=path) as new:
+    with open_regular(path) as file, ExitStack() as stack:
+        # What is entered first takes its place last: a sidecar never lies beside another file.
+        if sidecar_of(path).exists():
+            side = stack.enter_context(atomic(sidecar_of(out), like=path))
+            side.write(read_regular(sidecar_of(path), MAX_BYTES))
+        new = stack.enter_context(atomic(out, like=path, stale=sidecars_of(out)))
         header = layout_of(file, path)
         copy_data(file, len(header.raw), new, header.raw, len(header.raw) + header.data_bytes)
         # Shared, so that what is changed in memory is changed in the file.
@@ -59,10 +68,6 @@ def damage_file(
         else:
             faults = draw(kind or "", words, count, seed, only=only, placement=placement)
         faults.apply_(words)
-        sidecar_of(out).unlink(missing_ok=True)
-    if sidecar_of(path).exists():
-        with atomic(sidecar_of(out)) as new:
-            new.write(sidecar_of(path).read_bytes())
     return faults
 
 

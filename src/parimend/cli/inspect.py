@@ -24,17 +24,19 @@ def command(
 
     Reads the seal, and nothing of the data: whether they are right is what check says.
     """
-    from parimend.files import find_seal, targets
+    from parimend.files import seals_of
 
-    found = []
-    for target in targets(path):
-        with target.open("rb") as file:
-            found.append((target, find_seal(file, target)))
+    found, problems = seals_of(path)
     if json:
-        print_json("inspect", {"files": [_as_dict(target, sealed) for target, sealed in found]})
-        return
-    for target, sealed in found:
-        _print(target, sealed)
+        files = [_as_dict(target, sealed) for target, sealed in found.items()]
+        files += [{"path": str(target), "problem": text} for target, text in problems.items()]
+        print_json("inspect", {"files": files})
+    else:
+        for target, sealed in found.items():
+            _print(target, sealed)
+        for target, text in problems.items():
+            console().print(f"{target}: {text}", soft_wrap=True)
+    raise typer.Exit(1 if problems else 0)
 
 
 def _words(sealed: Sealed) -> list[dict[str, Any]]:

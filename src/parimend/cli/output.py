@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -96,11 +96,9 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def reading(path: Path, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much of a file, or of all files of a checkpoint, has been read."""
-    from parimend.files import targets
-
-    total = sum(target.stat().st_size for target in targets(path) if target.exists())
+def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much of some files has been read."""
+    total = sum(file.stat().st_size for file in files if file.exists())
     errors = Console(stderr=True)
     bar = Progress(
         "{task.description}",

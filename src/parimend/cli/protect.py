@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,13 +84,15 @@ def command(
 
     By default, SRC is left alone and SRC.parimend is written beside it. A word is 32 bits:
     one float32, half a float64, two weights of 16 bits, or four of 8. Protect before damage can
-    strike: a seal of damaged weights preserves the damage.
+    strike: a seal of damaged weights preserves the damage. A command that was interrupted can be
+    run again: seals that are what is asked for, of files that are as they were then, are kept.
 
     Example: parimend protect model.safetensors --errors 1000
     """
-    from parimend.files import protect_file
+    from parimend.files import left_out, protect_file, targets
 
-    with reading(src, "protecting") as progress:
+    files = targets(src)
+    with reading(files, "protecting") as progress:
         made = protect_file(
             src,
             errors,
@@ -100,8 +104,10 @@ def command(
             force=force,
             progress=progress,
         )
+    _warn_of_the_rest(made)
+    others = [] if files == [src] else left_out(files, files[0].parent)
     if json:
-        print_json("protect", {"files": [_as_dict(file) for file in made]})
+        print_json("protect", {"files": [_as_dict(file) for file in made], "left_out": others})
         return
     rows = [
         [
@@ -109,7 +115,7 @@ def command(
             f"{file.seal.covered:,} of {file.elements:,}",
             f"{file.seal.errors:,}",
             size(file.seal_bytes),
-            file.sidecar or "inside",
+            (file.sidecar or "inside") + (" (kept)" if file.is_kept else ""),
         ]
         for file in made
     ]
@@ -118,6 +124,21 @@ def command(
         moved = file.seal.notes.get("moved")
         if moved:
             console().print(f"weights moved by {max(moved):.2g} (relative L2) at most")
+    if others:
+        console().print(f"not protected: {', '.join(others)}", soft_wrap=True)
+
+
+def _warn_of_the_rest(made: Sequence[Protection]) -> None:
+    """Warn if patterns chose so little that hardly anything is protected."""
+    covered, present = (
+        sum(getattr(file, count) for file in made) for count in ("covered_bytes", "data_bytes")
+    )
+    if 2 * covered < present:
+        warnings.warn(
+            f"{covered / present:.2%} of the bytes are protected; damage to others is not found, "
+            "and not repaired",
+            stacklevel=2,
+        )
 
 
 def _as_dict(file: Protection) -> dict[str, Any]:
@@ -128,7 +149,10 @@ def _as_dict(file: Protection) -> dict[str, Any]:
         "errors": file.seal.errors,
         "elements": file.elements,
         "covered": file.seal.covered,
+        "bytes": file.data_bytes,
+        "covered_bytes": file.covered_bytes,
         "seal_bytes": file.seal_bytes,
         "header_bytes": file.header_bytes,
         "moved": file.seal.notes.get("moved", []),
+        "kept": file.is_kept,
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.check import Listed, Protected
-from parimend.cli.output import Json, reading
+from parimend.cli.output import Json, console, reading
 from parimend.cli.report import show
 
 
@@ -21,20 +21,37 @@ def command(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Let the repaired file take the damaged one's place.")
     ] = False,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Of a file that cannot be repaired as a whole, put back what is proven, and leave "
+            "the rest as it is.",
+        ),
+    ] = False,
     listed: Listed = False,
     json: Json = False,
 ) -> None:
     """Put back every wrong element, bit for bit; the header and the length, too.
 
     The result is written aside, proven by SHA-256, and only then takes its place: a crash leaves
-    the file as it was, or repaired. What cannot be repaired is left as it is and named.
+    the file as it was, or repaired. What cannot be repaired is named, and nothing is written then,
+    unless --partial is given.
 
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
-    from parimend.files import repair_file
+    from parimend.files import Members, repair_file
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
-    with reading(path, "repairing") as progress:
-        report = repair_file(path, out, progress)
-    raise typer.Exit(show("repair", report, as_json=json, listed=listed))
+    with reading(Members(path).first(), "repairing") as progress:
+        report = repair_file(path, out, progress, partial=partial)
+    status = show("repair", report, as_json=json, listed=listed)
+    for file in report.files:
+        if not json and file.can_be_improved:
+            console().print(
+                f"{file.path}: nothing was written, as not all of it can be repaired; --partial "
+                "puts back what is proven",
+                soft_wrap=True,
+            )
+    raise typer.Exit(status)

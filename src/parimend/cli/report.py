@@ -47,10 +47,12 @@ def _file(file: FileReport) -> dict[str, Any]:
         "elements": file.elements,
         "covered": file.outcome.elements,
         "seal": file.seal.value,
+        "header": file.header.value,
         "frame": file.frame.value,
         "missing_bytes": file.missing,
         "surplus_bytes": file.surplus,
         "written": file.written,
+        "problem": file.problem,
         "words": [_word(word) for word in file.outcome.words],
     }
 
@@ -88,8 +90,8 @@ def _print(report: Report, listed: bool) -> None:
         [
             file.path,
             file.verdict.value,
-            f"{file.outcome.elements:,} of {file.elements:,}",
-            "; ".join(file.findings) or "-",
+            f"{file.outcome.elements:,} of {file.elements:,}" if file.carrier else "-",
+            "\n".join(file.findings) or "-",
         ]
         for file in report.files
     ]

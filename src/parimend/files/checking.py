@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from parimend.atomic import atomic
-from parimend.carriers import diagnose, repair_
-from parimend.carriers.base import require_match
+from parimend.arguments import path_of
+from parimend.carriers import Tensors, diagnose
+from parimend.carriers.base import Finding, find, require_match
 from parimend.codes import Modular
 from parimend.errors import FormatError, MismatchError, SpecError
-from parimend.files.seals import Sealed, find_seal, read_header, sidecar_of
-from parimend.files.targets import targets
+from parimend.files.members import Members
+from parimend.files.opening import opened
+from parimend.files.repairing import put_back
+from parimend.files.seals import Sealed, read_header
+from parimend.files.targets import index_first, is_index
 from parimend.files.tensors import FileTensors, Progress, silent
-from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome
+from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome, worst
+from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
 from parimend.words.bits import WORD, item_size
 
 Act = Callable[[Seal, FileTensors], Diagnosis]
 PathLike = str | os.PathLike[str]
+_BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
 def check_file(path: PathLike, progress: Progress = silent) -> Report:
@@ -33,14 +38,22 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     in 2^64 or fewer. What is found to be wrong is decoded, and proven by SHA-256 in a second pass.
 
     Args:
-        path: a protected file; or the index or the folder of a sharded checkpoint.
+        path: a protected file; a folder, which stands for everything that is protected in it or
+            should be; or the index of a sharded checkpoint, which stands for all that was protected
+            together with it.
         progress: called with the number of bytes of every read, from any thread.
 
+    Returns:
+        One report for each file. Of a folder or an index, files that are missing, cannot be read,
+        are not protected or came to the others later have the verdict `unknown`, and a problem.
+
     Raises:
-        SealError: if a file is not protected, or its seal cannot be read.
+        SealError: if the file is not protected, or its seal cannot be read; of a folder or an
+            index, if none of the files is protected.
         MismatchError: if the sidecar was made for another file.
-        FormatError: if a folder or an index cannot be understood.
-        OSError: if a file cannot be read.
+        FormatError: if a folder has nothing to check.
+        SpecError: if ``path`` is no path.
+        OSError: if the file cannot be read.
 
     Example:
         >>> import tempfile
@@ -55,21 +68,29 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
     began = time.perf_counter()
-    reports = []
-    for target in targets(Path(path)):
-        with target.open("rb") as file:
-            sealed = find_seal(file, target)
-            tensors = FileTensors(file, sealed.header, progress=progress)
-            reports.append(report_on(sealed, tensors, file, target, diagnose))
-    return Report(tuple(reports), time.perf_counter() - began)
+    members = Members(path_of(path))
+
+    def look(target: Path) -> FileReport:
+        with opened(target) as found:
+            members.learn(found.sealed, found.file, target)
+            tensors = FileTensors(found.file, found.sealed.header, progress)
+            return report_on(found.sealed, tensors, found.file, target, diagnose)
+
+    return Report(_reports(members, look), time.perf_counter() - began)
 
 
-def repair_file(path: PathLike, out: PathLike | None = None, progress: Progress = silent) -> Report:
+def repair_file(
+    path: PathLike,
+    out: PathLike | None = None,
+    progress: Progress = silent,
+    *,
+    partial: bool = False,
+) -> Report:
     """Put back every wrong element of a protected file, its header and its length, bit for bit.
 
     The repaired file is written beside its place and verified before it takes it, so that a crash
-    at any moment leaves the file as it was, or repaired. Files in which nothing can be proven right
-    are not written at all. A damaged sidecar is written anew.
+    at any moment leaves the file as it was, or repaired. Nothing is written where something cannot
+    be repaired, unless ``partial`` asks for it. A damaged sidecar is written anew.
 
     Args:
         path: as for `check_file`.
@@ -77,65 +98,59 @@ def repair_file(path: PathLike, out: PathLike | None = None, progress: Progress 
             existing folder. By default repaired files take the place of the damaged ones, and
             clean ones are not touched.
         progress: see `check_file`.
+        partial: of a file that cannot be repaired as a whole, put back what is proven: the header
+            and the words that are `corrected` in the report. Everything else is left as it is, the
+            length too.
 
     Raises:
         BusyError: if another process is writing the same file.
+        MismatchError: also if a file was saved anew while it was being repaired.
+        FormatError: also if ``out`` is something else than a regular file or a folder.
         OSError: if a file cannot be read or written. Nothing was changed then.
         SealError, MismatchError, FormatError: as `check_file` does.
     """
     began = time.perf_counter()
-    files = targets(Path(path))
-    folder = None if out is None else Path(out)
-    if folder and not folder.is_dir() and len(files) > 1:
-        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
-    reports = []
-    for target in files:
+    members = Members(path_of(path))
+    folder = None if out is None else path_of(out, "out")
+    count = len(members.first())
+    if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
+        raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
+
+    def mend(target: Path) -> FileReport:
         new = folder / target.name if folder and folder.is_dir() else folder
-        reports.append(_repair(target, new, progress))
-    return Report(tuple(reports), time.perf_counter() - began)
+        return _repair(target, new, progress, partial, members)
+
+    return Report(_reports(members, mend), time.perf_counter() - began)
 
 
-def _repair(path: Path, out: Path | None, progress: Progress) -> FileReport:
+def _reports(members: Members, look: Callable[[Path], FileReport]) -> tuple[FileReport, ...]:
+    found, problems = members.visit(look)
+    found |= {path: FileReport.unknown(str(path), text) for path, text in problems.items()}
+    return tuple(found[path] for path in sorted(found, key=index_first))
+
+
+def _repair(
+    path: Path, out: Path | None, progress: Progress, partial: bool, members: Members
+) -> FileReport:
     if out and out.exists() and out.samefile(path):
         out = None
-    goal = out or path
-    with path.open("rb") as file, ExitStack() as stack:
-        sealed = find_seal(file, path)
+    require_place(out or path)  # before the work
+    findings: dict[SealedWord, Finding] = {}
 
-        def create() -> BinaryIO:
-            return stack.enter_context(atomic(goal, like=path))
+    def keep(word: SealedWord, tensors: Tensors) -> Finding:
+        findings[word] = find(word, tensors)
+        return findings[word]
 
-        tensors = FileTensors(file, sealed.header, create, progress)
-        # A file with zeros in place of what is lost would look as if it were whole.
-        act = diagnose if unprotected_loss(sealed.seal, tensors) else repair_
-        report = report_on(sealed, tensors, file, path, act)
-        proven = _is_proven(report.outcome)
-        if report.frame is Verdict.CORRECTABLE or (out and proven and act is repair_):
-            tensors.copy()
-        if tensors.is_copied:
-            _verify(sealed, tensors, report, goal)
-            report = replace(report, written=str(goal), frame=_done(report.frame))
-            if out:
-                # What lies beside the place now belongs to the file that is being replaced.
-                sidecar_of(goal).unlink(missing_ok=True)
-    if proven and sealed.path and (report.seal is not Verdict.CLEAN or (report.written and out)):
-        sealed.seal.save(sidecar_of(goal))
-        report = replace(report, seal=_done(report.seal))
-    return report
-
-
-def _done(verdict: Verdict) -> Verdict:
-    return Verdict.CORRECTED if verdict is Verdict.CORRECTABLE else verdict
-
-
-def _verify(sealed: Sealed, copy: FileTensors, report: FileReport, goal: Path) -> None:
-    """Read the copy again before it takes its place; corrected words have been read already."""
-    copy.look()
-    pairs = zip(sealed.seal.words, report.outcome.words, strict=True)
-    clean = tuple(word for word, outcome in pairs if outcome.verdict is Verdict.CLEAN)
-    found = diagnose(replace(sealed.seal, words=clean), copy)
-    if found.verdict is not Verdict.CLEAN or not copy.has_header or copy.found != copy.size:
-        raise OSError(f"{goal}: what was written cannot be read back as it was")
+    with opened(path) as found:
+        members.learn(found.sealed, found.file, path)
+        tensors = FileTensors(found.file, found.sealed.header, progress)
+        act = functools.partial(diagnose, find=keep)
+        report = report_on(found.sealed, tensors, found.file, path, act)
+        if report.verdict is Verdict.UNCORRECTABLE and not partial:
+            return report
+        # Nothing is put into a file that may be another one.
+        known = _is_proven(report.outcome)
+        return put_back(found, report, findings, out, progress) if known else report
 
 
 def report_on(
@@ -144,11 +159,14 @@ def report_on(
     """What ``act``, `diagnose` or `repair_`, finds in an open file."""
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
-    is_intact = not (missing or surplus) and tensors.has_header
-    if not is_intact and not _is_proven(outcome):
+    has_end = not (missing or surplus)
+    is_ours = _is_proven(outcome)
+    if not is_ours and not (has_end and tensors.has_header):
         _refuse_another_file(sealed, file, path)
-    restorable = _is_proven(outcome) and not unprotected_loss(sealed.seal, tensors)
-    frame = Verdict.CORRECTABLE if restorable else Verdict.UNCORRECTABLE
+    header = _frame(tensors.has_header, is_ours)
+    end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
+    if end is Verdict.UNCORRECTABLE:
+        outcome = _without_tail(sealed.seal, tensors, outcome)
     return FileReport(
         path=str(path),
         outcome=outcome,
@@ -156,16 +174,41 @@ def report_on(
         errors=sealed.seal.errors,
         elements=sum(part.count for part in sealed.header.parts),
         seal=Verdict.CLEAN if sealed.is_intact else Verdict.CORRECTABLE,
-        frame=Verdict.CLEAN if is_intact else frame,
+        header=header,
+        frame=worst(header, end),
         missing=missing,
         surplus=surplus,
+        problem=_saved_anew(sealed, outcome, file),
     )
+
+
+def _frame(is_right: bool, is_known: bool) -> Verdict:
+    wrong = Verdict.CORRECTABLE if is_known else Verdict.UNCORRECTABLE
+    return Verdict.CLEAN if is_right else wrong
 
 
 def _is_proven(outcome: Diagnosis) -> bool:
     """Whether a word shows that the seal belongs to the file."""
     good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
     return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def _saved_anew(sealed: Sealed, outcome: Diagnosis, file: BinaryIO) -> str:
+    """Says so if a file was probably saved anew after it was protected, and not damaged.
+
+    Then no check holds, and the file is newer than its seal: damage does not change its time.
+    """
+    words = list(zip(sealed.seal.words, outcome.words, strict=True))
+    if not sealed.path or not words:
+        return ""
+    if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+        return ""
+    if os.fstat(file.fileno()).st_mtime_ns <= sealed.path.stat().st_mtime_ns:
+        return ""
+    return (
+        "it was written after its seal, and no check holds: probably saved anew after it was "
+        "protected; then protect it again, with --force"
+    )
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
@@ -177,7 +220,8 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
     if sealed.path and header.raw != sealed.header.raw:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
-            "other contents: put the file's own sidecar there, or protect it anew"
+            "other contents: it was probably saved anew after it was protected (parimend protect "
+            "--force protects what is there now), or this is the sidecar of another file"
         )
 
 
@@ -204,6 +248,31 @@ def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
     """Whether more is missing at the end of the file than can be repaired."""
     lost = any(lost_of(word, seal.errors, tensors) for word in seal.words)
     return lost or unprotected_loss(seal, tensors) > 0
+
+
+def _without_tail(seal: Seal, tensors: FileTensors, outcome: Diagnosis) -> Diagnosis:
+    """Where a file is cut for good, what is known of words behind the cut has no place in it."""
+    words = [
+        replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
+        if found.verdict is Verdict.CORRECTABLE and any(tensors.missing(p) for p in word.parts)
+        else found
+        for word, found in zip(seal.words, outcome.words, strict=True)
+    ]
+    return replace(outcome, words=tuple(words))
+
+
+def _knows_end(seal: Seal, tensors: FileTensors, outcome: Diagnosis) -> bool:
+    """Whether a wrong length can be put right: nothing that lies before the end is unknown."""
+    if any(word.verdict is Verdict.UNCORRECTABLE for word in outcome.words):
+        return False
+    if tensors.found <= tensors.size:
+        return not unprotected_loss(seal, tensors)
+    # Bytes may have come in anywhere in tensors that are not protected.
+    last = next((part for part in reversed(tensors.whole()) if part.count), None)
+    if last is None:
+        return False
+    covered = [part for word in seal.words for part in word.parts if part.name == last.name]
+    return sum(part.count for part in covered) == last.count
 
 
 def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from parimend.atomic import atomic
-from parimend.carriers import Carrier, PlannedWord, Request, diagnose, protect_
-from parimend.carriers import plan as plan_tensors
-from parimend.errors import FormatError, MismatchError, SpecError
-from parimend.files.seals import KEY, layout_of, sidecar_of, with_seal
-from parimend.files.targets import INDEX, targets
+from parimend.arguments import path_of, whole_number
+from parimend.atomic import atomic, locked
+from parimend.carriers import Carrier, Request, choose_codes, diagnose, protect_
+from parimend.errors import FormatError, MismatchError, SealError, SpecError
+from parimend.files.opening import opened, sidecars_of
+from parimend.files.planning import choose, for_index
+from parimend.files.seals import KEY, Sealed, layout_of, sidecar_of, with_seal
+from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
 from parimend.files.tensors import (
+    ChosenTensors,
     FileTensors,
     LoadedTensors,
     Progress,
-    copy_data,
     silent,
 )
 from parimend.names import select
 from parimend.records import Verdict
+from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import HEADER, Seal
+from parimend.words.bits import item_size
 from parimend.words.header import Header
-from parimend.words.layout import Part, Per
+from parimend.words.layout import Per
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Protection:
         elements: number of elements in the file; `Seal.covered` of them are protected.
         seal_bytes: bytes that the seal takes, in the sidecar or in the header.
         header_bytes: bytes of the file's header, of which the seal holds a copy.
+        data_bytes: bytes of all tensors in the file.
+        is_kept: whether it was protected in this way already, and found to be as it was then.
     """
 
     path: str
@@ -48,23 +55,14 @@ class Protection:
     elements: int
     seal_bytes: int
     header_bytes: int
+    data_bytes: int = 0
+    is_kept: bool = False
 
-
-class ChosenTensors:
-    """Some of the tensors of a file, to be protected.
-
-    Args:
-        tensors: all of them.
-        names: of those that are chosen; None for all.
-    """
-
-    def __init__(self, tensors: FileTensors | LoadedTensors, names: Collection[str] | None) -> None:
-        self._parts = tuple(part for part in tensors.whole() if names is None or part.name in names)
-        self.read = tensors.read
-        self.write = tensors.write
-
-    def whole(self) -> tuple[Part, ...]:
-        return self._parts
+    @property
+    def covered_bytes(self) -> int:
+        """Bytes of the elements that are protected."""
+        parts = [part for word in self.seal.words for part in word.parts]
+        return sum(part.count * item_size(part.dtype) for part in parts)
 
 
 def protect_file(
@@ -101,176 +99,259 @@ def protect_file(
         force: protect what is there now, even if the file has a seal already.
         progress: called with the number of bytes of every read, from any thread.
 
+    Nothing is written before all files have been looked at. Files that are protected in this way
+    already, and are as they were then, keep their seals: what was interrupted can be run again.
+
     Returns:
         How each of the files was protected.
 
     Raises:
-        FormatError: if the file is damaged or empty.
-        MismatchError: if the file is protected already, or changes while it is read.
-        SpecError, WordError: if it cannot be protected in this way.
+        FormatError: if a file is damaged or empty, or an index cannot be read.
+        MismatchError: if a file is protected in another way or is not as it was then, or changes
+            while it is read.
+        SpecError, WordError: if it cannot be protected in this way, or an argument is of the wrong
+            type.
         BusyError: if another process is writing the same file.
         OSError: if a file cannot be read or written.
     """
-    request = Request(errors, carrier, per, bits, rows, seed)
-    files = targets(Path(path))
+    request = Request(whole_number(errors), carrier, per, bits, rows, whole_number(seed, "seed"))
+    path = path_of(path)
+    files = targets(path)
     if carrier == "sidecar":
         if out is not None:
             raise SpecError("carrier='sidecar' leaves the file as it is: it takes no out")
-        chosen = _choose(files, only)
-        return tuple(_beside(file, request, chosen[file], force, progress) for file in files)
-    if out is None:
+        goals = files
+    elif out is None:
         raise SpecError(f"carrier={carrier!r} changes the weights: say where to write the new file")
-    folder = Path(out) if Path(out).is_dir() else None
-    if len(files) > 1 and not folder:
-        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
-    made = []
-    for file, names in _choose(files, only).items():
-        new = folder / file.name if folder else Path(out)
-        act = _copy_index if _is_index(file) else _inside
-        made.append(act(file, new, request, names, force, progress))
-    return tuple(made)
+    else:
+        goal = path_of(out, "out")
+        if len(files) > 1 and not goal.is_dir():
+            raise SpecError(
+                f"{path} has {len(files)} files: give an existing folder to write them to"
+            )
+        goals = [goal / file.name if goal.is_dir() else goal for file in files]
+    is_set = path.is_dir() or is_index(path)
+    task = Task(request, notes_of(goals) if is_set else {}, force, progress)
+    chosen = choose(files, only)
+    todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]
+    return tuple(protect() for protect in todo)
 
 
-def plan_file(
-    path: str | os.PathLike[str],
-    errors: int,
-    carrier: Carrier = "sidecar",
-    *,
-    only: Sequence[str] | None = None,
-    per: Per = "model",
-    bits: int | None = None,
-    rows: int | None = None,
-    seed: int = 0,
-) -> tuple[tuple[str, tuple[PlannedWord, ...]], ...]:
-    """What `protect_file` with the same arguments would take; nothing is written.
+class Task(NamedTuple):
+    """What is to be done with every file of a set.
+
+    Attributes:
+        request: how to protect them.
+        notes: what each seal tells about the set.
+        force: whether seals that are there do not count.
+        progress: see `Progress`.
+    """
+
+    request: Request
+    notes: Mapping[str, Any]
+    force: bool
+    progress: Progress
+
+
+def _prepare(
+    task: Task, path: Path, out: Path, names: Collection[str] | None
+) -> Callable[[], Protection]:
+    """Look whether a file can be protected; nothing is written yet.
+
+    Args:
+        path: of the file.
+        out: of the protected file; for a sidecar, the file itself.
+        names: of the tensors to protect; None for all.
 
     Returns:
-        For every file its path and its words.
+        What protects it.
+    """
+    if task.request.carrier == "sidecar":
+        return _prepare_beside(task, path, names)
+    if is_index(path):
+        return _prepare_copy(task, path, out)
+    _require_free(path, out, task.force)
+    header = _layout(path)
+    if not header.raw:
+        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
+    if KEY in header.metadata and not task.force:
+        raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
+    return partial(_inside, task, path, out, names)
+
+
+def _prepare_beside(
+    task: Task, path: Path, names: Collection[str] | None
+) -> Callable[[], Protection]:
+    if task.force or not sidecar_of(path).exists():
+        _layout(path)  # raises
+        return partial(_beside, task, path, names)
+    return partial(_keep, task, path, _kept(task, path, names))
+
+
+def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
+    """An index carries nothing: a copy of it gets a sidecar."""
+    task = task._replace(request=for_index(task.request))
+    content = read_regular(path, MAX_INDEX)
+    was_copied = out.exists() and not out.samefile(path) and sidecar_of(out).exists()
+    if was_copied and not task.force and read_regular(out, MAX_INDEX) == content:
+        return _prepare_beside(task, out, None)
+    _require_free(path, out, task.force)
+
+    def copy() -> Protection:
+        with atomic(out, like=path, stale=sidecars_of(out)) as new:
+            new.write(content)
+        return _beside(task, out, None)
+
+    return copy
+
+
+def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
+    """The seal that a file has already.
 
     Raises:
-        FormatError, SpecError, WordError, OSError: as `protect_file` does.
+        MismatchError: if it is not the one that would be made now.
     """
-    request = Request(errors, carrier, per, bits, rows, seed)
-    planned = []
-    for target, names in _choose(targets(Path(path)), only).items():
-        with target.open("rb") as file:
-            tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
-            mine = _for_index(request) if _is_index(target) else request
-            planned.append((str(target), plan_tensors(tensors, mine)))
-    return tuple(planned)
-
-
-def _choose(
-    files: Sequence[Path], only: Sequence[str] | None
-) -> dict[Path, Collection[str] | None]:
-    """The names of the tensors to protect in every file; None for all, as in an index.
-
-    Raises:
-        WordError: if a pattern matches no tensor in any of the files.
-    """
-    if only is None:
-        return dict.fromkeys(files)
-    names = {}
-    for path in files:
-        if not _is_index(path):
-            with path.open("rb") as file:
-                names[path] = [part.name for part in layout_of(file, path).parts]
-    wanted = set(select([name for found in names.values() for name in found], only))
-    return {path: wanted.intersection(names[path]) if path in names else None for path in files}
-
-
-def _is_index(path: Path) -> bool:
-    return path.name.endswith(INDEX)
-
-
-def _for_index(request: Request) -> Request:
-    return Request(request.errors, seed=request.seed)
-
-
-def _beside(
-    path: Path,
-    request: Request,
-    names: Collection[str] | None,
-    force: bool,
-    progress: Progress,
-) -> Protection:
     beside = sidecar_of(path)
-    if beside.exists() and not force:
-        raise MismatchError(
-            f"{path} is protected already, by {beside.name}: check it, or use force to protect "
-            "what is there now"
+
+    def refusal(reason: str) -> MismatchError:
+        return MismatchError(
+            f"{path} is protected already, by {beside.name}{reason}: check it, or use force to "
+            "protect what is there now"
         )
-    # The sidecar is locked first, so that nobody works for nothing.
-    with path.open("rb") as file, atomic(beside) as new:
-        before = _state(file)
-        header = layout_of(file, path)
-        tensors = FileTensors(file, header, progress=progress)
-        seal = protect_(ChosenTensors(tensors, names), request)
-        seal = replace(seal, blobs={HEADER: header.raw})
+
+    try:
+        with opened(path) as found:
+            sealed = found.sealed
+            seal, tensors = sealed.seal, FileTensors(found.file, sealed.header, task.progress)
+            if HEADER not in seal.blobs or seal.carrier != task.request.carrier:
+                raise refusal(", in another way")
+            if not tensors.has_header or tensors.found != tensors.size:
+                raise refusal(", and is not as it was then")
+            request = for_index(task.request) if is_index(path) else task.request
+            wanted = choose_codes(ChosenTensors(tensors, names), request)
+            if request.errors != seal.errors or wanted != [(w.code, w.parts) for w in seal.words]:
+                raise refusal(", with other settings")
+            members = noted(task.notes, MEMBERS)
+            if members and (gone := noted(seal.notes, MEMBERS) - members):
+                raise refusal(f", together with {min(gone)}, which is not there now")
+            if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
+                raise refusal(", and is not as it was then")
+    except SealError:
+        raise refusal(", which cannot be read") from None
+    return sealed
+
+
+def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
+    seal = replace(sealed.seal, notes={**sealed.seal.notes, **task.notes})
+    data = seal.to_bytes()
+    if seal.notes != sealed.seal.notes or not sealed.is_intact:
+        seal.save(sidecar_of(path))
+    header = sealed.header
+    made = _protection(path, sidecar_of(path), seal, header, len(data), len(header.raw))
+    return replace(made, is_kept=True)
+
+
+def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection:
+    request = for_index(task.request) if is_index(path) else task.request
+    beside = sidecar_of(path)
+    with open_regular(path) as file, ExitStack() as stack:
+        before = state_of(file.fileno())
+
+        def confirm() -> None:
+            if state_of(path) != before:
+                raise MismatchError(
+                    f"{path} was changed while it was read: protect it when it is done"
+                )
+
+        new = stack.enter_context(atomic(beside, like=path, confirm=confirm))
+        stack.enter_context(locked(path))
+        seal, header = seal_beside(file, path, request, names, task.notes, task.progress)
         data = seal.to_bytes()
         new.write(data)
-        if _state(file) != before or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise MismatchError(f"{path} was changed while it was read: protect it when it is done")
     return _protection(path, beside, seal, header, len(data), len(header.raw))
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_size, found.st_mtime_ns
-
-
-def _inside(
+def seal_beside(
+    file: BinaryIO,
     path: Path,
-    out: Path,
     request: Request,
-    names: Collection[str] | None,
-    force: bool,
-    progress: Progress,
-) -> Protection:
-    stale = _require_free(out, path, force)
-    with path.open("rb") as file, ExitStack() as stack:
-        new = stack.enter_context(atomic(out, like=path))
-        header = layout_of(file, path)
-        if not header.raw:
-            raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
-        if KEY in header.metadata and not force:
-            raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
-        changed = LoadedTensors(FileTensors(file, header, progress=progress))
-        seal = protect_(ChosenTensors(changed, names), request)
-        others = {name: value for name, value in header.metadata.items() if name != KEY}
-        bare = header.with_metadata(others)
-        seal = replace(seal, blobs={HEADER: bare.raw})
-        sealed = with_seal(bare, seal)
-        size = len(sealed.raw) + sealed.data_bytes
-        copy_data(file, len(header.raw), new, sealed.raw, size)
-        tensors = FileTensors(new, sealed, create=lambda: new)
-        tensors.is_copied = True
-        for word in seal.words:
-            for part in word.parts:
-                tensors.write(part, None, changed.read(part))
-        tensors.look()
-        if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-            raise OSError(f"{out}: what was written cannot be read back as it was")
-        stale.unlink(missing_ok=True)
-    return _protection(out, None, seal, sealed, len(sealed.raw) - len(bare.raw), len(bare.raw))
+    names: Collection[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """The seal of an open file that stays as it is, and its header.
+
+    Args:
+        file: the file.
+        path: where it is or will be: the name says what it is to be taken for.
+        request: what is asked for.
+        names: of the tensors to protect; None for all.
+        notes: that the seal is to hold.
+        progress: see `protect_file`.
+    """
+    header = layout_of(file, path)
+    tensors = FileTensors(file, header, progress)
+    seal = protect_(ChosenTensors(tensors, names), request)
+    return _completed(seal, header, notes), header
 
 
-def _copy_index(
+def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:
+    with (
+        open_regular(path) as file,
+        atomic(out, like=path, stale=sidecars_of(out)) as new,
+    ):
+        seal, sealed = seal_inside(file, path, new, task.request, names, task.notes, task.progress)
+    held = len(seal.blobs[HEADER])
+    return _protection(out, None, seal, sealed, len(sealed.raw) - held, held)
+
+
+def seal_inside(
+    file: BinaryIO,
     path: Path,
-    out: Path,
+    new: BinaryIO,
     request: Request,
-    names: Collection[str] | None,
-    force: bool,
-    progress: Progress,
-) -> Protection:
-    _require_free(out, path, force).unlink(missing_ok=True)
-    with atomic(out, like=path) as new:
-        new.write(path.read_bytes())
-    return _beside(out, _for_index(request), names, force, progress)
+    names: Collection[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> tuple[Seal, Header]:
+    """Write a file that holds its seal itself; returns that and the header with the seal.
+
+    Args:
+        file: the file to be protected.
+        path: where it is or will be.
+        new: an empty file.
+        request, names, notes, progress: see `seal_beside`.
+    """
+    header = layout_of(file, path)
+    if not header.raw:
+        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
+    changed = LoadedTensors(FileTensors(file, header, progress))
+    seal = protect_(ChosenTensors(changed, names), request)
+    others = {name: value for name, value in header.metadata.items() if name != KEY}
+    bare = header.with_metadata(others)
+    seal = _completed(seal, bare, notes)
+    sealed = with_seal(bare, seal)
+    new.write(sealed.raw)
+    for part in changed.whole():
+        new.write(changed.data[part.name].data)
+    new.flush()
+    tensors = FileTensors(new, sealed)
+    if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
+        raise OSError(f"{path}: what was written cannot be read back as it was")
+    return seal, sealed
 
 
-def _require_free(out: Path, path: Path, force: bool) -> Path:
-    """Refuse to replace what is to be protected, or what a sidecar protects; returns its path."""
+def _completed(seal: Seal, header: Header, notes: Mapping[str, Any] | None) -> Seal:
+    return replace(seal, notes={**seal.notes, **(notes or {})}, blobs={HEADER: header.raw})
+
+
+def _layout(path: Path) -> Header:
+    with open_regular(path) as file:
+        return layout_of(file, path)
+
+
+def _require_free(path: Path, out: Path, force: bool) -> None:
+    """Refuse to replace what is to be protected, or what a sidecar protects."""
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
     stale = sidecar_of(out)
@@ -278,11 +359,17 @@ def _require_free(out: Path, path: Path, force: bool) -> Path:
         raise MismatchError(
             f"{stale} belongs to another file that would be replaced: remove both, or use force"
         )
-    return stale
 
 
 def _protection(
     path: Path, sidecar: Path | None, seal: Seal, header: Header, seal_bytes: int, copied: int
 ) -> Protection:
-    elements = sum(part.count for part in header.parts)
-    return Protection(str(path), str(sidecar or ""), seal, elements, seal_bytes, copied)
+    return Protection(
+        path=str(path),
+        sidecar=str(sidecar or ""),
+        seal=seal,
+        elements=sum(part.count for part in header.parts),
+        seal_bytes=seal_bytes,
+        header_bytes=copied,
+        data_bytes=header.data_bytes,
+    )

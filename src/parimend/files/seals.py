@@ -16,7 +16,8 @@ from typing import BinaryIO
 from parimend.errors import FormatError, SealError
 from parimend.files.searching import decode, search
 from parimend.files.tensors import read_at
-from parimend.seal import HEADER, Seal, Unsealed, unsealed
+from parimend.regular import read_regular
+from parimend.seal import HEADER, MAX_BYTES, Seal, Unsealed, unsealed
 from parimend.words.header import (
     MAX_LENGTH,
     PREFIX,
@@ -32,8 +33,6 @@ KEY = "parimend"
 """Name of the seal in the metadata of a safetensors file."""
 WHOLE = "bytes"
 """Name of the only tensor of a file that is not in the safetensors format."""
-
-_MAX_SEAL = 1 << 28  # bytes; enough for ten million errors
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,13 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
     try:
         seal, header, is_intact = load_sidecar(beside)
     except FileNotFoundError:
-        return _inside(file, path)
+        try:
+            return _inside(file, path)
+        except SealError:
+            beside = path.with_suffix(SUFFIX)
+            if not _is_of_model(beside, path):
+                raise
+        seal, header, is_intact = load_sidecar(beside)
     if HEADER not in seal.blobs:  # a model's own seal, saved beside the file it was loaded from
         header = read_header(file, str(path))
     elif header is None:
@@ -132,12 +137,20 @@ def load_sidecar(beside: Path) -> Unsealed:
     """The seal in a sidecar.
 
     Raises:
-        SealError: if it cannot be read.
+        SealError, FormatError: if it cannot be read.
         OSError: if there is none.
     """
-    if beside.stat().st_size > _MAX_SEAL:
-        raise SealError(f"{beside} is too large for a seal ({beside.stat().st_size} bytes)")
-    return unsealed(beside.read_bytes(), str(beside))
+    return unsealed(read_regular(beside, MAX_BYTES), str(beside))
+
+
+def _is_of_model(beside: Path, path: Path) -> bool:
+    """Whether a seal is that of a live model, saved as ``model.parimend`` for its safetensors file.
+
+    A sidecar of that name would belong to a file called ``model``.
+    """
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return False
+    return HEADER not in load_sidecar(beside)[0].blobs
 
 
 def _sealed_size(seal: Seal, beside: Path) -> int:
@@ -158,19 +171,32 @@ def with_seal(header: Header, seal: Seal) -> Header:
 
 
 def _inside(file: BinaryIO, path: Path) -> Sealed:
-    unprotected = SealError(
-        f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
-        f"(parimend protect {path} makes one)"
-    )
+    problem = ""
     for data in _candidates(file, path):
         try:
             seal, header, _ = unsealed(data, str(path))
         except SealError as error:
-            unprotected = SealError(f"{path}: the seal inside it cannot be read: {error}")
+            problem = f"{path}: the seal inside it cannot be read: {error}"
             continue
         if header is not None:
             return Sealed(seal, with_seal(header, seal), None)
-    raise unprotected
+    raise SealError(problem or _why_unprotected(file, path))
+
+
+def _why_unprotected(file: BinaryIO, path: Path) -> str:
+    """A damaged file is not to be protected as it is."""
+    if path.suffix == ".safetensors":
+        try:
+            read_header(file, str(path))
+        except FormatError as error:
+            return (
+                f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
+                "it cannot be repaired here; fetch it again"
+            )
+    return (
+        f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
+        f"(parimend protect {path} makes one)"
+    )
 
 
 def _candidates(file: BinaryIO, path: Path) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import BinaryIO
 
 import numpy as np
@@ -31,31 +31,19 @@ class FileTensors:
     memory stays flat however large the file is. What is missing at the end reads as zeros.
 
     Args:
-        file: open for reading, and not changed.
+        file: open for reading, and for writing if it is to be changed.
         header: how the file should begin and what should follow.
-        create: called when something has to be written for the first time. It gives the empty file
-            that becomes a copy of ``file`` with that header and the right length; from then on the
-            copy is read and written.
         progress: see `Progress`.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        header: Header,
-        create: Callable[[], BinaryIO] | None = None,
-        progress: Progress = silent,
-    ) -> None:
+    def __init__(self, file: BinaryIO, header: Header, progress: Progress = silent) -> None:
         self._file = file
-        self._create = create
         self._progress = progress
         self._parts = header.parts
         self._raw = header.raw
         self._places = {e.name: len(header.raw) + e.begin for e in header.entries}
         self.size = len(header.raw) + header.data_bytes
         """Bytes that the file should have."""
-        self.is_copied = False
-        """Whether the copy is there."""
         self.look()
 
     def look(self) -> None:
@@ -77,7 +65,6 @@ class FileTensors:
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        self.copy()
         at = self._places[part.name] + part.start * item_size(part.dtype)
         if elements is None:
             write_at(self._file, at, values)
@@ -90,16 +77,6 @@ class FileTensors:
         size = part.count * item_size(part.dtype)
         end = self._places[part.name] + part.start * item_size(part.dtype) + size
         return min(max(end - self.found, 0), size)
-
-    def copy(self) -> None:
-        """Make the copy, if there is none: as found, but for the header and the length."""
-        if self.is_copied:
-            return
-        if self._create is None:
-            raise PermissionError("these tensors were opened for reading only")
-        new = self._create()
-        copy_data(self._file, len(self._raw), new, self._raw, self.size)
-        self._file, self.is_copied = new, True
 
 
 class LoadedTensors:
@@ -126,6 +103,23 @@ class LoadedTensors:
     ) -> None:
         rows = self.read(part).reshape(part.count, -1)
         rows[... if elements is None else elements] = values
+
+
+class ChosenTensors:
+    """Some of the tensors of a file, to be protected.
+
+    Args:
+        tensors: all of them.
+        names: of those that are chosen; None for all.
+    """
+
+    def __init__(self, tensors: FileTensors | LoadedTensors, names: Collection[str] | None) -> None:
+        self._parts = tuple(part for part in tensors.whole() if names is None or part.name in names)
+        self.read = tensors.read
+        self.write = tensors.write
+
+    def whole(self) -> tuple[Part, ...]:
+        return self._parts
 
 
 def copy_data(source: BinaryIO, skip: int, new: BinaryIO, raw: bytes, size: int) -> None:

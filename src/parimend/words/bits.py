@@ -49,6 +49,7 @@ _NAMES = MappingProxyType(
         **{f"complex{bits}": f"C{bits}" for bits in (64, 128)},
     }
 )
+_PAIRS = ("float4_e2m1fn_x2", "F4")  # an element of torch's dtype is a pair of the file's
 
 
 def item_size(dtype: str) -> int:
@@ -92,7 +93,7 @@ def torch_dtype(dtype: str, name: str = "a tensor") -> torch.dtype:
     """
     import torch
 
-    for of_torch, of_file in _NAMES.items():
+    for of_torch, of_file in (*_NAMES.items(), _PAIRS):
         if of_file == dtype and hasattr(torch, of_torch):
             found: torch.dtype = getattr(torch, of_torch)
             return found

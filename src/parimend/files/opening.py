@@ -1,0 +1,91 @@
+"""A file and its seal, read as they belong together also while others save and repair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from parimend.errors import BusyError, MismatchError, ParimendError
+from parimend.files.seals import Sealed, find_seal, sidecar_of
+from parimend.regular import State, open_regular, state_of
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A protected file that is open.
+
+    Attributes:
+        path: of the file.
+        file: open for reading.
+        sealed: its seal.
+        states: of the file and of what is in the place of its sidecar, when they were read.
+    """
+
+    path: Path
+    file: BinaryIO
+    sealed: Sealed
+    states: tuple[State | None, State | None]
+
+    def require_unchanged(self) -> None:
+        """Refuse to go on if the file or its sidecar is another one by now.
+
+        Raises:
+            MismatchError: if one of them is.
+        """
+        if state_of(self.path) != self.states[0]:
+            self._refuse()
+        self.require_sidecar()
+
+    def require_sidecar(self) -> None:
+        """As `require_unchanged`, of the sidecar alone: for when the file has been repaired."""
+        if state_of(sidecar_of(self.path)) != self.states[1]:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise MismatchError(
+            f"{self.path} was saved anew while it was being repaired: nothing was written; check "
+            "it again"
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """Open a protected file and read its seal.
+
+    Raises:
+        SealError, MismatchError, FormatError: if the file is not protected, or its seal or header
+            cannot be read.
+        BusyError: if it is saved over and over meanwhile.
+        OSError: if it cannot be read.
+    """
+    for _ in range(_ATTEMPTS):
+        with open_regular(path) as file:
+            states = _states(path)
+            failure = None
+            try:
+                sealed = find_seal(file, path)
+            except (ParimendError, OSError) as error:
+                failure = error
+            # Whoever saves removes the old sidecar first and puts the new one into its place last.
+            if _states(path) != states or state_of(file.fileno()) != states[0]:
+                continue
+            if failure:
+                raise failure
+            yield Opened(path, file, sealed, states)
+            return
+    raise BusyError(f"{path} is saved over and over while it is being read: try again later")
+
+
+def _states(path: Path) -> tuple[State | None, State | None]:
+    return state_of(path), state_of(sidecar_of(path))
+
+
+def sidecars_of(path: Path) -> list[Path]:
+    """Where sidecars of a file's content may be: beside its name, and beside what that links to."""
+    return sorted({sidecar_of(path), sidecar_of(Path(os.path.realpath(path)))})

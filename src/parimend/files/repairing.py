@@ -1,0 +1,100 @@
+"""Writing what is known to be right in place of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from parimend.atomic import atomic, locked
+from parimend.carriers import diagnose, repair_
+from parimend.carriers.base import Finding
+from parimend.files.opening import Opened, sidecars_of
+from parimend.files.seals import sidecar_of
+from parimend.files.tensors import FileTensors, Progress, copy_data
+from parimend.records import FileReport, Repair, Verdict
+from parimend.seal import SealedWord
+
+
+def put_back(
+    found: Opened,
+    report: FileReport,
+    findings: Mapping[SealedWord, Finding],
+    out: Path | None,
+    progress: Progress,
+) -> FileReport:
+    """Put back what a check found and proved; what cannot be repaired stays as it is.
+
+    Args:
+        found: the file, of which a word shows that its seal belongs to it.
+        report: what a check found in it.
+        findings: in each of its words that are there.
+        out: where to write the result instead of replacing the file.
+        progress: see `parimend.repair_file`.
+
+    Returns:
+        The report, with what was done.
+
+    Raises:
+        MismatchError: if the file was saved anew since it was opened.
+        BusyError, OSError: if the result cannot be written. Nothing was changed then.
+    """
+    goal = out or found.path
+    words = zip(found.sealed.seal.words, report.outcome.words, strict=True)
+    wrong = [word for word, outcome in words if outcome.verdict is Verdict.CORRECTABLE]
+    has_side = found.sealed.path is not None and (out or report.seal is not Verdict.CLEAN)
+    is_written = out or wrong or Verdict.CORRECTABLE in (report.header, report.frame)
+    with ExitStack() as stack:
+        # What is entered first takes its place last: a sidecar never lies beside another file.
+        if has_side:
+            confirm = found.require_sidecar if out is None else found.require_unchanged
+            side = stack.enter_context(atomic(sidecar_of(goal), found.path, confirm=confirm))
+            side.write(found.sealed.seal.to_bytes())
+            report = replace(report, seal=_done(report.seal))
+        if is_written:
+            stale = sidecars_of(goal) if out else []
+            confirm = found.require_unchanged
+            new = stack.enter_context(atomic(goal, found.path, stale=stale, confirm=confirm))
+            known = {word: findings[word] for word in wrong}
+            report = _write(found, report, known, new, progress)
+            report = replace(report, written=str(goal))
+        elif has_side:
+            stack.enter_context(locked(goal))
+            found.require_unchanged()
+    return report
+
+
+def _write(
+    found: Opened,
+    report: FileReport,
+    known: Mapping[SealedWord, Finding],
+    new: BinaryIO,
+    progress: Progress,
+) -> FileReport:
+    """Make the repaired copy, and read it again before it takes its place."""
+    seal, header = found.sealed.seal, found.sealed.header
+    before = FileTensors(found.file, header)
+    # If it is not known where the file ends, nothing is made up, and nothing cut off.
+    size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
+    copy_data(found.file, len(header.raw), new, header.raw, size)
+    copy = FileTensors(new, header, progress)
+    done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
+    outcomes = dict(zip(seal.words, report.outcome.words, strict=True))
+    clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
+    again = diagnose(replace(seal, words=clean), copy)
+    copy.look()
+    if not (done.verdict.ok and again.verdict.ok and copy.has_header and copy.found == size):
+        raise OSError(f"{found.path}: what was written cannot be read back as it was")
+    outcomes |= zip(known, done.words, strict=True)
+    return replace(
+        report,
+        outcome=Repair(tuple(outcomes.values()), report.outcome.seconds + done.seconds),
+        header=_done(report.header),
+        frame=_done(report.frame),
+    )
+
+
+def _done(verdict: Verdict) -> Verdict:
+    return Verdict.CORRECTED if verdict is Verdict.CORRECTABLE else verdict

@@ -1,0 +1,92 @@
+"""Regular files: nothing else is read as a user's file, nor replaced by one.
+
+Opening a FIFO waits for a writer, opening a device may rewind it, and reading from either need not
+come to an end.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO
+
+from parimend.errors import FormatError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+State = tuple[int, int, int, int]
+"""Device, inode, size and time of change: when one of them is another, so is the content."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; links are followed.
+
+    Raises:
+        FormatError: if it is no regular file.
+        OSError: if it is not there or cannot be read.
+
+    Example:
+        >>> open_regular("/dev/zero")
+        Traceback (most recent call last):
+        parimend.errors.FormatError: /dev/zero is a device: name a regular file
+    """
+    # Looked at before it is opened, and again in case another one has taken its place meanwhile.
+    _require_regular(os.stat(path), path)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    try:
+        _require_regular(os.fstat(file.fileno()), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes.
+
+    Raises:
+        FormatError: if it is larger, or no regular file.
+        OSError: if it is not there or cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise FormatError(
+                f"{path} has {size} bytes, too many for what it should be ({limit} at most)"
+            )
+        return file.read(size)
+
+
+def require_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that is taken by something that a file must not replace.
+
+    Raises:
+        FormatError: if there is something else than a regular file.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return
+    _require_regular(found, path)
+
+
+def state_of(path: str | os.PathLike[str] | int) -> State | None:
+    """What tells a file, by its path or descriptor, from another one; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise FormatError(f"{os.fspath(path)} is {kind}: name a regular file")

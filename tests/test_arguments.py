@@ -1,0 +1,49 @@
+"""Arguments of the wrong type end in one sentence that says what was expected."""
+
+import numpy as np
+import pytest
+import torch
+
+import parimend as pm
+from parimend.errors import ParimendError, SpecError
+
+MODEL = torch.nn.Linear(40, 30)
+SEAL = pm.protect_(MODEL, errors=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: pm.check(MODEL, "model.parimend"), "seal must be a Seal .*: 'model.parimend'"),
+        (lambda: pm.check(SEAL, MODEL), "seal must be a Seal .*, not a Linear"),
+        (lambda: pm.repair_(MODEL, None), "seal must be a Seal .*, not a NoneType: None"),
+        (lambda: pm.refresh(MODEL, MODEL.state_dict()), "seal must be a Seal"),
+        (lambda: pm.protect_(MODEL, errors=2.5), "errors must be a whole number, not a float: 2.5"),
+        (lambda: pm.protect_(MODEL, errors=True), "errors must be a whole number, not a bool"),
+        (lambda: pm.protect_(3, MODEL), "Module|whole number"),
+        (lambda: pm.plan(MODEL, errors="210"), "errors must be a whole number, not a str: '210'"),
+        (lambda: pm.protect_(SEAL, errors=3), "expected a torch.nn.Module or a state dict"),
+        (lambda: pm.load_file(3), "path must be the path of a file, not an int: 3"),
+        (lambda: pm.load_file(MODEL), "path must be the path of a file, not a Linear"),
+        (lambda: pm.save_file("a", {}, 3), "path must be the path of a file, not a dict"),
+        (lambda: pm.save_file({}, "a", None), "errors must be a whole number"),
+        (lambda: pm.verify(SEAL), "path must be the path of a file, not a Seal"),
+        (lambda: pm.Seal.load(0), "path must be the path of a file, not an int: 0"),
+        (lambda: SEAL.save(MODEL), "path must be the path of a file"),
+    ],
+)
+def test_wrong_types_are_one_sentence(call, says):
+    with pytest.raises(ParimendError, match=says) as error:
+        call()
+    assert len(str(error.value)) < 200
+    assert "\n" not in str(error.value)
+
+
+def test_long_arguments_are_shown_shortened():
+    with pytest.raises(SpecError) as error:
+        pm.check_file(10**300)
+    assert len(str(error.value)) < 200
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert pm.protect_(MODEL, errors=np.int32(3)).to_bytes() == SEAL.to_bytes()
