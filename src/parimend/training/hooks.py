@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MethodType
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from parimend.errors import SpecError
@@ -58,23 +57,25 @@ def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[torch.Ten
     return [parameter for group in groups for parameter in group["params"]]
 
 
-def on_steps_of_others(ours: Sequence[torch.optim.Optimizer], call: MethodType) -> Any:
+def on_steps_of_others(
+    ours: Sequence[torch.optim.Optimizer], call: Callable[[torch.optim.Optimizer], None]
+) -> Any:
     """Call a method before every step of any other optimizer, with that optimizer.
 
-    The method's object may be thrown away; it is not kept for this.
+    The method's object and our optimizers may be thrown away; they are not kept for this.
 
     Returns:
         A handle with ``remove()``.
     """
-    method = weakref.WeakMethod(call)
+    method, known = weakref.WeakMethod(call), [weakref.ref(each) for each in ours]
 
     def stepping(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         here = method()
-        if here is not None and not any(optimizer is each for each in ours):
+        if here is not None and not any(optimizer is each() for each in known):
             here(optimizer)
 
     handle = register_optimizer_step_pre_hook(uncompiled(stepping))
-    weakref.finalize(call.__self__, handle.remove)
+    weakref.finalize(call.__self__, handle.remove)  # type: ignore[attr-defined]
     return handle
 
 
@@ -85,7 +86,7 @@ def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
         SpecError: names the first that does not.
     """
     for name, parameter in parameters.items():
-        if isinstance(parameter, UninitializedTensorMixin):
+        if isinstance(parameter, UninitializedParameter):
             raise SpecError(
                 f"{name} has no values yet, its module is lazy: run the model once on some input "
                 "before this"
