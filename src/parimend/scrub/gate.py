@@ -73,12 +73,14 @@ class Gate:
             return
         caller = _caller_of_hook(sys._getframe())
         with self._condition:
-            first, depth = self._inside.get(thread, (caller, 0))
-            if depth and _runs(first, caller):
-                self._inside[thread] = first, depth + 1
-                return
-            self._inside.pop(thread, None)  # of a pass that was interrupted
-            self._condition.wait_for(lambda: self._owner is None)
+            if thread in self._inside:
+                first, depth = self._inside[thread]
+                if _runs(first, caller):
+                    self._inside[thread] = first, depth + 1
+                    return
+                del self._inside[thread]  # a pass that was interrupted
+            while self._owner is not None:
+                self._condition.wait()
             self._inside[thread] = caller, 1
 
     def _leave(self, *_: Any) -> None:
@@ -86,14 +88,13 @@ class Gate:
         if self._owner == thread:
             return
         with self._condition:
-            first, depth = self._inside.get(thread, (None, 0))
-            if first is None:
+            if thread not in self._inside:
                 return  # it entered before the hooks were there
+            first, depth = self._inside.pop(thread)
             if depth > 1:
                 self._inside[thread] = first, depth - 1
-                return
-            del self._inside[thread]
-            self._condition.notify_all()
+            elif self._owner is not None:
+                self._condition.notify_all()
 
     @contextmanager
     def exclusive(
