@@ -1,4 +1,8 @@
+import copy
+import io
 import json
+import os
+import re
 import threading
 import time
 import urllib.request
@@ -8,6 +12,7 @@ import pytest
 import torch
 
 import parimend as pm
+from parimend.carriers import base
 from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
 from parimend.records import Verdict
@@ -150,6 +155,302 @@ def test_counters_are_served_to_prometheus():
         thread.join()
     assert "parimend_scrub_sweeps_total 1.0" in text
     assert "parimend_scrub_bytes_read_total" in text
+    assert "parimend_scrub_changed_total 0.0" in text
+    assert "parimend_scrub_failures_total 0.0" in text
+    assert "parimend_scrub_alive 0.0" in text
+    assert "parimend_scrub_unwatched_words 0.0" in text
+    [line] = re.findall("^parimend_scrub_last_sweep_timestamp_seconds (.*)$", text, re.MULTILINE)
+    assert float(line) == scrubber.last_sweep > 0.0
+
+
+class Interruptible(torch.nn.Module):
+    """A network whose forward pass does what ``during`` does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(30, 80)
+        self.during = lambda: None
+
+    def forward(self, x):
+        self.during()
+        return self.layer(x)
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_forward_pass_that_is_interrupted_does_not_block_repairs(nested):
+    model, x = Interruptible(), torch.zeros(1, 30)
+    with Scrubber(model, pm.protect_(model, 5), share=1.0) as scrubber:
+        interrupt = raising(KeyboardInterrupt)
+        if nested:  # the pass within is interrupted, the one around it goes on
+
+            def during():
+                model.during = interrupt
+                with pytest.raises(KeyboardInterrupt):
+                    model(x)
+                model.during = lambda: None
+
+            model.during = during
+            model(x)
+        else:
+            model.during = interrupt
+            with pytest.raises(KeyboardInterrupt):
+                model(x)
+            model.during = lambda: None
+        break_weights(model, 2, 0)
+        assert until(lambda: scrubber.counters.repairs)
+        model(x)
+        with scrubber.update():
+            pass
+
+
+def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():
+    model, x = Interruptible(), torch.zeros(1, 30)
+    inside, go_on = threading.Event(), threading.Event()
+    model.during = lambda: (inside.set(), go_on.wait(20))
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0)
+    scrubber.start()
+    thread = threading.Thread(target=model, args=(x,))
+    thread.start()
+    assert inside.wait(20)
+    break_weights(model, 2, 0)
+    sweeps = scrubber.counters.sweeps
+    assert not until(lambda: scrubber.counters.repairs, 0.2)
+    assert scrubber.counters.sweeps <= sweeps + 1
+    scrubber.stop()
+    assert not scrubber.alive
+    go_on.set()
+    thread.join()
+    model.during = lambda: None
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+
+
+def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
+    monkeypatch.setattr("parimend.scrub.scrubber.PATIENCE", 0.1)
+    model, x, told = Interruptible(), torch.zeros(1, 30), []
+    inside, go_on = threading.Event(), threading.Event()
+    model.during = lambda: (inside.set(), go_on.wait(20))
+    seal = pm.protect_(model, 5)
+    with Scrubber(model, seal, share=1.0, on_event=told.append) as scrubber:
+        thread = threading.Thread(target=model, args=(x,))
+        thread.start()
+        assert inside.wait(20)
+        break_weights(model, 2, 0)
+        assert until(lambda: told)
+        go_on.set()
+        thread.join()
+        assert until(lambda: scrubber.counters.repairs)
+    assert (told[0].kind, told[-1].kind) == ("failed", "repaired")
+    assert "waits for forward passes" in str(recwarn[0].message)
+
+
+@pytest.mark.parametrize("error", [ValueError("full"), SystemExit(), KeyboardInterrupt()])
+def test_what_a_callback_raises_is_told_and_scrubbing_goes_on(
+    error, tmp_path, monkeypatch, recwarn
+):
+    monkeypatch.setattr("parimend.scrub.scrubber.REST", 0.01)
+    model = network()
+    scrubber = Scrubber(
+        model, pm.protect_(model, 5), share=1.0, on_event=raising(error), log=tmp_path / "log"
+    )
+    with scrubber:
+        for seed in range(3):
+            break_weights(model, 2, seed)
+            assert until(lambda seed=seed: scrubber.counters.repairs == seed + 1)
+        assert until(lambda: scrubber.counters.failures == 3)
+        assert scrubber.alive
+    [warning] = recwarn
+    assert re.search(f"on_event.*{type(error).__name__}", str(warning.message))
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert kinds == ["repaired", "failed"] * 3
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path):
+    model, told = network(), []
+    scrubber = Scrubber(model, pm.protect_(model, 5), on_event=told.append, log=tmp_path)
+    break_weights(model, 2, 0)
+    with pytest.warns(UserWarning, match="the log did not take"):
+        [event] = scrubber.sweep()
+    assert event.kind == "repaired"
+    assert [event.kind for event in told] == ["repaired", "failed"]
+    assert "IsADirectoryError" in told[1].reason
+
+
+def test_callbacks_may_update_sweep_and_stop():
+    model = network()
+    good = copy.deepcopy(model.state_dict())
+    told = []
+
+    def reload(event):
+        told.append(event.kind)
+        if event.kind == "uncorrectable":
+            with scrubber.update(), scrubber.update():
+                model.load_state_dict(good)
+            assert scrubber.sweep() == []
+            scrubber.stop()
+
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0, on_event=reload)
+    scrubber.start()
+    break_weights(model, 500, 1)
+    assert until(lambda: not scrubber.alive)
+    assert told == ["uncorrectable", "sealed"]
+    assert pm.check(model, scrubber.seal).verdict is Verdict.CLEAN
+    scrubber.start()
+    scrubber.stop()
+
+
+def test_replaced_tensors_are_the_ones_that_are_watched():
+    model = network()
+    scrubber = Scrubber(model, pm.protect_(model, 5))
+    with scrubber.update():
+        model.load_state_dict({n: t + 1 for n, t in model.state_dict().items()}, assign=True)
+        model[0] = copy.deepcopy(model[0])
+    assert scrubber.sweep() == []
+    before = model[0].weight.clone()
+    with torch.no_grad():
+        model[0].weight[3, :3] = float("nan")
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+    assert torch.equal(model[0].weight, before)
+    model[0] = copy.deepcopy(model[0])  # other tensors, the same weights
+    break_weights(model, 2, 0)
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+
+
+def test_tensors_replaced_without_an_update_are_told():
+    model = network()
+    scrubber = Scrubber(model, pm.protect_(model, 5, only=["*.weight"], per="tensor"))
+    model[2] = torch.nn.Linear(80, 10)
+    for _ in range(2):
+        [event] = scrubber.sweep()
+        assert (event.kind, event.word.name) == ("uncorrectable", "2.weight")
+        assert "2.weight was replaced" in event.word.reason
+
+
+def test_what_cannot_be_looked_at_is_told_until_it_can(monkeypatch, recwarn):
+    monkeypatch.setattr("parimend.scrub.scrubber.REST", 0.01)
+    model, told = network(), []
+    seal = pm.protect_(model, 5, per="tensor")
+    with Scrubber(model, seal, share=1.0, on_event=told.append) as scrubber:
+        assert until(lambda: scrubber.last_sweep)
+        layer, model[2] = model[2], torch.nn.Linear(80, 10).double()
+        bias, model[0].bias = model[0].bias, None
+        assert until(lambda: len(told) >= 6)
+        assert scrubber.unwatched == {"0.bias", "2.weight", "2.bias"}
+        with torch.no_grad():
+            model[0].weight[0, :2] = 7.0
+        assert until(lambda: scrubber.counters.repairs)
+        model[2], model[0].bias = layer, bias
+        ended = scrubber.last_sweep
+        assert until(lambda: scrubber.last_sweep > ended)
+        assert scrubber.unwatched == frozenset()
+    assert {event.kind for event in told} == {"unwatched", "repaired"}
+    assert any("2.weight is F64" in event.reason for event in told)
+    assert any("0.bias, which is not there" in event.reason for event in told)
+    assert len(recwarn) == 3  # once for each
+    assert json.loads(told[0].to_json())["reason"] == told[0].reason
+
+
+def test_an_update_to_weights_that_do_not_fit_ends_nothing():
+    model = network()
+    scrubber = Scrubber(model, pm.protect_(model, 5))
+    layer = model[2]
+    with pytest.raises(MismatchError, match=r"2\.weight"), scrubber.update():
+        model[2] = torch.nn.Linear(7, 7)
+    with pytest.warns(UserWarning, match="not watched"):
+        assert [event.kind for event in scrubber.sweep()] == ["unwatched"]
+    model[2] = layer
+    break_weights(model, 2, 0)
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+
+
+def test_damage_that_changes_while_it_is_located_is_looked_at_again(monkeypatch):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    scrubber = Scrubber(model, pm.protect_(model, 50))
+    prove, upsets = base.sha256_of, [3]
+
+    def upset_before_the_proof(*args):
+        if upsets:
+            break_weights(model, 1, upsets.pop())
+        return prove(*args)
+
+    monkeypatch.setattr(base, "sha256_of", upset_before_the_proof)
+    break_weights(model, 1, 0)
+    assert [event.kind for event in scrubber.sweep()] == ["changed", "repaired"]
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    break_weights(model, 1, 0)
+    upsets += range(10)
+    assert [event.kind for event in scrubber.sweep()] == ["changed"] * 3
+    assert (scrubber.counters.uncorrectable, scrubber.counters.changed) == (0, 4)
+
+
+def test_a_word_is_looked_at_again_after_a_repair(monkeypatch):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    scrubber = Scrubber(model, pm.protect_(model, 50))
+    prove, upsets = base.sha256_of, [3]
+
+    def upset_after_the_proof(*args):
+        digest = prove(*args)
+        if upsets:
+            break_weights(model, 1, upsets.pop())
+        return digest
+
+    monkeypatch.setattr(base, "sha256_of", upset_after_the_proof)
+    break_weights(model, 1, 0)
+    assert [event.kind for event in scrubber.sweep()] == ["repaired", "repaired"]
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_a_model_with_a_scrubber_is_copied_without_it():
+    model, x = network(), torch.randn(4, 30)
+    with Scrubber(model, pm.protect_(model, 5)) as scrubber:
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+            with scrubber.update():
+                assert torch.equal(other(x), model(x))
+
+
+def test_two_scrubbers_on_one_model():
+    model, x = network(), torch.zeros(1, 30)
+    before = copy.deepcopy(model.state_dict())
+    seal = pm.protect_(model, 5)
+    with Scrubber(model, seal, share=1.0) as a, Scrubber(model, seal, share=1.0) as b:
+        for seed in range(10):
+            sweeps = a.counters.sweeps, b.counters.sweeps
+            break_weights(model, 2, seed)
+            model(x)
+            assert until(lambda s=sweeps: a.counters.sweeps > s[0] + 1)
+            assert until(lambda s=sweeps: b.counters.sweeps > s[1] + 1)
+        assert a.counters.repairs + b.counters.repairs >= 10
+        assert a.counters.uncorrectable == b.counters.uncorrectable == 0
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_a_forked_process_is_told_that_nothing_watches():
+    model, x = network(), torch.zeros(1, 30)
+    with Scrubber(model, pm.protect_(model, 5)) as scrubber, scrubber.update():
+        child = os.fork()
+        if not child:  # pytest must not go on in two processes
+            code = 1
+            try:
+                with warnings.catch_warnings(record=True) as warned:
+                    warnings.simplefilter("always")
+                    threading.Thread(target=model, args=(x,)).run()
+                told = "forked" in str(warned[0].message) and len(warned) == 1
+                code = 0 if told and not scrubber.alive else 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_misuse():

@@ -111,13 +111,14 @@ class TrainingEvent:
             a step moves by a constraint); ``skipped`` (a gradient was wrong, or may have been, and
             its step was not taken); ``redone`` (so it was computed again, by the closure that
             ``step`` got); ``unexplained`` (a step moved the weights much farther than those before
-            it, and no few weights explain it).
+            it, and no few weights explain it); ``accepted`` (what seemed wrong came again and
+            again, so the run has changed); ``unwatched`` (something is not looked after any more).
         step: number of optimizer steps taken before.
         reason: in words.
         changes: every element that was put back.
     """
 
-    kind: Literal["repaired", "skipped", "redone", "unexplained"]
+    kind: Literal["repaired", "skipped", "redone", "unexplained", "accepted", "unwatched"]
     step: int
     reason: str
     changes: tuple[Change, ...] = ()

@@ -69,6 +69,25 @@ def test_lightning(tmp_path):
     assert all(torch.equal(t, resumed.state_dict()[k]) for k, t in model.state_dict().items())
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_lightning_seals_the_weights_that_stay(tmp_path, last):
+    model, callback = Net(), for_lightning.TrainInside(path=tmp_path / "seal", **OPTIONS)
+    average = lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.9)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        callbacks=[average, callback] if last else [callback, average],
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
+    trainer.fit(model, batches)
+    assert pm.check(model, pm.Seal.load(tmp_path / "seal")).verdict is Verdict.CLEAN
+    assert max(callback.seal.notes["moved"]) < 0.02
+
+
 def test_transformers(tmp_path):
     x, y = data()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import parimend as pm
-from parimend.errors import MismatchError, SpecError, WordError
+from parimend.errors import DamageError, MismatchError, SpecError, WordError
 from parimend.records import Verdict
 
 
@@ -288,7 +288,8 @@ def test_a_parameter_without_gradients_is_named():
 def test_an_optimizer_that_took_no_step_is_told():
     model, _, constraint = start()
     other = torch.optim.SGD(model.parameters(), lr=0.1)
-    train(model, other, 5)
+    with pytest.warns(UserWarning, match="an optimizer that constrain_ was not given"):
+        train(model, other, 5)
     with pytest.warns(UserWarning, match="took no step"):
         constraint.seal_()
 
@@ -339,3 +340,90 @@ def test_what_cannot_be_located_and_is_not_finite_is_an_error_and_left():
     with pytest.raises(WordError, match=r"hidden\.weight has non-finite values after 31 steps"):
         steps.step()
     assert model.hidden.weight.isnan().all()
+
+
+def test_weights_that_are_moved_far_in_every_step_are_no_fault():
+    model, steps, constraint = start(only=["head.weight"])
+    train(model, steps, 30)
+    for _ in range(3):
+        with torch.no_grad():  # as a step would that moves one weight much farther than the others
+            model.head.weight[3, 7] += 20.0
+        train(model, steps, 1)
+    kinds = [event.kind for event in constraint.events]
+    assert kinds == ["repaired", "repaired", "accepted"]
+    assert constraint.events[1].changes[0].index == (3, 7)
+    assert model.head.weight[3, 7] > 15.0
+
+
+def test_steps_of_another_optimizer_are_told():
+    model, _, constraint = start()
+    other = torch.optim.SGD(model.head.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match=r"head\.bias, head\.weight: stepped by an optimizer"):
+        train(model, other, 3)
+    assert [event.kind for event in constraint.events] == ["unwatched"]
+
+
+def test_damage_before_sealing_is_put_back_or_refused():
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.head.weight[3, 7] = float("nan")
+    seal = constraint.seal_()
+    assert [event.kind for event in constraint.events] == ["repaired"]
+    moved = (model.head.weight - before["head.weight"]).norm()
+    assert moved < 1e-3 * before["head.weight"].norm()
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    with torch.no_grad():
+        model.head.weight.add_(torch.randn_like(model.head.weight), alpha=1e3)
+    changed = copy.deepcopy(model.state_dict())
+    with pytest.raises(DamageError, match="no few weights explain it"):
+        constraint.seal_()
+    assert all(torch.equal(t, changed[name]) for name, t in model.state_dict().items())
+    constraint.project_()  # on purpose
+    assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_sealed(value):
+    model, steps, constraint = start()
+    train(model, steps, 3)
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        model.head.weight[3, 7] = average.head.weight[3, 7] = value
+    with pytest.raises(WordError, match=r"head\.weight"):
+        constraint.seal_()
+    with pytest.raises(WordError, match=r"head\.weight"):
+        constraint.seal_(average)
+
+
+def test_loaded_weights_say_nothing_about_steps():
+    model, steps, constraint = start()
+    early = copy.deepcopy(model.state_dict())
+    early["head.weight"] += 10.0
+    train(model, steps, 30)
+    model.load_state_dict(early)
+    assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
+    assert constraint.events == []
+
+
+def test_replaced_parameters_are_not_sealed():
+    model, steps, constraint = start()
+    train(model, steps, 3)
+    model.head = copy.deepcopy(model.head)
+    with pytest.raises(MismatchError, match=r"head\.(weight|bias) was replaced"):
+        constraint.seal_()
+
+
+def test_a_constrained_model_is_copied_without_the_constraint():
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    other = copy.deepcopy(model)
+    other.load_state_dict({name: t + 1 for name, t in model.state_dict().items()})
+    with torch.no_grad():
+        model.head.weight[3, 7] = 1e6
+    constraint.project_()
+    assert [event.kind for event in constraint.events] == ["repaired"]

@@ -1,4 +1,7 @@
 import copy
+import gc
+import io
+import weakref
 
 import numpy as np
 import pytest
@@ -192,6 +195,164 @@ def test_leaving_removes_all_hooks():
     assert (healing.steps, healing.events) == (2, [])
 
 
+def test_a_gradient_that_stays_large_is_learned():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+
+    def weigh(step):
+        if step >= 30:
+            for parameter in model.parameters():
+                parameter.grad.mul_(1e4)
+
+    train(model, optimizer, 60, within=weigh)
+    assert [(e.kind, e.step) for e in healing.events] == [
+        *(("skipped", step) for step in range(30, 34)),
+        ("accepted", 34),
+    ]
+
+
+def test_gradients_that_are_wrong_in_every_step_are_warned_of():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+
+    def spoil(step):
+        if step >= 25:
+            model[3].weight.grad[0, 0] = 10.0 ** (8 + 3 * (step % 8))
+
+    with pytest.warns(UserWarning, match="skipped 20 steps in a row"):
+        train(model, optimizer, 50, within=spoil)
+    assert [event.kind for event in healing.events] == ["skipped"] * 25
+
+
+def test_what_another_optimizer_steps_is_left_to_it():
+    def run(heal):
+        model = network()
+        one = torch.optim.Adam([p for n, p in model.named_parameters() if n != "3.bias"], lr=1e-3)
+        other = torch.optim.SGD([model[3].bias], lr=0.1)
+        healing = heal(model, one, other)
+        train(model, one, 5, within=lambda step: other.step())
+        other.zero_grad()
+        return model, healing
+
+    alone, _ = run(lambda model, one, other: None)
+    with pytest.warns(UserWarning, match=r"3\.bias: another optimizer steps it"):
+        model, healing = run(lambda model, one, other: pm.heal_(model, one))
+    assert same(model.state_dict(), alone.state_dict())
+    assert [event.kind for event in healing.events] == ["unwatched"]
+    with torch.no_grad():
+        model[3].weight[0, 0] = 5.0
+    model(torch.ones(1, 20))
+    assert [event.kind for event in healing.events] == ["unwatched", "repaired"]
+    model, healing = run(lambda model, one, other: pm.heal_(model, [one, other]))
+    assert same(model.state_dict(), alone.state_dict())
+    assert healing.events == []
+    with torch.no_grad():
+        model[3].bias[0] = 5.0
+    model(torch.ones(1, 20))
+    assert same(model.state_dict(), alone.state_dict())
+
+
+def test_a_new_optimizer_in_place_of_the_old_one_is_told():
+    model = network()
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="give heal_ all optimizers"):
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), 3)
+    assert [event.kind for event in healing.events] == ["unwatched"]
+
+
+def test_loading_into_a_part_of_the_model_is_no_damage():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    new = torch.nn.Linear(20, 40)
+    new.bias.data[:3] += 1
+    model[0].load_state_dict(new.state_dict())
+    train(model, optimizer, 1)
+    model[0].load_state_dict(copy.deepcopy(new).state_dict(), assign=True)
+    model(torch.ones(1, 20))
+    assert same(model[0].state_dict(), new.state_dict())
+    assert healing.events == []
+
+
+def test_updates_on_purpose_are_kept_and_damage_before_them_is_not():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model[0].weight[0, 0] = 7.0
+        with healing.update():
+            assert same(model.state_dict(), before)
+            model[3].weight.mul_(2.0)
+            model(torch.ones(1, 20))
+    train(model, optimizer, 1)
+    assert [event.kind for event in healing.events] == ["repaired"]
+
+
+def test_parameters_may_be_moved_and_change_their_dtype():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    model.double()
+    model(torch.ones(1, 20).double())
+    model.float()
+    train(model, optimizer, 2)
+    model[0].weight.data = model[0].weight.data * 2
+    train(model, optimizer, 2)
+    assert healing.events == []
+    with torch.no_grad():
+        model[0].weight[0, 0] = 7.0
+    train(model, optimizer, 1)
+    assert [event.kind for event in healing.events] == ["repaired"]
+
+
+def test_sparse_gradients():
+    model = torch.nn.Embedding(50, 8, sparse=True)
+    optimizer = torch.optim.SparseAdam(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    for step in range(30):
+        optimizer.zero_grad()
+        model(torch.tensor([3, 3, step])).sum().backward()
+        if step == 29:
+            model.weight.grad.mul_(1e6)
+            before = model.weight.detach().clone()
+        optimizer.step()
+    assert [(event.kind, event.step) for event in healing.events] == [("skipped", 29)]
+    assert torch.equal(model.weight, before)
+
+
+def test_parameters_without_values_are_refused():
+    model = torch.nn.LazyLinear(10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SpecError, match="weight has no values yet"):
+        pm.heal_(model, optimizer)
+    with pytest.raises(SpecError, match="weight has no values yet"):
+        pm.constrain_(model, optimizer, 5)
+
+
+def test_copies_leave_healing_behind_and_it_keeps_nothing_alive():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        with torch.no_grad():
+            other[0].weight.mul_(2.0)
+        other(torch.ones(1, 20))
+    assert healing.events == []
+    kept = weakref.ref(healing)
+    del healing, model, optimizer
+    gc.collect()
+    assert kept() is None
+
+
 def test_bad_arguments():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -199,3 +360,5 @@ def test_bad_arguments():
         pm.heal_(model, optimizer, gradient_factor=1.0)
     with pytest.raises(SpecError, match="at least one error"):
         pm.heal_(model, optimizer, errors=0)
+    with pytest.raises(SpecError, match="heal_ takes an optimizer"):
+        pm.heal_(model, list(model.parameters()))

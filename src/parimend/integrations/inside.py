@@ -29,6 +29,7 @@ class Inside:
         self.seal: Seal | None = None
 
     def _begin(self, model: Any, optimizer: Any, state: Mapping[str, Any] | None) -> None:
+        self.seal = None
         self.constraint = constrain_(model, optimizer, self._errors, state=state, **self._options)
 
     def _end(self, saves: bool) -> None:

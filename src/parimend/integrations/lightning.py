@@ -16,6 +16,10 @@ from parimend.integrations.inside import Inside
 class TrainInside(Inside, lightning.Callback):
     """Trains inside real codes, and seals the weights at the end of `Trainer.fit`.
 
+    They are sealed when all callbacks and the module have had their `on_train_end`, in which they
+    may put averages into the model. Parameters that are sharded over processes can be sealed only
+    before: of callbacks that change them, this one has to be the last.
+
     Arguments and attributes are those of `parimend.integrations.inside.Inside`.
 
     Example:
@@ -29,7 +33,12 @@ class TrainInside(Inside, lightning.Callback):
         self._begin(pl_module, trainer.optimizers, self._state)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._end(saves=trainer.is_global_zero)
+        if self.constraint is not None and self.constraint.sharded:
+            self._end(saves=trainer.is_global_zero)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.seal is None:
+            self._end(saves=trainer.is_global_zero)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.constraint is not None:

@@ -13,6 +13,9 @@ from parimend.integrations.inside import Inside
 class TrainInside(Inside, TrainerCallback, ExportableState):
     """Trains inside real codes, and seals the weights at the end of `Trainer.train`.
 
+    Callbacks that change the weights in their `on_train_end` (averages) have to stand before it in
+    the list: what they do later is not in the seal.
+
     Its state is saved in the Trainer's own checkpoints, so that training resumes exactly.
 
     Arguments and attributes are those of `parimend.integrations.inside.Inside`.

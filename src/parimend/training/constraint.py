@@ -19,18 +19,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from parimend import sharded
 from parimend.carriers import Request, choose_codes
 from parimend.codes import Sparse, from_spec
-from parimend.errors import MismatchError, SpecError
+from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.impose.projection import Projection, Word, some
 from parimend.model import unwrapped
 from parimend.records import TrainingEvent
-from parimend.removable import Removable
+from parimend.removable import Hook, Removable
 from parimend.seal import Seal
-from parimend.training.hooks import in_parallel, stepping, uncompiled
-from parimend.training.outliers import Outliers
+from parimend.training.hooks import (
+    in_parallel,
+    on_steps_of_others,
+    parameters_of,
+    require_ready,
+    several,
+    uncompiled,
+)
+from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
 from parimend.words.layout import Per
 from parimend.words.naming import named_tensors
@@ -40,12 +48,13 @@ from parimend.words.shards import Shards
 class Constraint(Removable):
     """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
 
-    A context manager: leaving it removes the hooks from the optimizer. Nothing is added to the
-    model.
+    A context manager: leaving it removes the hooks. No state_dict keys and no wrappers are added to
+    the model.
 
     Attributes:
         steps: optimizer steps seen so far.
-        events: weights that went wrong in a step and were put back, in order.
+        events: weights that went wrong in a step and were put back, and what else was noticed, in
+            order.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Constraint(Removable):
             raise SpecError(f"every must be at least 1, not {every}")
         self._model, self._optimizers, self._request = unwrapped(model), optimizers, request
         self._parameters: dict[str, torch.nn.Parameter] = named_tensors(self._model, only=only)
+        require_ready(self._parameters)
         self._require_trainable()
         self._dtypes = {name: each.dtype for name, each in self._parameters.items()}
         self._shards = Shards(self._parameters)
@@ -76,7 +86,13 @@ class Constraint(Removable):
         self._left = 0.0  # when the last step was over
         self._timings: list[tuple[float, float]] = []
         before, after = uncompiled(self._stepping), uncompiled(self._stepped)
-        self._hooks = [each.register_step_pre_hook(before) for each in optimizers]
+        self._within = False  # steps of all optimizers
+        self._loaded = False  # weights, since the last projection
+        self._others: set[str] = set()  # parameters that other optimizers step
+        self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
+        for module in self._model.modules():
+            self._hooks.append(module.register_load_state_dict_post_hook(Hook(self._after_loading)))
+        self._hooks.append(on_steps_of_others(optimizers, self._before_step_of_other))
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
 
     def _constrain(self, words: Sequence[Word]) -> None:
@@ -90,6 +106,11 @@ class Constraint(Removable):
         return self._every or 1
 
     @property
+    def sharded(self) -> bool:
+        """Whether other processes hold a part of the weights."""
+        return self._shards.several
+
+    @property
     def codes(self) -> tuple[Sparse, ...]:
         """The code of every constrained word."""
         return tuple(word.code for word in self._words)
@@ -100,11 +121,13 @@ class Constraint(Removable):
 
     def _stepping(self, *_: Any) -> None:
         """Before a step of any of the optimizers."""
+        self._within = True
         if self.steps < WATCHED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
 
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""
+        self._within = False
         self.steps += 1
         if self._every is None:
             self._project_timed_()
@@ -114,6 +137,24 @@ class Constraint(Removable):
             warnings.warn(
                 f"{some(self._unused)} had no gradient in {WATCHED} steps, and is only moved to "
                 "keep its word inside the code: leave it out with only=...",
+                stacklevel=2,
+            )
+
+    def _after_loading(self, *_: Any) -> None:
+        self._loaded = True
+
+    def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell of weights that are trained, and not projected after it."""
+        if self._within:
+            return  # one that works inside ours
+        theirs = {id(parameter) for parameter in parameters_of([optimizer])}
+        taken = {n for n, each in self._parameters.items() if id(each) in theirs} - self._others
+        if taken:
+            self._others |= taken
+            reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
+            self.events.append(TrainingEvent("unwatched", self.steps, reason))
+            warnings.warn(
+                f"{reason}, so it leaves its code: remove() the constraint, and constrain_ again",
                 stacklevel=2,
             )
 
@@ -147,43 +188,32 @@ class Constraint(Removable):
             MismatchError: if a parameter was replaced, has become of another dtype, or was taken
                 out of the optimizer; names it.
         """
-        self._require_same()
-        checks = self._projection.checks()
-        if not self.steps:  # this brings the weights in, and says nothing about steps
-            self._projection.require_finite(checks, self.steps)
-            self._projection.project_(checks)
-            return
-        odd = [n for n, watch in enumerate(self._outliers) if not watch.ordinary(checks[n])]
-        if odd:
-            for number in odd:
-                self._heal_(number)
-            checks = self._projection.checks()
-            self._projection.require_finite(checks, self.steps)
-            for number in odd:
-                self._outliers[number].accept(checks[number])
+        self._require_same(self._stepped_ids())
+        checks, _ = self._heal_()
         self._projection.project_(checks)
 
-    def _heal_(self, number: int) -> None:
-        """Put back single weights of a word that explain its checks."""
-        projection, watch = self._projection, self._outliers[number]
-        wild = projection.wild(number)
-        before = projection.get(number, wild)
-        projection.set_(number, wild, np.zeros(len(wild)))
-        damage = watch.locate(projection.checks()[number], wild)
-        if damage is None:
-            projection.set_(number, wild, before)
-            name = some({part.name for part in self._words[number].parts})
-            reason = f"{name}: the step moved the checks far more than those before it"
-            self.events.append(TrainingEvent("unexplained", self.steps, reason))
-            return
-        positions, values = damage
-        now = projection.get(number, positions) - values
-        received = now + values
-        received[np.searchsorted(positions, wild)] = before
-        projection.set_(number, positions, now)
-        changes = projection.changes(number, positions, received, now)
-        names = some({change.tensor for change in changes})
-        self.events.append(TrainingEvent("repaired", self.steps, f"wrong in {names}", changes))
+    def _heal_(self) -> tuple[list[NDArray[np.float64]], bool]:
+        """Put back single weights that explain odd checks; the checks then, and whether all that
+        was odd is explained.
+        """
+        checks = self._projection.checks()
+        if not self.steps or self._loaded:  # these weights say nothing about steps
+            self._projection.require_finite(checks, self.steps)
+            self._loaded = False
+            return checks, True
+        odd = [n for n, watch in enumerate(self._outliers) if not watch.ordinary(checks[n])]
+        if not odd:
+            return checks, True
+        events = [
+            put_back_(self._projection, n, self._words[n], self._outliers[n], self.steps)
+            for n in odd
+        ]
+        self.events += events
+        checks = self._projection.checks()
+        self._projection.require_finite(checks, self.steps)
+        for number in odd:
+            self._outliers[number].accept(checks[number])
+        return checks, all(event.kind != "unexplained" for event in events)
 
     def residual(self) -> float:
         """The largest check, relative to the norm of its word: rounding noise after a projection.
@@ -200,8 +230,11 @@ class Constraint(Removable):
                 weights. The training can go on then.
 
         Raises:
+            DamageError: if the weights have moved farther since the last projection than training
+                moves them, and it cannot be told which. Nothing was changed then.
             WordError: if weights are not finite or have no grid; names the parameter.
-            MismatchError: if the copy lacks a constrained parameter, or it has another shape.
+            MismatchError: if a parameter was replaced or has become of another dtype, or the copy
+                lacks one, or has one of another shape.
         """
         if model is None and self.steps == 0 and self.residual() > 1e-3:
             warnings.warn(
@@ -209,6 +242,15 @@ class Constraint(Removable):
                 "network was not trained inside the code",
                 stacklevel=2,
             )
+        if model is None:
+            self._require_same()
+            with torch.no_grad():
+                _, explained = self._heal_()
+            if not explained:
+                raise DamageError(
+                    f"{self.events[-1].reason}, and no few weights explain it: they are damaged, "
+                    "or were changed by hand; if so, call project_() and seal_() again"
+                )
         parameters = self._parameters if model is None else self._same_in(unwrapped(model))
         tensors = sharded.tensors_of(parameters)
         grid_of = sharded.grid_for(tensors)
@@ -285,17 +327,17 @@ class Constraint(Removable):
                 )
 
     def _stepped_ids(self) -> set[int]:
-        groups = [group for each in self._optimizers for group in each.param_groups]
-        return {id(parameter) for group in groups for parameter in group["params"]}
+        return {id(parameter) for parameter in parameters_of(self._optimizers)}
 
-    def _require_same(self) -> None:
-        """Check that the constrained parameters are still those of the model and the optimizer."""
+    def _require_same(self, stepped: set[int] | None = None) -> None:
+        """Check that the constrained parameters are still those of the model, and of the optimizer
+        if ``stepped`` says what that steps.
+        """
         now = dict(self._model.named_parameters(remove_duplicate=False))
-        stepped = self._stepped_ids()
         for name, parameter in self._parameters.items():
             if now.get(name) is not parameter:
                 what = "was replaced"
-            elif id(parameter) not in stepped:
+            elif stepped is not None and id(parameter) not in stepped:
                 what = "was taken out of the optimizer"
             elif parameter.dtype != self._dtypes[name]:
                 what = f"has become {parameter.dtype}"
@@ -376,11 +418,8 @@ def constrain_(
         >>> seal.words[0].code.m
         24
     """
-    several = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-    if not several or not all(isinstance(each, torch.optim.Optimizer) for each in several):
-        raise SpecError(f"constrain_ takes an optimizer of torch, or several, not {optimizer!r}")
     request = Request(errors, "real", per, bits, rows, seed)
-    constraint = Constraint(model, [stepping(each) for each in several], request, only, every)
+    constraint = Constraint(model, several(optimizer, "constrain_"), request, only, every)
     if state is None:
         constraint.project_()
     else:

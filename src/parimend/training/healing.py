@@ -9,10 +9,11 @@ those before it, is not used.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,16 +21,25 @@ from parimend.carriers import Request, choose_codes, sidecar
 from parimend.carriers.base import outcome_of, write_finding
 from parimend.codes import Modular
 from parimend.errors import DamageError, SpecError
+from parimend.impose.projection import some
 from parimend.model import ModelTensors, unwrapped
 from parimend.records import Change, TrainingEvent, Verdict
-from parimend.removable import Removable
+from parimend.removable import Hook, Removable
 from parimend.seal import SealedWord
-from parimend.training.hooks import in_parallel, stepping, uncompiled
+from parimend.training.hooks import (
+    in_parallel,
+    on_steps_of_others,
+    parameters_of,
+    require_ready,
+    several,
+    uncompiled,
+)
+from parimend.training.scale import Scale
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
-MEMORY, FEWEST = 100, 20
-"""Steps that a gradient is compared with, and how many of them must have been seen."""
+STANDSTILL = 20
+"""After so many skipped steps in a row a warning is given."""
 
 
 class Healing(Removable):
@@ -43,7 +53,7 @@ class Healing(Removable):
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         errors: int,
         gradient_factor: float,
         on_event: Callable[[TrainingEvent], None] | None,
@@ -52,29 +62,40 @@ class Healing(Removable):
             raise SpecError(f"gradient_factor must be more than 1, not {gradient_factor}")
         self.steps = 0
         self.events: list[TrainingEvent] = []
-        self._model, self._optimizer = unwrapped(model), stepping(optimizer)
-        self._errors, self._factor, self._on_event = errors, gradient_factor, on_event
-        self._norms: deque[float] = deque(maxlen=MEMORY)
+        self._model, self._optimizers = unwrapped(model), list(optimizers)
+        require_ready(dict(self._model.named_parameters()))
+        self._errors, self._on_event = errors, on_event
+        self._scales = [Scale(gradient_factor) for _ in optimizers]
+        self._skipped = 0  # steps in a row
         self._tensors: dict[str, torch.Tensor] = {}
+        self._places: dict[str, tuple[Any, ...]] = {}
         self._words: list[SealedWord] = []
+        self._others: set[str] = set()  # parameters that other optimizers step
         self._fresh = False  # no forward has been seen since the sums were taken
+        self._within = False  # a step, or an update
+        self._loaded = False  # weights or state have been loaded since the sums were taken
         self.refresh()
-        self._hooks: list[Any] = [
-            self._model.register_forward_pre_hook(uncompiled(self._before_forward)),
-            self._model.register_load_state_dict_post_hook(lambda *_: self.refresh()),
-            self._optimizer.register_step_pre_hook(uncompiled(self._before_step)),
-            self._optimizer.register_load_state_dict_post_hook(lambda *_: self.refresh()),
-        ]
-        self._after = self._optimizer.register_step_post_hook(uncompiled(self._after_step))
+        forward, load = uncompiled(self._before_forward), Hook(self._after_loading)
+        self._hooks: list[Any] = [self._model.register_forward_pre_hook(Hook(forward))]
+        for module in self._model.modules():
+            self._hooks.append(module.register_load_state_dict_post_hook(load))
+        for each in self._optimizers:
+            self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
+            self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
+        self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
+        after = uncompiled(self._after_step)
+        self._after = [each.register_step_post_hook(after) for each in self._optimizers]
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.
 
-        To be called after changing them by hand; loading a state dict does.
+        To be called after changing them by hand; loading a state dict does, also that of a
+        submodule. What is done within `update` needs no call.
         """
-        tensors = _state(self._model, self._optimizer)
+        tensors = self._state()
+        places = {name: _place(tensor) for name, tensor in tensors.items()}
         read = ModelTensors(tensors)
-        if tensors.keys() != self._tensors.keys() or any(
+        if places != self._places or any(
             tensors[name] is not self._tensors[name] for name in tensors
         ):
             self._words = [
@@ -82,13 +103,31 @@ class Healing(Removable):
                 for code, parts in choose_codes(read, Request(self._errors))
                 if isinstance(code, Modular)
             ]
-        self._tensors = tensors
+        self._tensors, self._places = tensors, places
         self._words = [
             replace(word, target=sidecar.sums(word.code, word.parts, read))
             for word in self._words
             if isinstance(word.code, Modular)
         ]
-        self._fresh = True
+        self._fresh, self._loaded = True, False
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Change weights or optimizer state on purpose: checked before, taken for right afterwards.
+
+        For example to put an average of the weights into the model for a while, and to take it out
+        again.
+
+        Raises:
+            DamageError: if they are damaged already, and cannot be repaired.
+        """
+        self.check_()
+        within, self._within = self._within, True
+        try:
+            yield
+        finally:
+            self._within = within
+            self.refresh()
 
     @torch.no_grad()
     def check_(self) -> bool:
@@ -97,9 +136,17 @@ class Healing(Removable):
         Raises:
             DamageError: if more words have changed than can be repaired. They are left as found.
         """
+        if self._loaded:
+            self.refresh()
+            return False
+        # Damage does not move tensors: where they are elsewhere, or of another dtype, someone
+        # changed them.
+        moved = {name for name, t in self._tensors.items() if _place(t) != self._places[name]}
         changes: list[Change] = []
         tensors = ModelTensors(self._tensors)
         for word in self._words:
+            if moved and any(part.name in moved for part in word.parts):
+                continue
             if sidecar.intact(word, tensors):
                 continue
             finding = sidecar.find(word, tensors)
@@ -110,67 +157,106 @@ class Healing(Removable):
             if finding.verdict is not Verdict.CLEAN:
                 raise DamageError(
                     f"{word.name}: since step {self.steps} more than {self._errors} words have "
-                    "changed: go back to a checkpoint; if they were changed on purpose, call "
-                    "refresh() afterwards"
+                    "changed: go back to a checkpoint; if they were changed on purpose, do that "
+                    "within update(), or call refresh() afterwards"
                 )
         if changes:
             names = ", ".join(sorted({change.tensor for change in changes}))
-            self._tell(TrainingEvent("repaired", self.steps, f"wrong in {names}", tuple(changes)))
+            self._tell("repaired", f"wrong in {names}", tuple(changes))
+        if moved:
+            self.refresh()
         return bool(changes)
 
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet.
-        if self._fresh:
+        if (self._fresh or self._loaded) and not self._within:
             self.check_()
             self._fresh = False
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._fresh = False  # closures are called with weights that the step has moved
+        self._within = True  # closures are called with weights that the step has moved
+        number = next(n for n, each in enumerate(self._optimizers) if each is optimizer)
         # Sums are taken after all other hooks: a constraint moves the weights.
-        self._after.remove()
-        self._after = self._optimizer.register_step_post_hook(uncompiled(self._after_step))
+        self._after[number].remove()
+        self._after[number] = optimizer.register_step_post_hook(uncompiled(self._after_step))
         reason = (
             "weights or optimizer state were wrong when the gradient was computed"
             if self.check_()
             else ""
         )
         # A step with a closure may compute the gradient itself, so there may be none to judge yet.
-        reason = self._everywhere(reason or self._gradient_is_wrong())
+        reason = self._everywhere(reason or self._gradient_is_wrong(number))
         if not reason:
+            self._skipped = 0
             return
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:
             with torch.enable_grad():
                 closure()
-            if not self._everywhere(self._gradient_is_wrong()):
-                self._tell(TrainingEvent("redone", self.steps, reason))
+            if not self._everywhere(self._gradient_is_wrong(number, again=True)):
+                self._tell("redone", reason)
                 return
-        for parameter in self._stepped_parameters():
+        for parameter in parameters_of([optimizer]):
             parameter.grad = None  # optimizers leave such parameters alone
-        self._tell(TrainingEvent("skipped", self.steps, reason))
+        self._tell("skipped", reason)
+        self._skipped += 1
+        if self._skipped == STANDSTILL:
+            warnings.warn(
+                f"heal_ has skipped {STANDSTILL} steps in a row, the last one because {reason}: "
+                "nothing is learned; look at healing.events",
+                stacklevel=2,
+            )
 
     def _after_step(self, *_: Any) -> None:
         self.steps += 1
+        self._within = False
         self.refresh()
 
-    def _gradient_is_wrong(self) -> str:
-        """Why the gradient is not to be used; empty if it is."""
-        gradients = [p.grad for p in self._stepped_parameters() if p.grad is not None]
+    def _after_loading(self, *_: Any) -> None:
+        # Loading calls this once for every submodule; sums are taken when they are needed.
+        self._loaded = True
+
+    def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave alone what another optimizer steps: its work is no damage."""
+        if self._within:
+            return  # one that works inside ours
+        theirs = {id(parameter) for parameter in parameters_of([optimizer])}
+        named = self._model.named_parameters()
+        taken = {name for name, each in named if id(each) in theirs} - self._others
+        if not taken:
+            return
+        self.check_()
+        self._others |= taken
+        self.refresh()
+        reason = f"{some(taken)}: another optimizer steps it, so it is not watched any more"
+        self._tell("unwatched", reason)
+        warnings.warn(f"{reason}: give heal_ all optimizers of the model", stacklevel=2)
+
+    def _gradient_is_wrong(self, number: int, again: bool = False) -> str:
+        """Why the gradient is not to be used; empty if it is.
+
+        Args:
+            number: of the optimizer.
+            again: whether it has been computed a second time in this step.
+        """
+        parameters = parameters_of([self._optimizers[number]])
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return ""
-        norm = float(torch.nn.utils.get_total_norm([_local(g) for g in gradients]))
+        norm = float(torch.nn.utils.get_total_norm([_values(_local(g)) for g in gradients]))
+        scale = self._scales[number]
+        largest = scale.largest
+        if scale.ordinary(norm):
+            return ""
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        if len(self._norms) >= FEWEST and norm > self._factor * max(self._norms):
-            largest = max(self._norms)
-            return f"the gradient's norm is {norm:.3g}; the largest before it was {largest:.3g}"
-        self._norms.append(norm)
+        reason = f"the gradient's norm is {norm:.3g}; the largest before it was {largest:.3g}"
+        if again or not scale.persists(norm):
+            return reason
+        self._tell("accepted", f"{reason}; it stays so, and is no fault")
         return ""
-
-    def _stepped_parameters(self) -> list[torch.Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _everywhere(self, reason: str) -> str:
         """The reason, or that of another process: all take a step, or none does."""
@@ -178,24 +264,44 @@ class Healing(Removable):
             return reason
         import torch.distributed as dist
 
-        device = self._stepped_parameters()[0].device
+        device = parameters_of(self._optimizers)[0].device
         wrong = torch.tensor(int(bool(reason)), device=device)
         dist.all_reduce(wrong)
         return reason or ("wrong in another process" if int(wrong) else "")
 
-    def _tell(self, event: TrainingEvent) -> None:
+    def _state(self) -> dict[str, torch.Tensor]:
+        """Parameters and the tensors of the optimizers' state, by name; of shards, what is held."""
+        found = dict(self._model.named_parameters())
+        names = {id(parameter): name for name, parameter in found.items()}
+        tensors: dict[str, torch.Tensor] = {n: t for n, t in found.items() if n not in self._others}
+        for optimizer in self._optimizers:
+            for number, (parameter, state) in enumerate(optimizer.state.items()):
+                prefix = names.get(id(parameter), f"parameter {number}")
+                entries: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
+                for key, value in entries.items():
+                    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+                        tensors[f"{prefix} ({key})"] = value
+        return {name: _local(t) for name, t in tensors.items() if t.numel()}
+
+    def _tell(
+        self,
+        kind: Literal["repaired", "skipped", "redone", "accepted", "unwatched"],
+        reason: str,
+        changes: tuple[Change, ...] = (),
+    ) -> None:
+        event = TrainingEvent(kind, self.steps, reason, changes)
         self.events.append(event)
         if self._on_event is not None:
             self._on_event(event)
 
     def remove(self) -> None:
-        for hook in (*self._hooks, self._after):
+        for hook in (*self._hooks, *self._after):
             hook.remove()
 
 
 def heal_(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     errors: int = 100,
     *,
     gradient_factor: float = GRADIENT_FACTOR,
@@ -206,10 +312,13 @@ def heal_(
     Sums are taken after every step, and checked before the next forward and before the next step.
     What is found before the forward costs nothing but the repair. What is found after it may have
     spoiled the gradient: that is computed again if ``step`` got a closure, and else the step is
-    skipped. So is a step whose gradient is not finite or far larger than those before it.
+    skipped. So is a step whose gradient is not finite or far larger than those before it; if the
+    fifth in a row is as large as the four before it, the run has changed, and it is used.
 
-    Whoever changes weights on purpose outside of a step calls `Healing.refresh` afterwards, or
-    `Healing.remove` before, as when training is done and a `Constraint` is to be sealed.
+    Whoever changes weights on purpose outside of a step does so within `Healing.update`, or calls
+    `Healing.refresh` afterwards, or `Healing.remove` before, as when training is done and a
+    `Constraint` is to be sealed. Loading state dicts, moving tensors and changing their dtype is
+    noticed.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
     ones to compare, and no memory but the sums. Buffers that a forward changes (running means) are
@@ -217,13 +326,14 @@ def heal_(
 
     Args:
         model: the module that is trained.
-        optimizer: the one that steps its parameters.
+        optimizer: the one that steps its parameters, or several. What others step is not watched.
         errors: number of wrong 32-bit words between two steps that can be repaired.
         gradient_factor: how many times the largest norm of the last 100 steps a gradient may have.
         on_event: called with every event.
 
     Raises:
-        SpecError: for a factor of 1 or less, or a budget that cannot be.
+        SpecError: for a factor of 1 or less, a budget that cannot be, or parameters that are sparse
+            or have no values yet (lazy modules).
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
@@ -235,24 +345,20 @@ def heal_(
         >>> [event.kind for event in healing.events], bool(model.weight.isfinite().all())
         (['repaired'], True)
     """
-    return Healing(model, optimizer, errors, gradient_factor, on_event)
-
-
-def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Parameters and the tensors of the optimizer's state, by name; of shards, what is held."""
-    found = dict(model.named_parameters())
-    names = {id(parameter): name for name, parameter in found.items()}
-    tensors: dict[str, torch.Tensor] = dict(found)
-    for number, (parameter, state) in enumerate(optimizer.state.items()):
-        prefix = names.get(id(parameter), f"parameter {number}")
-        entries: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{prefix} ({key})"] = value
-    return {name: _local(t) for name, t in tensors.items() if t.numel()}
+    return Healing(model, several(optimizer, "heal_"), errors, gradient_factor, on_event)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         local: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
     return local
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    """The elements of a gradient that are not zero for sure."""
+    return gradient if gradient.layout is torch.strided else gradient.coalesce().values()
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What damage to a tensor's elements cannot change."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.device

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedParameter
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from parimend.errors import SpecError
 
 
 def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,8 +27,69 @@ def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def several(
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], caller: str
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that take the steps, of one or several that were given to ``caller``.
+
+    Raises:
+        SpecError: if something else was given.
+    """
+    given = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    if not isinstance(given, Sequence) or not given:
+        raise SpecError(f"{caller} takes an optimizer of torch, or several, not {optimizer!r}")
+    for each in given:
+        if not isinstance(each, torch.optim.Optimizer):
+            raise SpecError(f"{caller} takes an optimizer of torch, or several, not {each!r}")
+    return [stepping(each) for each in given]
+
+
 def in_parallel() -> bool:
     """Whether other processes take part in this training."""
     import torch.distributed as dist
 
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    """All parameters that optimizers step."""
+    groups = (group for each in optimizers for group in each.param_groups)
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+def on_steps_of_others(
+    ours: Sequence[torch.optim.Optimizer], call: Callable[[torch.optim.Optimizer], None]
+) -> Any:
+    """Call a method before every step of any other optimizer, with that optimizer.
+
+    The method's object and our optimizers may be thrown away; they are not kept for this.
+
+    Returns:
+        A handle with ``remove()``.
+    """
+    method, known = weakref.WeakMethod(call), [weakref.ref(each) for each in ours]
+
+    def stepping(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        here = method()
+        if here is not None and not any(optimizer is each() for each in known):
+            here(optimizer)
+
+    handle = register_optimizer_step_pre_hook(uncompiled(stepping))
+    weakref.finalize(call.__self__, handle.remove)  # type: ignore[attr-defined]
+    return handle
+
+
+def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Check that parameters have values, one beside the other.
+
+    Raises:
+        SpecError: names the first that does not.
+    """
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise SpecError(
+                f"{name} has no values yet, its module is lazy: run the model once on some input "
+                "before this"
+            )
+        if parameter.layout is not torch.strided:
+            raise SpecError(f"{name} is {parameter.layout}: only dense parameters can be watched")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
-from parimend.records import Verdict
+from parimend.impose.projection import Projection, Word, some
+from parimend.records import TrainingEvent, Verdict
 
 MEMORY = 100
 """Projections that one is compared with."""
@@ -24,6 +25,9 @@ FEWEST = 20
 """So many must have been seen."""
 FACTOR = 10.0
 """A check is damaged if it is so many times as large as the largest of those."""
+
+PERSISTENT = 3
+"""So many times in a row the same weights are not damaged: training moves them so far."""
 
 CHECKS_PER_ERROR = 4
 """Damage of more weights than this allows is no explanation."""
@@ -56,6 +60,8 @@ class Outliers:
     def __init__(self, code: Sparse) -> None:
         self._code = code
         self._largest: deque[float] = deque(maxlen=MEMORY)
+        self._suspected: NDArray[np.int64] = np.empty(0, np.int64)
+        self._times = 0  # in a row
 
     @property
     def limit(self) -> float:
@@ -69,6 +75,7 @@ class Outliers:
         largest = float(np.abs(checks).max())
         if not np.isfinite(largest) or largest > max(self.limit, 1e-300):
             return False
+        self._times = 0
         self.accept(checks)
         return True
 
@@ -96,6 +103,18 @@ class Outliers:
             return None
         return Damage(decoding.positions, decoding.values)
 
+    def persists(self, positions: NDArray[np.int64]) -> bool:
+        """Whether one of the weights that were located, (k,), was so in every one of the last
+        projections: to be asked once for each that is not ordinary.
+        """
+        again = np.intersect1d(self._suspected, positions) if self._times else positions
+        self._suspected = again if again.size else positions
+        self._times = self._times + 1 if again.size else 1
+        if self._times < PERSISTENT:
+            return False
+        self._times = 0
+        return True
+
     @cached_property
     def _decoder(self) -> Prepared:
         return Agreement().prepare(self._code)
@@ -107,3 +126,38 @@ class Outliers:
     def load(self, state: Sequence[float]) -> None:
         """Go on where `state` was taken."""
         self._largest = deque(state, maxlen=MEMORY)
+
+
+def put_back_(
+    projection: Projection, number: int, word: Word, watch: Outliers, step: int
+) -> TrainingEvent:
+    """Put back single weights that explain the odd checks of a word; tells what was done.
+
+    Args:
+        projection: of all words.
+        number: of the word in it.
+        word: itself.
+        watch: what its checks were before.
+        step: number of the step, for the event.
+    """
+    name = some({part.name for part in word.parts})
+    wild = projection.wild(number)
+    before = projection.get(number, wild)
+    projection.set_(number, wild, np.zeros(len(wild)))
+    damage = watch.locate(projection.checks()[number], wild)
+    if damage is None:
+        projection.set_(number, wild, before)
+        reason = f"{name}: the step moved the checks far more than those before it"
+        return TrainingEvent("unexplained", step, reason)
+    positions, values = damage
+    if np.isfinite(before).all() and watch.persists(positions):
+        projection.set_(number, wild, before)
+        reason = f"{name}: steps move the same weights far, again and again; it is no fault"
+        return TrainingEvent("accepted", step, reason)
+    now = projection.get(number, positions) - values
+    received = now + values
+    received[np.searchsorted(positions, wild)] = before
+    projection.set_(number, positions, now)
+    changes = projection.changes(number, positions, received, now)
+    names = some({change.tensor for change in changes})
+    return TrainingEvent("repaired", step, f"wrong in {names}", changes)

@@ -1,0 +1,172 @@
+"""What keeps forward passes and changes of weights apart."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from parimend import removable
+from parimend.removable import Hook
+
+LOOK_AGAIN = 0.05
+"""Seconds after which a change that waits for forward passes looks whether they still run."""
+
+
+class Gate:
+    """Lets forward passes go side by side, and nothing beside a change of weights.
+
+    PyTorch calls no hook when an interrupt (Ctrl-C) ends a forward pass. So a pass is not over when
+    its last hook was called, but when its frame has left the stack of its thread.
+
+    Example:
+        >>> gate, model = Gate(), torch.nn.Linear(2, 2)
+        >>> gate.attach(model)
+        >>> with gate.exclusive() as entered:
+        ...     entered, model(torch.ones(2)).shape  # the thread that changes weights may run them
+        (True, torch.Size([2]))
+        >>> gate.remove()
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._condition = threading.Condition()
+        self._owner: int | None = None
+        # Of every thread inside: what called the model first, and how many calls are nested.
+        self._inside: dict[int, tuple[FrameType, int]] = {}
+
+    def attach(self, model: torch.nn.Module) -> None:
+        """Put the gate before the forward passes of a model."""
+        self._handles = [
+            model.register_forward_pre_hook(Hook(self._enter)),
+            model.register_forward_hook(Hook(self._leave), always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Take it away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread is changing weights."""
+        return self._owner == threading.get_ident()
+
+    def _enter(self, *_: Any) -> None:
+        if self._process != os.getpid():
+            self._forked()
+        thread = threading.get_ident()
+        if self._owner == thread:
+            return
+        caller = _caller_of_hook(sys._getframe())
+        with self._condition:
+            if thread in self._inside:
+                first, depth = self._inside[thread]
+                if _runs(first, caller):
+                    self._inside[thread] = first, depth + 1
+                    return
+                del self._inside[thread]  # a pass that was interrupted
+            while self._owner is not None:
+                self._condition.wait()
+            self._inside[thread] = caller, 1
+
+    def _leave(self, *_: Any) -> None:
+        thread = threading.get_ident()
+        if self._owner == thread:
+            return
+        with self._condition:
+            if thread not in self._inside:
+                return  # it entered before the hooks were there
+            first, depth = self._inside.pop(thread)
+            if depth > 1:
+                self._inside[thread] = first, depth - 1
+            elif self._owner is not None:
+                self._condition.notify_all()
+
+    @contextmanager
+    def exclusive(
+        self, abandon: Callable[[], bool] = lambda: False, patience: float = float("inf")
+    ) -> Iterator[bool]:
+        """Wait until no forward pass runs in another thread, and let none begin.
+
+        Args:
+            abandon: asked while waiting: whether to give up.
+            patience: seconds after which to give up.
+
+        Yields:
+            Whether they were waited for; if not, passes go on beside this.
+        """
+        thread, end = threading.get_ident(), time.monotonic() + patience
+
+        def over() -> bool:
+            return abandon() or time.monotonic() > end
+
+        if self._owner == thread:  # a change within a change
+            yield True
+            return
+        try:
+            with self._condition:
+                while self._owner is not None and not over():
+                    self._condition.wait(LOOK_AGAIN)
+                if self._owner is None:
+                    self._owner = thread
+                while not (free := self._owner == thread and self._is_empty()) and not over():
+                    self._condition.wait(LOOK_AGAIN)
+                if not free:
+                    self._release(thread)
+            yield free
+        finally:
+            with self._condition:
+                self._release(thread)
+
+    def _release(self, thread: int) -> None:
+        if self._owner == thread:
+            self._owner = None
+            self._condition.notify_all()
+
+    def _is_empty(self) -> bool:
+        """Whether no other thread is inside; forgets passes whose frames are gone."""
+        if self._inside:
+            stacks = sys._current_frames()
+            self._inside = {
+                thread: (first, depth)
+                for thread, (first, depth) in self._inside.items()
+                if _runs(first, stacks.get(thread))
+            }
+        return not self._inside.keys() - {threading.get_ident()}
+
+    def _forked(self) -> None:
+        """In a new process there are no threads but this one: nobody will open the gate."""
+        self._reset()
+        warnings.warn(
+            "this process was forked from one with a Scrubber, which does not run here: nothing "
+            "watches these weights until start() is called in this process too",
+            stacklevel=2,
+        )
+
+
+def _caller_of_hook(frame: FrameType) -> FrameType:
+    """The first frame up from ``frame`` that outlives the hook."""
+    while frame.f_code.co_filename in (__file__, removable.__file__) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _runs(frame: FrameType, stack: FrameType | None) -> bool:
+    """Whether a frame is on a stack."""
+    while stack is not None and stack is not frame:
+        stack = stack.f_back
+    return stack is frame

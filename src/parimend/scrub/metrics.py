@@ -1,0 +1,55 @@
+"""A scrubber's counters for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from parimend.errors import SpecError
+from parimend.scrub.scrubber import Scrubber
+
+
+def serve_metrics(scrubber: Scrubber, port: int = 9464, address: str = "127.0.0.1") -> Any:
+    """Serve a scrubber's counters to Prometheus (needs the ``serve`` extra).
+
+    Args:
+        scrubber: whose counters.
+        port: TCP port; 0 takes a free one.
+        address: to listen on.
+
+    Returns:
+        (server, thread) of prometheus_client; ``server.shutdown()`` ends it.
+
+    Raises:
+        SpecError: if prometheus_client is not installed.
+        OSError: if the port is taken.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    except ImportError:
+        raise SpecError(
+            "serving metrics needs prometheus_client: pip install 'parimend[serve]'"
+        ) from None
+
+    class Collector:
+        def collect(self) -> Iterator[Any]:
+            for name, value in asdict(scrubber.counters).items():
+                yield CounterMetricFamily(
+                    f"parimend_scrub_{name}", f"Total {name.replace('_', ' ')}.", value=value
+                )
+            for name, value, what in (
+                ("alive", scrubber.alive, "Whether the scrubbing thread runs."),
+                ("unwatched_words", len(scrubber.unwatched), "Words not seen by the last sweep."),
+                (
+                    "last_sweep_timestamp_seconds",
+                    scrubber.last_sweep,
+                    "When a sweep last saw every word, since the epoch; 0 if never.",
+                ),
+            ):
+                yield GaugeMetricFamily(f"parimend_scrub_{name}", what, value=value)
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    return start_http_server(port, address, registry)
