@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MethodType
 from typing import Any, Self
 
 
@@ -57,7 +58,8 @@ class _Wrapper:
         self.around = around
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        inner = self.inner or partial(type(self.module).forward, self.module)
+        # As a method, since the type may be given another forward.
+        inner = self.inner or MethodType(type(self.module).forward, self.module)
         if self.around is None:
             return inner(*args, **kwargs)
         return self.around(inner, *args, **kwargs)
@@ -120,7 +122,7 @@ def foreign_forward(module: Any) -> Callable[..., Any] | None:
 
 def is_wrapped(module: Any) -> bool:
     """Whether a call of a module ends with the wrappers of `wrap_forward_`, and no one else's."""
-    return type(vars(module).get("forward")) is _Wrapper
+    return type(module.__dict__.get("forward")) is _Wrapper
 
 
 def wrappings(module: Any) -> Iterator[Callable[..., Any]]:

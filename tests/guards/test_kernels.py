@@ -70,7 +70,7 @@ def test_the_screen_in_pytorch_agrees():
         with torch.no_grad():
             y = layer(x)
             y[4, 5] += 1.0
-        target = guard.target(x, torch.Size(), torch.float32)
+        target = guard.checks.target(x, torch.Size(), torch.float32)
         mask = guard.checks.screen(guard.product.split(y), target, guard.threshold(y))
         assert mask.nonzero().tolist() == [[4, 0]]
 

@@ -66,30 +66,28 @@ def arithmetic(y: Any, convolution: bool) -> Arithmetic:
         0.0
     """
     exact = _EXACT[y.dtype]
-    if y.dtype is torch.float64:
-        return exact
-    on = "cuda" if y.is_cuda else "mkldnn"
     if y.dtype is torch.float32:
+        on = "cuda" if y.is_cuda else "mkldnn"
         factors = _FACTORS.get(_precision(on, "matmul"), 0.0)
         if convolution:  # which may be done by a matrix product
             factors = max(factors, _FACTORS.get(_precision(on, "conv"), 0.0))
         return exact._replace(factors=factors) if factors else exact
-    if on == "cuda" and _narrow_sums(y.dtype):
+    if y.dtype is torch.float16 and y.is_cuda and _adds_in_float16():
         return exact._replace(sums=unit_roundoff(y.dtype))
     return exact
 
 
-def _precision(backend: str, operation: str) -> str:
-    """What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
-    if hasattr(torch._C, "_get_fp32_precision_getter"):
-        return str(torch._C._get_fp32_precision_getter(backend, operation))
-    # Before PyTorch 2.9. Afterwards these may not be read if the others were set.
+def _precision_before_2_9(backend: str, operation: str) -> str:
+    """By settings that later versions do not let one read if they were set in the new way."""
     if operation == "conv":
         return "tf32" if backend == "cuda" and torch.backends.cudnn.allow_tf32 else "ieee"
     coarse = "bf16" if backend == "mkldnn" else "tf32"
     return {"high": "tf32", "medium": coarse}.get(torch.get_float32_matmul_precision(), "ieee")
 
 
-def _narrow_sums(dtype: torch.dtype) -> bool:
-    """Whether CUDA may add up in 16 bits."""
-    return dtype is torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
+_precision = getattr(torch._C, "_get_fp32_precision_getter", _precision_before_2_9)
+"""What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
+
+
+def _adds_in_float16() -> bool:
+    return bool(getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False))

@@ -52,12 +52,11 @@ class Checks:
     Args:
         product: how the layer multiplies.
         code: P.
-        weight: of the layer.
-        bias: of the layer.
+        weight: of the layer; finite.
+        bias: of the layer; finite.
 
     Attributes:
         imposed: P W and P b are zero.
-        finite: the weights have a size; otherwise nothing can be checked.
     """
 
     def __init__(self, product: Product, code: Output, weight: Tensor, bias: Tensor | None) -> None:
@@ -69,7 +68,6 @@ class Checks:
         b2 = float(bias.detach().to(torch.float64).square().sum()) if bias is not None else 0.0
         square = W.square().sum(-1).flatten()
         total = float(square.sum())
-        self.finite = math.isfinite(total + b2)
         self.imposed = bool(
             (left <= (_EXACT * u) ** 2 * total).all()
             and (Pb.square() <= (_EXACT * u) ** 2 * (total + b2)).all()
@@ -86,7 +84,8 @@ class Checks:
         # What is kept beside the layer is one sum over the inputs of all groups.
         self._terms = self._fan_in * (1 if self.imposed else len(W))
         self._noise, self._own = noise.cpu() / total, own.cpu()
-        self._gains = (_largest(P @ P.T), _largest(of_inputs)) if self.finite else (0.0, 0.0)
+        self._gains = (_largest(P @ P.T), _largest(of_inputs))
+        self._last: tuple[Arithmetic, bool, Threshold] | None = None
         self._thresholds: dict[tuple[Arithmetic, bool], Threshold] = {}
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._arguments: dict[torch.dtype, _Arguments] = {}
@@ -128,12 +127,15 @@ class Checks:
         """
         if casts is None:
             casts = y.dtype.itemsize < self._weight_dtype.itemsize
-        key = arithmetic(y, self.product.dims > 0), casts
-        if key not in self._thresholds:
-            self._thresholds[key] = Threshold.of(
-                self._noise, self._own, self._gains, self._terms, self._weight_dtype, *key
-            )
-        return self._thresholds[key]
+        now, last = arithmetic(y, self.product.dims > 0), self._last
+        if last is None or now is not last[0] or casts is not last[1]:
+            key = now, casts
+            if key not in self._thresholds:
+                self._thresholds[key] = Threshold.of(
+                    self._noise, self._own, self._gains, self._terms, self._weight_dtype, *key
+                )
+            self._last = last = now, casts, self._thresholds[key]
+        return last[2]
 
     def floor(self, weight: Tensor) -> float:
         """Size of the smallest single error that is sure to be seen with such a weight now, in
@@ -169,22 +171,23 @@ class Checks:
 
     def suspicious(self, y: Tensor, x: Tensor) -> bool:
         """Whether any output is to be looked at."""
-        dims = self.product.dims
-        limit = self.threshold(y, x.dtype.itemsize > y.dtype.itemsize)
-        size = y.shape[y.ndim - dims :]
-        if not (y.is_cpu and y.dtype in _KERNEL_DTYPES):
-            dtype = torch.promote_types(y.dtype, torch.float32)
-            return self._any(y, self.target(x, size, dtype), dtype, limit)
-        P, PW, Pb, none = self._kernel_arguments(y.dtype)
+        dims, dtype = self.product.dims, y.dtype
+        alike = x.dtype is dtype
+        limit = self.threshold(y, not alike and x.dtype.itemsize > dtype.itemsize)
+        in_kernel = y.is_cpu and dtype in _KERNEL_DTYPES
         square = limit.tau**2, limit.least**2
+        if in_kernel and alike and not (dims or self.imposed):
+            if y.is_contiguous() and x.is_contiguous():
+                P, PW, Pb, _ = self._kernel_arguments(dtype)
+                outputs, inputs = _rows(y, self.code.n), _rows(x, self._fan_in)
+                return any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
+        size = y.shape[y.ndim - dims :]
+        if not in_kernel:
+            wide = torch.promote_types(dtype, torch.float32)
+            return self._any(y, self.target(x, size, wide), wide, limit)
+        P, _, _, none = self._kernel_arguments(dtype)
         y = y.detach()
-        if self.imposed:
-            target = None
-        elif not dims and y.is_contiguous() and x.is_contiguous() and x.dtype == y.dtype:
-            rows, inputs = y.view(-1, self.code.n).numpy(), x.detach().view(-1, self._fan_in)
-            return any_suspicious_product(rows, P, inputs.numpy(), PW, Pb, *square)
-        else:
-            target = self.target(x, size, y.dtype)
+        target = self.target(x, size, dtype)
         if dims and y.is_contiguous():
             goal = none if target is None else target.contiguous().numpy()
             planes = y.view(-1, self.code.n, size.numel()).numpy()
@@ -194,7 +197,7 @@ class Checks:
             goal = none[..., 0]
             if target is not None:
                 goal = target.movedim(1, -1).reshape(-1, len(P)).numpy()
-            return any_suspicious_row(last.view(-1, self.code.n).numpy(), P, goal, *square)
+            return any_suspicious_row(_rows(last, self.code.n), P, goal, *square)
         return self._any(y, target, y.dtype, limit)
 
     def _any(self, y: Tensor, target: Tensor | None, dtype: torch.dtype, limit: Threshold) -> bool:
@@ -207,6 +210,13 @@ class Checks:
             P, PW, Pb = (self.tensor(name, like, dtype).numpy() for name in ("P", "PW", "Pb"))
             self._arguments[dtype] = _Arguments(P, PW[0], Pb, np.empty((0, len(P), 1), P.dtype))
         return self._arguments[dtype]
+
+
+def _rows(t: Tensor, width: int) -> NDArray[Any]:
+    """A contiguous tensor as a matrix; quickly, since small layers take no longer than that."""
+    if t.requires_grad:
+        t = t.detach()
+    return (t if t.ndim == 2 else t.view(-1, width)).numpy()
 
 
 def _largest(matrix: Tensor) -> float:

@@ -82,7 +82,7 @@ class Guards(Removable):
         guard, guarded, _ = self._layers[site.name]
         if site.module is not guarded.module:
             return ""
-        if reason := unusable(guarded.parameters()[0]):
+        if reason := unusable(*guarded.parameters()):
             return reason
         if guard.standing() == "replaced":
             return "its weights were replaced after guarding: call project_()"

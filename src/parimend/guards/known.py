@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import stateless
 
 Standing = Literal["known", "converted", "replaced", "computed"]
 """What became of a layer's weights. ``known``: nothing. ``converted``: the same parameters have
@@ -22,8 +24,8 @@ Stored = Callable[[], Sequence[Tensor | None]]
 """Gives the tensors that hold weight and bias, as registered; None where there is none."""
 
 
-def unusable(weight: Any) -> str:
-    """Why nothing can be said of a weight; empty if something can."""
+def unusable(weight: Any, bias: Tensor | None) -> str:
+    """Why nothing can be said of a layer with such weights; empty if something can."""
     if not isinstance(weight, Tensor):
         return "its weight is not a tensor (quantized?)"
     if is_lazy(weight):
@@ -38,6 +40,8 @@ def unusable(weight: Any) -> str:
         return f"its weight is {weight.dtype}"
     if weight.itemsize == 1:
         return f"{weight.dtype} is too coarse for its outputs to be checked"
+    if not all(bool(t.isfinite().all()) for t in (weight, bias) if t is not None):
+        return "its weights are not all finite"
     return ""
 
 
@@ -53,7 +57,7 @@ class Known:
 
     def standing(self, stored: Sequence[Tensor | None]) -> Standing:
         """What became of them, given what is registered now."""
-        if stored[0] is None:
+        if self._seen[0] is None and stored[0] is None:
             return "computed"
         pairs = list(zip(self._seen, stored, strict=True))
         if any((seen is None) != (t is None) for seen, t in pairs):
@@ -69,12 +73,22 @@ class _Seen:
         self.tensor = weakref.ref(tensor)
         self._dtype = tensor.dtype
         # As long as this reference lives, no other storage has its address.
-        self._storage = StorageWeakRef(tensor.untyped_storage()) if unusable(tensor) == "" else None
+        self._storage = StorageWeakRef(tensor.untyped_storage())
 
     def unmoved(self, tensor: Tensor) -> bool:
-        return (
-            self._storage is not None
+        return bool(
+            type(tensor) in (Tensor, nn.Parameter)
+            and tensor.layout == torch.strided
             and tensor.dtype == self._dtype
             and tensor.untyped_storage()._cdata == self._storage.cdata
         )
 
+
+def is_lent() -> bool:
+    """Whether `torch.func.functional_call` runs, which lends modules other weights for a call."""
+    frame, code = sys._getframe(), stateless._functional_call.__code__
+    while frame.f_code is not code:
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return True

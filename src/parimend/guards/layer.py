@@ -14,7 +14,7 @@ from parimend.codes.output import Output
 from parimend.guards.action import settle
 from parimend.guards.checks import Checks
 from parimend.guards.journal import Event, Journal, Parameters
-from parimend.guards.known import Known, Standing, Stored, unusable
+from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import is_exporting, observable
 from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
@@ -69,8 +69,8 @@ class LayerGuard(Hook):
         """What became of the weights that the guard knows."""
         standing = self._known.standing(self._stored())
         if standing in ("replaced", "computed"):
-            weight, bias = self.parameters()
-            if not unusable(weight) and self.checks.hold_for(weight, bias):
+            weights = self.parameters()
+            if not unusable(*weights) and self.checks.hold_for(*weights):
                 return "known"
         return standing
 
@@ -95,11 +95,11 @@ class LayerGuard(Hook):
             parameters: gives weight and bias, if they are needed.
         """
         call = next(self._calls)
-        if call % self.journal.every or not isinstance(y, Tensor) or not y.numel():
+        if call % self.journal.every:
             return
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
-        elif self.checks.suspicious(y, x):
+        elif y.numel() and self.checks.suspicious(y, x):
             with torch.no_grad():
                 if self._is_up_to_date(call):
                     settle(self, call, y, x, parameters)
@@ -111,14 +111,13 @@ class LayerGuard(Hook):
         is well.
         """
         standing = self.standing()
-        if standing == "converted" and not unusable(self.parameters()[0]):
-            self.renew()
-            return self.checks.finite
         if standing == "known":
             return True
+        if standing == "converted" and not unusable(*self.parameters()):
+            self.renew()
+            return True
         self.journal.passed[self.name] += 1
-        # Other tensors than parameters were lent for a call, by `torch.func.functional_call`.
-        if isinstance(self._stored()[0], nn.Parameter) and not self._told:
+        if not (self._told or standing == "computed" or is_lent()):
             self._told = True
             self.journal.events.append(Event(self.name, call, (), (), (), 0.0, "replaced"))
         return False
@@ -156,10 +155,10 @@ class LayerGuard(Hook):
         return remove
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None
     ) -> None:
         """The hook."""
-        # A module that took the place of this one may have taken over its hooks.
+        # A module that took the place of this one may have taken over its hooks, in its own way.
         if not torch.compiler.is_compiling() and module is self._module and is_wrapped(module):
             self.inspect(output, _input(args, kwargs), self.parameters)
 

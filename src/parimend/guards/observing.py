@@ -15,6 +15,11 @@ DTYPES = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16)
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 """Whether `torch.export` is looking; before PyTorch 2.7 it cannot be told."""
 
+# Looked up once: this runs after every call of every layer.
+_level = functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+_modes = torch._C._len_torch_dispatch_stack
+
 _TRACING = (
     torch._C._TorchDispatchModeKey.FAKE,
     torch._C._TorchDispatchModeKey.PROXY,
@@ -37,10 +42,10 @@ def observable(y: Any) -> bool:
         and y.dtype in DTYPES
         and y.layout is torch.strided
         and not (y.is_nested or y.is_meta)
-        and functorch.peek_interpreter_stack() is None
+        and _level() is None
         and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
-        and not (torch._C._len_torch_dispatch_stack() and _traced())
+        and _tracing() is None
+        and not (_modes() and _traced())
     )
 
 

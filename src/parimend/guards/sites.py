@@ -97,7 +97,7 @@ def _site(name: str, module: nn.Module) -> Site:
     product = product_of(module)
     if product is None:
         return OtherSite(name, module, False, "no rule for this type, or a forward of its own")
-    if reason := unusable(module.weight):
+    if reason := unusable(module.weight, module.bias):
         return OtherSite(name, module, False, reason)
     # Read at every call: the weight may be replaced, or be computed.
     parameters = partial(_weight_and_bias, module)
@@ -117,7 +117,7 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Site]:
     for projection in attention.PROJECTIONS:
         parameters = partial(attention.parameters_of, module, projection)
         full = f"{name}.{projection}" if name else projection
-        if why := reason or unusable(parameters()[0]):
+        if why := reason or unusable(*parameters()):
             yield OtherSite(full, module, False, why)
         else:
             stored = partial(attention.stored, module, projection)
