@@ -114,15 +114,10 @@ def wrap_forward_(module: Any, around: Callable[..., Any]) -> Callable[[], None]
 
 def foreign_forward(module: Any) -> Callable[..., Any] | None:
     """The forward that someone else has given to a module; None if it has that of its type."""
-    forward = vars(module).get("forward")
-    while isinstance(forward, _Wrapper):
+    forward = module.__dict__.get("forward")
+    while type(forward) is _Wrapper:
         forward = forward.inner
     return forward
-
-
-def is_wrapped(module: Any) -> bool:
-    """Whether a call of a module ends with the wrappers of `wrap_forward_`, and no one else's."""
-    return type(module.__dict__.get("forward")) is _Wrapper
 
 
 def wrappings(module: Any) -> Iterator[Callable[..., Any]]:

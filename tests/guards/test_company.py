@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import parimend as pm
-from parimend.errors import GuardError
+from parimend.errors import ComputationError, GuardError
 from parimend.guards import guard_
 from parimend.upsets import Upset, upset_
 
@@ -124,6 +123,7 @@ def test_an_interrupt_leaves_nothing_behind(make):
     assert "forward" not in vars(model)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # in PyTorch's own jvp
 @pytest.mark.parametrize("activations", [False, True])
 def test_transformations_of_functions(model, x, activations):
     def all_of_them():
@@ -132,9 +132,9 @@ def test_transformations_of_functions(model, x, activations):
             torch.func.vmap(model)(x),
             torch.func.jvp(model, (x,), (x,))[1],
             torch.func.jacrev(model)(x[0]),
-            *torch.func.grad(
-                lambda p: torch.func.functional_call(model, p, (x,)).sum()
-            )(parameters).values(),
+            *torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).sum())(
+                parameters
+            ).values(),
         )
 
     right = all_of_them()
@@ -185,6 +185,7 @@ def test_activations_that_are_computed_again(model, x, reentrant):
     assert model[0].weight.grad is not None
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_empty_and_nested_inputs():
     attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
     x = torch.zeros(0, 9, 32)
@@ -213,7 +214,7 @@ def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
         assert "replaced" in guards.coverage()[0].reason
         guards.project_()
         assert guards.coverage()[0].cover == "kept"
-        with pytest.raises(pm.ComputationError), upset_(model, Upset("offset"), only=["0"]):
+        with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
             model(x)
 
 
@@ -223,7 +224,7 @@ def test_converted_weights_are_known_again(model, x):
         model(x)
         assert guards.events == ()
         assert guards.passed == {}
-        with pytest.raises(pm.ComputationError), upset_(model, Upset("offset"), only=["0"]):
+        with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
             model(x)
 
 

@@ -67,7 +67,9 @@ class Suspect:
         index = checks.screen(wide, target, limit).any(1).nonzero().flatten()
         inputs = inputs[index]
         double = inputs.to(torch.float64)
-        scale2 = product.multiply(double.square(), checks.tensor("w2", y, torch.float64), None, size)
+        scale2 = product.multiply(
+            double.square(), checks.tensor("w2", y, torch.float64), None, size
+        )
         return cls(
             checks,
             index,
@@ -253,7 +255,9 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
     finite = suspect.x.isfinite().flatten(1).all(1)
     journal.screened += int((~wrong).sum())
     events = {
-        sample: suspect.at(_one(sample)).event(guard.name, call, leading, "recorded" if good else "input")
+        sample: suspect.at(_one(sample)).event(
+            guard.name, call, leading, "recorded" if good else "input"
+        )
         for sample, good in zip(
             wrong.nonzero().flatten().tolist(), finite[wrong].tolist(), strict=True
         )
@@ -290,7 +294,10 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
             journal.on_weights(replace(events[left[0]], action="suspect"))
             left = recompute(left, "repaired")
         for sample in left:
-            say([sample], "overflow" if suspect.at(_one(sample)).overflows(parameters) else "suspect")
+            say(
+                [sample],
+                "overflow" if suspect.at(_one(sample)).overflows(parameters) else "suspect",
+            )
         if faulty:
             _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     journal.events.extend(events.values())

@@ -23,7 +23,10 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 def why_not(module: nn.MultiheadAttention) -> str:
     """The reason why an attention cannot be guarded; empty if it can."""
-    if foreign_forward(module) is not None or type(module).forward is not nn.MultiheadAttention.forward:
+    if (
+        foreign_forward(module) is not None
+        or type(module).forward is not nn.MultiheadAttention.forward
+    ):
         return "has a forward of its own"
     if module.bias_k is not None or module.add_zero_attn:
         return "adds keys of its own (add_bias_kv, add_zero_attn)"
@@ -102,7 +105,9 @@ def _forward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """As `nn.MultiheadAttention.forward`."""
-    if query.is_nested or (is_causal and attn_mask is None):  # the first unguarded, the second wrong
+    if query.is_nested or (
+        is_causal and attn_mask is None
+    ):  # the first unguarded, the second wrong
         for name in guards:
             guards[name].journal.passed[guards[name].name] += 1
         return forward(  # type: ignore[no-any-return]

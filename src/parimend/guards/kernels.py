@@ -40,9 +40,10 @@ def _dot(p: Any, y: Any, zero: Any) -> Any:
 
 
 @nb.njit(cache=True, nogil=True)
-def any_suspicious_row(y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
+def any_suspicious_row(
+    y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:
-    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for one of the rows y, or cannot be told.
+    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told.
 
     Args:
         y: (rows, C), C-contiguous, float32 or float64.

@@ -18,7 +18,7 @@ from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import is_exporting, observable
 from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
-from parimend.removable import Hook, is_wrapped, wrap_forward_
+from parimend.removable import Hook, foreign_forward, wrap_forward_
 
 _GUARDS: weakref.WeakValueDictionary[str, LayerGuard] = weakref.WeakValueDictionary()
 """For the operator below: a compiled graph can hold strings and tensors, but not a guard."""
@@ -159,13 +159,15 @@ class LayerGuard(Hook):
     ) -> None:
         """The hook."""
         # A module that took the place of this one may have taken over its hooks, in its own way.
-        if not torch.compiler.is_compiling() and module is self._module and is_wrapped(module):
+        if torch.compiler.is_compiling() or module is not self._module:
+            return
+        if foreign_forward(module) is None:
             self.inspect(output, _input(args, kwargs), self.parameters)
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         y = forward(*args, **kwargs)
         # What wraps it again may change what comes out, so it is looked at before.
-        if torch.compiler.is_compiling() or not is_wrapped(self._module):
+        if torch.compiler.is_compiling() or foreign_forward(self._module) is not None:
             self.watch(y, _input(args, kwargs), self.parameters)
         return y
 

@@ -78,7 +78,7 @@ class RepeatGuard:
         if torch.compiler.is_compiling():  # a compiled graph would merge both
             return forward(*args, **kwargs)
         call = next(self._calls)
-        # Layers have a way of their own for nested tensors, which they do not take if they are seen.
+        # Attention has a way of its own for nested tensors, and does not take it if it is watched.
         nested = any(isinstance(x, Tensor) and x.is_nested for x in (*args, *kwargs.values()))
         if nested or call % self._journal.every:
             return forward(*args, **kwargs)
@@ -116,7 +116,9 @@ class _Twice(TorchFunctionMode):
         output = function(*args, **kwargs)
         if not observable(output):
             return output
-        with torch.no_grad():  # nothing is kept for a backward pass: activations may be checkpointed
+        with (
+            torch.no_grad()
+        ):  # nothing is kept for a backward pass: activations may be checkpointed
             second = again()
         if _same(output, second):
             return output

@@ -36,6 +36,7 @@ ROUNDING = 0.3
 _OWN_TERMS = 64
 """Partial sums that the check adds to those of the layer; see `parimend.guards.kernels`."""
 
+
 @dataclass(frozen=True)
 class Threshold:
     """How much rounding alone may do.
