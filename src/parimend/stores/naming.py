@@ -135,6 +135,8 @@ def _require_own_cells(name: str, tensor: torch.Tensor) -> None:
     Raises:
         WordError: names the tensor.
     """
+    if _is_sharded(tensor) or tensor.is_contiguous():
+        return
     reach = 0  # of the dimensions that are packed closer
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
@@ -258,6 +260,8 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _reach(tensor: torch.Tensor) -> int:
     """Number of elements from the first to the last in memory."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
