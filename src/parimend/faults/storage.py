@@ -48,7 +48,13 @@ class Header:
 
 
 def write(path: Path, header: Header, faults: Iterable[Fault]) -> None:
-    """Write a list so that the file is there complete or not at all."""
+    """Write a list so that the file is there complete or not at all.
+
+    Raises:
+        FaultFileError: something else than a regular file is there.
+    """
+    if path.exists() and not path.is_file():
+        raise FaultFileError(f"{path}: not a regular file")
     # Beside the target, because a rename is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -84,6 +90,8 @@ def read(path: Path) -> tuple[Header, list[Fault]]:
     Raises:
         FaultFileError: anything is not as :func:`write` writes it.
     """
+    if path.exists() and not path.is_file():
+        raise FaultFileError(f"{path}: not a regular file")
     try:
         lines = path.read_bytes().decode("ascii").split("\n")
     except UnicodeDecodeError as error:
