@@ -21,5 +21,5 @@ def trials():
 
 @pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
 def test_what_is_said_is_true(trials, carrier):
-    ends = {end for _, end in trials.run(carrier, 60, seed=1)}
+    ends = {end for _, end in trials.run(carrier, 40, seed=1)}
     assert {"corrected", "uncorrectable"} <= ends
