@@ -68,6 +68,11 @@ def locked(path: PathLike) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_locked(path: PathLike) -> bool:
+    """Whether a file is probably being written: a killed process may have left its lock behind."""
+    return hidden(_place(path), "lock").exists()
+
+
 def _open_lock(lock: Path) -> int:
     while True:
         try:

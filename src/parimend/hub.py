@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parimend.arguments import path_of, whole_number
 from parimend.atomic import atomic, workspace
 from parimend.carriers import Carrier, Request, diagnose, repair_
-from parimend.errors import DamageError, SpecError
+from parimend.errors import DamageError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.protecting import seal_beside, seal_inside
@@ -147,7 +147,12 @@ def load_file(
 def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     """A tensor as the safetensors library gives it; of 4-bit numbers, torch holds pairs."""
     shape = entry.shape
-    if entry.dtype == "F4" and shape:
+    if entry.dtype == "F4":
+        if not shape or shape[-1] % 2:
+            raise WordError(
+                f"{entry.name} is F4 {list(shape)}, of which torch can only hold pairs along the "
+                "last axis: load it with another library"
+            )
         shape = (*shape[:-1], shape[-1] // 2)
     dtype = torch_dtype(entry.dtype, entry.name)
     if not data.size:

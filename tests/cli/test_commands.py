@@ -119,6 +119,29 @@ def test_json(model, run, tmp_path):
     assert planned["files"][0]["words"][0]["elements"] == 3264
 
 
+def test_repairing_in_part_must_be_asked_for(model, run):
+    run("protect", model, "--per", "tensor", "--errors", 3)
+    content = bytearray(model.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = json.loads(run("inspect", model, "--json")[1])["files"][0]["tensors"]
+    first = found[0]["bytes"]
+    damaged = content.copy()
+    damaged[start] ^= 1
+    damaged[start + first :] = bytes(len(content) - start - first)
+    model.write_bytes(damaged)
+    status, out = run("repair", model, "--in-place")[:2]
+    assert status == 1
+    assert "nothing was written, as not all of it can be repaired; --partial puts back" in out
+    assert model.read_bytes() == damaged
+    status, out = run("repair", model, "--in-place", "--partial")[:2]
+    assert status == 1
+    assert f"written: {model}" in out
+    assert "--partial" not in out
+    assert "corrected" in out.replace("uncorrectable", "")
+    assert model.read_bytes()[: start + first] == content[: start + first]
+    assert model.read_bytes()[start + first :] == damaged[start + first :]
+
+
 def test_values_without_a_number_in_json_are_text(model, run):
     run("protect", model)
     content = bytearray(model.read_bytes())

@@ -164,3 +164,13 @@ def test_foreign_bytes_are_refused(path: Path) -> None:
 def test_a_missing_file_is_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FaultList.load(tmp_path / "none")
+
+
+def test_only_regular_files(path: Path) -> None:
+    faults = FaultList.load(path)
+    fifo = path.with_name("fifo")
+    os.mkfifo(fifo)
+    for act in (FaultList.load, faults.save):
+        with pytest.raises(FaultFileError, match="fifo: not a regular file"):
+            act(fifo)
+    assert fifo.is_fifo()

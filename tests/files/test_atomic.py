@@ -13,9 +13,9 @@ import pytest
 import safetensors.numpy
 import torch
 
-from parimend import check_file, protect_file, repair_file
+from parimend import check_file, protect_file, repair_file, save_file
 from parimend.atomic import atomic
-from parimend.errors import BusyError
+from parimend.errors import BusyError, MismatchError
 from parimend.files import sidecar_of
 from parimend.records import Verdict
 from tests.files.conftest import flip
@@ -76,6 +76,128 @@ def test_what_a_killed_process_left_behind_is_removed(tmp_path, what):
         file.write(b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_temporary_file_is_a_new_one(tmp_path):
+    """Whoever made what is there before has it open still, or by another name, or links away."""
+    victim, path = tmp_path / "victim", tmp_path / "a"
+    victim.write_bytes(b"precious")
+    planted = tmp_path / ".a.new"
+    for plant in (os.link, os.symlink):
+        plant(victim, planted)
+        with atomic(path) as file:
+            file.write(b"x")
+        assert victim.read_bytes() == b"precious"
+        assert (path.read_bytes(), path.is_symlink()) == (b"x", False)
+    with planted.open("w+b") as older, atomic(path) as file:
+        file.write(b"y")
+        older.write(b"evil")
+    assert path.read_bytes() == b"y"
+
+
+def test_what_cannot_be_removed_is_named(tmp_path):
+    (tmp_path / ".a.new").mkdir()
+    with pytest.raises(
+        OSError, match=r"\.a\.new, which an earlier run left.*cannot be removed"
+    ) as e:
+        atomic(tmp_path / "a").__enter__()
+    assert e.value.filename == str(tmp_path / "a")
+    assert os.listdir(tmp_path) == [".a.new"]
+
+
+def test_nothing_is_written_if_the_temporary_file_is_taken_away(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def lose(thief):
+        with atomic(path) as file:
+            file.write(b"new")
+            (tmp_path / ".a.new").unlink()
+            (tmp_path / ".a.new").write_bytes(b"another")
+
+    with pytest.raises(MismatchError, match=r"took \.a\.new away"):
+        lose(path)
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("like", [True, False])
+def test_a_private_file_is_private_from_the_beginning(tmp_path, like):
+    old, path = tmp_path / "old", tmp_path / "a"
+    made = old if like else path
+    made.write_bytes(b"old")
+    made.chmod(0o600)
+    modes = []
+    opened = os.open
+
+    def watch(name, flags, mode=0o777, **how):
+        descriptor = opened(name, flags, mode, **how)
+        if str(name).endswith(".new"):
+            modes.append(os.fstat(descriptor).st_mode & 0o777)
+        return descriptor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.open", watch)
+        with atomic(path, like=old if like else None) as file:
+            modes.append(os.fstat(file.fileno()).st_mode & 0o777)
+    assert modes == [0o600, 0o600]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_new_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic(tmp_path / "a") as file:
+            file.write(b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_owner_and_attributes_are_kept(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+    attributes = {}
+    # Not every file system has them, and not everybody may give files away.
+    monkeypatch.setattr("os.listxattr", lambda p, **_: ["user.origin"] if p == path else [])
+    monkeypatch.setattr("os.getxattr", lambda *_, **__: b"here")
+    monkeypatch.setattr("os.setxattr", lambda p, name, value, **_: attributes.update({name: value}))
+    owners = []
+    monkeypatch.setattr("os.fchown", lambda _, user, group: owners.append((user, group)))
+    with atomic(path) as file:
+        file.write(b"new")
+    assert owners == [(os.getuid(), -1), (-1, os.getgid())]
+    assert attributes == {"user.origin": b"here"}
+    assert path.stat().st_mode & 0o777 == 0o664
+    assert time.time_ns() - path.stat().st_mtime_ns < 60e9
+
+
+def test_the_rights_of_a_group_are_not_given_to_another(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchown", refuse)
+    with atomic(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("length", [248, 255])
+def test_the_longest_names(tmp_path, length):
+    path = tmp_path / ("a" * length)
+    for content in (b"x", b"y"):
+        with atomic(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == [path.name]
+    with pytest.raises(OSError, match="File name too long") as error:
+        protect_file(path, errors=1)
+    assert error.value.filename == f"{path}.parimend"
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
@@ -203,20 +325,23 @@ def test_save_killed_at_any_moment(large):
         assert check_file(large).verdict is Verdict.CLEAN
 
 
-def test_a_full_disk(model, rng, monkeypatch):
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("where", ["shutil.copyfileobj", "os.fsync"])
+def test_a_full_disk(model, rng, monkeypatch, error, where):
     protect_file(model, errors=5)
     flip(model, rng, 2)
-    before = model.read_bytes()
+    before = {path.name: path.read_bytes() for path in model.parent.iterdir()}
 
     def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(OSError, match="No space left on device") as error:
-        repair_file(model)
-    assert error.value.filename == str(model)
-    assert model.read_bytes() == before
-    assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
+    monkeypatch.setattr(where, full)
+    for act in (repair_file, lambda path: save_file({"w": torch.ones(9)}, path, errors=1)):
+        if where == "os.fsync" or act is repair_file:
+            with pytest.raises(OSError, match=os.strerror(error)) as raised:
+                act(model)
+            assert raised.value.filename == str(model)
+    assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
 
 def test_writing_that_fails_silently_is_noticed(model, rng, monkeypatch):

@@ -1,14 +1,18 @@
 """Protection where models are saved and loaded."""
 
+import json
+import math
 import warnings
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file as plain_load
 
 import parimend as pm
-from parimend.errors import DamageError, SealError, SpecError
+from parimend.errors import DamageError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
+from parimend.words.header import bits_of
 from tests.files.conftest import damage, flip
 
 
@@ -42,6 +46,44 @@ def test_round_trip(tmp_path, carrier):
     pm.save_file(tensors, path, 10)  # over it
     same(pm.load_file(path), tensors)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+KNOWN = (
+    "BOOL F4 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32 "
+    "C64 F64 I64 U64 F6_E2M3 F6_E3M2"
+)
+
+
+@pytest.mark.parametrize("dtype", KNOWN.split())
+@pytest.mark.parametrize("shape", [(3, 8), (16,), (0, 4), (2, 0), (), (8, 3)])
+def test_every_dtype_comes_back_as_the_library_gives_it(tmp_path, dtype, shape):
+    count, bits = math.prod(shape), bits_of(dtype)
+    if count * bits % 8:
+        shape, count = (8,), 8  # half a byte cannot be stored
+    size = count * bits // 8
+    entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, size]}
+    text = json.dumps({"w": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    data = bytes(i % 2 for i in range(size))  # also good for booleans
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    pm.protect_file(path, errors=3)
+    try:
+        expected = plain_load(path)
+    except (SafetensorError, RuntimeError):
+        with pytest.raises(WordError, match=f"w is {dtype}.* torch "):
+            pm.load_file(path)
+    else:
+        same(pm.load_file(path), expected)
+
+
+def test_pairs_of_four_bits_are_saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pairs = torch.arange(12, dtype=torch.uint8).view(torch.float4_e2m1fn_x2).reshape(3, 4)
+    pm.save_file({"w": pairs}, path, errors=2)
+    damage(path, -3, b"\xff")
+    loaded = pm.load_file(path, "repair")["w"]
+    assert (loaded.dtype, loaded.shape) == (pairs.dtype, pairs.shape)
+    assert (loaded.view(torch.uint8) == pairs.view(torch.uint8)).all()
 
 
 def test_policies(tmp_path, rng):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from parimend.atomic import atomic
 from parimend.errors import FaultError, FaultFileError, StaleFaultError
 from parimend.faults.words import Tensors, Words, format_of, named
+from parimend.regular import read_regular
 from parimend.rng import SEEDS
 
 _FORMAT, _VERSION = "parimend.faults", 1
@@ -266,7 +267,7 @@ def _check_columns(faults: FaultList) -> None:
 def _read(path: Path) -> tuple[dict[str, Any], list[Fault]]:
     """Header and faults of a stored list, all of it checked."""
     try:
-        lines = path.read_bytes().decode("ascii").split("\n")
+        lines = read_regular(path, _MOST_BYTES).decode("ascii").split("\n")
     except UnicodeDecodeError as error:
         raise FaultFileError(f"{path}: not a fault list, it holds bytes beyond ASCII") from error
     if lines.pop():

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from parimend.atomic import is_locked
 from parimend.errors import BusyError, MismatchError, ParimendError
 from parimend.files.seals import Sealed, find_seal, sidecar_of
 from parimend.regular import State, open_regular, state_of
 
 _ATTEMPTS = 20
+_PAUSE = 0.02  # seconds
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def opened(path: Path) -> Iterator[Opened]:
         BusyError: if it is saved over and over meanwhile.
         OSError: if it cannot be read.
     """
-    for _ in range(_ATTEMPTS):
+    for attempt in range(1, _ATTEMPTS + 1):
         with open_regular(path) as file:
             states = _states(path)
             failure = None
@@ -75,10 +78,13 @@ def opened(path: Path) -> Iterator[Opened]:
             # Whoever saves removes the old sidecar first and puts the new one into its place last.
             if _states(path) != states or state_of(file.fileno()) != states[0]:
                 continue
-            if failure:
-                raise failure
-            yield Opened(path, file, sealed, states)
-            return
+            if failure is None:
+                yield Opened(path, file, sealed, states)
+                return
+        # The new one may not be there yet.
+        if attempt == _ATTEMPTS or not is_locked(sidecar_of(path)):
+            raise failure
+        time.sleep(_PAUSE)
     raise BusyError(f"{path} is saved over and over while it is being read: try again later")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.kernels import (
+from parimend.kernels.screen_numba import (
     LARGE,
     any_suspicious_plane,
     any_suspicious_product,
