@@ -114,7 +114,22 @@ def _taken(folder: Path, target: str) -> Input:
 # What is done to them.
 
 NUMBERS = [-1, 0, 1, 2, 3, 17, 255, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64, 10**30]
-VALUES = [*NUMBERS, 1.5, True, None, "", "F32", "BF16", "I8", "F4", "\ud800", "x" * 300, [], {}, [[]]]
+VALUES = [
+    *NUMBERS,
+    1.5,
+    True,
+    None,
+    "",
+    "F32",
+    "BF16",
+    "I8",
+    "F4",
+    "\ud800",
+    "x" * 300,
+    [],
+    {},
+    [[]],
+]
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
@@ -122,7 +137,11 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     out = bytearray(data or b"\0")
     for _ in range(int(rng.integers(1, 5))):
         reach = len(out) if rng.random() < 0.4 else min(len(out), 200)
-        at = int(rng.integers(reach)) if rng.random() < 0.8 else len(out) - 1 - int(rng.integers(reach))
+        at = (
+            int(rng.integers(reach))
+            if rng.random() < 0.8
+            else len(out) - 1 - int(rng.integers(reach))
+        )
         count = int(rng.integers(1, 80))
         kind = rng.integers(7)
         if kind == 0:
@@ -144,7 +163,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def senseless(value: Any, rng: np.random.Generator) -> Any:
-    """A JSON value with something in it replaced, doubled or left out; changed in place if it can."""
+    """A JSON value with something in it replaced, doubled or left out, in place if possible."""
     places: list[tuple[Any, Any]] = []
 
     def walk(inside: Any) -> None:
@@ -259,9 +278,9 @@ def attempt(made: Input, folder: Path) -> str:
             wrong.append(traceback.format_exc())
             continue
         good = (Verdict.CLEAN, Verdict.CORRECTED)
-        if made.original is not None and getattr(found, "verdict", None) in good:
-            if path.read_bytes() != made.original:
-                wrong.append(f"{found.verdict.value} was said of something else: {found}"[:2000])
+        is_good = getattr(found, "verdict", None) in good and made.original is not None
+        if is_good and path.read_bytes() != made.original:
+            wrong.append(f"{found.verdict.value} was said of something else: {found}"[:2000])
     for path in folder.iterdir():
         path.unlink()
     return "\n".join(wrong)

@@ -11,7 +11,16 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 LEAVES = {"errors", "records"}
-SEALING = LEAVES | {"codes", "decoders", "words", "impose", "reedsolomon", "armor", "atomic", "seal"}
+SEALING = LEAVES | {
+    "codes",
+    "decoders",
+    "words",
+    "impose",
+    "reedsolomon",
+    "armor",
+    "atomic",
+    "seal",
+}
 PROTECTION = SEALING | {
     "removable",
     "carriers",

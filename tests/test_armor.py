@@ -105,7 +105,10 @@ class TestDamage:
     def test_damage_of_both_ends(self, front, back):
         """As long as one of them has the CRC of the payload, and both look like what they were."""
         data = armor(b"payload" * 60)
-        places = [*(set(front) | {20}), *(len(data) - PREFIX + i for i in {*back, 21} - {*range(16, 20)})]
+        places = [
+            *(set(front) | {20}),
+            *(len(data) - PREFIX + i for i in {*back, 21} - {*range(16, 20)}),
+        ]
         hit = damaged(data, places, np.random.default_rng(len(front)))
         assert unarmor(hit, "x") == (b"payload" * 60, True)
 
@@ -149,7 +152,7 @@ class TestLength:
 class TestForeign:
     @pytest.mark.parametrize("data", [b"", b"PARIMEND", b"\0" * 100, b"PARIMEND" * 20])
     def test_is_refused(self, data):
-        with pytest.raises(SealError, match="file: (this is no seal|.* beyond repair)"):
+        with pytest.raises(SealError, match=r"file: (this is no seal|.* beyond repair)"):
             unarmor(data, "file")
 
     def test_a_newer_version(self):

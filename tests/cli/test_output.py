@@ -73,7 +73,7 @@ def test_terminals_get_text(model, tmp_path, encoding):
     assert len(outs) == len(errs) == len(calls)
     for (command, *_, last), out, err in zip(calls, outs, errs, strict=True):
         *printed, status = out.splitlines()
-        assert status == f"status { {'check': 1, 'protect': 2}.get(command, 0)}"
+        assert status == f"status { {'check': 1, 'protect': 2}.get(command, 0) }"
         assert all(line.isprintable() for line in [*printed, *err.splitlines()])
         assert "Traceback" not in err
         if last == "--json" and command != "protect":

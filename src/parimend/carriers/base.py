@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from bisect import bisect_left
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from itertools import groupby, islice
+from operator import eq, itemgetter
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from parimend.words.layout import Part
 
 CHUNK = 1 << 22
 """Bytes that are looked at together, a multiple of 64."""
+
+
+_WRITTEN = 1 << 14  # elements that are put back together
 
 
 class Tensors(Protocol):
@@ -37,14 +42,55 @@ class Tensors(Protocol):
         """Set elements of a part: (k,) offsets in the part (None: all), (k, item size) bytes."""
 
 
+Element = tuple[int, int, bytes, bytes]
+"""A wrong element: (part number, offset in the part, received, original)."""
+
+
+class Elements(Sequence[Element]):
+    """Many wrong elements, in little memory; added in the order of parts and offsets."""
+
+    def __init__(self) -> None:
+        self._places = array("q")  # part numbers, offsets and ends in turn
+        self._received, self._original = bytearray(), bytearray()
+
+    def add(self, number: int, offset: int, received: bytes, original: bytes) -> None:
+        """Add an element; the other half of the last one, if it is the same."""
+        if len(self) and (number, offset) == (self._places[-3], self._places[-2]):
+            *_, before = self[-1]
+            pairs = zip(original, received, before, strict=True)
+            self._original[-len(before) :] = bytes(n if n != o else b for n, o, b in pairs)
+            return
+        self._received += received
+        self._original += original
+        self._places.extend((number, offset, len(self._received)))
+
+    def __len__(self) -> int:
+        return len(self._places) // 3
+
+    @overload
+    def __getitem__(self, i: int) -> Element: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Element]: ...
+    def __getitem__(self, i: int | slice) -> Element | Sequence[Element]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        i = range(len(self))[i]
+        number, offset, end = self._places[3 * i : 3 * i + 3]
+        begin = self._places[3 * i - 1] if i else 0
+        return number, offset, bytes(self._received[begin:end]), bytes(self._original[begin:end])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+
 class Finding(NamedTuple):
     """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
 
-    ``elements`` holds (part number, offset in the part, received, original).
+    ``elements`` are in the order of parts and offsets.
     """
 
     verdict: Verdict
-    elements: Sequence[tuple[int, int, bytes, bytes]] = ()
+    elements: Sequence[Element] = ()
     unexplained: int = 0
     reason: str = ""
 
@@ -84,22 +130,20 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
 def sha256_of(word: SealedWord, tensors: Tensors, finding: Finding | None = None) -> bytes:
     """SHA-256 of the word's bytes, with the elements of ``finding`` replaced by the originals."""
     digest = hashlib.sha256()
-    replaced = by_part(finding) if finding else {}
+    fixes = iter(finding.elements if finding else ())
+    fix = next(fixes, None)
     for number, part in enumerate(word.parts):
-        fixes = sorted(replaced.get(number, ()))
         size = item_size(part.dtype)
-        first = 0
         for piece in subparts(part):
             data = tensors.read(piece)
-            end = piece.start - part.start + piece.count
-            last = bisect_left(fixes, (end,), first)
-            if first < last:
+            first = piece.start - part.start
+            if fix and (number, first) <= fix[:2] < (number, first + piece.count):
                 data = data.copy()
-                for offset, value in fixes[first:last]:
-                    at = (offset + part.start - piece.start) * size
-                    data[at : at + size] = np.frombuffer(value, np.uint8)
+            while fix and fix[:2] < (number, first + piece.count):
+                at = (fix[1] - first) * size
+                data[at : at + size] = np.frombuffer(fix[3], np.uint8)
+                fix = next(fixes, None)
             digest.update(data.data)
-            first = last
     return digest.digest()
 
 
@@ -122,18 +166,40 @@ def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
 Find = Callable[[SealedWord, Tensors], Finding]
 
 
+class Changes(Sequence[Change]):
+    """Wrong elements as records, each of which is made when it is asked for: they may be many."""
+
+    def __init__(self, parts: Sequence[Part], elements: Sequence[Element]) -> None:
+        self._parts, self._elements = parts, elements
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    @overload
+    def __getitem__(self, i: int) -> Change: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Change]: ...
+    def __getitem__(self, i: int | slice) -> Change | Sequence[Change]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        number, offset, received, original = self._elements[i]
+        part = self._parts[number]
+        return Change(part.name, part.index(offset), part.dtype, received, original)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+
 def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
     """A finding as a record."""
-    changes = tuple(
-        Change(part.name, part.index(offset), part.dtype, received, original)
-        for number, offset, received, original in finding.elements
-        for part in (word.parts[number],)
-    )
     return WordOutcome(
         name=word.name,
         verdict=verdict or finding.verdict,
         elements=sum(part.count for part in word.parts),
-        changes=changes,
+        changes=Changes(word.parts, finding.elements) if finding.elements else (),
         unexplained=finding.unexplained,
         reason=finding.reason,
     )
@@ -195,15 +261,8 @@ def repair_(
 
 def write_finding(word: SealedWord, finding: Finding, tensors: Tensors) -> None:
     """Put the right bytes of a finding into their places."""
-    for number, mine in by_part(finding).items():
-        offsets = np.array([offset for offset, _ in mine], np.int64)
-        values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)
-        tensors.write(word.parts[number], offsets, values.reshape(len(mine), -1))
-
-
-def by_part(finding: Finding) -> dict[int, list[tuple[int, bytes]]]:
-    """Offsets and right bytes of the wrong elements of a finding, by the number of their part."""
-    mine: dict[int, list[tuple[int, bytes]]] = {}
-    for number, offset, _, original in finding.elements:
-        mine.setdefault(number, []).append((offset, original))
-    return mine
+    for number, mine in groupby(finding.elements, key=itemgetter(0)):
+        while some := list(islice(mine, _WRITTEN)):
+            offsets = np.array([offset for _, offset, _, _ in some], np.int64)
+            values = np.frombuffer(b"".join(original for *_, original in some), np.uint8)
+            tensors.write(word.parts[number], offsets, values.reshape(len(some), -1))

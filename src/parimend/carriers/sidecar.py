@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import CHUNK, Finding, Tensors, subparts
+from parimend.carriers.base import CHUNK, Elements, Finding, Tensors, subparts
 from parimend.codes import Modular
-from parimend.codes.modular import MAX_WORDS, restore
+from parimend.codes.base import MAX_WORDS
+from parimend.codes.modular import restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
@@ -29,6 +30,10 @@ from parimend.words.layout import Part, padded_words
 
 if TYPE_CHECKING:
     import torch
+
+
+_TOGETHER = 1 << 14
+"""Wrong words that are restored together."""
 
 
 @runtime_checkable
@@ -191,53 +196,54 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
             unexplained=decoding.unexplained,
             reason="more damage than the code can repair",
         )
-    elements: list[tuple[int, int, bytes, bytes]] = []
+    found = Elements()
     for number, (part, start) in enumerate(_starts(word.parts)):
-        inside = (decoding.positions >= start) & (decoding.positions < start + padded_words(part))
-        found = _restore(part, tensors, decoding.positions[inside] - start, decoding.values[inside])
-        if found is None:
+        inside = slice(*np.searchsorted(decoding.positions, (start, start + padded_words(part))))
+        positions = decoding.positions[inside] - start
+        if not _restore(number, part, tensors, positions, decoding.values[inside], found):
             return Finding(
                 Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
             )
-        elements += [(number, *element) for element in found]
-    return Finding(Verdict.CORRECTABLE, elements)
+    return Finding(Verdict.CORRECTABLE, found)
 
 
 def _restore(
-    part: Part, tensors: Tensors, positions: NDArray[np.int64], damage: NDArray[np.int64]
-) -> list[tuple[int, bytes, bytes]] | None:
-    """The elements of a part in its wrong words: (offset, received, original), or None."""
+    number: int,
+    part: Part,
+    tensors: Tensors,
+    positions: NDArray[np.int64],
+    damage: NDArray[np.int64],
+    found: Elements,
+) -> bool:
+    """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
     size = item_size(part.dtype)
-    elements = []
-    for position, value in zip(positions.tolist(), damage, strict=True):
-        # The elements that the word overlaps: several small ones, or half of a large one.
-        first, last = 4 * position // size, min(-(-4 * (position + 1) // size), part.count)
-        if first >= last:
-            return None  # a word of padding
-        piece = Part(part.name, part.dtype, part.shape, part.start + first, last - first)
-        received = tensors.read(piece).copy()
-        at = 4 * position - first * size
-        word = np.zeros(4, np.uint8)
-        within = received[at : at + 4]
-        word[: within.size] = within
-        original = restore(word.view("<u4"), np.array([value]))
-        if original is None or original.view(np.uint8)[within.size :].any():
-            return None
-        repaired = received.copy()
-        repaired[at : at + 4] = original.view(np.uint8)[: within.size]
-        for k in range(last - first):
-            old, new = (x[k * size : (k + 1) * size].tobytes() for x in (received, repaired))
-            if old != new:
-                elements.append((first + k, old, new))
-    return _merge(elements)
-
-
-def _merge(elements: list[tuple[int, bytes, bytes]]) -> list[tuple[int, bytes, bytes]]:
-    """Both halves of a 64-bit element may be wrong: put them into one element."""
-    merged: dict[int, tuple[bytes, bytes]] = {}
-    for offset, old, new in elements:
-        if offset in merged:
-            before = merged[offset][1]
-            new = bytes(n if n != o else b for n, o, b in zip(new, old, before, strict=True))
-        merged[offset] = (old, new)
-    return [(offset, old, new) for offset, (old, new) in sorted(merged.items())]
+    for some in range(0, positions.size, _TOGETHER):
+        at = positions[some : some + _TOGETHER]
+        # The elements that a word overlaps: several small ones, or half of a large one.
+        first = WORD * at // size
+        last = np.minimum(-(-WORD * (at + 1) // size), part.count)
+        if (first >= last).any():
+            return False  # a word of padding
+        received = [
+            tensors.read(Part(part.name, part.dtype, part.shape, part.start + a, b - a))
+            for a, b in zip(first.tolist(), last.tolist(), strict=True)
+        ]
+        skipped = (WORD * at - first * size).tolist()
+        words = np.zeros((at.size, WORD), np.uint8)
+        for word, data, skip in zip(words, received, skipped, strict=True):
+            word[: data.size - skip] = data[skip : skip + WORD]
+        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER])
+        if originals is None:
+            return False
+        right = originals.view(np.uint8).reshape(-1, WORD)
+        for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
+            within = min(data.size - skip, WORD)
+            if word[within:].any():
+                return False
+            repaired = data.copy()
+            repaired[skip : skip + within] = word[:within]
+            for k in range(data.size // size):
+                old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
+                if old != new:
+                    found.add(number, offset + k, old, new)
+    return True
