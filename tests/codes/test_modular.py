@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Modular, _modular, from_spec
-from parimend.codes.hashing import stream_key
 from parimend.codes.base import MAX_WORDS
+from parimend.codes.hashing import stream_key
 from parimend.codes.modular import GROUP, PRIME, restore
 from parimend.errors import SealError, SpecError
 from tests.codes.contract import CodeContract
