@@ -163,7 +163,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def senseless(value: Any, rng: np.random.Generator) -> Any:
-    """A JSON value with something in it replaced, doubled or left out; changed in place if it can."""
+    """A JSON value with something in it replaced, doubled or left out, in place if possible."""
     places: list[tuple[Any, Any]] = []
 
     def walk(inside: Any) -> None:
@@ -278,9 +278,9 @@ def attempt(made: Input, folder: Path) -> str:
             wrong.append(traceback.format_exc())
             continue
         good = (Verdict.CLEAN, Verdict.CORRECTED)
-        if made.original is not None and getattr(found, "verdict", None) in good:
-            if path.read_bytes() != made.original:
-                wrong.append(f"{found.verdict.value} was said of something else: {found}"[:2000])
+        is_good = getattr(found, "verdict", None) in good and made.original is not None
+        if is_good and path.read_bytes() != made.original:
+            wrong.append(f"{found.verdict.value} was said of something else: {found}"[:2000])
     for path in folder.iterdir():
         path.unlink()
     return "\n".join(wrong)

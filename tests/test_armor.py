@@ -152,7 +152,7 @@ class TestLength:
 class TestForeign:
     @pytest.mark.parametrize("data", [b"", b"PARIMEND", b"\0" * 100, b"PARIMEND" * 20])
     def test_is_refused(self, data):
-        with pytest.raises(SealError, match="file: (this is no seal|.* beyond repair)"):
+        with pytest.raises(SealError, match=r"file: (this is no seal|.* beyond repair)"):
             unarmor(data, "file")
 
     def test_a_newer_version(self):

@@ -19,15 +19,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from parimend.errors import SealError
 from parimend.reedsolomon import BLOCK, PARITY, ROOM, parity_of, repair_
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 VERSION = 1
 BEGINNING = struct.pack("<8sHH", b"PARIMEND", VERSION, 0)
@@ -64,10 +61,10 @@ def armor(payload: bytes) -> bytes:
         raise SealError(f"{len(payload)} bytes are too many for a seal: protect fewer tensors")
     head = BEGINNING + struct.pack("<II", len(payload), zlib.crc32(payload))
     head += struct.pack("<I", zlib.crc32(head))
-    return b"".join((head, payload, parity_of(payload), head))
+    return b"".join((head, payload, parity_of(payload).tobytes(), head))
 
 
-def unarmor(data: Buffer, name: str) -> tuple[bytes, bool]:
+def unarmor(data: bytes | memoryview, name: str) -> tuple[bytes, bool]:
     """The payload of `armor`, and whether ``data`` differs from what `armor` returned.
 
     Args:
@@ -82,7 +79,7 @@ def unarmor(data: Buffer, name: str) -> tuple[bytes, bool]:
     return bytes(payload), is_damaged
 
 
-def unarmored(data: Buffer, name: str) -> tuple[memoryview, bool]:
+def unarmored(data: bytes | memoryview, name: str) -> tuple[memoryview, bool]:
     """`unarmor` without a copy: what is intact is returned as a part of ``data``."""
     data = memoryview(data).cast("B").toreadonly()
     length, sums = _expected(data, name)
@@ -106,7 +103,7 @@ def unarmored(data: Buffer, name: str) -> tuple[memoryview, bool]:
     return memoryview(repaired).toreadonly(), True
 
 
-def armored_length(head: Buffer) -> int | None:
+def armored_length(head: bytes | memoryview) -> int | None:
     """Length of what `armor` returned, from its first bytes or its last 24; None if damaged.
 
     >>> armored_length(armor(b"worth keeping")[:24]) == len(armor(b"worth keeping"))

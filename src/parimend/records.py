@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -144,7 +144,7 @@ class WordOutcome:
     name: str
     verdict: Verdict
     elements: int
-    changes: tuple[Change, ...] = ()
+    changes: Sequence[Change] = ()
     unexplained: int = 0
     reason: str = ""
 

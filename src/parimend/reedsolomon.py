@@ -11,13 +11,9 @@ block after the other takes milliseconds each, and a seal may have thousands.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 BLOCK = 255
 """Bytes in a block."""
@@ -65,7 +61,7 @@ def _products() -> NDArray[np.uint8]:
     return _multiply(np.arange(256, dtype=np.uint8)[:, None], generator[None, 1:])
 
 
-def parity_of(payload: Buffer) -> NDArray[np.uint8]:
+def parity_of(payload: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
     """The parity of a payload, interleaved: (32 B,) for B = ceil(length / 223) blocks.
 
     >>> parity_of(b"abc").shape, bool(parity_of(bytes(500)).any())

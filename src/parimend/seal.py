@@ -21,7 +21,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -35,9 +35,6 @@ from parimend.regular import read_regular
 from parimend.words.bits import item_size
 from parimend.words.header import Header, finite, parse_header, refuse
 from parimend.words.layout import Part, Word, whole
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 VERSION = 1
 CARRIERS = ("sidecar", "real", "lowbits")
@@ -108,7 +105,7 @@ class Seal:
     errors: int
     words: tuple[SealedWord, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)
-    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    blobs: Mapping[str, bytes | memoryview] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The seal as armored bytes; equal seals give equal bytes."""
@@ -139,7 +136,7 @@ class Seal:
         return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks) + tail)
 
     @classmethod
-    def from_bytes(cls, data: Buffer, name: str = "seal") -> Seal:
+    def from_bytes(cls, data: bytes | memoryview, name: str = "seal") -> Seal:
         """Read what `to_bytes` wrote, repairing it if it is damaged.
 
         Args:
@@ -204,7 +201,7 @@ class Unsealed(NamedTuple):
     is_intact: bool
 
 
-def unsealed(data: Buffer, name: str) -> Unsealed:
+def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
     """`Seal.from_bytes`, and what comes to light by the way.
 
     Raises:
@@ -255,8 +252,7 @@ def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
     if type(errors) is not int or not 1 <= errors <= _MOST_ERRORS:
         raise SealError("it should be made for a number of errors")
-    # Protected by the armor, so that they can be given as they are.
-    return Seal(carrier, errors, words, notes, blobs), header  # type: ignore[arg-type]
+    return Seal(carrier, errors, words, notes, blobs), header
 
 
 def _word(

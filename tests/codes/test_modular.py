@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Modular, from_spec
-from parimend.codes.modular import GROUP, MAX_WORDS, PRIME, restore
+from parimend.codes.base import MAX_WORDS
+from parimend.codes.modular import GROUP, PRIME, restore
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba

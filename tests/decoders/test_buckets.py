@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Modular
-from parimend.codes.modular import MAX_WORDS, PRIME, restore
+from parimend.codes.base import MAX_WORDS
+from parimend.codes.modular import PRIME, restore
 from parimend.decoders import Buckets, decoder
 from parimend.errors import SpecError
 from parimend.kernels import modular_numba

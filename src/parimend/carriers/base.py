@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby, islice
+from operator import itemgetter
 
 import numpy as np
 
-from parimend.carriers.carrier import Finding, Progress, carrier_of
+from parimend.carriers.carrier import Progress, carrier_of
+from parimend.carriers.finding import Changes, Element, Finding
 from parimend.errors import MismatchError
-from parimend.records import Change, Diagnosis, Repair, Verdict, WordOutcome
+from parimend.records import Diagnosis, Repair, Verdict, WordOutcome
 from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
 from parimend.words.bits import item_size
@@ -23,6 +25,7 @@ LOOKS = 4
 
 _NOT_HELD = "the memory does not hold what is written to it"
 _CHANGING = "it changes while it is being repaired"
+_WRITTEN = 1 << 14  # elements that are put back together
 
 
 def require_match(seal: Seal, tensors: Tensors) -> None:
@@ -50,22 +53,20 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
 def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> bytes:
     """SHA-256 of the word's bytes, with the elements of ``finding`` replaced by the originals."""
     digest = hashlib.sha256()
-    replaced = by_part(finding) if finding else {}
+    fixes = iter(finding.elements if finding else ())
+    fix = next(fixes, None)
     for number, part in enumerate(word):
-        fixes = sorted(replaced.get(number, ()))
         size = item_size(part.dtype)
-        first = 0
         for piece in subparts(part):
             data = tensors.read(piece)
-            end = piece.start - part.start + piece.count
-            last = bisect_left(fixes, (end,), first)
-            if first < last:
+            first = piece.start - part.start
+            if fix and (number, first) <= fix[:2] < (number, first + piece.count):
                 data = data.copy()
-                for offset, value in fixes[first:last]:
-                    at = (offset + part.start - piece.start) * size
-                    data[at : at + size] = np.frombuffer(value, np.uint8)
+            while fix and fix[:2] < (number, first + piece.count):
+                at = (fix[1] - first) * size
+                data[at : at + size] = np.frombuffer(fix[3], np.uint8)
+                fix = next(fixes, None)
             digest.update(data.data)
-            first = last
     return digest.digest()
 
 
@@ -94,16 +95,11 @@ def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
 
 def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
     """A finding as a record."""
-    changes = tuple(
-        Change(part.name, part.index(offset), part.dtype, received, original)
-        for number, offset, received, original in finding.elements
-        for part in (word.parts[number],)
-    )
     return WordOutcome(
         name=word.name,
         verdict=verdict or finding.verdict,
         elements=word.word.elements,
-        changes=changes,
+        changes=Changes(word.parts, finding.elements) if finding.elements else (),
         unexplained=finding.unexplained,
         reason=finding.reason,
     )
@@ -182,6 +178,8 @@ def repair_word_(word: SealedWord, tensors: Tensors) -> tuple[Finding, Verdict]:
 
 def _merged(findings: Sequence[Finding]) -> Finding:
     """Several repairs of a word as one: what was found first, and what is there now."""
+    if len(findings) == 1:
+        return findings[0]
     first = dict[tuple[int, int], bytes]()
     last = dict[tuple[int, int], bytes]()
     for number, offset, received, original in (e for f in findings for e in f.elements):
@@ -204,17 +202,9 @@ def write_finding(
     word: SealedWord, finding: Finding, tensors: Tensors, *, back: bool = False
 ) -> None:
     """Put the right bytes of a finding into their places, or ``back`` those that were found."""
-    for number, mine in by_part(finding, back=back).items():
-        offsets = np.array([offset for offset, _ in mine], np.int64)
-        values = np.frombuffer(b"".join(value for _, value in mine), np.uint8)
-        tensors.write(word.parts[number], offsets, values.reshape(len(mine), -1))
-
-
-def by_part(finding: Finding, *, back: bool = False) -> dict[int, list[tuple[int, bytes]]]:
-    """Offsets and right bytes of the wrong elements of a finding, by the number of their part; or
-    ``back`` those that were found.
-    """
-    mine: dict[int, list[tuple[int, bytes]]] = {}
-    for number, offset, received, original in finding.elements:
-        mine.setdefault(number, []).append((offset, received if back else original))
-    return mine
+    which = itemgetter(2 if back else 3)
+    for number, mine in groupby(finding.elements, key=itemgetter(0)):
+        while some := list(islice(mine, _WRITTEN)):
+            offsets = np.array([offset for _, offset, _, _ in some], np.int64)
+            values = np.frombuffer(b"".join(map(which, some)), np.uint8)
+            tensors.write(word.parts[number], offsets, values.reshape(len(some), -1))

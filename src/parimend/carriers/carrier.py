@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
+from parimend.carriers.finding import Finding
 from parimend.codes import Code
 from parimend.errors import SealError, SpecError
 from parimend.records import Verdict
@@ -37,18 +38,6 @@ class Options(TypedDict, total=False):
     only: Sequence[str] | None
     per: Per
     seed: int
-
-
-class Finding(NamedTuple):
-    """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
-
-    ``elements`` holds (part number, offset in the part, received, original).
-    """
-
-    verdict: Verdict
-    elements: Sequence[tuple[int, int, bytes, bytes]] = ()
-    unexplained: int = 0
-    reason: str = ""
 
 
 class Chosen(NamedTuple):

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
-from parimend.carriers.carrier import Carrier, Chosen, Finding, Progress, Sealing
+from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
+from parimend.carriers.finding import Element, Finding
 from parimend.codes import Sparse
 from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling

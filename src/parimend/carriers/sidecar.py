@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
-from parimend.carriers.carrier import Carrier, Chosen, Finding, Progress, Sealing
+from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
+from parimend.carriers.finding import Element, Elements, Finding
 from parimend.codes import Modular
-from parimend.codes.modular import MAX_WORDS, restore
+from parimend.codes.base import MAX_WORDS
+from parimend.codes.modular import restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
 from parimend.seal import SealedWord
@@ -32,6 +34,7 @@ from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_TOGETHER = 1 << 14  # wrong words that are restored together
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,18 @@ class Sidecar(Carrier):
                 unexplained=decoding.unexplained,
                 reason="more damage than the code can repair",
             )
-        elements: list[tuple[int, int, bytes, bytes]] = []
-        starts = [start for _, start in _starts(sealed.word)]
+        found = Elements()
+        starts = np.array([start for _, start in _starts(sealed.word)])
         numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
         for number in np.unique(numbers).tolist():
-            mine = numbers == number
-            positions = decoding.positions[mine] - starts[number]
-            found = _restore(sealed.parts[number], tensors, positions, decoding.values[mine])
-            if found is None:
+            first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
+            positions = decoding.positions[first:last] - starts[number]
+            damage = decoding.values[first:last]
+            if not _restore(number, sealed.parts[number], tensors, positions, damage, found):
                 return Finding(
                     Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
                 )
-            elements += [(number, *element) for element in found]
-        return Finding(Verdict.CORRECTABLE, elements)
+        return Finding(Verdict.CORRECTABLE, found)
 
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         code = sealed.code
@@ -233,40 +235,42 @@ def _seal(code: Modular, word: Word, tensors: Tensors) -> SealedWord:
 
 
 def _restore(
-    part: Part, tensors: Tensors, positions: NDArray[np.int64], damage: NDArray[np.int64]
-) -> list[tuple[int, bytes, bytes]] | None:
-    """The elements of a part in its wrong words: (offset, received, original), or None."""
+    number: int,
+    part: Part,
+    tensors: Tensors,
+    positions: NDArray[np.int64],
+    damage: NDArray[np.int64],
+    found: Elements,
+) -> bool:
+    """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
     size = item_size(part.dtype)
-    elements = []
-    for position, value in zip(positions.tolist(), damage, strict=True):
-        # The elements that the word overlaps: several small ones, or half of a large one.
-        first, last = 4 * position // size, min(-(-4 * (position + 1) // size), part.count)
-        if first >= last:
-            return None  # a word of padding
-        piece = Part(part.name, part.dtype, part.shape, part.start + first, last - first)
-        received = tensors.read(piece).copy()
-        at = 4 * position - first * size
-        word = np.zeros(4, np.uint8)
-        within = received[at : at + 4]
-        word[: within.size] = within
-        original = restore(word.view("<u4"), np.array([value]))
-        if original is None or original.view(np.uint8)[within.size :].any():
-            return None
-        repaired = received.copy()
-        repaired[at : at + 4] = original.view(np.uint8)[: within.size]
-        for k in range(last - first):
-            old, new = (x[k * size : (k + 1) * size].tobytes() for x in (received, repaired))
-            if old != new:
-                elements.append((first + k, old, new))
-    return _merge(elements)
-
-
-def _merge(elements: list[tuple[int, bytes, bytes]]) -> list[tuple[int, bytes, bytes]]:
-    """Both halves of a 64-bit element may be wrong: put them into one element."""
-    merged: dict[int, tuple[bytes, bytes]] = {}
-    for offset, old, new in elements:
-        if offset in merged:
-            before = merged[offset][1]
-            new = bytes(n if n != o else b for n, o, b in zip(new, old, before, strict=True))
-        merged[offset] = (old, new)
-    return [(offset, old, new) for offset, (old, new) in sorted(merged.items())]
+    for some in range(0, positions.size, _TOGETHER):
+        at = positions[some : some + _TOGETHER]
+        # The elements that a word overlaps: several small ones, or half of a large one.
+        first = WORD * at // size
+        last = np.minimum(-(-WORD * (at + 1) // size), part.count)
+        if (first >= last).any():
+            return False  # a word of padding
+        received = [
+            tensors.read(Part(part.name, part.dtype, part.shape, part.start + a, b - a))
+            for a, b in zip(first.tolist(), last.tolist(), strict=True)
+        ]
+        skipped = (WORD * at - first * size).tolist()
+        words = np.zeros((at.size, WORD), np.uint8)
+        for word, data, skip in zip(words, received, skipped, strict=True):
+            word[: data.size - skip] = data[skip : skip + WORD]
+        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER])
+        if originals is None:
+            return False
+        right = originals.view(np.uint8).reshape(-1, WORD)
+        for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
+            within = min(data.size - skip, WORD)
+            if word[within:].any():
+                return False
+            repaired = data.copy()
+            repaired[skip : skip + within] = word[:within]
+            for k in range(data.size // size):
+                old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
+                if old != new:
+                    found.add(number, offset + k, old, new)
+    return True

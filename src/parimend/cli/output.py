@@ -29,13 +29,13 @@ Only = Annotated[
 
 
 def escaped(text: str) -> str:
-    """Text as a terminal can show it, on one line.
+    r"""Text as a terminal can show it, on one line.
 
     Names of tensors and files may hold anything, also what a terminal obeys: control characters,
     overrides of the direction, halves of surrogate pairs. They are shown as in Python.
 
-    >>> print(escaped("w\\x1b[2J \\u202e\\n"))
-    w\\x1b[2J \\u202e\\n
+    >>> print(escaped("w\x1b[2J \u202e\n"))
+    w\x1b[2J \u202e\n
     """
     if text.isprintable():
         return text
@@ -57,7 +57,7 @@ def console() -> Console:
 
 
 def require_encodable() -> None:
-    """Let characters that the terminal's encoding lacks be escaped instead of ending the command."""
+    """Let characters that the terminal's encoding lacks be escaped, too."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

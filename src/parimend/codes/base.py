@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from parimend.words.layout import Word
 MAX_WORDS = 16 * ((1 << 32) - 1)
 """Longest word of any code: 256 GiB of 32-bit words."""
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 _FAMILIES: dict[str, type[Code]] = {}
 
@@ -129,7 +127,7 @@ class Code(ABC):
         """
         raise SealError(f"{self.family} codes are not sealed")
 
-    def unpack(self, data: Buffer) -> NDArray[Any]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[Any]:
         """The inverse of `pack`: `syndrome_shape`.
 
         Raises:

@@ -27,7 +27,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,6 @@ from parimend.hashing import stream_key
 from parimend.kernels import modular_numba as kernels
 from parimend.words.layout import Word
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -293,7 +291,7 @@ class Modular(Code):
         """
         return residues.pack(self._checked(target))
 
-    def unpack(self, data: Buffer) -> NDArray[np.uint64]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:

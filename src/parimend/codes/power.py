@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -36,8 +36,6 @@ from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
 from parimend.words.layout import Word
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 LANES = kernels.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
@@ -291,7 +289,7 @@ class PowerSums(Code):
         """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""
         return residues.pack(self._check(target))
 
-    def unpack(self, data: Buffer) -> NDArray[np.uint64]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
         """The inverse of `pack`.
 
         Raises:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SealError
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 
 def packed_size(count: int) -> int:
@@ -31,7 +28,7 @@ def pack(residues: NDArray[np.uint64]) -> bytes:
     return residues.astype("<u4").tobytes() + top.tobytes()
 
 
-def unpack(data: Buffer, count: int, prime: int) -> NDArray[np.uint64]:
+def unpack(data: bytes | memoryview, count: int, prime: int) -> NDArray[np.uint64]:
     """The inverse of `pack`: (count,) uint64.
 
     Raises:

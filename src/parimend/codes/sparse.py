@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,6 @@ from parimend.kernels import sparse_numba as kernels
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 MAX_CHECKS = (1 << 31) - 1
 """Most checks of a code: their numbers are kept in 32 bits."""
@@ -314,7 +312,7 @@ class Sparse(RealCode):
         """The free checks as little-endian int64; the others are zero."""
         return target[self.imposed :].astype("<i8").tobytes()
 
-    def unpack(self, data: Buffer) -> NDArray[np.int64]:
+    def unpack(self, data: bytes | memoryview) -> NDArray[np.int64]:
         free = np.frombuffer(data, "<i8") if memoryview(data).nbytes % 8 == 0 else None
         if self.m > self.n or free is None or free.size != self.m - self.imposed:
             raise SealError(f"its {self.m} checks are more than its words, or not all there")

@@ -29,6 +29,7 @@ from parimend.regular import read_regular
 from parimend.rng import SEEDS
 
 _FORMAT, _VERSION = "parimend.faults", 1
+_MOST_BYTES = 1 << 32
 _COLUMNS = {"tensor": np.int64, "index": np.int64, "before": np.uint64, "after": np.uint64}
 
 

@@ -64,13 +64,13 @@ def search(file: BinaryIO, stop: int) -> Iterator[bytes]:
 
 
 def decode(text: bytes, count: int | None = None) -> bytes:
-    """Base64 that may be damaged: a character that cannot be is taken for a wrong one.
+    r"""Base64 that may be damaged: a character that cannot be is taken for a wrong one.
 
     Args:
         text: the characters.
         count: number of bytes they stand for; by default padding tells.
 
-    >>> decode(b"d29ydGg?a2V\\0cGlu?w==")[:5]
+    >>> decode(b"d29ydGg?a2V\0cGlu?w==")[:5]
     b'worth'
     """
     if count is None:

@@ -50,7 +50,7 @@ class FileTensors:
         """See how the file begins and how long it is."""
         self.found = os.fstat(self._file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = read_at(self._file, 0, len(self._raw)).tobytes() == self._raw
+        self.has_header = begins_with(self._file, self._raw)
         """Whether it begins as it should."""
 
     def whole(self) -> tuple[Part, ...]:
@@ -122,7 +122,9 @@ class ChosenTensors:
         return self._parts
 
 
-def copy_data(source: BinaryIO, skip: int, new: BinaryIO, raw: bytes, size: int) -> None:
+def copy_data(
+    source: BinaryIO, skip: int, new: BinaryIO, raw: bytes | memoryview, size: int
+) -> None:
     """Fill ``new``: ``raw``, then what follows the first ``skip`` bytes of ``source``.
 
     It gets ``size`` bytes, cut or with zeros at its end.
@@ -145,6 +147,16 @@ def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
             break
         done += got
     return data
+
+
+def begins_with(file: BinaryIO, raw: bytes | memoryview) -> bool:
+    """Whether a file begins with some bytes; read in pieces, as a header may be large."""
+    expected = np.frombuffer(raw, np.uint8)
+    pieces = (expected[at : at + _COPY_BYTES] for at in range(0, expected.size, _COPY_BYTES))
+    return all(
+        np.array_equal(read_at(file, k * _COPY_BYTES, piece.size), piece)
+        for k, piece in enumerate(pieces)
+    )
 
 
 def write_at(file: BinaryIO, at: int, values: NDArray[np.uint8]) -> None:

@@ -1,0 +1,93 @@
+"""What a carrier finds in a word: a verdict, and the right bytes of the wrong elements.
+
+These may be hundreds of thousands, so they are kept in arrays, and records are made when asked for.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from operator import eq
+from typing import NamedTuple, overload
+
+from parimend.records import Change, Verdict
+from parimend.words.layout import Part
+
+Element = tuple[int, int, bytes, bytes]
+"""A wrong element: (part number, offset in the part, received, original)."""
+
+
+class Elements(Sequence[Element]):
+    """Many wrong elements, in little memory; added in the order of parts and offsets."""
+
+    def __init__(self) -> None:
+        self._places = array("q")  # part numbers, offsets and ends in turn
+        self._received, self._original = bytearray(), bytearray()
+
+    def add(self, number: int, offset: int, received: bytes, original: bytes) -> None:
+        """Add an element; the other half of the last one, if it is the same."""
+        if len(self) and (number, offset) == (self._places[-3], self._places[-2]):
+            *_, before = self[-1]
+            pairs = zip(original, received, before, strict=True)
+            self._original[-len(before) :] = bytes(n if n != o else b for n, o, b in pairs)
+            return
+        self._received += received
+        self._original += original
+        self._places.extend((number, offset, len(self._received)))
+
+    def __len__(self) -> int:
+        return len(self._places) // 3
+
+    @overload
+    def __getitem__(self, i: int) -> Element: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Element]: ...
+    def __getitem__(self, i: int | slice) -> Element | Sequence[Element]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        i = range(len(self))[i]
+        number, offset, end = self._places[3 * i : 3 * i + 3]
+        begin = self._places[3 * i - 1] if i else 0
+        return number, offset, bytes(self._received[begin:end]), bytes(self._original[begin:end])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+
+class Finding(NamedTuple):
+    """What a carrier read out of one word: the verdict, and the right bytes of wrong elements.
+
+    ``elements`` are in the order of parts and offsets.
+    """
+
+    verdict: Verdict
+    elements: Sequence[Element] = ()
+    unexplained: int = 0
+    reason: str = ""
+
+
+class Changes(Sequence[Change]):
+    """Wrong elements as records, each of which is made when it is asked for: they may be many."""
+
+    def __init__(self, parts: Sequence[Part], elements: Sequence[Element]) -> None:
+        self._parts, self._elements = parts, elements
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    @overload
+    def __getitem__(self, i: int) -> Change: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Change]: ...
+    def __getitem__(self, i: int | slice) -> Change | Sequence[Change]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        number, offset, received, original = self._elements[i]
+        part = self._parts[number]
+        return Change(part.name, part.index(offset), part.dtype, received, original)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
