@@ -151,7 +151,7 @@ def pictures(rng):
 def test_cifar10_in_every_layout(pictures, tmp_path, layout):
     folder = getattr(pictures, layout)(tmp_path)
     assert pictures.are(datasets.load("cifar10", tmp_path))
-    assert pictures.are(datasets.cifar10(folder))
+    assert pictures.are(datasets.cifar10(str(folder)))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

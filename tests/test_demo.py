@@ -22,6 +22,14 @@ def test_the_main_job():
     ]
 
 
+def test_linear_programming_is_left_out_where_values_are_not_finite():
+    data = datasets.digits()
+    small = replace(data, train_x=data.train_x[:200], train_y=data.train_y[:200])
+    [damage] = demo.run(small, errors=20, faults=["nonfinite"]).damages
+    assert (damage.verdict, damage.found, damage.sha256_equal) == ("corrected", 20, True)
+    assert damage.l1_verdict is None
+
+
 def test_same_seed_same_result():
     data = datasets.digits()
     small = replace(data, train_x=data.train_x[:200], train_y=data.train_y[:200])

@@ -49,7 +49,7 @@ class DataSet:
         return f"DataSet({self.name!r}, {len(self.train_x):,} + {len(self.test_x):,} pictures)"
 
 
-def load(name: str, root: Path | None = None) -> DataSet:
+def load(name: str, root: str | Path | None = None) -> DataSet:
     """A data set by its name: ``digits``, ``mnist``, ``fashion-mnist`` or ``cifar10``.
 
     Args:
@@ -91,7 +91,7 @@ def digits() -> DataSet:
     return DataSet("digits", x[~test], y[~test], x[test], y[test])
 
 
-def mnist(root: Path, name: str = "mnist") -> DataSet:
+def mnist(root: str | Path, name: str = "mnist") -> DataSet:
     """MNIST, Fashion-MNIST or another data set in four IDX files.
 
     Args:
@@ -102,7 +102,7 @@ def mnist(root: Path, name: str = "mnist") -> DataSet:
     Raises:
         FormatError: if a file is missing, or is no such IDX file; names it.
     """
-    parts: list[NDArray[Any]] = []
+    root, parts = Path(root), list[NDArray[Any]]()
     for split in ("train", "t10k"):
         x = _read_idx(root, f"{split}-images-idx3-ubyte", dimensions=3)
         y = _read_idx(root, f"{split}-labels-idx1-ubyte", dimensions=1)
@@ -112,7 +112,7 @@ def mnist(root: Path, name: str = "mnist") -> DataSet:
     return DataSet(name, *parts)
 
 
-def cifar10(root: Path) -> DataSet:
+def cifar10(root: str | Path) -> DataSet:
     """CIFAR-10, from whichever of three layouts is found.
 
     Args:
@@ -125,6 +125,7 @@ def cifar10(root: Path) -> DataSet:
         FormatError: if no layout is found, or a file is missing or not what it should be; names it.
         ParimendError: if Pillow is missing and needed.
     """
+    root = Path(root)
     for layout in _LAYOUTS:
         for folder in (root, *(root / inner for inner in layout.folders)):
             files = [folder / layout.file.format(batch) for batch in _BATCHES]
@@ -150,7 +151,7 @@ def cifar10(root: Path) -> DataSet:
     )
 
 
-_READERS: dict[str, Callable[[Path], DataSet]] = {
+_READERS: dict[str, Callable[[str | Path], DataSet]] = {
     "mnist": mnist,
     "fashion-mnist": lambda root: mnist(root, "fashion-mnist"),
     "cifar10": cifar10,

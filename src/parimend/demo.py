@@ -191,7 +191,7 @@ def _break_and_repair(
 ) -> Damage:
     l1: dict[str, Any] = {}
     # The same seed: the same damage for both.
-    if rival is not None and np.isfinite(rival.damaged(faults, seed).word).all():
+    if rival is not None and np.isfinite(rival.damage(faults, seed)).all():
         answer = trial(rival, faults, seed, score=rival.error)
         l1["l1_verdict"] = str(answer.verdict)
         l1["l1_checks"] = rival.code.m
@@ -226,9 +226,12 @@ class _Rival(DenseTarget):
         super().__init__(Gaussian(n=n, m=round(L1_ROWS * n), seed=seed), L1())
         self._target = target
 
+    def damage(self, faults: Faults, seed: int) -> NDArray[np.float64]:
+        damaged = self._target.damaged(faults, seed)
+        return _parameters(damaged) - _parameters(self._target.intact)
+
     def damaged(self, faults: Faults, seed: int) -> Received:
-        damaged = _parameters(self._target.damaged(faults, seed))
-        return self.received(damaged - _parameters(self._target.intact))
+        return self.received(self.damage(faults, seed))
 
 
 def _parameters(model: Any) -> NDArray[np.float64]:
