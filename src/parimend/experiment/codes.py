@@ -48,12 +48,13 @@ class CodeTarget:
         return state
 
     def repair_(self, state: NDArray[np.float32]) -> Answer:
-        q, erased = self.grid.read(state)
-        syndrome = self.code.syndrome(q) - self.target
-        decoding = self.prepared.decode(syndrome, np.flatnonzero(erased))
+        q, off = self.grid.read(state)
+        erased = np.flatnonzero(off)
+        decoding = self.prepared.decode(self.code.syndrome(q) - self.target, erased)
         if decoding.verdict is Verdict.CORRECTED:
             q[decoding.positions] -= decoding.values
-            state[:] = self.grid.write(q, state.dtype)
+            for wrong in (decoding.positions, erased):  # also an erased zero, whose damage is 0
+                state[wrong] = self.grid.write(q[wrong], state.dtype)
         return Answer(decoding.verdict, len(decoding.positions))
 
     def same(self, state: NDArray[np.float32]) -> bool:
