@@ -59,5 +59,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
-	@$(PIP) -e '.[demo,report,campaign,serve,recipes,lightning,transformers,dev]'
+	@$(PIP) -e '.[demo,serve,recipes,lightning,transformers,dev]'
 	@touch $(VENV)/.demo $@

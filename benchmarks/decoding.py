@@ -14,19 +14,26 @@ import argparse
 import dataclasses
 import statistics
 import sys
-import time
+from collections.abc import Iterable
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from scipy.stats import binomtest
 
 from parimend.codes import Gaussian, Sparse
 from parimend.decoders import AMP, L1, OMP, Peeling
-from parimend.faults import draw
-from parimend.impose.rounding import round_into
-from parimend.records import Verdict
-from parimend.words.grid import choose_grid
+from parimend.experiment import (
+    CodeTarget,
+    Counts,
+    DenseTarget,
+    Faults,
+    Outcome,
+    Rate,
+    Received,
+    on_grid,
+    run,
+    trial,
+)
 
 N, ERRORS, SIGMA = 5120, 210, 0.045
 # kind in the table -> (kind, placement) of parimend.faults; `replace` writes other grid values, the
@@ -45,46 +52,22 @@ KINDS = {
 }
 
 
-def interval(successes: int, trials: int) -> str:
+def interval(rate: Rate) -> str:
     """A rate with its 95 % Wilson interval, in per cent."""
-    low, high = binomtest(successes, trials).proportion_ci(0.95, "wilson")
-    return f"{100 * successes / trials:.2f} ({100 * low:.2f}-{100 * high:.2f})"
+    low, high = rate.interval()
+    return f"{100 * rate.share:.2f} ({100 * low:.2f}-{100 * high:.2f})"
 
 
-class Target:
-    """One code, with weights inside it and its decoder."""
+def target_for(code: Sparse, pairs: bool = True) -> CodeTarget:
+    weights = np.random.default_rng(code.seed).normal(0, SIGMA, code.n).astype(np.float32)
+    return CodeTarget(code, weights, Peeling() if pairs else Peeling(max_pairs=0))
 
-    def __init__(self, code: Sparse, pairs: bool = True) -> None:
-        self.code = code
-        weights = np.random.default_rng(code.seed).normal(0, SIGMA, code.n).astype(np.float32)
-        self.grid = choose_grid(weights, "F32", "weights", code.word_bits)
-        rounded = round_into(code, code.project(weights / self.grid.step))
-        self.weights = self.grid.write(rounded.word, np.dtype(np.float32))
-        self.target = rounded.target
-        self.decoder = Peeling(**({} if pairs else {"max_pairs": 0})).prepare(code)
 
-    def trial(self, kind: str, errors: int, seed: int) -> tuple[bool, bool, float]:
-        """(repaired bit for bit, called corrected but wrong, seconds to decode)."""
-        weights = self.weights.copy()
-        pattern, placement = KINDS[kind]
-        options = {}
-        if pattern == "replace":
-            options = {
-                "step": self.grid.step,
-                "limit": self.grid.step * (self.grid.limit - 1),
-            }
-        draw(pattern, {"w": weights}, errors, seed, placement=placement, **options).apply_(
-            {"w": weights}
-        )
-        began = time.perf_counter()
-        q, erased = self.grid.read(weights)
-        decoding = self.decoder.decode(self.code.syndrome(q) - self.target, np.flatnonzero(erased))
-        if decoding.verdict is Verdict.CORRECTED:
-            q[decoding.positions] -= decoding.values
-        seconds = time.perf_counter() - began
-        same = self.grid.write(q, weights.dtype).tobytes() == self.weights.tobytes()
-        claimed = decoding.verdict is Verdict.CORRECTED
-        return claimed and same, claimed and not same, seconds
+def repaired(target: CodeTarget, kind: str, errors: int, seeds: Iterable[int]) -> Counts:
+    """Damage of a kind in the table."""
+    pattern, placement = KINDS[kind]
+    options = on_grid(target.grid) if pattern == "replace" else {}
+    return run(target, Faults(pattern, errors, placement, options), seeds)
 
 
 def code_for(rows: int, seed: int) -> Sparse:
@@ -100,22 +83,22 @@ def peeling_table(rows: list[int], trials: int, codes: int, seed: int, console: 
     print("| m | m/n | " + " | ".join(KINDS) + " | all (95 %) | wrong | median ms | max ms |")
     print("|---" * (len(KINDS) + 6) + "|")
     for m in rows:
-        targets = [Target(code_for(m, s)) for s in range(codes)]
-        good = dict.fromkeys(KINDS, 0)
-        wrong, times = 0, []
+        targets = [target_for(code_for(m, s)) for s in range(codes)]
         for target in targets:
-            target.trial("on-grid value", ERRORS, 1 << 40)  # prepare what is prepared on first use
-        for i in track(range(trials * len(KINDS)), f"m={m}", console=console, transient=True):
-            kind = list(KINDS)[i % len(KINDS)]
-            ok, bad, took = targets[i // len(KINDS) % codes].trial(kind, ERRORS, seed + i)
-            good[kind] += ok
-            wrong += bad
-            times.append(1e3 * took)
-        rates = " | ".join(f"{100 * k / trials:.2f}" for k in good.values())
-        total = sum(good.values())
+            repaired(target, "on-grid value", ERRORS, [1 << 40])  # prepares what the first use does
+        # Trial i has seed + i, and every kind and code its share of them.
+        last, step = seed + trials * len(KINDS), len(KINDS) * codes
+        by_kind = dict.fromkeys(KINDS, Counts())
+        jobs = [(k, c) for k in range(len(KINDS)) for c in range(codes)]
+        for k, c in track(jobs, f"m={m}", console=console, transient=True):
+            seeds = range(seed + k + len(KINDS) * c, last, step)
+            by_kind[list(KINDS)[k]] += repaired(targets[c], list(KINDS)[k], ERRORS, seeds)
+        total = sum(by_kind.values(), Counts())
+        rates = " | ".join(f"{100 * c.repaired / trials:.2f}" for c in by_kind.values())
         print(
-            f"| {m} | {m / N:.1%} | {rates} | {interval(total, trials * len(KINDS))} | {wrong} | "
-            f"{statistics.median(times):.2f} | {max(times):.1f} |",
+            f"| {m} | {m / N:.1%} | {rates} | {interval(total.rate(Outcome.REPAIRED))} | "
+            f"{total.wrong} | {1e3 * statistics.median(total.seconds):.2f} | "
+            f"{1e3 * max(total.seconds):.1f} |",
             flush=True,
         )
 
@@ -128,16 +111,24 @@ def half_points(rows: list[int], trials: int, seed: int) -> None:
     for m in rows:
         cells = []
         for pairs in (True, False):
-            target = Target(code_for(m, 0), pairs)
+            target = target_for(code_for(m, 0), pairs)
             low, high = m // 4, 4 * m
             while high - low > max(2, m // 64):
                 middle = (low + high) // 2
-                good = sum(
-                    target.trial("on-grid value", middle, seed + i)[0] for i in range(trials)
-                )
-                low, high = (middle, high) if 2 * good >= trials else (low, middle)
+                counts = repaired(target, "on-grid value", middle, range(seed, seed + trials))
+                low, high = (middle, high) if 2 * counts.repaired >= trials else (low, middle)
             cells.append(f"{low} ({low / m:.2f} m)")
         print(f"| {m} | {cells[0]} | {cells[1]} |", flush=True)
+
+
+class Added(DenseTarget):
+    """Damage N(0, SIGMA^2) at random places."""
+
+    def damaged(self, errors: int, seed: int) -> Received:
+        rng = np.random.default_rng(seed)
+        word = np.zeros(self.code.n)
+        word[rng.choice(self.code.n, errors, replace=False)] = rng.normal(0, SIGMA, errors)
+        return self.received(word)
 
 
 def dense_table(trials: int, seed: int, peeling_rows: int) -> None:
@@ -145,40 +136,22 @@ def dense_table(trials: int, seed: int, peeling_rows: int) -> None:
     print(f"\nThe same n and t; damage N(0, {SIGMA}^2); decoders take turns in one run\n")
     print("| decoder | code | m | m/n | repaired % (95 %) | wrong | median ms | ratio of times |")
     print("|---|---|---|---|---|---|---|---|")
-    target = Target(code_for(peeling_rows, 0))
-    rivals = []
-    for decoder, m in ((L1(), 1024), (L1(), 960), (OMP(), 1024), (AMP(), 1024), (AMP(), 640)):
-        code = Gaussian(N, m)
-        rivals.append((decoder.name, code, decoder.prepare(code)))
-    target.trial("on-grid value", ERRORS, 1 << 40)
-    times: list[list[float]] = [[] for _ in range(len(rivals) + 1)]
-    good, wrong = [0] * len(times), [0] * len(times)
-    for i in range(trials):
-        ok, bad, took = target.trial("on-grid value", ERRORS, seed + i)
-        good[0] += ok
-        wrong[0] += bad
-        times[0].append(took)
-        rng = np.random.default_rng(seed + i)
-        damage = np.zeros(N)
-        damage[rng.choice(N, ERRORS, replace=False)] = rng.normal(0, SIGMA, ERRORS)
-        for k, (_, code, prepared) in enumerate(rivals, 1):
-            syndrome = code.syndrome(damage)
-            began = time.perf_counter()
-            decoding = prepared.decode(syndrome)
-            times[k].append(time.perf_counter() - began)
-            if decoding.verdict is Verdict.CORRECTED:
-                answer = np.zeros(N)
-                answer[decoding.positions] = decoding.values
-                close = np.allclose(answer, damage, rtol=0, atol=1e-9)
-                good[k] += close
-                wrong[k] += not close
-    names = [("peeling", target.code)] + [(name, code) for name, code, _ in rivals]
-    base = statistics.median(times[0])
-    for k, (name, code) in enumerate(names):
-        median = statistics.median(times[k])
+    peeling = target_for(code_for(peeling_rows, 0))
+    rivals = ((L1(), 1024), (L1(), 960), (OMP(), 1024), (AMP(), 1024), (AMP(), 640))
+    runs = [("peeling", peeling, Faults("replace", ERRORS, options=on_grid(peeling.grid)))]
+    runs += [(decoder.name, Added(Gaussian(N, m), decoder), ERRORS) for decoder, m in rivals]
+    trial(peeling, runs[0][2], 1 << 40)
+    results = [[] for _ in runs]
+    for i in range(seed, seed + trials):
+        for result, (_, target, faults) in zip(results, runs, strict=True):
+            result.append(trial(target, faults, i))
+    rows = [Counts.of(result) for result in results]
+    base = statistics.median(rows[0].seconds)
+    for (name, target, _), counts in zip(runs, rows, strict=True):
+        code, median = target.code, statistics.median(counts.seconds)
         print(
             f"| {name} | {code.family} | {code.m} | {code.redundancy:.1%} | "
-            f"{interval(good[k], trials)} | {wrong[k]} | {1e3 * median:.2f} | "
+            f"{interval(counts.rate(Outcome.REPAIRED))} | {counts.wrong} | {1e3 * median:.2f} | "
             f"{median / base:,.0f} |",
             flush=True,
         )

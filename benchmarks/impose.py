@@ -2,7 +2,7 @@
 
     python benchmarks/impose.py runs/cifar10_wrn/wrn --root DIR
 
-RUN is the folder of a finished run of recipes/cifar10_wrn.py; DIR holds `cifar-10-batches-py`.
+RUN is the folder of a finished run of recipes/cifar10_wrn.py; DIR holds CIFAR-10.
 Weights are projected, or moved where it costs least on some training pictures, and rounded exactly.
 """
 

@@ -9,41 +9,30 @@ its damage; every number of rows has one code. Rates come with 95 % Wilson inter
 
 import argparse
 import os
-import time
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
-from scipy.stats import binomtest
 
 from parimend.codes import Gaussian
 from parimend.decoders import AMP, L1, OMP
-from parimend.records import Verdict
+from parimend.experiment import DenseTarget, Outcome, run
 
 
-def damages(kind, code, t, trials, seed):
-    for trial in range(trials):
-        rng = np.random.default_rng([seed, trial])
-        damage = np.zeros(code.n)
-        at = rng.choice(code.n, t, replace=False)
+class Added(DenseTarget):
+    """Damage of a kind of values at random places."""
+
+    def __init__(self, code, decoder, seed):
+        super().__init__(code, decoder)
+        self.seed = seed
+
+    def damaged(self, faults, trial):
+        kind, t = faults
+        rng = np.random.default_rng([self.seed, trial])
+        damage = np.zeros(self.code.n)
+        at = rng.choice(self.code.n, t, replace=False)
         damage[at] = rng.normal(size=t) if kind == "normal" else rng.choice([-1.0, 1.0], t)
-        yield damage
-
-
-def measure(prepared, damages):
-    """(corrected rightly, called corrected wrongly, seconds of each)."""
-    right, wrong, seconds = 0, 0, []
-    for damage in damages:
-        syndrome = prepared.code.syndrome(damage)
-        began = time.perf_counter()
-        decoding = prepared.decode(syndrome)
-        seconds.append(time.perf_counter() - began)
-        if decoding.verdict is Verdict.CORRECTED:
-            found = np.zeros(damage.size)
-            found[decoding.positions] = decoding.values
-            same = np.abs(found - damage).max() <= 1e-9 * np.abs(damage).max()
-            right, wrong = right + same, wrong + (not same)
-    return right, wrong, seconds
+        return self.received(damage)
 
 
 def main():
@@ -63,15 +52,14 @@ def main():
     for rows in options.rows:
         code = Gaussian(options.words, rows, options.seed)
         for name in options.decoders:
-            prepared = decoders[name].prepare(code)
+            target = Added(code, decoders[name], options.seed)
             for kind in options.values:
-                drawn = damages(kind, code, options.errors, options.trials, options.seed)
-                right, wrong, seconds = measure(prepared, drawn)
-                rate = binomtest(right, options.trials).proportion_ci(method="wilson")
+                counts = run(target, (kind, options.errors), range(options.trials))
+                low, high = counts.rate(Outcome.REPAIRED).interval()
                 print(
-                    f"| {kind} | {name} | {rows} | {right} of {options.trials} "
-                    f"| {rate.low:.2f}-{rate.high:.2f} | {wrong} "
-                    f"| {np.median(seconds):.2f} | {max(seconds):.2f} |",
+                    f"| {kind} | {name} | {rows} | {counts.repaired} of {counts.trials} "
+                    f"| {low:.2f}-{high:.2f} | {counts.wrong} "
+                    f"| {np.median(counts.seconds):.2f} | {max(counts.seconds):.2f} |",
                     flush=True,
                 )
 

@@ -18,7 +18,19 @@ from typing import Any
 import torch
 
 import parimend as pm
-from parimend.faults import draw
+from parimend.experiment import (
+    Answer,
+    Counts,
+    Faults,
+    ModelTarget,
+    Outcome,
+    arrays,
+    grid_of,
+    on_grid,
+    run,
+    same_bits,
+    trial,
+)
 from parimend.records import Verdict
 from parimend.scrub import Scrubber
 
@@ -29,12 +41,13 @@ def timed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any,
     return result, time.perf_counter() - began
 
 
-def arrays(model: torch.nn.Module) -> dict[str, Any]:
-    return {name: p.detach().numpy() for name, p in model.named_parameters()}
-
-
 def row(what: str, seconds: float, note: str = "") -> None:
     print(f"| {what} | {1e3 * seconds:,.1f} ms | {note} |", flush=True)
+
+
+def repair_row(what: str, counts: Counts) -> None:
+    note = f"{counts.repaired} of {counts.trials} bit for bit"
+    row(what, statistics.median(counts.seconds), note)
 
 
 def million() -> None:
@@ -48,20 +61,9 @@ def million() -> None:
     row("impose", warm)
     pm.check(model, seal)
     row("check", statistics.median(timed(pm.check, model, seal)[1] for _ in range(11)))
-    before = model.weight.clone()
-    part = seal.words[0].parts[0]
-    step = 2.0**part.exponent
-    times, good = [], 0
-    for seed in range(20):
-        draw(
-            "replace", arrays(model), 1000, seed, only="weight", step=step, limit=step * (2**17 - 1)
-        ).apply_(arrays(model))
-        repair, took = timed(pm.repair_, model, seal)
-        times.append(took)
-        good += repair.verdict is Verdict.CORRECTED and torch.equal(model.weight, before)
-        with torch.no_grad():
-            model.weight.copy_(before)
-    row("repair of 1,000 on-grid values", statistics.median(times), f"{good} of 20 bit for bit")
+    faults = Faults("replace", 1000, options=on_grid(grid_of(seal, "weight")))
+    repaired = run(ModelTarget(model, seal, only=["weight"]), faults, range(20))
+    repair_row("repair of 1,000 on-grid values", repaired)
 
 
 def lowbits() -> None:
@@ -72,15 +74,8 @@ def lowbits() -> None:
     seal, took = timed(pm.protect_, tensors, 210, "lowbits")
     row("impose", took, f"m = {seal.words[0].code.m}, moved {seal.notes['moved'][0]:.1e}")
     row("check", statistics.median(timed(pm.check, tensors, seal)[1] for _ in range(5)))
-    before = tensors["w"].clone()
-    words = {"w": tensors["w"].numpy()}
-    good, times = 0, []
-    for seed in range(10):
-        draw("random", words, 210, seed).apply_(words)
-        repair, seconds = timed(pm.repair_, tensors, seal)
-        times.append(seconds)
-        good += repair.verdict is Verdict.CORRECTED and torch.equal(tensors["w"], before)
-    row("repair of 210 random words", statistics.median(times), f"{good} of 10 bit for bit")
+    repaired = run(ModelTarget(tensors, seal), Faults("random", 210), range(10))
+    repair_row("repair of 210 random words", repaired)
 
 
 def minilm() -> None:
@@ -157,11 +152,32 @@ def scrub() -> None:
     )
 
 
+class Served:
+    """A serving model with its scrubber: damage strikes it where it is, and a sweep repairs it."""
+
+    def __init__(self, model: torch.nn.Module, scrubber: Scrubber) -> None:
+        self.model, self.scrubber = model, scrubber
+        self.right = {name: p.clone() for name, p in model.state_dict().items()}
+
+    def damaged(self, faults: Faults, seed: int) -> torch.nn.Module:
+        faults.draw(arrays(self.model), seed).apply_(arrays(self.model))
+        return self.model
+
+    def repair_(self, model: torch.nn.Module) -> Answer:
+        events = self.scrubber.sweep()
+        repaired = all(event.kind == "repaired" for event in events)
+        verdict = Verdict.CLEAN if not events else Verdict.CORRECTED
+        changes = sum(len(event.word.changes) for event in events if event.kind == "repaired")
+        return Answer(verdict if repaired else Verdict.UNCORRECTABLE, changes)
+
+    def same(self, model: torch.nn.Module) -> bool:
+        return same_bits(model.state_dict(), self.right)
+
+
 def faults(total: int = 10_000) -> None:
     """Faults injected steadily into a serving model: none may outlive a sweep or end wrong."""
     model = network()
-    seal = pm.protect_(model, 210)
-    right = {name: p.clone() for name, p in model.state_dict().items()}
+    target = Served(model, Scrubber(model, pm.protect_(model, 210)))
     stop = threading.Event()
     x = torch.randn(4, 1024)
 
@@ -171,24 +187,19 @@ def faults(total: int = 10_000) -> None:
                 model(x)
 
     threading.Thread(target=serve, daemon=True).start()
-    repaired, bad, injected, longest, seed = 0, 0, 0, 0.0, 0
-    scrubber = Scrubber(model, seal)
+    injected, rounds = 0, []
     while injected < total:
-        seed += 1
+        seed = len(rounds) + 1
         kind = ("bitflip", "random", "burst", "lines", "zero")[seed % 5]
         count = 1 + seed % 100
-        draw(kind, arrays(model), count, seed).apply_(arrays(model))
+        rounds.append(trial(target, Faults(kind, count), seed))
         injected += count
-        events, took = timed(scrubber.sweep)
-        longest = max(longest, took)
-        repaired += sum(len(event.word.changes) for event in events if event.kind == "repaired")
-        bad += any(event.kind != "repaired" for event in events)
-        bad += not all(torch.equal(p, right[name]) for name, p in model.state_dict().items())
     stop.set()
+    bad = sum(done.outcome is not Outcome.REPAIRED for done in rounds)
     print(
-        f"\n{injected:,} faults in {seed} rounds of 1 to 100 while serving: {repaired:,} repaired, "
-        f"{bad} rounds with a fault left or a wrong value after one sweep; longest sweep "
-        f"{longest:.2f} s"
+        f"\n{injected:,} faults in {len(rounds)} rounds of 1 to 100 while serving: "
+        f"{sum(done.found for done in rounds):,} repaired, {bad} rounds with a fault left or a "
+        f"wrong value after one sweep; longest sweep {max(done.seconds for done in rounds):.2f} s"
     )
 
 

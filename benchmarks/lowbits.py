@@ -14,11 +14,9 @@ import statistics
 import time
 
 import torch
-from scipy.stats import binomtest
 
 import parimend as pm
-from parimend.faults import draw
-from parimend.records import Verdict
+from parimend.experiment import Counts, Faults, ModelTarget, Outcome, run
 
 KINDS = (
     ("bitflip", "scattered"),
@@ -35,8 +33,7 @@ KINDS = (
 
 def measure(n: int, errors: int, rows: int | None, codes: int, trials: int) -> str:
     """A row of the table."""
-    good, wrong, total = 0, 0, 0
-    moved, imposing, repairing = [], [], []
+    counts, moved, imposing = Counts(), [], []
     for seed in range(codes):
         generator = torch.Generator().manual_seed(seed)
         tensors = {"w": 0.045 * torch.randn(n, generator=generator)}
@@ -44,23 +41,16 @@ def measure(n: int, errors: int, rows: int | None, codes: int, trials: int) -> s
         seal = pm.protect_(tensors, errors, "lowbits", rows=rows, seed=seed)
         imposing.append(time.process_time() - began)
         moved += seal.notes["moved"]
-        right, words = tensors["w"].clone(), {"w": tensors["w"].numpy()}
+        target = ModelTarget(tensors, seal)
         for kind, placement in KINDS:
-            for _ in range(trials):
-                draw(kind, words, errors, total, placement=placement).apply_(words)
-                began = time.process_time()
-                report = pm.repair_(tensors, seal)
-                repairing.append(time.process_time() - began)
-                same = torch.equal(tensors["w"].view(torch.int32), right.view(torch.int32))
-                good += same and report.verdict is Verdict.CORRECTED
-                wrong += not same and report.verdict.ok
-                total += 1
-                tensors["w"].copy_(right)
-    low, high = binomtest(good, total).proportion_ci(0.95, "wilson")
+            seeds = range(counts.trials, counts.trials + trials)
+            faults = Faults(kind, errors, placement)
+            counts += run(target, faults, seeds, clock=time.process_time)
+    low, high = counts.rate(Outcome.REPAIRED).interval()
     return (
-        f"| {seal.words[0].code.m} | {good:,} of {total:,} | {100 * low:.2f}-{100 * high:.2f} | "
-        f"{wrong} | {max(moved):.1e} | {1e3 * statistics.median(imposing):.1f} | "
-        f"{1e3 * statistics.median(repairing):.2f} |"
+        f"| {seal.words[0].code.m} | {counts.repaired:,} of {counts.trials:,} | "
+        f"{100 * low:.2f}-{100 * high:.2f} | {counts.wrong} | {max(moved):.1e} | "
+        f"{1e3 * statistics.median(imposing):.1f} | {1e3 * statistics.median(counts.seconds):.2f} |"
     )
 
 

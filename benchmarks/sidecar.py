@@ -16,12 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from parimend.codes import Modular
-from parimend.codes.modular import restore
 from parimend.decoders import Buckets
-from parimend.records import Verdict
+from parimend.experiment import Counts, Outcome, Struck, Sums, run
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
@@ -83,29 +81,22 @@ KINDS: dict[str, tuple[Callable[..., Ints], Callable[..., Words]]] = {
     "page": (page, flip),
 }
 
+FAILED = (Outcome.DETECTED, Outcome.MISCORRECTED, Outcome.SILENT)
 
-def trial(n: int, t: int, kind: str, seed: int) -> tuple[bool, bool, float]:
-    """Damage ``t`` words: (repaired, miscorrected, seconds to decode)."""
-    rng = np.random.default_rng([seed, t, list(KINDS).index(kind)])
-    code = Modular.for_errors(n, t, seed=int(rng.integers(1 << 62)))
-    prepared = Buckets().prepare(code)
-    place, pattern = KINDS[kind]
-    positions = place(rng, n, t)
-    original = rng.normal(0.0, 0.045, t).astype(np.float32).view(np.uint32)
-    received = pattern(rng, original)
-    changed = code.sums_of(positions, received.astype(np.int64) - original)
-    begin = time.perf_counter()
-    decoding = prepared.decode(changed)
-    seconds = time.perf_counter() - begin
-    wrong = received != original
-    order = np.argsort(positions[wrong])
-    truth = positions[wrong][order]
-    right = False
-    if np.array_equal(decoding.positions, truth):
-        restored = restore(received[wrong][order], decoding.values)
-        right = restored is not None and np.array_equal(restored, original[wrong][order])
-    claimed = decoding.verdict is not Verdict.UNCORRECTABLE
-    return claimed and right, claimed and not right, seconds
+
+class Simulated(Sums):
+    """Every trial draws a new code and new damage to words that never exist as a whole."""
+
+    def __init__(self, n: int, t: int) -> None:
+        self.n, self.t = n, t
+
+    def damaged(self, kind: str, seed: int) -> Struck:
+        rng = np.random.default_rng([seed, self.t, list(KINDS).index(kind)])
+        code = Modular.for_errors(self.n, self.t, seed=int(rng.integers(1 << 62)))
+        place, pattern = KINDS[kind]
+        positions = place(rng, self.n, self.t)
+        original = rng.normal(0.0, 0.045, self.t).astype(np.float32).view(np.uint32)
+        return Struck.of(Buckets().prepare(code), positions, original, pattern(rng, original))
 
 
 def repair(n: int, errors: list[int], trials: int | None) -> None:
@@ -115,28 +106,24 @@ def repair(n: int, errors: list[int], trials: int | None) -> None:
     )
     print("| wrong words | bands x Z | bytes | trials | failed | rate | wrong | decode, ms |")
     print("| --- " * 8 + "|")
-    failures: dict[int, dict[str, int]] = {}
+    failures: dict[int, list[int]] = {}
     for t in errors:
-        code = Modular.for_errors(n, t)
+        code, target = Modular.for_errors(n, t), Simulated(n, t)
         each = trials or max(20, min(20_000, 600_000 // t))
-        failures[t] = dict.fromkeys(KINDS, 0)
-        silent, seconds = 0, []
-        trial(n, t, "bit flips", 0)  # compiles
-        for kind in KINDS:
-            for seed in range(each):
-                repaired, miscorrected, spent = trial(n, t, kind, seed)
-                failures[t][kind] += not repaired
-                silent += miscorrected
-                seconds.append(spent)
-        failed, total = sum(failures[t].values()), each * len(KINDS)
-        ci = binomtest(failed, total).proportion_ci(method="wilson")
-        row = [f"{t:,}", f"{code.bands} x {code.size}", f"{code.packed_bytes:,}", f"{total:,}"]
-        row += [str(failed), f"{ci.low:.1e} .. {ci.high:.1e}", str(silent)]
-        print("| " + " | ".join([*row, f"{1e3 * np.median(seconds):.2f}"]) + " |", flush=True)
+        run(target, "bit flips", [0])  # compiles
+        by_kind = [run(target, kind, range(each)) for kind in KINDS]
+        failures[t] = [counts.rate(*FAILED).count for counts in by_kind]
+        total = sum(by_kind, Counts())
+        failed = total.rate(*FAILED)
+        low, high = failed.interval()
+        row = [f"{t:,}", f"{code.bands} x {code.size}", f"{code.packed_bytes:,}"]
+        row += [f"{total.trials:,}", str(failed.count), f"{low:.1e} .. {high:.1e}"]
+        row += [str(total.wrong), f"{1e3 * np.median(total.seconds):.2f}"]
+        print("| " + " | ".join(row) + " |", flush=True)
     print("\nFailures by kind:\n\n| wrong words | " + " | ".join(KINDS) + " |")
     print("| --- " * (1 + len(KINDS)) + "|")
-    for t, by_kind in failures.items():
-        print(f"| {t:,} | " + " | ".join(map(str, by_kind.values())) + " |")
+    for t, found in failures.items():
+        print(f"| {t:,} | " + " | ".join(map(str, found)) + " |")
 
 
 def speed(n: int, errors: list[int], rounds: int) -> None:
@@ -148,12 +135,12 @@ def speed(n: int, errors: list[int], rounds: int) -> None:
             label = f"{t:,} errors, {code.bands} x {code.size} | {threads}"
             runs[label] = lambda c=code, k=threads: c.accumulate(c.zeros(), words, 0, k)  # type: ignore[misc]
     wall, cpu = (dict.fromkeys(runs, np.inf) for _ in range(2))
-    for run in runs.values():
-        run()
+    for measured in runs.values():
+        measured()
     for _ in range(rounds):  # in turn, so that all meet the same disturbances
-        for label, run in runs.items():
+        for label, measured in runs.items():
             begin = time.perf_counter(), time.process_time()
-            run()
+            measured()
             wall[label] = min(wall[label], time.perf_counter() - begin[0])
             cpu[label] = min(cpu[label], time.process_time() - begin[1])
     print(f"The pass over {4 * n / 1e6:.1f} MB, best of {rounds}; in brackets, SHA-256's is 1.\n")

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -31,10 +28,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import parimend as pm
-from parimend.codes.gaussian import Gaussian
-from parimend.decoders.l1 import L1
-from parimend.faults import KINDS, draw
-from parimend.records import Verdict
+from parimend.codes import Gaussian
+from parimend.decoders import L1
+from parimend.experiment import (
+    DenseTarget,
+    Faults,
+    ModelTarget,
+    Received,
+    grid_of,
+    on_grid,
+    run,
+)
+from parimend.faults import KINDS
 
 DATA = Path(__file__).with_name("cifar10_head.safetensors")
 CALIBRATION = 1000
@@ -102,13 +107,6 @@ def watched(trials: range, what: str, console: Console) -> Iterable[int]:
     return track(trials, what, console=console, transient=True, disable=disable)
 
 
-def bits(head: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for tensor in head.state_dict().values():
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def show_cost(experiment: Experiment, console: Console) -> None:
     """Accuracy inside the code."""
     trained = experiment.accuracy(experiment.head)
@@ -130,13 +128,9 @@ def show_cost(experiment: Experiment, console: Console) -> None:
 def show_repair(experiment: Experiment, trials: int, rows: int | None, console: Console) -> None:
     """210 of the 5,120 weights broken by every kind of damage."""
     intact, seal = experiment.inside(bias=True, surgeon=True, rows=rows)
-    word, part = seal.words[0], seal.words[0].parts[0]
-    step = 2.0**part.exponent
-    options = {
-        "replace": {"step": step, "limit": step * (2 ** (word.code.word_bits - 1) - 1)},
-        "noise": {"scale": 1.0},
-    }
-    before = bits(intact)
+    code = seal.words[0].code
+    target = ModelTarget(intact, seal, only=["weight"])
+    options = {"replace": on_grid(grid_of(seal, "weight")), "noise": {"scale": 1.0}}
     table = Table(
         "210 of 5,120 weights",
         "accuracy damaged % (mean, worst)",
@@ -144,31 +138,20 @@ def show_repair(experiment: Experiment, trials: int, rows: int | None, console: 
         "wrong",
         "median ms",
         "accuracy repaired %",
-        title=f"{word.code.m} checks ({word.code.redundancy:.1%})",
+        title=f"{code.m} checks ({code.redundancy:.1%})",
     )
     for kind in KINDS:
-        damaged, repaired, times, good, wrong = [], [], [], 0, 0
-        for seed in watched(range(trials), kind, console):
-            head = copy.deepcopy(intact)
-            weights = {"weight": head.weight.detach().numpy()}
-            draw(kind, weights, 210, seed, **options.get(kind, {})).apply_(weights)
-            if seed < SCORED:
-                damaged.append(experiment.accuracy(head))
-            began = time.perf_counter()
-            repair = pm.repair_(head, seal)
-            times.append(1e3 * (time.perf_counter() - began))
-            equal = bits(head) == before
-            good += equal
-            wrong += repair.verdict is Verdict.CORRECTED and not equal
-            if seed < SCORED:
-                repaired.append(experiment.accuracy(head))
+        faults = Faults(kind, 210, options=options.get(kind, {}))
+        seeds, scored = range(trials), min(trials, SCORED)
+        counts = run(target, faults, watched(seeds[:scored], kind, console), experiment.accuracy)
+        counts += run(target, faults, watched(seeds[scored:], kind, console))
         table.add_row(
             kind,
-            f"{statistics.mean(damaged):.2f}, {min(damaged):.2f}",
-            f"{good:,} of {trials:,}",
-            str(wrong),
-            f"{statistics.median(times):.1f}",
-            f"{statistics.mean(repaired):.2f}",
+            f"{statistics.mean(counts.before):.2f}, {min(counts.before):.2f}",
+            f"{counts.repaired:,} of {trials:,}",
+            str(counts.wrong),
+            f"{1e3 * statistics.median(counts.seconds):.1f}",
+            f"{statistics.mean(counts.after):.2f}",
         )
     console.print(table)
 
@@ -183,37 +166,26 @@ def show_l1(experiment: Experiment, trials: int, console: Console) -> None:
         "accuracy repaired %",
         title="dense Gaussian code, L1 minimization; N(0, 1) added to 210 of 5,120 weights",
     )
-    shape = experiment.head.weight.shape
     for m in (1024, 906):
         code = Gaussian(n=5120, m=m, seed=0)
         x = code.project(experiment.head.weight.detach().double().numpy().ravel())
+        target = DenseTarget(code, L1(), x, tolerance=1e-5)
         head = copy.deepcopy(experiment.head)
-        decoder = L1().prepare(code)
 
-        def load(values: np.ndarray, head: torch.nn.Linear = head) -> torch.nn.Linear:
+        def accuracy(state: Received, head: torch.nn.Linear = head) -> float:
             with torch.no_grad():
-                head.weight.copy_(torch.from_numpy(values).view(shape))
-            return head
+                head.weight.copy_(torch.from_numpy(state.word).view(head.weight.shape))
+            return experiment.accuracy(head)
 
-        inside = experiment.accuracy(load(x))
-        good, times, scores = 0, [], []
-        for seed in watched(range(trials), f"L1, {m} checks", console):
-            weights = {"weight": x.copy()}
-            draw("noise", weights, 210, seed, scale=1.0).apply_(weights)
-            syndrome = code.syndrome(weights["weight"])
-            began = time.perf_counter()
-            decoding = decoder.decode(syndrome)
-            times.append(1e3 * (time.perf_counter() - began))
-            repaired = weights["weight"]
-            repaired[decoding.positions] -= decoding.values
-            good += bool(np.abs(repaired - x).max() < 1e-5)
-            scores.append(experiment.accuracy(load(repaired)))
+        inside = accuracy(target.received(x))
+        seeds = watched(range(trials), f"L1, {m} checks", console)
+        counts = run(target, Faults("noise", 210, options={"scale": 1.0}), seeds, accuracy)
         table.add_row(
             f"{m} ({m / 5120:.1%})",
             f"{inside:.2f}",
-            f"{good} of {trials}",
-            f"{statistics.median(times):,.0f}",
-            f"{statistics.mean(scores):.2f}",
+            f"{counts.repaired} of {trials}",
+            f"{1e3 * statistics.median(counts.seconds):,.0f}",
+            f"{statistics.mean(counts.after):.2f}",
         )
     console.print(table)
 
@@ -224,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="checks; as many as 210 errors need if absent")
     parser.add_argument("--l1-trials", type=int, default=10, help="for each number of checks")
     parser.add_argument("--extract", type=Path, metavar="RUN", help="make the data from this run")
-    parser.add_argument("--root", type=Path, help="holds cifar-10-batches-py; for --extract")
+    parser.add_argument("--root", type=Path, help="holds CIFAR-10; for --extract")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     if args.extract:

@@ -4,10 +4,10 @@
     python recipes/cifar10_wrn.py --root DIR --width 2 --sizes 16x10,24x4,32x4 --name narrow
     python recipes/cifar10_wrn.py --root DIR --widen runs/cifar10_wrn/narrow --sizes 16x2,32x1
 
-DIR holds `cifar-10-batches-py`. Everything is written below OUT/NAME: `log.jsonl` (one line for
-each epoch), `checkpoint.pt` (an interrupted run goes on from there, at the very step),
-`model.safetensors` and its sidecar, `code.parimend` where the network was trained inside a code
-(its seal), and `result.json`.
+DIR holds CIFAR-10 in any layout that `parimend.datasets.cifar10` reads. Everything is written below
+OUT/NAME: `log.jsonl` (one line for each epoch), `checkpoint.pt` (an interrupted run goes on from
+there, at the very step), `model.safetensors` and its sidecar, `code.parimend` where the network was
+trained inside a code (its seal), and `result.json`.
 
 `--sizes 16x10,32x2` trains ten epochs on pictures scaled to 16 x 16 and two at full size.
 `--widen FOLDER` starts from a finished network as wide or narrower, and keeps its function
@@ -22,12 +22,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import pickle
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +36,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import parimend as pm
+from parimend import datasets
+from parimend.errors import FormatError
 
 CONSTRAINTS = {"none": None, "head": ["head.*"], "all": ["*"]}
 SAVE_EVERY = 120.0
@@ -131,35 +132,13 @@ class Cifar(NamedTuple):
     test_y: torch.Tensor
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads the data set's pickles and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR-10 batch")
-
-
-def read_cifar(root: Path) -> Cifar:
-    folder = root / "cifar-10-batches-py"
-    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    missing = [name for name in batches if not (folder / name).is_file()]
-    if missing:
-        raise SystemExit(
-            f"{folder}: {', '.join(missing)} missing; --root must name the folder that holds "
-            "cifar-10-batches-py, the unpacked python version of CIFAR-10"
-        )
-    pictures, labels = [], []
-    for name in batches:
-        file: IO[bytes]
-        with (folder / name).open("rb") as file:
-            batch = _ArraysOnly(file, encoding="latin1").load()
-        pictures.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
-        labels.append(np.asarray(batch["labels"], np.int64))
-    x, y = torch.from_numpy(np.concatenate(pictures)), torch.from_numpy(np.concatenate(labels))
-    return Cifar(x[:50_000], y[:50_000], x[50_000:], y[50_000:])
+def read_cifar(root: Path, device: str | torch.device = "cpu") -> Cifar:
+    try:
+        data = datasets.cifar10(root)
+    except FormatError as error:
+        raise SystemExit(f"--root: {error}") from None
+    parts = (data.train_x, data.train_y, data.test_x, data.test_y)
+    return Cifar(*(torch.from_numpy(part).to(device) for part in parts))
 
 
 def normalized(pictures: torch.Tensor, size: int) -> torch.Tensor:
@@ -274,7 +253,7 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
-    data = Cifar(*(part.to(device) for part in read_cifar(args.root)))
+    data = read_cifar(args.root, device)
     torch.manual_seed(args.seed)
     model = WideResNet(args.depth, args.width, args.dropout)
     narrow = load_finished(args.widen) if args.widen else None
@@ -437,7 +416,7 @@ NOT_RECIPE = {"out", "root", "name", "device", "threads"}
 def main() -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, required=True, help="holds cifar-10-batches-py")
+    parser.add_argument("--root", type=Path, required=True, help="holds CIFAR-10")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10_wrn"))
     parser.add_argument("--name", default="wrn", help="of the run; a folder in --out")
     parser.add_argument("--depth", type=int, default=22)

@@ -25,7 +25,8 @@ from rich.table import Table
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 import parimend as pm
-from parimend import demo
+from parimend import datasets, demo
+from parimend.datasets import DataSet
 
 ACTIVATIONS = {"leaky-relu": torch.nn.LeakyReLU, "relu": torch.nn.ReLU}
 CONSTRAINTS = {"none": None, "head": ["head.*"], "all": ["*"]}
@@ -61,7 +62,7 @@ def optimizer_for(args: argparse.Namespace, model: torch.nn.Module) -> torch.opt
 
 
 def train(
-    args: argparse.Namespace, data: demo.Data, seed: int, constraint: str, progress: Progress
+    args: argparse.Namespace, data: DataSet, seed: int, constraint: str, progress: Progress
 ) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = network(args, data.train_x.shape[1])
@@ -152,7 +153,7 @@ def train(
 
 
 def folded(
-    args: argparse.Namespace, model: torch.nn.Module, data: demo.Data, seed: int
+    args: argparse.Namespace, model: torch.nn.Module, data: DataSet, seed: int
 ) -> torch.nn.Module:
     """The trained network with batch normalization folded into the layers before it.
 
@@ -239,7 +240,7 @@ def main() -> None:
     args = parser.parse_args()
     args.constraints = args.constraints or list(CONSTRAINTS)
     args.out.mkdir(parents=True, exist_ok=True)
-    data = demo.load(args.data, args.root)
+    data = datasets.load(args.data, args.root)
     console = Console()
     path = args.out / "runs.jsonl"
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

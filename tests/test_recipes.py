@@ -137,7 +137,7 @@ def test_cifar10_wrn_widens_a_finished_run(recipe, cifar, tmp_path, monkeypatch,
 
 
 def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
-    with pytest.raises(SystemExit, match=r"data_batch_1, .* missing; --root must name the folder"):
+    with pytest.raises(SystemExit, match=r"--root: .* holds no CIFAR-10: name the folder of cifar"):
         recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
 
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import gzip
-import hashlib
-import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.codes import Sparse
-from parimend.codes.gaussian import Gaussian
-from parimend.decoders import Prepared
-from parimend.decoders.l1 import L1
-from parimend.errors import FormatError, ParimendError
-from parimend.faults import draw
-from parimend.model import repair_
+from parimend.codes import Gaussian
+from parimend.datasets import DataSet
+from parimend.decoders import L1
+from parimend.experiment import (
+    DenseTarget,
+    Faults,
+    ModelTarget,
+    Received,
+    grid_of,
+    on_grid,
+    trial,
+)
 from parimend.seal import Seal
 from parimend.training.constraint import constrain_
-from parimend.words.grid import Grid
-
-DataName = Literal["digits", "mnist", "fashion-mnist"]
 
 HEAD = "head.weight"
 FAULTS = ("bitflip", "noise", "replace")
@@ -35,16 +31,6 @@ FAULTS = ("bitflip", "noise", "replace")
 L1_ROWS = 0.2
 """Rows of the Gaussian code, as a part of the weights, from which linear programming is reliable at
 4 % wrong weights."""
-
-
-class Data(NamedTuple):
-    """Pictures as (N, pixels) float32 in 0 .. 1 and their classes as (N,) int64."""
-
-    name: str
-    train_x: NDArray[np.float32]
-    train_y: NDArray[np.int64]
-    test_x: NDArray[np.float32]
-    test_y: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,53 +68,6 @@ class Result:
     damages: tuple[Damage, ...]
 
 
-def load(name: DataName, root: Path | None) -> Data:
-    """Read a data set.
-
-    Args:
-        name: ``digits`` ships with scikit-learn; the others are read from IDX files (gzip or not).
-        root: folder of the IDX files, for example ``train-images-idx3-ubyte.gz``.
-
-    Raises:
-        FormatError: if a file is missing or no IDX file; names it.
-    """
-    if name == "digits":
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise ParimendError(
-                "the digits come with scikit-learn: pip install 'parimend[demo]'"
-            ) from None
-        x, y = load_digits(return_X_y=True)
-        x, y = (x / 16.0).astype(np.float32), y.astype(np.int64)
-        test = np.arange(len(x)) % 5 == 0
-        return Data(name, x[~test], y[~test], x[test], y[test])
-    if root is None:
-        raise ParimendError(f"{name} is read from its IDX files: give their folder with --root DIR")
-    parts = [
-        _read_idx(root, f"{split}-{kind}")
-        for split in ("train", "t10k")
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    ]
-    pictures = [(x.reshape(len(x), -1) / np.float32(255)).astype(np.float32) for x in parts[::2]]
-    classes = [y.astype(np.int64) for y in parts[1::2]]
-    return Data(name, pictures[0], classes[0], pictures[1], classes[1])
-
-
-def _read_idx(root: Path, name: str) -> NDArray[np.uint8]:
-    for path in (root / name, root / f"{name}.gz"):
-        if path.exists():
-            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            dimensions = data[3] if len(data) >= 4 and data[:3] == b"\0\0\x08" else 0
-            header = 4 + 4 * dimensions
-            if dimensions and len(data) >= header:
-                shape = struct.unpack(f">{dimensions}I", data[4:header])
-                if len(data) == header + int(np.prod(shape, dtype=np.int64)):
-                    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-            raise FormatError(f"{path} is no IDX file of bytes, or it is truncated")
-    raise FormatError(f"{root} has neither {name} nor {name}.gz")
-
-
 class Network(torch.nn.Module):
     """pixels - 512 - 10 with LeakyReLU; the output layer has 5,120 weights."""
 
@@ -142,7 +81,7 @@ class Network(torch.nn.Module):
 
 
 def train(
-    data: Data, seed: int, errors: int | None, progress: Callable[[int, int], None]
+    data: DataSet, seed: int, errors: int | None, progress: Callable[[int, int], None]
 ) -> tuple[Network, Seal | None]:
     """Train the network, with the output layer inside a code for ``errors`` if it is given."""
     torch.manual_seed(seed)
@@ -171,14 +110,14 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(model: torch.nn.Module, data: Data) -> float:
+def accuracy(model: torch.nn.Module, data: DataSet) -> float:
     """Accuracy on the test pictures, in per cent."""
     logits = model(torch.from_numpy(data.test_x))
     return 100.0 * float((logits.argmax(1) == torch.from_numpy(data.test_y)).float().mean())
 
 
 def run(
-    data: Data,
+    data: DataSet,
     errors: int = 210,
     seed: int = 0,
     faults: Sequence[str] = FAULTS,
@@ -189,7 +128,7 @@ def run(
     """Run the demonstration.
 
     Args:
-        data: from `load`.
+        data: from `parimend.datasets`, pictures as rows of pixels.
         errors: number of weights of the output layer to break and repair.
         seed: of everything random.
         faults: kinds of damage, names of `parimend.faults.KINDS`.
@@ -215,14 +154,13 @@ def run(
         f"{code.m} checks on the {code.n:,} parameters of the output layer "
         f"({code.redundancy:.1%}), seal {seal_bytes} bytes",
     )
+    target = ModelTarget(model, seal, only=[HEAD])
     # Compile the decoders first, so that the times below are those of a running program.
-    repair_(_damaged(model, seal, errors, seed + 1, "replace"), seal)
-    rival = None
-    if l1:
-        rival = L1().prepare(Gaussian(n=code.n, m=round(L1_ROWS * code.n), seed=seed))
+    trial(target, _faults("replace", errors, seal), seed + 1)
+    rival = _Rival(target, seed) if l1 else None
     damages = []
     for kind in faults:
-        damage = _break_and_repair(model, seal, data, errors, seed, kind, rival)
+        damage = _break_and_repair(target, data, _faults(kind, errors, seal), seed, rival)
         damages.append(damage)
         say(
             f"{errors} x {kind}",
@@ -249,68 +187,53 @@ def run(
 
 
 def _break_and_repair(
-    intact: Network,
-    seal: Seal,
-    data: Data,
-    errors: int,
-    seed: int,
-    kind: str,
-    rival: Prepared | None,
+    target: ModelTarget, data: DataSet, faults: Faults, seed: int, rival: _Rival | None
 ) -> Damage:
-    model = _damaged(intact, seal, errors, seed, kind)
-    accuracy_damaged = accuracy(model, data)
     l1: dict[str, Any] = {}
-    difference = _parameters(model) - _parameters(intact)
-    if rival is not None and np.isfinite(difference).all():
-        # Its checks of the intact weights are taken as known: the problem at its easiest.
-        syndrome = rival.code.syndrome(difference)
-        began = time.perf_counter()
-        decoding = rival.decode(syndrome)
-        l1["l1_ms"] = 1e3 * (time.perf_counter() - began)
-        answer = np.zeros_like(difference)
-        answer[decoding.positions] = decoding.values
-        l1["l1_verdict"] = str(decoding.verdict)
+    # The same seed: the same damage for both.
+    if rival is not None and np.isfinite(rival.damage(faults, seed)).all():
+        answer = trial(rival, faults, seed, score=rival.error)
+        l1["l1_verdict"] = str(answer.verdict)
         l1["l1_checks"] = rival.code.m
-        l1["l1_largest_error"] = float(np.abs(answer - difference).max())
-    began = time.perf_counter()
-    repair = repair_(model, seal)
-    repair_ms = 1e3 * (time.perf_counter() - began)
+        l1["l1_ms"] = 1e3 * answer.seconds
+        l1["l1_largest_error"] = answer.after
+    done = trial(target, faults, seed, score=lambda model: accuracy(model, data))
+    assert done.before is not None
+    assert done.after is not None
     return Damage(
-        kind=kind,
-        accuracy_damaged=accuracy_damaged,
-        verdict=str(repair.verdict),
-        found=len(repair.changes),
-        repair_ms=repair_ms,
-        accuracy_repaired=accuracy(model, data),
-        sha256_equal=_sha256(model) == _sha256(intact),
+        kind=faults.kind,
+        accuracy_damaged=done.before,
+        verdict=str(done.verdict),
+        found=done.found,
+        repair_ms=1e3 * done.seconds,
+        accuracy_repaired=done.after,
+        sha256_equal=done.same,
         **l1,
     )
 
 
-def _damaged(intact: Network, seal: Seal, errors: int, seed: int, kind: str) -> Network:
-    """A damaged copy of the model."""
-    model = copy.deepcopy(intact)
-    weights = {HEAD: model.head.weight.detach().numpy()}
-    options: dict[str, Any] = {}
+def _faults(kind: str, errors: int, seal: Seal) -> Faults:
     if kind == "replace":
-        [word] = seal.words
-        part = next(p for p in word.parts if p.name == HEAD)
-        assert isinstance(word.code, Sparse)
-        grid = Grid(word.code.word_bits, part.exponent)
-        options = {"step": grid.step, "limit": grid.step * (grid.limit - 1)}
-    elif kind == "noise":
-        options = {"scale": 1.0}
-    draw(kind, weights, errors, seed, **options).apply_(weights)
-    return model
+        return Faults(kind, errors, options=on_grid(grid_of(seal, HEAD)))
+    return Faults(kind, errors, options={"scale": 1.0} if kind == "noise" else {})
 
 
-def _parameters(model: Network) -> NDArray[np.float64]:
+class _Rival(DenseTarget):
+    """Linear programming with a dense Gaussian code, on the damage that the output layer has."""
+
+    def __init__(self, target: ModelTarget, seed: int) -> None:
+        n = len(_parameters(target.intact))
+        super().__init__(Gaussian(n=n, m=round(L1_ROWS * n), seed=seed), L1())
+        self._target = target
+
+    def damage(self, faults: Faults, seed: int) -> NDArray[np.float64]:
+        damaged = self._target.damaged(faults, seed)
+        return _parameters(damaged) - _parameters(self._target.intact)
+
+    def damaged(self, faults: Faults, seed: int) -> Received:
+        return self.received(self.damage(faults, seed))
+
+
+def _parameters(model: Any) -> NDArray[np.float64]:
     parts = (model.head.weight, model.head.bias)
     return np.concatenate([p.detach().double().flatten().numpy() for p in parts])
-
-
-def _sha256(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()

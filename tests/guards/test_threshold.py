@@ -66,7 +66,7 @@ def test_coarser_arithmetic_has_a_higher_threshold():
 
 @pytest.mark.parametrize("k", [1, 8])
 def test_no_false_alarm_on_real_inputs(digits_or_mnist, k):
-    x, *_ = digits_or_mnist
+    x = digits_or_mnist.train_x
     x = torch.from_numpy(x[:4000].copy())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(x.shape[1], 256), nn.LeakyReLU(), nn.Linear(256, 10))
@@ -77,7 +77,7 @@ def test_no_false_alarm_on_real_inputs(digits_or_mnist, k):
 
 
 def test_one_wrong_output_per_sample_costs_no_accuracy(digits_or_mnist):
-    x, *_ = digits_or_mnist
+    x = digits_or_mnist.train_x
     x = torch.from_numpy(x[:500].copy())
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 10))

@@ -49,7 +49,7 @@ def command(
 
     Exit status: 0 all damage was repaired, 1 some was not, 2 the demonstration could not run.
     """
-    from parimend import demo
+    from parimend import datasets, demo
 
     out = console()
     bar = Progress(
@@ -63,7 +63,7 @@ def command(
     with bar:
         task = bar.add_task("training")
         result = demo.run(
-            demo.load(data.value, root),
+            datasets.load(data.value, root),
             errors=errors,
             seed=seed,
             faults=fault or demo.FAULTS,
