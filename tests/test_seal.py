@@ -56,9 +56,9 @@ def test_a_damaged_seal_is_repaired_or_refused_never_misread(carrier, data):
         assert length > 48
 
 
-def reworded(change):
+def reworded(change, carrier="sidecar"):
     """A well-armored seal whose text was changed."""
-    payload, _ = unarmor(golden("sidecar")[1].read_bytes(), "golden")
+    payload, _ = unarmor(golden(carrier)[1].read_bytes(), "golden")
     (length,) = struct.unpack_from("<I", payload)
     text = json.loads(payload[4 : 4 + length])
     change(text)
@@ -80,11 +80,49 @@ def reworded(change):
         (lambda text: text["tensors"][0].__setitem__(2, [10**9, 10**9]), ""),
         (lambda text: text["tensors"][0].__setitem__(1, "F31"), ""),
         (lambda text: text["words"][0].update(parts=[[0, 9]]), ""),
+        (lambda text: text["words"][0].update(parts=[[0, 1], [0, 1]]), "overlap"),
+        (lambda text: text["words"][0].update(checks=True), "shorter"),
+        (lambda text: text.update(errors=-13), "number of errors"),
+        (lambda text: text.update(errors=True), "number of errors"),
+        (lambda text: text.update(errors=10**30), "number of errors"),
+        (lambda text: text.update(carrier="pigeon"), "carrier"),
+        (lambda text: text.update(notes={"x": float("nan")}), "NaN is no JSON"),
+        (lambda text: text["tensors"].__setitem__(1, text["tensors"][0]), "same name"),
     ],
 )
 def test_text_that_makes_no_sense_is_one_clear_error(change, message):
     with pytest.raises(SealError, match=f"model.parimend.*{message}"):
         pm.Seal.from_bytes(reworded(change), "model.parimend")
+
+
+@pytest.mark.parametrize(
+    ("carrier", "change"),
+    [
+        ("real", {"dtype": "BF16"}),
+        ("real", {"dtype": "I8"}),
+        ("lowbits", {"dtype": "I32"}),
+        ("real", {"exponent": -5000}),
+        ("real", {"exponent": 1000}),
+        ("real", {"m": 10**30}),
+        ("real", {"m": 10**9, "free": 10**9, "weights": [[2, 1000], [10**8, 0]]}),
+        ("real", {"weights": [[2, 900], [65, 100]]}),
+        ("real", {"word_bits": 25}),
+        ("lowbits", {"family": "sparse"}),
+        ("real", {"family": "gaussian"}),
+    ],
+)
+def test_codes_that_do_not_fit_their_tensors_are_refused(carrier, change):
+    def apply(text):
+        word = text["words"][0]
+        for tensor in text["tensors"]:
+            tensor[1] = change.get("dtype", tensor[1])
+        for part in word["parts"]:
+            if len(part) == 4:
+                part[3] = change.get("exponent", part[3])
+        word["code"].update({k: v for k, v in change.items() if k not in ("dtype", "exponent")})
+
+    with pytest.raises(SealError, match="seal cannot be read"):
+        pm.Seal.from_bytes(reworded(apply, carrier), "model.parimend")
 
 
 @given(st.binary(max_size=400))

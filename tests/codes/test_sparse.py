@@ -272,3 +272,17 @@ def test_version_1_stays_as_it_is(case):
     assert [list(entry) for entry in zip(*code.column(0), strict=True)] == case["first"]
     assert code.owned[:1].ravel().tolist() == case["owned"]
     assert hashlib.sha256(data).hexdigest() == case["sha256"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"m": 1 << 31, "free": 1 << 31},
+        {"n": 1 << 40},
+        {"weights": ((2, 500), (65, 500))},
+        {"m": 10**9, "free": 10**9, "weights": ((2, 1000), (10**8, 0))},
+    ],
+)
+def test_claims_without_end_are_refused_at_once(change):
+    with pytest.raises(SpecError, match="a sparse code with n="):
+        Sparse(**{"n": 2000, "m": 160, **change})
