@@ -54,7 +54,7 @@ def main() -> None:
         for how, calibration in (("projected", None), ("surgeon", pictures)):
             network = copy.deepcopy(model)
             began = time.perf_counter()
-            seal = pm.protect_(network, errors, "real", calibration=calibration)
+            seal = pm.protect_(network, errors, pm.Real(calibration=calibration))
             seconds = time.perf_counter() - began
             code, found = seal.words[0].code, score(network)
             print(

@@ -38,7 +38,7 @@ def measure(n: int, errors: int, rows: int | None, codes: int, trials: int) -> s
         generator = torch.Generator().manual_seed(seed)
         tensors = {"w": 0.045 * torch.randn(n, generator=generator)}
         began = time.process_time()
-        seal = pm.protect_(tensors, errors, "lowbits", rows=rows, seed=seed)
+        seal = pm.protect_(tensors, errors, pm.LowBits(rows=rows), seed=seed)
         imposing.append(time.process_time() - began)
         moved += seal.notes["moved"]
         target = ModelTarget(tensors, seal)

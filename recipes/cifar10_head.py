@@ -98,7 +98,7 @@ class Experiment:
         only = None if bias else ["weight"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that accuracy may suffer is what is to be seen
-            seal = pm.protect_(head, 210, "real", only=only, rows=rows, calibration=calibration)
+            seal = pm.protect_(head, 210, pm.Real(rows=rows, calibration=calibration), only=only)
         return head, seal
 
 

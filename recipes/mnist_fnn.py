@@ -73,9 +73,9 @@ def train(
             model,
             optimizer,
             args.errors,
+            pm.Real(rows=args.rows),
             only=CONSTRAINTS[constraint],
             every=args.every,
-            rows=args.rows,
             seed=seed,
         )
     x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
@@ -166,7 +166,8 @@ def folded(
         layers[before] = fuse_linear_bn_eval(layers[before], layers.pop(name))
     model = torch.nn.Sequential(layers)
     pictures = torch.from_numpy(data.train_x[:2000])
-    pm.protect_(model, args.errors, "real", rows=args.rows, seed=seed, calibration=[pictures])
+    carrier = pm.Real(rows=args.rows, calibration=[pictures])
+    pm.protect_(model, args.errors, carrier, seed=seed)
     return model
 
 

@@ -10,7 +10,7 @@ import parimend as pm
 from parimend.errors import MismatchError, WordError
 from parimend.records import Verdict
 from parimend.scrub import Scrubber
-from tests.words.test_naming import Flattened, Opaque
+from tests.stores.test_naming import Flattened, Opaque
 
 
 def checkpoint():

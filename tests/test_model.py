@@ -221,7 +221,7 @@ def test_plan_says_what_protect_does():
 
 def test_a_large_move_is_announced():
     with pytest.warns(UserWarning, match=r"0\.weight .. 3\.bias: the constraint moved"):
-        pm.protect_(network(), 60, "real", rows=300)
+        pm.protect_(network(), 60, pm.Real(rows=300))
 
 
 def test_too_few_weights():
@@ -284,7 +284,7 @@ def test_calibration_moves_weights_where_it_shows_least():
         layer.load_state_dict({"weight": torch.linspace(-1, 1, 2560).sin().view(40, 64),
                                "bias": torch.zeros(40)})  # fmt: skip
         right = layer(inputs)
-        seal = pm.protect_(layer, 60, "real", rows=120, calibration=calibration)
+        seal = pm.protect_(layer, 60, pm.Real(rows=120, calibration=calibration))
         changes[calibration is None] = (layer(inputs) - right).square().mean().item()
         assert pm.check(layer, seal).verdict is Verdict.CLEAN
         before = bits(layer)
@@ -294,11 +294,18 @@ def test_calibration_moves_weights_where_it_shows_least():
     assert changes[False] < 0.01 * changes[True]
 
 
-def test_calibration_needs_the_real_carrier_and_a_module():
-    with pytest.raises(SpecError, match="calibration is for carrier='real'"):
-        pm.protect_(network(), 5, calibration=[torch.zeros(1, 30)])
-    with pytest.raises(SpecError, match="calibration is for carrier='real'"):
-        pm.protect_(dict(network().state_dict()), 5, "real", calibration=[torch.zeros(1, 30)])
+def test_calibration_needs_a_module():
+    carrier = pm.Real(calibration=[torch.zeros(1, 30)])
+    with pytest.raises(SpecError, match="calibration is for a module"):
+        pm.protect_(dict(network().state_dict()), 5, carrier)
+
+
+@pytest.mark.parametrize("option", ["bits", "rows", "calibration", "colour"])
+def test_an_option_that_is_a_carriers_own_is_given_to_the_carrier(option):
+    with pytest.raises(SpecError, match=f"{option} is no option of every protection"):
+        pm.protect_(network(), 5, **{option: 20})
+    with pytest.raises(TypeError, match=option):
+        pm.Sidecar(**{option: 20})
 
 
 def test_a_seal_follows_changes_on_purpose():

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parimend.carriers import PlannedWord
+    from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
     from parimend.guards import Guards, guard_
     from parimend.hub import load_file, save_file, verify
@@ -31,18 +31,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Carrier": "carriers",
     "Change": "records",
     "Constraint": "training.constraint",
     "Diagnosis": "records",
     "FileReport": "records",
     "Guards": "guards",
     "Healing": "training.healing",
+    "LowBits": "carriers",
+    "Options": "carriers",
     "PlannedWord": "carriers",
     "Protection": "files",
+    "Real": "carriers",
     "Repair": "records",
     "Report": "records",
     "Scrubber": "scrub",
     "Seal": "seal",
+    "Sidecar": "carriers",
     "TrainingEvent": "records",
     "Verdict": "records",
     "check": "model",
@@ -63,18 +68,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "Carrier",
     "Change",
     "Constraint",
     "Diagnosis",
     "FileReport",
     "Guards",
     "Healing",
+    "LowBits",
+    "Options",
     "PlannedWord",
     "Protection",
+    "Real",
     "Repair",
     "Report",
     "Scrubber",
     "Seal",
+    "Sidecar",
     "TrainingEvent",
     "Verdict",
     "check",

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.arguments import path_of, whole_number
+from parimend.arguments import path_of
 from parimend.atomic import atomic, workspace
-from parimend.carriers import Carrier, Request, diagnose, repair_
+from parimend.carriers import Carrier, CarrierName, Request, diagnose, repair_
 from parimend.errors import DamageError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
@@ -38,7 +38,7 @@ def save_file(
     tensors: Mapping[str, Any],
     path: str | os.PathLike[str],
     errors: int,
-    carrier: Carrier = "sidecar",
+    carrier: Carrier | CarrierName = "sidecar",
     *,
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -69,7 +69,7 @@ def save_file(
         100
     """
     path = path_of(path)
-    request = Request(whole_number(errors), carrier)
+    request = Request.of(errors, carrier)
     is_named = path.suffix == ".safetensors"
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
@@ -77,11 +77,11 @@ def save_file(
         # A library that is given a name puts a file of its own there.
         plain = stack.enter_context(workspace(path)) / "plain"
         # What is entered first takes its place last: a sidecar never lies beside another file.
-        if carrier == "sidecar":
+        if not request.carrier.moves:
             side = stack.enter_context(atomic(sidecar_of(path), like=path))
         _write(tensors, plain, metadata, is_named)
         stale = sidecars_of(path)
-        if carrier == "sidecar":
+        if not request.carrier.moves:
             new = stack.enter_context(atomic(path, made=plain, stale=stale))
             side.write(seal_beside(new, path, request)[0].to_bytes())
         else:

@@ -15,9 +15,9 @@ from parimend.names import listed
 from parimend.records import Diagnosis, Repair
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
-from parimend.stores.model import unwrapped
+from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import buffers_of, leaves, named_tensors, require_plain
-from parimend.stores.shards import store_of
+from parimend.stores.shards import ShardedTensors, store_of
 
 Model = torch.nn.Module | Mapping[str, Any]
 
@@ -134,7 +134,7 @@ def refresh(model: Model, seal: Seal) -> Seal:
     return carriers.refresh(seal, sealed_tensors(model, seal))
 
 
-def sealed_tensors(model: Model, seal: Seal) -> Tensors:
+def sealed_tensors(model: Model, seal: Seal) -> ModelTensors | ShardedTensors:
     """Those tensors of a model that a seal names.
 
     Raises:

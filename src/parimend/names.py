@@ -50,3 +50,12 @@ def listed(names: Collection[str], most: int = 8) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(islice(names, most)) or "none") + more
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names in their order, for a message.
+
+    >>> some(["d", "a", "b", "c"])
+    'a, b, c and 1 more'
+    """
+    return listed(sorted(names), most=3)

@@ -60,20 +60,18 @@ whose bytes are one tensor."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SealedWord:
-    """One protected word.
+class CheckedWord:
+    """A word and what its checks were.
 
     Attributes:
         code: the code it belongs to.
         word: the elements it is made of.
-        target: `Code.syndrome_shape`: its syndrome as sealed.
-        sha256: SHA-256 of the protected bytes, the parts one after the other.
+        target: `Code.syndrome_shape`: its syndrome when it was right.
     """
 
     code: Code
     word: Word
     target: NDArray[Any]
-    sha256: bytes
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -86,7 +84,18 @@ class SealedWord:
         return self.word.name
 
     def __repr__(self) -> str:
-        return f"<SealedWord: {brief(self.name)}, {brief(repr(self.code))}>"
+        return f"<{type(self).__name__}: {brief(self.name)}, {brief(repr(self.code))}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SealedWord(CheckedWord):
+    """One protected word.
+
+    Attributes:
+        sha256: SHA-256 of the protected bytes, the parts one after the other.
+    """
+
+    sha256: bytes
 
 
 @dataclass(frozen=True, eq=False, repr=False)

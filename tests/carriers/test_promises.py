@@ -10,7 +10,7 @@ import torch
 
 import parimend as pm
 from parimend.faults import draw
-from parimend.model import ModelTensors
+from parimend.stores.model import ModelTensors
 from parimend.words.bits import byte_view
 
 ERRORS = 6

@@ -1,18 +1,19 @@
 """Sums over many tensors of all sizes, and what one band of them tells."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parimend.carriers import sidecar
+from parimend.carriers import Chosen, Sidecar, sidecar
 from parimend.codes import Modular
-from parimend.model import ModelTensors
+from parimend.stores.model import ModelTensors
 from parimend.records import Verdict
-from parimend.seal import SealedWord
 from parimend.words.bits import words_of
-from parimend.words.layout import padded_words
+from parimend.words.layout import Word, padded_words
 
 DTYPES = (torch.float32, torch.bfloat16, torch.uint8, torch.float64)
 
@@ -35,27 +36,27 @@ def tensors_of(sizes, seed=0):
 def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
     sizes = [*sizes, 1]
     tensors = tensors_of(sizes, seed)
-    parts = tuple(part for part in tensors.whole() if part.count)
-    code = Modular.for_errors(padded_words(*parts), 3, seed)
+    word = Word(tuple(part for part in tensors.whole() if part.count))
+    code = Modular.for_errors(word.padded, 3, seed)
     expected, at = code.zeros(), 0
-    for part in parts:
+    for part in word:
         code.accumulate(expected, words_of(tensors.read(part)), at)
         at += padded_words(part)
     with monkeypatch.context() as patch:
-        patch.setattr("parimend.carriers.base.CHUNK", chunk)
+        patch.setattr("parimend.stores.base.CHUNK", chunk)
         patch.setattr(sidecar, "JOINED", chunk)
-        reads = list(sidecar.reads(parts))
+        reads = list(sidecar.reads(word))
         assert all(padded_words(*pieces) * 4 <= chunk for pieces, _ in reads)
-        np.testing.assert_array_equal(sidecar.sums(code, parts, tensors), expected)
-        np.testing.assert_array_equal(sidecar.sums(code, parts, tensors, bands=1), expected[:, :1])
-        sealed = sidecar.seal_word(code, parts, tensors)
+        np.testing.assert_array_equal(sidecar.sums(code, word, tensors), expected)
+        np.testing.assert_array_equal(sidecar.sums(code, word, tensors, bands=1), expected[:, :1])
+        [sealed] = Sidecar().seal_([Chosen(code, word)], tensors).words
     np.testing.assert_array_equal(sealed.target, expected)
-    assert sealed.sha256 == sidecar.seal_word(code, parts, tensors).sha256
+    assert sealed.sha256 == hashlib.sha256(b"".join(map(bytes, map(tensors.read, word)))).digest()
 
 
 def test_small_tensors_are_read_together():
     tensors = tensors_of([100] * 50)
-    [(pieces, start)] = sidecar.reads(tuple(tensors.whole()))
+    [(pieces, start)] = sidecar.reads(Word(tuple(tensors.whole())))
     assert (len(pieces), start) == (50, 0)
 
 
@@ -64,11 +65,11 @@ def test_one_band_tells_what_all_of_them_tell(seed, count):
     tensors = tensors_of([40, 300, 7, 90], seed=1)
     parts = tuple(tensors.whole())
     code = Modular.for_errors(padded_words(*parts), 40)
-    word = SealedWord(code, parts, sidecar.sums(code, parts, tensors), b"")
+    noted = Sidecar().note(Chosen(code, Word(parts)), tensors)
     draw = np.random.default_rng(seed)
     for _ in range(count):
         part = parts[draw.integers(4)]
         byte = tensors.read(part)[draw.integers(part.count)]
         tensors.read(part)[draw.integers(part.count)] = byte ^ draw.integers(256)
-    clean = sidecar.find(word, tensors).verdict is Verdict.CLEAN
-    assert sidecar.intact(word, tensors) is clean
+    clean = Sidecar().find(noted, tensors).verdict is Verdict.CLEAN
+    assert Sidecar().intact(noted, tensors) is clean

@@ -227,7 +227,7 @@ def mixed(rank):
     mesh = init_device_mesh("cpu", (2,))
     a = distribute_tensor(torch.randn(40, 50), mesh, [Shard(0)])
     b = distribute_tensor(torch.randn(40, 50), mesh, [Shard(1)])
-    seal = pm.protect_({"a": a, "b": b}, 5, "real", rows=100)
+    seal = pm.protect_({"a": a, "b": b}, 5, pm.Real(rows=100))
     assert pm.check({"a": a.full_tensor(), "b": b.full_tensor()}, seal).verdict is Verdict.CLEAN
     for c in (torch.randn(3), distribute_tensor(torch.randn(3, 3), mesh, [Replicate()])):
         with pytest.raises(WordError, match="c is not sharded in the same way as a"):

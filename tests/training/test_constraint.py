@@ -140,7 +140,7 @@ def test_divergence_is_named():
 
 
 def test_per_row():
-    model, steps, constraint = start(only=["head.*"], errors=1, per="row", rows=10)
+    model, steps, constraint = start(only=["head.*"], errors=1, carrier=pm.Real(rows=10), per="row")
     assert [code.n for code in constraint.codes] == [61] * 10
     train(model, steps, 5)
     assert constraint.residual() < 1e-6

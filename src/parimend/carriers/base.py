@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from operator import itemgetter
@@ -12,10 +12,10 @@ from operator import itemgetter
 import numpy as np
 
 from parimend.carriers.carrier import Progress, carrier_of
-from parimend.carriers.finding import Changes, Element, Finding
+from parimend.carriers.finding import Changes, Finding
 from parimend.errors import MismatchError
 from parimend.records import Diagnosis, Repair, Verdict, WordOutcome
-from parimend.seal import Seal, SealedWord
+from parimend.seal import CheckedWord, Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
 from parimend.words.bits import item_size
 from parimend.words.layout import Word
@@ -86,14 +86,20 @@ def find(word: SealedWord, tensors: Tensors) -> Finding:
     return finding
 
 
+Find = Callable[[SealedWord, Tensors], Finding]
+
+
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
     """The finding, if correcting it leads to the sealed SHA-256."""
-    if finding.verdict is Verdict.CORRECTABLE and sha256_of(word.word, tensors, finding) != word.sha256:
+    if (
+        finding.verdict is Verdict.CORRECTABLE
+        and sha256_of(word.word, tensors, finding) != word.sha256
+    ):
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
     return finding
 
 
-def outcome_of(word: SealedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
+def outcome_of(word: CheckedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
     """A finding as a record."""
     return WordOutcome(
         name=word.name,
@@ -109,6 +115,7 @@ def diagnose(
     seal: Seal,
     tensors: Tensors,
     progress: Progress = lambda elements: None,
+    find: Find = find,
 ) -> Diagnosis:
     """Check every sealed word; nothing is changed.
 
@@ -116,6 +123,7 @@ def diagnose(
         seal: what was protected, and how.
         tensors: where they are now.
         progress: called with the number of elements of every word that is done.
+        find: decodes a word, where that has been done already.
 
     Raises:
         MismatchError: if the seal does not fit the tensors.
@@ -133,6 +141,7 @@ def repair_(
     seal: Seal,
     tensors: Tensors,
     progress: Progress = lambda elements: None,
+    find: Find = find,
 ) -> Repair:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 
@@ -143,12 +152,12 @@ def repair_(
     require_match(seal, tensors)
     outcomes = []
     for word in seal.words:
-        outcomes.append(outcome_of(word, *repair_word_(word, tensors)))
+        outcomes.append(outcome_of(word, *repair_word_(word, tensors, find)))
         progress(outcomes[-1].elements)
     return Repair(tuple(outcomes), time.perf_counter() - began)
 
 
-def repair_word_(word: SealedWord, tensors: Tensors) -> tuple[Finding, Verdict]:
+def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:
     """Put one word right, or leave it as it was found.
 
     Where something else in the word changes meanwhile, it is looked at again.
@@ -188,7 +197,7 @@ def _merged(findings: Sequence[Finding]) -> Finding:
     return Finding(Verdict.CORRECTABLE, [(*at, first[at], last[at]) for at in sorted(first)])
 
 
-def holds(word: SealedWord, finding: Finding, tensors: Tensors) -> bool:
+def holds(word: CheckedWord, finding: Finding, tensors: Tensors) -> bool:
     """Whether the right bytes of a finding are in their places."""
     for number, offset, _, original in finding.elements:
         part = word.parts[number]
@@ -199,7 +208,7 @@ def holds(word: SealedWord, finding: Finding, tensors: Tensors) -> bool:
 
 
 def write_finding(
-    word: SealedWord, finding: Finding, tensors: Tensors, *, back: bool = False
+    word: CheckedWord, finding: Finding, tensors: Tensors, *, back: bool = False
 ) -> None:
     """Put the right bytes of a finding into their places, or ``back`` those that were found."""
     which = itemgetter(2 if back else 3)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
-from parimend.carriers.finding import Element, Finding
+from parimend.carriers.finding import Finding
 from parimend.codes import Sparse
 from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling

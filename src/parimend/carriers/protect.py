@@ -18,6 +18,7 @@ from parimend.carriers.carrier import (
     carrier,
     carrier_of,
 )
+from parimend.errors import SpecError
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, split
@@ -34,14 +35,17 @@ class Request:
     seed: int = 0
 
     @classmethod
-    def of(
-        cls, errors: int, wanted: Carrier | CarrierName, **options: Unpack[Options]
-    ) -> Request:
+    def of(cls, errors: int, wanted: Carrier | CarrierName, **options: Unpack[Options]) -> Request:
         """As the arguments of `parimend.protect_` say it.
 
         Raises:
-            SpecError: if there is no such carrier, or no such number of errors.
+            SpecError: if there is no such carrier, number of errors, or option.
         """
+        for option in options.keys() - Options.__annotations__.keys():
+            raise SpecError(
+                f"{option} is no option of every protection ({', '.join(Options.__annotations__)}): "
+                "if it is a carrier's own, give it to that, as in carrier=Real(bits=18)"
+            )
         return cls(whole_number(errors), carrier(wanted), **options)
 
     def fitted(self, model: Any) -> Request:

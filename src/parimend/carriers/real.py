@@ -132,7 +132,9 @@ class Real(Imposing):
                 if part.name not in grids:
                     # One grid per tensor, also where several words share it.
                     grids[part.name] = grid_of(part, tensors, self.bits)
-            placed = [(replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word]
+            placed = [
+                (replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word
+            ]
             placed.sort(key=lambda item: item[1])
             for width, group in groupby(placed, key=lambda item: item[1]):
                 yield Word(tuple(part for part, _ in group)), width

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
-from parimend.carriers.finding import Element, Elements, Finding
+from parimend.carriers.finding import Elements, Finding
 from parimend.codes import Modular
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.modular import restore
 from parimend.decoders.buckets import Buckets
 from parimend.records import Verdict
-from parimend.seal import SealedWord
+from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, item_size, words_of
 from parimend.words.layout import Part, Word, padded_words
@@ -60,7 +60,7 @@ class Sidecar(Carrier):
             progress(word.elements)
         return Sealing(tuple(words))
 
-    def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
+    def find(self, sealed: CheckedWord, tensors: Tensors) -> Finding:
         code = sealed.code
         assert isinstance(code, Modular)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
@@ -95,7 +95,11 @@ class Sidecar(Carrier):
             yield sum(piece.count * item_size(piece.dtype) for piece in pieces)
         return not code.subtract(total, sealed.target).any()
 
-    def intact(self, sealed: SealedWord, tensors: Tensors) -> bool:
+    def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
+        """A word as it is now, for a while: with its checks, and nothing else to prove it by."""
+        return CheckedWord(*chosen, sums(chosen.code, chosen.word, tensors))
+
+    def intact(self, sealed: CheckedWord, tensors: Tensors) -> bool:
         """Whether a word is as it was: `find` for those who only want to know that, in half the
         time.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CarrierName(StrEnum):
-    """`parimend.carriers.Carrier`, as typer wants it."""
+    """`parimend.carriers.CarrierName`, as typer wants it."""
 
     SIDECAR = "sidecar"
     REAL = "real"
@@ -98,11 +98,11 @@ def command(
             errors,
             carrier.value,
             out,
+            force=force,
+            progress=progress,
             only=only,
             per=per.value,
             seed=seed,
-            force=force,
-            progress=progress,
         )
     _warn_of_the_rest(made)
     others = [] if files == [src] else left_out(files, files[0].parent)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SealError, SpecError
+from parimend.words.bits import item_size
 from parimend.words.layout import Word
 
 MAX_WORDS = 16 * ((1 << 32) - 1)
@@ -82,6 +83,10 @@ class Code(ABC):
     def most_errors(self) -> int:
         """No decoder repairs more wrong words than this."""
         return min(2 * self.m, self.n)
+
+    def most_bytes(self, word: Word) -> int:
+        """No decoder puts right more bytes of a word than this."""
+        return self.most_errors * max(item_size(part.dtype) for part in word)
 
     @property
     def syndrome_shape(self) -> tuple[int, ...]:

@@ -37,8 +37,8 @@ from parimend.codes.base import MAX_WORDS, Code
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba as kernels
+from parimend.words.bits import WORD
 from parimend.words.layout import Word
-
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -284,6 +284,9 @@ class Modular(Code):
 
     def fits(self, word: Word) -> bool:
         return self.n == word.padded
+
+    def most_bytes(self, word: Word) -> int:
+        return WORD * self.most_errors
 
     def pack(self, target: NDArray[np.uint64]) -> bytes:
         """Sums as bytes, 33 bits each: all S0, then all S1, band by band; see

@@ -34,8 +34,8 @@ from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
+from parimend.words.bits import WORD
 from parimend.words.layout import Word
-
 
 LANES = kernels.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
@@ -284,6 +284,9 @@ class PowerSums(Code):
 
     def fits(self, word: Word) -> bool:
         return self.n == word.padded
+
+    def most_bytes(self, word: Word) -> int:
+        return WORD * self.most_errors
 
     def pack(self, target: NDArray[np.uint64]) -> bytes:
         """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""

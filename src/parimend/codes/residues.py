@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SealError
-
 
 
 def packed_size(count: int) -> int:

@@ -33,7 +33,6 @@ from parimend.kernels import sparse_numba as kernels
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
 
-
 MAX_CHECKS = (1 << 31) - 1
 """Most checks of a code: their numbers are kept in 32 bits."""
 MAX_WEIGHT = 64

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from parimend.arguments import path_of
-from parimend.carriers import Tensors, diagnose
-from parimend.carriers.base import Finding, find, require_match
-from parimend.codes import Modular
+from parimend.carriers import diagnose
+from parimend.carriers.base import find, require_match
+from parimend.carriers.finding import Finding
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.members import Members
 from parimend.files.opening import opened
@@ -24,6 +24,7 @@ from parimend.files.tensors import FileTensors, Progress, silent
 from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
+from parimend.stores.base import Tensors
 from parimend.words.bits import WORD, item_size
 
 Act = Callable[[Seal, FileTensors], Diagnosis]
@@ -236,7 +237,7 @@ def _examine(seal: Seal, tensors: FileTensors, act: Act) -> Diagnosis:
         word: WordOutcome(
             word.name,
             Verdict.UNCORRECTABLE,
-            sum(part.count for part in word.parts),
+            word.word.elements,
             reason=reason,
         )
         for word, reason in lost.items()
@@ -287,10 +288,7 @@ def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     Whatever a seal says of errors, every code has its limit. So the work and the memory that a file
     takes are bounded by what is there, also if seal and header claim more.
     """
-    unit = WORD
-    if not isinstance(word.code, Modular):  # the words of other codes are elements
-        unit = max(item_size(part.dtype) for part in word.parts)
-    budget = min(errors, word.code.most_errors * unit // WORD)
+    budget = min(errors, word.code.most_bytes(word.word) // WORD)
     gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
     missing = sum(count for _, count in gone)
     if -(-missing // WORD) <= budget:

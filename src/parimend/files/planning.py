@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Unpack
 
-from parimend.arguments import path_of, whole_number
-from parimend.carriers import Carrier, PlannedWord, Request
+from parimend.arguments import path_of
+from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request, Sidecar
 from parimend.carriers import plan as plan_tensors
 from parimend.files.seals import layout_of
 from parimend.files.targets import is_index, targets
 from parimend.files.tensors import ChosenTensors, FileTensors
+from parimend.names import select
 from parimend.regular import open_regular
-from parimend.words.layout import Per, select
 
 
 def plan_file(
     path: str | os.PathLike[str],
     errors: int,
-    carrier: Carrier = "sidecar",
-    *,
-    only: Sequence[str] | None = None,
-    per: Per = "model",
-    bits: int | None = None,
-    rows: int | None = None,
-    seed: int = 0,
+    carrier: Carrier | CarrierName = "sidecar",
+    **options: Unpack[Options],
 ) -> tuple[tuple[str, tuple[PlannedWord, ...]], ...]:
     """What `protect_file` with the same arguments would take; nothing is written.
 
@@ -35,9 +31,9 @@ def plan_file(
     Raises:
         FormatError, SpecError, WordError, OSError: as `protect_file` does.
     """
-    request = Request(whole_number(errors), carrier, per, bits, rows, whole_number(seed, "seed"))
+    request = Request.of(errors, carrier, **options)
     planned = []
-    for target, names in choose(targets(path_of(path)), only).items():
+    for target, names in choose(targets(path_of(path)), request.only).items():
         with open_regular(target) as file:
             tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
             mine = for_index(request) if is_index(target) else request
@@ -64,4 +60,4 @@ def choose(files: Sequence[Path], only: Sequence[str] | None) -> dict[Path, Coll
 
 def for_index(request: Request) -> Request:
     """What is asked of an index, which has no weights to carry anything or to be chosen."""
-    return Request(request.errors, seed=request.seed)
+    return Request(request.errors, Sidecar(), seed=request.seed)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Unpack
 
-from parimend.arguments import path_of, whole_number
+from parimend.arguments import path_of
 from parimend.atomic import atomic, locked
-from parimend.carriers import Carrier, Request, choose_codes, diagnose, protect_
+from parimend.carriers import Carrier, CarrierName, Options, Request, diagnose, protect_
+from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.planning import choose, for_index
@@ -25,13 +26,11 @@ from parimend.files.tensors import (
     Progress,
     silent,
 )
-from parimend.names import select
 from parimend.records import Verdict
 from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import HEADER, Seal
 from parimend.words.bits import item_size
 from parimend.words.header import Header
-from parimend.words.layout import Per
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,12 @@ class Protection:
 def protect_file(
     path: str | os.PathLike[str],
     errors: int,
-    carrier: Carrier = "sidecar",
+    carrier: Carrier | CarrierName = "sidecar",
     out: str | os.PathLike[str] | None = None,
     *,
-    only: Sequence[str] | None = None,
-    per: Per = "model",
-    bits: int | None = None,
-    rows: int | None = None,
-    seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
+    **options: Unpack[Options],
 ) -> tuple[Protection, ...]:
     """Protect a file, so that any ``errors`` wrong words of it can be repaired.
 
@@ -91,13 +86,14 @@ def protect_file(
             anything: it always gets a sidecar.)
         errors: number of wrong 32-bit words to repair wherever they fall in a file; see
             `parimend.protect_`.
-        carrier: where the redundancy lives.
+        carrier: where the redundancy lives: its name, or `parimend.Sidecar`, `parimend.Real` or
+            `parimend.LowBits` with their options.
         out: where to write the protected file, for the carriers that change it; for a sharded
             checkpoint an existing folder.
-        only: shell patterns; protects the tensors whose names match one of them, and an index.
-        per, bits, rows, seed: see `parimend.protect_`.
         force: protect what is there now, even if the file has a seal already.
         progress: called with the number of bytes of every read, from any thread.
+        **options: ``only``, ``per`` and ``seed``; see `parimend.Options`. Patterns choose an index,
+            too.
 
     Nothing is written before all files have been looked at. Files that are protected in this way
     already, and are as they were then, keep their seals: what was interrupted can be run again.
@@ -114,15 +110,16 @@ def protect_file(
         BusyError: if another process is writing the same file.
         OSError: if a file cannot be read or written.
     """
-    request = Request(whole_number(errors), carrier, per, bits, rows, whole_number(seed, "seed"))
+    request = Request.of(errors, carrier, **options)
     path = path_of(path)
     files = targets(path)
-    if carrier == "sidecar":
+    name = request.carrier.name
+    if not request.carrier.moves:
         if out is not None:
-            raise SpecError("carrier='sidecar' leaves the file as it is: it takes no out")
+            raise SpecError(f"carrier={name!r} leaves the file as it is: it takes no out")
         goals = files
     elif out is None:
-        raise SpecError(f"carrier={carrier!r} changes the weights: say where to write the new file")
+        raise SpecError(f"carrier={name!r} changes the weights: say where to write the new file")
     else:
         goal = path_of(out, "out")
         if len(files) > 1 and not goal.is_dir():
@@ -132,7 +129,7 @@ def protect_file(
         goals = [goal / file.name if goal.is_dir() else goal for file in files]
     is_set = path.is_dir() or is_index(path)
     task = Task(request, notes_of(goals) if is_set else {}, force, progress)
-    chosen = choose(files, only)
+    chosen = choose(files, request.only)
     todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]
     return tuple(protect() for protect in todo)
 
@@ -166,7 +163,7 @@ def _prepare(
     Returns:
         What protects it.
     """
-    if task.request.carrier == "sidecar":
+    if not task.request.carrier.moves:
         return _prepare_beside(task, path, names)
     if is_index(path):
         return _prepare_copy(task, path, out)
@@ -223,13 +220,13 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
         with opened(path) as found:
             sealed = found.sealed
             seal, tensors = sealed.seal, FileTensors(found.file, sealed.header, task.progress)
-            if HEADER not in seal.blobs or seal.carrier != task.request.carrier:
+            if HEADER not in seal.blobs or seal.carrier != task.request.carrier.name:
                 raise refusal(", in another way")
             if not tensors.has_header or tensors.found != tensors.size:
                 raise refusal(", and is not as it was then")
             request = for_index(task.request) if is_index(path) else task.request
             wanted = choose_codes(ChosenTensors(tensors, names), request)
-            if request.errors != seal.errors or wanted != [(w.code, w.parts) for w in seal.words]:
+            if request.errors != seal.errors or wanted != [(w.code, w.word) for w in seal.words]:
                 raise refusal(", with other settings")
             members = noted(task.notes, MEMBERS)
             if members and (gone := noted(seal.notes, MEMBERS) - members):

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.carriers import diagnose, repair_
-from parimend.carriers.base import Finding
+from parimend.carriers.finding import Finding
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
 from parimend.files.tensors import FileTensors, Progress, copy_data

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.stores.base import Tensors
 from parimend.words.bits import item_size
 from parimend.words.header import Header
 from parimend.words.layout import Part
@@ -24,7 +25,7 @@ def silent(count: int) -> None:
     """No progress to be shown."""
 
 
-class FileTensors:
+class FileTensors(Tensors):
     """The tensors of an open file.
 
     Nothing is mapped into memory: a page that cannot be read is then an exception and no crash, and
@@ -79,7 +80,7 @@ class FileTensors:
         return min(max(end - self.found, 0), size)
 
 
-class LoadedTensors:
+class LoadedTensors(Tensors):
     """The tensors of a file, in memory.
 
     Args:
@@ -105,7 +106,7 @@ class LoadedTensors:
         rows[... if elements is None else elements] = values
 
 
-class ChosenTensors:
+class ChosenTensors(Tensors):
     """Some of the tensors of a file, to be protected.
 
     Args:
@@ -115,11 +116,18 @@ class ChosenTensors:
 
     def __init__(self, tensors: FileTensors | LoadedTensors, names: Collection[str] | None) -> None:
         self._parts = tuple(part for part in tensors.whole() if names is None or part.name in names)
-        self.read = tensors.read
-        self.write = tensors.write
+        self._tensors = tensors
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
+
+    def read(self, part: Part) -> NDArray[np.uint8]:
+        return self._tensors.read(part)
+
+    def write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        self._tensors.write(part, elements, values)
 
 
 def copy_data(

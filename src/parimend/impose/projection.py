@@ -6,7 +6,7 @@ small and spread over all of them, what a single wrong weight does is large and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.codes import Sparse
+from parimend.dtypes import DTYPES
 from parimend.errors import WordError
 from parimend.impose.share import Share
+from parimend.names import some
 from parimend.records import Change
+from parimend.stores.shards import Shards
+from parimend.stores.spread import Held, common
 from parimend.words.grid import Grid
-from parimend.words.layout import Part
-from parimend.words.shards import Held, Shards, common
+from parimend.words.layout import Part, Word
 
 RTOL = 1e-6
 """How exactly a projection during training is solved for, relative to what it moves."""
@@ -51,7 +54,7 @@ class Projection:
     Example:
         >>> from parimend.words.layout import whole
         >>> weight = torch.nn.Parameter(torch.randn(20, 100))
-        >>> word = Word(Sparse(n=2000, m=64), (whole("w", "F32", (20, 100)),))
+        >>> word = Constrained(Sparse(n=2000, m=64), Word((whole("w", "F32", (20, 100)),)))
         >>> projection = Projection({"w": weight}, [word], Shards({"w": weight}))
         >>> projection.project_(projection.checks())
         >>> projection.residual() < 1e-6
@@ -59,18 +62,17 @@ class Projection:
     """
 
     def __init__(
-        self, parameters: Mapping[str, torch.Tensor], words: Sequence[Word], shards: Shards
+        self, parameters: Mapping[str, torch.Tensor], words: Sequence[Constrained], shards: Shards
     ) -> None:
         self._names, self._words, self._shards = tuple(parameters), tuple(words), shards
         self._pieces = [list(self._pieces_of(word)) for word in words]
 
-    def _pieces_of(self, word: Word) -> Iterator[_Piece]:
-        first = 0
-        for part in word.parts:
+    def _pieces_of(self, constrained: Constrained) -> Iterator[_Piece]:
+        code, word = constrained
+        for part, first in zip(word, word.starts, strict=True):
             held = self._shards.held(part)
-            step = Grid(word.code.word_bits, part.exponent).step
-            yield _Piece(part, held, Share(word.code, held.shifted(first), step))
-            first += part.count
+            step = Grid(code.word_bits, part.exponent).step
+            yield _Piece(part, held, Share(code, held.shifted(first), step))
 
     def checks(self) -> list[NDArray[np.float64]]:
         """H times every word, (m,) each, in the scale of `Sparse.matvec`.
@@ -95,7 +97,7 @@ class Projection:
             return
         wrong = [name for name, values in self._flat().items() if not values.isfinite().all()]
         raise WordError(
-            f"{some(wrong) or 'a shard in another process'} has non-finite values after {steps} "
+            f"{some(wrong) if wrong else 'a shard in another process'} has non-finite values after {steps} "
             "steps: the training diverged, or the weights were damaged"
         )
 
@@ -156,18 +158,15 @@ class Projection:
         now: NDArray[np.float64],
     ) -> tuple[Change, ...]:
         """A record of what `get` gave before and after."""
-        parts = self._words[number].parts
-        ends = np.cumsum([part.count for part in parts])
-        numbers = np.searchsorted(ends, positions, side="right")
-        changes: list[Change] = []
-        for k, position in zip(numbers.tolist(), positions.tolist(), strict=True):
-            part, i = parts[k], len(changes)
-            step = Grid(0, part.exponent).step
-            dtype = {"F32": "<f4", "F64": "<f8"}[part.dtype]
+        word = self._words[number].word
+        changes = []
+        for i, position in enumerate(positions.tolist()):
+            k, offset = word.locate(position)
+            part = word.parts[k]
+            step, dtype = Grid(0, part.exponent).step, DTYPES[part.dtype].numpy
             with np.errstate(over="ignore"):
                 old, new = (np.array(v[i] * step).astype(dtype).tobytes() for v in (received, now))
-            index = part.index(position - int(ends[k]) + part.count)
-            changes.append(Change(part.name, index, part.dtype, old, new))
+            changes.append(Change(part.name, part.index(offset), part.dtype, old, new))
         return tuple(changes)
 
     def residual(self) -> float:
@@ -195,14 +194,3 @@ class Projection:
                 local.copy_(values.view(local.shape))
             # Arrays of numpy change it behind the back of autograd.
             torch.autograd.graph.increment_version(local)
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, for a message.
-
-    >>> some(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
-    names = sorted(names)
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

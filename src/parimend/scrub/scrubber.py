@@ -20,25 +20,21 @@ from typing import Any, TypeVar
 
 import torch
 
-from parimend.carriers import refresh
+from parimend.carriers import carrier_of, refresh
 from parimend.carriers.base import (
-    Finding,
     find,
     outcome_of,
     require_match,
     sha256_of,
     write_finding,
 )
-from parimend.carriers.sidecar import add_sums, reads
-from parimend.codes import Modular
+from parimend.carriers.finding import Finding
 from parimend.errors import SpecError
-from parimend.model import ModelTensors
+from parimend.model import sealed_tensors
 from parimend.records import Verdict
 from parimend.scrub.events import Counters, Event, EventKind
 from parimend.scrub.gate import Gate
 from parimend.seal import Seal, SealedWord
-from parimend.words.bits import item_size
-from parimend.words.layout import Part
 
 ATTEMPTS = 3
 """Times that damage is looked for in a word in one sweep, while it changes."""
@@ -93,7 +89,7 @@ class Scrubber:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
         self._model = model
         self._seal = seal
-        self._tensors = ModelTensors.sealed(model, seal)
+        self._tensors = sealed_tensors(model, seal)
         require_match(seal, self._tensors)
         self._share = share
         self._on_event = on_event
@@ -195,7 +191,7 @@ class Scrubber:
                 yield
             finally:
                 try:
-                    self._tensors = ModelTensors.sealed(self._model, self._seal)
+                    self._tensors = sealed_tensors(self._model, self._seal)
                     self._seal = refresh(self._seal, self._tensors)
                     self._replaced = set()
                 finally:
@@ -235,9 +231,9 @@ class Scrubber:
 
     def _look_up(self) -> None:
         """Find the tensors that the model has now: they may have been replaced."""
-        before, self._tensors = self._tensors, ModelTensors.sealed(self._model, self._seal)
-        now = self._tensors.tensors
-        self._replaced |= {n for n, tensor in before.tensors.items() if now.get(n) is not tensor}
+        before, self._tensors = self._tensors, sealed_tensors(self._model, self._seal)
+        now = self._tensors.held
+        self._replaced |= {n for n, tensor in before.held.items() if now.get(n) is not tensor}
 
     def _look(self, word: SealedWord, pause: bool) -> list[Event]:
         """Look at a word until nothing changes any more; tells what was noticed."""
@@ -258,14 +254,14 @@ class Scrubber:
 
     def _treat(self, word: SealedWord, updates: int, pause: bool) -> Event | None:
         """Locate damage, repair it, and tell of it."""
-        before = sha256_of(word, self._tensors)
+        before = sha256_of(word.word, self._tensors)
         finding = find(word, self._tensors)
         if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
             return None
         kind: EventKind | None
         if finding.verdict is Verdict.CORRECTABLE:
             kind = self._repair(word, finding, updates, pause)
-        elif sha256_of(word, self._tensors) == before:
+        elif sha256_of(word.word, self._tensors) == before:
             kind, finding = "uncorrectable", self._explained(word, finding)
         else:
             kind = "changed"
@@ -315,24 +311,19 @@ class Scrubber:
         """
         if updates != self._updates or updates % 2:
             return False
-        now = ModelTensors.sealed(self._model, self._seal).tensors
-        return all(now.get(p.name) is self._tensors.tensors[p.name] for p in word.parts)
+        now = sealed_tensors(self._model, self._seal).held
+        return all(now.get(p.name) is self._tensors.held[p.name] for p in word.parts)
 
     def _is_clean(self, word: SealedWord, pause: bool) -> bool:
         """Compare the checks of a word with its seal, with pauses."""
-        if not isinstance(word.code, Modular):
-            return self._paused(lambda: find(word, self._tensors), pause).verdict is Verdict.CLEAN
-        code, total = word.code, word.code.zeros()
-        for pieces, start in reads(word.parts):
-
-            def add(pieces: list[Part] = pieces, start: int = start) -> int:
-                add_sums(code, total, self._tensors, pieces, start)
-                return sum(piece.count * item_size(piece.dtype) for piece in pieces)
-
-            self._count(bytes_read=self._paused(add, pause))
+        looking = carrier_of(word.code).look(word, self._tensors)
+        while True:
+            try:
+                self._count(bytes_read=self._paused(lambda: next(looking), pause))
+            except StopIteration as done:
+                return bool(done.value)
             if pause and self._stopped.is_set():
                 return True
-        return not code.subtract(total, word.target).any()
 
     def _paused(self, work: Callable[[], Result], pause: bool) -> Result:
         """Do a piece of work, then rest so that the share is kept."""

@@ -39,6 +39,7 @@ class ModelTensors(Tensors):
     """The tensors of a module or a state dict, for `parimend.carriers`.
 
     Attributes:
+        held: the tensors, by name.
         lock: held where weights are located and put back, so that threads that repair one model do
             so one after the other. One for all models: they may share tensors.
     """
@@ -47,16 +48,16 @@ class ModelTensors(Tensors):
     lock = threading.RLock()
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.tensors = dict(tensors)
+        self.held = dict(tensors)
 
     def whole(self) -> list[Part]:
         return [
             whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
-            for name, tensor in self.tensors.items()
+            for name, tensor in self.held.items()
         ]
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        tensor = self.tensors[part.name]
+        tensor = self.held[part.name]
         if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
             return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
         data = byte_view(tensor, part.name)
@@ -64,7 +65,7 @@ class ModelTensors(Tensors):
         return data[part.start * size : (part.start + part.count) * size]
 
     def resident(self, part: Part) -> torch.Tensor | None:
-        tensor = self.tensors[part.name]
+        tensor = self.held[part.name]
         if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
             return None
         return tensor.detach().reshape(-1)[part.start : part.start + part.count]
@@ -72,7 +73,7 @@ class ModelTensors(Tensors):
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        data = self.tensors[part.name].detach()
+        data = self.held[part.name].detach()
         size = data.element_size()
         reach = 1 + sum((n - 1) * step for n, step in zip(data.shape, data.stride(), strict=True))
         # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.

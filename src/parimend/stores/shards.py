@@ -152,6 +152,7 @@ class ShardedTensors(Tensors):
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.held = dict(tensors)
         self.spread = self._shards = Shards(tensors)
         self._whole = [
             whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))

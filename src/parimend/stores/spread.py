@@ -89,7 +89,9 @@ def numbers(elements: Elements) -> NDArray[np.int64]:
     return np.arange(elements.start, elements.stop) if isinstance(elements, slice) else elements
 
 
-def common(held: Elements, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def common(
+    held: Elements, wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the ``wanted`` elements that are ``held`` are in each of the two.
 
     >>> at, which = common(slice(10, 20), np.array([5, 12, 19, 20]))

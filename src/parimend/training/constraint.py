@@ -15,21 +15,26 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend import sharded
-from parimend.carriers import Request, choose_codes
+from parimend.arguments import require
+from parimend.carriers import Chosen, Options, Real, Request, choose
+from parimend.carriers import seal_ as seal_words_
+from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
-from parimend.impose.projection import Projection, Word, some
-from parimend.model import unwrapped
+from parimend.impose.projection import Constrained, Projection
+from parimend.names import some
 from parimend.records import TrainingEvent
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
+from parimend.stores.model import unwrapped
+from parimend.stores.naming import named_tensors
+from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
     in_parallel,
     on_steps_of_others,
@@ -40,9 +45,7 @@ from parimend.training.hooks import (
 )
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
-from parimend.words.layout import Per
-from parimend.words.naming import named_tensors
-from parimend.words.shards import Shards
+from parimend.words.layout import Word
 
 
 class Constraint(Removable):
@@ -62,20 +65,20 @@ class Constraint(Removable):
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         request: Request,
-        only: Sequence[str] | None,
         every: int | None,
     ) -> None:
         if every is not None and every < 1:
             raise SpecError(f"every must be at least 1, not {every}")
         self._model, self._optimizers, self._request = unwrapped(model), optimizers, request
-        self._parameters: dict[str, torch.nn.Parameter] = named_tensors(self._model, only=only)
+        self._parameters: dict[str, torch.nn.Parameter] = named_tensors(
+            self._model, only=request.only
+        )
         require_ready(self._parameters)
         self._require_trainable()
         self._dtypes = {name: each.dtype for name, each in self._parameters.items()}
         self._shards = Shards(self._parameters)
-        tensors = sharded.tensors_of(self._parameters)
-        chosen = choose_codes(tensors, request, sharded.grid_for(tensors))
-        self._constrain([Word(code, parts) for code, parts in chosen if isinstance(code, Sparse)])
+        chosen = choose(store_of(self._parameters), request)
+        self._constrain([Constrained(*each) for each in chosen])
         self.steps = 0
         self.events: list[TrainingEvent] = []
         self._every = every
@@ -95,7 +98,7 @@ class Constraint(Removable):
         self._hooks.append(on_steps_of_others(optimizers, self._before_step_of_other))
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
 
-    def _constrain(self, words: Sequence[Word]) -> None:
+    def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
         self._projection = Projection(self._parameters, words, self._shards)
         self._outliers = [Outliers(word.code) for word in words]
@@ -252,21 +255,20 @@ class Constraint(Removable):
                     "or were changed by hand; if so, call project_() and seal_() again"
                 )
         parameters = self._parameters if model is None else self._same_in(unwrapped(model))
-        tensors = sharded.tensors_of(parameters)
-        grid_of = sharded.grid_for(tensors)
+        tensors = store_of(parameters)
         needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
         chosen = []
         for word in self._words:
             # Weights have grown since the grids were chosen. All steps of a word change by one
             # factor, which leaves its real constraint what it was in training.
-            for part in word.parts:
+            for part in word.word:
                 if part.name not in needed:
                     needed[part.name] = grid_of(part, tensors, word.code.word_bits).exponent
-            grown = [needed[part.name] - part.exponent for part in word.parts]
+            grown = [needed[part.name] - part.exponent for part in word.word]
             shift = max(0, *grown)
-            parts = tuple(replace(p, exponent=p.exponent + shift) for p in word.parts)
-            chosen.append((word.code, parts))
-        seal = sharded.seal_(tensors, chosen, self._request)
+            parts = tuple(replace(p, exponent=p.exponent + shift) for p in word.word)
+            chosen.append(Chosen(word.code, Word(parts)))
+        seal = seal_words_(tensors, chosen, self._request)
         if model is None:
             self.remove()
         return seal
@@ -283,7 +285,7 @@ class Constraint(Removable):
             "words": [
                 {
                     "code": word.code.spec(),
-                    "exponents": [part.exponent for part in word.parts],
+                    "exponents": [part.exponent for part in word.word],
                     "checks": watch.state(),
                 }
                 for word, watch in zip(self._words, self._outliers, strict=True)
@@ -304,8 +306,9 @@ class Constraint(Removable):
             )
         words = []
         for word, entry in zip(self._words, state["words"], strict=True):
-            pairs = zip(word.parts, entry["exponents"], strict=True)
-            words.append(Word(word.code, tuple(replace(p, exponent=e) for p, e in pairs)))
+            pairs = zip(word.word, entry["exponents"], strict=True)
+            parts = tuple(replace(p, exponent=e) for p, e in pairs)
+            words.append(Constrained(word.code, Word(parts)))
         self._constrain(words)
         for watch, entry in zip(self._outliers, state["words"], strict=True):
             watch.load(entry["checks"])
@@ -365,14 +368,11 @@ def constrain_(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     errors: int,
+    carrier: Real | Literal["real"] = "real",
     *,
-    only: Sequence[str] | None = None,
-    per: Per = "model",
     every: int | None = None,
-    bits: int | None = None,
-    rows: int | None = None,
-    seed: int = 0,
     state: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Constraint:
     """Train weights inside real codes, so that any ``errors`` wrong ones can be repaired.
 
@@ -386,16 +386,13 @@ def constrain_(
             order.
         errors: number of wrong 32-bit words that can be repaired, in each constrained word; see
             `parimend.protect_`.
-        only: shell patterns; constrains the parameters whose names match one of them.
-        per: one word for all of them, per tensor, or per output row.
+        carrier: `parimend.Real` with its options, where they are not the usual ones.
         every: project after every so many steps. By default the cost decides: the first 20 steps
             are timed, and projecting may then take 4 % of a step (words of up to 20,000 weights) or
             12 % (longer ones). Give it where runs must be repeatable to the bit.
-        bits: of a weight on its grid; 18 by default.
-        rows: number of checks of every word, instead of as many as are needed.
-        seed: selects the codes.
         state: of an interrupted run (`Constraint.state_dict`) whose weights are loaded already.
             They are then left as they are, and training goes on exactly.
+        **options: ``only``, ``per`` and ``seed``; see `parimend.Options`.
 
     Raises:
         MismatchError: if the state is that of other codes.
@@ -418,8 +415,9 @@ def constrain_(
         >>> seal.words[0].code.m
         24
     """
-    request = Request(errors, "real", per, bits, rows, seed)
-    constraint = Constraint(model, several(optimizer, "constrain_"), request, only, every)
+    request = Request.of(errors, carrier, **options)
+    require(request.carrier, "carrier", "'real' or a Real with its options", Real)
+    constraint = Constraint(model, several(optimizer, "constrain_"), request, every)
     if state is None:
         constraint.project_()
     else:

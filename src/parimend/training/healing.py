@@ -12,20 +12,18 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from parimend.carriers import Request, choose_codes, sidecar
+from parimend.carriers import Chosen, Request, Sidecar, choose
 from parimend.carriers.base import outcome_of, write_finding
-from parimend.codes import Modular
 from parimend.errors import DamageError, SpecError
-from parimend.impose.projection import some
-from parimend.model import ModelTensors, unwrapped
+from parimend.names import some
 from parimend.records import Change, TrainingEvent, Verdict
 from parimend.removable import Hook, Removable
-from parimend.seal import SealedWord
+from parimend.seal import CheckedWord
+from parimend.stores.model import ModelTensors, unwrapped
 from parimend.training.hooks import (
     in_parallel,
     on_steps_of_others,
@@ -40,6 +38,7 @@ GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
 STANDSTILL = 20
 """After so many skipped steps in a row a warning is given."""
+_CARRIER = Sidecar()
 
 
 class Healing(Removable):
@@ -69,7 +68,8 @@ class Healing(Removable):
         self._skipped = 0  # steps in a row
         self._tensors: dict[str, torch.Tensor] = {}
         self._places: dict[str, tuple[Any, ...]] = {}
-        self._words: list[SealedWord] = []
+        self._chosen: list[Chosen] = []
+        self._words: list[CheckedWord] = []
         self._others: set[str] = set()  # parameters that other optimizers step
         self._fresh = False  # no forward has been seen since the sums were taken
         self._within = False  # a step, or an update
@@ -98,17 +98,9 @@ class Healing(Removable):
         if places != self._places or any(
             tensors[name] is not self._tensors[name] for name in tensors
         ):
-            self._words = [
-                SealedWord(code, parts, code.zeros(), b"")
-                for code, parts in choose_codes(read, Request(self._errors))
-                if isinstance(code, Modular)
-            ]
+            self._chosen = choose(read, Request(self._errors, _CARRIER))
         self._tensors, self._places = tensors, places
-        self._words = [
-            replace(word, target=sidecar.sums(word.code, word.parts, read))
-            for word in self._words
-            if isinstance(word.code, Modular)
-        ]
+        self._words = [_CARRIER.note(each, read) for each in self._chosen]
         self._fresh, self._loaded = True, False
 
     @contextmanager
@@ -147,13 +139,13 @@ class Healing(Removable):
         for word in self._words:
             if moved and any(part.name in moved for part in word.parts):
                 continue
-            if sidecar.intact(word, tensors):
+            if _CARRIER.intact(word, tensors):
                 continue
-            finding = sidecar.find(word, tensors)
+            finding = _CARRIER.find(word, tensors)
             if finding.verdict is Verdict.CORRECTABLE:
                 write_finding(word, finding, tensors)
                 changes += outcome_of(word, finding).changes
-                finding = sidecar.find(word, tensors)
+                finding = _CARRIER.find(word, tensors)
             if finding.verdict is not Verdict.CLEAN:
                 raise DamageError(
                     f"{word.name}: since step {self.steps} more than {self._errors} words have "

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
-from parimend.impose.projection import Projection, Word, some
+from parimend.impose.projection import Constrained, Projection
+from parimend.names import some
 from parimend.records import TrainingEvent, Verdict
 
 MEMORY = 100
@@ -129,7 +130,7 @@ class Outliers:
 
 
 def put_back_(
-    projection: Projection, number: int, word: Word, watch: Outliers, step: int
+    projection: Projection, number: int, word: Constrained, watch: Outliers, step: int
 ) -> TrainingEvent:
     """Put back single weights that explain the odd checks of a word; tells what was done.
 
@@ -140,7 +141,7 @@ def put_back_(
         watch: what its checks were before.
         step: number of the step, for the event.
     """
-    name = some({part.name for part in word.parts})
+    name = some({part.name for part in word.word})
     wild = projection.wild(number)
     before = projection.get(number, wild)
     projection.set_(number, wild, np.zeros(len(wild)))
