@@ -262,7 +262,7 @@ def test_a_seal_for_another_model():
         ({"carrier": "paper"}, "unknown carrier 'paper'"),
         ({"errors": 0}, "at least (1|one)"),
         ({"only": ["nothing.*"]}, r"no tensor matches 'nothing.\*'; there are 0.weight"),
-        ({"bits": 16}, "bits are for carrier='real'"),
+        ({"bits": 16}, r"give it to that, as in carrier=Real\(bits=18\)"),
         ({"per": "page"}, "per must be"),
         ({"seed": -1}, "seed"),
     ],

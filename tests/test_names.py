@@ -5,7 +5,7 @@ import re
 import pytest
 
 from parimend.errors import GuardError, WordError
-from parimend.names import listed, select
+from parimend.names import listed, select, some
 
 NAMES = ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
 
@@ -51,3 +51,8 @@ def test_the_caller_says_what_is_chosen_from():
 @pytest.mark.parametrize(("count", "text"), [(0, "none"), (2, "0, 1"), (3, "0, 1 and 1 more")])
 def test_long_lists_are_cut_short(count, text):
     assert listed([str(i) for i in range(count)], most=2) == text
+
+
+def test_some_names_come_in_their_order():
+    assert some({"b", "a"}) == "a, b"
+    assert some("edcba") == "a, b, c and 2 more"

@@ -10,6 +10,7 @@ import torch
 
 import parimend as pm
 from parimend.faults import draw
+from parimend.model import sealed_tensors
 from parimend.stores.model import ModelTensors
 from parimend.words.bits import byte_view
 
@@ -54,7 +55,7 @@ def contents(tensors):
 
 def spoil_(tensors, seal, words, rng):
     """Make ``words`` different 32-bit words wrong, through the memory that the seal covers."""
-    live = ModelTensors.sealed(tensors, seal)
+    live = sealed_tensors(tensors, seal)
     parts = [part for part in live.whole() if part.count]
     ends = np.cumsum([-(-len(live.read(part)) // 4) for part in parts])
     wrong = rng.choice(ends[-1], min(words, ends[-1]), replace=False)
@@ -97,7 +98,7 @@ def test_verdicts_are_true_and_what_is_not_repaired_is_left_as_found(carrier, dt
         else:
             assert checked.verdict == ("correctable" if found != good else "clean")
             assert contents(tensors) == good
-        live = ModelTensors.sealed(tensors, seal)
+        live = sealed_tensors(tensors, seal)
         for part in live.whole():
             size = len(good[part.name])
             data = np.frombuffer(good[part.name], np.uint8)
@@ -167,10 +168,10 @@ class Stuck(ModelTensors):
         self._element = element
 
     def write(self, part, elements, values):
-        before = self.tensors["w"].flatten()[self._element].clone()
+        before = self.held["w"].flatten()[self._element].clone()
         super().write(part, elements, values)
         if part.name == "w":
-            self.tensors["w"].view(-1)[self._element] = before
+            self.held["w"].view(-1)[self._element] = before
 
 
 @pytest.mark.parametrize("carrier", HELD)

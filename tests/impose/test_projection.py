@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from parimend.codes import Sparse
 from parimend.errors import WordError
-from parimend.impose.projection import Projection, Word, some
-from parimend.words.layout import Part
+from parimend.impose.projection import Constrained, Projection
 from parimend.stores.shards import Shards
+from parimend.words.layout import Part, Word
 
 CODE = Sparse(n=900, m=64, seed=1)
 
@@ -21,10 +21,8 @@ def parameters(rng, dtype=torch.float32, order=torch.contiguous_format):
 
 
 def word():
-    return Word(
-        CODE,
-        (Part("weight", "F32", (10, 8, 3, 3), 0, 720, -16), Part("bias", "F32", (200,), 10, 180)),
-    )
+    weight = Part("weight", "F32", (10, 8, 3, 3), 0, 720, -16)
+    return Constrained(CODE, Word((weight, Part("bias", "F32", (200,), 10, 180))))
 
 
 def value(tensors):
@@ -76,9 +74,3 @@ def test_what_is_no_number_or_out_of_range_is_wild(rng):
     assert projection.wild(0).tolist() == [3, 700, 720]
     with pytest.raises(WordError, match="bias, weight has non-finite values after 7 steps"):
         projection.require_finite(projection.checks(), 7)
-
-
-def test_names_for_messages():
-    assert some([]) == ""
-    assert some({"b", "a"}) == "a, b"
-    assert some("edcba") == "a, b, c and 2 more"

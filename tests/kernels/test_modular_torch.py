@@ -11,9 +11,9 @@ import parimend as pm
 from parimend.codes import Modular
 from parimend.errors import SpecError, WordError
 from parimend.kernels import modular_torch as device
-from parimend.stores.model import ModelTensors
 from parimend.records import Verdict
 from parimend.scrub import Scrubber
+from parimend.stores.model import ModelTensors
 from parimend.words.bits import byte_view, words_of
 
 DTYPES = [

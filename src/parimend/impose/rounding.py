@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.sparse import Sparse
-from parimend.errors import WordError
+from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel
 from parimend.kernels.clearing_numba import clear_exactly
 from parimend.stores.spread import Elements, Spread, Whole, common
@@ -45,6 +45,7 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
         x: (n,) float64, in grid steps; best a real codeword (`Sparse.project`).
 
     Raises:
+        SpecError: if ``x`` has another shape.
         WordError: if an entry is not finite, is beyond the range of the code's words by more than a
             quarter, or cannot be kept in it.
 
@@ -55,6 +56,8 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
         >>> int(np.abs(code.syndrome(rounded.word)[: code.imposed]).max())
         0
     """
+    if x.shape != (code.n,):
+        raise SpecError(f"a word of this code has shape ({code.n},), not {x.shape}")
     if not np.isfinite(x).all():
         raise WordError(f"element {int(np.argmin(np.isfinite(x)))} of the word is not finite")
     word, syndrome = round_held(code, slice(0, code.n), x, Whole())
