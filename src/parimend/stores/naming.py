@@ -87,6 +87,8 @@ def named_tensors(
 
 def buffers_of(model: Any) -> dict[str, torch.Tensor]:
     """The buffers of a module, or of those in a state dict, that have values."""
+    if isinstance(model, torch.nn.Module) and next(model.buffers(), None) is None:
+        return {}
     others = leaves(model, buffers=False)
     return {
         name: value
