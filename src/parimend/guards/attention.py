@@ -110,7 +110,7 @@ def _forward(
     ):  # the first unguarded, the second wrong
         for name in guards:
             guards[name].journal.passed[guards[name].name] += 1
-        return forward(  # type: ignore[no-any-return]
+        return forward(
             query,
             key,
             value,

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.products import Product
-from parimend.guards.threshold import Threshold
 from parimend.kernels.screen_numba import (
     LARGE,
     any_suspicious_plane,
     any_suspicious_product,
     any_suspicious_row,
 )
+from parimend.guards.products import Product
+from parimend.guards.threshold import Threshold
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _EXACT = 4.0
@@ -176,11 +176,11 @@ class Checks:
         limit = self.threshold(y, not alike and x.dtype.itemsize > dtype.itemsize)
         in_kernel = y.is_cpu and dtype in _KERNEL_DTYPES
         square = limit.tau**2, limit.least**2
-        if in_kernel and alike and not (dims or self.imposed):
-            if y.is_contiguous() and x.is_contiguous():
-                P, PW, Pb, _ = self._kernel_arguments(dtype)
-                outputs, inputs = _rows(y, self.code.n), _rows(x, self._fan_in)
-                return any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
+        on_the_way = in_kernel and alike and not (dims or self.imposed)
+        if on_the_way and y.is_contiguous() and x.is_contiguous():
+            P, PW, Pb, _ = self._kernel_arguments(dtype)
+            outputs, inputs = _rows(y, self.code.n), _rows(x, self._fan_in)
+            return any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
         size = y.shape[y.ndim - dims :]
         if not in_kernel:
             wide = torch.promote_types(dtype, torch.float32)

@@ -73,7 +73,7 @@ class _Seen:
         self.tensor = weakref.ref(tensor)
         self._dtype = tensor.dtype
         # As long as this reference lives, no other storage has its address.
-        self._storage = StorageWeakRef(tensor.untyped_storage())
+        self._storage: Any = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
     def unmoved(self, tensor: Tensor) -> bool:
         return bool(

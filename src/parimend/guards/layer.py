@@ -141,7 +141,7 @@ class LayerGuard(Hook):
             What undoes it.
         """
         self._module = module
-        hooks = module._forward_hooks
+        hooks: Any = module._forward_hooks
         handle = module.register_forward_hook(self, with_kwargs=True, prepend=True)
         # Other people's hooks may change the outputs as they like; ours have struck the layer.
         for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)][:0:-1]:

@@ -97,7 +97,7 @@ def _site(name: str, module: nn.Module) -> Site:
     product = product_of(module)
     if product is None:
         return OtherSite(name, module, False, "no rule for this type, or a forward of its own")
-    if reason := unusable(module.weight, module.bias):
+    if reason := unusable(*_weight_and_bias(module)):
         return OtherSite(name, module, False, reason)
     # Read at every call: the weight may be replaced, or be computed.
     parameters = partial(_weight_and_bias, module)
