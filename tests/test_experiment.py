@@ -252,7 +252,7 @@ def test_only_the_named_tensors_are_damaged(rng):
 
 def test_buffers_and_the_sign_of_zero_count_as_bits():
     model = torch.nn.BatchNorm1d(3)
-    target = ModelTarget(model, pm.protect_(model, 2))
+    target = ModelTarget(model, pm.protect_(model, 2, buffers=True))
     state = target.damaged(Faults("zero", 0), 0)
     assert target.same(state)
     state.running_mean[1] = -0.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import parimend as pm
-from parimend.errors import DamageError, SpecError
+from parimend.errors import DamageError, SpecError, WordError
 
 
 def network(seed=0):
@@ -331,7 +331,7 @@ def test_parameters_without_values_are_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(SpecError, match="weight has no values yet"):
         pm.heal_(model, optimizer)
-    with pytest.raises(SpecError, match="weight has no values yet"):
+    with pytest.raises(WordError, match="weight has no values yet"):
         pm.constrain_(model, optimizer, 5)
 
 

@@ -70,16 +70,16 @@ def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> b
     return digest.digest()
 
 
-def find(word: SealedWord, tensors: Tensors) -> Finding:
+def find(word: SealedWord, tensors: Tensors, looks: int = LOOKS) -> Finding:
     """Decode one word. What can be corrected is proven by the SHA-256 of the result.
 
-    What cannot be is looked at again where it may just have been changing.
+    What cannot be is looked at again where it may just have been changing, ``looks`` times in all.
     """
     carrier = carrier_of(word.code)
     finding = proven(carrier.find(word, tensors), word, tensors)
     if tensors.live and finding.verdict is Verdict.UNCORRECTABLE:
         with tensors.lock:
-            for _ in range(LOOKS - 1):
+            for _ in range(looks - 1):
                 before, finding = finding, proven(carrier.find(word, tensors), word, tensors)
                 if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
                     break

@@ -255,7 +255,7 @@ class Scrubber:
     def _treat(self, word: SealedWord, updates: int, pause: bool) -> Event | None:
         """Locate damage, repair it, and tell of it."""
         before = sha256_of(word.word, self._tensors)
-        finding = find(word, self._tensors)
+        finding = find(word, self._tensors, looks=1)
         if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
             return None
         kind: EventKind | None
