@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 
@@ -39,6 +40,137 @@ def nothing(*args: Any, **kwargs: Any) -> None:
 
 def _left_behind() -> Callable[..., None]:
     return nothing
+
+
+class _Wrapper:
+    """A forward of a module's own, around the one that it had before.
+
+    Attributes:
+        module: that is called.
+        inner: the forward around which it was put; None for that of the module's type.
+        around: called with the inner forward and the arguments; None once it is removed.
+    """
+
+    def __init__(self, module: Any, inner: Callable[..., Any] | None, around: Any) -> None:
+        self.module = module
+        self.inner = inner
+        self.around = around
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        inner = self.inner or partial(type(self.module).forward, self.module)
+        if self.around is None:
+            return inner(*args, **kwargs)
+        return self.around(inner, *args, **kwargs)
+
+    @property
+    def __code__(self) -> Any:
+        """Where tracers look for the number of arguments."""
+        return (self.inner or type(self.module).forward).__code__
+
+    def __reduce__(self) -> tuple[Any, ...]:  # in what another library keeps of it
+        return _Wrapper, (self.module, self.inner, None)
+
+
+def wrap_forward_(module: Any, around: Callable[..., Any]) -> Callable[[], None]:
+    """Gives a module a forward of its own that calls the one it has.
+
+    It is not in the way of anybody: copies of the module (`copy.deepcopy`, `torch.save`, replicas
+    on other devices) have the forward from before, and wrappers that others put around the module
+    before or afterwards stay when this one is removed, in whatever order.
+
+    Args:
+        module: a `torch.nn.Module`.
+        around: called with the forward from before and the arguments of the call.
+
+    Returns:
+        What undoes it.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 3)
+        >>> remove = wrap_forward_(layer, lambda forward, x: 0 * forward(x))
+        >>> layer(torch.ones(2)).any().item()
+        False
+        >>> remove()
+        >>> "forward" in vars(layer)
+        False
+    """
+    wrapper = _Wrapper(module, vars(module).get("forward"), around)
+    module.forward = wrapper
+    module.__reduce_ex__ = partial(_reduce_without, module)
+    module._replicate_for_data_parallel = partial(_replicate_without, module)
+
+    def remove() -> None:
+        wrapper.around = None
+        own = vars(module)
+        forward = _without_removed(own.get("forward"))
+        if forward is None:
+            own.pop("forward", None)
+        else:
+            own["forward"] = forward
+        if not isinstance(forward, _Wrapper):
+            for name in _COPYING:
+                own.pop(name, None)
+
+    return remove
+
+
+def foreign_forward(module: Any) -> Callable[..., Any] | None:
+    """The forward that someone else has given to a module; None if it has that of its type."""
+    forward = module.__dict__.get("forward")
+    while type(forward) is _Wrapper:
+        forward = forward.inner
+    return forward
+
+
+def wrappings(module: Any) -> Iterator[Callable[..., Any]]:
+    """What was put around a module's forward by `wrap_forward_` and not removed, outermost first.
+
+    Not what others have wrapped again.
+    """
+    forward = vars(module).get("forward")
+    while isinstance(forward, _Wrapper):
+        if forward.around is not None:
+            yield forward.around
+        forward = forward.inner
+
+
+_COPYING = ("__reduce_ex__", "_replicate_for_data_parallel")
+"""What a wrapped module has of its own besides its forward: how it is copied."""
+
+
+def _without_removed(forward: Any) -> Any:
+    """The outermost forward in a chain of wrappers that is still in use."""
+    if not isinstance(forward, _Wrapper):
+        return forward
+    forward.inner = _without_removed(forward.inner)
+    return forward if forward.around is not None else forward.inner
+
+
+def _reduce_without(module: Any, protocol: Any) -> tuple[Any, ...]:
+    """As `object.__reduce_ex__`."""
+    reduced: Any = type(module).__reduce_ex__
+    function, args, state, *rest = reduced(module, protocol)
+    if isinstance(state, dict):  # and not what a class of its own makes of it
+        state = _state_without(module, state)
+    return function, args, state, *rest
+
+
+def _replicate_without(module: Any) -> Any:
+    replica = type(module)._replicate_for_data_parallel(module)
+    replica.__dict__ = _state_without(module, replica.__dict__)
+    return replica
+
+
+def _state_without(module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a module that go with a copy."""
+    kept = {name: value for name, value in state.items() if name not in (*_COPYING, "forward")}
+    if (forward := foreign_forward(module)) is not None:
+        kept["forward"] = forward
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        hooks = state[name]
+        kept[name] = type(hooks)((i, h) for i, h in hooks.items() if not isinstance(h, Hook))
+    return kept
 
 
 class Removable(ABC):

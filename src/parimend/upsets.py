@@ -7,7 +7,6 @@ is wrong. Knows nothing of guards, and strikes before they look.
 from __future__ import annotations
 
 import itertools
-import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.faults import FaultError
-from parimend.removable import Removable
+from parimend.removable import Hook, Removable, wrap_forward_
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
 """``bitflip``: random bits of single outputs are flipped. ``relative``: single outputs are wrong by
@@ -143,7 +142,7 @@ class Upsets(Removable):
         self._upset = upset
         self._seed = seed
         self._every = every
-        self._handles: list[Any] = []
+        self._removers: list[Callable[[], object]] = []
 
     def _striker(self, name: str) -> Callable[[Tensor, int], None]:
         """What makes one output in so many wrong, in place, given the axis of a product."""
@@ -166,27 +165,22 @@ class Upsets(Removable):
         axis = 1 if isinstance(module, batched) else -1
         strike = self._striker(name)
         # Before all other hooks, so that guards see what the layer is made to compute.
-        hook = module.register_forward_hook(lambda module, args, y: strike(y, axis), prepend=True)
-        self._handles.append(hook)
+        hook = Hook(lambda module, args, y: strike(y, axis))
+        self._removers.append(module.register_forward_hook(hook, prepend=True).remove)
 
     def _strike_operations_(self, model: nn.Module, names: Sequence[str]) -> None:
         strikers = {name: self._striker(name) for name in names}
-        running = threading.local()
 
-        def enter(module: nn.Module, args: Any) -> None:
-            running.__dict__.setdefault("modes", []).append(_Operations(strikers))
-            running.modes[-1].__enter__()
+        def struck(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            with _Operations(strikers):
+                return forward(*args, **kwargs)
 
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            running.modes.pop().__exit__(None, None, None)
-
-        self._handles.append(model.register_forward_pre_hook(enter, prepend=True))
-        self._handles.append(model.register_forward_hook(leave, always_call=True))
+        self._removers.append(wrap_forward_(model, struck))
 
     def remove(self) -> None:
         """From now on the model computes as it should."""
-        while self._handles:
-            self._handles.pop().remove()
+        while self._removers:
+            self._removers.pop()()
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -240,14 +240,6 @@ def test_no_compiled_graph_passes_guards_by(model, x, root):
     assert len(first.events) == len(x)
 
 
-def test_a_copy_of_a_guarded_model_is_guarded(model, x):
-    with guard_(model, 4) as guards:
-        other = copy.deepcopy(model)
-        with upset_(other, Upset("offset"), only=["0"]):
-            torch.testing.assert_close(other(x), model(x))
-        assert len(guards.events) == len(x)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("impose", [False, True])
 def test_other_dtypes(model, x, dtype, impose):

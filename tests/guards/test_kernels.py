@@ -24,11 +24,11 @@ def test_kernels_find_what_the_oracle_finds(rng, dtype, k, shape):
     goal = goal.astype(dtype)
     rows = [np.ascontiguousarray(np.moveaxis(a, 1, 2)).reshape(-1, a.shape[1]) for a in (y, goal)]
     for tau2 in (1e-1, 1e-7):
-        assert any_suspicious_plane(y, P, goal, tau2) == oracle(y, P, goal, tau2).any()
-        assert any_suspicious_row(rows[0], P, rows[1], tau2) == oracle(y, P, goal, tau2).any()
+        assert any_suspicious_plane(y, P, goal, tau2, 0.0) == oracle(y, P, goal, tau2).any()
+        assert any_suspicious_row(rows[0], P, rows[1], tau2, 0.0) == oracle(y, P, goal, tau2).any()
     none = np.empty((0, k, 1), dtype)
-    assert any_suspicious_plane(y, P, none, 1e-3) == oracle(y, P, 0, 1e-3).any()
-    assert any_suspicious_row(rows[0], P, none[..., 0], 1e-3) == oracle(y, P, 0, 1e-3).any()
+    assert any_suspicious_plane(y, P, none, 1e-3, 0.0) == oracle(y, P, 0, 1e-3).any()
+    assert any_suspicious_row(rows[0], P, none[..., 0], 1e-3, 0.0) == oracle(y, P, 0, 1e-3).any()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -38,12 +38,12 @@ def test_the_target_of_a_product_is_computed_on_the_way(rng, dtype, k):
     P = rng.normal(size=(k, 40)).astype(dtype)
     P[0] = 1
     y, PW, Pb = x @ W.T + b, P @ W, P @ b
-    assert not any_suspicious_product(y, P, x, PW, Pb, 1e-8)
+    assert not any_suspicious_product(y, P, x, PW, Pb, 1e-8, 0.0)
     for value in (y[4, 7] + 0.1, np.nan, np.inf):
         wrong = y.copy()
         wrong[4, 7] = value
-        assert any_suspicious_product(wrong, P, x, PW, Pb, 1e-8)
-        assert not any_suspicious_product(wrong[5:], P, x[5:], PW, Pb, 1e-8)
+        assert any_suspicious_product(wrong, P, x, PW, Pb, 1e-8, 0.0)
+        assert not any_suspicious_product(wrong[5:], P, x[5:], PW, Pb, 1e-8, 0.0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 3e38])
@@ -53,11 +53,11 @@ def test_nothing_that_is_not_finite_or_huge_passes(rng, value, place):
     P, none = np.ones((1, 40), np.float32), np.empty((0, 1, 1), np.float32)
     y -= y.mean(1, keepdims=True)
     rows = np.moveaxis(y, 1, 2).copy()
-    assert not any_suspicious_plane(y, P, none, 1e-8)
-    assert not any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8)
+    assert not any_suspicious_plane(y, P, none, 1e-8, 0.0)
+    assert not any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8, 0.0)
     y[place] = rows[place[0], place[2], place[1]] = value
-    assert any_suspicious_plane(y, P, none, 1e-8)
-    assert any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8)
+    assert any_suspicious_plane(y, P, none, 1e-8, 0.0)
+    assert any_suspicious_row(rows.reshape(-1, 40), P, none[..., 0], 1e-8, 0.0)
 
 
 def test_the_screen_in_pytorch_agrees():
@@ -70,6 +70,16 @@ def test_the_screen_in_pytorch_agrees():
         with torch.no_grad():
             y = layer(x)
             y[4, 5] += 1.0
-        target = guard.target(x, torch.Size(), torch.float32)
-        mask = guard.screen(guard.product.split(y), target, guard.threshold(y).tau)
+        target = guard.checks.target(x, torch.Size(), torch.float32)
+        mask = guard.checks.screen(guard.product.split(y), target, guard.threshold(y))
         assert mask.nonzero().tolist() == [[4, 0]]
+
+
+def test_what_is_small_in_absolute_terms_passes(rng):
+    y = rng.normal(size=(5, 40, 30)).astype(np.float32)
+    P, none = np.ones((1, 40), np.float32), np.empty((0, 1, 1), np.float32)
+    largest = np.square(y.sum(1, dtype=np.float64)).max()
+    rows = np.moveaxis(y, 1, 2).copy().reshape(-1, 40)
+    for part, suspicious in ((0.9, True), (1.1, False)):
+        assert any_suspicious_plane(y, P, none, 0.0, part * largest) == suspicious
+        assert any_suspicious_row(rows, P, none[..., 0], 0.0, part * largest) == suspicious

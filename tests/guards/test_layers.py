@@ -59,7 +59,7 @@ def test_imposed_outputs_lie_in_the_code(case, impose):
         want = (
             torch.zeros_like(s)
             if impose
-            else guard.target(x, layer(x).shape[-guard.product.dims or 9 :], torch.float64)
+            else guard.checks.target(x, layer(x).shape[-guard.product.dims or 9 :], torch.float64)
         )
         torch.testing.assert_close(s, want.double(), rtol=0, atol=1e-5)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from parimend.guards import guard_
+from parimend.guards.arithmetic import Arithmetic, unit_roundoff
 from parimend.guards.threshold import Threshold
 from parimend.upsets import Upset, upset_
 
@@ -49,11 +50,11 @@ def test_coarser_arithmetic_has_a_higher_threshold():
     noise, own = torch.eye(1).double(), torch.zeros(1).double()
 
     def tau(weight, output, tf32=False):
-        return Threshold.of(noise, own, 512, weight, output, tf32).tau
+        arithmetic = Arithmetic(output, tf32 * 2.0**-11, unit_roundoff(torch.float32))
+        return Threshold.of(noise, own, (1.0, 1.0), 512, weight, arithmetic).tau
 
     full, half, brain = torch.float32, torch.float16, torch.bfloat16
     rising = [
-        tau(torch.float64, torch.float64),
         tau(full, full),
         tau(half, half),
         tau(full, half),  # autocasting rounds the weights too

@@ -15,7 +15,9 @@ from parimend.errors import ComputationError
 from parimend.guards.journal import Action, Event, Parameters
 
 if TYPE_CHECKING:
+    from parimend.guards.checks import Checks
     from parimend.guards.layer import LayerGuard
+    from parimend.guards.threshold import Threshold
 
 _LOCATING = 3
 """Checks from which on the syndrome of a wrong output points at it."""
@@ -32,7 +34,7 @@ class Suspect:
     """Samples that the screen stopped.
 
     Attributes:
-        guard: of their layer.
+        checks: of their layer.
         index: (samples,) int64, which these are.
         x: their inputs.
         y: (samples, C, positions) float64, their outputs; corrected in place.
@@ -40,11 +42,10 @@ class Suspect:
         scale2: (samples, positions) float64, squares of the output norms to be expected.
         size: spatial shape of the outputs.
         dtype: of the outputs.
-        tau: limit of the syndrome, in units of the output norm.
-        deviation: limit for one check and one output, in units of this output.
+        limit: of the syndrome.
     """
 
-    guard: LayerGuard
+    checks: Checks
     index: Tensor
     x: Tensor
     y: Tensor
@@ -52,78 +53,78 @@ class Suspect:
     scale2: Tensor
     size: torch.Size
     dtype: torch.dtype
-    tau: float
-    deviation: float
+    limit: Threshold
 
     @classmethod
-    def of(cls, guard: LayerGuard, y: Tensor, x: Tensor) -> Suspect:
+    def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Suspect:
         """The suspicious samples of a call."""
-        product, limit = guard.product, guard.threshold(y)
+        product = checks.product
+        limit = checks.threshold(y, x.dtype.itemsize > y.dtype.itemsize)
         size = y.shape[y.ndim - product.dims :]
         outputs, inputs = product.split(y), product.samples(x)
         wide = outputs.to(torch.promote_types(y.dtype, torch.float32))
-        target = guard.target(x, size, wide.dtype)
-        index = guard.screen(wide, target, limit.tau).any(1).nonzero().flatten()
+        target = checks.target(x, size, wide.dtype)
+        index = checks.screen(wide, target, limit).any(1).nonzero().flatten()
         inputs = inputs[index]
         double = inputs.to(torch.float64)
-        scale2 = product.multiply(double.square(), guard.tensor("w2", y, torch.float64), None, size)
+        scale2 = product.multiply(
+            double.square(), checks.tensor("w2", y, torch.float64), None, size
+        )
         return cls(
-            guard,
+            checks,
             index,
             inputs,
             outputs[index].to(torch.float64),
-            guard.target(double, size, torch.float64),
+            checks.target(double, size, torch.float64),
             scale2.reshape(len(index), size.numel()),
             size,
             y.dtype,
-            limit.tau,
-            limit.deviation,
+            limit,
         )
 
     def syndrome(self) -> Tensor:
         """(samples, k, positions)."""
-        return self.guard.syndrome(self.y, self.target)
+        return self.checks.syndrome(self.y, self.target)
 
     def wrong(self) -> Tensor:
         """(samples, positions) bool: what no rounding explains."""
         square = torch.maximum(self.y.square().sum(1), self.scale2)
-        limit2 = self.tau**2 * square
-        if len(P := self.guard.tensor("P", self.y, torch.float64)) > 1:
+        limit2 = self.limit.tau**2 * square
+        if len(P := self.checks.tensor("P", self.y, torch.float64)) > 1:
             # One output may be so much larger than the others that its rounding error rules.
             share = torch.einsum("kc,ncp,lc->npkl", P, self.y.square(), P)
             finite = share.isfinite().flatten(2).all(2)
             share = torch.where(finite[..., None, None], share, 0.0)
             limit2 = torch.maximum(
-                limit2, self.deviation**2 * torch.linalg.eigvalsh(share)[..., -1]
+                limit2, self.limit.deviation**2 * torch.linalg.eigvalsh(share)[..., -1]
             )
         energy = self.syndrome().square().sum(1)
-        return ~((energy <= limit2) & square.isfinite())
+        return ~((energy <= limit2 + self.limit.least**2) & square.isfinite())
 
     def magnitude(self) -> Tensor:
         """(samples, positions): size of a single error that explains the syndrome, in units of the
         rms output to be expected.
         """
-        k, channels = self.guard.code.m, self.guard.code.n
+        k, channels = self.checks.code.m, self.checks.code.n
         energy = self.syndrome().square().sum(1) / k
         return (energy * channels / self.scale2).sqrt().nan_to_num(torch.inf, torch.inf)
 
     def recompute(self, which: Tensor, parameters: Parameters) -> None:
         """Runs the layer again on some of the samples."""
         weight, bias = parameters()
-        fresh = self.guard.product.run(self.x[which], weight, bias, self.size)
+        fresh = self.checks.product.run(self.x[which], weight, bias, self.size)
         self.y[which] = fresh.reshape(-1, *self.y.shape[1:]).to(self.dtype).to(torch.float64)
 
-    def at(self, sample: int) -> Suspect:
-        """One of the samples, as a view."""
-        one = slice(sample, sample + 1)
-        target = None if self.target is None else self.target[one]
+    def at(self, which: slice | Tensor) -> Suspect:
+        """Some of the samples; as a view of them if they are a slice."""
+        target = None if self.target is None else self.target[which]
         return replace(
             self,
-            index=self.index[one],
-            x=self.x[one],
-            y=self.y[one],
+            index=self.index[which],
+            x=self.x[which],
+            y=self.y[which],
             target=target,
-            scale2=self.scale2[one],
+            scale2=self.scale2[which],
         )
 
     def locate(self, parameters: Parameters) -> tuple[int, ...]:
@@ -134,7 +135,7 @@ class Suspect:
         Returns:
             The outputs that were wrong at any position; none if the checks still fail.
         """
-        P = self.guard.tensor("P", self.y, torch.float64)
+        P = self.checks.tensor("P", self.y, torch.float64)
         wrong, (y,) = self.wrong()[0], self.y
         found: set[int] = set()
         # After one of a pair is right, the other is a single one.
@@ -147,7 +148,7 @@ class Suspect:
                 break
             if len(channels):
                 fresh = self._dot_products(channels, parameters)
-                limit = self.tau * self.scale2[0].sqrt() / len(P) ** 0.5
+                limit = self.limit.tau * self.scale2[0].sqrt() / len(P) ** 0.5
                 # Negated, so that NaN counts.
                 differs = ~((fresh - y[channels]).abs() <= limit) & wrong
                 found.update(channels[differs.any(1)].tolist())
@@ -162,9 +163,31 @@ class Suspect:
         channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
         return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
 
+    def repeats(self, parameters: Parameters) -> Tensor:
+        """Which samples are as wrong when they are computed again, and yet right, (samples,) bool.
+
+        No quantile bounds the sum of errors that are not independent: outputs with equal weights
+        all round in the same direction. So what the layer gives every time counts as rounding up to
+        the largest error that rounding may make, as long as the weights are those that are checked.
+        """
+        weight, bias = parameters()
+        again = replace(self, y=self.y.clone())
+        again.recompute(torch.arange(len(self.y), device=self.y.device), parameters)
+        repeated = again.wrong().any(1)
+        if not repeated.any() or not self.checks.hold_for(weight, bias):
+            return torch.zeros_like(repeated)
+        run, x, W = self.checks.product.run, self.x.to(torch.float64), weight.to(torch.float64)
+        b = None if bias is None else bias.to(torch.float64)
+        exact = run(x, W, b, self.size).reshape(self.y.shape)
+        size = run(x.abs(), W.abs(), None if b is None else b.abs(), self.size)
+        limit = self.limit.worst * size.reshape(self.y.shape) + self.limit.least
+        for y in (self.y, again.y):
+            repeated &= ((exact - y).abs() <= limit).flatten(1).all(1)
+        return repeated
+
     def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
         """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""
-        product = self.guard.product
+        product = self.checks.product
         weight, bias = parameters()
         W = product.matrix(weight)
         rows = W.new_zeros(len(W), len(channels), W.shape[2], dtype=torch.float64)
@@ -174,12 +197,12 @@ class Suspect:
         fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
         return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
 
-    def event(self, call: int, leading: torch.Size, action: Action) -> Event:
+    def event(self, layer: str, call: int, leading: torch.Size, action: Action) -> Event:
         """The event of a single sample, before anything is changed."""
         wrong, magnitude = self.wrong()[0], self.magnitude()[0]
         positions = wrong.nonzero().flatten()
         return Event(
-            self.guard.name,
+            layer,
             call,
             _unravel(self.index, leading)[0],
             tuple(_unravel(positions, self.size)),
@@ -211,6 +234,10 @@ def _pairs(P: Tensor, s: Tensor) -> Tensor:
     return torch.tensor(found, device=P.device)
 
 
+def _one(sample: int) -> slice:
+    return slice(sample, sample + 1)
+
+
 def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
     """Deals with a call that the screen stopped; writes corrected outputs into ``y``.
 
@@ -218,14 +245,19 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
         ComputationError: if the policy says so.
     """
     journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
-    suspect = Suspect.of(guard, y, x)
+    suspect = Suspect.of(guard.checks, y, x)
     if not len(suspect.index):  # so close to the limit that the order of summation decides
         return
     wrong = suspect.wrong().any(1)
+    if wrong.any():
+        at = wrong.nonzero().flatten()
+        wrong[at] = ~suspect.at(at).repeats(parameters)
     finite = suspect.x.isfinite().flatten(1).all(1)
     journal.screened += int((~wrong).sum())
     events = {
-        sample: suspect.at(sample).event(call, leading, "recorded" if good else "input")
+        sample: suspect.at(_one(sample)).event(
+            guard.name, call, leading, "recorded" if good else "input"
+        )
         for sample, good in zip(
             wrong.nonzero().flatten().tolist(), finite[wrong].tolist(), strict=True
         )
@@ -253,7 +285,7 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
         if journal.policy == "correct":
             left = []
             for sample in faulty:
-                if channels := suspect.at(sample).locate(parameters):
+                if channels := suspect.at(_one(sample)).locate(parameters):
                     say([sample], "corrected", channels)
                 else:
                     left.append(sample)
@@ -262,7 +294,10 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
             journal.on_weights(replace(events[left[0]], action="suspect"))
             left = recompute(left, "repaired")
         for sample in left:
-            say([sample], "overflow" if suspect.at(sample).overflows(parameters) else "suspect")
+            say(
+                [sample],
+                "overflow" if suspect.at(_one(sample)).overflows(parameters) else "suspect",
+            )
         if faulty:
             _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     journal.events.extend(events.values())

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.guards.layer import LayerGuard
+from parimend.removable import Hook, foreign_forward, nothing, wrap_forward_
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def why_not(module: nn.MultiheadAttention) -> str:
     """The reason why an attention cannot be guarded; empty if it can."""
-    if "forward" in vars(module) or type(module).forward is not nn.MultiheadAttention.forward:
+    if (
+        foreign_forward(module) is not None
+        or type(module).forward is not nn.MultiheadAttention.forward
+    ):
         return "has a forward of its own"
     if module.bias_k is not None or module.add_zero_attn:
         return "adds keys of its own (add_bias_kv, add_zero_attn)"
@@ -41,13 +45,21 @@ def parameters_of(module: nn.MultiheadAttention, projection: str) -> tuple[Any, 
     return getattr(module, f"{projection}_weight"), bias
 
 
-class Marker:
+def stored(module: nn.MultiheadAttention, projection: str) -> tuple[Tensor | None, Tensor | None]:
+    """The parameters that hold weight and bias of a projection."""
+    if projection == "out_proj":
+        return module.out_proj._parameters.get("weight"), module.out_proj._parameters.get("bias")
+    name = "in_proj_weight" if module._qkv_same_embed_dim else f"{projection}_weight"
+    return module._parameters.get(name), module._parameters.get("in_proj_bias")
+
+
+class Marker(Hook):
     """A hook that does nothing. It keeps `nn.TransformerEncoderLayer` from its fast path, which
     would pass by all modules, and says that the attention is guarded.
     """
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        return None
+    def __init__(self) -> None:
+        super().__init__(nothing)
 
 
 def guard_attention_(
@@ -58,12 +70,12 @@ def guard_attention_(
     Returns:
         What undoes it.
     """
-    module.forward = partial(_forward, module, guards)  # type: ignore[method-assign]
+    unwrap = wrap_forward_(module, partial(_forward, module, guards))
     handle = module.register_forward_hook(Marker())
 
     def remove() -> None:
         handle.remove()
-        del module.forward
+        unwrap()
 
     return remove
 
@@ -82,6 +94,7 @@ def without_nesting_(module: nn.TransformerEncoder) -> Callable[[], None]:
 def _forward(
     module: nn.MultiheadAttention,
     guards: Mapping[str, LayerGuard],
+    forward: Callable[..., Any],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -92,6 +105,21 @@ def _forward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """As `nn.MultiheadAttention.forward`."""
+    if query.is_nested or (
+        is_causal and attn_mask is None
+    ):  # the first unguarded, the second wrong
+        for name in guards:
+            guards[name].journal.passed[guards[name].name] += 1
+        return forward(
+            query,
+            key,
+            value,
+            key_padding_mask,
+            need_weights,
+            attn_mask,
+            average_attn_weights,
+            is_causal,
+        )
 
     def project(name: str, x: Tensor) -> Tensor:
         parameters: Callable[[], tuple[Any, Any]] = partial(parameters_of, module, name)
@@ -101,7 +129,8 @@ def _forward(
         return y
 
     def heads(x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], module.num_heads, -1).transpose(1, 2)
+        width = x.shape[-1] // module.num_heads
+        return x.reshape(*x.shape[:2], module.num_heads, width).transpose(1, 2)
 
     batched = query.dim() == 3
     inputs = [query, key, value]
@@ -137,8 +166,8 @@ def _mask(q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | No
     if mask is not None:
         total = added(mask)
         if total.dim() == 3:  # one for each sample and head
-            total = total.reshape(-1, q.shape[1], *total.shape[1:])
+            total = total.reshape(*q.shape[:2], *total.shape[1:])
     if padding is not None:
-        padding = added(padding).reshape(-1, 1, 1, padding.shape[-1])
+        padding = added(padding).reshape(q.shape[0], 1, 1, padding.shape[-1])
         total = padding if total is None else total + padding
     return total

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import nn
@@ -13,11 +14,12 @@ from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
 from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
+from parimend.guards.known import unusable
 from parimend.guards.layer import LayerGuard
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
 from parimend.impose.outputs import project_outputs, round_evenly
-from parimend.removable import Removable
+from parimend.removable import Removable, wrappings
 
 
 class Guards(Removable):
@@ -44,8 +46,19 @@ class Guards(Removable):
     def floor(self) -> Mapping[str, float]:
         """For every guarded product, the size of the smallest single wrong output that is sure to
         be seen, in units of the rms output. Smaller ones may go unseen.
+
+        It is that of the arithmetic in use: of the present dtype of the weights, of autocasting if
+        it is asked for inside of that, and of PyTorch's present precision of float32 products.
         """
         return {name: guard.floor() for name, (guard, _, _) in self._layers.items()}
+
+    @property
+    def passed(self) -> Mapping[str, int]:
+        """For every layer that had some, the calls whose outputs could not be checked: inside
+        transformations of `torch.func` and while tracing, of tensors that are nested or of types of
+        their own, and with weights that the guard does not know. See `project_`.
+        """
+        return dict(self._journal.passed)
 
     def coverage(self) -> tuple[Coverage, ...]:
         """How everything that modules compute is guarded, as the model is now.
@@ -59,8 +72,21 @@ class Guards(Removable):
             if cover is None or (module is not site.module and cover.cover != "uncovered"):
                 reason = "put here after guarding: remove() the guards and guard again"
                 cover = Coverage(site.name, type(site.module).__name__, "uncovered", reason)
+            if site.name in self._layers and (reason := self._lost(site)):
+                cover = replace(cover, cover="uncovered", reason=reason)
             found.append(cover)
         return tuple(found)
+
+    def _lost(self, site: Site) -> str:
+        """Why a layer is no longer checked; empty if it is."""
+        guard, guarded, _ = self._layers[site.name]
+        if site.module is not guarded.module:
+            return ""
+        if reason := unusable(*guarded.parameters()):
+            return reason
+        if guard.standing() == "replaced":
+            return "its weights were replaced after guarding: call project_()"
+        return ""
 
     def project_(self) -> None:
         """Adapts to changed weights: to be called after an optimizer's step or loading weights.
@@ -70,7 +96,7 @@ class Guards(Removable):
         for guard, site, imposed in self._layers.values():
             if imposed:
                 _impose_(site, guard.code)
-            guard.renew(*site.parameters())
+            guard.renew()
 
     def remove(self) -> None:
         """Removes all guards. Weights that were projected stay so."""
@@ -87,13 +113,14 @@ class Guards(Removable):
 
     def _guard(self, site: ProductSite, k: int, seed: int, impose: bool) -> LayerGuard:
         code = Output(n=site.outputs, m=k, seed=seed)
-        guard = LayerGuard(site.name, site.product, code, self._journal)
         if impose:
             _impose_(site, code)
-        guard.renew(*site.parameters())
+        guard = LayerGuard(
+            site.name, site.product, code, self._journal, site.parameters, site.stored
+        )
         self._layers[site.name] = guard, site, impose
         self._removers.append(guard.retire)
-        if guard.imposed:
+        if guard.checks.imposed:
             self._cover(site, "imposed")
         else:
             too_coarse = "rounding its weights leaves too much of P W" if impose else ""
@@ -111,7 +138,7 @@ class Guards(Removable):
     ) -> None:
         attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
         if activations:
-            self._removers.append(RepeatGuard(self._journal).attach_(self._model))
+            self._removers.append(RepeatGuard(self._model, self._journal).attach_())
         for site in every_site:
             if activations and isinstance(site, OtherSite) and site.repeatable:
                 self._cover(site, "repeated")
@@ -157,7 +184,8 @@ def guard_(
     Transactions on Computers C-33, 1984. `Guards.coverage` tells what is covered and how.
 
     The model is used as before: in eager mode or compiled, in several threads, with or without
-    gradients. Its state dict stays as it is.
+    gradients. Its state dict stays as it is. Copies of the model (`copy.deepcopy`, `torch.save`)
+    have no guards. What cannot be checked is passed by and counted, see `Guards.passed`.
 
     Args:
         model: to guard.
@@ -201,7 +229,7 @@ def guard_(
     chosen = _matching(every_site, only, "only")
     by_name = [] if isinstance(impose, bool) else _matching(chosen, impose, "impose")
     moved = chosen if impose is True else by_name
-    if activations and _has_hook(model, RepeatGuard):
+    if activations and _is_repeated(model):
         raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
         _refuse(site, k, only is not None, site in by_name, activations)
@@ -235,7 +263,8 @@ def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) 
 
 def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activations: bool) -> None:
     """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
-    if _has_hook(site.module, LayerGuard | attention.Marker):
+    hooks = site.module._forward_hooks
+    if any(isinstance(h, LayerGuard | attention.Marker) for h in hooks.values()):
         raise GuardError(f"{site.name}: is guarded already: remove() its guards first")
     if isinstance(site, ProductSite):
         if by_name and k >= site.outputs:
@@ -251,9 +280,8 @@ def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activation
         raise GuardError(f"{site.name}: cannot be guarded: {site.reason}")
 
 
-def _has_hook(module: nn.Module, kind: Any) -> bool:
-    hooks = (getattr(hook, "__self__", hook) for hook in module._forward_hooks.values())
-    return any(isinstance(hook, kind) for hook in hooks)
+def _is_repeated(model: nn.Module) -> bool:
+    return any(isinstance(getattr(w, "__self__", None), RepeatGuard) for w in wrappings(model))
 
 
 def _impose_(site: ProductSite, code: Output) -> None:

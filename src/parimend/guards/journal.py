@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,13 +13,22 @@ sample if they cannot be located. ``recompute``: the sample at once. ``raise`` a
 ``record`` the event and pass the output on."""
 
 Action = Literal[
-    "corrected", "recomputed", "repaired", "suspect", "recorded", "raised", "input", "overflow"
+    "corrected",
+    "recomputed",
+    "repaired",
+    "suspect",
+    "recorded",
+    "raised",
+    "input",
+    "overflow",
+    "replaced",
 ]
 """What was done. ``corrected``, ``recomputed``: as the policy says, and the checks hold again.
 ``repaired``: they held only after `on_weights`. ``suspect``: they do not hold even then, so it is
 not the computation that is wrong but the weights, or hardware that errs every time. ``recorded``,
 ``raised``: nothing. ``input``: the input was not finite, which is no fault of this layer.
-``overflow``: the right result is too large for the dtype."""
+``overflow``: the right result is too large for the dtype. ``replaced``: the layer has other weights
+than the guard knows; it is no longer checked until `Guards.project_` is called."""
 
 Cover = Literal["imposed", "kept", "repeated", "uncovered"]
 """How a layer is guarded. ``imposed``: P W = 0, so outputs check themselves. ``kept``: P W is kept
@@ -92,6 +101,7 @@ class Journal:
         on_weights: called with the event when a recomputation is wrong again.
         events: the last ones, oldest first.
         screened: outputs that the screen stopped and a look at the input let pass.
+        passed: for every layer, the calls that could not be checked.
     """
 
     policy: Policy
@@ -99,3 +109,4 @@ class Journal:
     on_weights: Callable[[Event], object] | None
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     screened: int = 0
+    passed: Counter[str] = field(default_factory=Counter)

@@ -40,14 +40,16 @@ def _dot(p: Any, y: Any, zero: Any) -> Any:
 
 
 @nb.njit(cache=True, nogil=True)
-def any_suspicious_row(y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float) -> bool:
-    """Whether |P y - target|^2 <= tau2 |y|^2 fails for one of the rows y, or cannot be told.
+def any_suspicious_row(
+    y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
+) -> bool:
+    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told.
 
     Args:
         y: (rows, C), C-contiguous, float32 or float64.
         P: (k, C), dtype of y; row 0 is all ones.
         target: (rows, k), dtype of y, or (0, k) for zero.
-        tau2: square of the threshold.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
     zero = y.dtype.type(0)
     for i in range(y.shape[0]):
@@ -58,7 +60,7 @@ def any_suspicious_row(y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], t
             if target.shape[0]:
                 s -= target[i, r]
             energy += s * s
-        if not (energy <= tau2 * np.float64(square) and square < LARGE):
+        if not (energy <= tau2 * np.float64(square) + least2 and square < LARGE):
             return True
     return False
 
@@ -71,6 +73,7 @@ def any_suspicious_product(
     PW: NDArray[Any],
     Pb: NDArray[Any],
     tau2: float,
+    least2: float,
 ) -> bool:
     """The same with the target PW x + Pb computed on the way, for y = W x + b.
 
@@ -80,7 +83,7 @@ def any_suspicious_product(
         x: (rows, fan-in), C-contiguous, dtype of y.
         PW: (k, fan-in), dtype of y.
         Pb: (k,), dtype of y.
-        tau2: square of the threshold.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
     zero = y.dtype.type(0)
     for i in range(y.shape[0]):
@@ -90,7 +93,7 @@ def any_suspicious_product(
             s = np.float64(total if r == 0 else _dot(P[r], y[i], zero))
             s -= np.float64(_dot(PW[r], x[i], zero)) + Pb[r]
             energy += s * s
-        if not (energy <= tau2 * np.float64(square) and square < LARGE):
+        if not (energy <= tau2 * np.float64(square) + least2 and square < LARGE):
             return True
     return False
 
@@ -114,7 +117,7 @@ def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None
 
 @nb.njit(cache=True, nogil=True)
 def any_suspicious_plane(
-    y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float
+    y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:
     """The same along the middle axis.
 
@@ -122,7 +125,7 @@ def any_suspicious_plane(
         y: (outer, C, inner), C-contiguous, float32 or float64.
         P: (k, C), dtype of y; row 0 is all ones.
         target: (outer, k, inner), dtype of y, or (0, k, inner) for zero.
-        tau2: square of the threshold.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
     outer, channels, inner = y.shape
     k = P.shape[0]
@@ -153,6 +156,6 @@ def any_suspicious_plane(
                         s -= target[n, r, start + i]
                     energy += s * s
                 square = total[k, i]
-                if not (energy <= tau2 * np.float64(square) and square < LARGE):
+                if not (energy <= tau2 * np.float64(square) + least2 and square < LARGE):
                     return True
     return False

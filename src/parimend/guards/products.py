@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parimend.removable import foreign_forward
+
 
 class Product(ABC):
     """How one layer multiplies. Holds settings only, never tensors.
@@ -226,7 +228,7 @@ def product_of(module: nn.Module) -> Product | None:
     A subclass has its parent's rule as long as it has its forward: one that quantizes its weight,
     or adds something to the product, computes something else.
     """
-    if "forward" in vars(module):
+    if foreign_forward(module) is not None:
         return None
     for kind, rule in PRODUCTS.items():
         if isinstance(module, kind) and type(module).forward is kind.forward:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from parimend.errors import ComputationError
 from parimend.guards.journal import Action, Event, Journal
+from parimend.guards.observing import observable
+from parimend.removable import wrap_forward_
 
 REPEATED: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
@@ -55,46 +56,34 @@ class RepeatGuard:
     """Does the cheap operations of a model again, while the model runs.
 
     Args:
+        model: to guard.
         journal: shared by the guards of a model.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, model: nn.Module, journal: Journal) -> None:
+        self._model = model
         self._journal = journal
         self._calls = itertools.count()
-        self._running = threading.local()
 
-    def attach_(self, model: nn.Module) -> Callable[[], None]:
-        """Guards a model.
+    def attach_(self) -> Callable[[], None]:
+        """Guards the model.
 
         Returns:
             What undoes it.
         """
-        handles = (
-            model.register_forward_pre_hook(self._enter),
-            model.register_forward_hook(self._leave, always_call=True),
-        )
+        return wrap_forward_(self._model, self.forward)
 
-        def remove() -> None:
-            for handle in handles:
-                handle.remove()
-
-        return remove
-
-    def _enter(self, model: nn.Module, args: Any) -> None:
+    def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The forward of the guarded model."""
         if torch.compiler.is_compiling():  # a compiled graph would merge both
-            return
+            return forward(*args, **kwargs)
         call = next(self._calls)
-        mode = None if call % self._journal.every else _Twice(model, call, self._journal)
-        self._running.__dict__.setdefault("modes", []).append(mode)
-        if mode is not None:
-            mode.__enter__()  # type: ignore[no-untyped-call]
-
-    def _leave(self, model: nn.Module, args: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling() and (mode := self._running.modes.pop()) is not None:
-            mode.__exit__(None, None, None)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> RepeatGuard:
-        return self
+        # Attention has a way of its own for nested tensors, and does not take it if it is watched.
+        nested = any(isinstance(x, Tensor) and x.is_nested for x in (*args, *kwargs.values()))
+        if nested or call % self._journal.every:
+            return forward(*args, **kwargs)
+        with _Twice(self._model, call, self._journal):
+            return forward(*args, **kwargs)
 
 
 class _Twice(TorchFunctionMode):
@@ -125,7 +114,13 @@ class _Twice(TorchFunctionMode):
             return function(*args if saved is None else (saved.clone(), *args[1:]), **kwargs)
 
         output = function(*args, **kwargs)
-        if not isinstance(output, Tensor) or _same(output, second := again()):
+        if not observable(output):
+            return output
+        with (
+            torch.no_grad()
+        ):  # nothing is kept for a backward pass: activations may be checkpointed
+            second = again()
+        if _same(output, second):
             return output
         third = again()
         if not self._settle(output, second, third):

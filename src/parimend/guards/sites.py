@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from parimend.guards import attention, repeat
 from parimend.guards.journal import Parameters
+from parimend.guards.known import Stored, unusable
 from parimend.guards.products import LinearProduct, Product, product_of
 
 
@@ -26,12 +25,14 @@ class ProductSite:
         module: that computes it.
         product: how it multiplies.
         parameters: gives its weight and bias.
+        stored: gives the tensors that hold them.
     """
 
     name: str
     module: nn.Module
     product: Product
     parameters: Parameters
+    stored: Stored
 
     @property
     def outputs(self) -> int:
@@ -96,14 +97,19 @@ def _site(name: str, module: nn.Module) -> Site:
     product = product_of(module)
     if product is None:
         return OtherSite(name, module, False, "no rule for this type, or a forward of its own")
-    if reason := _unusable(module.weight):
+    if reason := unusable(*_weight_and_bias(module)):
         return OtherSite(name, module, False, reason)
     # Read at every call: the weight may be replaced, or be computed.
-    return ProductSite(name, module, product, partial(_weight_and_bias, module))
+    parameters = partial(_weight_and_bias, module)
+    return ProductSite(name, module, product, parameters, partial(_registered, module))
 
 
 def _weight_and_bias(module: Any) -> tuple[Any, Any]:
     return module.weight, module.bias
+
+
+def _registered(module: Any) -> tuple[Tensor | None, Tensor | None]:
+    return module._parameters.get("weight"), module._parameters.get("bias")
 
 
 def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Site]:
@@ -111,23 +117,8 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Site]:
     for projection in attention.PROJECTIONS:
         parameters = partial(attention.parameters_of, module, projection)
         full = f"{name}.{projection}" if name else projection
-        if why := reason or _unusable(parameters()[0]):
+        if why := reason or unusable(*parameters()):
             yield OtherSite(full, module, False, why)
         else:
-            yield ProductSite(full, module, LinearProduct(), parameters)
-
-
-def _unusable(weight: Any) -> str:
-    if not isinstance(weight, Tensor):
-        return "its weight is not a tensor (quantized?)"
-    if is_lazy(weight):
-        return "its weight has no shape yet: run the model once before"
-    if weight.is_meta:
-        return "its weight has no values yet: it is on the meta device"
-    if weight.layout != torch.strided:
-        return f"its weight is {weight.layout}"
-    if not weight.is_floating_point() or weight.is_quantized:
-        return f"its weight is {weight.dtype}"
-    if weight.itemsize == 1:
-        return f"{weight.dtype} is too coarse for its outputs to be checked"
-    return ""
+            stored = partial(attention.stored, module, projection)
+            yield ProductSite(full, module, LinearProduct(), parameters, stored)

@@ -25,6 +25,8 @@ import torch
 from scipy.special import chdtri
 from torch import Tensor
 
+from parimend.guards.arithmetic import Arithmetic, absolute_roundoff, unit_roundoff
+
 PROBABILITY = 1e-11
 """Of a false alarm, for every check of an output: the margin."""
 
@@ -34,17 +36,6 @@ ROUNDING = 0.3
 _OWN_TERMS = 64
 """Partial sums that the check adds to those of the layer; see `parimend.guards.kernels`."""
 
-_TF32 = 2.0**-11
-
-
-def unit_roundoff(dtype: torch.dtype) -> float:
-    """Largest relative error of rounding to a dtype.
-
-    >>> unit_roundoff(torch.float32) == 2**-24
-    True
-    """
-    return float(torch.finfo(dtype).eps) / 2.0
-
 
 @dataclass(frozen=True)
 class Threshold:
@@ -53,20 +44,25 @@ class Threshold:
     Attributes:
         tau: limit of |P y - t| / S for outputs of about the sizes that the weights suggest.
         deviation: the same for one check and one output, in units of this output's size.
+        least: limit of |P y - t| for outputs as small as the smallest numbers of their dtype.
+        worst: largest error that rounding can make, in units of an output's sum of |w x|.
     """
 
     tau: float
     deviation: float
+    least: float
+    worst: float
 
     @classmethod
     def of(
         cls,
         noise: Tensor,
         own: Tensor,
-        fan_in: int,
+        gains: tuple[float, float],
+        terms: int,
         weight: torch.dtype,
-        output: torch.dtype,
-        tf32: bool,
+        arithmetic: Arithmetic,
+        casts: bool = False,
     ) -> Threshold:
         """The threshold of a layer.
 
@@ -74,22 +70,31 @@ class Threshold:
             noise: (k, k) float64, covariance of the checks if all outputs err by the size that
                 their weights suggest, in units of the mean square of all outputs.
             own: (k,) float64, squares of what rounding the weights has left of P W, in that unit.
-            fan_in: terms of every sum.
-            weight: dtype of the weights.
-            output: dtype of the outputs; if it is the narrower one, the layer casts its weights.
-            tf32: products of 11 bits, as CUDA may be told to use.
+            gains: largest eigenvalues of P P^T and of P W W^T P^T: what the checks make of errors
+                of outputs and of inputs that do not depend on their size.
+            terms: of every sum.
+            weight: dtype of the weights; if it is wider than the outputs', the layer casts them.
+            arithmetic: of the layer.
+            casts: the layer casts its inputs.
         """
-        wide = torch.float64 if output == torch.float64 else torch.float32
-        variance = ROUNDING**2 * unit_roundoff(wide) ** 2 * (fan_in + _OWN_TERMS)
-        if output.itemsize < wide.itemsize:  # the sums are float32, and rounded at the end
-            variance += unit_roundoff(output) ** 2 / 3.0
-        if output.itemsize < weight.itemsize:  # and so were the weights before they were used
-            variance += unit_roundoff(output) ** 2 / 3.0
-        if tf32:
-            variance += 2.0 * _TF32**2 / 3.0
+        output = arithmetic.output
+        unit, least = unit_roundoff(output), absolute_roundoff(output)
+        variance = ROUNDING**2 * arithmetic.sums**2 * (terms + _OWN_TERMS)
+        variance += 2.0 * arithmetic.factors**2 / 3.0
+        narrow = output.itemsize < 4
+        # The sums are rounded at the end, and so were weights and inputs before they were used.
+        roundings = narrow + (output.itemsize < weight.itemsize) + casts
+        variance += roundings * unit**2 / 3.0
         worst = float(torch.linalg.eigvalsh(variance * noise + torch.diag(own)).max())
+        # Where numbers are taken for zero, so may be every term of a sum.
+        absolute = least**2 * (gains[0] * (1 if narrow else terms**2) + casts * gains[1])
         q = quantile(len(own))
-        return cls(q * math.sqrt(worst), q * math.sqrt(variance))
+        return cls(
+            q * math.sqrt(worst),
+            q * math.sqrt(variance),
+            q * math.sqrt(absolute / 3.0),
+            terms * arithmetic.sums + roundings * unit + 2.0 * arithmetic.factors,
+        )
 
     def floor(self, k: int, outputs: int) -> float:
         """Size of a single wrong output that is seen whatever the rounding errors happen to be.

@@ -1,0 +1,53 @@
+"""Where outputs can be looked at, and where a guard passes them by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
+
+DTYPES = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+"""Dtypes of outputs that are fine enough to be checked."""
+
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+"""Whether `torch.export` is looking; before PyTorch 2.7 it cannot be told."""
+
+# Looked up once: this runs after every call of every layer.
+_level = functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+_modes = torch._C._len_torch_dispatch_stack
+
+_TRACING = (
+    torch._C._TorchDispatchModeKey.FAKE,
+    torch._C._TorchDispatchModeKey.PROXY,
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,
+)
+
+
+def observable(y: Any) -> bool:
+    """Whether a tensor's values are there to be looked at.
+
+    They are not inside the transformations of `torch.func`, while a model is traced or exported,
+    and in nested, sparse and fake tensors.
+
+    Example:
+        >>> observable(torch.ones(2)), torch.func.vmap(lambda y: y * observable(y))(torch.ones(2))
+        (True, tensor([0., 0.]))
+    """
+    return (
+        type(y) is Tensor  # subclasses do as they like
+        and y.dtype in DTYPES
+        and y.layout is torch.strided
+        and not (y.is_nested or y.is_meta)
+        and _level() is None
+        and forward_ad._current_level < 0
+        and _tracing() is None
+        and not (_modes() and _traced())
+    )
+
+
+def _traced() -> bool:
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING)

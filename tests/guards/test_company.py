@@ -1,0 +1,279 @@
+"""Guards among what else is done with models: nobody's work is disturbed, no alarm is false."""
+
+import copy
+import io
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from parimend.errors import ComputationError, GuardError
+from parimend.guards import guard_
+from parimend.upsets import Upset, upset_
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+
+
+def pickled(model):
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    assert b"parimend" not in buffer.getvalue()
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, pickled])
+def test_copies_have_no_guards_and_the_original_keeps_its_own(model, x, make):
+    with guard_(model, 4, activations=True) as guards:
+        other = make(model)
+        for mine, copied in zip(model.modules(), other.modules(), strict=True):
+            assert set(vars(copied)) <= set(vars(mine)) - {"forward", "__reduce_ex__"}
+            assert not copied._forward_hooks
+        with torch.no_grad():
+            other[0].weight.mul_(1.01)
+        other(x)
+        assert guards.events == ()
+        guard_(other, 4).remove()
+        with upset_(model, Upset("offset"), only=["0"]):
+            model(x)
+        assert len(guards.events) == len(x)
+
+
+def test_an_average_of_weights_has_no_guards(model, x):
+    with guard_(model, 4) as guards:
+        average = torch.optim.swa_utils.AveragedModel(model)
+        with torch.no_grad():
+            average.module[0].weight.mul_(1.01)
+        average(x)
+        assert guards.events == ()
+        assert "forward" not in vars(model[0]._replicate_for_data_parallel())
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_handles_end_in_any_order_and_others_wrappers_stay(x, order):
+    layer, seen = nn.Linear(16, 32), []
+    right = layer(x)
+    handles = [guard_(layer, 4), upset_(layer, Upset("offset"), operations=["addmm"], every=99)]
+    inner = layer.forward
+
+    def doubled(x):
+        seen.append(1)
+        return 2 * inner(x)
+
+    layer.forward = doubled
+    handles.append(upset_(layer, Upset("offset"), operations=["mul"], every=99))
+    torch.testing.assert_close(layer(x), 2 * right)
+    for i in order:
+        handles[i].remove()
+        torch.testing.assert_close(layer(x), 2 * right)
+    assert layer.forward is doubled
+    assert len(seen) == 4
+    assert not layer._forward_hooks
+
+
+def test_a_wrapper_from_before_is_named_and_kept(model, x):
+    model[0].forward = lambda x, inner=model[0].forward: 2 * inner(x)
+    right = model(x)
+    with guard_(model, 4) as guards:
+        assert guards.coverage()[0].cover == "uncovered"
+        assert torch.equal(model(x), right)
+        assert guards.events == ()
+    assert torch.equal(model(x), right)
+
+
+def test_hooks_that_change_outputs_are_left_alone(model, x):
+    model[0].register_forward_hook(lambda module, args, y: 2 * y)
+    right = model(x)
+    with upset_(model, Upset("offset"), only=["0"]), guard_(model, 4) as guards:
+        torch.testing.assert_close(model(x), right)  # corrected, and then doubled
+        assert len(guards.events) == len(x)
+
+
+@pytest.mark.parametrize("make", [guard_, upset_])
+def test_an_interrupt_leaves_nothing_behind(make):
+    class Interrupted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 32)
+
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    model = Interrupted()
+    handle = (
+        guard_(model, activations=True)
+        if make is guard_
+        else upset_(model, Upset("offset"), operations=["addmm"])
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.ones(1, 16))
+    assert torch._C._len_torch_function_stack() == 0
+    assert torch._C._len_torch_dispatch_stack() == 0
+    handle.remove()
+    assert "forward" not in vars(model)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # in PyTorch's own jvp
+@pytest.mark.parametrize("activations", [False, True])
+def test_transformations_of_functions(model, x, activations):
+    def all_of_them():
+        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        return (
+            torch.func.vmap(model)(x),
+            torch.func.jvp(model, (x,), (x,))[1],
+            torch.func.jacrev(model)(x[0]),
+            *torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).sum())(
+                parameters
+            ).values(),
+        )
+
+    right = all_of_them()
+    with guard_(model, 4, activations=activations) as guards:
+        torch.testing.assert_close(all_of_them(), right)
+        assert guards.events == ()
+        assert guards.passed == {"0": 4, "2": 4}
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_parameters_that_are_lent_for_a_call(model, x, detach):
+    other = copy.deepcopy(model)
+    nn.init.normal_(other[0].weight)
+    lent = {n: p.detach() if detach else p for n, p in other.named_parameters()}
+    with guard_(model, 4, policy="raise") as guards:
+        torch.testing.assert_close(torch.func.functional_call(model, lent, (x,)), other(x))
+        model(x)
+        assert guards.events == ()
+        assert guards.passed == {"0": 1}  # the others are the same
+        assert guards.coverage()[0].cover == "kept"
+
+
+def test_exported_and_traced_models_run_without_guards(model, x):
+    right = model(x)
+    with guard_(model, 4, activations=True) as guards:
+        exported = torch.export.export(model, (x,))
+        assert "inspect_" not in str(exported.graph)
+        torch.testing.assert_close(exported.module()(x), right)
+        traced = torch.fx.experimental.proxy_tensor.make_fx(model)(x)
+        torch.testing.assert_close(traced(x), right)
+        assert guards.events == ()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activations_that_are_computed_again(model, x, reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(*model, nn.LayerNorm(8))
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=reentrant)
+
+    net = Checkpointed()
+    with guard_(net, 4, activations=True) as guards:
+        net(x.requires_grad_()).sum().backward()
+        assert guards.events == ()
+    assert model[0].weight.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_empty_and_nested_inputs():
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    x = torch.zeros(0, 9, 32)
+    padding = torch.zeros(0, 9, dtype=torch.bool)
+    with guard_(attention, 4) as guards, torch.no_grad():
+        y, weights = attention(x, x, x, key_padding_mask=padding)
+        assert (y.shape, weights.shape) == ((0, 9, 32), (0, 9, 9))
+        x = torch.nested.nested_tensor([torch.randn(3, 32), torch.randn(4, 32)])
+        right = attention(x, x, x, need_weights=False)[0]
+        assert [y.shape for y in right.unbind()] == [(3, 32), (4, 32)]
+        assert guards.events == ()
+        assert set(guards.passed.values()) == {1}
+        with pytest.raises(RuntimeError, match="attn_mask"):
+            attention(padding, padding, padding, is_causal=True)
+
+
+def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
+    other = copy.deepcopy(model)
+    nn.init.normal_(other[0].weight)
+    with guard_(model, 4, policy="raise") as guards:
+        model.load_state_dict(other.state_dict(), assign=True)
+        for _ in range(2):
+            torch.testing.assert_close(model(x), other(x))
+        assert [(e.layer, e.action) for e in guards.events] == [("0", "replaced")]
+        assert guards.passed == {"0": 2}
+        assert "replaced" in guards.coverage()[0].reason
+        guards.project_()
+        assert guards.coverage()[0].cover == "kept"
+        with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
+            model(x)
+
+
+def test_converted_weights_are_known_again(model, x):
+    with guard_(model, 4, policy="raise") as guards:
+        model.half().float()
+        model(x)
+        assert guards.events == ()
+        assert guards.passed == {}
+        with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
+            model(x)
+
+
+class Foreign(torch.Tensor):
+    """A type of its own, as weights that are quantized."""
+
+
+def test_weights_of_other_types_are_named(model, x):
+    with guard_(model, 4) as guards:
+        changed = 1.1 * model[0].weight.detach()
+        model[0].weight = nn.Parameter(changed.as_subclass(Foreign))
+        model(x)
+        assert guards.events == ()
+        assert "Foreign" in guards.coverage()[0].reason
+    with guard_(model, 4) as guards:
+        assert "Foreign" in guards.coverage()[0].reason
+    with pytest.raises(GuardError, match="Foreign"):
+        guard_(model[0], 4)
+    nn.init.constant_(model[2].weight, float("inf"))
+    with pytest.raises(GuardError, match="not all finite"):
+        guard_(model, 4)
+
+
+def test_a_module_that_takes_over_hooks_is_left_alone(model, x):
+    with guard_(model, 4) as guards:
+        other = nn.Linear(16, 32)
+        for hook in model[0]._forward_hooks.values():
+            other.register_forward_hook(hook)
+        model[0] = other
+        model(x)
+        assert guards.events == ()
+        assert "put here after" in guards.coverage()[0].reason
+
+
+def test_a_layer_that_is_used_twice(x):
+    layer = nn.Linear(16, 16)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(torch.relu_(self.layer(x)))
+
+    model = Twice()
+    with guard_(model, 4, activations=True) as guards:
+        model(x).sum().backward()
+        assert guards.events == ()
+        with upset_(model, Upset("offset"), only=["layer"]):
+            model(x)
+        assert {e.call for e in guards.events} == {2, 3}
