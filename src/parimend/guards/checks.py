@@ -13,14 +13,14 @@ from torch import Tensor
 
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
+from parimend.guards.products import Product
+from parimend.guards.threshold import Threshold
 from parimend.kernels.screen_numba import (
     LARGE,
     any_suspicious_plane,
     any_suspicious_product,
     any_suspicious_row,
 )
-from parimend.guards.products import Product
-from parimend.guards.threshold import Threshold
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _EXACT = 4.0
