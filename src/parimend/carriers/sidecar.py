@@ -181,9 +181,7 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
     return padded.view(np.uint32)
 
 
-def sums(
-    code: SumsCode, word: Word, tensors: Tensors, few: bool = False
-) -> NDArray[np.uint64]:
+def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
     """The sums of a word, all or `SumsCode.few`, read once; threads share the work."""
     todo, lock = reads(word), Lock()
 

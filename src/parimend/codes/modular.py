@@ -326,4 +326,3 @@ class Modular(SumsCode):
         if sums.max() >= PRIME:
             raise SpecError("sums of this code are residues, below 2^32 + 15")
         return sums
-

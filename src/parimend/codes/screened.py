@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from parimend.codes import residues
 from parimend.codes.modular import Modular
-from parimend.codes.power import PRIME, PowerSums
+from parimend.codes.power import PowerSums
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
+from parimend.kernels.field_numba import PRIME
 
 MOST_POWER = 1000
 """So many errors at most are met with power sums: with more, hashed sums are faster and smaller."""
@@ -124,7 +125,9 @@ class Screened(SumsCode):
                 f"sums of this code are ({self.m},) or ({self.first},) uint64, not {sums.shape} "
                 f"{sums.dtype}"
             )
-        return [(p, mine) for p, mine in zip(self.parts, self.split(sums), strict=True) if mine.size]
+        return [
+            (p, mine) for p, mine in zip(self.parts, self.split(sums), strict=True) if mine.size
+        ]
 
 
 def sums_for(n: int, errors: int, seed: int = 0) -> SumsCode:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes import Gaussian, Sparse, SumsCode, restore
-from parimend.decoders import Buckets, Decoder, Peeling, Prepared
+from parimend.decoders import Decoder, Peeling, Prepared, decoder_for
 from parimend.experiment.trials import Answer, Faults
 from parimend.impose.rounding import round_into
 from parimend.records import Verdict
@@ -152,7 +152,8 @@ class Sums:
         decoding = state.prepared.decode(state.changed)
         if decoding.verdict is Verdict.CORRECTED:
             named = np.array_equal(decoding.positions, state.positions)
-            state.repaired = restore(state.received, decoding.values, state.prepared.code.prime) if named else None
+            code: Any = state.prepared.code
+            state.repaired = restore(state.received, decoding.values, code.prime) if named else None
         return Answer(decoding.verdict, len(decoding.positions))
 
     def same(self, state: Struck) -> bool:

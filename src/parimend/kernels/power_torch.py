@@ -7,6 +7,7 @@ stay below 2^49 and are exact. Blocks are added up in integers. Only the sums le
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +21,18 @@ from parimend.kernels.power_numba import LANES, points_of, powers_of, shifted
 _BLOCK = 1 << 12  # words, or a whole tile
 _PIECE = 1 << 21  # words that are looked at together: 80 MB of memory
 _LOW, _HALF = 17, 16  # bits of the lower limb of a residue, and of half a word
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A device, and an empty tensor there."""
+
+    device: torch.device
+    like: torch.Tensor = field(compare=False)
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, on the device."""
+        return self.like.new_empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 class _Tables(NamedTuple):
@@ -59,7 +72,8 @@ def sums_of(
         piece = torch.nn.functional.pad(
             piece, (4 * skipped, -(piece.numel() + 4 * skipped) % (4 * block))
         )
-        tables = _tables(generator, rows, count, block, piece.device)
+        place = _Place(piece.device, piece.new_empty(0))
+        tables = _tables(generator, rows, count, block, place)
         sums = _sums(piece.view(torch.int32).view(-1, block), tables)
         shift = element(pow(generator, -LANES * first, PRIME))
         total = (total + shifted(sums.cpu().numpy(), shift)) % np.uint64(PRIME)
@@ -84,12 +98,13 @@ def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def _tables(generator: int, rows: int, count: int, block: int, device: torch.device) -> _Tables:
+def _tables(generator: int, rows: int, count: int, block: int, place: _Place) -> _Tables:
     root = element(pow(generator, (PRIME - 1) // rows, PRIME))
     points = points_of(np.arange(block), rows, element(pow(generator, -1, PRIME)), root)
-    powers = torch.from_numpy(powers_of(points, count)).to(device)
-    step = element(pow(generator, -LANES * (block // (LANES * rows)), PRIME))
-    # Powers of the step for every sum, and powers of these for every block.
-    steps = powers_of(powers_of(np.array([step]), count)[0].astype(np.float64), _PIECE // block + 1)
+    powers = torch.from_numpy(powers_of(points, count))
     limbs = torch.cat([powers & ((1 << _LOW) - 1), powers >> _LOW], dim=1).double()
-    return _Tables(limbs, torch.from_numpy(np.ascontiguousarray(steps.T)).to(device))
+    # Powers of a block's step for every sum, and powers of these for every block.
+    step = element(pow(generator, -LANES * (block // (LANES * rows)), PRIME))
+    of_sums = powers_of(np.array([step]), count)[0].astype(np.float64)
+    steps = powers_of(of_sums, _PIECE // block + 1).T
+    return _Tables(place.copy(limbs), place.copy(torch.from_numpy(np.ascontiguousarray(steps))))
