@@ -18,11 +18,11 @@ answer counts only if every check is explained exactly. (The numbers are for wor
 
 Rules can take a wrong path, and do for damage that is made for it. So where they give no answer, or
 one of more than `FEW` words, and so few checks are wrong that `FEW` words may be all, *every*
-explanation by that many words is searched for, from the start: one is the answer, several are none.
-The search is complete if no two wrong words can cancel in a check and no three columns have the same
-checks. `parimend.decoders.certificate` proves that for a code at hand, and that there never are
-several; any `FEW` wrong words are then repaired, always. Without pairs only words are found that
-are alone in a check, one after the other.
+explanation by that many is searched for, from the start: one is the answer, several are none.
+The search is complete if no two wrong words can cancel in a check and no three columns have the
+same checks. `parimend.decoders.certificate` proves that for a code at hand, and that there never
+are several; any `FEW` wrong words are then repaired, always. Without pairs, words are found only
+if one after the other is alone in a check.
 
 Rules 1, 2 and elimination on the stuck rest need about m = 1.45 t checks for t errors; rules 3
 and 4 (a 3-core instead of a 2-core has to be empty) need about m = 0.75 t.
@@ -78,25 +78,31 @@ class Peeling(Decoder):
 
 
 class PreparedPeeling(Prepared):
-    """`Peeling`, made ready for one code."""
+    """`Peeling`, made ready for one code.
+
+    Attributes:
+        rows: H by rows; see `parimend.kernels.peeling_numba.by_rows`.
+        inverse: of every coefficient, in the order of the rows.
+        uses_pairs: whether two wrong words in one check are told apart.
+    """
 
     code: Sparse
 
     def __init__(self, code: Sparse, max_pairs: int) -> None:
         super().__init__(code)
-        self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
-        self._inverse = kernels.inverses(code.columns.row, self._rows[0], code.columns.coefficient)
-        self._matrix = (*code.columns, self._inverse, *self._rows)
+        self.rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
+        self.inverse = kernels.inverses(code.columns.row, self.rows[0], code.columns.coefficient)
+        self._matrix = (*code.columns, self.inverse, *self.rows)
         self._heaviest = int(np.diff(code.columns.start).max())
-        weight = np.diff(self._rows[0])
+        weight = np.diff(self.rows[0])
         pairs = int((weight * (weight - 1) // 2).sum())
         # From 30 bits on, the test with the multiplier overflows, and coefficients are too short.
-        self._use_pairs = pairs <= max_pairs and code.word_bits < 30
+        self.uses_pairs = pairs <= max_pairs and code.word_bits < 30
 
     @cached_property
     def _multipliers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Prepared on the first syndrome that needs them."""
-        return kernels.pair_multipliers(*self._rows, self._inverse, self.code.columns.coefficient)
+        return kernels.pair_multipliers(*self.rows, self.inverse, self.code.columns.coefficient)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
@@ -124,7 +130,7 @@ class PreparedPeeling(Prepared):
         before = left + 1
         while 0 < left < before:  # wrong repairs could undo each other for ever
             before = left
-            if self._use_pairs:
+            if self.uses_pairs:
                 left = kernels.peel(*self._matrix, *self._multipliers, *state, limit, counts)
                 if not left:
                     break
@@ -146,7 +152,7 @@ class PreparedPeeling(Prepared):
         """The only explanation by `FEW` words; ``peeled`` if there is none."""
         if erasures.size > FEW or np.count_nonzero(syndrome) > FEW * self._heaviest:
             return peeled
-        pairs = self._multipliers if self._use_pairs else kernels.NO_PAIRS
+        pairs = self._multipliers if self.uses_pairs else kernels.NO_PAIRS
         erased, limit = self._mask(erasures), 1 << self.code.word_bits
         found, columns, values = explanations(*self._matrix, *pairs, syndrome, erased, limit, FEW)
         if not found:

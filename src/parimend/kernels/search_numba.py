@@ -80,10 +80,10 @@ def _names(j, s, together, H, pairs, limit, names, sizes):
 @nb.njit
 def _holds(columns, names):
     """Whether one of the named words is in the explanation."""
+    held = False
     for name in names:
-        if (columns == name).any():
-            return True
-    return False
+        held |= (columns == name).any()
+    return held
 
 
 @nb.njit(cache=True)
