@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 _MODULUS = 1 << 64
@@ -55,9 +55,7 @@ def all_longer_than(basis: Vectors, square: int) -> bool:
     """Whether it is proven that no nonzero vector of a lattice is shorter than sqrt(``square``).
 
     No vector is shorter than the shortest of the Gram-Schmidt vectors b*_i, of whatever basis. The
-    basis is reduced (A. K. Lenstra, H. W. Lenstra, L. Lovasz, Mathematische Annalen 261, 1982; in
-    the form without fractions of H. Cohen, A Course in Computational Algebraic Number Theory,
-    algorithm 2.6.7) until that proves it, or can no more.
+    basis is reduced until that proves it, or can no more.
 
     Args:
         basis: (k, k) integers, independent.
@@ -68,14 +66,38 @@ def all_longer_than(basis: Vectors, square: int) -> bool:
         >>> all_longer_than(basis, 900**2), all_longer_than(basis, 1100**2)
         (True, False)
     """
-    basis = [list(vector) for vector in basis]
-    k = len(basis)
+    # |b*_i|^2 is the ratio of two Gram determinants.
+    return any(
+        all(after >= square * before for before, after in pairwise(gram))
+        for gram in _reduction([*basis])
+    )
+
+
+def reduced(basis: Vectors) -> Vectors:
+    """A basis of short vectors, the first of which is about the shortest there is.
+
+    Example:
+        >>> reduced([[1, 1000], [0, 1 << 20]])
+        [[1, 1000], [-1049, -424]]
+    """
+    basis = [*basis]
+    for _ in _reduction(basis):
+        pass
+    return basis
+
+
+def _reduction(basis: Vectors) -> Iterator[list[int]]:
+    """Reduce a basis in place; gives the Gram determinants of its first 0, 1, ... vectors before
+    every step and at the end.
+
+    The algorithm of A. K. Lenstra, H. W. Lenstra and L. Lovasz (Mathematische Annalen 261, 1982),
+    without fractions (H. Cohen, A Course in Computational Algebraic Number Theory, 2.6.7).
+    """
     gram, factor = _gram_schmidt(basis)
     i = 1
-    while not _proven(gram, square):
-        if i == k:
-            return False
-        _reduce(basis, gram, factor, i, i - 1)
+    while i < len(basis):
+        yield gram
+        _subtract(basis, gram, factor, i, i - 1)
         # |b*_i|^2 >= (3/4 - mu^2) |b*_(i-1)|^2, times what makes both sides integers
         mu = factor[i][i - 1]
         if 4 * (gram[i + 1] * gram[i - 1] + mu * mu) < 3 * gram[i] ** 2:
@@ -83,14 +105,9 @@ def all_longer_than(basis: Vectors, square: int) -> bool:
             i = max(i - 1, 1)
         else:
             for j in range(i - 2, -1, -1):
-                _reduce(basis, gram, factor, i, j)
+                _subtract(basis, gram, factor, i, j)
             i += 1
-    return True
-
-
-def _proven(gram: list[int], square: int) -> bool:
-    """|b*_i|^2 is the ratio of two Gram determinants."""
-    return all(after >= square * before for before, after in pairwise(gram))
+    yield gram
 
 
 def _gram_schmidt(basis: Vectors) -> tuple[list[int], Vectors]:
@@ -110,7 +127,7 @@ def _gram_schmidt(basis: Vectors) -> tuple[list[int], Vectors]:
     return gram, factor
 
 
-def _reduce(basis: Vectors, gram: list[int], factor: Vectors, i: int, j: int) -> None:
+def _subtract(basis: Vectors, gram: list[int], factor: Vectors, i: int, j: int) -> None:
     """Subtract from vector i the multiple of vector j that makes |mu_ij| at most one half."""
     times = (2 * factor[i][j] + gram[j + 1]) // (2 * gram[j + 1])
     if not times:
