@@ -168,7 +168,7 @@ class TestOfRealSize:
             self.assert_repairs(prepared, damage, np.array([erased]))
 
     def test_made_to_mislead(self, code, prepared):
-        for damages in Misleading(code).kinds().values():
+        for damages, _ in Misleading(code).kinds().values():
             for damage in itertools.islice(damages, 20):
                 self.assert_repairs(prepared, damage)
 
