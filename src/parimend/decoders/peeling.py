@@ -160,10 +160,10 @@ class PreparedPeeling(Prepared):
         steps = {**peeled.steps, "search": 1}
         if found > 1:
             return _unexplained(syndrome, steps)
-        damage = dict(zip(columns.tolist(), values.tolist(), strict=True))
-        positions = np.union1d(columns[columns >= 0], erasures)
-        sizes = np.array([damage.get(i, 0) for i in positions.tolist()], np.int64)
-        return Decoding(Verdict.CORRECTED, positions, sizes, steps=steps)
+        damage = np.zeros(self.code.n, np.int64)
+        damage[columns[columns >= 0]] = values[columns >= 0]
+        positions = np.union1d(np.flatnonzero(damage), erasures)
+        return Decoding(Verdict.CORRECTED, positions, damage[positions], steps=steps)
 
     def _mask(self, erasures: NDArray[np.int64]) -> NDArray[np.uint8]:
         erased = np.zeros(self.code.n, np.uint8)
