@@ -4,6 +4,7 @@ from parimend.decoders.agreement import Agreement
 from parimend.decoders.amp import AMP
 from parimend.decoders.base import Decoder, Prepared, decoder
 from parimend.decoders.buckets import Buckets
+from parimend.decoders.certificate import Certificate, certify
 from parimend.decoders.greedy import OMP
 from parimend.decoders.l1 import L1
 from parimend.decoders.peeling import Peeling
@@ -15,9 +16,11 @@ __all__ = [
     "OMP",
     "Agreement",
     "Buckets",
+    "Certificate",
     "Decoder",
     "Peeling",
     "Prepared",
     "ReedSolomon",
+    "certify",
     "decoder",
 ]
