@@ -270,7 +270,7 @@ class TestUse:
             damage = damage_of("random", code, 100, rng)
             for name, count in Peeling().prepare(code).decode(code.syndrome(damage)).steps.items():
                 steps[name] = steps.get(name, 0) + count
-        assert set(steps) == {"agree", "alone", "pair", "pair alone", "elimination"}
+        assert set(steps) == {"agree", "alone", "pair", "pair alone", "elimination", "search"}
         assert steps["agree"] > 0
         assert steps["pair"] > 0
 

@@ -16,6 +16,14 @@ All arithmetic is exact, modulo 2^64. Four rules are used, the safest one that a
 What is still open afterwards is solved by elimination on the columns that may still be wrong. The
 answer counts only if every check is explained exactly. (The numbers are for words of 18 bits.)
 
+Rules can take a wrong path, and do for damage that is made for it. So where they give no answer, or
+one of more than `FEW` words, and so few checks are wrong that `FEW` words may be all, *every*
+explanation by that many is searched for, from the start: one is the answer, several are none.
+The search is complete if no two wrong words can cancel in a check and no three columns have the
+same checks. `parimend.decoders.certificate` proves that for a code at hand, and that there never
+are several; any `FEW` wrong words are then repaired, always. Without pairs, words are found only
+if one after the other is alone in a check.
+
 Rules 1, 2 and elimination on the stuck rest need about m = 1.45 t checks for t errors; rules 3
 and 4 (a 3-core instead of a 2-core has to be empty) need about m = 0.75 t.
 """
@@ -34,8 +42,11 @@ from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
+from parimend.kernels.search_numba import explanations
 from parimend.records import Decoding, Verdict
 
+FEW = 3
+"""So many wrong words are searched for in every combination."""
 _RULES = ("agree", "alone", "pair", "pair alone")
 
 
@@ -67,23 +78,31 @@ class Peeling(Decoder):
 
 
 class PreparedPeeling(Prepared):
-    """`Peeling`, made ready for one code."""
+    """`Peeling`, made ready for one code.
+
+    Attributes:
+        rows: H by rows; see `parimend.kernels.peeling_numba.by_rows`.
+        inverse: of every coefficient, in the order of the rows.
+        uses_pairs: whether two wrong words in one check are told apart.
+    """
 
     code: Sparse
 
     def __init__(self, code: Sparse, max_pairs: int) -> None:
         super().__init__(code)
-        self._rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
-        self._inverse = kernels.inverses(code.columns.row, self._rows[0], code.columns.coefficient)
-        weight = np.diff(self._rows[0])
+        self.rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
+        self.inverse = kernels.inverses(code.columns.row, self.rows[0], code.columns.coefficient)
+        self._matrix = (*code.columns, self.inverse, *self.rows)
+        self._heaviest = int(np.diff(code.columns.start).max())
+        weight = np.diff(self.rows[0])
         pairs = int((weight * (weight - 1) // 2).sum())
         # From 30 bits on, the test with the multiplier overflows, and coefficients are too short.
-        self._use_pairs = pairs <= max_pairs and code.word_bits < 30
+        self.uses_pairs = pairs <= max_pairs and code.word_bits < 30
 
     @cached_property
     def _multipliers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Prepared on the first syndrome that needs them."""
-        return kernels.pair_multipliers(*self._rows, self._inverse, self.code.columns.coefficient)
+        return kernels.pair_multipliers(*self.rows, self.inverse, self.code.columns.coefficient)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
@@ -92,37 +111,66 @@ class PreparedPeeling(Prepared):
             raise SpecError(
                 "peeling needs exact syndromes: decode noisy ones with the 'agreement' decoder"
             )
+        decoding = self._peel(syndrome.copy(), erasures)
+        if decoding.verdict is Verdict.CORRECTED and decoding.positions.size <= FEW:
+            return decoding
+        return self._search(syndrome, erasures, decoding)
+
+    def _peel(self, syndrome: NDArray[np.int64], erasures: NDArray[np.int64]) -> Decoding:
+        """The rules and elimination; changes ``syndrome``."""
         code = self.code
         damage = np.zeros(code.n, np.int64)
-        erased = np.zeros(code.n, np.uint8)
-        erased[erasures] = 1
+        erased = self._mask(erasures)
         counts = np.zeros(len(_RULES), np.int64)
-        limit = 1 << code.word_bits
         state = (syndrome, damage, erased)
-        matrix = (*code.columns, self._inverse, *self._rows)
-        steps = dict.fromkeys((*_RULES, "elimination"), 0)
+        limit = 1 << code.word_bits
+        steps = dict.fromkeys((*_RULES, "elimination", "search"), 0)
 
-        left = kernels.peel(*matrix, *kernels.NO_PAIRS, *state, limit, counts)
+        left = kernels.peel(*self._matrix, *kernels.NO_PAIRS, *state, limit, counts)
         before = left + 1
         while 0 < left < before:  # wrong repairs could undo each other for ever
             before = left
-            if self._use_pairs:
-                left = kernels.peel(*matrix, *self._multipliers, *state, limit, counts)
+            if self.uses_pairs:
+                left = kernels.peel(*self._matrix, *self._multipliers, *state, limit, counts)
                 if not left:
                     break
             solved = solve_components(code, *state, limit)
             if not solved:
                 break
             steps["elimination"] += solved
-            left = kernels.peel(*matrix, *kernels.NO_PAIRS, *state, limit, counts)
+            left = kernels.peel(*self._matrix, *kernels.NO_PAIRS, *state, limit, counts)
 
         steps |= dict(zip(_RULES, counts.tolist(), strict=True))
         if left or syndrome.any():
-            return nothing(
-                Verdict.UNCORRECTABLE,
-                syndrome,
-                unexplained=int(np.count_nonzero(syndrome)),
-                steps=steps,
-            )
+            return _unexplained(syndrome, steps)
         positions = np.union1d(np.flatnonzero(damage), erasures)
         return Decoding(Verdict.CORRECTED, positions, damage[positions], steps=steps)
+
+    def _search(
+        self, syndrome: NDArray[np.int64], erasures: NDArray[np.int64], peeled: Decoding
+    ) -> Decoding:
+        """The only explanation by `FEW` words; ``peeled`` if there is none."""
+        if erasures.size > FEW or np.count_nonzero(syndrome) > FEW * self._heaviest:
+            return peeled
+        pairs = self._multipliers if self.uses_pairs else kernels.NO_PAIRS
+        erased, limit = self._mask(erasures), 1 << self.code.word_bits
+        found, columns, values = explanations(*self._matrix, *pairs, syndrome, erased, limit, FEW)
+        if not found:
+            return peeled
+        steps = {**peeled.steps, "search": 1}
+        if found > 1:
+            return _unexplained(syndrome, steps)
+        damage = np.zeros(self.code.n, np.int64)
+        damage[columns[columns >= 0]] = values[columns >= 0]
+        positions = np.union1d(np.flatnonzero(damage), erasures)
+        return Decoding(Verdict.CORRECTED, positions, damage[positions], steps=steps)
+
+    def _mask(self, erasures: NDArray[np.int64]) -> NDArray[np.uint8]:
+        erased = np.zeros(self.code.n, np.uint8)
+        erased[erasures] = 1
+        return erased
+
+
+def _unexplained(syndrome: NDArray[np.int64], steps: dict[str, int]) -> Decoding:
+    unexplained = int(np.count_nonzero(syndrome))
+    return nothing(Verdict.UNCORRECTABLE, syndrome, unexplained=unexplained, steps=steps)

@@ -1,0 +1,151 @@
+"""Short vectors of small lattices, excluded in exact integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+_MODULUS = 1 << 64
+
+Vectors = list[list[int]]
+
+
+def kernel_basis(matrix: Sequence[Sequence[int]]) -> Vectors:
+    """A basis of a lattice that holds all integer z with A z = 0 modulo 2^64.
+
+    Gaussian elimination with odd pivots; a check that is left without one is passed over, which
+    makes the lattice larger, and so what is proven of it stays true.
+
+    Args:
+        matrix: (r, k) integers, r >= 1.
+
+    Example:
+        >>> kernel_basis([[1, 3]])
+        [[-3, 1], [18446744073709551616, 0]]
+    """
+    k = len(matrix[0])
+    solved: dict[int, list[int]] = {}  # pivot -> a check with 1 there and 0 at other pivots
+    for check in matrix:
+        rest = _cleared(check, solved)
+        pivot = next((i for i in range(k) if rest[i] % 2), None)
+        if pivot is None:
+            continue
+        inverse = pow(rest[pivot], -1, _MODULUS)
+        rest = [inverse * x % _MODULUS for x in rest]
+        solved = {i: _cleared(other, {pivot: rest}) for i, other in solved.items()}
+        solved[pivot] = rest
+    basis = [[_MODULUS * (i == pivot) for i in range(k)] for pivot in solved]
+    for free in (i for i in range(k) if i not in solved):
+        vector = [int(i == free) for i in range(k)]
+        for pivot, check in solved.items():
+            vector[pivot] = (_MODULUS // 2 - check[free]) % _MODULUS - _MODULUS // 2
+        basis.insert(0, vector)
+    return basis
+
+
+def _cleared(check: Sequence[int], solved: dict[int, list[int]]) -> list[int]:
+    rest = list(check)
+    for pivot, other in solved.items():
+        factor = rest[pivot]
+        rest = [(x - factor * y) % _MODULUS for x, y in zip(rest, other, strict=True)]
+    return rest
+
+
+def all_longer_than(basis: Vectors, square: int) -> bool:
+    """Whether it is proven that no nonzero vector of a lattice is shorter than sqrt(``square``).
+
+    No vector is shorter than the shortest of the Gram-Schmidt vectors b*_i, of whatever basis. The
+    basis is reduced until that proves it, or can no more.
+
+    Args:
+        basis: (k, k) integers, independent.
+        square: least square of a length.
+
+    Example:
+        >>> basis = [[1, 1000], [0, 1 << 20]]
+        >>> all_longer_than(basis, 900**2), all_longer_than(basis, 1100**2)
+        (True, False)
+    """
+    # |b*_i|^2 is the ratio of two Gram determinants.
+    return any(
+        all(after >= square * before for before, after in pairwise(gram))
+        for gram in _reduction([*basis])
+    )
+
+
+def reduced(basis: Vectors) -> Vectors:
+    """A basis of short vectors, the first of which is about the shortest there is.
+
+    Example:
+        >>> reduced([[1, 1000], [0, 1 << 20]])
+        [[1, 1000], [-1049, -424]]
+    """
+    basis = [*basis]
+    for _ in _reduction(basis):
+        pass
+    return basis
+
+
+def _reduction(basis: Vectors) -> Iterator[list[int]]:
+    """Reduce a basis in place; gives the Gram determinants of its first 0, 1, ... vectors before
+    every step and at the end.
+
+    The algorithm of A. K. Lenstra, H. W. Lenstra and L. Lovasz (Mathematische Annalen 261, 1982),
+    without fractions (H. Cohen, A Course in Computational Algebraic Number Theory, 2.6.7).
+    """
+    gram, factor = _gram_schmidt(basis)
+    i = 1
+    while i < len(basis):
+        yield gram
+        _subtract(basis, gram, factor, i, i - 1)
+        # |b*_i|^2 >= (3/4 - mu^2) |b*_(i-1)|^2, times what makes both sides integers
+        mu = factor[i][i - 1]
+        if 4 * (gram[i + 1] * gram[i - 1] + mu * mu) < 3 * gram[i] ** 2:
+            _swap(basis, gram, factor, i)
+            i = max(i - 1, 1)
+        else:
+            for j in range(i - 2, -1, -1):
+                _subtract(basis, gram, factor, i, j)
+            i += 1
+    yield gram
+
+
+def _gram_schmidt(basis: Vectors) -> tuple[list[int], Vectors]:
+    """(Gram determinants of the first 0, 1, ... vectors; mu_ij times determinant j + 1)."""
+    gram: list[int] = [1]
+    factor: Vectors = []
+    for i, vector in enumerate(basis):
+        row: list[int] = []
+        for j in range(i + 1):
+            u = sum(x * y for x, y in zip(vector, basis[j], strict=True))
+            for s in range(j):
+                lower = row[s] if j == i else factor[j][s]
+                u = (gram[s + 1] * u - row[s] * lower) // gram[s]
+            row.append(u)
+        gram.append(row.pop())
+        factor.append(row)
+    return gram, factor
+
+
+def _subtract(basis: Vectors, gram: list[int], factor: Vectors, i: int, j: int) -> None:
+    """Subtract from vector i the multiple of vector j that makes |mu_ij| at most one half."""
+    times = (2 * factor[i][j] + gram[j + 1]) // (2 * gram[j + 1])
+    if not times:
+        return
+    basis[i] = [x - times * y for x, y in zip(basis[i], basis[j], strict=True)]
+    for s in range(j):
+        factor[i][s] -= times * factor[j][s]
+    factor[i][j] -= times * gram[j + 1]
+
+
+def _swap(basis: Vectors, gram: list[int], factor: Vectors, i: int) -> None:
+    """Exchange vectors i - 1 and i."""
+    basis[i], basis[i - 1] = basis[i - 1], basis[i]
+    mu = factor[i][i - 1]
+    factor[i][: i - 1], factor[i - 1] = factor[i - 1], factor[i][: i - 1]
+    determinant = (gram[i - 1] * gram[i + 1] + mu * mu) // gram[i]
+    for row in factor[i + 1 :]:
+        before, this = row[i - 1], row[i]
+        row[i] = (gram[i + 1] * before - mu * this) // gram[i]
+        row[i - 1] = (determinant * this + mu * row[i]) // gram[i + 1]
+    gram[i] = determinant
