@@ -143,6 +143,8 @@ def sums_for(n: int, errors: int, seed: int = 0) -> SumsCode:
         >>> [type(sums_for(10**6, t)).__name__ for t in (4, 210, 10_000)]
         ['PowerSums', 'Screened', 'Modular']
     """
+    if errors < 1:
+        raise SpecError(f"a code must be made for at least one error, not {errors}")
     t = min(errors, n)
     if t > MOST_POWER:
         return Modular.for_errors(n, errors, seed)
