@@ -37,7 +37,7 @@ FILE = FileReport("/long" * 1000, Diagnosis((WORD, LOST) * 500), "sidecar", 210,
         (Report((FILE,) * 1000), "1000 files"),
         (TrainingEvent("repaired", 7, "r" * 1000, (CHANGE,) * 1000), "1000 elements"),
         (pm.protect_({"w" * 1000: torch.ones(10_000)}, errors=300), "300 errors"),
-        (pm.protect_({"w" * 1000: torch.ones(10_000)}, errors=300).words[0], "Modular"),
+        (pm.protect_({"w" * 1000: torch.ones(10_000)}, errors=300).words[0], "Screened"),
     ],
 )
 def test_a_repr_is_short(record, says):

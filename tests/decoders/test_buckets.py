@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes import Modular
+from parimend.codes import Modular, restore
 from parimend.codes.base import MAX_WORDS
-from parimend.codes.modular import PRIME, restore
+from parimend.codes.modular import PRIME
 from parimend.decoders import Buckets, decoder
 from parimend.errors import SpecError
 from parimend.kernels import modular_numba
@@ -76,7 +76,7 @@ def test_damage_within_the_budget_is_repaired(t, place, pattern):
         repaired += 1
         wrong = received != original
         np.testing.assert_array_equal(decoding.positions, positions[wrong])
-        words = restore(received[wrong], decoding.values)
+        words = restore(received[wrong], decoding.values, PRIME)
         np.testing.assert_array_equal(words, original[wrong])
     assert repaired >= 14
 

@@ -8,7 +8,7 @@ SCRIPT = r"""
 import os, re, sys
 os.fsync = lambda descriptor: None  # slow, and takes no memory
 from parimend import check_file, protect_file, repair_file
-protect_file(sys.argv[1], errors=100)
+protect_file(sys.argv[1], errors=120)
 with open(sys.argv[1], "r+b") as file:
     for k in range(50):
         file.seek(k * 6_000_003)

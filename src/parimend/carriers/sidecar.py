@@ -12,20 +12,18 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from threading import Lock
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend import kernels
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Elements, Finding
-from parimend.codes import Modular
-from parimend.codes.base import MAX_WORDS
-from parimend.codes.modular import restore
-from parimend.decoders.buckets import Buckets
+from parimend.codes import SumsCode, restore, sums_for
+from parimend.codes.power import MAX_WORDS
+from parimend.decoders import Prepared, decoder_for
 from parimend.records import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
@@ -42,14 +40,14 @@ class Sidecar(Carrier):
     """Sums of the bit patterns, kept beside the weights; these may be of any dtype."""
 
     name: ClassVar[str] = "sidecar"
-    families: ClassVar[tuple[str, ...]] = ("modular",)
+    families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened")
     moves: ClassVar[bool] = False
 
     def choose(
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
         pieces = [piece for word in words for piece in cut(word)]
-        return [Chosen(Modular.for_errors(word.padded, errors, seed), word) for word in pieces]
+        return [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
 
     def seal_(
         self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
@@ -62,11 +60,14 @@ class Sidecar(Carrier):
 
     def find(self, sealed: CheckedWord, tensors: Tensors) -> Finding:
         code = sealed.code
-        assert isinstance(code, Modular)
+        assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        if np.array_equal(few, code.few(sealed.target)):
+            return Finding(Verdict.CLEAN)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)
-        decoding = Buckets().prepare(code).decode(changed)
+        decoding = _prepared(code).decode(changed)
         if decoding.verdict is not Verdict.CORRECTED:
             return Finding(
                 Verdict.UNCORRECTABLE,
@@ -80,7 +81,8 @@ class Sidecar(Carrier):
             first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
             positions = decoding.positions[first:last] - starts[number]
             damage = decoding.values[first:last]
-            if not _restore(number, sealed.parts[number], tensors, positions, damage, found):
+            part = sealed.parts[number]
+            if not _restore(number, part, tensors, positions, damage, code.prime, found):
                 return Finding(
                     Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
                 )
@@ -88,31 +90,32 @@ class Sidecar(Carrier):
 
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         code = sealed.code
-        assert isinstance(code, Modular)
-        total = code.zeros()
+        assert isinstance(code, SumsCode)
+        total = code.zeros(few=True)
         for pieces, start in reads(sealed.word):
             add_sums(code, total, tensors, pieces, start)
             yield sum(piece.count * item_size(piece.dtype) for piece in pieces)
-        return not code.subtract(total, sealed.target).any()
+        return np.array_equal(total, code.few(sealed.target))
 
     def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
         """A word as it is now, for a while: with its checks, and nothing else to prove it by."""
         return CheckedWord(*chosen, sums(chosen.code, chosen.word, tensors))
 
     def intact(self, sealed: CheckedWord, tensors: Tensors) -> bool:
-        """Whether a word is as it was: `find` for those who only want to know that, in half the
-        time.
-
-        Looks at one band. One or two wrong words always show in it; so do more, but for a chance
-        below 2^-32 that they cancel in both sums of a bucket.
-        """
+        """Whether a word is as it was, as far as a few of its sums tell; see `SumsCode.few`."""
         code = sealed.code
-        assert isinstance(code, Modular)
-        return np.array_equal(sums(code, sealed.word, tensors, bands=1), sealed.target[:, :1])
+        assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        return np.array_equal(few, code.few(sealed.target))
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
-        assert isinstance(sealed.code, Modular)
+        assert isinstance(sealed.code, SumsCode)
         return _seal(sealed.code, sealed.word, tensors)
+
+
+@lru_cache(maxsize=32)
+def _prepared(code: SumsCode) -> Prepared:
+    return decoder_for(code).prepare(code)
 
 
 def _starts(parts: Iterable[Part], at: int = 0) -> Iterator[tuple[Part, int]]:
@@ -178,14 +181,12 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
     return padded.view(np.uint32)
 
 
-def sums(
-    code: Modular, word: Word, tensors: Tensors, bands: int | None = None
-) -> NDArray[np.uint64]:
-    """The sums of a word in all bands or the first few, read once; threads share the work."""
+def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
+    """The sums of a word, all or `SumsCode.few`, read once; threads share the work."""
     todo, lock = reads(word), Lock()
 
     def work() -> NDArray[np.uint64]:
-        total = code.zeros(bands)
+        total = code.zeros(few)
         while True:
             with lock:
                 pieces, start = next(todo, ([], 0))
@@ -201,7 +202,7 @@ def sums(
 
 
 def add_sums(
-    code: Modular, total: NDArray[np.uint64], tensors: Tensors, pieces: list[Part], start: int
+    code: SumsCode, total: NDArray[np.uint64], tensors: Tensors, pieces: list[Part], start: int
 ) -> None:
     """Add the sums of pieces that follow each other into ``total``.
 
@@ -215,11 +216,10 @@ def add_sums(
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            there = kernels.on("modular", elements.device.type)
-            total[...] = code.add(total, there.sums_of(code, elements, at, bands=total.shape[1]))
+            code.accumulate_resident(total, elements, at)
 
 
-def _seal(code: Modular, word: Word, tensors: Tensors) -> SealedWord:
+def _seal(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
     """Seal a word, read once: one thread hashes what this one sums up. Nothing is changed."""
     total, digest = code.zeros(), hashlib.sha256()
 
@@ -244,6 +244,7 @@ def _restore(
     tensors: Tensors,
     positions: NDArray[np.int64],
     damage: NDArray[np.int64],
+    prime: int,
     found: Elements,
 ) -> bool:
     """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
@@ -263,7 +264,7 @@ def _restore(
         words = np.zeros((at.size, WORD), np.uint8)
         for word, data, skip in zip(words, received, skipped, strict=True):
             word[: data.size - skip] = data[skip : skip + WORD]
-        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER])
+        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER], prime)
         if originals is None:
             return False
         right = originals.view(np.uint8).reshape(-1, WORD)

@@ -5,6 +5,21 @@ from parimend.codes.gaussian import Gaussian
 from parimend.codes.lowbits import LowBits
 from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
+from parimend.codes.screened import Screened, sums_for
 from parimend.codes.sparse import Sparse
+from parimend.codes.sums import SumsCode, restore
 
-__all__ = ["Code", "Gaussian", "LowBits", "Modular", "PowerSums", "RealCode", "Sparse", "from_spec"]
+__all__ = [
+    "Code",
+    "Gaussian",
+    "LowBits",
+    "Modular",
+    "PowerSums",
+    "RealCode",
+    "Screened",
+    "Sparse",
+    "SumsCode",
+    "from_spec",
+    "restore",
+    "sums_for",
+]

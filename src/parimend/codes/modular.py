@@ -33,12 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes import residues
-from parimend.codes.base import MAX_WORDS, Code
+from parimend.codes.base import MAX_WORDS
+from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba as kernels
-from parimend.words.bits import WORD
-from parimend.words.layout import Word
+from parimend.kernels import on as kernel_on
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -52,7 +52,7 @@ _GROUPS_PER_THREAD = 1 << 12  # fewer are not worth another thread
 
 
 @dataclass(frozen=True)
-class Modular(Code):
+class Modular(SumsCode):
     """Two sums modulo 2^32 + 15 in each of m buckets, over hashed groups of 16 words.
 
     Args:
@@ -80,8 +80,6 @@ class Modular(Code):
     bands: int = 4
 
     family: ClassVar[str] = "modular"
-    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
-    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,14 +152,21 @@ class Modular(Code):
         rows = buckets + self.size * np.arange(self.bands)
         return rows, np.full(self.bands, a, np.uint64)
 
-    def _syndrome(self, word: NDArray[np.uint32]) -> NDArray[np.uint64]:
-        return self.accumulate(self.zeros(), word)
+    @property
+    def prime(self) -> int:
+        return PRIME
 
-    def zeros(self, bands: int | None = None) -> NDArray[np.uint64]:
-        """The sums of no words, to start `accumulate` with: (2, bands, Z) uint64, all bands or the
-        first few. One band tells as well as all whether anything is wrong, but not what.
+    def zeros(self, few: bool = False) -> Sums:
+        """(2, bands, Z) uint64; few are those of one band. One or two wrong words always show in
+        it; so do more, but for a chance below 2^-32 that they cancel in both sums of a bucket.
         """
-        return np.zeros((2, self.bands if bands is None else bands, self.size), np.uint64)
+        return self._zeros(1 if few else self.bands)
+
+    def few(self, sums: Sums) -> Sums:
+        return sums[:, :1]
+
+    def _zeros(self, bands: int) -> Sums:
+        return np.zeros((2, bands, self.size), np.uint64)
 
     def accumulate(
         self,
@@ -234,6 +239,11 @@ class Modular(Code):
             sums[...] = self.add(sums, result)
         return sums
 
+    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
+        there = kernel_on("modular", elements.device.type)
+        sums[...] = self.add(sums, there.sums_of(self, elements, start, bands=sums.shape[1]))
+        return sums
+
     def _add_up(self, words: NDArray[np.uint32], group: int, bands: int) -> NDArray[np.uint64]:
         """The sums of whole groups, the first of which is ``group``, in the first bands."""
         row = -(-(self.size + GROUP - 1) // 8) * 8
@@ -241,7 +251,7 @@ class Modular(Code):
         room = np.empty(2 * bands * phases * row + 7, np.uint64)
         skip = -room.ctypes.data // 8 % 8  # to a multiple of 64 bytes
         partial = room[skip : skip + room.size - 7]
-        total = self.zeros(bands)
+        total = self._zeros(bands)
         shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
         for a in range(0, words.size // GROUP, kernels.MAX_GROUPS):
             part = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
@@ -282,12 +292,6 @@ class Modular(Code):
         """a - b modulo p: with the sums of what was received and of the original, what changed."""
         return (self._checked(a) + (np.uint64(PRIME) - self._checked(b))) % np.uint64(PRIME)
 
-    def fits(self, word: Word) -> bool:
-        return self.n == word.padded
-
-    def most_bytes(self, word: Word) -> int:
-        return WORD * self.most_errors
-
     def pack(self, target: NDArray[np.uint64]) -> bytes:
         """Sums as bytes, 33 bits each: all S0, then all S1, band by band; see
         `parimend.codes.residues`.
@@ -322,18 +326,3 @@ class Modular(Code):
         if sums.max() >= PRIME:
             raise SpecError("sums of this code are residues, below 2^32 + 15")
         return sums
-
-
-def restore(received: NDArray[np.uint32], damage: NDArray[np.int64]) -> NDArray[np.uint32] | None:
-    """The original words, (received - damage) modulo p.
-
-    Args:
-        received: (k,) uint32.
-        damage: (k,) int64, residues modulo p: `Decoding.values`.
-
-    Returns:
-        (k,) uint32, or None if one of them would not be a pattern of 32 bits: then the damage is
-        not that of these words and nothing may be changed.
-    """
-    words = (received.astype(np.int64) - damage) % PRIME
-    return None if (words >> 32).any() else words.astype(np.uint32)

@@ -29,13 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes import residues
-from parimend.codes.base import Code
+from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
+from parimend.kernels import on as kernel_on
 from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
-from parimend.words.bits import WORD
-from parimend.words.layout import Word
 
 LANES = kernels.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
@@ -66,7 +65,7 @@ def fuses() -> bool:
 
 
 @dataclass(frozen=True)
-class PowerSums(Code):
+class PowerSums(SumsCode):
     """m power sums of n words, which repair any m / 2 wrong ones.
 
     Args:
@@ -91,8 +90,6 @@ class PowerSums(Code):
     """
 
     family: ClassVar[str] = "power"
-    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
-    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,12 +168,15 @@ class PowerSums(Code):
         powers = [pow(x, j, PRIME) for j in range(self.m)]
         return np.arange(self.m), np.array(powers, np.uint64)
 
-    def _syndrome(self, word: NDArray[np.uint32]) -> NDArray[np.uint64]:
-        return self.accumulate(self.zeros(), word)
+    @property
+    def prime(self) -> int:
+        return PRIME
 
-    def zeros(self) -> NDArray[np.uint64]:
-        """The sums of no words, to start `accumulate` with."""
+    def zeros(self, few: bool = False) -> Sums:
         return np.zeros(self.m, np.uint64)
+
+    def few(self, sums: Sums) -> Sums:
+        return sums
 
     def accumulate(
         self, sums: NDArray[np.uint64], words: NDArray[np.uint32], start: int = 0
@@ -224,6 +224,15 @@ class PowerSums(Code):
         for piece, number in pieces:
             if piece.size:
                 self._add_tiles(np.require(piece, requirements=["C", "A"]), number, sums)
+        return sums
+
+    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
+        self._check(sums)
+        if start < 0 or start % LANES:
+            raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
+        there = kernel_on("power", elements.device.type)
+        more = there.sums_of(self.generator, self.rows, self.m, elements, start)
+        sums[...] = self.add(sums, more)
         return sums
 
     def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
@@ -281,12 +290,6 @@ class PowerSums(Code):
     def subtract(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """a - b modulo p: with the sums of what was received and of the original, what changed."""
         return (self._check(a) + (np.uint64(PRIME) - self._check(b))) % np.uint64(PRIME)
-
-    def fits(self, word: Word) -> bool:
-        return self.n == word.padded
-
-    def most_bytes(self, word: Word) -> int:
-        return WORD * self.most_errors
 
     def pack(self, target: NDArray[np.uint64]) -> bytes:
         """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""

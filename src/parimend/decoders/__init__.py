@@ -2,13 +2,14 @@
 
 from parimend.decoders.agreement import Agreement
 from parimend.decoders.amp import AMP
-from parimend.decoders.base import Decoder, Prepared, decoder
+from parimend.decoders.base import Decoder, Prepared, decoder, decoder_for
 from parimend.decoders.buckets import Buckets
 from parimend.decoders.certificate import Certificate, certify
 from parimend.decoders.greedy import OMP
 from parimend.decoders.l1 import L1
 from parimend.decoders.peeling import Peeling
 from parimend.decoders.reed_solomon import ReedSolomon
+from parimend.decoders.screened import ScreenedSums
 
 __all__ = [
     "AMP",
@@ -21,6 +22,8 @@ __all__ = [
     "Peeling",
     "Prepared",
     "ReedSolomon",
+    "ScreenedSums",
     "certify",
     "decoder",
+    "decoder_for",
 ]

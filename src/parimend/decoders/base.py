@@ -120,3 +120,15 @@ def decoder(name: str) -> type[Decoder]:
         raise SpecError(
             f"unknown decoder {name!r}: there are {', '.join(sorted(_DECODERS))}"
         ) from None
+
+
+def decoder_for(code: Code) -> Decoder:
+    """The usual decoder of a code's family, with its usual settings: the first that was written.
+
+    Raises:
+        SpecError: if there is none.
+    """
+    for each in _DECODERS.values():
+        if code.family in each.families:
+            return each()
+    raise SpecError(f"there is no decoder for {code.family} codes")

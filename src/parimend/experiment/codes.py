@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import Gaussian, Modular, Sparse
-from parimend.codes.modular import restore
-from parimend.decoders import Buckets, Decoder, Peeling, Prepared
+from parimend.codes import Gaussian, Sparse, SumsCode, restore
+from parimend.decoders import Decoder, Peeling, Prepared, decoder_for
 from parimend.experiment.trials import Answer, Faults
 from parimend.impose.rounding import round_into
 from parimend.records import Verdict
@@ -153,7 +152,8 @@ class Sums:
         decoding = state.prepared.decode(state.changed)
         if decoding.verdict is Verdict.CORRECTED:
             named = np.array_equal(decoding.positions, state.positions)
-            state.repaired = restore(state.received, decoding.values) if named else None
+            code: Any = state.prepared.code
+            state.repaired = restore(state.received, decoding.values, code.prime) if named else None
         return Answer(decoding.verdict, len(decoding.positions))
 
     def same(self, state: Struck) -> bool:
@@ -168,8 +168,8 @@ class SumsTarget(Sums):
         words: (n,), any dtype of 32 bits; not changed.
     """
 
-    def __init__(self, code: Modular, words: NDArray[Any]) -> None:
-        self.words, self.prepared = words, Buckets().prepare(code)
+    def __init__(self, code: SumsCode, words: NDArray[Any]) -> None:
+        self.words, self.prepared = words, decoder_for(code).prepare(code)
 
     def damaged(self, faults: Faults, seed: int) -> Struck:
         drawn = faults.draw({"words": self.words}, seed)

@@ -287,3 +287,27 @@ def points_of(positions, rows, backwards, root):
         along = power(backwards, row // rows * LANES + lane)
         out[k] = centered(multiply(along, power(root, row % rows)))
     return out
+
+
+@nb.njit(cache=True, nogil=True)
+def powers_of(points, count):
+    """x^j of every point, for j below ``count``: (k, count) int64 residues; points: float64."""
+    out = np.empty((points.size, count), np.int64)
+    for k in range(points.size):
+        value = 1.0
+        x = centered(points[k])
+        for j in range(count):
+            out[k, j] = np.int64(residue(value))
+            value = multiply(value, x)
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def shifted(sums, shift):
+    """Sums of words that lie further on: S_j times shift^j, (count,) uint64; sums: residues."""
+    out = np.empty(sums.size, np.uint64)
+    factor = 1.0
+    for j in range(sums.size):
+        out[j] = residue(multiply(centered(np.float64(sums[j])), factor))
+        factor = multiply(factor, shift)
+    return out

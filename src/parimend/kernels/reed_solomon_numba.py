@@ -11,8 +11,6 @@ import numpy as np
 
 from parimend.kernels.field_numba import PRIME, centered, inverse, multiply, power
 
-_TRIES = 8  # to split a polynomial before asking whether it can be split
-
 
 @nb.njit(cache=True)
 def locator(syndrome, erased):
@@ -134,11 +132,15 @@ def _power_of_linear(shift, exponent, f):
 
 
 @nb.njit
-def _splits(f):
-    """Whether f is a product of distinct linear factors: z^p = z modulo f."""
-    z = _power_of_linear(0.0, PRIME, f)
-    z[1] -= 1.0
-    return not z.any()
+def _product(a, b, f):
+    """a b modulo the monic f; a and b have as many coefficients as its degree."""
+    degree = f.size - 1
+    out = np.zeros(2 * degree)
+    for i in range(degree):
+        for j in range(degree):
+            out[i + j] += multiply(a[i], b[j])
+    _reduce(out, f)
+    return out[:degree].copy()
 
 
 @nb.njit(cache=True)
@@ -148,11 +150,13 @@ def roots(f):
     D. G. Cantor, H. Zassenhaus, "A new algorithm for factoring polynomials over finite fields",
     Mathematics of Computation 36, 1981. A root r has (r + s)^((p - 1) / 2) = 1 for half of all s,
     so about half of the roots of a factor are those of its greatest common divisor with that power
-    minus one. Whether f has roots at all is asked only if splitting it seems to fail.
+    minus one. Where f is a product of distinct linear factors, that power a is 1, -1 or 0 modulo
+    each, so a^3 = a; modulo an irreducible factor of higher degree, or a repeated one, z + s is no
+    number, so a^2 is not 1, and a^3 is not a.
     """
     found = np.empty(f.size - 1)
     stack = [f]
-    count, shift = 0, np.int64(12_345)
+    count, shift, known = 0, np.int64(12_345), False
     while len(stack):
         h = stack.pop()
         degree = h.size - 1
@@ -162,13 +166,15 @@ def roots(f):
             found[count] = -h[0]
             count += 1
             continue
-        tries = 0
         while True:
-            if tries == _TRIES and not _splits(h):
-                return False, found
-            tries += 1
             shift = (shift * 48_271 + 1) % 2_147_483_647
             a = _power_of_linear(np.float64(shift), (PRIME - 1) // 2, h)
+            if not known:
+                difference = _product(_product(a, a, h), a, h) - a
+                for i in range(degree):
+                    if centered(difference[i]) != 0.0:
+                        return False, found
+                known = True
             a[0] = centered(a[0] - 1.0)
             g = _gcd(h, a)
             if 0 < g.size - 1 < degree:
