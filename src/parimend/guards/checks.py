@@ -13,7 +13,6 @@ from torch import Tensor
 
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
 from parimend.kernels.screen_numba import (
     LARGE,
@@ -21,6 +20,7 @@ from parimend.kernels.screen_numba import (
     any_suspicious_product,
     any_suspicious_row,
 )
+from parimend.layers.product import Product
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _EXACT = 4.0

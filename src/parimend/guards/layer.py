@@ -16,8 +16,8 @@ from parimend.guards.checks import Checks
 from parimend.guards.journal import Event, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import is_exporting, observable
-from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
+from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
 _GUARDS: weakref.WeakValueDictionary[str, LayerGuard] = weakref.WeakValueDictionary()
