@@ -21,6 +21,7 @@ lint: $(VENV)/.ready ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.ready ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --fix-only --quiet .

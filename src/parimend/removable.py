@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import MethodType
 from typing import Any, Self
 
 
@@ -58,11 +57,15 @@ class _Wrapper:
         self.around = around
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # As a method, since the type may be given another forward.
-        inner = self.inner or MethodType(type(self.module).forward, self.module)
+        inner = self.inner or partial(type(self.module).forward, self.module)
         if self.around is None:
             return inner(*args, **kwargs)
         return self.around(inner, *args, **kwargs)
+
+    @property
+    def __code__(self) -> Any:
+        """Where tracers look for the number of arguments."""
+        return (self.inner or type(self.module).forward).__code__
 
     def __reduce__(self) -> tuple[Any, ...]:  # in what another library keeps of it
         return _Wrapper, (self.module, self.inner, None)

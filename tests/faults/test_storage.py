@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.errors import ParimendError
 from parimend.faults import FaultError, FaultFileError, FaultList, Words, draw
 
 from .tensors import counts, kinds, models, placements, seeds
@@ -171,6 +172,6 @@ def test_only_regular_files(path: Path) -> None:
     fifo = path.with_name("fifo")
     os.mkfifo(fifo)
     for act in (FaultList.load, faults.save):
-        with pytest.raises(FaultFileError, match="fifo: not a regular file"):
+        with pytest.raises(ParimendError, match="fifo is a FIFO: name a regular file"):
             act(fifo)
     assert fifo.is_fifo()

@@ -134,8 +134,8 @@ def test_what_has_no_plain_bytes_is_refused():
             dtype_name(dtype, "head.weight")
     with pytest.raises(WordError, match="F4"):
         item_size("F4")
-    with pytest.raises(WordError, match="w is F4"):
-        torch_dtype("F4", "w")
+    with pytest.raises(WordError, match="w is F6_E2M3"):
+        torch_dtype("F6_E2M3", "w")
     with pytest.raises(WordError, match="w is on the meta device"):
         byte_view(torch.empty(3, device="meta"), "w")
     with pytest.raises(WordError, match=r"w is torch\.sparse_coo"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.errors import WordError
-from parimend.words.layout import Part, split, whole
+from parimend.words.layout import Part, Word, split, whole
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 KINDS = ("model", "tensor", "row")
@@ -52,8 +52,8 @@ class TestSplit:
 
     def test_per_model_and_tensor_keep_the_order(self):
         parts = [whole("b", "F32", (3,)), whole("nothing", "F32", (0, 4)), whole("a", "I8", (2, 2))]
-        assert split(parts, "model") == [(parts[0], parts[2])]
-        assert split(parts, "tensor") == [(parts[0],), (parts[2],)]
+        assert split(parts, "model") == [Word((parts[0], parts[2]))]
+        assert split(parts, "tensor") == [Word((parts[0],)), Word((parts[2],))]
         assert split([], "model") == split(parts[1:2], "model") == []
 
     def test_rows_take_the_elements_of_their_bias(self):
@@ -71,7 +71,7 @@ class TestSplit:
         weight, bias = whole("fc.weight", "F32", (2, 3)), whole("fc.bias", "F32", shape)
         words = split([weight, bias], "row")
         assert len(words) == 3
-        assert words[-1] == (bias,)
+        assert words[-1] == Word((bias,))
 
     def test_another_per(self):
         with pytest.raises(WordError, match="'model', 'tensor' or 'row', not 'layer'"):
@@ -89,3 +89,27 @@ class TestIndex:
 
     def test_of_a_scalar(self):
         assert whole("scale", "F32", ()).index(0) == ()
+
+
+class TestWord:
+    @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+    def test_every_position_is_in_one_part(self, counts, data):
+        word = Word(tuple(whole(f"w{i}", "F32", (count,)) for i, count in enumerate(counts)))
+        position = data.draw(st.integers(0, sum(counts) - 1))
+        number, offset = word.locate(position)
+        assert word.starts[number] + offset == position
+        assert 0 <= offset < counts[number]
+        assert word.elements == word.ends[-1] == sum(counts)
+
+    @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
+    def test_an_array_is_split_into_those_of_the_parts(self, counts):
+        word = Word(tuple(whole(f"w{i}", "F32", (count,)) for i, count in enumerate(counts)))
+        pieces = word.split(np.arange(word.elements))
+        assert [len(piece) for piece in pieces] == counts
+        np.testing.assert_array_equal(np.concatenate(pieces), np.arange(word.elements))
+
+    def test_names_are_those_of_the_ends(self):
+        a, b = whole("a", "F32", (3,)), whole("b", "I8", (70,))
+        assert Word((a,)).name == "a"
+        assert Word((a, b)).name == "a .. b"
+        assert Word((a, b)).padded == 16 + 32

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,16 +69,41 @@ def on_steps_of_others(
     Returns:
         A handle with ``remove()``.
     """
-    method, known = weakref.WeakMethod(call), [weakref.ref(each) for each in ours]
+    watch = _Watch(weakref.WeakMethod(call), [weakref.ref(each) for each in ours])
+    _listen()
+    _WATCHES.add(watch)
+    return watch
 
-    def stepping(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        here = method()
-        if here is not None and not any(optimizer is each() for each in known):
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Who wants to know of steps, and of which not."""
+
+    method: weakref.WeakMethod[Callable[[torch.optim.Optimizer], None]]
+    known: Sequence[weakref.ref[torch.optim.Optimizer]]
+
+    def remove(self) -> None:
+        _WATCHES.discard(self)
+
+
+_WATCHES: set[_Watch] = set()
+
+
+@cache
+def _listen() -> None:
+    """Hear of all steps, from now on for ever: a hook that went away with what it is for could do
+    so while torch runs through all hooks, which ends somebody's training.
+    """
+    register_optimizer_step_pre_hook(uncompiled(_before_any_step))
+
+
+def _before_any_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for watch in tuple(_WATCHES):
+        here = watch.method()
+        if here is None:
+            watch.remove()
+        elif not any(optimizer is each() for each in watch.known):
             here(optimizer)
-
-    handle = register_optimizer_step_pre_hook(uncompiled(stepping))
-    weakref.finalize(call.__self__, handle.remove)  # type: ignore[attr-defined]
-    return handle
 
 
 def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
