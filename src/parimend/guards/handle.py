@@ -16,9 +16,9 @@ from parimend.guards import attention
 from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
 from parimend.guards.known import unusable
 from parimend.guards.layer import LayerGuard
+from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
-from parimend.impose.outputs import project_outputs, round_evenly
 from parimend.removable import Removable, wrappings
 
 

@@ -27,7 +27,6 @@ from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
-from parimend.impose.projection import Constrained, Projection
 from parimend.names import some
 from parimend.records import TrainingEvent
 from parimend.removable import Hook, Removable
@@ -45,6 +44,7 @@ from parimend.training.hooks import (
 )
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
+from parimend.training.projection import Constrained, Projection
 from parimend.words.layout import Word
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Sparse
-from parimend.impose.share import Share
+from parimend.training.share import Share
 
 CODE = Sparse(n=600, m=48, seed=3)
 H = CODE.dense() / CODE.unit
