@@ -1,4 +1,4 @@
-"""The compiled loops of `parimend.codes.sparse`: drawing H, and products with it."""
+"""The compiled loops of `parimend.codes.structure`: drawing H, and products with it."""
 # mypy: ignore-errors
 
 from __future__ import annotations

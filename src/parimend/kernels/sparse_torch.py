@@ -14,7 +14,7 @@ class Rectangles:
     processes that project the same weights must get the same.
 
     Args:
-        start, row, coefficient: the columns, as `parimend.codes.sparse.Columns` keeps them.
+        start, row, coefficient: the columns, as `parimend.codes.structure.Columns` keeps them.
         m: number of rows of H.
         device: where they are to be multiplied.
     """

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.codes.sparse import Columns, Sparse
+from parimend.codes import Sparse
+from parimend.codes.structure import Columns
 from parimend.kernels.sparse_torch import Rectangles
 
 
