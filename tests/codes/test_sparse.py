@@ -293,5 +293,5 @@ def test_bit_patterns_have_the_structure_but_no_projection():
     assert not isinstance(code, RealCode)
     assert not hasattr(code, "matvec")
     assert code.spec() == {**Sparse.for_errors(5120, 50, m=code.m).spec(), **code.spec()}
-    with pytest.raises(SpecError, match="a lowbits code with n=5120, m=.*word_bits=32"):
+    with pytest.raises(SpecError, match=r"a lowbits code with n=5120, m=.*word_bits=32"):
         replace(code, word_bits=18)
