@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from parimend.guards import guard_
+from parimend.kernels import screen_torch
 from parimend.upsets import Upset, upset_
 from tests.layers.cases import LAYERS
 
@@ -78,3 +79,20 @@ def test_other_memory_orders_are_checked_the_same_way(case):
                 y = layer(x.to(memory_format=order))
             torch.testing.assert_close(y, right, rtol=0, atol=1e-5)
         assert len(guards.events) == 2 * len(x)
+
+
+@pytest.mark.parametrize("impose", [False, True])
+def test_another_device_screens_with_operations_of_torch(case, impose, monkeypatch):
+    layer, x = case
+    asked = []
+    monkeypatch.setattr(
+        "parimend.kernels.on", lambda operation, device: asked.append(operation) or screen_torch
+    )
+    with guard_(layer, 3, impose=impose, policy="record") as guards, torch.no_grad():
+        layer(x)
+        assert asked == ["screen"]
+        assert guards.events == ()
+        assert guards.screened == 0
+        with upset_(layer, Upset("stuck", size=3.0)):
+            layer(x)
+        assert guards.events
