@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
-    from parimend.guards import Guards, guard_
+    from parimend.guards import Guards, Policy, guard_
     from parimend.hub import load_file, save_file, verify
     from parimend.model import check, plan, protect_, refresh, repair_
     from parimend.records import (
@@ -41,6 +41,7 @@ _HOMES = {
     "LowBits": "carriers",
     "Options": "carriers",
     "PlannedWord": "carriers",
+    "Policy": "guards",
     "Protection": "files",
     "Real": "carriers",
     "Repair": "records",
@@ -78,6 +79,7 @@ __all__ = [
     "LowBits",
     "Options",
     "PlannedWord",
+    "Policy",
     "Protection",
     "Real",
     "Repair",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.faults import FaultError
+from parimend.layers.registry import declared_product
 from parimend.removable import Hook, Removable, wrap_forward_
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
@@ -27,7 +28,6 @@ a part of themselves; ``offset``: by a part of the rms output, up or down. ``row
 one position of one sample are random. ``tile``: so is a square of the matrix of all products, with
 a row for every sample and position. ``stuck``: one output always has the same value."""
 
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -126,6 +126,14 @@ class Upset:
         rows[..., rng.integers(rows.shape[-1])] = self.size * rms
 
 
+def _axis(module: nn.Module) -> int:
+    """Along which the outputs lie that a module computes from the same inputs."""
+    product = declared_product(module)
+    if product is not None:
+        return product.axis
+    return 1 if isinstance(module, nn.modules.batchnorm._BatchNorm) else -1
+
+
 def _normal(rng: np.random.Generator, like: Tensor, rms: float) -> Tensor:
     return torch.from_numpy(rng.normal(scale=rms, size=tuple(like.shape))).to(like)
 
@@ -161,8 +169,7 @@ class Upsets(Removable):
         return strike
 
     def _strike_module_(self, name: str, module: nn.Module) -> None:
-        batched = (*_CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)
-        axis = 1 if isinstance(module, batched) else -1
+        axis = _axis(module)
         strike = self._striker(name)
         # Before all other hooks, so that guards see what the layer is made to compute.
         hook = Hook(lambda module, args, y: strike(y, axis))
@@ -258,7 +265,7 @@ def upset_(
                 raise FaultError(f"only={pattern!r} matches none of the modules")
         chosen = [n for n in modules if any(fnmatchcase(n, pattern) for pattern in only)]
     elif operations is None:
-        chosen = [n for n, m in modules.items() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
+        chosen = [n for n, m in modules.items() if declared_product(m) is not None]
     else:
         chosen = []
     if not chosen and not operations:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from parimend.codes import Sparse, from_spec
+from parimend.codes import LowBits, RealCode, Sparse, from_spec
 from parimend.errors import SpecError
 from tests.codes.contract import RealCodeContract
 
@@ -286,3 +286,12 @@ def test_version_1_stays_as_it_is(case):
 def test_claims_without_end_are_refused_at_once(change):
     with pytest.raises(SpecError, match="a sparse code with n="):
         Sparse(**{"n": 2000, "m": 160, **change})
+
+
+def test_bit_patterns_have_the_structure_but_no_projection():
+    code = LowBits.for_errors(5120, 50)
+    assert not isinstance(code, RealCode)
+    assert not hasattr(code, "matvec")
+    assert code.spec() == {**Sparse.for_errors(5120, 50, m=code.m).spec(), **code.spec()}
+    with pytest.raises(SpecError, match=r"a lowbits code with n=5120, m=.*word_bits=32"):
+        replace(code, word_bits=18)

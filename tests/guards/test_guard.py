@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import guard_
+from parimend.guards import Policy, guard_
 from parimend.upsets import Upset, upset_
 
 
@@ -97,7 +97,7 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
         told.append(event.layer)
         model.load_state_dict(sound.state_dict())
 
-    with guard_(model, 4, on_weights=repair) as guards:
+    with guard_(model, 4, policy=Policy(on_weights=repair)) as guards:
         with torch.no_grad():
             model[0].weight[5] += 1.0
         torch.testing.assert_close(model(x), right)
@@ -378,6 +378,13 @@ def test_misuse(model, options, message):
     with pytest.raises(GuardError, match=message):
         guard_(model, **options)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("answer", ["raise", "record"])
+def test_where_nothing_is_computed_again_no_weights_are_repaired(answer):
+    with pytest.raises(GuardError, match=f"policy '{answer}' nothing is computed again"):
+        Policy(answer, on_weights=print)
+    assert Policy(answer) != Policy()
 
 
 def test_a_model_is_guarded_once(model):

@@ -27,7 +27,10 @@ def x():
 def test_a_suspect_layer_has_its_weights_repaired(model, x, impose):
     reports = []
     with guard_(
-        model, 4, impose=impose, on_weights=lambda _: reports.append(pm.repair_(model, seal))
+        model,
+        4,
+        impose=impose,
+        policy=pm.Policy(on_weights=lambda _: reports.append(pm.repair_(model, seal))),
     ) as guards:
         seal = pm.protect_(model, errors=10)
         right, sound = model(x), copy.deepcopy(model.state_dict())

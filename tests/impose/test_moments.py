@@ -40,7 +40,8 @@ def random(*shape: int) -> Tensor:
 
 def change(layer: LayerMoments, weight: Tensor, bias: Tensor | None) -> float:
     """What the moments say about moving the weights so: sum over rows of d^T S d."""
-    d = weight.flatten(1) if bias is None else torch.cat([weight.flatten(1), bias[:, None]], 1)
+    d = layer.product.matrix(weight).flatten(0, 1)
+    d = d if bias is None else torch.cat([d, bias[:, None]], 1)
     groups = layer.group(np.arange(len(d)))
     return sum(float(row @ layer.moment[g] @ row) for row, g in zip(d.numpy(), groups, strict=True))
 
@@ -64,6 +65,8 @@ LAYERS = [
     (nn.Conv2d(4, 8, 3, padding=2, padding_mode="circular", groups=4), (4, 4, 5, 6)),
     (nn.Conv2d(2, 3, 1, padding="valid"), (4, 2, 5, 6)),
     (nn.Conv3d(2, 4, (2, 3, 1), stride=(1, 2, 1), padding=(1, 1, 0), groups=2), (3, 2, 4, 5, 3)),
+    (nn.ConvTranspose1d(4, 6, 3, stride=2, bias=False), (5, 4, 6)),
+    (nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2), (4, 4, 5, 3)),
 ]
 
 
@@ -72,10 +75,23 @@ def test_the_moments_foretell_how_outputs_change(layer: nn.Module, shape: tuple[
     x = random(*shape)
     seen = measure(layer.double(), [x]).layers["weight"]
     weight = random(*seen.shape)
-    bias = random(seen.shape[0]) if seen.bias else None
+    bias = random(seen.rows) if seen.bias else None
     with torch.no_grad():
         truth = float(moved(layer, weight, bias)(x).square().sum()) / len(x)
     assert change(seen, weight, bias) == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: str(v)[:60])
+def test_every_element_has_its_place_in_the_matrix(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    seen = measure(layer.double(), [random(*shape)]).layers["weight"]
+    weight = random(*seen.shape)
+    matrix = seen.product.matrix(weight).flatten(0, 1)
+    start, count = 3, weight.numel() - 5
+    row, column = seen.places(start, count)
+    assert torch.equal(matrix[row, column], weight.flatten()[start : start + count])
+    assert matrix.shape == (seen.rows, seen.width)
 
 
 def test_moments_of_a_convolution_are_those_of_the_unfolded_image() -> None:

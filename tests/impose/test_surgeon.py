@@ -20,6 +20,7 @@ from parimend.errors import MismatchError, SpecError
 from parimend.impose import moments as moments_module
 from parimend.impose.moments import CalibrationWarning, Moments, second_moments
 from parimend.impose.surgeon import BlockMetric, project
+from parimend.layers.linear import LinearProduct
 from parimend.words.layout import Part, split, whole
 
 Floats = NDArray[np.float64]
@@ -166,7 +167,9 @@ def test_never_costs_more_than_the_plain_projection(
 ) -> None:
     rng = np.random.default_rng(seed)
     factor = rng.normal(size=(12, 9)) * 10 ** rng.uniform(-3, 3, 9)  # rank 9 of 12
-    layer = moments_module.LayerMoments("w", "b", (14, 11), (factor @ factor.T)[None])
+    layer = moments_module.LayerMoments(
+        "w", "b", (14, 11), (factor @ factor.T)[None], LinearProduct()
+    )
     moments = Moments(9, {"w": layer, "b": layer})
     parts = [
         Part("w", "F32", (14, 11), start, min(count, 154 - start), -3),

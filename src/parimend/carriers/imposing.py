@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Finding
-from parimend.codes import Sparse
+from parimend.codes.structure import SparseIntegers
 from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling
 from parimend.dtypes import DTYPES
@@ -76,7 +76,7 @@ class Draft(NamedTuple):
         moved: relative L2 change.
     """
 
-    code: Sparse
+    code: SparseIntegers
     word: Word
     target: NDArray[np.int64]
     data: Sequence[NDArray[np.uint8]]
@@ -94,7 +94,7 @@ class Imposing(Carrier):
     rows: int | None = None
 
     moves: ClassVar[bool] = True
-    code: ClassVar[type[Sparse]]
+    code: ClassVar[type[SparseIntegers]]
 
     @abstractmethod
     def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
@@ -138,7 +138,7 @@ class Imposing(Carrier):
 
     def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
         code, spread, alphabets = sealed.code, tensors.spread, self.alphabets(sealed)
-        assert isinstance(code, Sparse)
+        assert isinstance(code, SparseIntegers)
         pieces = pieces_of(sealed.word, tensors)
         read = [alphabets[piece.number].read(piece.values) for piece in pieces]
         syndrome = np.zeros(code.m, np.int64)
@@ -195,12 +195,12 @@ def positions_of(pieces: Sequence[Piece], word: Word, tensors: Tensors) -> Eleme
 
 
 @lru_cache(maxsize=32)
-def _prepared(code: Sparse) -> Prepared:
+def _prepared(code: SparseIntegers) -> Prepared:
     return Peeling().prepare(code)
 
 
 def _all(
-    erased: Sequence[NDArray[np.int64]], code: Sparse, tensors: Tensors
+    erased: Sequence[NDArray[np.int64]], code: SparseIntegers, tensors: Tensors
 ) -> tuple[NDArray[np.int64], int]:
     """The erasures of all processes, and how many they are.
 
@@ -213,7 +213,7 @@ def _all(
 
 
 def _decode(
-    code: Sparse, syndrome: NDArray[np.int64], erasures: NDArray[np.int64], located: int
+    code: SparseIntegers, syndrome: NDArray[np.int64], erasures: NDArray[np.int64], located: int
 ) -> Decoding | Finding:
     """What is wrong in a word, or the finding that nothing is, or that it cannot be told."""
     if not located and not syndrome.any():

@@ -47,7 +47,7 @@ class LowBits(Imposing):
 
     name: ClassVar[str] = "lowbits"
     families: ClassVar[tuple[str, ...]] = ("lowbits",)
-    code: ClassVar[type[codes.Sparse]] = codes.LowBits
+    code: ClassVar[type[codes.LowBits]] = codes.LowBits
 
     def choose(
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int

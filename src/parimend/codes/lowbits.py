@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parimend.codes.sparse import Sparse
+from parimend.codes.structure import SparseIntegers
 from parimend.errors import SpecError
 from parimend.words.layout import Word
 
 
 @dataclass(frozen=True)
-class LowBits(Sparse):
-    """A sparse code on 32-bit patterns, modulo 2^64; see `Sparse` for the parameters.
+class LowBits(SparseIntegers):
+    """A sparse code on 32-bit patterns, modulo 2^64; see `SparseIntegers` for the parameters.
 
     Example:
         >>> code = LowBits.for_errors(5120, 210)
@@ -37,14 +37,6 @@ class LowBits(Sparse):
 
     def fits(self, word: Word) -> bool:
         return self.n == word.elements and all(part.dtype == "F32" for part in word)
-
-    @classmethod
-    def for_errors(
-        cls, n: int, errors: int, *, m: int | None = None, word_bits: int = 32, seed: int = 0
-    ) -> LowBits:
-        code = super().for_errors(n, errors, m=m, word_bits=word_bits, seed=seed)
-        assert isinstance(code, LowBits)
-        return code
 
     @classmethod
     def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.sparse import Sparse
+from parimend.codes.structure import SparseIntegers
 from parimend.kernels.elimination_numba import components, eliminate
 
 _LARGEST = 1500
@@ -13,7 +13,7 @@ _LARGEST = 1500
 
 
 def solve_components(
-    code: Sparse,
+    code: SparseIntegers,
     syndrome: NDArray[np.int64],
     damage: NDArray[np.int64],
     erased: NDArray[np.uint8],
@@ -45,7 +45,7 @@ def solve_components(
 
 
 def _solve(
-    code: Sparse,
+    code: SparseIntegers,
     columns: NDArray[np.int64],
     syndrome: NDArray[np.int64],
     damage: NDArray[np.int64],

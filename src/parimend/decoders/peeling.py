@@ -37,7 +37,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.sparse import Sparse
+from parimend.codes.structure import SparseIntegers
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
@@ -60,6 +60,7 @@ class Peeling(Decoder):
 
     Example:
         >>> import numpy as np
+        >>> from parimend.codes import Sparse
         >>> code = Sparse(n=5120, m=160)
         >>> damage = np.zeros(5120, np.int64)
         >>> damage[[7, 4000]] = 1000, -262143
@@ -73,7 +74,7 @@ class Peeling(Decoder):
     name: ClassVar[str] = "peeling"
     families: ClassVar[tuple[str, ...]] = ("sparse", "lowbits")
 
-    def _prepare(self, code: Sparse) -> PreparedPeeling:
+    def _prepare(self, code: SparseIntegers) -> PreparedPeeling:
         return PreparedPeeling(code, self.max_pairs)
 
 
@@ -86,9 +87,9 @@ class PreparedPeeling(Prepared):
         uses_pairs: whether two wrong words in one check are told apart.
     """
 
-    code: Sparse
+    code: SparseIntegers
 
-    def __init__(self, code: Sparse, max_pairs: int) -> None:
+    def __init__(self, code: SparseIntegers, max_pairs: int) -> None:
         super().__init__(code)
         self.rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
         self.inverse = kernels.inverses(code.columns.row, self.rows[0], code.columns.coefficient)

@@ -278,11 +278,11 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
         say([sample for sample in samples if not again[sample]], action)
         return [sample for sample in samples if again[sample]]
 
-    left = faulty
-    if journal.policy == "raise":
+    left, policy = faulty, journal.policy
+    if policy.answer == "raise":
         say(faulty, "raised")
-    elif journal.policy != "record":
-        if journal.policy == "correct":
+    elif policy.answer != "record":
+        if policy.answer == "correct":
             left = []
             for sample in faulty:
                 if channels := suspect.at(_one(sample)).locate(parameters):
@@ -290,8 +290,8 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
                 else:
                     left.append(sample)
         left = recompute(left, "recomputed")
-        if left and journal.on_weights is not None:
-            journal.on_weights(replace(events[left[0]], action="suspect"))
+        if left and policy.on_weights is not None:
+            policy.on_weights(replace(events[left[0]], action="suspect"))
             left = recompute(left, "repaired")
         for sample in left:
             say(
@@ -301,7 +301,7 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
         if faulty:
             _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     journal.events.extend(events.values())
-    if journal.policy == "raise" and faulty:
+    if policy.answer == "raise" and faulty:
         raise ComputationError(
             f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "
             "run it again, or take the policy 'correct'"

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.guards.layer import LayerGuard
+from parimend.layers.attention import PROJECTIONS, parameters_of
 from parimend.removable import Hook, foreign_forward, nothing, wrap_forward_
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def why_not(module: nn.MultiheadAttention) -> str:
@@ -31,26 +30,6 @@ def why_not(module: nn.MultiheadAttention) -> str:
     if module.bias_k is not None or module.add_zero_attn:
         return "adds keys of its own (add_bias_kv, add_zero_attn)"
     return ""
-
-
-def parameters_of(module: nn.MultiheadAttention, projection: str) -> tuple[Any, Any]:
-    """Weight and bias of a projection: views of the parameters."""
-    if projection == "out_proj":
-        return module.out_proj.weight, module.out_proj.bias
-    i = PROJECTIONS.index(projection)
-    rows = slice(i * module.embed_dim, (i + 1) * module.embed_dim)
-    bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
-    if module._qkv_same_embed_dim:
-        return module.in_proj_weight[rows], bias
-    return getattr(module, f"{projection}_weight"), bias
-
-
-def stored(module: nn.MultiheadAttention, projection: str) -> tuple[Tensor | None, Tensor | None]:
-    """The parameters that hold weight and bias of a projection."""
-    if projection == "out_proj":
-        return module.out_proj._parameters.get("weight"), module.out_proj._parameters.get("bias")
-    name = "in_proj_weight" if module._qkv_same_embed_dim else f"{projection}_weight"
-    return module._parameters.get(name), module._parameters.get("in_proj_bias")
 
 
 class Marker(Hook):

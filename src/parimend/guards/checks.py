@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from parimend import kernels
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
-from parimend.kernels.screen_numba import (
-    LARGE,
-    any_suspicious_plane,
-    any_suspicious_product,
-    any_suspicious_row,
-)
+from parimend.kernels import screen_torch
+from parimend.layers.product import Product
 
-_KERNEL_DTYPES = (torch.float32, torch.float64)
 _EXACT = 4.0
 """P W counts as zero if it is no more than this many roundings of the weights."""
 _INTACT = 2.0**-40
 """Weights are the same if P W has changed by no more than this part of their size."""
 
 
-class _Arguments(NamedTuple):
-    """Of the kernels: P, P W of the first group, P b, a target (0, k, 1) for zero."""
+class _Prepared(NamedTuple):
+    """The kernels for a device and a dtype, and the arguments that are always the same.
 
-    P: NDArray[Any]
-    PW: NDArray[Any]
-    Pb: NDArray[Any]
-    none: NDArray[Any]
+    Attributes:
+        on: the kernels, see `parimend.kernels.screen_numba`.
+        dtype: that outputs are brought to.
+        P, PW, Pb: see `Checks.tensor`; PW of the first group.
+        none: target (0, k, 1) for zero.
+    """
 
-
-def _exact_arithmetic(like: Tensor) -> AbstractContextManager[object]:
-    """Switches off autocasting, which would round what checks the rounding."""
-    kind = like.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    on: Any
+    dtype: torch.dtype
+    P: Any
+    PW: Any
+    Pb: Any
+    none: Any
 
 
 class Checks:
@@ -88,7 +81,7 @@ class Checks:
         self._last: tuple[Arithmetic, bool, Threshold] | None = None
         self._thresholds: dict[tuple[Arithmetic, bool], Threshold] = {}
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
-        self._arguments: dict[torch.dtype, _Arguments] = {}
+        self._at_hand: dict[tuple[torch.device, torch.dtype], _Prepared] = {}
         self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": W.square().sum(1, keepdim=True)}
 
     def _projected(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,72 +144,68 @@ class Checks:
         """What P y must be, (samples, k, positions); None for zero."""
         if self.imposed:
             return None
-        with torch.no_grad(), _exact_arithmetic(x):
+        with torch.no_grad(), screen_torch.exactly(x):
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
             product = self.product.multiply(self.product.samples(x).to(dtype), rows, bias, size)
         return product.reshape(*product.shape[:2], size.numel())
 
     def syndrome(self, y: Tensor, target: Tensor | None) -> Tensor:
         """P y - target, (samples, k, positions), for ``y`` of (samples, C, positions)."""
-        # Not a matrix product: that may be one of 11 or 8 bits.
-        s = torch.stack([(y * row[:, None]).sum(1) for row in self.tensor("P", y, y.dtype)], 1)
-        return s if target is None else s - target
+        return screen_torch.syndrome(y, self.tensor("P", y, y.dtype), _zero(y, target))
 
     def screen(self, y: Tensor, target: Tensor | None, limit: Threshold) -> Tensor:
         """Which (sample, position) is to be looked at, bool; ``y`` of (samples, C, positions)."""
-        energy = self.syndrome(y, target).square().sum(1)
-        square = y.square().sum(1)
-        # Negated, so that NaN is suspicious.
-        return ~((energy <= limit.tau**2 * square + limit.least**2) & (square < LARGE))
+        P = self.tensor("P", y, y.dtype)
+        return screen_torch.suspicious(y, P, _zero(y, target), limit.tau**2, limit.least**2)
 
     def suspicious(self, y: Tensor, x: Tensor) -> bool:
         """Whether any output is to be looked at."""
-        dims, dtype = self.product.dims, y.dtype
-        alike = x.dtype is dtype
-        limit = self.threshold(y, not alike and x.dtype.itemsize > dtype.itemsize)
-        in_kernel = y.is_cpu and dtype in _KERNEL_DTYPES
+        product, dims = self.product, self.product.dims
+        limit = self.threshold(y, x.dtype.itemsize > y.dtype.itemsize)
         square = limit.tau**2, limit.least**2
-        on_the_way = in_kernel and alike and not (dims or self.imposed)
-        if on_the_way and y.is_contiguous() and x.is_contiguous():
-            P, PW, Pb, _ = self._kernel_arguments(dtype)
-            outputs, inputs = _rows(y, self.code.n), _rows(x, self._fan_in)
-            return any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
-        size = y.shape[y.ndim - dims :]
-        if not in_kernel:
-            wide = torch.promote_types(dtype, torch.float32)
-            return self._any(y, self.target(x, size, wide), wide, limit)
-        P, _, _, none = self._kernel_arguments(dtype)
-        y = y.detach()
-        target = self.target(x, size, dtype)
-        if dims and y.is_contiguous():
-            goal = none if target is None else target.contiguous().numpy()
-            planes = y.view(-1, self.code.n, size.numel()).numpy()
-            return any_suspicious_plane(planes, P, goal, *square)
-        last = y.movedim(-dims - 1, -1) if dims else y
-        if last.is_contiguous():
-            goal = none[..., 0]
-            if target is not None:
-                goal = target.movedim(1, -1).reshape(-1, len(P)).numpy()
-            return any_suspicious_row(_rows(last, self.code.n), P, goal, *square)
-        return self._any(y, target, y.dtype, limit)
+        on, dtype, P, PW, Pb, none = self._prepared(y)
+        y = _plain(y, dtype)
+        if not (dims or self.imposed):
+            outputs = on.view(_rows(y, self.code.n))
+            inputs = on.view(_rows(_plain(x, dtype), self._fan_in))
+            return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
+        target = self.target(x, product.size(y), dtype)
+        last = y.movedim(product.axis, -1) if dims else y
+        if dims and (y.is_contiguous() or not last.is_contiguous()):
+            planes = on.view(product.split(y).contiguous())
+            goal = none if target is None else on.view(target.contiguous())
+            return on.any_suspicious_plane(planes, P, goal, *square)
+        goal = none[..., 0]
+        if target is not None:
+            goal = on.view(_rows(target.movedim(1, -1), len(P)))
+        return on.any_suspicious_row(on.view(_rows(last, self.code.n)), P, goal, *square)
 
-    def _any(self, y: Tensor, target: Tensor | None, dtype: torch.dtype, limit: Threshold) -> bool:
-        with torch.no_grad():
-            return bool(self.screen(self.product.split(y).to(dtype), target, limit).any())
-
-    def _kernel_arguments(self, dtype: torch.dtype) -> _Arguments:
-        if dtype not in self._arguments:
-            like = torch.empty(0)
-            P, PW, Pb = (self.tensor(name, like, dtype).numpy() for name in ("P", "PW", "Pb"))
-            self._arguments[dtype] = _Arguments(P, PW[0], Pb, np.empty((0, len(P), 1), P.dtype))
-        return self._arguments[dtype]
+    def _prepared(self, y: Tensor) -> _Prepared:
+        key = y.device, y.dtype
+        if key not in self._at_hand:
+            on = kernels.on("screen", y.device.type)
+            dtype = torch.promote_types(y.dtype, torch.float32)
+            P, PW, Pb = (on.view(self.tensor(name, y, dtype)) for name in ("P", "PW", "Pb"))
+            none = on.view(torch.empty((0, len(P), 1), dtype=dtype, device=y.device))
+            self._at_hand[key] = _Prepared(on, dtype, P, PW[0], Pb, none)
+        return self._at_hand[key]
 
 
-def _rows(t: Tensor, width: int) -> NDArray[Any]:
-    """A contiguous tensor as a matrix; quickly, since small layers take no longer than that."""
+def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor without its history, of a dtype; quickly, since small layers take no longer."""
     if t.requires_grad:
         t = t.detach()
-    return (t if t.ndim == 2 else t.view(-1, width)).numpy()
+    return t if t.dtype is dtype else t.to(dtype)
+
+
+def _rows(t: Tensor, width: int) -> Tensor:
+    """A contiguous matrix."""
+    return (t if t.ndim == 2 else t.reshape(-1, width)).contiguous()
+
+
+def _zero(y: Tensor, target: Tensor | None) -> Tensor:
+    """A target, also for zero, as kernels take it."""
+    return y.new_empty(0, 1, 1) if target is None else target
 
 
 def _largest(matrix: Tensor) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import torch
 from torch import nn
@@ -13,12 +12,12 @@ from torch import nn
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
-from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
+from parimend.guards.journal import Answer, Cover, Coverage, Event, Journal, Policy
 from parimend.guards.known import unusable
 from parimend.guards.layer import LayerGuard
+from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
-from parimend.impose.outputs import project_outputs, round_evenly
 from parimend.removable import Removable, wrappings
 
 
@@ -168,11 +167,10 @@ def guard_(
     k: int = 1,
     *,
     impose: bool | Sequence[str] = False,
-    policy: Policy = "correct",
+    policy: Policy | Answer = "correct",
     every: int = 1,
     only: Sequence[str] | None = None,
     activations: bool = False,
-    on_weights: Callable[[Event], object] | None = None,
     seed: int = 0,
 ) -> Guards:
     """Lets a model check its own computations.
@@ -193,13 +191,12 @@ def guard_(
             these are computed again; 8 also sees errors half as large.
         impose: which weights may be moved to the nearest ones with P W = 0: all (where it is
             possible), or those of modules whose names match one of these shell patterns.
-        policy: what to do on an alarm, see `Policy`.
+        policy: what to do on an alarm: an `Answer`, or a `Policy` with one and with what repairs
+            weights.
         every: check one call of a layer in so many.
         only: shell patterns; guards modules whose names match one of them. All by default.
         activations: also do activations, additions, normalizations and pooling twice and compare,
             in the whole model; see `parimend.guards.repeat`. Not in compiled graphs.
-        on_weights: called if a layer is wrong when computed again: repair its weights there, for
-            example by ``lambda event: parimend.repair_(model, seal)``. Then it is tried once more.
         seed: selects P.
 
     Returns:
@@ -223,8 +220,7 @@ def guard_(
         raise GuardError(f"k must be a positive integer, not {k!r}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise GuardError(f"every must be a positive integer, not {every!r}")
-    if policy not in get_args(Policy):
-        raise GuardError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
+    policy = policy if isinstance(policy, Policy) else Policy(policy)
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")
     by_name = [] if isinstance(impose, bool) else _matching(chosen, impose, "impose")
@@ -233,7 +229,7 @@ def guard_(
         raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
         _refuse(site, k, only is not None, site in by_name, activations)
-    guards = Guards(model, Journal(policy, every, on_weights))
+    guards = Guards(model, Journal(policy, every))
     try:
         guards._install(every_site, chosen, moved, k, seed, activations)
     except BaseException:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Policy = Literal["correct", "recompute", "raise", "record"]
+from parimend.errors import GuardError
+
+Answer = Literal["correct", "recompute", "raise", "record"]
 """What to do on an alarm. ``correct``: locate the wrong outputs and compute these again, or the
 sample if they cannot be located. ``recompute``: the sample at once. ``raise`` a `ComputationError`.
 ``record`` the event and pass the output on."""
@@ -24,11 +26,11 @@ Action = Literal[
     "replaced",
 ]
 """What was done. ``corrected``, ``recomputed``: as the policy says, and the checks hold again.
-``repaired``: they held only after `on_weights`. ``suspect``: they do not hold even then, so it is
-not the computation that is wrong but the weights, or hardware that errs every time. ``recorded``,
-``raised``: nothing. ``input``: the input was not finite, which is no fault of this layer.
-``overflow``: the right result is too large for the dtype. ``replaced``: the layer has other weights
-than the guard knows; it is no longer checked until `Guards.project_` is called."""
+``repaired``: they held only after `Policy.on_weights`. ``suspect``: they do not hold even then, so
+it is not the computation that is wrong but the weights, or hardware that errs every time.
+``recorded``, ``raised``: nothing. ``input``: the input was not finite, which is no fault of this
+layer. ``overflow``: the right result is too large for the dtype. ``replaced``: the layer has other
+weights than the guard knows; it is no longer checked until `Guards.project_` is called."""
 
 Cover = Literal["imposed", "kept", "repeated", "uncovered"]
 """How a layer is guarded. ``imposed``: P W = 0, so outputs check themselves. ``kept``: P W is kept
@@ -75,6 +77,40 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What guards do on an alarm.
+
+    Args:
+        answer: see `Answer`.
+        on_weights: called with the event if a layer is wrong when computed again: repair its
+            weights there, for example by ``lambda event: parimend.repair_(model, seal)``. Then it
+            is tried once more.
+
+    Raises:
+        GuardError: for another answer, or if there is nothing to be tried once more.
+
+    Example:
+        >>> Policy("recompute", on_weights=lambda event: print(event.layer)).answer
+        'recompute'
+    """
+
+    answer: Answer = "correct"
+    on_weights: Callable[[Event], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.answer not in get_args(Answer):
+            raise GuardError(
+                f"policy must be one of {', '.join(get_args(Answer))}, or a Policy with one of "
+                f"them, not {self.answer!r}"
+            )
+        if self.on_weights is not None and self.answer in ("raise", "record"):
+            raise GuardError(
+                f"with the policy {self.answer!r} nothing is computed again, so on_weights is "
+                "never called: take 'correct' or 'recompute'"
+            )
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How one module is guarded.
 
@@ -98,7 +134,6 @@ class Journal:
     Attributes:
         policy: see `Policy`.
         every: only one call in so many is checked.
-        on_weights: called with the event when a recomputation is wrong again.
         events: the last ones, oldest first.
         screened: outputs that the screen stopped and a look at the input let pass.
         passed: for every layer, the calls that could not be checked.
@@ -106,7 +141,6 @@ class Journal:
 
     policy: Policy
     every: int
-    on_weights: Callable[[Event], object] | None
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)

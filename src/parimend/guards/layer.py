@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from parimend.codes.output import Output
+from parimend.guards import graph
 from parimend.guards.action import settle
 from parimend.guards.checks import Checks
 from parimend.guards.journal import Event, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import is_exporting, observable
-from parimend.guards.products import Product
 from parimend.guards.threshold import Threshold
+from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
-
-_GUARDS: weakref.WeakValueDictionary[str, LayerGuard] = weakref.WeakValueDictionary()
-"""For the operator below: a compiled graph can hold strings and tensors, but not a guard."""
-
-_NUMBERS = itertools.count()
 
 
 class LayerGuard(Hook):
@@ -55,8 +50,7 @@ class LayerGuard(Hook):
         self.parameters = parameters
         self._stored = stored
         self._calls = itertools.count()
-        self._key = str(next(_NUMBERS))
-        _GUARDS[self._key] = self
+        self._key = graph.admit(self)
         self.renew()
 
     def renew(self) -> None:
@@ -84,7 +78,7 @@ class LayerGuard(Hook):
 
     def retire(self) -> None:
         """From now on graphs that were compiled with this guard pass it by."""
-        _GUARDS.pop(self._key, None)
+        graph.dismiss(self._key)
 
     def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """Checks outputs, and corrects them in place if the policy says so.
@@ -127,9 +121,7 @@ class LayerGuard(Hook):
         if not torch.compiler.is_compiling():
             self.inspect(y, x, parameters)
         elif not is_exporting():  # what is exported runs without guards
-            # Detached: what it writes are the values that should have been there all along.
-            tensors = (None if t is None else t.detach() for t in (y, x, *parameters()))
-            torch.ops.parimend.inspect_(*tensors, self._key)
+            graph.inspect_(y, x, *parameters(), self._key)
 
     def attach_(self, module: nn.Module) -> Callable[[], None]:
         """Guards a module that is called.
@@ -175,18 +167,3 @@ class LayerGuard(Hook):
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
     return x
-
-
-def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str) -> None:
-    guard = _GUARDS.get(key)
-    if guard is not None:  # otherwise removed, and the graph not compiled again yet
-        guard.inspect(y, x, lambda: (weight, bias))
-
-
-# Not `torch.library.custom_op`: its wrapping costs 100 us a call.
-_LIBRARY = torch.library.Library("parimend", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()"
-)
-_LIBRARY.impl("inspect_", _inspect, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("parimend::inspect_", lambda *args: None, lib=_LIBRARY)

@@ -133,10 +133,10 @@ class _Twice(TorchFunctionMode):
 
     def _settle(self, output: Tensor, second: Tensor, third: Tensor) -> bool:
         """Whether the third result is to be taken."""
-        policy = self._journal.policy
+        answer = self._journal.policy.answer
         action: Action
-        if policy in ("raise", "record"):
-            action = "raised" if policy == "raise" else "recorded"
+        if answer in ("raise", "record"):
+            action = "raised" if answer == "raise" else "recorded"
         else:
             two_agree = _same(second, third) or _same(output, third)
             action = "recomputed" if two_agree else "suspect"

@@ -13,7 +13,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from parimend.guards import attention, repeat
 from parimend.guards.journal import Parameters
 from parimend.guards.known import Stored, unusable
-from parimend.guards.products import LinearProduct, Product, product_of
+from parimend.layers.attention import PROJECTION, PROJECTIONS, parameters_of, stored
+from parimend.layers.product import Product
+from parimend.layers.registry import product_of
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def sites(model: nn.Module) -> Iterator[Site]:
         if isinstance(module, nn.MultiheadAttention):
             inside |= set(module.modules())
             yield from _attention(name, module)
-        elif product_of(module) is not None or _is_leaf(module):
-            if product_of(module) is not None:
+        elif (product := product_of(module)) is not None or _is_leaf(module):
+            if product is not None:
                 inside |= set(module.modules())  # what computes a weight is no layer
-            yield _site(name, module)
+            yield _site(name, module, product)
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -89,12 +91,11 @@ def _is_leaf(module: nn.Module) -> bool:
     return own is not None or next(module.children(), None) is None
 
 
-def _site(name: str, module: nn.Module) -> Site:
+def _site(name: str, module: nn.Module, product: Product | None) -> Site:
     if isinstance(module, repeat.REPEATED):
         why_not = repeat.why_not(module)
         reason = why_not or "not a product: guard_(..., activations=True) does it twice"
         return OtherSite(name, module, not why_not, reason)
-    product = product_of(module)
     if product is None:
         return OtherSite(name, module, False, "no rule for this type, or a forward of its own")
     if reason := unusable(*_weight_and_bias(module)):
@@ -114,11 +115,11 @@ def _registered(module: Any) -> tuple[Tensor | None, Tensor | None]:
 
 def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[Site]:
     reason = attention.why_not(module)
-    for projection in attention.PROJECTIONS:
-        parameters = partial(attention.parameters_of, module, projection)
+    for projection in PROJECTIONS:
+        parameters = partial(parameters_of, module, projection)
         full = f"{name}.{projection}" if name else projection
         if why := reason or unusable(*parameters()):
             yield OtherSite(full, module, False, why)
         else:
-            stored = partial(attention.stored, module, projection)
-            yield ProductSite(full, module, LinearProduct(), parameters, stored)
+            there = partial(stored, module, projection)
+            yield ProductSite(full, module, PROJECTION, parameters, there)

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.errors import ParimendError
+from parimend.layers.product import Product
+from parimend.layers.registry import declared_product
 
 ENOUGH = 500
 """Fewer inputs warn: measured on MNIST, 500 do nearly what 2,000 do, 20 can be worse than none."""
@@ -32,8 +34,6 @@ LARGEST = 1 << 30
 """Bytes that the moments of one layer may take; of larger ones only the diagonal is kept."""
 
 _UNFOLDED = 1 << 24  # elements of unfolded images held at a time
-
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class CalibrationError(ParimendError, ValueError):
@@ -51,23 +51,40 @@ class LayerMoments:
     Attributes:
         weight: name of the layer's weight.
         bias: name of its bias, if it has one.
-        shape: of the weight; the first axis counts output rows.
+        shape: of the weight.
         moment: (groups, k, k) float64, or (groups, k) where only the diagonal is kept. k is the
-            length of a row of the weight, plus one for the bias (whose input is 1), last.
+            length of a row of the weight's matrix, plus one for the bias (whose input is 1), last.
+        product: what the layer computes, and so which element is in which row.
     """
 
     weight: str
     bias: str | None
     shape: tuple[int, ...]
     moment: NDArray[np.float64]
+    product: Product
     _inverses: dict[tuple[int, int, float], NDArray[np.float64]] = field(
         init=False, repr=False, default_factory=dict
     )
 
+    @cached_property
+    def _matrix(self) -> torch.Size:
+        return self.product.matrix(torch.empty(self.shape, device="meta")).shape
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs."""
+        return self._matrix[0] * self._matrix[1]
+
     @property
     def width(self) -> int:
-        """Length of a row of the weight."""
-        return math.prod(self.shape[1:])
+        """Length of a row of the weight's matrix."""
+        return self._matrix[2]
+
+    def places(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row and column in the weight's matrix of some elements of the weight, (count,) each."""
+        places = torch.arange(math.prod(self.shape)).reshape(self._matrix)
+        weight = self.product.weight(places, torch.empty(self.shape, device="meta"))
+        return np.divmod(weight.flatten()[start : start + count].numpy(), self.width)
 
     @property
     def diagonal(self) -> NDArray[np.float64]:
@@ -76,7 +93,7 @@ class LayerMoments:
 
     def group(self, row: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of inputs that output rows see."""
-        return row // (self.shape[0] // len(self.moment))
+        return row // (self.rows // len(self.moment))
 
     def inverse(
         self, group: int, columns: NDArray[np.int64], damping: float
@@ -129,11 +146,11 @@ def second_moments(
 ) -> Moments:
     """Run a model over calibration data and average what its layers see.
 
-    Layers are ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d``. Modules that share a weight, and
-    modules called several times, add up. A weight that is also used elsewhere (an embedding tied to
-    the output layer) is judged by its use in layers alone. The model runs in evaluation mode
-    without gradients; afterwards, and after an error too, every module is back in its mode and
-    carries no hook. No activation is kept.
+    Layers are those that `parimend.layers` knows: linear ones and convolutions, also transposed
+    ones. Modules that share a weight, and modules called several times, add up. A weight that is
+    also used elsewhere (an embedding tied to the output layer) is judged by its use in layers
+    alone. The model runs in evaluation mode without gradients; afterwards, and after an error too,
+    every module is back in its mode and carries no hook. No activation is kept.
 
     Args:
         model: to run. Batches are moved to the device of its first parameter.
@@ -174,7 +191,7 @@ def second_moments(
     layers: dict[str, LayerMoments] = {}
     silent = []
     for name, total in sums.items():
-        layer = LayerMoments(name, total.bias_name, total.shape, (total.total / inputs).numpy())
+        layer = total.mean(name, inputs)
         if not np.isfinite(layer.diagonal).all():
             raise CalibrationError(
                 f"the layer of {name} {layer.shape} sees infinities or NaN: repair the weights or "
@@ -197,25 +214,38 @@ def second_moments(
 class _Sum:
     """Running sum over all modules that share one weight."""
 
-    def __init__(self, module: Layer, bias_name: str | None) -> None:
-        self.modules = [module]
-        self.shape = tuple(module.weight.shape)
-        self.bias, self.bias_name = module.bias, bias_name
-        groups = 1 if isinstance(module, nn.Linear) else module.groups
-        k = math.prod(self.shape[1:]) + (self.bias is not None)
-        self.full = groups * k * k * 8 <= LARGEST
-        self.total = torch.zeros((groups, k, k) if self.full else (groups, k), dtype=torch.float64)
+    def __init__(self, module: Any, product: Product, bias_name: str | None) -> None:
+        self.modules: list[Any] = [module]
+        self._shape = tuple(module.weight.shape)
+        self._product = product
+        self._bias, self._bias_name = module.bias, bias_name
+        groups, _, width = product.matrix(module.weight).shape
+        k = width + (self._bias is not None)
+        self._full = groups * k * k * 8 <= LARGEST
+        shape = (groups, k, k) if self._full else (groups, k)
+        self._total = torch.zeros(shape, dtype=torch.float64)
 
-    def see(self, module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook."""
-        x = args[0] if args else kwargs["input"]
-        for rows in _rows(module, x.detach()):
-            device = "cpu" if rows.device.type == "mps" else rows.device  # MPS has no float64
-            rows = rows.to(device).double()
-            if self.bias is not None:  # of which modules that share only the weight tell nothing
-                rows = F.pad(rows, (0, 1), value=float(module.bias is self.bias))
-            square = rows.mT @ rows if self.full else rows.square().sum(1)
-            self.total += square.cpu()
+    def see(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> None:
+        """Forward hook."""
+        product: Any = declared_product(module)
+        x = product.samples((args[0] if args else kwargs["input"]).detach())
+        size = product.size(y) if isinstance(y, Tensor) else torch.Size()
+        unfolded = size.numel() * self._total[..., 0].numel()
+        for samples in torch.split(x, max(1, _UNFOLDED // max(1, unfolded))):
+            self._add(product.unfold(samples, size), module.bias is self._bias)
+
+    def _add(self, rows: Tensor, biased: bool) -> None:
+        device = "cpu" if rows.device.type == "mps" else rows.device  # MPS has no float64
+        rows = rows.to(device).double()
+        if self._bias is not None:  # of which modules that share only the weight tell nothing
+            rows = F.pad(rows, (0, 1), value=float(biased))
+        square = rows.mT @ rows if self._full else rows.square().sum(1)
+        self._total += square.cpu()
+
+    def mean(self, name: str, inputs: int) -> LayerMoments:
+        """The moments, of the weight of this name."""
+        moment = (self._total / inputs).numpy()
+        return LayerMoments(name, self._bias_name, self._shape, moment, self._product)
 
 
 def _find_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, _Sum]:
@@ -227,7 +257,9 @@ def _find_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, _
             raise CalibrationError(f"the model has no parameter {', '.join(unknown)}")
     sums: dict[str, _Sum] = {}
     for module in model.modules():
-        if not isinstance(module, Layer):
+        # By its type: what else a forward does, its weight is multiplied with what comes in.
+        product = declared_product(module)
+        if product is None:
             continue
         weight, bias = known.get(id(module.weight)), known.get(id(module.bias))
         if weight is None:  # computed from other parameters at every call
@@ -235,7 +267,7 @@ def _find_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, _
         if weight in sums:
             sums[weight].modules.append(module)
         elif names is None or weight in names or bias in names:
-            sums[weight] = _Sum(module, bias)
+            sums[weight] = _Sum(module, product, bias)
     return sums
 
 
@@ -244,7 +276,7 @@ def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
     """The model in evaluation mode, with hooks that feed ``sums``; then as it was before."""
     modes = [(module, module.training) for module in model.modules()]
     hooks = [
-        module.register_forward_pre_hook(total.see, with_kwargs=True)
+        module.register_forward_hook(total.see, with_kwargs=True)
         for total in sums
         for module in total.modules
     ]
@@ -274,25 +306,6 @@ def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
     else:
         model(first.to(device))
     return len(first)
-
-
-def _rows(layer: Layer, x: Tensor) -> Iterator[Tensor]:
-    """What the rows of the weight are multiplied with, (groups, positions, width), in pieces."""
-    if isinstance(layer, nn.Linear):
-        yield x.reshape(1, -1, layer.in_features)
-        return
-    window = math.prod(layer.kernel_size)
-    x = x.reshape(-1, *x.shape[-len(layer.kernel_size) - 1 :])  # a single image has no first axis
-    padding = layer._reversed_padding_repeated_twice
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    for images in torch.split(x, max(1, _UNFOLDED // (x.shape[1:].numel() * window))):
-        images = F.pad(images, padding, mode)
-        geometry = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
-        for axis, (size, stride, dilation) in enumerate(geometry, start=2):
-            images = images.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-        width = layer.in_channels // layer.groups
-        images = images.reshape(len(images), layer.groups, width, -1, window)
-        yield images.permute(1, 0, 3, 2, 4).reshape(layer.groups, -1, width * window)
 
 
 def _warn(message: str) -> None:

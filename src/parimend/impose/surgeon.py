@@ -110,17 +110,17 @@ class BlockMetric:
 def _place(layer: LayerMoments, part: Part, offset: int) -> NDArray[np.int64]:
     """(3, count): of every element, its row, its column, and its position in the word."""
     is_weight = part.name == layer.weight
-    shape = layer.shape if is_weight else layer.shape[:1]
+    shape = layer.shape if is_weight else (layer.rows,)
     if part.shape != shape:
         raise MismatchError(
             f"{part.name}: shape {part.shape} in the word, but {shape} in the measured model: "
             "measure the model that the word is of"
         )
-    element = np.arange(part.start, part.start + part.count)
     if is_weight:
-        row, column = np.divmod(element, layer.width)
+        row, column = layer.places(part.start, part.count)
     else:
-        row, column = element, np.full(part.count, layer.width)
+        row = np.arange(part.start, part.start + part.count)
+        column = np.full(part.count, layer.width)
     return np.stack([row, column, np.arange(offset, offset + part.count)])
 
 

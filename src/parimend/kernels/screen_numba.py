@@ -22,6 +22,11 @@ _POSITIONS = 512
 """Positions that are handled together: their sums stay in the first-level cache."""
 
 
+def view(t: Any) -> NDArray[Any]:
+    """A contiguous tensor without history as these kernels take it."""
+    return t.numpy()
+
+
 @nb.njit(nogil=True, fastmath=_SUMS, inline="never")
 def _moments(y: Any, zero: Any) -> Any:
     total, square = zero, zero

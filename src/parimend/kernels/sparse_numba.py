@@ -1,4 +1,4 @@
-"""The compiled loops of `parimend.codes.sparse`: drawing H, and products with it."""
+"""The compiled loops of `parimend.codes.structure`: drawing H, and products with it."""
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -165,3 +165,24 @@ def multiply_gram(start, row, coefficient, y, scale, out):
         for p in range(start[i], start[i + 1]):
             out[_unsigned(row[p])] += (coefficient[p] * scale) * total
     return out
+
+
+class Products:
+    """Products of some columns of H with values on the CPU.
+
+    Args:
+        start, row, coefficient: the columns, as `parimend.codes.structure.Columns` keeps them.
+        m: number of rows of H.
+        device: where the values are.
+    """
+
+    def __init__(self, start, row, coefficient, m, device):
+        self._columns, self._m = (start, row, coefficient), m
+
+    def multiply(self, values):
+        """H values, (m,) float64, for a tensor (k,) of float32 or float64."""
+        return multiply(*self._columns, values.numpy(), np.zeros(self._m))
+
+    def subtract_transposed(self, y, values):
+        """Subtract H^T y, with y (m,) float64, from the tensor ``values``, in place."""
+        subtract_transposed(*self._columns, y, values.numpy())

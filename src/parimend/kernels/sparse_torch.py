@@ -7,14 +7,15 @@ import torch
 from numpy.typing import NDArray
 
 
-class Rectangles:
-    """Columns of H as rectangles of indices and coefficients, on any device.
+class Products:
+    """Products of some columns of H with values on any device; see `sparse_numba.Products`.
 
-    Gathering and summing along rectangles is deterministic everywhere; scattering is not, and
-    processes that project the same weights must get the same.
+    The columns are kept as rectangles of indices and coefficients. Gathering and summing along
+    rectangles is deterministic everywhere; scattering is not, and processes that project the same
+    weights must get the same.
 
     Args:
-        start, row, coefficient: the columns, as `parimend.codes.sparse.Columns` keeps them.
+        start, row, coefficient: the columns, as `parimend.codes.structure.Columns` keeps them.
         m: number of rows of H.
         device: where they are to be multiplied.
     """

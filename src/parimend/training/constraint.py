@@ -11,9 +11,8 @@ spread their damage.
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack
 
@@ -27,24 +26,23 @@ from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
-from parimend.impose.projection import Constrained, Projection
 from parimend.names import some
 from parimend.records import TrainingEvent
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
+from parimend.stores.base import Tensors
 from parimend.stores.model import unwrapped
-from parimend.stores.naming import named_tensors
 from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
-    in_parallel,
     on_steps_of_others,
     parameters_of,
-    require_ready,
     several,
     uncompiled,
 )
 from parimend.training.outliers import Outliers, put_back_
-from parimend.training.pace import WATCHED, cheap_interval, untimed_interval
+from parimend.training.pace import WATCHED, Pace
+from parimend.training.projection import Constrained, Projection
+from parimend.training.trained import Trained
 from parimend.words.layout import Word
 
 
@@ -69,25 +67,17 @@ class Constraint(Removable):
     ) -> None:
         if every is not None and every < 1:
             raise SpecError(f"every must be at least 1, not {every}")
-        self._model, self._optimizers, self._request = unwrapped(model), optimizers, request
-        self._parameters: dict[str, torch.nn.Parameter] = named_tensors(
-            self._model, only=request.only
-        )
-        require_ready(self._parameters)
-        self._require_trainable()
-        self._dtypes = {name: each.dtype for name, each in self._parameters.items()}
+        self._model, self._request = unwrapped(model), request
+        self._trained = Trained(self._model, optimizers, request.only)
+        self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
         self._constrain([Constrained(*each) for each in chosen])
         self.steps = 0
         self.events: list[TrainingEvent] = []
-        self._every = every
-        if every is None and not self._shards.several and in_parallel():
-            # Processes that train the same weights must do the same, and cannot be asked here.
-            self._every = untimed_interval(self._n)
+        weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
+        self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
-        self._left = 0.0  # when the last step was over
-        self._timings: list[tuple[float, float]] = []
         before, after = uncompiled(self._stepping), uncompiled(self._stepped)
         self._within = False  # steps of all optimizers
         self._loaded = False  # weights, since the last projection
@@ -106,7 +96,7 @@ class Constraint(Removable):
     @property
     def every(self) -> int:
         """The weights are projected after every so many steps; 1 until it is chosen by cost."""
-        return self._every or 1
+        return self._pace.every or 1
 
     @property
     def sharded(self) -> bool:
@@ -118,10 +108,6 @@ class Constraint(Removable):
         """The code of every constrained word."""
         return tuple(word.code for word in self._words)
 
-    @property
-    def _n(self) -> int:
-        return sum(word.code.n for word in self._words)
-
     def _stepping(self, *_: Any) -> None:
         """Before a step of any of the optimizers."""
         self._within = True
@@ -132,10 +118,9 @@ class Constraint(Removable):
         """After a step of the last optimizer."""
         self._within = False
         self.steps += 1
-        if self._every is None:
-            self._project_timed_()
-        elif self.steps % self._every == 0:
-            self.project_()
+        if self._pace.due(self.steps):
+            with self._pace.timing():
+                self.project_()
         if self.steps == WATCHED and self._unused:
             warnings.warn(
                 f"{some(self._unused)} had no gradient in {WATCHED} steps, and is only moved to "
@@ -161,25 +146,6 @@ class Constraint(Removable):
                 stacklevel=2,
             )
 
-    def _project_timed_(self) -> None:
-        """Project, and choose the interval once enough is known of its cost."""
-        began = self._now()
-        self.project_()
-        ended = self._now()
-        if self._left:
-            self._timings.append((ended - began, began - self._left))
-        self._left = ended
-        if len(self._timings) == WATCHED:
-            projections, steps = zip(*self._timings, strict=True)
-            chosen = cheap_interval(self._n, projections, steps)
-            self._every = int(self._shards.largest(np.array([chosen]))[0])
-
-    def _now(self) -> float:
-        device = next(iter(self._parameters.values())).device
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
     @torch.no_grad()
     def project_(self) -> None:
         """Put back weights that went wrong since the last projection, as far as they can be told
@@ -191,7 +157,7 @@ class Constraint(Removable):
             MismatchError: if a parameter was replaced, has become of another dtype, or was taken
                 out of the optimizer; names it.
         """
-        self._require_same(self._stepped_ids())
+        self._trained.require_same()
         checks, _ = self._heal_()
         self._projection.project_(checks)
 
@@ -246,7 +212,7 @@ class Constraint(Removable):
                 stacklevel=2,
             )
         if model is None:
-            self._require_same()
+            self._trained.require_same(stepped=False)
             with torch.no_grad():
                 _, explained = self._heal_()
             if not explained:
@@ -254,20 +220,9 @@ class Constraint(Removable):
                     f"{self.events[-1].reason}, and no few weights explain it: they are damaged, "
                     "or were changed by hand; if so, call project_() and seal_() again"
                 )
-        parameters = self._parameters if model is None else self._same_in(unwrapped(model))
+        parameters = self._parameters if model is None else self._trained.same_in(unwrapped(model))
         tensors = store_of(parameters)
-        needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
-        chosen = []
-        for word in self._words:
-            # Weights have grown since the grids were chosen. All steps of a word change by one
-            # factor, which leaves its real constraint what it was in training.
-            for part in word.word:
-                if part.name not in needed:
-                    needed[part.name] = grid_of(part, tensors, word.code.word_bits).exponent
-            grown = [needed[part.name] - part.exponent for part in word.word]
-            shift = max(0, *grown)
-            parts = tuple(replace(p, exponent=p.exponent + shift) for p in word.word)
-            chosen.append(Chosen(word.code, Word(parts)))
+        chosen = list(_on_grids(self._words, tensors))
         seal = seal_words_(tensors, chosen, self._request)
         if model is None:
             self.remove()
@@ -281,7 +236,7 @@ class Constraint(Removable):
         """What `load_state_dict` needs to resume exactly; plain values."""
         return {
             "steps": self.steps,
-            "every": self._every,
+            "every": self._pace.every,
             "words": [
                 {
                     "code": word.code.spec(),
@@ -312,56 +267,23 @@ class Constraint(Removable):
         self._constrain(words)
         for watch, entry in zip(self._outliers, state["words"], strict=True):
             watch.load(entry["checks"])
-        self.steps, self._every = int(state["steps"]), state["every"]
-        self._left, self._timings = 0.0, []
+        self.steps = int(state["steps"])
+        self._pace.restart(state["every"])
 
-    def _require_trainable(self) -> None:
-        stepped = self._stepped_ids()
-        for name, parameter in self._parameters.items():
-            if not parameter.requires_grad:
-                raise SpecError(
-                    f"{name} is frozen: leave it out with only=..., or protect it with "
-                    "protect_(carrier='real')"
-                )
-            if id(parameter) not in stepped:
-                raise SpecError(
-                    f"the optimizer does not step {name}: give the optimizer all constrained "
-                    "parameters, or leave it out with only=..."
-                )
 
-    def _stepped_ids(self) -> set[int]:
-        return {id(parameter) for parameter in parameters_of(self._optimizers)}
+def _on_grids(words: Sequence[Constrained], tensors: Tensors) -> Iterator[Chosen]:
+    """The words on grids that hold them.
 
-    def _require_same(self, stepped: set[int] | None = None) -> None:
-        """Check that the constrained parameters are still those of the model, and of the optimizer
-        if ``stepped`` says what that steps.
-        """
-        now = dict(self._model.named_parameters(remove_duplicate=False))
-        for name, parameter in self._parameters.items():
-            if now.get(name) is not parameter:
-                what = "was replaced"
-            elif stepped is not None and id(parameter) not in stepped:
-                what = "was taken out of the optimizer"
-            elif parameter.dtype != self._dtypes[name]:
-                what = f"has become {parameter.dtype}"
-            else:
-                continue
-            raise MismatchError(
-                f"{name} {what} after constrain_: call remove(), and constrain_ again"
-            )
-
-    def _same_in(self, copy: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The constrained parameters in a copy of the model."""
-        there: dict[str, torch.Tensor] = dict(copy.named_parameters(remove_duplicate=False))
-        for name, parameter in self._parameters.items():
-            if name not in there:
-                raise MismatchError(f"the copy has no {name}, which is constrained")
-            if (found := there[name]).shape != parameter.shape:
-                raise MismatchError(
-                    f"{name} has shape {list(found.shape)} in the copy, but {list(parameter.shape)}"
-                    " in the model that was trained"
-                )
-        return {name: there[name] for name in self._parameters}
+    Weights have grown since the grids were chosen. All steps of a word change by one factor, which
+    leaves its real constraint what it was in training.
+    """
+    needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
+    for code, word in words:
+        for part in word:
+            if part.name not in needed:
+                needed[part.name] = grid_of(part, tensors, code.word_bits).exponent
+        shift = max(0, *(needed[part.name] - part.exponent for part in word))
+        yield Chosen(code, Word(tuple(replace(p, exponent=p.exponent + shift) for p in word)))
 
 
 def constrain_(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
-from parimend.impose.projection import Constrained, Projection
 from parimend.names import some
 from parimend.records import TrainingEvent, Verdict
+from parimend.training.projection import Constrained, Projection
 
 MEMORY = 100
 """Projections that one is compared with."""

@@ -4,7 +4,7 @@ from torch import nn
 
 from parimend.codes.output import Output
 from parimend.errors import SpecError
-from parimend.impose.outputs import project_outputs, round_evenly
+from parimend.guards.outputs import project_outputs, round_evenly
 
 
 def test_the_nearest_weights_with_no_syndrome():

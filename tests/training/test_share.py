@@ -1,6 +1,7 @@
 """Shares of words, compared with the dense matrix."""
 
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Sparse
-from parimend.impose.share import Share
+from parimend.kernels import sparse_numba, sparse_torch
+from parimend.training.share import Share
 
 CODE = Sparse(n=600, m=48, seed=3)
 H = CODE.dense() / CODE.unit
@@ -26,8 +28,8 @@ def cuts(rng):
 
 @given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([1.0, 2.0**-18]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kernel", ["columns", "rectangles"])
-def test_shares_add_up_to_the_dense_products(kernel, dtype, seed, step):
+@pytest.mark.parametrize("kind", [sparse_numba, sparse_torch])
+def test_shares_add_up_to_the_dense_products(kind, dtype, seed, step):
     rng = np.random.default_rng(seed)
     word = torch.from_numpy(rng.normal(size=CODE.n) * step).to(dtype)
     y = rng.normal(size=CODE.m)
@@ -38,13 +40,9 @@ def test_shares_add_up_to_the_dense_products(kernel, dtype, seed, step):
         share = Share(CODE, elements, step)
         values = word[elements if isinstance(elements, slice) else torch.from_numpy(elements)]
         values = values.clone()
-        if kernel == "columns":
+        with mock.patch("parimend.kernels.on", return_value=kind):
             total += share.checks(values)
             share.subtract_(values, y)
-        else:  # the way of other devices
-            made = share.rectangles(torch.device("cpu"))
-            total += made.multiply(values) / (CODE.unit * step)
-            made.subtract_transposed(y * (step / CODE.unit), values)
         result[elements] = values.double().numpy() / step
     accuracy = 1e-5 if dtype == torch.float32 else 1e-12
     np.testing.assert_allclose(total, H @ after, atol=1e-10)

@@ -9,14 +9,14 @@ they are and in their own dtype, and no other memory of their size::
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.codes.sparse import Columns, Sparse
-from parimend.kernels.sparse_torch import Rectangles
+from parimend import kernels
+from parimend.codes import Sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Share:
     code: Sparse
     elements: slice | NDArray[np.int64]
     step: float
-    _rectangles: dict[torch.device, Rectangles] = field(default_factory=dict, init=False)
+    _products: dict[torch.device, Any] = field(default_factory=dict, init=False)
 
     def checks(self, values: torch.Tensor) -> NDArray[np.float64]:
         """What these elements add to the checks of the word, (m,), in the scale of `Sparse.matvec`.
@@ -48,28 +48,17 @@ class Share:
         Args:
             values: (k,) float32 or float64, on any device.
         """
-        if values.device.type == "cpu":
-            y = self.columns.multiply(values.numpy(), np.zeros(self.code.m))
-        else:
-            y = self.rectangles(values.device).multiply(values)
-        return y / (self.code.unit * self.step)
+        return self._on(values.device).multiply(values) / (self.code.unit * self.step)
 
     def subtract_(self, values: torch.Tensor, y: NDArray[np.float64]) -> None:
         """Subtract from ``values`` what H^T ``y`` is for these elements, in place."""
-        y = y * (self.step / self.code.unit)
-        if values.device.type == "cpu":
-            self.columns.subtract_transposed(y, values.numpy())
-        else:
-            self.rectangles(values.device).subtract_transposed(y, values)
+        self._on(values.device).subtract_transposed(y * (self.step / self.code.unit), values)
 
-    @cached_property
-    def columns(self) -> Columns:
-        """The columns of H that belong to these elements."""
-        return self.code.columns.take(self.elements)
-
-    def rectangles(self, device: torch.device) -> Rectangles:
-        """The same on a device, made when it is first used there."""
-        if device not in self._rectangles:
-            self._rectangles.clear()  # a model lives in one place at a time
-            self._rectangles[device] = Rectangles(*self.columns, self.code.m, device)
-        return self._rectangles[device]
+    def _on(self, device: torch.device) -> Any:
+        """The kernels for the columns of these elements, made when they are first used there."""
+        if device not in self._products:
+            self._products.clear()  # a model lives in one place at a time
+            columns = self.code.columns.take(self.elements)
+            made = kernels.on("sparse", device.type).Products(*columns, self.code.m, device)
+            self._products[device] = made
+        return self._products[device]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from parimend.codes import Sparse
 from parimend.dtypes import DTYPES
 from parimend.errors import WordError
-from parimend.impose.share import Share
 from parimend.names import some
 from parimend.records import Change
 from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
+from parimend.training.share import Share
 from parimend.words.grid import Grid
 from parimend.words.layout import Part, Word
 
@@ -96,9 +96,10 @@ class Projection:
         if all(np.isfinite(each).all() for each in checks):
             return
         wrong = [name for name, values in self._flat().items() if not values.isfinite().all()]
+        what = some(wrong) if wrong else "a shard in another process"
         raise WordError(
-            f"{some(wrong) if wrong else 'a shard in another process'} has non-finite values after {steps} "
-            "steps: the training diverged, or the weights were damaged"
+            f"{what} has non-finite values after {steps} steps: the training diverged, or the "
+            "weights were damaged"
         )
 
     def project_(self, checks: Sequence[NDArray[np.float64]]) -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from parimend.codes import Sparse
 from parimend.errors import WordError
-from parimend.impose.projection import Constrained, Projection
 from parimend.stores.shards import Shards
+from parimend.training.projection import Constrained, Projection
 from parimend.words.layout import Part, Word
 
 CODE = Sparse(n=900, m=64, seed=1)

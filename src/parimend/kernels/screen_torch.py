@@ -1,0 +1,81 @@
+"""The check itself, by plain operations of torch on any device; see `screen_numba`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from parimend.kernels.screen_numba import LARGE
+
+
+def view(t: Tensor) -> Tensor:
+    """A contiguous tensor without history as these kernels take it."""
+    return t
+
+
+def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
+    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told.
+
+    Args:
+        y: (rows, C).
+        P: (k, C), dtype of y.
+        target: (rows, k), dtype of y, or (0, k) for zero.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
+    """
+    return any_suspicious_plane(y[..., None], P, target[..., None], tau2, least2)
+
+
+def any_suspicious_product(
+    y: Tensor, P: Tensor, x: Tensor, PW: Tensor, Pb: Tensor, tau2: float, least2: float
+) -> bool:
+    """The same with the target PW x + Pb computed on the way, for y = W x + b.
+
+    Args:
+        y: (rows, C).
+        P: (k, C), dtype of y.
+        x: (rows, fan-in), dtype of y.
+        PW: (k, fan-in), dtype of y.
+        Pb: (k,), dtype of y.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
+    """
+    with exactly(y):
+        target = F.linear(x, PW, Pb)
+    return any_suspicious_row(y, P, target, tau2, least2)
+
+
+def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
+    """The same along the middle axis.
+
+    Args:
+        y: (outer, C, inner).
+        P: (k, C), dtype of y.
+        target: (outer, k, inner), dtype of y, or (0, k, inner) for zero.
+        tau2, least2: squares of the threshold, in units of |y| and absolute.
+    """
+    return bool(suspicious(y, P, target, tau2, least2).any())
+
+
+def suspicious(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> Tensor:
+    """Which of them it is, (outer, inner) bool."""
+    energy = syndrome(y, P, target).square().sum(1)
+    square = y.square().sum(1)
+    # Negated, so that NaN is suspicious.
+    return ~((energy <= tau2 * square + least2) & (square < LARGE))
+
+
+def syndrome(y: Tensor, P: Tensor, target: Tensor) -> Tensor:
+    """P y - target, (outer, k, inner)."""
+    # Not a matrix product: that may be one of 11 or 8 bits.
+    s = torch.stack([(y * row[:, None]).sum(1) for row in P], 1)
+    return s - target if len(target) else s
+
+
+def exactly(like: Tensor) -> AbstractContextManager[object]:
+    """Switches off autocasting, which would round what checks the rounding."""
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

@@ -1,0 +1,39 @@
+"""Products without positions: ``nn.Linear``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parimend.layers.product import Product
+
+
+@dataclass(frozen=True)
+class LinearProduct(Product):
+    """``nn.Linear``, and the projections of attention."""
+
+    groups: int = 1
+    dims: int = 0
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(0)
+
+    def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
+        return matrix.squeeze(0)
+
+    def unfold(self, x: Tensor, size: torch.Size) -> Tensor:
+        return x.unsqueeze(0)
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
+        return F.linear(x, rows.squeeze(0), bias)
+
+
+def linear(module: nn.Module) -> Product:
+    """The rule for ``nn.Linear``."""
+    return LinearProduct()

@@ -1,0 +1,89 @@
+"""What a layer computes, y = W x + b along one axis: one rule for each layer type.
+
+A rule says the only things that have to be known of a layer, whatever its type: its weight as a
+matrix, what that is multiplied with, how to run it again, and how to multiply other rows with the
+same inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Product(ABC):
+    """How one layer multiplies. Holds settings only, never tensors.
+
+    Attributes:
+        groups: blocks of W, each with inputs of its own.
+        dims: spatial dimensions of the outputs, behind the axis of one product.
+    """
+
+    groups: int
+    dims: int
+
+    @property
+    def axis(self) -> int:
+        """Along which the outputs of one product lie, counted from the last one."""
+        return -self.dims - 1
+
+    def size(self, y: Tensor) -> torch.Size:
+        """Spatial shape of outputs."""
+        return y.shape[y.ndim - self.dims :]
+
+    def samples(self, x: Tensor) -> Tensor:
+        """Inputs with all leading axes in one."""
+        return x.reshape(-1, *x.shape[x.ndim - self.dims - 1 :])
+
+    def split(self, y: Tensor) -> Tensor:
+        """Outputs as (samples, C, positions)."""
+        tail = y.shape[y.ndim - self.dims - 1 :]
+        return y.reshape(-1, tail[0], math.prod(tail[1:]))
+
+    @abstractmethod
+    def matrix(self, weight: Tensor) -> Tensor:
+        """W of every group, (groups, outputs / groups, fan-in)."""
+
+    @abstractmethod
+    def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `matrix`, in the shape of ``like``."""
+
+    @abstractmethod
+    def unfold(self, x: Tensor, size: torch.Size) -> Tensor:
+        """What the rows of W are multiplied with at every position of every sample.
+
+        Args:
+            x: as `samples` gives them.
+            size: spatial shape of the outputs.
+
+        Returns:
+            (groups, samples * positions, fan-in).
+        """
+
+    @abstractmethod
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
+        """The layer itself.
+
+        Args:
+            x: as `samples` gives them.
+            weight: of the layer.
+            bias: of the layer.
+            size: spatial shape of the outputs.
+        """
+
+    @abstractmethod
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
+        """Other rows times the same inputs, summed over the groups.
+
+        Args:
+            x: as `samples` gives them.
+            rows: (groups, r, fan-in).
+            bias: (r,).
+            size: spatial shape of the outputs.
+
+        Returns:
+            (samples, r, *size).
+        """
