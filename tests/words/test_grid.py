@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parimend.errors import WordError
-from parimend.words.grid import DTYPES, FLOAT_BITS, Grid, choose_grid
+from parimend.words.grid import FLOAT_BITS, GRID_DTYPES, Grid, choose_grid
 
 NUMPY = {"F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2"}
 
@@ -188,7 +188,7 @@ class TestChoice:
         ("values", "dtype", "bits", "message"),
         [
             ([1.0], "F16", None, f"F16 weights have no fixed-point grid; the real carrier holds "
-             f"{', '.join(DTYPES)}. Use carrier='sidecar'"),
+             f"{', '.join(GRID_DTYPES)}. Use carrier='sidecar'"),
             ([1.0], "BF16", 8, "BF16 weights have no fixed-point grid"),
             ([1.0], "F32", 25, "a F32 grid has 4 to 24 bits, not 25"),
             ([1.0], "F32", 3, "a F32 grid has 4 to 24 bits, not 3"),
