@@ -39,9 +39,10 @@ import safetensors.numpy
 from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import ParimendError, SealError
-from parimend.files.seals import KEY, SUFFIX
+from parimend.files.seals import SUFFIX
+from parimend.formats.header import PREFIX
+from parimend.formats.safetensors import KEY, Safetensors
 from parimend.records import Verdict
-from parimend.words.header import PREFIX, parse_header
 
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time
 ADDRESSES = 6 << 30  # bytes of address space, so that a bomb ends the process and not the machine
@@ -265,7 +266,7 @@ def attempt(made: Input, folder: Path) -> str:
     if beside.exists():
         act.insert(0, lambda: Seal.load(beside))
     else:
-        act.insert(0, lambda: parse_header(made.files[made.target], made.target))
+        act.insert(0, lambda: Safetensors().unfold(made.files[made.target], made.target))
     wrong = []
     for step in act:
         try:
