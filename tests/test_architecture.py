@@ -22,6 +22,9 @@ SEALING = LEAVES | {
     "armor",
     "regular",
     "atomic",
+    "strict_json",
+    "formats",
+    "stores",
     "seal",
 }
 PROTECTION = SEALING | {
@@ -55,7 +58,11 @@ MAY_IMPORT = {
     "regular": {"errors"},
     "atomic": {"errors", "regular"},
     "removable": set(),
-    "seal": LEAVES | {"arguments", "codes", "words", "armor", "regular", "atomic"},
+    "strict_json": set(),
+    "formats": LEAVES | {"words", "regular", "armor", "strict_json"},
+    "stores": LEAVES | {"words", "regular", "formats"},
+    "seal": LEAVES
+    | {"arguments", "codes", "words", "armor", "regular", "atomic", "formats", "strict_json"},
     "carriers": SEALING,
     "model": PROTECTION,
     "sharded": PROTECTION,
@@ -78,7 +85,7 @@ MAY_IMPORT = {
 # Not even inside a function.
 NO_TORCH = {"errors", "names", "rng", "records", "codes", "decoders", "faults"}
 # `parimend check FILE` must not wait for torch: loading these does not load it anywhere below.
-LOADS_NO_TORCH = NO_TORCH | {"dtypes", "atomic", "seal", "files", "cli"}
+LOADS_NO_TORCH = NO_TORCH | {"dtypes", "atomic", "formats", "seal", "files", "cli"}
 
 
 def part(name):

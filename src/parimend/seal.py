@@ -9,8 +9,8 @@ every protected tensor; it is missing if the frame lists them already. Its ``wor
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
 parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected file
-(`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
+what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected
+file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 
 from __future__ import annotations

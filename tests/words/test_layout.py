@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.errors import WordError
-from parimend.words.layout import Part, split, whole
+from parimend.words.layout import Part, Word, split, whole
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 KINDS = ("model", "tensor", "row")
@@ -52,8 +52,8 @@ class TestSplit:
 
     def test_per_model_and_tensor_keep_the_order(self):
         parts = [whole("b", "F32", (3,)), whole("nothing", "F32", (0, 4)), whole("a", "I8", (2, 2))]
-        assert split(parts, "model") == [(parts[0], parts[2])]
-        assert split(parts, "tensor") == [(parts[0],), (parts[2],)]
+        assert split(parts, "model") == [Word((parts[0], parts[2]))]
+        assert split(parts, "tensor") == [Word((parts[0],)), Word((parts[2],))]
         assert split([], "model") == split(parts[1:2], "model") == []
 
     def test_rows_take_the_elements_of_their_bias(self):
@@ -71,7 +71,7 @@ class TestSplit:
         weight, bias = whole("fc.weight", "F32", (2, 3)), whole("fc.bias", "F32", shape)
         words = split([weight, bias], "row")
         assert len(words) == 3
-        assert words[-1] == (bias,)
+        assert words[-1] == Word((bias,))
 
     def test_another_per(self):
         with pytest.raises(WordError, match="'model', 'tensor' or 'row', not 'layer'"):

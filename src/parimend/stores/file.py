@@ -73,6 +73,8 @@ class FileTensors(Tensors):
 
     def missing(self, part: Part) -> int:
         """Bytes of a part that lie behind the end of the file."""
+        if self.found >= self.size:
+            return 0
         size = part.nbytes
         return min(max(self._place(part) + size - self.found, 0), size)
 
