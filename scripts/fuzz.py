@@ -28,6 +28,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -175,7 +176,7 @@ def senseless(value: Any, rng: np.random.Generator) -> Any:
 
     walk(value)
     if not places:
-        return VALUES[int(rng.integers(len(VALUES)))]
+        return deepcopy(VALUES[int(rng.integers(len(VALUES)))])
     inside, key = places[int(rng.integers(len(places)))]
     kind = rng.integers(6)
     if kind == 0:
@@ -188,7 +189,7 @@ def senseless(value: Any, rng: np.random.Generator) -> Any:
     elif kind == 3 and type(inside[key]) is int:
         inside[key] += int(rng.integers(-3, 4))
     else:
-        inside[key] = VALUES[int(rng.integers(len(VALUES)))]
+        inside[key] = deepcopy(VALUES[int(rng.integers(len(VALUES)))])  # it will be changed
     return value
 
 
