@@ -28,6 +28,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -39,9 +40,10 @@ import safetensors.numpy
 from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import ParimendError, SealError
-from parimend.files.seals import KEY, SUFFIX
+from parimend.files.seals import SUFFIX
+from parimend.formats.header import PREFIX
+from parimend.formats.safetensors import KEY, Safetensors
 from parimend.records import Verdict
-from parimend.words.header import PREFIX, parse_header
 
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time
 ADDRESSES = 6 << 30  # bytes of address space, so that a bomb ends the process and not the machine
@@ -174,7 +176,7 @@ def senseless(value: Any, rng: np.random.Generator) -> Any:
 
     walk(value)
     if not places:
-        return VALUES[int(rng.integers(len(VALUES)))]
+        return deepcopy(VALUES[int(rng.integers(len(VALUES)))])
     inside, key = places[int(rng.integers(len(places)))]
     kind = rng.integers(6)
     if kind == 0:
@@ -187,7 +189,7 @@ def senseless(value: Any, rng: np.random.Generator) -> Any:
     elif kind == 3 and type(inside[key]) is int:
         inside[key] += int(rng.integers(-3, 4))
     else:
-        inside[key] = VALUES[int(rng.integers(len(VALUES)))]
+        inside[key] = deepcopy(VALUES[int(rng.integers(len(VALUES)))])  # it will be changed
     return value
 
 
@@ -265,7 +267,7 @@ def attempt(made: Input, folder: Path) -> str:
     if beside.exists():
         act.insert(0, lambda: Seal.load(beside))
     else:
-        act.insert(0, lambda: parse_header(made.files[made.target], made.target))
+        act.insert(0, lambda: Safetensors().unfold(made.files[made.target], made.target))
     wrong = []
     for step in act:
         try:

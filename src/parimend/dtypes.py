@@ -55,7 +55,7 @@ class DType:
         """Whether elements share bytes in files."""
         return self.bits % 8 != 0
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of an element in a file.
 

@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from parimend.arguments import path_of
 from parimend.atomic import atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request, diagnose, repair_
+from parimend.dtypes import named
 from parimend.errors import DamageError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.protecting import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
-from parimend.files.tensors import FileTensors, LoadedTensors
+from parimend.formats import FORMATS, Entry, promised
 from parimend.records import FileReport, Report, Verdict
 from parimend.regular import open_regular
-from parimend.words.bits import torch_dtype
-from parimend.words.header import Entry
+from parimend.stores.file import FileTensors, LoadedTensors
 
 OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
 and go on with what is there."""
+_PAIRS = "float4_e2m1fn_x2"  # of the 4-bit numbers of files
 _STATE = {Verdict.UNKNOWN: "not known to be right"}
 
 
@@ -70,7 +71,7 @@ def save_file(
     """
     path = path_of(path)
     request = Request.of(errors, carrier)
-    is_named = path.suffix == ".safetensors"
+    is_named = promised(path) is FORMATS["safetensors"]
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
     with ExitStack() as stack:
@@ -126,7 +127,7 @@ def load_file(
     _require_policy(on_damage)
     with opened(path) as found:
         sealed, file = found.sealed, found.file
-        tensors = FileTensors(file, sealed.header)
+        tensors = FileTensors(file, sealed.layout)
         if on_damage != "warn" and is_truncated(sealed.seal, tensors):
             # Before memory is taken for what is not there.
             _tell([report_on(sealed, tensors, file, path, diagnose)], on_damage)
@@ -135,26 +136,29 @@ def load_file(
         report = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
     if not report.outcome.verdict.ok or (on_damage != "repair" and not report.verdict.ok):
         _tell([report], on_damage)
-    if not sealed.header.raw:
-        (data,) = loaded.data.values()
-        return torch.load(io.BytesIO(data.data), map_location=device, weights_only=True)
+    layout = sealed.layout
+    if not layout.format.named:
+        content = io.BytesIO()
+        layout.write(content, loaded.data)
+        content.seek(0)
+        return torch.load(content, map_location=device, weights_only=True)
     return {
-        entry.name: _tensor(entry, loaded.data[entry.name]).to(device)
-        for entry in sealed.header.entries
+        entry.name: _tensor(entry, loaded.data[entry.name]).to(device) for entry in layout.entries
     }
 
 
 def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     """A tensor as the safetensors library gives it; of 4-bit numbers, torch holds pairs."""
     shape = entry.shape
-    if entry.dtype == "F4":
+    if entry.dtype == "F4" and hasattr(torch, _PAIRS):
         if not shape or shape[-1] % 2:
             raise WordError(
                 f"{entry.name} is F4 {list(shape)}, of which torch can only hold pairs along the "
                 "last axis: load it with another library"
             )
-        shape = (*shape[:-1], shape[-1] // 2)
-    dtype = torch_dtype(entry.dtype, entry.name)
+        shape, dtype = (*shape[:-1], shape[-1] // 2), getattr(torch, _PAIRS)
+    else:
+        dtype = named(entry.dtype).torch_dtype(entry.name)
     if not data.size:
         return torch.empty(shape, dtype=dtype)  # torch cannot view nothing as another type
     return torch.from_numpy(data).view(dtype).reshape(shape)

@@ -1,14 +1,20 @@
-"""Regular files: nothing else is read as a user's file, nor replaced by one.
+"""Regular files, opened, and read and written at their places.
+
+Nothing else is read as a user's file, nor replaced by one.
 
 Opening a FIFO waits for a writer, opening a device may rewind it, and reading from either need not
-come to an end.
+come to an end. Nothing is mapped into memory: a page that cannot be read is an exception then and
+no crash.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from parimend.errors import FormatError
 
@@ -19,6 +25,8 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_PIECE = 1 << 22  # bytes
 
 State = tuple[int, int, int, int]
 """Device, inode, size and time of change: when one of them is another, so is the content."""
@@ -84,6 +92,37 @@ def state_of(path: str | os.PathLike[str] | int) -> State | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
+    """Bytes of a file; zeros beyond its end."""
+    data = np.empty(count, np.uint8)
+    done = 0
+    while done < count:
+        got = os.preadv(file.fileno(), [data[done:].data], at + done)
+        if not got:
+            data[done:] = 0
+            break
+        done += got
+    return data
+
+
+def holds(file: BinaryIO, at: int, data: bytes | memoryview) -> bool:
+    """Whether a file has some bytes at a place; read in pieces, as they may be many."""
+    expected = np.frombuffer(data, np.uint8)
+    pieces = (slice(start, start + _PIECE) for start in range(0, expected.size, _PIECE))
+    return all(
+        np.array_equal(read_at(file, at + piece.start, expected[piece].size), expected[piece])
+        for piece in pieces
+    )
+
+
+def write_at(file: BinaryIO, at: int, values: NDArray[Any]) -> None:
+    """Put bytes into a file."""
+    data = np.ascontiguousarray(values).reshape(-1).data
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file.fileno(), data[done:], at + done)
 
 
 def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> None:

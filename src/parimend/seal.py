@@ -2,15 +2,15 @@
 
 The payload, little-endian, inside `parimend.armor`::
 
-    length of the text (u32), text, checks
+    length of the text (u32), text, checks, frame
 
 The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of
-every protected tensor; it is missing if the blob named ``header`` is the header of a safetensors
-file, which lists them already. Its ``words`` list one object per word: ``code`` (the spec),
-``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
+every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
+per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
 parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them. ``blobs`` says how many bytes of each follow.
+what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected
+file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
 from parimend.codes import Code, from_spec
 from parimend.errors import ParimendError, SealError
+from parimend.formats import Bytes, Layout, of_name
+from parimend.formats.raw import Raw
 from parimend.records import brief
 from parimend.regular import read_regular
-from parimend.words.bits import item_size
-from parimend.words.header import Header, finite, parse_header, refuse
+from parimend.strict_json import finite, refuse
 from parimend.words.layout import Part, Word, whole
 
 VERSION = 1
@@ -54,9 +55,7 @@ _UNREADABLE = (
     MemoryError,
     struct.error,
 )
-HEADER = "header"
-"""Name of the blob that is a copy of a safetensors file's header; empty for files of other formats,
-whose bytes are one tensor."""
+_HEADER = "header"  # the frame in seals made before formats were named
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,14 +106,15 @@ class Seal:
         errors: number of wrong 32-bit words that each protected word is made to repair.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
-        blobs: further bytes by name, such as a copy of a file's header.
+        blobs: of a file its `parimend.formats.Layout.frame`, by the name of its format; of a live
+            model nothing.
     """
 
     carrier: str
     errors: int
     words: tuple[SealedWord, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)
-    blobs: Mapping[str, bytes | memoryview] = field(default_factory=dict)
+    blobs: Mapping[str, Bytes] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The seal as armored bytes; equal seals give equal bytes."""
@@ -137,10 +137,9 @@ class Seal:
             "notes": dict(self.notes),
             "blobs": {name: len(data) for name, data in self.blobs.items()},
         }
-        if not self.blobs.get(HEADER):
+        if not _lists_tensors(self.blobs):
             text["tensors"] = [[part.name, part.dtype, list(part.shape)] for part in tensors]
         encoded = json.dumps(text, sort_keys=True, separators=(",", ":")).encode()
-        # Blobs follow the checks in the order of their sorted names.
         tail = b"".join(self.blobs[name] for name in sorted(self.blobs))
         return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks) + tail)
 
@@ -181,8 +180,8 @@ class Seal:
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""
-        if self.blobs.get(HEADER):
-            return parse_header(self.blobs[HEADER], "the seal's copy of the header").parts
+        if _lists_tensors(self.blobs):
+            return _unfolded(self.blobs).parts
         names = {part.name: part for word in self.words for part in word.parts}
         return [whole(part.name, part.dtype, part.shape) for part in names.values()]
 
@@ -201,12 +200,12 @@ class Unsealed(NamedTuple):
 
     Attributes:
         seal: the seal; its blobs are parts of the data, as a header may be large.
-        header: the one that the seal holds a copy of; None if there is none.
+        layout: of the file that was protected; None if it was a live model.
         is_intact: whether the data are what `Seal.to_bytes` wrote.
     """
 
     seal: Seal
-    header: Header | None
+    layout: Layout | None
     is_intact: bool
 
 
@@ -218,13 +217,13 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
     """
     payload, is_damaged = unarmored(data, name)
     try:
-        seal, header = _parse(payload)
+        seal, layout = _parse(payload)
     except _UNREADABLE as error:
         raise SealError(f"{name}: the seal cannot be read: {error}") from error
-    return Unsealed(seal, header, not is_damaged)
+    return Unsealed(seal, layout, not is_damaged)
 
 
-def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
+def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     (length,) = struct.unpack_from("<I", payload)
     text = json.loads(bytes(payload[4 : 4 + length]), parse_constant=refuse, parse_float=finite)
     if text["version"] != VERSION:
@@ -246,12 +245,13 @@ def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
     blobs = {name: take(count) for name, count in tails.items()}
     if at != len(payload):
         raise SealError("it is longer than it says")
-    header = None
-    if blobs.get(HEADER):
-        header = parse_header(blobs[HEADER], "its copy of the header")
-        tensors = header.parts
+    layout: Layout | None
+    if _lists_tensors(blobs):
+        layout = _unfolded(blobs)
+        tensors = layout.parts
     else:
         tensors = _tensors(text["tensors"])
+        layout = _bytes_only(tensors) if _HEADER in blobs else None
     room = [part.count for part in tensors]
     words = tuple(
         _word(entry, data, tensors, room) for entry, data in zip(text["words"], checks, strict=True)
@@ -261,7 +261,30 @@ def _parse(payload: memoryview) -> tuple[Seal, Header | None]:
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
     if type(errors) is not int or not 1 <= errors <= _MOST_ERRORS:
         raise SealError("it should be made for a number of errors")
-    return Seal(carrier, errors, words, notes, blobs), header
+    return Seal(carrier, errors, words, notes, blobs), layout
+
+
+def _lists_tensors(blobs: Mapping[str, Bytes]) -> bool:
+    """Whether there is a frame that says which tensors there are."""
+    return any(blobs.values())
+
+
+def _unfolded(blobs: Mapping[str, Bytes]) -> Layout:
+    """What a file is made of, as the frame says."""
+    if len(blobs) != 1:
+        raise SealError("it has several frames")
+    ((name, frame),) = blobs.items()
+    return of_name("safetensors" if name == _HEADER else name).unfold(
+        frame, "its copy of the frame"
+    )
+
+
+def _bytes_only(tensors: tuple[Part, ...]) -> Layout:
+    """A file of an unknown format, of which old seals have an empty frame."""
+    layout = Raw().unfold(Raw.frame(sum(part.nbytes for part in tensors)), "its only tensor")
+    if layout.parts != tensors:
+        raise SealError("it does not describe a file")
+    return layout
 
 
 def _word(
@@ -296,7 +319,7 @@ def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
         type(size) is not int or not 0 <= size <= _MOST_BYTES for size in shape
     ):
         raise SealError("it names a tensor without a name, or without a shape")
-    if (part := whole(name, dtype, shape)).count * item_size(dtype) > _MOST_BYTES:
+    if (part := whole(name, dtype, shape)).nbytes > _MOST_BYTES:
         raise SealError(f"it names a tensor of {part.count} elements")
     return part
 

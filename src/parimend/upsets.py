@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parimend.dtypes import named
 from parimend.faults import FaultError
 from parimend.layers.registry import declared_product
 from parimend.removable import Hook, Removable, wrap_forward_
@@ -28,7 +29,6 @@ a part of themselves; ``offset``: by a part of the rms output, up or down. ``row
 one position of one sample are random. ``tile``: so is a square of the matrix of all products, with
 a row for every sample and position. ``stuck``: one output always has the same value."""
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Upset:
         masks = np.array([sum(1 << int(bit) for bit in bits) for bits in flips], np.uint64)
         signed = masks.astype(f"u{rows.element_size()}").view(f"i{rows.element_size()}")
         signed = signed.reshape(place.shape)
-        words = rows.flatten(1).view(_BITS[rows.element_size()])
+        words = rows.flatten(1).view(named(f"I{8 * rows.element_size()}").torch_dtype())
         words[sample, place] ^= torch.from_numpy(signed).to(rows.device)
 
     def _relative(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:

@@ -348,7 +348,7 @@ def test_writing_that_fails_silently_is_noticed(model, rng, monkeypatch):
     protect_file(model, errors=5)
     flip(model, rng, 2)
     before = model.read_bytes()
-    monkeypatch.setattr("parimend.files.tensors.write_at", lambda *_: None)
+    monkeypatch.setattr("parimend.stores.file.write_at", lambda *_: None)
     with pytest.raises(OSError, match="cannot be read back as it was"):
         repair_file(model)
     assert model.read_bytes() == before

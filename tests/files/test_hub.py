@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as plain_load
 
 import parimend as pm
+from parimend.dtypes import DTYPES
 from parimend.errors import DamageError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
-from parimend.words.header import bits_of
 from tests.files.conftest import damage, flip
 
 
@@ -57,7 +57,7 @@ KNOWN = (
 @pytest.mark.parametrize("dtype", KNOWN.split())
 @pytest.mark.parametrize("shape", [(3, 8), (16,), (0, 4), (2, 0), (), (8, 3)])
 def test_every_dtype_comes_back_as_the_library_gives_it(tmp_path, dtype, shape):
-    count, bits = math.prod(shape), bits_of(dtype)
+    count, bits = math.prod(shape), DTYPES[dtype].bits
     if count * bits % 8:
         shape, count = (8,), 8  # half a byte cannot be stored
     size = count * bits // 8

@@ -9,15 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.dtypes import named, of_torch
 from parimend.errors import WordError
-from parimend.words.bits import (
-    byte_view,
-    dtype_name,
-    elements_in,
-    item_size,
-    torch_dtype,
-    words_of,
-)
+from parimend.words.bits import byte_view, elements_in, words_of
 
 NAMES = {
     torch.bool: "BOOL",
@@ -96,7 +90,7 @@ def test_byte_views_of_tensors(dtype, shape):
     view = byte_view(tensor, "w")
     assert view.dtype == np.uint8
     assert view.tobytes() == data.numpy().tobytes()[: view.size]
-    assert view.size == count * item_size(dtype_name(dtype))
+    assert view.size == count * of_torch(dtype).itemsize
     if count:
         view[0] ^= 1
         assert data[0] == view[0]  # the memory is shared
@@ -113,9 +107,9 @@ def test_byte_views_of_parameters_and_other_strides():
 
 @pytest.mark.parametrize("dtype", NAMES, ids=str)
 def test_names_and_sizes_of_dtypes(dtype):
-    assert dtype_name(dtype) == NAMES[dtype]
-    assert torch_dtype(NAMES[dtype]) == dtype
-    assert item_size(NAMES[dtype]) == dtype.itemsize
+    assert of_torch(dtype).name == NAMES[dtype]
+    assert named(NAMES[dtype]).torch_dtype() == dtype
+    assert named(NAMES[dtype]).itemsize == dtype.itemsize
 
 
 def test_names_are_those_of_safetensors():
@@ -131,11 +125,12 @@ def test_names_are_those_of_safetensors():
 def test_what_has_no_plain_bytes_is_refused():
     for dtype in (torch.qint8, torch.complex32):
         with pytest.raises(WordError, match=rf"head\.weight is {dtype}"):
-            dtype_name(dtype, "head.weight")
+            of_torch(dtype, "head.weight")
     with pytest.raises(WordError, match="F4"):
-        item_size("F4")
-    with pytest.raises(WordError, match="w is F6_E2M3"):
-        torch_dtype("F6_E2M3", "w")
+        named("F4").itemsize  # noqa: B018
+    for dtype in ("F4", "F6_E2M3"):
+        with pytest.raises(WordError, match=f"w is {dtype}"):
+            named(dtype).torch_dtype("w")
     with pytest.raises(WordError, match="w is on the meta device"):
         byte_view(torch.empty(3, device="meta"), "w")
     with pytest.raises(WordError, match=r"w is torch\.sparse_coo"):

@@ -17,7 +17,6 @@ from parimend.errors import MismatchError
 from parimend.records import Diagnosis, Repair, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
-from parimend.words.bits import item_size
 from parimend.words.layout import Word
 
 LOOKS = 4
@@ -56,7 +55,7 @@ def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> b
     fixes = iter(finding.elements if finding else ())
     fix = next(fixes, None)
     for number, part in enumerate(word):
-        size = item_size(part.dtype)
+        size = part.itemsize
         for piece in subparts(part):
             data = tensors.read(piece)
             first = piece.start - part.start

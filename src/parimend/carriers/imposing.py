@@ -27,7 +27,7 @@ from parimend.records import Decoding, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common
-from parimend.words.bits import WORD, item_size
+from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word
 
 
@@ -171,7 +171,7 @@ def weights_in(errors: int, parts: Word | Sequence[Part]) -> int:
     >>> weights_in(10, [whole("w", "F32", (99,))]), weights_in(10, [whole("w", "I8", (99,))])
     (10, 40)
     """
-    return errors * max(1, *(WORD // item_size(part.dtype) for part in parts))
+    return errors * max(1, *(WORD // part.itemsize for part in parts))
 
 
 def pieces_of(word: Word, tensors: Tensors) -> list[Piece]:

@@ -15,11 +15,11 @@ from parimend.errors import SpecError
 from parimend.faults import FaultList, Words, draw
 from parimend.faults.words import FORMATS
 from parimend.files.opening import sidecars_of
-from parimend.files.seals import layout_of, sidecar_of
-from parimend.files.tensors import copy_data
+from parimend.files.seals import sidecar_of
+from parimend.formats import Entry, layout_of
 from parimend.regular import open_regular, read_regular
 from parimend.seal import MAX_BYTES
-from parimend.words.header import Entry, Header
+from parimend.stores.file import copy_data
 
 
 def damage_file(
@@ -58,11 +58,11 @@ def damage_file(
             side = stack.enter_context(atomic(sidecar_of(out), like=path))
             side.write(read_regular(sidecar_of(path), MAX_BYTES))
         new = stack.enter_context(atomic(out, like=path, stale=sidecars_of(out)))
-        header = layout_of(file, path)
-        copy_data(file, len(header.raw), new, header.raw, len(header.raw) + header.data_bytes)
+        layout = layout_of(file, path)
+        copy_data(file, new, layout, layout.size)
         # Shared, so that what is changed in memory is changed in the file.
         mapped = np.frombuffer(mmap.mmap(new.fileno(), 0), np.uint8)
-        words = [_words(header, entry, mapped) for entry in header.entries]
+        words = [_words(entry, mapped) for entry in layout.entries]
         if replay is not None:
             faults = FaultList.load(replay)
         else:
@@ -71,8 +71,8 @@ def damage_file(
     return faults
 
 
-def _words(header: Header, entry: Entry, mapped: NDArray[np.uint8]) -> Words:
-    data = mapped[len(header.raw) + entry.begin : len(header.raw) + entry.end]
+def _words(entry: Entry, mapped: NDArray[np.uint8]) -> Words:
+    data = mapped[entry.begin : entry.end]
     # What has no number format is damaged byte by byte.
     dtype = entry.dtype if entry.dtype in FORMATS else "U8"
     return Words(entry.name, data.view(FORMATS[dtype].unsigned), dtype)

@@ -56,6 +56,7 @@ def _as_dict(path: Path, sealed: Sealed) -> dict[str, Any]:
     return {
         "path": str(path),
         "sidecar": str(sealed.path or ""),
+        "format": sealed.layout.format.name,
         "carrier": sealed.seal.carrier,
         "errors": sealed.seal.errors,
         "notes": dict(sealed.seal.notes),
@@ -68,7 +69,7 @@ def _as_dict(path: Path, sealed: Sealed) -> dict[str, Any]:
                 "bytes": entry.end - entry.begin,
                 "covered": entry.name in covered,
             }
-            for entry in sealed.header.entries
+            for entry in sealed.layout.entries
         ],
     }
 
@@ -100,7 +101,7 @@ def _print(path: Path, sealed: Sealed) -> None:
             for word in content["words"]
         ],
     )
-    where = content["sidecar"] or "in its header"
+    where = content["sidecar"] or "in the file"
     console().print(
         f"{path}: {content['carrier']}, {content['errors']:,} errors; seal {where}", soft_wrap=True
     )

@@ -18,14 +18,15 @@ from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.members import Members
 from parimend.files.opening import opened
 from parimend.files.repairing import put_back
-from parimend.files.seals import Sealed, read_header
+from parimend.files.seals import Sealed
 from parimend.files.targets import index_first, is_index
-from parimend.files.tensors import FileTensors, Progress, silent
+from parimend.formats import layout_of
 from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors
-from parimend.words.bits import WORD, item_size
+from parimend.stores.file import FileTensors, Progress, silent
+from parimend.words.bits import WORD
 
 Act = Callable[[Seal, FileTensors], Diagnosis]
 PathLike = str | os.PathLike[str]
@@ -74,7 +75,7 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     def look(target: Path) -> FileReport:
         with opened(target) as found:
             members.learn(found.sealed, found.file, target)
-            tensors = FileTensors(found.file, found.sealed.header, progress)
+            tensors = FileTensors(found.file, found.sealed.layout, progress)
             return report_on(found.sealed, tensors, found.file, target, diagnose)
 
     return Report(_reports(members, look), time.perf_counter() - began)
@@ -144,7 +145,7 @@ def _repair(
 
     with opened(path) as found:
         members.learn(found.sealed, found.file, path)
-        tensors = FileTensors(found.file, found.sealed.header, progress)
+        tensors = FileTensors(found.file, found.sealed.layout, progress)
         act = functools.partial(diagnose, find=keep)
         report = report_on(found.sealed, tensors, found.file, path, act)
         if report.verdict is Verdict.UNCORRECTABLE and not partial:
@@ -173,7 +174,7 @@ def report_on(
         outcome=outcome,
         carrier=sealed.seal.carrier,
         errors=sealed.seal.errors,
-        elements=sum(part.count for part in sealed.header.parts),
+        elements=sum(part.count for part in sealed.layout.parts),
         seal=Verdict.CLEAN if sealed.is_intact else Verdict.CORRECTABLE,
         header=header,
         frame=worst(header, end),
@@ -213,12 +214,12 @@ def _saved_anew(sealed: Sealed, outcome: Diagnosis, file: BinaryIO) -> str:
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
-    """A file that is whole, has another header and no word as sealed is another file."""
+    """A file that is whole, has another frame and no word as sealed is another file."""
     try:
-        header = read_header(file, str(path))
+        layout = layout_of(file, path)
     except FormatError:
         return
-    if sealed.path and header.raw != sealed.header.raw:
+    if sealed.path and layout.format.strict and layout.frame != sealed.layout.frame:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
             "other contents: it was probably saved anew after it was protected (parimend protect "
@@ -294,7 +295,7 @@ def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     if -(-missing // WORD) <= budget:
         return ""
     part, count = gone[0]
-    kept = part.count - -(-count // item_size(part.dtype))
+    kept = part.count - -(-count // part.itemsize)
     where = f"{list(part.index(kept))} of " if kept else ""
     others = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
     return (

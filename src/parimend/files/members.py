@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import BinaryIO, TypeVar
 from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.opening import opened
-from parimend.files.seals import SUFFIX, WHOLE, Sealed, load_sidecar, sidecar_of
+from parimend.files.seals import SUFFIX, Sealed, load_sidecar, sidecar_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
@@ -23,9 +24,8 @@ from parimend.files.targets import (
     noted,
     shards,
 )
-from parimend.files.tensors import FileTensors, LoadedTensors
 from parimend.regular import read_regular
-from parimend.seal import HEADER
+from parimend.stores.file import FileTensors, LoadedTensors
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Members:
         """Ask what is left where a file or its seal cannot be read: the other one of both."""
         self._is_protected |= sidecar_of(path).exists()
         with suppress(ParimendError, OSError):
-            notes = load_sidecar(sidecar_of(path))[0].notes
+            notes = load_sidecar(sidecar_of(path)).seal.notes
             self._noted |= noted(notes, MEMBERS)
             self._add(noted(notes, MEMBERS))
         with suppress(ParimendError, OSError):
@@ -193,7 +193,7 @@ class Members:
 def _is_of_file(beside: Path) -> bool:
     """Whether a seal was made of a file: the seal of a live model may have any name."""
     try:
-        return HEADER in load_sidecar(beside)[0].blobs
+        return load_sidecar(beside).layout is not None
     except (ParimendError, OSError):
         return True
 
@@ -203,9 +203,9 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
 
     A damaged index must not say which files there are.
     """
-    tensors = FileTensors(file, sealed.header)
+    tensors = FileTensors(file, sealed.layout)
     # No memory for what a seal claims and is not there.
-    if sealed.header.raw or tensors.size > min(2 * tensors.found, MAX_INDEX):
+    if tensors.size > min(2 * tensors.found, MAX_INDEX):
         return None
     loaded = LoadedTensors(tensors)
     try:
@@ -213,7 +213,9 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
             return None
     except ParimendError:
         return None
-    return loaded.data[WHOLE].tobytes()
+    content = io.BytesIO()
+    sealed.layout.write(content, loaded.data)
+    return content.getvalue()
 
 
 def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:

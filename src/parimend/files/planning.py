@@ -10,11 +10,11 @@ from typing import Unpack
 from parimend.arguments import path_of
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request, Sidecar
 from parimend.carriers import plan as plan_tensors
-from parimend.files.seals import layout_of
 from parimend.files.targets import is_index, targets
-from parimend.files.tensors import ChosenTensors, FileTensors
+from parimend.formats import layout_of
 from parimend.names import select
 from parimend.regular import open_regular
+from parimend.stores.file import ChosenTensors, FileTensors
 
 
 def plan_file(

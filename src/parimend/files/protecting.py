@@ -17,20 +17,13 @@ from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.planning import choose, for_index
-from parimend.files.seals import KEY, Sealed, layout_of, sidecar_of, with_seal
+from parimend.files.seals import Sealed, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
-from parimend.files.tensors import (
-    ChosenTensors,
-    FileTensors,
-    LoadedTensors,
-    Progress,
-    silent,
-)
+from parimend.formats import FORMATS, Layout, layout_of
 from parimend.records import Verdict
 from parimend.regular import open_regular, read_regular, state_of
-from parimend.seal import HEADER, Seal
-from parimend.words.bits import item_size
-from parimend.words.header import Header
+from parimend.seal import Seal
+from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -42,8 +35,8 @@ class Protection:
         sidecar: path of the sidecar; empty if the seal is inside the file.
         seal: the seal.
         elements: number of elements in the file; `Seal.covered` of them are protected.
-        seal_bytes: bytes that the seal takes, in the sidecar or in the header.
-        header_bytes: bytes of the file's header, of which the seal holds a copy.
+        seal_bytes: bytes that the seal takes, in the sidecar or in the file.
+        header_bytes: bytes of the file that belong to no tensor, of which the seal holds a copy.
         data_bytes: bytes of all tensors in the file.
         is_kept: whether it was protected in this way already, and found to be as it was then.
     """
@@ -61,7 +54,7 @@ class Protection:
     def covered_bytes(self) -> int:
         """Bytes of the elements that are protected."""
         parts = [part for word in self.seal.words for part in word.parts]
-        return sum(part.count * item_size(part.dtype) for part in parts)
+        return sum(part.nbytes for part in parts)
 
 
 def protect_file(
@@ -168,10 +161,9 @@ def _prepare(
     if is_index(path):
         return _prepare_copy(task, path, out)
     _require_free(path, out, task.force)
-    header = _layout(path)
-    if not header.raw:
-        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
-    if KEY in header.metadata and not task.force:
+    with open_regular(path) as file:
+        layout = _with_room(file, path)
+    if layout.format.seal_in(layout) is not None and not task.force:
         raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
     return partial(_inside, task, path, out, names)
 
@@ -180,7 +172,8 @@ def _prepare_beside(
     task: Task, path: Path, names: Collection[str] | None
 ) -> Callable[[], Protection]:
     if task.force or not sidecar_of(path).exists():
-        _layout(path)  # raises
+        with open_regular(path) as file:
+            layout_of(file, path)  # raises
         return partial(_beside, task, path, names)
     return partial(_keep, task, path, _kept(task, path, names))
 
@@ -219,8 +212,8 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
     try:
         with opened(path) as found:
             sealed = found.sealed
-            seal, tensors = sealed.seal, FileTensors(found.file, sealed.header, task.progress)
-            if HEADER not in seal.blobs or seal.carrier != task.request.carrier.name:
+            seal, tensors = sealed.seal, FileTensors(found.file, sealed.layout, task.progress)
+            if not seal.blobs or seal.carrier != task.request.carrier.name:
                 raise refusal(", in another way")
             if not tensors.has_header or tensors.found != tensors.size:
                 raise refusal(", and is not as it was then")
@@ -243,8 +236,7 @@ def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
     data = seal.to_bytes()
     if seal.notes != sealed.seal.notes or not sealed.is_intact:
         seal.save(sidecar_of(path))
-    header = sealed.header
-    made = _protection(path, sidecar_of(path), seal, header, len(data), len(header.raw))
+    made = _protection(path, sidecar_of(path), seal, sealed.layout, len(data))
     return replace(made, is_kept=True)
 
 
@@ -262,10 +254,10 @@ def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection
 
         new = stack.enter_context(atomic(beside, like=path, confirm=confirm))
         stack.enter_context(locked(path))
-        seal, header = seal_beside(file, path, request, names, task.notes, task.progress)
+        seal, layout = seal_beside(file, path, request, names, task.notes, task.progress)
         data = seal.to_bytes()
         new.write(data)
-    return _protection(path, beside, seal, header, len(data), len(header.raw))
+    return _protection(path, beside, seal, layout, len(data))
 
 
 def seal_beside(
@@ -275,8 +267,8 @@ def seal_beside(
     names: Collection[str] | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: Progress = silent,
-) -> tuple[Seal, Header]:
-    """The seal of an open file that stays as it is, and its header.
+) -> tuple[Seal, Layout]:
+    """The seal of an open file that stays as it is, and what it is made of.
 
     Args:
         file: the file.
@@ -286,10 +278,10 @@ def seal_beside(
         notes: that the seal is to hold.
         progress: see `protect_file`.
     """
-    header = layout_of(file, path)
-    tensors = FileTensors(file, header, progress)
+    layout = layout_of(file, path)
+    tensors = FileTensors(file, layout, progress)
     seal = protect_(ChosenTensors(tensors, names), request)
-    return _completed(seal, header, notes), header
+    return _completed(seal, layout, notes), layout
 
 
 def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:
@@ -297,9 +289,10 @@ def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) ->
         open_regular(path) as file,
         atomic(out, like=path, stale=sidecars_of(out)) as new,
     ):
-        seal, sealed = seal_inside(file, path, new, task.request, names, task.notes, task.progress)
-    held = len(seal.blobs[HEADER])
-    return _protection(out, None, seal, sealed, len(sealed.raw) - held, held)
+        seal, bare, sealed = seal_inside(
+            file, path, new, task.request, names, task.notes, task.progress
+        )
+    return _protection(out, None, seal, bare, sealed.size - bare.size)
 
 
 def seal_inside(
@@ -310,8 +303,11 @@ def seal_inside(
     names: Collection[str] | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: Progress = silent,
-) -> tuple[Seal, Header]:
-    """Write a file that holds its seal itself; returns that and the header with the seal.
+) -> tuple[Seal, Layout, Layout]:
+    """Write a file that holds its seal itself.
+
+    Returns:
+        The seal, and what the file is made of without and with it.
 
     Args:
         file: the file to be protected.
@@ -319,32 +315,35 @@ def seal_inside(
         new: an empty file.
         request, names, notes, progress: see `seal_beside`.
     """
-    header = layout_of(file, path)
-    if not header.raw:
-        raise FormatError(f"{path} is no safetensors file: protect it with carrier='sidecar'")
-    changed = LoadedTensors(FileTensors(file, header, progress))
+    layout = _with_room(file, path)
+    changed = LoadedTensors(FileTensors(file, layout, progress))
     seal = protect_(ChosenTensors(changed, names), request)
-    others = {name: value for name, value in header.metadata.items() if name != KEY}
-    bare = header.with_metadata(others)
+    bare = layout.format.with_seal(layout, None)
     seal = _completed(seal, bare, notes)
-    sealed = with_seal(bare, seal)
-    new.write(sealed.raw)
-    for part in changed.whole():
-        new.write(changed.data[part.name].data)
+    sealed = layout.format.with_seal(bare, seal.to_bytes())
+    sealed.write(new, changed.data)
     new.flush()
     tensors = FileTensors(new, sealed)
     if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
         raise OSError(f"{path}: what was written cannot be read back as it was")
-    return seal, sealed
+    return seal, bare, sealed
 
 
-def _completed(seal: Seal, header: Header, notes: Mapping[str, Any] | None) -> Seal:
-    return replace(seal, notes={**seal.notes, **(notes or {})}, blobs={HEADER: header.raw})
+def _completed(seal: Seal, layout: Layout, notes: Mapping[str, Any] | None) -> Seal:
+    blobs = {layout.format.name: layout.frame}
+    return replace(seal, notes={**seal.notes, **(notes or {})}, blobs=blobs)
 
 
-def _layout(path: Path) -> Header:
-    with open_regular(path) as file:
-        return layout_of(file, path)
+def _with_room(file: BinaryIO, path: Path) -> Layout:
+    """What a file is made of that can hold its seal itself."""
+    layout = layout_of(file, path)
+    if not layout.format.holds_seal:
+        able = ", ".join(name for name, format in FORMATS.items() if format.holds_seal)
+        raise FormatError(
+            f"{path} has no place for a seal, as it is no {able} file: protect it with "
+            "carrier='sidecar'"
+        )
+    return layout
 
 
 def _require_free(path: Path, out: Path, force: bool) -> None:
@@ -359,14 +358,14 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
 
 
 def _protection(
-    path: Path, sidecar: Path | None, seal: Seal, header: Header, seal_bytes: int, copied: int
+    path: Path, sidecar: Path | None, seal: Seal, layout: Layout, seal_bytes: int
 ) -> Protection:
     return Protection(
         path=str(path),
         sidecar=str(sidecar or ""),
         seal=seal,
-        elements=sum(part.count for part in header.parts),
+        elements=sum(part.count for part in layout.parts),
         seal_bytes=seal_bytes,
-        header_bytes=copied,
-        data_bytes=header.data_bytes,
+        header_bytes=layout.span_bytes,
+        data_bytes=layout.data_bytes,
     )

@@ -13,9 +13,9 @@ from parimend.carriers import diagnose, repair_
 from parimend.carriers.finding import Finding
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
-from parimend.files.tensors import FileTensors, Progress, copy_data
 from parimend.records import FileReport, Repair, Verdict
 from parimend.seal import SealedWord
+from parimend.stores.file import FileTensors, Progress, copy_data
 
 
 def put_back(
@@ -74,12 +74,12 @@ def _write(
     progress: Progress,
 ) -> FileReport:
     """Make the repaired copy, and read it again before it takes its place."""
-    seal, header = found.sealed.seal, found.sealed.header
-    before = FileTensors(found.file, header)
+    seal, layout = found.sealed.seal, found.sealed.layout
+    before = FileTensors(found.file, layout)
     # If it is not known where the file ends, nothing is made up, and nothing cut off.
     size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
-    copy_data(found.file, len(header.raw), new, header.raw, size)
-    copy = FileTensors(new, header, progress)
+    copy_data(found.file, new, layout, size)
+    copy = FileTensors(new, layout, progress)
     done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
     outcomes = dict(zip(seal.words, report.outcome.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
+from parimend.formats import FORMATS
 from parimend.regular import read_regular
 
 MEMBERS = "members"
@@ -27,7 +28,7 @@ LEFT_OUT = "left_out"
 _INDEX = re.compile(r".+\.index(\..+)?\.json", re.DOTALL)
 MAX_INDEX = 1 << 28
 """Bytes of the largest index that is read."""
-SAFETENSORS = ".safetensors"
+SAFETENSORS = FORMATS["safetensors"].suffix
 """What the names of safetensors files end in."""
 _WEIGHTS = {
     SAFETENSORS,

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.stores.spread import Spread, Whole
-from parimend.words.bits import item_size
 from parimend.words.layout import Part
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Tensors(ABC):
 
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
     """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
-    step = CHUNK // item_size(part.dtype) if step is None else step
+    step = CHUNK // part.itemsize if step is None else step
     if part.count <= step:
         yield part
         return

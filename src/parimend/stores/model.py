@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.dtypes import of_torch
 from parimend.stores.base import Tensors
-from parimend.words.bits import byte_view, dtype_name
+from parimend.words.bits import byte_view
 from parimend.words.layout import Part, whole
 
 
@@ -52,7 +53,7 @@ class ModelTensors(Tensors):
 
     def whole(self) -> list[Part]:
         return [
-            whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
+            whole(name, of_torch(tensor.dtype, name).name, tuple(tensor.shape))
             for name, tensor in self.held.items()
         ]
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import select
-from parimend.words.bits import dtype_name
 
 
 class Leaf(NamedTuple):
@@ -113,7 +113,7 @@ def require_plain(name: str, value: Any) -> None:
         )
     if is_lazy(value):
         raise WordError(f"{name} has no values yet: run the model once before it is protected")
-    dtype_name(value.dtype, name)
+    of_torch(value.dtype, name)
     if _is_sharded(value):
         return
     if value.layout is not torch.strided or value.is_nested:

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors
 from parimend.stores.spread import Elements, Held, common
-from parimend.words.bits import byte_view, dtype_name, item_size
+from parimend.words.bits import byte_view
 from parimend.words.layout import Part, whole
 
 
@@ -155,7 +156,7 @@ class ShardedTensors(Tensors):
         self.held = dict(tensors)
         self.spread = self._shards = Shards(tensors)
         self._whole = [
-            whole(name, dtype_name(tensor.dtype, name), tuple(tensor.shape))
+            whole(name, of_torch(tensor.dtype, name).name, tuple(tensor.shape))
             for name, tensor in tensors.items()
         ]
 
@@ -163,7 +164,7 @@ class ShardedTensors(Tensors):
         return self._whole
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        size = item_size(part.dtype)
+        size = part.itemsize
         data = np.zeros((part.count, size), np.uint8)
         data[self.spread.held(part).elements] = self.read_held(part).reshape(-1, size)
         return self.spread.sum(data.reshape(-1))

@@ -7,12 +7,12 @@ one word holds several elements of a small dtype, or a part of an element of a l
 from __future__ import annotations
 
 import sys
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.dtypes import named, of_torch
 from parimend.errors import WordError
 
 if TYPE_CHECKING:
@@ -21,35 +21,6 @@ if TYPE_CHECKING:
 
 WORD = 4
 """Bytes in a word."""
-
-SIZES = MappingProxyType(
-    {
-        **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-        **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
-        **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-        **dict.fromkeys(("U32", "I32", "F32"), 4),
-        **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
-        "C128": 16,
-    }
-)
-"""Bytes per element of the dtypes whose elements are whole bytes."""
-
-_NAMES = MappingProxyType(
-    {
-        "bool": "BOOL",
-        "bfloat16": "BF16",
-        "float8_e4m3fn": "F8_E4M3",
-        "float8_e5m2": "F8_E5M2",
-        "float8_e8m0fnu": "F8_E8M0",
-        "float8_e4m3fnuz": "F8_E4M3FNUZ",
-        "float8_e5m2fnuz": "F8_E5M2FNUZ",
-        **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-        **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-        **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-        **{f"complex{bits}": f"C{bits}" for bits in (64, 128)},
-    }
-)
-_PAIRS = ("float4_e2m1fn_x2", "F4")  # an element of torch's dtype is a pair of the file's
 
 
 def item_size(dtype: str) -> int:
@@ -61,50 +32,14 @@ def item_size(dtype: str) -> int:
     >>> item_size("BF16")
     2
     """
-    try:
-        return SIZES[dtype]
-    except KeyError:
-        raise WordError(f"dtype {dtype!r} cannot be cut into bytes: leave the tensor out") from None
-
-
-def dtype_name(dtype: torch.dtype, name: str = "a tensor") -> str:
-    """The name that safetensors files give a torch dtype.
-
-    Args:
-        dtype: of torch. (``C128`` is ours: those files do not know complex128.)
-        name: of the tensor, for messages.
-
-    Raises:
-        WordError: if the dtype has none, as quantized and sub-byte dtypes.
-    """
-    try:
-        return _NAMES[str(dtype).removeprefix("torch.")]
-    except KeyError:
-        raise WordError(
-            f"{name} is {dtype}, which has no plain bytes to protect: convert it or leave it out"
-        ) from None
-
-
-def torch_dtype(dtype: str, name: str = "a tensor") -> torch.dtype:
-    """The torch dtype that safetensors files call ``dtype``: the inverse of `dtype_name`.
-
-    Raises:
-        WordError: if there is none.
-    """
-    import torch
-
-    for of_torch, of_file in (*_NAMES.items(), _PAIRS):
-        if of_file == dtype and hasattr(torch, of_torch):
-            found: torch.dtype = getattr(torch, of_torch)
-            return found
-    raise WordError(f"{name} is {dtype}, which this version of torch does not have")
+    return named(dtype).itemsize
 
 
 def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]:
     """The bytes of a tensor.
 
     Args:
-        tensor: any shape, device and strides, any dtype that `dtype_name` knows.
+        tensor: any shape, device and strides, any dtype that `parimend.dtypes.of_torch` knows.
         name: of the tensor, for messages.
 
     Returns:
@@ -122,7 +57,7 @@ def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]
     import torch
 
     _require_little_endian()
-    dtype_name(tensor.dtype, name)
+    of_torch(tensor.dtype, name)
     if tensor.layout is not torch.strided or tensor.is_meta:
         kind = "on the meta device" if tensor.is_meta else tensor.layout
         raise WordError(f"{name} is {kind}: only tensors with plain memory can be protected")
@@ -164,7 +99,7 @@ def elements_in(word: int, size: int, count: int) -> range:
 
     Args:
         word: its index.
-        size: bytes per element, `item_size`.
+        size: bytes per element.
         count: number of elements; what lies beyond them is padding.
 
     >>> elements_in(1, 1, 6), elements_in(3, 8, 2), elements_in(2, 2, 4)

@@ -8,21 +8,25 @@ erasure, located for free. Integer tensors are their own grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.dtypes import DTYPES, DType
 from parimend.errors import WordError
 
 FLOAT_BITS = 18
 """Default bits of a float weight on its grid, sign included: finer changes no accuracy, and every
 bit less is a bit more by which checks tell errors apart and damage falls off the grid."""
 
-_FLOAT = {"F32": 24, "F64": 32}
-_INTEGER = {"I8": 8, "I16": 16}
-GRID_DTYPES = (*_FLOAT, *_INTEGER)
-"""Names (as in safetensors) of the dtypes that have a grid."""
+_MOST_BITS = 32
+GRID_DTYPES: Mapping[str, DType] = MappingProxyType(
+    {name: DTYPES[name] for name in ("F32", "F64", "I8", "I16")}
+)
+"""The dtypes that have a grid, by their names."""
 
 
 class Grid(NamedTuple):
@@ -52,10 +56,12 @@ class Grid(NamedTuple):
         >>> Grid(18, -10).holds("F32"), Grid(18, 0).holds("I8"), Grid(18, 200).holds("F64")
         (True, False, False)
         """
-        if dtype in _INTEGER:
-            return self.bits <= _INTEGER[dtype] and self.exponent == 0
+        if dtype not in GRID_DTYPES or self.bits > _most_bits(GRID_DTYPES[dtype]):
+            return False
+        if not GRID_DTYPES[dtype].is_float:
+            return self.exponent == 0
         # Those of F64 are no larger and no smaller: nobody needs more.
-        return self.bits <= _FLOAT.get(dtype, 0) and -149 <= self.exponent <= 129 - self.bits
+        return -149 <= self.exponent <= 129 - self.bits
 
     def read(self, values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The integers of ``values`` and which are erased (and read as 0).
@@ -119,14 +125,14 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
             f"{name}: {dtype} weights have no fixed-point grid; the real carrier holds "
             f"{', '.join(GRID_DTYPES)}. Use carrier='sidecar', which holds any dtype"
         )
-    most = (_FLOAT | _INTEGER)[dtype]
+    most, is_float = _most_bits(GRID_DTYPES[dtype]), GRID_DTYPES[dtype].is_float
     if bits is None:
-        bits = _INTEGER.get(dtype, FLOAT_BITS)
-    elif dtype in _INTEGER:
+        bits = FLOAT_BITS if is_float else most
+    elif not is_float:
         bits = min(bits, most)  # they were chosen for the float tensors beside it
     if not 4 <= bits <= most:
         raise WordError(f"{name}: a {dtype} grid has 4 to {most} bits, not {bits}")
-    if dtype in _INTEGER:
+    if not is_float:
         return Grid(bits, 0)
     require_finite(values, name)
     largest = float(np.abs(values).max(initial=0.0))
@@ -135,6 +141,11 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
     if exponent < bits - 126 or exponent + bits > 127:
         raise WordError(f"{name}: weights as large as {largest:g} have no grid of {bits} bits")
     return Grid(bits, exponent)
+
+
+def _most_bits(dtype: DType) -> int:
+    """Bits of the widest grid whose integers a dtype holds exactly."""
+    return min(dtype.mantissa + 1, _MOST_BITS) if dtype.is_float else dtype.bits
 
 
 def require_finite(values: NDArray[Any], name: str, start: int = 0) -> None:

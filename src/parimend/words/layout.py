@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.dtypes import named
 from parimend.errors import WordError
-from parimend.words.bits import item_size
 
 _LINE = 64  # bytes
 
@@ -45,6 +45,24 @@ class Part:
     count: int
     exponent: int = 0
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element.
+
+        Raises:
+            WordError: for an unknown dtype, or one whose elements are no whole bytes.
+        """
+        return named(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements.
+
+        >>> whole("w", "BF16", (2, 3)).nbytes
+        12
+        """
+        return self.count * self.itemsize
+
     def index(self, offset: int) -> tuple[int, ...]:
         """The index in the tensor of the part's element ``offset``.
 
@@ -70,8 +88,7 @@ def padded_words(*parts: Part) -> int:
     >>> padded_words(whole("w", "BF16", (5, 7)), whole("b", "F32", (16,)))
     48
     """
-    sizes = [part.count * item_size(part.dtype) for part in parts]
-    return sum(-(-size // _LINE) * (_LINE // 4) for size in sizes)
+    return sum(-(-part.nbytes // _LINE) * (_LINE // 4) for part in parts)
 
 
 @dataclass(frozen=True)

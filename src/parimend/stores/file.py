@@ -1,4 +1,4 @@
-"""The tensors of a file, for `parimend.carriers`: read piece by piece, changed in a copy only."""
+"""The tensors of a file: read piece by piece, changed in a copy only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.formats import Layout
+from parimend.regular import holds, read_at, write_at
 from parimend.stores.base import Tensors
-from parimend.words.bits import item_size
-from parimend.words.header import Header
 from parimend.words.layout import Part
 
 _COPY_BYTES = 1 << 22
@@ -28,45 +28,43 @@ def silent(count: int) -> None:
 class FileTensors(Tensors):
     """The tensors of an open file.
 
-    Nothing is mapped into memory: a page that cannot be read is then an exception and no crash, and
-    memory stays flat however large the file is. What is missing at the end reads as zeros.
+    Memory stays flat however large the file is. What is missing at the end reads as zeros.
 
     Args:
         file: open for reading, and for writing if it is to be changed.
-        header: how the file should begin and what should follow.
+        layout: what the file should be made of.
         progress: see `Progress`.
     """
 
-    def __init__(self, file: BinaryIO, header: Header, progress: Progress = silent) -> None:
+    def __init__(self, file: BinaryIO, layout: Layout, progress: Progress = silent) -> None:
         self._file = file
         self._progress = progress
-        self._parts = header.parts
-        self._raw = header.raw
-        self._places = {e.name: len(header.raw) + e.begin for e in header.entries}
-        self.size = len(header.raw) + header.data_bytes
+        self._parts = layout.parts
+        self._spans = layout.spans
+        self._places = {entry.name: entry.begin for entry in layout.entries}
+        self.size = layout.size
         """Bytes that the file should have."""
         self.look()
 
     def look(self) -> None:
-        """See how the file begins and how long it is."""
+        """See how long the file is, and what is around its tensors."""
         self.found = os.fstat(self._file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = begins_with(self._file, self._raw)
-        """Whether it begins as it should."""
+        self.has_header = all(holds(self._file, at, data) for at, data in self._spans)
+        """Whether what belongs to no tensor is as it should be."""
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        size = item_size(part.dtype)
-        data = read_at(self._file, self._places[part.name] + part.start * size, part.count * size)
+        data = read_at(self._file, self._place(part), part.nbytes)
         self._progress(data.size)
         return data
 
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        at = self._places[part.name] + part.start * item_size(part.dtype)
+        at = self._place(part)
         if elements is None:
             write_at(self._file, at, values)
         else:
@@ -75,9 +73,13 @@ class FileTensors(Tensors):
 
     def missing(self, part: Part) -> int:
         """Bytes of a part that lie behind the end of the file."""
-        size = part.count * item_size(part.dtype)
-        end = self._places[part.name] + part.start * item_size(part.dtype) + size
-        return min(max(end - self.found, 0), size)
+        if self.found >= self.size:
+            return 0
+        size = part.nbytes
+        return min(max(self._place(part) + size - self.found, 0), size)
+
+    def _place(self, part: Part) -> int:
+        return self._places[part.name] + part.start * part.itemsize
 
 
 class LoadedTensors(Tensors):
@@ -96,7 +98,7 @@ class LoadedTensors(Tensors):
         return self._parts
 
     def read(self, part: Part) -> NDArray[np.uint8]:
-        size = item_size(part.dtype)
+        size = part.itemsize
         return self.data[part.name][part.start * size : (part.start + part.count) * size]
 
     def write(
@@ -130,46 +132,15 @@ class ChosenTensors(Tensors):
         self._tensors.write(part, elements, values)
 
 
-def copy_data(
-    source: BinaryIO, skip: int, new: BinaryIO, raw: bytes | memoryview, size: int
-) -> None:
-    """Fill ``new``: ``raw``, then what follows the first ``skip`` bytes of ``source``.
+def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> None:
+    """Fill ``new``: the tensors as they are in ``source``, what is around them as it should be.
 
     It gets ``size`` bytes, cut or with zeros at its end.
     """
-    new.write(raw)
-    source.seek(skip)
+    source.seek(0)
     shutil.copyfileobj(source, new, _COPY_BYTES)
+    for at, data in layout.spans:
+        new.seek(at)
+        new.write(data)
     new.flush()  # from here on it is read and written without a buffer
     new.truncate(size)
-
-
-def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
-    """Bytes of a file; zeros beyond its end."""
-    data = np.empty(count, np.uint8)
-    done = 0
-    while done < count:
-        got = os.preadv(file.fileno(), [data[done:].data], at + done)
-        if not got:
-            data[done:] = 0
-            break
-        done += got
-    return data
-
-
-def begins_with(file: BinaryIO, raw: bytes | memoryview) -> bool:
-    """Whether a file begins with some bytes; read in pieces, as a header may be large."""
-    expected = np.frombuffer(raw, np.uint8)
-    pieces = (expected[at : at + _COPY_BYTES] for at in range(0, expected.size, _COPY_BYTES))
-    return all(
-        np.array_equal(read_at(file, k * _COPY_BYTES, piece.size), piece)
-        for k, piece in enumerate(pieces)
-    )
-
-
-def write_at(file: BinaryIO, at: int, values: NDArray[np.uint8]) -> None:
-    """Put bytes into a file."""
-    data = np.ascontiguousarray(values).reshape(-1).data
-    done = 0
-    while done < len(data):
-        done += os.pwrite(file.fileno(), data[done:], at + done)

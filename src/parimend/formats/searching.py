@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from parimend.armor import BEGINNING, PREFIX, armored_length, is_armored_length
-from parimend.files.tensors import read_at
+from parimend.regular import read_at
 
 USUAL = len(b'........{"__metadata__":{"parimend":"')
 """Where the seal stands in a file that Parimend wrote."""

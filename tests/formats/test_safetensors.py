@@ -1,4 +1,4 @@
-"""The header parser, against the safetensors library."""
+"""Safetensors files, against the safetensors library."""
 
 import json
 import tracemalloc
@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from parimend.errors import FormatError
-from parimend.words.header import Entry, Header, parse_header
+from parimend.formats import Entry
+from parimend.formats.safetensors import Safetensors
+
+SAFETENSORS = Safetensors()
+parse_header, described = SAFETENSORS.unfold, SAFETENSORS.described
 
 
 def packed(text):
@@ -23,9 +27,7 @@ def tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-VALID = Header((Entry("a", "F32", (2, 3), 0, 24), Entry("b", "BF16", (2,), 24, 28))).with_metadata(
-    {"k": "v"}
-)
+VALID = described([Entry("a", "F32", (2, 3), 0, 24), Entry("b", "BF16", (2,), 24, 28)], {"k": "v"})
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 shapes = st.lists(st.integers(0, 5), max_size=3)
 
@@ -54,10 +56,10 @@ def test_the_library_reads_what_it_writes(tensors, metadata):
         size = 2 * int(np.prod(shape))
         entries.append(Entry(name, "I16", tuple(shape), at, at + size))
         at += size
-    header = Header(tuple(entries)).with_metadata(metadata)
-    loaded = safetensors.numpy.load(header.raw + bytes(at))
+    header = described(entries, metadata)
+    loaded = safetensors.numpy.load(header.frame + bytes(at))
     assert {name: list(array.shape) for name, array in loaded.items()} == tensors
-    again = parse_header(header.raw, "file")
+    again = parse_header(header.frame, "file")
     assert (again.entries, again.metadata) == (header.entries, metadata)
 
 
@@ -127,6 +129,7 @@ ENTRY = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
         '{"__metadata__":{"k":"1","k":"2"},"a":%s}',
         '{"a":{"dtype":"F32","shape":[9],"data_offsets":[8,44]},"a":%s}',
         '{"a":["F32",[2],[0,8]]}',
+        '{"\\u0061":{"dtype":"F32","shape":[0],"data_offsets":[9,8]},"a":%s}',
         '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"made by":[{"x":"}{"},null,1e9]}}',
         '{"a":{"\\u0064type":"F3\\u0032","shape":[2],"data_offsets":[0,8]}}',
         '{"\\ud83d\\ude00":%s,"z":{"dtype":"F32","shape":[18446744073709551615,0],'
@@ -140,7 +143,7 @@ def test_it_reads_what_other_writers_write(text):
     assert {e.name: list(e.shape) for e in header.entries} == {
         name: entry["shape"] for name, entry in loaded.items()
     }
-    assert header.raw == raw
+    assert header.frame == raw
     assert header.metadata == ({"k": "2"} if '"k"' in text else {})
 
 
@@ -192,7 +195,7 @@ def library(content):
 @settings(max_examples=500)
 @given(st.data())
 def test_it_accepts_what_the_library_accepts(data):
-    raw = mutated(data, data.draw(OBJECTS | st.just(VALID.raw)))
+    raw = mutated(data, data.draw(OBJECTS | st.just(VALID.frame)))
     try:
         header = parse_header(raw, "file")
         size = header.data_bytes

@@ -18,27 +18,25 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import re
-import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any
 
+from parimend.dtypes import DTYPES, SAFETENSORS
 from parimend.errors import FormatError
-from parimend.words.bits import SIZES
-from parimend.words.layout import Part, whole
+from parimend.formats.base import MOST_BYTES, Bytes, Entry
+from parimend.strict_json import finite, refuse
 
 MAX_LENGTH = 100_000_000
 """Longest header that the format allows."""
+METADATA = "__metadata__"
+"""The member of the JSON object that is no tensor: texts by name."""
 PREFIX = 8
 """Bytes of the length in front of the header."""
 
-Raw = bytes | memoryview
-"""Bytes of a file, which may be a part of something larger."""
+Spans = dict[str, tuple[int, int]]
+"""Texts by name: where they begin and end."""
 
-_METADATA = "__metadata__"
 _MEMBERS = ("dtype", "shape", "data_offsets")
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _HEX = rb"[0-9a-fA-F]"
@@ -60,95 +58,9 @@ _BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"(?:[^"\\]|\\.)*+"|([{\[])|([}\]]))', re
 _LONGEST_ENTRY = 1 << 16  # bytes; those of a tensor with eight dimensions have about 200
 _DEEPEST = 126  # brackets inside a tensor's; the library goes as far
 _PIECE = 1 << 20
-_MAX_OFFSET = 1 << 62
 _MAX_SIZE = (1 << 64) - 1
-_SMALL = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # bits; several elements share a byte
-
-
-class Entry(NamedTuple):
-    """One tensor of a file.
-
-    Attributes:
-        name, dtype, shape: as the header gives them.
-        begin, end: bytes of the data, counted from its beginning.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    def part(self) -> Part:
-        """The whole tensor; one whose elements are no whole bytes, or unknown, as its bytes.
-
-        >>> Entry("w", "F4", (3, 4), 0, 6).part()
-        Part(name='w', dtype='U8', shape=(6,), start=0, count=6, exponent=0)
-        """
-        if bits_of(self.dtype) is None or self.dtype in _SMALL:
-            return whole(self.name, "U8", (self.end - self.begin,))
-        return whole(self.name, self.dtype, self.shape)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a header says.
-
-    Attributes:
-        entries: the tensors, in the order of their data.
-        raw: the bytes it was parsed from: length, JSON, padding. The data follows them.
-        texts: where in them the file's own texts stand, by name: beginning and end.
-    """
-
-    entries: tuple[Entry, ...]
-    raw: Raw = b""
-    texts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def data_bytes(self) -> int:
-        """Bytes of the data of all tensors."""
-        return self.entries[-1].end if self.entries else 0
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The file's own texts by name, read anew: they may be long."""
-        return {name: json.loads(_utf8(self.raw[a:b])) for name, (a, b) in self.texts.items()}
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """Every tensor as one part, in the order of the data."""
-        return tuple(entry.part() for entry in self.entries)
-
-    def with_metadata(self, metadata: Mapping[str, str]) -> Header:
-        """The header with other texts, written anew; the order of the tensors stays.
-
-        Example:
-            >>> header = Header((Entry("w", "F32", (2,), 0, 8),))
-            >>> header.with_metadata({"author": "me"}).raw[8:]  # doctest: +ELLIPSIS
-            b'{"__metadata__":{"author":"me"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}...'
-        """
-        text: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
-        for entry in self.entries:
-            text[entry.name] = {
-                "dtype": entry.dtype,
-                "shape": list(entry.shape),
-                "data_offsets": [entry.begin, entry.end],
-            }
-        encoded = json.dumps(text, separators=(",", ":"), ensure_ascii=False).encode()
-        encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of 8 bytes
-        raw = struct.pack("<Q", len(encoded)) + encoded
-        return parse_header(raw, "the new header")
-
-
-def bits_of(dtype: str) -> int | None:
-    """Bits of an element; None for a dtype that is not known.
-
-    >>> bits_of("BF16"), bits_of("F4"), bits_of("F128")
-    (16, 4, None)
-    """
-    if dtype in _SMALL:
-        return _SMALL[dtype]
-    return 8 * SIZES[dtype] if dtype in SIZES else None
+# The library does not know C128; it may be there all the same.
+_BITS = {name: DTYPES[name].bits for name in SAFETENSORS | {"C128"}}
 
 
 def header_length(prefix: bytes, available: int, name: str) -> int:
@@ -180,51 +92,54 @@ def header_length(prefix: bytes, available: int, name: str) -> int:
     return PREFIX + length
 
 
-def parse_header(raw: Raw, name: str) -> Header:
+def parse_header(raw: Bytes) -> tuple[tuple[Entry, ...], Spans]:
     """Read a header.
 
     Args:
         raw: length, JSON and padding, no more.
-        name: of the file, for messages.
+
+    Returns:
+        The tensors, in the order of their data; and where in the header the file's own texts stand,
+        by name: beginning and end.
 
     Raises:
-        FormatError: if the format does not allow it, or tensors overlap or leave holes.
+        ValueError, RecursionError: if the format does not allow it, or tensors overlap or leave
+            holes.
 
     Example:
         >>> text = b'{"w":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]}}'
-        >>> parse_header(len(text).to_bytes(8, "little") + text, "example").entries
-        (Entry(name='w', dtype='BF16', shape=(3,), begin=0, end=6),)
+        >>> parse_header(len(text).to_bytes(8, "little") + text)
+        ((Entry(name='w', dtype='BF16', shape=(3,), begin=63, end=69),), {})
     """
-    if header_length(bytes(raw[:PREFIX]), len(raw), name) != len(raw):
-        raise FormatError(f"{name}: the header has {len(raw)} bytes, which is not what it says")
-    try:
-        _require_utf8(raw)
-        entries, texts = _parse(raw)
-        entries.sort(key=lambda entry: (entry.begin, entry.end))
-        at = 0
-        for entry in entries:
-            if entry.begin != at:
-                raise ValueError(f"{entry.name} begins at byte {entry.begin} instead of {at}")
-            at = entry.end
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{name}: the header is damaged: {error}") from None
-    return Header(tuple(entries), raw, texts)
+    _require_unicode(raw)
+    entries, texts = _parse(raw)
+    start = at = len(raw)
+    for entry in entries:
+        _require_sense(entry, start)  # now: of those of one name, the others mean nothing
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    for entry in entries:
+        if entry.begin != at:
+            wrong, right = entry.begin - start, at - start
+            raise ValueError(f"{entry.name} begins at byte {wrong} instead of {right}")
+        at = entry.end
+    return tuple(entries), texts
 
 
-def _require_utf8(raw: Raw) -> None:
+def _require_unicode(raw: Bytes) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(PREFIX, len(raw), _PIECE):
         decoder.decode(raw[at : at + _PIECE])
     decoder.decode(b"", final=True)
 
 
-def _utf8(raw: Raw) -> str:
+def utf8(raw: Bytes) -> str:
+    """The text that bytes stand for."""
     return str(raw, "utf-8")
 
 
-def _parse(raw: Raw) -> tuple[list[Entry], dict[str, tuple[int, int]]]:
+def _parse(raw: Bytes) -> tuple[list[Entry], Spans]:
     entries: dict[str, Entry] = {}
-    metadata: dict[str, tuple[int, int]] | None = None
+    metadata: Spans | None = None
 
     def text(name: str, at: int) -> int:
         assert metadata is not None
@@ -235,11 +150,11 @@ def _parse(raw: Raw) -> tuple[list[Entry], dict[str, tuple[int, int]]]:
 
     def member(name: str, at: int) -> int:
         nonlocal metadata
-        if name != _METADATA:
+        if name != METADATA:
             entries[name], end = _entry(raw, at, name)
             return end
         if metadata is not None:
-            raise ValueError(f"{_METADATA} is there twice")
+            raise ValueError(f"{METADATA} is there twice")
         metadata = {}
         return at + 4 if raw[at : at + 4] == b"null" else _object(raw, at, text)
 
@@ -249,7 +164,7 @@ def _parse(raw: Raw) -> tuple[list[Entry], dict[str, tuple[int, int]]]:
     return list(entries.values()), metadata or {}
 
 
-def _object(raw: Raw, at: int, member: Callable[[str, int], int]) -> int:
+def _object(raw: Bytes, at: int, member: Callable[[str, int], int]) -> int:
     """Walk over a JSON object at ``at``; ``member`` reads a value and tells where it ends."""
     if raw[at : at + 1] != b"{":
         raise ValueError(f"{{ is missing at byte {at}")
@@ -269,15 +184,15 @@ def _object(raw: Raw, at: int, member: Callable[[str, int], int]) -> int:
 
 def _name(text: bytes) -> str:
     """What a text in JSON says."""
-    return json.loads(_utf8(text)) if b"\\" in text else _utf8(text[1:-1])
+    return json.loads(utf8(text)) if b"\\" in text else utf8(text[1:-1])
 
 
-def _skip(raw: Raw, at: int) -> int:
+def _skip(raw: Bytes, at: int) -> int:
     found = _SPACE.match(raw, at)
     return found.end() if found else at
 
 
-def _end_of_value(raw: Raw, at: int, name: str) -> int:
+def _end_of_value(raw: Bytes, at: int, name: str) -> int:
     """Where the object or list that begins at ``at`` ends."""
     depth, end = 0, at
     while found := _BRACKET.match(raw, end, at + _LONGEST_ENTRY):
@@ -291,18 +206,6 @@ def _end_of_value(raw: Raw, at: int, name: str) -> int:
     raise ValueError(f"{name} is not described by a JSON object")
 
 
-def refuse(constant: str) -> NoReturn:
-    """NaN and infinities, for a reader of JSON."""
-    raise ValueError(f"{constant} is no JSON")
-
-
-def finite(text: str) -> float:
-    """A number, for a reader of JSON; it refuses those that would read as infinite."""
-    if math.isinf(number := float(text)):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return number
-
-
 def _integer(text: str) -> int | float:
     # Others are no integers to the library, minus zero included.
     return int(text) if len(text) <= 20 and text.isdecimal() else finite(text)
@@ -313,23 +216,26 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _entry(raw: Raw, at: int, name: str) -> tuple[Entry, int]:
+def _entry(raw: Bytes, at: int, name: str) -> tuple[Entry, int]:
     """The description of a tensor that begins at ``at``, and where it ends."""
     if found := _PLAIN.match(raw, at, at + _LONGEST_ENTRY):
         sizes = found[2].split(b",") if found[2] else ()
         shape, begin, end = tuple(map(int, sizes)), int(found[3]), int(found[4])
-        return _checked(name, found[1].decode(), shape, begin, end), found.end()
+        return Entry(name, found[1].decode(), shape, len(raw) + begin, len(raw) + end), found.end()
     stop = _end_of_value(raw, at, name)
-    dtype, shape, offsets = _members(_utf8(raw[at:stop]), name)
+    dtype, shape, offsets = _members(utf8(raw[at:stop]), name)
     if not isinstance(dtype, str):
         raise ValueError(f"{name}: the dtype is no text")
     for numbers in (shape, offsets):
         # A bool is an int in Python, but not in JSON.
-        if not isinstance(numbers, list) or any(type(x) is not int for x in numbers):
+        if not isinstance(numbers, list) or any(
+            type(x) is not int or x > _MAX_SIZE for x in numbers
+        ):
             raise ValueError(f"{name}: shape and data_offsets must be lists of numbers")
     if len(offsets) != 2:
         raise ValueError(f"{name}: data_offsets must be a beginning and an end")
-    return _checked(name, dtype, tuple(shape), *offsets), stop
+    begin, end = offsets
+    return Entry(name, dtype, tuple(shape), len(raw) + begin, len(raw) + end), stop
 
 
 def _members(text: str, name: str) -> list[Any]:
@@ -346,14 +252,15 @@ def _members(text: str, name: str) -> list[Any]:
     return [fields[key] for key in _MEMBERS]
 
 
-def _checked(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> Entry:
-    if not 0 <= begin <= end <= _MAX_OFFSET:
+def _require_sense(entry: Entry, start: int) -> None:
+    """Refuse a tensor that cannot be; ``start`` is where the data begins."""
+    name, dtype, shape, begin, end = entry
+    if not start <= begin <= end <= start + MOST_BYTES:
         raise ValueError(f"{name}: data_offsets must be a beginning and an end")
-    bits, count = bits_of(dtype), 1
+    bits, count = _BITS.get(dtype), 1
     for size in shape:
         count *= size
-        if not (0 <= size <= _MAX_SIZE and count <= _MAX_SIZE):
+        if count > _MAX_SIZE:
             raise ValueError(f"{name}: {list(shape)} cannot be a shape")
     if bits is not None and count * bits != 8 * (end - begin):
         raise ValueError(f"{name}: {dtype} {list(shape)} does not take {end - begin} bytes")
-    return Entry(name, dtype, shape, begin, end)

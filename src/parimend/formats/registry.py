@@ -1,0 +1,66 @@
+"""Which formats there are, and which one a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+from parimend.errors import FormatError
+from parimend.formats.base import Format, Layout
+from parimend.formats.raw import Raw
+from parimend.formats.safetensors import Safetensors
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {format.name: format for format in (Safetensors(), Raw())}
+)
+"""Every format by its name, in the order in which a file is tried. `Raw` takes any: it is last."""
+
+
+def of_name(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        FormatError: if it is not known.
+
+    >>> of_name("safetensors").suffix
+    '.safetensors'
+    """
+    try:
+        return FORMATS[name]
+    except KeyError:
+        raise FormatError(
+            f"the format {name!r} is not known to this parimend: install a newer one"
+        ) from None
+
+
+def promised(path: Path) -> Format | None:
+    """The format that the name of a file promises; None if it promises none.
+
+    >>> promised(Path("model.bin")) is None
+    True
+    """
+    found = (format for format in FORMATS.values() if format.suffix)
+    return next((format for format in found if path.suffix == format.suffix), None)
+
+
+def layout_of(file: BinaryIO, path: Path) -> Layout:
+    """What a whole file is made of, whatever its format.
+
+    Args:
+        file: open for reading.
+        path: where it is or will be: a file must be what its name promises.
+
+    Raises:
+        FormatError: if it is not, or if it is empty.
+    """
+    if expected := promised(path):
+        return expected.parse(file, str(path))
+    *others, last = FORMATS.values()
+    for format in others:
+        try:
+            return format.parse(file, str(path))
+        except FormatError:
+            continue
+    return last.parse(file, str(path))
