@@ -40,7 +40,7 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import ParimendError, SealError
 from parimend.files.seals import KEY, SUFFIX
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.words.header import PREFIX, parse_header
 
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time

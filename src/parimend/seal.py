@@ -16,6 +16,7 @@ what follows the text, as `Code.pack` gives them. ``blobs`` says how many bytes 
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import struct
@@ -30,8 +31,8 @@ from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
 from parimend.codes import Code, from_spec
 from parimend.errors import ParimendError, SealError
-from parimend.records import brief
 from parimend.regular import read_regular
+from parimend.showing import brief, html_table
 from parimend.words.bits import item_size
 from parimend.words.header import Header, finite, parse_header, refuse
 from parimend.words.layout import Part, Word, whole
@@ -194,6 +195,12 @@ class Seal:
     def __repr__(self) -> str:
         what = f"{len(self.words)} words of {self.covered} elements"
         return f"<Seal: {brief(self.carrier)}, {self.errors} errors, {what}>"
+
+    def _repr_html_(self) -> str:
+        """A table of the protected words for a notebook."""
+        rows = ((w.name, f"{w.word.elements:,}", repr(w.code), w.sha256.hex()) for w in self.words)
+        table = html_table(("word", "elements", "code", "sha256"), rows, len(self.words))
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{table}"
 
 
 class Unsealed(NamedTuple):

@@ -26,7 +26,7 @@ from parimend.codes import Modular
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.modular import restore
 from parimend.decoders.buckets import Buckets
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, item_size, words_of

@@ -34,7 +34,7 @@ from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")
 

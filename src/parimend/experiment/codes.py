@@ -13,7 +13,7 @@ from parimend.codes.modular import restore
 from parimend.decoders import Buckets, Decoder, Peeling, Prepared
 from parimend.experiment.trials import Answer, Faults
 from parimend.impose.rounding import round_into
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.words.grid import choose_grid
 
 Floats = NDArray[np.float64]

@@ -26,15 +26,16 @@ from parimend.files.tensors import (
     Progress,
     silent,
 )
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
+from parimend.record import Record
 from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import HEADER, Seal
 from parimend.words.bits import item_size
 from parimend.words.header import Header
 
 
-@dataclass(frozen=True)
-class Protection:
+@dataclass(frozen=True, repr=False)
+class Protection(Record):
     """How a file was protected.
 
     Attributes:
@@ -62,6 +63,23 @@ class Protection:
         """Bytes of the elements that are protected."""
         parts = [part for word in self.seal.words for part in word.parts]
         return sum(part.count * item_size(part.dtype) for part in parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        return {
+            "path": self.path,
+            "sidecar": self.sidecar,
+            "carrier": self.seal.carrier,
+            "errors": self.seal.errors,
+            "elements": self.elements,
+            "covered": self.seal.covered,
+            "bytes": self.data_bytes,
+            "covered_bytes": self.covered_bytes,
+            "seal_bytes": self.seal_bytes,
+            "header_bytes": self.header_bytes,
+            "moved": self.seal.notes.get("moved", []),
+            "kept": self.is_kept,
+        }
 
 
 def protect_file(

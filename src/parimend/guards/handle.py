@@ -13,7 +13,7 @@ from torch import nn
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
-from parimend.guards.journal import Cover, Coverage, Event, Journal, Policy
+from parimend.guards.journal import Cover, Coverage, GuardEvent, Journal, Policy
 from parimend.guards.known import unusable
 from parimend.guards.layer import LayerGuard
 from parimend.guards.repeat import RepeatGuard
@@ -33,7 +33,7 @@ class Guards(Removable):
         self._removers: list[Callable[[], object]] = []
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[GuardEvent, ...]:
         """What was seen and done, oldest first."""
         return tuple(self._journal.events)
 
@@ -172,7 +172,7 @@ def guard_(
     every: int = 1,
     only: Sequence[str] | None = None,
     activations: bool = False,
-    on_weights: Callable[[Event], object] | None = None,
+    on_weights: Callable[[GuardEvent], object] | None = None,
     seed: int = 0,
 ) -> Guards:
     """Lets a model check its own computations.

@@ -18,7 +18,7 @@ from parimend.dtypes import DTYPES
 from parimend.errors import WordError
 from parimend.impose.share import Share
 from parimend.names import some
-from parimend.records import Change
+from parimend.outcomes import Change
 from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
 from parimend.words.grid import Grid

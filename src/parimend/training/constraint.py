@@ -27,9 +27,9 @@ from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
+from parimend.events import Event
 from parimend.impose.projection import Constrained, Projection
 from parimend.names import some
-from parimend.records import TrainingEvent
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
 from parimend.stores.model import unwrapped
@@ -80,7 +80,7 @@ class Constraint(Removable):
         chosen = choose(store_of(self._parameters), request)
         self._constrain([Constrained(*each) for each in chosen])
         self.steps = 0
-        self.events: list[TrainingEvent] = []
+        self.events: list[Event] = []
         self._every = every
         if every is None and not self._shards.several and in_parallel():
             # Processes that train the same weights must do the same, and cannot be asked here.
@@ -155,7 +155,7 @@ class Constraint(Removable):
         if taken:
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
-            self.events.append(TrainingEvent("unwatched", self.steps, reason))
+            self.events.append(Event("unwatched", self.steps, reason))
             warnings.warn(
                 f"{reason}, so it leaves its code: remove() the constraint, and constrain_ again",
                 stacklevel=2,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import WordError
+from parimend.record import Record
 from parimend.words.bits import item_size
 
 _LINE = 64  # bytes
@@ -25,8 +26,8 @@ _LINE = 64  # bytes
 Per = Literal["model", "tensor", "row"]
 
 
-@dataclass(frozen=True)
-class Part:
+@dataclass(frozen=True, repr=False)
+class Part(Record):
     """A range of elements of one tensor, in row-major order.
 
     Attributes:
@@ -74,8 +75,8 @@ def padded_words(*parts: Part) -> int:
     return sum(-(-size // _LINE) * (_LINE // 4) for size in sizes)
 
 
-@dataclass(frozen=True)
-class Word:
+@dataclass(frozen=True, repr=False)
+class Word(Record):
     """Elements of tensors one after the other, which belong to one code.
 
     Attributes:
