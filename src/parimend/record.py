@@ -34,7 +34,7 @@ class Record:
         values = {each.name: repr(getattr(self, each.name)) for each in fields(self)}
         most = max(160 // len(values), 16)
         shown = ", ".join(f"{name}={brief(value, most)}" for name, value in values.items())
-        return f"<{type(self).__name__}: {brief(shown, most=250)}>"
+        return f"{type(self).__name__}({brief(shown, most=250)})"
 
 
 def plain(value: Any) -> Any:
