@@ -28,7 +28,7 @@ import numpy as np
 from parimend import check_file, protect_file, repair_file
 from parimend.experiment import Answer, Outcome, trial
 from parimend.files import sidecar_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 Damage = Callable[[bytearray, np.random.Generator], None]
 

@@ -20,7 +20,7 @@ from parimend.codes import Sparse
 from parimend.decoders import Peeling, certify
 from parimend.decoders.lattice import kernel_basis, reduced
 from parimend.errors import SpecError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 N, ERRORS = 5120, 210
 

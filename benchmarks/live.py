@@ -31,7 +31,7 @@ from parimend.experiment import (
     same_bits,
     trial,
 )
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber
 
 

@@ -43,7 +43,7 @@ from parimend.errors import ParimendError, SealError
 from parimend.files.seals import SUFFIX
 from parimend.formats.header import PREFIX
 from parimend.formats.safetensors import KEY, Safetensors
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time
 ADDRESSES = 6 << 30  # bytes of address space, so that a bomb ends the process and not the machine

@@ -10,11 +10,22 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "parimend"
 
 # Not even inside a function: whatever needs no tensors must not wait for torch.
-NO_TORCH = ("errors", "names", "rng", "codes", "decoders", "faults", "datasets")
+NO_TORCH = (
+    "errors",
+    "names",
+    "rng",
+    "showing",
+    "record",
+    "outcomes",
+    "events",
+    "codes",
+    "decoders",
+    "faults",
+    "datasets",
+)
 # `parimend check FILE` must not wait for torch: loading these does not load it anywhere below.
 LOADS_NO_TORCH = (
     *NO_TORCH,
-    "records",
     "dtypes",
     "atomic",
     "formats",

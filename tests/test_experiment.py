@@ -29,7 +29,7 @@ from parimend.experiment import (
     run,
     trial,
 )
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 NUMBERS = st.integers(0, 1000)
 FLOATS = st.lists(st.floats(0, 100), max_size=4).map(lambda x: tuple(sorted(x)))

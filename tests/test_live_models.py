@@ -8,7 +8,7 @@ import torch
 
 import parimend as pm
 from parimend.errors import MismatchError, WordError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber
 from tests.stores.test_naming import Flattened, Opaque
 

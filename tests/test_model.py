@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import parimend as pm
 from parimend.errors import MismatchError, SealError, SpecError, WordError
 from parimend.faults import FaultError, draw
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 CARRIERS = ["sidecar", "real", "lowbits"]
 

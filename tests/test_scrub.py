@@ -15,7 +15,7 @@ import parimend as pm
 from parimend.carriers import base
 from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
 
 
@@ -55,7 +55,9 @@ def test_one_sweep_finds_repairs_and_tells(carrier, tmp_path):
     [line] = (tmp_path / "events.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["kind"] == "repaired"
-    assert len(record["word"]["changes"]) == 10
+    assert record["changes"] == [change.as_dict() for change in event.word.changes]
+    assert len(record["changes"]) == 10
+    assert record["word"]["verdict"] == "corrected"
     assert scrubber.counters.sweeps == 2
     assert scrubber.counters.elements_repaired == 10
     assert scrubber.counters.busy_seconds > 0

@@ -12,7 +12,7 @@ import parimend as pm
 from parimend.armor import armor, unarmor
 from parimend.errors import SealError
 from parimend.faults import draw
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 CARRIERS = ["sidecar", "real", "lowbits"]

@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
+    from parimend.events import Event
     from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
     from parimend.guards import Guards, Policy, guard_
     from parimend.hub import load_file, save_file, verify
     from parimend.model import check, plan, protect_, refresh, repair_
-    from parimend.records import (
-        Change,
-        Diagnosis,
-        FileReport,
-        Repair,
-        Report,
-        TrainingEvent,
-        Verdict,
-    )
+    from parimend.outcomes import Change, Report, Verdict
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
     from parimend.training.constraint import Constraint, constrain_
@@ -32,10 +25,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Carrier": "carriers",
-    "Change": "records",
+    "Change": "outcomes",
     "Constraint": "training.constraint",
-    "Diagnosis": "records",
-    "FileReport": "records",
+    "Event": "events",
     "Guards": "guards",
     "Healing": "training.healing",
     "LowBits": "carriers",
@@ -44,13 +36,11 @@ _HOMES = {
     "Policy": "guards",
     "Protection": "files",
     "Real": "carriers",
-    "Repair": "records",
-    "Report": "records",
+    "Report": "outcomes",
     "Scrubber": "scrub",
     "Seal": "seal",
     "Sidecar": "carriers",
-    "TrainingEvent": "records",
-    "Verdict": "records",
+    "Verdict": "outcomes",
     "check": "model",
     "check_file": "files",
     "constrain_": "training.constraint",
@@ -72,8 +62,7 @@ __all__ = [
     "Carrier",
     "Change",
     "Constraint",
-    "Diagnosis",
-    "FileReport",
+    "Event",
     "Guards",
     "Healing",
     "LowBits",
@@ -82,12 +71,10 @@ __all__ = [
     "Policy",
     "Protection",
     "Real",
-    "Repair",
     "Report",
     "Scrubber",
     "Seal",
     "Sidecar",
-    "TrainingEvent",
     "Verdict",
     "check",
     "check_file",

@@ -1,6 +1,6 @@
 """The exceptions of Parimend: one small tree, raised for misuse only.
 
-Outcomes (clean, corrected, uncorrectable) are records, see `parimend.records`. An exception means
+Outcomes (clean, corrected, uncorrectable) are records, see `parimend.outcomes`. An exception means
 that the call itself cannot be served; its message names the tensor or file, says what is wrong
 and what to do about it.
 """

@@ -24,7 +24,7 @@ from parimend.files.opening import opened, sidecars_of
 from parimend.files.protecting import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, Entry, promised
-from parimend.records import FileReport, Report, Verdict
+from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import open_regular
 from parimend.stores.file import FileTensors, LoadedTensors
 
@@ -134,7 +134,8 @@ def load_file(
         loaded = LoadedTensors(tensors)
         act = repair_ if on_damage == "repair" else diagnose
         report = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
-    if not report.outcome.verdict.ok or (on_damage != "repair" and not report.verdict.ok):
+    is_right = all(word.verdict.ok for word in report.words) if on_damage == "repair" else report.ok
+    if not is_right:
         _tell([report], on_damage)
     layout = sealed.layout
     if not layout.format.named:
@@ -183,9 +184,9 @@ def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Repor
     """
     _require_policy(on_damage)
     report = check_file(path)
-    if on_damage == "repair" and not report.verdict.ok:
+    if on_damage == "repair" and not report.ok:
         report = repair_file(path)
-    if not report.verdict.ok:
+    if not report.ok:
         _tell(report.files, on_damage)
     return report
 
@@ -195,11 +196,11 @@ def _require_policy(on_damage: str) -> None:
         raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
 
 
-def _tell(files: Sequence[FileReport], on_damage: OnDamage) -> None:
+def _tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
     text = "; ".join(
         f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
         for file in files
-        if not file.verdict.ok
+        if not file.ok
     )
     if on_damage != "warn":
         raise DamageError(text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -12,7 +13,7 @@ from parimend import carriers
 from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.names import listed
-from parimend.records import Diagnosis, Repair
+from parimend.outcomes import FileOutcome, Report
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors, unwrapped
@@ -91,16 +92,16 @@ def _chosen(model: Any, only: Sequence[str] | None, buffers: bool) -> Tensors:
     return store_of(tensors)
 
 
-def check(model: Model, seal: Seal) -> Diagnosis:
+def check(model: Model, seal: Seal) -> Report:
     """Compare a model with its seal; nothing is changed.
 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    return carriers.diagnose(seal, sealed_tensors(model, seal))
+    return _reported(carriers.diagnose, model, seal)
 
 
-def repair_(model: Model, seal: Seal) -> Repair:
+def repair_(model: Model, seal: Seal) -> Report:
     """Put back every wrong weight of a model, bit for bit.
 
     A word is ``corrected`` only if its SHA-256 is the sealed one again. Words with more damage than
@@ -109,7 +110,13 @@ def repair_(model: Model, seal: Seal) -> Repair:
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
     """
-    return carriers.repair_(seal, sealed_tensors(model, seal))
+    return _reported(carriers.repair_, model, seal)
+
+
+def _reported(act: Callable[[Seal, Tensors], FileOutcome], model: Model, seal: Seal) -> Report:
+    began = time.perf_counter()
+    outcome = act(seal, sealed_tensors(model, seal))
+    return Report((outcome,), time.perf_counter() - began)
 
 
 def refresh(model: Model, seal: Seal) -> Seal:

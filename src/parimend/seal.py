@@ -16,6 +16,7 @@ file (`parimend.formats`) and the number of bytes of its frame; of a live model 
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import struct
@@ -32,8 +33,8 @@ from parimend.codes import Code, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.raw import Raw
-from parimend.records import brief
 from parimend.regular import read_regular
+from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
 from parimend.words.layout import Part, Word, whole
 
@@ -193,6 +194,12 @@ class Seal:
     def __repr__(self) -> str:
         what = f"{len(self.words)} words of {self.covered} elements"
         return f"<Seal: {brief(self.carrier)}, {self.errors} errors, {what}>"
+
+    def _repr_html_(self) -> str:
+        """A table of the protected words for a notebook."""
+        rows = ((w.name, f"{w.word.elements:,}", repr(w.code), w.sha256.hex()) for w in self.words)
+        table = html_table(("word", "elements", "code", "sha256"), rows, len(self.words))
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{table}"
 
 
 class Unsealed(NamedTuple):

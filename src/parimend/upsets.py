@@ -30,7 +30,6 @@ one position of one sample are random. ``tile``: so is a square of the matrix of
 a row for every sample and position. ``stuck``: one output always has the same value."""
 
 
-
 @dataclass(frozen=True)
 class Upset:
     """One way to compute wrongly.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parimend.carriers import Chosen, Sidecar, sidecar
 from parimend.codes import Modular
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.stores.model import ModelTensors
 from parimend.words.bits import words_of
 from parimend.words.layout import Word, padded_words

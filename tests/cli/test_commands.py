@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import parimend as pm
 from parimend.cli import main
 
 
@@ -150,6 +151,23 @@ def test_values_without_a_number_in_json_are_text(model, run):
     out = run("check", model, "--json")[1]
     assert json.loads(out)["files"][0]["words"][0]["changes"][0]["received_value"] == "nan"
     assert "NaN" not in out
+
+
+def test_several_findings_and_the_bytes_of_elements_are_listed(model, run, monkeypatch):
+    run("protect", model)
+    content = bytearray(model.read_bytes())
+    content[10] ^= 1
+    content[-4:] = np.float32(1.0).tobytes()
+    model.write_bytes(content + b"xy")
+    monkeypatch.chdir(model.parent)  # a short name, so that no line is folded
+    code, out, _ = run("check", "--list", model.name)
+    assert code == 1
+    assert "\\n" not in out
+    assert "2 bytes too many after the end; header damaged, can be restored; 1 wrong" in out
+    assert "1.0 (0000803f)" in out
+    # The same as the report of a Python program.
+    said = json.loads(run("check", model, "--json")[1])
+    assert said["files"] == pm.check_file(model).as_dict()["files"]
 
 
 def test_damage_can_be_replayed(model, run, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend import protect_file
-from parimend.cli.output import escaped
+from parimend.showing import escaped
 
 NAME = "w\x1b[2J\u202e\x07\nmöd 模\x9b"
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from parimend.codes import Code
 from parimend.decoders import Decoder
 from parimend.errors import SpecError
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 Damage = tuple[NDArray[np.int64], NDArray[Any]]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Peeling
 from parimend.errors import SpecError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 CODE = Sparse(n=2000, m=256, weights=((4, 1000),), own=4)
 PREPARED = Agreement().prepare(CODE)

@@ -7,7 +7,7 @@ from parimend.codes import Gaussian
 from parimend.decoders import decoder as by_name
 from parimend.decoders.amp import AMP
 from parimend.decoders.l1 import L1
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 

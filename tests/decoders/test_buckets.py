@@ -12,7 +12,7 @@ from parimend.decoders import Buckets, decoder
 from parimend.errors import SpecError
 from parimend.kernels import modular_numba
 from parimend.kernels.buckets_numba import _inverse
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 N = 1_000_000

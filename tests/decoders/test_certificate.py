@@ -15,7 +15,7 @@ from parimend.decoders.peeling import PreparedPeeling
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
 from parimend.kernels.stopping_numba import closest_pair, stopping_sets
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 def tiny(seed, m, coefficient_bits):

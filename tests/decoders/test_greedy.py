@@ -6,7 +6,7 @@ import pytest
 from parimend.codes import Gaussian
 from parimend.decoders import decoder as by_name
 from parimend.decoders.greedy import OMP
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 

@@ -16,7 +16,7 @@ from parimend.decoders.base import decoder as by_name
 from parimend.decoders.peeling import Peeling
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "peeling.json").read_text())

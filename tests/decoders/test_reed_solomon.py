@@ -11,7 +11,7 @@ from parimend.codes import PowerSums
 from parimend.codes.power import MAX_WORDS
 from parimend.decoders import ReedSolomon, decoder
 from parimend.errors import SpecError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 PRIME = 4_294_991_873

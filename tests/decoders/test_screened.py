@@ -5,7 +5,7 @@ import pytest
 
 from parimend.codes import Modular, PowerSums, Screened
 from parimend.decoders import Buckets, ReedSolomon, ScreenedSums, decoder_for
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 PRIME = 4_294_991_873

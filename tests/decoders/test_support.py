@@ -13,7 +13,7 @@ from parimend.decoders.greedy import OMP
 from parimend.decoders.l1 import L1
 from parimend.decoders.support import Problem, log_floor
 from parimend.errors import SpecError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 DECODERS = pytest.mark.parametrize("decoder", [L1(), OMP(), AMP()], ids=lambda d: d.name)
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import parimend as pm
 from parimend.errors import WordError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 def run(rank, name, rendezvous):

@@ -3,7 +3,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from parimend import check_file, repair_file
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from parimend import check_file, protect_file, repair_file, save_file
 from parimend.atomic import atomic
 from parimend.errors import BusyError, MismatchError
 from parimend.files import sidecar_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import flip
 
 

@@ -19,7 +19,7 @@ from parimend.errors import (
     WordError,
 )
 from parimend.files import sidecar_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip, header_length, repaired
 
 FRACAST = Path(find_spec("fracast").origin).parent / "weights"
@@ -128,7 +128,7 @@ def test_a_lost_tail_is_named(model):
     os.truncate(model, header_length(original) + 100)
     report = check_file(model)
     assert report.verdict is Verdict.UNCORRECTABLE
-    [word] = report.files[0].outcome.words
+    [word] = report.files[0].words
     assert f"truncated: {len(original) - header_length(original) - 100} bytes" in word.reason
     assert "from [12] of ids on and 5 more tensors" in word.reason
     with pytest.raises(FormatError, match="is truncated: it has"):
@@ -165,14 +165,14 @@ def test_words_that_are_still_there_are_put_back_when_asked_for(model):
     os.truncate(model, len(original) - 50)
     damaged = model.read_bytes()
     for report in (check_file(model), repair_file(model)):
-        verdicts = {word.name: word.verdict.value for word in report.files[0].outcome.words}
+        verdicts = {word.name: word.verdict.value for word in report.files[0].words}
         assert (verdicts["ids"], verdicts["int8"]) == ("correctable", "uncorrectable")
         assert report.files[0].can_be_improved
         assert not report.files[0].written
         assert model.read_bytes() == damaged
     report = repair_file(model, partial=True)
     [file] = report.files
-    verdicts = {word.name: word.verdict.value for word in file.outcome.words}
+    verdicts = {word.name: word.verdict.value for word in file.words}
     assert (verdicts["ids"], verdicts["int8"]) == ("corrected", "uncorrectable")
     assert (report.verdict.value, file.written) == ("uncorrectable", str(model))
     assert (file.header.value, file.frame.value) == ("corrected", "uncorrectable")

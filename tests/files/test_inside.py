@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from parimend import check_file, protect_file, repair_file
 from parimend.errors import FormatError, MismatchError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip, header_length
 
 CARRIERS = ["real", "lowbits"]
@@ -59,7 +59,7 @@ def test_an_ordinary_file_comes_out(plain, tmp_path, carrier):
         assert 0 < moved < LIMIT[carrier]
     report = check_file(out)
     assert report.verdict is Verdict.CLEAN
-    assert (report.files[0].carrier, report.files[0].outcome.elements) == (carrier, 5200)
+    assert (report.files[0].carrier, report.files[0].covered) == (carrier, 5200)
 
 
 def test_damage_is_repaired(made, rng):
@@ -123,7 +123,7 @@ def test_seals_are_not_replaced_by_accident(made, tmp_path):
         protect_file(made, 5, "lowbits", out, only=["a"])
     protect_file(made, 5, "lowbits", out, only=["a"], force=True)
     assert not sidecar_of(out).exists()
-    assert check_file(out).files[0].outcome.elements == 1200
+    assert check_file(out).files[0].covered == 1200
 
 
 @pytest.fixture(scope="module")

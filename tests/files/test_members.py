@@ -12,7 +12,7 @@ import parimend as pm
 from parimend import Seal, check_file, protect_file, repair_file
 from parimend.errors import DamageError, FormatError, MismatchError, SealError
 from parimend.files import left_out, seals_of, sidecar_of, targets
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
 
 KINDS = {

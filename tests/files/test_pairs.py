@@ -17,7 +17,7 @@ from parimend import check_file, load_file, protect_file, repair_file, save_file
 from parimend.errors import BusyError, MismatchError, SealError
 from parimend.files import sidecar_of
 from parimend.files.opening import opened
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
 
 CHANGES = ("replace", "unlink", "rmdir", "mkdir", "fsync", "fchmod")

@@ -15,7 +15,7 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import MismatchError, SealError
 from parimend.files import sidecar_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip, repaired
 
 

@@ -9,7 +9,7 @@ import safetensors.numpy
 from parimend import check_file, plan_file, protect_file, repair_file
 from parimend.errors import FormatError, MismatchError, SpecError, WordError
 from parimend.files import sidecar_of, targets
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
 
 INDEX = "model.safetensors.index.json"
@@ -44,7 +44,7 @@ def test_every_shard_has_its_own_budget(folder, rng, by):
         flip(shard, rng, 10)
     report = check_file(path)
     assert report.verdict is Verdict.CORRECTABLE
-    assert [len(file.outcome.changes) for file in report.files] == [0, 10, 10, 10]
+    assert [len(file.changes) for file in report.files] == [0, 10, 10, 10]
     assert repair_file(path).verdict is Verdict.CORRECTED
     assert contents(folder) == original
 
@@ -164,7 +164,7 @@ def test_patterns_are_for_all_shards_together(folder, tmp_path, carrier):
     assert [len(words) for _, words in planned] == [1, 0, 1, 0]
     protect_file(folder, 10, carrier, out, only=["layer2"])
     report = check_file(out or folder)
-    assert [file.outcome.elements for file in report.files[1:]] == [0, 2000, 0]
+    assert [file.covered for file in report.files[1:]] == [0, 2000, 0]
     second = (out or folder) / "model-00002-of-00003.safetensors"
     damage(second, -4, b"\x55\xaa")
     damage((out or folder) / "model-00001-of-00003.safetensors", 0, b"\xff\xff")

@@ -11,7 +11,7 @@ from parimend.armor import armor, unarmor
 from parimend.errors import FormatError, SealError
 from parimend.files import sidecar_of
 from parimend.formats import FORMATS, layout_of, of_name, promised
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.regular import read_at
 from parimend.seal import Seal
 from parimend.stores.file import FileTensors, LoadedTensors

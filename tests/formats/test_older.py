@@ -11,7 +11,7 @@ from parimend.armor import unarmor
 from parimend.errors import FormatError, SealError
 from parimend.files import sidecar_of
 from parimend.formats.safetensors import Safetensors
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 def older(seal):

@@ -276,4 +276,4 @@ def test_a_layer_that_is_used_twice(x):
         assert guards.events == ()
         with upset_(model, Upset("offset"), only=["layer"]):
             model(x)
-        assert {e.call for e in guards.events} == {2, 3}
+        assert {e.where for e in guards.events} == {2, 3}

@@ -29,7 +29,7 @@ def test_one_wrong_output_is_named(model, x):
         model[0].register_forward_hook(set_output((3, 7), 9.0), prepend=True)
         model(x)
         [event] = guards.events
-    assert (event.layer, event.call, event.sample, event.channels) == ("0", 0, (3,), (7,))
+    assert (event.layer, event.where, event.sample, event.channels) == ("0", 0, (3,), (7,))
     assert event.positions == ((),)
     assert event.action == "corrected"
     assert 1 < event.magnitude < 100
@@ -109,7 +109,7 @@ def test_only_one_call_in_so_many_is_checked(model, x):
     with guard_(model, 4, every=3, only=["0"]) as guards, upset_(model, Upset("offset")):
         for _ in range(6):
             model(x)
-    assert {e.call for e in guards.events} == {0, 3}
+    assert {e.where for e in guards.events} == {0, 3}
 
 
 def test_nothing_remains(model, x):

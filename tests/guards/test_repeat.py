@@ -143,7 +143,7 @@ def test_one_forward_in_so_many_and_threads(model, x):
         with upset_(model, Upset("offset", size=1e-6), operations=["sigmoid"]):
             for _ in range(4):
                 model(x)
-        assert {e.call for e in guards.events} == {0, 2}
+        assert {e.where for e in guards.events} == {0, 2}
     right, wrong = model(x), []
     with guard_(model, activations=True) as guards:
 

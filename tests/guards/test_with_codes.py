@@ -8,7 +8,7 @@ from torch import nn
 
 import parimend as pm
 from parimend.guards import guard_
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.upsets import Upset, upset_
 
 

@@ -8,7 +8,7 @@ from parimend.decoders import Peeling
 from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel_modulo
 from parimend.impose.lowering import lower_into
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 def weights(n, seed, scale=0.05):

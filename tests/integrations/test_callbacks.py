@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 import parimend as pm
 from parimend.integrations import lightning as for_lightning
 from parimend.integrations import transformers as for_transformers
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 # What these packages warn about is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")

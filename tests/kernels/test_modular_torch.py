@@ -11,7 +11,7 @@ import parimend as pm
 from parimend.codes import Modular
 from parimend.errors import SpecError, WordError
 from parimend.kernels import modular_torch as device
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber
 from parimend.stores.model import ModelTensors
 from parimend.words.bits import byte_view, words_of

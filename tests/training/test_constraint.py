@@ -5,7 +5,7 @@ import torch
 
 import parimend as pm
 from parimend.errors import DamageError, MismatchError, SpecError, WordError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 class Net(torch.nn.Module):
@@ -315,7 +315,7 @@ def test_weights_that_go_wrong_in_a_step_are_put_back(value, count):
     armed.append(True)
     train(model, optimizer, 1)
     [event] = constraint.events
-    assert (event.kind, event.step) == ("repaired", 31)
+    assert (event.kind, event.where) == ("repaired", 31)
     assert [(c.tensor, c.index) for c in event.changes] == [
         ("hidden.weight", (7 + i, 5)) for i in range(count)
     ]

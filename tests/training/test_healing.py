@@ -98,7 +98,7 @@ def test_damage_before_the_step_costs_the_step_or_its_gradient_again(rng):
         train(model, optimizer, 10, note, strike, closure)
         kinds = [event.kind for event in healing.events]
         assert kinds == ["repaired", "redone" if closure else "skipped"]
-        assert [event.step for event in healing.events] == [4, 4]
+        assert [event.where for event in healing.events] == [4, 4]
         if closure:
             assert same(model.state_dict(), undamaged)
         else:
@@ -121,7 +121,7 @@ def test_a_wrong_gradient_is_not_used(factor):
 
     train(model, optimizer, 31, within=spoil)
     [event] = healing.events
-    assert (event.kind, event.step, seen) == ("skipped", 30, [event])
+    assert (event.kind, event.where, seen) == ("skipped", 30, [event])
     assert "gradient" in event.reason
     assert same(model.state_dict(), kept)
 
@@ -206,7 +206,7 @@ def test_a_gradient_that_stays_large_is_learned():
                 parameter.grad.mul_(1e4)
 
     train(model, optimizer, 60, within=weigh)
-    assert [(e.kind, e.step) for e in healing.events] == [
+    assert [(e.kind, e.where) for e in healing.events] == [
         *(("skipped", step) for step in range(30, 34)),
         ("accepted", 34),
     ]
@@ -322,7 +322,7 @@ def test_sparse_gradients():
             model.weight.grad.mul_(1e6)
             before = model.weight.detach().clone()
         optimizer.step()
-    assert [(event.kind, event.step) for event in healing.events] == [("skipped", 29)]
+    assert [(event.kind, event.where) for event in healing.events] == [("skipped", 29)]
     assert torch.equal(model.weight, before)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
@@ -14,7 +13,7 @@ import numpy as np
 from parimend.carriers.carrier import Progress, carrier_of
 from parimend.carriers.finding import Changes, Finding
 from parimend.errors import MismatchError
-from parimend.records import Diagnosis, Repair, Verdict, WordOutcome
+from parimend.outcomes import FileOutcome, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
 from parimend.words.layout import Word
@@ -99,7 +98,7 @@ def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
 
 
 def outcome_of(word: CheckedWord, finding: Finding, verdict: Verdict | None = None) -> WordOutcome:
-    """A finding as a record."""
+    """A finding as a record; ``verdict`` is what is true after a repair."""
     return WordOutcome(
         name=word.name,
         verdict=verdict or finding.verdict,
@@ -115,7 +114,7 @@ def diagnose(
     tensors: Tensors,
     progress: Progress = lambda elements: None,
     find: Find = find,
-) -> Diagnosis:
+) -> FileOutcome:
     """Check every sealed word; nothing is changed.
 
     Args:
@@ -127,13 +126,7 @@ def diagnose(
     Raises:
         MismatchError: if the seal does not fit the tensors.
     """
-    began = time.perf_counter()
-    require_match(seal, tensors)
-    outcomes = []
-    for word in seal.words:
-        outcomes.append(outcome_of(word, find(word, tensors)))
-        progress(outcomes[-1].elements)
-    return Diagnosis(tuple(outcomes), time.perf_counter() - began)
+    return _each(seal, tensors, lambda word: outcome_of(word, find(word, tensors)), progress)
 
 
 def repair_(
@@ -141,19 +134,32 @@ def repair_(
     tensors: Tensors,
     progress: Progress = lambda elements: None,
     find: Find = find,
-) -> Repair:
+) -> FileOutcome:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 
     A word is written only after the SHA-256 of the result was found to be the sealed one, and is
     read again afterwards. What cannot be repaired is left as it was found.
     """
-    began = time.perf_counter()
+    return _each(
+        seal, tensors, lambda word: outcome_of(word, *repair_word_(word, tensors, find)), progress
+    )
+
+
+def _each(
+    seal: Seal,
+    tensors: Tensors,
+    look: Callable[[SealedWord], WordOutcome],
+    progress: Progress,
+) -> FileOutcome:
+    """What ``look`` says of every word."""
     require_match(seal, tensors)
-    outcomes = []
+    words = []
     for word in seal.words:
-        outcomes.append(outcome_of(word, *repair_word_(word, tensors, find)))
-        progress(outcomes[-1].elements)
-    return Repair(tuple(outcomes), time.perf_counter() - began)
+        words.append(look(word))
+        progress(words[-1].elements)
+    return FileOutcome(
+        tuple(words), carrier=seal.carrier, errors=seal.errors, elements=seal.covered
+    )
 
 
 def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 from parimend.carriers.finding import Finding
 from parimend.codes import Code
 from parimend.errors import SealError, SpecError
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
+from parimend.record import Record
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word
@@ -47,8 +48,8 @@ class Chosen(NamedTuple):
     word: Word
 
 
-@dataclass(frozen=True)
-class PlannedWord:
+@dataclass(frozen=True, repr=False)
+class PlannedWord(Record):
     """What protecting one word takes.
 
     Attributes:

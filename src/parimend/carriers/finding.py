@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from operator import eq
 from typing import NamedTuple, overload
 
-from parimend.records import Change, Verdict
+from parimend.outcomes import Change, Verdict
+from parimend.showing import brief
 from parimend.words.layout import Part
 
 Element = tuple[int, int, bytes, bytes]
@@ -64,6 +65,10 @@ class Finding(NamedTuple):
     elements: Sequence[Element] = ()
     unexplained: int = 0
     reason: str = ""
+
+    def __repr__(self) -> str:
+        found = f"{len(self.elements)} elements, {self.unexplained} checks unexplained"
+        return f"<Finding: {self.verdict}, {found}{self.reason and f', {brief(self.reason)}'}>"
 
 
 class Changes(Sequence[Change]):

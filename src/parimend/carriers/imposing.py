@@ -23,7 +23,7 @@ from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common

@@ -24,10 +24,10 @@ from parimend.carriers.finding import Elements, Finding
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.power import MAX_WORDS
 from parimend.decoders import Prepared, decoder_for
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
-from parimend.words.bits import WORD, item_size, words_of
+from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
@@ -94,7 +94,7 @@ class Sidecar(Carrier):
         total = code.zeros(few=True)
         for pieces, start in reads(sealed.word):
             add_sums(code, total, tensors, pieces, start)
-            yield sum(piece.count * item_size(piece.dtype) for piece in pieces)
+            yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
 
     def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
@@ -134,7 +134,7 @@ def cut(word: Word, limit: int = MAX_WORDS) -> list[Word]:
     [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
     """
     size = WORD * limit
-    pieces = (p for part in word for p in subparts(part, size // item_size(part.dtype)))
+    pieces = (p for part in word for p in subparts(part, size // part.itemsize))
     return [Word(tuple(group)) for group in _together(pieces, limit)]
 
 
@@ -248,7 +248,7 @@ def _restore(
     found: Elements,
 ) -> bool:
     """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
-    size = item_size(part.dtype)
+    size = part.itemsize
     for some in range(0, positions.size, _TOGETHER):
         at = positions[some : some + _TOGETHER]
         # The elements that a word overlaps: several small ones, or half of a large one.

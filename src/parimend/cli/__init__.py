@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from parimend.cli import check, demo, inject, inspect, plan, protect, repair
-from parimend.cli.output import escaped, print_json, require_encodable
+from parimend.cli.output import print_json, require_encodable
+from parimend.showing import escaped
 
 # Typer carries a copy of click, or uses an installed one, depending on its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]

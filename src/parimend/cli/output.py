@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from parimend.showing import escaped
+
 SCHEMA = 1
 """Version of the JSON output: it changes when something is taken away or gets another meaning."""
 WIDTH = 160
@@ -26,20 +28,6 @@ Only = Annotated[
     list[str] | None,
     typer.Option(help="Only tensors whose names match this shell pattern; may be repeated."),
 ]
-
-
-def escaped(text: str) -> str:
-    r"""Text as a terminal can show it, on one line.
-
-    Names of tensors and files may hold anything, also what a terminal obeys: control characters,
-    overrides of the direction, halves of surrogate pairs. They are shown as in Python.
-
-    >>> print(escaped("w\x1b[2J \u202e\n"))
-    w\x1b[2J \u202e\n
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Escaping(Console):

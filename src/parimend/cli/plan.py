@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from parimend.cli.output import Json, Only, print_json, print_table
 from parimend.cli.protect import (
     CarrierName,
@@ -36,7 +34,7 @@ def command(
     planned = plan_file(src, errors, carrier.value, only=only, per=per.value, seed=seed)
     if json:
         files = [
-            {"path": path, "words": [asdict(word) for word in words]} for path, words in planned
+            {"path": path, "words": [word.as_dict() for word in words]} for path, words in planned
         ]
         print_json("plan", {"carrier": carrier.value, "errors": errors, "files": files})
         return

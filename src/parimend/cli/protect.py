@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -107,7 +107,7 @@ def command(
     _warn_of_the_rest(made)
     others = [] if files == [src] else left_out(files, files[0].parent)
     if json:
-        print_json("protect", {"files": [_as_dict(file) for file in made], "left_out": others})
+        print_json("protect", {"files": [file.as_dict() for file in made], "left_out": others})
         return
     rows = [
         [
@@ -139,20 +139,3 @@ def _warn_of_the_rest(made: Sequence[Protection]) -> None:
             "and not repaired",
             stacklevel=2,
         )
-
-
-def _as_dict(file: Protection) -> dict[str, Any]:
-    return {
-        "path": file.path,
-        "sidecar": file.sidecar,
-        "carrier": file.seal.carrier,
-        "errors": file.seal.errors,
-        "elements": file.elements,
-        "covered": file.seal.covered,
-        "bytes": file.data_bytes,
-        "covered_bytes": file.covered_bytes,
-        "seal_bytes": file.seal_bytes,
-        "header_bytes": file.header_bytes,
-        "moved": file.seal.notes.get("moved", []),
-        "kept": file.is_kept,
-    }

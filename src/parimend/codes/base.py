@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SealError, SpecError
-from parimend.words.bits import item_size
 from parimend.words.layout import Word
 
 MAX_WORDS = 16 * ((1 << 32) - 1)
@@ -86,7 +85,7 @@ class Code(ABC):
 
     def most_bytes(self, word: Word) -> int:
         """No decoder puts right more bytes of a word than this."""
-        return self.most_errors * max(item_size(part.dtype) for part in word)
+        return self.most_errors * max(part.itemsize for part in word)
 
     @property
     def syndrome_shape(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from parimend.codes.sparse import Sparse
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.kernels.agreement_numba import agree
 from parimend.kernels.peeling_numba import by_rows
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 
 @dataclass(frozen=True)

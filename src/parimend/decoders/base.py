@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parimend.codes.base import Code
 from parimend.errors import SpecError
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 _DECODERS: dict[str, type[Decoder]] = {}
 

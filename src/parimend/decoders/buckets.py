@@ -35,7 +35,7 @@ from parimend.codes.modular import PRIME, Modular
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
 from parimend.kernels.buckets_numba import peel
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 _RULES = ("agree", "alone")
 

@@ -43,7 +43,7 @@ from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
 from parimend.kernels.search_numba import explanations
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 FEW = 3
 """So many wrong words are searched for in every combination."""

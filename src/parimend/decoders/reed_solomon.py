@@ -19,7 +19,7 @@ from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
 from parimend.kernels import reed_solomon_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 _BABY_STEPS = 1 << 16
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from parimend.codes.screened import Screened
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.reed_solomon import ReedSolomon
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from parimend.codes.gaussian import Gaussian
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
-from parimend.records import Decoding, Verdict
+from parimend.outcomes import Decoding, Verdict
 
 _EPS = 2.0**-52
 _LOG_ODDS = 64 * log(2.0)

@@ -12,7 +12,7 @@ from parimend.codes import Gaussian, Sparse, SumsCode, restore
 from parimend.decoders import Decoder, Peeling, Prepared, decoder_for
 from parimend.experiment.trials import Answer, Faults
 from parimend.impose.rounding import round_into
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 from parimend.words.grid import choose_grid
 
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 class Outcome(StrEnum):

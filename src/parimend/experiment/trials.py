@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from parimend.experiment.counts import Counts, Trial
 from parimend.faults import FaultList, draw
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from parimend.files.repairing import put_back
 from parimend.files.seals import Sealed
 from parimend.files.targets import index_first, is_index
 from parimend.formats import layout_of
-from parimend.records import Diagnosis, FileReport, Report, Verdict, WordOutcome, worst
+from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 from parimend.words.bits import WORD
 
-Act = Callable[[Seal, FileTensors], Diagnosis]
+Act = Callable[[Seal, FileTensors], FileOutcome]
 PathLike = str | os.PathLike[str]
 _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
@@ -46,8 +46,9 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
         progress: called with the number of bytes of every read, from any thread.
 
     Returns:
-        One report for each file. Of a folder or an index, files that are missing, cannot be read,
-        are not protected or came to the others later have the verdict `unknown`, and a problem.
+        A report with an outcome for each file. Of a folder or an index, files that are missing,
+        cannot be read, are not protected or came to the others later have the verdict `unknown`,
+        and a problem.
 
     Raises:
         SealError: if the file is not protected, or its seal cannot be read; of a folder or an
@@ -72,7 +73,7 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     began = time.perf_counter()
     members = Members(path_of(path))
 
-    def look(target: Path) -> FileReport:
+    def look(target: Path) -> FileOutcome:
         with opened(target) as found:
             members.learn(found.sealed, found.file, target)
             tensors = FileTensors(found.file, found.sealed.layout, progress)
@@ -118,22 +119,22 @@ def repair_file(
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
-    def mend(target: Path) -> FileReport:
+    def mend(target: Path) -> FileOutcome:
         new = folder / target.name if folder and folder.is_dir() else folder
         return _repair(target, new, progress, partial, members)
 
     return Report(_reports(members, mend), time.perf_counter() - began)
 
 
-def _reports(members: Members, look: Callable[[Path], FileReport]) -> tuple[FileReport, ...]:
+def _reports(members: Members, look: Callable[[Path], FileOutcome]) -> tuple[FileOutcome, ...]:
     found, problems = members.visit(look)
-    found |= {path: FileReport.unknown(str(path), text) for path, text in problems.items()}
+    found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
     return tuple(found[path] for path in sorted(found, key=index_first))
 
 
 def _repair(
     path: Path, out: Path | None, progress: Progress, partial: bool, members: Members
-) -> FileReport:
+) -> FileOutcome:
     if out and out.exists() and out.samefile(path):
         out = None
     require_place(out or path)  # before the work
@@ -151,13 +152,13 @@ def _repair(
         if report.verdict is Verdict.UNCORRECTABLE and not partial:
             return report
         # Nothing is put into a file that may be another one.
-        known = _is_proven(report.outcome)
+        known = _is_proven(report)
         return put_back(found, report, findings, out, progress) if known else report
 
 
 def report_on(
     sealed: Sealed, tensors: FileTensors, file: BinaryIO, path: Path, act: Act
-) -> FileReport:
+) -> FileOutcome:
     """What ``act``, `diagnose` or `repair_`, finds in an open file."""
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
@@ -169,11 +170,9 @@ def report_on(
     end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
     if end is Verdict.UNCORRECTABLE:
         outcome = _without_tail(sealed.seal, tensors, outcome)
-    return FileReport(
+    return replace(
+        outcome,
         path=str(path),
-        outcome=outcome,
-        carrier=sealed.seal.carrier,
-        errors=sealed.seal.errors,
         elements=sum(part.count for part in sealed.layout.parts),
         seal=Verdict.CLEAN if sealed.is_intact else Verdict.CORRECTABLE,
         header=header,
@@ -189,13 +188,13 @@ def _frame(is_right: bool, is_known: bool) -> Verdict:
     return Verdict.CLEAN if is_right else wrong
 
 
-def _is_proven(outcome: Diagnosis) -> bool:
+def _is_proven(outcome: FileOutcome) -> bool:
     """Whether a word shows that the seal belongs to the file."""
     good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
     return not outcome.words or any(word.verdict in good for word in outcome.words)
 
 
-def _saved_anew(sealed: Sealed, outcome: Diagnosis, file: BinaryIO) -> str:
+def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
     """Says so if a file was probably saved anew after it was protected, and not damaged.
 
     Then no check holds, and the file is newer than its seal: damage does not change its time.
@@ -227,7 +226,7 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
         )
 
 
-def _examine(seal: Seal, tensors: FileTensors, act: Act) -> Diagnosis:
+def _examine(seal: Seal, tensors: FileTensors, act: Act) -> FileOutcome:
     """Check or repair the words that are there; those of which too much is missing are lost."""
     require_match(seal, tensors)
     lost = {word: reason for word in seal.words if (reason := lost_of(word, seal.errors, tensors))}
@@ -252,7 +251,7 @@ def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
     return lost or unprotected_loss(seal, tensors) > 0
 
 
-def _without_tail(seal: Seal, tensors: FileTensors, outcome: Diagnosis) -> Diagnosis:
+def _without_tail(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> FileOutcome:
     """Where a file is cut for good, what is known of words behind the cut has no place in it."""
     words = [
         replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
@@ -263,7 +262,7 @@ def _without_tail(seal: Seal, tensors: FileTensors, outcome: Diagnosis) -> Diagn
     return replace(outcome, words=tuple(words))
 
 
-def _knows_end(seal: Seal, tensors: FileTensors, outcome: Diagnosis) -> bool:
+def _knows_end(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> bool:
     """Whether a wrong length can be put right: nothing that lies before the end is unknown."""
     if any(word.verdict is Verdict.UNCORRECTABLE for word in outcome.words):
         return False

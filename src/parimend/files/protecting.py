@@ -20,14 +20,15 @@ from parimend.files.planning import choose, for_index
 from parimend.files.seals import Sealed, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
 from parimend.formats import FORMATS, Layout, layout_of
-from parimend.records import Verdict
+from parimend.outcomes import Verdict
+from parimend.record import Record
 from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import Seal
 from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
 
 
-@dataclass(frozen=True)
-class Protection:
+@dataclass(frozen=True, repr=False)
+class Protection(Record):
     """How a file was protected.
 
     Attributes:
@@ -55,6 +56,23 @@ class Protection:
         """Bytes of the elements that are protected."""
         parts = [part for word in self.seal.words for part in word.parts]
         return sum(part.nbytes for part in parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        return {
+            "path": self.path,
+            "sidecar": self.sidecar,
+            "carrier": self.seal.carrier,
+            "errors": self.seal.errors,
+            "elements": self.elements,
+            "covered": self.seal.covered,
+            "bytes": self.data_bytes,
+            "covered_bytes": self.covered_bytes,
+            "seal_bytes": self.seal_bytes,
+            "header_bytes": self.header_bytes,
+            "moved": self.seal.notes.get("moved", []),
+            "kept": self.is_kept,
+        }
 
 
 def protect_file(

@@ -13,18 +13,18 @@ from parimend.carriers import diagnose, repair_
 from parimend.carriers.finding import Finding
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
-from parimend.records import FileReport, Repair, Verdict
+from parimend.outcomes import FileOutcome, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.file import FileTensors, Progress, copy_data
 
 
 def put_back(
     found: Opened,
-    report: FileReport,
+    report: FileOutcome,
     findings: Mapping[SealedWord, Finding],
     out: Path | None,
     progress: Progress,
-) -> FileReport:
+) -> FileOutcome:
     """Put back what a check found and proved; what cannot be repaired stays as it is.
 
     Args:
@@ -42,7 +42,7 @@ def put_back(
         BusyError, OSError: if the result cannot be written. Nothing was changed then.
     """
     goal = out or found.path
-    words = zip(found.sealed.seal.words, report.outcome.words, strict=True)
+    words = zip(found.sealed.seal.words, report.words, strict=True)
     wrong = [word for word, outcome in words if outcome.verdict is Verdict.CORRECTABLE]
     has_side = found.sealed.path is not None and (out or report.seal is not Verdict.CLEAN)
     is_written = out or wrong or Verdict.CORRECTABLE in (report.header, report.frame)
@@ -68,11 +68,11 @@ def put_back(
 
 def _write(
     found: Opened,
-    report: FileReport,
+    report: FileOutcome,
     known: Mapping[SealedWord, Finding],
     new: BinaryIO,
     progress: Progress,
-) -> FileReport:
+) -> FileOutcome:
     """Make the repaired copy, and read it again before it takes its place."""
     seal, layout = found.sealed.seal, found.sealed.layout
     before = FileTensors(found.file, layout)
@@ -81,7 +81,7 @@ def _write(
     copy_data(found.file, new, layout, size)
     copy = FileTensors(new, layout, progress)
     done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
-    outcomes = dict(zip(seal.words, report.outcome.words, strict=True))
+    outcomes = dict(zip(seal.words, report.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     again = diagnose(replace(seal, words=clean), copy)
     copy.look()
@@ -90,7 +90,7 @@ def _write(
     outcomes |= zip(known, done.words, strict=True)
     return replace(
         report,
-        outcome=Repair(tuple(outcomes.values()), report.outcome.seconds + done.seconds),
+        words=tuple(outcomes.values()),
         header=_done(report.header),
         frame=_done(report.frame),
     )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from parimend.errors import ComputationError
-from parimend.guards.journal import Action, Event, Parameters
+from parimend.events import GuardKind
+from parimend.guards.journal import GuardEvent, Parameters
 
 if TYPE_CHECKING:
     from parimend.guards.checks import Checks
@@ -197,18 +198,17 @@ class Suspect:
         fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
         return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
 
-    def event(self, layer: str, call: int, leading: torch.Size, action: Action) -> Event:
+    def event(self, layer: str, call: int, leading: torch.Size, kind: GuardKind) -> GuardEvent:
         """The event of a single sample, before anything is changed."""
         wrong, magnitude = self.wrong()[0], self.magnitude()[0]
         positions = wrong.nonzero().flatten()
-        return Event(
-            layer,
+        return GuardEvent(
+            kind,
             call,
-            _unravel(self.index, leading)[0],
-            tuple(_unravel(positions, self.size)),
-            (),
-            float(magnitude[wrong].max()),
-            action,
+            layer=layer,
+            sample=_unravel(self.index, leading)[0],
+            positions=tuple(_unravel(positions, self.size)),
+            magnitude=float(magnitude[wrong].max()),
         )
 
 
@@ -262,20 +262,20 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
             wrong.nonzero().flatten().tolist(), finite[wrong].tolist(), strict=True
         )
     }
-    faulty = [sample for sample, event in events.items() if event.action != "input"]
+    faulty = [sample for sample, event in events.items() if event.kind != "input"]
 
-    def say(samples: list[int], action: Action, channels: tuple[int, ...] = ()) -> None:
+    def say(samples: list[int], kind: GuardKind, channels: tuple[int, ...] = ()) -> None:
         for sample in samples:
-            events[sample] = replace(events[sample], action=action, channels=channels)
+            events[sample] = replace(events[sample], kind=kind, channels=channels)
 
-    def recompute(samples: list[int], action: Action) -> list[int]:
+    def recompute(samples: list[int], kind: GuardKind) -> list[int]:
         """Those samples that are still wrong."""
         if not samples:
             return []
         which = torch.tensor(samples, device=y.device)
         suspect.recompute(which, parameters)
         again = suspect.wrong().any(1)
-        say([sample for sample in samples if not again[sample]], action)
+        say([sample for sample in samples if not again[sample]], kind)
         return [sample for sample in samples if again[sample]]
 
     left, policy = faulty, journal.policy
@@ -291,7 +291,7 @@ def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Param
                     left.append(sample)
         left = recompute(left, "recomputed")
         if left and policy.on_weights is not None:
-            policy.on_weights(replace(events[left[0]], action="suspect"))
+            policy.on_weights(replace(events[left[0]], kind="suspect"))
             left = recompute(left, "repaired")
         for sample in left:
             say(

@@ -12,7 +12,7 @@ from torch import nn
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
-from parimend.guards.journal import Answer, Cover, Coverage, Event, Journal, Policy
+from parimend.guards.journal import Answer, Cover, Coverage, GuardEvent, Journal, Policy
 from parimend.guards.known import unusable
 from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
@@ -32,7 +32,7 @@ class Guards(Removable):
         self._removers: list[Callable[[], object]] = []
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[GuardEvent, ...]:
         """What was seen and done, oldest first."""
         return tuple(self._journal.events)
 

@@ -8,29 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from parimend.errors import GuardError
+from parimend.events import Event
+from parimend.record import Record
+from parimend.showing import brief
 
 Answer = Literal["correct", "recompute", "raise", "record"]
 """What to do on an alarm. ``correct``: locate the wrong outputs and compute these again, or the
 sample if they cannot be located. ``recompute``: the sample at once. ``raise`` a `ComputationError`.
 ``record`` the event and pass the output on."""
-
-Action = Literal[
-    "corrected",
-    "recomputed",
-    "repaired",
-    "suspect",
-    "recorded",
-    "raised",
-    "input",
-    "overflow",
-    "replaced",
-]
-"""What was done. ``corrected``, ``recomputed``: as the policy says, and the checks hold again.
-``repaired``: they held only after `Policy.on_weights`. ``suspect``: they do not hold even then, so
-it is not the computation that is wrong but the weights, or hardware that errs every time.
-``recorded``, ``raised``: nothing. ``input``: the input was not finite, which is no fault of this
-layer. ``overflow``: the right result is too large for the dtype. ``replaced``: the layer has other
-weights than the guard knows; it is no longer checked until `Guards.project_` is called."""
 
 Cover = Literal["imposed", "kept", "repeated", "uncovered"]
 """How a layer is guarded. ``imposed``: P W = 0, so outputs check themselves. ``kept``: P W is kept
@@ -44,28 +29,29 @@ KEPT_EVENTS = 10_000
 """Events that are kept; older ones are dropped, so that a broken machine does not fill memory."""
 
 
-@dataclass(frozen=True)
-class Event:
+@dataclass(frozen=True, repr=False)
+class GuardEvent(Event):
     """One sample whose outputs did not pass.
 
     Attributes:
-        layer: name of the module.
-        call: of this module, counted from 0.
+        layer: name of the module; `Event.where` is its call, counted from 0.
         sample: index on the leading axes of the output.
         positions: wrong positions, as indices on its spatial axes; () for layers without any.
         channels: wrong outputs, if they were located.
         magnitude: of the largest error, in units of the rms output to be expected for such an
             input; infinite if the output is not finite.
-        action: what was done.
     """
 
-    layer: str
-    call: int
-    sample: tuple[int, ...]
-    positions: tuple[tuple[int, ...], ...]
-    channels: tuple[int, ...]
-    magnitude: float
-    action: Action
+    layer: str = ""
+    sample: tuple[int, ...] = ()
+    positions: tuple[tuple[int, ...], ...] = ()
+    channels: tuple[int, ...] = ()
+    magnitude: float = 0.0
+
+    @property
+    def action(self) -> str:
+        """What was done: the kind."""
+        return self.kind
 
     def __str__(self) -> str:
         where = f"sample {self.sample}"
@@ -73,7 +59,10 @@ class Event:
             where += f", {len(self.positions)} positions from {self.positions[0]}"
         if self.channels:
             where += f", outputs {', '.join(map(str, self.channels))}"
-        return f"{self.layer}, call {self.call}: {where}: {self.magnitude:.2g} rms, {self.action}"
+        return f"{self.layer}, call {self.where}: {where}: {self.magnitude:.2g} rms, {self.kind}"
+
+    def __repr__(self) -> str:
+        return f"<GuardEvent: {brief(str(self), most=200)}>"
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ class Policy:
     """
 
     answer: Answer = "correct"
-    on_weights: Callable[[Event], object] | None = None
+    on_weights: Callable[[GuardEvent], object] | None = None
 
     def __post_init__(self) -> None:
         if self.answer not in get_args(Answer):
@@ -110,8 +99,8 @@ class Policy:
             )
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Record):
     """How one module is guarded.
 
     Attributes:
@@ -141,6 +130,6 @@ class Journal:
 
     policy: Policy
     every: int
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    events: deque[GuardEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)

@@ -13,7 +13,7 @@ from parimend.codes.output import Output
 from parimend.guards import graph
 from parimend.guards.action import settle
 from parimend.guards.checks import Checks
-from parimend.guards.journal import Event, Journal, Parameters
+from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import is_exporting, observable
 from parimend.guards.threshold import Threshold
@@ -113,7 +113,7 @@ class LayerGuard(Hook):
         self.journal.passed[self.name] += 1
         if not (self._told or standing == "computed" or is_lent()):
             self._told = True
-            self.journal.events.append(Event(self.name, call, (), (), (), 0.0, "replaced"))
+            self.journal.events.append(GuardEvent("replaced", call, layer=self.name))
         return False
 
     def watch(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from parimend.errors import ComputationError
-from parimend.guards.journal import Action, Event, Journal
+from parimend.events import GuardKind
+from parimend.guards.journal import GuardEvent, Journal
 from parimend.guards.observing import observable
 from parimend.removable import wrap_forward_
 
@@ -134,7 +135,7 @@ class _Twice(TorchFunctionMode):
     def _settle(self, output: Tensor, second: Tensor, third: Tensor) -> bool:
         """Whether the third result is to be taken."""
         answer = self._journal.policy.answer
-        action: Action
+        action: GuardKind
         if answer in ("raise", "record"):
             action = "raised" if answer == "raise" else "recorded"
         else:
@@ -145,14 +146,14 @@ class _Twice(TorchFunctionMode):
             index = where.nonzero()[0].tolist() if where.any() else []
             rms = third.to(torch.float32).square().mean().sqrt()
             error = ((output - third).abs().max() / rms).nan_to_num(torch.inf, torch.inf)
-        event = Event(
-            self._layer(),
-            self._call,
-            tuple(index[:1]),
-            (tuple(index[2:]),),
-            tuple(index[1:2]),
-            float(error),
+        event = GuardEvent(
             action,
+            self._call,
+            layer=self._layer(),
+            sample=tuple(index[:1]),
+            positions=(tuple(index[2:]),),
+            channels=tuple(index[1:2]),
+            magnitude=float(error),
         )
         self._journal.events.append(event)
         if action == "raised":

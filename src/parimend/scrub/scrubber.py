@@ -30,9 +30,10 @@ from parimend.carriers.base import (
 )
 from parimend.carriers.finding import Finding
 from parimend.errors import SpecError
+from parimend.events import Event, ScrubKind
 from parimend.model import sealed_tensors
-from parimend.records import Verdict
-from parimend.scrub.events import Counters, Event, EventKind
+from parimend.outcomes import Verdict
+from parimend.scrub.counters import Counters
 from parimend.scrub.gate import Gate
 from parimend.seal import Seal, SealedWord
 
@@ -196,7 +197,7 @@ class Scrubber:
                     self._replaced = set()
                 finally:
                     self._updates += 1
-        self._tell(Event("sealed", time.time(), self.counters.sweeps))
+        self._tell(Event("sealed", self.counters.sweeps))
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -258,7 +259,7 @@ class Scrubber:
         finding = find(word, self._tensors, looks=1)
         if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
             return None
-        kind: EventKind | None
+        kind: ScrubKind | None
         if finding.verdict is Verdict.CORRECTABLE:
             kind = self._repair(word, finding, updates, pause)
         elif sha256_of(word.word, self._tensors) == before:
@@ -275,7 +276,7 @@ class Scrubber:
         else:
             self._count(**{kind: 1})
             outcome = outcome_of(word, finding)
-        event = Event(kind, time.time(), self.counters.sweeps, outcome)
+        event = Event(kind, self.counters.sweeps, outcome.reason, outcome.changes, outcome)
         self._tell(event)
         return event
 
@@ -289,7 +290,7 @@ class Scrubber:
 
     def _repair(
         self, word: SealedWord, finding: Finding, updates: int, pause: bool
-    ) -> EventKind | None:
+    ) -> ScrubKind | None:
         """Put back what was found, if it still is so once no forward pass runs."""
 
         def abandon() -> bool:
@@ -354,10 +355,10 @@ class Scrubber:
         for channel, error in self._deliver(event):
             self._fail("failed", f"{channel} did not take an event", error)
 
-    def _fail(self, kind: EventKind, what: str, error: BaseException | None = None) -> Event:
+    def _fail(self, kind: ScrubKind, what: str, error: BaseException | None = None) -> Event:
         """Tell of something that went wrong, with a warning once for every cause."""
         cause = "" if error is None else f": {type(error).__name__}: {error}"
-        event = Event(kind, time.time(), self.counters.sweeps, reason=what + cause)
+        event = Event(kind, self.counters.sweeps, what + cause)
         self._count(failures=1)
         self._deliver(event)
         if (key := (what, type(error))) not in self._warned:

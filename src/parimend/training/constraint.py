@@ -26,8 +26,8 @@ from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
+from parimend.events import Event
 from parimend.names import some
-from parimend.records import TrainingEvent
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
@@ -74,7 +74,7 @@ class Constraint(Removable):
         chosen = choose(store_of(self._parameters), request)
         self._constrain([Constrained(*each) for each in chosen])
         self.steps = 0
-        self.events: list[TrainingEvent] = []
+        self.events: list[Event] = []
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
         self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
@@ -140,7 +140,7 @@ class Constraint(Removable):
         if taken:
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
-            self.events.append(TrainingEvent("unwatched", self.steps, reason))
+            self.events.append(Event("unwatched", self.steps, reason))
             warnings.warn(
                 f"{reason}, so it leaves its code: remove() the constraint, and constrain_ again",
                 stacklevel=2,

@@ -12,15 +12,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from parimend.carriers import Chosen, Request, Sidecar, choose
 from parimend.carriers.base import outcome_of, write_finding
 from parimend.errors import DamageError, SpecError
+from parimend.events import Event, TrainingKind
 from parimend.names import some
-from parimend.records import Change, TrainingEvent, Verdict
+from parimend.outcomes import Change, Verdict
 from parimend.removable import Hook, Removable
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors, unwrapped
@@ -55,12 +56,12 @@ class Healing(Removable):
         optimizers: Sequence[torch.optim.Optimizer],
         errors: int,
         gradient_factor: float,
-        on_event: Callable[[TrainingEvent], None] | None,
+        on_event: Callable[[Event], None] | None,
     ) -> None:
         if not gradient_factor > 1.0:
             raise SpecError(f"gradient_factor must be more than 1, not {gradient_factor}")
         self.steps = 0
-        self.events: list[TrainingEvent] = []
+        self.events: list[Event] = []
         self._model, self._optimizers = unwrapped(model), list(optimizers)
         require_ready(dict(self._model.named_parameters()))
         self._errors, self._on_event = errors, on_event
@@ -275,13 +276,8 @@ class Healing(Removable):
                         tensors[f"{prefix} ({key})"] = value
         return {name: _local(t) for name, t in tensors.items() if t.numel()}
 
-    def _tell(
-        self,
-        kind: Literal["repaired", "skipped", "redone", "accepted", "unwatched"],
-        reason: str,
-        changes: tuple[Change, ...] = (),
-    ) -> None:
-        event = TrainingEvent(kind, self.steps, reason, changes)
+    def _tell(self, kind: TrainingKind, reason: str, changes: tuple[Change, ...] = ()) -> None:
+        event = Event(kind, self.steps, reason, changes)
         self.events.append(event)
         if self._on_event is not None:
             self._on_event(event)
@@ -297,7 +293,7 @@ def heal_(
     errors: int = 100,
     *,
     gradient_factor: float = GRADIENT_FACTOR,
-    on_event: Callable[[TrainingEvent], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Healing:
     """Watch a training run, and put back what goes wrong in weights and optimizer state.
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
+from parimend.events import Event
 from parimend.names import some
-from parimend.records import TrainingEvent, Verdict
+from parimend.outcomes import Verdict
 from parimend.training.projection import Constrained, Projection
 
 MEMORY = 100
@@ -131,7 +132,7 @@ class Outliers:
 
 def put_back_(
     projection: Projection, number: int, word: Constrained, watch: Outliers, step: int
-) -> TrainingEvent:
+) -> Event:
     """Put back single weights that explain the odd checks of a word; tells what was done.
 
     Args:
@@ -149,16 +150,16 @@ def put_back_(
     if damage is None:
         projection.set_(number, wild, before)
         reason = f"{name}: the step moved the checks far more than those before it"
-        return TrainingEvent("unexplained", step, reason)
+        return Event("unexplained", step, reason)
     positions, values = damage
     if np.isfinite(before).all() and watch.persists(positions):
         projection.set_(number, wild, before)
         reason = f"{name}: steps move the same weights far, again and again; it is no fault"
-        return TrainingEvent("accepted", step, reason)
+        return Event("accepted", step, reason)
     now = projection.get(number, positions) - values
     received = now + values
     received[np.searchsorted(positions, wild)] = before
     projection.set_(number, positions, now)
     changes = projection.changes(number, positions, received, now)
     names = some({change.tensor for change in changes})
-    return TrainingEvent("repaired", step, f"wrong in {names}", changes)
+    return Event("repaired", step, f"wrong in {names}", changes)

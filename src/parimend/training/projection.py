@@ -17,7 +17,7 @@ from parimend.codes import Sparse
 from parimend.dtypes import DTYPES
 from parimend.errors import WordError
 from parimend.names import some
-from parimend.records import Change
+from parimend.outcomes import Change
 from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
 from parimend.training.share import Share

@@ -23,18 +23,6 @@ WORD = 4
 """Bytes in a word."""
 
 
-def item_size(dtype: str) -> int:
-    """Bytes per element of a dtype, by its name in safetensors files.
-
-    Raises:
-        WordError: for an unknown dtype, or one whose elements are no whole bytes.
-
-    >>> item_size("BF16")
-    2
-    """
-    return named(dtype).itemsize
-
-
 def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]:
     """The bytes of a tensor.
 

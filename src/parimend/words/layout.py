@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from parimend.dtypes import named
 from parimend.errors import WordError
+from parimend.record import Record
 
 _LINE = 64  # bytes
 
 Per = Literal["model", "tensor", "row"]
 
 
-@dataclass(frozen=True)
-class Part:
+@dataclass(frozen=True, repr=False)
+class Part(Record):
     """A range of elements of one tensor, in row-major order.
 
     Attributes:
@@ -91,8 +92,8 @@ def padded_words(*parts: Part) -> int:
     return sum(-(-part.nbytes // _LINE) * (_LINE // 4) for part in parts)
 
 
-@dataclass(frozen=True)
-class Word:
+@dataclass(frozen=True, repr=False)
+class Word(Record):
     """Elements of tensors one after the other, which belong to one code.
 
     Attributes:

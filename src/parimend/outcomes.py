@@ -1,0 +1,388 @@
+"""Outcomes, as frozen records: what was found, how sure it is, and what was done.
+
+Whatever looks at something gives a `Report`. It has a `FileOutcome` for every file or model, which
+has a `WordOutcome` for every protected word, which has a `Change` for every wrong element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.record import Record, plain
+from parimend.showing import brief, html_table
+
+
+class Verdict(StrEnum):
+    """What is known after looking.
+
+    ``clean``: nothing is wrong. ``correctable``: everything that is wrong is known exactly and can
+    be repaired. ``corrected``: it was, and the result is proven. ``uncorrectable``: something is
+    wrong and it is not known what; a wrong answer is never called corrected. ``below_floor``: what
+    can be seen above the noise was found, and whatever else there may be is smaller than the stated
+    floor. ``unknown``: a file of a set could not be looked at; it is missing, unreadable, not
+    protected, or its seal cannot be read.
+    """
+
+    CLEAN = "clean"
+    CORRECTABLE = "correctable"
+    CORRECTED = "corrected"
+    UNCORRECTABLE = "uncorrectable"
+    BELOW_FLOOR = "below_floor"
+    UNKNOWN = "unknown"
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left to do: not `correctable` (yet), `uncorrectable` or `unknown`."""
+        return self not in (Verdict.CORRECTABLE, Verdict.UNCORRECTABLE, Verdict.UNKNOWN)
+
+
+def worst(*verdicts: Verdict) -> Verdict:
+    """The one that leaves most to do.
+
+    >>> worst(Verdict.CORRECTED, Verdict.CLEAN).value
+    'corrected'
+    """
+    return min(verdicts, key=_ORDER.index, default=Verdict.CLEAN)
+
+
+_ORDER = (
+    Verdict.UNCORRECTABLE,
+    Verdict.UNKNOWN,
+    Verdict.CORRECTABLE,
+    Verdict.CORRECTED,
+    Verdict.BELOW_FLOOR,
+    Verdict.CLEAN,
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Decoding(Record):
+    """What a decoder read out of one syndrome.
+
+    Attributes:
+        verdict: see `Verdict`.
+        positions: (k,) int64, increasing: the wrong words.
+        values: (k,), the damage at each position, received minus original: int64 where arithmetic
+            is exact, float64 where it is not. Subtract it to repair. Empty if uncorrectable.
+        unexplained: number of checks that the damage found so far does not explain.
+        floor: errors smaller than this cannot be told from noise; 0 for exact arithmetic.
+        steps: how often each stage of the decoder made progress, by its name.
+    """
+
+    verdict: Verdict
+    positions: NDArray[np.int64]
+    values: NDArray[Any]
+    unexplained: int = 0
+    floor: float = 0.0
+    steps: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        found, left = len(self.positions), self.unexplained
+        return f"<Decoding: {self.verdict}, {found} wrong words, {left} checks unexplained>"
+
+
+@dataclass(frozen=True, repr=False)
+class Change(Record):
+    """One wrong element of a tensor.
+
+    Attributes:
+        tensor: its name.
+        index: of the element.
+        dtype: as safetensors names it.
+        received: the bytes that were found, little-endian.
+        original: the bytes that were protected.
+    """
+
+    COLUMNS: ClassVar = ("tensor", "index", "dtype", "found", "original")
+
+    tensor: str
+    index: tuple[int, ...]
+    dtype: str
+    received: bytes
+    original: bytes
+
+    def value(self, data: bytes) -> float | int | str:
+        """``data`` (one of `received` and `original`) as a number; hexadecimal for exotic dtypes.
+
+        >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
+        >>> change.value(change.received), change.value(change.original)
+        (0.0, 1.0)
+        """
+        if self.dtype == "BF16":
+            return float(np.frombuffer(b"\0\0" + data, "<f4")[0])
+        if self.dtype not in _NUMBERS:
+            return "0x" + data[::-1].hex()
+        number: float | int = np.frombuffer(data, _NUMBERS[self.dtype])[0].item()
+        return number
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; with both values as numbers, too."""
+        return {
+            "tensor": self.tensor,
+            "index": list(self.index),
+            "dtype": self.dtype,
+            "received": self.received.hex(),
+            "original": self.original.hex(),
+            "received_value": plain(self.value(self.received)),
+            "original_value": plain(self.value(self.original)),
+        }
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The change in a table with `COLUMNS`."""
+        index = ", ".join(map(str, self.index))
+        values = (f"{self.value(each)} ({each.hex()})" for each in (self.received, self.original))
+        return self.tensor, index, self.dtype, *values
+
+    def __repr__(self) -> str:
+        before, after = self.value(self.received), self.value(self.original)
+        where = f"{brief(self.tensor)}{brief(str(list(self.index)))}"
+        return f"<Change: {where} {self.dtype}, {before} instead of {after}>"
+
+
+_NUMBERS = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class WordOutcome(Record):
+    """What was found in one protected word.
+
+    Attributes:
+        name: the tensor, or the first and last of several.
+        verdict: see `Verdict`.
+        elements: number of elements it protects.
+        changes: the wrong elements, if all of them are known; empty if uncorrectable.
+        unexplained: number of checks that are wrong for an unknown reason.
+        reason: why it is uncorrectable.
+    """
+
+    COLUMNS: ClassVar = ("word", "verdict", "elements", "finding")
+
+    name: str
+    verdict: Verdict
+    elements: int
+    changes: Sequence[Change] = ()
+    unexplained: int = 0
+    reason: str = ""
+
+    @property
+    def finding(self) -> str:
+        """What is or was wrong, in words; empty if nothing is."""
+        if self.verdict is Verdict.UNCORRECTABLE:
+            return f"uncorrectable: {self.reason}"
+        if (done := _REPAIRED.get(self.verdict)) is None:
+            return ""
+        count = len(self.changes)
+        return f"{count} wrong element{'s' * (count != 1)}, {done}"
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The word in a table with `COLUMNS`."""
+        return self.name, self.verdict.value, f"{self.elements:,}", self.finding or "-"
+
+    def __repr__(self) -> str:
+        found = brief(self.reason) if self.reason else f"{len(self.changes)} wrong"
+        name = brief(self.name)
+        return f"<WordOutcome: {name} {self.verdict}, {self.elements} elements, {found}>"
+
+
+_REPAIRED = {Verdict.CORRECTED: "corrected", Verdict.CORRECTABLE: "can be corrected"}
+_RESTORED = {Verdict.CORRECTED: "restored", Verdict.CORRECTABLE: "can be restored"}
+
+
+@dataclass(frozen=True, repr=False)
+class FileOutcome(Record):
+    """What was found in one file, and what was done about it; a live model is one without a path.
+
+    Attributes:
+        words: one outcome per protected word.
+        path: of the file.
+        carrier: where its redundancy lives.
+        errors: number of wrong words that it is made to repair.
+        elements: number of elements in the file; `covered` says how many are protected. Of a live
+            model those that its seal protects.
+        seal: of the seal itself: clean, correctable, or corrected if it was written anew.
+        header: of the header: clean, correctable, corrected or uncorrectable.
+        frame: of the header and the length; uncorrectable if it is not known where the file ends,
+            which is then left as it is.
+        missing: bytes that are missing at the end.
+        surplus: bytes that follow the end.
+        written: path of the repaired file; empty if none was written.
+        problem: what is the matter with the file as a whole, in words: why it could not be looked
+            at, or that it is probably another file by now; empty if there is nothing to say.
+    """
+
+    COLUMNS: ClassVar = ("file", "verdict", "elements covered", "findings")
+
+    words: tuple[WordOutcome, ...]
+    path: str = ""
+    carrier: str = ""
+    errors: int = 0
+    elements: int = 0
+    seal: Verdict = Verdict.CLEAN
+    header: Verdict = Verdict.CLEAN
+    frame: Verdict = Verdict.CLEAN
+    missing: int = 0
+    surplus: int = 0
+    written: str = ""
+    problem: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the words, the frame and the seal; `unknown` of a problem."""
+        problem = Verdict.UNKNOWN if self.problem else Verdict.CLEAN
+        return worst(*(word.verdict for word in self.words), self.frame, self.seal, problem)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left to do; see `Verdict.ok`."""
+        return self.verdict.ok
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All wrong elements that are known."""
+        return tuple(_changes(self.words))
+
+    @property
+    def covered(self) -> int:
+        """Number of elements that are protected."""
+        return sum(word.elements for word in self.words)
+
+    @property
+    def can_be_improved(self) -> bool:
+        """Whether something that cannot be repaired as a whole has parts that can be put back."""
+        known = {self.header, self.seal, *(word.verdict for word in self.words)}
+        return self.verdict is Verdict.UNCORRECTABLE and Verdict.CORRECTABLE in known
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is or was wrong, in words; empty if the file is clean."""
+        found = []
+        for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
+            if number:
+                lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
+                found.append(f"{number} bytes {what} the end{lost}")
+        for what, verdict in (("header", self.header), ("seal", self.seal)):
+            if verdict is not Verdict.CLEAN:
+                found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
+        for word in self.words:
+            if word.finding:
+                name = f"{word.name}: " if len(self.words) > 1 else ""
+                found.append(name + word.finding)
+        if self.problem:
+            found.append(self.problem)
+        return tuple(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        record = super().as_dict()
+        more = {"verdict": self.verdict.value, "covered": self.covered}
+        for which in ("missing", "surplus"):
+            more[f"{which}_bytes"] = record.pop(which)
+        return record | more
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The file in a table with `COLUMNS`."""
+        covered = f"{self.covered:,} of {self.elements:,}" if self.carrier else "-"
+        return self.path or "-", self.verdict.value, covered, "; ".join(self.findings) or "-"
+
+    def __repr__(self) -> str:
+        found = brief("; ".join(self.findings))
+        return (
+            f"<FileOutcome: {brief(self.path or 'model')} {self.verdict}{found and f', {found}'}>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Report(Record):
+    """What was found in a model or in files, and what was done.
+
+    A check changes nothing. A repair has written the changes of every word whose verdict is
+    `corrected`; words that are `uncorrectable` were left as found.
+
+    Attributes:
+        files: one outcome per file; of a live model just one, without a path.
+        seconds: how long it took.
+    """
+
+    files: tuple[FileOutcome, ...]
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the files."""
+        return worst(*(file.verdict for file in self.files))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left to do; see `Verdict.ok`."""
+        return self.verdict.ok
+
+    @property
+    def words(self) -> tuple[WordOutcome, ...]:
+        """The protected words of all files."""
+        return tuple(word for file in self.files for word in file.words)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All wrong elements that are known."""
+        return tuple(_changes(self.words))
+
+    @property
+    def elements(self) -> int:
+        """Number of elements in all files."""
+        return sum(file.elements for file in self.files)
+
+    @property
+    def covered(self) -> int:
+        """Number of elements that are protected."""
+        return sum(file.covered for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        seconds = round(self.seconds, 6)
+        return {"verdict": self.verdict.value, **super().as_dict(), "seconds": seconds}
+
+    def __repr__(self) -> str:
+        files = f"{len(self.files)} files, " if any(file.path for file in self.files) else ""
+        words = self.words
+        what = f"{len(words)} words of {self.covered} elements"
+        wrong = sum(len(word.changes) for word in words)
+        return f"<Report: {self.verdict}, {files}{what}, {wrong} wrong>"
+
+    def _repr_html_(self) -> str:
+        """Tables of files, words and wrong elements for a notebook; the worst first."""
+        files = sorted(self.files, key=_severity) if any(file.path for file in self.files) else []
+        words = sorted(self.words, key=_severity)
+        count = sum(len(word.changes) for word in words)
+        tables = [
+            html_table(kind.COLUMNS, (each.row for each in some), total)
+            for kind, some, total in (
+                (FileOutcome, files, len(files)),
+                (WordOutcome, words, len(words)),
+                (Change, _changes(words), count),
+            )
+            if total
+        ]
+        return f"<p>{self.verdict.value} ({self.seconds:.2f} s)</p>" + "".join(tables)
+
+
+def _severity(outcome: FileOutcome | WordOutcome) -> int:
+    return _ORDER.index(outcome.verdict)
+
+
+def _changes(words: Iterable[WordOutcome]) -> Iterable[Change]:
+    return chain.from_iterable(word.changes for word in words)
