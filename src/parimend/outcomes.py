@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.dtypes import DTYPES
 from parimend.record import Record, plain
 from parimend.showing import brief, html_table
 
@@ -109,17 +110,16 @@ class Change(Record):
     original: bytes
 
     def value(self, data: bytes) -> float | int | str:
-        """``data`` (one of `received` and `original`) as a number; hexadecimal for exotic dtypes.
+        """``data`` (one of `received` and `original`) as a number; hexadecimal if elements share bytes.
 
         >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
         >>> change.value(change.received), change.value(change.original)
         (0.0, 1.0)
         """
-        if self.dtype == "BF16":
-            return float(np.frombuffer(b"\0\0" + data, "<f4")[0])
-        if self.dtype not in _NUMBERS:
+        dtype = DTYPES.get(self.dtype)
+        if dtype is None or dtype.packed or dtype.family == "complex":
             return "0x" + data[::-1].hex()
-        number: float | int = np.frombuffer(data, _NUMBERS[self.dtype])[0].item()
+        number: float | int = np.frombuffer(data, dtype.numpy)[0].item()
         return number
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,14 +145,6 @@ class Change(Record):
         before, after = self.value(self.received), self.value(self.original)
         where = f"{brief(self.tensor)}{brief(str(list(self.index)))}"
         return f"<Change: {where} {self.dtype}, {before} instead of {after}>"
-
-
-_NUMBERS = {
-    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
-    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
-    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-    "BOOL": "?",
-}
 
 
 @dataclass(frozen=True, repr=False)

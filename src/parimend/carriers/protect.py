@@ -43,7 +43,8 @@ class Request:
         """
         for option in options.keys() - Options.__annotations__.keys():
             raise SpecError(
-                f"{option} is no option of every protection ({', '.join(Options.__annotations__)}): "
+                f"{option} is no option of every protection "
+                f"({', '.join(Options.__annotations__)}): "
                 "if it is a carrier's own, give it to that, as in carrier=Real(bits=18)"
             )
         return cls(whole_number(errors), carrier(wanted), **options)

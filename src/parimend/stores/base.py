@@ -29,8 +29,8 @@ class Tensors(ABC):
     """
 
     spread: Spread = Whole()
-    """How elements are spread over processes. Of a store that is spread, all methods are collective:
-    all processes call them, with the same arguments."""
+    """How elements are spread over processes. Of a store that is spread, all methods are
+    collective: all processes call them, with the same arguments."""
     live: ClassVar[bool] = False
     """Whether others may change the tensors at any time."""
     lock: AbstractContextManager[Any] = nullcontext()

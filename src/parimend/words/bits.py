@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.dtypes import named, of_torch
+from parimend.dtypes import of_torch
 from parimend.errors import WordError
 
 if TYPE_CHECKING:
