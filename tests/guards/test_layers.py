@@ -50,12 +50,16 @@ def test_imposed_outputs_lie_in_the_code(case, impose):
         torch.testing.assert_close(s, want.double(), rtol=0, atol=1e-5)
 
 
+def batched(layer, x):
+    """Faults count samples along the first axis."""
+    return x.unsqueeze(0) if x.dim() == 1 or (x.dim() == 3 and isinstance(layer, nn.Conv2d)) else x
+
+
 @pytest.mark.parametrize("kind", ["offset", "row", "stuck"])
 @pytest.mark.parametrize(("k", "impose"), [(1, True), (4, True), (4, False)])
 def test_an_error_is_corrected(case, k, impose, kind):
     layer, x = case
-    if (x.dim() == 3 and isinstance(layer, nn.Conv2d)) or x.dim() == 1:
-        x = x.unsqueeze(0)  # faults count samples along the first axis
+    x = batched(layer, x)
     with guard_(layer, k, impose=impose) as guards, torch.no_grad():
         right = layer(x)
         with upset_(layer, Upset(kind, size=0.05 if kind == "offset" else 3.0)):
@@ -84,6 +88,7 @@ def test_other_memory_orders_are_checked_the_same_way(case):
 @pytest.mark.parametrize("impose", [False, True])
 def test_another_device_screens_with_operations_of_torch(case, impose, monkeypatch):
     layer, x = case
+    x = batched(layer, x)
     asked = []
     monkeypatch.setattr(
         "parimend.kernels.on", lambda operation, device: asked.append(operation) or screen_torch
