@@ -38,7 +38,7 @@ HUGE = Report((FILE,) * 1000)
 RECORDS = [
     (Decoding(Verdict.CORRECTED, np.arange(10**5), np.arange(10**5)), "100000 wrong words"),
     (CHANGE, "[3, 4] F32, nan instead of 1.0"),
-    (Change("w", (0,) * 900, "F8_E4M3", b"\0", b"\1"), "0x00 instead of 0x01"),
+    (Change("w", (0,) * 900, "F8_E4M3", b"\0", b"\1"), "0.0 instead of 0.00195"),
     (WORD, "correctable"),
     (LOST, "uncorrectable"),
     (FILE, "3 bytes missing"),
@@ -57,7 +57,7 @@ RECORDS = [
     (pm.plan({LONG: torch.ones(10_000)}, errors=3)[0], "PlannedWord"),
     (pm.Protection("p" * 1000, "", SEAL, 10**9, 10**9, 10**9), "Protection"),
     (SEAL, "300 errors"),
-    (SEAL.words[0], "Modular"),
+    (SEAL.words[0], "Screened"),
 ]
 
 
@@ -175,7 +175,7 @@ def test_a_seal_is_a_table_in_a_notebook():
     assert "&lt;0&gt;" in text
     assert "<0>" not in text
     assert f"and {50 - ROWS} more" in text
-    assert "Modular" in text
+    assert "PowerSums" in text
     assert len(SEAL._repr_html_()) < 2000
 
 

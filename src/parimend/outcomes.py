@@ -110,7 +110,9 @@ class Change(Record):
     original: bytes
 
     def value(self, data: bytes) -> float | int | str:
-        """``data`` (one of `received` and `original`) as a number; hexadecimal if elements share bytes.
+        """``data`` (one of `received` and `original`) as a number.
+
+        Hexadecimal text, if elements share bytes or are complex.
 
         >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
         >>> change.value(change.received), change.value(change.original)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.guarantees import Misleading
 from parimend.codes import LowBits, PowerSums, Sparse
-from parimend.codes.sparse import Columns
+from parimend.codes.structure import Columns
 from parimend.decoders import Peeling, certify
 from parimend.decoders.base import nothing
 from parimend.decoders.peeling import PreparedPeeling

@@ -1,8 +1,8 @@
 """What a carrier is: where redundancy lives, and everything that depends on it.
 
-A carrier is a frozen dataclass whose fields are its options. It chooses codes for words, seals words
-in them, and reads out of a sealed word what is wrong with it. Everything else asks a carrier, found
-by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
+A carrier is a frozen dataclass whose fields are its options. It chooses codes for words, seals
+words in them, and reads out of a sealed word what is wrong with it. Everything else asks a carrier,
+found by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 A `DTensor` lies on a mesh of processes; `fully_shard` (FSDP2) makes one of every parameter.
 Syndromes are linear: every process multiplies H with the weights that it holds, and one all-reduce
-of m numbers gives the syndrome of the whole word, exactly, because it is made of integers. All processes decode
-it, to the same result, and each one writes what it holds. Weights travel only where SHA-256 has to
-see all bytes in order: when a seal is made and when damage was found, 4 MB at a time.
+of m numbers gives the syndrome of the whole word, exactly, because it is made of integers. All
+processes decode it, to the same result, and each one writes what it holds. Weights travel only
+where SHA-256 has to see all bytes in order: when a seal is made and when damage was found, 4 MB at
+a time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which elements this process holds, and sums over the processes that hold the rest.
 
 `Whole` is the case of one process that holds everything: sums are what they are. `Shards` is that
-of tensors that PyTorch spreads over processes. What is written in terms of these operations works for
-both.
+of tensors that PyTorch spreads over processes. What is written in terms of these operations works
+for both.
 """
 
 from __future__ import annotations
