@@ -80,6 +80,23 @@ class Bench:
             }
         )
 
+    def agree(self) -> dict[str, Any]:
+        """Whether every carrier gives the same seal and the same repair as on the CPU."""
+        found: dict[str, Any] = {}
+        for carrier in ("sidecar", "real", "lowbits"):
+            weights = torch.randn(640, 512, generator=torch.Generator().manual_seed(0))
+            here, there = {"w": weights.clone()}, {"w": weights.clone().to(self.device)}
+            seals = [pm.protect_(model, 20, carrier=carrier) for model in (here, there)]
+            same = seals[0].to_bytes() == seals[1].to_bytes()
+            clean = pm.check(there, seals[0]).verdict is pm.Verdict.CLEAN
+            flat = there["w"].view(torch.int32).view(-1)
+            flat[torch.arange(20, device=self.device) * 5000] ^= 1 << 27
+            seen = pm.check(there, seals[0]).verdict is pm.Verdict.CORRECTABLE
+            pm.repair_(there, seals[0])
+            right = torch.equal(there["w"].cpu(), here["w"])
+            found[carrier] = {"seal": same, "clean": clean, "seen": seen, "repaired": right}
+        return found
+
     def weights(self, errors: int) -> dict[str, Any]:
         """Protect, check and repair."""
         model = self.model()
@@ -175,6 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     bench = Bench(args.device, args.gigabytes, args.out)
+    bench.step("agree", bench.agree)
     bench.step("sums", lambda: bench.sums(args.errors))
     bench.step("weights", lambda: bench.weights(args.errors))
     bench.step("guards", bench.guards)
