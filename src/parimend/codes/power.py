@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import llvmlite.binding as llvm
@@ -56,6 +56,7 @@ class _Tables(NamedTuple):
     place: NDArray[np.int64]
 
 
+@cache
 def fuses() -> bool:
     """Whether this processor fuses a product and a sum, which makes float64 as exact as integers
     and several times as fast.
