@@ -153,7 +153,7 @@ def test_an_update_is_sealed_anew_or_refused_with_a_reason(wanted, sealed, tenso
 
 
 def test_other_code_is_told(wanted):
-    with pytest.raises(SpecError, match="there are .*'sidecar'"):
+    with pytest.raises(SpecError, match=r"there are .*'sidecar'"):
         carrier(wanted.name + "s")
     with pytest.raises(SealError, match="gaussian codes are not sealed"):
         carrier_of(pm.codes.Gaussian(n=10, m=5))
