@@ -207,6 +207,8 @@ def _all(
     More of them than checks cannot be decoded, and it does not matter then which they are.
     """
     mine = np.concatenate(erased)
+    if not tensors.spread.several:
+        return mine, mine.size
     total = int(tensors.spread.sum(np.array([mine.size]))[0])
     gathered = tensors.spread.gather(mine[: code.m + 1].tolist())
     return np.array(sorted(gathered), np.int64), total
