@@ -1,4 +1,4 @@
-"""Write the golden files of `tests/golden` for sparse codes, peeling, armored bytes and sidecars.
+"""Write the golden files of `tests/golden` for codes, peeling, armored bytes and sidecars.
 
     python scripts/make_golden.py
 
@@ -247,14 +247,93 @@ def modular_sums(spec: dict[str, Any], words: list[int]) -> bytes:
             bucket = band * size + (start + lane) % size
             sums[0][bucket] = (sums[0][bucket] + value) % prime
             sums[1][bucket] = (sums[1][bucket] + a * value) % prime
-    flat = sums[0] + sums[1]
+    return packed(sums[0] + sums[1])
+
+
+def packed(flat: list[int]) -> bytes:
+    """Residues of 33 bits."""
     top = sum((value >> 32) << i for i, value in enumerate(flat))
     low = b"".join(struct.pack("<I", value % (1 << 32)) for value in flat)
     return low + top.to_bytes(-(-len(flat) // 8), "little")
 
 
+PRIME = 2**32 + 24577
+
+
+def power_sums(n: int, m: int, seed: int, words: dict[int, int]) -> list[int]:
+    """Power sums of version 1 of the words that are not zero."""
+    exponent = stream_key(seed, 1) % (PRIME - 1)
+    while gcd(exponent, PRIME - 1) != 1:
+        exponent += 1
+    g = pow(3, exponent, PRIME)
+    rows = next(
+        size for size in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if size >= m
+    )
+    turn = pow(g, (PRIME - 1) // rows, PRIME)
+    sums = [0] * m
+    for i, value in words.items():
+        (tile, place), lanes = divmod(i, 8 * rows), 8
+        row, lane = divmod(place, lanes)
+        x = pow(g, -(lanes * tile + lane), PRIME) * pow(turn, row, PRIME) % PRIME
+        term = value
+        for j in range(m):
+            sums[j] = (sums[j] + term) % PRIME
+            term = term * x % PRIME
+    return sums
+
+
+def checks_of(spec: dict[str, Any], words: dict[int, int]) -> bytes:
+    """The packed sums of a power or screened code of version 1."""
+    n, m, seed = spec["n"], spec["m"], spec["seed"]
+    if spec["family"] == "power":
+        return packed(power_sums(n, m, seed, words))
+    first = spec["first"]
+    few = power_sums(n, first, stream_key(seed, 1), words)
+    return packed(few + power_sums(n, m - first, seed, words))
+
+
+def power_spec(n: int, m: int, seed: int, first: int = 0) -> dict[str, Any]:
+    """A full spec of a power code or, with some sums for checks alone, of a screened one."""
+    family = {"family": "screened", "first": first} if first else {"family": "power"}
+    return {**family, "n": n, "m": m, "seed": seed, "version": 1}
+
+
+def power() -> list[dict[str, Any]]:
+    """A few words in long codes, and their sums."""
+    cases = []
+    for number, (n, m, seed, first) in enumerate(
+        [
+            (17_200_000, 2, 0, 0),
+            (100, 8, 5, 0),
+            (2**32 - 2**20, 16, 2**64 - 1, 0),
+            (300_000, 424, 0, 4),
+            (4_100_000_000, 2004, 7, 4),
+            (50, 24, 3, 4),
+        ]
+    ):
+        words = {}
+        for k in range(40):
+            bits = word(number, k)
+            words[bits % n] = mix(bits) % 2**32
+        words[0] = words[n - 1] = 2**32 - 1
+        spec = power_spec(n, m, seed, first)
+        checks = checks_of(spec, words).hex()
+        cases.append({"spec": spec, "words": sorted(words.items()), "checks": checks})
+    return cases
+
+
+def files() -> list[dict[str, str]]:
+    """Files of named formats with sidecars of power sums, as `sidecar` has them of modular sums."""
+    return files_with([power_spec(0, 8, 7), power_spec(0, 24, 7, 4)], named=True)
+
+
 def sidecar() -> list[dict[str, str]]:
-    """Files and their sidecars: a safetensors file, one of its tensors, and bytes."""
+    """Files and their sidecars, of before formats had names."""
+    return files_with([{"family": "modular", "m": 64, "seed": 7, "version": 1, "bands": 4}])
+
+
+def files_with(codes: list[dict[str, Any]], named: bool = False) -> list[dict[str, str]]:
+    """A safetensors file, one of its tensors, and bytes, with sidecars of some codes."""
     floats = struct.pack("<40f", *(i / 7 for i in range(40)))
     tensors = {
         "w": {"dtype": "F32", "shape": [8, 5], "data_offsets": [0, 160]},
@@ -263,36 +342,40 @@ def sidecar() -> list[dict[str, str]]:
     text = json.dumps(tensors, separators=(",", ":")).encode()
     header = struct.pack("<Q", len(text)) + text
     cases = []
-    for head, data, pieces, parts in (
-        (header, floats + b"abc", [floats, b"abc"], [[0, 1]]),
-        (header, floats + b"abc", [floats[40:]], [[0, 10, 30, 0]]),
-        (b"", b"any other file", [b"any other file"], [[0, 0]]),
-    ):
-        padded = b"".join(piece.ljust(-(-len(piece) // 64) * 64, b"\0") for piece in pieces)
-        words = list(struct.unpack(f"<{len(padded) // 4}I", padded))
-        code = {"family": "modular", "n": len(words), "m": 64, "seed": 7, "version": 1, "bands": 4}
-        sums = modular_sums(code, words)
-        digest = hashlib.sha256(b"".join(pieces)).hexdigest()
-        seal = {
-            "version": 1,
-            "carrier": "sidecar",
-            "errors": 2,
-            "words": [{"code": code, "parts": parts, "sha256": digest, "checks": len(sums)}],
-            "notes": {},
-            "blobs": {"header": len(head)},
-        }
-        if not head:
-            seal["tensors"] = [["bytes", "U8", [len(data)]]]
-        encoded = json.dumps(seal, sort_keys=True, separators=(",", ":")).encode()
-        payload = struct.pack("<I", len(encoded)) + encoded + sums + head
-        cases.append({"file": (head + data).hex(), "sidecar": armored(payload).hex()})
+    for given in codes:
+        for head, data, pieces, parts in (
+            (header, floats + b"abc", [floats, b"abc"], [[0, 1]]),
+            (header, floats + b"abc", [floats[40:]], [[0, 10, 30, 0]]),
+            (b"", b"any other file", [b"any other file"], [[0, 0]]),
+        ):
+            padded = b"".join(piece.ljust(-(-len(piece) // 64) * 64, b"\0") for piece in pieces)
+            words = list(struct.unpack(f"<{len(padded) // 4}I", padded))
+            code = {**given, "n": len(words)}
+            modular = code["family"] == "modular"
+            sums = modular_sums(code, words) if modular else checks_of(code, dict(enumerate(words)))
+            digest = hashlib.sha256(b"".join(pieces)).hexdigest()
+            frame = head or (struct.pack("<Q", len(data)) if named else b"")
+            format_name = ("safetensors" if head else "raw") if named else "header"
+            seal = {
+                "version": 1,
+                "carrier": "sidecar",
+                "errors": 2,
+                "words": [{"code": code, "parts": parts, "sha256": digest, "checks": len(sums)}],
+                "notes": {},
+                "blobs": {format_name: len(frame)},
+            }
+            if not head and not named:
+                seal["tensors"] = [["bytes", "U8", [len(data)]]]
+            encoded = json.dumps(seal, sort_keys=True, separators=(",", ":")).encode()
+            payload = struct.pack("<I", len(encoded)) + encoded + sums + frame
+            cases.append({"file": (head + data).hex(), "sidecar": armored(payload).hex()})
     return cases
 
 
 def main() -> None:
     """Write all files."""
     GOLDEN.mkdir(exist_ok=True)
-    for make in (sparse, peeling, armor, sidecar):
+    for make in (sparse, peeling, armor, power, sidecar, files):
         cases = ",\n".join(json.dumps(case, separators=(",", ":")) for case in make())
         (GOLDEN / f"{make.__name__}.json").write_text(f"[\n{cases}\n]\n")
 

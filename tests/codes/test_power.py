@@ -1,6 +1,8 @@
 """Power sums: against plain integers, in parts, in integers as in floats, and their promise."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,3 +202,19 @@ def test_refuses_parts_that_do_not_fit():
 def test_spec_names_the_family():
     assert PowerSums(10, 4).spec() == {"family": "power", "n": 10, "m": 4, "seed": 0, "version": 1}
     assert from_spec(PowerSums(10, 4).spec()) == PowerSums(10, 4)
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "power.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["spec"]))
+def test_golden_sums(case):
+    code = from_spec(case["spec"])
+    positions, values = np.array(case["words"], np.int64).T
+    sums = code.sums_of(positions, values)
+    assert code.pack(sums).hex() == case["checks"]
+    assert (code.unpack(bytes.fromhex(case["checks"])) == sums).all()
+    if code.n <= 300_000:  # the others would fill the memory
+        word = np.zeros(code.n, np.uint32)
+        word[positions] = values
+        assert (code.syndrome(word) == sums).all()

@@ -105,7 +105,12 @@ def test_the_seal_of_another_model_is_refused(model):
         check_file(model)
 
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sidecar.json").read_text())
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = [
+    case
+    for name in ("sidecar", "files")
+    for case in json.loads((FOLDER / f"{name}.json").read_text())
+]
 
 
 @pytest.mark.parametrize("case", GOLDEN)
