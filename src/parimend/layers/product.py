@@ -85,5 +85,5 @@ class Product(ABC):
             size: spatial shape of the outputs.
 
         Returns:
-            (samples, r, *size).
+            ``(samples, r, *size)``.
         """
