@@ -205,13 +205,7 @@ class Modular(SumsCode):
             True
         """
         sums = self._checked(sums, like=sums)
-        if words.dtype != self.word_dtype or words.ndim != 1:
-            raise SpecError(f"words must be (k,) uint32, not {words.shape} {words.dtype}")
-        if start < 0 or start % GROUP or start + words.size > self.n:
-            raise SpecError(
-                f"{words.size} words from {start}: the start must be a multiple of {GROUP} and the "
-                f"end at most n={self.n}"
-            )
+        self._require_words(words, start, GROUP)
         if threads < 1:
             raise SpecError(f"threads must be at least 1, not {threads}")
         # One compiled variant serves all: read-only, aligned and contiguous.

@@ -207,13 +207,7 @@ class PowerSums(SumsCode):
             True
         """
         self._check(sums)
-        if words.dtype != self.word_dtype or words.ndim != 1:
-            raise SpecError(f"words must be (k,) uint32, not {words.shape} {words.dtype}")
-        if start < 0 or start % LANES or start + words.size > self.n:
-            raise SpecError(
-                f"{words.size} words from {start}: the start must be a multiple of {LANES} and the "
-                f"end at most n={self.n}"
-            )
+        self._require_words(words, start, LANES)
         first, skipped = divmod(start, self.tile)
         head = min(-skipped % self.tile, words.size)
         whole = (words.size - head) // self.tile * self.tile

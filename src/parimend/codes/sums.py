@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import Code
+from parimend.errors import SpecError
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
@@ -68,6 +69,16 @@ class SumsCode(Code):
     @abstractmethod
     def subtract(self, a: Sums, b: Sums) -> Sums:
         """a - b: with the sums of what was received and of the original, what changed."""
+
+    def _require_words(self, words: NDArray[Any], start: int, step: int) -> None:
+        """Refuse what cannot be a part of the words, which begins at a multiple of ``step``."""
+        if words.dtype != self.word_dtype or words.ndim != 1:
+            raise SpecError(f"words must be (k,) uint32, not {words.shape} {words.dtype}")
+        if start < 0 or start % step or start + words.size > self.n:
+            raise SpecError(
+                f"{words.size} words from {start}: the start must be a multiple of {step} and the "
+                f"end at most n={self.n}"
+            )
 
     def _syndrome(self, word: NDArray[np.uint32]) -> Sums:
         return self.accumulate(self.zeros(), word)
