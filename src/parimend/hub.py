@@ -122,6 +122,17 @@ def load_file(
     Raises:
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     save_file({"w": torch.arange(5.0)}, path, errors=2)
+        ...     content = bytearray(path.read_bytes())
+        ...     content[-1] ^= 1
+        ...     _ = path.write_bytes(content)
+        ...     load_file(path, on_damage="repair")["w"]
+        tensor([0., 1., 2., 3., 4.])
     """
     path = path_of(path)
     _require_policy(on_damage)
@@ -181,6 +192,14 @@ def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Repor
         DamageError: if a file is damaged, or for ``repair`` beyond repair; also if one of several
             is missing, or cannot be looked at. Names all of them.
         SealError, MismatchError, FormatError, SpecError, OSError: as `parimend.check_file` does.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     save_file({"w": torch.arange(5.0)}, path, errors=2)
+        ...     verify(path).verdict.value
+        'clean'
     """
     _require_policy(on_damage)
     report = check_file(path)

@@ -97,6 +97,16 @@ def check(model: Model, seal: Seal) -> Report:
 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+
+    Example:
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = protect_(model, errors=5)
+        >>> check(model, seal).ok
+        True
+        >>> with torch.no_grad():
+        ...     model.bias[7] = 1e9
+        >>> [(change.tensor, change.index) for change in check(model, seal).changes]
+        [('bias', (7,))]
     """
     return _reported(carriers.diagnose, model, seal)
 
@@ -109,6 +119,14 @@ def repair_(model: Model, seal: Seal) -> Report:
 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+
+    Example:
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = protect_(model, errors=5)
+        >>> with torch.no_grad():
+        ...     _ = model.weight[3, :5].zero_()
+        >>> repair_(model, seal).verdict.value, check(model, seal).verdict.value
+        ('corrected', 'clean')
     """
     return _reported(carriers.repair_, model, seal)
 

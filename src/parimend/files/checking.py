@@ -111,6 +111,17 @@ def repair_file(
         FormatError: also if ``out`` is something else than a regular file or a folder.
         OSError: if a file cannot be read or written. Nothing was changed then.
         SealError, MismatchError, FormatError: as `check_file` does.
+
+    Example:
+        >>> import tempfile
+        >>> from parimend import protect_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.bin")
+        ...     _ = path.write_bytes(bytes(range(256)))
+        ...     _ = protect_file(path, errors=3)
+        ...     _ = path.write_bytes(bytes(range(250)))  # the end is missing
+        ...     repair_file(path).verdict.value, path.read_bytes() == bytes(range(256))
+        ('corrected', True)
     """
     began = time.perf_counter()
     members = Members(path_of(path))

@@ -30,6 +30,15 @@ def plan_file(
 
     Raises:
         FormatError, SpecError, WordError, OSError: as `protect_file` does.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.bin")
+        ...     _ = path.write_bytes(bytes(10_000))
+        ...     [(_, [word])] = plan_file(path, errors=210)
+        ...     word.elements, word.checks, word.seal_bytes
+        (10000, 424, 1749)
     """
     request = Request.of(errors, carrier, **options)
     planned = []

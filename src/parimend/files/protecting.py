@@ -120,6 +120,15 @@ def protect_file(
             type.
         BusyError: if another process is writing the same file.
         OSError: if a file cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.bin")
+        ...     _ = path.write_bytes(bytes(10_000))
+        ...     [made] = protect_file(path, errors=210)
+        ...     made.elements, Path(made.sidecar).name
+        (10000, 'weights.bin.parimend')
     """
     request = Request.of(errors, carrier, **options)
     path = path_of(path)
