@@ -149,7 +149,7 @@ class Bench:
 
         parts = code.parts if hasattr(code, "parts") else (code,)
         for part in parts[:1] if few else parts:
-            power_torch.sums_of(part.generator, part.rows, part.m, weights, 0)
+            power_torch.sums_of(part.generator, part.key, part.rows, part.m, weights, 0)
 
     def host(self) -> dict[str, Any]:
         """A copy to the host and its SHA-256."""

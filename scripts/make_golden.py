@@ -275,7 +275,8 @@ def power_sums(n: int, m: int, seed: int, words: dict[int, int]) -> list[int]:
         (tile, place), lanes = divmod(i, 8 * rows), 8
         row, lane = divmod(place, lanes)
         x = pow(g, -(lanes * tile + lane), PRIME) * pow(turn, row, PRIME) % PRIME
-        term = value
+        drawn = word(stream_key(seed, 2), i % (lanes * rows)) % (PRIME - 1) + 1
+        term = value * drawn * x % PRIME
         for j in range(m):
             sums[j] = (sums[j] + term) % PRIME
             term = term * x % PRIME

@@ -175,7 +175,7 @@ def test_a_seal_is_a_table_in_a_notebook():
     assert "&lt;0&gt;" in text
     assert "<0>" not in text
     assert f"and {50 - ROWS} more" in text
-    assert "PowerSums" in text
+    assert "Screened" in text
     assert len(SEAL._repr_html_()) < 2000
 
 

@@ -49,8 +49,11 @@ def points(code):
 
 
 def oracle(code, words):
-    sums = [0] * code.m
-    for x, value in zip(points(code), words.tolist(), strict=True):
+    sums, key = [0] * code.m, code.seed
+    for tag in (1, 2):
+        key = splitmix64(key, tag)
+    for i, (x, value) in enumerate(zip(points(code), words.tolist(), strict=True)):
+        value = value * x * (splitmix64(key, i % code.tile) % (PRIME - 1) + 1) % PRIME
         for j in range(code.m):
             sums[j] = (sums[j] + value) % PRIME
             value = value * x % PRIME

@@ -1,9 +1,10 @@
 """Power sums of 32-bit words: the code that keeps a promise for any damage, wherever it falls.
 
 The words w_i are elements of the field of p = 2^32 + 24,577 numbers, every word has a point x_i of
-its own in it, and the m = 2 t checks are S_j = sum_i w_i x_i^j for j < 2 t. This is a Reed-Solomon
-code (I. S. Reed, G. Solomon, "Polynomial codes over certain finite fields", Journal of the SIAM 8,
-1960): any 2 t columns of H are a Vandermonde matrix, so independent, as all x_i differ. Hence any
+its own in it and a factor u_i that is not zero, and the m = 2 t checks are the sums
+S_j = sum_i w_i u_i x_i^j for j < 2 t. This is a generalized Reed-Solomon code (I. S. Reed, G. Solomon, "Polynomial codes over
+certain finite fields", Journal of the SIAM 8, 1960): any 2 t columns of H are a Vandermonde matrix
+with columns times factors, so independent, as all x_i differ. Hence any
 2 t wrong words change some sum, and any e wrong words and f erased ones with 2 e + f <= 2 t are
 repaired, always; no code with as many checks can do more (the Singleton bound).
 
@@ -13,13 +14,16 @@ lane l has x = g^-(8 s + l) w^c, with a primitive root g and w of order B >= 2 t
 along the rows gives sum_c w_c w^(c j) for all j at once, in about log2(B) / 2 products a word
 instead of 2 t.
 
+Factors are x_i times a random number of the word's place in its tile. Without the random numbers
+damage that is the same in all rows of a tile would vanish in the transform, and without the x_i
+tiles that change places would leave S_0 as it is: orderly damage of many words has to be seen, too.
+
 All points differ: if g^-r w^c = g^-r' w^c', the B-th power gives g^(B r) = g^(B r'), so
 r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c = w^c', so c = c'.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -43,12 +47,14 @@ MAX_WORDS = PRIME - 1 - LANES * LANES * kernels.SIZES[-1]
 """Longest code: 16 GiB of data, less what the last tile may be filled up with."""
 _FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
 _SMALLEST = 3  # primitive root
-_GENERATOR = 1  # tag of the random stream
+_GENERATOR, _FACTOR = 1, 2  # tags of random streams
 
 
 class _Tables(NamedTuple):
     """What the pass needs; see `parimend.kernels.power_numba`."""
 
+    factor: NDArray[np.float64]
+    factor_ratio: NDArray[np.float64]
     root: NDArray[np.float64]
     ratio: NDArray[np.float64]
     turn: NDArray[np.float64]
@@ -151,11 +157,12 @@ class PowerSums(SumsCode):
             half *= 2
         bits = B.bit_length() - 1
         reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(B)]
-        turn = np.array([element(pow(g, LANES * j, PRIME)) for j in reverse])
-        floats = root.astype(np.float64), turn.astype(np.float64)
-        return _Tables(
-            floats[0], floats[0] / PRIME, floats[1], floats[1] / PRIME, np.array(reverse[: self.m])
-        )
+        turn = np.array([element(pow(g, LANES * (j + 1), PRIME)) for j in reverse])
+        factor = self.factors(np.arange(self.tile)).astype(np.float64)
+        factor[factor > PRIME // 2] -= PRIME
+        roots = root.astype(np.float64)
+        place = np.array(reverse[: self.m])
+        return _Tables(factor, factor / PRIME, roots, roots / PRIME, turn, turn / PRIME, place)
 
     def points(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """x_i of words, (k,) float64 elements of the field."""
@@ -164,9 +171,20 @@ class PowerSums(SumsCode):
         where = np.ascontiguousarray(positions, np.int64)
         return kernels.points_of(where, B, element(backwards), element(root))
 
+    def factors(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """u_i of words, (k,) uint64 residues."""
+        where = np.ascontiguousarray(positions, np.int64)
+        return kernels.factors_of(where, self.points(where), self.tile, np.uint64(self.key))
+
+    @cached_property
+    def key(self) -> int:
+        """Key of the random stream of factors."""
+        return int(stream_key(self.seed, _FACTOR))
+
     def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        x = int(self.points(np.array([i]))[0])
-        powers = [pow(x, j, PRIME) for j in range(self.m)]
+        where = np.array([i])
+        x, u = int(self.points(where)[0]), int(self.factors(where)[0])
+        powers = [u * pow(x, j, PRIME) % PRIME for j in range(self.m)]
         return np.arange(self.m), np.array(powers, np.uint64)
 
     @property
@@ -226,7 +244,7 @@ class PowerSums(SumsCode):
         if start < 0 or start % LANES:
             raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
         there = kernel_on("power", elements.device.type)
-        more = there.sums_of(self.generator, self.rows, self.m, elements, start)
+        more = there.sums_of(self.generator, self.key, self.rows, self.m, elements, start)
         sums[...] = self.add(sums, more)
         return sums
 
@@ -246,11 +264,13 @@ class PowerSums(SumsCode):
         shape = (self.rows, LANES)
         if fuses():
             total = np.zeros(shape)
-            kernels.add_tiles(words, np.empty(shape), *tables[:2], total, *tables[2:4])
+            kernels.add_tiles(
+                words, *tables[:2], np.empty(shape), *tables[2:4], total, *tables[4:6]
+            )
         else:
-            root, turn = ((t % PRIME).astype(np.uint64) for t in (tables.root, tables.turn))
-            exact = np.zeros(shape, np.uint64)
-            kernels.add_tiles_in_integers(words, np.empty(shape, np.uint64), root, exact, turn)
+            factor, root, turn = ((t % PRIME).astype(np.uint64) for t in tables[:6:2])
+            exact, room = np.zeros(shape, np.uint64), np.empty(shape, np.uint64)
+            kernels.add_tiles_in_integers(words, factor, room, root, exact, turn)
             total = exact.astype(np.float64)
         last = first + words.size // self.tile - 1
         step, shift = pow(g, -1, PRIME), pow(g, -LANES * last, PRIME)
@@ -275,7 +295,8 @@ class PowerSums(SumsCode):
         if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
             raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
         total = self.zeros()
-        kernels.add_powers(self.points(positions), (values % PRIME).astype(np.float64), total)
+        weighted = kernels.products((values % PRIME).astype(np.uint64), self.factors(positions))
+        kernels.add_powers(self.points(positions), weighted.astype(np.float64), total)
         return total
 
     def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -302,16 +323,6 @@ class PowerSums(SumsCode):
     def packed_bytes(self) -> int:
         """Length of what `pack` returns."""
         return residues.packed_size(self.m)
-
-    def miscorrection(self, errors: int) -> float:
-        """Probability that more than t random wrong words look like at most t others, before the
-        SHA-256 is asked: (n over t) / p^t.
-        """
-        t = self.guaranteed
-        if errors <= t:
-            return 0.0
-        ways = math.lgamma(self.n + 1) - math.lgamma(self.n - t + 1) - math.lgamma(t + 1)
-        return math.exp(min(ways - t * math.log(PRIME), 0.0))
 
     def _check(self, sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
         if sums.shape != (self.m,) or sums.dtype != np.uint64:

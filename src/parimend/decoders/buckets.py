@@ -44,7 +44,7 @@ _RULES = ("agree", "alone")
 class Buckets(Decoder):
     """Peeling for `Modular` codes.
 
-    ``values`` are residues, received - original modulo p, see `parimend.codes.modular.restore`.
+    ``values`` are residues, received - original modulo p, see `parimend.codes.sums.restore`.
     Knowing that a word is wrong does not help, as words name themselves: an erasure costs as much
     as an error. ``unexplained`` counts buckets.
 

@@ -1,8 +1,8 @@
 """Decoding of power sums: any t errors, or e errors and f erasures with 2 e + f <= 2 t.
 
-Sums of damage v_k at points x_k are S_j = sum_k v_k x_k^j, a sequence with a linear recurrence
+Sums of damage v_k at points x_k are S_j = sum_k v_k u_k x_k^j, a sequence with a linear recurrence
 whose polynomial has the x_k for roots. The shortest recurrence is found (Berlekamp and Massey), its
-roots are (Cantor and Zassenhaus), each root is a word by its discrete logarithm, and the values
+roots are (Cantor and Zassenhaus), each root is a word by its discrete logarithm, and the v_k u_k
 follow by Forney's formula. The answer counts only if it gives all the sums.
 """
 
@@ -93,7 +93,11 @@ class PreparedReedSolomon(Prepared):
         positions = self._positions(points)
         if (positions < 0).any() or (positions >= self.code.n).any():
             return None
-        values = kernels.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
+        weighted = kernels.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
+        factors = self.code.factors(positions).tolist()
+        values = np.array(
+            [v * pow(u, -1, PRIME) % PRIME for v, u in zip(weighted.tolist(), factors, strict=True)]
+        )
         order = np.argsort(positions)
         positions, values = positions[order], values[order]
         if not np.array_equal(self.code.sums_of(positions, values), syndrome):

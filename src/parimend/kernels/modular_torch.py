@@ -104,7 +104,7 @@ def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _coefficients(groups: torch.Tensor) -> torch.Tensor:
-    """See `codes._modular.coefficient`."""
+    """See `parimend.kernels.modular_numba.coefficient`."""
     x = (groups + 1) & _LOW
     x = ((x ^ (x >> 16)) * int(MIX_A)) & _LOW
     x = ((x ^ (x >> 15)) * int(MIX_B)) & _LOW

@@ -1,9 +1,9 @@
 """The pass of `parimend.codes.power`: discrete Fourier transforms of blocks of words.
 
-A tile of B rows of 8 words is transformed along the rows, all eight columns side by side; tiles
-are added up by Horner's rule, in float64 (see `parimend.kernels.field_numba`). A radix of 16 leaves
-sums of at most 16 terms unreduced in each of at most 3 passes, so nothing exceeds
-2^32 16^3 2 < 2^53.
+A tile of B rows of 8 words, each times its factor, is transformed along the rows, all eight columns
+side by side; tiles are added up by Horner's rule, in float64 (see
+`parimend.kernels.field_numba`). A radix of 16 leaves sums of at most 16 terms unreduced in each of
+at most 3 passes, so nothing exceeds 2^32 16^3 2 < 2^53.
 """
 # mypy: ignore-errors
 
@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from parimend.hashing import word as random_word
 from parimend.kernels.field_numba import PRIME, centered, multiply, power, reduced, residue
 
 LANES = 8
@@ -32,14 +33,29 @@ def _butterfly(radix, first, last):
     """
 
     @intrinsic
-    def step(typing, words, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio):
+    def step(
+        typing,
+        words,
+        factor,
+        quotient,
+        base,
+        rows,
+        at,
+        stride,
+        k,
+        root,
+        ratio,
+        total,
+        turn,
+        turn_ratio,
+    ):
         def generate(context, builder, signature, args):
             def array(i):
                 return context.make_array(signature.args[i])(context, builder, args[i]).data
 
-            words, rows, root, ratio = array(0), array(2), array(6), array(7)
-            total, turn, turn_ratio = array(8), array(9), array(10)
-            base, at, stride, k = args[1], args[3], args[4], args[5]
+            words, factor, quotient, rows = array(0), array(1), array(2), array(4)
+            root, ratio, total, turn, turn_ratio = (array(i) for i in range(8, 13))
+            base, at, stride, k = args[3], args[5], args[6], args[7]
             i32, i64 = ir.IntType(32), ir.IntType(64)
             wide = ir.VectorType(ir.DoubleType(), LANES)
             narrow = ir.VectorType(i32, LANES)
@@ -56,8 +72,8 @@ def _butterfly(radix, first, last):
                 lane = builder.insert_element(ir.Constant(wide, ir.Undefined), value, i32(0))
                 return builder.shuffle_vector(lane, lane, ir.Constant(narrow, [0] * LANES))
 
-            def times(x, factor, quotient):
-                return reduced(builder, wide, x, factor, lambda _: builder.fmul(x, quotient), prime)
+            def times(x, y, over):
+                return reduced(builder, wide, x, y, lambda _: builder.fmul(x, over), prime)
 
             line = [builder.mul(stride, i64(m)) for m in range(radix)]
             v = []
@@ -65,7 +81,10 @@ def _butterfly(radix, first, last):
                 if first:
                     offset = builder.add(base, builder.mul(line[m], i64(LANES)))
                     source = builder.bitcast(builder.gep(words, [offset]), narrow.as_pointer())
-                    v.append(builder.uitofp(builder.load(source, align=4), wide))
+                    word = builder.uitofp(builder.load(source, align=4), wide)
+                    row = builder.add(at, line[m])
+                    y, over = (place(data, row, wide) for data in (factor, quotient))
+                    v.append(times(word, builder.load(y, align=8), builder.load(over, align=8)))
                 else:
                     v.append(builder.load(place(rows, builder.add(at, line[m]), wide), align=8))
             half = radix // 2
@@ -95,7 +114,7 @@ def _butterfly(radix, first, last):
             return context.get_dummy_value()
 
         arguments = (
-            words, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio
+            words, factor, quotient, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio
         )  # fmt: skip
         return types.void(*arguments), generate
 
@@ -116,22 +135,30 @@ _last_16 = _butterfly(16, False, True)
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_whole(words, radix, rows, root, ratio, total, turn, turn_ratio):
+def _add_whole(words, factor, quotient, radix, rows, root, ratio, total, turn, turn_ratio):
     """Tiles of up to 16 rows, in one pass."""
     size = radix * LANES
     for base in range(0, words.size - size + 1, size):
         if radix == 2:
-            _whole_2(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+            _whole_2(
+                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
+            )
         elif radix == 4:
-            _whole_4(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+            _whole_4(
+                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
+            )
         elif radix == 8:
-            _whole_8(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+            _whole_8(
+                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
+            )
         else:
-            _whole_16(words, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio)
+            _whole_16(
+                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
+            )
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_passes(words, radices, rows, root, ratio, total, turn, turn_ratio):
+def _add_passes(words, factor, quotient, radices, rows, root, ratio, total, turn, turn_ratio):
     """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
     a, b, c = radices
     count = a * b * c
@@ -141,11 +168,53 @@ def _add_passes(words, radices, rows, root, ratio, total, turn, turn_ratio):
         for k in range(stride):
             at = base + k * LANES
             if a == 4:
-                _first_4(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+                _first_4(
+                    words,
+                    factor,
+                    quotient,
+                    at,
+                    rows,
+                    k,
+                    stride,
+                    k,
+                    root,
+                    ratio,
+                    total,
+                    turn,
+                    turn_ratio,
+                )
             elif a == 8:
-                _first_8(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+                _first_8(
+                    words,
+                    factor,
+                    quotient,
+                    at,
+                    rows,
+                    k,
+                    stride,
+                    k,
+                    root,
+                    ratio,
+                    total,
+                    turn,
+                    turn_ratio,
+                )
             else:
-                _first_16(words, at, rows, k, stride, k, root, ratio, total, turn, turn_ratio)
+                _first_16(
+                    words,
+                    factor,
+                    quotient,
+                    at,
+                    rows,
+                    k,
+                    stride,
+                    k,
+                    root,
+                    ratio,
+                    total,
+                    turn,
+                    turn_ratio,
+                )
         if b > 1:
             inner = stride // b
             for start in range(0, count, stride):
@@ -153,17 +222,69 @@ def _add_passes(words, radices, rows, root, ratio, total, turn, turn_ratio):
                     at = start + k
                     if b == 8:
                         _middle_8(
-                            words, 0, rows, at, inner, k, root, ratio, total, turn, turn_ratio
+                            words,
+                            factor,
+                            quotient,
+                            0,
+                            rows,
+                            at,
+                            inner,
+                            k,
+                            root,
+                            ratio,
+                            total,
+                            turn,
+                            turn_ratio,
                         )
                     else:
                         _middle_16(
-                            words, 0, rows, at, inner, k, root, ratio, total, turn, turn_ratio
+                            words,
+                            factor,
+                            quotient,
+                            0,
+                            rows,
+                            at,
+                            inner,
+                            k,
+                            root,
+                            ratio,
+                            total,
+                            turn,
+                            turn_ratio,
                         )
         for start in range(0, count, c):
             if c == 8:
-                _last_8(words, 0, rows, start, 1, 0, root, ratio, total, turn, turn_ratio)
+                _last_8(
+                    words,
+                    factor,
+                    quotient,
+                    0,
+                    rows,
+                    start,
+                    1,
+                    0,
+                    root,
+                    ratio,
+                    total,
+                    turn,
+                    turn_ratio,
+                )
             else:
-                _last_16(words, 0, rows, start, 1, 0, root, ratio, total, turn, turn_ratio)
+                _last_16(
+                    words,
+                    factor,
+                    quotient,
+                    0,
+                    rows,
+                    start,
+                    1,
+                    0,
+                    root,
+                    ratio,
+                    total,
+                    turn,
+                    turn_ratio,
+                )
 
 
 _RADICES = {
@@ -181,12 +302,22 @@ SIZES = (2, 4, 8, 16, *_RADICES)
 
 
 def add_tiles(
-    words: Any, rows: Any, root: Any, ratio: Any, total: Any, turn: Any, turn_ratio: Any
+    words: Any,
+    factor: Any,
+    quotient: Any,
+    rows: Any,
+    root: Any,
+    ratio: Any,
+    total: Any,
+    turn: Any,
+    turn_ratio: Any,
 ) -> None:
-    """Transform whole tiles of ``words`` and add them up: total = total turn + transform, each.
+    """Transform whole tiles of ``words`` times factors and add them up: total = total turn +
+    transform, each.
 
     Args:
         words: (tiles * rows * 8,) uint32.
+        factor, quotient: (rows * 8,) float64: those of the words of a tile, and the same over p.
         rows: (B, 8) float64, room.
         root: (B,) float64: w_(2h)^i at h + i for i < h, w_(2h) a root of unity of order 2 h.
         ratio: the same, divided by p.
@@ -196,9 +327,9 @@ def add_tiles(
     B = len(rows)
     flat = rows.reshape(-1), root, ratio, total.reshape(-1), turn, turn_ratio
     if B in _RADICES:
-        _add_passes(words, _RADICES[B], *flat)
+        _add_passes(words, factor, quotient, _RADICES[B], *flat)
     else:
-        _add_whole(words, B, *flat)
+        _add_whole(words, factor, quotient, B, *flat)
 
 
 @nb.njit(inline="always")
@@ -209,7 +340,7 @@ def _times(a, b):
 
 
 @nb.njit(cache=True, nogil=True)
-def add_tiles_in_integers(words, rows, root, total, turn):
+def add_tiles_in_integers(words, factor, rows, root, total, turn):
     """The same as `add_tiles` for processors that cannot fuse a product and a sum.
 
     All arrays but ``words`` are uint64 residues.
@@ -219,17 +350,18 @@ def add_tiles_in_integers(words, rows, root, total, turn):
     for base in range(0, words.size - size + 1, size):
         for i in range(B):
             for lane in range(LANES):
-                rows[i, lane] = words[base + i * LANES + lane]
+                at = i * LANES + lane
+                rows[i, lane] = _times(np.uint64(words[base + at]), factor[at])
         half = B >> 1
         while half:
             for s in range(0, B, 2 * half):
                 for m in range(half):
-                    factor = root[half + m]
+                    twiddle = root[half + m]
                     for lane in range(LANES):
                         x, y = rows[s + m, lane], rows[s + m + half, lane]
                         rows[s + m, lane] = (x + y) % _INTEGER_PRIME
                         difference = (x + _INTEGER_PRIME - y) % _INTEGER_PRIME
-                        rows[s + m + half, lane] = _times(difference, factor)
+                        rows[s + m + half, lane] = _times(difference, twiddle)
             half >>= 1
         for i in range(B):
             for lane in range(LANES):
@@ -251,7 +383,7 @@ def collect(total, place, step, shift, sums):
     factors = np.ones(LANES)
     for lane in range(1, LANES):
         factors[lane] = multiply(factors[lane - 1], step)
-    moved = 1.0  # shift^j
+    moved = shift  # shift^(j + 1)
     for j in range(sums.size):
         value = 0.0
         for lane in range(LANES):
@@ -290,6 +422,27 @@ def points_of(positions, rows, backwards, root):
 
 
 @nb.njit(cache=True, nogil=True)
+def factors_of(positions, points, tile, key):
+    """The factors of words with these points, (k,) uint64: x_i times a random residue that is not
+    zero, one for every place in a tile of ``tile`` words; ``key`` is that of the random stream.
+    """
+    out = np.empty(positions.size, np.uint64)
+    for k in range(positions.size):
+        drawn = random_word(key, np.uint64(positions[k] % tile))
+        out[k] = _times(drawn % (_INTEGER_PRIME - np.uint64(1)) + np.uint64(1), residue(points[k]))
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def products(a, b):
+    """a b modulo p, element by element, for residues as uint64."""
+    out = np.empty(a.size, np.uint64)
+    for k in range(a.size):
+        out[k] = _times(a[k], b[k])
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
 def powers_of(points, count):
     """x^j of every point, for j below ``count``: (k, count) int64 residues; points: float64."""
     out = np.empty((points.size, count), np.int64)
@@ -304,9 +457,9 @@ def powers_of(points, count):
 
 @nb.njit(cache=True, nogil=True)
 def shifted(sums, shift):
-    """Sums of words that lie further on: S_j times shift^j, (count,) uint64; sums: residues."""
+    """Sums of words that lie further on: S_j shift^(j + 1), (count,) uint64; sums: residues."""
     out = np.empty(sums.size, np.uint64)
-    factor = 1.0
+    factor = shift
     for j in range(sums.size):
         out[j] = residue(multiply(centered(np.float64(sums[j])), factor))
         factor = multiply(factor, shift)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.kernels.field_numba import PRIME, element
-from parimend.kernels.power_numba import LANES, points_of, powers_of, shifted
+from parimend.kernels.power_numba import LANES, factors_of, points_of, powers_of, shifted
 
 _BLOCK = 1 << 12  # words, or a whole tile
 _PIECE = 1 << 21  # words that are looked at together: 80 MB of memory
@@ -46,12 +46,13 @@ class _Tables(NamedTuple):
 
 
 def sums_of(
-    generator: int, rows: int, count: int, elements: torch.Tensor, start: int
+    generator: int, key: int, rows: int, count: int, elements: torch.Tensor, start: int
 ) -> NDArray[np.uint64]:
     """The sums of some words, computed on the device that they are on.
 
     Args:
         generator: g, the primitive root.
+        key: of the random stream of factors.
         rows: B, rows of a tile; see `parimend.codes.power`.
         count: number of sums.
         elements: (k,), of any dtype with plain bytes; the bytes are filled up with zeros.
@@ -73,7 +74,7 @@ def sums_of(
             piece, (4 * skipped, -(piece.numel() + 4 * skipped) % (4 * block))
         )
         place = _Place(piece.device, piece.new_empty(0))
-        tables = _tables(generator, rows, count, block, place)
+        tables = _tables(generator, key, rows, count, block, place)
         sums = _sums(piece.view(torch.int32).view(-1, block), tables)
         shift = element(pow(generator, -LANES * first, PRIME))
         total = (total + shifted(sums.cpu().numpy(), shift)) % np.uint64(PRIME)
@@ -98,13 +99,17 @@ def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def _tables(generator: int, rows: int, count: int, block: int, place: _Place) -> _Tables:
+def _tables(generator: int, key: int, rows: int, count: int, block: int, place: _Place) -> _Tables:
     root = element(pow(generator, (PRIME - 1) // rows, PRIME))
-    points = points_of(np.arange(block), rows, element(pow(generator, -1, PRIME)), root)
-    powers = torch.from_numpy(powers_of(points, count))
+    words = np.arange(block)
+    points = points_of(words, rows, element(pow(generator, -1, PRIME)), root)
+    factors = factors_of(words, points, LANES * rows, np.uint64(key)).astype(np.int64)
+    powers = _multiply(
+        torch.from_numpy(powers_of(points, count)), torch.from_numpy(factors)[:, None]
+    )
     limbs = torch.cat([powers & ((1 << _LOW) - 1), powers >> _LOW], dim=1).double()
     # Powers of a block's step for every sum, and powers of these for every block.
     step = element(pow(generator, -LANES * (block // (LANES * rows)), PRIME))
-    of_sums = powers_of(np.array([step]), count)[0].astype(np.float64)
+    of_sums = powers_of(np.array([step]), count + 1)[0, 1:].astype(np.float64)
     steps = powers_of(of_sums, _PIECE // block + 1).T
     return _Tables(place.copy(limbs), place.copy(torch.from_numpy(np.ascontiguousarray(steps))))
