@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 
+from parimend.arguments import require
 from parimend.errors import ParimendError, WordError
 
 
@@ -27,6 +28,7 @@ def select(
 
     Raises:
         ParimendError: ``error``, if a pattern matches nothing.
+        SpecError: if ``only`` is something else.
 
     Example:
         >>> select(["conv.weight", "conv.bias", "fc.weight"], ["*.weight"])
@@ -36,6 +38,9 @@ def select(
     if only is None:
         return names
     patterns = [only] if isinstance(only, str) else only  # a text is a sequence of letters
+    require(patterns, "only", "a shell pattern or a list of them", list, tuple, set, frozenset)
+    for pattern in patterns:
+        require(pattern, "only", "a shell pattern or a list of them", str)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")

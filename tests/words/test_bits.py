@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parimend.dtypes import named, of_torch
 from parimend.errors import WordError
-from parimend.words.bits import byte_view, elements_in, words_of
+from parimend.words.bits import byte_view, words_of
 
 NAMES = {
     torch.bool: "BOOL",
@@ -143,10 +143,3 @@ def test_big_endian_machines_are_refused(monkeypatch):
         words_of(b"1234")
     with pytest.raises(WordError, match="little-endian"):
         byte_view(torch.zeros(3))
-
-
-@given(size=st.sampled_from([1, 2, 4, 8, 16]), count=st.integers(0, 40), word=st.integers(0, 200))
-def test_elements_in_a_word(size, count, word):
-    owner = np.repeat(np.arange(count), size)
-    inside = owner[4 * word : 4 * word + 4]
-    assert list(elements_in(word, size, count)) == sorted(set(inside.tolist()))

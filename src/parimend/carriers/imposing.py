@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import whole_number
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Finding
@@ -92,6 +93,10 @@ class Imposing(Carrier):
     """
 
     rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None:
+            whole_number(self.rows, "rows")
 
     moves: ClassVar[bool] = True
     code: ClassVar[type[SparseIntegers]]

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import whole_number
 from parimend.carriers.carrier import Carrier, Chosen, PlannedWord
 from parimend.carriers.imposing import Alphabet, Draft, Imposing, Piece, pieces_of, positions_of
 from parimend.codes import Sparse
@@ -56,6 +57,11 @@ class Real(Imposing):
     bits: int | None = None
     calibration: Iterable[Any] | None = field(default=None, repr=False, compare=False)
     _project: Project | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bits is not None:
+            whole_number(self.bits, "bits")
 
     name: ClassVar[str] = "real"
     families: ClassVar[tuple[str, ...]] = ("sparse",)

@@ -2,11 +2,11 @@
 
 The words w_i are elements of the field of p = 2^32 + 24,577 numbers, every word has a point x_i of
 its own in it and a factor u_i that is not zero, and the m = 2 t checks are the sums
-S_j = sum_i w_i u_i x_i^j for j < 2 t. This is a generalized Reed-Solomon code (I. S. Reed, G. Solomon, "Polynomial codes over
-certain finite fields", Journal of the SIAM 8, 1960): any 2 t columns of H are a Vandermonde matrix
-with columns times factors, so independent, as all x_i differ. Hence any
-2 t wrong words change some sum, and any e wrong words and f erased ones with 2 e + f <= 2 t are
-repaired, always; no code with as many checks can do more (the Singleton bound).
+S_j = sum_i w_i u_i x_i^j for j < 2 t. This is a generalized Reed-Solomon code (I. S. Reed,
+G. Solomon, "Polynomial codes over certain finite fields", Journal of the SIAM 8, 1960): any 2 t
+columns of H are those of a Vandermonde matrix times factors, so independent, as all x_i differ.
+Hence any 2 t wrong words change some sum, and any e wrong words and f erased ones with
+2 e + f <= 2 t are repaired, always; no code with as many checks can do more (the Singleton bound).
 
 p is above 2^32, so that every word is its own residue, and 2^13 divides p - 1, so that sums come
 from Fourier transforms: words are taken in tiles of B rows of 8, and the word in tile s, row c,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from parimend.arguments import require
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
@@ -216,6 +217,7 @@ def guard_(
         ()
         >>> guards.remove()
     """
+    require(model, "model", "a torch.nn.Module", nn.Module)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise GuardError(f"k must be a positive integer, not {k!r}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from parimend.arguments import require
 from parimend.carriers import Chosen, Request, Sidecar, choose
 from parimend.carriers.base import outcome_of, write_finding
 from parimend.errors import DamageError, SpecError
@@ -62,6 +63,7 @@ class Healing(Removable):
             raise SpecError(f"gradient_factor must be more than 1, not {gradient_factor}")
         self.steps = 0
         self.events: list[Event] = []
+        require(model, "model", "a torch.nn.Module", torch.nn.Module)
         self._model, self._optimizers = unwrapped(model), list(optimizers)
         require_ready(dict(self._model.named_parameters()))
         self._errors, self._on_event = errors, on_event

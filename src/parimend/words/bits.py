@@ -82,21 +82,6 @@ def words_of(data: NDArray[Any] | Buffer) -> NDArray[np.uint32]:
     return np.require(flat.view(np.uint32), requirements=["A"])
 
 
-def elements_in(word: int, size: int, count: int) -> range:
-    """The elements that a word overlaps: several small ones, or one that it is a part of.
-
-    Args:
-        word: its index.
-        size: bytes per element.
-        count: number of elements; what lies beyond them is padding.
-
-    >>> elements_in(1, 1, 6), elements_in(3, 8, 2), elements_in(2, 2, 4)
-    (range(4, 6), range(1, 2), range(4, 4))
-    """
-    stop = min(-(-(word + 1) * WORD // size), count)
-    return range(min(word * WORD // size, stop), stop)
-
-
 def _require_little_endian() -> None:
     if sys.byteorder != "little":
         raise WordError("bit patterns are read in place, which needs a little-endian machine")
