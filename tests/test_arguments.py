@@ -9,6 +9,7 @@ from parimend.errors import ParimendError, SpecError
 
 MODEL = torch.nn.Linear(40, 30)
 SEAL = pm.protect_(MODEL, errors=3)
+SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ SEAL = pm.protect_(MODEL, errors=3)
         (lambda: pm.save_file({}, "a", None), "errors must be a whole number"),
         (lambda: pm.verify(SEAL), "path must be the path of a file, not a Seal"),
         (lambda: pm.Seal.load(0), "path must be the path of a file, not an int: 0"),
-        (lambda: pm.heal_({}, torch.optim.SGD(MODEL.parameters(), 0.1)), "model must be a torch.nn.Module, not a dict"),
+        (lambda: pm.heal_({}, SGD), "model must be a torch.nn.Module, not a dict"),
         (lambda: pm.guard_(None), "model must be a torch.nn.Module, not a NoneType"),
         (lambda: pm.protect_(MODEL, 3, only=True), "only must be a shell pattern or a list"),
         (lambda: pm.plan(MODEL, 3, only=[3]), "only must be a shell pattern .*, not an int: 3"),
