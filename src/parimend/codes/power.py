@@ -37,10 +37,11 @@ from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import on as kernel_on
+from parimend.kernels import points_numba
 from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
 
-LANES = kernels.LANES
+LANES = points_numba.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
 """Largest t."""
 MAX_WORDS = PRIME - 1 - LANES * LANES * kernels.SIZES[-1]
@@ -169,12 +170,12 @@ class PowerSums(SumsCode):
         g, B = self.generator, self.rows
         backwards, root = pow(g, -1, PRIME), pow(g, (PRIME - 1) // B, PRIME)
         where = np.ascontiguousarray(positions, np.int64)
-        return kernels.points_of(where, B, element(backwards), element(root))
+        return points_numba.points_of(where, B, element(backwards), element(root))
 
     def factors(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """u_i of words, (k,) uint64 residues."""
         where = np.ascontiguousarray(positions, np.int64)
-        return kernels.factors_of(where, self.points(where), self.tile, np.uint64(self.key))
+        return points_numba.factors_of(where, self.points(where), self.tile, np.uint64(self.key))
 
     @cached_property
     def key(self) -> int:
@@ -295,8 +296,10 @@ class PowerSums(SumsCode):
         if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
             raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
         total = self.zeros()
-        weighted = kernels.products((values % PRIME).astype(np.uint64), self.factors(positions))
-        kernels.add_powers(self.points(positions), weighted.astype(np.float64), total)
+        weighted = points_numba.products(
+            (values % PRIME).astype(np.uint64), self.factors(positions)
+        )
+        points_numba.add_powers(self.points(positions), weighted.astype(np.float64), total)
         return total
 
     def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 
 PRIME = (1 << 32) + 24_577
 _INVERSE = 1.0 / PRIME
+INTEGER_PRIME = np.uint64(PRIME)
 
 
 def element(x: int) -> float:
@@ -92,3 +93,10 @@ def power(a, exponent):
 def inverse(a):
     """1 / a modulo p, by Fermat."""
     return power(a, PRIME - 2)
+
+
+@nb.njit(inline="always")
+def multiply_integers(a, b):
+    """a b modulo p, in integers: a of 33 bits, b in halves."""
+    high, low = b >> np.uint64(17), b & np.uint64((1 << 17) - 1)
+    return (((a * high) % INTEGER_PRIME << np.uint64(17)) + a * low) % INTEGER_PRIME

@@ -17,12 +17,16 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from parimend.hashing import word as random_word
-from parimend.kernels.field_numba import PRIME, centered, multiply, power, reduced, residue
-
-LANES = 8
-"""Words in a row of a tile."""
-_INTEGER_PRIME = np.uint64(PRIME)
+from parimend.kernels.field_numba import (
+    INTEGER_PRIME,
+    PRIME,
+    centered,
+    multiply,
+    multiply_integers,
+    reduced,
+    residue,
+)
+from parimend.kernels.points_numba import LANES
 
 
 def _butterfly(radix, first, last):
@@ -332,13 +336,6 @@ def add_tiles(
         _add_whole(words, factor, quotient, B, *flat)
 
 
-@nb.njit(inline="always")
-def _times(a, b):
-    """a b modulo p, in integers: a of 33 bits, b in halves."""
-    high, low = b >> np.uint64(17), b & np.uint64((1 << 17) - 1)
-    return (((a * high) % _INTEGER_PRIME << np.uint64(17)) + a * low) % _INTEGER_PRIME
-
-
 @nb.njit(cache=True, nogil=True)
 def add_tiles_in_integers(words, factor, rows, root, total, turn):
     """The same as `add_tiles` for processors that cannot fuse a product and a sum.
@@ -351,7 +348,7 @@ def add_tiles_in_integers(words, factor, rows, root, total, turn):
         for i in range(B):
             for lane in range(LANES):
                 at = i * LANES + lane
-                rows[i, lane] = _times(np.uint64(words[base + at]), factor[at])
+                rows[i, lane] = multiply_integers(np.uint64(words[base + at]), factor[at])
         half = B >> 1
         while half:
             for s in range(0, B, 2 * half):
@@ -359,13 +356,15 @@ def add_tiles_in_integers(words, factor, rows, root, total, turn):
                     twiddle = root[half + m]
                     for lane in range(LANES):
                         x, y = rows[s + m, lane], rows[s + m + half, lane]
-                        rows[s + m, lane] = (x + y) % _INTEGER_PRIME
-                        difference = (x + _INTEGER_PRIME - y) % _INTEGER_PRIME
-                        rows[s + m + half, lane] = _times(difference, twiddle)
+                        rows[s + m, lane] = (x + y) % INTEGER_PRIME
+                        difference = (x + INTEGER_PRIME - y) % INTEGER_PRIME
+                        rows[s + m + half, lane] = multiply_integers(difference, twiddle)
             half >>= 1
         for i in range(B):
             for lane in range(LANES):
-                total[i, lane] = (_times(total[i, lane], turn[i]) + rows[i, lane]) % _INTEGER_PRIME
+                total[i, lane] = (
+                    multiply_integers(total[i, lane], turn[i]) + rows[i, lane]
+                ) % INTEGER_PRIME
 
 
 @nb.njit(cache=True, nogil=True)
@@ -391,76 +390,4 @@ def collect(total, place, step, shift, sums):
             lanes[lane] = multiply(lanes[lane], factors[lane])
         value = multiply(centered(value), moved)
         moved = multiply(moved, shift)
-        sums[j] = (sums[j] + residue(value)) % _INTEGER_PRIME
-
-
-@nb.njit(cache=True, nogil=True)
-def add_powers(points, values, sums):
-    """Add values times powers of points to ``sums``, (2 t,) uint64; points, values: float64."""
-    count = sums.size
-    total = np.zeros(count)
-    for i in range(points.size):
-        x, v = points[i], values[i]
-        for j in range(count):
-            total[j] = centered(total[j] + v)
-            v = multiply(v, x)
-    for j in range(count):
-        sums[j] = (sums[j] + residue(total[j])) % _INTEGER_PRIME
-
-
-@nb.njit(cache=True, nogil=True)
-def points_of(positions, rows, backwards, root):
-    """The points of words, (k,) float64, closest to zero: g^-(8 s + l) w^c for the word in tile s,
-    row c and lane l; ``backwards`` is 1 / g, ``root`` is w.
-    """
-    out = np.empty(positions.size)
-    for k in range(positions.size):
-        row, lane = positions[k] // LANES, positions[k] % LANES
-        along = power(backwards, row // rows * LANES + lane)
-        out[k] = centered(multiply(along, power(root, row % rows)))
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
-def factors_of(positions, points, tile, key):
-    """The factors of words with these points, (k,) uint64: x_i times a random residue that is not
-    zero, one for every place in a tile of ``tile`` words; ``key`` is that of the random stream.
-    """
-    out = np.empty(positions.size, np.uint64)
-    for k in range(positions.size):
-        drawn = random_word(key, np.uint64(positions[k] % tile))
-        out[k] = _times(drawn % (_INTEGER_PRIME - np.uint64(1)) + np.uint64(1), residue(points[k]))
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
-def products(a, b):
-    """a b modulo p, element by element, for residues as uint64."""
-    out = np.empty(a.size, np.uint64)
-    for k in range(a.size):
-        out[k] = _times(a[k], b[k])
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
-def powers_of(points, count):
-    """x^j of every point, for j below ``count``: (k, count) int64 residues; points: float64."""
-    out = np.empty((points.size, count), np.int64)
-    for k in range(points.size):
-        value = 1.0
-        x = centered(points[k])
-        for j in range(count):
-            out[k, j] = np.int64(residue(value))
-            value = multiply(value, x)
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
-def shifted(sums, shift):
-    """Sums of words that lie further on: S_j shift^(j + 1), (count,) uint64; sums: residues."""
-    out = np.empty(sums.size, np.uint64)
-    factor = shift
-    for j in range(sums.size):
-        out[j] = residue(multiply(centered(np.float64(sums[j])), factor))
-        factor = multiply(factor, shift)
-    return out
+        sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME

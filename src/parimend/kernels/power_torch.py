@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.kernels.field_numba import PRIME, element
-from parimend.kernels.power_numba import LANES, factors_of, points_of, powers_of, shifted
+from parimend.kernels.points_numba import LANES, factors_of, points_of, powers_of, shifted
 
 _BLOCK = 1 << 12  # words, or a whole tile
 _PIECE = 1 << 21  # words that are looked at together: 80 MB of memory
