@@ -79,7 +79,7 @@ def test_missing_and_broken_idx_files_are_named(tmp_path):
     ("file", "data", "message"),
     [
         ("t10k-labels-idx1-ubyte.gz", b"\x1f\x8b\x08 no gzip", "no gzip file"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(99))[:-12], "truncated"),
+        ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(99), mtime=0)[:-12], "truncated"),
         ("t10k-images-idx3-ubyte", b"", "no IDX file"),
         ("t10k-images-idx3-ubyte", idx(np.zeros(784, np.uint8)), "in 3 dimensions"),
         ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8)), "3 classes for 2 pictures"),
