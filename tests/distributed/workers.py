@@ -27,6 +27,7 @@ def run(rank, name, rendezvous):
     )
     try:
         globals()[name](rank)
+        dist.barrier()  # who leaves first takes the connections of the other with it
     finally:
         dist.destroy_process_group()
 
