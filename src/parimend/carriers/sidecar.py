@@ -59,11 +59,10 @@ class Sidecar(Carrier):
         return Sealing(tuple(words))
 
     def find(self, sealed: CheckedWord, tensors: Tensors) -> Finding:
+        if self.intact(sealed, tensors):
+            return Finding(Verdict.CLEAN)
         code = sealed.code
         assert isinstance(code, SumsCode)
-        few = sums(code, sealed.word, tensors, few=True)
-        if np.array_equal(few, code.few(sealed.target)):
-            return Finding(Verdict.CLEAN)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)

@@ -14,7 +14,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from parimend.kernels.field_numba import (
@@ -37,29 +37,14 @@ def _butterfly(radix, first, last):
     """
 
     @intrinsic
-    def step(
-        typing,
-        words,
-        factor,
-        quotient,
-        base,
-        rows,
-        at,
-        stride,
-        k,
-        root,
-        ratio,
-        total,
-        turn,
-        turn_ratio,
-    ):
+    def step(typing, arrays, base, at, stride, k):
         def generate(context, builder, signature, args):
-            def array(i):
-                return context.make_array(signature.args[i])(context, builder, args[i]).data
-
-            words, factor, quotient, rows = array(0), array(1), array(2), array(4)
-            root, ratio, total, turn, turn_ratio = (array(i) for i in range(8, 13))
-            base, at, stride, k = args[3], args[5], args[6], args[7]
+            kinds, given = signature.args[0].types, cgutils.unpack_tuple(builder, args[0])
+            words, factor, quotient, rows, root, ratio, total, turn, turn_ratio = (
+                context.make_array(kind)(context, builder, array).data
+                for kind, array in zip(kinds, given, strict=True)
+            )
+            base, at, stride, k = args[1:]
             i32, i64 = ir.IntType(32), ir.IntType(64)
             wide = ir.VectorType(ir.DoubleType(), LANES)
             narrow = ir.VectorType(i32, LANES)
@@ -117,10 +102,7 @@ def _butterfly(radix, first, last):
                 builder.store(new, place(target, row, wide), align=8)
             return context.get_dummy_value()
 
-        arguments = (
-            words, factor, quotient, base, rows, at, stride, k, root, ratio, total, turn, turn_ratio
-        )  # fmt: skip
-        return types.void(*arguments), generate
+        return types.void(arrays, base, at, stride, k), generate
 
     return step
 
@@ -139,156 +121,49 @@ _last_16 = _butterfly(16, False, True)
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_whole(words, factor, quotient, radix, rows, root, ratio, total, turn, turn_ratio):
-    """Tiles of up to 16 rows, in one pass."""
+def _add_whole(arrays, radix):
+    """Tiles of up to 16 rows, in one pass; ``arrays`` are those of `add_tiles`, all flat."""
     size = radix * LANES
-    for base in range(0, words.size - size + 1, size):
+    for base in range(0, arrays[0].size - size + 1, size):
         if radix == 2:
-            _whole_2(
-                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
-            )
+            _whole_2(arrays, base, 0, 1, 0)
         elif radix == 4:
-            _whole_4(
-                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
-            )
+            _whole_4(arrays, base, 0, 1, 0)
         elif radix == 8:
-            _whole_8(
-                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
-            )
+            _whole_8(arrays, base, 0, 1, 0)
         else:
-            _whole_16(
-                words, factor, quotient, base, rows, 0, 1, 0, root, ratio, total, turn, turn_ratio
-            )
+            _whole_16(arrays, base, 0, 1, 0)
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_passes(words, factor, quotient, radices, rows, root, ratio, total, turn, turn_ratio):
+def _add_passes(arrays, radices):
     """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
     a, b, c = radices
     count = a * b * c
     size = count * LANES
-    for base in range(0, words.size - size + 1, size):
+    for base in range(0, arrays[0].size - size + 1, size):
         stride = count // a
         for k in range(stride):
             at = base + k * LANES
             if a == 4:
-                _first_4(
-                    words,
-                    factor,
-                    quotient,
-                    at,
-                    rows,
-                    k,
-                    stride,
-                    k,
-                    root,
-                    ratio,
-                    total,
-                    turn,
-                    turn_ratio,
-                )
+                _first_4(arrays, at, k, stride, k)
             elif a == 8:
-                _first_8(
-                    words,
-                    factor,
-                    quotient,
-                    at,
-                    rows,
-                    k,
-                    stride,
-                    k,
-                    root,
-                    ratio,
-                    total,
-                    turn,
-                    turn_ratio,
-                )
+                _first_8(arrays, at, k, stride, k)
             else:
-                _first_16(
-                    words,
-                    factor,
-                    quotient,
-                    at,
-                    rows,
-                    k,
-                    stride,
-                    k,
-                    root,
-                    ratio,
-                    total,
-                    turn,
-                    turn_ratio,
-                )
+                _first_16(arrays, at, k, stride, k)
         if b > 1:
             inner = stride // b
             for start in range(0, count, stride):
                 for k in range(inner):
-                    at = start + k
                     if b == 8:
-                        _middle_8(
-                            words,
-                            factor,
-                            quotient,
-                            0,
-                            rows,
-                            at,
-                            inner,
-                            k,
-                            root,
-                            ratio,
-                            total,
-                            turn,
-                            turn_ratio,
-                        )
+                        _middle_8(arrays, 0, start + k, inner, k)
                     else:
-                        _middle_16(
-                            words,
-                            factor,
-                            quotient,
-                            0,
-                            rows,
-                            at,
-                            inner,
-                            k,
-                            root,
-                            ratio,
-                            total,
-                            turn,
-                            turn_ratio,
-                        )
+                        _middle_16(arrays, 0, start + k, inner, k)
         for start in range(0, count, c):
             if c == 8:
-                _last_8(
-                    words,
-                    factor,
-                    quotient,
-                    0,
-                    rows,
-                    start,
-                    1,
-                    0,
-                    root,
-                    ratio,
-                    total,
-                    turn,
-                    turn_ratio,
-                )
+                _last_8(arrays, 0, start, 1, 0)
             else:
-                _last_16(
-                    words,
-                    factor,
-                    quotient,
-                    0,
-                    rows,
-                    start,
-                    1,
-                    0,
-                    root,
-                    ratio,
-                    total,
-                    turn,
-                    turn_ratio,
-                )
+                _last_16(arrays, 0, start, 1, 0)
 
 
 _RADICES = {
@@ -330,10 +205,11 @@ def add_tiles(
     """
     B = len(rows)
     flat = rows.reshape(-1), root, ratio, total.reshape(-1), turn, turn_ratio
+    arrays = words, factor, quotient, *flat
     if B in _RADICES:
-        _add_passes(words, factor, quotient, _RADICES[B], *flat)
+        _add_passes(arrays, _RADICES[B])
     else:
-        _add_whole(words, factor, quotient, B, *flat)
+        _add_whole(arrays, B)
 
 
 @nb.njit(cache=True, nogil=True)
