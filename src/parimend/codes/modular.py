@@ -32,7 +32,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import residues
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
@@ -156,17 +155,15 @@ class Modular(SumsCode):
     def prime(self) -> int:
         return PRIME
 
-    def zeros(self, few: bool = False) -> Sums:
-        """(2, bands, Z) uint64; few are those of one band. One or two wrong words always show in
-        it; so do more, but for a chance below 2^-32 that they cancel in both sums of a bucket.
-        """
-        return self._zeros(1 if few else self.bands)
+    @property
+    def few_shape(self) -> tuple[int, ...]:
+        return (2, 1, self.size)
 
     def few(self, sums: Sums) -> Sums:
+        """The sums of one band. One or two wrong words always show in it; so do more, but for a
+        chance below 2^-32 that they cancel in both sums of a bucket.
+        """
         return sums[:, :1]
-
-    def _zeros(self, bands: int) -> Sums:
-        return np.zeros((2, bands, self.size), np.uint64)
 
     def accumulate(
         self,
@@ -204,7 +201,7 @@ class Modular(SumsCode):
             >>> bool((sums == code.syndrome(words)).all())
             True
         """
-        sums = self._checked(sums, like=sums)
+        self._checked(sums, self._shape_of(sums))
         self._require_words(words, start, GROUP)
         if threads < 1:
             raise SpecError(f"threads must be at least 1, not {threads}")
@@ -245,7 +242,7 @@ class Modular(SumsCode):
         room = np.empty(2 * bands * phases * row + 7, np.uint64)
         skip = -room.ctypes.data // 8 % 8  # to a multiple of 64 bytes
         partial = room[skip : skip + room.size - 7]
-        total = self._zeros(bands)
+        total = np.zeros((2, bands, self.size), np.uint64)
         shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
         for a in range(0, words.size // GROUP, kernels.MAX_GROUPS):
             part = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
@@ -269,54 +266,13 @@ class Modular(SumsCode):
         Raises:
             SpecError: if the shapes do not fit or a position is out of range.
         """
-        positions, values = np.asarray(positions, np.int64), np.asarray(values, np.int64)
-        if positions.ndim != 1 or positions.shape != values.shape:
-            raise SpecError(f"{positions.shape} positions do not go with {values.shape} values")
-        if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
-            raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
+        positions, residues = self._damage(positions, values)
         total = self.zeros()
-        kernels.add_words(positions, (values % PRIME).astype(np.uint64), self.key, total)
+        kernels.add_words(positions, residues, self.key, total)
         return total
 
-    def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """a + b modulo p, for sums of this code, of the same bands."""
-        return (self._checked(a, like=a) + self._checked(b, like=a)) % np.uint64(PRIME)
-
-    def subtract(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """a - b modulo p: with the sums of what was received and of the original, what changed."""
-        return (self._checked(a) + (np.uint64(PRIME) - self._checked(b))) % np.uint64(PRIME)
-
-    def pack(self, target: NDArray[np.uint64]) -> bytes:
-        """Sums as bytes, 33 bits each: all S0, then all S1, band by band; see
-        `parimend.codes.residues`.
-        """
-        return residues.pack(self._checked(target))
-
-    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
-        """The inverse of `pack`.
-
-        Raises:
-            SealError: if the length is not that of this code, or a value cannot be one of its sums.
-        """
-        return residues.unpack(data, 2 * self.m, PRIME).reshape(self.syndrome_shape)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Length of what `pack` returns."""
-        return residues.packed_size(2 * self.m)
-
-    def _checked(
-        self, sums: NDArray[np.uint64], like: NDArray[np.uint64] | None = None
-    ) -> NDArray[np.uint64]:
-        """The sums, if they are of all bands; or of as many first ones as ``like``."""
-        shape = self.syndrome_shape
-        if like is not None and like.ndim == 3 and 1 <= like.shape[1] <= self.bands:
-            shape = (2, like.shape[1], self.size)
-        if sums.shape != shape or sums.dtype != np.uint64:
-            raise SpecError(
-                f"sums of this code have shape {shape} and dtype uint64, not "
-                f"{sums.shape} and {sums.dtype}"
-            )
-        if sums.max() >= PRIME:
-            raise SpecError("sums of this code are residues, below 2^32 + 15")
-        return sums
+    def _shape_of(self, sums: Sums) -> tuple[int, ...]:
+        """Sums may be those of any number of first bands."""
+        if sums.ndim == 3 and 1 <= sums.shape[1] <= self.bands:
+            return (2, sums.shape[1], self.size)
+        return self.syndrome_shape

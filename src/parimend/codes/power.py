@@ -32,7 +32,6 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import residues
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
@@ -192,8 +191,9 @@ class PowerSums(SumsCode):
     def prime(self) -> int:
         return PRIME
 
-    def zeros(self, few: bool = False) -> Sums:
-        return np.zeros(self.m, np.uint64)
+    @property
+    def few_shape(self) -> tuple[int, ...]:
+        return self.syndrome_shape
 
     def few(self, sums: Sums) -> Sums:
         return sums
@@ -225,7 +225,7 @@ class PowerSums(SumsCode):
             >>> bool((sums == code.syndrome(words)).all())
             True
         """
-        self._check(sums)
+        self._checked(sums)
         self._require_words(words, start, LANES)
         first, skipped = divmod(start, self.tile)
         head = min(-skipped % self.tile, words.size)
@@ -241,7 +241,7 @@ class PowerSums(SumsCode):
         return sums
 
     def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
-        self._check(sums)
+        self._checked(sums)
         if start < 0 or start % LANES:
             raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
         there = kernel_on("power", elements.device.type)
@@ -290,49 +290,8 @@ class PowerSums(SumsCode):
         Raises:
             SpecError: if the shapes do not fit or a position is out of range.
         """
-        positions, values = np.asarray(positions, np.int64), np.asarray(values, np.int64)
-        if positions.ndim != 1 or positions.shape != values.shape:
-            raise SpecError(f"{positions.shape} positions do not go with {values.shape} values")
-        if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
-            raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
+        positions, residues = self._damage(positions, values)
         total = self.zeros()
-        weighted = points_numba.products(
-            (values % PRIME).astype(np.uint64), self.factors(positions)
-        )
+        weighted = points_numba.products(residues, self.factors(positions))
         points_numba.add_powers(self.points(positions), weighted.astype(np.float64), total)
         return total
-
-    def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """a + b modulo p."""
-        return (self._check(a) + self._check(b)) % np.uint64(PRIME)
-
-    def subtract(self, a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """a - b modulo p: with the sums of what was received and of the original, what changed."""
-        return (self._check(a) + (np.uint64(PRIME) - self._check(b))) % np.uint64(PRIME)
-
-    def pack(self, target: NDArray[np.uint64]) -> bytes:
-        """Sums as bytes, 33 bits each; see `parimend.codes.residues`."""
-        return residues.pack(self._check(target))
-
-    def unpack(self, data: bytes | memoryview) -> NDArray[np.uint64]:
-        """The inverse of `pack`.
-
-        Raises:
-            SealError: if the length is not that of this code, or a value cannot be one of its sums.
-        """
-        return residues.unpack(data, self.m, PRIME)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Length of what `pack` returns."""
-        return residues.packed_size(self.m)
-
-    def _check(self, sums: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        if sums.shape != (self.m,) or sums.dtype != np.uint64:
-            raise SpecError(
-                f"sums of this code have shape ({self.m},) and dtype uint64, not {sums.shape} and "
-                f"{sums.dtype}"
-            )
-        if sums.max() >= PRIME:
-            raise SpecError(f"sums of this code are residues, below {PRIME}")
-        return sums

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import residues
 from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
 from parimend.codes.sums import Sums, SumsCode
@@ -53,8 +52,7 @@ class Screened(SumsCode):
         first = self.first
         if isinstance(first, bool) or not isinstance(first, int) or not 2 <= first < self.m:
             raise SpecError(f"first must be a number of sums below m={self.m}, not {first!r}")
-        for part in self.parts:  # raises
-            assert part.n == self.n
+        _ = self.parts  # raises
 
     @cached_property
     def parts(self) -> tuple[PowerSums, PowerSums]:
@@ -81,8 +79,9 @@ class Screened(SumsCode):
         first, others = (part.column(i)[1] for part in self.parts)
         return np.arange(self.m), np.concatenate([first, others])
 
-    def zeros(self, few: bool = False) -> Sums:
-        return np.zeros(self.first if few else self.m, np.uint64)
+    @property
+    def few_shape(self) -> tuple[int, ...]:
+        return (self.first,)
 
     def few(self, sums: Sums) -> Sums:
         return self.split(sums)[0]
@@ -101,30 +100,9 @@ class Screened(SumsCode):
         """The syndrome of a few words, all others being zero; see `PowerSums.sums_of`."""
         return np.concatenate([part.sums_of(positions, values) for part in self.parts])
 
-    def add(self, a: Sums, b: Sums) -> Sums:
-        return (a + b) % np.uint64(PRIME)
-
-    def subtract(self, a: Sums, b: Sums) -> Sums:
-        return (a + (np.uint64(PRIME) - b)) % np.uint64(PRIME)
-
-    def pack(self, target: Sums) -> bytes:
-        return residues.pack(target)
-
-    def unpack(self, data: bytes | memoryview) -> Sums:
-        return residues.unpack(data, self.m, PRIME)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Length of what `pack` returns."""
-        return residues.packed_size(self.m)
-
     def _given(self, sums: Sums) -> list[tuple[PowerSums, Sums]]:
         """The parts that sums are given of, and their own."""
-        if sums.dtype != np.uint64 or sums.shape not in ((self.m,), (self.first,)):
-            raise SpecError(
-                f"sums of this code are ({self.m},) or ({self.first},) uint64, not {sums.shape} "
-                f"{sums.dtype}"
-            )
+        self._checked(sums, self._shape_of(sums))
         return [
             (p, mine) for p, mine in zip(self.parts, self.split(sums), strict=True) if mine.size
         ]

@@ -5,12 +5,14 @@ A few of the sums say whether anything is wrong, all of them say what.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes import residues
 from parimend.codes.base import Code
 from parimend.errors import SpecError
 from parimend.words.bits import WORD
@@ -30,9 +32,14 @@ class SumsCode(Code):
     def prime(self) -> int:
         """What damage is told modulo; see `restore`."""
 
+    @property
     @abstractmethod
+    def few_shape(self) -> tuple[int, ...]:
+        """Shape of what `few` gives."""
+
     def zeros(self, few: bool = False) -> Sums:
         """The sums of no words, to start `accumulate` with; all, or those of `few`."""
+        return np.zeros(self.few_shape if few else self.syndrome_shape, np.uint64)
 
     @abstractmethod
     def few(self, sums: Sums) -> Sums:
@@ -62,13 +69,33 @@ class SumsCode(Code):
             start: index of the first word, a multiple of 16.
         """
 
-    @abstractmethod
     def add(self, a: Sums, b: Sums) -> Sums:
         """a + b, for sums of different words: both all, or both few."""
+        shape = self._shape_of(a)
+        return (self._checked(a, shape) + self._checked(b, shape)) % np.uint64(self.prime)
 
-    @abstractmethod
     def subtract(self, a: Sums, b: Sums) -> Sums:
         """a - b: with the sums of what was received and of the original, what changed."""
+        negative = np.uint64(self.prime) - self._checked(b)
+        return (self._checked(a) + negative) % np.uint64(self.prime)
+
+    def pack(self, target: Sums) -> bytes:
+        """All sums as bytes, 33 bits each; see `parimend.codes.residues`."""
+        return residues.pack(self._checked(target))
+
+    def unpack(self, data: bytes | memoryview) -> Sums:
+        """The inverse of `pack`.
+
+        Raises:
+            SealError: if the length is not that of this code, or a value cannot be one of its sums.
+        """
+        count = math.prod(self.syndrome_shape)
+        return residues.unpack(data, count, self.prime).reshape(self.syndrome_shape)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Length of what `pack` returns."""
+        return residues.packed_size(math.prod(self.syndrome_shape))
 
     def _require_words(self, words: NDArray[Any], start: int, step: int) -> None:
         """Refuse what cannot be a part of the words, which begins at a multiple of ``step``."""
@@ -79,6 +106,31 @@ class SumsCode(Code):
                 f"{words.size} words from {start}: the start must be a multiple of {step} and the "
                 f"end at most n={self.n}"
             )
+
+    def _shape_of(self, sums: Sums) -> tuple[int, ...]:
+        """The shape that these sums have to have: that of few, if they are few, or that of all."""
+        return self.few_shape if sums.shape == self.few_shape else self.syndrome_shape
+
+    def _checked(self, sums: Sums, shape: tuple[int, ...] | None = None) -> Sums:
+        """The sums, if they are residues of this shape; by default that of all."""
+        shape = shape or self.syndrome_shape
+        if sums.shape != shape or sums.dtype != np.uint64:
+            raise SpecError(
+                f"sums of this code have shape {shape} and dtype uint64, not {sums.shape} and "
+                f"{sums.dtype}"
+            )
+        if sums.max() >= self.prime:
+            raise SpecError(f"sums of this code are residues, below 2^32 + {self.prime - 2**32}")
+        return sums
+
+    def _damage(self, positions: Any, values: Any) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Positions of words, and what they change by as residues."""
+        positions, values = np.asarray(positions, np.int64), np.asarray(values, np.int64)
+        if positions.ndim != 1 or positions.shape != values.shape:
+            raise SpecError(f"{positions.shape} positions do not go with {values.shape} values")
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.n:
+            raise SpecError(f"positions must lie in 0 .. {self.n - 1}")
+        return positions, (values % self.prime).astype(np.uint64)
 
     def _syndrome(self, word: NDArray[np.uint32]) -> Sums:
         return self.accumulate(self.zeros(), word)
