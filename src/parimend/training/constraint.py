@@ -35,8 +35,8 @@ from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
     on_steps_of_others,
-    parameters_of,
     several,
+    stepped_by,
     uncompiled,
 )
 from parimend.training.outliers import Outliers, put_back_
@@ -135,8 +135,7 @@ class Constraint(Removable):
         """Tell of weights that are trained, and not projected after it."""
         if self._within:
             return  # one that works inside ours
-        theirs = {id(parameter) for parameter in parameters_of([optimizer])}
-        taken = {n for n, each in self._parameters.items() if id(each) in theirs} - self._others
+        taken = stepped_by(optimizer, self._parameters.items()) - self._others
         if taken:
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"

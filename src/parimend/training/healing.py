@@ -32,6 +32,7 @@ from parimend.training.hooks import (
     parameters_of,
     require_ready,
     several,
+    stepped_by,
     uncompiled,
 )
 from parimend.training.scale import Scale
@@ -217,9 +218,7 @@ class Healing(Removable):
         """Leave alone what another optimizer steps: its work is no damage."""
         if self._within:
             return  # one that works inside ours
-        theirs = {id(parameter) for parameter in parameters_of([optimizer])}
-        named = self._model.named_parameters()
-        taken = {name for name, each in named if id(each) in theirs} - self._others
+        taken = stepped_by(optimizer, self._model.named_parameters()) - self._others
         if not taken:
             return
         self.check_()

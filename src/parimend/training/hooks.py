@@ -59,6 +59,14 @@ def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[torch.Ten
     return [parameter for group in groups for parameter in group["params"]]
 
 
+def stepped_by(
+    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, torch.Tensor]]
+) -> set[str]:
+    """The names of those parameters that an optimizer steps."""
+    theirs = {id(parameter) for parameter in parameters_of([optimizer])}
+    return {name for name, each in named if id(each) in theirs}
+
+
 def on_steps_of_others(
     ours: Sequence[torch.optim.Optimizer], call: Callable[[torch.optim.Optimizer], None]
 ) -> Any:
