@@ -1,0 +1,237 @@
+"""How probable it is that an environment does more damage than can be repaired.
+
+Every word is checked and repaired once in every interval. A word is lost if more is wrong in it than
+its budget when it is checked; then the weights have to come from somewhere else. Events of more words
+than the budget are a term of their own: checking more often does not make them rarer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.record import Record
+from parimend.risk.environment import DAYS, Environment
+from parimend.risk.events import Events
+
+SHORTEST, LONGEST = 1e-6, 3652.5
+"""Days between two checks that are considered: a tenth of a second, and ten years."""
+
+_HOURS = 24 * DAYS
+_NEARLY = 1.0 - 1e-16
+_STEPS = 44  # of a bisection
+_MOST_HARD = 512
+"""Cells that fail for good are counted up to here; a word with more is called lost."""
+
+
+class Exposed(NamedTuple):
+    """A protected word as an environment sees it.
+
+    Attributes:
+        bits: of the word.
+        failing: (t + 1,): with which probability e wrong words in it are not repaired, at most, not
+            decreasing; more than t never are. See `parimend.codes.promise.Promise.failing`.
+        noticed: any so many wrong words are noticed, always.
+        missed: probability that more than that are not.
+        erasures: whether words that are known to fail cost half of what others do.
+    """
+
+    bits: float
+    failing: NDArray[np.float64]
+    noticed: int = 0
+    missed: float = 0.0
+    erasures: bool = False
+
+    @property
+    def errors(self) -> int:
+        """The budget."""
+        return len(self.failing) - 1
+
+
+@dataclass(frozen=True, repr=False)
+class Risk(Record):
+    """What a protection leaves.
+
+    Attributes:
+        interval: days between two checks.
+        years: for which the probabilities hold.
+        events: expected in a year, in all words.
+        repairs: expected in a year: words that are found damaged and put right.
+        unrepaired: probability that some damage is not repaired.
+        wrong: probability that some damage is not even noticed.
+        large: part of ``unrepaired`` that is due to single events of more words than a budget; no
+            interval removes it.
+        hard: part of ``unrepaired`` that is due to cells that fail for good.
+        fit: unrepaired events in 10^9 hours.
+        coverage: share of the events that are noticed (ISO 26262 calls it diagnostic coverage).
+    """
+
+    interval: float
+    years: float
+    events: float
+    repairs: float
+    unrepaired: float
+    wrong: float
+    large: float
+    hard: float
+    fit: float
+    coverage: float
+
+
+def lost(word: Exposed, where: Environment, days: float) -> float:
+    """Probability that a word that was right is beyond repair after so many days, from above.
+
+    Example:
+        >>> word = Exposed(bits=1e9, failing=np.zeros(5))
+        >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
+        '3.66e-03'
+    """
+    exactly, more = where.events.tails(where.expected(word.bits, days), word.errors)
+    return min(1.0, float(exactly @ word.failing) + float(more[-1]))
+
+
+def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
+    """What is left of an environment's damage.
+
+    Args:
+        words: that are protected.
+        where: they are.
+        interval: days between two checks of each.
+        years: of service.
+
+    Example:
+        >>> word = Exposed(bits=1e9, failing=np.zeros(5))
+        >>> it = risk([word], Environment("mine", rate=1e-10), interval=1)
+        >>> f"{it.unrepaired:.2e} a year, {it.fit:.3g} FIT"
+        '2.80e-05 a year, 3.19 FIT'
+    """
+    checks, yearly = years * DAYS / interval, DAYS / interval
+    soft = joint = 0.0  # logarithms of the probability that nothing is lost
+    repairs = events = missed = large = 0.0
+    for word in words:
+        chance = min(lost(word, where, interval), _NEARLY)
+        soft += checks * math.log1p(-chance)
+        joint += _kept(word, where, interval, checks, chance)
+        expected = where.expected(word.bits, interval)
+        events += expected
+        repairs += max(0.0, -math.expm1(-expected) - chance)
+        if word.missed:
+            missed += word.missed * float(where.events.tails(expected, word.noticed).more[-1])
+        large += expected * where.events.beyond(word.errors)
+    unrepaired = -math.expm1(joint)
+    return Risk(
+        interval=interval,
+        years=years,
+        events=events * yearly,
+        repairs=repairs * yearly,
+        unrepaired=unrepaired,
+        wrong=-math.expm1(-missed * checks),
+        large=-math.expm1(-large * checks),
+        hard=max(0.0, unrepaired + math.expm1(soft)),
+        fit=-joint / (years * _HOURS) * 1e9,
+        coverage=1.0 - missed / events if events else 1.0,
+    )
+
+
+def _kept(
+    word: Exposed, where: Environment, interval: float, checks: float, chance: float
+) -> float:
+    """Logarithm of the probability that a word is never lost, with cells that fail for good.
+
+    These are a Markov chain: their number grows, and each takes a part of the budget, half of one if
+    it is known to fail and so an erasure. The cells themselves stay wrong.
+    """
+    if not where.hard_rate:
+        return checks * math.log1p(-chance)
+    fresh = where.expected_hard(word.bits, interval)
+    whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
+    room = whole * word.errors
+    most = min(room, _MOST_HARD, _quantile(fresh * checks))
+    new = Events().tails(fresh, min(most, _quantile(fresh))).exactly
+    soft = where.events.tails(where.expected(word.bits, interval), word.errors).exactly
+    step = np.zeros((most + 1, most + 1))
+    for known in range(most + 1):
+        for a, p in enumerate(new[: most + 1 - known]):
+            used = known // whole + known % whole + a if whole == 2 else known + a
+            if used <= word.errors:
+                repaired = 1.0 - word.failing[used:]
+                step[known, known + a] = p * float(soft[: len(repaired)] @ repaired)
+    kept = float(np.linalg.matrix_power(step, math.ceil(checks))[0].sum())
+    return math.log(max(kept, 5e-324))
+
+
+def _quantile(expected: float) -> int:
+    """More than a Poisson variable ever is, but for a chance of about 1e-20."""
+    return math.ceil(expected + 12.0 * math.sqrt(expected) + 20.0)
+
+
+def longest_interval(
+    words: Sequence[Exposed], where: Environment, target: float, years: float = 1.0
+) -> float | None:
+    """The days between two checks at which a target is just met; None if there are none.
+
+    Args:
+        words, where, years: see `risk`.
+        target: probability of an unrepaired event in a year.
+
+    Example:
+        >>> word = Exposed(bits=1e9, failing=np.zeros(5))
+        >>> days = longest_interval([word], Environment("mine", rate=1e-10), 1e-6)
+        >>> round(days, 3)
+        0.43
+    """
+
+    def met(days: float) -> bool:
+        return risk(words, where, days, years).unrepaired <= _over(target, years)
+
+    if not met(SHORTEST):
+        return None
+    if met(LONGEST):
+        return LONGEST
+    low, high = math.log(SHORTEST), math.log(LONGEST)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if met(math.exp(middle)) else (low, middle)
+    return math.exp(low)
+
+
+def smallest_budget(
+    words: Callable[[int], Sequence[Exposed]],
+    where: Environment,
+    interval: float,
+    target: float,
+    years: float = 1.0,
+    most: int = 1 << 20,
+) -> int | None:
+    """The least number of errors whose words meet a target; None if none does.
+
+    Args:
+        words: what is exposed with a budget of so many errors.
+        where, interval, years: see `risk`.
+        target: see `longest_interval`.
+        most: budgets above are not considered.
+    """
+
+    def met(errors: int) -> bool:
+        return risk(words(errors), where, interval, years).unrepaired <= _over(target, years)
+
+    high = 1
+    while not met(high):
+        if high >= most:
+            return None
+        high = min(4 * high, most)
+    low = high // 4
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return high
+
+
+def _over(target: float, years: float) -> float:
+    """A probability for a year as one for several."""
+    return -math.expm1(years * math.log1p(-min(target, _NEARLY)))

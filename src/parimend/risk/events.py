@@ -1,0 +1,168 @@
+"""How many words an event strikes, and how many words are wrong after some time.
+
+Events come independently of each other (a Poisson process), and each strikes some words of 32 bits:
+one if a particle flips a bit, hundreds if a row of memory fails. The number of wrong words is
+compound Poisson. Words that are struck twice are counted twice, so that what follows errs on the safe
+side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.errors import SpecError
+from parimend.record import Record
+
+_SUM = 1e-6  # how far shares may be from a sum of one
+_RESCALE = 1e200
+_LARGEST = 12  # so many of the largest events are summed up one by one, the rest is bounded
+
+
+class Tails(NamedTuple):
+    """Probabilities of the number of wrong words.
+
+    Attributes:
+        exactly: (t + 1,) of exactly e.
+        more: (t + 1,) of more than e, from above.
+    """
+
+    exactly: NDArray[np.float64]
+    more: NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Events(Record):
+    """Sizes of events.
+
+    Attributes:
+        sizes: words of 32 bits that one event strikes, increasing.
+        shares: of all events, which have these sizes; they add up to one.
+
+    Example:
+        >>> events = Events.of({1: 0.85, 2: 0.10, 8: 0.05})
+        >>> events.largest, round(events.mean, 2)
+        (8, 1.45)
+        >>> round(float(events.tails(expected=0.1, errors=8).more[8]), 6)
+        0.000463
+    """
+
+    sizes: tuple[int, ...] = (1,)
+    shares: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(self.sizes) != len(self.shares):
+            raise SpecError("events need a share for every size, such as 1:0.85,2:0.15")
+        for size in self.sizes:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise SpecError(f"an event strikes a whole number of words, not {size!r}")
+        if sorted(set(self.sizes)) != list(self.sizes):
+            raise SpecError("sizes of events must increase, each given once")
+        for share in self.shares:
+            if not 0.0 <= share <= 1.0:
+                raise SpecError(f"shares of events lie between 0 and 1, not {share}")
+        if abs((total := math.fsum(self.shares)) - 1.0) > _SUM:
+            raise SpecError(f"shares of events must add up to 1, not {total:.6g}")
+
+    @classmethod
+    def of(cls, given: Events | Mapping[int, float] | str) -> Events:
+        """Events as they are written: ``{1: 0.9, 2: 0.1}`` or ``"1:0.9,2:0.1"``.
+
+        Raises:
+            SpecError: if that cannot be.
+        """
+        if isinstance(given, Events):
+            return given
+        shares = _parsed(given) if isinstance(given, str) else dict(given)
+        sizes = sorted(shares)
+        return cls(tuple(sizes), tuple(float(shares[size]) for size in sizes))
+
+    @property
+    def largest(self) -> int:
+        """Words that the largest event strikes."""
+        return self.sizes[-1]
+
+    @property
+    def mean(self) -> float:
+        """Words that an event strikes on average."""
+        return math.fsum(n * share for n, share in zip(self.sizes, self.shares, strict=True))
+
+    def beyond(self, errors: int) -> float:
+        """Share of the events that strike more than ``errors`` words at once."""
+        return math.fsum(s for n, s in zip(self.sizes, self.shares, strict=True) if n > errors)
+
+    def tails(self, expected: float, errors: int) -> Tails:
+        """How probable it is that 0 .. ``errors`` words are wrong, and that more are.
+
+        Exact by the recursion of Panjer (*Recursive evaluation of a family of compound
+        distributions*, ASTIN Bulletin 12, 1981) up to a dozen of the largest events above
+        ``errors``; what lies beyond is bounded (Chernoff).
+
+        Args:
+            expected: number of events.
+            errors: up to which the number of words is resolved.
+        """
+        most = errors + _LARGEST * min(self.largest, errors + 1)
+        exactly = self._panjer(expected, most)
+        rest = self._chernoff(expected, most)
+        above = np.cumsum(exactly[::-1])[::-1]  # the smallest first
+        more = np.append(above[1:], 0.0)[: errors + 1] + rest
+        return Tails(exactly[: errors + 1], np.minimum(more, 1.0))
+
+    def _panjer(self, expected: float, most: int) -> NDArray[np.float64]:
+        """Probabilities of 0 .. ``most`` words, in logarithmic steps so that none vanishes early."""
+        steps = [
+            (size, expected * share * size)
+            for size, share in zip(self.sizes, self.shares, strict=True)
+            if size <= most and share
+        ]
+        values, logs = np.zeros(most + 1), np.full(most + 1, -expected)
+        values[0], scale = 1.0, -expected
+        window = [1.0] + [0.0] * most
+        for e in range(1, most + 1):
+            total = 0.0
+            for size, weight in steps:
+                if size > e:
+                    break
+                total += weight * window[e - size]
+            window[e] = total / e
+            if window[e] > _RESCALE:
+                scale += math.log(_RESCALE)
+                for back in range(max(0, e - self.largest), e + 1):
+                    window[back] /= _RESCALE
+            values[e], logs[e] = window[e], scale
+        with np.errstate(under="ignore"):
+            return np.asarray(values * np.exp(logs))
+
+    def _chernoff(self, expected: float, errors: int) -> float:
+        """An upper bound of the probability that more than ``errors`` words are wrong.
+
+        Of events above ``errors`` one is enough, so they are counted apart.
+        """
+        sizes, shares = np.array(self.sizes), np.array(self.shares)
+        small = sizes <= errors
+        large = -math.expm1(-expected * float(shares[~small].sum()))
+        if not small.any():
+            return large
+        s = np.geomspace(1e-3, 60.0, 200)[:, None] / sizes[small].max()
+        moments = shares[small] * np.expm1(np.minimum(s * sizes[small], 600.0))
+        exponent = expected * moments.sum(1) - s[:, 0] * (errors + 1)
+        return min(1.0, large + math.exp(min(0.0, float(exponent.min()))))
+
+
+def _parsed(text: str) -> dict[int, float]:
+    shares: dict[int, float] = {}
+    for item in text.split(","):
+        size, colon, share = item.partition(":")
+        try:
+            shares[int(size)] = float(share) if colon else 1.0
+        except ValueError:
+            raise SpecError(
+                f"events are written as sizes and shares, such as 1:0.85,2:0.15, not {text!r}"
+            ) from None
+    return shares
