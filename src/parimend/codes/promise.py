@@ -1,8 +1,8 @@
 """What a code promises: three kinds of statement, which are never mixed.
 
 ``guaranteed``: any pattern of so many wrong words is repaired, always; there is a proof.
-``bound``: a fixed pattern fails with at most a stated probability over the draw of the seed; there is
-a formula that is proven. ``measured``: so it was in a simulation, of a named kind of damage.
+``bound``: a fixed pattern fails with at most a stated probability over the draw of the seed; there
+is a formula that is proven. ``measured``: so it was in a simulation, of a named kind of damage.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How probable it is that an environment does more damage than can be repaired.
 
-Every word is checked and repaired once in every interval. A word is lost if more is wrong in it than
-its budget when it is checked; then the weights have to come from somewhere else. Events of more words
-than the budget are a term of their own: checking more often does not make them rarer.
+Every word is checked and repaired once in every interval. A word is lost if more is wrong in it
+than its budget when it is checked; then the weights have to come from somewhere else. Events of
+more words than the budget are a term of their own: checking more often does not make them rarer.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def _kept(
 ) -> float:
     """Logarithm of the probability that a word is never lost, with cells that fail for good.
 
-    These are a Markov chain: their number grows, and each takes a part of the budget, half of one if
-    it is known to fail and so an erasure. The cells themselves stay wrong.
+    These are a Markov chain: their number grows, and each takes a part of the budget, half of what
+    others take if it is known to fail and so an erasure. The cells themselves stay wrong.
     """
     if not where.hard_rate:
         return checks * math.log1p(-chance)

@@ -1,4 +1,4 @@
-"""Where a model runs: how often something strikes a bit of its memory, and where that is known from.
+"""Where a model runs: how often something strikes a bit of its memory, and how that is known.
 
 Figures marked (a) were read in an abstract or a secondary text. Each can be replaced by one's own.
 """
@@ -66,7 +66,7 @@ def _fit(fit: float, bits: float) -> float:
 _MBIT, _GBIT, _GB = 2.0**20, 2.0**30, 8.0 * 2**30
 
 _TRANSIENT = {1: 14.2, 2: 1.4, 4096: 1.4 + 0.2 + 0.8 + 0.3 + 0.9}
-"""FIT per device by words of 32 bits: bits, words of 64 bits, and whole columns, rows, banks and more."""
+"""FIT per device by words of 32 bits: bits, words of 64 bits; columns, rows, banks and more."""
 
 ENVIRONMENTS = {
     each.name: each
@@ -76,10 +76,11 @@ ENVIRONMENTS = {
             rate=_fit(sum(_TRANSIENT.values()), _GBIT),
             events=Events.of({n: x / sum(_TRANSIENT.values()) for n, x in _TRANSIENT.items()}),
             hard_rate=_fit(18.6, _GBIT),
-            source="DRAM without ECC on the ground: Sridharan and Liberty, A study of DRAM failures "
-            "in the field, SC 2012 (a): 19.2 FIT of transient faults per device, of which 14.2 strike "
-            "a bit, 1.4 a word and 3.6 a column, a row, a bank or more; 18.6 FIT of bits that fail "
-            "for good. Taken here as 1 Gbit a device, and 4,096 words for columns and more.",
+            source="DRAM without ECC on the ground: Sridharan and Liberty, A study of DRAM "
+            "failures in the field, SC 2012 (a): 19.2 FIT of transient faults per device, of which "
+            "14.2 strike a bit, 1.4 a word and 3.6 a column, a row, a bank or more; 18.6 FIT of "
+            "bits that fail for good. Taken here as 1 Gbit a device, and 4,096 words for columns "
+            "and more.",
         ),
         Environment(
             "sea-level-sram",
@@ -92,23 +93,23 @@ ENVIRONMENTS = {
             "leo",
             rate=4.04e-7,
             events=Events.of({1: 0.9878, 2: 0.0122}),
-            source="low Earth orbit, memory without ECC, Alsat-1 (a): 4.04e-7 upsets per bit and day, "
-            "98.6 % single bits, 1.22 % double bytes; the rest counted as single.",
+            source="low Earth orbit, memory without ECC, Alsat-1 (a): 4.04e-7 upsets per bit and "
+            "day, 98.6 % single bits, 1.22 % double bytes; the rest counted as single.",
         ),
         Environment(
             "hbm",
             rate=_fit(3_400, 80 * _GB),
             events=Events.of({1: 0.5, 2: 0.3, 16: 0.2}),
-            source="what passes the ECC of HBM3: training of Llama 3 (a), 72 interruptions by memory "
-            "on 16,384 GPUs of 80 GB in 54 days, about 3,400 FIT each. The sizes, up to a line of "
-            "64 bytes, are an assumption.",
+            source="what passes the ECC of HBM3: training of Llama 3 (a), 72 interruptions by "
+            "memory on 16,384 GPUs of 80 GB in 54 days, about 3,400 FIT each. The sizes, up to a "
+            "line of 64 bytes, are an assumption.",
         ),
         Environment(
             "disk",
             read_rate=1e-14,
             events=Events.of({1024: 1.0}),
-            source="consumer disks (Elling): one unrecoverable error in 1e14 bits read, a sector of "
-            "4 KiB; enterprise disks 1e-15.",
+            source="consumer disks (Elling): one unrecoverable error in 1e14 bits read, a sector "
+            "of 4 KiB; enterprise disks 1e-15.",
         ),
     )
 }

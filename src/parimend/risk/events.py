@@ -1,9 +1,9 @@
 """How many words an event strikes, and how many words are wrong after some time.
 
-Events come independently of each other (a Poisson process), and each strikes some words of 32 bits:
-one if a particle flips a bit, hundreds if a row of memory fails. The number of wrong words is
-compound Poisson. Words that are struck twice are counted twice, so that what follows errs on the safe
-side.
+Events come independently of each other (a Poisson process), and each strikes some words of 32
+bits: one if a particle flips a bit, hundreds if a row of memory fails. The number of wrong words is
+compound Poisson. Words that are struck twice are counted twice, so that what follows errs on the
+safe side.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Events(Record):
         return Tails(exactly[: errors + 1], np.minimum(more, 1.0))
 
     def _panjer(self, expected: float, most: int) -> NDArray[np.float64]:
-        """Probabilities of 0 .. ``most`` words, in logarithmic steps so that none vanishes early."""
+        """Probabilities of 0 .. ``most`` words, scaled on the way so that none vanishes early."""
         steps = [
             (size, expected * share * size)
             for size, share in zip(self.sizes, self.shares, strict=True)
