@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.record import Record
 from parimend.risk.environment import DAYS, Environment
-from parimend.risk.events import Events
+from parimend.risk.events import Events, Tails
 
 SHORTEST, LONGEST = 1e-6, 3652.5
 """Days between two checks that are considered: a tenth of a second, and ten years."""
@@ -91,8 +91,7 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    exactly, more = where.events.tails(where.expected(word.bits, days), word.errors)
-    return min(1.0, float(exactly @ word.failing) + float(more[-1]))
+    return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.errors), 0)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
@@ -116,7 +115,8 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     for word in words:
         chance = min(lost(word, where, interval), _NEARLY)
         soft += checks * math.log1p(-chance)
-        joint += _kept(word, where, interval, checks, chance)
+        gone = _lost_in_time(word, where, interval, checks, chance)
+        joint += math.log1p(-min(gone, _NEARLY))
         expected = where.expected(word.bits, interval)
         events += expected
         repairs += max(0.0, -math.expm1(-expected) - chance)
@@ -138,31 +138,39 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     )
 
 
-def _kept(
+def _lost_in_time(
     word: Exposed, where: Environment, interval: float, checks: float, chance: float
 ) -> float:
-    """Logarithm of the probability that a word is never lost, with cells that fail for good.
+    """Probability that a word is lost at one of so many checks, with cells that fail for good.
 
     These are a Markov chain: their number grows, and each takes a part of the budget, half of what
     others take if it is known to fail and so an erasure. The cells themselves stay wrong.
     """
     if not where.hard_rate:
-        return checks * math.log1p(-chance)
+        return -math.expm1(checks * math.log1p(-chance))
     fresh = where.expected_hard(word.bits, interval)
     whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
-    room = whole * word.errors
-    most = min(room, _MOST_HARD, _quantile(fresh * checks))
-    new = Events().tails(fresh, min(most, _quantile(fresh))).exactly
-    soft = where.events.tails(where.expected(word.bits, interval), word.errors).exactly
-    step = np.zeros((most + 1, most + 1))
+    most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
+    new = Events().tails(fresh, min(most, _quantile(fresh)))
+    soft = where.events.tails(where.expected(word.bits, interval), word.errors)
+    step = np.zeros((most + 2, most + 2))
+    step[-1, -1] = 1.0  # lost, for ever; summed up from small numbers, as 1 - kept would not be
     for known in range(most + 1):
-        for a, p in enumerate(new[: most + 1 - known]):
-            used = known // whole + known % whole + a if whole == 2 else known + a
-            if used <= word.errors:
-                repaired = 1.0 - word.failing[used:]
-                step[known, known + a] = p * float(soft[: len(repaired)] @ repaired)
-    kept = float(np.linalg.matrix_power(step, math.ceil(checks))[0].sum())
-    return math.log(max(kept, 5e-324))
+        here = new.exactly[: most + 1 - known]
+        for a, p in enumerate(here.tolist()):
+            gone = _lost_with(word, soft, -(-known // whole) + a)
+            step[known, known + a] = p * (1.0 - gone)
+            step[known, -1] += p * gone
+        step[known, -1] += float(new.more[len(here) - 1])
+    return min(1.0, float(np.linalg.matrix_power(step, math.ceil(checks))[0, -1]))
+
+
+def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
+    """Probability that a word is lost when so many errors of its budget are used up already."""
+    left = word.errors - used
+    if left < 0:
+        return 1.0
+    return min(1.0, float(soft.exactly[: left + 1] @ word.failing[used:]) + float(soft.more[left]))
 
 
 def _quantile(expected: float) -> int:
