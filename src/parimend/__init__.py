@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
-    from parimend.files import Protection, check_file, plan_file, protect_file, repair_file
+    from parimend.files import Protection, check_file, protect_file, repair_file
     from parimend.guards import Guards, Policy, guard_
     from parimend.hub import load_file, save_file, verify
-    from parimend.model import check, plan, protect_, refresh, repair_
+    from parimend.model import check, protect_, refresh, repair_
     from parimend.outcomes import Change, Report, Verdict
+    from parimend.planner import Plan, plan
+    from parimend.risk import Environment, Events
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
     from parimend.training.constraint import Constraint, constrain_
@@ -27,11 +29,14 @@ _HOMES = {
     "Carrier": "carriers",
     "Change": "outcomes",
     "Constraint": "training.constraint",
+    "Environment": "risk",
     "Event": "events",
+    "Events": "risk",
     "Guards": "guards",
     "Healing": "training.healing",
     "LowBits": "carriers",
     "Options": "carriers",
+    "Plan": "planner",
     "PlannedWord": "carriers",
     "Policy": "guards",
     "Protection": "files",
@@ -47,8 +52,7 @@ _HOMES = {
     "guard_": "guards",
     "heal_": "training.healing",
     "load_file": "hub",
-    "plan": "model",
-    "plan_file": "files",
+    "plan": "planner",
     "protect_": "model",
     "protect_file": "files",
     "refresh": "model",
@@ -62,11 +66,14 @@ __all__ = [
     "Carrier",
     "Change",
     "Constraint",
+    "Environment",
     "Event",
+    "Events",
     "Guards",
     "Healing",
     "LowBits",
     "Options",
+    "Plan",
     "PlannedWord",
     "Policy",
     "Protection",
@@ -83,7 +90,6 @@ __all__ = [
     "heal_",
     "load_file",
     "plan",
-    "plan_file",
     "protect_",
     "protect_file",
     "refresh",

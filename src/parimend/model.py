@@ -1,4 +1,4 @@
-"""Protection of a live model: `protect_`, `check`, `repair_`, `refresh`, `plan`."""
+"""Protection of a live model: `protect_`, `check`, `repair_`, `refresh`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from parimend import carriers
 from parimend.arguments import require
-from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
+from parimend.carriers import Carrier, CarrierName, Options, Request
 from parimend.names import listed
 from parimend.outcomes import FileOutcome, Report
 from parimend.seal import Seal
@@ -73,12 +73,17 @@ def protect_(
         'corrected'
     """
     model, request = unwrapped(model), Request.of(errors, carrier, **options)
-    tensors = _chosen(model, request.only, buffers)
+    tensors = tensors_to_protect(model, request.only, buffers)
     return carriers.protect_(tensors, request.fitted(model))
 
 
-def _chosen(model: Any, only: Sequence[str] | None, buffers: bool) -> Tensors:
-    """The tensors to protect; warns where most of a model is in buffers that nobody asked for."""
+def tensors_to_protect(model: Model, only: Sequence[str] | None, buffers: bool) -> Tensors:
+    """The tensors to protect; warns where most of a model is in buffers that nobody asked for.
+
+    Raises:
+        WordError: if there is nothing to protect, or a tensor cannot be; names it.
+    """
+    model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
     if only is None and not buffers:
         left_out = buffers_of(model)
@@ -173,25 +178,3 @@ def sealed_tensors(model: Model, seal: Seal) -> ModelTensors | ShardedTensors:
     for name, tensor in tensors.items():
         require_plain(name, tensor)
     return store_of(tensors)
-
-
-def plan(
-    model: Model,
-    errors: int,
-    carrier: Carrier | CarrierName = "sidecar",
-    *,
-    buffers: bool = False,
-    **options: Unpack[Options],
-) -> tuple[PlannedWord, ...]:
-    """What `protect_` with the same arguments would take; nothing is changed.
-
-    Raises:
-        SpecError, WordError: as `protect_` does.
-
-    Example:
-        >>> [word] = plan(torch.nn.Linear(512, 10), errors=210, carrier="real")
-        >>> word.checks, round(word.redundancy, 3), word.seal_bytes
-        (173, 0.034, 128)
-    """
-    request = Request.of(errors, carrier, **options)
-    return carriers.plan(_chosen(unwrapped(model), request.only, buffers), request)

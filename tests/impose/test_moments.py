@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.impose import moments as module
+from parimend.impose.batches import CalibrationError
 from parimend.impose.moments import (
-    CalibrationError,
     CalibrationWarning,
     LayerMoments,
     second_moments,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding
-from parimend.codes import Code
+from parimend.codes import Code, Promise
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.record import Record
@@ -55,18 +55,37 @@ class PlannedWord(Record):
     Attributes:
         name: the tensor, or the first and last of several.
         elements: number of protected elements.
-        checks: number of checks.
+        nbytes: that they take.
+        code: that it is sealed in.
+        promise: what is guaranteed, bound and measured of its budget.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
-        seal_bytes: bytes of the word's checks in the seal.
         moved: relative L2 change of the weights to expect from a plain projection.
     """
 
     name: str
     elements: int
-    checks: int
-    redundancy: float
-    seal_bytes: int
-    moved: float
+    nbytes: int
+    code: Any
+    promise: Promise
+    redundancy: float = 0.0
+    moved: float = 0.0
+
+    @property
+    def checks(self) -> int:
+        """Number of checks."""
+        checks: int = self.code.m
+        return checks
+
+    @property
+    def seal_bytes(self) -> int:
+        """Bytes of the word's checks in the seal."""
+        size: int = self.code.packed_bytes
+        return size
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        plain = replace(self, code=self.code.spec())
+        return {**Record.as_dict(plain), "checks": self.checks, "seal_bytes": self.seal_bytes}
 
 
 class Sealing(NamedTuple):
@@ -136,10 +155,16 @@ class Carrier(ABC):
         yield sum(tensors.read(part).size for part in sealed.parts)
         return clean
 
-    def plan(self, chosen: Chosen) -> PlannedWord:
-        """What sealing a word takes."""
+    def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
+        """What sealing a word takes, and what is known of its budget of ``errors``."""
         code, word = chosen
-        return PlannedWord(word.name, word.elements, code.m, 0.0, code.packed_bytes, 0.0)
+        return PlannedWord(
+            name=word.name,
+            elements=word.elements,
+            nbytes=sum(part.nbytes for part in word),
+            code=code,
+            promise=code.promise(errors),
+        )
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
         """Seal updated weights anew, in the code of before.

@@ -66,7 +66,8 @@ def choose(tensors: Tensors, request: Request) -> list[Chosen]:
 
 def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
     """What `protect_` would take; nothing is changed."""
-    return tuple(request.carrier.plan(chosen) for chosen in choose(tensors, request))
+    chosen = choose(tensors, request)
+    return tuple(request.carrier.plan(each, request.errors) for each in chosen)
 
 
 def protect_(

@@ -80,9 +80,9 @@ class Real(Imposing):
         placed = self._on_grids(words, tensors)
         return [self.code_for(word, bits, errors, seed) for word, bits in placed]
 
-    def plan(self, chosen: Chosen) -> PlannedWord:
+    def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
         code, moved = chosen.code, math.sqrt(chosen.code.imposed / chosen.code.n)
-        return replace(super().plan(chosen), redundancy=code.redundancy, moved=moved)
+        return replace(super().plan(chosen, errors), redundancy=code.redundancy, moved=moved)
 
     def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
         assert isinstance(sealed.code, Sparse)

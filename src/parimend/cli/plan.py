@@ -2,53 +2,207 @@
 
 from __future__ import annotations
 
-from parimend.cli.output import Json, Only, print_json, print_table
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from parimend.cli.output import Json, Only, counting, print_json
+from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.protect import (
     CarrierName,
     CarrierOption,
-    Errors,
     PerName,
     PerOption,
     Seed,
     Source,
 )
 
+if TYPE_CHECKING:
+    from parimend.risk import Environment
+
+_WHERE = "Environment"  # the options of one, together in the help
+_HOURS = 8766.0  # in a year
+_UNITS = {"min": 1 / 1440, "ms": 1 / 86.4e6, "s": 1 / 86_400, "h": 1 / 24, "d": 1.0, "y": 365.25}
+
+Errors = Annotated[
+    int | None,
+    typer.Option(
+        "--errors",
+        "-e",
+        min=1,
+        help="Wrong 32-bit words that can be repaired in each protected word: 210, or the fewest "
+        "that meet a target.",
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--environment",
+        help="Where it runs: sea-level-dram, sea-level-sram, leo, hbm or disk.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        help="Events per bit and day, in place of the environment's.", rich_help_panel=_WHERE
+    ),
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--events",
+        help="Words that one event strikes, with shares, such as 1:0.85,2:0.10,8:0.05.",
+        rich_help_panel=_WHERE,
+    ),
+]
+HardRate = Annotated[
+    float | None,
+    typer.Option(help="Cells per bit and day that fail for good.", rich_help_panel=_WHERE),
+]
+Interval = Annotated[
+    str | None,
+    typer.Option(
+        help="Time between two checks: 30min, 12h, 7d (days without a unit). By default a day, or "
+        "the longest that meets a target.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Years = Annotated[float, typer.Option(help="Of service.", rich_help_panel=_WHERE)]
+Target = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability, in a year, of damage that is not repaired.", rich_help_panel=_WHERE
+    ),
+]
+Fit = Annotated[
+    float | None,
+    typer.Option(
+        help="The target as failures in 10^9 hours; 10 is the limit of ASIL D.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Verify = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Simulate so many years at a raised rate, with the real decoders, and compare.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Map = Annotated[
+    Path | None,
+    typer.Option("--map", help="Write what carriers and budgets give and take to this JSON file."),
+]
+Picture = Annotated[
+    Path | None, typer.Option(help="Draw the map into this file (.svg, .png or .pdf).")
+]
+
 
 def command(
     src: Source,
     carrier: CarrierOption = CarrierName.SIDECAR,
-    errors: Errors = 210,
+    errors: Errors = None,
     only: Only = None,
     per: PerOption = PerName.MODEL,
     seed: Seed = 0,
+    environment: Where = None,
+    rate: Rate = None,
+    events: Sizes = None,
+    hard_rate: HardRate = None,
+    interval: Interval = None,
+    years: Years = 1.0,
+    target: Target = None,
+    fit: Fit = None,
+    verify: Verify = None,
+    map_: Map = None,
+    picture: Picture = None,
     json: Json = False,
 ) -> None:
-    """Say what protecting a file would take. Nothing is written.
+    """Say what protecting a file takes and gives. Nothing is written.
 
-    checks: equations that the words satisfy. redundancy: part of the weights' freedom that they
-    take (real only). seal: bytes to be kept for them. moved: how far the weights would go at most
-    (relative L2).
+    guaranteed: any so many wrong words are repaired, always. bound: proven over the draw of the
+    seed. measured: seen in simulations. With an environment, the plan says what it leaves, and with
+    a target it finds the smallest budget and the longest interval that meet it.
+
+    Example: parimend plan model.safetensors --environment leo --target 1e-6
+
+    Exit status: 1 if a target is not met.
     """
-    from parimend.files import plan_file
+    from parimend.planner import plan, simulate
 
-    planned = plan_file(src, errors, carrier.value, only=only, per=per.value, seed=seed)
+    where = _environment(environment, rate, events, hard_rate)
+    made = plan(
+        src,
+        errors,
+        carrier.value,
+        where=where,
+        interval=_days(interval),
+        years=years,
+        target=_target(target, fit),
+        only=only,
+        per=per.value,
+        seed=seed,
+    )
+    simulated = None
+    if verify is not None:
+        with counting(verify, "simulating") as progress:
+            simulated = simulate(made, verify, seed, progress=progress)
     if json:
-        files = [
-            {"path": path, "words": [word.as_dict() for word in words]} for path, words in planned
-        ]
-        print_json("plan", {"carrier": carrier.value, "errors": errors, "files": files})
-        return
-    rows = [
-        [
-            path,
-            word.name,
-            f"{word.elements:,}",
-            f"{word.checks:,}",
-            f"{word.redundancy:.2%}",
-            f"{word.seal_bytes:,}",
-            f"{word.moved:.2g}",
-        ]
-        for path, words in planned
-        for word in words
-    ]
-    print_table(["file", "word", "elements", "checks", "redundancy", "seal", "moved"], rows)
+        more = {"simulation": simulated and simulated.as_dict()}
+        print_json("plan", {**made.as_dict(), **more})
+    else:
+        print_plan(made)
+        if simulated:
+            print_simulation(simulated)
+    raise typer.Exit(0 if made.met else 1)
+
+
+def _environment(
+    name: str | None, rate: float | None, events: str | None, hard_rate: float | None
+) -> Environment | None:
+    """The environment of that name, with what is given in place of its figures."""
+    from dataclasses import replace
+
+    from parimend.risk import Environment, Events, environment
+
+    given: dict[str, Any] = {
+        key: value for key, value in (("rate", rate), ("hard_rate", hard_rate)) if value is not None
+    }
+    if events is not None:
+        given["events"] = Events.of(events)
+    if name is None:
+        return Environment("given", **given) if given else None
+    found = environment(name)
+    if not given:
+        return found
+    return replace(found, source=f"{', '.join(given)} as given; else {found.source}", **given)
+
+
+def _target(target: float | None, fit: float | None) -> float | None:
+    if target is not None and fit is not None:
+        raise typer.BadParameter("--target and --fit say the same: give one of them")
+    return target if fit is None else -math.expm1(-fit * 1e-9 * _HOURS)
+
+
+def _days(text: str | None) -> float | None:
+    """A time in days."""
+    if text is None:
+        return None
+    units = {
+        "min": 1 / 1440,
+        "ms": 1 / 86_400_000,
+        "s": 1 / 86_400,
+        "h": 1 / 24,
+        "d": 1.0,
+        "y": 365.25,
+    }
+    unit = next((unit for unit in units if text.endswith(unit)), "")
+    try:
+        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError:
+        raise typer.BadParameter(
+            f"--interval is a number and one of {', '.join(_UNITS)}, such as 12h, not {text!r}"
+        ) from None

@@ -5,16 +5,19 @@ from parimend.codes.gaussian import Gaussian
 from parimend.codes.lowbits import LowBits
 from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
+from parimend.codes.promise import Chance, Promise
 from parimend.codes.screened import Screened, sums_for
 from parimend.codes.sparse import Sparse
 from parimend.codes.sums import SumsCode, restore
 
 __all__ = [
+    "Chance",
     "Code",
     "Gaussian",
     "LowBits",
     "Modular",
     "PowerSums",
+    "Promise",
     "RealCode",
     "Screened",
     "Sparse",

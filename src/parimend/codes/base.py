@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes.promise import MEASURED, Chance, Promise
 from parimend.errors import SealError, SpecError
 from parimend.words.layout import Word
 
@@ -118,6 +119,10 @@ class Code(ABC):
 
     @abstractmethod
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]: ...
+
+    def promise(self, errors: int) -> Promise:
+        """What is known of a budget of ``errors`` wrong words of 32 bits."""
+        return Promise(0, measured=Chance(errors, MEASURED, "random damage"))
 
     def fits(self, word: Word) -> bool:
         """Whether the word is one of this code's: as long, of elements that it can hold."""

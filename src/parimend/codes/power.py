@@ -32,6 +32,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes.promise import Promise
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
@@ -118,6 +119,9 @@ class PowerSums(SumsCode):
         if not 1 <= errors <= MAX_ERRORS:
             raise SpecError(f"power sums are for 1 to {MAX_ERRORS} errors, not {errors}")
         return cls(n, 2 * errors, seed)
+
+    def promise(self, errors: int) -> Promise:
+        return Promise(self.guaranteed, noticed=4, missed=2.0**-127, erasures=True)
 
     @property
     def guaranteed(self) -> int:

@@ -42,17 +42,24 @@ class Promise(Record):
         guaranteed: any so many wrong words of 32 bits are repaired, always; 0 if nothing is proven.
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
+        noticed: any so many wrong words of 32 bits are noticed by a check, always.
+        missed: probability that more than these are not, at most.
+        erasures: whether e wrong words and f that are known to be bad are repaired, always, if
+            2 e + f is at most twice what is guaranteed.
     """
 
     guaranteed: int
     bound: Chance | None = None
     measured: Chance | None = None
+    noticed: int = 0
+    missed: float = 0.0
+    erasures: bool = False
 
     @property
     def errors(self) -> int:
         """More wrong words than these are not counted on."""
         known = (each.errors for each in (self.bound, self.measured) if each)
-        return max(self.guaranteed, *known)
+        return max([self.guaranteed, *known])
 
     @property
     def proven(self) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
+from parimend.codes.promise import Promise
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
@@ -61,6 +62,9 @@ class Screened(SumsCode):
         return PowerSums(self.n, self.first, apart), PowerSums(
             self.n, self.m - self.first, self.seed
         )
+
+    def promise(self, errors: int) -> Promise:
+        return Promise(self.guaranteed, noticed=4, missed=2.0**-127, erasures=True)
 
     @property
     def guaranteed(self) -> int:

@@ -5,7 +5,6 @@ Nothing here loads torch.
 
 from parimend.files.checking import check_file, repair_file
 from parimend.files.members import Members, seals_of
-from parimend.files.planning import plan_file
 from parimend.files.protecting import Protection, protect_file
 from parimend.files.seals import find_seal, sidecar_of
 from parimend.files.targets import left_out, targets
@@ -16,7 +15,6 @@ __all__ = [
     "check_file",
     "find_seal",
     "left_out",
-    "plan_file",
     "protect_file",
     "repair_file",
     "seals_of",

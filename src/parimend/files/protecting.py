@@ -15,8 +15,8 @@ from parimend.atomic import atomic, locked
 from parimend.carriers import Carrier, CarrierName, Options, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
+from parimend.files.choosing import choose, for_index
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.planning import choose, for_index
 from parimend.files.seals import Sealed, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
 from parimend.formats import FORMATS, Layout, layout_of

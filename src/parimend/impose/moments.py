@@ -23,7 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parimend.errors import ParimendError
+from parimend.impose.batches import CalibrationError, batch_of, iterable, run
 from parimend.layers.product import Product
 from parimend.layers.registry import declared_product
 
@@ -34,10 +34,6 @@ LARGEST = 1 << 30
 """Bytes that the moments of one layer may take; of larger ones only the diagonal is kept."""
 
 _UNFOLDED = 1 << 24  # elements of unfolded images held at a time
-
-
-class CalibrationError(ParimendError, ValueError):
-    """The calibration data cannot be used with this model."""
 
 
 class CalibrationWarning(UserWarning):
@@ -174,14 +170,14 @@ def second_moments(
         >>> moments.inputs, moments.layers["2.bias"].moment.shape
         (500, (1, 5, 5))
     """
-    if isinstance(batches, Tensor):
-        raise CalibrationError("batches must be an iterable of batches, not a tensor: give [x]")
+    batches = iterable(batches)
     sums = _find_layers(model, names)
     inputs = 0
     with _watched(model, sums.values()), torch.no_grad():
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        for batch in batches:
-            inputs += _run(model, batch, device)
+        for each in batches:
+            batch = batch_of(each)
+            run(model, batch)
+            inputs += batch.inputs
             if inputs >= samples:
                 break
     if not inputs:
@@ -288,24 +284,6 @@ def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
             hook.remove()
         for module, training in modes:
             module.training = training
-
-
-def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
-    """Run the model on one batch; the number of its inputs."""
-    if isinstance(batch, tuple | list) and batch:
-        batch = batch[0]
-    named = dict(batch) if isinstance(batch, Mapping) else {}
-    first = next((v for v in named.values() if isinstance(v, Tensor) and v.dim()), batch)
-    if not isinstance(first, Tensor) or not first.dim():
-        raise CalibrationError(
-            "a batch must be a tensor, a tuple or list that begins with one, or a mapping of "
-            f"keyword arguments with one, not {type(batch).__name__}"
-        )
-    if named:
-        model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()})
-    else:
-        model(first.to(device))
-    return len(first)
 
 
 def _warn(message: str) -> None:

@@ -15,15 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.environment import DAYS, Environment
 from parimend.risk.events import Events, Tails
 
-SHORTEST, LONGEST = 1e-6, 3652.5
-"""Days between two checks that are considered: a tenth of a second, and ten years."""
+SHORTEST = 1e-6
+"""Days between two checks that are considered: a tenth of a second."""
+
+MOST = 1 << 16
+"""Budgets that are considered to meet a target."""
 
 _HOURS = 24 * DAYS
 _NEARLY = 1.0 - 1e-16
+_NEVER = 1e-40
 _STEPS = 44  # of a bisection
 _MOST_HARD = 512
 """Cells that fail for good are counted up to here; a word with more is called lost."""
@@ -39,6 +44,7 @@ class Exposed(NamedTuple):
         noticed: any so many wrong words are noticed, always.
         missed: probability that more than that are not.
         erasures: whether words that are known to fail cost half of what others do.
+        times: how many such words there are.
     """
 
     bits: float
@@ -46,6 +52,7 @@ class Exposed(NamedTuple):
     noticed: int = 0
     missed: float = 0.0
     erasures: bool = False
+    times: int = 1
 
     @property
     def errors(self) -> int:
@@ -82,6 +89,11 @@ class Risk(Record):
     fit: float
     coverage: float
 
+    @property
+    def yearly(self) -> float:
+        """``unrepaired`` in one year, on average."""
+        return -math.expm1(math.log1p(-min(self.unrepaired, _NEARLY)) / self.years)
+
 
 def lost(word: Exposed, where: Environment, days: float) -> float:
     """Probability that a word that was right is beyond repair after so many days, from above.
@@ -114,15 +126,16 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     repairs = events = missed = large = 0.0
     for word in words:
         chance = min(lost(word, where, interval), _NEARLY)
-        soft += checks * math.log1p(-chance)
+        n = word.times
+        soft += n * checks * math.log1p(-chance)
         gone = _lost_in_time(word, where, interval, checks, chance)
-        joint += math.log1p(-min(gone, _NEARLY))
+        joint += n * math.log1p(-min(gone, _NEARLY))
         expected = where.expected(word.bits, interval)
-        events += expected
-        repairs += max(0.0, -math.expm1(-expected) - chance)
+        events += n * expected
+        repairs += n * max(0.0, -math.expm1(-expected) - chance)
         if word.missed:
-            missed += word.missed * float(where.events.tails(expected, word.noticed).more[-1])
-        large += expected * where.events.beyond(word.errors)
+            missed += n * word.missed * float(where.events.tails(expected, word.noticed).more[-1])
+        large += n * expected * where.events.beyond(word.errors)
     unrepaired = -math.expm1(joint)
     return Risk(
         interval=interval,
@@ -153,24 +166,28 @@ def _lost_in_time(
     most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
     new = Events().tails(fresh, min(most, _quantile(fresh)))
     soft = where.events.tails(where.expected(word.bits, interval), word.errors)
+    gone = [_lost_with(word, soft, used) for used in range(-(-most // whole) + len(new.exactly))]
     step = np.zeros((most + 2, most + 2))
     step[-1, -1] = 1.0  # lost, for ever; summed up from small numbers, as 1 - kept would not be
     for known in range(most + 1):
         here = new.exactly[: most + 1 - known]
         for a, p in enumerate(here.tolist()):
-            gone = _lost_with(word, soft, -(-known // whole) + a)
-            step[known, known + a] = p * (1.0 - gone)
-            step[known, -1] += p * gone
+            chance = gone[-(-known // whole) + a]
+            step[known, known + a] = p * (1.0 - chance)
+            step[known, -1] += p * chance
         step[known, -1] += float(new.more[len(here) - 1])
     return min(1.0, float(np.linalg.matrix_power(step, math.ceil(checks))[0, -1]))
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
     """Probability that a word is lost when so many errors of its budget are used up already."""
-    left = word.errors - used
-    if left < 0:
+    if used > word.errors:
         return 1.0
-    return min(1.0, float(soft.exactly[: left + 1] @ word.failing[used:]) + float(soft.more[left]))
+    # What is next to impossible is not worth a sum over a large budget.
+    likely = int(np.searchsorted(-soft.more, -_NEVER))
+    last = min(word.errors - used, likely)
+    some = soft.exactly[: last + 1] @ word.failing[used : used + last + 1]
+    return min(1.0, float(some) + float(soft.more[last]))
 
 
 def _quantile(expected: float) -> int:
@@ -182,6 +199,8 @@ def longest_interval(
     words: Sequence[Exposed], where: Environment, target: float, years: float = 1.0
 ) -> float | None:
     """The days between two checks at which a target is just met; None if there are none.
+
+    They are at most the years of service.
 
     Args:
         words, where, years: see `risk`.
@@ -195,13 +214,14 @@ def longest_interval(
     """
 
     def met(days: float) -> bool:
-        return risk(words, where, days, years).unrepaired <= _over(target, years)
+        return risk(words, where, days, years).yearly <= target
 
     if not met(SHORTEST):
         return None
-    if met(LONGEST):
-        return LONGEST
-    low, high = math.log(SHORTEST), math.log(LONGEST)
+    longest = years * DAYS
+    if met(longest):
+        return longest
+    low, high = math.log(SHORTEST), math.log(longest)
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if met(math.exp(middle)) else (low, middle)
@@ -214,32 +234,30 @@ def smallest_budget(
     interval: float,
     target: float,
     years: float = 1.0,
-    most: int = 1 << 20,
+    most: int = MOST,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
 
     Args:
-        words: what is exposed with a budget of so many errors.
+        words: what is exposed with a budget of so many errors; raises SpecError if that cannot be.
         where, interval, years: see `risk`.
         target: see `longest_interval`.
         most: budgets above are not considered.
     """
 
     def met(errors: int) -> bool:
-        return risk(words(errors), where, interval, years).unrepaired <= _over(target, years)
+        try:
+            return risk(words(errors), where, interval, years).yearly <= target
+        except SpecError:  # there is no such code
+            return False
 
     high = 1
     while not met(high):
         if high >= most:
             return None
-        high = min(4 * high, most)
-    low = high // 4
+        high = min(2 * high, most)
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)
     return high
-
-
-def _over(target: float, years: float) -> float:
-    """A probability for a year as one for several."""
-    return -math.expm1(years * math.log1p(-min(target, _NEARLY)))

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SpecError
+from parimend.kernels.compound_numba import compound
 from parimend.record import Record
 
 _SUM = 1e-6  # how far shares may be from a sum of one
-_RESCALE = 1e200
 _LARGEST = 12  # so many of the largest events are summed up one by one, the rest is bounded
 
 
@@ -108,36 +108,12 @@ class Events(Record):
             errors: up to which the number of words is resolved.
         """
         most = errors + _LARGEST * min(self.largest, errors + 1)
-        exactly = self._panjer(expected, most)
+        sizes, shares = np.array(self.sizes), np.array(self.shares)
+        exactly = compound(expected, sizes, shares, most)
         rest = self._chernoff(expected, most)
         above = np.cumsum(exactly[::-1])[::-1]  # the smallest first
         more = np.append(above[1:], 0.0)[: errors + 1] + rest
         return Tails(exactly[: errors + 1], np.minimum(more, 1.0))
-
-    def _panjer(self, expected: float, most: int) -> NDArray[np.float64]:
-        """Probabilities of 0 .. ``most`` words, scaled on the way so that none vanishes early."""
-        steps = [
-            (size, expected * share * size)
-            for size, share in zip(self.sizes, self.shares, strict=True)
-            if size <= most and share
-        ]
-        values, logs = np.zeros(most + 1), np.full(most + 1, -expected)
-        values[0], scale = 1.0, -expected
-        window = [1.0] + [0.0] * most
-        for e in range(1, most + 1):
-            total = 0.0
-            for size, weight in steps:
-                if size > e:
-                    break
-                total += weight * window[e - size]
-            window[e] = total / e
-            if window[e] > _RESCALE:
-                scale += math.log(_RESCALE)
-                for back in range(max(0, e - self.largest), e + 1):
-                    window[back] /= _RESCALE
-            values[e], logs[e] = window[e], scale
-        with np.errstate(under="ignore"):
-            return np.asarray(values * np.exp(logs))
 
     def _chernoff(self, expected: float, errors: int) -> float:
         """An upper bound of the probability that more than ``errors`` words are wrong.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parimend.formats import Layout
 from parimend.regular import holds, read_at, write_at
 from parimend.stores.base import Tensors
-from parimend.words.layout import Part
+from parimend.words.layout import Part, whole
 
 _COPY_BYTES = 1 << 22
 
@@ -83,15 +83,20 @@ class FileTensors(Tensors):
 
 
 class LoadedTensors(Tensors):
-    """The tensors of a file, in memory.
+    """A copy of tensors in memory.
 
     Args:
         tensors: read once, here.
+        parts: of them, at most one of each; a part of a tensor becomes a flat tensor of its name.
+            All tensors by default.
     """
 
-    def __init__(self, tensors: FileTensors) -> None:
-        self._parts = tuple(tensors.whole())
-        self.data = {part.name: tensors.read(part) for part in self._parts}
+    def __init__(self, tensors: Tensors, parts: Sequence[Part] | None = None) -> None:
+        taken = tensors.whole() if parts is None else parts
+        self._parts = tuple(
+            part if parts is None else whole(part.name, part.dtype, (part.count,)) for part in taken
+        )
+        self.data = {part.name: tensors.read(part).copy() for part in taken}
         """The bytes of every tensor, by its name."""
 
     def whole(self) -> tuple[Part, ...]:

@@ -1,0 +1,96 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parimend.cli.output import console, print_table, size
+
+if TYPE_CHECKING:
+    from parimend.planner import Plan, Simulation
+
+
+def print_plan(made: Plan) -> None:
+    """The words, what is known of their budget, and what an environment leaves."""
+    columns = ["file", "word", "elements", "checks", "seal", "guaranteed", "redundancy", "moved"]
+    print_table(
+        columns,
+        [
+            [
+                file.path,
+                word.name,
+                f"{word.elements:,}",
+                f"{word.checks:,}",
+                f"{word.seal_bytes:,}",
+                f"{word.promise.guaranteed:,}",
+                f"{word.redundancy:.2%}",
+                f"{word.moved:.2g}",
+            ]
+            for file in made.files
+            for word in file.words
+        ],
+    )
+    say = console().print
+    say(f"{made.errors:,} errors in each word; {size(made.seal_bytes)} of checks", soft_wrap=True)
+    say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits", soft_wrap=True)
+    for name, chance in (("bound", made.bound), ("measured", made.measured)):
+        if chance is not None:
+            text = f"{chance.errors:,}: {chance.probability:.2g} are not repaired ({chance.what})"
+            say(f"{name:<11} {text}", soft_wrap=True)
+    if made.seconds:
+        say(
+            f"seconds     protect {made.seconds.protect:.3g}, check {made.seconds.check:.3g} "
+            f"(from a sample of {size(made.seconds.sample)})",
+            soft_wrap=True,
+        )
+    if made.risk and made.where:
+        _print_risk(made)
+
+
+def _print_risk(made: Plan) -> None:
+    risk, where = made.risk, made.where
+    assert risk is not None
+    assert where is not None
+    basis = "proven" if all(w.promise.proven for w in made.words) else "from above, as measured"
+    rows = {
+        "checked": f"every {_time(risk.interval)}",
+        "events": f"{risk.events:.3g} a year, of which {risk.repairs:.3g} repairs",
+        "unrepaired": f"{risk.unrepaired:.3g} in {_years(risk.years)}, {basis}; {risk.fit:.3g} FIT",
+        "of it": f"{risk.large:.3g} by single events beyond the budget, which no interval removes; "
+        f"{risk.hard:.3g} by cells that fail for good",
+        "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",
+        "source": f"{where.name}: {where.source}",
+    }
+    for name, text in rows.items():
+        console().print(f"{name:<11} {text}", soft_wrap=True)
+    if made.reason:
+        console().print(f"not met     {made.reason}", soft_wrap=True)
+
+
+def print_simulation(it: Simulation) -> None:
+    """What was simulated, beside what the formula says."""
+    verdict = "inside" if it.inside else "outside"
+    if it.bounded and it.formula > it.high:
+        verdict = "above, as an upper bound may be"
+    console().print(
+        f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something, at "
+        f"{it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); the formula says "
+        f"{it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
+        soft_wrap=True,
+    )
+
+
+def _years(count: float) -> str:
+    return "a year" if count == 1.0 else f"{count:g} years"
+
+
+def _time(days: float) -> str:
+    """A time for people.
+
+    >>> _time(0.5), _time(3.0), _time(1e-4)
+    ('12 hours', '3 days', '8.64 s')
+    """
+    for unit, length in (("days", 1.0), ("hours", 1 / 24), ("min", 1 / 1440)):
+        if days >= length:
+            return f"{days / length:.3g} {unit}"
+    return f"{days * 86_400:.3g} s"

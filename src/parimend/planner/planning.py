@@ -1,0 +1,304 @@
+"""`plan`: what protecting a model or a file takes, and what it gives."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
+from parimend.codes import Chance
+from parimend.errors import SpecError
+from parimend.planner.source import Source, sources
+from parimend.planner.stake import Stake, stake
+from parimend.planner.timing import Seconds, seconds
+from parimend.record import Record
+from parimend.risk import Environment, environment
+from parimend.risk.chance import (
+    MOST,
+    SHORTEST,
+    Exposed,
+    Risk,
+    longest_interval,
+    risk,
+    smallest_budget,
+)
+from parimend.risk.environment import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    import torch
+
+    Model = torch.nn.Module | Mapping[str, Any]
+
+ERRORS = 210
+"""The budget if none is asked for."""
+DAY = 1.0
+"""The interval between two checks if nothing asks for another."""
+DAY_SECONDS = 86_400.0
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, repr=False)
+class PlannedFile(Record):
+    """A file, or a live model (then without a path), and its words."""
+
+    path: str
+    words: tuple[PlannedWord, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Record):
+    """What a protection takes and gives; `parimend.protect_` and `protect_file` carry it out.
+
+    Attributes:
+        request: what is asked for.
+        files: what is protected, and how.
+        seconds: how long that takes here; None if it was not measured.
+        where: the environment, if one was given.
+        risk: what is left of its damage.
+        reason: why the target is not met; empty if it is, or if there was none.
+        stake: what damage does to a model's answers, if there was calibration data.
+    """
+
+    request: Request
+    files: tuple[PlannedFile, ...]
+    seconds: Seconds | None = field(default=None, compare=False)
+    where: Environment | None = None
+    risk: Risk | None = None
+    reason: str = ""
+    stake: Stake | None = None
+
+    @property
+    def carrier(self) -> str:
+        """Where redundancy will live."""
+        return self.request.carrier.name
+
+    @property
+    def errors(self) -> int:
+        """The budget of every word, in words of 32 bits."""
+        return self.request.errors
+
+    @property
+    def words(self) -> tuple[PlannedWord, ...]:
+        """Those of all files."""
+        return tuple(word for file in self.files for word in file.words)
+
+    @property
+    def seal_bytes(self) -> int:
+        """Bytes of all checks."""
+        return sum(word.seal_bytes for word in self.words)
+
+    @property
+    def guaranteed(self) -> int:
+        """Any so many wrong words are repaired, always, in every protected word."""
+        return min((word.promise.guaranteed for word in self.words), default=0)
+
+    @property
+    def bound(self) -> Chance | None:
+        """The weakest of what is proven over the draw of the seed; None if nothing is."""
+        return _weakest(word.promise.bound for word in self.words)
+
+    @property
+    def measured(self) -> Chance | None:
+        """The weakest of what was measured; None if all of it is guaranteed."""
+        return _weakest(word.promise.measured for word in self.words)
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met that was given, if one was."""
+        return not self.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        record = super().as_dict()
+        del record["request"]
+        return {
+            "carrier": self.carrier,
+            "errors": self.errors,
+            "seal_bytes": self.seal_bytes,
+            "guaranteed": self.guaranteed,
+            "bound": self.bound and self.bound.as_dict(),
+            "measured": self.measured and self.measured.as_dict(),
+            **record,
+        }
+
+    def __repr__(self) -> str:
+        left = f", {self.risk.unrepaired:.2g} unrepaired" if self.risk else ""
+        budget = f"{self.errors} errors ({self.guaranteed} guaranteed)"
+        return f"<Plan: {self.carrier}, {budget}, {self.seal_bytes} bytes{left}>"
+
+
+def plan(
+    source: Model | str | os.PathLike[str],
+    errors: int | None = None,
+    carrier: Carrier | CarrierName = "sidecar",
+    *,
+    buffers: bool = False,
+    where: Environment | str | None = None,
+    interval: float | None = None,
+    years: float = 1.0,
+    target: float | None = None,
+    calibration: Iterable[Any] | None = None,
+    metric: Callable[[Any], float] | None = None,
+    measure: bool = True,
+    **options: Unpack[Options],
+) -> Plan:
+    """What protecting a model or a file takes, and what it gives; nothing is changed.
+
+    Args:
+        source: a module, a state dict, a checkpoint, or the path of a file, a folder or an index.
+        errors: the budget of every word; by default 210, or the smallest that meets the target.
+        carrier, buffers, **options: as `parimend.protect_` takes them.
+        where: the environment, or its name; see `parimend.Environment`. With it comes the `Risk`.
+        interval: days between two checks; by default a day, or the longest that meets the target.
+        years: of service, for the probabilities.
+        target: probability, in a year, of damage that is not repaired.
+        calibration: inputs of the model, as `parimend.Real` takes them: what damage does to its
+            answers is measured with them.
+        metric: a score of a model, in place of the share of calibration inputs that get the same
+            answer as before.
+        measure: measure how long it takes, too.
+
+    Raises:
+        SpecError: if there is no such environment, or a number cannot be what it is.
+        ParimendError, OSError: as `parimend.protect_` and `parimend.protect_file` do.
+
+    Example:
+        >>> import torch
+        >>> it = plan(torch.nn.Linear(512, 10), where="leo", target=1e-6)
+        >>> it.errors, it.guaranteed, it.seal_bytes, f"{it.risk.interval:.2g} days"
+        (5, 5, 58, '1.2 days')
+        >>> [word] = plan(torch.nn.Linear(512, 10), errors=210, carrier="real").words
+        >>> word.checks, round(word.redundancy, 3), word.seal_bytes
+        (173, 0.034, 128)
+    """
+    there = None if where is None else environment(where)
+    _require(there, interval, years, target)
+    request = Request.of(ERRORS if errors is None else errors, carrier, **options)
+    with sources(source, request, buffers) as found:
+        unmet = ""
+        if errors is None and there is not None and target is not None:
+            days = DAY if interval is None else interval
+            best = smallest_budget(lambda t: _words(found, t), there, days, target, years)
+            if best is None:
+                unmet = _why_no_budget(lambda t: _words(found, t), there, days, target, years)
+            request = replace(request, errors=best or ERRORS)
+        files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
+        taken = seconds(found, request.errors) if measure else None
+    made = Plan(request, files, taken, there, reason=unmet)
+    if there is not None:
+        made = _assessed(made, interval, years, target)
+    if calibration is not None or metric is not None:
+        made = replace(made, stake=stake(source, request, calibration, metric))
+    return made
+
+
+def exposed(words: Iterable[PlannedWord]) -> list[Exposed]:
+    """Planned words as an environment sees them, equal ones together."""
+    return [
+        Exposed(
+            bits=8.0 * nbytes,
+            failing=promise.failing(),
+            noticed=promise.noticed,
+            missed=promise.missed,
+            erasures=promise.erasures,
+            times=times,
+        )
+        for (nbytes, promise), times in Counter((w.nbytes, w.promise) for w in words).items()
+    ]
+
+
+def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
+    return exposed(word for each in found for word in each.planned(errors))
+
+
+def _require(
+    there: Environment | None, interval: float | None, years: float, target: float | None
+) -> None:
+    """Refuse numbers that cannot be what they are called."""
+    if there is None and not (interval is None and target is None):
+        raise SpecError(
+            "an interval and a target are for an environment: say where, such as "
+            f"{', '.join(ENVIRONMENTS)}"
+        )
+    for name, value in (("interval", interval), ("years", years)):
+        if value is not None and not SHORTEST <= value < math.inf:
+            raise SpecError(f"{name} must be above 0 (interval in days), not {value}")
+    if target is not None and not 0.0 < target < 1.0:
+        raise SpecError(f"a target is a probability in a year, between 0 and 1, not {target}")
+
+
+def _assessed(made: Plan, interval: float | None, years: float, target: float | None) -> Plan:
+    """The plan with its risk, at the longest interval if none is given, and why it misses."""
+    words, there = exposed(made.words), made.where
+    assert there is not None
+    days = interval
+    if days is None and target is not None and not made.reason:
+        days = longest_interval(words, there, target, years)
+        needed = made.seconds.check / DAY_SECONDS if made.seconds else 0.0
+        if days is not None and days < needed:
+            why = (
+                f"it would have to be checked every {days:.2g} days, and a check takes {needed:.2g}"
+            )
+            return replace(made, risk=risk(words, there, days, years), reason=why)
+    left = risk(words, there, DAY if days is None else days, years)
+    missed = target is not None and left.yearly > target * (1.0 + _ROUNDING)
+    why = made.reason or (_why(made.errors, left) if missed else "")
+    return replace(made, risk=left, reason=why)
+
+
+def _why(errors: int, left: Risk) -> str:
+    """Why a target is not met, and what would help."""
+    rest = left.unrepaired / 2
+    if left.large > rest:
+        return (
+            f"single events of more than {errors:,} words leave {left.large:.2g} however often it "
+            "is checked: take a larger budget"
+        )
+    if left.hard > rest:
+        return (
+            f"cells that fail for good leave {left.hard:.2g}: take a larger budget, or replace the "
+            "memory earlier"
+        )
+    return (
+        f"checked every {left.interval:.3g} days, {left.unrepaired:.2g} is left: take a larger "
+        "budget, or check more often"
+    )
+
+
+def _why_no_budget(
+    words: Callable[[int], list[Exposed]],
+    there: Environment,
+    days: float,
+    target: float,
+    years: float,
+) -> str:
+    """Why even the largest budget that can be had misses a target."""
+    errors = MOST
+    while errors:
+        try:
+            most = words(errors)
+            break
+        except SpecError:  # there is no such code
+            errors //= 2
+    else:
+        return "there is no code for it"
+    left = risk(most, there, days, years)
+    if left.large > target:
+        why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
+    elif any(word.failing[-1] for word in most):
+        why = "so many are repaired with a measured probability only, which is not enough"
+    elif left.hard > target:
+        why = f"cells that fail for good leave {left.hard:.2g}: replace the memory earlier"
+    else:
+        why = f"{left.unrepaired:.2g} is left: check more often"
+    return f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}"
+
+
+def _weakest(chances: Iterable[Chance | None]) -> Chance | None:
+    """The one that says least."""
+    known = [chance for chance in chances if chance is not None]
+    return max(known, key=lambda c: (c.probability, -c.errors), default=None)

@@ -1,0 +1,69 @@
+"""What is planned for: a model, or files, as stores of tensors with what is asked of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from parimend import carriers
+from parimend.arguments import path_of
+from parimend.carriers import PlannedWord, Request
+from parimend.files import targets
+from parimend.files.choosing import choose, for_index
+from parimend.files.targets import is_index
+from parimend.formats import layout_of
+from parimend.regular import open_regular
+from parimend.stores.base import Tensors
+from parimend.stores.file import ChosenTensors, FileTensors
+
+
+class Source(NamedTuple):
+    """Tensors that are protected together.
+
+    Attributes:
+        path: of the file; empty of a live model.
+        tensors: all that are to be protected.
+        request: what is asked for.
+    """
+
+    path: str
+    tensors: Tensors
+    request: Request
+
+    def asked(self, errors: int) -> Request:
+        """The same with another budget."""
+        return replace(self.request, errors=errors)
+
+    def planned(self, errors: int) -> tuple[PlannedWord, ...]:
+        """What protecting it with a budget takes.
+
+        Raises:
+            SpecError, WordError: as `Carrier.choose` does.
+        """
+        return carriers.plan(self.tensors, self.asked(errors))
+
+
+@contextmanager
+def sources(given: Any, request: Request, buffers: bool) -> Iterator[list[Source]]:
+    """A model, or the files that a path means; they are open until the context ends.
+
+    Raises:
+        FormatError, SpecError, WordError, OSError: as `parimend.protect_file` does.
+    """
+    if not isinstance(given, str | os.PathLike):
+        from parimend.model import tensors_to_protect  # loads torch, which files do without
+
+        tensors = tensors_to_protect(given, request.only, buffers)
+        yield [Source("", tensors, request.fitted(given))]
+        return
+    with ExitStack() as stack:
+        found = []
+        for target, names in choose(targets(path_of(given)), request.only).items():
+            file = stack.enter_context(open_regular(target))
+            tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
+            mine = for_index(request) if is_index(target) else request
+            found.append(Source(str(target), tensors, mine))
+        yield found

@@ -1,0 +1,131 @@
+"""What damage does to the answers of a model, and what protecting it does."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend import carriers
+from parimend.carriers import Request
+from parimend.dtypes import DTYPES
+from parimend.errors import SpecError
+from parimend.faults import draw
+from parimend.record import Record
+from parimend.stores.base import Tensors
+
+ENOUGH = 100
+"""Inputs that answers are compared on, at least."""
+MOST = 2000
+"""Inputs that are used, at most."""
+TRIALS = 8
+"""Times that a model is damaged."""
+
+Metric = Callable[[Any], float]
+
+
+@dataclass(frozen=True, repr=False)
+class Stake(Record):
+    """Scores of a model; measured.
+
+    Attributes:
+        metric: what the scores are.
+        intact: before anything is done.
+        protected: when it is protected, and not damaged.
+        damaged: not protected, with a flipped bit in as many elements as the budget has errors, at
+            random in what would be protected; one score for each trial.
+    """
+
+    metric: str
+    intact: float
+    protected: float
+    damaged: tuple[float, ...]
+
+
+def stake(
+    model: Any, request: Request, calibration: Iterable[Any] | None, metric: Metric | None
+) -> Stake:
+    """Score a model as it is, damaged, and protected. It is not changed.
+
+    Args:
+        model: a module.
+        request: the protection.
+        calibration: batches of inputs; see `parimend.Real`.
+        metric: a score; by default the share of inputs whose largest output stays the same.
+
+    Raises:
+        SpecError: if it is no module, there are too few inputs, or a score is not a number.
+    """
+    import torch
+
+    from parimend.model import tensors_to_protect
+
+    if not isinstance(model, torch.nn.Module):
+        raise SpecError("calibration and metric are for a module, which can be run: load it first")
+    name = getattr(metric, "__name__", "metric")
+    if metric is None:
+        metric, name = _same_answers(model, calibration or ()), "same answers"
+    score = _checked(metric, name)
+
+    def damaged(seed: int) -> float:
+        state = copy.deepcopy(model)
+        _flip_(tensors_to_protect(state, request.only, False), request.errors, seed)
+        return score(state)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is left out, and moved far: it has been said
+        protected = copy.deepcopy(model)
+        carriers.protect_(
+            tensors_to_protect(protected, request.only, False), request.fitted(protected)
+        )
+        scores = tuple(damaged(seed) for seed in range(TRIALS))
+        return Stake(name, score(copy.deepcopy(model)), score(protected), scores)
+
+
+def _checked(metric: Metric, name: str) -> Metric:
+    def score(model: Any) -> float:
+        value = float(metric(model))
+        if math.isnan(value):
+            raise SpecError(f"{name} gives NaN: a score must be a number also for a damaged model")
+        return value
+
+    return score
+
+
+def _same_answers(model: Any, calibration: Iterable[Any]) -> Metric:
+    """The share of inputs whose largest output is where it is now."""
+    import torch
+
+    from parimend.impose.batches import batches_of, run
+
+    batches = batches_of(calibration, MOST)
+    count = sum(batch.inputs for batch in batches)
+    if count < ENOUGH:
+        raise SpecError(f"{count} calibration inputs are too few: give {ENOUGH} or more")
+
+    def answers(state: Any) -> NDArray[np.int64]:
+        state.eval()
+        with torch.no_grad():
+            found = [run(state, batch).argmax(-1).flatten().cpu().numpy() for batch in batches]
+        return np.concatenate(found)
+
+    before = answers(copy.deepcopy(model))
+    return lambda state: float(np.mean(answers(state) == before))
+
+
+def _flip_(tensors: Tensors, count: int, seed: int) -> None:
+    """Flip a bit in each of so many elements."""
+    arrays = {
+        part.name: tensors.read(part).copy().view(DTYPES[part.dtype].numpy)
+        for part in tensors.whole()
+    }
+    most = sum(array.size for array in arrays.values())
+    draw("bitflip", arrays, min(count, most), seed).apply_(arrays)
+    for part in tensors.whole():
+        tensors.write(part, None, arrays[part.name].view(np.uint8).reshape(part.count, -1))
