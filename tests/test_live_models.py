@@ -42,7 +42,7 @@ def test_everything_in_a_checkpoint_is_protected():
     state["model"]["weight"].zero_()
     assert pm.repair_(state, seal).verdict is Verdict.UNCORRECTABLE
     assert pm.check(state, pm.refresh(state, seal)).verdict is Verdict.CLEAN
-    [word] = pm.plan(state, errors=5)
+    [word] = pm.plan(state, errors=5).words
     assert word.elements == seal.covered
     with pytest.raises(MismatchError, match=r"protects best, which is not there"):
         pm.check(state["model"], seal)

@@ -210,11 +210,11 @@ def test_only_and_buffers():
 
 def test_plan_says_what_protect_does():
     model = network()
-    [word] = pm.plan(model, 12, "real")
+    [word] = pm.plan(model, 12, "real").words
     seal = pm.protect_(model, 12, "real")
     assert (word.checks, word.elements) == (seal.words[0].code.m, seal.covered)
     assert 0.5 * word.moved < seal.notes["moved"][0] < 2 * word.moved
-    [word] = pm.plan(model, 12)
+    [word] = pm.plan(model, 12).words
     assert word.seal_bytes < 1500
     assert word.moved == 0
 

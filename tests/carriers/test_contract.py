@@ -128,7 +128,7 @@ def test_a_look_agrees_with_the_whole_answer(wanted, sealed, tensors):
 
 def test_what_is_planned_is_what_is_sealed(wanted, sealed, tensors):
     seal, before, _ = sealed
-    planned = pm.plan(before, ERRORS, wanted)
+    planned = pm.plan(before, ERRORS, wanted).words
     assert [p.name for p in planned] == [word.name for word in seal.words]
     assert [p.checks for p in planned] == [word.code.m for word in seal.words]
     assert sum(p.elements for p in planned) == seal.covered

@@ -124,7 +124,7 @@ def test_errors_are_words_of_32_bits(dtype, rng):
 
 def test_small_weights_take_more_checks():
     small, large = (
-        pm.plan({"w": torch.ones(6400, dtype=dtype)}, 10, "real")[0]
+        pm.plan({"w": torch.ones(6400, dtype=dtype)}, 10, "real").words[0]
         for dtype in (torch.int8, torch.int16)
     )
     assert small.checks > 1.5 * large.checks

@@ -1,6 +1,7 @@
 """The command line: what it prints, and its exit status."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -198,9 +199,44 @@ def test_other_carriers(model, run, tmp_path, carrier):
     assert run("plan", model, "--carrier", carrier)[0] == 0
 
 
+def test_a_plan_meets_a_target_or_says_why(model, run):
+    plan = ["plan", model, "--environment", "leo"]
+    code, out, _ = run(*plan, "--target", "1e-6")
+    assert code == 0
+    assert "guaranteed  any" in out
+    assert "source      leo: low Earth orbit" in out
+    fit = -math.expm1(-10 * 1e-9 * 8766)
+    made = json.loads(run(*plan, "--fit", "10", "--json")[1])
+    assert made["risk"]["unrepaired"] == pytest.approx(fit, rel=1e-3)
+    assert made["risk"]["fit"] == pytest.approx(10, rel=1e-3)
+    assert made["reason"] == ""
+    code, out, _ = run(*plan, "--errors", "3", "--events", "1:0.5,64:0.5", "--target", "1e-9")
+    assert code == 1
+    assert "not met     single events of more than 3 words leave" in out
+    assert "events as given; else low Earth orbit" in out
+
+
+def test_a_plan_is_simulated(model, run):
+    plan = ["plan", model, "-e", "4", "--rate", "1e-9", "--interval", "12h", "--verify", "50"]
+    out = run(*plan)[1]
+    assert "of 50 years of 12 checks lost something" in out
+    assert "wrong answers 0" in out
+    assert "checked     every 12 hours" in out
+    simulated = json.loads(run(*plan, "--json")[1])["simulation"]
+    assert simulated["years"] == 50
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["plan", "MODEL", "--environment", "moon"], "unknown environment 'moon': there are sea-"),
+        (["plan", "MODEL", "--rate", "-1"], "rate is a probability per bit, in 0 .. 1, not -1.0"),
+        (["plan", "MODEL", "--events", "1:0.5"], "shares of events must add up to 1, not 0.5"),
+        (["plan", "MODEL", "--target", "1e-6"], "say where, such as sea-level-dram"),
+        (["plan", "MODEL", "--rate", "0", "--verify", "9"], "there is no rate"),
+        (["plan", "MODEL", "--verify", "9"], "a simulation needs an environment"),
+        (["plan", "MODEL", "--fit", "1", "--target", "0.1"], "say the same: give one of them"),
+        (["plan", "MODEL", "--interval", "soon"], "such as 12h, not 'soon'"),
         (["check", "MODEL"], "MODEL is not protected"),
         (["check", "nothing"], "nothing: No such file or directory"),
         (["check"], "Missing argument"),

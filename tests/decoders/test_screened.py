@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from parimend.codes import Modular, PowerSums, Screened
-from parimend.decoders import Buckets, ReedSolomon, ScreenedSums, decoder_for
+from parimend.codes import LowBits, Modular, PowerSums, Screened, Sparse
+from parimend.decoders import Buckets, Peeling, ReedSolomon, ScreenedSums, decoder_for
 from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
@@ -44,3 +44,8 @@ def test_what_the_few_sums_contradict_is_not_corrected():
 )
 def test_every_code_on_sums_has_its_decoder(code, kind):
     assert type(decoder_for(code)) is kind
+
+
+def test_the_usual_decoder_is_the_one_that_carriers_use():
+    assert type(decoder_for(Sparse(300, 40))) is Peeling
+    assert type(decoder_for(LowBits(300, 40))) is Peeling

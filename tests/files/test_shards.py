@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from parimend import check_file, plan_file, protect_file, repair_file
+from parimend import check_file, plan, protect_file, repair_file
 from parimend.errors import FormatError, MismatchError, SpecError, WordError
 from parimend.files import sidecar_of, targets
 from parimend.outcomes import Verdict
@@ -160,8 +160,8 @@ def test_patterns_are_for_all_shards_together(folder, tmp_path, carrier):
         out.mkdir()
     with pytest.raises(WordError, match=r"matches 'x\*'; there are layer1, layer2, layer3"):
         protect_file(folder, 10, carrier, out, only=["layer2", "x*"])
-    planned = plan_file(folder, 10, carrier, only=["layer2"])
-    assert [len(words) for _, words in planned] == [1, 0, 1, 0]
+    planned = plan(folder, 10, carrier, only=["layer2"])
+    assert [len(file.words) for file in planned.files] == [1, 0, 1, 0]
     protect_file(folder, 10, carrier, out, only=["layer2"])
     report = check_file(out or folder)
     assert [file.covered for file in report.files[1:]] == [0, 2000, 0]

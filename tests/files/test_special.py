@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 
-from parimend import Seal, check_file, load_file, plan_file, protect_file, repair_file, save_file
+from parimend import Seal, check_file, load_file, plan, protect_file, repair_file, save_file
 from parimend.cli import main
 from parimend.errors import FormatError
 from parimend.files import sidecar_of
@@ -80,7 +80,7 @@ def test_files(special, tmp_path):
     if says == "is a folder":  # it stands for the files in it
         says = "has no|is a folder"
     calls = (check_file, repair_file, load_file, lambda path: protect_file(path, 3))
-    for act in (*calls, lambda path: plan_file(path, 3)):
+    for act in (*calls, lambda path: plan(path, 3)):
         with pytest.raises(FormatError, match=f"m.bin ({says})"):
             act(path)
 

@@ -42,6 +42,7 @@ class Agreement(Decoder):
 
     name: ClassVar[str] = "agreement"
     families: ClassVar[tuple[str, ...]] = ("sparse",)
+    usual: ClassVar[bool] = False
 
     def _prepare(self, code: Sparse) -> _Prepared:
         return _Prepared(code)

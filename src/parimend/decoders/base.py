@@ -26,6 +26,8 @@ class Decoder(ABC):
     """Name of the method, as users write it."""
     families: ClassVar[tuple[str, ...]]
     """Families of codes that it can decode."""
+    usual: ClassVar[bool] = True
+    """Whether it may be what is meant where no decoder is named; see `decoder_for`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -123,12 +125,12 @@ def decoder(name: str) -> type[Decoder]:
 
 
 def decoder_for(code: Code) -> Decoder:
-    """The usual decoder of a code's family, with its usual settings: the first that was written.
+    """The usual decoder of a code's family, with its usual settings: the first that may be.
 
     Raises:
         SpecError: if there is none.
     """
     for each in _DECODERS.values():
-        if code.family in each.families:
+        if each.usual and code.family in each.families:
             return each()
     raise SpecError(f"there is no decoder for {code.family} codes")

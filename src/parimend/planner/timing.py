@@ -45,7 +45,9 @@ def seconds(sources: Sequence[Source], errors: int) -> Seconds | None:
         words = split(source.tensors.whole(), source.request.per)
         if not words or _without_data(source.tensors, words[0].parts[0]):
             continue
-        taken = _measured(source, words, errors)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that were moved far: it is a copy
+            taken = _measured(source, words, errors)
         if taken is None:
             return None
         scale = sum(part.nbytes for word in words for part in word) / taken.sample
@@ -100,12 +102,10 @@ def _first(words: Sequence[Word], room: int) -> Iterator[Word]:
 
 def _fastest(work: Callable[[], object]) -> float:
     taken = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that were moved far: it is a copy
-        for _ in range(_ROUNDS):
-            began = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - began)
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
     return min(taken)
 
 

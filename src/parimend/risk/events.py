@@ -22,6 +22,7 @@ from parimend.record import Record
 
 _SUM = 1e-6  # how far shares may be from a sum of one
 _LARGEST = 12  # so many of the largest events are summed up one by one, the rest is bounded
+_FAR = 12.0  # standard deviations
 
 
 class Tails(NamedTuple):
@@ -107,8 +108,14 @@ class Events(Record):
             expected: number of events.
             errors: up to which the number of words is resolved.
         """
-        most = errors + _LARGEST * min(self.largest, errors + 1)
         sizes, shares = np.array(self.sizes), np.array(self.shares)
+        most = errors + _LARGEST * min(self.largest, errors + 1)
+        small = sizes <= most
+        mean = expected * float(shares[small] @ sizes[small])
+        spread = _FAR * math.sqrt(expected * float(shares[small] @ sizes[small] ** 2))
+        if mean - spread > errors:  # next to certain, and long to sum up
+            return Tails(np.zeros(errors + 1), np.ones(errors + 1))
+        most = max(most, math.ceil(mean + spread))
         exactly = compound(expected, sizes, shares, most)
         rest = self._chernoff(expected, most)
         above = np.cumsum(exactly[::-1])[::-1]  # the smallest first

@@ -1,0 +1,175 @@
+"""Plans: what they say is what is done, and what an environment leaves of it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import parimend as pm
+from parimend.errors import SpecError, WordError
+from parimend.planner.planning import exposed
+from parimend.risk.chance import risk
+
+LEO = pm.Environment("mine", rate=4e-7, events=pm.Events.of({1: 0.99, 2: 0.01}))
+
+
+@pytest.fixture
+def file(tmp_path, rng):
+    path = tmp_path / "m.safetensors"
+    save_file({f"t{i}": rng.normal(size=(50, 40)).astype("f4") for i in range(5)}, path)
+    return path
+
+
+@pytest.mark.parametrize("per", ["model", "tensor", "row"])
+def test_a_file_and_its_model_have_one_plan(file, per):
+    from safetensors.torch import load_file
+
+    there = pm.plan(file, 5, per=per)
+    loaded = pm.plan(load_file(file), 5, per=per)
+    assert [(w.name, w.checks, w.promise) for w in there.words] == [
+        (w.name, w.checks, w.promise) for w in loaded.words
+    ]
+    made = pm.protect_file(file, 5, per=per)[0].seal
+    assert [w.code for w in there.words] == [w.code for w in made.words]
+    assert there.seal_bytes == sum(len(w.code.pack(w.target)) for w in made.words)
+
+
+def test_a_plan_says_what_is_proven_and_what_is_measured():
+    model = torch.nn.Linear(512, 40)
+    sidecar, real = (pm.plan(model, 100, carrier) for carrier in ("sidecar", "real"))
+    assert (sidecar.guaranteed, sidecar.measured) == (100, None)
+    assert real.guaranteed < 100
+    assert real.measured.errors == 100
+    assert 0 < real.measured.probability <= 1e-3
+    many = pm.plan(model, 5000)
+    assert many.guaranteed < 5000
+    assert many.measured.errors == 5000
+
+
+def test_a_plan_changes_nothing(file, rng):
+    model = torch.nn.Linear(512, 10)
+    before = model.weight.clone()
+    for carrier in ("sidecar", "real", "lowbits"):
+        assert pm.plan(model, 5, carrier).seconds.protect > 0
+    assert torch.equal(model.weight, before)
+    data = file.read_bytes()
+    pm.plan(file, 5, "lowbits")
+    assert file.read_bytes() == data
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_risk_is_that_of_the_words(file):
+    it = pm.plan(file, 3, where=LEO, interval=0.5, years=2, per="tensor")
+    assert it.risk == risk(exposed(it.words), LEO, 0.5, 2)
+    assert it.risk.events == pytest.approx(LEO.rate * 8 * 5 * 8000 * 365.25)
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "real"])
+@pytest.mark.parametrize("interval", [None, 0.25])
+def test_a_target_is_met_by_the_smallest_budget(carrier, interval):
+    model = torch.nn.Linear(512, 40)
+    it = pm.plan(model, carrier=carrier, where=LEO, target=1e-2, interval=interval)
+    if carrier == "real":  # a thousandth of what is not proven counts as lost
+        assert not it.met
+        return
+    assert it.met
+    assert it.risk.yearly <= 1e-2 * (1 + 1e-6)
+    less = pm.plan(model, it.errors - 1, carrier, where=LEO, interval=interval or 1.0)
+    assert less.risk.yearly > 1e-2
+    if interval is None:
+        assert it.risk.interval >= 1.0
+
+
+def test_a_given_budget_gets_the_longest_interval():
+    model = torch.nn.Linear(512, 40)
+    it = pm.plan(model, 8, where=LEO, target=1e-6)
+    assert it.met
+    later = pm.plan(model, 8, where=LEO, interval=it.risk.interval * 1.02)
+    assert it.risk.yearly <= 1e-6 < later.risk.yearly
+
+
+def test_what_cannot_be_met_says_why(file):
+    rows = pm.Environment("rows", rate=1e-12, events=pm.Events.of({1: 0.5, 9000: 0.5}))
+    it = pm.plan(file, 10, where=rows, target=1e-9)
+    assert not it.met
+    assert "single events of more than 10 words leave" in it.reason
+    assert it.risk.large == pytest.approx(-math.expm1(-1e-12 * 8 * 40_000 * 0.5 * 365.25))
+    assert pm.plan(file, where=rows, target=1e-9).reason.startswith("no budget up to 65,536")
+    worn = pm.Environment("worn", rate=1e-15, hard_rate=1e-7)
+    assert "fail for good" in pm.plan(file, 10, where=worn, target=1e-9, years=5).reason
+    burning = pm.Environment("burning", rate=0.5)
+    it = pm.plan(file, 4, where=burning, target=1e-9)
+    assert "check" in it.reason
+
+
+def test_plans_are_carried_along_as_json(file):
+    it = pm.plan(file, 5, where="leo", target=1e-6)
+    record = json.loads(it.to_json())
+    assert record["guaranteed"] == 5
+    assert record["measured"] is None
+    assert record["risk"]["unrepaired"] == it.risk.unrepaired
+    assert record["where"]["source"].startswith("low Earth orbit")
+    assert record["files"][0]["words"][0]["code"] == it.words[0].code.spec()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"where": "mars"}, "unknown environment 'mars': there are sea-level-dram"),
+        ({"target": 1e-6}, "for an environment: say where, such as sea-level-dram"),
+        ({"interval": 1.0}, "for an environment: say where"),
+        ({"where": "leo", "target": 0.0}, "between 0 and 1, not 0.0"),
+        ({"where": "leo", "target": 1.5}, "between 0 and 1, not 1.5"),
+        ({"where": "leo", "interval": 0.0}, "interval must be above 0"),
+        ({"where": "leo", "years": -1.0}, "years must be above 0"),
+        ({"where": "leo", "interval": float("nan")}, "interval must be above 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, says):
+    with pytest.raises(SpecError, match=says):
+        pm.plan(torch.nn.Linear(64, 10), **options)
+
+
+def test_nothing_to_protect_is_refused():
+    with pytest.raises(WordError):
+        pm.plan({}, 5)
+
+
+class TestStake:
+    """What damage does to answers, with calibration data."""
+
+    def test_it_is_measured_on_copies(self, rng):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5)
+        )
+        model.train()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        inputs = [torch.randn(100, 20) for _ in range(3)]
+        it = pm.plan(model, 60, calibration=inputs).stake
+        assert (it.intact, it.protected) == (1.0, 1.0)
+        assert np.mean(it.damaged) < 0.9
+        assert model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert it == pm.plan(model, 60, calibration=inputs).stake
+
+    def test_a_metric_of_ones_own(self):
+        model = torch.nn.Linear(64, 32)
+        it = pm.plan(model, 5, "lowbits", metric=lambda m: float(m.weight.isfinite().all())).stake
+        assert (it.intact, it.protected) == (1.0, 1.0)
+
+    def test_what_cannot_be_is_refused(self):
+        model = torch.nn.Linear(20, 5)
+        with pytest.raises(SpecError, match="30 calibration inputs are too few: give 100 or more"):
+            pm.plan(model, 5, calibration=[torch.randn(30, 20)])
+        with pytest.raises(SpecError, match="nothing gives NaN"):
+
+            def nothing(model):
+                return float("nan")
+
+            pm.plan(model, 5, metric=nothing)
+        with pytest.raises(SpecError, match="for a module, which can be run"):
+            pm.plan(model.state_dict(), 5, calibration=[torch.randn(100, 20)])

@@ -1,0 +1,58 @@
+"""Formulas against years that are simulated with the real decoders."""
+
+import pytest
+import torch
+
+import parimend as pm
+from parimend.errors import SpecError
+from parimend.planner import simulate
+from parimend.planner.simulation import CHECKS
+
+MODEL = torch.nn.Linear(512, 10)
+
+
+def environment(**more):
+    return pm.Environment("x", **{"rate": 1e-9, **more})
+
+
+@pytest.mark.parametrize(
+    ("errors", "where", "options"),
+    [
+        (4, environment(), {}),
+        (16, environment(events=pm.Events.of("1:0.7,2:0.2,8:0.08,16:0.02")), {}),
+        (6, environment(hard_rate=1e-9), {}),
+        (5, environment(), {"per": "tensor"}),
+        (3, environment(rate=0.0, read_rate=1e-12), {}),
+    ],
+)
+def test_the_formula_is_what_comes_out(errors, where, options):
+    it = simulate(pm.plan(MODEL, errors, where=where, measure=False, **options), years=400, seed=1)
+    assert it.wrong == 0
+    assert not it.bounded
+    error = (it.formula * (1 - it.formula) / it.years) ** 0.5
+    assert abs(it.lost / it.years - it.formula) < 4 * error
+    assert 0.2 < it.formula < 0.31
+
+
+def test_a_measured_budget_is_bounded_from_above():
+    it = simulate(pm.plan(MODEL, 40, "real", where=environment(), measure=False), years=60)
+    assert it.bounded
+    assert it.lost / it.years <= it.formula + 0.1
+
+
+def test_seeds_repeat():
+    plan = pm.plan(MODEL, 3, where=environment(), measure=False)
+    told = []
+    assert simulate(plan, 50, seed=3, progress=told.append) == simulate(plan, 50, seed=3)
+    assert sum(told) == 50
+    assert simulate(plan, 50, seed=3).checks == CHECKS
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(SpecError, match="needs an environment: plan with where="):
+        simulate(pm.plan(MODEL, 3, measure=False), 10)
+    with pytest.raises(SpecError, match="one year or more, not 0"):
+        simulate(pm.plan(MODEL, 3, where="leo", measure=False), 0)
+    with pytest.raises(SpecError, match="nothing happens in the environment quiet"):
+        quiet = pm.Environment("quiet")
+        simulate(pm.plan(MODEL, 3, where=quiet, measure=False), 10)

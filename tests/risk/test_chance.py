@@ -1,0 +1,162 @@
+"""What an environment leaves: against formulas, and against drawing a year."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parimend.errors import SpecError
+from parimend.risk import Environment, Events, environment
+from parimend.risk.chance import Exposed, longest_interval, lost, risk, smallest_budget
+from parimend.risk.environment import DAYS, ENVIRONMENTS
+
+BITS = 1e9
+
+
+def proven(errors, **more):
+    return Exposed(BITS, np.zeros(errors + 1), **more)
+
+
+def test_single_words_are_the_published_formula():
+    """About W (n r T)^(t + 1) / (t + 1)! in an interval."""
+    where = Environment("x", rate=1e-12)
+    for errors in (1, 2, 4):
+        chance = lost(proven(errors), where, days=1.0)
+        assert chance == pytest.approx(1e-3 ** (errors + 1) / math.factorial(errors + 1), rel=2e-3)
+
+
+@settings(max_examples=30)
+@given(
+    rate=st.floats(1e-12, 1e-8),
+    errors=st.integers(1, 40),
+    interval=st.floats(0.01, 30.0),
+    factor=st.floats(1.0, 10.0),
+)
+def test_more_of_anything_bad_is_worse(rate, errors, interval, factor):
+    events = Events.of({1: 0.8, 3: 0.2})
+
+    def left(rate, errors, interval):
+        where = Environment("x", rate=rate, events=events)
+        return risk([proven(errors)], where, interval).unrepaired
+
+    here = left(rate, errors, interval)
+    assert left(min(rate * factor, 1.0), errors, interval) >= here * (1 - 1e-9)
+    assert left(rate, errors, interval * factor) >= here * (1 - 1e-9)
+    assert left(rate, errors + 1, interval) <= here * (1 + 1e-9)
+
+
+def test_large_events_are_left_however_often_it_is_checked():
+    where = Environment("x", rate=1e-12, events=Events.of({1: 0.9, 64: 0.1}))
+    often, seldom = (risk([proven(8)], where, days) for days in (1e-4, 1.0))
+    expected = -math.expm1(-BITS * 1e-12 * 0.1 * DAYS)
+    for it in (often, seldom):
+        assert it.large == pytest.approx(expected, rel=1e-9)
+        assert it.unrepaired >= it.large * (1 - 1e-9)
+    assert longest_interval([proven(8)], where, expected / 2) is None
+    assert longest_interval([proven(64)], where, expected / 2) is not None
+
+
+@pytest.mark.parametrize("erasures", [False, True])
+def test_hard_faults_are_those_of_a_drawn_year(erasures, rng):
+    """Losses of 4,000 drawn years, with the budget counted by hand."""
+    errors, checks, fresh, soft = 4, 40, 0.06, 0.2
+    where = Environment(
+        "x", rate=soft / BITS, hard_rate=fresh / BITS, events=Events.of({1: 0.9, 2: 0.1})
+    )
+    it = risk([proven(errors, erasures=erasures)], where, 1.0, checks / DAYS)
+    lost_years = 0
+    for _ in range(4000):
+        known = 0
+        for _ in range(checks):
+            new = rng.poisson(fresh)
+            struck = int(rng.choice([1, 2], rng.poisson(soft), p=[0.9, 0.1]).sum())
+            cost = 2 * (new + struck) + (known if erasures else 2 * known)
+            if cost > 2 * errors:
+                lost_years += 1
+                break
+            known += new
+    share, error = lost_years / 4000, math.sqrt(it.unrepaired / 4000)
+    assert abs(share - it.unrepaired) < 4 * error
+    assert it.hard > 0.5 * it.unrepaired
+
+
+def test_what_is_measured_counts_as_measured():
+    failing = np.array([0.0, 0.0, 1e-3])
+    where = Environment("x", rate=1e-10)
+    expected = where.expected(BITS, 1.0)
+    exactly = math.exp(-expected) * expected**2 / 2
+    beyond = 1 - math.exp(-expected) * (1 + expected + expected**2 / 2)
+    assert lost(Exposed(BITS, failing), where, 1.0) == pytest.approx(
+        1e-3 * exactly + beyond, rel=1e-9
+    )
+
+
+def test_equal_words_count_as_often_as_they_are_there():
+    where = environment("leo")
+    one = Exposed(1e5, np.zeros(3))
+    assert risk([one] * 7, where, 0.5).unrepaired == pytest.approx(
+        risk([one._replace(times=7)], where, 0.5).unrepaired, rel=1e-9
+    )
+
+
+def test_reads_cost_what_they_cost_whatever_the_interval():
+    where = environment("disk")
+    assert where.expected(1e12, 1.0) == where.expected(1e12, 30.0) == 0.01
+    assert risk([proven(2000)], where, 7.0).events == pytest.approx(BITS * 1e-14 * DAYS / 7)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_inverse_is_the_inverse(name):
+    where = environment(name)
+    budget = 5000
+    days = longest_interval([proven(budget)], where, 1e-6)
+    if days is None:
+        assert risk([proven(budget)], where, 1e-6).yearly > 1e-6
+        return
+    assert risk([proven(budget)], where, days).yearly <= 1e-6
+    assert days == DAYS or risk([proven(budget)], where, days * 1.01).yearly > 1e-6
+    least = smallest_budget(lambda t: [proven(t)], where, days, 1e-6)
+    assert risk([proven(least)], where, days).yearly <= 1e-6
+    assert least == 1 or risk([proven(least - 1)], where, days).yearly > 1e-6
+
+
+def test_budgets_that_no_code_has_are_passed_over():
+    def words(errors):
+        if errors > 3:
+            raise SpecError("too few weights")
+        return [proven(errors)]
+
+    where = Environment("x", rate=1e-9)
+    assert smallest_budget(words, where, 1.0, 1e-12, most=64) is None
+    assert smallest_budget(words, where, 1e-4, 1e-4, most=64) == 2
+
+
+def test_coverage_counts_what_is_not_noticed():
+    where = Environment("x", rate=1e-9)
+    it = risk([proven(4, noticed=4, missed=1e-3)], where, 1.0)
+    more = where.events.tails(1.0, 4).more[-1]
+    assert it.coverage == pytest.approx(1 - 1e-3 * more)
+    assert it.wrong == pytest.approx(-math.expm1(-1e-3 * more * DAYS))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Environment("x", rate=-1e-9), r"rate .* in 0 .. 1, not -1e-09"),
+        (lambda: Environment("x", hard_rate=1.5), r"hard_rate .* not 1.5"),
+        (lambda: Environment("x", rate=float("nan")), "not nan"),
+        (lambda: environment("sea-level-drum"), "sea-level-dram, .* did you mean sea-level-dram"),
+        (lambda: environment("moon"), "unknown environment 'moon': there are sea-level-dram"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, says):
+    with pytest.raises(SpecError, match=says):
+        make()
+
+
+def test_every_environment_says_where_its_figures_are_from():
+    for where in ENVIRONMENTS.values():
+        assert len(where.source) > 40
+        assert where.rate or where.read_rate
