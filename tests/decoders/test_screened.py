@@ -47,5 +47,5 @@ def test_every_code_on_sums_has_its_decoder(code, kind):
 
 
 def test_the_usual_decoder_is_the_one_that_carriers_use():
-    assert type(decoder_for(Sparse(300, 40))) is Peeling
-    assert type(decoder_for(LowBits(300, 40))) is Peeling
+    assert type(decoder_for(Sparse.for_errors(300, 5))) is Peeling
+    assert type(decoder_for(LowBits.for_errors(300, 5))) is Peeling

@@ -53,6 +53,6 @@ def test_what_cannot_be_is_refused():
         simulate(pm.plan(MODEL, 3, measure=False), 10)
     with pytest.raises(SpecError, match="one year or more, not 0"):
         simulate(pm.plan(MODEL, 3, where="leo", measure=False), 0)
+    quiet = pm.Environment("quiet")
     with pytest.raises(SpecError, match="nothing happens in the environment quiet"):
-        quiet = pm.Environment("quiet")
         simulate(pm.plan(MODEL, 3, where=quiet, measure=False), 10)
