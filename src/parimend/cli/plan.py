@@ -20,6 +20,7 @@ from parimend.cli.protect import (
 )
 
 if TYPE_CHECKING:
+    from parimend.carriers import Options
     from parimend.risk import Environment
 
 _WHERE = "Environment"  # the options of one, together in the help
@@ -134,6 +135,7 @@ def command(
     from parimend.planner import plan, simulate
 
     where = _environment(environment, rate, events, hard_rate)
+    options: Options = {"only": only, "per": per.value, "seed": seed}
     made = plan(
         src,
         errors,
@@ -142,10 +144,11 @@ def command(
         interval=_days(interval),
         years=years,
         target=_target(target, fit),
-        only=only,
-        per=per.value,
-        seed=seed,
+        **options,
     )
+    if map_ is not None or picture is not None:
+        days = made.risk.interval if made.risk else None
+        _map(src, map_, picture, where, days, options)
     simulated = None
     if verify is not None:
         with counting(verify, "simulating") as progress:
@@ -158,6 +161,26 @@ def command(
         if simulated:
             print_simulation(simulated)
     raise typer.Exit(0 if made.met else 1)
+
+
+def _map(
+    src: Path,
+    out: Path | None,
+    picture: Path | None,
+    where: Environment | None,
+    interval: float | None,
+    options: Options,
+) -> None:
+    """Plan all carriers and budgets, and write and draw what they give and take."""
+    from parimend.planner.drawing import draw_map
+    from parimend.planner.maps import BUDGETS, CARRIERS, map_of
+
+    with counting(len(BUDGETS) * len(CARRIERS), "planning") as progress:
+        found = map_of(src, where=where, interval=interval, progress=progress, **options)
+    if out is not None:
+        found.save(out)
+    if picture is not None:
+        draw_map(found, picture)
 
 
 def _environment(

@@ -1,7 +1,19 @@
 """Before anything is protected: what it takes, what it gives, what an environment leaves of it."""
 
+from parimend.planner.drawing import draw_map
+from parimend.planner.maps import Map, map_of
 from parimend.planner.planning import Plan, PlannedFile, plan
 from parimend.planner.simulation import Simulation, simulate
 from parimend.planner.stake import Stake
 
-__all__ = ["Plan", "PlannedFile", "Simulation", "Stake", "plan", "simulate"]
+__all__ = [
+    "Map",
+    "Plan",
+    "PlannedFile",
+    "Simulation",
+    "Stake",
+    "draw_map",
+    "map_of",
+    "plan",
+    "simulate",
+]

@@ -1,0 +1,202 @@
+"""Maps: what carriers and budgets give and take, side by side, for one model or file.
+
+Robustness (what is guaranteed, what an environment leaves) against performance (how far weights
+move, how the model scores, how long a check takes) against cost (bytes). A point that another one
+beats or equals in everything is dominated, and left out of pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from parimend.atomic import atomic
+from parimend.carriers import CarrierName, Options
+from parimend.errors import SpecError, WordError
+from parimend.planner.planning import Plan, plan
+from parimend.record import Record
+
+if TYPE_CHECKING:
+    from parimend.planner.planning import Model
+
+CARRIERS: tuple[CarrierName, ...] = ("sidecar", "real", "lowbits")
+BUDGETS = (1, 4, 16, 64, 210, 500, 1000, 2000, 10_000)
+_ALIKE = 1.25  # times that differ by less are noise
+
+
+@dataclass(frozen=True, repr=False)
+class Point(Record):
+    """One way to protect.
+
+    Attributes:
+        carrier, errors: of the plan.
+        guaranteed: any so many wrong words are repaired, always.
+        seal_bytes: of all checks.
+        check: seconds that a check takes.
+        protect: seconds that protecting takes.
+        moved: relative L2 change of the weights to expect; 0 if they stay as they are.
+        score: of the protected model, if it can be run.
+        unrepaired: what an environment leaves in a year, if there is one.
+        command: that makes it.
+        dominated: whether another point is as good in everything.
+    """
+
+    carrier: str
+    errors: int
+    guaranteed: int
+    seal_bytes: int
+    check: float
+    protect: float
+    moved: float
+    score: float | None
+    unrepaired: float | None
+    command: str
+    dominated: bool = False
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """What should be small."""
+        check = round(math.log(self.check) / math.log(_ALIKE)) if self.check else 0.0
+        left = -self.errors if self.unrepaired is None else self.unrepaired
+        score = 0.0 if self.score is None else -self.score
+        return (-self.guaranteed, left, self.seal_bytes, check, self.moved, score)
+
+
+@dataclass(frozen=True, repr=False)
+class Map(Record):
+    """All points, and what there is no point for.
+
+    Attributes:
+        source: of the map.
+        where: name of the environment; empty if there is none.
+        points: by carrier and budget.
+        left_out: ``carrier, errors: reason`` of what cannot be.
+    """
+
+    source: str
+    where: str
+    points: tuple[Point, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def best(self) -> tuple[Point, ...]:
+        """The points that are not dominated."""
+        return tuple(point for point in self.points if not point.dominated)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the map as JSON, all or nothing.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        with atomic(Path(path)) as file:
+            file.write(json.dumps(self.as_dict(), indent=1, allow_nan=False).encode() + b"\n")
+
+
+def map_of(
+    source: Model | str | os.PathLike[str],
+    *,
+    carriers: Sequence[CarrierName] = CARRIERS,
+    budgets: Sequence[int] = BUDGETS,
+    name: str = "",
+    progress: Callable[[int], None] = lambda points: None,
+    where: Any = None,
+    interval: float | None = None,
+    calibration: Iterable[Any] | None = None,
+    metric: Callable[[Any], float] | None = None,
+    **options: Unpack[Options],
+) -> Map:
+    """Plan every carrier with every budget.
+
+    Args:
+        source, where, interval, calibration, metric, **options: see `parimend.plan`.
+        carriers: to be compared.
+        budgets: of errors.
+        name: of the source; by default its path, or ``model``.
+        progress: called with 1 after every point.
+
+    Raises:
+        SpecError, WordError: if nothing can be protected in any of these ways.
+        ParimendError, OSError: as `parimend.plan` does.
+
+    Example:
+        >>> import torch
+        >>> it = map_of(torch.nn.Linear(512, 10), carriers=["sidecar"], budgets=[4, 210])
+        >>> [(point.errors, point.guaranteed, point.seal_bytes) for point in it.points]
+        [(4, 4, 50), (210, 210, 1749)]
+    """
+    batches = None if calibration is None else list(calibration)
+    points: list[Point] = []
+    left_out: list[str] = []
+    for carrier, errors in product(carriers, budgets):
+        try:
+            made = plan(
+                source,
+                errors,
+                carrier,
+                where=where,
+                interval=interval,
+                calibration=batches,
+                metric=metric,
+                **options,
+            )
+        except (SpecError, WordError) as error:
+            if len(carriers) * len(budgets) == len(left_out) + 1:
+                raise  # not one of them can be
+            left_out.append(f"{carrier}, {errors}: {error}")
+        else:
+            points.append(_point(made, source, options))
+        progress(1)
+    shown = name or (str(source) if isinstance(source, str | os.PathLike) else "model")
+    there = getattr(where, "name", where) or ""
+    return Map(shown, there, _marked(points), tuple(left_out))
+
+
+def _point(made: Plan, source: Any, options: Options) -> Point:
+    taken = made.seconds
+    return Point(
+        carrier=made.carrier,
+        errors=made.errors,
+        guaranteed=made.guaranteed,
+        seal_bytes=made.seal_bytes,
+        check=taken.check if taken else 0.0,
+        protect=taken.protect if taken else 0.0,
+        moved=max(word.moved for word in made.words),
+        score=made.stake.protected if made.stake else None,
+        unrepaired=made.risk.unrepaired if made.risk else None,
+        command=_command(made, source, options),
+    )
+
+
+def _command(made: Plan, source: Any, options: Options) -> str:
+    """What makes a point: on the command line for a file, in Python for a model."""
+    if not isinstance(source, str | os.PathLike):
+        more = "".join(f", {key}={value!r}" for key, value in options.items())
+        return f'pm.protect_(model, {made.errors}, "{made.carrier}"{more})'
+    parts = [f"parimend protect {source} --carrier {made.carrier} --errors {made.errors}"]
+    parts += [f"--only '{pattern}'" for pattern in options.get("only") or ()]
+    parts += [f"--{key} {options[key]}" for key in ("per", "seed") if key in options]
+    if made.request.carrier.moves:
+        parts.append("--out OUT")
+    return " ".join(parts)
+
+
+def _marked(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points, each with whether it is dominated; of equal ones the first is not."""
+
+    def beaten(i: int) -> bool:
+        mine = points[i].costs
+        return any(
+            all(a <= b for a, b in zip(other.costs, mine, strict=True))
+            and (other.costs != mine or k < i)
+            for k, other in enumerate(points)
+            if k != i
+        )
+
+    return tuple(replace(point, dominated=beaten(i)) for i, point in enumerate(points))
