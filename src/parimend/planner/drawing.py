@@ -44,6 +44,8 @@ def draw_map(found: Map, path: str | os.PathLike[str]) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         for carrier, (colour, mark) in _STYLES.items():
             points = [point for point in found.best if point.carrier == carrier]
+            if not points:
+                continue
             for axes, cost in ((left, _bytes), (right, _check)):
                 _scatter(axes, points, cost, colour, mark, carrier)
         left.set(xscale="log", yscale="log", xlabel="bytes of checks")

@@ -1,0 +1,102 @@
+"""Maps: every point is a plan, dominated ones are marked, and a picture is drawn."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import parimend as pm
+from parimend.cli import main
+from parimend.errors import SpecError, WordError
+from parimend.planner import draw_map, map_of
+from parimend.planner.maps import Point, _marked
+
+MODEL = torch.nn.Linear(512, 10)
+
+
+def test_points_are_plans():
+    it = map_of(MODEL, budgets=[4, 210], where="leo", interval=0.1)
+    assert [(p.carrier, p.errors) for p in it.points] == [
+        (carrier, errors) for carrier in ("sidecar", "real", "lowbits") for errors in (4, 210)
+    ]
+    for point in it.points:
+        made = pm.plan(MODEL, point.errors, point.carrier, where="leo", interval=0.1)
+        assert (point.guaranteed, point.seal_bytes) == (made.guaranteed, made.seal_bytes)
+        assert point.unrepaired == made.risk.unrepaired
+        assert point.command == f'pm.protect_(model, {point.errors}, "{point.carrier}")'
+
+
+def test_scores_are_those_of_the_protected_model():
+    it = map_of(MODEL, carriers=["lowbits"], budgets=[4], metric=lambda m: float(m.weight.sum()))
+    truth = float(MODEL.weight.sum())
+    assert it.points[0].score == pytest.approx(truth, abs=1e-2)
+    assert it.points[0].score != truth
+
+
+def test_what_cannot_be_is_left_out_by_name():
+    it = map_of(torch.nn.Linear(30, 2).half(), budgets=[3, 4])
+    assert [p.carrier for p in it.points] == ["sidecar"] * 2
+    assert [text.split(":")[0] for text in it.left_out] == [
+        "real, 3", "real, 4", "lowbits, 3", "lowbits, 4",
+    ]  # fmt: skip
+    with pytest.raises(WordError, match="lowbits carrier holds F32"):
+        map_of(torch.nn.Linear(30, 2).half(), carriers=["lowbits"], budgets=[3, 4])
+
+
+def point(values):
+    guaranteed, seal, moved = values
+    return Point("sidecar", 4, guaranteed, seal, 1.0, 1.0, float(moved), None, None, "")
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=8))
+def test_a_point_is_dominated_if_another_is_as_good_in_everything(values):
+    marked = _marked([point(each) for each in values])
+    best = [p for p in marked if not p.dominated]
+    assert best
+    for p in marked:
+        rivals = [
+            q
+            for q in best
+            if q is not p and all(a <= b for a, b in zip(q.costs, p.costs, strict=True))
+        ]
+        assert bool(rivals) == p.dominated
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_pictures(tmp_path, suffix):
+    it = map_of(MODEL, budgets=[4, 210], name="a layer")
+    first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    draw_map(it, first)
+    draw_map(it, second)
+    assert first.stat().st_size > 2000
+    if suffix == "svg":
+        assert first.read_bytes() == second.read_bytes()
+        assert "a layer" in first.read_text()
+    with pytest.raises(SpecError, match=r"map\.gif: a picture is one of \.svg, \.png, \.pdf"):
+        draw_map(it, tmp_path / "map.gif")
+
+
+def test_the_command_that_a_point_names_makes_it(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(60, 50), "b": torch.randn(9)}, path)
+    out = tmp_path / "map.json"
+    run("plan", path, "--only", "a", "--map", out)
+    for at, each in enumerate(json.loads(out.read_text())["points"]):
+        if each["errors"] != 4:
+            continue
+        target = tmp_path / f"{at}.safetensors"
+        command = each["command"].replace("--out OUT", f"--out {target}")
+        run(*shlex.split(command)[1:])
+        protected = target if target.exists() else path
+        [file] = pm.check_file(protected).files
+        assert (file.carrier, file.errors, file.covered) == (each["carrier"], 4, 3000)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    assert not end.value.code
