@@ -5,8 +5,7 @@ the difference of two sets of sums tells which words changed, and by how much.
 
 Words are summed into buckets, a group of 16 words (one cache line) at a time: word l of group g
 goes to bucket (start_k(g) + l) mod Z in each of a few bands k. A bucket keeps two sums over its
-words q, modulo the smallest prime above 2^32, p = 2^32 + 15, so that each 32-bit pattern is a
-residue of its own:
+words q, modulo a prime above 2^32, so that each 32-bit pattern is a residue of its own:
 
     S0 = sum q,    S1 = sum a_g q,    a_g a nonlinear bijection of the 32 bits of g.
 
@@ -19,6 +18,9 @@ lookup tables*, Allerton 2011), with three changes: sums are linear, so that the
 parts, compared and updated; the sum that holds the key also checks it; and words are hashed in
 groups, which makes the pass over the words a matter of adding vectors, and keeps the words of a
 burst apart, as the words of a group always fall into different buckets.
+
+The prime of version 1 is the smallest above 2^32, p = 2^32 + 15. Version 2 has that of the power
+sums, p = 2^32 + 24,577: what is found in sums of one kind can be taken out of those of the other.
 """
 
 from __future__ import annotations
@@ -36,13 +38,14 @@ from parimend.codes.base import MAX_WORDS
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
+from parimend.kernels import field_numba
 from parimend.kernels import modular_numba as kernels
 from parimend.kernels import on as kernel_on
 
 GROUP = kernels.GROUP
 """Words in a group."""
-PRIME = kernels.PRIME
-"""p = 2^32 + 15."""
+PRIMES = {1: (1 << 32) + 15, 2: field_numba.PRIME}
+"""p, by version."""
 
 _STARTS = 1  # tag of the random stream
 _LOAD = {3: 1.222, 4: 1.295, 5: 1.425}  # buckets per error that peeling needs, by bands
@@ -52,12 +55,13 @@ _GROUPS_PER_THREAD = 1 << 12  # fewer are not worth another thread
 
 @dataclass(frozen=True)
 class Modular(SumsCode):
-    """Two sums modulo 2^32 + 15 in each of m buckets, over hashed groups of 16 words.
+    """Two sums modulo a prime in each of m buckets, over hashed groups of 16 words.
 
     Args:
         n: number of 32-bit words, at most 2^36 - 16.
         m: number of buckets, a multiple of ``bands``, at least 16 of them per band.
-        seed, version: see `Code`.
+        seed: see `Code`.
+        version: 1, modulo 2^32 + 15; 2, modulo 2^32 + 24,577.
         bands: every word is in one bucket of each band; 2 .. 8.
 
     `column` and `dense` give the coefficients a_g, an (m, n) matrix H with bands x Z rows, band by
@@ -79,6 +83,7 @@ class Modular(SumsCode):
     bands: int = 4
 
     family: ClassVar[str] = "modular"
+    versions: ClassVar[tuple[int, ...]] = tuple(PRIMES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +158,12 @@ class Modular(SumsCode):
 
     @property
     def prime(self) -> int:
-        return PRIME
+        return PRIMES[self.version]
+
+    @property
+    def excess(self) -> np.uint64:
+        """p - 2^32, as the kernels take it."""
+        return np.uint64(self.prime - kernels.BASE)
 
     @property
     def few_shape(self) -> tuple[int, ...]:
@@ -244,11 +254,12 @@ class Modular(SumsCode):
         partial = room[skip : skip + room.size - 7]
         total = np.zeros((2, bands, self.size), np.uint64)
         shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
-        for a in range(0, words.size // GROUP, kernels.MAX_GROUPS):
-            part = words[GROUP * a : GROUP * (a + kernels.MAX_GROUPS)]
+        most = kernels.most_groups(int(self.excess))
+        for a in range(0, words.size // GROUP, most):
+            part = words[GROUP * a : GROUP * (a + most)]
             partial[:] = 0
-            kernels.add_groups(part, group + a, self.key, *shape, partial)
-            kernels.collect(partial, phases, row, total)
+            kernels.add_groups(part, group + a, self.key, self.excess, *shape, partial)
+            kernels.collect(partial, self.excess, phases, row, total)
         return total
 
     def sums_of(
@@ -268,7 +279,7 @@ class Modular(SumsCode):
         """
         positions, residues = self._damage(positions, values)
         total = self.zeros()
-        kernels.add_words(positions, residues, self.key, total)
+        kernels.add_words(positions, residues, self.key, self.excess, total)
         return total
 
     def _shape_of(self, sums: Sums) -> tuple[int, ...]:

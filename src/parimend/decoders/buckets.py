@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.modular import PRIME, Modular
+from parimend.codes.modular import Modular
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
 from parimend.kernels.buckets_numba import peel
@@ -50,7 +50,7 @@ class Buckets(Decoder):
 
     Example:
         >>> code = Modular.for_errors(n=1_000_000, errors=10)
-        >>> changed = code.sums_of(np.array([3, 77_777]), np.array([1, PRIME - 5]))
+        >>> changed = code.sums_of(np.array([3, 77_777]), np.array([1, code.prime - 5]))
         >>> decoding = Buckets().prepare(code).decode(changed)
         >>> decoding.verdict.value, decoding.positions.tolist(), decoding.values.tolist()
         ('corrected', [3, 77777], [1, 4294967306])
@@ -74,13 +74,13 @@ class PreparedBuckets(Prepared):
         code = self.code
         if noise:
             raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
-        if int(syndrome.max()) >= PRIME:
-            raise SpecError("sums of a modular code are residues, below 2^32 + 15")
+        if int(syndrome.max()) >= code.prime:
+            raise SpecError(f"sums of this code are residues, below 2^32 + {code.excess}")
         # Even at the highest load that can be peeled at all, a bucket holds less than one word.
         positions = np.empty(2 * code.m, np.int64)
         values = np.empty(2 * code.m, np.uint64)
         counts = np.zeros(len(_RULES), np.int64)
-        peel(syndrome, code.n, code.key, positions, values, counts)
+        peel(syndrome, code.n, code.key, code.excess, positions, values, counts)
         steps = dict(zip(_RULES, counts.tolist(), strict=True))
         if left := int(np.count_nonzero(syndrome.any(axis=0))):
             return nothing(Verdict.UNCORRECTABLE, syndrome, unexplained=left, steps=steps)
@@ -90,6 +90,6 @@ class PreparedBuckets(Prepared):
         )
         damage = np.zeros(merged.size, np.int64)
         np.add.at(damage, where[:found], values[:found].astype(np.int64))
-        damage %= PRIME
+        damage %= code.prime
         keep = (damage != 0) | np.isin(merged, erasures)
         return Decoding(Verdict.CORRECTED, merged[keep], damage[keep], steps=steps)
