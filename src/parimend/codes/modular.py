@@ -262,21 +262,7 @@ class Modular(SumsCode):
             kernels.collect(partial, self.excess, phases, row, total)
         return total
 
-    def sums_of(
-        self, positions: NDArray[np.int64], values: NDArray[np.int64]
-    ) -> NDArray[np.uint64]:
-        """The syndrome of a few words, all others being zero: what damage does to the sums.
-
-        Args:
-            positions: (k,) int64 in 0 .. n - 1.
-            values: (k,) int64, taken modulo p.
-
-        Returns:
-            `syndrome_shape` uint64.
-
-        Raises:
-            SpecError: if the shapes do not fit or a position is out of range.
-        """
+    def sums_of(self, positions: Any, values: Any) -> Sums:
         positions, residues = self._damage(positions, values)
         total = self.zeros()
         kernels.add_words(positions, residues, self.key, self.excess, total)
