@@ -45,11 +45,14 @@ class Hashed(Beside):
     def for_errors(cls, n: int, errors: int, seed: int = 0) -> Hashed:
         """The code from which any ``errors`` wrong words can be expected to be repaired.
 
+        It has as many buckets as `Modular.for_errors` takes, and eight power sums. How often damage
+        of all kinds is then repaired is measured by ``benchmarks/sidecar.py``.
+
         Raises:
             SpecError: if ``errors`` is not positive.
         """
         hashed = Modular.for_errors(n, errors)
-        return cls(n, 8 + 2 * hashed.m, seed, bands=hashed.bands)
+        return cls(n, cls.first + 2 * hashed.m, seed, bands=hashed.bands)
 
     @cached_property
     def parts(self) -> tuple[PowerSums, Modular]:
@@ -65,3 +68,16 @@ class Hashed(Beside):
     def guaranteed(self) -> int:
         """Any so many wrong words are repaired."""
         return self.first // 2
+
+    def bound(self, errors: int) -> float:
+        """Bound on the probability, over the draw of the seed, that a decoding fails.
+
+        For any fixed wrong words in different groups of 16: it fails only if peeling leaves more of
+        them than `guaranteed`, see `Modular.bound`.
+
+        Example:
+            >>> code = Hashed.for_errors(n=17_200_000, errors=10_000)
+            >>> [f"{code.bound(errors):.0e}" for errors in (4, 1000, 5000, 8000, 10_000)]
+            ['0e+00', '3e-23', '5e-19', '9e-18', '1e+00']
+        """
+        return self.parts[1].bound(errors, left=self.guaranteed)

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import MAX_WORDS
+from parimend.codes.stopping import stopping_bound
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
@@ -135,6 +136,32 @@ class Modular(SumsCode):
 
         bands = min(_LOAD, key=buckets)
         return cls(n, buckets(bands), seed, bands=bands)
+
+    def bound(self, errors: int, left: int = 0) -> float:
+        """Bound on the probability that peeling leaves more than ``left`` of some wrong words.
+
+        Over the draw of the seed, for any fixed wrong words in different groups of 16; the starts
+        of groups are taken for random, and words that buckets name by accident are left out, see
+        docs/guarantees.md. Damage within groups, such as bursts, is measured.
+
+        Args:
+            errors: so many words are wrong.
+            left: so many may be left.
+
+        Returns:
+            A probability; 1 where the bound says nothing.
+
+        Raises:
+            SpecError: if one of them is negative.
+
+        Example:
+            >>> code = Modular.for_errors(n=17_200_000, errors=10_000)
+            >>> [f"{code.bound(errors, left=4):.0e}" for errors in (1000, 5000, 8000)]
+            ['3e-23', '5e-19', '9e-18']
+        """
+        if errors < 0 or left < 0:
+            raise SpecError(f"numbers of words are not negative: errors={errors}, left={left}")
+        return stopping_bound(errors, self.bands, self.size, left)
 
     @property
     def size(self) -> int:
