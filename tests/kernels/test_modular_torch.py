@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
 import parimend as pm
-from parimend.codes import Modular
+from parimend.codes import Hashed, Modular
 from parimend.errors import SpecError, WordError
 from parimend.kernels import modular_torch as device
 from parimend.outcomes import Verdict
@@ -133,6 +133,15 @@ def test_views_that_are_computed_when_read():
     for view in (z.conj(), z.imag.neg(), torch._neg_view(z)):
         expected = code.accumulate(code.zeros(), words_of(byte_view(view)))
         np.testing.assert_array_equal(device.sums_of(code, view, 0), expected)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_those_with_power_sums_beside_them(few):
+    words = np.random.default_rng(0).integers(0, 1 << 32, 50_000, dtype=np.uint32)
+    code = Hashed.for_errors(60_000, 1001)
+    sums = code.zeros(few)
+    code.accumulate_resident(sums, Distant(torch.from_numpy(words.view(np.int32))), 160)
+    np.testing.assert_array_equal(sums, code.accumulate(code.zeros(few), words, 160))
 
 
 def test_nothing_has_no_sums():
