@@ -17,12 +17,13 @@ import argparse
 import hashlib
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import Hashed, SumsCode, sums_for
-from parimend.decoders import Prepared, decoder_for
+from parimend.codes import Hashed, Modular, sums_for
+from parimend.decoders import decoder_for
 from parimend.experiment import Counts, Outcome, Struck, Sums, run
 
 Ints = NDArray[np.int64]
@@ -131,45 +132,36 @@ def repair(n: int, errors: list[int], trials: int | None) -> None:
         print(f"| {t:,} | " + " | ".join(map(str, found)) + " |")
 
 
-class OneCode(Sums):
+class Random(Sums):
     """Every trial draws new random words in new places; codes change every thousand trials."""
 
-    def __init__(self, codes: Callable[[int], SumsCode]) -> None:
-        self.codes, self.number, self.prepared = codes, -1, None
+    def __init__(self, codes: Callable[[int], Hashed | Modular]) -> None:
+        self.prepared = lru_cache(1)(lambda i: decoder_for(codes(i)).prepare(codes(i)))
 
     def damaged(self, wrong: int, seed: int) -> Struck:
-        rng = np.random.default_rng([seed, wrong])
-        if self.prepared is None or self.number != seed // 1000:
-            self.number = seed // 1000
-            code = self.codes(self.number)
-            self.prepared: Prepared | None = decoder_for(code).prepare(code)
-        positions = scattered(rng, self.prepared.code.n, wrong)
+        rng, prepared = np.random.default_rng([seed, wrong]), self.prepared(seed // 1000)
+        positions = scattered(rng, prepared.code.n, wrong)
         original, received = rng.integers(0, 1 << 32, (2, wrong), dtype=np.uint32)
-        return Struck.of(self.prepared, positions, original, received)
+        return Struck.of(prepared, positions, original, received)
 
 
 def floor(n: int, t: int, errors: list[int], trials: int) -> None:
     def beside(seed: int) -> Hashed:
         return Hashed.for_errors(n, t, seed)
 
-    def alone(seed: int) -> SumsCode:
+    def alone(seed: int) -> Modular:
         return beside(seed).parts[1]
 
-    print(
-        f"Random words wrong in {n:,}; hashed sums for {t:,} errors, alone and with power sums.\n"
-    )
-    print(
-        "| wrong words | trials | alone failed | bound x trials "
-        "| beside failed | bound x trials | wrong |"
-    )
+    print(f"Random words of {n:,} are wrong; hashed sums for {t:,} errors. bound: times trials.\n")
+    print("| wrong words | trials | alone: failed | bound | with power sums | bound | wrong |")
     print("| --- " * 7 + "|")
     for wrong in errors:
-        cells = []
-        for codes, bound in ((alone, alone(0).bound), (beside, beside(0).bound)):  # type: ignore[attr-defined]
-            counts = run(OneCode(codes), wrong, range(trials))
-            cells += [f"{counts.rate(*FAILED).count:,}", f"{bound(wrong) * trials:.2g}"]
-        row = [str(wrong), f"{trials:,}", *cells, str(counts.wrong)]
-        print("| " + " | ".join(row) + " |", flush=True)
+        row, named = [str(wrong), f"{trials:,}"], 0
+        for codes in (alone, beside):
+            counts = run(Random(codes), wrong, range(trials))
+            row += [f"{counts.rate(*FAILED).count:,}", f"{codes(0).bound(wrong) * trials:.2g}"]
+            named += counts.wrong
+        print("| " + " | ".join([*row, str(named)]) + " |", flush=True)
 
 
 def speed(n: int, errors: list[int], rounds: int) -> None:
