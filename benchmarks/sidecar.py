@@ -1,12 +1,14 @@
 """The sidecar's codes measured: how often damage is repaired, and how fast the pass over words is.
 
     python benchmarks/sidecar.py repair [--words N] [--errors T ...] [--trials K]
+    python benchmarks/sidecar.py floor  [--words N] [--code T] [--errors E ...] [--trials K]
     python benchmarks/sidecar.py speed  [--words N] [--errors T ...] [--rounds K]
 
-Both write Markdown. In `repair` each trial draws a new code and new damage, and decodes the sums
+All write Markdown. In `repair` each trial draws a new code and new damage, and decodes the sums
 that this damage changes; the words themselves play no part. Up to 1,000 errors this has to succeed
-always; beyond, it supports the rule of `Modular.for_errors`. `speed` is that of all sums, as for
-`protect`, and of the few that `check` computes.
+always; beyond, it supports the rule of `Hashed.for_errors`. `floor` decodes the same random words
+with the hashed sums of T errors alone and with power sums beside them. `speed` is that of all sums,
+as for `protect`, and of the few that `check` computes.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import argparse
 import hashlib
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes import sums_for
+from parimend.codes import Hashed, Modular, sums_for
 from parimend.decoders import decoder_for
 from parimend.experiment import Counts, Outcome, Struck, Sums, run
 
@@ -129,6 +132,38 @@ def repair(n: int, errors: list[int], trials: int | None) -> None:
         print(f"| {t:,} | " + " | ".join(map(str, found)) + " |")
 
 
+class Random(Sums):
+    """Every trial draws new random words in new places; codes change every thousand trials."""
+
+    def __init__(self, codes: Callable[[int], Hashed | Modular]) -> None:
+        self.prepared = lru_cache(1)(lambda i: decoder_for(codes(i)).prepare(codes(i)))
+
+    def damaged(self, wrong: int, seed: int) -> Struck:
+        rng, prepared = np.random.default_rng([seed, wrong]), self.prepared(seed // 1000)
+        positions = scattered(rng, prepared.code.n, wrong)
+        original, received = rng.integers(0, 1 << 32, (2, wrong), dtype=np.uint32)
+        return Struck.of(prepared, positions, original, received)
+
+
+def floor(n: int, t: int, errors: list[int], trials: int) -> None:
+    def beside(seed: int) -> Hashed:
+        return Hashed.for_errors(n, t, seed)
+
+    def alone(seed: int) -> Modular:
+        return beside(seed).parts[1]
+
+    print(f"Random words of {n:,} are wrong; hashed sums for {t:,} errors. bound: times trials.\n")
+    print("| wrong words | trials | alone: failed | bound | with power sums | bound | wrong |")
+    print("| --- " * 7 + "|")
+    for wrong in errors:
+        row, named = [str(wrong), f"{trials:,}"], 0
+        for codes in (alone, beside):
+            counts = run(Random(codes), wrong, range(trials))
+            row += [f"{counts.rate(*FAILED).count:,}", f"{codes(0).bound(wrong) * trials:.2g}"]
+            named += counts.wrong
+        print("| " + " | ".join([*row, str(named)]) + " |", flush=True)
+
+
 def speed(n: int, errors: list[int], rounds: int) -> None:
     words = np.random.default_rng(0).normal(0.0, 0.045, n).astype(np.float32).view(np.uint32)
     runs: dict[str, Callable[[], object]] = {"SHA-256": lambda: hashlib.sha256(words.data).digest()}
@@ -157,16 +192,25 @@ def speed(n: int, errors: list[int], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=["repair", "speed"])
+    parser.add_argument("what", choices=["repair", "floor", "speed"])
     parser.add_argument("--words", type=int, default=17_200_000, help="length of the code")
-    parser.add_argument("--errors", type=int, nargs="+", default=[1, 10, 210, 1000, 10_000])
-    parser.add_argument("--trials", type=int, help="per kind; default 600,000 / errors, 20..20,000")
+    parser.add_argument(
+        "--errors", type=int, nargs="+", help="default 1 10 210 1000 10000, or 10 16 22 28"
+    )
+    parser.add_argument("--code", type=int, default=10, help="what the code of `floor` is for")
+    parser.add_argument(
+        "--trials", type=int, help="per kind; default 600,000 / errors, 20..20,000, or 100,000"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
+    if args.what == "floor":
+        floor(args.words, args.code, args.errors or [10, 16, 22, 28], args.trials or 100_000)
+        return
+    errors = args.errors or [1, 10, 210, 1000, 10_000]
     if args.what == "repair":
-        repair(args.words, args.errors, args.trials)
+        repair(args.words, errors, args.trials)
     else:
-        speed(args.words, args.errors, args.rounds)
+        speed(args.words, errors, args.rounds)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import reedsolo
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 MODULUS = 1 << 64
+PRIME = 2**32 + 24577
 _PHI = 0x9E3779B97F4A7C15
 
 
@@ -230,12 +231,12 @@ def armor() -> list[dict[str, str]]:
     return [{"payload": p.hex(), "armored": armored(p).hex()} for p in payloads]
 
 
-def modular_sums(spec: dict[str, Any], words: list[int]) -> bytes:
-    """The packed sums of a modular code of version 1."""
+def modular_sums(spec: dict[str, Any], words: dict[int, int]) -> list[int]:
+    """The sums of a modular code of version 1 or 2."""
     bands, size = spec["bands"], spec["m"] // spec["bands"]
-    key, prime = stream_key(spec["seed"], 1), (1 << 32) + 15
+    key, prime = stream_key(spec["seed"], 1), {1: (1 << 32) + 15, 2: PRIME}[spec["version"]]
     sums = [[0] * spec["m"], [0] * spec["m"]]
-    for i, value in enumerate(words):
+    for i, value in words.items():
         group, lane = divmod(i, 16)
         a = group + 1
         a = (a ^ a >> 16) * 0x7FEB352D % (1 << 32)
@@ -247,7 +248,7 @@ def modular_sums(spec: dict[str, Any], words: list[int]) -> bytes:
             bucket = band * size + (start + lane) % size
             sums[0][bucket] = (sums[0][bucket] + value) % prime
             sums[1][bucket] = (sums[1][bucket] + a * value) % prime
-    return packed(sums[0] + sums[1])
+    return sums[0] + sums[1]
 
 
 def packed(flat: list[int]) -> bytes:
@@ -255,9 +256,6 @@ def packed(flat: list[int]) -> bytes:
     top = sum((value >> 32) << i for i, value in enumerate(flat))
     low = b"".join(struct.pack("<I", value % (1 << 32)) for value in flat)
     return low + top.to_bytes(-(-len(flat) // 8), "little")
-
-
-PRIME = 2**32 + 24577
 
 
 def power_sums(n: int, m: int, seed: int, words: dict[int, int]) -> list[int]:
@@ -284,13 +282,18 @@ def power_sums(n: int, m: int, seed: int, words: dict[int, int]) -> list[int]:
 
 
 def checks_of(spec: dict[str, Any], words: dict[int, int]) -> bytes:
-    """The packed sums of a power or screened code of version 1."""
+    """The packed sums of a code on sums: version 1 or, of modular codes, 2."""
     n, m, seed = spec["n"], spec["m"], spec["seed"]
+    if spec["family"] == "modular":
+        return packed(modular_sums(spec, words))
     if spec["family"] == "power":
         return packed(power_sums(n, m, seed, words))
     first = spec["first"]
     few = power_sums(n, first, stream_key(seed, 1), words)
-    return packed(few + power_sums(n, m - first, seed, words))
+    if spec["family"] == "screened":
+        return packed(few + power_sums(n, m - first, seed, words))
+    buckets = {"m": (m - first) // 2, "seed": seed, "version": 2, "bands": spec["bands"]}
+    return packed(few + modular_sums(buckets, words))
 
 
 def power_spec(n: int, m: int, seed: int, first: int = 0) -> dict[str, Any]:
@@ -299,25 +302,56 @@ def power_spec(n: int, m: int, seed: int, first: int = 0) -> dict[str, Any]:
     return {**family, "n": n, "m": m, "seed": seed, "version": 1}
 
 
+def modular_spec(n: int, buckets: int, seed: int, bands: int, first: int = 0) -> dict[str, Any]:
+    """A full spec of a modular code of version 2 or, with power sums, of a hashed one."""
+    fields = {"n": n, "seed": seed, "bands": bands}
+    if first:
+        return {
+            "family": "hashed",
+            **fields,
+            "m": first + 2 * buckets,
+            "version": 1,
+            "first": first,
+        }
+    return {"family": "modular", **fields, "m": buckets, "version": 2}
+
+
 def power() -> list[dict[str, Any]]:
-    """A few words in long codes, and their sums."""
-    cases = []
-    for number, (n, m, seed, first) in enumerate(
+    """A few words in long codes, and their power sums."""
+    return sums_with(
         [
-            (17_200_000, 2, 0, 0),
-            (100, 8, 5, 0),
-            (2**32 - 2**20, 16, 2**64 - 1, 0),
-            (300_000, 424, 0, 4),
-            (4_100_000_000, 2004, 7, 4),
-            (50, 24, 3, 4),
+            power_spec(17_200_000, 2, 0),
+            power_spec(100, 8, 5),
+            power_spec(2**32 - 2**20, 16, 2**64 - 1),
+            power_spec(300_000, 424, 0, 4),
+            power_spec(4_100_000_000, 2004, 7, 4),
+            power_spec(50, 24, 3, 4),
         ]
-    ):
-        words = {}
+    )
+
+
+def hashed() -> list[dict[str, Any]]:
+    """A few words in long codes, and their hashed sums, some with power sums beside them."""
+    return sums_with(
+        [
+            modular_spec(300_000, 96, 0, 4),
+            modular_spec(2**36 - 16, 150, 2**64 - 1, 3),
+            modular_spec(300_000, 100, 5, 4, 8),
+            modular_spec(4_100_000_000, 95, 2**64 - 1, 5, 8),
+            modular_spec(50, 32, 3, 2, 4),
+        ]
+    )
+
+
+def sums_with(specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few words in codes on sums, and their sums."""
+    cases = []
+    for number, spec in enumerate(specs):
+        n, words = spec["n"], {}
         for k in range(40):
             bits = word(number, k)
             words[bits % n] = mix(bits) % 2**32
         words[0] = words[n - 1] = 2**32 - 1
-        spec = power_spec(n, m, seed, first)
         checks = checks_of(spec, words).hex()
         cases.append({"spec": spec, "words": sorted(words.items()), "checks": checks})
     return cases
@@ -326,6 +360,11 @@ def power() -> list[dict[str, Any]]:
 def files() -> list[dict[str, str]]:
     """Files of named formats with sidecars of power sums, as `sidecar` has them of modular sums."""
     return files_with([power_spec(0, 8, 7), power_spec(0, 24, 7, 4)], named=True)
+
+
+def hashed_files() -> list[dict[str, str]]:
+    """The same with hashed sums modulo the prime of the power sums, and with both."""
+    return files_with([modular_spec(0, 64, 7, 4), modular_spec(0, 64, 7, 4, 8)], named=True)
 
 
 def sidecar() -> list[dict[str, str]]:
@@ -352,8 +391,7 @@ def files_with(codes: list[dict[str, Any]], named: bool = False) -> list[dict[st
             padded = b"".join(piece.ljust(-(-len(piece) // 64) * 64, b"\0") for piece in pieces)
             words = list(struct.unpack(f"<{len(padded) // 4}I", padded))
             code = {**given, "n": len(words)}
-            modular = code["family"] == "modular"
-            sums = modular_sums(code, words) if modular else checks_of(code, dict(enumerate(words)))
+            sums = checks_of(code, dict(enumerate(words)))
             digest = hashlib.sha256(b"".join(pieces)).hexdigest()
             frame = head or (struct.pack("<Q", len(data)) if named else b"")
             format_name = ("safetensors" if head else "raw") if named else "header"
@@ -376,7 +414,7 @@ def files_with(codes: list[dict[str, Any]], named: bool = False) -> list[dict[st
 def main() -> None:
     """Write all files."""
     GOLDEN.mkdir(exist_ok=True)
-    for make in (sparse, peeling, armor, power, sidecar, files):
+    for make in (sparse, peeling, armor, power, hashed, sidecar, files, hashed_files):
         cases = ",\n".join(json.dumps(case, separators=(",", ":")) for case in make())
         (GOLDEN / f"{make.__name__}.json").write_text(f"[\n{cases}\n]\n")
 

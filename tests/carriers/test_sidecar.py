@@ -1,6 +1,7 @@
 """Sums over many tensors of all sizes, and what one band of them tells."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parimend.carriers import Chosen, Sidecar, sidecar
-from parimend.codes import Modular
+from parimend.codes import Hashed, Modular, Screened
 from parimend.outcomes import Verdict
 from parimend.stores.model import ModelTensors
 from parimend.words.bits import words_of
@@ -59,6 +60,29 @@ def test_small_tensors_are_read_together():
     tensors = tensors_of([100] * 50)
     [(pieces, start)] = sidecar.reads(Word(tuple(tensors.whole())))
     assert (len(pieces), start) == (50, 0)
+
+
+CODES = [Modular(1024, 64), Modular(1024, 64, version=2), Screened(1024, 24), Hashed(1024, 136)]
+
+
+@pytest.mark.parametrize("code", CODES, ids=repr)
+def test_damage_is_found_with_every_code_on_sums(code):
+    tensors = tensors_of([40, 300, 7, 90], seed=1)
+    parts = tuple(tensors.whole())
+    word = Word(parts)
+    [sealed] = Sidecar().seal_([Chosen(replace(code, n=word.padded), word)], tensors).words
+    assert Sidecar().find(sealed, tensors).verdict is Verdict.CLEAN
+    before = [tensors.read(part).copy() for part in parts]
+    for part in parts:
+        tensors.read(part)[3] ^= 0x90
+    found = Sidecar().find(sealed, tensors)
+    assert found.verdict is Verdict.CORRECTABLE
+    assert [element[0] for element in found.elements] == [0, 1, 2, 3]
+    for number, start, received, original in found.elements:
+        size = parts[number].itemsize
+        at = slice(start * size, (start + 1) * size)
+        assert tensors.read(parts[number])[at].tobytes() == received
+        assert before[number][at].tobytes() == original
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 40))

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from parimend.codes import Modular, from_spec, restore
 from parimend.codes.base import MAX_WORDS
-from parimend.codes.modular import GROUP, PRIME
+from parimend.codes.modular import GROUP, PRIMES
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba
 from tests.codes.contract import CodeContract
 
 LARGEST = 0xFFFFFFFF
+PRIME = PRIMES[1]
+VERSIONS = st.sampled_from(sorted(PRIMES))
 
 
 def random_words(n, seed=0):
@@ -53,7 +55,7 @@ def oracle(code, words, first=0):
             bucket = ((h * code.size >> 32) + lane) % code.size
             sums[0, k, bucket] += q
             sums[1, k, bucket] += coefficient(group) * q
-    return (sums % PRIME).astype(np.uint64)
+    return (sums % PRIMES[code.version]).astype(np.uint64)
 
 
 class TestContract(CodeContract):
@@ -62,6 +64,7 @@ class TestContract(CodeContract):
             Modular(n=1, m=64),
             Modular(n=40, m=51, bands=3, seed=3),
             Modular(n=333, m=90, bands=5, seed=1),
+            Modular(n=333, m=90, version=2, bands=5, seed=1),
             Modular.for_errors(333, 20, seed=2**64 - 2),
         ],
         ids=repr,
@@ -75,7 +78,7 @@ class TestContract(CodeContract):
     def oracle(self, code, word):
         H = code.dense().astype(object)
         sums = np.array([(H != 0).astype(object) @ word.tolist(), H @ word.tolist()])
-        return (sums % PRIME).astype(np.uint64).reshape(code.syndrome_shape)
+        return (sums % PRIMES[code.version]).astype(np.uint64).reshape(code.syndrome_shape)
 
     def test_a_word_is_seen_by_the_checks_of_its_column_and_no_others(self, code):
         # Here a check has two sums, which come first in the shape.
@@ -95,9 +98,10 @@ class TestContract(CodeContract):
     bands=st.integers(2, 8),
     size=st.one_of(st.integers(16, 40), st.integers(16, 3000)),
     seed=st.integers(0, 2**64 - 1),
+    version=VERSIONS,
 )
-def test_sums_are_those_of_the_oracle(n, bands, size, seed):
-    code = Modular(n, bands * size, seed, bands=bands)
+def test_sums_are_those_of_the_oracle(n, bands, size, seed, version):
+    code = Modular(n, bands * size, seed, version, bands)
     words = random_words(n, seed % 1000)
     np.testing.assert_array_equal(code.syndrome(words), oracle(code, words))
 
@@ -115,15 +119,16 @@ def test_parts_in_any_order_make_the_whole(data, n, threads):
     np.testing.assert_array_equal(sums, code.syndrome(words))
 
 
+@pytest.mark.parametrize("version", sorted(PRIMES))
 @pytest.mark.parametrize("phases", [1, 8])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases):
-    code = Modular(n=20_011, m=5 * 61, bands=5)
+def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases, version):
+    code = Modular(n=20_011, m=5 * 61, bands=5, version=version)
     words = random_words(code.n)
     whole = code.syndrome(words)
     monkeypatch.setattr("parimend.codes.modular._GROUPS_PER_THREAD", 100)
     monkeypatch.setattr("parimend.codes.modular._FAST_BYTES", 0 if phases == 1 else 1 << 20)
-    monkeypatch.setattr(modular_numba, "MAX_GROUPS", 70)
+    monkeypatch.setattr(modular_numba, "most_groups", lambda excess: 70)
     np.testing.assert_array_equal(code.accumulate(code.zeros(), words, 0, threads), whole)
 
 
@@ -139,14 +144,18 @@ def test_the_first_bands_can_be_summed_up_alone(n, bands, size, data):
     np.testing.assert_array_equal(sums, code.syndrome(words)[:, :few])
 
 
-def test_accumulators_cannot_overflow():
+@pytest.mark.parametrize("prime", PRIMES.values())
+def test_accumulators_cannot_overflow(prime):
     # One term a group, at most, falls into the same accumulator.
-    largest_s1_term = (2**32 - 1) + 15 * PRIME
-    assert modular_numba.MAX_GROUPS * largest_s1_term < 2**64
+    excess = prime - 2**32
+    largest_s1_term = (2**32 - 1) + excess * prime
+    most = modular_numba.most_groups(excess)
+    assert most * largest_s1_term < 2**64 < 2 * most * largest_s1_term
 
 
-def test_the_largest_words_and_the_last_group():
-    code = Modular(n=MAX_WORDS, m=64)
+@pytest.mark.parametrize("version", sorted(PRIMES))
+def test_the_largest_words_and_the_last_group(version):
+    code = Modular(n=MAX_WORDS, m=64, version=version)
     words = np.full(16 * 100, LARGEST, np.uint32)
     start = MAX_WORDS - words.size
     sums = code.accumulate(code.zeros(), words, start)
@@ -155,14 +164,14 @@ def test_the_largest_words_and_the_last_group():
     np.testing.assert_array_equal(code.sums_of(positions, words.astype(np.int64)), sums)
 
 
-@given(seed=st.integers(0, 99), n=st.integers(1, 400))
-def test_sums_are_linear(seed, n):
-    code = Modular(n, 3 * 29, bands=3)
+@given(seed=st.integers(0, 99), n=st.integers(1, 400), version=VERSIONS)
+def test_sums_are_linear(seed, n, version):
+    code = Modular(n, 3 * 29, bands=3, version=version)
     received, original = random_words(n, seed), random_words(n, seed + 100)
     damage = received.astype(np.int64) - original
     changed = code.subtract(code.syndrome(received), code.syndrome(original))
     np.testing.assert_array_equal(changed, code.sums_of(np.arange(n), damage))
-    np.testing.assert_array_equal(code.sums_of(np.arange(n), damage % PRIME), changed)
+    np.testing.assert_array_equal(code.sums_of(np.arange(n), damage % code.prime), changed)
     np.testing.assert_array_equal(
         code.add(changed, code.syndrome(original)), code.syndrome(received)
     )
@@ -189,14 +198,12 @@ def test_the_coefficients_are_a_bijection_without_zero():
         assert int(modular_numba.coefficient(np.int64(group))) == x
 
 
-@given(a=st.integers(0, PRIME - 1), b=st.integers(0, PRIME - 1))
-def test_multiplication_modulo_p(a, b):
-    assert int(modular_numba.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
-
-
-@given(a=st.integers(PRIME - 20, PRIME - 1), b=st.integers(PRIME - 20, PRIME - 1))
-def test_multiplication_modulo_p_at_the_top(a, b):
-    assert int(modular_numba.multiply(np.uint64(a), np.uint64(b))) == a * b % PRIME
+@given(prime=st.sampled_from(list(PRIMES.values())), data=st.data())
+def test_multiplication_modulo_p(prime, data):
+    residues = st.integers(0, prime - 1) | st.integers(prime - 20, prime - 1)
+    a, b = data.draw(residues), data.draw(residues)
+    excess = np.uint64(prime - 2**32)
+    assert int(modular_numba.multiply(np.uint64(a), np.uint64(b), excess)) == a * b % prime
 
 
 def test_the_sums_are_pinned():
@@ -211,13 +218,15 @@ def test_the_sums_are_pinned():
     )
 
 
-@given(seed=st.integers(0, 10**6), size=st.integers(16, 50), bands=st.integers(2, 8))
-def test_packing_round_trip(seed, size, bands):
-    code = Modular(100, bands * size, bands=bands)
+@given(
+    seed=st.integers(0, 10**6), size=st.integers(16, 50), bands=st.integers(2, 8), version=VERSIONS
+)
+def test_packing_round_trip(seed, size, bands, version):
+    code = Modular(100, bands * size, bands=bands, version=version)
     rng = np.random.default_rng(seed)
-    sums = rng.integers(0, PRIME, code.syndrome_shape, dtype=np.uint64)
+    sums = rng.integers(0, code.prime, code.syndrome_shape, dtype=np.uint64)
     top = rng.random(sums.shape) < 0.2
-    sums[top] = rng.integers(1 << 32, PRIME, top.sum(), dtype=np.uint64)
+    sums[top] = rng.integers(1 << 32, code.prime, top.sum(), dtype=np.uint64)
     packed = code.pack(sums)
     assert len(packed) == code.packed_bytes == 8 * code.m + -(-code.m // 4)
     np.testing.assert_array_equal(code.unpack(packed), sums)
@@ -269,6 +278,7 @@ def test_budgets():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
+        ({"version": 3}, "version 3 of modular codes is unknown"),
         ({"bands": 1}, "bands"),
         ({"bands": 9}, "bands"),
         ({"bands": True}, "bands"),

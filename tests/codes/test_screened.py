@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes import Modular, Screened, from_spec, sums_for
-from parimend.codes.screened import MOST_POWER
+from parimend.codes import Screened
 from parimend.errors import SealError, SpecError
 from tests.codes.contract import CodeContract
 
@@ -58,23 +57,6 @@ def test_four_wrong_words_always_change_the_few(count, seed):
     code, rng = Screened(10_000, 24), np.random.default_rng(seed)
     positions = rng.choice(10_000, count, replace=False)
     assert code.few(code.sums_of(positions, rng.integers(1, PRIME, count))).any()
-
-
-@pytest.mark.parametrize("errors", [1, 8, 9, 210, MOST_POWER, MOST_POWER + 1, 10**6])
-@pytest.mark.parametrize("n", [16, 5120, 17_200_000])
-def test_there_is_a_code_for_any_number_of_errors(n, errors):
-    code = sums_for(n, errors, seed=3)
-    assert code.n == n
-    assert from_spec(code.spec()) == code
-    if not isinstance(code, Modular):
-        assert code.guaranteed == min(errors, n)
-        assert len(code.pack(code.zeros())) == code.packed_bytes
-
-
-def test_sizes():
-    assert type(sums_for(17_200_000, 1)) is Screened
-    assert sums_for(17_200_000, 210).packed_bytes == 1749
-    assert sums_for(17_200_000, 1000).packed_bytes == 8267
 
 
 def test_refuses_what_cannot_be():

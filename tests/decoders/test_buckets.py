@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from parimend.codes import Modular, restore
 from parimend.codes.base import MAX_WORDS
-from parimend.codes.modular import PRIME
+from parimend.codes.modular import PRIMES
 from parimend.decoders import Buckets, decoder
 from parimend.errors import SpecError
 from parimend.kernels import modular_numba
@@ -16,6 +16,7 @@ from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
 N = 1_000_000
+PRIME = PRIMES[1]
 
 
 class TestContract(DecoderContract):
@@ -25,7 +26,13 @@ class TestContract(DecoderContract):
     def decoder(self):
         return Buckets()
 
-    @pytest.fixture(params=[Modular.for_errors(200, 10), Modular(3000, 4 * 30, seed=5)])
+    @pytest.fixture(
+        params=[
+            Modular.for_errors(200, 10),
+            Modular(3000, 4 * 30, seed=5),
+            Modular(3000, 4 * 30, seed=5, version=2),
+        ]
+    )
     def code(self, request):
         return request.param
 
@@ -175,9 +182,9 @@ def test_misuse_is_refused():
     assert decoder("buckets") is Buckets
 
 
-@given(
-    a=st.one_of(st.integers(1, PRIME - 1), st.integers(1, 40), st.integers(PRIME - 40, PRIME - 1))
-)
-def test_inverse_modulo_p(a):
-    inverse = _inverse(np.uint64(a))
-    assert int(modular_numba.multiply(np.uint64(a), inverse)) == 1
+@given(st.sampled_from(list(PRIMES.values())), st.data())
+def test_inverse_modulo_p(prime, data):
+    residues = st.integers(1, prime - 1) | st.integers(1, 40) | st.integers(prime - 40, prime - 1)
+    a, excess = np.uint64(data.draw(residues)), np.uint64(prime - 2**32)
+    inverse = _inverse(a, np.uint64(prime))
+    assert int(modular_numba.multiply(a, inverse, excess)) == 1

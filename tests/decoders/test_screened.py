@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from parimend.codes import LowBits, Modular, PowerSums, Screened, Sparse
-from parimend.decoders import Buckets, Peeling, ReedSolomon, ScreenedSums, decoder_for
+from parimend.codes import Hashed, LowBits, Modular, PowerSums, Screened, Sparse
+from parimend.decoders import (
+    Buckets,
+    HashedSums,
+    Peeling,
+    ReedSolomon,
+    ScreenedSums,
+    decoder_for,
+)
 from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
 
@@ -40,7 +47,13 @@ def test_what_the_few_sums_contradict_is_not_corrected():
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(Screened(99, 24), ScreenedSums), (PowerSums(99, 4), ReedSolomon), (Modular(99, 64), Buckets)],
+    [
+        (Screened(99, 24), ScreenedSums),
+        (PowerSums(99, 4), ReedSolomon),
+        (Modular(99, 64), Buckets),
+        (Modular(99, 64, version=2), Buckets),
+        (Hashed(99, 136), HashedSums),
+    ],
 )
 def test_every_code_on_sums_has_its_decoder(code, kind):
     assert type(decoder_for(code)) is kind

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parimend import check_file, load_file
 from parimend.armor import armor
-from parimend.codes import LowBits, Modular, Sparse
+from parimend.codes import Hashed, LowBits, Modular, Sparse
 from parimend.errors import DamageError, FormatError, SealError
 from parimend.files import sidecar_of
 
@@ -32,11 +32,11 @@ def claiming(path, count, code, checks, errors, there):
 
 
 @given(CLAIMS, st.sampled_from([16, 100]), CLAIMS, st.integers(0, 2000))
-@pytest.mark.parametrize("family", [Modular, Sparse, LowBits])
+@pytest.mark.parametrize("family", [Modular, Hashed, Sparse, LowBits])
 def test_claims_cost_nothing(tmp_path_factory, family, count, ratio, errors, there):
     path = tmp_path_factory.mktemp("claims") / "model.safetensors"
-    if family is Modular:
-        code = Modular(96, 80, bands=5)
+    if family in (Modular, Hashed):
+        code = Modular(96, 80, bands=5) if family is Modular else Hashed(96, 168, bands=5)
         spec, checks = code.spec() | {"n": -(-count // 16) * 16}, code.packed_bytes
     else:
         code = family.for_errors(5120, 210)

@@ -108,7 +108,7 @@ def test_the_seal_of_another_model_is_refused(model):
 FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = [
     case
-    for name in ("sidecar", "files")
+    for name in ("sidecar", "files", "hashed_files")
     for case in json.loads((FOLDER / f"{name}.json").read_text())
 ]
 

@@ -1,5 +1,7 @@
 """Sums where the weights are: the same as on the CPU, and nothing else leaves the device."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
 import parimend as pm
-from parimend.codes import Modular
+from parimend.codes import Hashed, Modular
 from parimend.errors import SpecError, WordError
 from parimend.kernels import modular_torch as device
 from parimend.outcomes import Verdict
@@ -94,11 +96,12 @@ def patterns(dtype, count, seed):
     st.integers(0, 2**26),
     st.integers(1, 40),
     st.integers(0, 2**64 - 1),
+    st.sampled_from([1, 2]),
 )
-def test_they_are_those_of_the_code(dtype, count, group, errors, seed):
+def test_they_are_those_of_the_code(dtype, count, group, errors, seed, version):
     elements = patterns(dtype, count, seed)
     words = words_of(byte_view(elements))
-    code = Modular.for_errors(16 * group + len(words), errors, seed)
+    code = replace(Modular.for_errors(16 * group + len(words), errors, seed), version=version)
     expected = code.accumulate(code.zeros(), words, 16 * group)
     for x in (elements, Distant(elements)):
         np.testing.assert_array_equal(device.sums_of(code, x, 16 * group), expected)
@@ -116,8 +119,9 @@ def test_any_number_of_bands_and_the_last_group(bands):
     np.testing.assert_array_equal(few, expected[:, : bands - 1])
 
 
-def test_many_groups_at_once():
-    code = Modular.for_errors(3_000_000, 3)
+@pytest.mark.parametrize("version", [1, 2])
+def test_many_groups_at_once(version):
+    code = replace(Modular.for_errors(3_000_000, 3), version=version)
     words = np.random.default_rng(0).integers(1 << 31, 1 << 32, 3_000_000, dtype=np.uint32)
     found = device.sums_of(code, torch.from_numpy(words.view(np.int32)), 0)
     np.testing.assert_array_equal(found, code.syndrome(words))
@@ -129,6 +133,15 @@ def test_views_that_are_computed_when_read():
     for view in (z.conj(), z.imag.neg(), torch._neg_view(z)):
         expected = code.accumulate(code.zeros(), words_of(byte_view(view)))
         np.testing.assert_array_equal(device.sums_of(code, view, 0), expected)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_those_with_power_sums_beside_them(few):
+    words = np.random.default_rng(0).integers(0, 1 << 32, 50_000, dtype=np.uint32)
+    code = Hashed.for_errors(60_000, 1001)
+    sums = code.zeros(few)
+    code.accumulate_resident(sums, Distant(torch.from_numpy(words.view(np.int32))), 160)
+    np.testing.assert_array_equal(sums, code.accumulate(code.zeros(few), words, 160))
 
 
 def test_nothing_has_no_sums():

@@ -40,7 +40,7 @@ class Sidecar(Carrier):
     """Sums of the bit patterns, kept beside the weights; these may be of any dtype."""
 
     name: ClassVar[str] = "sidecar"
-    families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened")
+    families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened", "hashed")
     moves: ClassVar[bool] = False
 
     def choose(

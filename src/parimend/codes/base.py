@@ -47,6 +47,8 @@ class Code(ABC):
 
     family: ClassVar[str]
     """Name of the family in specs and seals."""
+    versions: ClassVar[tuple[int, ...]] = (1,)
+    """Constructions of this family that are known here."""
     word_dtype: ClassVar[np.dtype[Any]]
     """dtype of words, shape (n,)."""
     syndrome_dtype: ClassVar[np.dtype[Any]]
@@ -68,7 +70,7 @@ class Code(ABC):
             )
         if not 0 <= self.seed < 1 << 64:
             raise SpecError(f"seed must be in 0 .. 2^64 - 1, not {self.seed}")
-        if self.version != 1:
+        if self.version not in self.versions:
             raise SpecError(
                 f"version {self.version} of {self.family} codes is unknown here: "
                 "install a newer parimend"

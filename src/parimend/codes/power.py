@@ -282,18 +282,6 @@ class PowerSums(SumsCode):
         kernels.collect(total, tables.place, element(step), element(shift), sums)
 
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
-        """The syndrome of a few words, all others being zero: what damage does to the sums.
-
-        Args:
-            positions: (k,) integers in 0 .. n - 1.
-            values: (k,) integers, taken modulo p.
-
-        Returns:
-            (m,) uint64.
-
-        Raises:
-            SpecError: if the shapes do not fit or a position is out of range.
-        """
         positions, residues = self._damage(positions, values)
         total = self.zeros()
         weighted = points_numba.products(residues, self.factors(positions))

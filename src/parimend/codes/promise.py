@@ -58,8 +58,7 @@ class Promise(Record):
     @property
     def errors(self) -> int:
         """More wrong words than these are not counted on."""
-        known = (each.errors for each in (self.bound, self.measured) if each)
-        return max([self.guaranteed, *known])
+        return max(self.guaranteed, self.measured.errors if self.measured else 0)
 
     @property
     def proven(self) -> bool:
@@ -69,12 +68,12 @@ class Promise(Record):
     def failing(self) -> NDArray[np.float64]:
         """With which probability e wrong words are not repaired, at most: (errors + 1,), by e.
 
+        A bound is not used: it is for words that do not lie together, as those of a burst do.
+
         >>> Promise(1, measured=Chance(3, 0.001, "random damage")).failing().tolist()
         [0.0, 0.0, 0.001, 0.001]
         """
-        failing = np.ones(self.errors + 1)
-        # The weakest statement reaches farthest, a stronger one replaces it where it holds.
-        for each in sorted((c for c in (self.measured, self.bound) if c), key=lambda c: -c.errors):
-            failing[: each.errors + 1] = np.minimum(failing[: each.errors + 1], each.probability)
-        failing[: self.guaranteed + 1] = 0.0
+        failing = np.zeros(self.errors + 1)
+        if self.measured is not None:
+            failing[self.guaranteed + 1 :] = self.measured.probability
         return failing

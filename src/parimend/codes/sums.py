@@ -69,6 +69,21 @@ class SumsCode(Code):
             start: index of the first word, a multiple of 16.
         """
 
+    @abstractmethod
+    def sums_of(self, positions: Any, values: Any) -> Sums:
+        """The syndrome of a few words, all others being zero: what damage does to the sums.
+
+        Args:
+            positions: (k,) integers in 0 .. n - 1.
+            values: (k,) integers, taken modulo the prime.
+
+        Returns:
+            `syndrome_shape` uint64.
+
+        Raises:
+            SpecError: if the shapes do not fit or a position is out of range.
+        """
+
     def add(self, a: Sums, b: Sums) -> Sums:
         """a + b, for sums of different words: both all, or both few."""
         shape = self._shape_of(a)

@@ -6,6 +6,7 @@ from parimend.decoders.base import Decoder, Prepared, decoder, decoder_for
 from parimend.decoders.buckets import Buckets
 from parimend.decoders.certificate import Certificate, certify
 from parimend.decoders.greedy import OMP
+from parimend.decoders.hashed import HashedSums
 from parimend.decoders.l1 import L1
 from parimend.decoders.peeling import Peeling
 from parimend.decoders.reed_solomon import ReedSolomon
@@ -19,6 +20,7 @@ __all__ = [
     "Buckets",
     "Certificate",
     "Decoder",
+    "HashedSums",
     "Peeling",
     "Prepared",
     "ReedSolomon",

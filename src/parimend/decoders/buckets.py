@@ -31,7 +31,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.modular import PRIME, Modular
+from parimend.codes.modular import Modular
+from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
 from parimend.kernels.buckets_numba import peel
@@ -50,7 +51,7 @@ class Buckets(Decoder):
 
     Example:
         >>> code = Modular.for_errors(n=1_000_000, errors=10)
-        >>> changed = code.sums_of(np.array([3, 77_777]), np.array([1, PRIME - 5]))
+        >>> changed = code.sums_of(np.array([3, 77_777]), np.array([1, code.prime - 5]))
         >>> decoding = Buckets().prepare(code).decode(changed)
         >>> decoding.verdict.value, decoding.positions.tolist(), decoding.values.tolist()
         ('corrected', [3, 77777], [1, 4294967306])
@@ -74,22 +75,47 @@ class PreparedBuckets(Prepared):
         code = self.code
         if noise:
             raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
-        if int(syndrome.max()) >= PRIME:
-            raise SpecError("sums of a modular code are residues, below 2^32 + 15")
-        # Even at the highest load that can be peeled at all, a bucket holds less than one word.
-        positions = np.empty(2 * code.m, np.int64)
-        values = np.empty(2 * code.m, np.uint64)
-        counts = np.zeros(len(_RULES), np.int64)
-        peel(syndrome, code.n, code.key, positions, values, counts)
-        steps = dict(zip(_RULES, counts.tolist(), strict=True))
+        if int(syndrome.max()) >= code.prime:
+            raise SpecError(f"sums of this code are residues, below 2^32 + {code.excess}")
+        positions, values, steps = peeled(code, syndrome)
         if left := int(np.count_nonzero(syndrome.any(axis=0))):
             return nothing(Verdict.UNCORRECTABLE, syndrome, unexplained=left, steps=steps)
-        found = counts.sum()
-        merged, where = np.unique(
-            np.concatenate([positions[:found], erasures]), return_inverse=True
-        )
-        damage = np.zeros(merged.size, np.int64)
-        np.add.at(damage, where[:found], values[:found].astype(np.int64))
-        damage %= PRIME
-        keep = (damage != 0) | np.isin(merged, erasures)
-        return Decoding(Verdict.CORRECTED, merged[keep], damage[keep], steps=steps)
+        found = merged(positions, values, erasures, code.prime)
+        return Decoding(Verdict.CORRECTED, *found, steps=steps)
+
+
+def peeled(
+    code: Modular, sums: Sums
+) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
+    """Take the words that buckets name out of ``sums``, in place, until none names another one.
+
+    Returns:
+        Their positions and values, some perhaps more than once, and how often each rule did it.
+    """
+    # Even at the highest load that can be peeled at all, a bucket holds less than one word.
+    positions = np.empty(2 * code.m, np.int64)
+    values = np.empty(2 * code.m, np.uint64)
+    counts = np.zeros(len(_RULES), np.int64)
+    peel(sums, code.n, code.key, code.excess, positions, values, counts)
+    found = counts.sum()
+    steps = dict(zip(_RULES, counts.tolist(), strict=True))
+    return positions[:found], values[:found].astype(np.int64), steps
+
+
+def merged(
+    positions: NDArray[np.int64],
+    values: NDArray[np.int64],
+    erasures: NDArray[np.int64],
+    prime: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Damage found in several steps as that of distinct words, those in order.
+
+    >>> merged(np.array([9, 3, 5, 9]), np.array([1, 2, 1, 6]), np.array([4]), prime=7)
+    (array([3, 4, 5]), array([2, 0, 1]))
+    """
+    distinct, where = np.unique(np.concatenate([positions, erasures]), return_inverse=True)
+    damage = np.zeros(distinct.size, np.int64)
+    np.add.at(damage, where[: positions.size], values)
+    damage %= prime
+    keep = (damage != 0) | np.isin(distinct, erasures)
+    return distinct[keep], damage[keep]

@@ -6,15 +6,13 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from parimend.kernels.modular_numba import GROUP, PRIME, bucket, group_of, multiply
-
-_P = np.uint64(PRIME)
+from parimend.kernels.modular_numba import BASE, GROUP, bucket, group_of, multiply
 
 
 @nb.njit(inline="always")
-def _inverse(a):
+def _inverse(a, p):
     """1 / a modulo p, by Euclid's algorithm: only the magnitudes, as the signs alternate."""
-    r, rest = _P, a
+    r, rest = p, a
     x, y = np.uint64(0), np.uint64(1)
     negative = True
     while rest != 0:
@@ -22,15 +20,15 @@ def _inverse(a):
         r, rest = rest, r - q * rest
         x, y = y, x + q * y
         negative = not negative
-    return _P - x if negative else x
+    return p - x if negative else x
 
 
 @nb.njit(inline="always")
-def _name(s0, s1, n, key, band, b, bands, size):
+def _name(s0, s1, n, key, excess, band, b, bands, size):
     """The word that bucket ``b`` of ``band`` names, or -1."""
     if s0 == 0 or s1 == 0:
         return np.int64(-1)
-    a = multiply(s1, _inverse(s0))
+    a = multiply(s1, _inverse(s0, np.uint64(BASE) + excess), excess)
     group = group_of(a) if a >> np.uint64(32) == 0 else np.int64(-1)
     if group < 0 or group * GROUP >= n:
         return np.int64(-1)
@@ -52,12 +50,14 @@ def _push(stack, stacked, height, rule, sums, band, b):
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def peel(sums, n, key, positions, values, counts):
+def peel(sums, n, key, excess, positions, values, counts):
     """Apply the rules until none applies or ``positions`` is full; changes all the arrays.
 
+    excess: uint64, that of the prime; see `parimend.kernels.modular_numba`.
     sums: (2, bands, Z) uint64; positions, values: room for what is found; counts: by rule.
     """
     _, bands, size = sums.shape
+    p = np.uint64(BASE) + excess
     # One stack of changed buckets per rule.
     stack = np.empty((2, bands * size), np.int64)
     stacked = np.zeros((2, bands * size), np.bool_)
@@ -79,7 +79,7 @@ def peel(sums, n, key, positions, values, counts):
         stacked[rule, j] = False
         band, b = j // size, j % size
         s0, s1 = sums[0, band, b], sums[1, band, b]
-        i = _name(s0, s1, n, key, band, b, bands, size)
+        i = _name(s0, s1, n, key, excess, band, b, bands, size)
         if i < 0:
             continue
         agree, contradict = 0, 0
@@ -99,6 +99,6 @@ def peel(sums, n, key, positions, values, counts):
         counts[0 if agree else 1] += 1
         for k in range(bands):
             c = places[k]
-            sums[0, k, c] = (sums[0, k, c] + (_P - s0)) % _P
-            sums[1, k, c] = (sums[1, k, c] + (_P - s1)) % _P
+            sums[0, k, c] = (sums[0, k, c] + (p - s0)) % p
+            sums[1, k, c] = (sums[1, k, c] + (p - s1)) % p
             _push(stack, stacked, height, 0, sums, k, c)

@@ -1,4 +1,7 @@
-"""The compiled loops of `parimend.codes.modular`: arithmetic modulo p = 2^32 + 15, and the pass."""
+"""The compiled loops of `parimend.codes.modular`: arithmetic modulo p = 2^32 + c, and the pass.
+
+c, the ``excess``, is below 2^15, and comes as a uint64.
+"""
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -14,28 +17,36 @@ from parimend.hashing import below, word
 U = np.uint64
 GROUP = 16
 """Words in a group: 64 bytes."""
-PRIME = (1 << 32) + 15
+BASE = 1 << 32
+"""p less its excess."""
 BLOCK = 64
 """Groups that are hashed together, in loops that the compiler can vectorise."""
-MAX_GROUPS = 1 << 26
-"""So many groups may be added up before the sums are reduced: 2^26 terms below 2^37 fit 64 bits."""
 
 _MASK = U(0xFFFFFFFF)
 MIX_A, MIX_B = U(0x7FEB352D), U(0x846CA68B)
 _INVERSE_A, _INVERSE_B = (U(pow(int(odd), -1, 1 << 32)) for odd in (MIX_A, MIX_B))
-_P, _FOLD, _LIFT = U(PRIME), U(PRIME - (1 << 32)), U(15 * PRIME)
+
+
+def most_groups(excess: int) -> int:
+    """So many groups may be added up before the sums are reduced, to stay below 2^64.
+
+    >>> most_groups(15) >> 20, most_groups(24_577) >> 10
+    (255, 170)
+    """
+    return (1 << 64) // (BASE + excess * (BASE + excess))
 
 
 @nb.njit(inline="always")
-def multiply(a, b):
+def multiply(a, b, excess):
     """a b modulo p, for residues a and b of up to 33 bits each."""
+    p = U(BASE) + excess
     high_a, low_a = a >> U(32), a & _MASK
     high_b, low_b = b >> U(32), b & _MASK
     x = low_a * low_b
-    # 2^32 = -15; adding multiples of p keeps every part positive, and the sum is below 2^39.
-    x = (x & _MASK) + (_LIFT - _FOLD * (x >> U(32)))
-    x += _FOLD * (high_a * (_P - low_b) + high_b * (_P - low_a)) + _FOLD * _FOLD * high_a * high_b
-    return x % _P
+    # 2^32 = -c; adding multiples of p keeps every part positive, and the sum is below 2^50.
+    x = (x & _MASK) + excess * (p - (x >> U(32)))
+    x += excess * (high_a * (p - low_b) + high_b * (p - low_a)) + excess * excess * high_a * high_b
+    return x % p
 
 
 @nb.njit(inline="always")
@@ -71,10 +82,11 @@ def bucket(key, group, lane, band, bands, size):
 
 
 @intrinsic
-def _add_group(typing, words, first, a, sums, distance, starts, i):
+def _add_group(typing, words, first, a, excess, sums, distance, starts, i):
     """Add one group of words into the sums of all bands.
 
     words: uint32 array, ``first``: index of the group's first word in it, ``a``: uint32.
+    excess: uint32, from which LLVM sees that products fit 64 bits.
     sums: uint64 array; S0 begins at starts[band, i] of it, S1 further on by ``distance``.
 
     As a loop of 16 steps LLVM would unroll this before it could vectorise it, and as a loop of
@@ -86,25 +98,28 @@ def _add_group(typing, words, first, a, sums, distance, starts, i):
         def array(k):
             return context.make_array(signature.args[k])(context, builder, args[k])
 
-        words, sums, starts = array(0), array(3), array(5)
-        first, a, distance, i = args[1], args[2], args[4], args[6]
+        words, sums, starts = array(0), array(4), array(6)
+        first, a, excess, distance, i = args[1], args[2], args[3], args[5], args[7]
         i32, i64 = ir.IntType(32), ir.IntType(64)
         narrow, wide = ir.VectorType(i32, GROUP), ir.VectorType(i64, GROUP)
 
         def constant(value):
             return ir.Constant(wide, [value] * GROUP)
 
+        def repeated(value):
+            lane_0 = builder.insert_element(constant(0), builder.zext(value, i64), i32(0))
+            return builder.shuffle_vector(lane_0, lane_0, ir.Constant(narrow, [0] * GROUP))
+
         def vector(array, offset, of):
             return builder.bitcast(builder.gep(array.data, [offset]), of.as_pointer())
 
         x = builder.zext(builder.load(vector(words, first, narrow), align=4), wide)
-        lane_0 = builder.insert_element(constant(0), builder.zext(a, i64), i32(0))
-        all_lanes = builder.shuffle_vector(lane_0, lane_0, ir.Constant(narrow, [0] * GROUP))
-        product = builder.mul(x, all_lanes)
-        # As in `multiply`, 2^32 = -15 and a multiple of p keeps the sum positive.
+        product, c = builder.mul(x, repeated(a)), repeated(excess)
+        # As in `multiply`, 2^32 = -c and a multiple of p keeps the sum positive.
         low = builder.and_(product, constant(0xFFFFFFFF))
-        high = builder.mul(builder.lshr(product, constant(32)), constant(PRIME - (1 << 32)))
-        y = builder.add(low, builder.sub(constant(15 * PRIME), high))
+        high = builder.mul(builder.lshr(product, constant(32)), c)
+        lift = builder.mul(c, builder.add(c, constant(BASE)))
+        y = builder.add(low, builder.sub(lift, high))
         bands, columns = cgutils.unpack_tuple(builder, starts.shape)
         with cgutils.for_range(builder, bands) as loop:
             at = builder.add(builder.mul(loop.index, columns), i)
@@ -115,13 +130,14 @@ def _add_group(typing, words, first, a, sums, distance, starts, i):
                 builder.store(total, pointer, align=8)
         return context.get_dummy_value()
 
-    return types.void(words, first, a, sums, distance, starts, i), generate
+    return types.void(words, first, a, types.uint32, sums, distance, starts, i), generate
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def add_groups(words, group, key, half, bands, size, phases, row, sums):
+def add_groups(words, group, key, excess, half, bands, size, phases, row, sums):
     """Add whole groups, the first of which is ``group``, into ``sums``, of the first bands.
 
+    words: (16 k,) uint32, k at most `most_groups`.
     half: starts come in pairs; so many pairs has the code. bands: so many bands are summed up.
     sums: uint64, (2, bands, phases, row) made flat; slot j of phase r is a part of bucket
     (r + j) mod size. A start s goes to phase s mod phases, slot s - s mod phases, so that with 8
@@ -134,6 +150,7 @@ def add_groups(words, group, key, half, bands, size, phases, row, sums):
     starts = np.empty((2 * pairs, BLOCK), np.int64)
     phase_mask = U(phases - 1)
     stride = phases * row
+    fold = np.uint32(excess)
     for block in range(0, count, BLOCK):
         g = U(group + block)
         for i in range(BLOCK):
@@ -148,12 +165,13 @@ def add_groups(words, group, key, half, bands, size, phases, row, sums):
                 odd[i] = np.int64(s + (s & phase_mask) * U(row - 1)) + (2 * j + 1) * stride
         for i in range(min(BLOCK, count - block)):
             first = (block + i) * GROUP
-            _add_group(words, first, a[i], sums, bands * stride, starts[:bands], i)
+            _add_group(words, first, a[i], fold, sums, bands * stride, starts[:bands], i)
 
 
 @nb.njit(cache=True, nogil=True)
-def collect(sums, phases, row, total):
+def collect(sums, excess, phases, row, total):
     """Add the partial sums of `add_groups` into ``total`` (2, bands, size), modulo p."""
+    p = U(BASE) + excess
     _, bands, size = total.shape
     at = 0
     for s in range(2):
@@ -161,23 +179,24 @@ def collect(sums, phases, row, total):
             for r in range(phases):
                 b = r % size
                 for _ in range(row):
-                    total[s, k, b] = (total[s, k, b] + sums[at] % _P) % _P
+                    total[s, k, b] = (total[s, k, b] + sums[at] % p) % p
                     at += 1
                     b = b + 1 if b + 1 < size else 0
 
 
 @nb.njit(cache=True)
-def add_words(positions, values, key, total):
+def add_words(positions, values, key, excess, total):
     """Add single words with values modulo p into ``total`` (2, bands, size), modulo p."""
+    p = U(BASE) + excess
     _, bands, size = total.shape
     for i in range(positions.size):
         group, lane = positions[i] // GROUP, positions[i] % GROUP
         x = values[i]
-        y = multiply(coefficient(group), x)
+        y = multiply(coefficient(group), x, excess)
         for k in range(bands):
             b = bucket(key, group, lane, k, bands, size)
-            total[0, k, b] = (total[0, k, b] + x) % _P
-            total[1, k, b] = (total[1, k, b] + y) % _P
+            total[0, k, b] = (total[0, k, b] + x) % p
+            total[1, k, b] = (total[1, k, b] + y) % p
 
 
 @nb.njit(cache=True)

@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 
 from parimend.errors import SpecError
 from parimend.hashing import GOLDEN, MIX64_A, MIX64_B
-from parimend.kernels.modular_numba import GROUP, MIX_A, MIX_B, PRIME
+from parimend.kernels.modular_numba import GROUP, MIX_A, MIX_B, most_groups
 
 MAX_WORDS = GROUP << 25
-"""So many words at a time: 2^25 terms below 2^37 are positive in an int64."""
+"""So many words at a time: 2^25 residues are positive in an int64, whatever the prime."""
 
 _LOW = 0xFFFFFFFF
-_FOLD = PRIME - (1 << 32)
 
 
 class Hashed(Protocol):
-    """What is needed of a `parimend.codes.Modular`: words, bands, buckets in a band, key."""
+    """What is needed of a `parimend.codes.Modular`: words, bands, buckets in a band, key, p."""
 
     @property
     def n(self) -> int: ...
@@ -40,6 +39,9 @@ class Hashed(Protocol):
 
     @property
     def key(self) -> np.uint64: ...
+
+    @property
+    def prime(self) -> int: ...
 
 
 def sums_of(
@@ -77,17 +79,20 @@ def sums_of(
     words = _words(elements)
     groups = words.new_ones(len(words)).cumsum(0) + (start // GROUP - 1)
     product = words * _coefficients(groups)[:, None]
-    # As in `modular_numba`, 2^32 = -15, and a multiple of p keeps the result positive.
-    weighted = (product & _LOW) + (_FOLD * PRIME - _FOLD * _shift(product, 32))
+    p, c = code.prime, code.prime - (1 << 32)
+    # As in `modular_numba`, 2^32 = -c, and a multiple of p keeps the result positive.
+    weighted = (product & _LOW) + (c * p - c * _shift(product, 32))
+    if len(words) > most_groups(c) >> 1:  # the sum of so many may not fit an int64
+        weighted %= p
     bands = code.bands if bands is None else bands
     total = words.new_empty((2, bands, code.size))
     for band in range(bands):
         starts = _starts(code, groups, band)
         for which, values in enumerate((words, weighted)):
-            by_start = values.new_zeros((code.size, GROUP)).index_add_(0, starts, values) % PRIME
+            by_start = values.new_zeros((code.size, GROUP)).index_add_(0, starts, values) % p
             # Lane l of the groups that start at s belongs to bucket s + l.
             lanes = [by_start[:, lane].roll(lane) for lane in range(GROUP)]
-            total[which, band] = torch.stack(lanes).sum(0) % PRIME
+            total[which, band] = torch.stack(lanes).sum(0) % p
     return total.cpu().numpy().astype(np.uint64)
 
 

@@ -222,7 +222,7 @@ def _damage(code: Any, count: int, stream: Stream) -> NDArray[np.int64]:
 
 def _syndrome(code: Any, positions: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[Any]:
     if isinstance(code, SumsCode):
-        sums: NDArray[Any] = code.sums_of(positions, values)  # type: ignore[attr-defined]
+        sums: NDArray[Any] = code.sums_of(positions, values)
         return sums
     assert isinstance(code, SparseIntegers)
     word = np.zeros(code.n, np.int64)

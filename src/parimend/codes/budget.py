@@ -1,0 +1,33 @@
+"""Which code on sums a number of errors asks for."""
+
+from __future__ import annotations
+
+from parimend.codes.hashed import Hashed
+from parimend.codes.screened import Screened
+from parimend.codes.sums import SumsCode
+from parimend.errors import SpecError
+
+MOST_POWER = 1000
+"""So many errors at most are met with power sums: with more, hashed sums are faster and smaller."""
+_CHECK = 4  # power sums for a check
+
+
+def sums_for(n: int, errors: int, seed: int = 0) -> SumsCode:
+    """The code on sums that repairs any ``errors`` wrong ones of n words at the least cost.
+
+    Up to `MOST_POWER` errors that is proven, see `parimend.codes.power`; beyond, it is measured,
+    see `Hashed.for_errors`.
+
+    Raises:
+        SpecError: if ``errors`` is not positive, or n is too large.
+
+    Example:
+        >>> [type(sums_for(10**6, t)).__name__ for t in (4, 210, 10_000)]
+        ['Screened', 'Screened', 'Hashed']
+    """
+    if errors < 1:
+        raise SpecError(f"a code must be made for at least one error, not {errors}")
+    t = min(errors, n)
+    if t > MOST_POWER:
+        return Hashed.for_errors(n, t, seed)
+    return Screened(n, 2 * t + _CHECK, seed, first=_CHECK)
