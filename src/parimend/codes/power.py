@@ -170,15 +170,23 @@ class PowerSums(SumsCode):
 
     def points(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """x_i of words, (k,) float64 elements of the field."""
-        g, B = self.generator, self.rows
-        backwards, root = pow(g, -1, PRIME), pow(g, (PRIME - 1) // B, PRIME)
-        where = np.ascontiguousarray(positions, np.int64)
-        return points_numba.points_of(where, B, element(backwards), element(root))
+        return points_numba.points_of(
+            np.ascontiguousarray(positions, np.int64), self.rows, *self._steps
+        )
 
-    def factors(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """u_i of words, (k,) uint64 residues."""
+    @cached_property
+    def _steps(self) -> tuple[float, float]:
+        """1 / g and w, elements of the field."""
+        g, B = self.generator, self.rows
+        return element(pow(g, -1, PRIME)), element(pow(g, (PRIME - 1) // B, PRIME))
+
+    def factors(
+        self, positions: NDArray[np.int64], points: NDArray[np.float64] | None = None
+    ) -> NDArray[np.uint64]:
+        """u_i of words, (k,) uint64 residues; ``points`` are theirs, if these are at hand."""
         where = np.ascontiguousarray(positions, np.int64)
-        return points_numba.factors_of(where, self.points(where), self.tile, np.uint64(self.key))
+        x = self.points(where) if points is None else points
+        return points_numba.factors_of(where, x, self.tile, np.uint64(self.key))
 
     @cached_property
     def key(self) -> int:
@@ -284,6 +292,7 @@ class PowerSums(SumsCode):
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
         positions, residues = self._damage(positions, values)
         total = self.zeros()
-        weighted = points_numba.products(residues, self.factors(positions))
-        points_numba.add_powers(self.points(positions), weighted.astype(np.float64), total)
+        points = self.points(positions)
+        weighted = points_numba.products(residues, self.factors(positions, points))
+        points_numba.add_powers(points, weighted.astype(np.float64), total)
         return total

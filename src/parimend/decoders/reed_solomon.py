@@ -94,7 +94,7 @@ class PreparedReedSolomon(Prepared):
         if (positions < 0).any() or (positions >= self.code.n).any():
             return None
         weighted = kernels.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
-        factors = self.code.factors(positions).tolist()
+        factors = self.code.factors(positions, points).tolist()
         values = np.array(
             [v * pow(u, -1, PRIME) % PRIME for v, u in zip(weighted.tolist(), factors, strict=True)]
         )
@@ -102,6 +102,8 @@ class PreparedReedSolomon(Prepared):
         positions, values = positions[order], values[order]
         if not np.array_equal(self.code.sums_of(positions, values), syndrome):
             return None
+        if not erasures.size:  # then no value is zero: the recurrence would be shorter
+            return positions, values
         keep = (values != 0) | np.isin(positions, erasures)
         return positions[keep], values[keep]
 
