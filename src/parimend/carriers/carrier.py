@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding
-from parimend.codes import Code
+from parimend.codes import Certificate, Code, Promise
+from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.record import Record
@@ -34,18 +35,28 @@ class Options(TypedDict, total=False):
         only: shell patterns; the tensors whose names match one of them. All by default.
         per: one protected word for everything, per tensor, or per output row.
         seed: selects the codes.
+        guaranteed: any so many wrong 32-bit words, of the ``errors`` asked for, are to be repaired
+            in each protected word, always, with a proof. A sidecar for up to 1,000 errors proves
+            all of them anyway. Of real carriers a code is chosen that has a certificate, which is
+            kept in the seal; 3 at most, and it takes seconds.
     """
 
     only: Sequence[str] | None
     per: Per
     seed: int
+    guaranteed: int | None
 
 
 class Chosen(NamedTuple):
-    """A word and the code that it is to be sealed in."""
+    """A word and the code that it is to be sealed in, with its certificate if it has one."""
 
     code: Any
     word: Word
+    certificate: Certificate | None = None
+
+    def promise(self, errors: int) -> Promise:
+        """What is promised of the word when it is sealed; see `parimend.codes.Code.promise`."""
+        return promised(self.code, self.word, errors, self.certificate)
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +70,7 @@ class PlannedWord(Record):
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
         seal_bytes: bytes of the word's checks in the seal.
         moved: relative L2 change of the weights to expect from a plain projection.
+        promise: how many wrong words are repaired, and how that is known.
     """
 
     name: str
@@ -67,6 +79,12 @@ class PlannedWord(Record):
     redundancy: float
     seal_bytes: int
     moved: float
+    promise: Promise = field(default_factory=Promise)
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; ``guaranteed``, ``bound`` and the others are keys of their own."""
+        content = super().as_dict()
+        return {**content, **content.pop("promise")}
 
 
 class Sealing(NamedTuple):
@@ -117,6 +135,15 @@ class Carrier(ABC):
         """
 
     @abstractmethod
+    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+        """The same words in codes of which it is proven that any ``guaranteed`` wrong words of 32
+        bits are repaired, always.
+
+        Raises:
+            SpecError: if there are none; names a tensor and says why.
+        """
+
+    @abstractmethod
     def seal_(
         self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
     ) -> Sealing:
@@ -136,10 +163,11 @@ class Carrier(ABC):
         yield sum(tensors.read(part).size for part in sealed.parts)
         return clean
 
-    def plan(self, chosen: Chosen) -> PlannedWord:
-        """What sealing a word takes."""
-        code, word = chosen
-        return PlannedWord(word.name, word.elements, code.m, 0.0, code.packed_bytes, 0.0)
+    def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
+        """What sealing a word takes that is to repair so many errors, and what that promises."""
+        code, word, _ = chosen
+        promise = chosen.promise(errors)
+        return PlannedWord(word.name, word.elements, code.m, 0.0, code.packed_bytes, 0.0, promise)
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
         """Seal updated weights anew, in the code of before.

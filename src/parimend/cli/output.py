@@ -13,7 +13,14 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from parimend.showing import escaped
@@ -87,17 +94,7 @@ def size(count: int) -> str:
 def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]:
     """Show on a terminal how much of some files has been read."""
     total = sum(file.stat().st_size for file in files if file.exists())
-    errors = Console(stderr=True)
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    with bar:
+    with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(count: int) -> None:
@@ -107,3 +104,23 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
                 bar.update(task, total=bar.tasks[0].completed + total)
 
         yield advance
+
+
+@contextmanager
+def counting(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how many of some things are done."""
+    with _progress(MofNCompleteColumn()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    errors = Console(stderr=True)
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        *columns,
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes.promise import Promise
 from parimend.errors import SealError, SpecError
 from parimend.words.layout import Word
 
@@ -86,6 +87,17 @@ class Code(ABC):
     def most_bytes(self, word: Word) -> int:
         """No decoder puts right more bytes of a word than this."""
         return self.most_errors * max(part.itemsize for part in word)
+
+    def promise(self, errors: int, word: Word) -> Promise:
+        """What is known of a word of this code that is to repair ``errors`` wrong words of 32 bits.
+
+        By default nothing; families that are sealed know more.
+
+        Args:
+            errors: the budget.
+            word: one that this code fits.
+        """
+        return Promise()
 
     @property
     def syndrome_shape(self) -> tuple[int, ...]:

@@ -125,6 +125,11 @@ class PowerSums(SumsCode):
         return self.m // 2
 
     @property
+    def noticed(self) -> int:
+        """m: any m columns are independent."""
+        return self.m
+
+    @property
     def rows(self) -> int:
         """B, rows of a tile."""
         return next(size for size in kernels.SIZES if size >= self.m)

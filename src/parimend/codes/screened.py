@@ -68,6 +68,11 @@ class Screened(SumsCode):
         return self.parts[1].guaranteed
 
     @property
+    def noticed(self) -> int:
+        """``first``, see `PowerSums.noticed`."""
+        return self.first
+
+    @property
     def prime(self) -> int:
         return PRIME
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from parimend.codes import residues
 from parimend.codes.base import Code
+from parimend.codes.promise import Chance, Promise
 from parimend.errors import SpecError
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
 Sums = NDArray[np.uint64]
+_SMALLEST = 1022  # powers of two down to this one are not rounded to zero
 
 
 class SumsCode(Code):
@@ -31,6 +33,29 @@ class SumsCode(Code):
     @abstractmethod
     def prime(self) -> int:
         """What damage is told modulo; see `restore`."""
+
+    @property
+    @abstractmethod
+    def guaranteed(self) -> int:
+        """Any so many wrong words are repaired."""
+
+    @property
+    @abstractmethod
+    def noticed(self) -> int:
+        """Any so many wrong words change some sum of `few`; of more that hold any bits with equal
+        chance, so many words would have to hold the only ones that leave all of these as they are.
+        """
+
+    def measured(self, errors: int) -> Chance | None:
+        """What simulations say of a budget that is not guaranteed."""
+        return None
+
+    def promise(self, errors: int, word: Word) -> Promise:
+        t = self.guaranteed
+        proven = errors if t >= min(errors, self.n) else t
+        measured = None if proven == errors else self.measured(errors)
+        missed = math.ldexp(1.0, -min(32 * self.noticed, _SMALLEST))
+        return Promise(proven, measured=measured, noticed=self.noticed, missed=missed)
 
     @property
     @abstractmethod
