@@ -9,7 +9,7 @@ import pytest
 from benchmarks.guarantees import Misleading
 from parimend.codes import LowBits, PowerSums, Sparse
 from parimend.codes.structure import Columns
-from parimend.decoders import Peeling, certified, certify, verify_certificate
+from parimend.decoders import Peeling, certify, verify_certificate
 from parimend.decoders.base import nothing
 from parimend.decoders.peeling import PreparedPeeling
 from parimend.errors import SpecError

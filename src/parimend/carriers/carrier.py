@@ -84,7 +84,8 @@ class PlannedWord(Record):
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; ``guaranteed``, ``bound`` and the others are keys of their own."""
         content = super().as_dict()
-        return {**content, **content.pop("promise")}
+        promise = content.pop("promise")
+        return {**content, **promise}
 
 
 class Sealing(NamedTuple):

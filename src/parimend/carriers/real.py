@@ -158,9 +158,9 @@ def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
         most = FEW // word.elements_within(1)
         remedy = f"ask for guaranteed={most}, or take" if most else "take"
         raise SpecError(
-            f"{word.name}: certificates are for {FEW} wrong weights at most, and {guaranteed} "
-            f"words of 32 bits are {weights}: {remedy} carrier='sidecar', which guarantees all "
-            "errors up to 1,000"
+            f"{word.name}: certificates are for {FEW} wrong weights at most, and guaranteed="
+            f"{guaranteed} asks for {weights}, all in so many words of 32 bits: {remedy} "
+            "carrier='sidecar', which guarantees all errors up to 1,000"
         )
     try:
         proof = certified(chosen.code, weights)

@@ -69,7 +69,7 @@ class Promise(Record):
     def errors(self) -> int:
         """More wrong words than these are not counted on."""
         known = (each.errors for each in (self.bound, self.measured) if each)
-        return max(self.guaranteed, *known)
+        return max((self.guaranteed, *known))
 
     @property
     def proven(self) -> bool:

@@ -165,8 +165,8 @@ class Seal:
         Example:
             >>> import torch
             >>> from parimend import Real, protect_
-            >>> w = {"w": torch.linspace(-1, 1, 1000)}
-            >>> seal = protect_(w, errors=20, carrier=Real(rows=150), guaranteed=3)
+            >>> w = {"w": torch.linspace(-1, 1, 5120)}
+            >>> seal = protect_(w, errors=210, carrier=Real(rows=320), guaranteed=3)
             >>> seal.promise.guaranteed
             3
             >>> seal.verify_certificates()
