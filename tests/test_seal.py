@@ -1,5 +1,7 @@
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,33 @@ def test_seals_of_version_1_stay_readable_for_ever(carrier):
     assert all(torch.equal(tensors[name], before[name]) for name in tensors)
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_certified_seal_of_version_1_stays_readable_for_ever():
+    tensors, path = golden("certified")
+    seal = pm.Seal.load(path)
+    assert seal.to_bytes() == path.read_bytes()
+    assert (seal.carrier, seal.errors, seal.promise.guaranteed) == ("real", 20, 3)
+    seal.verify_certificates()
+    assert pm.check(tensors, seal).verdict is Verdict.CLEAN
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    words = {name: tensor.numpy() for name, tensor in tensors.items()}
+    draw("bitflip", words, 3, seed=1).apply_(words)
+    assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+
+
+def test_a_seal_is_read_without_loading_what_proves_it():
+    script = (
+        "import sys; from parimend.seal import Seal; seal = Seal.load(sys.argv[1])\n"
+        "assert seal.promise.guaranteed == 3\n"
+        "assert not {'torch', 'parimend.decoders'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, golden("certified")[1]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("carrier", [*CARRIERS, "certified"])
 @given(data=st.data())
 def test_a_damaged_seal_is_repaired_or_refused_never_misread(carrier, data):
     original = golden(carrier)[1].read_bytes()
@@ -123,6 +151,84 @@ def test_codes_that_do_not_fit_their_tensors_are_refused(carrier, change):
 
     with pytest.raises(SealError, match="seal cannot be read"):
         pm.Seal.from_bytes(reworded(apply, carrier), "model.parimend")
+
+
+PROOF = {"errors": 3, "pair": 10**7, "sets": [[6, 40]]}
+
+
+@pytest.mark.parametrize(
+    ("proof", "says"),
+    [
+        ({**PROOF, "errors": 4}, "is for 1 to 3 wrong words, not for 4"),
+        ({**PROOF, "errors": 0}, "is for 1 to 3 wrong words, not for 0"),
+        ({**PROOF, "errors": True}, "whole numbers"),
+        ({**PROOF, "errors": 3.0}, "whole numbers"),
+        ({**PROOF, "pair": 786_431}, "pairs of 786431 proves nothing of words of 18 bits"),
+        ({**PROOF, "pair": "10"}, "whole numbers"),
+        ({**PROOF, "sets": [[3, 40]]}, r"counts sets of 4 to 6 columns .* not of \[3\]"),
+        ({**PROOF, "sets": [[7, 40]]}, r"not of \[7\]"),
+        ({**PROOF, "sets": [[6, 1], [5, 1]]}, r"not of \[6, 5\]"),
+        ({**PROOF, "sets": [[6, 1], [6, 1]]}, r"not of \[6, 6\]"),
+        ({**PROOF, "sets": [[6, 0]]}, "counts sets"),
+        ({**PROOF, "sets": [[6]]}, "in pairs"),
+        ({**PROOF, "sets": 6}, "in pairs"),
+        ({**PROOF, "sets": [["6", 1]]}, "whole numbers"),
+        ({**PROOF, "more": 1}, "consists of errors, pair, sets"),
+        ({"errors": 3}, "consists of errors, pair, sets"),
+        ([3, 10**7, []], "consists of errors, pair, sets"),
+        (None, "consists of errors, pair, sets"),
+    ],
+)
+def test_a_certificate_that_cannot_be_that_of_its_code_is_refused(proof, says):
+    def apply(text):
+        text["words"][0]["certificate"] = proof
+
+    message = (
+        f"model.parimend: .*fc.weight .. fc.bias: its certificate does not fit its code.*{says}"
+    )
+    with pytest.raises(SealError, match=message):
+        pm.Seal.from_bytes(reworded(apply, "certified"), "model.parimend")
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "lowbits"])
+def test_codes_of_other_families_have_no_certificate(carrier):
+    def apply(text):
+        text["words"][0]["certificate"] = PROOF
+
+    with pytest.raises(SealError, match="certificates are of sparse codes"):
+        pm.Seal.from_bytes(reworded(apply, carrier), "model.parimend")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda word: word["certificate"].update(pair=10**8), "it states 100000000 and"),
+        (lambda word: word["certificate"].update(sets=[]), "not that of its code"),
+        (lambda word: word["code"].update(seed=8), "not that of its code"),
+        (lambda word: word["code"].update(coefficient_bits=12), r"columns \d+ and \d+ may cancel"),
+    ],
+)
+def test_a_false_certificate_does_not_verify(change, says):
+    seal = pm.Seal.from_bytes(reworded(lambda text: change(text["words"][0]), "certified"))
+    message = f"fc.weight .. fc.bias: its certificate does not verify: .*{says}"
+    with pytest.raises(SealError, match=message):
+        seal.verify_certificates()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_seal_without_a_certificate_does_not_pass_for_verified(carrier):
+    seal = pm.Seal.load(golden(carrier)[1])
+    assert seal.words[0].certificate is None
+    with pytest.raises(SealError, match=r"fc.weight .. fc.bias has no certificate: .*guaranteed="):
+        seal.verify_certificates()
+
+
+def test_what_is_promised_is_said_of_a_seal():
+    seal = pm.Seal.load(golden("certified")[1])
+    assert "20 errors (3 guaranteed, 20 measured)" in repr(seal)
+    shown = seal._repr_html_()
+    for text in ("<th>guaranteed</th><th>bound</th><th>measured</th>", "<td>3</td><td>-</td>"):
+        assert text in shown
 
 
 @given(st.binary(max_size=400))

@@ -41,6 +41,7 @@ def save_file(
     errors: int,
     carrier: Carrier | CarrierName = "sidecar",
     *,
+    guaranteed: int | None = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Save and protect what a model or an optimizer consists of.
@@ -55,6 +56,7 @@ def save_file(
         path: where to.
         errors: number of wrong 32-bit words that can be repaired, see `parimend.protect_file`.
         carrier: where the redundancy lives; those but ``sidecar`` need a safetensors file.
+        guaranteed: any so many of them are to be repaired, always; see `parimend.Options`.
         metadata: texts for a safetensors file.
 
     Raises:
@@ -70,7 +72,7 @@ def save_file(
         100
     """
     path = path_of(path)
-    request = Request.of(errors, carrier)
+    request = Request.of(errors, carrier, guaranteed=guaranteed)
     is_named = promised(path) is FORMATS["safetensors"]
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")

@@ -48,13 +48,15 @@ def protect_(
             options, such as ``Real(calibration=batches)``.
         buffers: protect the buffers of modules too. Without them, and without ``only``, a warning
             says if more than half of the bytes are left out.
-        **options: ``only``, ``per`` and ``seed``; see `Options`.
+        **options: ``only``, ``per``, ``seed``, and ``guaranteed`` for a proof that any so many are
+            repaired; see `Options`.
 
     Returns:
         The seal. Keep it beside the weights: `check` and `repair_` need it.
 
     Raises:
-        SpecError: if a word has too few weights for so many errors.
+        SpecError: if a word has too few weights for so many errors, or what is to be guaranteed
+            cannot be proven.
         WordError: if there is nothing to protect, or a tensor cannot be protected in this way;
             names it. Nothing was changed then.
 

@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.cli import main
+from parimend.files import seals_of
 
 
 @pytest.fixture
@@ -72,6 +75,12 @@ def test_json(model, run, tmp_path):
         "sidecar",
         "carrier",
         "errors",
+        "guaranteed",
+        "bound",
+        "measured",
+        "noticed",
+        "missed",
+        "erasures",
         "elements",
         "covered",
         "seal_bytes",
@@ -248,6 +257,13 @@ def test_a_plan_is_simulated(model, run):
         (["protect", "MODEL", "--errors", "0"], "Invalid value for '--errors'"),
         (["protect", "MODEL", "--only", "x*"], "no tensor matches 'x*'"),
         (["plan", "MODEL", "--carrier", "real", "-e", "3000"], "3000"),
+        (["protect", "MODEL", "--guaranteed", "0"], "Invalid value for '--guaranteed'"),
+        (["protect", "MODEL", "--guaranteed", "211"], "guaranteed must be 1 to errors=210"),
+        (["protect", "MODEL", "-e", "2000", "--guaranteed", "5"], "guarantee 4, not 5: ask for at"),
+        (
+            ["protect", "MODEL", "-o", "OUT", "--carrier", "lowbits", "--guaranteed", "1"],
+            "the lowbits carrier guarantees nothing",
+        ),
         (["inject", "MODEL", "-o", "x"], "give either --fault KIND or --replay FILE"),
         (["inject", "MODEL", "-o", "MODEL", "-f", "sign"], "is the file to be damaged"),
         (["inject", "MODEL", "-o", "OUT", "-f", "rust"], "unknown kind of damage 'rust'"),
@@ -382,3 +398,81 @@ def test_little_coverage_is_a_warning(model, run):
     code, _, err = run("protect", model, "--only", "fc.b*")
     assert code == 0
     assert "warning: 1.96% of the bytes are protected" in err
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """A folder of two files, one with a certificate in its seal and one without."""
+    folder = tmp_path_factory.mktemp("certified")
+    source = folder / "a.safetensors"
+    rng = np.random.default_rng(0)
+    weights = {"fc.weight": rng.standard_normal((512, 10), dtype=np.float32)}
+    safetensors.numpy.save_file(weights, source)
+    out = folder / "b.safetensors"
+    pm.protect_file(source, 210, pm.Real(rows=320), out, guaranteed=3)
+    pm.protect_file(source, 210)
+    return folder
+
+
+def seal_of(path):
+    [sealed] = seals_of(path)[0].values()
+    return sealed.seal
+
+
+class TestCertificates:
+    def test_asked_for_shown_and_verified(self, model, run, tmp_path, rng):
+        out = tmp_path / "out.safetensors"
+        asked = ["--carrier", "real", "-e", 210, "--guaranteed", 3]
+        weights = {"fc.weight": rng.standard_normal((512, 10), dtype=np.float32)}
+        safetensors.numpy.save_file(weights, model)
+        code, said, _ = run("protect", model, "-o", out, *asked)
+        assert code == 0
+        assert re.search(r"210 +3 +- +210, failing <= 0.001", said)
+        code, said, _ = run("inspect", out)
+        assert (code, "real, 210 errors (3 guaranteed, 210 measured); seal in" in said) == (0, True)
+        assert "certificate, not verified now: any 3 wrong words of 5120 are repaired" in said
+
+    def test_every_certificate_of_a_folder_is_verified(self, certified, run):
+        code, said, err = run("inspect", certified, "--verify-certificate")
+        assert (code, err) == (0, "")
+        assert f"{certified / 'b.safetensors'}: fc.weight: certificate, verified: any 3" in said
+        files = json.loads(run("inspect", certified, "--verify-certificate", "--json")[1])["files"]
+        first, second = (file["words"][0] for file in files)
+        assert first["certificate"] is None
+        assert (first["guaranteed"], first["measured"], first["noticed"]) == (210, None, 4)
+        assert (second["guaranteed"], second["bound"], second["noticed"]) == (3, None, 6)
+        assert second["measured"] == {
+            "errors": 210,
+            "probability": 0.001,
+            "what": "random damage",
+        }
+        proof = second["certificate"]
+        assert (proof["errors"], proof["verified"], proof["problem"]) == (3, True, "")
+        plain = json.loads(run("inspect", certified, "--json")[1])["files"]
+        assert "verified" not in plain[1]["words"][0]["certificate"]
+        for file in plain:
+            assert {"guaranteed", "bound", "measured", "noticed", "missed"} <= file.keys()
+
+    def test_one_that_does_not_verify_is_a_finding(self, certified, run, tmp_path):
+        weights = pm.load_file(certified / "b.safetensors")
+        sealed = seal_of(certified / "b.safetensors")
+        [word] = sealed.words
+        false = replace(word.certificate, pair=word.certificate.pair + 1)
+        seal = replace(sealed, words=(replace(word, certificate=false),), blobs={})
+        path = tmp_path / "model.safetensors"
+        save_file(weights, path)
+        seal.save(tmp_path / "model.parimend")
+        assert run("inspect", path)[0] == run("check", path)[0] == 0
+        code, said, _ = run("inspect", path, "--verify-certificate")
+        assert code == 1
+        assert f"{path}: fc.weight: its certificate does not verify: " in said
+        code, said, _ = run("inspect", path, "--verify-certificate", "--json")
+        proof = json.loads(said)["files"][0]["words"][0]["certificate"]
+        assert (code, proof["verified"]) == (1, False)
+        assert "not that of its code" in proof["problem"]
+
+    def test_none_to_verify_is_an_error(self, certified, run):
+        code, out, err = run("inspect", certified / "a.safetensors", "--verify-certificate")
+        assert (code, out) == (2, "")
+        assert "a.safetensors has no certificate to verify: " in err
+        assert "--guaranteed 3 makes one" in err

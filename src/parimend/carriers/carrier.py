@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding
-from parimend.codes import Code, Promise
+from parimend.codes import Certificate, Code, Promise
+from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.record import Record
@@ -34,18 +35,28 @@ class Options(TypedDict, total=False):
         only: shell patterns; the tensors whose names match one of them. All by default.
         per: one protected word for everything, per tensor, or per output row.
         seed: selects the codes.
+        guaranteed: any so many wrong 32-bit words, of the ``errors`` asked for, are to be repaired
+            in each protected word, always, with a proof. A sidecar for up to 1,000 errors proves
+            all of them anyway. Of real carriers a code is chosen that has a certificate, which is
+            kept in the seal; 3 at most, and it takes seconds.
     """
 
     only: Sequence[str] | None
     per: Per
     seed: int
+    guaranteed: int | None
 
 
 class Chosen(NamedTuple):
-    """A word and the code that it is to be sealed in."""
+    """A word and the code that it is to be sealed in, with its certificate if it has one."""
 
     code: Any
     word: Word
+    certificate: Certificate | None = None
+
+    def promise(self, errors: int) -> Promise:
+        """What is promised of the word when it is sealed; see `parimend.codes.Code.promise`."""
+        return promised(self.code, self.word, errors, self.certificate)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +68,7 @@ class PlannedWord(Record):
         elements: number of protected elements.
         nbytes: that they take.
         code: that it is sealed in.
-        promise: what is guaranteed, bound and measured of its budget.
+        promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
         moved: relative L2 change of the weights to expect from a plain projection.
     """
@@ -83,9 +94,11 @@ class PlannedWord(Record):
         return size
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
-        plain = replace(self, code=self.code.spec())
-        return {**Record.as_dict(plain), "checks": self.checks, "seal_bytes": self.seal_bytes}
+        """See `Record.as_dict`; ``guaranteed``, ``bound`` and the others are keys of their own."""
+        content = Record.as_dict(replace(self, code=self.code.spec()))
+        promise = content.pop("promise")
+        more = {"checks": self.checks, "seal_bytes": self.seal_bytes}
+        return {**content, **more, **promise}
 
 
 class Sealing(NamedTuple):
@@ -136,6 +149,15 @@ class Carrier(ABC):
         """
 
     @abstractmethod
+    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+        """The same words in codes of which it is proven that any ``guaranteed`` wrong words of 32
+        bits are repaired, always.
+
+        Raises:
+            SpecError: if there are none; names a tensor and says why.
+        """
+
+    @abstractmethod
     def seal_(
         self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
     ) -> Sealing:
@@ -156,14 +178,14 @@ class Carrier(ABC):
         return clean
 
     def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
-        """What sealing a word takes, and what is known of its budget of ``errors``."""
-        code, word = chosen
+        """What sealing a word takes that is to repair so many errors, and what that promises."""
+        code, word, _ = chosen
         return PlannedWord(
             name=word.name,
             elements=word.elements,
             nbytes=sum(part.nbytes for part in word),
             code=code,
-            promise=code.promise(errors),
+            promise=chosen.promise(errors),
         )
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:

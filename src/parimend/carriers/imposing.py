@@ -28,8 +28,7 @@ from parimend.outcomes import Decoding, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common
-from parimend.words.bits import WORD
-from parimend.words.layout import Part, Word
+from parimend.words.layout import Word
 
 
 class Alphabet(Protocol):
@@ -115,7 +114,7 @@ class Imposing(Carrier):
         Raises:
             SpecError: if it is too short for so many; names its first tensor.
         """
-        weights = weights_in(errors, word)
+        weights = word.elements_within(errors)
         try:
             code = self.code.for_errors(
                 word.elements, weights, m=self.rows, word_bits=word_bits, seed=seed
@@ -136,8 +135,8 @@ class Imposing(Carrier):
             for part, data in zip(draft.word, draft.data, strict=True):
                 tensors.write_held(part, data)
         words = tuple(
-            SealedWord(draft.code, draft.word, draft.target, sha256_of(draft.word, tensors))
-            for draft in drafts
+            SealedWord(*draft[:3], sha256_of(draft.word, tensors), each.certificate)
+            for each, draft in zip(chosen, drafts, strict=True)
         )
         return Sealing(words, tuple(draft.moved for draft in drafts))
 
@@ -167,16 +166,6 @@ class Imposing(Carrier):
         if not all(original for *_, original in elements):
             return Finding(Verdict.UNCORRECTABLE, reason="a decoded weight is out of range")
         return Finding(Verdict.CORRECTABLE, elements)
-
-
-def weights_in(errors: int, parts: Word | Sequence[Part]) -> int:
-    """How many weights are wrong at most where ``errors`` words of 32 bits are.
-
-    >>> from parimend.words.layout import whole
-    >>> weights_in(10, [whole("w", "F32", (99,))]), weights_in(10, [whole("w", "I8", (99,))])
-    (10, 40)
-    """
-    return errors * max(1, *(WORD // part.itemsize for part in parts))
 
 
 def pieces_of(word: Word, tensors: Tensors) -> list[Piece]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parimend import codes
 from parimend.carriers.carrier import Chosen
 from parimend.carriers.imposing import Alphabet, Draft, Imposing
-from parimend.errors import WordError
+from parimend.errors import SpecError, WordError
 from parimend.impose.lowering import lower_into
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
@@ -56,11 +56,18 @@ class LowBits(Imposing):
             _require_float32(word)
         return [self.code_for(word, 32, errors, seed) for word in words]
 
+    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+        raise SpecError(
+            "the lowbits carrier guarantees nothing: its words have 32 bits and its checks 64, so "
+            "that for any two wrong words about one pair of values cancels in a check that they "
+            "share. Take 'sidecar', which guarantees all errors up to 1,000, or 'real', up to 3"
+        )
+
     def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
         return [Patterns()] * len(sealed.word)
 
     def draft(self, chosen: Chosen, tensors: Tensors) -> Draft:
-        code, word = chosen
+        code, word, _ = chosen
         values = [tensors.read(part).view("<f4") for part in word]
         for part, v in zip(word, values, strict=True):
             all_of_it = part == whole(part.name, part.dtype, part.shape)

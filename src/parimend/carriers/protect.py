@@ -33,6 +33,16 @@ class Request:
     only: Sequence[str] | None = None
     per: Per = "model"
     seed: int = 0
+    guaranteed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.guaranteed is None:
+            return
+        if not 1 <= whole_number(self.guaranteed, "guaranteed") <= self.errors:
+            raise SpecError(
+                f"guaranteed must be 1 to errors={self.errors}, of which it is a part, not "
+                f"{self.guaranteed}"
+            )
 
     @classmethod
     def of(cls, errors: int, wanted: Carrier | CarrierName, **options: Unpack[Options]) -> Request:
@@ -58,10 +68,14 @@ def choose(tensors: Tensors, request: Request) -> list[Chosen]:
     """The code of every word and what the word is made of.
 
     Raises:
-        SpecError, WordError: see `Carrier.choose`.
+        SpecError, WordError: see `Carrier.choose` and `Carrier.guarantee`.
     """
     words = split(tensors.whole(), request.per)
-    return request.carrier.choose(words, tensors, request.errors, request.seed)
+    carrier, errors = request.carrier, request.errors
+    chosen = carrier.choose(words, tensors, errors, request.seed)
+    if request.guaranteed is None:
+        return chosen
+    return carrier.guarantee(chosen, errors, request.guaranteed)
 
 
 def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:

@@ -20,6 +20,8 @@ from parimend.arguments import whole_number
 from parimend.carriers.carrier import Carrier, Chosen, PlannedWord
 from parimend.carriers.imposing import Alphabet, Draft, Imposing, Piece, pieces_of, positions_of
 from parimend.codes import Sparse
+from parimend.codes.certificate import FEW
+from parimend.decoders import certified
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError, WordError
 from parimend.impose.rounding import round_held
@@ -80,6 +82,9 @@ class Real(Imposing):
         placed = self._on_grids(words, tensors)
         return [self.code_for(word, bits, errors, seed) for word, bits in placed]
 
+    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+        return [_certified(each, guaranteed) for each in chosen]
+
     def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
         code, moved = chosen.code, math.sqrt(chosen.code.imposed / chosen.code.n)
         return replace(super().plan(chosen, errors), redundancy=code.redundancy, moved=moved)
@@ -91,7 +96,7 @@ class Real(Imposing):
     def draft(self, chosen: Chosen, tensors: Tensors) -> Draft:
         if self.calibration is not None:
             raise SpecError("calibration is for the modules of a model, which can be run")
-        code, word = chosen
+        code, word, _ = chosen
         spread = tensors.spread
         pieces = pieces_of(word, tensors)
         mine = positions_of(pieces, word, tensors)
@@ -144,6 +149,27 @@ class Real(Imposing):
             placed.sort(key=lambda item: item[1])
             for width, group in groupby(placed, key=lambda item: item[1]):
                 yield Word(tuple(part for part, _ in group)), width
+
+
+def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
+    """The word in its code, or in that of one of the next seeds, with a certificate."""
+    word, weights = chosen.word, chosen.word.elements_within(guaranteed)
+    if weights > FEW:
+        most = FEW // word.elements_within(1)
+        remedy = f"ask for guaranteed={most}, or take" if most else "take"
+        raise SpecError(
+            f"{word.name}: certificates are for {FEW} wrong weights at most, and guaranteed="
+            f"{guaranteed} asks for {weights}, all in so many words of 32 bits: {remedy} "
+            "carrier='sidecar', which guarantees all errors up to 1,000"
+        )
+    try:
+        proof = certified(chosen.code, weights)
+    except SpecError as error:
+        raise SpecError(
+            f"{word.name}: {error}. There are more checks for more errors and with "
+            "Real(rows=...), fewer words with only=... and per=..."
+        ) from None
+    return Chosen(proof.code, word, proof)
 
 
 def grids_of(code: Sparse, word: Word) -> list[Grid]:

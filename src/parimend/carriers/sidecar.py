@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Elements, Finding
 from parimend.codes import SumsCode, restore, sums_for
+from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
 from parimend.decoders import Prepared, decoder_for
+from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
@@ -49,13 +51,23 @@ class Sidecar(Carrier):
         pieces = [piece for word in words for piece in cut(word)]
         return [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
 
+    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+        for each in chosen:
+            if (proven := each.promise(errors).guaranteed) < guaranteed:
+                raise SpecError(
+                    f"{each.word.name}: sums for {errors:,} errors guarantee {proven}, not "
+                    f"{guaranteed:,}: ask for at most {MOST_POWER:,} errors, all of which are "
+                    "guaranteed then; with per='tensor' every tensor has so many of its own"
+                )
+        return list(chosen)
+
     def seal_(
         self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
     ) -> Sealing:
         words = []
-        for code, word in chosen:
-            words.append(_seal(code, word, tensors))
-            progress(word.elements)
+        for each in chosen:
+            words.append(_seal(each.code, each.word, tensors))
+            progress(each.word.elements)
         return Sealing(tuple(words))
 
     def find(self, sealed: CheckedWord, tensors: Tensors) -> Finding:
@@ -98,7 +110,7 @@ class Sidecar(Carrier):
 
     def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
         """A word as it is now, for a while: with its checks, and nothing else to prove it by."""
-        return CheckedWord(*chosen, sums(chosen.code, chosen.word, tensors))
+        return CheckedWord(chosen.code, chosen.word, sums(chosen.code, chosen.word, tensors))
 
     def intact(self, sealed: CheckedWord, tensors: Tensors) -> bool:
         """Whether a word is as it was, as far as a few of its sums tell; see `SumsCode.few`."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.cli.output import Json, console, print_json, print_table
+from parimend.cli.output import Json, console, counting, print_json, print_table
 
 if TYPE_CHECKING:
+    from parimend.codes import Certificate
     from parimend.files.seals import Sealed
+    from parimend.seal import SealedWord
+
+Verified = dict["Certificate", str]
+"""What is wrong with each certificate; nothing, if it was proven again."""
 
 
 def command(
@@ -18,40 +24,92 @@ def command(
         Path,
         typer.Argument(metavar="PATH", help="A protected file, or a folder or index of shards."),
     ],
+    verify_certificate: Annotated[
+        bool,
+        typer.Option(
+            "--verify-certificate",
+            help="Prove again, from the codes alone, what certificates in the seal state; "
+            "takes seconds.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show how a file is protected: its tensors and what its seal says of them.
 
     Reads the seal, and nothing of the data: whether they are right is what check says.
+
+    guaranteed: any so many wrong words of a protected word are repaired, always; proven.
+    bound: proven but for a stated probability. measured: by simulation. noticed: any so many wrong
+    words are noticed by a check, always; missed: the probability that more are not, at most.
     """
     from parimend.files import seals_of
 
     found, problems = seals_of(path)
+    verified = _verified(path, found) if verify_certificate else {}
     if json:
-        files = [_as_dict(target, sealed) for target, sealed in found.items()]
+        files = [_as_dict(target, sealed, verified) for target, sealed in found.items()]
         files += [{"path": str(target), "problem": text} for target, text in problems.items()]
         print_json("inspect", {"files": files})
     else:
         for target, sealed in found.items():
-            _print(target, sealed)
+            _print(target, sealed, verified)
         for target, text in problems.items():
             console().print(f"{target}: {text}", soft_wrap=True)
-    raise typer.Exit(1 if problems else 0)
+    raise typer.Exit(1 if problems or any(verified.values()) else 0)
 
 
-def _words(sealed: Sealed) -> list[dict[str, Any]]:
+def _verified(path: Path, found: Mapping[Path, Sealed]) -> Verified:
+    """Prove every certificate of some files again, equal ones once."""
+    from parimend.errors import SealError, SpecError
+
+    words = {
+        word.certificate: word
+        for sealed in found.values()
+        for word in sealed.seal.words
+        if word.certificate
+    }
+    if not words:
+        raise SpecError(
+            f"{path} has no certificate to verify: what its seal guarantees is proven for every "
+            "code of its kind (docs/guarantees.md); protect --carrier real --guaranteed 3 makes one"
+        )
+    verified: Verified = {}
+    with counting(len(words), "verifying certificates") as advance:
+        for certificate, word in words.items():
+            try:
+                word.verify_certificate()
+                verified[certificate] = ""
+            except SealError as error:
+                verified[certificate] = str(error).removeprefix(f"{word.name}: ")
+            advance(1)
+    return verified
+
+
+def _words(sealed: Sealed, verified: Verified) -> list[dict[str, Any]]:
     return [
         {
             "name": word.name,
             "code": word.code.spec(),
-            "elements": sum(part.count for part in word.parts),
+            "elements": word.word.elements,
+            **word.promise(sealed.seal.errors).as_dict(),
+            "certificate": _certificate(word, verified),
             "sha256": word.sha256.hex(),
         }
         for word in sealed.seal.words
     ]
 
 
-def _as_dict(path: Path, sealed: Sealed) -> dict[str, Any]:
+def _certificate(word: SealedWord, verified: Verified) -> dict[str, Any] | None:
+    if word.certificate is None:
+        return None
+    content = {**word.certificate.facts, "statement": word.certificate.statement}
+    if word.certificate in verified:
+        problem = verified[word.certificate]
+        content |= {"verified": not problem, "problem": problem}
+    return content
+
+
+def _as_dict(path: Path, sealed: Sealed, verified: Verified) -> dict[str, Any]:
     covered = {part.name for word in sealed.seal.words for part in word.parts}
     return {
         "path": str(path),
@@ -59,8 +117,9 @@ def _as_dict(path: Path, sealed: Sealed) -> dict[str, Any]:
         "format": sealed.layout.format.name,
         "carrier": sealed.seal.carrier,
         "errors": sealed.seal.errors,
+        **sealed.seal.promise.as_dict(),
         "notes": dict(sealed.seal.notes),
-        "words": _words(sealed),
+        "words": _words(sealed, verified),
         "tensors": [
             {
                 "name": entry.name,
@@ -74,8 +133,8 @@ def _as_dict(path: Path, sealed: Sealed) -> dict[str, Any]:
     }
 
 
-def _print(path: Path, sealed: Sealed) -> None:
-    content = _as_dict(path, sealed)
+def _print(path: Path, sealed: Sealed, verified: Verified) -> None:
+    content, seal = _as_dict(path, sealed, verified), sealed.seal
     print_table(
         ["tensor", "dtype", "shape", "bytes", "covered"],
         [
@@ -101,7 +160,23 @@ def _print(path: Path, sealed: Sealed) -> None:
             for word in content["words"]
         ],
     )
-    where = content["sidecar"] or "in the file"
-    console().print(
-        f"{path}: {content['carrier']}, {content['errors']:,} errors; seal {where}", soft_wrap=True
+    promises = [(word.name, word.promise(seal.errors)) for word in seal.words]
+    print_table(
+        ["word", "guaranteed", "bound", "measured", "noticed", "missed"],
+        [
+            [name, *promise.cells, f"{promise.noticed:,}", f"{promise.missed:.2g}"]
+            for name, promise in promises
+        ],
     )
+    for word in content["words"]:
+        if proof := word["certificate"]:
+            _print_certificate(path, word["name"], proof)
+    where = content["sidecar"] or "in the file"
+    errors = f"{seal.errors:,} errors ({seal.promise})"
+    console().print(f"{path}: {seal.carrier}, {errors}; seal {where}", soft_wrap=True)
+
+
+def _print_certificate(path: Path, name: str, proof: dict[str, Any]) -> None:
+    how = {None: "certificate, not verified now", True: "certificate, verified"}
+    said = proof.get("problem") or f"{how[proof.get('verified')]}: {proof['statement']}"
+    console().print(f"{path}: {name}: {said}", soft_wrap=True)

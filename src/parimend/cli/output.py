@@ -18,6 +18,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -90,38 +91,10 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much of some work is done, and how long the rest takes."""
-    errors = Console(stderr=True)
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextmanager
 def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]:
     """Show on a terminal how much of some files has been read."""
     total = sum(file.stat().st_size for file in files if file.exists())
-    errors = Console(stderr=True)
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    with bar:
+    with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(count: int) -> None:
@@ -131,3 +104,23 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
                 bar.update(task, total=bar.tasks[0].completed + total)
 
         yield advance
+
+
+@contextmanager
+def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many of some things are done, and how long the rest takes."""
+    with _progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    errors = Console(stderr=True)
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        *columns,
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )

@@ -13,6 +13,7 @@ from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.protect import (
     CarrierName,
     CarrierOption,
+    Guaranteed,
     PerName,
     PerOption,
     Seed,
@@ -106,6 +107,7 @@ def command(
     src: Source,
     carrier: CarrierOption = CarrierName.SIDECAR,
     errors: Errors = None,
+    guaranteed: Guaranteed = None,
     only: Only = None,
     per: PerOption = PerName.MODEL,
     seed: Seed = 0,
@@ -135,7 +137,12 @@ def command(
     from parimend.planner import plan, simulate
 
     where = _environment(environment, rate, events, hard_rate)
-    options: Options = {"only": only, "per": per.value, "seed": seed}
+    options: Options = {
+        "only": only,
+        "per": per.value,
+        "seed": seed,
+        "guaranteed": guaranteed,
+    }
     made = plan(
         src,
         errors,

@@ -57,6 +57,15 @@ Errors = Annotated[
 PerOption = Annotated[
     PerName, typer.Option(help="What has that budget of errors: the file, each tensor, each row.")
 ]
+Guaranteed = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="So many of the errors, at any places, are to be repaired always, with a proof. A "
+        "sidecar for up to 1,000 errors proves all of them; real takes a code with a certificate, "
+        "for 3 at most.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
 
 
@@ -75,6 +84,7 @@ def command(
     only: Only = None,
     per: PerOption = PerName.MODEL,
     seed: Seed = 0,
+    guaranteed: Guaranteed = None,
     force: Annotated[
         bool, typer.Option("--force", help="Protect what is there now, though it has a seal.")
     ] = False,
@@ -103,6 +113,7 @@ def command(
             only=only,
             per=per.value,
             seed=seed,
+            guaranteed=guaranteed,
         )
     _warn_of_the_rest(made)
     others = [] if files == [src] else left_out(files, files[0].parent)
@@ -114,12 +125,23 @@ def command(
             file.path,
             f"{file.seal.covered:,} of {file.elements:,}",
             f"{file.seal.errors:,}",
+            *file.seal.promise.cells,
             size(file.seal_bytes),
             (file.sidecar or "inside") + (" (kept)" if file.is_kept else ""),
         ]
         for file in made
     ]
-    print_table(["file", "elements covered", "errors", "seal", "where"], rows)
+    print_table(
+        [
+            "file",
+            "elements covered",
+            "errors",
+            *("guaranteed", "bound", "measured"),
+            "seal",
+            "where",
+        ],
+        rows,
+    )
     for file in made:
         moved = file.seal.notes.get("moved")
         if moved:

@@ -2,6 +2,7 @@
 
 from parimend.codes.base import Code, RealCode, from_spec
 from parimend.codes.budget import sums_for
+from parimend.codes.certificate import Certificate
 from parimend.codes.gaussian import Gaussian
 from parimend.codes.hashed import Hashed
 from parimend.codes.lowbits import LowBits
@@ -13,6 +14,7 @@ from parimend.codes.sparse import Sparse
 from parimend.codes.sums import SumsCode, restore
 
 __all__ = [
+    "Certificate",
     "Chance",
     "Code",
     "Gaussian",

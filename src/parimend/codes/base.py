@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.promise import MEASURED, Chance, Promise
+from parimend.codes.promise import Promise
 from parimend.errors import SealError, SpecError
 from parimend.words.layout import Word
 
@@ -90,6 +90,17 @@ class Code(ABC):
         """No decoder puts right more bytes of a word than this."""
         return self.most_errors * max(part.itemsize for part in word)
 
+    def promise(self, errors: int, word: Word) -> Promise:
+        """What is known of a word of this code that is to repair ``errors`` wrong words of 32 bits.
+
+        By default nothing; families that are sealed know more.
+
+        Args:
+            errors: the budget.
+            word: one that this code fits.
+        """
+        return Promise()
+
     @property
     def syndrome_shape(self) -> tuple[int, ...]:
         """Shape of a syndrome: (m,) unless a check has several sums."""
@@ -121,10 +132,6 @@ class Code(ABC):
 
     @abstractmethod
     def _syndrome(self, word: NDArray[Any]) -> NDArray[Any]: ...
-
-    def promise(self, errors: int) -> Promise:
-        """What is known of a budget of ``errors`` wrong words of 32 bits."""
-        return Promise(0, measured=Chance(errors, MEASURED, "random damage"))
 
     def fits(self, word: Word) -> bool:
         """Whether the word is one of this code's: as long, of elements that it can hold."""

@@ -55,6 +55,11 @@ class Beside(SumsCode):
         return PowerSums(self.n, self.first, int(stream_key(self.seed, _SCREEN)))
 
     @property
+    def noticed(self) -> int:
+        """``first``, see `PowerSums.noticed`."""
+        return self.first
+
+    @property
     def prime(self) -> int:
         return PRIME
 

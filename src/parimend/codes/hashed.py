@@ -8,15 +8,17 @@ all other words are taken out of the power sums as well, these name what is left
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from parimend.codes.beside import Beside
 from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
-from parimend.codes.promise import Promise
+from parimend.codes.promise import MEASURED, Chance
 from parimend.errors import SpecError
+
+_BOUNDED = 6000  # words
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,23 @@ class Hashed(Beside):
             )
         return self._screen, Modular(self.n, buckets, self.seed, version=2, bands=self.bands)
 
-    def promise(self, errors: int) -> Promise:
-        return replace(
-            super().promise(errors), guaranteed=self.guaranteed, noticed=8, missed=2.0**-256
-        )
-
     @property
     def guaranteed(self) -> int:
         """Any so many wrong words are repaired."""
         return self.first // 2
+
+    def measured(self, errors: int) -> Chance | None:
+        if self.m < Hashed.for_errors(self.n, errors).m:
+            return None
+        return Chance(errors, MEASURED, "random damage, bursts, lines and pages")
+
+    def bounded(self, errors: int) -> Chance:
+        """See `bound`: it says nothing of the last quarter of a budget, and takes long for large
+        ones.
+        """
+        fewer = min(errors * 3 // 4, self.n, _BOUNDED)
+        what = "words in different groups of 16, over the draw of the seed"
+        return Chance(fewer, self.bound(fewer), what)
 
     def bound(self, errors: int) -> float:
         """Bound on the probability, over the draw of the seed, that a decoding fails.

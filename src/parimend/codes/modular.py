@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import MAX_WORDS
+from parimend.codes.promise import MEASURED, Chance
 from parimend.codes.stopping import stopping_bound
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
@@ -164,6 +165,23 @@ class Modular(SumsCode):
         return stopping_bound(errors, self.bands, self.size, left)
 
     @property
+    def guaranteed(self) -> int:
+        """One: of two, all buckets may be the same."""
+        return 1
+
+    @property
+    def noticed(self) -> int:
+        """Two: in a bucket of one band they would have to be of one group, as factors differ, and
+        the words of a group are in different buckets.
+        """
+        return 2
+
+    def measured(self, errors: int) -> Chance | None:
+        if self.m < Modular.for_errors(self.n, errors).m:
+            return None
+        return Chance(errors, MEASURED, "random damage and bursts")
+
+    @property
     def size(self) -> int:
         """Z, the number of buckets in a band."""
         return self.m // self.bands
@@ -197,8 +215,8 @@ class Modular(SumsCode):
         return (2, 1, self.size)
 
     def few(self, sums: Sums) -> Sums:
-        """The sums of one band. One or two wrong words always show in it; so do more, but for a
-        chance below 2^-32 that they cancel in both sums of a bucket.
+        """The sums of one band. One or two wrong words always show in it; so do more that hold any
+        bits with equal chance, but for one of 2^-64 that they cancel in both sums of a bucket.
         """
         return sums[:, :1]
 

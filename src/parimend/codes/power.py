@@ -32,7 +32,6 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.promise import Promise
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
@@ -98,6 +97,7 @@ class PowerSums(SumsCode):
     """
 
     family: ClassVar[str] = "power"
+    erasures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,13 +120,15 @@ class PowerSums(SumsCode):
             raise SpecError(f"power sums are for 1 to {MAX_ERRORS} errors, not {errors}")
         return cls(n, 2 * errors, seed)
 
-    def promise(self, errors: int) -> Promise:
-        return Promise(self.guaranteed, noticed=4, missed=2.0**-127, erasures=True)
-
     @property
     def guaranteed(self) -> int:
         """t: any so many wrong words are repaired; with f erasures, any t - f / 2."""
         return self.m // 2
+
+    @property
+    def noticed(self) -> int:
+        """m: any m columns are independent."""
+        return self.m
 
     @property
     def rows(self) -> int:

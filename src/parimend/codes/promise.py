@@ -3,10 +3,13 @@
 ``guaranteed``: any pattern of so many wrong words is repaired, always; there is a proof.
 ``bound``: a fixed pattern fails with at most a stated probability over the draw of the seed; there
 is a formula that is proven. ``measured``: so it was in a simulation, of a named kind of damage.
+
+Beside them, what a check notices, whether it can be repaired or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +36,15 @@ class Chance(Record):
     probability: float
     what: str
 
+    @property
+    def brief(self) -> str:
+        """For tables.
+
+        >>> Chance(210, 0.001, "random damage").brief
+        '210, failing <= 0.001'
+        """
+        return f"{self.errors:,}, failing <= {self.probability:.3g}"
+
 
 @dataclass(frozen=True, repr=False)
 class Promise(Record):
@@ -43,16 +55,17 @@ class Promise(Record):
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
         noticed: any so many wrong words of 32 bits are noticed by a check, always.
-        missed: probability that more than these are not, at most.
+        missed: the probability that a check does not notice more of them, at most: of words that
+            hold any bits with equal chance afterwards.
         erasures: whether e wrong words and f that are known to be bad are repaired, always, if
             2 e + f is at most twice what is guaranteed.
     """
 
-    guaranteed: int
+    guaranteed: int = 0
     bound: Chance | None = None
     measured: Chance | None = None
     noticed: int = 0
-    missed: float = 0.0
+    missed: float = 1.0
     erasures: bool = False
 
     @property
@@ -77,3 +90,51 @@ class Promise(Record):
         if self.measured is not None:
             failing[self.guaranteed + 1 :] = self.measured.probability
         return failing
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """``guaranteed``, ``bound`` and ``measured`` for tables."""
+        chances = (each.brief if each else "-" for each in (self.bound, self.measured))
+        return (f"{self.guaranteed:,}", *chances)  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        """In a few words.
+
+        >>> str(Promise(3, measured=Chance(210, 0.001, "random damage")))
+        '3 guaranteed, 210 measured'
+        """
+        known = (("bound", self.bound), ("measured", self.measured))
+        more = (f", {each.errors:,} {how}" for how, each in known if each)
+        return f"{self.guaranteed:,} guaranteed{''.join(more)}"
+
+
+def weakest(promises: Iterable[Promise]) -> Promise:
+    """What is promised of each of several words; of none, nothing.
+
+    >>> measured = Chance(210, 0.001, "random damage")
+    >>> str(weakest([Promise(210), Promise(3, measured=measured)]))
+    '3 guaranteed, 210 measured'
+    """
+    every = list(promises)
+    if not every:
+        return Promise()
+    return Promise(
+        min(each.guaranteed for each in every),
+        _weakest([(each.guaranteed, each.bound) for each in every]),
+        _weakest([(each.guaranteed, each.measured) for each in every]),
+        min(each.noticed for each in every),
+        max(each.missed for each in every),
+        all(each.erasures for each in every),
+    )
+
+
+def _weakest(known: list[tuple[int, Chance | None]]) -> Chance | None:
+    """What holds of all: of those without a chance because it is guaranteed."""
+    chances = [chance for _, chance in known if chance]
+    if not chances:
+        return None
+    errors = min(chance.errors for chance in chances)
+    if any(chance is None and guaranteed < errors for guaranteed, chance in known):
+        return None
+    worst = max(chances, key=lambda chance: chance.probability)
+    return Chance(errors, worst.probability, worst.what)

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from parimend.codes.beside import Beside
 from parimend.codes.power import PowerSums
-from parimend.codes.promise import Promise
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,12 @@ class Screened(Beside):
     """
 
     family: ClassVar[str] = "screened"
+    erasures: ClassVar[bool] = True
 
     @cached_property
     def parts(self) -> tuple[PowerSums, PowerSums]:
         """The codes of the first sums and of the others."""
         return self._screen, PowerSums(self.n, self.m - self.first, self.seed)
-
-    def promise(self, errors: int) -> Promise:
-        return Promise(self.guaranteed, noticed=4, missed=2.0**-127, erasures=True)
 
     @property
     def guaranteed(self) -> int:

@@ -12,12 +12,15 @@ proof is in docs/guarantees.md.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 _TERMS = 128  # later ones are below 8^128 / 128! = 1e-99 of the sum
 
 
+@lru_cache(maxsize=256)
 def stopping_bound(words: int, bands: int, size: int, left: int) -> float:
     """Bound on the probability that more than ``left`` of so many words remain.
 

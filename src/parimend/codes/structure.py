@@ -21,16 +21,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import MAX_WORDS, Code
+from parimend.codes.promise import MEASURED, Chance, Promise
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import sparse_numba as kernels
+from parimend.words.layout import Word
 
 MAX_CHECKS = (1 << 31) - 1
 """Most checks of a code: their numbers are kept in 32 bits."""
@@ -233,6 +235,17 @@ class SparseIntegers(Code):
             coefficient_bits=cls._coefficient_bits(word_bits, own if m >= without else 12),
         )
 
+    def promise(self, errors: int, word: Word) -> Promise:
+        """See `Code.promise`. A single wrong weight always changes a check, as coefficients are
+        odd. A check that finds no sum changed compares the SHA-256, which tells the rest; but not
+        of weights that are sharded over processes.
+        """
+        weights = word.elements_within(errors)
+        is_usual = self.m >= _usual_checks(type(self), self.n, weights, self.word_bits)
+        measured = Chance(errors, MEASURED, "random damage") if is_usual else None
+        alone = int(word.elements_within(1) == 1)
+        return Promise(0, measured=measured, noticed=alone, missed=2.0**-256)
+
     def _counts(self) -> list[tuple[int, int]]:
         """(column weight, number of columns of that weight), lightest first."""
         heavy = [(d, self.n * f // 1000) for d, f in self.weights[1:]]
@@ -304,6 +317,15 @@ class SparseIntegers(Code):
     def packed_bytes(self) -> int:
         """Length of what `pack` returns."""
         return 8 * (self.m - self.imposed)
+
+
+@lru_cache(maxsize=1024)
+def _usual_checks(family: type[SparseIntegers], n: int, errors: int, word_bits: int) -> int | float:
+    """The number of checks that was found to be enough; infinity if none is."""
+    try:
+        return family.for_errors(n, errors, word_bits=word_bits).m
+    except SpecError:
+        return math.inf
 
 
 def _coprime(first: NDArray[np.int64], second: NDArray[np.int64], size: int) -> NDArray[np.int64]:

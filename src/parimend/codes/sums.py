@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from parimend.codes import residues
 from parimend.codes.base import Code
+from parimend.codes.promise import Chance, Promise
 from parimend.errors import SpecError
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
 Sums = NDArray[np.uint64]
+_SMALLEST = 1022  # powers of two down to this one are not rounded to zero
 
 
 class SumsCode(Code):
@@ -26,11 +29,42 @@ class SumsCode(Code):
 
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
     syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
+    erasures: ClassVar[bool] = False
+    """See `Promise.erasures`."""
 
     @property
     @abstractmethod
     def prime(self) -> int:
         """What damage is told modulo; see `restore`."""
+
+    @property
+    @abstractmethod
+    def guaranteed(self) -> int:
+        """Any so many wrong words are repaired."""
+
+    @property
+    @abstractmethod
+    def noticed(self) -> int:
+        """Any so many wrong words change some sum of `few`; of more that hold any bits with equal
+        chance, so many words would have to hold the only ones that leave all of these as they are.
+        """
+
+    def bounded(self, errors: int) -> Chance | None:
+        """What is proven, over the draw of the seed, of a budget that is not guaranteed."""
+        return None
+
+    def measured(self, errors: int) -> Chance | None:
+        """What simulations say of a budget that is not guaranteed."""
+        return None
+
+    def promise(self, errors: int, word: Word) -> Promise:
+        missed = math.ldexp(1.0, -min(32 * self.noticed, _SMALLEST))
+        known = Promise(
+            self.guaranteed, noticed=self.noticed, missed=missed, erasures=self.erasures
+        )
+        if self.guaranteed >= min(errors, self.n):
+            return replace(known, guaranteed=errors)
+        return replace(known, bound=self.bounded(errors), measured=self.measured(errors))
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from parimend.decoders.agreement import Agreement
 from parimend.decoders.amp import AMP
 from parimend.decoders.base import Decoder, Prepared, decoder, decoder_for
 from parimend.decoders.buckets import Buckets
-from parimend.decoders.certificate import Certificate, certify
+from parimend.decoders.certificate import certified, certify, verify_certificate
 from parimend.decoders.greedy import OMP
 from parimend.decoders.hashed import HashedSums
 from parimend.decoders.l1 import L1
@@ -18,14 +18,15 @@ __all__ = [
     "OMP",
     "Agreement",
     "Buckets",
-    "Certificate",
     "Decoder",
     "HashedSums",
     "Peeling",
     "Prepared",
     "ReedSolomon",
     "ScreenedSums",
+    "certified",
     "certify",
     "decoder",
     "decoder_for",
+    "verify_certificate",
 ]

@@ -35,60 +35,25 @@ not, the search is asked, which finds the damage and nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
 
 from parimend.codes.base import Code
+from parimend.codes.certificate import FEW, MOST_BITS, Certificate
 from parimend.codes.sparse import Sparse
 from parimend.decoders.lattice import all_longer_than, kernel_basis
-from parimend.decoders.peeling import FEW, Peeling, PreparedPeeling
+from parimend.decoders.peeling import Peeling, PreparedPeeling
 from parimend.errors import SpecError
 from parimend.kernels.stopping_numba import closest_pair, stopping_sets
 
-_STEPS = 10**9
-"""Of the enumeration; some minutes."""
-_WORD_BITS = 28
-"""Up to which 3 L is shorter than the 2^31.5 that 2^64 / |f| is at least."""
+_STEPS = 2 * 10**7
+"""Of the enumeration; a minute or two."""
+_SEEDS = 8
+"""So many codes are tried for one with a certificate: most have one."""
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What `certify` proved of a code; see the module for the proof.
-
-    Attributes:
-        code: of which it is true.
-        errors: any so many wrong words, erased ones counted, are repaired by peeling, always.
-        pair: of every pair of columns that meet in a check, a first short vector that makes them
-            cancel was found; the least of all the larger entries.
-        sets: (number of columns, number of stopping sets so large), for all of which it was shown
-            that no two explanations differ there.
-    """
-
-    code: Sparse
-    errors: int
-    pair: int
-    sets: tuple[tuple[int, int], ...]
-
-    @property
-    def statement(self) -> str:
-        """What is proven, in words."""
-        code = self.code
-        return (
-            f"any {self.errors} wrong words of {code.n} are repaired, always, "
-            f"with the {code.m} checks of seed {code.seed}"
-        )
-
-    def verify(self) -> None:
-        """Prove it again, from the code alone; takes as long as `certify`.
-
-        Raises:
-            SpecError: if the code has no such certificate, or another one.
-        """
-        proven = certify(self.code, self.errors)
-        if proven != self:
-            raise SpecError(
-                f"this certificate is not that of its code: it states {self.pair} and {self.sets}, "
-                f"the code gives {proven.pair} and {proven.sets}; make a new one"
-            )
+class AnotherSeedError(SpecError):
+    """A certificate is refused for what the seed has drawn: the next one may do better."""
 
 
 def certify(code: Code, errors: int = FEW) -> Certificate:
@@ -110,9 +75,9 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
     if not 1 <= errors <= FEW:
         raise SpecError(f"certificates are for 1 to {FEW} wrong words, not {errors}")
     what = f"any {errors} wrong words cannot be proven to be repaired"
-    if type(code) is not Sparse or code.word_bits > _WORD_BITS:
+    if type(code) is not Sparse or code.word_bits > MOST_BITS:
         raise SpecError(
-            f"{what}: only sparse codes on words of at most {_WORD_BITS} bits tell two wrong words "
+            f"{what}: only sparse codes on words of at most {MOST_BITS} bits tell two wrong words "
             f"in one check apart, not this {code.family} code; take the carrier 'real'"
         )
     prepared = PreparedPeeling(code, Peeling().max_pairs)
@@ -124,19 +89,61 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
     start, row, coefficient = code.columns
     pair, i, k = closest_pair(*prepared.rows, prepared.inverse, coefficient)
     if pair < 3 << code.word_bits:
-        raise SpecError(f"{what}: columns {i} and {k} may cancel in a check; take another seed")
+        raise AnotherSeedError(
+            f"{what}: columns {i} and {k} may cancel in a check; take another seed"
+        )
     sets, ended = stopping_sets(start, row, *prepared.rows[:2], errors + FEW, _STEPS)
     if not ended:
         raise SpecError(f"{what}: the search has no end in {_STEPS:,} steps; take more checks")
     found = [[int(i) for i in columns if i >= 0] for columns in sets]
     if left := [columns for columns in found if not _excluded(code, columns, errors)]:
         shown = "; ".join(", ".join(map(str, columns)) for columns in left[:8])
-        raise SpecError(
+        raise AnotherSeedError(
             f"{what}: damage of {len(left)} sets of columns may have two explanations: {shown}"
             f"{'; ...' * (len(left) > 8)}. Take another seed or more checks"
         )
     sizes = Counter(len(columns) for columns in found)
     return Certificate(code, errors, int(pair), tuple(sorted(sizes.items())))
+
+
+@lru_cache(maxsize=32)
+def certified(code: Sparse, errors: int = FEW) -> Certificate:
+    """The certificate of a code, or of the first of its next seeds that has one.
+
+    Raises:
+        SpecError: if another seed does not help, or a few did not; see `certify`.
+
+    Example:
+        >>> certified(Sparse.for_errors(n=5120, errors=210, m=320, seed=1)).code.seed
+        2
+    """
+    last = min(code.seed + _SEEDS, 1 << 64) - 1
+    for seed in range(code.seed, last):
+        try:
+            return certify(replace(code, seed=seed), errors)
+        except AnotherSeedError:
+            pass
+    try:
+        return certify(replace(code, seed=last), errors)
+    except AnotherSeedError as error:
+        raise SpecError(f"{error}. Seeds {code.seed} to {last} were tried") from None
+
+
+def verify_certificate(certificate: Certificate) -> None:
+    """Prove a certificate again, from its code alone; takes as long as `certify`.
+
+    Raises:
+        SpecError: if the code has no such certificate, or another one.
+
+    Example:
+        >>> verify_certificate(certify(Sparse.for_errors(n=150, errors=3)))
+    """
+    proven = certify(certificate.code, certificate.errors)
+    if proven != certificate:
+        raise SpecError(
+            f"this certificate is not that of its code: it states {certificate.pair} and "
+            f"{certificate.sets}, the code gives {proven.pair} and {proven.sets}; make a new one"
+        )
 
 
 def _excluded(code: Sparse, columns: list[int], errors: int) -> bool:

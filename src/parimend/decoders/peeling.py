@@ -37,6 +37,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes.certificate import FEW
 from parimend.codes.structure import SparseIntegers
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
@@ -45,8 +46,6 @@ from parimend.kernels import peeling_numba as kernels
 from parimend.kernels.search_numba import explanations
 from parimend.outcomes import Decoding, Verdict
 
-FEW = 3
-"""So many wrong words are searched for in every combination."""
 _RULES = ("agree", "alone", "pair", "pair alone")
 
 

@@ -31,4 +31,4 @@ def choose(files: Sequence[Path], only: Sequence[str] | None) -> dict[Path, Coll
 
 def for_index(request: Request) -> Request:
     """What is asked of an index, which has no weights to carry anything or to be chosen."""
-    return Request(request.errors, Sidecar(), seed=request.seed)
+    return Request(request.errors, Sidecar(), seed=request.seed, guaranteed=request.guaranteed)

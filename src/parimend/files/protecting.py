@@ -12,7 +12,15 @@ from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from parimend.arguments import path_of
 from parimend.atomic import atomic, locked
-from parimend.carriers import Carrier, CarrierName, Options, Request, diagnose, protect_
+from parimend.carriers import (
+    Carrier,
+    CarrierName,
+    Chosen,
+    Options,
+    Request,
+    diagnose,
+    protect_,
+)
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.choosing import choose, for_index
@@ -64,6 +72,7 @@ class Protection(Record):
             "sidecar": self.sidecar,
             "carrier": self.seal.carrier,
             "errors": self.seal.errors,
+            **self.seal.promise.as_dict(),
             "elements": self.elements,
             "covered": self.seal.covered,
             "bytes": self.data_bytes,
@@ -103,8 +112,8 @@ def protect_file(
             checkpoint an existing folder.
         force: protect what is there now, even if the file has a seal already.
         progress: called with the number of bytes of every read, from any thread.
-        **options: ``only``, ``per`` and ``seed``; see `parimend.Options`. Patterns choose an index,
-            too.
+        **options: ``only``, ``per``, ``seed`` and ``guaranteed``; see `parimend.Options`. Patterns
+            choose an index, too.
 
     Nothing is written before all files have been looked at. Files that are protected in this way
     already, and are as they were then, keep their seals: what was interrupted can be run again.
@@ -246,7 +255,8 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
                 raise refusal(", and is not as it was then")
             request = for_index(task.request) if is_index(path) else task.request
             wanted = choose_codes(ChosenTensors(tensors, names), request)
-            if request.errors != seal.errors or wanted != [(w.code, w.word) for w in seal.words]:
+            there = [Chosen(word.code, word.word, word.certificate) for word in seal.words]
+            if request.errors != seal.errors or wanted != there:
                 raise refusal(", with other settings")
             members = noted(task.notes, MEMBERS)
             if members and (gone := noted(seal.notes, MEMBERS) - members):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
-from parimend.codes import Chance
+from parimend.codes import Chance, Promise
+from parimend.codes.promise import weakest
 from parimend.errors import SpecError
 from parimend.planner.source import Source, sources
 from parimend.planner.stake import Stake, stake
@@ -92,19 +93,24 @@ class Plan(Record):
         return sum(word.seal_bytes for word in self.words)
 
     @property
+    def promise(self) -> Promise:
+        """What holds of every protected word: of the weakest."""
+        return weakest(word.promise for word in self.words)
+
+    @property
     def guaranteed(self) -> int:
         """Any so many wrong words are repaired, always, in every protected word."""
-        return min((word.promise.guaranteed for word in self.words), default=0)
+        return self.promise.guaranteed
 
     @property
     def bound(self) -> Chance | None:
-        """The weakest of what is proven over the draw of the seed; None if nothing is."""
-        return _weakest(word.promise.bound for word in self.words)
+        """What is proven of more, over the draw of the seed; None if nothing is."""
+        return self.promise.bound
 
     @property
     def measured(self) -> Chance | None:
-        """The weakest of what was measured; None if all of it is guaranteed."""
-        return _weakest(word.promise.measured for word in self.words)
+        """What was measured; None if all of the budget is guaranteed."""
+        return self.promise.measured
 
     @property
     def met(self) -> bool:
@@ -119,9 +125,7 @@ class Plan(Record):
             "carrier": self.carrier,
             "errors": self.errors,
             "seal_bytes": self.seal_bytes,
-            "guaranteed": self.guaranteed,
-            "bound": self.bound and self.bound.as_dict(),
-            "measured": self.measured and self.measured.as_dict(),
+            **self.promise.as_dict(),
             **record,
         }
 
@@ -296,9 +300,3 @@ def _why_no_budget(
     else:
         why = f"{left.unrepaired:.2g} is left: check more often"
     return f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}"
-
-
-def _weakest(chances: Iterable[Chance | None]) -> Chance | None:
-    """The one that says least."""
-    known = [chance for chance in chances if chance is not None]
-    return max(known, key=lambda c: (c.probability, -c.errors), default=None)

@@ -72,7 +72,8 @@ class Constraint(Removable):
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
-        self._constrain([Constrained(*each) for each in chosen])
+        self._certificates = {each.code: each.certificate for each in chosen}
+        self._constrain([Constrained(each.code, each.word) for each in chosen])
         self.steps = 0
         self.events: list[Event] = []
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
@@ -221,7 +222,10 @@ class Constraint(Removable):
                 )
         parameters = self._parameters if model is None else self._trained.same_in(unwrapped(model))
         tensors = store_of(parameters)
-        chosen = list(_on_grids(self._words, tensors))
+        chosen = [
+            each._replace(certificate=self._certificates[each.code])
+            for each in _on_grids(self._words, tensors)
+        ]
         seal = seal_words_(tensors, chosen, self._request)
         if model is None:
             self.remove()
@@ -313,7 +317,7 @@ def constrain_(
             12 % (longer ones). Give it where runs must be repeatable to the bit.
         state: of an interrupted run (`Constraint.state_dict`) whose weights are loaded already.
             They are then left as they are, and training goes on exactly.
-        **options: ``only``, ``per`` and ``seed``; see `parimend.Options`.
+        **options: ``only``, ``per``, ``seed`` and ``guaranteed``; see `parimend.Options`.
 
     Raises:
         MismatchError: if the state is that of other codes.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from parimend.dtypes import named
 from parimend.errors import WordError
 from parimend.record import Record
+from parimend.words.bits import WORD
 
 _LINE = 64  # bytes
 
@@ -134,6 +135,14 @@ class Word(Record):
     def padded(self) -> int:
         """Number of 32-bit words of its bytes, every part filled up to whole lines of 16."""
         return padded_words(*self.parts)
+
+    def elements_within(self, words: int) -> int:
+        """How many elements are wrong at most where ``words`` words of 32 bits are.
+
+        >>> [Word((whole("w", x, (99,)),)).elements_within(10) for x in ("F64", "F32", "I8")]
+        [10, 10, 40]
+        """
+        return words * max(1, *(WORD // part.itemsize for part in self.parts))
 
     @property
     def name(self) -> str:

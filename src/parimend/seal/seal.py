@@ -9,34 +9,34 @@ every protected tensor; it is missing if the frame lists them already. Its ``wor
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
 parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected
+what follows the text, as `Code.pack` gives them; where there is one, ``certificate``, as
+`Certificate.facts` gives it. Its ``blobs`` name the format of the protected
 file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
 
 from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
-from parimend.codes import Code, from_spec
+from parimend.codes import Certificate, Promise
+from parimend.codes.promise import weakest
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.raw import Raw
 from parimend.regular import read_regular
+from parimend.seal.word import SealedWord, entry_of, word_of
 from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
-from parimend.words.layout import Part, Word, whole
+from parimend.words.layout import Part, whole
 
 VERSION = 1
 CARRIERS = ("sidecar", "real", "lowbits")
@@ -60,51 +60,13 @@ _HEADER = "header"  # the frame in seals made before formats were named
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CheckedWord:
-    """A word and what its checks were.
-
-    Attributes:
-        code: the code it belongs to.
-        word: the elements it is made of.
-        target: `Code.syndrome_shape`: its syndrome when it was right.
-    """
-
-    code: Code
-    word: Word
-    target: NDArray[Any]
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Those of the word."""
-        return self.word.parts
-
-    @property
-    def name(self) -> str:
-        """For messages; see `Word.name`."""
-        return self.word.name
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {brief(self.name)}, {brief(repr(self.code))}>"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SealedWord(CheckedWord):
-    """One protected word.
-
-    Attributes:
-        sha256: SHA-256 of the protected bytes, the parts one after the other.
-    """
-
-    sha256: bytes
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Seal:
     """How a model was protected; everything that checking and repairing needs beside the weights.
 
     Attributes:
         carrier: one of `CARRIERS`.
-        errors: number of wrong 32-bit words that each protected word is made to repair.
+        errors: number of wrong 32-bit words that each protected word is made to repair; `promise`
+            says how that is known.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
         blobs: of a file its `parimend.formats.Layout.frame`, by the name of its format; of a live
@@ -127,12 +89,7 @@ class Seal:
             "carrier": self.carrier,
             "errors": self.errors,
             "words": [
-                {
-                    "code": word.code.spec(),
-                    "parts": _runs(word.parts, number),
-                    "sha256": word.sha256.hex(),
-                    "checks": len(data),
-                }
+                entry_of(word, number, len(data))
                 for word, data in zip(self.words, checks, strict=True)
             ],
             "notes": dict(self.notes),
@@ -191,14 +148,54 @@ class Seal:
         """Number of protected elements."""
         return sum(sealed.word.elements for sealed in self.words)
 
+    @property
+    def promise(self) -> Promise:
+        """What is promised of each of the words: what is guaranteed, bound and measured."""
+        return weakest(word.promise(self.errors) for word in self.words)
+
+    def verify_certificates(self) -> None:
+        """Prove what the certificates of the words state again, from their codes alone.
+
+        Takes as long as asking for them did, some seconds each; words of one code have one. A
+        sidecar needs none: what it guarantees is proven for every code of its family.
+
+        Raises:
+            SealError: if a word has no certificate, or one that is not that of its code; names it.
+
+        Example:
+            >>> import torch
+            >>> from parimend import Real, protect_
+            >>> w = {"w": torch.linspace(-1, 1, 5120)}
+            >>> seal = protect_(w, errors=210, carrier=Real(rows=320), guaranteed=3)
+            >>> seal.promise.guaranteed
+            3
+            >>> seal.verify_certificates()
+        """
+        verified = set[Certificate | None]()
+        for word in self.words:
+            if word.certificate not in verified:
+                word.verify_certificate()
+                verified.add(word.certificate)
+
     def __repr__(self) -> str:
         what = f"{len(self.words)} words of {self.covered} elements"
-        return f"<Seal: {brief(self.carrier)}, {self.errors} errors, {what}>"
+        errors = f"{self.errors} errors ({self.promise})"
+        return f"<Seal: {brief(self.carrier)}, {errors}, {what}>"
 
     def _repr_html_(self) -> str:
         """A table of the protected words for a notebook."""
-        rows = ((w.name, f"{w.word.elements:,}", repr(w.code), w.sha256.hex()) for w in self.words)
-        table = html_table(("word", "elements", "code", "sha256"), rows, len(self.words))
+        rows = (
+            (
+                word.name,
+                f"{word.word.elements:,}",
+                *word.promise(self.errors).cells,
+                repr(word.code),
+                word.sha256.hex(),
+            )
+            for word in self.words
+        )
+        columns = ("word", "elements", "guaranteed", "bound", "measured", "code", "sha256")
+        table = html_table(columns, rows, len(self.words))
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{table}"
 
 
@@ -261,7 +258,8 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
         layout = _bytes_only(tensors) if _HEADER in blobs else None
     room = [part.count for part in tensors]
     words = tuple(
-        _word(entry, data, tensors, room) for entry, data in zip(text["words"], checks, strict=True)
+        word_of(entry, data, tensors, room)
+        for entry, data in zip(text["words"], checks, strict=True)
     )
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
     if carrier not in CARRIERS or not isinstance(notes, dict):
@@ -294,26 +292,6 @@ def _bytes_only(tensors: tuple[Part, ...]) -> Layout:
     return layout
 
 
-def _word(
-    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: list[int]
-) -> SealedWord:
-    """One word; ``room`` is how much of every tensor is in no word yet."""
-    parts: list[Part] = []
-    for run in entry["parts"]:
-        for i, part in _parts(run, tensors):
-            room[i] -= part.count
-            # Otherwise a few bytes could name all tensors over and over.
-            if room[i] < 0 or not part.count:
-                raise SealError("its words overlap, or have empty parts")
-            parts.append(part)
-    if not parts:
-        raise SealError("one of its words is empty")
-    code, word = from_spec(entry["code"]), Word(tuple(parts))
-    if not code.fits(word):
-        raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
-    return SealedWord(code, word, code.unpack(data), _sha256(entry))
-
-
 def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
     tensors = tuple(_tensor(*fields) for fields in described)
     if len({part.name for part in tensors}) != len(tensors):
@@ -329,40 +307,3 @@ def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
     if (part := whole(name, dtype, shape)).nbytes > _MOST_BYTES:
         raise SealError(f"it names a tensor of {part.count} elements")
     return part
-
-
-def _sha256(entry: Mapping[str, Any]) -> bytes:
-    digest = bytes.fromhex(entry["sha256"])
-    if len(digest) != hashlib.sha256().digest_size:
-        raise SealError("one of its SHA-256 sums has the wrong length")
-    return digest
-
-
-def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
-    """Parts by the numbers of their tensors, neighbouring whole tensors together."""
-    runs: list[list[int]] = []
-    for part in parts:
-        i = number[part.name]
-        if part != whole(part.name, part.dtype, part.shape):
-            runs.append([i, part.start, part.count, part.exponent])
-        elif runs and len(runs[-1]) == 2 and runs[-1][1] == i - 1:
-            runs[-1][1] = i
-        else:
-            runs.append([i, i])
-    return runs
-
-
-def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, Part]]:
-    """The inverse of `_runs`, for one of them; with the numbers of the tensors."""
-    if any(type(x) is not int for x in run):
-        raise SealError("its parts must be whole numbers")
-    if len(run) == 2:
-        first, last = run
-        if not 0 <= first <= last < len(tensors):
-            raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
-        yield from zip(range(first, last + 1), tensors[first : last + 1], strict=True)
-        return
-    i, start, count, exponent = run
-    if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
-        raise SealError(f"its part {list(run)} does not fit its tensors")
-    yield i, replace(tensors[i], start=start, count=count, exponent=exponent)

@@ -1,0 +1,157 @@
+"""Sealed words, and how the text of a seal lists them; see `parimend.seal.seal`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from parimend.codes import Certificate, Code, Promise, from_spec
+from parimend.codes.certificate import promised
+from parimend.errors import SealError, SpecError
+from parimend.showing import brief
+from parimend.words.layout import Part, Word, whole
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CheckedWord:
+    """A word and what its checks were.
+
+    Attributes:
+        code: the code it belongs to.
+        word: the elements it is made of.
+        target: `Code.syndrome_shape`: its syndrome when it was right.
+    """
+
+    code: Code
+    word: Word
+    target: NDArray[Any]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those of the word."""
+        return self.word.parts
+
+    @property
+    def name(self) -> str:
+        """For messages; see `Word.name`."""
+        return self.word.name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {brief(self.name)}, {brief(repr(self.code))}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SealedWord(CheckedWord):
+    """One protected word.
+
+    Attributes:
+        sha256: SHA-256 of the protected bytes, the parts one after the other.
+        certificate: of the code, if a guarantee was asked for that takes one.
+    """
+
+    sha256: bytes
+    certificate: Certificate | None = None
+
+    def promise(self, errors: int) -> Promise:
+        """What is promised of the word; ``errors`` is `Seal.errors`."""
+        return promised(self.code, self.word, errors, self.certificate)
+
+    def verify_certificate(self) -> None:
+        """Prove what the certificate states again, from the code alone; takes some seconds.
+
+        Raises:
+            SealError: if there is none, or it is not that of the code; names the word.
+        """
+        from parimend.decoders import verify_certificate  # a seal is read without them
+
+        if self.certificate is None:
+            raise SealError(
+                f"{self.name} has no certificate: protect it with guaranteed=... to have one"
+            )
+        try:
+            verify_certificate(self.certificate)
+        except SpecError as error:
+            raise SealError(f"{self.name}: its certificate does not verify: {error}") from None
+
+
+def entry_of(word: SealedWord, number: Mapping[str, int], checks: int) -> dict[str, Any]:
+    """A word as the text lists it."""
+    proof = {"certificate": word.certificate.facts} if word.certificate else {}
+    return {
+        "code": word.code.spec(),
+        "parts": _runs(word.parts, number),
+        "sha256": word.sha256.hex(),
+        "checks": checks,
+        **proof,
+    }
+
+
+def word_of(
+    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: list[int]
+) -> SealedWord:
+    """One word; ``room`` is how much of every tensor is in no word yet."""
+    parts: list[Part] = []
+    for run in entry["parts"]:
+        for i, part in _parts(run, tensors):
+            room[i] -= part.count
+            # Otherwise a few bytes could name all tensors over and over.
+            if room[i] < 0 or not part.count:
+                raise SealError("its words overlap, or have empty parts")
+            parts.append(part)
+    if not parts:
+        raise SealError("one of its words is empty")
+    code, word = from_spec(entry["code"]), Word(tuple(parts))
+    if not code.fits(word):
+        raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
+    target, digest = code.unpack(data), _sha256(entry)
+    return SealedWord(code, word, target, digest, _certificate(entry, code, word))
+
+
+def _sha256(entry: Mapping[str, Any]) -> bytes:
+    digest = bytes.fromhex(entry["sha256"])
+    if len(digest) != hashlib.sha256().digest_size:
+        raise SealError("one of its SHA-256 sums has the wrong length")
+    return digest
+
+
+def _certificate(entry: Mapping[str, Any], code: Code, word: Word) -> Certificate | None:
+    if "certificate" not in entry:
+        return None
+    try:
+        return Certificate.of(code, entry["certificate"])
+    except SpecError as error:
+        raise SealError(f"{word.name}: its certificate does not fit its code: {error}") from None
+
+
+def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
+    """Parts by the numbers of their tensors, neighbouring whole tensors together."""
+    runs: list[list[int]] = []
+    for part in parts:
+        i = number[part.name]
+        if part != whole(part.name, part.dtype, part.shape):
+            runs.append([i, part.start, part.count, part.exponent])
+        elif runs and len(runs[-1]) == 2 and runs[-1][1] == i - 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return runs
+
+
+def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, Part]]:
+    """The inverse of `_runs`, for one of them; with the numbers of the tensors."""
+    if any(type(x) is not int for x in run):
+        raise SealError("its parts must be whole numbers")
+    if len(run) == 2:
+        first, last = run
+        if not 0 <= first <= last < len(tensors):
+            raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
+        yield from zip(range(first, last + 1), tensors[first : last + 1], strict=True)
+        return
+    i, start, count, exponent = run
+    if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
+        raise SealError(f"its part {list(run)} does not fit its tensors")
+    yield i, replace(tensors[i], start=start, count=count, exponent=exponent)
