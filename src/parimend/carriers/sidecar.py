@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together
 
 
@@ -152,12 +153,12 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-def reads(word: Word) -> Iterator[tuple[list[Part], int]]:
-    """The parts in pieces, as many of them together as are read at a time, and their first word.
+def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
+    """The parts in pieces, as many of them together as are read at a time, and their first word;
+    that of the first piece is ``at``.
 
     A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
     """
-    at = 0
     for pieces in _together((piece for part in word for piece in subparts(part)), JOINED // WORD):
         yield pieces, at
         at += padded_words(*pieces)
@@ -181,7 +182,36 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
 
 
 def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
-    """The sums of a word, all or `SumsCode.few`, read once; threads share the work."""
+    """The sums of a word, all or `SumsCode.few`, read once.
+
+    Those of parts on other devices are computed there; threads share the work if there are none.
+    """
+    total, here, views = code.zeros(few), list[tuple[Part, int]](), list[tuple[Any, int]]()
+    for part, at in _starts(word):
+        copied = tensors.copies(part)
+        pieces = subparts(part, _COPIED // part.itemsize) if copied else (part,)
+        for piece, start in _starts(pieces, at):
+            elements = tensors.resident(piece)
+            if elements is None:
+                here.append((piece, start))
+            elif copied:
+                code.accumulate_resident(total, [(elements, start)])
+            else:
+                views.append((elements, start))
+    if len(here) == len(word):
+        return _sums_here(code, word, tensors, few)
+    if views:
+        code.accumulate_resident(total, views)
+    for part, at in here:
+        for pieces, start in reads(Word((part,)), at):
+            add_sums(code, total, tensors, pieces, start)
+    return total
+
+
+def _sums_here(
+    code: SumsCode, word: Word, tensors: Tensors, few: bool = False
+) -> NDArray[np.uint64]:
+    """The sums of a word in memory; threads share the work."""
     todo, lock = reads(word), Lock()
 
     def work() -> NDArray[np.uint64]:
@@ -215,7 +245,7 @@ def add_sums(
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            code.accumulate_resident(total, elements, at)
+            code.accumulate_resident(total, [(elements, at)])
 
 
 def _seal(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:

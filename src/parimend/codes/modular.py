@@ -24,6 +24,7 @@ burst apart, as the words of a group always fall into different buckets.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,7 +38,6 @@ from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba as kernels
-from parimend.kernels import on as kernel_on
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -230,10 +230,8 @@ class Modular(SumsCode):
             sums[...] = self.add(sums, result)
         return sums
 
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
-        there = kernel_on("modular", elements.device.type)
-        sums[...] = self.add(sums, there.sums_of(self, elements, start, bands=sums.shape[1]))
-        return sums
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+        return self._accumulate_there("modular", sums, pieces, self, sums.shape[1])
 
     def _add_up(self, words: NDArray[np.uint32], group: int, bands: int) -> NDArray[np.uint64]:
         """The sums of whole groups, the first of which is ``group``, in the first bands."""

@@ -7,6 +7,7 @@ what all sums cost. A decoding counts only if it explains the few as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -91,9 +92,9 @@ class Screened(SumsCode):
             part.accumulate(mine, words, start)
         return sums
 
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
         for part, mine in self._given(sums):
-            part.accumulate_resident(mine, elements, start)
+            part.accumulate_resident(mine, pieces)
         return sums
 
     def sums_of(self, positions: Any, values: Any) -> Sums:

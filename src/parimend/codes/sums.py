@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from parimend.codes import residues
 from parimend.codes.base import Code
 from parimend.errors import SpecError
+from parimend.kernels import on
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
@@ -59,15 +61,24 @@ class SumsCode(Code):
         """
 
     @abstractmethod
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
-        """`accumulate` for elements that are on another device than the CPU, and stay there.
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+        """`accumulate` for elements that are on other devices than the CPU, and stay there.
 
         Args:
             sums: see `accumulate`.
-            elements: (k,) tensor of torch, of any dtype with plain bytes; the bytes are filled up
-                with zeros to whole words.
-            start: index of the first word, a multiple of 16.
+            pieces: elements and the index of their first word, a multiple of 16. Elements are a
+                (k,) tensor of torch, of any dtype with plain bytes; the bytes are filled up with
+                zeros to whole words.
         """
+
+    def _accumulate_there(
+        self, operation: str, sums: Sums, pieces: Sequence[tuple[Any, int]], *arguments: Any
+    ) -> Sums:
+        """Add what the kernels of an operation find in pieces, on every type of device."""
+        for device in {elements.device.type for elements, _ in pieces}:
+            mine = [piece for piece in pieces if piece[0].device.type == device]
+            sums[...] = self.add(sums, on(operation, device).sums_of(*arguments, mine))
+        return sums
 
     def add(self, a: Sums, b: Sums) -> Sums:
         """a + b, for sums of different words: both all, or both few."""

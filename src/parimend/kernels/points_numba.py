@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba as nb
 import numpy as np
 
 from parimend.hashing import word as random_word
 from parimend.kernels.field_numba import (
     INTEGER_PRIME,
+    PRIME,
     centered,
+    element,
     multiply,
     multiply_integers,
     power,
@@ -18,6 +22,39 @@ from parimend.kernels.field_numba import (
 
 LANES = 8
 """Words in a row of a tile."""
+
+
+class Points(NamedTuple):
+    """What says where words lie and which factors they have.
+
+    Attributes:
+        generator: g, a primitive root.
+        key: of the random stream of factors.
+        rows: B, rows of a tile.
+    """
+
+    generator: int
+    key: int
+    rows: int
+
+    @property
+    def tile(self):
+        """Words in a tile."""
+        return LANES * self.rows
+
+    def shift(self, words):
+        """What the points of words are multiplied with that lie ``words`` further on, whole tiles."""
+        return pow(self.generator, -LANES * (words // self.tile), PRIME)
+
+    def of(self, positions):
+        """The points of words, (k,) float64 elements of the field."""
+        root = pow(self.generator, (PRIME - 1) // self.rows, PRIME)
+        backwards = pow(self.generator, -1, PRIME)
+        return points_of(positions, self.rows, element(backwards), element(root))
+
+    def factors(self, positions):
+        """The factors of words, (k,) uint64 residues."""
+        return factors_of(positions, self.of(positions), self.tile, np.uint64(self.key))
 
 
 @nb.njit(cache=True, nogil=True)

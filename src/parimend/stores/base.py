@@ -62,6 +62,10 @@ class Tensors(ABC):
         """The elements of a part, flat, if they are on another device than the CPU; else None."""
         return None
 
+    def copies(self, part: Part) -> bool:
+        """Whether what `resident` gives takes memory of its own."""
+        return False
+
 
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
     """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
