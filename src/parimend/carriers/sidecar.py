@@ -75,7 +75,7 @@ class Sidecar(Carrier):
                 reason="more damage than the code can repair",
             )
         found = Elements()
-        starts = np.array([start for _, start in _starts(sealed.word)])
+        starts = np.array(sealed.word.lines)
         numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
         for number in np.unique(numbers).tolist():
             first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
@@ -187,17 +187,14 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDA
     Those of parts on other devices are computed there; threads share the work if there are none.
     """
     total, here, views = code.zeros(few), list[tuple[Part, int]](), list[tuple[Any, int]]()
-    for part, at in _starts(word):
-        copied = tensors.copies(part)
-        pieces = subparts(part, _COPIED // part.itemsize) if copied else (part,)
-        for piece, start in _starts(pieces, at):
-            elements = tensors.resident(piece)
-            if elements is None:
-                here.append((piece, start))
-            elif copied:
-                code.accumulate_resident(total, [(elements, start)])
-            else:
-                views.append((elements, start))
+    for part, at in zip(word, word.lines, strict=True):
+        if tensors.copies(part):
+            for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
+                code.accumulate_resident(total, [(tensors.resident(piece), start)])
+        elif (elements := tensors.resident(part)) is not None:
+            views.append((elements, at))
+        else:
+            here.append((part, at))
     if len(here) == len(word):
         return _sums_here(code, word, tensors, few)
     if views:

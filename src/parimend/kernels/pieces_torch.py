@@ -19,7 +19,9 @@ SMALLEST = 1 << 16
 
 def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     """The bytes of elements, (k,) uint8; they share the memory if that is contiguous."""
-    return elements.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    if elements.is_conj() or elements.is_neg():
+        elements = elements.resolve_conj().resolve_neg()
+    return elements.detach().reshape(-1).view(torch.uint8)
 
 
 def by_device(pieces: Iterable[Piece]) -> dict[torch.device, list[Piece]]:

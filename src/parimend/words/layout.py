@@ -135,6 +135,11 @@ class Word(Record):
         """Number of 32-bit words of its bytes, every part filled up to whole lines of 16."""
         return padded_words(*self.parts)
 
+    @cached_property
+    def lines(self) -> tuple[int, ...]:
+        """The first of these words of every part."""
+        return tuple(accumulate((padded_words(part) for part in self.parts[:-1]), initial=0))
+
     @property
     def name(self) -> str:
         """For messages: the tensor, or the first and last of several."""
