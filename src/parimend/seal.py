@@ -8,9 +8,10 @@ The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, d
 every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
-parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected
-file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
+parts, in hexadecimal; empty if it was not taken) and ``checks``, the number of bytes that the
+word's sealed checks take in what follows the text, as `Code.pack` gives them. Its ``blobs`` name
+the format of the protected file (`parimend.formats`) and the number of bytes of its frame; of a
+live model there are none.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from numpy.typing import NDArray
 from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
 from parimend.atomic import atomic
-from parimend.codes import Code, from_spec
+from parimend.codes import Code, SumsCode, from_spec
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.raw import Raw
+from parimend.outcomes import Proof
 from parimend.regular import read_regular
 from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
@@ -92,10 +94,16 @@ class SealedWord(CheckedWord):
     """One protected word.
 
     Attributes:
-        sha256: SHA-256 of the protected bytes, the parts one after the other.
+        sha256: SHA-256 of the protected bytes, the parts one after the other; empty if nobody took
+            it, or if it shall not be compared: then the sums of the code prove what the bytes are.
     """
 
     sha256: bytes
+
+    @property
+    def proof(self) -> Proof:
+        """What proves that the bytes are those that were sealed."""
+        return "sha256" if self.sha256 else "sums"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -311,7 +319,10 @@ def _word(
     code, word = from_spec(entry["code"]), Word(tuple(parts))
     if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
-    return SealedWord(code, word, code.unpack(data), _sha256(entry))
+    sha256 = _sha256(entry)
+    if not (sha256 or (isinstance(code, SumsCode) and code.proves)):
+        raise SealError(f"one of its words has no SHA-256, which its {code.family} code needs")
+    return SealedWord(code, word, code.unpack(data), sha256)
 
 
 def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
@@ -333,7 +344,7 @@ def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
 
 def _sha256(entry: Mapping[str, Any]) -> bytes:
     digest = bytes.fromhex(entry["sha256"])
-    if len(digest) != hashlib.sha256().digest_size:
+    if digest and len(digest) != hashlib.sha256().digest_size:
         raise SealError("one of its SHA-256 sums has the wrong length")
     return digest
 

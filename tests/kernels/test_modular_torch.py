@@ -141,8 +141,8 @@ def test_nothing_has_no_sums():
 
 @pytest.mark.parametrize("start", [-16, 8, 96])
 def test_they_must_be_words_of_the_code(start):
+    code = Modular.for_errors(100, 3)
     with pytest.raises(SpecError, match=rf"10 words from {start}: the start must be a multiple"):
-        code = Modular.for_errors(100, 3)
         device.sums_of(code, code.bands, [(torch.zeros(10), start)])
 
 

@@ -19,11 +19,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Elements, Finding
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.power import MAX_WORDS
+from parimend.codes.screened import MOST_POWER
 from parimend.decoders import Prepared, decoder_for
+from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
@@ -38,7 +41,24 @@ _TOGETHER = 1 << 14  # wrong words that are restored together
 
 @dataclass(frozen=True)
 class Sidecar(Carrier):
-    """Sums of the bit patterns, kept beside the weights; these may be of any dtype."""
+    """Sums of the bit patterns, kept beside the weights; these may be of any dtype.
+
+    Args:
+        digest: whether the SHA-256 of the weights is sealed, too. Weights on a GPU have to go to
+            the host for it; without it their sums alone prove a repair, for up to 1,000 errors.
+
+    Example:
+        >>> import torch, parimend as pm
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = pm.protect_(model, 5, pm.Sidecar(digest=False))
+        >>> with torch.no_grad():
+        ...     _ = model.weight[3, :5].zero_()
+        >>> [word] = pm.repair_(model, seal).files[0].words
+        >>> word.verdict.value, word.proof
+        ('corrected', 'sums')
+    """
+
+    digest: bool = True
 
     name: ClassVar[str] = "sidecar"
     families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened")
@@ -48,14 +68,20 @@ class Sidecar(Carrier):
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
         pieces = [piece for word in words for piece in cut(word)]
-        return [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
+        chosen = [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
+        if not self.digest and not all(each.code.proves for each in chosen):
+            raise SpecError(
+                f"sums for {errors} errors are no proof of a repair: leave digest as it is, or ask "
+                f"for at most {MOST_POWER}"
+            )
+        return chosen
 
     def seal_(
         self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
     ) -> Sealing:
         words = []
         for code, word in chosen:
-            words.append(_seal(code, word, tensors))
+            words.append(_seal(code, word, tensors, self.digest))
             progress(word.elements)
         return Sealing(tuple(words))
 
@@ -110,7 +136,7 @@ class Sidecar(Carrier):
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
         assert isinstance(sealed.code, SumsCode)
-        return _seal(sealed.code, sealed.word, tensors)
+        return _seal(sealed.code, sealed.word, tensors, bool(sealed.sha256))
 
 
 @lru_cache(maxsize=32)
@@ -245,8 +271,17 @@ def add_sums(
             code.accumulate_resident(total, [(elements, at)])
 
 
-def _seal(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
-    """Seal a word, read once: one thread hashes what this one sums up. Nothing is changed."""
+def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:
+    """Seal a word, with or without SHA-256. Nothing is changed."""
+    if not digest:
+        return SealedWord(code, word, sums(code, word, tensors), b"")
+    if all(map(tensors.is_elsewhere, word)):
+        return SealedWord(code, word, sums(code, word, tensors), sha256_of(word, tensors))
+    return _sealed_and_hashed(code, word, tensors)
+
+
+def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
+    """Seal a word in memory, read once: one thread hashes what this one sums up."""
     total, digest = code.zeros(), hashlib.sha256()
 
     def add_hash(data: list[NDArray[np.uint8]]) -> None:

@@ -69,6 +69,10 @@ class Screened(SumsCode):
         return self.parts[1].guaranteed
 
     @property
+    def proves(self) -> bool:
+        return self.first >= 4
+
+    @property
     def prime(self) -> int:
         return PRIME
 

@@ -39,6 +39,13 @@ class SumsCode(Code):
     def few_shape(self) -> tuple[int, ...]:
         """Shape of what `few` gives."""
 
+    @property
+    def proves(self) -> bool:
+        """Whether weights whose sums are as sealed are as sealed: of all others, unless somebody
+        makes them for this code, a share of p^-4 at most has the same sums.
+        """
+        return False
+
     def zeros(self, few: bool = False) -> Sums:
         """The sums of no words, to start `accumulate` with; all, or those of `few`."""
         return np.zeros(self.few_shape if few else self.syndrome_shape, np.uint64)

@@ -1,9 +1,9 @@
 """Every compiled loop, and what runs on devices other than the CPU.
 
-A file holds one operation for one kind of hardware, ``<operation>_<numba|torch|triton>.py``; another kind
-is one more file. Kernels know arrays and numbers, never codes, words or models, so everything may
-build on them. Where an operation exists for several kinds, `on` picks by device; a test compares
-each with a plain oracle.
+A file holds one operation for one kind of hardware, ``<operation>_<numba|torch|triton>.py``;
+another kind is one more file. Kernels know arrays and numbers, never codes, words or models, so
+everything may build on them. Where an operation exists for several kinds, `on` picks by device; a
+test compares each with a plain oracle.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def on(operation: str, device: str) -> ModuleType:
         >>> on("modular", "cuda").__name__
         'parimend.kernels.modular_torch'
     """
-    kinds = {"cpu": ("numba",), "cuda": ("triton", "torch")}.get(device, ("torch",))
-    names = [f"{__name__}.{operation}_{kind}" for kind in kinds if kind != "triton" or _has_triton()]
+    kinds = ["numba"] if device == "cpu" else ["torch"]
+    if device == "cuda" and _has_triton():
+        kinds.insert(0, "triton")
+    names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
     return import_module(next(name for name in names if find_spec(name)))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
 from parimend.hashing import word as random_word
 from parimend.kernels.field_numba import (
@@ -38,21 +39,21 @@ class Points(NamedTuple):
     rows: int
 
     @property
-    def tile(self):
+    def tile(self) -> int:
         """Words in a tile."""
         return LANES * self.rows
 
-    def shift(self, words):
-        """What the points of words are multiplied with that lie ``words`` further on, whole tiles."""
+    def shift(self, words: int) -> int:
+        """By what the points of words differ that lie ``words``, whole tiles, further on."""
         return pow(self.generator, -LANES * (words // self.tile), PRIME)
 
-    def of(self, positions):
+    def of(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """The points of words, (k,) float64 elements of the field."""
         root = pow(self.generator, (PRIME - 1) // self.rows, PRIME)
         backwards = pow(self.generator, -1, PRIME)
         return points_of(positions, self.rows, element(backwards), element(root))
 
-    def factors(self, positions):
+    def factors(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """The factors of words, (k,) uint64 residues."""
         return factors_of(positions, self.of(positions), self.tile, np.uint64(self.key))
 

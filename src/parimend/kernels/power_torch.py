@@ -21,7 +21,7 @@ from parimend.kernels.pieces_torch import Piece, in_pieces
 from parimend.kernels.points_numba import Points, powers_of, shifted
 
 _BLOCK = 1 << 12  # words, or a whole tile
-_PIECE = 1 << 24  # words that are looked at together: 64 MB, for which seven times as much is needed
+_PIECE = 1 << 24  # words that are looked at together: 64 MB, which takes 7 times as much
 _LOW, _HALF = 17, 16  # bits of the lower limb of a residue, and of half a word
 
 

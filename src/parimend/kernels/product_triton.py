@@ -6,11 +6,11 @@ written in four digits of 8 bits with signs. A matrix of 32-bit integers holds t
 `CHUNK` bytes without an overflow, as these are below 2^14 2^14. A program adds up the four digits,
 multiplies with what its rows and its place in the code are for, and reduces modulo p.
 
-p is larger than 2^32, so 24,577 residues have no four digits. As 5.7e-6 of all have none, the powers for a
-sum are multiplied by 3 until all of them have; the result is divided by that again.
+p is larger than 2^32, so 24,577 residues have no four digits. These are 5.7e-6 of all: the powers
+for a sum are multiplied by 3 until none of them is there; the result is divided by that again.
 
-Bytes are signed in such products, so 128 is taken away from each; what all sums of this are wrong by
-is known.
+Bytes are signed in such products, so 128 is taken away from each; by what sums are wrong then is
+known.
 """
 # mypy: ignore-errors
 

@@ -1,11 +1,11 @@
 """A few power sums of words on a GPU, at the speed at which its memory is read.
 
-Words are read in rows of `WIDTH`, `ROWS` of which are an item, the work of one program. The point of
-a word is the product of one that its column has and one that its row has, and so are powers of
-it: a column adds up its words times the powers of the rows, which are the same for all columns,
-and only at the end of an item these sums are multiplied with the powers of the columns, and with those of
-the place at which the item lies. For a word and a sum that is two products of 32 and 17 bits, which
-64 bits hold for 2^15 rows without a reduction.
+Words are read in rows of `WIDTH`, `ROWS` of which are an item, the work of one program. The point
+of a word is the product of one that its column has and one that its row has, and so are powers of
+it: a column adds up its words times the powers of the rows, which are the same for all columns, and
+only at the end of an item these sums are multiplied with the powers of the columns, and with those
+of the place at which the item lies. For a word and a sum that is two products of 32 and 17 bits,
+which 64 bits hold for 2^15 rows without a reduction.
 """
 # mypy: ignore-errors
 
@@ -82,8 +82,8 @@ def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.T
 def _described(
     points: Points, pieces: Sequence[tuple[torch.Tensor, int]]
 ) -> tuple[np.ndarray, int]:
-    """(5, pieces) int64: address, bytes, place in a tile, power of the tile and last item of pieces;
-    and the number of items.
+    """(5, pieces) int64: address, bytes, place in a tile, power of the tile, end of the items of
+    each piece; and the number of items.
     """
     step, tile = points.shift(points.tile), points.tile
     rows = [
@@ -119,7 +119,7 @@ def _limb(pointer):
 
 @triton.jit
 def _added(w, row, a, b, c, d, e, f, g, h):
-    """Sums of products with both limbs of the powers of a row, for every sum, and those of words."""
+    """Sums of words times both limbs of the powers of a row, for every sum, and those of ``w``."""
     return (
         a + w * _limb(row),
         b + w * _limb(row + 1),

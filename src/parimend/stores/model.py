@@ -65,15 +65,17 @@ class ModelTensors(Tensors):
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
 
-    def resident(self, part: Part) -> torch.Tensor | None:
+    def is_elsewhere(self, part: Part) -> bool:
         tensor = self.held[part.name]
-        if not _is_elsewhere(tensor):
+        return tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
+
+    def resident(self, part: Part) -> torch.Tensor | None:
+        if not self.is_elsewhere(part):
             return None
-        return _range(tensor.detach(), part.start, part.start + part.count)
+        return _range(self.held[part.name].detach(), part.start, part.start + part.count)
 
     def copies(self, part: Part) -> bool:
-        tensor = self.held[part.name]
-        return _is_elsewhere(tensor) and not tensor.is_contiguous()
+        return self.is_elsewhere(part) and not self.held[part.name].is_contiguous()
 
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
@@ -96,11 +98,6 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
-
-
-def _is_elsewhere(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has plain memory on another device than the CPU."""
-    return tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
 
 
 def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
