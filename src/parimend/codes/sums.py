@@ -42,7 +42,7 @@ class SumsCode(Code):
     @property
     def proves(self) -> bool:
         """Whether weights whose sums are as sealed are as sealed: of all others, unless somebody
-        makes them for this code, a share of p^-4 at most has the same sums.
+        makes them for this code, a share of 2^-128 at most has the same sums.
         """
         return False
 
