@@ -214,16 +214,13 @@ class Bench:
         (tensor,) = self.weights([(min(self.bytes, 4 << 30) // 2,)]).values()
         pieces = [(tensor.view(torch.uint8), 0)]
         points = sums_for(-(-tensor.numel() // 32) * 16, self.errors).parts[0].places
-        names = ("WIDTH", "ROWS", "_UNROLLED", "_WARPS")
+        names = ("WIDTH", "ROWS", "_WARPS")
         before = [getattr(stream_triton, name) for name in names]
         found = {}
         try:
-            for width, rows, unrolled, warps in product(
-                (256, 512, 1024), (256, 512, 1024), (2, 4, 8), (4, 8)
-            ):
-                if not 1 <= width // (32 * warps) <= 4:
-                    continue
-                values = (width, rows, unrolled, warps)
+            for values in product((256, 512, 1024), (256, 512, 1024), (4, 8)):
+                if not 2 <= values[0] // (32 * values[2]) <= 4:
+                    continue  # words of a row for a thread
                 for name, value in zip(names, values, strict=True):
                     setattr(stream_triton, name, value)
                 stream_triton._tables.cache_clear()

@@ -198,7 +198,7 @@ def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "first", "chunks"])
 def _multiply(
     staged,
     digits,

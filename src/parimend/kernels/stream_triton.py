@@ -28,8 +28,8 @@ SUMS = 4
 """So many are computed."""
 WIDTH = 512  # words in a row
 ROWS = 512  # rows of an item: 1 MiB
-_UNROLLED = 4  # rows that are read before the first is used
 _WARPS = 4
+_REGISTERS = 128  # of a thread, so that four programs share a processor
 _AT_ONCE = 1024  # pieces in a launch
 _LIMB = 17
 
@@ -73,8 +73,8 @@ def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.T
             REACH=tables.columns.shape[1],
             LENGTH=ROWS,
             ROW=WIDTH,
-            UNROLLED=_UNROLLED,
             num_warps=_WARPS,
+            maxnreg=_REGISTERS,
         )
     return out
 
@@ -120,6 +120,7 @@ def _limb(pointer):
 @triton.jit
 def _added(w, row, a, b, c, d, e, f, g, h):
     """Sums of words times both limbs of the powers of a row, for every sum, and those of ``w``."""
+    w = w.to(tl.uint64)
     return (
         a + w * _limb(row),
         b + w * _limb(row + 1),
@@ -133,13 +134,23 @@ def _added(w, row, a, b, c, d, e, f, g, h):
 
 
 @triton.jit
+def _four_rows(begin, ROW: tl.constexpr, mask):
+    return (
+        tl.load(begin, mask=mask, other=0),
+        tl.load(begin + ROW, mask=mask, other=0),
+        tl.load(begin + 2 * ROW, mask=mask, other=0),
+        tl.load(begin + 3 * ROW, mask=mask, other=0),
+    )
+
+
+@triton.jit
 def _sum(low, high, columns):
     """The sum over columns, from sums of products with both limbs, times their powers."""
     value = (low + ((high % PRIME) << 17)) % PRIME
     return tl.sum(times(value, columns.to(tl.uint64)), 0) % PRIME
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _add_up(
     pieces,
     count,
@@ -151,7 +162,6 @@ def _add_up(
     REACH: tl.constexpr,
     LENGTH: tl.constexpr,
     ROW: tl.constexpr,
-    UNROLLED: tl.constexpr,
 ):
     """Add the sums of one item to ``out``; ``pieces`` is what `_described` gives."""
     item = tl.program_id(0)
@@ -167,19 +177,24 @@ def _add_up(
     q = tl.arange(0, ROW)
     a = tl.zeros((ROW,), tl.uint64)
     b, c, d, e, f, g, h = a, a, a, a, a, a, a
-    whole = size // (4 * ROW * UNROLLED) * UNROLLED
+    whole = size // (16 * ROW) * 4  # rows, in fours: each are read while the last are multiplied
+    w0, w1, w2, w3 = _four_rows(begin + q, ROW, (q >= 0) & (whole > 0))
     k = 0
     while k < whole:  # `range` of what is no constant is not for all versions of the interpreter
-        for u in tl.static_range(UNROLLED):
-            w = tl.load(begin + (k + u) * ROW + q).to(tl.uint64)
-            a, b, c, d, e, f, g, h = _added(w, rows + 8 * (k + u), a, b, c, d, e, f, g, h)
-        k += UNROLLED
+        ahead = begin + tl.minimum(k + 4, whole - 4) * ROW + q
+        n0, n1, n2, n3 = _four_rows(ahead, ROW, q >= 0)
+        a, b, c, d, e, f, g, h = _added(w0, rows + 8 * k, a, b, c, d, e, f, g, h)
+        a, b, c, d, e, f, g, h = _added(w1, rows + 8 * k + 8, a, b, c, d, e, f, g, h)
+        a, b, c, d, e, f, g, h = _added(w2, rows + 8 * k + 16, a, b, c, d, e, f, g, h)
+        a, b, c, d, e, f, g, h = _added(w3, rows + 8 * k + 24, a, b, c, d, e, f, g, h)
+        w0, w1, w2, w3 = n0, n1, n2, n3
+        k += 4
     while 4 * ROW * k < size:
         # A word at the end is read as a whole: no memory ends within one.
         left = size - 4 * (k * ROW + q)
         word = tl.load(begin + k * ROW + q, mask=left > 0, other=0)
         there = 8 * tl.minimum(tl.maximum(left, 0), 4).to(tl.uint64)
-        w = word.to(tl.uint64) & ((tl.full((ROW,), 1, tl.uint64) << there) - 1)
+        w = (word.to(tl.uint64) & ((tl.full((ROW,), 1, tl.uint64) << there) - 1)).to(tl.uint32)
         a, b, c, d, e, f, g, h = _added(w, rows + 8 * k, a, b, c, d, e, f, g, h)
         k += 1
     at = columns + tl.load(pieces + 2 * count + piece) + q
