@@ -18,3 +18,4 @@ autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # the attributes of a dataclass are documented once
 myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3

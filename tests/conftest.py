@@ -7,6 +7,8 @@ from pathlib import Path
 # The test workers already fill the cores: one thread each. Read when torch and BLAS are loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Kernels in Triton run on the processor. Read when Triton is loaded.
+os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import pytest

@@ -103,6 +103,7 @@ def test_elements_are_written_in_the_order_of_their_bytes():
         "elements": 5,
         "unexplained": 0,
         "reason": "",
+        "proof": "",
     }
     [file] = Report((FileOutcome((word,)),)).as_dict()["files"]
     assert file["words"] == [told["word"] | {"changes": [one]}]

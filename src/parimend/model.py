@@ -13,7 +13,7 @@ from parimend import carriers
 from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Request
 from parimend.names import listed
-from parimend.outcomes import FileOutcome, Report
+from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors, unwrapped
@@ -99,11 +99,19 @@ def tensors_to_protect(model: Model, only: Sequence[str] | None, buffers: bool) 
     return store_of(tensors)
 
 
-def check(model: Model, seal: Seal) -> Report:
+def check(model: Model, seal: Seal, *, proof: Proof | None = None) -> Report:
     """Compare a model with its seal; nothing is changed.
+
+    Args:
+        model: as it was given to `protect_`.
+        seal: what `protect_` returned.
+        proof: what proves a repair. By default SHA-256; but sums, which are computed where the
+            weights are, if these are all on other devices than the CPU, as they would have to go to
+            the host. Each `WordOutcome.proof` says which.
 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+        SpecError: if a word cannot be proven in the way that is asked for.
 
     Example:
         >>> model = torch.nn.Linear(64, 32)
@@ -115,17 +123,19 @@ def check(model: Model, seal: Seal) -> Report:
         >>> [(change.tensor, change.index) for change in check(model, seal).changes]
         [('bias', (7,))]
     """
-    return _reported(carriers.diagnose, model, seal)
+    return _reported(carriers.diagnose, model, seal, proof)
 
 
-def repair_(model: Model, seal: Seal) -> Report:
+def repair_(model: Model, seal: Seal, *, proof: Proof | None = None) -> Report:
     """Put back every wrong weight of a model, bit for bit.
 
-    A word is ``corrected`` only if its SHA-256 is the sealed one again. Words with more damage than
-    their code can repair are left as found and named.
+    A word is ``corrected`` only if its SHA-256 is the sealed one again; or its sums are, where they
+    are the proof, see `check`. Words with more damage than their code can repair are left as found
+    and named.
 
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
+        SpecError: see `check`.
 
     Example:
         >>> model = torch.nn.Linear(64, 32)
@@ -135,12 +145,14 @@ def repair_(model: Model, seal: Seal) -> Report:
         >>> repair_(model, seal).verdict.value, check(model, seal).verdict.value
         ('corrected', 'clean')
     """
-    return _reported(carriers.repair_, model, seal)
+    return _reported(carriers.repair_, model, seal, proof)
 
 
-def _reported(act: Callable[[Seal, Tensors], FileOutcome], model: Model, seal: Seal) -> Report:
+def _reported(
+    act: Callable[..., FileOutcome], model: Model, seal: Seal, proof: Proof | None
+) -> Report:
     began = time.perf_counter()
-    outcome = act(seal, sealed_tensors(model, seal))
+    outcome = act(seal, sealed_tensors(model, seal), proof=proof)
     return Report((outcome,), time.perf_counter() - began)
 
 

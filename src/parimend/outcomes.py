@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from parimend.dtypes import DTYPES
 from parimend.record import Record, plain
 from parimend.showing import brief, html_table
+
+Proof = Literal["sha256", "sums"]
+"""What proves that weights are those that were sealed: SHA-256, or the sums of a code, of which a
+share of 2^-128 at most of all other weights has the same."""
 
 
 class Verdict(StrEnum):
@@ -160,6 +164,8 @@ class WordOutcome(Record):
         changes: the wrong elements, if all of them are known; empty if uncorrectable.
         unexplained: number of checks that are wrong for an unknown reason.
         reason: why it is uncorrectable.
+        proof: what proves `changes`: the ``sha256`` in the seal, or the ``sums`` of the code; empty
+            if there are none.
     """
 
     COLUMNS: ClassVar = ("word", "verdict", "elements", "finding")
@@ -170,6 +176,7 @@ class WordOutcome(Record):
     changes: Sequence[Change] = ()
     unexplained: int = 0
     reason: str = ""
+    proof: Proof | Literal[""] = ""
 
     @property
     def finding(self) -> str:

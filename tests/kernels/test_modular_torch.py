@@ -104,7 +104,8 @@ def test_they_are_those_of_the_code(dtype, count, group, errors, seed, version):
     code = replace(Modular.for_errors(16 * group + len(words), errors, seed), version=version)
     expected = code.accumulate(code.zeros(), words, 16 * group)
     for x in (elements, Distant(elements)):
-        np.testing.assert_array_equal(device.sums_of(code, x, 16 * group), expected)
+        found = device.sums_of(code, code.bands, [(x, 16 * group)])
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("bands", range(2, 9))
@@ -114,8 +115,9 @@ def test_any_number_of_bands_and_the_last_group(bands):
     start = code.n - 32
     elements = torch.from_numpy(words.view(np.int32))
     expected = code.accumulate(code.zeros(), words, start)
-    np.testing.assert_array_equal(device.sums_of(code, elements, start), expected)
-    few = device.sums_of(code, elements, start, bands=bands - 1)
+    found = device.sums_of(code, bands, [(elements, start)])
+    np.testing.assert_array_equal(found, expected)
+    few = device.sums_of(code, bands - 1, [(elements, start)])
     np.testing.assert_array_equal(few, expected[:, : bands - 1])
 
 
@@ -123,7 +125,7 @@ def test_any_number_of_bands_and_the_last_group(bands):
 def test_many_groups_at_once(version):
     code = replace(Modular.for_errors(3_000_000, 3), version=version)
     words = np.random.default_rng(0).integers(1 << 31, 1 << 32, 3_000_000, dtype=np.uint32)
-    found = device.sums_of(code, torch.from_numpy(words.view(np.int32)), 0)
+    found = device.sums_of(code, code.bands, [(torch.from_numpy(words.view(np.int32)), 0)])
     np.testing.assert_array_equal(found, code.syndrome(words))
 
 
@@ -132,7 +134,8 @@ def test_views_that_are_computed_when_read():
     code = Modular.for_errors(18, 2)
     for view in (z.conj(), z.imag.neg(), torch._neg_view(z)):
         expected = code.accumulate(code.zeros(), words_of(byte_view(view)))
-        np.testing.assert_array_equal(device.sums_of(code, view, 0), expected)
+        found = device.sums_of(code, code.bands, [(view, 0)])
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("few", [False, True])
@@ -140,19 +143,20 @@ def test_those_with_power_sums_beside_them(few):
     words = np.random.default_rng(0).integers(0, 1 << 32, 50_000, dtype=np.uint32)
     code = Hashed.for_errors(60_000, 1001)
     sums = code.zeros(few)
-    code.accumulate_resident(sums, Distant(torch.from_numpy(words.view(np.int32))), 160)
+    code.accumulate_resident(sums, [(Distant(torch.from_numpy(words.view(np.int32))), 160)])
     np.testing.assert_array_equal(sums, code.accumulate(code.zeros(few), words, 160))
 
 
 def test_nothing_has_no_sums():
     code = Modular.for_errors(100, 3)
-    assert not device.sums_of(code, torch.empty(0), 0).any()
+    assert not device.sums_of(code, code.bands, [(torch.empty(0), 0)]).any()
 
 
 @pytest.mark.parametrize("start", [-16, 8, 96])
 def test_they_must_be_words_of_the_code(start):
+    code = Modular.for_errors(100, 3)
     with pytest.raises(SpecError, match=rf"10 words from {start}: the start must be a multiple"):
-        device.sums_of(Modular.for_errors(100, 3), torch.zeros(10), start)
+        device.sums_of(code, code.bands, [(torch.zeros(10), start)])
 
 
 def state():

@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int8, torch.float64, torch.bool)
 
 
 def sums_there(code, elements, start=0):
-    return power_torch.sums_of(code.generator, code.key, code.rows, code.m, elements, start)
+    return power_torch.sums_of(code.places, code.m, [(elements, start)])
 
 
 def elements_of(dtype, count, seed=0):

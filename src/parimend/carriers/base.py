@@ -1,4 +1,4 @@
-"""Sealed words compared with tensors: diagnosed, repaired, proven by their SHA-256."""
+"""Sealed words compared with tensors: diagnosed, repaired, proven by SHA-256 or sums."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from parimend.carriers.carrier import Progress, carrier_of
 from parimend.carriers.finding import Changes, Finding
-from parimend.errors import MismatchError
-from parimend.outcomes import FileOutcome, Verdict, WordOutcome
+from parimend.codes import SumsCode
+from parimend.errors import MismatchError, SpecError
+from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
 from parimend.words.layout import Word
@@ -46,6 +47,22 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
                     f"{part.name} is {found.dtype} {list(found.shape)}, but the seal was made for "
                     f"{part.dtype} {list(part.shape)}: use the seal that belongs to this model"
                 )
+
+
+def _proven_by(word: SealedWord, tensors: Tensors, proof: Proof | None) -> SealedWord:
+    """A word without its SHA-256 if sums are to prove it; see `diagnose`."""
+    if proof not in (None, "sha256", "sums"):
+        raise SpecError(f"proof must be 'sha256', 'sums' or None, not {proof!r:.60}")
+    if proof == "sha256" and not word.sha256:
+        raise SpecError(f"{word.name} was sealed without SHA-256: take proof='sums'")
+    proves = isinstance(word.code, SumsCode) and word.code.proves
+    if proof == "sums" and not proves:
+        raise SpecError(
+            f"the checks of {word.name} ({word.code.family}) are no proof: take proof='sha256'"
+        )
+    if proof is None and proves and all(map(tensors.is_elsewhere, word.parts)):
+        proof = "sums"
+    return replace(word, sha256=b"") if proof == "sums" else word
 
 
 def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> bytes:
@@ -88,9 +105,12 @@ Find = Callable[[SealedWord, Tensors], Finding]
 
 
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
-    """The finding, if correcting it leads to the sealed SHA-256."""
+    """The finding, if correcting it leads to the sealed SHA-256. Without one it is proven already:
+    what was found explains all sums.
+    """
     if (
         finding.verdict is Verdict.CORRECTABLE
+        and word.sha256
         and sha256_of(word.word, tensors, finding) != word.sha256
     ):
         return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
@@ -106,6 +126,7 @@ def outcome_of(word: CheckedWord, finding: Finding, verdict: Verdict | None = No
         changes=Changes(word.parts, finding.elements) if finding.elements else (),
         unexplained=finding.unexplained,
         reason=finding.reason,
+        proof=word.proof if finding.elements and isinstance(word, SealedWord) else "",
     )
 
 
@@ -114,6 +135,7 @@ def diagnose(
     tensors: Tensors,
     progress: Progress = lambda elements: None,
     find: Find = find,
+    proof: Proof | None = None,
 ) -> FileOutcome:
     """Check every sealed word; nothing is changed.
 
@@ -122,11 +144,18 @@ def diagnose(
         tensors: where they are now.
         progress: called with the number of elements of every word that is done.
         find: decodes a word, where that has been done already.
+        proof: what proves that words are as sealed. By default their SHA-256, if there is one; but
+            sums if all weights of a word are on other devices than the CPU, and its code `proves`.
 
     Raises:
         MismatchError: if the seal does not fit the tensors.
+        SpecError: if a word cannot be proven in the way that is asked for; names it.
     """
-    return _each(seal, tensors, lambda word: outcome_of(word, find(word, tensors)), progress)
+
+    def look(word: SealedWord) -> WordOutcome:
+        return outcome_of(word, find(word, tensors))
+
+    return _each(seal, tensors, look, progress, proof)
 
 
 def repair_(
@@ -134,15 +163,18 @@ def repair_(
     tensors: Tensors,
     progress: Progress = lambda elements: None,
     find: Find = find,
+    proof: Proof | None = None,
 ) -> FileOutcome:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
 
-    A word is written only after the SHA-256 of the result was found to be the sealed one, and is
-    read again afterwards. What cannot be repaired is left as it was found.
+    A word is written only after the result was proven to be what was sealed, and is read and proven
+    again afterwards. What cannot be repaired is left as it was found.
     """
-    return _each(
-        seal, tensors, lambda word: outcome_of(word, *repair_word_(word, tensors, find)), progress
-    )
+
+    def look(word: SealedWord) -> WordOutcome:
+        return outcome_of(word, *repair_word_(word, tensors, find))
+
+    return _each(seal, tensors, look, progress, proof)
 
 
 def _each(
@@ -150,11 +182,13 @@ def _each(
     tensors: Tensors,
     look: Callable[[SealedWord], WordOutcome],
     progress: Progress,
+    proof: Proof | None,
 ) -> FileOutcome:
-    """What ``look`` says of every word."""
+    """What ``look`` says of every word, with that for a SHA-256 alone which shall be compared."""
     require_match(seal, tensors)
+    proven_so = [_proven_by(word, tensors, proof) for word in seal.words]
     words = []
-    for word in seal.words:
+    for word in proven_so:
         words.append(look(word))
         progress(words[-1].elements)
     return FileOutcome(
@@ -179,7 +213,7 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
                 written.append(finding)
             elif finding.verdict is not Verdict.CLEAN or not written:
                 break
-            if sha256_of(word.word, tensors) == word.sha256:
+            if _is_original(word, tensors):
                 return _merged(written), Verdict.CORRECTED
             if not holds(word, written[-1], tensors):
                 finding = Finding(Verdict.UNCORRECTABLE, reason=_NOT_HELD)
@@ -188,6 +222,13 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
         for each in reversed(written):
             write_finding(word, each, tensors, back=True)
     return finding, finding.verdict
+
+
+def _is_original(word: SealedWord, tensors: Tensors) -> bool:
+    """Whether a word is as it was sealed, by all that proves it."""
+    if word.sha256:
+        return sha256_of(word.word, tensors) == word.sha256
+    return carrier_of(word.code).find(word, tensors).verdict is Verdict.CLEAN
 
 
 def _merged(findings: Sequence[Finding]) -> Finding:

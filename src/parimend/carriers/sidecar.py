@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Elements, Finding
 from parimend.codes import SumsCode, restore, sums_for
@@ -34,12 +35,30 @@ from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together
 
 
 @dataclass(frozen=True)
 class Sidecar(Carrier):
-    """Sums of the bit patterns, kept beside the weights; these may be of any dtype."""
+    """Sums of the bit patterns, kept beside the weights; these may be of any dtype.
+
+    Args:
+        digest: whether the SHA-256 of the weights is sealed, too. Weights on a GPU have to go to
+            the host for it; without it their sums alone prove a repair, for up to 1,000 errors.
+
+    Example:
+        >>> import torch, parimend as pm
+        >>> model = torch.nn.Linear(64, 32)
+        >>> seal = pm.protect_(model, 5, pm.Sidecar(digest=False))
+        >>> with torch.no_grad():
+        ...     _ = model.weight[3, :5].zero_()
+        >>> [word] = pm.repair_(model, seal).files[0].words
+        >>> word.verdict.value, word.proof
+        ('corrected', 'sums')
+    """
+
+    digest: bool = True
 
     name: ClassVar[str] = "sidecar"
     families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened", "hashed")
@@ -49,7 +68,13 @@ class Sidecar(Carrier):
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
         pieces = [piece for word in words for piece in cut(word)]
-        return [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
+        chosen = [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
+        if not self.digest and not all(each.code.proves for each in chosen):
+            raise SpecError(
+                f"sums for {errors} errors are no proof of a repair: leave digest as it is, or ask "
+                f"for at most {MOST_POWER}"
+            )
+        return chosen
 
     def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
         for each in chosen:
@@ -66,7 +91,7 @@ class Sidecar(Carrier):
     ) -> Sealing:
         words = []
         for each in chosen:
-            words.append(_seal(each.code, each.word, tensors))
+            words.append(_seal(each.code, each.word, tensors, self.digest))
             progress(each.word.elements)
         return Sealing(tuple(words))
 
@@ -86,7 +111,7 @@ class Sidecar(Carrier):
                 reason="more damage than the code can repair",
             )
         found = Elements()
-        starts = np.array([start for _, start in _starts(sealed.word)])
+        starts = np.array(sealed.word.lines)
         numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
         for number in np.unique(numbers).tolist():
             first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
@@ -121,7 +146,7 @@ class Sidecar(Carrier):
 
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
         assert isinstance(sealed.code, SumsCode)
-        return _seal(sealed.code, sealed.word, tensors)
+        return _seal(sealed.code, sealed.word, tensors, bool(sealed.sha256))
 
 
 @lru_cache(maxsize=32)
@@ -164,12 +189,12 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-def reads(word: Word) -> Iterator[tuple[list[Part], int]]:
-    """The parts in pieces, as many of them together as are read at a time, and their first word.
+def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
+    """The parts in pieces, as many of them together as are read at a time, and their first word;
+    that of the first piece is ``at``.
 
     A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
     """
-    at = 0
     for pieces in _together((piece for part in word for piece in subparts(part)), JOINED // WORD):
         yield pieces, at
         at += padded_words(*pieces)
@@ -193,7 +218,33 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
 
 
 def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
-    """The sums of a word, all or `SumsCode.few`, read once; threads share the work."""
+    """The sums of a word, all or `SumsCode.few`, read once.
+
+    Those of parts on other devices are computed there; threads share the work if there are none.
+    """
+    total, here, views = code.zeros(few), list[tuple[Part, int]](), list[tuple[Any, int]]()
+    for part, at in zip(word, word.lines, strict=True):
+        if tensors.copies(part):
+            for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
+                code.accumulate_resident(total, [(tensors.resident(piece), start)])
+        elif (elements := tensors.resident(part)) is not None:
+            views.append((elements, at))
+        else:
+            here.append((part, at))
+    if len(here) == len(word):
+        return _sums_here(code, word, tensors, few)
+    if views:
+        code.accumulate_resident(total, views)
+    for part, at in here:
+        for pieces, start in reads(Word((part,)), at):
+            add_sums(code, total, tensors, pieces, start)
+    return total
+
+
+def _sums_here(
+    code: SumsCode, word: Word, tensors: Tensors, few: bool = False
+) -> NDArray[np.uint64]:
+    """The sums of a word in memory; threads share the work."""
     todo, lock = reads(word), Lock()
 
     def work() -> NDArray[np.uint64]:
@@ -227,11 +278,20 @@ def add_sums(
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            code.accumulate_resident(total, elements, at)
+            code.accumulate_resident(total, [(elements, at)])
 
 
-def _seal(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
-    """Seal a word, read once: one thread hashes what this one sums up. Nothing is changed."""
+def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:
+    """Seal a word, with or without SHA-256. Nothing is changed."""
+    if not digest:
+        return SealedWord(code, word, sums(code, word, tensors), b"")
+    if all(map(tensors.is_elsewhere, word)):
+        return SealedWord(code, word, sums(code, word, tensors), sha256_of(word, tensors))
+    return _sealed_and_hashed(code, word, tensors)
+
+
+def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
+    """Seal a word in memory, read once: one thread hashes what this one sums up."""
     total, digest = code.zeros(), hashlib.sha256()
 
     def add_hash(data: list[NDArray[np.uint8]]) -> None:

@@ -155,7 +155,7 @@ def _print(path: Path, sealed: Sealed, verified: Verified) -> None:
                 word["name"],
                 f"{word['elements']:,}",
                 " ".join(f"{key}={value}" for key, value in word["code"].items()),
-                word["sha256"],
+                word["sha256"] or "-",
             ]
             for word in content["words"]
         ],

@@ -8,6 +8,7 @@ other sums do. A repair needs all sums, and a decoding counts only if it explain
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +85,9 @@ class Beside(SumsCode):
             part.accumulate(mine, words, start)
         return sums
 
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
         for part, mine in self._given(sums):
-            part.accumulate_resident(mine, elements, start)
+            part.accumulate_resident(mine, pieces)
         return sums
 
     def sums_of(self, positions: Any, values: Any) -> Sums:

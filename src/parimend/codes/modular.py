@@ -26,6 +26,7 @@ sums, p = 2^32 + 24,577: what is found in sums of one kind can be taken out of t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,7 +43,6 @@ from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import field_numba
 from parimend.kernels import modular_numba as kernels
-from parimend.kernels import on as kernel_on
 
 GROUP = kernels.GROUP
 """Words in a group."""
@@ -285,10 +285,8 @@ class Modular(SumsCode):
             sums[...] = self.add(sums, result)
         return sums
 
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
-        there = kernel_on("modular", elements.device.type)
-        sums[...] = self.add(sums, there.sums_of(self, elements, start, bands=sums.shape[1]))
-        return sums
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+        return self._accumulate_there("modular", sums, pieces, self, sums.shape[1])
 
     def _add_up(self, words: NDArray[np.uint32], group: int, bands: int) -> NDArray[np.uint64]:
         """The sums of whole groups, the first of which is ``group``, in the first bands."""

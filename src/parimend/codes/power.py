@@ -24,6 +24,7 @@ r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -35,10 +36,10 @@ from numpy.typing import NDArray
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
-from parimend.kernels import on as kernel_on
 from parimend.kernels import points_numba
 from parimend.kernels import power_numba as kernels
 from parimend.kernels.field_numba import PRIME, element
+from parimend.kernels.points_numba import Points
 
 LANES = points_numba.LANES
 MAX_ERRORS = kernels.SIZES[-1] // 2
@@ -170,25 +171,20 @@ class PowerSums(SumsCode):
         place = np.array(reverse[: self.m])
         return _Tables(factor, factor / PRIME, roots, roots / PRIME, turn, turn / PRIME, place)
 
+    @property
+    def places(self) -> Points:
+        """What says where the words lie."""
+        return Points(self.generator, self.key, self.rows)
+
     def points(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """x_i of words, (k,) float64 elements of the field."""
-        return points_numba.points_of(
-            np.ascontiguousarray(positions, np.int64), self.rows, *self._steps
-        )
-
-    @cached_property
-    def _steps(self) -> tuple[float, float]:
-        """1 / g and w, elements of the field."""
-        g, B = self.generator, self.rows
-        return element(pow(g, -1, PRIME)), element(pow(g, (PRIME - 1) // B, PRIME))
+        return self.places.of(np.ascontiguousarray(positions, np.int64))
 
     def factors(
         self, positions: NDArray[np.int64], points: NDArray[np.float64] | None = None
     ) -> NDArray[np.uint64]:
         """u_i of words, (k,) uint64 residues; ``points`` are theirs, if these are at hand."""
-        where = np.ascontiguousarray(positions, np.int64)
-        x = self.points(where) if points is None else points
-        return points_numba.factors_of(where, x, self.tile, np.uint64(self.key))
+        return self.places.factors(np.ascontiguousarray(positions, np.int64), points)
 
     @cached_property
     def key(self) -> int:
@@ -254,14 +250,12 @@ class PowerSums(SumsCode):
                 self._add_tiles(np.require(piece, requirements=["C", "A"]), number, sums)
         return sums
 
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
         self._checked(sums)
-        if start < 0 or start % LANES:
-            raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
-        there = kernel_on("power", elements.device.type)
-        more = there.sums_of(self.generator, self.key, self.rows, self.m, elements, start)
-        sums[...] = self.add(sums, more)
-        return sums
+        for _, start in pieces:
+            if start < 0 or start % LANES:
+                raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
+        return self._accumulate_there("power", sums, pieces, self.places, self.m)
 
     def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
         """A part of a tile as a whole one."""

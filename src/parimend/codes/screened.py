@@ -42,3 +42,7 @@ class Screened(Beside):
     def guaranteed(self) -> int:
         """Any so many wrong words are repaired."""
         return (self.m - self.first) // 2
+
+    @property
+    def proves(self) -> bool:
+        return self.first >= 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from parimend.codes import residues
 from parimend.codes.base import Code
 from parimend.codes.promise import Chance, Promise
 from parimend.errors import SpecError
+from parimend.kernels import on
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
@@ -71,6 +73,13 @@ class SumsCode(Code):
     def few_shape(self) -> tuple[int, ...]:
         """Shape of what `few` gives."""
 
+    @property
+    def proves(self) -> bool:
+        """Whether weights whose sums are as sealed are as sealed: of all others, unless somebody
+        makes them for this code, a share of 2^-128 at most has the same sums.
+        """
+        return False
+
     def zeros(self, few: bool = False) -> Sums:
         """The sums of no words, to start `accumulate` with; all, or those of `few`."""
         return np.zeros(self.few_shape if few else self.syndrome_shape, np.uint64)
@@ -93,14 +102,14 @@ class SumsCode(Code):
         """
 
     @abstractmethod
-    def accumulate_resident(self, sums: Sums, elements: Any, start: int) -> Sums:
-        """`accumulate` for elements that are on another device than the CPU, and stay there.
+    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+        """`accumulate` for elements that are on other devices than the CPU, and stay there.
 
         Args:
             sums: see `accumulate`.
-            elements: (k,) tensor of torch, of any dtype with plain bytes; the bytes are filled up
-                with zeros to whole words.
-            start: index of the first word, a multiple of 16.
+            pieces: elements and the index of their first word, a multiple of 16. Elements are a
+                (k,) tensor of torch, of any dtype with plain bytes; the bytes are filled up with
+                zeros to whole words.
         """
 
     @abstractmethod
@@ -117,6 +126,15 @@ class SumsCode(Code):
         Raises:
             SpecError: if the shapes do not fit or a position is out of range.
         """
+
+    def _accumulate_there(
+        self, operation: str, sums: Sums, pieces: Sequence[tuple[Any, int]], *arguments: Any
+    ) -> Sums:
+        """Add what the kernels of an operation find in pieces, on every type of device."""
+        for device in {elements.device.type for elements, _ in pieces}:
+            mine = [piece for piece in pieces if piece[0].device.type == device]
+            sums[...] = self.add(sums, on(operation, device).sums_of(*arguments, mine))
+        return sums
 
     def add(self, a: Sums, b: Sums) -> Sums:
         """a + b, for sums of different words: both all, or both few."""

@@ -1,14 +1,16 @@
 """Every compiled loop, and what runs on devices other than the CPU.
 
-A file holds one operation for one kind of hardware, ``<operation>_<numba|torch>.py``; another kind
-is one more file. Kernels know arrays and numbers, never codes, words or models, so everything may
-build on them. Where an operation exists for several kinds, `on` picks by device; a test compares
-each with a plain oracle.
+A file holds one operation for one kind of hardware, ``<operation>_<numba|torch|triton>.py``;
+another kind is one more file. Kernels know arrays and numbers, never codes, words or models, so
+everything may build on them. Where an operation exists for several kinds, `on` picks by device; a
+test compares each with a plain oracle.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -23,5 +25,17 @@ def on(operation: str, device: str) -> ModuleType:
         >>> on("modular", "cuda").__name__
         'parimend.kernels.modular_torch'
     """
-    kind = "numba" if device == "cpu" else "torch"
-    return import_module(f"{__name__}.{operation}_{kind}")
+    kinds = ["numba"] if device == "cpu" else ["torch"]
+    if device == "cuda" and _has_triton():
+        kinds.insert(0, "triton")
+    names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
+    return import_module(next(name for name in names if find_spec(name)))
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether Triton is there (the extra ``gpu``), and not so old that kernels need not work."""
+    if find_spec("triton") is None:
+        return False
+    major, minor = import_module("triton").__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (3, 2)

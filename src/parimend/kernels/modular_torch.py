@@ -9,6 +9,8 @@ differ, the shift to the right, is masked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +20,11 @@ from numpy.typing import NDArray
 from parimend.errors import SpecError
 from parimend.hashing import GOLDEN, MIX64_A, MIX64_B
 from parimend.kernels.modular_numba import GROUP, MIX_A, MIX_B, most_groups
+from parimend.kernels.pieces_torch import Piece, in_pieces
 
-MAX_WORDS = GROUP << 25
-"""So many words at a time: 2^25 residues are positive in an int64, whatever the prime."""
+_PIECE = 1 << 24
+"""Words that are looked at together, for which ten times as much memory is needed; of 2^25 groups
+terms below 2^37 are positive in an int64."""
 
 _LOW = 0xFFFFFFFF
 
@@ -44,39 +48,43 @@ class Hashed(Protocol):
     def prime(self) -> int: ...
 
 
-def sums_of(
-    code: Hashed, elements: torch.Tensor, start: int, bands: int | None = None
-) -> NDArray[np.uint64]:
-    """The sums of some words, computed on the device that they are on.
+def sums_of(code: Hashed, bands: int, pieces: Iterable[Piece]) -> NDArray[np.uint64]:
+    """The sums of some words, computed on the devices that they are on.
 
     Args:
         code: whose sums.
-        elements: (k,), of any dtype with plain bytes, on any device; the bytes are filled up with
-            zeros to whole words.
-        start: index of the first word, a multiple of 16.
-        bands: only the first bands of the code; all by default.
+        bands: only the first bands of the code.
+        pieces: of the words; they begin at multiples of 16.
 
     Returns:
         (2, bands, Z) uint64, to be added to those of other words with `Modular.add`.
 
     Raises:
-        SpecError: if they are not words of the code, or more than `MAX_WORDS`.
+        SpecError: if they are not words of the code.
 
     Example:
         >>> from parimend.codes import Modular
         >>> code = Modular.for_errors(n=100, errors=2)
         >>> weights = torch.arange(100, dtype=torch.float32)
-        >>> bool((sums_of(code, weights, 0) == code.syndrome(weights.numpy().view("u4"))).all())
+        >>> found = sums_of(code, code.bands, [(weights, 0)])
+        >>> bool((found == code.syndrome(weights.numpy().view("u4"))).all())
         True
     """
-    size = elements.numel() * elements.element_size()
-    count = -(-size // 4)
-    if start < 0 or start % GROUP or start + count > code.n or count > MAX_WORDS:
+    total = np.zeros((2, bands, code.size), np.uint64)
+    for sums in in_pieces(partial(_sums_of, code, bands), pieces, _PIECE):
+        total = (total + sums) % np.uint64(code.prime)
+    return total
+
+
+def _sums_of(code: Hashed, bands: int, data: torch.Tensor, start: int) -> NDArray[np.uint64]:
+    """The sums of one piece, (k,) uint8."""
+    count = -(-data.numel() // 4)
+    if start < 0 or start % GROUP or start + count > code.n:
         raise SpecError(
-            f"{count} words from {start}: the start must be a multiple of {GROUP}, the end at most "
-            f"n={code.n}, and the number at most {MAX_WORDS}"
+            f"{count} words from {start}: the start must be a multiple of {GROUP} and the end at "
+            f"most n={code.n}"
         )
-    words = _words(elements)
+    words = _words(data)
     groups = words.new_ones(len(words)).cumsum(0) + (start // GROUP - 1)
     product = words * _coefficients(groups)[:, None]
     p, c = code.prime, code.prime - (1 << 32)
@@ -84,7 +92,6 @@ def sums_of(
     weighted = (product & _LOW) + (c * p - c * _shift(product, 32))
     if len(words) > most_groups(c) >> 1:  # the sum of so many may not fit an int64
         weighted %= p
-    bands = code.bands if bands is None else bands
     total = words.new_empty((2, bands, code.size))
     for band in range(bands):
         starts = _starts(code, groups, band)
@@ -96,9 +103,8 @@ def sums_of(
     return total.cpu().numpy().astype(np.uint64)
 
 
-def _words(elements: torch.Tensor) -> torch.Tensor:
-    """(groups, 16) int64: the bytes as unsigned 32-bit words, filled up with zeros."""
-    data = elements.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+def _words(data: torch.Tensor) -> torch.Tensor:
+    """(groups, 16) int64: bytes as unsigned 32-bit words, filled up with zeros."""
     data = torch.nn.functional.pad(data, (0, -data.numel() % (4 * GROUP)))
     return data.view(torch.int32).reshape(-1, GROUP).to(torch.int64) & _LOW
 

@@ -8,9 +8,9 @@ The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, d
 every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
 ``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
-parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them; where there is one, ``certificate``, as
-`Certificate.facts` gives it. Its ``blobs`` name the format of the protected
+parts, in hexadecimal; empty if it was not taken) and ``checks``, the number of bytes that the
+word's sealed checks take in what follows the text, as `Code.pack` gives them; where there is one,
+``certificate``, as `Certificate.facts` gives it. Its ``blobs`` name the format of the protected
 file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 

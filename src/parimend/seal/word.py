@@ -9,9 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parimend.codes import Certificate, Code, Promise, from_spec
+from parimend.codes import Certificate, Code, Promise, SumsCode, from_spec
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
+from parimend.outcomes import Proof
 from parimend.showing import brief
 from parimend.words.layout import Part, Word, whole
 
@@ -49,12 +50,18 @@ class SealedWord(CheckedWord):
     """One protected word.
 
     Attributes:
-        sha256: SHA-256 of the protected bytes, the parts one after the other.
+        sha256: SHA-256 of the protected bytes, the parts one after the other; empty if nobody took
+            it, or if it shall not be compared: then the sums of the code prove what the bytes are.
         certificate: of the code, if a guarantee was asked for that takes one.
     """
 
     sha256: bytes
     certificate: Certificate | None = None
+
+    @property
+    def proof(self) -> Proof:
+        """What proves that the bytes are those that were sealed."""
+        return "sha256" if self.sha256 else "sums"
 
     def promise(self, errors: int) -> Promise:
         """What is promised of the word; ``errors`` is `Seal.errors`."""
@@ -108,12 +115,14 @@ def word_of(
     if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
     target, digest = code.unpack(data), _sha256(entry)
+    if not (digest or (isinstance(code, SumsCode) and code.proves)):
+        raise SealError(f"one of its words has no SHA-256, which its {code.family} code needs")
     return SealedWord(code, word, target, digest, _certificate(entry, code, word))
 
 
 def _sha256(entry: Mapping[str, Any]) -> bytes:
     digest = bytes.fromhex(entry["sha256"])
-    if len(digest) != hashlib.sha256().digest_size:
+    if digest and len(digest) != hashlib.sha256().digest_size:
         raise SealError("one of its SHA-256 sums has the wrong length")
     return digest
 

@@ -58,9 +58,17 @@ class Tensors(ABC):
         """Set all elements of a part that this process holds: (k, item size) bytes."""
         self.write(part, None, values)
 
+    def is_elsewhere(self, part: Part) -> bool:
+        """Whether a part is on another device than the CPU, and `resident` gives it."""
+        return False
+
     def resident(self, part: Part) -> torch.Tensor | None:
         """The elements of a part, flat, if they are on another device than the CPU; else None."""
         return None
+
+    def copies(self, part: Part) -> bool:
+        """Whether what `resident` gives takes memory of its own."""
+        return False
 
 
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:

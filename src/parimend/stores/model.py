@@ -65,11 +65,17 @@ class ModelTensors(Tensors):
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
 
-    def resident(self, part: Part) -> torch.Tensor | None:
+    def is_elsewhere(self, part: Part) -> bool:
         tensor = self.held[part.name]
-        if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
+        return tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
+
+    def resident(self, part: Part) -> torch.Tensor | None:
+        if not self.is_elsewhere(part):
             return None
-        return tensor.detach().reshape(-1)[part.start : part.start + part.count]
+        return _range(self.held[part.name].detach(), part.start, part.start + part.count)
+
+    def copies(self, part: Part) -> bool:
+        return self.is_elsewhere(part) and not self.held[part.name].is_contiguous()
 
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
@@ -92,3 +98,16 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
+
+
+def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Elements first .. last - 1 in row-major order; a copy of no more rows than they are in."""
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+        return flat if last - first == flat.numel() else flat[first:last]
+    below = math.prod(tensor.shape[1:])
+    row, end = first // below, -(-last // below)
+    rows, skipped = tensor[row:end], row * below
+    if end - row == 1 and tensor.dim() > 1:
+        return _range(rows[0], first - skipped, last - skipped)
+    return rows.reshape(-1)[first - skipped : last - skipped]

@@ -144,6 +144,11 @@ class Word(Record):
         """
         return words * max(1, *(WORD // part.itemsize for part in self.parts))
 
+    @cached_property
+    def lines(self) -> tuple[int, ...]:
+        """The first of these words of every part."""
+        return tuple(accumulate((padded_words(part) for part in self.parts[:-1]), initial=0))
+
     @property
     def name(self) -> str:
         """For messages: the tensor, or the first and last of several."""

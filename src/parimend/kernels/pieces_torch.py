@@ -1,0 +1,76 @@
+"""Tensors as pieces of words: what kernels for devices other than the CPU have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+Piece = tuple[torch.Tensor, int]
+"""Elements, (k,) of any dtype with plain bytes, which are filled up with zeros to whole words; and
+the index of the first word."""
+Result = TypeVar("Result")
+
+SMALLEST = 1 << 16
+"""Words of the smallest pieces that are tried."""
+
+
+def bytes_of(elements: torch.Tensor) -> torch.Tensor:
+    """The bytes of elements, (k,) uint8; they share the memory if that is contiguous."""
+    if elements.is_conj() or elements.is_neg():
+        elements = elements.resolve_conj().resolve_neg()
+    return elements.detach().reshape(-1).view(torch.uint8)
+
+
+def by_device(pieces: Iterable[Piece]) -> dict[torch.device, list[Piece]]:
+    """The pieces that lie on every device, as bytes."""
+    found: dict[torch.device, list[Piece]] = {}
+    for elements, start in pieces:
+        if elements.numel():
+            found.setdefault(elements.device, []).append((bytes_of(elements), start))
+    return found
+
+
+def shrinking(work: Callable[[int], Result], size: int, least: int) -> tuple[Result, int]:
+    """What ``work(size)`` gives, or of half the size, and so on, where the memory does not suffice.
+
+    Returns:
+        The result and its size.
+
+    Raises:
+        torch.OutOfMemoryError: if it does not suffice for ``least`` either.
+    """
+    while True:
+        try:
+            return work(size), size
+        except torch.OutOfMemoryError:
+            if size // 2 < least:
+                raise
+        size //= 2
+
+
+def in_pieces(
+    work: Callable[[torch.Tensor, int], Result], pieces: Iterable[Piece], size: int
+) -> Iterator[Result]:
+    """``work(bytes, first word)`` for the pieces, cut to at most ``size`` words, and to fewer where
+    the memory does not suffice.
+
+    Raises:
+        torch.OutOfMemoryError: if it does not suffice for `SMALLEST` words.
+    """
+    for elements, start in pieces:
+        data, at = bytes_of(elements), 0
+        while 4 * at < data.numel():
+            some = partial(_of_some, work, data, start, at)
+            result, size = shrinking(some, size, min(size, SMALLEST))
+            yield result
+            at += size
+
+
+def _of_some(
+    work: Callable[[torch.Tensor, int], Result], data: torch.Tensor, start: int, at: int, count: int
+) -> Result:
+    """``work`` for ``count`` words of a piece, from word ``at`` of it on."""
+    return work(data[4 * at : 4 * (at + count)], start + at)

@@ -1,0 +1,240 @@
+"""All power sums of words on a GPU: products of matrices of bytes, which tensor cores are made for.
+
+Words are taken in blocks of whole tiles, one a row of a matrix of bytes, and multiplied with the
+powers of the points of a block, times the power of 256 that a byte of a word stands for: residues,
+written in four digits of 8 bits with signs. A matrix of 32-bit integers holds the products of
+`CHUNK` bytes without an overflow, as these are below 2^14 2^14. A program adds up the four digits,
+multiplies with what its rows and its place in the code are for, and reduces modulo p.
+
+p is larger than 2^32, so 24,577 residues have no four digits. These are 5.7e-6 of all: the powers
+for a sum are multiplied by 3 until none of them is there; the result is divided by that again.
+
+Bytes are signed in such products, so 128 is taken away from each; by what sums are wrong then is
+known.
+"""
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from parimend.kernels.field_numba import PRIME as FIELD
+from parimend.kernels.field_triton import PRIME, power, times
+from parimend.kernels.pieces_torch import Piece, shrinking
+from parimend.kernels.points_numba import Points
+from parimend.kernels.power_torch import multiply
+
+CHUNK = 1 << 14
+"""Bytes of a row that one program multiplies."""
+SUMS = 64  # of one program
+ROWS = 128  # of one program
+ROOM = 1 << 25
+"""Bytes of the two matrices."""
+_LEAST = 1 << 22  # bytes of these where there is too little memory
+_DEPTH = 64  # bytes of a row that are multiplied at a time
+_BITS = 13  # of the number of a sum
+_WARPS, _STAGES = 8, 3
+_MIDDLE = 0x80808080  # what stands for zero in four digits
+_FLIP = _MIDDLE - (1 << 32)  # the same as an int32
+
+
+class _Unit(NamedTuple):
+    """The powers for `SUMS` sums and `CHUNK` bytes of a block.
+
+    digits: (4, SUMS, CHUNK) int8. offsets: (SUMS,) int64, what the sums of bytes that lack 128 are
+    wrong by. steps: (ROWS, SUMS) int64, what the sums of rows are multiplied with.
+    """
+
+    digits: torch.Tensor
+    offsets: torch.Tensor
+    steps: torch.Tensor
+
+
+def start(points: Points, count: int, pieces: Sequence[Piece]) -> torch.Tensor:
+    """Begin to compute sums of pieces on one device.
+
+    Args:
+        points: of the code.
+        count: number of sums.
+        pieces: bytes, (k,) uint8, and the index of their first word.
+
+    Returns:
+        (count,) int64 on the device, to be reduced modulo p.
+
+    Raises:
+        torch.OutOfMemoryError: if there is no room for two matrices of 4 MiB.
+    """
+    return shrinking(partial(_start, points, count, pieces), ROOM, min(ROOM, _LEAST))[0]
+
+
+def _start(points: Points, count: int, pieces: Sequence[Piece], room: int) -> torch.Tensor:
+    device = pieces[0][0].device
+    block = max(points.tile, CHUNK // 4)
+    chunks = 4 * block // CHUNK
+    total = torch.zeros(count, dtype=torch.int64, device=device)
+    at_once = SUMS * max(room // (4 * SUMS * CHUNK) // chunks, 1)
+    for first in range(0, count, at_once):
+        sums = range(first, min(first + at_once, count), SUMS)
+        units = _units(points, block, sums, device)
+        rows = -(-max(room // (4 * block), 1) // ROWS) * ROWS
+        staged = torch.empty((rows, 4 * block), dtype=torch.uint8, device=device)
+        for begin, filled in _stagings(pieces, staged, block):
+            tiles = -(-filled // (4 * block * ROWS))
+            places = [points.shift(begin + i * ROWS * block) for i in range(tiles)]
+            _multiply[(tiles, len(sums) * chunks)](
+                staged.view(torch.int8),
+                *units,
+                torch.tensor(places, device=device),
+                total,
+                count,
+                first,
+                4 * block,
+                chunks,
+                HEIGHT=ROWS,
+                WIDTH=SUMS,
+                LENGTH=CHUNK,
+                DEPTH=_DEPTH,
+                BITS=_BITS,
+                num_warps=_WARPS,
+                num_stages=_STAGES,
+            )
+    return total
+
+
+def _stagings(
+    pieces: Sequence[Piece], staged: torch.Tensor, block: int
+) -> Iterator[tuple[int, int]]:
+    """Fill ``staged`` with the bytes of pieces at their places in the code, without 128, again and
+    again; gives the first word, which begins a block, and the number of bytes.
+    """
+    flat = staged.view(-1)
+    begin, end = 0, 0  # bytes of the code
+    for data, start in pieces:
+        at = 0
+        while at < data.numel():
+            place = 4 * start + at
+            if not begin < end or not begin <= place < begin + flat.numel() or place < end:
+                if begin < end:
+                    yield begin // 4, end - begin
+                begin = place // (4 * block) * (4 * block)
+                end = begin
+                flat.fill_(128)
+            some = data[at : at + begin + flat.numel() - place]
+            offset = place - begin
+            torch.bitwise_xor(some, 128, out=flat[offset : offset + some.numel()])
+            at += some.numel()
+            end = place + some.numel()
+    if begin < end:
+        yield begin // 4, end - begin
+
+
+def _units(points: Points, block: int, sums: range, device: torch.device) -> _Unit:
+    """The units of all chunks of a block for some sums, `SUMS` from each number on: one after the
+    other, as making them takes memory.
+    """
+    chunks = range(4 * block // CHUNK)
+    shapes = (4, SUMS, CHUNK), (SUMS,), (ROWS, SUMS)
+    kinds = torch.int8, torch.int64, torch.int64
+    count = len(sums) * len(chunks)
+    units = _Unit(
+        *(
+            torch.empty((count, *shape), dtype=kind, device=device)
+            for shape, kind in zip(shapes, kinds, strict=True)
+        )
+    )
+    for i, (first, chunk) in enumerate(product(sums, chunks)):
+        for every, one in zip(units, _unit(points, block, first, chunk, device), strict=True):
+            every[i] = one
+    return units
+
+
+def _unit(points: Points, block: int, first: int, chunk: int, device: torch.device) -> _Unit:
+    """The powers for sums from ``first`` on, and one chunk of a block."""
+    positions = np.arange(CHUNK // 4) + CHUNK // 4 * chunk
+    x = torch.from_numpy(points.of(positions).astype(np.int64) % FIELD).to(device)
+    u = torch.from_numpy(points.factors(positions).astype(np.int64)).to(device)
+    powers = multiply(u, _power(x, first))[None]
+    while len(powers) < SUMS:  # those of the second half are those of the first times x^half
+        powers = torch.cat([powers, multiply(powers, _power(x, len(powers)))])
+    scale = torch.ones((SUMS, 1), dtype=torch.int64, device=device)
+    bits = 8 * torch.arange(4, device=device)
+    while True:
+        values = ((multiply(powers, scale)[..., None] << bits) + _MIDDLE) % FIELD
+        if not (lacking := (values >> 32).flatten(1).any(1, keepdim=True)).any():
+            break
+        scale = torch.where(lacking, 3 * scale % FIELD, scale)
+    patterns = (values - (values >> 31 << 32)).to(torch.int32) ^ _FLIP  # as signed numbers
+    digits = patterns.view(torch.int8).view(SUMS, CHUNK, 4).permute(2, 0, 1).contiguous()
+    offsets = ((values - _MIDDLE).flatten(1).sum(1) % FIELD << 7) % FIELD
+    return _Unit(digits, offsets, _steps(points, block, first, scale))
+
+
+def _steps(points: Points, block: int, first: int, scale: torch.Tensor) -> torch.Tensor:
+    """(ROWS, SUMS) int64: what sums of rows of a tile are multiplied with."""
+    sums = [pow(points.shift(block), j + 1, FIELD) for j in range(first, first + SUMS)]
+    step = torch.tensor(sums, device=scale.device)
+    back = torch.tensor([pow(s, -1, FIELD) for s in scale[:, 0].tolist()], device=scale.device)
+    powers = back[None]
+    while len(powers) < ROWS:
+        powers = torch.cat([powers, multiply(powers, _power(step, len(powers)))])
+    return powers[:ROWS].contiguous()
+
+
+def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
+    """x^exponent modulo p, for int64 residues."""
+    result = torch.ones_like(x)
+    while exponent:
+        if exponent & 1:
+            result = multiply(result, x)
+        x, exponent = multiply(x, x), exponent >> 1
+    return result
+
+
+@triton.jit(do_not_specialize=["count", "first", "chunks"])
+def _multiply(
+    staged,
+    digits,
+    offsets,
+    steps,
+    places,
+    out,
+    count,
+    first,
+    length,
+    chunks,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LENGTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    """Add to ``out`` what `HEIGHT` rows and one unit contribute to `WIDTH` sums."""
+    tile, unit = tl.program_id(0), tl.program_id(1)
+    r, c, k = tl.arange(0, HEIGHT), tl.arange(0, 4 * WIDTH), tl.arange(0, DEPTH)
+    row = (tile * HEIGHT + r).to(tl.int64)
+    a = staged + row[:, None] * length + (unit % chunks) * LENGTH + k[None, :]
+    b = digits + unit.to(tl.int64) * (4 * WIDTH * LENGTH) + c[:, None] * LENGTH + k[None, :]
+    products = tl.zeros((HEIGHT, 4 * WIDTH), tl.int32)
+    for _ in range(0, LENGTH, DEPTH):
+        products = tl.dot(tl.load(a), tl.trans(tl.load(b)), products, out_dtype=tl.int32)
+        a += DEPTH
+        b += DEPTH
+    weights = (8 * tl.arange(0, 4)).to(tl.int64)
+    value = tl.reshape(products, (HEIGHT, 4, WIDTH)).to(tl.int64) << weights[None, :, None]
+    j = tl.arange(0, WIDTH)
+    positive = tl.load(offsets + unit * WIDTH + j) + (PRIME << 21)  # for sums above -2^53
+    value = (tl.sum(value, 1) + positive[None, :]).to(tl.uint64) % PRIME
+    step = tl.load(steps + unit * (HEIGHT * WIDTH) + r[:, None] * WIDTH + j[None, :])
+    sums = tl.sum(times(value, step.to(tl.uint64)), 0) % PRIME
+    j += first + unit // chunks * WIDTH
+    place = tl.load(places + tile).to(tl.uint64)
+    found = times(sums, power(place, j + 1, BITS))
+    tl.atomic_add(out + j, found.to(tl.int64), mask=j < count, sem="relaxed")

@@ -1,0 +1,178 @@
+"""What proves a repair: SHA-256, or sums where the weights are elsewhere or nobody took one."""
+
+import json
+
+import pytest
+import torch
+
+import parimend as pm
+from parimend.carriers.base import find
+from parimend.errors import SealError, SpecError
+from parimend.outcomes import Verdict
+from parimend.seal import Seal
+from parimend.stores.model import ModelTensors, _range
+from tests.kernels.test_modular_torch import Distant
+
+BY_SUMS = pm.Sidecar(digest=False)
+
+
+def state():
+    torch.manual_seed(0)
+    return {
+        "weight": torch.randn(300, 200),
+        "turned": torch.randn(40, 30, 20).permute(2, 0, 1),
+        "half": torch.randn(7).bfloat16(),
+        "scale": torch.tensor(0.5),
+        "none": torch.empty(0, 3),
+    }
+
+
+def damage(weights, count=10):
+    """Damage words; gives the weights as they were."""
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    weights["weight"].view(-1)[100 : 100 + 500 * count : 500] = float("nan")
+    return before
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def brought(monkeypatch):
+    """How many bytes left the device; what is written to it goes to the tensors inside."""
+    write = ModelTensors.write
+
+    def write_inside(self, *args):
+        write(ModelTensors({name: tensor.inner for name, tensor in self.held.items()}), *args)
+
+    monkeypatch.setattr(ModelTensors, "write", write_inside)
+    Distant.brought = 0
+    return lambda: Distant.brought
+
+
+def test_weights_elsewhere_are_repaired_there(brought):
+    here = state()
+    seal = pm.protect_(here, errors=10)
+    before = damage(here)
+    there = {name: Distant(tensor) for name, tensor in here.items()}
+    assert pm.check(there, seal).verdict is Verdict.CORRECTABLE
+    [word] = pm.repair_(there, seal).files[0].words
+    assert (word.verdict, word.proof, len(word.changes)) == (Verdict.CORRECTED, "sums", 10)
+    assert same(here, before)
+    assert 0 < brought() < 20_000  # sums, and the words that were wrong
+
+
+def test_sha256_proves_them_where_it_is_asked_for(brought):
+    here = state()
+    seal = pm.protect_(here, errors=10)
+    before = damage(here)
+    there = {name: Distant(tensor) for name, tensor in here.items()}
+    [word] = pm.repair_(there, seal, proof="sha256").files[0].words
+    assert (word.verdict, word.proof) == (Verdict.CORRECTED, "sha256")
+    assert same(here, before)
+    assert brought() > 240_000
+
+
+def test_they_are_sealed_there_without_sha256(brought):
+    here = state()
+    there = {name: Distant(tensor) for name, tensor in here.items()}
+    seal = pm.protect_(there, 10, BY_SUMS)
+    assert 0 < brought() < 20_000
+    assert seal.to_bytes() == pm.protect_(here, 10, BY_SUMS).to_bytes()
+
+
+def test_without_sha256_in_memory():
+    weights = state()
+    seal = Seal.from_bytes(pm.protect_(weights, 10, BY_SUMS).to_bytes())
+    assert [word.sha256 for word in seal.words] == [b""]
+    assert pm.check(weights, seal).verdict is Verdict.CLEAN
+    before = damage(weights)
+    [word] = pm.repair_(weights, seal).files[0].words
+    assert (word.verdict, word.proof) == (Verdict.CORRECTED, "sums")
+    assert same(weights, before)
+    assert json.loads(word.to_json())["proof"] == "sums"
+
+
+def test_it_stays_without_when_it_is_renewed():
+    weights = state()
+    seal = pm.protect_(weights, 10, BY_SUMS)
+    weights["weight"] *= 2
+    renewed = pm.refresh(weights, seal)
+    assert [word.sha256 for word in renewed.words] == [b""]
+    assert pm.check(weights, renewed).verdict is Verdict.CLEAN
+
+
+def test_what_is_clean_rests_on_nothing_more():
+    weights = state()
+    seal = pm.protect_(weights, 10)
+    assert [word.proof for word in pm.check(weights, seal).files[0].words] == [""]
+
+
+@pytest.mark.parametrize("count", [11, 40])
+def test_more_damage_than_the_code_repairs_is_left(count):
+    weights = state()
+    seal = pm.protect_(weights, 10, BY_SUMS)
+    damage(weights, count)
+    found = {name: tensor.clone() for name, tensor in weights.items()}
+    [word] = pm.repair_(weights, seal).files[0].words
+    assert (word.verdict, word.proof) == (Verdict.UNCORRECTABLE, "")
+    torch.testing.assert_close(weights, found, rtol=0, atol=0, equal_nan=True)
+
+
+def test_memory_that_does_not_hold_what_is_written(monkeypatch):
+    weights = state()
+    seal = pm.protect_(weights, 10, BY_SUMS)
+    damage(weights)
+    monkeypatch.setattr(ModelTensors, "write", lambda *args: None)
+    [word] = pm.repair_(weights, seal).files[0].words
+    assert word.verdict is Verdict.UNCORRECTABLE
+    assert "does not hold" in word.reason
+
+
+def test_a_file_without_sha256(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = {"weight": state()["weight"]}
+    save_file(weights, tmp_path / "m.safetensors")
+    pm.protect_file(tmp_path / "m.safetensors", 10, carrier=BY_SUMS)
+    assert pm.check_file(tmp_path / "m.safetensors").verdict is Verdict.CLEAN
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    data[-1000] ^= 255
+    (tmp_path / "m.safetensors").write_bytes(data)
+    assert pm.repair_file(tmp_path / "m.safetensors").verdict is Verdict.CORRECTED
+    assert torch.equal(load_file(tmp_path / "m.safetensors")["weight"], weights["weight"])
+
+
+def test_what_cannot_be_proven_so_is_refused():
+    weights = state()
+    with pytest.raises(SpecError, match="sums for 1001 errors are no proof"):
+        pm.protect_(weights, 1001, BY_SUMS)
+    hashed, without = pm.protect_(weights, 1001), pm.protect_(weights, 10, BY_SUMS)
+    with pytest.raises(SpecError, match=r"hashed.* are no proof: take proof='sha256'"):
+        pm.check(weights, hashed, proof="sums")
+    with pytest.raises(SpecError, match="was sealed without SHA-256: take proof='sums'"):
+        pm.repair_(weights, without, proof="sha256")
+    with pytest.raises(SpecError, match="proof must be 'sha256', 'sums' or None, not 'crc'"):
+        pm.check(weights, without, proof="crc")
+
+
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_other_carriers_need_their_sha256(carrier):
+    weights = {"w": torch.randn(64, 32)}
+    seal = pm.protect_(weights, 3, carrier)
+    with pytest.raises(SpecError, match="are no proof"):
+        pm.check(weights, seal, proof="sums")
+    [word] = seal.words
+    bare = Seal(seal.carrier, seal.errors, (type(word)(word.code, word.word, word.target, b""),))
+    with pytest.raises(SealError, match="has no SHA-256, which its"):
+        Seal.from_bytes(bare.to_bytes())
+    assert find(bare.words[0], ModelTensors(weights)).verdict is not Verdict.CORRECTABLE
+
+
+@pytest.mark.parametrize("first", range(0, 24, 3))
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_ranges_of_tensors_that_are_not_contiguous(order, first):
+    tensor = torch.arange(24).view(2, 3, 4).permute(order)
+    for last in range(first, 25):
+        assert torch.equal(_range(tensor, first, last), tensor.reshape(-1)[first:last])

@@ -1,0 +1,205 @@
+"""Power sums in Triton, interpreted, are those of the compiled loops, to the last bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parimend import kernels
+from parimend.codes import PowerSums
+from parimend.kernels import power_torch, power_triton, product_triton, stream_triton
+from parimend.kernels.field_numba import PRIME
+from parimend.words.bits import byte_view, words_of
+from tests.kernels.test_power_torch import DTYPES, elements_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Work in small portions, as interpreting is slow."""
+    for module, name, value in (
+        (stream_triton, "WIDTH", 64),
+        (stream_triton, "ROWS", 8),
+        (product_triton, "CHUNK", 1 << 8),
+        (product_triton, "SUMS", 8),
+        (product_triton, "ROWS", 4),
+        (product_triton, "ROOM", 1 << 14),
+        (product_triton, "_LEAST", 1 << 13),
+    ):
+        monkeypatch.setattr(module, name, value)
+    stream_triton._tables.cache_clear()
+    power_triton.works.cache_clear()
+    monkeypatch.setattr(power_triton, "works", lambda device: True)
+    yield
+    stream_triton._tables.cache_clear()
+
+
+def expected(code, pieces):
+    sums = code.zeros()
+    for elements, start in pieces:
+        code.accumulate(sums, words_of(byte_view(elements)), start)
+    return sums
+
+
+@settings(max_examples=15)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    m=st.sampled_from([2, 4, 6, 18]),
+    counts=st.lists(st.integers(1, 700), min_size=1, max_size=3),
+    gaps=st.lists(st.integers(0, 40), min_size=3, max_size=3),
+    offset=st.integers(0, 5),
+)
+def test_sums_are_those_of_the_processor(dtype, m, counts, gaps, offset):
+    pieces, start = [], 0
+    for count, gap in zip(counts, gaps, strict=False):
+        elements = elements_of(dtype, count + offset, seed=count)[offset:]
+        start += 16 * gap
+        pieces.append((elements, start))
+        start += -(-elements.numel() * elements.element_size() // 64) * 16
+    code = PowerSums(start, m, seed=start)
+    found = power_triton.sums_of(code.places, m, pieces)
+    np.testing.assert_array_equal(found, expected(code, pieces))
+
+
+@pytest.mark.parametrize("m", [4, 18])
+@pytest.mark.parametrize("value", [-1, 0, -(1 << 31)])
+def test_extreme_words(m, value):
+    elements = torch.full((1003,), value, dtype=torch.int32)
+    code = PowerSums(elements.numel() + 48, m)
+    found = power_triton.sums_of(code.places, m, [(elements, 48)])
+    np.testing.assert_array_equal(found, expected(code, [(elements, 48)]))
+
+
+def test_items_of_full_size(monkeypatch):
+    monkeypatch.undo()
+    stream_triton._tables.cache_clear()
+    elements = elements_of(torch.int32, 3 * stream_triton.WIDTH + 5)
+    code = PowerSums(elements.numel() + 16, 4)
+    found = stream_triton.start(code.places, [(elements.view(torch.uint8), 16)]).numpy() % PRIME
+    np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
+
+
+def test_more_pieces_than_a_launch_takes(monkeypatch):
+    monkeypatch.setattr(stream_triton, "_AT_ONCE", 2)
+    pieces = [(elements_of(torch.int8, 33, seed), 16 * seed) for seed in range(5)]
+    code = PowerSums(100, 4)
+    found = power_triton.sums_of(code.places, 4, pieces)
+    np.testing.assert_array_equal(found, expected(code, pieces))
+
+
+@pytest.mark.parametrize(("seed", "lacking"), [(0, []), (204, [7]), (369, [3])])
+def test_every_power_has_four_digits(seed, lacking):
+    """Digits are the powers for a sum times a factor, which is 1 but where some had none then."""
+    code = PowerSums(1 << 16, 30, seed)
+    digits, offsets, steps = product_triton._unit(code.places, 256, 8, 1, CPU)
+    assert (steps[0] != 1).nonzero().flatten().tolist() == lacking
+    values = sum(digits[d].numpy().astype(object) * 256**d for d in range(4))
+    words = np.arange(64, 128)
+    points, factors = (f(words).astype(np.int64).tolist() for f in (code.points, code.factors))
+    for j in range(8):
+        scale = pow(int(steps[0, j]), -1, PRIME)
+        right = [
+            scale * u * pow(x, 8 + j, PRIME) * 256**byte % PRIME
+            for x, u in zip(points, factors, strict=True)
+            for byte in range(4)
+        ]
+        assert [value % PRIME for value in values[j]] == right
+        assert int(offsets[j]) == 128 * sum(right) % PRIME
+
+
+def test_pieces_in_any_order_at_places_far_apart():
+    pieces = [(elements_of(torch.int32, 40, seed), at) for seed, at in enumerate((1 << 20, 0, 64))]
+    for m in (4, 6):
+        code = PowerSums((1 << 20) + 40, m)
+        found = power_triton.sums_of(code.places, m, pieces)
+        np.testing.assert_array_equal(found, expected(code, pieces))
+
+
+@pytest.mark.parametrize("m", [4, 6])
+def test_nothing_has_no_sums(m):
+    code = PowerSums(100, m)
+    assert not power_triton.sums_of(code.places, m, [(torch.empty(0), 0)]).any()
+    assert not power_triton.sums_of(code.places, m, []).any()
+
+
+def test_too_little_memory_is_met_with_smaller_matrices(monkeypatch):
+    rooms = []
+    start = product_triton._start
+
+    def scarce(points, count, pieces, room):
+        rooms.append(room)
+        if room > 1 << 13:
+            raise torch.OutOfMemoryError("no memory left")
+        return start(points, count, pieces, room)
+
+    monkeypatch.setattr(product_triton, "_start", scarce)
+    elements = elements_of(torch.int32, 3000)
+    code = PowerSums(3000, 6)
+    found = power_triton.sums_of(code.places, 6, [(elements, 0)])
+    np.testing.assert_array_equal(found, expected(code, [(elements, 0)]))
+    assert rooms == [1 << 14, 1 << 13]
+    monkeypatch.setattr(product_triton, "_LEAST", 1 << 14)
+    with pytest.raises(torch.OutOfMemoryError):
+        power_triton.sums_of(code.places, 6, [(elements, 0)])
+
+
+class TestDevices:
+    """What a device has to show before it is trusted."""
+
+    @pytest.fixture(autouse=True)
+    def tried(self, small, monkeypatch):
+        monkeypatch.undo()
+        stream_triton._tables.cache_clear()
+        power_triton.works.cache_clear()
+        monkeypatch.setattr(product_triton, "ROWS", 4)
+        monkeypatch.setattr(product_triton, "SUMS", 8)
+        monkeypatch.setattr(product_triton, "CHUNK", 1 << 8)
+        yield
+        power_triton.works.cache_clear()
+
+    def test_one_that_computes_right_is(self):
+        assert power_triton.works(CPU)
+
+    @pytest.mark.parametrize("module", [stream_triton, product_triton])
+    @pytest.mark.parametrize(
+        ("kernel", "reason"),
+        [
+            (lambda *args: torch.zeros(8, dtype=torch.int64), "wrong sums"),
+            (lambda *args: 1 // 0, "ZeroDivisionError"),
+        ],
+    )
+    def test_torch_takes_the_place_of_others(self, monkeypatch, module, kernel, reason):
+        monkeypatch.setattr(module, "start", kernel)
+        elements = elements_of(torch.int32, 300)
+        code = PowerSums(300, 4)
+        with pytest.warns(RuntimeWarning, match=f"Triton does not work on cpu.*{reason}"):
+            found = power_triton.sums_of(code.places, 4, [(elements, 0)])
+        np.testing.assert_array_equal(found, expected(code, [(elements, 0)]))
+
+    def test_too_little_memory_says_nothing_of_a_device(self, monkeypatch):
+        def start(*args):
+            raise torch.OutOfMemoryError("no memory left")
+
+        monkeypatch.setattr(stream_triton, "start", start)
+        with pytest.raises(torch.OutOfMemoryError):
+            power_triton.works(CPU)
+
+
+@pytest.mark.parametrize(
+    ("version", "picked"), [("3.6.0", power_triton), ("3.1.0", power_torch), (None, power_torch)]
+)
+def test_it_is_picked_where_triton_is_there_and_new_enough(monkeypatch, version, picked):
+    find = kernels.find_spec
+    monkeypatch.setattr(
+        kernels, "find_spec", lambda name: None if name == "triton" and not version else find(name)
+    )
+    monkeypatch.setattr("triton.__version__", version or "none")
+    kernels._has_triton.cache_clear()
+    try:
+        assert kernels.on("power", "cuda") is picked
+        assert kernels.on("power", "mps") is power_torch
+        assert kernels.on("modular", "cuda").__name__.endswith("modular_torch")
+    finally:
+        kernels._has_triton.cache_clear()

@@ -1,0 +1,41 @@
+"""The benchmark of a GPU runs, small, where there is none."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(tmp_path, *arguments):
+    out = tmp_path / "gpu.json"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--out", out]
+        + list(arguments),
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src") + ":" + os.environ.get("PYTHONPATH", "")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()), done.stdout
+
+
+def test_every_step_finds_something(tmp_path):
+    found, shown = run(tmp_path, "--gigabytes", "0.00003", "--errors", "2")
+    steps = ["kernels", "sidecar", "real", "lowbits", "sums", "large", "many", "guards", "host"]
+    assert list(found) == ["card", *steps]
+    assert not [step for step in steps if "failed" in found[step]], found
+    tried = found["kernels"]["equal"].split(" of ")
+    assert tried[0] == tried[1] != "0"
+    assert all(found["sidecar"][what] for what in ("seal", "clean", "seen", "repaired"))
+    assert found["large"]["repaired"] == found["many"]["repaired"] == "1 of 1"
+    assert all(step in shown for step in steps)
+
+
+def test_a_step_that_takes_too_long_is_told_and_the_next_goes_on(tmp_path):
+    few = ("--gigabytes", "0.00003", "--only", "kernels", "host", "--scale", "1e-2")
+    found, _ = run(tmp_path, *few)
+    assert "over" in found["kernels"]["failed"]
+    assert "GB/s" in found["host"] or "over" in found["host"]["failed"]
