@@ -153,9 +153,7 @@ def damage(setting: Setting, events: int, rng: np.random.Generator) -> list[np.n
     return [np.unique(np.concatenate(each)) for each in struck.values()]
 
 
-def repair(
-    setting: Setting, positions: np.ndarray, rng: np.random.Generator
-) -> tuple[int, bool]:
+def repair(setting: Setting, positions: np.ndarray, rng: np.random.Generator) -> tuple[int, bool]:
     """Decode the damage of a word: events in what was repaired, 0 if it was not; and whether what
     was said is true.
     """

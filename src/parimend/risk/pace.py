@@ -30,7 +30,7 @@ from parimend.risk.chance import SHORTEST, Exposed, lost, risk
 from parimend.risk.environment import DAYS, Environment
 
 JUMPS = 1.0 / 45.0
-"""Hazard per day that the rate jumps: eight times a year. So a storm in every six weeks is within the
+"""Hazard per day that the rate jumps: eight times a year. A storm every six weeks is within the
 target; see docs/measurements.md."""
 LONGEST_PACE = 1.0
 """Days between two checks at most: damage is repaired within a day even where it could wait."""
@@ -83,7 +83,7 @@ class Pace(Record):
         >>> calm = 24 * pace.interval
         >>> pace = pace.after(events=5, days=pace.interval)
         >>> f"{hours:.2f} h at first, then {calm:.2f} h, after 5 events {24 * pace.interval:.2f} h"
-        '1.26 h at first, then 1.95 h, after 5 events 0.89 h'
+        '1.26 h at first, then 2.12 h, after 5 events 0.89 h'
     """
 
     horizon: Horizon
@@ -151,6 +151,11 @@ class Pace(Record):
         """Events per bit and day, as far as is known."""
         return float(self.weights @ self.horizon.rates)
 
+    @property
+    def events(self) -> float:
+        """Events per day in all words, as far as is known."""
+        return self.rate * self.horizon.bits
+
     def after(self, events: int, days: float) -> Pace:
         """What is known after so many events were found in so many days."""
         jumped = -math.expm1(-self.jumps * days)
@@ -214,9 +219,7 @@ def _horizon(
     return Horizon(rates, intervals, losses, allowed, math.fsum(word.bits for word in words))
 
 
-def _table(
-    words: Sequence[Exposed], worst: Environment, longest: float
-) -> Callable[[int], float]:
+def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Callable[[int], float]:
     """How probable a loss is in any word, by steps above the worst rate for the longest interval.
 
     Sizes of words are rounded up to steps of the grid, so that words of one budget share a table.
