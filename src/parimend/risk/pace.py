@@ -246,12 +246,18 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
 
 def _why_never(words: Sequence[Exposed], worst: Environment, target: float) -> str:
     """Why no interval meets a target at the worst rate."""
-    left = risk(words, worst, SHORTEST)
-    least = min(word.errors for word in words)
+    left, weakest = risk(words, worst, SHORTEST), min(words, key=lambda word: word.errors)
+    unsure = max(float(word.failing.max()) for word in words)
     if left.large > target / 2.0:
         why = (
             f"events of up to {worst.events.largest} words at once are more than the budget of "
-            f"{least}, and no scrubbing removes their {left.large:.2g} a year: take a larger budget"
+            f"{weakest.errors}, and no scrubbing removes their {left.large:.2g} a year: take a "
+            "larger budget"
+        )
+    elif unsure:
+        why = (
+            f"damage within the budget is not repaired with a probability of up to {unsure:g}, "
+            "and no scrubbing removes that: take a budget that is guaranteed"
         )
     else:
         why = (
