@@ -87,6 +87,8 @@ def test_with_a_target_the_next_sweep_waits_and_stopping_does_not():
         assert paced.pace.interval > 1 / 240  # six minutes, and more
         time.sleep(0.1)
         assert paced.counters.sweeps == 1
+        paced._schedule.began(time.monotonic() - DAY)  # another sweep may shorten the interval
+        assert until(lambda: paced.counters.sweeps == 2)
     assert not paced.alive
 
 
@@ -95,7 +97,6 @@ def test_what_is_repaired_sets_the_interval():
     paced = scrubber(network, errors=40, events={1: 0.9, 3: 0.1})
     first = paced.pace
     paced.sweep()
-    assert (paced.pace.after(0, 0.0).weights == paced.pace.weights).all()
     with torch.no_grad():
         network[0].weight[3, 4:8] = 7.0  # a burst: one event
         network[1].weight[0, :3] = network[2].bias[1] = 7.0
@@ -201,5 +202,5 @@ def test_misuse(options, message):
 
 
 def test_codes_that_guarantee_nothing_are_told():
-    with pytest.raises(SpecError, match="probability of up to 0.001.*take a budget that is guar"):
+    with pytest.raises(SpecError, match=r"probability of up to 0\.001.*take a budget that is guar"):
         scrubber(model(), errors=1500)

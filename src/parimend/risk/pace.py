@@ -216,7 +216,9 @@ def _horizon(
             losses[at] = table(at - len(losses) + 1)
     rates = worst.rate * _STEP ** -np.arange(_RATES - 1, -1.0, -1.0)
     losses = np.maximum.accumulate(losses)
-    return Horizon(rates, intervals, losses, allowed, math.fsum(word.bits for word in words))
+    return Horizon(
+        rates, intervals, losses, allowed, math.fsum(word.times * word.bits for word in words)
+    )
 
 
 def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Callable[[int], float]:
@@ -226,10 +228,10 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
     """
     bits = max(word.bits for word in words)
     budgets = {word.failing.tobytes(): word for word in words}
-    steps = Counter(
-        (word.failing.tobytes(), math.floor(_PER_OCTAVE * math.log2(bits / word.bits)))
-        for word in words
-    )
+    steps = Counter[tuple[bytes, int]]()
+    for word in words:
+        below = math.floor(_PER_OCTAVE * math.log2(bits / word.bits))
+        steps[word.failing.tobytes(), below] += word.times
     known: dict[tuple[bytes, int], float] = {}
 
     def alone(budget: bytes, at: int) -> float:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from parimend.arguments import require
-from parimend.codes.promise import MEASURED, Chance, Promise
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
 from parimend.risk.chance import Exposed
 from parimend.risk.pace import Pace
-from parimend.seal import Seal, SealedWord
+from parimend.seal import Seal
 
 _DAY = 86400.0
 """Seconds."""
@@ -93,9 +93,8 @@ def pace_for(
             "a target needs worst_rate=...: the most events per bit and day that there ever are, "
             "or the name of an environment"
         )
-    return Pace.of(
-        [_exposed(word, seal.errors) for word in seal.words], _worst(worst_rate, events), target
-    )
+    worst = _worst(worst_rate, events)
+    return Pace.of(_exposed(seal), worst, target)
 
 
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
@@ -111,8 +110,13 @@ def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Env
     return where if events is None else replace(where, events=Events.of(events))
 
 
-def _exposed(word: SealedWord, errors: int) -> Exposed:
-    guaranteed = getattr(word.code, "guaranteed", 0)
-    chance = None if guaranteed else Chance(errors, MEASURED, "random damage")
-    promise = Promise(guaranteed, measured=chance)
-    return Exposed(8.0 * sum(part.nbytes for part in word.parts), promise.failing())
+def _exposed(seal: Seal) -> list[Exposed]:
+    """Sealed words as an environment sees them, equal ones together."""
+    counted = Counter(
+        (sum(part.nbytes for part in word.parts), word.code.promise(seal.errors))
+        for word in seal.words
+    )
+    return [
+        Exposed(8.0 * nbytes, promise.failing(), times=times)
+        for (nbytes, promise), times in counted.items()
+    ]

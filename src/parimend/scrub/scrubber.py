@@ -47,7 +47,7 @@ ATTEMPTS = 3
 PATIENCE = 10.0
 """Seconds that a repair waits for forward passes to end, and others for it."""
 REST = 1.0
-"""Seconds between sweeps in which something failed."""
+"""Seconds between sweeps in which something failed, and between looks whether one is due."""
 
 Result = TypeVar("Result")
 
@@ -246,24 +246,30 @@ class Scrubber:
             with suppress(BaseException):  # not even too little memory to tell of it ends this
                 try:
                     self._sweep(pause=True)
+                    self._tell_if_late()
                 except BaseException as error:
                     self._teller.fail("failed", "a sweep was cut short", error)
-            failed = self.counters.failures > failures
-            self._stopped.wait(REST if failed else self._seconds_left())
+            if self.counters.failures > failures:
+                self._stopped.wait(REST)
+                continue
+            while (left := self._schedule.seconds_left(time.monotonic())) > 0.0:
+                if self._stopped.wait(min(left, REST)):  # another sweep may shorten it
+                    break
 
-    def _seconds_left(self) -> float:
-        """Seconds until the next sweep; tells if it should have begun already."""
+    def _tell_if_late(self) -> None:
+        """Tell if the next sweep should have begun before this one ended."""
+        if self._stopped.is_set():
+            return
         now = time.monotonic()
-        newly, left = self._schedule.is_newly_late(now), self._schedule.seconds_left(now)
-        if self._schedule.late and not self._stopped.is_set():
+        newly, late = self._schedule.is_newly_late(now), -self._schedule.seconds_left(now)
+        if self._schedule.late:
             self._teller.count(late=1)
-        if newly and not self._stopped.is_set():
+        if newly:
             reason = (
-                f"the next sweep should have begun {-left:.3g} s before this one ended: raise "
+                f"the next sweep should have begun {late:.3g} s before this one ended: raise "
                 f"share, which is {self._share:g}"
             )
             self._teller.tell(Event("late", self.counters.sweeps, reason))
-        return max(left, 0.0)
 
     def _sweep(self, pause: bool) -> list[Event]:
         with self._sweeping:
@@ -354,16 +360,18 @@ class Scrubber:
             at_once = held(word, element, self._tensors, received=True)
             return at_once or stuck.issuperset(places_of(word.parts, [element]))
 
+        holds: list[bool] = []
         with self._gate.exclusive(abandon, PATIENCE) as entered:
-            if not entered:
-                what = f"{word.name} waits for forward passes to end to be repaired"
-                return [] if abandon() else [self._teller.fail("failed", what)]
-            if not self._valid(word, updates):
+            if entered and not self._valid(word, updates):
                 return []
-            if not all(map(still, finding.elements)):
-                return [self._found("changed", word, finding)]
-            write_finding(word, finding, self._tensors)
-            holds = [held(word, element, self._tensors) for element in finding.elements]
+            if entered and all(map(still, finding.elements)):
+                write_finding(word, finding, self._tensors)
+                holds = [held(word, element, self._tensors) for element in finding.elements]
+        if not entered:
+            what = f"{word.name} waits for forward passes to end to be repaired"
+            return [] if abandon() else [self._teller.fail("failed", what)]
+        if not holds:
+            return [self._found("changed", word, finding)]
         done = repaired(word, finding, holds, self._memory, self.counters.sweeps)
         self._schedule.found += done.struck
         if done.elements:
