@@ -40,7 +40,8 @@ _STEP = 2.0 ** (1.0 / _PER_OCTAVE)
 """Ratio of neighbours on the grids of rates and of intervals, so that one table serves all products
 of the two."""
 _RATES = 17 * _PER_OCTAVE  # the lowest one is 1e-5 of the worst
-_SMALL, _LARGE = 1e-2, 0.1  # of what the worst case may lose; probability from which all is lost
+_SMALL = 1e-2  # of what may be lost in the shortest interval
+_LIKELY = 0.1  # a loss is then taken for certain
 
 
 class Horizon(NamedTuple):
@@ -137,8 +138,9 @@ class Pace(Record):
     def interval(self) -> float:
         """Days until the next check."""
         allowed = self._losses() <= self.horizon.allowed
-        allowed[0], last = True, len(allowed)
-        return float(self.horizon.intervals[last - 1 if allowed.all() else allowed.argmin() - 1])
+        allowed[0] = True
+        last = len(allowed) if allowed.all() else int(allowed.argmin())
+        return float(self.horizon.intervals[last - 1])
 
     @property
     def left(self) -> float:
@@ -190,11 +192,11 @@ def _horizon(
     words: Sequence[Exposed], worst: Environment, target: float, longest: float
 ) -> Horizon:
     table = _table(words, worst, longest)
-    yearly = -math.log1p(-target) / DAYS
+    daily = -math.log1p(-target) / DAYS
     most = math.floor(_PER_OCTAVE * math.log2(longest / SHORTEST))
 
     def met(steps: int) -> bool:
-        return table(-steps) <= yearly * longest * _STEP**-steps
+        return table(-steps) <= daily * longest * _STEP**-steps
 
     if not met(most):
         raise SpecError(_why_never(words, worst, target))
@@ -203,22 +205,28 @@ def _horizon(
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)
     intervals = longest * _STEP ** -np.arange(high, -1.0, -1.0)
-    allowed = yearly * intervals
-    losses = np.ones(_RATES + high)
-    for at in range(_RATES - 1, len(losses)):
-        losses[at] = table(at - len(losses) + 1)
-        if losses[at] > _LARGE:
+    return Horizon(
+        rates=worst.rate * _STEP ** -np.arange(_RATES - 1, -1.0, -1.0),
+        intervals=intervals,
+        losses=_filled(table, _RATES + high, _SMALL * daily * float(intervals[0])),
+        allowed=daily * intervals,
+        bits=math.fsum(word.times * word.bits for word in words),
+    )
+
+
+def _filled(table: Callable[[int], float], size: int, small: float) -> NDArray[np.float64]:
+    """The last ``size`` entries of a table up to 0. Those above what is likely are 1, those below
+    what is ``small`` are as the first that is: both are safe, and take no time.
+    """
+    losses = np.ones(size)
+    for at in range(_RATES - 1, size):
+        losses[at] = table(at - size + 1)
+        if losses[at] > _LIKELY:
             losses[at:] = 1.0
             break
     for at in range(_RATES - 2, -1, -1):
-        losses[at] = losses[at + 1]
-        if losses[at] > _SMALL * allowed[0]:
-            losses[at] = table(at - len(losses) + 1)
-    rates = worst.rate * _STEP ** -np.arange(_RATES - 1, -1.0, -1.0)
-    losses = np.maximum.accumulate(losses)
-    return Horizon(
-        rates, intervals, losses, allowed, math.fsum(word.times * word.bits for word in words)
-    )
+        losses[at] = losses[at + 1] if losses[at + 1] <= small else table(at - size + 1)
+    return np.maximum.accumulate(losses)
 
 
 def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Callable[[int], float]:
