@@ -113,7 +113,7 @@ def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Env
 def _exposed(seal: Seal) -> list[Exposed]:
     """Sealed words as an environment sees them, equal ones together."""
     counted = Counter(
-        (sum(part.nbytes for part in word.parts), word.code.promise(seal.errors))
+        (sum(part.nbytes for part in word.parts), word.promise(seal.errors))
         for word in seal.words
     )
     return [
