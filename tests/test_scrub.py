@@ -427,8 +427,8 @@ def test_two_scrubbers_on_one_model():
     seal = pm.protect_(model, 5)
     with Scrubber(model, seal, share=1.0) as a, Scrubber(model, seal, share=1.0) as b:
         for seed in range(10):
-            sweeps = a.counters.sweeps, b.counters.sweeps
             break_weights(model, 2, seed)
+            sweeps = a.counters.sweeps, b.counters.sweeps
             model(x)
             assert until(lambda s=sweeps: a.counters.sweeps > s[0] + 1)
             assert until(lambda s=sweeps: b.counters.sweeps > s[1] + 1)

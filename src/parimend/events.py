@@ -11,8 +11,13 @@ from parimend.outcomes import Change, WordOutcome
 from parimend.record import Record
 from parimend.showing import brief
 
-ScrubKind = Literal["repaired", "uncorrectable", "changed", "sealed", "unwatched", "failed"]
-"""Of a `parimend.Scrubber`. ``repaired``: bit for bit. ``uncorrectable``: left as found.
+ScrubKind = Literal[
+    "repaired", "uncorrectable", "changed", "stuck", "late", "sealed", "unwatched", "failed"
+]
+"""Of a `parimend.Scrubber`. ``repaired``: the changes, bit for bit; the whole word is right if its
+verdict is ``corrected``. ``uncorrectable``: left as found. ``stuck``: memory that fails again and
+again, told once; its place is taken for lost from then on, which leaves more of the budget.
+``late``: a sweep took longer than the interval that a target asks for.
 ``changed``: the damage changed while it was being located, and is looked at again. ``sealed``:
 the weights were updated and have a new seal. ``unwatched``: a word could not be looked at, so
 nothing is known of it; it is tried again in the next sweep. ``failed``: the scrubber could not

@@ -9,6 +9,8 @@ import torch
 
 import parimend as pm
 from parimend.carriers import Carrier, carrier, carrier_of
+from parimend.carriers.base import find
+from parimend.carriers.finding import Place
 from parimend.errors import SealError, SpecError
 from parimend.stores.model import ModelTensors
 
@@ -95,6 +97,22 @@ def test_damage_within_the_budget_is_found_and_repaired(sealed, tensors, count):
     assert len(found.changes) == count
     assert pm.repair_(tensors, seal).verdict is pm.Verdict.CORRECTED
     assert same(tensors, after)
+
+
+@pytest.mark.parametrize("count", [0, 1, ERRORS - 3])
+def test_places_that_are_known_to_fail_may_be_right_or_wrong(sealed, tensors, count):
+    seal, _, after = sealed
+    [word] = seal.words
+    break_(tensors, count)
+    tensors["layer.2"][7, 7] = 9.0
+    right, wrong = [Place(0, 5), Place(1, 1199), Place(2, 0)], [Place(2, 7 * 30 + 7)]
+    store = ModelTensors(tensors)
+    for erased in (right, wrong, right + wrong):
+        finding = find(word, store, erased=erased)
+        assert finding.verdict is pm.Verdict.CORRECTABLE
+        assert finding == find(word, store)
+    tensors["layer.2"].copy_(after["layer.2"])
+    assert count or find(word, store, erased=right).verdict is pm.Verdict.CLEAN
 
 
 def test_too_much_damage_is_called_so_and_left(sealed, tensors):

@@ -11,7 +11,7 @@ from operator import itemgetter
 import numpy as np
 
 from parimend.carriers.carrier import Progress, carrier_of
-from parimend.carriers.finding import Changes, Finding
+from parimend.carriers.finding import Changes, Element, Finding, Place
 from parimend.codes import SumsCode
 from parimend.errors import MismatchError, SpecError
 from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
@@ -22,7 +22,7 @@ from parimend.words.layout import Word
 LOOKS = 4
 """How often a word is looked at whose bytes change while they are being decoded."""
 
-_NOT_HELD = "the memory does not hold what is written to it"
+NOT_HELD = "the memory does not hold what is written to it"
 _CHANGING = "it changes while it is being repaired"
 _WRITTEN = 1 << 14  # elements that are put back together
 
@@ -85,17 +85,28 @@ def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> b
     return digest.digest()
 
 
-def find(word: SealedWord, tensors: Tensors, looks: int = LOOKS) -> Finding:
+def find(
+    word: SealedWord, tensors: Tensors, looks: int = LOOKS, erased: Sequence[Place] = ()
+) -> Finding:
     """Decode one word. What can be corrected is proven by the SHA-256 of the result.
 
     What cannot be is looked at again where it may just have been changing, ``looks`` times in all.
+    Places ``erased`` are known to fail, which costs less than finding them; but they may all be
+    right just now, so that what cannot be repaired with them is tried without.
     """
-    carrier = carrier_of(word.code)
-    finding = proven(carrier.find(word, tensors), word, tensors)
+
+    def look() -> Finding:
+        carrier = carrier_of(word.code)
+        finding = proven(carrier.find(word, tensors, erased), word, tensors)
+        if erased and finding.verdict is Verdict.UNCORRECTABLE:
+            finding = proven(carrier.find(word, tensors), word, tensors)
+        return finding
+
+    finding = look()
     if tensors.live and finding.verdict is Verdict.UNCORRECTABLE:
         with tensors.lock:
             for _ in range(looks - 1):
-                before, finding = finding, proven(carrier.find(word, tensors), word, tensors)
+                before, finding = finding, look()
                 if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
                     break
     return finding
@@ -215,8 +226,8 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
                 break
             if _is_original(word, tensors):
                 return _merged(written), Verdict.CORRECTED
-            if not holds(word, written[-1], tensors):
-                finding = Finding(Verdict.UNCORRECTABLE, reason=_NOT_HELD)
+            if any(not held(word, element, tensors) for element in written[-1].elements):
+                finding = Finding(Verdict.UNCORRECTABLE, reason=NOT_HELD)
                 break
             finding = Finding(Verdict.UNCORRECTABLE, reason=_CHANGING)
         for each in reversed(written):
@@ -243,14 +254,12 @@ def _merged(findings: Sequence[Finding]) -> Finding:
     return Finding(Verdict.CORRECTABLE, [(*at, first[at], last[at]) for at in sorted(first)])
 
 
-def holds(word: CheckedWord, finding: Finding, tensors: Tensors) -> bool:
-    """Whether the right bytes of a finding are in their places."""
-    for number, offset, _, original in finding.elements:
-        part = word.parts[number]
-        now = tensors.read(replace(part, start=part.start + offset, count=1))
-        if now.tobytes() != original:
-            return False
-    return True
+def held(word: CheckedWord, element: Element, tensors: Tensors, *, received: bool = False) -> bool:
+    """Whether the right bytes of an element are in their place; or those that were ``received``."""
+    number, offset, before, original = element
+    part = word.parts[number]
+    now = tensors.read(replace(part, start=part.start + offset, count=1))
+    return now.tobytes() == (before if received else original)
 
 
 def write_finding(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
-from parimend.carriers.finding import Finding
+from parimend.carriers.finding import Finding, Place
 from parimend.codes import Certificate, Code, Promise
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
@@ -168,8 +168,8 @@ class Carrier(ABC):
         """
 
     @abstractmethod
-    def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
-        """Decode one word."""
+    def find(self, sealed: SealedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
+        """Decode one word; ``erased`` are places that may well be wrong, whatever is in them."""
 
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         """Look whether a word is as it was, piece by piece; yields the bytes of every piece."""

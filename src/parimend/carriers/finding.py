@@ -1,21 +1,51 @@
 """What a carrier finds in a word: a verdict, and the right bytes of the wrong elements.
 
 These may be hundreds of thousands, so they are kept in arrays, and records are made when asked for.
+A carrier may be told of memory that fails again and again, as `Place`s.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import eq
 from typing import NamedTuple, overload
 
 from parimend.outcomes import Change, Verdict
 from parimend.showing import brief
+from parimend.words.bits import WORD
 from parimend.words.layout import Part
 
 Element = tuple[int, int, bytes, bytes]
 """A wrong element: (part number, offset in the part, received, original)."""
+
+
+class Place(NamedTuple):
+    """A 32-bit word of memory: the number of a part, and which one of its bytes' words."""
+
+    part: int
+    word: int
+
+    def elements(self, part: Part) -> range:
+        """The offsets of the elements that lie in it, or that it is a piece of.
+
+        >>> from parimend.words.layout import whole
+        >>> [list(Place(0, 3).elements(whole("w", dtype, (9,)))) for dtype in ("I16", "F64")]
+        [[6, 7], [1]]
+        """
+        size = part.itemsize
+        return range(WORD * self.word // size, min(-(-WORD * (self.word + 1) // size), part.count))
+
+
+def places_of(parts: Sequence[Part], elements: Iterable[Element]) -> Iterator[Place]:
+    """Where elements are wrong, in order, each place once."""
+    last = None
+    for number, offset, received, original in elements:
+        first = offset * parts[number].itemsize
+        for at in range(len(original)):
+            place = Place(number, (first + at) // WORD)
+            if received[at] != original[at] and place != last:
+                yield (last := place)
 
 
 class Elements(Sequence[Element]):

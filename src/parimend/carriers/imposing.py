@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from parimend.arguments import whole_number
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
-from parimend.carriers.finding import Finding
+from parimend.carriers.finding import Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.decoders import Prepared
 from parimend.decoders.peeling import Peeling
@@ -140,18 +140,20 @@ class Imposing(Carrier):
         )
         return Sealing(words, tuple(draft.moved for draft in drafts))
 
-    def find(self, sealed: SealedWord, tensors: Tensors) -> Finding:
+    def find(self, sealed: SealedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         code, spread, alphabets = sealed.code, tensors.spread, self.alphabets(sealed)
         assert isinstance(code, SparseIntegers)
         pieces = pieces_of(sealed.word, tensors)
         read = [alphabets[piece.number].read(piece.values) for piece in pieces]
         syndrome = np.zeros(code.m, np.int64)
-        erased = [np.empty(0, np.int64)]
+        impossible = [np.empty(0, np.int64)]
         for piece, (q, wrong) in zip(pieces, read, strict=True):
             code.columns.take(piece.elements).multiply(q, syndrome)
             if wrong.any():
-                erased.append(piece.first + piece.held.offsets[wrong])
-        decoding = _decode(code, spread.sum(syndrome) - sealed.target, *_all(erased, code, tensors))
+                impossible.append(piece.first + piece.held.offsets[wrong])
+        located, count = _all(impossible, code, tensors)
+        erasures = np.union1d(located, _elements_in(erased, sealed.word))
+        decoding = _decode(code, spread.sum(syndrome) - sealed.target, erasures, count)
         if isinstance(decoding, Finding):
             # Sums of sharded weights are cheap, their SHA-256 is not: all of them would travel.
             clean = decoding.verdict is Verdict.CLEAN and not spread.several
@@ -223,6 +225,16 @@ def _decode(
         unexplained=decoding.unexplained,
         reason=f"more wrong words than the code can repair{where}",
     )
+
+
+def _elements_in(places: Sequence[Place], word: Word) -> NDArray[np.int64]:
+    """The positions of the elements in places of memory."""
+    elements = (
+        word.starts[place.part] + offset
+        for place in places
+        for offset in place.elements(word.parts[place.part])
+    )
+    return np.fromiter(elements, np.int64)
 
 
 def _elements(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
-from parimend.carriers.finding import Elements, Finding
+from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
@@ -95,7 +95,7 @@ class Sidecar(Carrier):
             progress(each.word.elements)
         return Sealing(tuple(words))
 
-    def find(self, sealed: CheckedWord, tensors: Tensors) -> Finding:
+    def find(self, sealed: CheckedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         if self.intact(sealed, tensors):
             return Finding(Verdict.CLEAN)
         code = sealed.code
@@ -103,7 +103,9 @@ class Sidecar(Carrier):
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)
-        decoding = _prepared(code).decode(changed)
+        starts = np.array(sealed.word.lines)
+        erasures = np.array([starts[place.part] + place.word for place in erased], np.int64)
+        decoding = _prepared(code).decode(changed, erasures)
         if decoding.verdict is not Verdict.CORRECTED:
             return Finding(
                 Verdict.UNCORRECTABLE,
@@ -111,7 +113,6 @@ class Sidecar(Carrier):
                 reason="more damage than the code can repair",
             )
         found = Elements()
-        starts = np.array(sealed.word.lines)
         numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
         for number in np.unique(numbers).tolist():
             first, last = np.searchsorted(numbers, [number, number + 1]).tolist()

@@ -149,3 +149,18 @@ def _parsed(text: str) -> dict[int, float]:
                 f"events are written as sizes and shares, such as 1:0.85,2:0.15, not {text!r}"
             ) from None
     return shares
+
+
+def events_in(words: NDArray[np.int64]) -> int:
+    """How many events left these wrong words, at least as many as there were but for chance.
+
+    Wrong words that follow each other are one event; others are counted one by one, so that an
+    event which strikes here and there counts several times, which errs on the safe side.
+
+    Args:
+        words: (k,) indices of wrong words of 32 bits, in any order.
+
+    >>> events_in(np.array([7, 3, 4, 5, 100]))
+    3
+    """
+    return int(np.count_nonzero(np.diff(np.sort(words), prepend=-2) > 1))

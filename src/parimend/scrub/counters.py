@@ -18,6 +18,7 @@ class Counters(Record):
         elements_repaired: elements in them.
         uncorrectable: times that a word was found with more damage than its budget.
         changed: times that damage changed while it was being located.
+        late: sweeps that took longer than the interval that a target asks for.
         failures: events of kind ``unwatched`` and ``failed``.
         busy_seconds: spent looking and repairing.
     """
@@ -28,5 +29,6 @@ class Counters(Record):
     elements_repaired: int = 0
     uncorrectable: int = 0
     changed: int = 0
+    late: int = 0
     failures: int = 0
     busy_seconds: float = 0.0

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parimend.errors import SpecError
+from parimend.risk.pace import Pace
 from parimend.scrub.scrubber import Scrubber
 
 
@@ -47,9 +48,19 @@ def serve_metrics(scrubber: Scrubber, port: int = 9464, address: str = "127.0.0.
                     scrubber.last_sweep,
                     "When a sweep last saw every word, since the epoch; 0 if never.",
                 ),
+                ("stuck_words", len(scrubber.stuck), "32-bit words that fail again and again."),
+                *_paced(scrubber.pace),
             ):
                 yield GaugeMetricFamily(f"parimend_scrub_{name}", what, value=value)
 
     registry = CollectorRegistry()
     registry.register(Collector())
     return start_http_server(port, address, registry)
+
+
+def _paced(pace: Pace | None) -> Iterator[tuple[str, float, str]]:
+    """Gauges of a scrubber with a target: name, value, what it is."""
+    if pace is not None:
+        yield "interval_seconds", 86400 * pace.interval, "From one sweep to the next."
+        yield "events_per_day", pace.events, "Events that damage weights, as far as is known."
+        yield "loss_probability", pace.left, "Of an unrepaired event in a year, at this interval."

@@ -10,31 +10,36 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from parimend.carriers import carrier_of, refresh
 from parimend.carriers.base import (
     find,
+    held,
     outcome_of,
     require_match,
     sha256_of,
     write_finding,
 )
-from parimend.carriers.finding import Finding
+from parimend.carriers.finding import Element, Finding, places_of
 from parimend.errors import SpecError
 from parimend.events import Event, ScrubKind
 from parimend.model import sealed_tensors
 from parimend.outcomes import Verdict
+from parimend.risk import Events
+from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
 from parimend.scrub.gate import Gate
+from parimend.scrub.memory import Memory
+from parimend.scrub.repairs import repaired
+from parimend.scrub.schedule import Rate, Schedule, pace_for
+from parimend.scrub.telling import Teller
 from parimend.seal import Seal, SealedWord
 
 ATTEMPTS = 3
@@ -42,7 +47,7 @@ ATTEMPTS = 3
 PATIENCE = 10.0
 """Seconds that a repair waits for forward passes to end, and others for it."""
 REST = 1.0
-"""Seconds between sweeps in which something failed."""
+"""Seconds between sweeps in which something failed, and between looks whether one is due."""
 
 Result = TypeVar("Result")
 
@@ -60,10 +65,18 @@ class Scrubber:
         share: of one core's time that the thread may use, 0 to 1.
         on_event: called with every `Event`, in the scrubbing thread.
         log: file to which every event is appended as a line of JSON.
+        target: probability of an unrepaired event in a year. Sweeps then come as often as that
+            takes after what was repaired before, see `parimend.risk.pace`; without a target they
+            follow each other.
+        worst_rate: the most events per bit and day that there ever are, for the target; or an
+            `Environment` or the name of one, whose rate and events these are.
+        events: how many words of 32 bits an event strikes: ``{1: 0.9, 2: 0.1}``; one by default.
 
     Raises:
         MismatchError: if the seal does not fit the model.
-        SpecError: if share is not in (0, 1].
+        SpecError: if share is not in (0, 1], if a target comes without a worst rate or a worst rate
+            without a target, if they are no probabilities, or if the target is missed however
+            often the weights are checked.
 
     Example:
         >>> from parimend import protect_
@@ -85,6 +98,9 @@ class Scrubber:
         share: float = 0.01,
         on_event: Callable[[Event], None] = lambda event: None,
         log: str | os.PathLike[str] | None = None,
+        target: float | None = None,
+        worst_rate: Rate | None = None,
+        events: Events | Mapping[int, float] | str | None = None,
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
@@ -93,23 +109,46 @@ class Scrubber:
         self._tensors = sealed_tensors(model, seal)
         require_match(seal, self._tensors)
         self._share = share
-        self._on_event = on_event
-        self._log = None if log is None else Path(log)
+        self._teller = Teller(on_event, log)
+        self._memory = Memory(seal.words)
+        pace = pace_for(seal, target, worst_rate, events)
+        self._schedule = Schedule(pace, time.monotonic())
         self._gate = Gate()
         self._sweeping = threading.RLock()  # callbacks may sweep
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._updates = 0  # begun and ended: odd during an update
-        self._warned: set[tuple[str, type]] = set()
         self._replaced: set[str] = set()  # tensors that are not those that were sealed
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
-        self.counters = Counters()
 
     @property
     def seal(self) -> Seal:
         """The seal in force."""
         return self._seal
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the scrubber was made."""
+        return self._teller.counters
+
+    @property
+    def pace(self) -> Pace | None:
+        """What is known of the rate of events, and the interval that follows; without target None.
+
+        Its times are in days.
+        """
+        return self._schedule.pace
+
+    @property
+    def stuck(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Words of 32 bits that fail again and again: tensor, and index of the first element."""
+        found = []
+        for word, places in self._memory.stuck.copy().items():
+            for place in places:
+                part = word.parts[place.part]
+                found.append((part.name, part.index(place.elements(part)[0])))
+        return tuple(found)
 
     @property
     def alive(self) -> bool:
@@ -142,6 +181,7 @@ class Scrubber:
         if isinstance(self._model, torch.nn.Module):
             self._gate.attach(self._model)
         self._thread = threading.Thread(target=self._run, name="parimend-scrubber", daemon=True)
+        self._teller.thread = self._thread
         self._thread.start()
 
     def stop(self) -> None:
@@ -195,9 +235,10 @@ class Scrubber:
                     self._tensors = sealed_tensors(self._model, self._seal)
                     self._seal = refresh(self._seal, self._tensors)
                     self._replaced = set()
+                    self._memory = Memory(self._seal.words)
                 finally:
                     self._updates += 1
-        self._tell(Event("sealed", self.counters.sweeps))
+        self._teller.tell(Event("sealed", self.counters.sweeps))
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -205,15 +246,36 @@ class Scrubber:
             with suppress(BaseException):  # not even too little memory to tell of it ends this
                 try:
                     self._sweep(pause=True)
+                    self._tell_if_late()
                 except BaseException as error:
-                    self._fail("failed", "a sweep was cut short", error)
+                    self._teller.fail("failed", "a sweep was cut short", error)
             if self.counters.failures > failures:
                 self._stopped.wait(REST)
+                continue
+            while (left := self._schedule.seconds_left(time.monotonic())) > 0.0:
+                if self._stopped.wait(min(left, REST)):  # another sweep may shorten it
+                    break
+
+    def _tell_if_late(self) -> None:
+        """Tell if the next sweep should have begun before this one ended."""
+        if self._stopped.is_set():
+            return
+        now = time.monotonic()
+        newly, late = self._schedule.is_newly_late(now), -self._schedule.seconds_left(now)
+        if self._schedule.late:
+            self._teller.count(late=1)
+        if newly:
+            reason = (
+                f"the next sweep should have begun {late:.3g} s before this one ended: raise "
+                f"share, which is {self._share:g}"
+            )
+            self._teller.tell(Event("late", self.counters.sweeps, reason))
 
     def _sweep(self, pause: bool) -> list[Event]:
         with self._sweeping:
             events: list[Event] = []
             unwatched = set()
+            self._schedule.began(time.monotonic())
             self._paused(self._look_up, pause)
             for word in self._seal.words:
                 if pause and self._stopped.is_set():
@@ -221,20 +283,26 @@ class Scrubber:
                 try:
                     found = self._look(word, pause)
                 except Exception as error:
-                    found = [self._fail("unwatched", f"{word.name} is not watched", error)]
+                    what = f"{word.name} is not watched"
+                    found = [self._teller.fail("unwatched", what, error)]
                     unwatched.add(word.name)
                 events += found
             self._unwatched = frozenset(unwatched)
             if not unwatched:
                 self._last_sweep = time.time()
-            self._count(sweeps=1)
+            lost = any(event.kind == "uncorrectable" for event in events)
+            self._schedule.ended(complete=not unwatched, lost=lost)
+            self._teller.count(sweeps=1)
             return events
 
     def _look_up(self) -> None:
         """Find the tensors that the model has now: they may have been replaced."""
         before, self._tensors = self._tensors, sealed_tensors(self._model, self._seal)
         now = self._tensors.held
-        self._replaced |= {n for n, tensor in before.held.items() if now.get(n) is not tensor}
+        replaced = {n for n, tensor in before.held.items() if now.get(n) is not tensor}
+        self._replaced |= replaced
+        if replaced:
+            self._memory.forget(replaced)
 
     def _look(self, word: SealedWord, pause: bool) -> list[Event]:
         """Look at a word until nothing changes any more; tells what was noticed."""
@@ -245,39 +313,32 @@ class Scrubber:
             if self._is_clean(word, pause) or not self._valid(word, updates):
                 break
             began = time.perf_counter()
-            event = self._treat(word, updates, pause)
-            if event is not None:
-                events.append(event)
+            told = self._treat(word, updates, pause)
+            events += told
             self._rest(time.perf_counter() - began, pause)
-            if event is None or event.kind not in ("repaired", "changed"):
+            if not any(event.kind in ("repaired", "changed") for event in told):
                 break
         return events
 
-    def _treat(self, word: SealedWord, updates: int, pause: bool) -> Event | None:
+    def _treat(self, word: SealedWord, updates: int, pause: bool) -> list[Event]:
         """Locate damage, repair it, and tell of it."""
         before = sha256_of(word.word, self._tensors)
-        finding = find(word, self._tensors, looks=1)
+        stuck = self._memory.stuck_in(word)
+        finding = find(word, self._tensors, looks=1, erased=stuck)
         if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
-            return None
-        kind: ScrubKind | None
+            return []
         if finding.verdict is Verdict.CORRECTABLE:
-            kind = self._repair(word, finding, updates, pause)
-        elif sha256_of(word.word, self._tensors) == before:
-            kind, finding = "uncorrectable", self._explained(word, finding)
-        else:
-            kind = "changed"
-        if kind is None:
-            return None
-        if kind == "failed":
-            return self._fail(kind, f"{word.name} waits for forward passes to end to be repaired")
-        if kind == "repaired":
-            self._count(repairs=1, elements_repaired=len(finding.elements))
-            outcome = outcome_of(word, finding, Verdict.CORRECTED)
-        else:
-            self._count(**{kind: 1})
-            outcome = outcome_of(word, finding)
+            return self._repair(word, finding, updates, pause)
+        if sha256_of(word.word, self._tensors) != before:
+            return [self._found("changed", word, finding)]
+        return [self._found("uncorrectable", word, self._explained(word, finding))]
+
+    def _found(self, kind: ScrubKind, word: SealedWord, finding: Finding) -> Event:
+        """Tell of damage that was not repaired."""
+        self._teller.count(**{kind: 1})
+        outcome = outcome_of(word, finding)
         event = Event(kind, self.counters.sweeps, outcome.reason, outcome.changes, outcome)
-        self._tell(event)
+        self._teller.tell(event)
         return event
 
     def _explained(self, word: SealedWord, finding: Finding) -> Finding:
@@ -288,23 +349,36 @@ class Scrubber:
         reason = f"{replaced[0]} was replaced by another tensor: replace weights within update()"
         return finding._replace(reason=reason)
 
-    def _repair(
-        self, word: SealedWord, finding: Finding, updates: int, pause: bool
-    ) -> ScrubKind | None:
-        """Put back what was found, if it still is so once no forward pass runs."""
+    def _repair(self, word: SealedWord, finding: Finding, updates: int, pause: bool) -> list[Event]:
+        """Put back what was found, if it still is so once no forward pass runs, and tell of it."""
+        stuck = set(self._memory.stuck_in(word))
 
         def abandon() -> bool:
             return pause and self._stopped.is_set()
 
+        def still(element: Element) -> bool:
+            at_once = held(word, element, self._tensors, received=True)
+            return at_once or stuck.issuperset(places_of(word.parts, [element]))
+
+        holds: list[bool] = []
         with self._gate.exclusive(abandon, PATIENCE) as entered:
-            if not entered:
-                return None if abandon() else "failed"
-            if not self._valid(word, updates):
-                return None
-            if not self._holds(word, finding.elements, received=True):
-                return "changed"
-            write_finding(word, finding, self._tensors)
-            return "repaired" if self._holds(word, finding.elements, received=False) else "changed"
+            if entered and not self._valid(word, updates):
+                return []
+            if entered and all(map(still, finding.elements)):
+                write_finding(word, finding, self._tensors)
+                holds = [held(word, element, self._tensors) for element in finding.elements]
+        if not entered:
+            what = f"{word.name} waits for forward passes to end to be repaired"
+            return [] if abandon() else [self._teller.fail("failed", what)]
+        if not holds:
+            return [self._found("changed", word, finding)]
+        done = repaired(word, finding, holds, self._memory, self.counters.sweeps)
+        self._schedule.found += done.struck
+        if done.elements:
+            self._teller.count(repairs=1, elements_repaired=done.elements)
+        for event in done.events:
+            self._teller.tell(event)
+        return done.events
 
     def _valid(self, word: SealedWord, updates: int) -> bool:
         """Whether what was read are still the weights, and no update began or went on since
@@ -320,7 +394,7 @@ class Scrubber:
         looking = carrier_of(word.code).look(word, self._tensors)
         while True:
             try:
-                self._count(bytes_read=self._paused(lambda: next(looking), pause))
+                self._teller.count(bytes_read=self._paused(lambda: next(looking), pause))
             except StopIteration as done:
                 return bool(done.value)
             if pause and self._stopped.is_set():
@@ -334,53 +408,6 @@ class Scrubber:
         return result
 
     def _rest(self, seconds: float, pause: bool) -> None:
-        self._count(busy_seconds=seconds)
+        self._teller.count(busy_seconds=seconds)
         if pause:
             self._stopped.wait(seconds * (1.0 / self._share - 1.0))
-
-    def _holds(self, word: SealedWord, elements: Any, received: bool) -> bool:
-        """Whether the wrong elements are what they were when decoded, or what they should be."""
-        for number, offset, before, after in elements:
-            part = word.parts[number]
-            now = self._tensors.read(replace(part, start=part.start + offset, count=1))
-            if now.tobytes() != (before if received else after):
-                return False
-        return True
-
-    def _count(self, **more: float) -> None:
-        now = asdict(self.counters)
-        self.counters = Counters(**{name: now[name] + more.get(name, 0) for name in now})
-
-    def _tell(self, event: Event) -> None:
-        for channel, error in self._deliver(event):
-            self._fail("failed", f"{channel} did not take an event", error)
-
-    def _fail(self, kind: ScrubKind, what: str, error: BaseException | None = None) -> Event:
-        """Tell of something that went wrong, with a warning once for every cause."""
-        cause = "" if error is None else f": {type(error).__name__}: {error}"
-        event = Event(kind, self.counters.sweeps, what + cause)
-        self._count(failures=1)
-        self._deliver(event)
-        if (key := (what, type(error))) not in self._warned:
-            self._warned.add(key)
-            with suppress(Warning):  # where warnings are errors; the event has been told
-                warnings.warn(f"parimend.Scrubber: {what}{cause}; trying again", stacklevel=2)
-        return event
-
-    def _deliver(self, event: Event) -> list[tuple[str, BaseException]]:
-        """Bring an event to the log and to ``on_event``; returns what they raised."""
-        failed: list[tuple[str, BaseException]] = []
-        for name, send in (("the log", self._write), ("on_event", self._on_event)):
-            try:
-                send(event)
-            except BaseException as error:
-                own = threading.current_thread() is self._thread
-                if not own and not isinstance(error, Exception):
-                    raise
-                failed.append((name, error))
-        return failed
-
-    def _write(self, event: Event) -> None:
-        if self._log is not None:
-            with self._log.open("a") as file:
-                file.write(event.to_json() + "\n")

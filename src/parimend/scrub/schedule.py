@@ -1,0 +1,121 @@
+"""When to sweep: without a rest, or so that a target is met."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from parimend.arguments import require
+from parimend.errors import SpecError
+from parimend.risk import Environment, Events, environment
+from parimend.risk.chance import Exposed
+from parimend.risk.pace import Pace
+from parimend.seal import Seal
+
+_DAY = 86400.0
+"""Seconds."""
+
+Rate = float | Environment | str
+"""Events per bit and day, or an environment with them, or its name."""
+
+
+class Schedule:
+    """When the next sweep begins. Times are in seconds, of any clock that never goes back.
+
+    Args:
+        pace: what sets the interval, before anything is known; None: sweeps follow each other.
+        now: what was checked until now is right.
+
+    Attributes:
+        pace: what is known now.
+        found: events that were repaired since the last sweep that saw every word.
+        late: whether the last sweep took longer than the interval.
+    """
+
+    def __init__(self, pace: Pace | None, now: float) -> None:
+        self._first = self.pace = pace
+        self._since = self._began = now
+        self.found = 0
+        self.late = False
+
+    def began(self, now: float) -> None:
+        """A sweep begins."""
+        self._began = now
+
+    def ended(self, *, complete: bool, lost: bool) -> None:
+        """The sweep is over that began last.
+
+        Args:
+            complete: it saw every word.
+            lost: some were beyond repair. How many events that takes cannot be told, so that what
+                is known of their rate is given up.
+        """
+        if self.pace is None or not complete:
+            return
+        days = max(self._began - self._since, 0.0) / _DAY
+        self.pace = self._first if lost else self.pace.after(self.found, days)
+        self.found, self._since = 0, self._began
+
+    def seconds_left(self, now: float) -> float:
+        """Seconds until the next sweep; negative if it should have begun before."""
+        if self.pace is None:
+            return 0.0
+        return self._began + _DAY * self.pace.interval - now
+
+    def is_newly_late(self, now: float) -> bool:
+        """Whether the sweep that ends now took longer than the interval, and the last one not."""
+        before, self.late = self.late, self.seconds_left(now) < 0.0
+        return self.late and not before
+
+
+def pace_for(
+    seal: Seal,
+    target: float | None,
+    worst_rate: Rate | None,
+    events: Events | Mapping[int, float] | str | None,
+) -> Pace | None:
+    """The pace that meets a target; None without one.
+
+    Raises:
+        SpecError: if these do not go together, or cannot be; see `Pace.of`.
+    """
+    if target is None:
+        if worst_rate is not None or events is not None:
+            raise SpecError(
+                "worst_rate and events are what a target is met against: give target=..., the "
+                "probability of an unrepaired event in a year"
+            )
+        return None
+    require(target, "target", "a probability per year", int, float)
+    if worst_rate is None:
+        raise SpecError(
+            "a target needs worst_rate=...: the most events per bit and day that there ever are, "
+            "or the name of an environment"
+        )
+    worst = _worst(worst_rate, events)
+    return Pace.of(_exposed(seal), worst, target)
+
+
+def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
+    what = "a number of events per bit and day, an Environment or its name"
+    require(rate, "worst_rate", what, int, float, Environment, str)
+    if isinstance(rate, int | float):
+        if not 0.0 < rate <= 1.0:
+            raise SpecError(
+                f"worst_rate must be above 0 and at most 1 event per bit and day, not {rate}"
+            )
+        return Environment("worst", rate=rate, events=Events.of(events or Events()))
+    where = environment(rate)
+    return where if events is None else replace(where, events=Events.of(events))
+
+
+def _exposed(seal: Seal) -> list[Exposed]:
+    """Sealed words as an environment sees them, equal ones together."""
+    counted = Counter(
+        (sum(part.nbytes for part in word.parts), word.promise(seal.errors)) for word in seal.words
+    )
+    return [
+        Exposed(8.0 * nbytes, promise.failing(), times=times)
+        for (nbytes, promise), times in counted.items()
+    ]

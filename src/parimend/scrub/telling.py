@@ -1,0 +1,76 @@
+"""How a scrubber tells what it noticed: counters, the log, a callback, warnings."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from parimend.events import Event, ScrubKind
+from parimend.scrub.counters import Counters
+
+
+class Teller:
+    """Brings events to those who want them, whatever they raise.
+
+    Args:
+        on_event: called with every event.
+        log: file to which every event is appended as a line of JSON.
+
+    Attributes:
+        counters: totals.
+        thread: the scrubbing thread, which nothing that is raised may end.
+    """
+
+    def __init__(
+        self, on_event: Callable[[Event], None], log: str | os.PathLike[str] | None
+    ) -> None:
+        self._on_event = on_event
+        self._log = None if log is None else Path(log)
+        self._warned: set[tuple[str, type]] = set()
+        self.counters = Counters()
+        self.thread: threading.Thread | None = None
+
+    def count(self, **more: float) -> None:
+        """Add to the totals."""
+        now = asdict(self.counters)
+        self.counters = Counters(**{name: now[name] + more.get(name, 0) for name in now})
+
+    def tell(self, event: Event) -> None:
+        """Tell of something that was noticed."""
+        for channel, error in self._deliver(event):
+            self.fail("failed", f"{channel} did not take an event", error)
+
+    def fail(self, kind: ScrubKind, what: str, error: BaseException | None = None) -> Event:
+        """Tell of something that went wrong, with a warning once for every cause."""
+        cause = "" if error is None else f": {type(error).__name__}: {error}"
+        event = Event(kind, self.counters.sweeps, what + cause)
+        self.count(failures=1)
+        self._deliver(event)
+        if (key := (what, type(error))) not in self._warned:
+            self._warned.add(key)
+            with suppress(Warning):  # where warnings are errors; the event has been told
+                warnings.warn(f"parimend.Scrubber: {what}{cause}; trying again", stacklevel=2)
+        return event
+
+    def _deliver(self, event: Event) -> list[tuple[str, BaseException]]:
+        """Bring an event to the log and to ``on_event``; returns what they raised."""
+        failed: list[tuple[str, BaseException]] = []
+        for name, send in (("the log", self._write), ("on_event", self._on_event)):
+            try:
+                send(event)
+            except BaseException as error:
+                own = threading.current_thread() is self.thread
+                if not own and not isinstance(error, Exception):
+                    raise
+                failed.append((name, error))
+        return failed
+
+    def _write(self, event: Event) -> None:
+        if self._log is not None:
+            with self._log.open("a") as file:
+                file.write(event.to_json() + "\n")
