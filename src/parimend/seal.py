@@ -7,9 +7,11 @@ The payload, little-endian, inside `parimend.armor`::
 The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of
 every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
-``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
-parts, in hexadecimal) and ``checks``, the number of bytes that the word's sealed checks take in
-what follows the text, as `Code.pack` gives them. Its ``blobs`` name the format of the protected
+``[i, start, count, exponent]``, elements of tensor i on a grid; a number more, ``[i, j, mask]`` or
+``[i, start, count, exponent, mask]``, if it is only these bits of every element, see `Part.mask`),
+``sha256`` (of the bytes of all parts, in hexadecimal; bits that are not theirs are zero) and
+``checks``, the number of bytes that the word's sealed checks take in what follows the text, as
+`Code.pack` gives them. No bit is in two parts. Its ``blobs`` name the format of the protected
 file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 
@@ -36,7 +38,7 @@ from parimend.formats.raw import Raw
 from parimend.regular import read_regular
 from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
-from parimend.words.layout import Part, Word, whole
+from parimend.words.layout import Part, Word, elements_in, whole
 
 VERSION = 1
 CARRIERS = ("sidecar", "real", "lowbits")
@@ -104,7 +106,7 @@ class Seal:
 
     Attributes:
         carrier: one of `CARRIERS`.
-        errors: number of wrong 32-bit words that each protected word is made to repair.
+        errors: number of wrong 32-bit words that each protected word is made to repair, at least.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
         blobs: of a file its `parimend.formats.Layout.frame`, by the name of its format; of a live
@@ -188,8 +190,8 @@ class Seal:
 
     @property
     def covered(self) -> int:
-        """Number of protected elements."""
-        return sum(sealed.word.elements for sealed in self.words)
+        """Number of protected elements; see `parimend.words.layout.elements_in`."""
+        return elements_in(part for sealed in self.words for part in sealed.parts)
 
     def __repr__(self) -> str:
         what = f"{len(self.words)} words of {self.covered} elements"
@@ -259,10 +261,11 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     else:
         tensors = _tensors(text["tensors"])
         layout = _bytes_only(tensors) if _HEADER in blobs else None
-    room = [part.count for part in tensors]
+    room: dict[int, int] = {}
     words = tuple(
         _word(entry, data, tensors, room) for entry, data in zip(text["words"], checks, strict=True)
     )
+    _require_apart([part for word in words for part in word.parts])
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
     if carrier not in CARRIERS or not isinstance(notes, dict):
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
@@ -295,16 +298,17 @@ def _bytes_only(tensors: tuple[Part, ...]) -> Layout:
 
 
 def _word(
-    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: list[int]
+    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: dict[int, int]
 ) -> SealedWord:
-    """One word; ``room`` is how much of every tensor is in no word yet."""
+    """One word; ``room`` is how many bits of every tensor are in no word yet."""
     parts: list[Part] = []
     for run in entry["parts"]:
         for i, part in _parts(run, tensors):
-            room[i] -= part.count
+            left = room.get(i, tensors[i].count * tensors[i].bits) - part.count * part.bits
             # Otherwise a few bytes could name all tensors over and over.
-            if room[i] < 0 or not part.count:
+            if left < 0 or not part.count:
                 raise SealError("its words overlap, or have empty parts")
+            room[i] = left
             parts.append(part)
     if not parts:
         raise SealError("one of its words is empty")
@@ -312,6 +316,16 @@ def _word(
     if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
     return SealedWord(code, word, code.unpack(data), _sha256(entry))
+
+
+def _require_apart(parts: Sequence[Part]) -> None:
+    """Refuse parts that have a bit of an element in common."""
+    taken: dict[str, list[Part]] = {}  # those that may reach as far as the next one
+    for part in sorted(parts, key=lambda part: part.start):
+        before = [p for p in taken.get(part.name, ()) if p.start + p.count > part.start]
+        if any(not p.mask or not part.mask or p.mask & part.mask for p in before):
+            raise SealError(f"its words overlap in {part.name}")
+        taken[part.name] = [*before, part]
 
 
 def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
@@ -342,13 +356,13 @@ def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
     """Parts by the numbers of their tensors, neighbouring whole tensors together."""
     runs: list[list[int]] = []
     for part in parts:
-        i = number[part.name]
-        if part != whole(part.name, part.dtype, part.shape):
-            runs.append([i, part.start, part.count, part.exponent])
-        elif runs and len(runs[-1]) == 2 and runs[-1][1] == i - 1:
+        i, mask = number[part.name], [part.mask] if part.mask else []
+        if replace(part, mask=0) != whole(part.name, part.dtype, part.shape):
+            runs.append([i, part.start, part.count, part.exponent, *mask])
+        elif runs and runs[-1][1:] == [i - 1, *mask]:
             runs[-1][1] = i
         else:
-            runs.append([i, i])
+            runs.append([i, i, *mask])
     return runs
 
 
@@ -356,13 +370,25 @@ def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, P
     """The inverse of `_runs`, for one of them; with the numbers of the tensors."""
     if any(type(x) is not int for x in run):
         raise SealError("its parts must be whole numbers")
-    if len(run) == 2:
-        first, last = run
+    if len(run) in (2, 3):
+        first, last, *mask = run
         if not 0 <= first <= last < len(tensors):
             raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
-        yield from zip(range(first, last + 1), tensors[first : last + 1], strict=True)
+        for i in range(first, last + 1):
+            yield i, _of_bits(tensors[i], mask)
         return
-    i, start, count, exponent = run
+    i, start, count, exponent, *mask = run
     if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
         raise SealError(f"its part {list(run)} does not fit its tensors")
-    yield i, replace(tensors[i], start=start, count=count, exponent=exponent)
+    part = replace(tensors[i], start=start, count=count, exponent=exponent)
+    yield i, _of_bits(part, mask)
+
+
+def _of_bits(part: Part, mask: Sequence[int]) -> Part:
+    """A part, of only some bits if a mask says which."""
+    if not mask:
+        return part
+    (bits,) = mask
+    if not 0 < bits < (1 << 8 * part.itemsize) - 1:
+        raise SealError(f"its mask {bits:#x} is not one of some bits of {part.name}")
+    return replace(part, mask=bits)

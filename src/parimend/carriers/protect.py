@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 from parimend.arguments import whole_number
+from parimend.carriers.balance import Balance
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
     Carrier,
@@ -18,6 +19,7 @@ from parimend.carriers.carrier import (
     carrier,
     carrier_of,
 )
+from parimend.carriers.sidecar import Sidecar
 from parimend.errors import SpecError
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
@@ -26,21 +28,49 @@ from parimend.words.layout import Per, split
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a protection; see `parimend.protect_`."""
+    """What is asked of a protection; see `parimend.protect_`.
+
+    Attributes:
+        balance: one word for each of its shares, of the tensors that it names; ``sidecar`` only,
+            and then ``errors`` is that of the balance and the other options are as by default.
+    """
 
     errors: int
     carrier: Carrier
     only: Sequence[str] | None = None
     per: Per = "model"
     seed: int = 0
+    balance: Balance | None = None
+
+    def __post_init__(self) -> None:
+        if self.balance is None:
+            return
+        if not isinstance(self.carrier, Sidecar):
+            raise SpecError(
+                f"the {self.carrier.name} carrier holds whole weights: a budget that is balanced "
+                "over their bits takes carrier='sidecar'"
+            )
+        if (self.errors, self.only, self.per) != (self.balance.errors, None, "model"):
+            raise SpecError(
+                "a balance says which tensors, words and budgets there are: give no others"
+            )
 
     @classmethod
-    def of(cls, errors: int, wanted: Carrier | CarrierName, **options: Unpack[Options]) -> Request:
+    def of(
+        cls,
+        errors: int | Planned,
+        wanted: Carrier | CarrierName = "sidecar",
+        **options: Unpack[Options],
+    ) -> Request:
         """As the arguments of `parimend.protect_` say it.
 
         Raises:
             SpecError: if there is no such carrier, number of errors, or option.
         """
+        if isinstance(errors, Planned):
+            if options or wanted != "sidecar":
+                raise SpecError("a plan says how to protect: give no carrier or option beside it")
+            return errors.request
         for option in options.keys() - Options.__annotations__.keys():
             raise SpecError(
                 f"{option} is no option of every protection "
@@ -54,12 +84,29 @@ class Request:
         return replace(self, carrier=self.carrier.fitted(model))
 
 
+@runtime_checkable
+class Planned(Protocol):
+    """A plan: it says what is asked for, and stands in place of ``errors``."""
+
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+
+
 def choose(tensors: Tensors, request: Request) -> list[Chosen]:
     """The code of every word and what the word is made of.
 
     Raises:
+        MismatchError: if a balance is one of other tensors; names the first.
         SpecError, WordError: see `Carrier.choose`.
     """
+    if request.balance is not None:
+        request.balance.require_match(tensors.whole())
+        return [
+            chosen
+            for share in request.balance.shares
+            for chosen in request.carrier.choose([share.word], tensors, share.errors, request.seed)
+        ]
     words = split(tensors.whole(), request.per)
     return request.carrier.choose(words, tensors, request.errors, request.seed)
 

@@ -44,7 +44,8 @@ def _words(sealed: Sealed) -> list[dict[str, Any]]:
         {
             "name": word.name,
             "code": word.code.spec(),
-            "elements": sum(part.count for part in word.parts),
+            "elements": word.word.elements,
+            "masks": {part.name: f"{part.mask:#x}" for part in word.parts if part.mask},
             "sha256": word.sha256.hex(),
         }
         for word in sealed.seal.words

@@ -57,7 +57,7 @@ class ModelTensors(Tensors):
             for name, tensor in self.held.items()
         ]
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
+    def _read(self, part: Part) -> NDArray[np.uint8]:
         tensor = self.held[part.name]
         if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
             return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
@@ -65,13 +65,13 @@ class ModelTensors(Tensors):
         size = len(data) // max(math.prod(part.shape), 1)
         return data[part.start * size : (part.start + part.count) * size]
 
-    def resident(self, part: Part) -> torch.Tensor | None:
+    def _resident(self, part: Part) -> torch.Tensor | None:
         tensor = self.held[part.name]
         if tensor.device.type in ("cpu", "meta") or tensor.layout is not torch.strided:
             return None
         return tensor.detach().reshape(-1)[part.start : part.start + part.count]
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         data = self.held[part.name].detach()
