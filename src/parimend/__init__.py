@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parimend.hub import load_file, save_file, verify
     from parimend.model import check, plan, protect_, refresh, repair_
     from parimend.outcomes import Change, Report, Verdict
+    from parimend.planner.balance import Balanced, balance
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
     from parimend.training.constraint import Constraint, constrain_
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Balanced": "planner.balance",
     "Carrier": "carriers",
     "Change": "outcomes",
     "Constraint": "training.constraint",
@@ -41,6 +43,7 @@ _HOMES = {
     "Seal": "seal",
     "Sidecar": "carriers",
     "Verdict": "outcomes",
+    "balance": "planner.balance",
     "check": "model",
     "check_file": "files",
     "constrain_": "training.constraint",
@@ -59,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Balanced",
     "Carrier",
     "Change",
     "Constraint",
@@ -76,6 +80,7 @@ __all__ = [
     "Seal",
     "Sidecar",
     "Verdict",
+    "balance",
     "check",
     "check_file",
     "constrain_",

@@ -181,7 +181,7 @@ def second_moments(
     with _watched(model, sums.values()), torch.no_grad():
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
-            inputs += _run(model, batch, device)
+            inputs += run(model, batch, device)[0]
             if inputs >= samples:
                 break
     if not inputs:
@@ -290,8 +290,8 @@ def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
             module.training = training
 
 
-def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
-    """Run the model on one batch; the number of its inputs."""
+def run(model: nn.Module, batch: Any, device: torch.device) -> tuple[int, Any]:
+    """Run the model on one batch; the number of its inputs, and what comes out."""
     if isinstance(batch, tuple | list) and batch:
         batch = batch[0]
     named = dict(batch) if isinstance(batch, Mapping) else {}
@@ -302,10 +302,9 @@ def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
             f"keyword arguments with one, not {type(batch).__name__}"
         )
     if named:
-        model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()})
-    else:
-        model(first.to(device))
-    return len(first)
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in named.items()}
+        return len(first), model(**moved)
+    return len(first), model(first.to(device))
 
 
 def _warn(message: str) -> None:

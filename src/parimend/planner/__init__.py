@@ -1,0 +1,1 @@
+"""Before anything is protected: which budget, and where it is spent."""
