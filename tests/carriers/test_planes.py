@@ -112,6 +112,7 @@ def test_elements_on_a_device_are_masked_there(plane):
 
     part = Part("a", name, (150,), 7, 90, mask=mask)
     there = Elsewhere(tensors).resident(part)
+    assert there.dtype == torch.uint8
     np.testing.assert_array_equal(there.numpy(), ModelTensors(tensors).read(part))
     unmasked = Elsewhere(tensors).resident(replace(part, mask=0))
     assert unmasked.dtype == tensors["a"].dtype

@@ -77,7 +77,8 @@ class Tensors(ABC):
         import torch
 
         cells = elements.view(torch.uint8).view(-1, part.itemsize)
-        return (cells & torch.tensor(list(_bytes(part)), device=cells.device)).flatten()
+        pattern = torch.tensor(list(_bytes(part)), dtype=torch.uint8, device=cells.device)
+        return (cells & pattern).flatten()
 
     @abstractmethod
     def _read(self, part: Part) -> NDArray[np.uint8]:
