@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from parimend.model import check, protect_, refresh, repair_
     from parimend.outcomes import Change, Report, Verdict
     from parimend.planner import Plan, plan
+    from parimend.planner.balance import Balanced, balance
     from parimend.risk import Environment, Events
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Balanced": "planner.balance",
     "Carrier": "carriers",
     "Change": "outcomes",
     "Constraint": "training.constraint",
@@ -46,6 +48,7 @@ _HOMES = {
     "Seal": "seal",
     "Sidecar": "carriers",
     "Verdict": "outcomes",
+    "balance": "planner.balance",
     "check": "model",
     "check_file": "files",
     "constrain_": "training.constraint",
@@ -63,6 +66,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Balanced",
     "Carrier",
     "Change",
     "Constraint",
@@ -83,6 +87,7 @@ __all__ = [
     "Seal",
     "Sidecar",
     "Verdict",
+    "balance",
     "check",
     "check_file",
     "constrain_",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
 
 from parimend import carriers
 from parimend.arguments import require
-from parimend.carriers import Carrier, CarrierName, Options, Request
+from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
+from parimend.errors import SpecError
 from parimend.names import listed
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
@@ -25,7 +26,7 @@ Model = torch.nn.Module | Mapping[str, Any]
 
 def protect_(
     model: Model,
-    errors: int,
+    errors: int | Planned,
     carrier: Carrier | CarrierName = "sidecar",
     *,
     buffers: bool = False,
@@ -43,7 +44,7 @@ def protect_(
             and tuples, under dotted names.
         errors: number of wrong 32-bit words that can be repaired wherever they fall, in each
             protected word. Such a word is one float32, half a float64, two weights of 16 bits, or
-            four of 8.
+            four of 8. Or a plan, which says everything: no other argument goes with it.
         carrier: where the redundancy lives: its name, or `Sidecar`, `Real` or `LowBits` with their
             options, such as ``Real(calibration=batches)``.
         buffers: protect the buffers of modules too. Without them, and without ``only``, a warning
@@ -59,6 +60,7 @@ def protect_(
             cannot be proven.
         WordError: if there is nothing to protect, or a tensor cannot be protected in this way;
             names it. Nothing was changed then.
+        MismatchError: if a plan was made for another model; names the tensor.
 
     Example:
         >>> model = torch.nn.Linear(64, 32)
@@ -75,7 +77,12 @@ def protect_(
         'corrected'
     """
     model, request = unwrapped(model), Request.of(errors, carrier, **options)
-    tensors = tensors_to_protect(model, request.only, buffers)
+    if request.balance is None:
+        tensors = tensors_to_protect(model, request.only, buffers)
+    elif buffers:
+        raise SpecError("a plan says which tensors are protected: give no buffers beside it")
+    else:
+        tensors = _named(model, request.balance.names)
     return carriers.protect_(tensors, request.fitted(model))
 
 
@@ -186,9 +193,14 @@ def sealed_tensors(model: Model, seal: Seal) -> ModelTensors | ShardedTensors:
         WordError: if one has no plain memory; names it.
     """
     require(seal, "seal", "a Seal (Seal.load reads one from a file)", Seal)
-    there = leaves(unwrapped(model))
     names = {part.name for word in seal.words for part in word.parts}
-    tensors = {name: there[name].value for name in sorted(names) if name in there}
+    return _named(unwrapped(model), sorted(names))
+
+
+def _named(model: Any, names: Iterable[str]) -> ModelTensors | ShardedTensors:
+    """Those tensors of a model that have one of these names."""
+    there = leaves(model)
+    tensors = {name: there[name].value for name in names if name in there}
     for name, tensor in tensors.items():
         require_plain(name, tensor)
     return store_of(tensors)

@@ -103,6 +103,7 @@ class Change(Record):
         dtype: as safetensors names it.
         received: the bytes that were found, little-endian.
         original: the bytes that were protected.
+        mask: which bits of the element that tells of, the others being zero here; 0 for all.
     """
 
     COLUMNS: ClassVar = ("tensor", "index", "dtype", "found", "original")
@@ -112,25 +113,27 @@ class Change(Record):
     dtype: str
     received: bytes
     original: bytes
+    mask: int = 0
 
     def value(self, data: bytes) -> float | int | str:
         """``data`` (one of `received` and `original`) as a number.
 
-        Hexadecimal text, if elements share bytes or are complex.
+        Hexadecimal text, if elements share bytes or are complex, or if this is some of their bits.
 
         >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
         >>> change.value(change.received), change.value(change.original)
         (0.0, 1.0)
         """
         dtype = DTYPES.get(self.dtype)
-        if dtype is None or dtype.packed or dtype.family == "complex":
+        if self.mask or dtype is None or dtype.packed or dtype.family == "complex":
             return "0x" + data[::-1].hex()
         number: float | int = np.frombuffer(data, dtype.numpy)[0].item()
         return number
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; with both values as numbers, too."""
-        return {
+        """See `Record.as_dict`; with both values as numbers, too, and a mask if there is one."""
+        some = {"mask": f"{self.mask:#x}"} if self.mask else {}
+        return some | {
             "tensor": self.tensor,
             "index": list(self.index),
             "dtype": self.dtype,
@@ -145,12 +148,17 @@ class Change(Record):
         """The change in a table with `COLUMNS`."""
         index = ", ".join(map(str, self.index))
         values = (f"{self.value(each)} ({each.hex()})" for each in (self.received, self.original))
-        return self.tensor, index, self.dtype, *values
+        return self.tensor, index, self._kind, *values
+
+    @property
+    def _kind(self) -> str:
+        """The dtype, and which bits."""
+        return f"{self.dtype}, bits {self.mask:#x}" if self.mask else self.dtype
 
     def __repr__(self) -> str:
         before, after = self.value(self.received), self.value(self.original)
         where = f"{brief(self.tensor)}{brief(str(list(self.index)))}"
-        return f"<Change: {where} {self.dtype}, {before} instead of {after}>"
+        return f"<Change: {where} {self._kind}, {before} instead of {after}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,7 +168,7 @@ class WordOutcome(Record):
     Attributes:
         name: the tensor, or the first and last of several.
         verdict: see `Verdict`.
-        elements: number of elements it protects.
+        elements: number of elements it protects, or of which it protects some bits.
         changes: the wrong elements, if all of them are known; empty if uncorrectable.
         unexplained: number of checks that are wrong for an unknown reason.
         reason: why it is uncorrectable.
@@ -212,8 +220,8 @@ class FileOutcome(Record):
         path: of the file.
         carrier: where its redundancy lives.
         errors: number of wrong words that it is made to repair.
-        elements: number of elements in the file; `covered` says how many are protected. Of a live
-            model those that its seal protects.
+        elements: number of elements in the file. Of a live model those that its seal protects.
+        covered: number of elements that are protected.
         seal: of the seal itself: clean, correctable, or corrected if it was written anew.
         header: of the header: clean, correctable, corrected or uncorrectable.
         frame: of the header and the length; uncorrectable if it is not known where the file ends,
@@ -232,6 +240,7 @@ class FileOutcome(Record):
     carrier: str = ""
     errors: int = 0
     elements: int = 0
+    covered: int = 0
     seal: Verdict = Verdict.CLEAN
     header: Verdict = Verdict.CLEAN
     frame: Verdict = Verdict.CLEAN
@@ -255,11 +264,6 @@ class FileOutcome(Record):
     def changes(self) -> tuple[Change, ...]:
         """All wrong elements that are known."""
         return tuple(_changes(self.words))
-
-    @property
-    def covered(self) -> int:
-        """Number of elements that are protected."""
-        return sum(word.elements for word in self.words)
 
     @property
     def can_be_improved(self) -> bool:
@@ -289,7 +293,7 @@ class FileOutcome(Record):
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""
         record = super().as_dict()
-        more = {"verdict": self.verdict.value, "covered": self.covered}
+        more: dict[str, Any] = {"verdict": self.verdict.value}
         for which in ("missing", "surplus"):
             more[f"{which}_bytes"] = record.pop(which)
         return record | more

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import safetensors.numpy
 from safetensors.torch import save_file
 
 import parimend as pm
+from parimend.carriers import Balance, Request
 from parimend.cli import main
 from parimend.files import seals_of
+from parimend.words.layout import whole
 
 
 @pytest.fixture
@@ -39,6 +42,42 @@ def run(capsys):
         return end.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+def test_a_seal_of_planes(model, run):
+    """Protected from Python; everything else is the same."""
+    parts = [whole("fc.weight", "F32", (64, 50)), whole("fc.bias", "F32", (64,))]
+    high = {"fc.weight": 0xFF800000, "fc.bias": 0x7F800000}
+    low = {name: mask ^ 0xFFFFFFFF for name, mask in high.items()}
+    balance = Balance.of(parts, [(20, high), (4, low)])
+    request = Request(balance.errors, pm.Sidecar(), balance=balance)
+    pm.protect_file(model, SimpleNamespace(request=request))
+    original = model.read_bytes()
+    code, out, _ = run("check", model)
+    assert (code, "3,264 of 3,264" in out) == (0, True)
+    code, out, _ = run("inspect", model)
+    assert (code, "8 to 9 bits of each" in out, "4 errors" in out) == (0, True, True)
+    _, out, _ = run("inspect", model, "--json")
+    words = json.loads(out)["files"][0]["words"]
+    assert [word["masks"]["fc.weight"] for word in words] == ["0xff800000", "0x7fffff"]
+    damaged = bytearray(original)
+    begin = len(original) - 4 * 3264
+    for k in range(20):
+        damaged[begin + 400 * k + 3] ^= 0x40  # an exponent
+    damaged[begin + 400] ^= 1
+    model.write_bytes(damaged)
+    code, out, _ = run("check", model, "--list")
+    assert code == 1
+    assert out.count("F32, bits 0xff800000") + out.count("F32, bits 0x7f800000") == 20
+    assert out.count("F32, bits 0x7fffff ") + out.count("F32, bits 0x807fffff") == 1
+    _, out, _ = run("check", model, "--json")
+    first = json.loads(out)["files"][0]["words"][0]["changes"][0]
+    assert (first["mask"] in ("0xff800000", "0x7f800000"), first["received_value"][:2]) == (
+        True,
+        "0x",
+    )
+    code, out, _ = run("repair", model, "--in-place")
+    assert (code, model.read_bytes() == original) == (0, True)
 
 
 def test_from_protect_to_repair(model, run, tmp_path):

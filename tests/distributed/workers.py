@@ -3,6 +3,7 @@
 import copy
 import io
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 import parimend as pm
+from parimend.carriers import Balance, Request
 from parimend.errors import WordError
 from parimend.outcomes import Verdict
+from parimend.stores.shards import store_of
 
 
 def run(rank, name, rendezvous):
@@ -221,6 +224,29 @@ def carriers(rank):
                     local[i, 2 * i + (rank if placement != Replicate() else 0)] += 3.0
             assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED, (carrier, placement)
             assert same({name: t.full_tensor() for name, t in tensors.items()}, full)
+
+
+def planes(rank):
+    """Words of some bits, of sharded tensors."""
+    mesh = init_device_mesh("cpu", (2,))
+    for placement in (Shard(0), Shard(1)):
+        torch.manual_seed(1)
+        full = {"a": torch.randn(41, 53), "b": torch.randn(10, 70).bfloat16()}
+        tensors = {name: distribute_tensor(t, mesh, [placement]) for name, t in full.items()}
+        shares = [(9, {"a": 0xFF800000, "b": 0xFF80}), (4, {"a": 0x007FFFFF, "b": 0x7F})]
+        balance = Balance.of(store_of(tensors).whole(), shares)
+        request = Request(balance.errors, pm.Sidecar(), balance=balance)
+        seal = pm.protect_(tensors, SimpleNamespace(request=request))
+        assert agree(seal.to_bytes())
+        assert pm.check(full, seal).verdict is Verdict.CLEAN
+        with torch.no_grad():
+            cells = tensors["a"].to_local().view(torch.int32)
+            cells[:3, 2] ^= 1 << 30
+            cells[4, 5 + rank] ^= 1 << 3
+        report = pm.repair_(tensors, seal)
+        assert report.verdict is Verdict.CORRECTED
+        assert len(report.changes) == 6 + 2
+        assert same({name: t.full_tensor() for name, t in tensors.items()}, full)
 
 
 def mixed(rank):

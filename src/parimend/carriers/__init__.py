@@ -1,5 +1,6 @@
 """Where the redundancy lives: how words are sealed, and what their seal says later."""
 
+from parimend.carriers.balance import Balance, Share
 from parimend.carriers.base import diagnose, repair_
 from parimend.carriers.carrier import (
     Carrier,
@@ -11,19 +12,22 @@ from parimend.carriers.carrier import (
     carrier_of,
 )
 from parimend.carriers.lowbits import LowBits
-from parimend.carriers.protect import Request, choose, plan, protect_, refresh, seal_
+from parimend.carriers.protect import Planned, Request, choose, plan, protect_, refresh, seal_
 from parimend.carriers.real import Real
 from parimend.carriers.sidecar import Sidecar
 
 __all__ = [
+    "Balance",
     "Carrier",
     "CarrierName",
     "Chosen",
     "LowBits",
     "Options",
+    "Planned",
     "PlannedWord",
     "Real",
     "Request",
+    "Share",
     "Sidecar",
     "carrier",
     "carrier_of",

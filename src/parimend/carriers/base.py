@@ -203,7 +203,11 @@ def _each(
         words.append(look(word))
         progress(words[-1].elements)
     return FileOutcome(
-        tuple(words), carrier=seal.carrier, errors=seal.errors, elements=seal.covered
+        tuple(words),
+        carrier=seal.carrier,
+        errors=seal.errors,
+        elements=seal.covered,
+        covered=seal.covered,
     )
 
 

@@ -66,7 +66,7 @@ class PlannedWord(Record):
     Attributes:
         name: the tensor, or the first and last of several.
         elements: number of protected elements.
-        nbytes: that they take.
+        nbytes: that their protected bits take.
         code: that it is sealed in.
         promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
@@ -183,7 +183,7 @@ class Carrier(ABC):
         return PlannedWord(
             name=word.name,
             elements=word.elements,
-            nbytes=sum(part.nbytes for part in word),
+            nbytes=sum(part.count * part.bits for part in word) // 8,
             code=code,
             promise=chosen.promise(errors),
         )

@@ -119,7 +119,7 @@ class Changes(Sequence[Change]):
             return [self[k] for k in range(len(self))[i]]
         number, offset, received, original = self._elements[i]
         part = self._parts[number]
-        return Change(part.name, part.index(offset), part.dtype, received, original)
+        return Change(part.name, part.index(offset), part.dtype, received, original, part.mask)
 
     def __hash__(self) -> int:
         return hash(tuple(self))

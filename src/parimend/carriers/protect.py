@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 from parimend.arguments import whole_number
+from parimend.carriers.balance import Balance
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
     Carrier,
@@ -18,6 +19,7 @@ from parimend.carriers.carrier import (
     carrier,
     carrier_of,
 )
+from parimend.carriers.sidecar import Sidecar
 from parimend.errors import SpecError
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
@@ -26,7 +28,12 @@ from parimend.words.layout import Per, split
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a protection; see `parimend.protect_`."""
+    """What is asked of a protection; see `parimend.protect_`.
+
+    Attributes:
+        balance: one word for each of its shares, of the tensors that it names; ``sidecar`` only,
+            and then ``errors`` is that of the balance and the other options are as by default.
+    """
 
     errors: int
     carrier: Carrier
@@ -34,23 +41,44 @@ class Request:
     per: Per = "model"
     seed: int = 0
     guaranteed: int | None = None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
-        if self.guaranteed is None:
-            return
-        if not 1 <= whole_number(self.guaranteed, "guaranteed") <= self.errors:
+        if self.guaranteed is not None and not (
+            1 <= whole_number(self.guaranteed, "guaranteed") <= self.errors
+        ):
             raise SpecError(
                 f"guaranteed must be 1 to errors={self.errors}, of which it is a part, not "
                 f"{self.guaranteed}"
             )
+        if self.balance is None:
+            return
+        if not isinstance(self.carrier, Sidecar):
+            raise SpecError(
+                f"the {self.carrier.name} carrier holds whole weights: a budget that is balanced "
+                "over their bits takes carrier='sidecar'"
+            )
+        if (self.errors, self.only, self.per) != (self.balance.errors, None, "model"):
+            raise SpecError(
+                "a balance says which tensors, words and budgets there are: give no others"
+            )
 
     @classmethod
-    def of(cls, errors: int, wanted: Carrier | CarrierName, **options: Unpack[Options]) -> Request:
+    def of(
+        cls,
+        errors: int | Planned,
+        wanted: Carrier | CarrierName = "sidecar",
+        **options: Unpack[Options],
+    ) -> Request:
         """As the arguments of `parimend.protect_` say it.
 
         Raises:
             SpecError: if there is no such carrier, number of errors, or option.
         """
+        if isinstance(errors, Planned):
+            if options or wanted != "sidecar":
+                raise SpecError("a plan says how to protect: give no carrier or option beside it")
+            return errors.request
         for option in options.keys() - Options.__annotations__.keys():
             raise SpecError(
                 f"{option} is no option of every protection "
@@ -64,24 +92,44 @@ class Request:
         return replace(self, carrier=self.carrier.fitted(model))
 
 
+@runtime_checkable
+class Planned(Protocol):
+    """A plan: it says what is asked for, and stands in place of ``errors``."""
+
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+
+
 def choose(tensors: Tensors, request: Request) -> list[Chosen]:
     """The code of every word and what the word is made of.
 
     Raises:
+        MismatchError: if a balance is one of other tensors; names the first.
         SpecError, WordError: see `Carrier.choose` and `Carrier.guarantee`.
     """
-    words = split(tensors.whole(), request.per)
-    carrier, errors = request.carrier, request.errors
-    chosen = carrier.choose(words, tensors, errors, request.seed)
-    if request.guaranteed is None:
-        return chosen
-    return carrier.guarantee(chosen, errors, request.guaranteed)
+    return [chosen for chosen, _ in _budgeted(tensors, request)]
 
 
 def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
     """What `protect_` would take; nothing is changed."""
-    chosen = choose(tensors, request)
-    return tuple(request.carrier.plan(each, request.errors) for each in chosen)
+    carrier = request.carrier
+    return tuple(carrier.plan(chosen, errors) for chosen, errors in _budgeted(tensors, request))
+
+
+def _budgeted(tensors: Tensors, request: Request) -> Iterator[tuple[Chosen, int]]:
+    """Every word with its code and its budget."""
+    carrier = request.carrier
+    shares = [(split(tensors.whole(), request.per), request.errors)]
+    if request.balance is not None:
+        request.balance.require_match(tensors.whole())
+        shares = [([share.word], share.errors) for share in request.balance.shares]
+    for words, errors in shares:
+        chosen = carrier.choose(words, tensors, errors, request.seed)
+        if request.guaranteed is not None:
+            chosen = carrier.guarantee(chosen, errors, request.guaranteed)
+        for each in chosen:
+            yield each, errors
 
 
 def protect_(

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from threading import Lock
 from typing import Any, ClassVar
@@ -329,7 +329,7 @@ def _restore(
         if (first >= last).any():
             return False  # a word of padding
         received = [
-            tensors.read(Part(part.name, part.dtype, part.shape, part.start + a, b - a))
+            tensors.read(replace(part, start=part.start + a, count=b - a))
             for a, b in zip(first.tolist(), last.tolist(), strict=True)
         ]
         skipped = (WORD * at - first * size).tolist()

@@ -93,6 +93,7 @@ def _words(sealed: Sealed, verified: Verified) -> list[dict[str, Any]]:
             "elements": word.word.elements,
             **word.promise(sealed.seal.errors).as_dict(),
             "certificate": _certificate(word, verified),
+            "masks": {part.name: f"{part.mask:#x}" for part in word.parts if part.mask},
             "sha256": word.sha256.hex(),
         }
         for word in sealed.seal.words

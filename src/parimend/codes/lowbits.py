@@ -36,7 +36,8 @@ class LowBits(SparseIntegers):
             raise SpecError(f"{what}: low bits take word_bits=32 and coefficient_bits=63")
 
     def fits(self, word: Word) -> bool:
-        return self.n == word.elements and all(part.dtype == "F32" for part in word)
+        floats = all(part.dtype == "F32" for part in word)
+        return self.n == word.elements and not word.masked and floats
 
     @classmethod
     def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:

@@ -67,7 +67,7 @@ class Sparse(SparseIntegers, RealCode):
 
     def fits(self, word: Word) -> bool:
         grids = (Grid(self.word_bits, part.exponent).holds(part.dtype) for part in word)
-        return self.n == word.elements and all(grids)
+        return self.n == word.elements and not word.masked and all(grids)
 
     @property
     def unit(self) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +29,7 @@ from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 from parimend.words.bits import WORD
+from parimend.words.layout import elements_in
 
 Act = Callable[[Seal, FileTensors], FileOutcome]
 PathLike = str | os.PathLike[str]
@@ -253,7 +256,8 @@ def _examine(seal: Seal, tensors: FileTensors, act: Act) -> FileOutcome:
         )
         for word, reason in lost.items()
     }
-    return replace(found, words=tuple(outcomes[word] for word in seal.words))
+    words = tuple(outcomes[word] for word in seal.words)
+    return replace(found, words=words, covered=seal.covered)
 
 
 def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
@@ -283,14 +287,19 @@ def _knows_end(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> bool:
     last = next((part for part in reversed(tensors.whole()) if part.count), None)
     if last is None:
         return False
-    covered = [part for word in seal.words for part in word.parts if part.name == last.name]
-    return sum(part.count for part in covered) == last.count
+    parts = (part for word in seal.words for part in word.parts if part.name == last.name)
+    return elements_in(parts) == last.count
 
 
 def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
-    """Bytes missing at the end of the file that belong to no word, so that nobody knows them."""
-    missing = sum(tensors.missing(part) for part in tensors.whole())
-    return missing - sum(tensors.missing(part) for word in seal.words for part in word.parts)
+    """Bytes missing at the end of the file that belong to no word, so that nobody knows them.
+
+    Where words have some bits of an element, as many of its bytes as these bits are.
+    """
+    missing = Fraction(sum(tensors.missing(part) for part in tensors.whole()))
+    for part in (part for word in seal.words for part in word.parts):
+        missing -= Fraction(tensors.missing(part) * part.bits, 8 * part.itemsize)
+    return math.ceil(missing)
 
 
 def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:

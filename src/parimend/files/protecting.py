@@ -17,6 +17,7 @@ from parimend.carriers import (
     CarrierName,
     Chosen,
     Options,
+    Planned,
     Request,
     diagnose,
     protect_,
@@ -33,6 +34,7 @@ from parimend.record import Record
 from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import Seal
 from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
+from parimend.words.layout import bytes_in
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,8 +64,7 @@ class Protection(Record):
     @property
     def covered_bytes(self) -> int:
         """Bytes of the elements that are protected."""
-        parts = [part for word in self.seal.words for part in word.parts]
-        return sum(part.nbytes for part in parts)
+        return int(bytes_in(part for word in self.seal.words for part in word.parts))
 
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""
@@ -86,7 +87,7 @@ class Protection(Record):
 
 def protect_file(
     path: str | os.PathLike[str],
-    errors: int,
+    errors: int | Planned,
     carrier: Carrier | CarrierName = "sidecar",
     out: str | os.PathLike[str] | None = None,
     *,
@@ -104,7 +105,7 @@ def protect_file(
         path: a file; or the index or the folder of a sharded checkpoint, whose index and shards are
             protected one by one, each for that many errors. (An index has no weights to carry
             anything: it always gets a sidecar.)
-        errors: number of wrong 32-bit words to repair wherever they fall in a file; see
+        errors: number of wrong 32-bit words to repair wherever they fall in a file, or a plan; see
             `parimend.protect_`.
         carrier: where the redundancy lives: its name, or `parimend.Sidecar`, `parimend.Real` or
             `parimend.LowBits` with their options.
@@ -124,7 +125,7 @@ def protect_file(
     Raises:
         FormatError: if a file is damaged or empty, or an index cannot be read.
         MismatchError: if a file is protected in another way or is not as it was then, or changes
-            while it is read.
+            while it is read; or a plan was made for another file.
         SpecError, WordError: if it cannot be protected in this way, or an argument is of the wrong
             type.
         BusyError: if another process is writing the same file.
@@ -142,6 +143,8 @@ def protect_file(
     request = Request.of(errors, carrier, **options)
     path = path_of(path)
     files = targets(path)
+    if request.balance is not None and len(files) > 1:
+        raise SpecError(f"{path} has {len(files)} files, and this plan is for the tensors of one")
     name = request.carrier.name
     if not request.carrier.moves:
         if out is not None:
@@ -158,7 +161,8 @@ def protect_file(
         goals = [goal / file.name if goal.is_dir() else goal for file in files]
     is_set = path.is_dir() or is_index(path)
     task = Task(request, notes_of(goals) if is_set else {}, force, progress)
-    chosen = choose(files, request.only)
+    balance = request.balance
+    chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)
     todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]
     return tuple(protect() for protect in todo)
 

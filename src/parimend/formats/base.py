@@ -38,7 +38,7 @@ class Entry(NamedTuple):
         """The whole tensor; one whose elements are no whole bytes, or unknown, as its bytes.
 
         >>> Entry("w", "F4", (3, 4), 0, 6).part()
-        Part(name='w', dtype='U8', shape=(6,), start=0, count=6, exponent=0)
+        Part(name='w', dtype='U8', shape=(6,), start=0, count=6, exponent=0, mask=0)
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None or dtype.packed:

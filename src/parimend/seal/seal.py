@@ -7,10 +7,12 @@ The payload, little-endian, inside `parimend.armor`::
 The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of
 every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
 per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensors number i to j, or
-``[i, start, count, exponent]``, elements of tensor i on a grid), ``sha256`` (of the bytes of all
-parts, in hexadecimal; empty if it was not taken) and ``checks``, the number of bytes that the
-word's sealed checks take in what follows the text, as `Code.pack` gives them; where there is one,
-``certificate``, as `Certificate.facts` gives it. Its ``blobs`` name the format of the protected
+``[i, start, count, exponent]``, elements of tensor i on a grid; a number more, ``[i, j, mask]`` or
+``[i, start, count, exponent, mask]``, if it is only these bits of every element, see `Part.mask`),
+``sha256`` (of the bytes of all parts, in hexadecimal; bits that are not theirs are zero; empty if
+it was not taken) and ``checks``, the number of bytes that the word's sealed checks take in what
+follows the text, as `Code.pack` gives them; where there is one, ``certificate``, as
+`Certificate.facts` gives it. No bit is in two parts. Its ``blobs`` name the format of the protected
 file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
 """
 
@@ -36,7 +38,7 @@ from parimend.regular import read_regular
 from parimend.seal.word import SealedWord, entry_of, word_of
 from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
-from parimend.words.layout import Part, whole
+from parimend.words.layout import Part, elements_in, whole
 
 VERSION = 1
 CARRIERS = ("sidecar", "real", "lowbits")
@@ -65,8 +67,8 @@ class Seal:
 
     Attributes:
         carrier: one of `CARRIERS`.
-        errors: number of wrong 32-bit words that each protected word is made to repair; `promise`
-            says how that is known.
+        errors: number of wrong 32-bit words that each protected word is made to repair, at least;
+            `promise` says how that is known.
         words: the protected words.
         notes: further facts as JSON values, not used in checking.
         blobs: of a file its `parimend.formats.Layout.frame`, by the name of its format; of a live
@@ -145,8 +147,8 @@ class Seal:
 
     @property
     def covered(self) -> int:
-        """Number of protected elements."""
-        return sum(sealed.word.elements for sealed in self.words)
+        """Number of protected elements; see `parimend.words.layout.elements_in`."""
+        return elements_in(part for sealed in self.words for part in sealed.parts)
 
     @property
     def promise(self) -> Promise:
@@ -256,11 +258,12 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     else:
         tensors = _tensors(text["tensors"])
         layout = _bytes_only(tensors) if _HEADER in blobs else None
-    room = [part.count for part in tensors]
+    room: dict[int, int] = {}
     words = tuple(
         word_of(entry, data, tensors, room)
         for entry, data in zip(text["words"], checks, strict=True)
     )
+    _require_apart([part for word in words for part in word.parts])
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
     if carrier not in CARRIERS or not isinstance(notes, dict):
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
@@ -290,6 +293,16 @@ def _bytes_only(tensors: tuple[Part, ...]) -> Layout:
     if layout.parts != tensors:
         raise SealError("it does not describe a file")
     return layout
+
+
+def _require_apart(parts: Sequence[Part]) -> None:
+    """Refuse parts that have a bit of an element in common."""
+    taken: dict[str, list[Part]] = {}  # those that may reach as far as the next one
+    for part in sorted(parts, key=lambda part: part.start):
+        before = [p for p in taken.get(part.name, ()) if p.start + p.count > part.start]
+        if any(not p.mask or not part.mask or p.mask & part.mask for p in before):
+            raise SealError(f"its words overlap in {part.name}")
+        taken[part.name] = [*before, part]
 
 
 def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:

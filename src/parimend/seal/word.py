@@ -98,16 +98,17 @@ def entry_of(word: SealedWord, number: Mapping[str, int], checks: int) -> dict[s
 
 
 def word_of(
-    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: list[int]
+    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: dict[int, int]
 ) -> SealedWord:
-    """One word; ``room`` is how much of every tensor is in no word yet."""
+    """One word; ``room`` is how many bits of every tensor are in no word yet."""
     parts: list[Part] = []
     for run in entry["parts"]:
         for i, part in _parts(run, tensors):
-            room[i] -= part.count
+            left = room.get(i, tensors[i].count * tensors[i].bits) - part.count * part.bits
             # Otherwise a few bytes could name all tensors over and over.
-            if room[i] < 0 or not part.count:
+            if left < 0 or not part.count:
                 raise SealError("its words overlap, or have empty parts")
+            room[i] = left
             parts.append(part)
     if not parts:
         raise SealError("one of its words is empty")
@@ -140,13 +141,13 @@ def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
     """Parts by the numbers of their tensors, neighbouring whole tensors together."""
     runs: list[list[int]] = []
     for part in parts:
-        i = number[part.name]
-        if part != whole(part.name, part.dtype, part.shape):
-            runs.append([i, part.start, part.count, part.exponent])
-        elif runs and len(runs[-1]) == 2 and runs[-1][1] == i - 1:
+        i, mask = number[part.name], [part.mask] if part.mask else []
+        if replace(part, mask=0) != whole(part.name, part.dtype, part.shape):
+            runs.append([i, part.start, part.count, part.exponent, *mask])
+        elif runs and runs[-1][1:] == [i - 1, *mask]:
             runs[-1][1] = i
         else:
-            runs.append([i, i])
+            runs.append([i, i, *mask])
     return runs
 
 
@@ -154,13 +155,25 @@ def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, P
     """The inverse of `_runs`, for one of them; with the numbers of the tensors."""
     if any(type(x) is not int for x in run):
         raise SealError("its parts must be whole numbers")
-    if len(run) == 2:
-        first, last = run
+    if len(run) in (2, 3):
+        first, last, *mask = run
         if not 0 <= first <= last < len(tensors):
             raise SealError(f"its tensors {first} to {last} are not among its {len(tensors)}")
-        yield from zip(range(first, last + 1), tensors[first : last + 1], strict=True)
+        for i in range(first, last + 1):
+            yield i, _of_bits(tensors[i], mask)
         return
-    i, start, count, exponent = run
+    i, start, count, exponent, *mask = run
     if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
         raise SealError(f"its part {list(run)} does not fit its tensors")
-    yield i, replace(tensors[i], start=start, count=count, exponent=exponent)
+    part = replace(tensors[i], start=start, count=count, exponent=exponent)
+    yield i, _of_bits(part, mask)
+
+
+def _of_bits(part: Part, mask: Sequence[int]) -> Part:
+    """A part, of only some bits if a mask says which."""
+    if not mask:
+        return part
+    (bits,) = mask
+    if not 0 < bits < (1 << 8 * part.itemsize) - 1:
+        raise SealError(f"its mask {bits:#x} is not one of some bits of {part.name}")
+    return replace(part, mask=bits)

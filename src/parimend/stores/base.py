@@ -24,8 +24,9 @@ CHUNK = 1 << 22
 class Tensors(ABC):
     """Named tensors, wherever they live.
 
-    A store says what there is, reads bytes and writes some; the rest is for stores that are in
-    several places or in several hands.
+    A store says what there is, reads bytes and writes some (`whole`, `_read`, `_write`); the rest
+    is for stores that are in several places or in several hands. Hooks see all bits of elements.
+    What is read of a part with a mask has zeros for the others, and what is written keeps them.
     """
 
     spread: Spread = Whole()
@@ -40,35 +41,99 @@ class Tensors(ABC):
     def whole(self) -> Sequence[Part]:
         """Every tensor as one part, in a stable order."""
 
-    @abstractmethod
     def read(self, part: Part) -> NDArray[np.uint8]:
         """The bytes of a part, row-major, little-endian: (count * item size,)."""
+        data = self._read(part)
+        return masked(data, part) if part.mask else data
 
-    @abstractmethod
     def write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         """Set elements of a part: (k,) offsets in the part (None: all), (k, item size) bytes."""
+        if part.mask:
+            pieces = [part] if elements is None else _each(part, elements)
+            values = _merged(np.concatenate([self._read(p) for p in pieces]), values, part)
+        self._write(part, elements, values)
 
     def read_held(self, part: Part) -> NDArray[np.uint8]:
         """The bytes of those elements of a part that this process holds."""
-        return self.read(part)
+        data = self._read_held(part)
+        return masked(data, part) if part.mask else data
 
     def write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
         """Set all elements of a part that this process holds: (k, item size) bytes."""
-        self.write(part, None, values)
+        if part.mask:
+            values = _merged(self._read_held(part), values, part)
+        self._write_held(part, values)
 
     def is_elsewhere(self, part: Part) -> bool:
         """Whether a part is on another device than the CPU, and `resident` gives it."""
         return False
 
     def resident(self, part: Part) -> torch.Tensor | None:
-        """The elements of a part, flat, if they are on another device than the CPU; else None."""
+        """The elements of a part, flat, if they are on another device than the CPU; else None.
+
+        Of a part with a mask they are bytes.
+        """
+        elements = self._resident(part)
+        if elements is None or not part.mask:
+            return elements
+        import torch
+
+        cells = elements.view(torch.uint8).view(-1, part.itemsize)
+        pattern = torch.tensor(list(_bytes(part)), dtype=torch.uint8, device=cells.device)
+        return (cells & pattern).flatten()
+
+    @abstractmethod
+    def _read(self, part: Part) -> NDArray[np.uint8]:
+        """`read`, with all bits."""
+
+    @abstractmethod
+    def _write(
+        self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
+    ) -> None:
+        """`write`, with all bits."""
+
+    def _read_held(self, part: Part) -> NDArray[np.uint8]:
+        """`read_held`, with all bits."""
+        return self._read(part)
+
+    def _write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
+        """`write_held`, with all bits."""
+        self._write(part, None, values)
+
+    def _resident(self, part: Part) -> torch.Tensor | None:
+        """`resident`, with all bits."""
         return None
 
     def copies(self, part: Part) -> bool:
         """Whether what `resident` gives takes memory of its own."""
         return False
+
+
+def masked(data: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
+    """Bytes of whole elements, with only those bits that a part with a mask stands for.
+
+    >>> masked(np.full(4, 0xFF, np.uint8), Part("w", "I16", (9,), 0, 2, mask=0x8001)).tolist()
+    [1, 128, 1, 128]
+    """
+    pattern = np.frombuffer(_bytes(part), f"<u{min(part.itemsize, 8)}")
+    return (data.view(pattern.dtype).reshape(-1, pattern.size) & pattern).reshape(-1).view(np.uint8)
+
+
+def _bytes(part: Part) -> bytes:
+    return part.mask.to_bytes(part.itemsize, "little")
+
+
+def _each(part: Part, elements: NDArray[np.int64]) -> list[Part]:
+    """Elements of a part as parts of their own."""
+    return [replace(part, start=part.start + k, count=1) for k in elements.tolist()]
+
+
+def _merged(now: NDArray[np.uint8], values: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
+    """(k, item size) bytes: the bits of a part from ``values``, the others as they are now."""
+    new = np.ascontiguousarray(values).reshape(-1)
+    return (now ^ masked(now ^ new, part)).reshape(-1, part.itemsize)
 
 
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:

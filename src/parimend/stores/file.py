@@ -56,12 +56,12 @@ class FileTensors(Tensors):
     def whole(self) -> tuple[Part, ...]:
         return self._parts
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
+    def _read(self, part: Part) -> NDArray[np.uint8]:
         data = read_at(self._file, self._place(part), part.nbytes)
         self._progress(data.size)
         return data
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         at = self._place(part)
@@ -102,14 +102,14 @@ class LoadedTensors(Tensors):
     def whole(self) -> tuple[Part, ...]:
         return self._parts
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
+    def _read(self, part: Part) -> NDArray[np.uint8]:
         size = part.itemsize
         return self.data[part.name][part.start * size : (part.start + part.count) * size]
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        rows = self.read(part).reshape(part.count, -1)
+        rows = self._read(part).reshape(part.count, -1)
         rows[... if elements is None else elements] = values
 
 
@@ -128,13 +128,13 @@ class ChosenTensors(Tensors):
     def whole(self) -> tuple[Part, ...]:
         return self._parts
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
-        return self._tensors.read(part)
+    def _read(self, part: Part) -> NDArray[np.uint8]:
+        return self._tensors._read(part)
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        self._tensors.write(part, elements, values)
+        self._tensors._write(part, elements, values)
 
 
 def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> None:

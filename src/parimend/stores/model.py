@@ -57,7 +57,7 @@ class ModelTensors(Tensors):
             for name, tensor in self.held.items()
         ]
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
+    def _read(self, part: Part) -> NDArray[np.uint8]:
         tensor = self.held[part.name]
         if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
             return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
@@ -69,15 +69,16 @@ class ModelTensors(Tensors):
         tensor = self.held[part.name]
         return tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
 
-    def resident(self, part: Part) -> torch.Tensor | None:
+    def _resident(self, part: Part) -> torch.Tensor | None:
         if not self.is_elsewhere(part):
             return None
         return _range(self.held[part.name].detach(), part.start, part.start + part.count)
 
     def copies(self, part: Part) -> bool:
-        return self.is_elsewhere(part) and not self.held[part.name].is_contiguous()
+        held = self.held[part.name]
+        return self.is_elsewhere(part) and (bool(part.mask) or not held.is_contiguous())
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         data = self.held[part.name].detach()

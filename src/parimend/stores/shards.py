@@ -164,13 +164,13 @@ class ShardedTensors(Tensors):
     def whole(self) -> Sequence[Part]:
         return self._whole
 
-    def read(self, part: Part) -> NDArray[np.uint8]:
+    def _read(self, part: Part) -> NDArray[np.uint8]:
         size = part.itemsize
         data = np.zeros((part.count, size), np.uint8)
-        data[self.spread.held(part).elements] = self.read_held(part).reshape(-1, size)
+        data[self.spread.held(part).elements] = self._read_held(part).reshape(-1, size)
         return self.spread.sum(data.reshape(-1))
 
-    def write(
+    def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
         held = self.spread.held(part)
@@ -178,12 +178,12 @@ class ShardedTensors(Tensors):
         at, which = common(held.elements, wanted)
         self._write_local(part, held.start + at, values[which])
 
-    def read_held(self, part: Part) -> NDArray[np.uint8]:
+    def _read_held(self, part: Part) -> NDArray[np.uint8]:
         held = self.spread.held(part)
         local = self._shards.local(part.name).view(-1)
         return byte_view(local[held.start : held.stop], part.name)
 
-    def write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
+    def _write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
         held = self.spread.held(part)
         self._write_local(part, np.arange(held.start, held.stop), values)
 

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
@@ -29,7 +30,7 @@ Per = Literal["model", "tensor", "row"]
 
 @dataclass(frozen=True, repr=False)
 class Part(Record):
-    """A range of elements of one tensor, in row-major order.
+    """A range of elements of one tensor, in row-major order, or some of their bits.
 
     Attributes:
         name: of the tensor.
@@ -38,6 +39,7 @@ class Part(Record):
         start: first element.
         count: number of elements.
         exponent: of the grid step, for words on a grid.
+        mask: which bits of every element it stands for, as a little-endian number; 0 for all.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Part(Record):
     start: int
     count: int
     exponent: int = 0
+    mask: int = 0
 
     @property
     def itemsize(self) -> int:
@@ -65,6 +68,15 @@ class Part(Record):
         """
         return self.count * self.itemsize
 
+    @property
+    def bits(self) -> int:
+        """Number of bits of every element that it stands for.
+
+        >>> Part("w", "BF16", (2, 3), 0, 6).bits, Part("w", "BF16", (6,), 0, 6, mask=0x7F80).bits
+        (16, 8)
+        """
+        return self.mask.bit_count() or 8 * self.itemsize
+
     def index(self, offset: int) -> tuple[int, ...]:
         """The index in the tensor of the part's element ``offset``.
 
@@ -82,6 +94,29 @@ class Part(Record):
 def whole(name: str, dtype: str, shape: Sequence[int]) -> Part:
     """All of a tensor as one part."""
     return Part(name, dtype, tuple(shape), 0, math.prod(shape))
+
+
+def bytes_in(parts: Iterable[Part]) -> float:
+    """How many bytes the bits of some parts are.
+
+    >>> w = Part("w", "F32", (10,), 0, 10)
+    >>> bytes_in([w]), bytes_in([replace(w, mask=1), replace(w, mask=0xFE)])
+    (40.0, 10.0)
+    """
+    return sum(part.count * part.bits for part in parts) / 8
+
+
+def elements_in(parts: Iterable[Part]) -> int:
+    """How many elements some parts are; where a part has some of their bits, so much of each.
+
+    >>> w = Part("w", "F32", (10,), 0, 10)
+    >>> elements_in([w]), elements_in([replace(w, mask=1), replace(w, mask=0xFFFFFFFE)])
+    (10, 10)
+    """
+    total = Fraction(0)
+    for part in parts:
+        total += Fraction(part.count * part.bits, 8 * part.itemsize) if part.mask else part.count
+    return int(total)
 
 
 def padded_words(*parts: Part) -> int:
@@ -150,10 +185,24 @@ class Word(Record):
         return tuple(accumulate((padded_words(part) for part in self.parts[:-1]), initial=0))
 
     @property
+    def masked(self) -> bool:
+        """Whether it has only some of the bits of an element."""
+        return any(part.mask for part in self.parts)
+
+    @property
     def name(self) -> str:
-        """For messages: the tensor, or the first and last of several."""
+        """For messages: the tensor, or the first and last of several; which bits, if not all.
+
+        >>> Word((Part("w", "F32", (3,), 0, 3, mask=0xC0000000),)).name
+        'w (2 bits of each)'
+        """
         first, last = self.parts[0].name, self.parts[-1].name
-        return first if first == last else f"{first} .. {last}"
+        name = first if first == last else f"{first} .. {last}"
+        if not self.masked:
+            return name
+        fewest, most = min(p.bits for p in self.parts), max(p.bits for p in self.parts)
+        bits = f"{fewest} to {most} bits" if fewest < most else f"{most} bit{'s' * (most > 1)}"
+        return f"{name} ({bits} of each)"
 
     def locate(self, position: int) -> tuple[int, int]:
         """The number of the part that an element is in, and its offset there."""
