@@ -147,7 +147,7 @@ def protect_file(
                 f"{path} has {len(files)} files: give an existing folder to write them to"
             )
         goals = [goal / file.name if goal.is_dir() else goal for file in files]
-    is_set = path.is_dir() or is_index(path)
+    is_set = path.is_dir() or is_index(path) or len(files) > 1
     task = Task(request, notes_of(goals) if is_set else {}, force, progress)
     chosen = choose(files, request.only)
     todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]

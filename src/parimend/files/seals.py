@@ -113,14 +113,13 @@ def _inside(file: BinaryIO, path: Path) -> Sealed:
 
 def _why_unprotected(file: BinaryIO, path: Path) -> str:
     """A damaged file is not to be protected as it is."""
-    if expected := promised(path):
-        try:
-            expected.parse(file, str(path))
-        except FormatError as error:
-            return (
-                f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
-                "it cannot be repaired here; fetch it again"
-            )
+    try:
+        layout_of(file, path)
+    except FormatError as error:
+        return (
+            f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
+            "it cannot be repaired here; fetch it again"
+        )
     return (
         f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
         f"(parimend protect {path} makes one)"
