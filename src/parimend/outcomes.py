@@ -143,7 +143,8 @@ class Change(Record):
     def row(self) -> tuple[str, ...]:
         """The change in a table with `COLUMNS`."""
         index = ", ".join(map(str, self.index))
-        return self.tensor, index, self.dtype, self._shown(self.received), self._shown(self.original)
+        values = map(self._shown, (self.received, self.original))
+        return self.tensor, index, self.dtype, *values
 
     def _shown(self, data: bytes) -> str:
         """One of both in a table: a number and its bytes, or what there is room for of a block."""

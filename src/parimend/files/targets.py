@@ -67,10 +67,8 @@ def targets(path: Path) -> list[Path]:
     """
     if path.is_dir():
         return _targets_in(path)
-    if is_index(path):
-        names = shards(read_regular(path, MAX_INDEX), str(path))
-    else:
-        names = others(path)
+    is_list = is_index(path)
+    names = shards(read_regular(path, MAX_INDEX), str(path)) if is_list else others(path)
     return [path, *(path.with_name(name) for name in names)]
 
 

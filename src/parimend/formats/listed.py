@@ -2,7 +2,8 @@
 
 The frame, little-endian::
 
-    length of the list (u32), list, all bytes that belong to no tensor, one after the other
+    bytes of the file (u64), length of the list (u32), list,
+        all bytes that belong to no tensor, one after the other
 
 A line of the list is a tensor, in the order of their data, as JSON::
 
@@ -36,7 +37,8 @@ MOST_TENSORS = 1 << 18
 """Tensors of a file, at most."""
 
 _MOST_LISTED = 1 << 24  # bytes of the list; a tensor takes about 80
-_LENGTH = struct.Struct("<I")
+_DECODER = json.JSONDecoder(parse_constant=refuse, parse_float=finite)
+_HEAD = struct.Struct("<QI")
 
 
 class Listed(Format):
@@ -68,8 +70,8 @@ class Listed(Format):
             raise FormatError(f"{name} is no list of the tensors of a file: {error}") from None
 
     def _unfold(self, view: memoryview, frame: Bytes) -> Layout:
-        (length,) = _LENGTH.unpack_from(view)
-        lines, around = view[_LENGTH.size :][:length], view[_LENGTH.size + length :]
+        size, length = _HEAD.unpack_from(view)
+        lines, around = view[_HEAD.size :][:length], view[_HEAD.size + length :]
         entries: list[Entry] = []
         spans: list[tuple[int, Bytes]] = []
         at = 0
@@ -88,8 +90,10 @@ class Listed(Format):
             entries.append(entry)
             at = entry.end
         skip(len(around))
-        if not 0 < at <= MOST_BYTES or len({entry.name for entry in entries}) != len(entries):
-            raise ValueError("its size cannot be, or two tensors have one name")
+        if not 0 < at == size <= MOST_BYTES:
+            raise ValueError("it is not of the size that it says")
+        if len({entry.name for entry in entries}) != len(entries):
+            raise ValueError("two tensors have one name")
         return Layout(self, tuple(entries), at, frame, tuple(spans))
 
 
@@ -145,7 +149,7 @@ def _fold(file: BinaryIO, size: int, entries: Iterable[Entry], name: str) -> byt
             "pack it into an archive that is no zip file, and protect that"
         )
     pieces = (read_at(file, at, count).tobytes() for at, count in gaps)
-    return _LENGTH.pack(len(listed)) + listed + b"".join(pieces)
+    return _HEAD.pack(size, len(listed)) + listed + b"".join(pieces)
 
 
 def _lines(view: memoryview, length: int) -> Iterator[bytes]:
@@ -162,7 +166,7 @@ def _lines(view: memoryview, length: int) -> Iterator[bytes]:
 
 def _read(line: bytes, at: int) -> tuple[int, Entry]:
     """What a line says: the bytes before the tensor, which are at ``at``, and the tensor."""
-    name, dtype, shape, gap, size = json.loads(line, parse_constant=refuse, parse_float=finite)
+    name, dtype, shape, gap, size = _DECODER.decode(str(line, "utf-8"))
     if not isinstance(shape, list) or any(
         type(number) is not int or not 0 <= number <= MOST_BYTES for number in (*shape, gap, size)
     ):

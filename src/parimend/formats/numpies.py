@@ -103,6 +103,8 @@ def _facts(header: Any) -> tuple[str, bool, tuple[int, ...]]:
     descr, shape = header["descr"], header["shape"]
     # An array of objects is a pickle, and one of records is taken as its bytes.
     text = descr if isinstance(descr, str) and _OPAQUE.fullmatch(descr) else "RECORDS"
-    if not isinstance(shape, tuple) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in shape):
+    if not isinstance(shape, tuple) or any(
+        type(n) is not int or not 0 <= n < 1 << 62 for n in shape
+    ):
         raise ValueError("no shape")
     return text, header["fortran_order"] is True, shape

@@ -61,7 +61,7 @@ class _Global(NamedTuple):
 class _Storage(NamedTuple):
     key: str
     dtype: str
-    count: int
+    size: int
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ class _Made:
 _MARK = object()
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A pickle that is none, or has steps that are not known here."""
 
 
@@ -84,12 +84,12 @@ def views(pickle: bytes) -> Iterator[View]:
     """The tensors in a pickle that ``torch.save`` made, each object once, in order.
 
     Raises:
-        Unreadable: if it is no such pickle, or has too many steps.
+        UnreadableError: if it is no such pickle, or has too many steps.
     """
     try:
         yield from _walk(_Machine().run(pickle))
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise Unreadable(str(error)) from None
+        raise UnreadableError(str(error)) from None
 
 
 class _Machine:
@@ -111,8 +111,8 @@ class _Machine:
             elif act := _STEPS.get(opcode.name):
                 act(self, argument)
             else:
-                raise Unreadable(f"{opcode.name} is not known here")
-        raise Unreadable("it has too many steps")
+                raise UnreadableError(f"{opcode.name} is not known here")
+        raise UnreadableError("it has too many steps")
 
     def _marked(self) -> list[Any]:
         """What is above the last mark, taken from the stack with it."""
@@ -120,14 +120,14 @@ class _Machine:
         while self._stack[at] is not _MARK:
             at -= 1
             if at < 0:
-                raise Unreadable("a mark is missing")
+                raise UnreadableError("a mark is missing")
         above = self._stack[at + 1 :]
         del self._stack[at:]
         return above
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count:
-            raise Unreadable("the stack is empty")
+            raise UnreadableError("the stack is empty")
         popped = self._stack[len(self._stack) - count :]
         del self._stack[len(self._stack) - count :]
         return popped
@@ -162,7 +162,7 @@ class _Machine:
     def _persistent(self, described: Any) -> None:
         kind, storage, key, _, count = described[:5]
         if kind != "storage" or not isinstance(key, str) or type(count) is not int:
-            raise Unreadable("something is kept that is no storage")
+            raise UnreadableError("something is kept that is no storage")
         self._push(_Storage(key, _STORAGES.get(getattr(storage, "name", ""), ""), count))
 
 
@@ -180,7 +180,7 @@ _CONSTANTS = frozenset(
         *("NEWTRUE", "NEWFALSE"),
     }
 )
-_STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
+_STEPS: Mapping[str, Callable[[_Machine, Any], object]] = MappingProxyType(
     {
         **dict.fromkeys(("PROTO", "FRAME"), lambda m, x: None),
         "MARK": lambda m, x: m._push(_MARK),
@@ -218,7 +218,7 @@ def _walk(top: Any) -> Iterator[View]:
     while todo:
         name, value = todo.pop()
         if isinstance(value, _Storage):
-            yield View(name, value.key, value.dtype, (value.count,), True)
+            yield View(name, value.key, value.dtype, (value.size,), True)
         elif isinstance(value, _Made | tuple) and not isinstance(value, _Global):
             if id(value) in seen:  # also a circle
                 continue

@@ -1,7 +1,7 @@
 """The fields of a protobuf message, with their places.
 
-Encoding: https://protobuf.dev/programming-guides/encoding. What is inside a field is read when it is
-asked for, so that large ones are skipped.
+Encoding: https://protobuf.dev/programming-guides/encoding. What is inside a field is read when it
+is asked for, so that large ones are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def varint(reader: Reader) -> int:
     """
     number = 0
     for shift in range(0, _MOST_BITS, _BITS):
-        byte = reader.take(1)[0]
+        byte = reader.byte()
         number |= (byte & 127) << shift
         if byte < 128:
             return number

@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from parimend.errors import AnotherFormatError, FormatError
-from parimend.formats.torch_archive import Torch
 from parimend.formats.base import Format, Layout
 from parimend.formats.gguf import Gguf
 from parimend.formats.numpies import Npy, Npz
 from parimend.formats.onnx import Onnx, OnnxData
 from parimend.formats.raw import Raw
 from parimend.formats.safetensors import Safetensors
+from parimend.formats.torch_archive import Torch
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {

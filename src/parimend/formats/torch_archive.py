@@ -1,8 +1,8 @@
 """The archives of ``torch.save`` (.pt, .pth, .bin, .ckpt): storages, and a pickle that names them.
 
 The format: https://docs.pytorch.org/docs/stable/notes/serialization.html. In a zip archive without
-compression, ``NAME/data.pkl`` says what was saved, and ``NAME/data/0`` and the like are the bytes of
-the storages of its tensors. What TorchScript saves has more members, and is laid out in the same way.
+compression, ``NAME/data.pkl`` says what was saved, and ``NAME/data/0`` and the like are the bytes
+of the storages of its tensors. What TorchScript saves has more members, laid out in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from parimend.dtypes import DTYPES
 from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import Entry
 from parimend.formats.listed import LONGEST_SPAN, Listed
-from parimend.formats.pickled import Unreadable, View, views
+from parimend.formats.pickled import UnreadableError, View, views
 from parimend.formats.zipped import COMPRESSED, STORED, Member, members
 from parimend.regular import read_at
 
@@ -72,7 +72,7 @@ def _known(pickle: bytes) -> dict[str, list[View]]:
     try:
         for view in views(pickle):
             found.setdefault(_DATA + view.storage, []).append(view)
-    except Unreadable:
+    except UnreadableError:
         return {}  # the names of the members are left
     return found
 
@@ -84,14 +84,13 @@ def _entry(title: str, member: Member, found: Sequence[View], is_foreign: bool) 
         name, dtype, shape = first.name, first.dtype, first.shape
     else:
         name, dtype = (found[0].name, found[0].dtype) if found else (title, "U8")
-        itemsize = DTYPES[dtype].itemsize if dtype in DTYPES else 1
-        shape = (size // itemsize,)
+        shape = (size // (DTYPES[dtype].itemsize if dtype in DTYPES else 1),)
     # Its numbers are no numbers to this machine.
-    dtype += "_BE" if is_foreign and dtype in DTYPES and DTYPES[dtype].bits > 8 else ""
+    dtype += "_BE" if is_foreign else ""
     return Entry(name or title, dtype or "UNKNOWN", shape, member.begin, member.end)
 
 
 def _is_all(view: View, size: int) -> bool:
     """Whether a tensor is all of a storage of ``size`` bytes, in the order in which they lie."""
-    known = DTYPES.get(view.dtype)
-    return bool(known and view.is_plain) and math.prod(view.shape) * known.itemsize == size
+    itemsize = DTYPES[view.dtype].itemsize if view.dtype in DTYPES else 0
+    return view.is_plain and math.prod(view.shape) * itemsize == size

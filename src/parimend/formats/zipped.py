@@ -76,7 +76,9 @@ def members(file: BinaryIO, size: int, name: str) -> list[Member]:
         listed = [_listed(reader) for _ in range(count)]
         if reader.at != end:
             raise FormatError("something follows the last member")
-        found = [_placed(Reader(file, name, 0, size), before, *each) for each in listed]
+        # Headers lie far from each other.
+        first = Reader(file, name, 0, size, ahead=_LOCAL_OF.size)
+        found = [_placed(first.again(), before, *each) for each in listed]
     except FormatError as error:
         raise FormatError(
             f"{name} is a zip archive whose directory is broken, or it is truncated ({error}): "
