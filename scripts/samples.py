@@ -1,10 +1,13 @@
 """Small files of every format, each made by its own library and read by it.
 
+    python scripts/samples.py DIRECTORY       # a folder for each, called as its format
+
 Tests, trials and the fuzzer use them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -191,3 +194,15 @@ def _storages(name: str, value: Any) -> list[tuple[str, bytes]]:
     inside = value.items() if isinstance(value, dict) else ()
     inside = enumerate(value) if isinstance(value, list) else inside
     return [pair for key, each in inside for pair in _storages(f"{name}.{key}".strip("."), each)]
+
+
+def main(directory: Path) -> None:
+    """Write all of them."""
+    for name, make in SAMPLES.items():
+        folder = directory / name
+        folder.mkdir(parents=True)
+        make(folder, np.random.default_rng(0))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

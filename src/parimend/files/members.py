@@ -36,8 +36,9 @@ class Members:
     """The files that a path stands for when they are to be checked.
 
     A folder stands for everything that is protected in it and everything that should be; an index,
-    or a file whose tensors are also in others, for what was protected together with it. Iterating gives each file once, also those that are not
-    there; what is learned meanwhile from the seals may add more of them.
+    or a file whose tensors are also in others, for what was protected together with it. Iterating
+    gives each file once, also those that are not there; what is learned meanwhile from the seals
+    may add more of them.
 
     Args:
         path: a file, an index or a folder.

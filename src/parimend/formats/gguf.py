@@ -64,8 +64,8 @@ class Gguf(Listed):
         alignment, infos = header.read()
         start = at = _aligned(reader.at, alignment)
         infos.sort(key=lambda info: info.place)
-        ends = [*(info.place for info in infos[1:]), size - start]
-        for info, limit in zip(infos, ends, strict=True):
+        for number, info in enumerate(infos, 1):
+            limit = infos[number].place if number < len(infos) else size - start
             entry = _entry(info, start, limit, header.is_foreign, name)
             at = max(at, entry.end)
             yield entry

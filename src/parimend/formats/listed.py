@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 from parimend.errors import FormatError
 from parimend.formats.base import MOST_BYTES, Bytes, Entry, Format, Layout
+from parimend.formats.raw import NAME
 from parimend.regular import read_at
 from parimend.strict_json import finite, refuse
 
@@ -45,7 +46,8 @@ class Listed(Format):
     """Files of named tensors that a parser finds once, when they are protected.
 
     A derived class says in `_tensors` what it finds. Of tensors that share bytes the first has
-    them, the longest if several begin there, and the others are not listed.
+    them, the longest if several begin there, and the others are not listed. Where there are none,
+    all of the file is one tensor of bytes.
     """
 
     def parse(self, file: BinaryIO, name: str) -> Layout:
@@ -53,7 +55,9 @@ class Listed(Format):
         if not size:
             raise FormatError(f"{name} is empty: there is nothing in it to protect")
         found = _apart(islice(self._tensors(file, size, name), MOST_TENSORS + 1))
-        if found and (last := found[-1]).end > size:
+        if not any(entry.end > entry.begin for entry in found):
+            found = [Entry(NAME, "U8", (size,), 0, size)]
+        if (last := found[-1]).end > size:
             raise FormatError(
                 f"{name} is truncated: it has {size} bytes, and {last.name} ends at {last.end}"
             )
@@ -171,6 +175,7 @@ def _read(line: bytes, at: int) -> tuple[int, Entry]:
         type(number) is not int or not 0 <= number <= MOST_BYTES for number in (*shape, gap, size)
     ):
         raise ValueError("shapes and places are lists of numbers")
-    for text in (name, dtype):
-        text.encode()  # half a surrogate pair is no text, and what is no text has no encode
+    if not isinstance(name, str) or not isinstance(dtype, str):
+        raise ValueError("names are texts")
+    name.encode(), dtype.encode()  # half a surrogate pair is no text
     return gap, Entry(name, dtype, tuple(shape), at + gap, at + gap + size)
