@@ -58,7 +58,7 @@ class Gguf(Listed):
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         reader = Reader(file, name, 0, size)
-        if size < 8 or reader.take(4) != _MAGIC:
+        if reader.take(min(len(_MAGIC), size)) != _MAGIC:
             raise AnotherFormatError(f"{name} is no GGUF file: it does not begin with {_MAGIC!r}")
         header = _Header(reader)
         alignment, infos = header.read()
