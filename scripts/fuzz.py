@@ -22,9 +22,7 @@ import json
 import multiprocessing
 import re
 import resource
-import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -44,13 +42,13 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import ParimendError, SealError
 from parimend.files.seals import SUFFIX
-from parimend.files.targets import names_in
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.formats.header import PREFIX
 from parimend.formats.listed import Listed
 from parimend.formats.safetensors import KEY
 from parimend.outcomes import Verdict
 
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "formats"
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time
 ADDRESSES = 6 << 30  # bytes of address space, so that a bomb ends the process and not the machine
 
@@ -112,26 +110,20 @@ def models(folder: Path) -> Iterator[Input]:
     yield _taken(folder, index.name)
 
 
-def foreign(folder: Path) -> Iterator[Input]:
-    """Small protected files that other libraries made; in a process that holds these."""
-    samples = folder / "samples"
-    command = [sys.executable, Path(__file__).with_name("samples.py"), samples]
-    subprocess.run(command, check=True)
-    for made in sorted(samples.iterdir()):
-        for path in made.iterdir():
-            path.rename(folder / path.name)
+def foreign() -> Iterator[Input]:
+    """Small protected files that other libraries made."""
+    for folder in sorted(GOLDEN.iterdir()):
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
         # The model with data beside it is protected together with them.
-        name = next(n for n in ("model.onnx", *names_in(folder)) if (folder / n).exists())
-        protect_file(folder / name, 5)
-        yield _taken(folder, name, made.name)
-    shutil.rmtree(samples)
+        target = min(name for name in files if not name.endswith(SUFFIX))
+        yield Input(files, target, files[target], folder.name)
 
 
-def _taken(folder: Path, target: str, kind: str = "safetensors") -> Input:
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def _taken(folder: Path, target: str) -> Input:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in files:
         (folder / name).unlink()
-    return Input(files, target, files[target], kind)
+    return Input(files, target, files[target], "safetensors")
 
 
 # What is done to them.
@@ -449,7 +441,7 @@ def replay(path: Path) -> int:
 
 def warm(folder: Path) -> list[Input]:
     """The good files, all of which were looked at: compiling and loading belongs to no input."""
-    good = [*models(folder), *foreign(folder)]
+    good = [*models(folder), *foreign()]
     for made in good:
         data = bytearray(made.files[made.target])
         data[-1] ^= 1

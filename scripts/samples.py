@@ -1,8 +1,9 @@
 """Small files of every format, each made by its own library and read by it.
 
-    python scripts/samples.py DIRECTORY       # a folder for each, called as its format
+    python scripts/samples.py DIRECTORY
 
-Tests, trials and the fuzzer use them.
+writes `tests/golden/formats`: a folder for each format, with a file and its seal. A seal once
+written has to stay readable; these were made by version 0.1.0, and are never written again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from parimend import protect_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -197,11 +200,13 @@ def _storages(name: str, value: Any) -> list[tuple[str, bytes]]:
 
 
 def main(directory: Path) -> None:
-    """Write all of them."""
+    """Write all of them, and protect them."""
     for name, make in SAMPLES.items():
         folder = directory / name
         folder.mkdir(parents=True)
-        make(folder, np.random.default_rng(0))
+        path = make(folder, np.random.default_rng(0))
+        # Data beside a model are protected together with it.
+        protect_file(folder / "model.onnx" if name == "onnx-data" else path, errors=5)
 
 
 if __name__ == "__main__":

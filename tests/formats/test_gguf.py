@@ -9,13 +9,13 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.constants import GGML_QUANT_SIZES
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import make_gguf
 
 from parimend import check_file, protect_file, repair_file
 from parimend.dtypes import BLOCKS, DTYPES
 from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats import layout_of, of_name
 from parimend.outcomes import Verdict
-from samples import make_gguf
 
 GGUF = of_name("gguf")
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)

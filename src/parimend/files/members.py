@@ -62,7 +62,7 @@ class Members:
         self._known: set[str] = set()
         self._add(self._sealed() if is_folder else [path.name])
         if not self.is_set and has_others(path):
-            self._learn_without(path)
+            self._add(_companions(path))
             self.is_set = len(self._names) > 1
 
     def __iter__(self) -> Iterator[Path]:
@@ -142,7 +142,6 @@ class Members:
         with suppress(ParimendError, OSError):
             if is_index(path):
                 self._list(read_regular(path, MAX_INDEX))
-            self._add(others(path))
 
     def _list(self, content: bytes | None) -> bool:
         """Take up what an index lists, if it can be read; that only ever adds members."""
@@ -204,6 +203,15 @@ def _is_of_file(beside: Path) -> bool:
         return load_sidecar(beside).layout is not None
     except (ParimendError, OSError):
         return True
+
+
+def _companions(path: Path) -> Collection[str]:
+    """The names of the files with the rest of a file's tensors, as its seal or the file says."""
+    with suppress(ParimendError, OSError):
+        return noted(load_sidecar(sidecar_of(path)).seal.notes, MEMBERS)
+    with suppress(ParimendError, OSError):
+        return others(path)
+    return ()
 
 
 def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
