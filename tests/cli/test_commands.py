@@ -11,7 +11,6 @@ import pytest
 import safetensors.numpy
 
 import parimend as pm
-from parimend.cli import main
 
 
 @pytest.fixture
@@ -23,18 +22,6 @@ def model(tmp_path, rng):
     }
     safetensors.numpy.save_file(arrays, path)
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command: (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_from_protect_to_repair(model, run, tmp_path):

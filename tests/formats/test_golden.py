@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import load
 
 from parimend import check_file, repair_file
 from parimend.files.seals import SUFFIX, load_sidecar, sidecar_of
 from parimend.formats import FORMATS
 from parimend.outcomes import Verdict
-from samples import load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "formats"
 

@@ -162,7 +162,6 @@ def nested(depth):
         (b"\x08\x0a" + message(7, message(5, message(9, b"x"))[:-1]), "bytes should follow"),
         (nested(200), "its graphs have no end"),
         (b"\x08\x0a" + message(7, message(5, b"\x08\x01" * 99 + message(9, b"x"))), "no shape"),
-        (b"\x08\x0a" + message(7, message(5, message(8, b"x" * 5000))), "the name .* is too long"),
         (b"", "is empty|is no ONNX model"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

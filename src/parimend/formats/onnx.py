@@ -135,7 +135,7 @@ def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
     return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _of_model(path: Path, state: State | None) -> tuple[_Tensor, ...]:
     """The tensors of a model that lie beside it; none if it cannot be read.
 
@@ -233,9 +233,8 @@ def _tensor(reader: Reader, owner: str) -> _Tensor:
 
 
 def _text(reader: Reader) -> str:
-    if reader.end - reader.at > _LONGEST_TEXT:
-        raise FormatError(f"{reader.name} is damaged: the name at byte {reader.at} is too long")
-    return reader.take(reader.end - reader.at).decode(errors="backslashreplace")
+    count = min(reader.end - reader.at, _LONGEST_TEXT)
+    return reader.take(count).decode(errors="backslashreplace")
 
 
 def _pair(reader: Reader) -> tuple[str, str]:
