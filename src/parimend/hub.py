@@ -71,7 +71,13 @@ def save_file(
     """
     path = path_of(path)
     request = Request.of(errors, carrier)
-    is_named = promised(path) is FORMATS["safetensors"]
+    expected = promised(path)
+    is_named = expected is FORMATS["safetensors"]
+    if expected and not is_named:
+        raise SpecError(
+            f"{path} promises a file of the format {expected.name}, and this writes others: choose "
+            "another name, or save it with its own library and use protect_file"
+        )
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
     with ExitStack() as stack:

@@ -162,6 +162,14 @@ def test_a_file_of_facts_alone_is_protected_as_bytes(write):
     assert check_file(path).verdict is Verdict.CLEAN
 
 
+def test_many_tensors_of_one_name_and_no_elements(write):
+    tensors = [(b"w", (0,), Kind.F32, 0)] * 5000
+    path = write(packed(*tensors, (b"w", (2,), Kind.F32, 0), data=bytes(8)))
+    names = [entry.name for entry in parse(path).entries]
+    assert len(set(names)) == 5001
+    assert max(map(len, names)) < 30
+
+
 def array(kind, count, data=b""):
     return struct.pack("<IIQ", 9, kind, count) + data
 

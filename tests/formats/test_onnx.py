@@ -93,6 +93,14 @@ def test_fields_with_numbers_in_them(saved):
     }
 
 
+def test_tensors_without_a_name(saved):
+    held = [numpy_helper.from_array(np.full(9, i, np.float32), "") for i in range(3)]
+    first, second, third = saved(graph(held=held)).values()
+    assert first.name == "unnamed"
+    assert second.name == f"unnamed@{second.begin}"
+    assert third.name == f"unnamed@{third.begin}"
+
+
 def test_tensors_inside_of_nodes(saved):
     def array(value, name=""):
         return numpy_helper.from_array(np.full(9, value, np.float32), name)

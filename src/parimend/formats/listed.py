@@ -116,12 +116,13 @@ def _apart(found: Iterable[Entry]) -> list[Entry]:
 def _filled(entries: Sequence[Entry], size: int) -> Iterator[Entry]:
     """The same, with what is too long to be kept in the seal as tensors of bytes."""
     at = 0
-    for entry in [*entries, Entry("", "U8", (0,), size, size)]:
-        if entry.begin - at > LONGEST_SPAN:
-            yield Entry(f"bytes@{at}", "U8", (entry.begin - at,), at, entry.begin)
-        at = entry.end
-        if entry.name or at < size:
+    for entry in (*entries, None):
+        begin = entry.begin if entry else size
+        if begin - at > LONGEST_SPAN:
+            yield Entry(f"bytes@{at}", "U8", (begin - at,), at, begin)
+        if entry:
             yield entry
+            at = entry.end
 
 
 def _distinct(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -130,8 +131,9 @@ def _distinct(entries: Iterable[Entry]) -> Iterator[Entry]:
     for entry in entries:
         # Half a surrogate pair is no text.
         name = (entry.name or "unnamed").encode(errors="backslashreplace").decode()
+        name += f"@{entry.begin}" if name in names else ""
         while name in names:
-            name += f"@{entry.begin}"
+            name += f"#{len(names)}"
         names.add(name)
         yield entry._replace(name=name)
 
