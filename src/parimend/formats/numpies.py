@@ -6,7 +6,6 @@ an array is a literal of Python, which is read as such and not evaluated.
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Iterator
@@ -35,7 +34,15 @@ _OPAQUE = re.compile(r"[<>|=][a-zA-Z][0-9]*(\[[a-zA-Z0-9]+\])?")
 
 
 class Npy(Listed):
-    """Files of one array. An array that lies column by column has its dimensions turned round."""
+    """Files of one array. An array that lies column by column has its dimensions turned round.
+
+    >>> import tempfile, numpy
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     numpy.save(file, numpy.ones((2, 3), numpy.float32))
+    ...     file.flush()
+    ...     Npy().parse(file, "example").entries
+    (Entry(name='array', dtype='F32', shape=(2, 3), begin=128, end=152),)
+    """
 
     name = "npy"
     suffix = _SUFFIX
@@ -92,9 +99,11 @@ def _header(reader: Reader, title: str) -> tuple[str, bool, tuple[int, ...]]:
     length = int.from_bytes(reader.take(_VERSIONS[major, minor]), "little")
     if length > _MOST_HEADER:
         raise FormatError(f"{name} is damaged: the header of {title} has {length} bytes")
+    from ast import literal_eval  # nothing else needs it
+
     text = reader.take(length).decode("utf-8" if major == 3 else "latin-1", "replace")
     try:
-        return _facts(ast.literal_eval(text.strip()))
+        return _facts(literal_eval(text.strip()))
     except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError):
         raise FormatError(f"{name} is damaged: {title} has no readable header") from None
 

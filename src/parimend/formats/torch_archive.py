@@ -31,6 +31,13 @@ class Torch(Listed):
 
     A storage of which there are only parts, or that is not row-major, is flat, under the name of
     the first of them; one that the pickle does not name is called as its member.
+
+    >>> import tempfile, torch
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     torch.save({"model": {"w": torch.ones(2, 3)}}, file)
+    ...     file.flush()
+    ...     Torch().parse(file, "example").entries[0][:3]
+    ('model.w', 'F32', (2, 3))
     """
 
     name = "torch"
