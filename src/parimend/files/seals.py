@@ -92,7 +92,8 @@ def _is_of_model(beside: Path, path: Path) -> bool:
 
     A sidecar of that name would belong to a file called ``model``.
     """
-    if promised(path) is None or not beside.is_file():
+    expected = promised(path)
+    if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
     return load_sidecar(beside).layout is None
 
