@@ -1,13 +1,14 @@
-"""Damaged and senseless files for the parsers: headers, sidecars, seals inside files, indices.
+"""Damaged and senseless files for the parsers: of every format, sidecars, seals inside, indices.
 
     make fuzz                              # a minute
     make fuzz MINUTES=600 SEED=7           # a night
     make fuzz INPUTS=100000
+    python scripts/fuzz.py --format gguf --inputs 10000
     python scripts/fuzz.py --replay fuzz-failures/1-4711.json
 
 Every input is a folder of files, made from its number and the seed alone. Half of them are damaged
 bytes; the others are well-formed, checksums included, but their numbers make no sense. A process of
-its own checks and repairs each one. That has to end in a verdict or in an error of
+its own parses, checks and repairs each one. That has to end in a verdict or in an error of
 `parimend.errors` (or an OSError), within --seconds of processor time and --megabytes of memory; and
 what is called clean or corrected has to be what it was. Failures are written to --failures, one
 file each, to be replayed.
@@ -41,21 +42,27 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import ParimendError, SealError
 from parimend.files.seals import SUFFIX
+from parimend.formats import FORMATS, Layout, layout_of
 from parimend.formats.header import PREFIX
-from parimend.formats.safetensors import KEY, Safetensors
+from parimend.formats.listed import Listed
+from parimend.formats.safetensors import KEY
 from parimend.outcomes import Verdict
 
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "formats"
 HANGS = 60.0  # seconds of waiting for an input that takes no processor time
 ADDRESSES = 6 << 30  # bytes of address space, so that a bomb ends the process and not the machine
 
 
 @dataclass
 class Input:
-    """Files by their names, the one to look at, and what it was if only bytes were damaged."""
+    """Files by their names, the one to look at, what it was if only bytes were damaged, and the
+    format.
+    """
 
     files: dict[str, bytes]
     target: str
     original: bytes | None = None
+    kind: str = ""
     steps: list[str] = field(default_factory=list)
 
 
@@ -94,9 +101,6 @@ def models(folder: Path) -> Iterator[Input]:
                 protect_file(plain, 5, carrier, path)
             plain.unlink()
         yield _taken(folder, path.name)
-    (folder / "model.bin").write_bytes(rng.bytes(3000))
-    protect_file(folder / "model.bin", 5)
-    yield _taken(folder, "model.bin")
     names = [f"model-{i}-of-2.safetensors" for i in (1, 2)]
     for name in names:
         safetensors.numpy.save_file(floats, folder / name)
@@ -106,16 +110,27 @@ def models(folder: Path) -> Iterator[Input]:
     yield _taken(folder, index.name)
 
 
+def foreign() -> Iterator[Input]:
+    """Small protected files that other libraries made."""
+    for folder in sorted(GOLDEN.iterdir()):
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        # The model with data beside it is protected together with them.
+        target = min(name for name in files if not name.endswith(SUFFIX))
+        yield Input(files, target, files[target], folder.name)
+
+
 def _taken(folder: Path, target: str) -> Input:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in files:
         (folder / name).unlink()
-    return Input(files, target, files[target])
+    return Input(files, target, files[target], "safetensors")
 
 
 # What is done to them.
 
 NUMBERS = [-1, 0, 1, 2, 3, 17, 255, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64, 10**30]
+LISTED = {format.name for format in FORMATS.values() if isinstance(format, Listed)}
+PLACES = [0, 1, 7, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1]
 VALUES = [
     *NUMBERS,
     1.5,
@@ -145,7 +160,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
             else len(out) - 1 - int(rng.integers(reach))
         )
         count = int(rng.integers(1, 80))
-        kind = rng.integers(7)
+        kind = rng.integers(8)
         if kind == 0:
             out[at] ^= 1 << int(rng.integers(8))
         elif kind == 1:
@@ -157,6 +172,9 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 4:
             out[at:at] = out[int(rng.integers(len(out))) :][:count]
         elif kind == 5:
+            number, size = int(rng.choice(PLACES)), int(rng.choice([2, 4, 8]))
+            out[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
+        elif kind == 6:
             out[:8] = int(rng.choice([0, 2, 100, 10**8, 2**40, 2**63])).to_bytes(8, "little")
         else:
             del out[max(at, 1) :]
@@ -206,10 +224,27 @@ def reworded(data: bytes, rng: np.random.Generator) -> bytes:
                 senseless(words[int(rng.integers(len(words)))], rng)
                 continue
         text = senseless(text, rng)
-    if rng.random() < 0.2:
+    if LISTED.intersection(text["blobs"]) and rng.random() < 0.4:
+        rest = relisted(rest, text, rng)
+    elif rng.random() < 0.2:
         rest = damaged(rest, rng)
     encoded = json.dumps(text).encode()
     return armor(struct.pack("<I", len(encoded)) + encoded + rest)
+
+
+def relisted(rest: bytes, text: Any, rng: np.random.Generator) -> bytes:
+    """What follows the text of a seal, with a list of tensors that makes no sense."""
+    ((name, size),) = text["blobs"].items()
+    before, frame = rest[: len(rest) - size], rest[len(rest) - size :]
+    total, length = struct.unpack_from("<QI", frame)
+    lines = frame[12:][:length].split(b"\n")
+    at = int(rng.integers(len(lines)))
+    lines[at] = json.dumps(senseless(json.loads(lines[at]), rng)).encode()
+    listed = b"\n".join(lines * (1 if rng.random() < 0.9 else int(rng.integers(2, 99))))
+    total = int(rng.choice(PLACES)) if rng.random() < 0.2 else total
+    frame = struct.pack("<QI", total, len(listed)) + listed + frame[12 + length :]
+    text["blobs"][name] = len(frame)
+    return before + frame
 
 
 def reheaded(data: bytes, rng: np.random.Generator) -> bytes:
@@ -230,7 +265,7 @@ def make(seed: int, number: int, good: list[Input]) -> Input:
     """Input ``number``."""
     rng = np.random.default_rng([seed, number])
     base = good[int(rng.integers(len(good)))]
-    made = Input(dict(base.files), base.target, base.original)
+    made = Input(dict(base.files), base.target, base.original, base.kind)
     for _ in range(1 + (rng.random() < 0.3)):
         name = str(rng.choice(sorted(made.files)))
         if rng.random() < 0.5:
@@ -262,12 +297,10 @@ def attempt(made: Input, folder: Path) -> str:
     for name, content in made.files.items():
         (folder / name).write_bytes(content)
     path = folder / made.target
-    act = [lambda: check_file(path), lambda: repair_file(path)]
+    act = [lambda: parse(path), lambda: check_file(path), lambda: repair_file(path)]
     beside = folder / f"{made.target}{SUFFIX}"
     if beside.exists():
         act.insert(0, lambda: Seal.load(beside))
-    else:
-        act.insert(0, lambda: Safetensors().unfold(made.files[made.target], made.target))
     wrong = []
     for step in act:
         try:
@@ -286,6 +319,14 @@ def attempt(made: Input, folder: Path) -> str:
     for path in folder.iterdir():
         path.unlink()
     return "\n".join(wrong)
+
+
+def parse(path: Path) -> Layout:
+    """What a file is made of, as protecting it would find."""
+    with path.open("rb") as file:
+        layout = layout_of(file, path)
+    assert layout.data_bytes + layout.span_bytes == path.stat().st_size
+    return layout
 
 
 def peak() -> int:
@@ -366,7 +407,13 @@ def save(options: argparse.Namespace, number: int, made: Input, wrong: str) -> P
     path = options.failures / f"{options.seed}-{number}.json"
     files = {name: base64.b64encode(data).decode() for name, data in made.files.items()}
     original = None if made.original is None else base64.b64encode(made.original).decode()
-    kept = {"wrong": wrong, "steps": made.steps, "target": made.target, "files": files}
+    kept = {
+        "wrong": wrong,
+        "kind": made.kind,
+        "steps": made.steps,
+        "target": made.target,
+        "files": files,
+    }
     path.write_text(json.dumps(kept | {"original": original}, indent=1))
     return path
 
@@ -376,7 +423,7 @@ def load(path: Path) -> Input:
     kept = json.loads(path.read_text())
     original = kept["original"] and base64.b64decode(kept["original"])
     files = {name: base64.b64decode(data) for name, data in kept["files"].items()}
-    return Input(files, kept["target"], original, kept["steps"])
+    return Input(files, kept["target"], original, kept["kind"], kept["steps"])
 
 
 def replay(path: Path) -> int:
@@ -394,7 +441,7 @@ def replay(path: Path) -> int:
 
 def warm(folder: Path) -> list[Input]:
     """The good files, all of which were looked at: compiling and loading belongs to no input."""
-    good = list(models(folder))
+    good = [*models(folder), *foreign()]
     for made in good:
         data = bytearray(made.files[made.target])
         data[-1] ^= 1
@@ -407,6 +454,7 @@ def run(options: argparse.Namespace) -> int:
     """Run inputs until there were enough, or time is over."""
     with tempfile.TemporaryDirectory() as folder:
         good = warm(Path(folder))
+    good = [made for made in good if options.format in (None, made.kind)]
     until = time.monotonic() + 60 * options.minutes
     workers = [Worker(options, good, i) for i in range(options.jobs)]
     done = failed = 0
@@ -436,6 +484,7 @@ def main() -> int:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inputs", type=int, default=sys.maxsize, help="how many; default: no end")
+    parser.add_argument("--format", choices=FORMATS, help="files of one format; default: of all")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")

@@ -8,6 +8,12 @@ how the trials ended; ends with an error, and the seed of the trial, where a pro
   nothing but what is right then, and not the length.
 
     python scripts/trials.py --trials 3000 --seed 0
+
+With --format, files that other libraries made have up to 210 wrong words, all of the budget, and
+any wrong bytes around the tensors, or a single wrong bit there; they have to be repaired, and their
+library has to read in them what was there.
+
+    python scripts/trials.py --format gguf --format onnx --trials 400
 """
 
 from __future__ import annotations
@@ -26,11 +32,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from samples import SAMPLES, load
 
 from parimend import check_file, protect_file, repair_file
 from parimend.carriers import Carrier
 from parimend.errors import ParimendError
 from parimend.files import sidecar_of
+from parimend.formats import of_name
 
 DTYPES: dict[Carrier, list[torch.dtype]] = {
     "sidecar": [torch.float32, torch.float64, torch.int16, torch.int8, torch.bfloat16],
@@ -224,14 +232,62 @@ def run(carrier: Carrier, trials: int, seed: int) -> Counter[tuple[str, str]]:
     return counts
 
 
+BUDGET = 210
+
+
+def run_format(name: str, trials: int, seed: int) -> Counter[str]:
+    """Trials with a file of a format, every other one with a single wrong bit around its tensors.
+
+    Returns:
+        How many of which kind there were; all of them were repaired.
+    """
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = SAMPLES[name](Path(folder), np.random.default_rng(seed))
+        original, tensors = path.read_bytes(), load(path)
+        made = protect_file(path, BUDGET)[0].seal
+        layout = of_name(name).unfold(made.blobs[name], "its frame")
+        words = np.concatenate([np.arange(e.begin, e.end, 4) for e in layout.entries])
+        ends = np.concatenate([np.full(-(-(e.end - e.begin) // 4), e.end) for e in layout.entries])
+        around = [np.arange(at, at + len(span)) for at, span in layout.spans]
+        frame = np.concatenate([np.empty(0, np.int64), *around])
+        for index in range(trials):
+            rng = np.random.default_rng([seed, index])
+            damaged = np.frombuffer(original, np.uint8).copy()
+            if index % 2 and frame.size:
+                damaged[rng.choice(frame)] ^= np.uint8(1 << rng.integers(8))
+                kind = "a bit of the frame"
+            else:
+                for word in rng.choice(words.size, rng.integers(1, BUDGET + 1), replace=False):
+                    at = damaged[words[word] : min(words[word] + 4, ends[word])]
+                    at ^= rng.integers(0, 256, at.size, np.uint8)
+                wrong = rng.choice(frame, min(frame.size, int(rng.integers(99))), replace=False)
+                damaged[wrong] ^= rng.integers(1, 256, wrong.size, np.uint8)
+                kind = f"up to {BUDGET} words"
+            path.write_bytes(damaged.tobytes())
+            ended = _said(lambda: repair_file(path).verdict.value)
+            where = f"{name}, seed {seed}, trial {index}, {kind}"
+            assert ended in ("corrected", "clean"), f"{ended} ({where})"
+            assert path.read_bytes() == original, f"wrong, and called {ended} ({where})"
+            counts[kind] += 1
+        assert load(path) == tensors, f"{name} is not what it was"
+    return counts
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=3000, help="for each carrier")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--carrier", choices=DTYPES, action="append", help="all by default")
+    parser.add_argument("--format", choices=SAMPLES, action="append", help="and no carriers")
     arguments = parser.parse_args()
     os.fsync = lambda descriptor: None  # nobody switches the power off
+    for name in arguments.format or ():
+        counted = run_format(name, arguments.trials, arguments.seed)
+        print(f"{name:12}", *(f"{n:,} x {kind}: repaired;" for kind, n in sorted(counted.items())))
+    if arguments.format:
+        return
     for carrier in arguments.carrier or DTYPES:
         counts = run(carrier, arguments.trials, arguments.seed)
         ends = sorted({end for _, end in counts})

@@ -64,7 +64,7 @@ def test_sizes_are_those_of_numpy(dtype: DType) -> None:
     if size <= 8:
         assert (dtype.unsigned.kind, dtype.unsigned.itemsize) == ("u", size)
     else:
-        with pytest.raises(WordError, match="no integers are as wide as C128"):
+        with pytest.raises(WordError, match=f"no integers are as wide as {dtype.name}"):
             dtype.unsigned  # noqa: B018
 
 

@@ -1,8 +1,9 @@
 """Number formats: what the project knows about a dtype, once.
 
 Dtypes go by the names that safetensors files give them (``F32``, ``BF16``, ``I8``). What a pattern
-of bits means is known to numpy, and to ml_dtypes for the formats that numpy lacks. Loading this
-module does not load torch.
+of bits means is known to numpy, and to ml_dtypes for the formats that numpy lacks. Weights that are
+quantized in blocks, scales and all, go by the names of llama.cpp (``Q4_K``); an element is a block.
+Loading this module does not load torch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Bits = NDArray[np.unsignedinteger[Any]]
 """Patterns of bits: an unsigned array with one element per element of the tensor."""
 
-Family = Literal["float", "signed", "unsigned", "bool", "complex"]
+Family = Literal["float", "signed", "unsigned", "bool", "complex", "block"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DType:
     Attributes:
         name: in safetensors files, such as ``BF16``; see `SAFETENSORS`.
         bits: of an element; below 8, elements share bytes in files.
-        family: what its numbers are.
+        family: what its numbers are; a ``block`` is several of them that share scales.
         numpy: the little-endian numpy dtype. Those of elements that share bytes are unpacked: one
             byte each.
 
@@ -76,6 +77,11 @@ class DType:
         if self.numpy.itemsize > 8:
             raise WordError(f"no integers are as wide as {self.name}: take it byte by byte")
         return np.dtype(f"u{self.numpy.itemsize}")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether an element in a file is one real number."""
+        return not self.packed and self.family not in ("complex", "block")
 
     @property
     def is_float(self) -> bool:
@@ -151,7 +157,7 @@ class DType:
     @property
     def torch_name(self) -> str:
         """The name in torch, such as ``bfloat16``; empty if it has none for single elements."""
-        return "" if self.packed else self.numpy.name
+        return "" if self.packed or self.family == "block" else self.numpy.name
 
     def torch_dtype(self, tensor: str = "a tensor") -> torch.dtype:
         """The dtype of torch.
@@ -168,6 +174,21 @@ class DType:
         if found is None:
             raise WordError(f"{tensor} is {self.name}, which this version of torch does not have")
         return found
+
+
+BLOCKS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        **{"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24)},
+        **{"Q8_0": (32, 34), "Q8_1": (32, 40), "Q1_0": (128, 18)},
+        **{"Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176)},
+        **{"Q6_K": (256, 210), "Q8_K": (256, 292)},
+        **{"IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74)},
+        **{"IQ2_S": (256, 82), "IQ3_XXS": (256, 98), "IQ3_S": (256, 110)},
+        **{"IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66)},
+        **{"MXFP4": (32, 17), "NVFP4": (64, 36)},
+    }
+)
+"""Weights in a block of each quantized type of llama.cpp, and its bytes (ggml-common.h)."""
 
 
 def _to_odd(values: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -204,15 +225,20 @@ def _all() -> Iterator[DType]:
     yield DType("BOOL", 8, "bool", np.dtype(np.bool_))
     for size in (8, 16):
         yield DType(f"C{8 * size}", 8 * size, "complex", np.dtype(f"<c{size}"))
+    for name, (_, size) in BLOCKS.items():
+        yield DType(name, 8 * size, "block", np.dtype(f"V{size}"))
 
 
 DTYPES: Mapping[str, DType] = MappingProxyType({dtype.name: dtype for dtype in _all()})
 """Every dtype by its name."""
 
-SAFETENSORS = frozenset(DTYPES) - {"C128", "I4", "U4"}
+SAFETENSORS = frozenset(DTYPES) - {"C128", "I4", "U4"} - frozenset(BLOCKS)
 """Names that safetensors files know; the others are ours."""
 
-_OF_TORCH = {dtype.torch_name: dtype for dtype in DTYPES.values() if dtype.torch_name}
+OF_TORCH: Mapping[str, DType] = MappingProxyType(
+    {dtype.torch_name: dtype for dtype in DTYPES.values() if dtype.torch_name}
+)
+"""Every dtype that torch has, by its name there."""
 
 
 def named(name: str) -> DType:
@@ -247,7 +273,7 @@ def of_torch(dtype: torch.dtype, tensor: str = "a tensor") -> DType:
         'F16'
     """
     try:
-        return _OF_TORCH[str(dtype).removeprefix("torch.")]
+        return OF_TORCH[str(dtype).removeprefix("torch.")]
     except KeyError:
         raise WordError(
             f"{tensor} is {dtype}, which has no plain bytes to protect: convert it or leave it out"

@@ -34,6 +34,10 @@ class FormatError(ParimendError, ValueError):
     """A model file is not what its format promises (truncated, damaged header, wrong type)."""
 
 
+class AnotherFormatError(FormatError):
+    """A file is not of the format that it was taken for; it may be a good one of another."""
+
+
 class BusyError(ParimendError, RuntimeError):
     """Another process is writing the same file."""
 

@@ -18,7 +18,7 @@ from parimend.arguments import path_of
 from parimend.atomic import atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request, diagnose, repair_
 from parimend.dtypes import named
-from parimend.errors import DamageError, SpecError, WordError
+from parimend.errors import DamageError, FormatError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.protecting import seal_beside, seal_inside
@@ -73,7 +73,13 @@ def save_file(
     """
     path = path_of(path)
     request = Request.of(errors, carrier, guaranteed=guaranteed)
-    is_named = promised(path) is FORMATS["safetensors"]
+    expected = promised(path)
+    is_named = expected is FORMATS["safetensors"]
+    if expected and not is_named:
+        raise SpecError(
+            f"{path} promises a file of the format {expected.name}, and this writes others: choose "
+            "another name, or save it with its own library and use protect_file"
+        )
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
     with ExitStack() as stack:
@@ -113,7 +119,8 @@ def load_file(
     that is asked for. The file itself is not changed: `verify` does that.
 
     Args:
-        path: a file that `save_file` or `parimend.protect_file` protected.
+        path: a file that `save_file` or `parimend.protect_file` protected: of safetensors, or of
+            ``torch.save``.
         on_damage: see `OnDamage`.
         device: where the tensors go.
 
@@ -140,6 +147,11 @@ def load_file(
     _require_policy(on_damage)
     with opened(path) as found:
         sealed, file = found.sealed, found.file
+        if not sealed.layout.format.loads:
+            raise FormatError(
+                f"{path} is a file of the format {sealed.layout.format.name}: use verify, and load "
+                "it with its own library"
+            )
         tensors = FileTensors(file, sealed.layout)
         if on_damage != "warn" and is_truncated(sealed.seal, tensors):
             # Before memory is taken for what is not there.
@@ -151,7 +163,7 @@ def load_file(
     if not is_right:
         _tell([report], on_damage)
     layout = sealed.layout
-    if not layout.format.named:
+    if layout.format.loads == "torch":
         content = io.BytesIO()
         layout.write(content, loaded.data)
         content.seek(0)

@@ -93,6 +93,9 @@ class Decoding(Record):
         return f"<Decoding: {self.verdict}, {found} wrong words, {left} checks unexplained>"
 
 
+_WIDEST = 16  # bytes of a number; what has more is a block of several
+
+
 @dataclass(frozen=True, repr=False)
 class Change(Record):
     """One wrong element of a tensor.
@@ -118,14 +121,15 @@ class Change(Record):
     def value(self, data: bytes) -> float | int | str:
         """``data`` (one of `received` and `original`) as a number.
 
-        Hexadecimal text, if elements share bytes or are complex, or if this is some of their bits.
+        Hexadecimal text, if elements share bytes, are complex, or blocks of several numbers, or if
+        this is some of their bits.
 
         >>> change = Change("w", (0,), "F32", bytes(4), bytes.fromhex("0000803f"))
         >>> change.value(change.received), change.value(change.original)
         (0.0, 1.0)
         """
         dtype = DTYPES.get(self.dtype)
-        if self.mask or dtype is None or dtype.packed or dtype.family == "complex":
+        if self.mask or dtype is None or not dtype.is_number:
             return "0x" + data[::-1].hex()
         number: float | int = np.frombuffer(data, dtype.numpy)[0].item()
         return number
@@ -147,7 +151,7 @@ class Change(Record):
     def row(self) -> tuple[str, ...]:
         """The change in a table with `COLUMNS`."""
         index = ", ".join(map(str, self.index))
-        values = (f"{self.value(each)} ({each.hex()})" for each in (self.received, self.original))
+        values = map(self._shown, (self.received, self.original))
         return self.tensor, index, self._kind, *values
 
     @property
@@ -155,8 +159,13 @@ class Change(Record):
         """The dtype, and which bits."""
         return f"{self.dtype}, bits {self.mask:#x}" if self.mask else self.dtype
 
+    def _shown(self, data: bytes) -> str:
+        """One of both in a table: a number and its bytes, or what there is room for of a block."""
+        value = self.value(data)
+        return brief(str(value), most=60) if len(data) > _WIDEST else f"{value} ({data.hex()})"
+
     def __repr__(self) -> str:
-        before, after = self.value(self.received), self.value(self.original)
+        before, after = (brief(str(self.value(x))) for x in (self.received, self.original))
         where = f"{brief(self.tensor)}{brief(str(list(self.index)))}"
         return f"<Change: {where} {self._kind}, {before} instead of {after}>"
 

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.carriers import Balance, Request
-from parimend.cli import main
 from parimend.files import seals_of
 from parimend.words.layout import whole
 
@@ -30,18 +29,6 @@ def model(tmp_path, rng):
     }
     safetensors.numpy.save_file(arrays, path)
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command: (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_a_seal_of_planes(model, run):

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from samples import SAMPLES
 
-from parimend.formats import FORMATS
+from parimend.errors import FormatError
+from parimend.formats import FORMATS, layout_of
 from tests.formats.contract import FormatContract
 
 
@@ -42,16 +44,63 @@ class TestForeignSafetensors(FormatContract):
         return path
 
 
-class TestRaw(FormatContract):
-    name = "raw"
+class Sampled(FormatContract):
+    """A file that the format's own library made."""
 
     @pytest.fixture
     def path(self, tmp_path, rng):
-        path = tmp_path / "model.pt"
-        path.write_bytes(rng.bytes(1003))
-        return path
+        return SAMPLES[self.name](tmp_path, rng)
+
+
+class TestGguf(Sampled):
+    name = "gguf"
+
+
+class TestNpy(Sampled):
+    name = "npy"
+
+
+class TestNpz(Sampled):
+    name = "npz"
+
+
+class TestTorch(Sampled):
+    name = "torch"
+
+
+class TestOnnx(Sampled):
+    name = "onnx"
+
+
+class TestOnnxData(Sampled):
+    """The model beside it names the file and its tensors."""
+
+    name = "onnx-data"
+
+    @pytest.fixture
+    def layout(self, format, path):
+        with path.open("rb") as file:
+            return format.parse(file, str(path))
+
+    def test_it_is_registered_and_detected(self, format, path):
+        assert FORMATS[self.name] is format
+        with path.open("rb") as file:
+            assert layout_of(file, path).format is format
+            other = path.rename(path.with_suffix(".other"))
+            assert layout_of(file, other).format.name == "raw"
+
+    def test_a_file_of_another_size_is_refused(self, format, path):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        with path.open("rb") as file, pytest.raises(FormatError, match="is truncated"):
+            format.parse(file, str(path))
+
+
+class TestRaw(Sampled):
+    name = "raw"
 
 
 def test_every_format_is_tested():
-    tested = {cls.name for cls in FormatContract.__subclasses__()}
+    classes = [*FormatContract.__subclasses__(), *Sampled.__subclasses__()]
+    tested = {cls.name for cls in classes if cls.name}
     assert tested == set(FORMATS)

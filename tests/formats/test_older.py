@@ -77,7 +77,7 @@ def test_seals_inside(tmp_path, rng):
         ({"header": b"x"}, "its copy of the frame has 1 bytes, too few"),
         ({"safetensors": b"x", "raw": b"y"}, "it has several frames"),
         ({"raw": bytes(8)}, "its copy of the frame is not the size of a file: 0000000000000000"),
-        ({"gguf": b"x"}, "'gguf' is not known to this parimend: install a newer one"),
+        ({"tflite": b"x"}, "'tflite' is not known to this parimend: install a newer one"),
     ],
 )
 def test_what_makes_no_sense(tmp_path, rng, blobs, says):

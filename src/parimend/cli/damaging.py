@@ -74,5 +74,5 @@ def damage_file(
 def _words(entry: Entry, mapped: NDArray[np.uint8]) -> Words:
     data = mapped[entry.begin : entry.end]
     # What has no number format is damaged byte by byte.
-    dtype = entry.dtype if entry.dtype in FORMATS else "U8"
+    dtype = entry.part().dtype if entry.part().dtype in FORMATS else "U8"
     return Words(entry.name, data.view(FORMATS[dtype].unsigned), dtype)

@@ -227,12 +227,13 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
-    """A file that is whole, has another frame and no word as sealed is another file."""
+    """A file that is whole, has other tensors and no word as sealed is another file."""
     try:
         layout = layout_of(file, path)
     except FormatError:
         return
-    if sealed.path and layout.format.strict and layout.frame != sealed.layout.frame:
+    can_tell = layout.format.strict and sealed.layout.format.strict
+    if sealed.path and can_tell and layout.entries != sealed.layout.entries:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
             "other contents: it was probably saved anew after it was protected (parimend protect "

@@ -18,10 +18,12 @@ from parimend.files.targets import (
     MAX_INDEX,
     MEMBERS,
     SAFETENSORS,
+    has_others,
     index_first,
     is_index,
     names_in,
     noted,
+    others,
     shards,
 )
 from parimend.regular import read_regular
@@ -33,22 +35,24 @@ T = TypeVar("T")
 class Members:
     """The files that a path stands for when they are to be checked.
 
-    A folder stands for everything that is protected in it and everything that should be; an index
-    for what was protected together with it. Iterating gives each file once, also those that are not
-    there; what is learned meanwhile from the seals may add more of them.
+    A folder stands for everything that is protected in it and everything that should be; an index,
+    or a file whose tensors are also in others, for what was protected together with it. Iterating
+    gives each file once, also those that are not there; what is learned meanwhile from the seals
+    may add more of them.
 
     Args:
         path: a file, an index or a folder.
 
     Attributes:
         path: the path.
-        is_set: whether it stands for the files of a folder and not just for one file.
+        is_set: whether it stands for several files and not just for one.
     """
 
     def __init__(self, path: Path) -> None:
         is_folder = path.is_dir()
         self.path = path
         self.is_set = is_folder or is_index(path)
+        self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
         self._noted: set[str] = set()
         self._left_out: set[str] = set()
@@ -57,11 +61,14 @@ class Members:
         self._names: list[str] = []
         self._known: set[str] = set()
         self._add(self._sealed() if is_folder else [path.name])
+        if not self.is_set and has_others(path):
+            self._add(_companions(path))
+            self.is_set = len(self._names) > 1
 
     def __iter__(self) -> Iterator[Path]:
         at = 0
         while True:
-            if at == len(self._names) and self.is_set:
+            if at == len(self._names) and self._looks_around:
                 self._add(self._rest())
             if at == len(self._names):
                 return
@@ -70,7 +77,7 @@ class Members:
 
     def first(self) -> list[Path]:
         """Those that are known before any of their seals is read."""
-        rest = self._rest() if self.is_set else []
+        rest = self._rest() if self._looks_around else []
         return [self._folder / name for name in dict.fromkeys([*self._names, *rest])]
 
     def learn(self, sealed: Sealed, file: BinaryIO, path: Path) -> None:
@@ -196,6 +203,15 @@ def _is_of_file(beside: Path) -> bool:
         return load_sidecar(beside).layout is not None
     except (ParimendError, OSError):
         return True
+
+
+def _companions(path: Path) -> Collection[str]:
+    """The names of the files with the rest of a file's tensors, as its seal or the file says."""
+    with suppress(ParimendError, OSError):
+        return noted(load_sidecar(sidecar_of(path)).seal.notes, MEMBERS)
+    with suppress(ParimendError, OSError):
+        return others(path)
+    return ()
 
 
 def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:

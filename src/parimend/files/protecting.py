@@ -159,7 +159,7 @@ def protect_file(
                 f"{path} has {len(files)} files: give an existing folder to write them to"
             )
         goals = [goal / file.name if goal.is_dir() else goal for file in files]
-    is_set = path.is_dir() or is_index(path)
+    is_set = path.is_dir() or is_index(path) or len(files) > 1
     task = Task(request, notes_of(goals) if is_set else {}, force, progress)
     balance = request.balance
     chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)

@@ -92,7 +92,8 @@ def _is_of_model(beside: Path, path: Path) -> bool:
 
     A sidecar of that name would belong to a file called ``model``.
     """
-    if promised(path) is None or not beside.is_file():
+    expected = promised(path)
+    if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
     return load_sidecar(beside).layout is None
 
@@ -113,14 +114,13 @@ def _inside(file: BinaryIO, path: Path) -> Sealed:
 
 def _why_unprotected(file: BinaryIO, path: Path) -> str:
     """A damaged file is not to be protected as it is."""
-    if expected := promised(path):
-        try:
-            expected.parse(file, str(path))
-        except FormatError as error:
-            return (
-                f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
-                "it cannot be repaired here; fetch it again"
-            )
+    try:
+        layout_of(file, path)
+    except FormatError as error:
+        return (
+            f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
+            "it cannot be repaired here; fetch it again"
+        )
     return (
         f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
         f"(parimend protect {path} makes one)"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
-from parimend.formats import FORMATS
-from parimend.regular import read_regular
+from parimend.formats import FORMATS, promised
+from parimend.regular import open_regular, read_regular
 
 MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
@@ -55,20 +55,20 @@ def targets(path: Path) -> list[Path]:
     """The files that are to be protected together.
 
     Args:
-        path: a file; the index of a sharded checkpoint, which stands for itself and its shards; or
-            a folder, which stands for the index in it, or else for all its safetensors files.
+        path: a file, which stands for itself and those that hold the rest of its tensors; the index
+            of a sharded checkpoint, which stands for itself and its shards; or a folder, which
+            stands for the index in it, or else for all its safetensors files.
 
     Raises:
-        FormatError: if an index cannot be read or names files outside its folder, or a folder has
-            nothing to protect.
+        FormatError: if an index or a file with others cannot be read, or names files that are not
+            in its folder, or a folder has nothing to protect.
         MismatchError: if a folder has several indices.
         OSError: if the path does not exist or cannot be read.
     """
     if path.is_dir():
         return _targets_in(path)
-    if not is_index(path):
-        return [path]
-    names = shards(read_regular(path, MAX_INDEX), str(path))
+    is_list = is_index(path)
+    names = shards(read_regular(path, MAX_INDEX), str(path)) if is_list else others(path)
     return [path, *(path.with_name(name) for name in names)]
 
 
@@ -114,6 +114,33 @@ def shards(content: bytes, index: str) -> list[str]:
         if not _is_plain(name):
             raise FormatError(f"{index} names a shard outside its folder: {name!r}")
     return sorted(names)
+
+
+def has_others(path: Path) -> bool:
+    """Whether the name of a file promises a format of which other files may hold the rest."""
+    format = promised(path)
+    return format is not None and format.has_others
+
+
+def others(path: Path) -> list[str]:
+    """The names of the files that hold the rest of a file's tensors, as far as its name tells.
+
+    Raises:
+        FormatError: if it is not what its name promises, or they are not in its folder.
+        OSError: if it cannot be read.
+    """
+    format = promised(path)
+    if format is None or not format.has_others:
+        return []
+    with open_regular(path) as file:
+        names = format.others(file, str(path))
+    for name in names:
+        if not _is_plain(name):
+            raise FormatError(
+                f"{path} has tensors in another folder, in {name}: save it with all of its data "
+                "beside it, to protect them together"
+            )
+    return names
 
 
 def left_out(files: Collection[Path], folder: Path) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -37,12 +38,14 @@ class Entry(NamedTuple):
     def part(self) -> Part:
         """The whole tensor; one whose elements are no whole bytes, or unknown, as its bytes.
 
+        Formats may give one name to different things: what does not fit a known one is unknown.
+
         >>> Entry("w", "F4", (3, 4), 0, 6).part()
         Part(name='w', dtype='U8', shape=(6,), start=0, count=6, exponent=0, mask=0)
         """
-        dtype = DTYPES.get(self.dtype)
-        if dtype is None or dtype.packed:
-            return whole(self.name, "U8", (self.end - self.begin,))
+        dtype, size = DTYPES.get(self.dtype), self.end - self.begin
+        if dtype is None or dtype.packed or math.prod(self.shape) * dtype.itemsize != size:
+            return whole(self.name, "U8", (size,))
         return whole(self.name, self.dtype, self.shape)
 
 
@@ -111,8 +114,11 @@ class Format(ABC):
     """What the names of such files end in: a file that is so called must be one. May be empty."""
     strict: ClassVar[bool] = True
     """Whether such a file can be told from any other, because `parse` refuses what is none."""
-    named: ClassVar[bool] = True
-    """Whether the file is its tensors, and not something that a library makes tensors of."""
+    loads: ClassVar[Literal["tensors", "torch", ""]] = ""
+    """What `parimend.load_file` makes of such a file: its tensors by name, or what ``torch.load``
+    makes of it; nothing, if it is better loaded by a library of its own."""
+    has_others: ClassVar[bool] = False
+    """Whether other files may hold the rest of the tensors; see `others`."""
     holds_seal: ClassVar[bool] = False
     """Whether there is a place for a seal in such a file."""
 
@@ -122,10 +128,11 @@ class Format(ABC):
 
         Args:
             file: open for reading.
-            name: of the file, for messages.
+            name: of the file: its path, for messages and for what lies beside it.
 
         Raises:
-            FormatError: if it is damaged, cut, longer than it should be, or of another format.
+            AnotherFormatError: if it does not look like one.
+            FormatError: if it is damaged, cut, or longer than it should be.
         """
 
     @abstractmethod
@@ -139,6 +146,18 @@ class Format(ABC):
         Raises:
             FormatError: if it is no frame of this format.
         """
+
+    def others(self, file: BinaryIO, name: str) -> list[str]:
+        """Names of the files that hold the rest of a whole file's tensors, from its folder on.
+
+        Args:
+            file: open for reading.
+            name: of the file, for messages.
+
+        Raises:
+            FormatError: if it cannot be read, or they are outside its folder.
+        """
+        return []
 
     def seal_in(self, layout: Layout) -> bytes | None:
         """The seal that a whole file holds, as it stands there; None if it holds none."""

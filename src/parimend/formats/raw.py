@@ -23,7 +23,7 @@ class Raw(Format):
 
     name = "raw"
     strict = False
-    named = False
+    loads = "torch"
 
     def parse(self, file: BinaryIO, name: str) -> Layout:
         size = os.fstat(file.fileno()).st_size

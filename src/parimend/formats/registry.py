@@ -7,13 +7,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from parimend.errors import FormatError
+from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import Format, Layout
+from parimend.formats.gguf import Gguf
+from parimend.formats.numpies import Npy, Npz
+from parimend.formats.onnx import Onnx, OnnxData
 from parimend.formats.raw import Raw
 from parimend.formats.safetensors import Safetensors
+from parimend.formats.torch_archive import Torch
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {format.name: format for format in (Safetensors(), Raw())}
+    {
+        format.name: format
+        for format in (
+            *(Gguf(), Npy(), Torch(), Npz(), Safetensors(), Onnx(), OnnxData()),
+            Raw(),
+        )
+    }
 )
 """Every format by its name, in the order in which a file is tried. `Raw` takes any: it is last."""
 
@@ -53,7 +63,7 @@ def layout_of(file: BinaryIO, path: Path) -> Layout:
         path: where it is or will be: a file must be what its name promises.
 
     Raises:
-        FormatError: if it is not, or if it is empty.
+        FormatError: if it is not, or is damaged, or empty.
     """
     if expected := promised(path):
         return expected.parse(file, str(path))
@@ -61,6 +71,6 @@ def layout_of(file: BinaryIO, path: Path) -> Layout:
     for format in others:
         try:
             return format.parse(file, str(path))
-        except FormatError:
+        except AnotherFormatError:
             continue
     return last.parse(file, str(path))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from parimend.errors import FormatError
+from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import Bytes, Entry, Format, Layout
 from parimend.formats.header import (
     MAX_LENGTH,
@@ -57,12 +57,17 @@ class Safetensors(Format):
 
     name = "safetensors"
     suffix = ".safetensors"
+    loads = "tensors"
     holds_seal = True
 
     def parse(self, file: BinaryIO, name: str) -> Header:
         size = os.fstat(file.fileno()).st_size
         prefix = read_at(file, 0, min(PREFIX, size)).tobytes()
-        header = self.unfold(read_at(file, 0, header_length(prefix, size, name)).tobytes(), name)
+        try:
+            frame = read_at(file, 0, header_length(prefix, size, name)).tobytes()
+            header = self.unfold(frame, name)
+        except FormatError as error:
+            raise AnotherFormatError(str(error)) from None
         if size < header.size:
             raise FormatError(
                 f"{name} is truncated: it has {size} bytes instead of {header.size}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.stores.spread import Spread, Whole
-from parimend.words.layout import Part
+from parimend.words.layout import LINE, Part
 
 if TYPE_CHECKING:
     import torch
@@ -137,8 +138,13 @@ def _merged(now: NDArray[np.uint8], values: NDArray[np.uint8], part: Part) -> ND
 
 
 def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
-    """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes."""
-    step = CHUNK // part.itemsize if step is None else step
+    """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes.
+
+    By default all pieces but the last are whole lines of 64 bytes, as sums need them.
+    """
+    size = part.itemsize
+    together = LINE // math.gcd(size, LINE)  # so many elements are whole lines
+    step = CHUNK // (size * together) * together if step is None else step
     if part.count <= step:
         yield part
         return

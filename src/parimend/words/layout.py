@@ -23,7 +23,8 @@ from parimend.errors import WordError
 from parimend.record import Record
 from parimend.words.bits import WORD
 
-_LINE = 64  # bytes
+LINE = 64
+"""Bytes that the words of a part are filled up to: 16 words."""
 
 Per = Literal["model", "tensor", "row"]
 
@@ -125,7 +126,7 @@ def padded_words(*parts: Part) -> int:
     >>> padded_words(whole("w", "BF16", (5, 7)), whole("b", "F32", (16,)))
     48
     """
-    return sum(-(-part.nbytes // _LINE) * (_LINE // 4) for part in parts)
+    return sum(-(-part.nbytes // LINE) * (LINE // 4) for part in parts)
 
 
 @dataclass(frozen=True, repr=False)

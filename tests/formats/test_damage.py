@@ -1,0 +1,25 @@
+"""Damage up to the budget, and of every bit around the tensors, of files of every format."""
+
+import pytest
+import trials
+from samples import SAMPLES
+
+from parimend.formats import FORMATS
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Forcing data to the disk takes long, and shows only when the power fails."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def test_there_is_a_sample_of_every_format():
+    assert set(SAMPLES) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_all_of_it_is_repaired(name):
+    """`scripts/trials.py --format` does many more."""
+    counts = trials.run_format(name, 20, seed=3)
+    assert sum(counts.values()) == 20
+    assert counts["up to 210 words"] >= 10
