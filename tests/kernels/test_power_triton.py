@@ -93,7 +93,8 @@ def test_more_pieces_than_a_launch_takes(monkeypatch):
 def test_every_power_has_four_digits(seed, lacking):
     """Digits are the powers for a sum times a factor, which is 1 but where some had none then."""
     code = PowerSums(1 << 16, 30, seed)
-    digits, offsets, steps = product_triton._unit(code.places, 256, 8, 1, CPU)
+    both = product_triton._unit(code.places, 256, range(0, 16, 8), 1, CPU)
+    digits, offsets, steps = (part[1] for part in both)  # the second of two units
     assert (steps[0] != 1).nonzero().flatten().tolist() == lacking
     values = sum(digits[d].numpy().astype(object) * 256**d for d in range(4))
     words = np.arange(64, 128)

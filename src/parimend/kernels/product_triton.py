@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +35,11 @@ CHUNK = 1 << 14
 """Bytes of a row that one program multiplies."""
 SUMS = 64  # of one program
 ROWS = 128  # of one program
-ROOM = 1 << 25
+ROOM = 1 << 26
 """Bytes of the two matrices."""
 _LEAST = 1 << 22  # bytes of these where there is too little memory
-_DEPTH = 64  # bytes of a row that are multiplied at a time
+_TOGETHER = 4  # units that are made at a time
+_DEPTH = 128  # bytes of a row that are multiplied at a time
 _BITS = 13  # of the number of a sum
 _WARPS, _STAGES = 8, 3
 _MIDDLE = 0x80808080  # what stands for zero in four digits
@@ -137,34 +137,26 @@ def _stagings(
 
 
 def _units(points: Points, block: int, sums: range, device: torch.device) -> _Unit:
-    """The units of all chunks of a block for some sums, `SUMS` from each number on: one after the
-    other, as making them takes memory.
+    """The units of all chunks of a block for some sums, `SUMS` from each number on: a few together,
+    as that takes memory, and few operations take little time.
     """
     chunks = range(4 * block // CHUNK)
-    shapes = (4, SUMS, CHUNK), (SUMS,), (ROWS, SUMS)
-    kinds = torch.int8, torch.int64, torch.int64
-    count = len(sums) * len(chunks)
-    units = _Unit(
-        *(
-            torch.empty((count, *shape), dtype=kind, device=device)
-            for shape, kind in zip(shapes, kinds, strict=True)
-        )
-    )
-    for i, (first, chunk) in enumerate(product(sums, chunks)):
-        for every, one in zip(units, _unit(points, block, first, chunk, device), strict=True):
-            every[i] = one
-    return units
+    some = [sums[i : i + _TOGETHER] for i in range(0, len(sums), _TOGETHER)]
+    made = [
+        [torch.stack(parts, 1) for parts in zip(*each, strict=True)]
+        for each in ([_unit(points, block, few, k, device) for k in chunks] for few in some)
+    ]
+    return _Unit(*(torch.cat(parts).flatten(0, 1) for parts in zip(*made, strict=True)))
 
 
-def _unit(points: Points, block: int, first: int, chunk: int, device: torch.device) -> _Unit:
-    """The powers for sums from ``first`` on, and one chunk of a block."""
+def _unit(points: Points, block: int, sums: range, chunk: int, device: torch.device) -> _Unit:
+    """The powers for some sums and one chunk of a block; of every unit, one after the other."""
     positions = np.arange(CHUNK // 4) + CHUNK // 4 * chunk
     x = torch.from_numpy(points.of(positions).astype(np.int64) % FIELD).to(device)
     u = torch.from_numpy(points.factors(positions).astype(np.int64)).to(device)
-    powers = multiply(u, _power(x, first))[None]
-    while len(powers) < SUMS:  # those of the second half are those of the first times x^half
-        powers = torch.cat([powers, multiply(powers, _power(x, len(powers)))])
-    scale = torch.ones((SUMS, 1), dtype=torch.int64, device=device)
+    count = SUMS * len(sums)
+    powers = _powers(x, multiply(u, _power(x, sums[0])), count)
+    scale = torch.ones((count, 1), dtype=torch.int64, device=device)
     bits = 8 * torch.arange(4, device=device)
     while True:
         values = ((multiply(powers, scale)[..., None] << bits) + _MIDDLE) % FIELD
@@ -172,20 +164,26 @@ def _unit(points: Points, block: int, first: int, chunk: int, device: torch.devi
             break
         scale = torch.where(lacking, 3 * scale % FIELD, scale)
     patterns = (values - (values >> 31 << 32)).to(torch.int32) ^ _FLIP  # as signed numbers
-    digits = patterns.view(torch.int8).view(SUMS, CHUNK, 4).permute(2, 0, 1).contiguous()
+    digits = patterns.view(torch.int8).view(len(sums), SUMS, CHUNK, 4).permute(0, 3, 1, 2)
     offsets = ((values - _MIDDLE).flatten(1).sum(1) % FIELD << 7) % FIELD
-    return _Unit(digits, offsets, _steps(points, block, first, scale))
+    steps = _steps(points, block, sums[0], scale).view(ROWS, len(sums), SUMS).transpose(0, 1)
+    return _Unit(digits.contiguous(), offsets.view(len(sums), SUMS), steps.contiguous())
 
 
 def _steps(points: Points, block: int, first: int, scale: torch.Tensor) -> torch.Tensor:
-    """(ROWS, SUMS) int64: what sums of rows of a tile are multiplied with."""
-    sums = [pow(points.shift(block), j + 1, FIELD) for j in range(first, first + SUMS)]
-    step = torch.tensor(sums, device=scale.device)
-    back = torch.tensor([pow(s, -1, FIELD) for s in scale[:, 0].tolist()], device=scale.device)
-    powers = back[None]
-    while len(powers) < ROWS:
-        powers = torch.cat([powers, multiply(powers, _power(step, len(powers)))])
-    return powers[:ROWS].contiguous()
+    """(ROWS, k) int64: what k sums of rows of a tile are multiplied with."""
+    shift = points.shift(block)
+    sums = [pow(shift, j + 1, FIELD) for j in range(first, first + len(scale))]
+    back = [pow(s, -1, FIELD) for s in scale[:, 0].tolist()]
+    return _powers(*torch.tensor([sums, back], device=scale.device), ROWS)
+
+
+def _powers(x: torch.Tensor, times: torch.Tensor, count: int) -> torch.Tensor:
+    """(count, k): x^0 .. x^(count - 1) times a number, of k numbers, modulo p."""
+    powers = times[None]
+    while len(powers) < count:  # those of the second half are those of the first times x^half
+        powers = torch.cat([powers, multiply(powers, _power(x, len(powers)))])
+    return powers[:count]
 
 
 def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
