@@ -32,7 +32,8 @@ class Run:
     Attributes:
         forward: gives what the model gives.
         call: of the layer from which on something is wrong.
-        bits: filled by the run; (samples,) int64, the bit that is wrong, 0 the lowest, or `UNKNOWN`.
+        bits: filled by the run; (samples,) int64, the bit that is wrong, 0 the lowest, or
+            `UNKNOWN`.
     """
 
     forward: Callable[[], Any]
