@@ -212,6 +212,8 @@ def test_traced_models_are_what_propagate_takes(monkeypatch):
     found = pm.propagation.trace(
         model, inputs, faults, seeds=range(2), only=layer, answer=nearest
     ).struck[0]
-    assert {"encoder.layer.5.output.LayerNorm", "pooler.dense"} <= {each.layer for each in found.passages}
+    assert {"encoder.layer.5.output.LayerNorm", "pooler.dense"} <= {
+        each.layer for each in found.passages
+    }
     model, inputs = traced.mlp("16")
     assert model(inputs).argmax(1).unique().numel() == 10

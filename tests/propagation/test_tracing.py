@@ -155,7 +155,10 @@ def test_a_module_called_several_times_is_struck_in_one_call():
     found = trace(model, torch.ones(2, 4), OFFSET, only="layer", seeds=range(30))
     first, second, third = found.struck[0].passages[:3]
     assert [each.call for each in (first, second, third)] == [0, 1, 2]
-    assert 1 > first.masked.value > second.masked.value > third.masked.value == 0
+    # Calls before the one that is struck do not count as masking.
+    assert first.masked.value == second.masked.value == third.masked.value == 0
+    assert first.error.value == pytest.approx(0.05)
+    assert first.masked.high > second.masked.high > third.masked.high  # of fewer faults
     assert found.struck[0].faults == 60
     model.layer = diagonal(0.5, bias=1.0).eval()
     wrong = trace(model, torch.ones(2, 4), Faults("zero", 1), only="layer").struck[0]
@@ -310,6 +313,7 @@ class Uncalled(nn.Module):
         ((nn.Identity().eval(), X, OFFSET), "no linear layer or convolution is called"),
         ((TINY, X, OFFSET, {"only": "head"}), "no module matches 'head'; there are"),
         ((Uncalled().eval(), X, OFFSET, {"only": "spare"}), "'spare' is not called"),
+        ((TINY, X, Faults("sign", 1), {"only": "1"}), "'1' has no weights of its own"),
         ((TINY, "text", OFFSET), "inputs must be a tensor"),
         ((TINY, torch.ones(0, 4), OFFSET), "at least one sample"),
         ((TINY, X, []), "there is nothing to do"),

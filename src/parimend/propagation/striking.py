@@ -15,11 +15,13 @@ from torch.func import functional_call
 
 from parimend.dtypes import of_torch
 from parimend.experiment import Faults
-from parimend.faults import FaultList, Words
+from parimend.faults import FaultError, FaultList, Words
 from parimend.removable import Hook
 from parimend.upsets import Upset, axis_of
 from parimend.words.bits import byte_view
 
+Fault = Upset | Faults
+"""A kind of fault: in what is computed, or in what is stored."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 UNKNOWN = -1
 """In place of a bit, where not one single bit is wrong."""
@@ -44,7 +46,7 @@ class Run:
 def strike(
     model: nn.Module,
     layer: str,
-    upset: Upset | Faults,
+    upset: Fault,
     seed: int,
     inputs: Arguments,
     samples: int,
@@ -104,6 +106,8 @@ def _damaged(
         copies[name] = parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
         dtype = of_torch(parameter.dtype, name)
         words.append(Words(name, byte_view(copies[name], name).view(dtype.unsigned), dtype.name))
+    if not words:
+        raise FaultError(f"module {layer!r} has no weights of its own: name others with only=")
     # Seeds are 64 bits wide: layers of one shape are not to be struck at the same places.
     drawn = faults.draw(words, (seed << 32 | zlib.crc32(layer.encode())) % 2**64)
     drawn.apply_(words)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from parimend import names
@@ -16,16 +15,11 @@ from parimend.arguments import require
 from parimend.errors import FaultError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
-from parimend.propagation.estimates import Estimate, median, share
-from parimend.propagation.records import Group, Layer, Passage, Struck, Trace
-from parimend.propagation.striking import UNKNOWN, Arguments, strike
+from parimend.propagation.records import Trace
+from parimend.propagation.striking import Arguments, Fault, strike
+from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes, first_tensor
 from parimend.upsets import Upset
-
-Fault = Upset | Faults
-Rows = NDArray[np.float64]
-"""(faults, samples)."""
-_DECADES = (-8, 8)
 
 
 @dataclass(frozen=True)
@@ -38,29 +32,6 @@ class _Subject:
     samples: int
     answer: Callable[[Any], Tensor]
     right: Tensor
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """What all faults of one kind in one layer did: every array is (faults, samples).
-
-    Attributes:
-        hit: the output of the layer itself went wrong, or its weights are.
-        entered: relative error of the layer's own output.
-        bits: see `striking.Run`.
-        changed: the answer is another one.
-        inputs: relative error of what goes into each site; NaN where it is not known.
-        outputs: relative error of what comes out of it.
-    """
-
-    layer: str
-    upset: Fault
-    hit: NDArray[np.bool_]
-    entered: Rows
-    bits: NDArray[np.int64]
-    changed: NDArray[np.bool_]
-    inputs: Mapping[Site, Rows]
-    outputs: Mapping[Site, Rows]
 
 
 def trace(
@@ -126,9 +97,9 @@ def trace(
             for layer in _layers(model, watch, only)
             for kind in kinds
         ]
-    found = [_struck(watch, each) for each in runs]
-    layers = tuple(_through(watch, runs))
-    return Trace(samples, len(chosen), tuple(found), layers, tuple(watch.left_out))
+    struck = tuple(summed(watch.sites, each) for each in runs)
+    layers = tuple(passing(watch.sites, runs))
+    return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out))
 
 
 def _arguments(inputs: Any) -> tuple[Arguments, int]:
@@ -175,7 +146,7 @@ def _layers(model: nn.Module, watch: Watch, only: str | Sequence[str] | None) ->
     return found
 
 
-def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> _Runs:
+def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Runs:
     """All faults of one kind in one layer."""
     model, watch, samples = subject.model, subject.watch, subject.samples
     calls = sum(site.layer == layer for site in watch.sites)
@@ -188,18 +159,23 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> _R
         bits.append(run.bits)
         differs = subject.answer(output) != subject.right
         changed.append(differs.reshape(samples, -1).any(1).cpu().numpy())
+    order = {site: i for i, site in enumerate(watch.sites)}
     nothing = torch.full((samples,), torch.nan, dtype=torch.float64)
 
     def rows(which: str, site: Site) -> Rows:
-        found = [getattr(run[site], which) if site in run else None for run in passed]
-        return torch.stack([nothing if e is None else e.cpu() for e in found]).numpy()
+        # What ended before the fault struck has not seen it.
+        seen = [
+            getattr(run[site], which) if site in run and order[site] >= order[place] else None
+            for run, place in zip(passed, places, strict=True)
+        ]
+        return torch.stack([nothing if each is None else each.cpu() for each in seen]).numpy()
 
-    behind = list(watch.sites)[list(watch.sites).index(Site(layer, 0)) :]
+    behind = [site for site in watch.sites if order[site] >= order[Site(layer, 0)]]
     outputs = {site: rows("output", site) for site in behind}
     entered = np.stack([outputs[place][i] for i, place in enumerate(places)])
     # An upset may leave some samples alone, or write what was there; a wrong weight is wrong.
     hit = np.ones(entered.shape, bool) if isinstance(kind, Faults) else entered > 0
-    return _Runs(
+    return Runs(
         layer,
         kind,
         hit,
@@ -209,76 +185,3 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> _R
         {site: rows("input", site) for site in behind},
         outputs,
     )
-
-
-def _struck(watch: Watch, runs: _Runs) -> Struck:
-    hit = runs.hit
-    passages = [
-        Passage(
-            *site,
-            watch.sites[site].kind,
-            error=median(np.where(hit, error, np.nan)),
-            gain=_gain(np.where(hit, runs.inputs[site], np.nan), error),
-            masked=share(np.where(hit, error == 0, np.nan)),
-            rounding=share(np.where(hit, error <= _unit(watch, site), np.nan)),
-        )
-        for site, error in runs.outputs.items()
-    ]
-    return Struck(
-        layer=runs.layer,
-        kind=passages[0].kind,
-        upset=_words(runs.upset),
-        faults=int(hit.sum()),
-        passages=passages,
-        changed=share(np.where(hit, runs.changed, np.nan)),
-        by_size=_groups(_decades(runs.entered), hit, runs.changed),
-        by_bit=_groups(runs.bits, hit & (runs.bits != UNKNOWN), runs.changed),
-    )
-
-
-def _through(watch: Watch, runs: Sequence[_Runs]) -> Iterator[Layer]:
-    """What each site does to the errors of all faults that arrive there."""
-    for site, clean in watch.sites.items():
-        reached = [each for each in runs if site in each.inputs]
-        if not reached:
-            continue
-        inputs = np.concatenate([each.inputs[site] for each in reached])
-        outputs = np.concatenate([each.outputs[site] for each in reached])
-        if (inputs > 0).any():
-            masks = share(np.where(inputs > 0, outputs == 0, np.nan))
-            yield Layer(*site, clean.kind, _gain(inputs, outputs), masks)
-
-
-def _gain(inputs: Rows, outputs: Rows) -> Estimate:
-    known = (inputs > 0) & np.isfinite(inputs) & ~np.isnan(outputs)
-    return median(np.divide(outputs, inputs, out=np.full(inputs.shape, np.nan), where=known))
-
-
-def _unit(watch: Watch, site: Site) -> float:
-    return torch.finfo(watch.sites[site].output.dtype).eps
-
-
-def _decades(errors: Rows) -> Rows:
-    """The lower ends of the decades in which errors lie; 0 and infinity are their own."""
-    with np.errstate(divide="ignore"):
-        exponent = np.clip(np.floor(np.log10(errors)), *_DECADES)
-    return np.where((errors > 0) & np.isfinite(errors), 10.0**exponent, errors)
-
-
-def _groups(at: Any, which: NDArray[np.bool_], changed: NDArray[np.bool_]) -> tuple[Group, ...]:
-    groups = []
-    for value in np.unique(at[which]):
-        those = which & (at == value)
-        found = share(np.where(those, changed, np.nan))
-        groups.append(Group(value.item(), int(those.sum()), found))
-    return tuple(groups)
-
-
-def _words(upset: Fault) -> str:
-    """A kind of fault for people."""
-    if isinstance(upset, Faults):
-        return f"weights: {upset.kind} x {upset.count}"
-    count = f" x {upset.count}" if upset.count > 1 else ""
-    size = f" of {upset.size:g}" if upset.kind not in ("bitflip", "row") else ""
-    bits = f", {upset.bits} bits" if upset.bits > 1 else ""
-    return f"{upset.kind}{count}{size}{bits}"
