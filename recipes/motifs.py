@@ -306,25 +306,27 @@ def difference(measure: str, a: list[float], b: list[float], intervals: int) -> 
 
 
 def summary(chosen: list[Pair], records: dict[tuple[Net, int], dict[str, Any]], seeds: int) -> str:
-    """A table of markdown: one row for every pair."""
-    titles = ["motif", "a -> b", "parameters", "accuracy of a, %", *MEASURES]
+    """A table of markdown: a row for every pair, in every cell the mean of a and the difference."""
+    titles = ["motif", "a -> b", "parameters", *MEASURES]
     rows = [titles, ["---"] * len(titles)]
     for pair in chosen:
         a, b = ([records[net, seed] for seed in range(seeds)] for net in (pair.a, pair.b))
-        sizes = f"{a[0]['parameters']:,} -> {b[0]['parameters']:,}"
-        right = f"{np.mean([record['accuracy'] for record in a]):.1f}"
         cells = [
             _cell(measure, *([r[measure] for r in each] for each in (a, b)), len(chosen))
             for measure in MEASURES
         ]
-        rows.append([pair.motif, pair.name, sizes, right, *cells])
+        sizes = f"{a[0]['parameters']:,} -> {b[0]['parameters']:,}"
+        rows.append([pair.motif, pair.name, sizes, *cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cell(measure: str, a: list[float], b: list[float], pairs: int) -> str:
     found = difference(measure, a, b, intervals=pairs * len(MEASURES))
-    value = f"x {found.value:.3g}" if measure == "gain" else f"{found.value:+.3g}"
-    return f"{value} ({found.low:.3g} .. {found.high:.3g}) {'*' * found.stars}".rstrip()
+    if measure == "gain":
+        shown = f"{np.mean(a):.3g}; x {found.value:.3g} ({found.low:.3g} .. {found.high:.3g})"
+    else:
+        shown = f"{np.mean(a):.1f}; {found.value:+.1f} ({found.low:.1f} .. {found.high:.1f})"
+    return f"{shown} {'*' * found.stars}".rstrip()
 
 
 def main() -> None:

@@ -35,6 +35,8 @@ def test_a_share_of_nothing_seen_is_bounded_by_the_faults():
     assert share(np.zeros((20, 1000))).high == pytest.approx(Rate(0, 20).interval()[1])
     assert share(np.full((3, 2), np.nan)).high == 1.0
     assert math.isnan(share(np.full((3, 2), np.nan)).value)
+    assert [share(np.zeros((n, 1))).low for n in range(1, 50)] == [0.0] * 49
+    assert [share(np.ones((n, 1))).high for n in range(1, 50)] == [1.0] * 49
 
 
 @given(st.lists(numbers, min_size=6, max_size=30))

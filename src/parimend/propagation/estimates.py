@@ -103,7 +103,9 @@ def _wilson(p: float, n: float) -> tuple[float, float]:
     center = p + _Z * _Z / (2 * n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
     scale = 1 + _Z * _Z / n
-    return max((center - half) / scale, 0.0), min((center + half) / scale, 1.0)
+    # Rounding may not take the ends off 0 and 1.
+    low, high = (center - half) / scale, (center + half) / scale
+    return 0.0 if p == 0 else max(low, 0.0), 1.0 if p == 1 else min(high, 1.0)
 
 
 def _middle(values: Rows) -> float:
