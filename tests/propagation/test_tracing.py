@@ -15,6 +15,7 @@ from parimend.errors import FaultError, SpecError
 from parimend.experiment import Faults
 from parimend.propagation import trace
 from parimend.propagation.striking import UNKNOWN, strike
+from parimend.propagation.summing import _decades
 from parimend.upsets import Upset
 
 OFFSET = Upset("offset", size=0.1)
@@ -99,6 +100,12 @@ def test_relu_masks_what_is_negative(inplace):
     assert relu.masks.value == 0.5
     assert relu.gain.value == pytest.approx((0 + 1) / 2)
     assert passage.rounding.value >= passage.masked.value
+
+
+def test_decades():
+    errors = np.array([0.0, 1e-12, 1e-5, 9.9e-5, 1.0, 3e20, np.inf, np.nan])
+    expected = [0.0, 1e-8, 1e-5, 1e-5, 1.0, 1e8, np.inf, np.nan]
+    np.testing.assert_array_equal(_decades(errors), expected)
 
 
 def test_rounding_is_told_from_nothing_at_all():

@@ -40,8 +40,9 @@ class Group(Record):
     """How often the answer changed for some of the faults.
 
     Attributes:
-        at: the bit that was wrong, 0 the lowest; or the lower end of a decade of relative errors,
-            0 for no error and infinity for one that is not finite.
+        at: the bit that was wrong, 0 the lowest; or the lower end of a decade of relative errors
+            (the first, 1e-8, has all below and the last, 1e8, all above), 0 for no error and
+            infinity for one that is not finite.
         faults: observations in the group: a fault in a weight counts once for every input.
         changed: share of them that changed the answer.
     """

@@ -18,7 +18,7 @@ from parimend.propagation.watching import Clean, Site
 
 Rows = NDArray[np.float64]
 """(faults, samples)."""
-_DECADES = (-8, 8)
+_DECADES = np.array([float(f"1e{n}") for n in range(-8, 9)])
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,8 @@ def _unit(clean: Clean) -> float:
 
 def _decades(errors: Rows) -> Rows:
     """The lower ends of the decades in which errors lie; 0 and infinity are their own."""
-    with np.errstate(divide="ignore"):
-        exponent = np.clip(np.floor(np.log10(errors)), *_DECADES)
-    return np.where((errors > 0) & np.isfinite(errors), 10.0**exponent, errors)
+    below = np.searchsorted(_DECADES, errors, side="right") - 1
+    return np.where((errors > 0) & np.isfinite(errors), _DECADES[np.maximum(below, 0)], errors)
 
 
 def _groups(at: Any, which: NDArray[np.bool_], changed: NDArray[np.bool_]) -> tuple[Group, ...]:
