@@ -146,3 +146,74 @@ def test_cifar10_head_repairs_what_it_breaks(recipe, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("WideResNet-22-8, 17,")
     assert printed.count("2 of 2") == 12  # kinds of damage
+
+
+def test_motifs_go_on_where_they_were(recipe, tmp_path, capsys):
+    options = ("--epochs", 2, "--draws", 3, "--pairs", "bounds", "precision", "--out", tmp_path)
+    module = recipe("motifs", *options, "--seeds", 1)
+    path = tmp_path / "runs.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(records) == 5  # two pairs of bounds, two of precision, one network in all of them
+    assert len(list((tmp_path / "models").iterdir())) == 1  # which was trained once
+    assert all(record.keys() > set(module.MEASURES) for record in records)
+    recipe("motifs", *options, "--seeds", 2)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in lines[:5]] == records
+    assert len(lines) == 10
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| bounds | none -> weights clipped | 8,314 -> 8,314 |" in summary
+    assert len(summary.splitlines()) == 6
+    with pytest.raises(SystemExit):
+        recipe("motifs", *options[:4], "--pairs", "colour")
+    assert "take some of activation, bounds" in capsys.readouterr().err
+
+
+def test_pairs_of_motifs_are_of_equal_size(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from motif_networks import network, parameters
+    from motifs import pairs
+
+    for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32)):
+        found = pairs(shape)
+        assert len(found) == len({(pair.motif, pair.name) for pair in found}) >= 12
+        for pair in found:
+            a, b = (network(net, shape) for net in (pair.a, pair.b))
+            assert parameters(b) == pytest.approx(parameters(a), rel=0.08), pair
+            x = torch.rand(4, *shape)
+            assert a.eval()(x).shape == b.eval()(x).shape == (4, 10)
+
+
+def test_differences_of_motifs(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from motifs import difference
+
+    found = difference("changed", [1.0, 2.0, 3.0], [2.0, 3.1, 3.9], intervals=1)
+    assert (found.value, found.stars) == (pytest.approx(1.0), 2)
+    half = 4.302652729911275 * 0.1 / 3**0.5  # t of two degrees of freedom
+    assert (found.low, found.high) == (pytest.approx(1 - half), pytest.approx(1 + half))
+    assert difference("changed", [1.0, 2.0, 3.0], [2.0, 3.1, 3.9], intervals=1000).stars == 1
+    ratio = difference("gain", [1.0, 2.0], [2.0, 4.0], intervals=1)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
+    assert difference("changed", [1.0, 2.0], [1.0, 2.0], intervals=1).stars == 0
+
+
+def test_traced_models_are_what_propagate_takes(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import traced
+
+    import parimend as pm
+    from parimend.experiment import Faults
+
+    model, inputs, nearest = traced.minilm()
+    with torch.no_grad():
+        likes = dict(enumerate(nearest(model(**inputs)).tolist()))
+    assert (likes[0], likes[9], likes[3], likes[13]) == (9, 0, 13, 3)  # dogs, and shares
+    layer, faults = "encoder.layer.4.output.dense", Faults("random", 1)
+    found = pm.propagation.trace(
+        model, inputs, faults, seeds=range(2), only=layer, answer=nearest
+    ).struck[0]
+    assert {"encoder.layer.5.output.LayerNorm", "pooler.dense"} <= {
+        each.layer for each in found.passages
+    }
+    model, inputs = traced.mlp("16")
+    assert model(inputs).argmax(1).unique().numel() == 10

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parimend import propagation
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
     from parimend.files import Protection, check_file, protect_file, repair_file
@@ -95,6 +96,7 @@ __all__ = [
     "heal_",
     "load_file",
     "plan",
+    "propagation",
     "protect_",
     "protect_file",
     "refresh",
@@ -104,8 +106,13 @@ __all__ = [
     "verify",
 ]
 
+_ROOMS = ("propagation",)
+"""Rooms that are used by their names, such as ``pm.propagation.trace``."""
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"parimend.{name}")
     if name in _HOMES:
         value = getattr(import_module(f"parimend.{_HOMES[name]}"), name)
         globals()[name] = value

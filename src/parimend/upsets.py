@@ -125,8 +125,12 @@ class Upset:
         rows[..., rng.integers(rows.shape[-1])] = self.size * rms
 
 
-def _axis(module: nn.Module) -> int:
-    """Along which the outputs lie that a module computes from the same inputs."""
+def axis_of(module: nn.Module) -> int:
+    """Along which the outputs lie that a module computes from the same inputs.
+
+    >>> axis_of(nn.Linear(2, 2)), axis_of(nn.Conv2d(2, 2, 1)), axis_of(nn.ReLU())
+    (-1, -3, -1)
+    """
     product = declared_product(module)
     if product is not None:
         return product.axis
@@ -168,7 +172,7 @@ class Upsets(Removable):
         return strike
 
     def _strike_module_(self, name: str, module: nn.Module) -> None:
-        axis = _axis(module)
+        axis = axis_of(module)
         strike = self._striker(name)
         # Before all other hooks, so that guards see what the layer is made to compute.
         hook = Hook(lambda module, args, y: strike(y, axis))

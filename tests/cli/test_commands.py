@@ -505,3 +505,52 @@ class TestCertificates:
         assert (code, out) == (2, "")
         assert "a.safetensors has no certificate to verify: " in err
         assert "--guaranteed 3 makes one" in err
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A module in this folder with functions for `propagate`."""
+    (tmp_path / "made_here.py").write_text(
+        "import torch\n"
+        "def model(width='4'):\n"
+        "    torch.manual_seed(0)\n"
+        "    layers = torch.nn.Linear(4, int(width)), torch.nn.Linear(int(width), 3)\n"
+        "    return torch.nn.Sequential(*layers).eval(), torch.ones(2, 4)\n"
+        "def asked():\n"
+        "    return *model(), lambda y: y.argmax(1)\n"
+        "def nothing():\n"
+        "    return 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+def test_propagate(made, run):
+    status, out, _ = run("propagate", "made_here:model", 6, "--seeds", 6, "--json")
+    found = json.loads(out)
+    assert (status, found["command"], found["faults"]) == (0, "propagate", 6)
+    assert [(each["layer"], each["upset"]) for each in found["struck"]] == [
+        ("0", "bitflip"),
+        ("1", "bitflip"),
+    ]
+    options = ("--weights", "zero", "--upset", "offset", "--size", 0.5, "--only", "1")
+    status, out, _ = run("propagate", "made_here:asked", *options, "--seeds", 2)
+    assert status == 0
+    assert "offset of 0.5" in out
+    assert "weights: zero x 1" in out
+    assert "gain" in out
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("made_here", "names no function: give MODULE:FUNCTION"),
+        ("made_here:", "names no function"),
+        ("nowhere:model", "there is no module 'nowhere'"),
+        ("made_here:other", "has no function 'other'"),
+        ("made_here:nothing", "must give (model, inputs)"),
+    ],
+)
+def test_propagate_names_what_is_missing(made, run, source, says):
+    status, _, err = run("propagate", source)
+    assert status == 2
+    assert says in err

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli import check, demo, inject, inspect, plan, protect, repair
+from parimend.cli import check, demo, inject, inspect, plan, propagate, protect, repair
 from parimend.cli.output import print_json, require_encodable
 from parimend.showing import escaped
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (demo, protect, check, repair, inspect, plan, inject):
+for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -1,0 +1,115 @@
+"""Medians and shares of observations that come in clusters, with 95 % intervals.
+
+One fault in a weight reaches all inputs, so what these inputs show is one draw and not many. Every
+function here takes a row for each fault and treats the row as what was drawn. NaN stands for
+nothing observed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.record import Record
+
+Rows = NDArray[Any]
+"""(faults, inputs) float64 or bool."""
+
+_TAIL = 0.025
+_Z = 1.959963984540054
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate(Record):
+    """A number that is not negative, with a 95 % interval.
+
+    Attributes:
+        value: what was observed; NaN if nothing was.
+        low: lower end of the interval.
+        high: upper end of the interval; infinity if there were too few observations for one.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ({self.low:.3g} - {self.high:.3g})"
+
+
+def median(rows: Rows) -> Estimate:
+    """The median over faults of what is the median over the inputs of each.
+
+    The interval is between two order statistics: it holds for any distribution (Hahn and Meeker,
+    Statistical Intervals, 5.2), and exists from six faults on.
+
+    Args:
+        rows: (faults, inputs), not negative; infinity is a value like others.
+
+    Example:
+        >>> print(median(np.arange(1.0, 10.0)[:, None]))
+        5 (2 - 8)
+    """
+    from scipy.stats import binom  # takes half a second to load
+
+    kept = rows[~np.isnan(rows).all(1)]
+    if not len(kept):
+        return Estimate(math.nan, 0.0, math.inf)
+    with np.errstate(invalid="ignore"):  # the middle of two infinities is one of them
+        ranked = np.sort([_middle(row[~np.isnan(row)]) for row in kept])
+        value = _middle(ranked)
+    rank = int(binom.ppf(_TAIL, len(ranked), 0.5))
+    if not rank:
+        return Estimate(value, 0.0, math.inf)
+    return Estimate(value, float(ranked[rank - 1]), float(ranked[-rank]))
+
+
+def share(rows: Rows) -> Estimate:
+    """The share of ones among zeros and ones.
+
+    A Wilson interval for the number of independent trials that would vary as much as the faults do
+    (the effective sample size of surveys: Korn and Graubard 1998, Dean and Pagano 2015): at least
+    the number of faults, at most the number of observations. Where all are zeros, or all ones,
+    nothing says how alike the inputs of one fault are, and it is the number of faults.
+
+    Args:
+        rows: (faults, inputs), zeros and ones.
+
+    Example:
+        >>> alike = np.repeat([[1.0], [0.0], [0.0], [0.0]], 100, axis=1)  # four faults, not 400
+        >>> print(share(alike))
+        0.25 (0.0456 - 0.699)
+    """
+    rows = np.asarray(rows, np.float64)
+    rows = rows[~np.isnan(rows).all(1)]
+    counts, ones = (~np.isnan(rows)).sum(1), np.nansum(rows, 1)
+    faults, trials = len(rows), int(counts.sum())
+    if not trials:
+        return Estimate(math.nan, 0.0, 1.0)
+    p = float(ones.sum() / trials)
+    effective = float(faults)
+    if faults > 1 and 0 < p < 1:
+        spread = float(np.square(ones - p * counts).sum()) * faults / (faults - 1) / trials**2
+        effective = min(max(p * (1 - p) / spread, faults), trials) if spread else float(trials)
+    return Estimate(p, *_wilson(p, effective))
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """Wilson's interval; `experiment.Rate` has it for whole numbers of trials."""
+    center = p + _Z * _Z / (2 * n)
+    half = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
+    scale = 1 + _Z * _Z / n
+    # Rounding may not take the ends off 0 and 1.
+    low, high = (center - half) / scale, (center + half) / scale
+    return 0.0 if p == 0 else max(low, 0.0), 1.0 if p == 1 else min(high, 1.0)
+
+
+def _middle(values: Rows) -> float:
+    """The median; of infinities, too."""
+    ranked = np.sort(values)
+    low, high = ranked[(len(ranked) - 1) // 2], ranked[len(ranked) // 2]
+    return float(low if low == high else (low + high) / 2)

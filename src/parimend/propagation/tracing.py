@@ -1,0 +1,187 @@
+"""The loop: one clean run, then one run for every fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parimend import names
+from parimend.arguments import require
+from parimend.errors import FaultError
+from parimend.experiment import Faults
+from parimend.layers.registry import declared_product
+from parimend.propagation.records import Trace
+from parimend.propagation.striking import Arguments, Fault, strike
+from parimend.propagation.summing import Rows, Runs, passing, summed
+from parimend.propagation.watching import Passed, Site, Watch, classes, first_tensor
+from parimend.upsets import Upset
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is the same in all runs; ``right`` is the answer of the clean one."""
+
+    model: nn.Module
+    watch: Watch
+    arguments: Arguments
+    samples: int
+    answer: Callable[[Any], Tensor]
+    right: Tensor
+
+
+def trace(
+    model: nn.Module,
+    inputs: Any,
+    upsets: Fault | Sequence[Fault],
+    *,
+    seeds: Iterable[int] = range(20),
+    only: str | Sequence[str] | None = None,
+    answer: Callable[[Any], Tensor] = classes,
+) -> Trace:
+    """Strike layer after layer, and follow the errors to the answer.
+
+    One clean run, one to see that it repeats, and one for every layer, kind of fault and seed. A
+    fault in computation strikes each input on its own; one in weights is the same for all of them,
+    and intervals know it. Copies of what goes into every module and comes out of it are kept for
+    one run, on the device of the model: give few inputs to a large model.
+
+    Nothing of the model is changed: wrong weights are copies that a run is given, and all hooks are
+    removed, also after an error.
+
+    Args:
+        model: in evaluation mode; samples along the first axis of what its modules give. Whatever
+            its modules add up or multiply by themselves shows in the modules around them.
+        inputs: a tensor, a tuple of arguments, or a mapping of keywords; samples along the first
+            axis of the first tensor in it.
+        upsets: kinds of faults: `parimend.upsets.Upset` in computed outputs,
+            `parimend.experiment.Faults` in weights and biases.
+        seeds: of the faults; from six on there are intervals of medians.
+        only: shell patterns of modules to strike; by default all linear layers and convolutions
+            that are called.
+        answer: of what the model gives: (samples, ...); an answer changes where any element does.
+
+    Raises:
+        FaultError: if the model is in training mode or computes other things each time, if there
+            is nothing to strike or no such damage, or a pattern matches no module.
+        SpecError: for arguments of another type.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+        >>> found = trace(model, torch.ones(3, 8), [Upset("bitflip"), Faults("bitflip", 1)])
+        >>> [(each.layer, each.upset, each.faults) for each in found.struck]
+        [('0', 'bitflip', 60), ('0', 'weights: bitflip x 1', 60),
+         ('2', 'bitflip', 60), ('2', 'weights: bitflip x 1', 60)]
+        >>> [(each.layer, each.kind) for each in found.struck[0].passages]
+        [('0', 'Linear'), ('1', 'ReLU'), ('2', 'Linear'), ('', 'Sequential')]
+    """
+    require(model, "model", "a torch.nn.Module", nn.Module)
+    kinds = [upsets] if isinstance(upsets, Upset | Faults) else list(upsets)
+    for kind in kinds:
+        require(kind, "upsets", "Upset or Faults, or a list of them", Upset, Faults)
+    chosen, arguments, samples = list(seeds), *_arguments(inputs)
+    if not kinds or not chosen:
+        raise FaultError("there is nothing to do: give at least one kind of fault and one seed")
+    if any(module.training for module in model.modules()):
+        raise FaultError("the model is in training mode: call model.eval() first")
+    with torch.no_grad(), Watch(model, samples) as watch:
+        right = answer(watch.clean(lambda: model(*arguments[0], **arguments[1])))
+        _require_repeatable(model, watch, arguments)
+        subject = _Subject(model, watch, arguments, samples, answer, right)
+        runs = [
+            _run(subject, layer, kind, chosen)
+            for layer in _layers(model, watch, only)
+            for kind in kinds
+        ]
+    struck = tuple(summed(watch.sites, each) for each in runs)
+    layers = tuple(passing(watch.sites, runs))
+    return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out))
+
+
+def _arguments(inputs: Any) -> tuple[Arguments, int]:
+    first = first_tensor(inputs)
+    if first is None or not first.dim() or not len(first):
+        raise FaultError(
+            "inputs must be a tensor, a tuple of arguments or a mapping of keywords, with at least "
+            "one sample along the first axis of the first tensor"
+        )
+    if isinstance(inputs, Mapping):
+        return ((), dict(inputs)), len(first)
+    return (inputs if isinstance(inputs, tuple) else (inputs,), {}), len(first)
+
+
+def _require_repeatable(model: nn.Module, watch: Watch, arguments: Arguments) -> None:
+    """Errors are told from nothing only where nothing else differs."""
+    if Site("", 0) not in watch.sites:
+        raise FaultError(
+            "the model must give a floating-point tensor with samples along its first axis"
+        )
+    _, passed = watch.damaged(lambda: model(*arguments[0], **arguments[1]))
+    for site in watch.sites:
+        if site not in passed or passed[site].output.any():
+            raise FaultError(
+                f"module {site.layer!r} does not compute the same twice: switch off what is random "
+                "in it, and see torch.use_deterministic_algorithms"
+            )
+
+
+def _layers(model: nn.Module, watch: Watch, only: str | Sequence[str] | None) -> list[str]:
+    """Names of the modules to strike, in the order of the model."""
+    modules = dict(model.named_modules())
+    called = {site.layer for site in watch.sites}
+    if only is None:
+        found = [name for name, module in modules.items() if declared_product(module) is not None]
+        found = [name for name in found if name in called]
+        if not found:
+            raise FaultError("no linear layer or convolution is called: name modules with only=")
+        return found
+    found = names.select(modules, only, what="module", error=FaultError)
+    for name in found:
+        if name not in called:
+            raise FaultError(f"module {name!r} is not called, or not watched: take another only=")
+    return found
+
+
+def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Runs:
+    """All faults of one kind in one layer."""
+    model, watch, samples = subject.model, subject.watch, subject.samples
+    calls = sum(site.layer == layer for site in watch.sites)
+    passed, places, bits, changed = list[Mapping[Site, Passed]](), list[Site](), [], []
+    for seed in seeds:
+        run = strike(model, layer, kind, seed, subject.arguments, samples, calls)
+        output, errors = watch.damaged(run.forward)
+        passed.append(errors)
+        places.append(Site(layer, run.call))
+        bits.append(run.bits)
+        differs = subject.answer(output) != subject.right
+        changed.append(differs.reshape(samples, -1).any(1).cpu().numpy())
+    order = {site: i for i, site in enumerate(watch.sites)}
+    nothing = torch.full((samples,), torch.nan, dtype=torch.float64)
+
+    def rows(which: str, site: Site) -> Rows:
+        # What ended before the fault struck has not seen it.
+        seen = [
+            getattr(run[site], which) if site in run and order[site] >= order[place] else None
+            for run, place in zip(passed, places, strict=True)
+        ]
+        return torch.stack([nothing if each is None else each.cpu() for each in seen]).numpy()
+
+    behind = [site for site in watch.sites if order[site] >= order[Site(layer, 0)]]
+    outputs = {site: rows("output", site) for site in behind}
+    entered = np.stack([outputs[place][i] for i, place in enumerate(places)])
+    # An upset may leave some samples alone, or write what was there; a wrong weight is wrong.
+    hit = np.ones(entered.shape, bool) if isinstance(kind, Faults) else entered > 0
+    return Runs(
+        layer,
+        kind,
+        hit,
+        entered,
+        np.stack(bits),
+        np.stack(changed),
+        {site: rows("input", site) for site in behind},
+        outputs,
+    )
