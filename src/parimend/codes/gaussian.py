@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.base import RealCode, from_spec
@@ -190,6 +189,8 @@ class Gaussian(RealCode):
         Raises:
             SpecError: if H has dependent rows.
         """
+        import scipy.linalg as sl  # see RealCode.solve_gram
+
         try:
             return sl.cholesky(self.matrix @ self.matrix.T, lower=True)
         except sl.LinAlgError:
@@ -197,6 +198,8 @@ class Gaussian(RealCode):
 
     def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         """The y with H H^T y = residual, (m,) -> (m,), by the Cholesky factor."""
+        import scipy.linalg as sl  # see RealCode.solve_gram
+
         return sl.cho_solve((self.gram_factor, True), residual)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
@@ -92,10 +91,14 @@ class _Admm(Guesser):
     def __init__(self, code: Gaussian, resolution: float) -> None:
         super().__init__(code, resolution)
         # Rows made orthonormal, so that a projection is two products.
+        import scipy.linalg as sl  # see RealCode.solve_gram
+
         self._rows = sl.solve_triangular(code.gram_factor, code.matrix, lower=True)
 
     def _guesses(self, problem: Problem) -> Iterator[NDArray[np.int64]]:
         A = self._rows
+        import scipy.linalg as sl  # see RealCode.solve_gram
+
         b = sl.solve_triangular(self.code.gram_factor, problem.target, lower=True)
         # In units of the root mean square of the shortest solution.
         step = _FIRST_STEP * np.linalg.norm(b) / np.sqrt(A.shape[1])

@@ -29,7 +29,6 @@ from math import exp, inf, lgamma, log
 from typing import ClassVar
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from parimend.codes.gaussian import Gaussian
@@ -101,6 +100,8 @@ class Problem:
         self.limit = self._limit()
         self._basis = np.empty((m, 0))
         if erasures.size and self.limit >= 0:
+            import scipy.linalg as sl  # see RealCode.solve_gram
+
             self._basis = sl.qr(H[:, erasures], mode="economic")[0]
         self.target = self.clear(self.syndrome)
 
@@ -156,6 +157,8 @@ class Problem:
             return (np.empty(0) if residual <= self.bound else None), residual
         B = self.H[:, columns]
         # In the basis of the columns, one after the other, the residual of every prefix is a sum.
+        import scipy.linalg as sl  # see RealCode.solve_gram
+
         part, R = sl.qr_multiply(B, self.syndrome, mode="right")
         whole = self.syndrome - B @ sl.solve_triangular(R, part)
         squares = np.concatenate([[whole @ whole], part[::-1] ** 2]).cumsum()[::-1]
