@@ -29,6 +29,7 @@ MOST = 1 << 16
 _HOURS = 24 * DAYS
 _NEARLY = 1.0 - 1e-16
 _NEVER = 1e-40
+_NO_CHECK = 1e-6  # what rounding adds to a whole number of checks
 _STEPS = 44  # of a bisection
 _MOST_HARD = 512
 """Cells that fail for good are counted up to here; a word with more is called lost."""
@@ -176,7 +177,7 @@ def _lost_in_time(
             step[known, known + a] = p * (1.0 - chance)
             step[known, -1] += p * chance
         step[known, -1] += float(new.more[len(here) - 1])
-    return min(1.0, float(np.linalg.matrix_power(step, math.ceil(checks))[0, -1]))
+    return min(1.0, float(np.linalg.matrix_power(step, math.ceil(checks - _NO_CHECK))[0, -1]))
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:

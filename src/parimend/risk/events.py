@@ -100,42 +100,43 @@ class Events(Record):
     def tails(self, expected: float, errors: int) -> Tails:
         """How probable it is that 0 .. ``errors`` words are wrong, and that more are.
 
-        Exact by the recursion of Panjer (*Recursive evaluation of a family of compound
-        distributions*, ASTIN Bulletin 12, 1981) up to a dozen of the largest events above
+        An event of more than ``errors`` words is more by itself, and those are counted apart. For
+        the others the recursion of Panjer is exact (*Recursive evaluation of a family of
+        compound distributions*, ASTIN Bulletin 12, 1981), up to a dozen of the largest above
         ``errors``; what lies beyond is bounded (Chernoff).
 
         Args:
             expected: number of events.
             errors: up to which the number of words is resolved.
         """
-        sizes, shares = np.array(self.sizes), np.array(self.shares)
-        most = errors + _LARGEST * min(self.largest, errors + 1)
-        small = sizes <= most
-        mean = expected * float(shares[small] @ sizes[small])
-        spread = _FAR * math.sqrt(expected * float(shares[small] @ sizes[small] ** 2))
+        small = np.array(self.sizes) <= errors
+        sizes, shares = np.array(self.sizes)[small], np.array(self.shares)[small]
+        large = -math.expm1(-expected * self.beyond(errors))
+        mean = expected * float(shares @ sizes)
+        spread = _FAR * math.sqrt(expected * float(shares @ sizes**2))
         if mean - spread > errors:  # next to certain, and long to sum up
             return Tails(np.zeros(errors + 1), np.ones(errors + 1))
-        most = max(most, math.ceil(mean + spread))
+        most = max(errors + _LARGEST * int(sizes.max(initial=0)), math.ceil(mean + spread))
         exactly = compound(expected, sizes, shares, most)
-        rest = self._chernoff(expected, most)
+        rest = large + _chernoff(expected * shares, sizes, most)
         above = np.cumsum(exactly[::-1])[::-1]  # the smallest first
         more = np.append(above[1:], 0.0)[: errors + 1] + rest
         return Tails(exactly[: errors + 1], np.minimum(more, 1.0))
 
-    def _chernoff(self, expected: float, errors: int) -> float:
-        """An upper bound of the probability that more than ``errors`` words are wrong.
 
-        Of events above ``errors`` one is enough, so they are counted apart.
-        """
-        sizes, shares = np.array(self.sizes), np.array(self.shares)
-        small = sizes <= errors
-        large = -math.expm1(-expected * float(shares[~small].sum()))
-        if not small.any():
-            return large
-        s = np.geomspace(1e-3, 60.0, 200)[:, None] / sizes[small].max()
-        moments = shares[small] * np.expm1(np.minimum(s * sizes[small], 600.0))
-        exponent = expected * moments.sum(1) - s[:, 0] * (errors + 1)
-        return min(1.0, large + math.exp(min(0.0, float(exponent.min()))))
+def _chernoff(expected: NDArray[np.float64], sizes: NDArray[np.int64], words: int) -> float:
+    """An upper bound of the probability that events of some sizes strike more than so many words.
+
+    Args:
+        expected: (k,) number of events of every size.
+        sizes: (k,).
+        words: that are not too many.
+    """
+    if not sizes.size:
+        return 0.0
+    s = np.geomspace(1e-3, 60.0, 200)[:, None] / sizes.max()
+    moments = (expected * np.expm1(np.minimum(s * sizes, 600.0))).sum(1)
+    return math.exp(min(0.0, float((moments - s[:, 0] * (words + 1)).min())))
 
 
 def _parsed(text: str) -> dict[int, float]:
