@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parimend import campaign
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
     from parimend.files import Protection, check_file, protect_file, repair_file
@@ -61,6 +62,8 @@ _HOMES = {
     "save_file": "hub",
     "verify": "hub",
 }
+# Rooms that are public as they are, so that the name and the module cannot be two things.
+_ROOMS = ("campaign",)
 
 __all__ = [
     "Carrier",
@@ -83,6 +86,7 @@ __all__ = [
     "Seal",
     "Sidecar",
     "Verdict",
+    "campaign",
     "check",
     "check_file",
     "constrain_",
@@ -105,6 +109,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"parimend.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
+    if name in _ROOMS:
+        return import_module(f"parimend.{name}")
     raise AttributeError(f"module 'parimend' has no attribute {name!r}")
 
 

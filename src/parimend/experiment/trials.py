@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from numpy.typing import NDArray
-
 from parimend.experiment.counts import Counts, Trial
-from parimend.faults import FaultList, draw
+from parimend.faults import FaultList, Tensors, draw
 from parimend.outcomes import Verdict
 
 
@@ -30,10 +28,8 @@ class Faults:
     placement: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def draw(
-        self, words: Mapping[str, NDArray[Any]], seed: int, only: Sequence[str] | None = None
-    ) -> FaultList:
-        """Draw the damage for some named arrays, which are not changed.
+    def draw(self, words: Tensors, seed: int, only: Sequence[str] | None = None) -> FaultList:
+        """Draw the damage for named arrays or words, which are not changed.
 
         Raises:
             FaultError: if there cannot be such damage.
@@ -82,15 +78,20 @@ def trial(
     seed: int,
     score: Callable[[S], float] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    twice: bool = True,
 ) -> Trial:
-    """Damage, repair and compare once; see `run`."""
+    """Damage, repair and compare once; see `run`. Unless ``twice``, the repaired state alone is
+    scored.
+    """
     state = target.damaged(faults, seed)
-    before = score(state) if score else None
+    before = score(state) if score and twice else None
     began = clock()
     answer = target.repair_(state)
     seconds = clock() - began
+    same = target.same(state)
     after = score(state) if score else None
-    return Trial(answer.verdict, target.same(state), answer.found, seconds, before, after)
+    return Trial(answer.verdict, same, answer.found, seconds, before, after)
 
 
 def run(

@@ -1,0 +1,30 @@
+"""Campaigns: many seeded faults, under several protections, with statistics that hold.
+
+A *task* is some trials of one network under one protection and one kind of fault, frozen and named
+by its content. Its *row* says what came of them. A campaign is done when all rows are there, whoever
+made them: so it can be interrupted at any moment, run on many machines, and added to others.
+"""
+
+from parimend.campaign.running import Status, resume, run, status
+from parimend.campaign.spec import Source, Spec, Stop, Strata
+from parimend.campaign.stats import Row, Statistics
+from parimend.campaign.store import Fact, Store
+from parimend.campaign.task import Setting, Stratum, Task
+
+__all__ = [
+    "Fact",
+    "Row",
+    "Setting",
+    "Source",
+    "Spec",
+    "Statistics",
+    "Status",
+    "Stop",
+    "Store",
+    "Strata",
+    "Stratum",
+    "Task",
+    "resume",
+    "run",
+    "status",
+]
