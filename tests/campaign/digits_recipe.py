@@ -1,5 +1,9 @@
 """A small network on the digits, as a spec names it."""
 
+import os
+import signal
+from pathlib import Path
+
 import torch
 
 from parimend import datasets
@@ -44,9 +48,18 @@ def failing_when_damaged(model, data):
     return 1.0
 
 
-def nothing():
+def nothing(steps):
     return 3
 
 
-def broken():
+def broken(steps=0):
     raise RuntimeError("out of\nmemory")
+
+
+def deadly(model, data):
+    """Kills the first worker that comes here."""
+    mark = Path(os.environ["CAMPAIGN_MARK"])
+    if os.environ["CAMPAIGN_PARENT"] != str(os.getpid()) and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0

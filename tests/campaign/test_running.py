@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +16,8 @@ from parimend.campaign.engines import Engine, Local, WorkerDiedError
 from parimend.errors import BusyError, CampaignError, FormatError, MismatchError, SpecError
 from parimend.experiment import Counts
 from tests.campaign.conftest import HERE, RECIPE, tables
+
+ROOT = HERE.parents[1]
 
 
 def spec(**more):
@@ -132,55 +131,17 @@ def test_lines_that_are_torn_or_damaged_do_not_count(tmp_path):
     assert status(tmp_path).tasks == 16
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {root!r})
-from parimend.campaign import Spec, run
-from tests.campaign.conftest import HERE, tables
-print("ready", flush=True)
-run(Spec.of(tables(stop={{"trials": 200}}), HERE), sys.argv[1], workers={workers})
-"""
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, rng, workers):
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    run(spec(stop={"trials": 200}), whole, workers=1)
-    script = KILLED.format(root=str(HERE.parents[1]), workers=workers)
-    kept = set()
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, text=True
-        )
-        process.stdout.readline()
-        rows = out / "rows.jsonl"
-        enough = len(kept) + int(rng.integers(5, 25))
-        while process.poll() is None and _lines(rows) < enough:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        now = set(Store(out).statistics().rows)
-        assert kept <= now
-        kept = now
-    assert len(kept) >= 15
-    run(spec(stop={"trials": 200}), out, workers=1)
-    assert statistics_of(out) == statistics_of(whole)
-    lines = [json.loads(line) for line in _whole_lines(rows)]
-    assert len(lines) == len(kept | set(Store(out).statistics().rows)) == 160
-
-
-def _lines(path):
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _whole_lines(path):
-    for line in path.read_bytes().splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        yield line
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, workers):
+    times = 5 if workers == 1 else 1
+    script = ROOT / "scripts" / "kill_campaign.py"
+    options = ["--times", str(times), "--workers", str(workers), "--seed", "3"]
+    ended = subprocess.run(
+        [sys.executable, script, "--out", tmp_path, *options], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"killed {times} times" in ended.stdout
+    assert "0 lost, 0 doubled, the statistics are those of an uninterrupted run" in ended.stdout
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path):
@@ -248,7 +209,7 @@ def test_a_network_that_changed_is_refused(tmp_path):
         (
             {"metric": f"{RECIPE}:failing_when_damaged"},
             CampaignError,
-            r"digits, none, flip, trial \d+: the metric .* fails: OverflowError",
+            r"digits, none, five, trial \d+: the metric .* fails: OverflowError",
         ),
         ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no accuracies"),
         ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
@@ -307,26 +268,14 @@ def test_tasks_of_workers_that_died_are_done_again(tmp_path):
     assert statistics_of(tmp_path / "a") == statistics_of(tmp_path / "b")
 
 
-def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path):
+def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
-    network = tables()["networks"]["digits"] | {"metric": f"{__name__.rpartition('.')[2]}:deadly"}
-    os.environ["CAMPAIGN_MARK"] = str(mark)
+    network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:deadly"}
+    monkeypatch.setenv("CAMPAIGN_MARK", str(mark))
+    monkeypatch.setenv("CAMPAIGN_PARENT", str(os.getpid()))
     given = spec(networks={"digits": network}, faults={"flip": {"kind": "bitflip", "count": 1}})
-    try:
-        assert run(given, tmp_path / "out", workers=2).finished
-    finally:
-        del os.environ["CAMPAIGN_MARK"]
+    assert run(given, tmp_path / "out", workers=2).finished
     assert mark.exists()
-
-
-def deadly(model, data):
-    """Kills the first worker that comes here with a damaged network."""
-    mark = Path(os.environ["CAMPAIGN_MARK"])
-    damaged = abs(float(sum(p.double().sum() for p in model.parameters()))) > 1e4
-    if damaged and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1.0
 
 
 def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 An interval of fixed size (Wilson, Clopper and Pearson) is wrong more often than it says if trials
 go on until it looks right. A confidence sequence covers the truth at *every* number of trials, with
-the stated probability, so any rule of stopping is allowed. Both here are martingales that start at 1
-and, for the true value, exceed 1 / alpha with a probability of at most alpha (Ville 1939).
+the stated probability, so any rule of stopping is allowed. Both here are martingales that start at
+1 and, for the true value, exceed 1 / alpha with a probability of at most alpha (Ville 1939).
 """
 
 from __future__ import annotations

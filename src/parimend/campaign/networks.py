@@ -116,7 +116,7 @@ def weights_hash(model: Model) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state_of(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(byte_view(tensor, name)))
+        digest.update(byte_view(tensor, name).data)
     return digest.hexdigest()[:32]
 
 

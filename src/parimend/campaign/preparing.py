@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from parimend.campaign.damage import try_out
+from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
     Metric,
     Model,
@@ -24,24 +24,10 @@ from parimend.campaign.networks import (
 )
 from parimend.campaign.protections import Network, protection_of
 from parimend.campaign.spec import Source, Spec, Strata
-from parimend.campaign.store import Fact
 from parimend.campaign.subject import one_thread
 from parimend.campaign.task import Setting, Stratum, content_hash
 from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.faults import Words
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What tasks are made of.
-
-    Attributes:
-        facts: of every network under every protection.
-        strata: of every network.
-    """
-
-    facts: tuple[Fact, ...]
-    strata: Mapping[str, tuple[Stratum, ...]]
 
 
 def prepare(spec: Spec, folder: Path) -> Prepared:

@@ -7,16 +7,15 @@ alone, and not on which of them came first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parimend.campaign.confidence import bernoulli, bounded
-from parimend.campaign.preparing import Prepared
+from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Row, Statistics
-from parimend.campaign.store import Fact
 from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
 from parimend.experiment import Outcome
@@ -79,57 +78,39 @@ class Unit:
                 stop=min(start + spec.block, numbers.stop),
             )
 
-    def events(
-        self, protection: Setting, stratum: Stratum, numbers: range, done: Statistics
-    ) -> list[bool]:
-        """For each trial, whether what the campaign looks for came."""
-        found: list[bool] = []
-        for task in self.tasks_of(protection, stratum, numbers):
-            found += self.event(done[task])
-        return found
+    def rows(
+        self, protection: Setting, stratum: Stratum, history: Sequence[Round], done: Statistics
+    ) -> list[list[Row]]:
+        """The rows of a stratum, round by round."""
+        return [
+            [done[task] for task in self.tasks_of(protection, stratum, round_[stratum])]
+            for round_ in history
+        ]
 
-    def event(self, row: Row) -> list[bool]:
-        """For each trial of a row, whether what the campaign looks for came."""
+    def event(self, row: Row) -> list[float]:
+        """For each trial of a row, whether what the campaign looks for came: 1 or 0."""
         if self.spec.stop.harmed:
             return self.harmed(row)
         return row.which([Outcome(name) for name in self.spec.stop.outcomes])
 
-    def harmed(self, row: Row) -> list[bool]:
+    def harmed(self, row: Row) -> list[float]:
         """For each trial, whether the score is lower than that of the intact network."""
         fact = self.facts[row.task.protection.name]
         assert fact.score is not None
         least = fact.score - self.spec.networks[self.network].tolerance
-        return [score < least for score in row.scores]
+        return [float(score < least) for score in row.scores]
 
     def interval(
         self, protection: Setting, history: Sequence[Round], done: Statistics
     ) -> tuple[float, float]:
         """The confidence sequence of the event, after some rounds."""
-        if len(self.strata) > 1:
-            return bounded(self.batches(protection, history, done), self.spec.stop.confidence)
-        (only,) = self.strata
-        events = [e for each in history for e in self.events(protection, only, each[only], done)]
-        return bernoulli(sum(events), len(events), self.spec.stop.confidence)
-
-    def batches(
-        self, protection: Setting, history: Sequence[Round], done: Statistics
-    ) -> list[float]:
-        """Unbiased estimates of the whole, one after the other, from trials of every stratum.
-
-        A round's trials are dealt out to as many batches as its smallest stratum has trials; a
-        batch weighs the means of its strata. Given the rounds before, each has the mean that is
-        looked for.
-        """
-        found: list[float] = []
-        for round_ in history:
-            count = min(len(numbers) for numbers in round_.values())
-            batches = np.zeros(count)
-            for stratum, numbers in round_.items():
-                events = np.array(self.events(protection, stratum, numbers, done), np.float64)
-                means = [float(part.mean()) for part in np.array_split(events, count)]
-                batches += stratum.weight * np.array(means)
-            found += np.clip(batches, 0.0, 1.0).tolist()
-        return found
+        confidence = self.spec.stop.confidence
+        rows = {each: self.rows(protection, each, history, done) for each in self.strata}
+        if len(rows) > 1:
+            return bounded(batches(rows, self.event), confidence)
+        (only,) = rows.values()
+        events = [event for round_ in only for row in round_ for event in self.event(row)]
+        return bernoulli(int(sum(events)), len(events), confidence)
 
     def _size(self, history: list[Round], begun: int, done: Statistics) -> int:
         """Trials in the next round; 0 if there are enough."""
@@ -166,12 +147,36 @@ class Unit:
     def _spread(self, stratum: Stratum, history: Sequence[Round], done: Statistics) -> float:
         variances = []
         for protection in self.spec.protections:
-            events = [
-                e for each in history for e in self.events(protection, stratum, each[stratum], done)
-            ]
+            rounds = self.rows(protection, stratum, history, done)
+            events = [event for round_ in rounds for row in round_ for event in self.event(row)]
             share = (sum(events) + 0.5) / (len(events) + 1.0)
             variances.append(share * (1.0 - share))
         return math.sqrt(sum(variances) / len(variances))
+
+
+def batches(
+    rows: Mapping[Stratum, Sequence[Sequence[Row]]], value: Callable[[Row], Sequence[float]]
+) -> list[float]:
+    """Unbiased estimates of the whole, one after the other, from trials of every stratum.
+
+    A round's trials are dealt out to as many batches as its smallest stratum has trials; a batch
+    weighs the means of its strata. Given the rounds before, each has the mean that is looked for,
+    however the sizes of the rounds depend on them.
+
+    Args:
+        rows: of every stratum, round by round.
+        value: of every trial of a row, in 0 .. 1.
+    """
+    found: list[float] = []
+    for round_ in zip(*rows.values(), strict=True):
+        values = [np.concatenate([value(row) for row in part]) for part in round_]
+        count = min(len(part) for part in values)
+        whole = np.zeros(count)
+        for stratum, part in zip(rows, values, strict=True):
+            means = [float(batch.mean()) for batch in np.array_split(part, count)]
+            whole += stratum.weight * np.array(means)
+        found += np.clip(whole, 0.0, 1.0).tolist()
+    return found
 
 
 def units(spec: Spec, prepared: Prepared) -> list[Unit]:
@@ -187,6 +192,6 @@ def units(spec: Spec, prepared: Prepared) -> list[Unit]:
                 f"[stop]: {spec.stop.trials} trials are too few for the {len(strata)} strata of "
                 f"{network}: take {2 * len(strata)} or more, or fewer strata"
             )
-        facts = {each.protection: each for each in prepared.facts if each.network == network}
+        facts = prepared.of(network)
         found += [Unit(spec, network, fault, strata, facts) for fault in spec.faults]
     return found

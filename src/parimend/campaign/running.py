@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from parimend.campaign.engines import Engine, WorkerDiedError, engine_of
-from parimend.campaign.preparing import Prepared, prepare
+from parimend.campaign.facts import Prepared
+from parimend.campaign.preparing import prepare
 from parimend.campaign.rounds import Unit, units
 from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Statistics
@@ -132,7 +133,7 @@ def _status(store: Store, done: Statistics) -> Status:
 def _run(store: Store, engine: Engine, progress: Progress) -> Status:
     with store.writing() as writer, _workspace(store.path) as folder:
         prepared = prepare(store.spec, folder)
-        store.note(prepared.facts)
+        store.note(prepared)
         done = store.statistics()
         with engine.start(folder, store.spec.base):
             _work(units(store.spec, prepared), engine, done, writer, progress)

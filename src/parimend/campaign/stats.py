@@ -89,10 +89,10 @@ class Row(Record):
             after=tuple(sorted(self.scores)),
         )
 
-    def which(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        """For each trial, whether one of these came out."""
+    def which(self, outcomes: Sequence[Outcome]) -> list[float]:
+        """For each trial, whether one of these came out: 1 or 0."""
         letters = {_LETTERS[outcome] for outcome in outcomes}
-        return [letter in letters for letter in self.outcomes]
+        return [float(letter in letters) for letter in self.outcomes]
 
 
 class Statistics:

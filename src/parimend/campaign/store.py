@@ -1,8 +1,8 @@
 """The folder of a campaign: what it is, and a row for every task that is done.
 
 ``campaign.json`` says what is done; ``rows.jsonl`` grows by a line for each finished task, each
-with a checksum, and is never written anew. Whatever kills a campaign, at any moment: the lines that are
-there count, a torn one does not, and what is missing is done when it goes on.
+with a checksum, and is never written anew. Whatever kills a campaign, at any moment: the lines that
+are there count, a torn one does not, and what is missing is done when it goes on.
 """
 
 from __future__ import annotations
@@ -12,45 +12,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
 from parimend.atomic import atomic, is_locked, locked
+from parimend.campaign.facts import Prepared
 from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.task import RULES, canonical
 from parimend.errors import FormatError, MismatchError
-from parimend.record import Record
 
 FORMAT, VERSION = "parimend.campaign", 1
 _SYNC_SECONDS = 1.0
-
-
-@dataclass(frozen=True, repr=False)
-class Fact(Record):
-    """A network under a protection, before anything strikes it.
-
-    Attributes:
-        network: its name.
-        protection: its name.
-        weights: content hash of the network as it was given.
-        given: score of the network as it was given; None without a metric.
-        score: when it is protected.
-        nbytes: that the protection keeps beside the weights.
-        seconds: that protecting took.
-    """
-
-    network: str
-    protection: str
-    weights: str
-    given: float | None
-    score: float | None
-    nbytes: int
-    seconds: float
 
 
 class Store:
@@ -61,7 +37,7 @@ class Store:
 
     Attributes:
         spec: of the campaign.
-        facts: of its networks and protections, once they were prepared.
+        prepared: what is known of its networks; None until they were loaded for the first time.
         damaged: lines of the rows that do not count, since they are torn or damaged.
 
     Raises:
@@ -74,7 +50,7 @@ class Store:
         self.damaged = 0
         head = _read_head(self._head)
         self.spec = Spec.of(head["spec"], head["base"])
-        self.facts = tuple(Fact(**each) for each in head["facts"])
+        self.prepared = Prepared.read(head["prepared"]) if head["prepared"] else None
 
     @classmethod
     def make(cls, path: str | os.PathLike[str], spec: Spec) -> Store:
@@ -87,7 +63,7 @@ class Store:
         folder = path_of(path, "out")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "campaign.json").exists():
-            _write_head(folder / "campaign.json", spec, ())
+            _write_head(folder / "campaign.json", spec, None)
         store = cls(folder)
         if store.spec.key != spec.key:
             raise MismatchError(
@@ -97,16 +73,15 @@ class Store:
         store.spec = spec  # what was moved is found where it is now
         return store
 
-    def note(self, facts: Iterable[Fact]) -> None:
+    def note(self, prepared: Prepared) -> None:
         """Keep what networks and protections are, the first time; later they must be the same.
 
         Raises:
             MismatchError: if a network is not what it was; names it.
         """
-        facts = tuple(facts)
-        known = {(each.network, each.protection): each for each in self.facts}
-        for fact in facts:
-            before = known.get((fact.network, fact.protection), fact)
+        for fact in prepared.facts:
+            known = self.prepared.of(fact.network) if self.prepared else {}
+            before = known.get(fact.protection, fact)
             if before.weights != fact.weights:
                 raise MismatchError(
                     f"{self.path}: the network {fact.network} is not the one that the campaign "
@@ -117,9 +92,8 @@ class Store:
                     f"{self.path}: {fact.network} under {fact.protection} scores {fact.score}, and "
                     f"{before.score} when the campaign began: metric, data or machine have changed"
                 )
-        if not self.facts:
-            self.facts = facts
-        _write_head(self._head, self.spec, self.facts)
+        self.prepared = self.prepared or prepared
+        _write_head(self._head, self.spec, self.prepared)
 
     def statistics(self) -> Statistics:
         """All rows that are whole.
@@ -243,7 +217,7 @@ def _read_head(path: Path) -> dict[str, Any]:
     return dict(head)
 
 
-def _write_head(path: Path, spec: Spec, facts: Iterable[Fact]) -> None:
+def _write_head(path: Path, spec: Spec, prepared: Prepared | None) -> None:
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -251,7 +225,7 @@ def _write_head(path: Path, spec: Spec, facts: Iterable[Fact]) -> None:
         "key": spec.key,
         "base": str(spec.base),
         "spec": spec.as_dict(),
-        "facts": [each.as_dict() for each in facts],
+        "prepared": prepared and prepared.as_dict(),
     }
     with atomic(path) as file:
         file.write(json.dumps(head, indent=1).encode() + b"\n")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +74,11 @@ class Stratum(Record):
     bits: tuple[int, int] | None = None
     weight: float = 1.0
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Stratum:
+        """From `as_dict`."""
+        return cls(**{key: _frozen(value) for key, value in given.items()})
+
     @property
     def name(self) -> str:
         """Of its tensors and bits; ``all`` if there is one stratum."""
@@ -119,18 +124,12 @@ class Task(Record):
             setting = parts[name]
             options = tuple((key, _frozen(value)) for key, value in setting["options"])
             parts[name] = Setting(setting["name"], setting["kind"], options)
-        stratum = {key: _frozen(value) for key, value in parts["stratum"].items()}
-        return cls(**{**parts, "stratum": Stratum(**stratum)})
+        return cls(**{**parts, "stratum": Stratum.of(parts["stratum"])})
 
     @cached_property
     def key(self) -> str:
         """The content hash: the same task has the same key everywhere."""
         return content_hash({"rules": RULES, **self.as_dict()})
-
-    @property
-    def cell(self) -> Cell:
-        """What it is trials of."""
-        return Cell(self.network, self.protection.name, self.fault.name, self.stratum)
 
     def seeds(self) -> list[int]:
         """Of the faults, one for each trial.
@@ -141,19 +140,6 @@ class Task(Record):
         tag = hashlib.blake2b(f"{self.fault.label} {self.stratum.name}".encode(), digest_size=8)
         key = stream_key(self.seed, int.from_bytes(tag.digest(), "little"))
         return [int(seed) for seed in words(key, self.start, self.stop - self.start)]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Network, protection, fault and stratum: what trials are counted for, by their names."""
-
-    network: str
-    protection: str
-    fault: str
-    stratum: Stratum = field(default_factory=Stratum)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (getattr(self, each.name) for each in fields(self))
 
 
 def _frozen(value: Any) -> Any:

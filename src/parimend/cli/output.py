@@ -90,8 +90,11 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much of some work is done, and how long the rest takes."""
+def counting(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """Show on a terminal how much of some work is done, and how long the rest takes.
+
+    What is yielded is called with what was done since, and with a new total where that changes.
+    """
     errors = Console(stderr=True)
     bar = Progress(
         "{task.description}",
@@ -104,7 +107,7 @@ def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
     )
     with bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Faults as they are seen in the field, by the part of a memory that fails.
 
-What the modes are is from studies of memory in use (Sridharan and Liberty, *A study of DRAM
-failures in the field*, SC 2012; GPUHammer, USENIX Security 2025); how they fall on the bytes of a tensor is
-a model, written here: a row has 8 KiB, rows that follow each other lie in 16 banks in turn.
+The modes are those of studies of memory in use: Sridharan and Liberty, *A study of DRAM failures in
+the field*, SC 2012 (bits, words, columns, rows, banks); the upsets of Alsat-1 (double bytes);
+GPUHammer, USENIX Security 2025 (8 flips over 4 banks). How they fall on the bytes of a tensor is a
+model, see `parimend.faults.placements`: rows of 8 KiB, which lie in 16 banks in turn.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Field:
         kind: a name of `parimend.faults.KINDS`.
         placement: a name of `parimend.faults.PLACEMENTS`.
         count: words that change, where a draw names no other number.
+        what: is struck, in words.
         options: of the kind.
-        what: in words, with the source.
     """
 
     kind: str
@@ -35,9 +36,15 @@ class Field:
 FIELDS: Mapping[str, Field] = MappingProxyType(
     {
         "single-bit": Field("bitflip", "scattered", 1, "one bit"),
-        "word": Field("random", "scattered", 1, "all bits of one word"),
+        "double-byte": Field("doublebyte", "scattered", 1, "two bytes of a word, side by side"),
+        "word": Field("random", "scattered", 1, "all bits of a word"),
         "cache-line": Field("random", "lines", 16, "64 bytes in a row, aligned"),
-        "page": Field("random", "page", 64, "words of one page of 4 KiB"),
+        "row": Field("random", "row", 256, "words of one row of 8 KiB"),
+        "column": Field("bitflip", "column", 16, "one place in rows that follow each other"),
+        "bank": Field("random", "bank", 256, "words of every sixteenth row"),
+        "page": Field("random", "page", 256, "words of one page of 4 KiB"),
+        "rowhammer": Field("bitflip", "rowhammer", 8, "one row in each of four banks, by turns"),
+        "stuck-bit": Field("stuckbit", "scattered", 1, "a bit that is 0, or 1, for good"),
     }
 )
 """Modes by name."""

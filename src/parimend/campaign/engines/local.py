@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 
 _AHEAD = 4  # tasks that wait for each worker, so that none waits for tasks
+_LOOK_SECONDS = 1.0
 
 
 class Local(Engine):
@@ -35,7 +38,7 @@ class Local(Engine):
 
     def rows(self, tasks: Sequence[Task]) -> Iterator[Row]:
         if self.workers == 1:
-            yield from (_work(self.folder, self.base, task) for task in tasks)
+            yield from (_work(self.folder, self.base, os.getpid(), task) for task in tasks)
             return
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -48,7 +51,7 @@ class Local(Engine):
         )
         work = delayed(_work)
         try:
-            yield from parallel(work(self.folder, self.base, task) for task in tasks)
+            yield from parallel(work(self.folder, self.base, os.getpid(), task) for task in tasks)
         except TerminatedWorkerError as error:
             raise WorkerDiedError(
                 "a worker died, perhaps killed for want of memory: take fewer workers"
@@ -58,10 +61,19 @@ class Local(Engine):
         _bench.cache_clear()
 
 
-def _work(folder: str, base: str, task: Task) -> Row:
-    return _bench(folder, base).work(task)
+def _work(folder: str, base: str, parent: int, task: Task) -> Row:
+    return _bench(folder, base, parent).work(task)
 
 
 @lru_cache(maxsize=1)
-def _bench(folder: str, base: str) -> Bench:
+def _bench(folder: str, base: str, parent: int) -> Bench:
+    if os.getpid() != parent:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     return Bench(lambda name: Path(folder, name), base)
+
+
+def _end_with(parent: int) -> None:
+    """Workers of a process that was killed would wait for tasks for ever."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
