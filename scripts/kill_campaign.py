@@ -3,8 +3,8 @@
 python scripts/kill_campaign.py --times 50
 python scripts/kill_campaign.py --times 5 --workers 2
 
-Whatever was finished before a kill, by what the folder says, has to be there after it. At the end the
-campaign is resumed, and its statistics file has to be that of a run that nothing interrupted.
+Whatever was finished before a kill, by what the folder says, has to be there after it. At the end
+the campaign is resumed, and its statistics file has to be that of a run that nothing interrupted.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from parimend.campaign import Store, run
 
 
 def main() -> None:
+    """Read the arguments, and exit with 0 if nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None, help="A new folder; by default temporary.")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="A new folder; by default temporary."
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(_kill(args.out or Path(folder), args.times, args.workers, args.seed))

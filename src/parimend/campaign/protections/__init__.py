@@ -7,13 +7,24 @@ from types import MappingProxyType
 
 from parimend.campaign.protections.base import Network, Protection
 from parimend.campaign.protections.carried import LowBits, Nothing, Real, Sidecar
+from parimend.campaign.protections.copies import Copies, Reload
+from parimend.campaign.protections.embedded import Cep, Mset
+from parimend.campaign.protections.radar import Radar
+from parimend.campaign.protections.ranger import Ranger
+from parimend.campaign.protections.secded import Secded
 from parimend.campaign.tables import one_of, table
 from parimend.campaign.task import Setting
 
 __all__ = ["PROTECTIONS", "Network", "Protection", "protection_of"]
 
 PROTECTIONS: Mapping[str, type[Protection]] = MappingProxyType(
-    {each.kind: each for each in (Nothing, Sidecar, Real, LowBits)}
+    {
+        each.kind: each
+        for each in (
+            *(Nothing, Secded, Cep, Mset, Radar, Ranger, Copies, Reload),
+            *(Sidecar, Real, LowBits),
+        )
+    }
 )
 """Protections by kind."""
 

@@ -80,7 +80,7 @@ def float_words(tensors: Tensors, kind: str) -> dict[str, Words]:
     return found
 
 
-def byte_words(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
+def byte_rows(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
     """Copies of the bytes of tensors in rows of ``width``, the last one filled up with zeros."""
     rows = {}
     for name, tensor in tensors.items():
@@ -91,7 +91,7 @@ def byte_words(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
 
 
 def put_back(tensors: Tensors, rows: Mapping[str, NDArray[np.uint8]]) -> None:
-    """Write rows of `byte_words` into the tensors they are from."""
+    """Write rows of `byte_rows` into the tensors they are from."""
     for name, tensor in tensors.items():
         data = byte_view(tensor, name)
         data[:] = rows[name].reshape(-1)[: data.size]
