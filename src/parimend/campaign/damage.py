@@ -13,7 +13,8 @@ from parimend.experiment import Faults
 from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Words, select
 from parimend.rng import Stream
 
-_OWN = ("count", "rate", "only", "placement")
+_OWN = ("count", "rate", "only", "placement", "stays")
+_FIELD_OWN = ("count", "only", "stays")
 _UNIT = 1 << 53
 
 
@@ -25,11 +26,13 @@ class Damage:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
         rate: probability of a fault per bit; the number of faults is drawn then.
+        stays: whether the memory keeps the damage, so that it is there again after a repair.
     """
 
     faults: Faults
     only: Sequence[str] | None = None
     rate: float | None = None
+    stays: bool = False
 
     def draw(self, words: Iterable[Words], seed: int) -> FaultList:
         """Draw the damage of a seed for a network, which is not changed.
@@ -56,15 +59,17 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage:
     """
     given = dict(fault.options)
     own = {name: given.pop(name, None) for name in _OWN}
-    kind, placement, count = fault.kind, own["placement"], own["count"]
+    kind, count, stays = fault.kind, own["count"], own["stays"]
     if fault.kind in FIELDS:
         field = FIELDS[fault.kind]
-        kind, placement, given = field.kind, field.placement, dict(field.options)
+        kind = field.kind
         count = field.count if count is None else count
+        stays = field.stays if stays is None else stays
     if stratum.bits:
         given |= {"lowest": stratum.bits[0], "highest": stratum.bits[1]}
     only = stratum.tensors or own["only"]
-    return Damage(Faults(kind, count or 0, placement, given), only, own["rate"])
+    faults = Faults(kind, count or 0, own["placement"], given)
+    return Damage(faults, only, own["rate"], bool(stays))
 
 
 def require_fault(fault: Setting, where: str) -> None:
@@ -75,13 +80,14 @@ def require_fault(fault: Setting, where: str) -> None:
     """
     given = dict(fault.options)
     one_of(fault.kind, {**KINDS, **FIELDS}, where)
-    options: Iterable[str] = ()
-    if fault.kind in KINDS:
+    known: tuple[str, ...] = _FIELD_OWN
+    if fault.kind not in FIELDS:
         pattern = PATTERNS[KINDS[fault.kind].pattern]
         options = [name for name in inspect.signature(pattern).parameters if name != "words"]
+        known = (*_OWN, *options)
         if ("count" in given) == ("rate" in given):
             raise SpecError(f"{where}: say how many faults: either count or rate")
-    require_keys(given, ("kind", *_OWN[: 4 if fault.kind in KINDS else 1], "only", *options), where)
+    require_keys(given, ("kind", *known), where)
     count, rate = given.get("count"), given.get("rate")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise SpecError(f"{where}: count must be a whole number from 1, not {count!r}")
@@ -89,6 +95,8 @@ def require_fault(fault: Setting, where: str) -> None:
         raise SpecError(
             f"{where}: rate is a probability for each bit, between 0 and 1, not {rate!r}"
         )
+    if not isinstance(given.get("stays", False), bool):
+        raise SpecError(f"{where}: stays must be true or false, not {given['stays']!r}")
     if given.get("placement") is not None:
         one_of(given["placement"], PLACEMENTS, f"{where}: placement")
 

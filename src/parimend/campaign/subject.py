@@ -17,6 +17,8 @@ from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 from parimend.errors import CampaignError
 from parimend.experiment import Answer, trial
+from parimend.faults import FaultList
+from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 
@@ -47,14 +49,23 @@ class Subject:
         self.words = words_of(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
         self.differs: list[str] = []
+        self.stuck: FaultList | None = None
 
     def damaged(self, damage: Damage, seed: int) -> Model:
         self.restore_()
-        damage.draw(self.words, seed).apply_(self.words)
+        faults = damage.draw(self.words, seed)
+        faults.apply_(self.words)
+        self.stuck = faults if damage.stays else None
         return self.model
 
     def repair_(self, state: Model) -> Answer:
-        return self.protection.repair_(self.tensors, self.kept)
+        answer = self.protection.repair_(self.tensors, self.kept)
+        if self.stuck is None:
+            return answer
+        self.stuck.apply_(self.words, force=True)
+        # What was put right is wrong again: found, and not repaired.
+        repaired = answer.verdict is Verdict.CORRECTED
+        return Answer(Verdict.UNCORRECTABLE, answer.found) if repaired else answer
 
     def same(self, state: Model) -> bool:
         self.differs = [

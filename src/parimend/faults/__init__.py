@@ -11,10 +11,9 @@
 """
 
 from parimend.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
-from parimend.faults.drawing import KINDS, PATTERNS, Kind, draw
+from parimend.faults.drawing import KINDS, PATTERNS, PLACEMENTS, Kind, draw
 from parimend.faults.faultlist import Fault, FaultList
 from parimend.faults.fields import FIELDS, Field
-from parimend.faults.placements import PLACEMENTS
 from parimend.faults.words import Tensors, Words, select
 
 __all__ = [

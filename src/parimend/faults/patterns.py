@@ -119,6 +119,28 @@ class MultiFlip(Pattern):
         return before ^ mask
 
 
+class DoubleByte(Pattern):
+    """Two bytes of the word, side by side, take other values, uniformly chosen.
+
+    Raises:
+        FaultError: for words of one byte.
+    """
+
+    def __init__(self, words: Words) -> None:
+        super().__init__(words)
+        if self.format.bits < 16:
+            raise FaultError(
+                f"tensor {words.name!r}: {words.dtype} words have one byte; select other tensors "
+                "with only=, or take random"
+            )
+
+    def _draw(self, before: Bits, stream: Stream) -> Bits:
+        place = stream.integers(self.format.bits // 8 - 1, before.size)
+        low, high = (stream.integers(255, before.size) + np.uint64(1) for _ in range(2))
+        both = (low | high << np.uint64(8)) << (np.uint64(8) * place)
+        return before ^ both.astype(before.dtype)
+
+
 class Sign(Pattern):
     """The sign bit of a float is inverted; a signed integer is negated (two's complement).
 

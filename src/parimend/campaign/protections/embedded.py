@@ -55,7 +55,7 @@ class Mset(Protection):
 
     def protect_(self, network: Network) -> None:
         for words in float_words(network.tensors, self.kind).values():
-            words[:] = _voted(words, words >> 30 & 1)
+            words[:] = _voted(words, words >> np.uint32(30) & np.uint32(1))
 
     def repair_(self, tensors: Tensors, kept: None) -> Answer:
         found = 0
