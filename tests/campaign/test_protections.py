@@ -25,7 +25,7 @@ def protected(kind, *, seed=0, **options):
     tensors = {name: each.detach() for name, each in model.named_parameters()}
     rule = protection_of(Setting.of("p", {"kind": kind, **OPTIONS.get(kind, {}), **options}))
     inputs = torch.randn(50, 40)
-    kept = rule.protect_(Network(model, tensors, lambda: float(model(inputs).sum())))
+    kept = rule.protect_(Network(model, tensors, lambda: float(model(inputs).detach().sum())))
     bits = {name: each.numpy().reshape(-1).view(np.uint32) for name, each in tensors.items()}
     return rule, model, tensors, bits, kept
 

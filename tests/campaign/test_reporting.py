@@ -148,6 +148,10 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     assert none.event.low <= none.event.share <= none.event.high
     assert sidecar.event.share == 0.0
     assert sidecar.event.upper == sidecar.event.high
+    assert [each.as_dict() for each in lines(tmp_path, tmp_path)] == [
+        none.as_dict(),
+        sidecar.as_dict(),
+    ]
     (found,) = compare(f"{tmp_path}:none", f"{tmp_path}:sidecar")
     assert found.p is None
     assert found.difference.method == "sequence"
@@ -185,6 +189,18 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     assert code == 0
     assert "1.8e-12" in text
     assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(command, tmp_path, monkeypatch):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TOML)
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parimend.campaign.run", interrupted)
+    code, _, error = command("campaign", "run", spec, "--out", tmp_path / "out")
+    assert (code, "what was done is kept" in error) == (130, True)
 
 
 def _interrupt(done, known):

@@ -47,7 +47,7 @@ def test_a_campaign_counts_what_became_of_every_trial(tmp_path):
     assert counts["sidecar", "flip"].repaired == 20
     assert counts["sidecar", "five"].detected == 20  # more than its budget
     store = Store(tmp_path)
-    facts = {fact.protection: fact for fact in store.facts}
+    facts = {fact.protection: fact for fact in store.prepared.facts}
     assert facts["none"].nbytes == 0
     assert facts["sidecar"].nbytes > 0
     assert facts["sidecar"].score == facts["none"].score > 0.7

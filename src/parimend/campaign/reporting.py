@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from parimend.campaign.facts import Fact
 from parimend.campaign.rounds import Unit, batches, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
-from parimend.campaign.task import Setting, Stratum
+from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
 from parimend.experiment import Outcome, Rate
 from parimend.record import Record
@@ -180,9 +180,13 @@ def _samples(outs: Sequence[str | os.PathLike[str]]) -> Iterator[_Sample]:
         if store.prepared is None:
             continue
         for unit in units(store.spec, store.prepared):
-            history = unit.advance(rows)[0] if len(unit.strata) > 1 else []
+            history = [each for each in unit.advance(rows)[0] if _is_in(unit.tasks(each), fresh)]
             for protection in store.spec.protections:
                 yield _sample(unit, protection, history, fresh)
+
+
+def _is_in(tasks: Iterable[Task], found: Statistics) -> bool:
+    return all(task in found for task in tasks)
 
 
 def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> _Sample:

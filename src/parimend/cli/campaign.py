@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,7 +169,11 @@ def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bo
             advance(done - shown, known)
             shown = done
 
-        ended = act(told)
+        try:
+            ended = act(told)
+        except KeyboardInterrupt:
+            print("parimend: interrupted; what was done is kept, resume goes on", file=sys.stderr)
+            raise
     _tell(name, ended, json)
 
 

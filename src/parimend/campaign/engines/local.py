@@ -1,14 +1,16 @@
-"""Processes on this machine, by joblib."""
+"""Processes on this machine: joblib's, which are robust against workers that die."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from parimend.campaign.engines.base import Engine, WorkerDiedError
 from parimend.campaign.engines.bench import Bench
@@ -17,6 +19,7 @@ from parimend.campaign.task import Task
 
 _AHEAD = 4  # tasks that wait for each worker, so that none waits for tasks
 _LOOK_SECONDS = 1.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 class Local(Engine):
@@ -31,34 +34,45 @@ class Local(Engine):
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.folder = self.base = ""
+        self.pool: Any = None
 
     def start(self, folder: Path, base: Path) -> Self:
         self.folder, self.base = str(folder), str(base)
         return self
 
     def rows(self, tasks: Sequence[Task]) -> Iterator[Row]:
+        where = (self.folder, self.base, os.getpid())
         if self.workers == 1:
-            yield from (_work(self.folder, self.base, os.getpid(), task) for task in tasks)
+            yield from (_work(*where, task) for task in tasks)
             return
-        from joblib import Parallel, delayed
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
+        from joblib.externals.loky import ProcessPoolExecutor
 
-        parallel = Parallel(
-            n_jobs=self.workers,
-            return_as="generator_unordered",
-            pre_dispatch=_AHEAD * self.workers,
-            batch_size=1,
-        )
-        work = delayed(_work)
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(self.workers, env=_ONE_THREAD)
+        waiting, running = deque(tasks), set[Future[Row]]()
         try:
-            yield from parallel(work(self.folder, self.base, os.getpid(), task) for task in tasks)
-        except TerminatedWorkerError as error:
+            while waiting or running:
+                while waiting and len(running) < _AHEAD * self.workers:
+                    running.add(self.pool.submit(_work, *where, waiting.popleft()))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (each.result() for each in done if each.exception() is None)
+                for failed in done:
+                    failed.result()
+        except BrokenExecutor as error:
+            self.pool = None
             raise WorkerDiedError(
                 "a worker died, perhaps killed for want of memory: take fewer workers"
             ) from error
+        finally:
+            for each in running:
+                each.cancel()
+            wait(running)
 
     def stop(self) -> None:
         _bench.cache_clear()
+        if self.pool is not None:
+            self.pool.shutdown(wait=True)
+            self.pool = None
 
 
 def _work(folder: str, base: str, parent: int, task: Task) -> Row:
