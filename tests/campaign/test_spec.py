@@ -85,6 +85,8 @@ def test_a_file_is_its_tables(tmp_path):
         ("[faults.f]\nkind = 'noise'\ncount = 1\nplacement = 'raw'", "unknown kind 'raw'"),
         ("[faults.f]\nkind = 'single-bit'\nrate = 0.1", "unknown key 'rate'"),
         ("[faults.f]\nkind = 'single-bit'\nstays = 1", "stays must be true or false"),
+        ("[faults.leo]", "days must say how long"),
+        ("[faults.leo]\ncount = 3", "unknown key 'count'"),
         ("[strata]\nbits = [[0, 5], [7, 9]]", "the highest bit that leave none out"),
         ("[strata]\nlayers = 3", "layers must be true or false"),
     ],

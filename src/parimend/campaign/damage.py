@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 from parimend.campaign.tables import one_of, require_keys
 from parimend.campaign.task import Setting, Stratum
+from parimend.campaign.weather import Weather
 from parimend.errors import FaultError, SpecError
 from parimend.experiment import Faults
 from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Words, select
+from parimend.risk.environment import ENVIRONMENTS
 from parimend.rng import Stream
 
 _OWN = ("count", "rate", "only", "placement", "stays")
@@ -50,14 +52,16 @@ class Damage:
         return faults.draw(words, seed, self.only)
 
 
-def damage_of(fault: Setting, stratum: Stratum) -> Damage:
+def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather:
     """The damage that an entry of a spec asks for, in one stratum.
 
-    >>> fault = Setting.of("flip", {"kind": "bitflip", "count": 1})
-    >>> damage_of(fault, Stratum(("w",), (23, 30))).faults.options
-    {'lowest': 23, 'highest': 30}
+    >>> damage = damage_of(Setting.of("flip", {"kind": "bitflip", "count": 1}), Stratum(("w",)))
+    >>> damage.faults.count, damage.only
+    (1, ('w',))
     """
     given = dict(fault.options)
+    if fault.kind in ENVIRONMENTS:
+        return Weather(ENVIRONMENTS[fault.kind], given["days"], given.get("only"))
     own = {name: given.pop(name, None) for name in _OWN}
     kind, count, stays = fault.kind, own["count"], own["stays"]
     if fault.kind in FIELDS:
@@ -79,7 +83,15 @@ def require_fault(fault: Setting, where: str) -> None:
         SpecError: names the key.
     """
     given = dict(fault.options)
-    one_of(fault.kind, {**KINDS, **FIELDS}, where)
+    one_of(fault.kind, {**KINDS, **FIELDS, **ENVIRONMENTS}, where)
+    if fault.kind in ENVIRONMENTS:
+        require_keys(given, ("kind", "days", "only"), where)
+        days = given.get("days")
+        if not isinstance(days, int | float) or isinstance(days, bool) or days < 0:
+            raise SpecError(
+                f"{where}: days must say how long it is between two checks, not {days!r}"
+            )
+        return
     known: tuple[str, ...] = _FIELD_OWN
     if fault.kind not in FIELDS:
         pattern = PATTERNS[KINDS[fault.kind].pattern]

@@ -67,7 +67,7 @@ def _data(source: Source, base: Path, name: str) -> Any:
         return None
     where = f"[networks.{name}]"
     try:
-        return function(source.data, base, where)()
+        return function(source.data, base, where)(**source.data_arguments)
     except ParimendError:
         raise
     except Exception as error:

@@ -33,6 +33,7 @@ class Source:
         file: a safetensors file.
         folder: of a model in the layout of a hub, read by transformers.
         data: ``module:function`` that gives the data; called once.
+        data_arguments: of that function.
         metric: ``module:function`` that scores a network, and is given the network and, if there
             are any, the data. Larger is better.
         tolerance: a score that is lower than the intact one's by more than this counts as harmed.
@@ -43,6 +44,7 @@ class Source:
     file: str | None = None
     folder: str | None = None
     data: str | None = None
+    data_arguments: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     tolerance: float = 0.0
 

@@ -15,6 +15,7 @@ from parimend.campaign.networks import Metric, Model, parameters, state_of, word
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
+from parimend.campaign.weather import Weather
 from parimend.errors import CampaignError
 from parimend.experiment import Answer, trial
 from parimend.faults import FaultList
@@ -51,7 +52,7 @@ class Subject:
         self.differs: list[str] = []
         self.stuck: FaultList | None = None
 
-    def damaged(self, damage: Damage, seed: int) -> Model:
+    def damaged(self, damage: Damage | Weather, seed: int) -> Model:
         self.restore_()
         faults = damage.draw(self.words, seed)
         faults.apply_(self.words)
