@@ -98,9 +98,7 @@ def _throughput(args, folder: Path) -> None:
     rates = [args.trials / median(each) for each in (bare, whole)]
     share = median(a / b for a, b in zip(bare, whole, strict=True))
     print(f"bare loop     {rates[0]:8.1f} trials/s on {args.workers} processes")
-    print(
-        f"campaign      {rates[1]:8.1f} trials/s, {share:.1%} of it (median of {args.repeats} turns)"
-    )
+    print(f"campaign      {rates[1]:8.1f} trials/s, {share:.1%} (median of {args.repeats} turns)")
 
 
 def _bare(packed: Path, spec: Spec, tasks, workers: int) -> float:
