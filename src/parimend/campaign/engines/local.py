@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -48,7 +49,7 @@ class Local(Engine):
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(self.workers, env=_ONE_THREAD)
+            self.pool = ProcessPoolExecutor(self.workers, env=_ONE_THREAD, initializer=_let_grow)
         waiting, running = deque(tasks), set[Future[Row]]()
         try:
             while waiting or running:
@@ -73,6 +74,13 @@ class Local(Engine):
         if self.pool is not None:
             self.pool.shutdown(wait=True)
             self.pool = None
+
+
+def _let_grow() -> None:
+    """Workers that grow by 300 MB are taken to leak, and ended; networks and compilers do grow."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
 
 
 def _work(folder: str, base: str, parent: int, task: Task) -> Row:
