@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parimend import propagation
+    from parimend import campaign, propagation
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
     from parimend.files import Protection, check_file, protect_file, repair_file
@@ -65,6 +65,8 @@ _HOMES = {
     "save_file": "hub",
     "verify": "hub",
 }
+_ROOMS = ("campaign", "propagation")
+"""Rooms that are used by their names, such as ``pm.propagation.trace``."""
 
 __all__ = [
     "Balanced",
@@ -89,6 +91,7 @@ __all__ = [
     "Sidecar",
     "Verdict",
     "balance",
+    "campaign",
     "check",
     "check_file",
     "constrain_",
@@ -106,9 +109,6 @@ __all__ = [
     "verify",
 ]
 
-_ROOMS = ("propagation",)
-"""Rooms that are used by their names, such as ``pm.propagation.trace``."""
-
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
@@ -117,6 +117,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"parimend.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
+    if name in _ROOMS:
+        return import_module(f"parimend.{name}")
     raise AttributeError(f"module 'parimend' has no attribute {name!r}")
 
 

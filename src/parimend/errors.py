@@ -54,6 +54,10 @@ class ComputationError(ParimendError, RuntimeError):
     """A guard saw a wrong computation, and its policy is to raise."""
 
 
+class CampaignError(ParimendError, RuntimeError):
+    """A campaign cannot go on: a network, a metric or a worker fails. What was done is kept."""
+
+
 class FaultError(ParimendError, ValueError):
     """Damage was asked for that cannot be done as asked."""
 

@@ -14,6 +14,8 @@ NAMES = ["fc.weight", "fc.bias", "conv.0", "head"]
 def suits(kind: str, dtype: str) -> bool:
     """Whether words of that dtype can take that kind at all."""
     family = FORMATS[dtype].family
+    if kind == "doublebyte":
+        return FORMATS[dtype].bits > 8
     return family == "float" or kind not in (
         ["nonfinite", "sign"] if family == "unsigned" else ["nonfinite"]
     )

@@ -228,7 +228,7 @@ def test_replace_covers_the_range_of_integers(dtype: str) -> None:
         ("replace", "F16", {"step": 2.0**-30}, "F16 does not hold all multiples of step"),
         ("replace", "F16", {"limit": 1e6}, "F16 does not hold .* up to limit 1000000.0"),
         ("replace", "F64", {"step": 2.0**-1070, "limit": 1e300}, "F64 does not hold"),
-        ("bitflip", "F32", {"value": 1}, "bitflip has no option 'value'; it takes none"),
+        ("bitflip", "F32", {"value": 1}, "bitflip has no option 'value'; it takes lowest, highest"),
         ("burst", "F32", {"value": 1}, "burst has no option 'value'; it takes none"),
         ("replace", "F32", {"scale": 1}, "replace has no option 'scale'; it takes step, limit"),
     ],

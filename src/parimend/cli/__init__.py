@@ -14,7 +14,17 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli import check, demo, inject, inspect, plan, propagate, protect, repair
+from parimend.cli import (
+    campaign,
+    check,
+    demo,
+    inject,
+    inspect,
+    plan,
+    propagate,
+    protect,
+    repair,
+)
 from parimend.cli.output import print_json, require_encodable
 from parimend.showing import escaped
 
@@ -32,6 +42,7 @@ app = typer.Typer(
 )
 for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
+app.add_typer(campaign.app, name="campaign")
 
 
 def _version(asked: bool) -> None:

@@ -107,11 +107,14 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
 
 
 @contextmanager
-def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how many of some things are done, and how long the rest takes."""
+def counting(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """Show on a terminal how many of some things are done, and how long the rest takes.
+
+    What is yielded is called with what was done since, and with a new total where that changes.
+    """
     with _progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

@@ -78,15 +78,20 @@ def trial(
     seed: int,
     score: Callable[[S], float] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    twice: bool = True,
 ) -> Trial:
-    """Damage, repair and compare once; see `run`."""
+    """Damage, repair and compare once; see `run`. Unless ``twice``, the repaired state alone is
+    scored.
+    """
     state = target.damaged(faults, seed)
-    before = score(state) if score else None
+    before = score(state) if score and twice else None
     began = clock()
     answer = target.repair_(state)
     seconds = clock() - began
+    same = target.same(state)
     after = score(state) if score else None
-    return Trial(answer.verdict, target.same(state), answer.found, seconds, before, after)
+    return Trial(answer.verdict, same, answer.found, seconds, before, after)
 
 
 def run(

@@ -11,12 +11,13 @@
 """
 
 from parimend.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
-from parimend.faults.drawing import KINDS, PATTERNS, Kind, draw
+from parimend.faults.drawing import KINDS, PATTERNS, PLACEMENTS, Kind, draw
 from parimend.faults.faultlist import Fault, FaultList
-from parimend.faults.placements import PLACEMENTS
-from parimend.faults.words import Tensors, Words
+from parimend.faults.fields import FIELDS, Field
+from parimend.faults.words import Tensors, Words, select
 
 __all__ = [
+    "FIELDS",
     "KINDS",
     "PATTERNS",
     "PLACEMENTS",
@@ -24,10 +25,12 @@ __all__ = [
     "FaultError",
     "FaultFileError",
     "FaultList",
+    "Field",
     "ImpossibleFaultError",
     "Kind",
     "StaleFaultError",
     "Tensors",
     "Words",
     "draw",
+    "select",
 ]

@@ -13,9 +13,10 @@ import numpy as np
 
 from parimend.errors import FaultError
 from parimend.faults.faultlist import FaultList
+from parimend.faults.memory import MEMORY
 from parimend.faults.numeric import Noise, NonFinite, Replace, Stuck
-from parimend.faults.patterns import BitFlip, MultiFlip, Pattern, RandomBits, Sign, Zero
-from parimend.faults.placements import PLACEMENTS, Positions, Space
+from parimend.faults.patterns import BitFlip, DoubleByte, MultiFlip, Pattern, RandomBits, Sign, Zero
+from parimend.faults.placements import AREAS, Placement, Positions, Space
 from parimend.faults.words import Tensors, Words, select
 from parimend.rng import SEEDS, Stream
 
@@ -28,6 +29,7 @@ PATTERNS: Mapping[str, type[Pattern]] = MappingProxyType(
         "random": RandomBits,
         "bitflip": BitFlip,
         "multiflip": MultiFlip,
+        "doublebyte": DoubleByte,
         "stuck": Stuck,
         "zero": Zero,
         "sign": Sign,
@@ -52,9 +54,13 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {name: Kind(name, "scattered") for name in PATTERNS}
-    | {area: Kind("random", area) for area in ("burst", "lines", "page")}
+    | {area: Kind("random", area) for area in ("burst", "lines", "page", "row", "bank")}
+    | {area: Kind("bitflip", area) for area in ("column", "rowhammer")}
 )
 """Kinds by name: every pattern on scattered words, and overwritten areas of memory."""
+
+PLACEMENTS: Mapping[str, Placement] = MappingProxyType({**AREAS, **MEMORY})
+"""Placements by name."""
 
 
 def draw(
@@ -84,7 +90,8 @@ def draw(
         only: shell patterns of tensor names; by default all tensors.
         placement: a name of `PLACEMENTS`; by default that of the kind.
         **options: of the pattern, given to every tensor: ``scale`` (noise), ``step`` and ``limit``
-            (replace), ``value`` (stuck), ``fewest`` and ``most`` (multiflip).
+            (replace), ``value`` (stuck), ``fewest`` and ``most`` (multiflip),
+            ``lowest`` and ``highest`` (bitflip: the bits that may be struck).
 
     Returns:
         The faults, ordered by tensor name and flat index.

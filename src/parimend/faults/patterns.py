@@ -58,11 +58,30 @@ class Pattern(ABC):
 
 
 class BitFlip(Pattern):
-    """One bit of the word, uniformly chosen, is inverted."""
+    """One bit of the word, uniformly chosen, is inverted.
+
+    Args:
+        words: any dtype.
+        lowest: the least bit that may be struck, counted from 0, the least significant one.
+        highest: the greatest one; by default the last of the word.
+
+    Raises:
+        FaultError: unless 0 <= lowest <= highest < width.
+    """
+
+    def __init__(self, words: Words, *, lowest: int = 0, highest: int | None = None) -> None:
+        super().__init__(words)
+        highest = self.format.bits - 1 if highest is None else highest
+        if not 0 <= lowest <= highest < self.format.bits:
+            raise FaultError(
+                f"tensor {words.name!r}: lowest={lowest}, highest={highest} do not fit "
+                f"{words.dtype}; take 0 <= lowest <= highest < {self.format.bits}"
+            )
+        self.lowest, self.choices = lowest, highest - lowest + 1
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
-        bit = stream.integers(self.format.bits, before.size).astype(before.dtype)
-        return before ^ (before.dtype.type(1) << bit)
+        bit = stream.integers(self.choices, before.size) + np.uint64(self.lowest)
+        return before ^ (before.dtype.type(1) << bit.astype(before.dtype))
 
 
 class MultiFlip(Pattern):
@@ -98,6 +117,28 @@ class MultiFlip(Pattern):
             missing[open_] -= (mask[open_] & flip) == 0
             mask[open_] |= flip
         return before ^ mask
+
+
+class DoubleByte(Pattern):
+    """Two bytes of the word, side by side, take other values, uniformly chosen.
+
+    Raises:
+        FaultError: for words of one byte.
+    """
+
+    def __init__(self, words: Words) -> None:
+        super().__init__(words)
+        if self.format.bits < 16:
+            raise FaultError(
+                f"tensor {words.name!r}: {words.dtype} words have one byte; select other tensors "
+                "with only=, or take random"
+            )
+
+    def _draw(self, before: Bits, stream: Stream) -> Bits:
+        place = stream.integers(self.format.bits // 8 - 1, before.size)
+        low, high = (stream.integers(255, before.size) + np.uint64(1) for _ in range(2))
+        both = (low | high << np.uint64(8)) << (np.uint64(8) * place)
+        return before ^ both.astype(before.dtype)
 
 
 class Sign(Pattern):

@@ -139,11 +139,15 @@ def lines(space: Space, count: int, stream: Stream) -> Positions:
 
 def page(space: Space, count: int, stream: Stream) -> Positions:
     """Scattered words within one aligned page, every page that has enough being equally likely."""
-    pages = Blocks(space, PAGE_BYTES)
+    return within_one(space, Blocks(space, PAGE_BYTES), count, stream)
+
+
+def within_one(space: Space, blocks: Blocks, count: int, stream: Stream) -> Positions:
+    """Scattered words within one block, every block that has enough being equally likely."""
     possible = 0
-    for batch in stream.shuffled(pages.total, 1):
-        starts, stops = pages.bounds(batch)
-        inside = _expand(starts, stops)
+    for batch in stream.shuffled(blocks.total, 1):
+        starts, stops = blocks.bounds(batch)
+        inside = expand(starts, stops)
         able = space.changeable(inside)
         ends = np.cumsum(stops - starts)
         able_before = np.concatenate([[0], np.cumsum(able)])
@@ -180,10 +184,10 @@ def burst(space: Space, count: int, stream: Stream) -> Positions:
     return run
 
 
-PLACEMENTS: Mapping[str, Placement] = MappingProxyType(
+AREAS: Mapping[str, Placement] = MappingProxyType(
     {"scattered": scattered, "burst": burst, "lines": lines, "page": page}
 )
-"""Placements by name."""
+"""These placements by name."""
 
 
 def _by_blocks(space: Space, blocks: Blocks, count: int, stream: Stream) -> Positions:
@@ -194,7 +198,7 @@ def _by_blocks(space: Space, blocks: Blocks, count: int, stream: Stream) -> Posi
     found: list[Positions] = []
     missing = count
     for batch in stream.shuffled(blocks.total, -(-count // blocks.fewest)):
-        positions = _expand(*blocks.bounds(batch))
+        positions = expand(*blocks.bounds(batch))
         positions = positions[space.changeable(positions)][:missing]
         found.append(positions)
         missing -= positions.size
@@ -203,7 +207,7 @@ def _by_blocks(space: Space, blocks: Blocks, count: int, stream: Stream) -> Posi
     raise space.impossible(count, count - missing)
 
 
-def _expand(starts: Positions, stops: Positions) -> Positions:
+def expand(starts: Positions, stops: Positions) -> Positions:
     """All places from each start to its stop, one block after the other."""
     lengths = stops - starts
     before = np.cumsum(lengths) - lengths

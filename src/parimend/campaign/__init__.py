@@ -1,0 +1,39 @@
+"""Campaigns: many seeded faults, under several protections, with statistics that hold.
+
+A *task* is some trials of one network under one protection and one kind of fault, frozen and named
+by its content. Its *row* says what came of them. A campaign is done when all rows are there,
+whoever made them: so it can be interrupted at any moment, run on many machines, and added to
+others.
+"""
+
+from parimend.campaign.facts import Fact, Prepared
+from parimend.campaign.reporting import Comparison, Estimate, Line, compare, lines
+from parimend.campaign.running import Status, resume, run, status
+from parimend.campaign.spec import Source, Spec, Stop, Strata
+from parimend.campaign.stats import Row, Statistics
+from parimend.campaign.store import Store
+from parimend.campaign.task import Setting, Stratum, Task
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Fact",
+    "Line",
+    "Prepared",
+    "Row",
+    "Setting",
+    "Source",
+    "Spec",
+    "Statistics",
+    "Status",
+    "Stop",
+    "Store",
+    "Strata",
+    "Stratum",
+    "Task",
+    "compare",
+    "lines",
+    "resume",
+    "run",
+    "status",
+]

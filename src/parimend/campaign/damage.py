@@ -1,0 +1,133 @@
+"""From an entry of a spec to damage: what is drawn for a seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from parimend.campaign.tables import one_of, require_keys
+from parimend.campaign.task import Setting, Stratum
+from parimend.campaign.weather import Weather
+from parimend.errors import FaultError, SpecError
+from parimend.experiment import Faults
+from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Words, select
+from parimend.risk.environment import ENVIRONMENTS
+from parimend.rng import Stream
+
+_OWN = ("count", "rate", "only", "placement", "stays")
+_FIELD_OWN = ("count", "only", "stays")
+_UNIT = 1 << 53
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Faults, and which tensors they strike.
+
+    Attributes:
+        faults: what they are; ``count`` says how many if there is no ``rate``.
+        only: shell patterns of tensors; None: all of them.
+        rate: probability of a fault per bit; the number of faults is drawn then.
+        stays: whether the memory keeps the damage, so that it is there again after a repair.
+    """
+
+    faults: Faults
+    only: Sequence[str] | None = None
+    rate: float | None = None
+    stays: bool = False
+
+    def draw(self, words: Iterable[Words], seed: int) -> FaultList:
+        """Draw the damage of a seed for a network, which is not changed.
+
+        Raises:
+            FaultError: if there cannot be such damage.
+        """
+        words = tuple(words)
+        faults = self.faults
+        if self.rate is not None:
+            chosen = select(words, self.only)
+            bits = sum(len(each) * each.format.bits for each in chosen)
+            most = sum(map(len, chosen))
+            faults = replace(faults, count=min(_binomial(bits, self.rate, seed), most))
+        return faults.draw(words, seed, self.only)
+
+
+def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather:
+    """The damage that an entry of a spec asks for, in one stratum.
+
+    >>> damage = damage_of(Setting.of("flip", {"kind": "bitflip", "count": 1}), Stratum(("w",)))
+    >>> damage.faults.count, damage.only
+    (1, ('w',))
+    """
+    given = dict(fault.options)
+    if fault.kind in ENVIRONMENTS:
+        return Weather(ENVIRONMENTS[fault.kind], given["days"], given.get("only"))
+    own = {name: given.pop(name, None) for name in _OWN}
+    kind, count, stays = fault.kind, own["count"], own["stays"]
+    if fault.kind in FIELDS:
+        field = FIELDS[fault.kind]
+        kind = field.kind
+        count = field.count if count is None else count
+        stays = field.stays if stays is None else stays
+    if stratum.bits:
+        given |= {"lowest": stratum.bits[0], "highest": stratum.bits[1]}
+    only = stratum.tensors or own["only"]
+    faults = Faults(kind, count or 0, own["placement"], given)
+    return Damage(faults, only, own["rate"], bool(stays))
+
+
+def require_fault(fault: Setting, where: str) -> None:
+    """Refuse an entry of a spec that no damage can be made of.
+
+    Raises:
+        SpecError: names the key.
+    """
+    given = dict(fault.options)
+    one_of(fault.kind, {**KINDS, **FIELDS, **ENVIRONMENTS}, where)
+    if fault.kind in ENVIRONMENTS:
+        require_keys(given, ("kind", "days", "only"), where)
+        days = given.get("days")
+        if not isinstance(days, int | float) or isinstance(days, bool) or days < 0:
+            raise SpecError(
+                f"{where}: days must say how long it is between two checks, not {days!r}"
+            )
+        return
+    known: tuple[str, ...] = _FIELD_OWN
+    if fault.kind not in FIELDS:
+        pattern = PATTERNS[KINDS[fault.kind].pattern]
+        options = [name for name in inspect.signature(pattern).parameters if name != "words"]
+        known = (*_OWN, *options)
+        if ("count" in given) == ("rate" in given):
+            raise SpecError(f"{where}: say how many faults: either count or rate")
+    require_keys(given, ("kind", *known), where)
+    count, rate = given.get("count"), given.get("rate")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise SpecError(f"{where}: count must be a whole number from 1, not {count!r}")
+    if rate is not None and (not isinstance(rate, float) or not 0.0 < rate < 1.0):
+        raise SpecError(
+            f"{where}: rate is a probability for each bit, between 0 and 1, not {rate!r}"
+        )
+    if not isinstance(given.get("stays", False), bool):
+        raise SpecError(f"{where}: stays must be true or false, not {given['stays']!r}")
+    if given.get("placement") is not None:
+        one_of(given["placement"], PLACEMENTS, f"{where}: placement")
+
+
+def try_out(fault: Setting, stratum: Stratum, words: Iterable[Words], network: str) -> None:
+    """Draw once, so that what cannot be is said before anything is done.
+
+    Raises:
+        SpecError: names the fault and the network.
+    """
+    try:
+        damage_of(fault, stratum).draw(words, 0)
+    except FaultError as error:
+        raise SpecError(f"[faults.{fault.name}] on {network}: {error}") from None
+
+
+def _binomial(bits: int, rate: float, seed: int) -> int:
+    """How many of so many bits are struck, by inversion."""
+    from scipy.stats import binom  # takes half a second to load
+
+    uniform = (int(Stream(seed, "campaign count").integers(_UNIT, 1)[0]) + 0.5) / _UNIT
+    return int(binom.ppf(uniform, bits, rate))

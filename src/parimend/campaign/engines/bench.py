@@ -1,0 +1,61 @@
+"""What a worker does, whatever started it: opens what was packed, and does tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parimend.campaign.networks import Metric
+from parimend.campaign.preparing import packed_name
+from parimend.campaign.protections import protection_of
+from parimend.campaign.stats import Row
+from parimend.campaign.subject import Subject
+from parimend.campaign.task import Task
+
+_SUBJECTS = 4  # that a worker keeps at hand
+
+
+class Bench:
+    """Does tasks; each protected network and each data set is opened once.
+
+    Args:
+        fetch: from the name of a packed file to its path, which is memory-mapped, or to the file.
+        base: the folder of the spec, where modules are looked for.
+    """
+
+    def __init__(self, fetch: Callable[[str], Any], base: str) -> None:
+        self.fetch, self.base = fetch, Path(base)
+        if base not in sys.path:
+            sys.path.append(base)
+        self._data = lru_cache(maxsize=_SUBJECTS)(self._open_data)
+        self._subject = lru_cache(maxsize=_SUBJECTS)(self._open_subject)
+
+    def work(self, task: Task) -> Row:
+        """Do a task.
+
+        Raises:
+            CampaignError: if a trial fails; names it.
+        """
+        return self._subject(task.network, task.protection.name).work(task)
+
+    def _open_subject(self, network: str, protection: str) -> Subject:
+        name = packed_name(network, protection)
+        packed, intact = self._load(name), self._load(name)["model"]
+        metric = None
+        if packed["metric"]:
+            metric = Metric(packed["metric"], self.base, self._data(network))
+        protecting = protection_of(packed["protection"])
+        return Subject(packed["model"], intact, protecting, packed["kept"], metric, packed["score"])
+
+    def _open_data(self, network: str) -> Any:
+        return self._load(packed_name(network))
+
+    def _load(self, name: str) -> Any:
+        file = self.fetch(name)
+        # Mapped privately: workers share the pages that damage does not strike.
+        return torch.load(file, mmap=isinstance(file, Path), weights_only=False)

@@ -1,0 +1,63 @@
+"""What is known of a campaign's networks before anything strikes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from parimend.campaign.task import Stratum
+from parimend.record import Record, plain
+
+
+@dataclass(frozen=True, repr=False)
+class Fact(Record):
+    """A network under a protection, not damaged.
+
+    Attributes:
+        network: its name.
+        protection: its name.
+        weights: content hash of the network as it was given.
+        given: score of the network as it was given; None without a metric.
+        score: when it is protected.
+        nbytes: that the protection keeps beside the weights.
+        seconds: that protecting took.
+    """
+
+    network: str
+    protection: str
+    weights: str
+    given: float | None
+    score: float | None
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What tasks are made of.
+
+    Attributes:
+        facts: of every network under every protection.
+        strata: of every network.
+    """
+
+    facts: tuple[Fact, ...]
+    strata: Mapping[str, tuple[Stratum, ...]]
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Prepared:
+        """From `as_dict`."""
+        strata = {
+            name: tuple(Stratum.of(each) for each in found)
+            for name, found in given["strata"].items()
+        }
+        return cls(tuple(Fact(**each) for each in given["facts"]), strata)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"facts": plain(self.facts), "strata": plain(self.strata)}
+
+    def of(self, network: str) -> dict[str, Fact]:
+        """The facts of a network, by protection."""
+        return {each.protection: each for each in self.facts if each.network == network}

@@ -1,0 +1,140 @@
+"""Before the first trial: networks are loaded, protected, scored, and packed for the workers."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parimend.campaign.damage import try_out
+from parimend.campaign.facts import Fact, Prepared
+from parimend.campaign.networks import (
+    Metric,
+    Model,
+    function,
+    load,
+    parameters,
+    weights_hash,
+    words_of,
+)
+from parimend.campaign.protections import Network, protection_of
+from parimend.campaign.spec import Source, Spec, Strata
+from parimend.campaign.subject import one_thread
+from parimend.campaign.task import Setting, Stratum, content_hash
+from parimend.errors import CampaignError, ParimendError, SpecError
+from parimend.faults import Words
+
+
+def prepare(spec: Spec, folder: Path) -> Prepared:
+    """Load and protect all networks, try out all faults, and write what workers need.
+
+    Args:
+        spec: of the campaign.
+        folder: for the files that workers read; see `packed_name`.
+
+    Raises:
+        SpecError: if something of the spec cannot be done with a network; names it.
+        CampaignError: if a network cannot be loaded, or a metric fails.
+    """
+    facts: list[Fact] = []
+    strata = {}
+    for name, source in spec.networks.items():
+        model = load(source, spec.base, name)
+        words = words_of(parameters(model))
+        strata[name] = strata_of(spec.strata, words)
+        for fault in spec.faults:
+            for stratum in strata[name]:
+                try_out(fault, stratum, words, name)
+        data = _data(source, spec.base, name)
+        metric = Metric(source.metric, spec.base, data) if source.metric else None
+        torch.save(data, folder / packed_name(name))
+        facts += _protected(spec, name, model, metric, folder)
+    return Prepared(tuple(facts), strata)
+
+
+def packed_name(network: str, protection: str | None = None) -> str:
+    """Name of the file with a protected network, or with the data of a network."""
+    return f"{content_hash([network, protection])}.pt"
+
+
+def _data(source: Source, base: Path, name: str) -> Any:
+    if source.data is None:
+        return None
+    where = f"[networks.{name}]"
+    try:
+        return function(source.data, base, where)(**source.data_arguments)
+    except ParimendError:
+        raise
+    except Exception as error:
+        raise CampaignError(f"{where}: {source.data} fails: {error}") from error
+
+
+def _protected(
+    spec: Spec, name: str, model: Model, metric: Metric | None, folder: Path
+) -> list[Fact]:
+    with one_thread():
+        given = metric(model) if metric else None
+        weights = weights_hash(model)
+        facts = []
+        for setting in spec.protections:
+            state = copy.deepcopy(model)
+            run = (lambda state=state: metric(state)) if metric else None
+            began = time.perf_counter()
+            protection = protection_of(setting)
+            kept = _protect_(protection, Network(state, parameters(state), run), setting, name)
+            seconds = round(time.perf_counter() - began, 6)
+            score = metric(state) if metric else None
+            packed = {
+                "model": state,
+                "kept": kept,
+                "protection": setting,
+                "metric": spec.networks[name].metric,
+                "score": score,
+            }
+            torch.save(packed, folder / packed_name(name, setting.name))
+            nbytes = protection.nbytes(kept)
+            facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds))
+    return facts
+
+
+def _protect_(protection: Any, network: Network, setting: Setting, name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is left out: only= says it, or the report
+        try:
+            return protection.protect_(network)
+        except ParimendError as error:
+            raise SpecError(f"[protections.{setting.name}] on {name}: {error}") from None
+
+
+def strata_of(asked: Strata, words: Sequence[Words]) -> tuple[Stratum, ...]:
+    """The strata of a network, with their weights.
+
+    Raises:
+        SpecError: if bits are asked for that not all words have.
+    """
+    if not asked.asked:
+        return (Stratum(),)
+    highest = max((pair[1] for pair in asked.bits), default=None)
+    for each in words:
+        if highest is not None and highest != each.format.bits - 1:
+            raise SpecError(
+                f"[strata]: bits end at {highest}, and {each.name} has words of {each.format.bits} "
+                "bits: strata of bits need tensors of one width, all bits of them"
+            )
+    layers: list[tuple[tuple[str, ...], int]]
+    layers = [((each.name,), len(each)) for each in words if len(each)]
+    if not asked.layers:
+        layers = [((), sum(count for _, count in layers))]
+    total = sum(count for _, count in layers)
+    bits: list[tuple[int, int] | None] = [(pair[0], pair[1]) for pair in sorted(asked.bits)]
+    width = 1 + highest if highest is not None else 1
+    return tuple(
+        Stratum(names, pair, count / total * ((pair[1] - pair[0] + 1) / width if pair else 1.0))
+        for names, count in layers
+        for pair in bits or [None]
+    )

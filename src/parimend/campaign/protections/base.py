@@ -1,0 +1,97 @@
+"""What a protection is: something done to a network once, and a repair after damage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.errors import WordError
+from parimend.experiment import Answer
+from parimend.words.bits import byte_view
+
+Tensors = Mapping[str, Any]
+"""Tensors of torch by name."""
+Words = NDArray[np.uint32]
+"""Bit patterns."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a protection is given.
+
+    Attributes:
+        model: a module or a state dict.
+        tensors: what is to be protected, by name; they share the model's memory.
+        run: runs the network on its data, for what watches it; None if it cannot be run.
+    """
+
+    model: Any
+    tensors: Tensors
+    run: Callable[[], float] | None = None
+
+
+@dataclass(frozen=True)
+class Protection(ABC):
+    """A protection; its fields are its options.
+
+    A repair says ``corrected`` where the rule claims that all is as before, ``uncorrectable`` where
+    it saw something that it cannot put back, whatever it did about it, and ``clean`` where it saw
+    nothing. Whether that is true is seen by the experiment, not by the protection.
+    """
+
+    kind: ClassVar[str]
+    """As specs write it."""
+    source: ClassVar[str]
+    """Where the rule is from."""
+
+    @abstractmethod
+    def protect_(self, network: Network) -> Any:
+        """Protect a network, and change it if the rule says so; gives what is kept beside it.
+
+        Raises:
+            WordError, SpecError: if it cannot be; names the tensor.
+        """
+
+    @abstractmethod
+    def repair_(self, tensors: Tensors, kept: Any) -> Answer:
+        """Look for damage, and do what the rule says about it."""
+
+    def nbytes(self, kept: Any) -> int:
+        """Bytes that are kept beside the weights."""
+        return 0
+
+
+def float_words(tensors: Tensors, kind: str) -> dict[str, Words]:
+    """The bit patterns of float32 tensors, which share their memory.
+
+    Raises:
+        WordError: if one is of another dtype; names it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) != "torch.float32":
+            raise WordError(f"{kind} is a rule for float32, and {name} is {tensor.dtype}")
+        found[name] = byte_view(tensor, name).view(np.uint32)
+    return found
+
+
+def byte_rows(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
+    """Copies of the bytes of tensors in rows of ``width``, the last one filled up with zeros."""
+    rows = {}
+    for name, tensor in tensors.items():
+        data = byte_view(tensor, name)
+        rows[name] = np.concatenate([data, np.zeros(-data.size % width, np.uint8)])
+        rows[name] = rows[name].reshape(-1, width)
+    return rows
+
+
+def put_back(tensors: Tensors, rows: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Write rows of `byte_rows` into the tensors they are from."""
+    for name, tensor in tensors.items():
+        data = byte_view(tensor, name)
+        data[:] = rows[name].reshape(-1)[: data.size]

@@ -1,0 +1,86 @@
+"""Protections that keep whole copies: much space, simple rules."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.campaign.protections.base import Network, Protection, Tensors
+from parimend.experiment import Answer
+from parimend.outcomes import Verdict
+from parimend.words.bits import byte_view
+
+Copy = dict[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Copies(Protection):
+    """Three copies, bit by bit the majority counts. Only one of them is struck here."""
+
+    kind: ClassVar[str] = "copies"
+    source: ClassVar[str] = (
+        "Lyons and Vanderkulk, The use of triple-modular redundancy to improve computer "
+        "reliability, IBM Journal of Research and Development 6, 1962"
+    )
+
+    def protect_(self, network: Network) -> tuple[Copy, Copy]:
+        return _copy(network.tensors), _copy(network.tensors)
+
+    def repair_(self, tensors: Tensors, kept: tuple[Copy, Copy]) -> Answer:
+        found = 0
+        for name, tensor in tensors.items():
+            a, b, c = byte_view(tensor, name), kept[0][name], kept[1][name]
+            vote = (a & b) | (a & c) | (b & c)
+            wrong = np.flatnonzero(a != vote)
+            a[wrong] = vote[wrong]
+            found += wrong.size
+        return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
+
+    def nbytes(self, kept: tuple[Copy, Copy]) -> int:
+        return sum(data.size for copy in kept for data in copy.values())
+
+
+class Backup(NamedTuple):
+    """A copy elsewhere, and what tells whether it is needed."""
+
+    digests: dict[str, bytes]
+    copy: Copy
+
+
+@dataclass(frozen=True)
+class Reload(Protection):
+    """A checksum of every tensor; one that does not fit is loaded again from a copy elsewhere.
+
+    The copy is taken for undamaged, and for free: only the checksums count as kept.
+    """
+
+    kind: ClassVar[str] = "reload"
+    source: ClassVar[str] = "common practice: SHA-256 beside the file, download it again"
+
+    def protect_(self, network: Network) -> Backup:
+        copy = _copy(network.tensors)
+        return Backup({name: _digest(data) for name, data in copy.items()}, copy)
+
+    def repair_(self, tensors: Tensors, kept: Backup) -> Answer:
+        found = 0
+        for name, tensor in tensors.items():
+            data = byte_view(tensor, name)
+            if _digest(data) != kept.digests[name]:
+                data[:] = kept.copy[name]
+                found += 1
+        return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
+
+    def nbytes(self, kept: Backup) -> int:
+        return sum(len(digest) for digest in kept.digests.values())
+
+
+def _copy(tensors: Tensors) -> Copy:
+    return {name: byte_view(tensor, name).copy() for name, tensor in tensors.items()}
+
+
+def _digest(data: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(data.data).digest()

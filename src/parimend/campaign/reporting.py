@@ -1,0 +1,362 @@
+"""What a campaign says: a line for each network, protection and fault, and paired comparisons.
+
+`lines` and `compare` give records; whatever shows them, on a terminal or a page, starts there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.campaign.confidence import bernoulli, bounded
+from parimend.campaign.facts import Fact
+from parimend.campaign.rounds import Unit, batches, units
+from parimend.campaign.stats import Row, Statistics
+from parimend.campaign.store import Store
+from parimend.campaign.task import Setting, Stratum, Task
+from parimend.errors import SpecError
+from parimend.experiment import Outcome, Rate
+from parimend.record import Record
+
+Value = Callable[[Row], Sequence[float]]
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate(Record):
+    """A probability, or a mean, and what is known of it.
+
+    Attributes:
+        share: as it was seen, strata weighed; NaN without trials.
+        low, high: two-sided interval.
+        upper: one-sided bound where nothing was seen; else None.
+        method: of the interval: ``wilson``, ``bonett-price``, ``sequence`` (it holds at any number
+            of trials) or ``normal``.
+    """
+
+    share: float
+    low: float
+    high: float
+    upper: float | None
+    method: str
+
+
+@dataclass(frozen=True, repr=False)
+class Line(Record):
+    """What became of one network under one protection and one kind of fault.
+
+    Attributes:
+        network, protection, fault: their names in the spec.
+        trials: that count. Of a campaign with strata these are those of complete rounds.
+        outcomes: an estimate for each `Outcome`.
+        event: an estimate of what the campaign looks for, see `Stop`.
+        harmed: of a score lower than the intact network's; None without a metric.
+        score: mean after the repair; None without a metric.
+        intact: score of the protected network that nothing strikes.
+        change: of the score by protecting, without any fault.
+        nbytes: that the protection keeps beside the weights.
+        seconds: median of a repair.
+    """
+
+    network: str
+    protection: str
+    fault: str
+    trials: int
+    outcomes: Mapping[str, Estimate]
+    event: Estimate
+    harmed: Estimate | None
+    score: Estimate | None
+    intact: float | None
+    change: float | None
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Record):
+    """Two protections under the same faults, trial by trial.
+
+    Attributes:
+        network, fault: their names.
+        a, b: the two, as they were asked for.
+        trials: that both have.
+        only_a, only_b: trials in which the event came with one of them alone.
+        p: that the difference is chance (McNemar's exact test); None with strata, or if the
+            trials were ended by what was seen.
+        difference: of the probabilities of the event, a - b. It excludes zero if a and b differ.
+        score: difference of the mean scores, a - b; None without a metric.
+    """
+
+    network: str
+    fault: str
+    a: str
+    b: str
+    trials: int
+    only_a: int
+    only_b: int
+    p: float | None
+    difference: Estimate
+    score: Estimate | None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Trials of one protection, stratum by stratum and round by round."""
+
+    unit: Unit
+    protection: Setting
+    rows: Mapping[Stratum, list[list[Row]]]
+
+    @property
+    def fact(self) -> Fact:
+        return self.unit.facts[self.protection.name]
+
+    @property
+    def flat(self) -> list[Row]:
+        return [row for rounds in self.rows.values() for round_ in rounds for row in round_]
+
+    @property
+    def sequential(self) -> bool:
+        return len(self.rows) > 1 or self.unit.spec.stop.width is not None
+
+
+def lines(*outs: str | os.PathLike[str]) -> list[Line]:
+    """The lines of a campaign, or of several that are added up.
+
+    Args:
+        outs: folders of campaigns.
+
+    Raises:
+        FormatError, MismatchError: as `Store` does; or if campaigns do not belong together.
+    """
+    groups: dict[tuple[str, str, str], list[_Sample]] = {}
+    for sample in _samples(outs):
+        key = (sample.unit.network, sample.protection.name, sample.unit.fault.name)
+        groups.setdefault(key, []).append(sample)
+    return [_line(*key, samples) for key, samples in groups.items()]
+
+
+def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Comparison]:
+    """Compare two protections under the same faults, or two campaigns.
+
+    Args:
+        a: ``DIR:PROTECTION``, or ``DIR`` for all its protections, each with its namesake in b.
+        b: likewise.
+
+    Raises:
+        SpecError: if there is no such protection, or they share no trials; says why.
+        FormatError, MismatchError: as `Store` does.
+    """
+    left, right = _chosen(os.fspath(a)), _chosen(os.fspath(b))
+    found = []
+    for one in left:
+        for other in right:
+            named = ":" in os.fspath(a) or one.protection.name == other.protection.name
+            same = (one.unit.network, one.unit.fault.label, one.fact.weights)
+            if named and same == (other.unit.network, other.unit.fault.label, other.fact.weights):
+                found += _compared(one, other, os.fspath(a), os.fspath(b))
+    if not found:
+        raise SpecError(
+            f"{a} and {b} share no trials: compare campaigns of the same networks, faults, strata "
+            "and seed, or two protections of one campaign (DIR:PROTECTION)"
+        )
+    return found
+
+
+def _samples(outs: Sequence[str | os.PathLike[str]]) -> Iterator[_Sample]:
+    seen = Statistics()
+    for out in outs:
+        store = Store(out)
+        rows = store.statistics()
+        # A row that another folder has as well counts once.
+        fresh = Statistics(row for key, row in rows.rows.items() if key not in seen.rows)
+        seen += rows
+        if store.prepared is None:
+            continue
+        for unit in units(store.spec, store.prepared):
+            history = [each for each in unit.advance(rows)[0] if _is_in(unit.tasks(each), fresh)]
+            for protection in store.spec.protections:
+                yield _sample(unit, protection, history, fresh)
+
+
+def _is_in(tasks: Iterable[Task], found: Statistics) -> bool:
+    return all(task in found for task in tasks)
+
+
+def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> _Sample:
+    if len(unit.strata) > 1:
+        rows = {each: unit.rows(protection, each, history, done) for each in unit.strata}
+        return _Sample(unit, protection, rows)
+    mine = [
+        row
+        for row in done.sorted()
+        if (row.task.network, row.task.protection, row.task.fault)
+        == (unit.network, protection, unit.fault)
+    ]
+    return _Sample(unit, protection, {unit.strata[0]: [mine]})
+
+
+def _chosen(which: str) -> list[_Sample]:
+    out, _, name = which.partition(":")
+    samples = list(_samples([out]))
+    names = {sample.protection.name for sample in samples}
+    if name and name not in names:
+        raise SpecError(f"{out} has no protection {name!r}; there are {', '.join(sorted(names))}")
+    return [sample for sample in samples if not name or sample.protection.name == name]
+
+
+def _line(network: str, protection: str, fault: str, samples: list[_Sample]) -> Line:
+    first = samples[0]
+    rows = [row for sample in samples for row in sample.flat]
+    fact = first.fact
+    change = None if fact.score is None or fact.given is None else fact.score - fact.given
+    confidence = first.unit.spec.stop.confidence
+    scored = bool(rows) and fact.score is not None
+    return Line(
+        network=network,
+        protection=protection,
+        fault=fault,
+        trials=sum(len(row.outcomes) for row in rows),
+        outcomes={each.value: _estimate(samples, _came(each)) for each in Outcome},
+        event=_estimate(samples, first.unit.event),
+        harmed=_estimate(samples, first.unit.harmed) if scored else None,
+        score=_mean(_by_stratum(samples, lambda row: row.scores), confidence) if scored else None,
+        intact=fact.score,
+        change=change,
+        nbytes=fact.nbytes,
+        seconds=median(time for row in rows for time in row.seconds) if rows else 0.0,
+    )
+
+
+def _came(outcome: Outcome) -> Value:
+    return lambda row: row.which([outcome])
+
+
+def _estimate(samples: Sequence[_Sample], value: Value) -> Estimate:
+    """The estimate of an event's probability."""
+    confidence = samples[0].unit.spec.stop.confidence
+    values = _by_stratum(samples, value)
+    if len(values) > 1:
+        weights = [stratum.weight for stratum in values]
+        means = [float(np.mean(each)) if len(each) else math.nan for each in values.values()]
+        share = float(np.dot(weights, means))
+        low, high = bounded(
+            [x for sample in samples for x in batches(sample.rows, value)], confidence
+        )
+        return Estimate(share, low, high, None if share else high, "sequence")
+    (events,) = values.values()
+    rate = Rate(int(events.sum()), len(events))
+    upper = None if rate.count else rate.upper(confidence)
+    if samples[0].sequential:
+        low, high = bernoulli(rate.count, rate.trials, confidence)
+        return Estimate(rate.share, low, high, None if rate.count else high, "sequence")
+    return Estimate(rate.share, *rate.interval(confidence), upper, "wilson")
+
+
+def _by_stratum(samples: Sequence[_Sample], value: Value) -> dict[Stratum, NDArray[np.float64]]:
+    found: dict[Stratum, list[float]] = {}
+    for sample in samples:
+        for stratum, rounds in sample.rows.items():
+            mine = found.setdefault(stratum, [])
+            for round_ in rounds:
+                for row in round_:
+                    mine += value(row)
+    return {stratum: np.array(values, np.float64) for stratum, values in found.items()}
+
+
+def _mean(values: Mapping[Stratum, NDArray[np.float64]], confidence: float) -> Estimate:
+    """A mean over strata, with its normal interval."""
+    from scipy.stats import norm
+
+    if any(len(each) < 2 for each in values.values()):
+        return Estimate(math.nan, -math.inf, math.inf, None, "normal")
+    share = sum(stratum.weight * float(each.mean()) for stratum, each in values.items())
+    variance = sum(
+        stratum.weight**2 * float(each.var(ddof=1)) / len(each) for stratum, each in values.items()
+    )
+    half = float(norm.ppf(0.5 + confidence / 2.0)) * math.sqrt(variance)
+    return Estimate(share, share - half, share + half, None, "normal")
+
+
+def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
+    """The comparison of two samples, if they share trials."""
+    partners = {_place(row): row for row in other.flat}
+    shared = {
+        stratum: [[row for row in round_ if _place(row) in partners] for round_ in rounds]
+        for stratum, rounds in one.rows.items()
+    }
+    paired = _Sample(one.unit, one.protection, shared)
+    if not all(round_ for rounds in shared.values() for round_ in rounds) or not paired.flat:
+        return []
+
+    def gap(row: Row) -> list[float]:
+        """Of the events in each trial: 1, 0 or -1."""
+        theirs = other.unit.event(partners[_place(row)])
+        return [x - y for x, y in zip(one.unit.event(row), theirs, strict=True)]
+
+    def score_gap(row: Row) -> list[float]:
+        theirs = partners[_place(row)].scores
+        return [x - y for x, y in zip(row.scores, theirs, strict=True)]
+
+    confidence = one.unit.spec.stop.confidence
+    gaps = [x for row in paired.flat for x in gap(row)]
+    only_a, only_b = gaps.count(1.0), gaps.count(-1.0)
+    fixed = not (one.sequential or other.sequential)
+    scored = all(row.scores for row in paired.flat)
+    return [
+        Comparison(
+            network=one.unit.network,
+            fault=one.unit.fault.name,
+            a=a if ":" in a else f"{a}:{one.protection.name}",
+            b=b if ":" in b else f"{b}:{other.protection.name}",
+            trials=len(gaps),
+            only_a=only_a,
+            only_b=only_b,
+            p=_mcnemar(only_a, only_b) if fixed else None,
+            difference=(
+                _bonett_price(only_a, only_b, len(gaps), confidence)
+                if fixed
+                else _sequence(paired, gap, confidence)
+            ),
+            score=_mean(_by_stratum([paired], score_gap), confidence) if scored else None,
+        )
+    ]
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row.task.seed, row.task.stratum.name, row.task.start, row.task.stop
+
+
+def _mcnemar(only_a: int, only_b: int) -> float:
+    """Probability of a split at least as uneven, were both equally likely."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def _bonett_price(only_a: int, only_b: int, trials: int, confidence: float) -> Estimate:
+    """Difference of paired proportions (Bonett and Price, Journal of Educational and Behavioral
+    Statistics 37, 2012): Wald's interval with one trial more of each kind.
+    """
+    from scipy.stats import norm
+
+    more, less = (only_a + 1) / (trials + 2), (only_b + 1) / (trials + 2)
+    spread = math.sqrt((more + less - (more - less) ** 2) / (trials + 2))
+    half = float(norm.ppf(0.5 + confidence / 2.0)) * spread
+    low, high = max(more - less - half, -1.0), min(more - less + half, 1.0)
+    return Estimate((only_a - only_b) / trials, low, high, None, "bonett-price")
+
+
+def _sequence(sample: _Sample, gap: Value, confidence: float) -> Estimate:
+    """Difference of paired proportions whose number was chosen by what was seen."""
+    shares = _by_stratum([sample], gap)
+    share = sum(stratum.weight * float(each.mean()) for stratum, each in shares.items())
+    halves = batches(sample.rows, lambda row: [(1.0 + x) / 2.0 for x in gap(row)])
+    low, high = bounded(halves, confidence)
+    return Estimate(share, 2.0 * low - 1.0, 2.0 * high - 1.0, None, "sequence")

@@ -1,0 +1,272 @@
+"""What a campaign is to do: a small TOML file, or the same tables in Python."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parimend.arguments import path_of
+from parimend.campaign.damage import require_fault
+from parimend.campaign.protections import protection_of
+from parimend.campaign.tables import require_keys, require_table, table
+from parimend.campaign.task import Setting, content_hash
+from parimend.errors import SpecError
+from parimend.experiment import Outcome
+from parimend.rng import SEEDS
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network comes from, and how it is scored.
+
+    One or two of ``build``, ``file`` and ``folder`` say what it is: a file alone is damaged and
+    repaired but cannot be run; with ``build`` its tensors are loaded into what that gives.
+
+    Attributes:
+        build: ``module:function`` that gives a module, such as a recipe. The module is looked for
+            beside the spec first.
+        arguments: of that function.
+        file: a safetensors file.
+        folder: of a model in the layout of a hub, read by transformers.
+        data: ``module:function`` that gives the data; called once.
+        data_arguments: of that function.
+        metric: ``module:function`` that scores a network, and is given the network and, if there
+            are any, the data. Larger is better.
+        tolerance: a score that is lower than the intact one's by more than this counts as harmed.
+    """
+
+    build: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    folder: str | None = None
+    data: str | None = None
+    data_arguments: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Strata:
+    """How places are divided: single faults then strike every stratum, and its share weighs it.
+
+    Attributes:
+        layers: one stratum for each tensor.
+        bits: pairs of the lowest and the highest bit, which together are all bits of a word.
+    """
+
+    layers: bool = False
+    bits: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there are any."""
+        return self.layers or bool(self.bits)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When there are enough trials.
+
+    Attributes:
+        trials: of each network, protection and fault, at most.
+        width: if given, trials end as soon as the confidence sequence of every protection is no
+            wider than this.
+        confidence: of intervals and confidence sequences.
+        outcomes: whose probability is looked at; by default ending wrong without a word.
+        harmed: look at the probability of a lower score instead.
+        first: number of trials before a stop is thought about, and before strata are weighed.
+    """
+
+    trials: int = 1000
+    width: float | None = None
+    confidence: float = 0.95
+    outcomes: tuple[str, ...] = ("silent", "miscorrected")
+    harmed: bool = False
+    first: int = 100
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A campaign; see docs/campaigns.md.
+
+    Attributes:
+        networks: by name.
+        protections: that meet the same faults.
+        faults: kinds of damage.
+        strata: of all places.
+        stop: when there is enough.
+        seed: of all faults.
+        block: trials in a task.
+        base: folder that paths and modules are looked for in; no part of what the campaign is.
+    """
+
+    networks: Mapping[str, Source]
+    protections: tuple[Setting, ...]
+    faults: tuple[Setting, ...]
+    strata: Strata = field(default_factory=Strata)
+    stop: Stop = field(default_factory=Stop)
+    seed: int = 0
+    block: int = 20
+    base: Path = field(default=Path("."), compare=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Spec:
+        """Read a TOML file.
+
+        Raises:
+            SpecError: if it is none, or says something that is not known; names the key.
+            OSError: if it cannot be read.
+        """
+        path = path_of(path, "spec")
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} is no TOML file: {error}") from None
+        try:
+            return cls.of(given, path.resolve().parent)
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], base: str | os.PathLike[str] = ".") -> Spec:
+        """From the tables of a TOML file.
+
+        Args:
+            given: tables by name.
+            base: the folder that paths and modules are looked for in.
+
+        Raises:
+            SpecError: if they say something that is not known; names the key and the nearest one.
+
+        Example:
+            >>> Spec.of({"networks": {"n": {"file": "model.safetensors"}}, "fault": {}})
+            Traceback (most recent call last):
+            parimend.errors.SpecError: unknown key 'fault'; did you mean 'faults'?
+        """
+        require_table(given, "a spec")
+        _require_tables(given)
+        networks = {
+            name: _source(table(Source, each, f"[networks.{name}]"), name)
+            for name, each in given["networks"].items()
+        }
+        more = {key: given[key] for key in ("seed", "block") if key in given}
+        made = cls(
+            networks=networks,
+            protections=_settings(given, "protections", protection_of),
+            faults=_settings(given, "faults", require_fault),
+            strata=table(Strata, given.get("strata", {}), "[strata]"),
+            stop=table(Stop, given.get("stop", {}), "[stop]"),
+            base=Path(base).resolve(),
+            **more,
+        )
+        _require_sense(made)
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tables that make this spec again, with every default written out."""
+        return {
+            "networks": {name: vars(each) for name, each in self.networks.items()},
+            "protections": {each.name: _table_of(each) for each in self.protections},
+            "faults": {each.name: _table_of(each) for each in self.faults},
+            "strata": vars(self.strata),
+            "stop": vars(self.stop),
+            "seed": self.seed,
+            "block": self.block,
+        }
+
+    @property
+    def key(self) -> str:
+        """The content hash: comments, order and places of files are no part of it."""
+        return content_hash(self.as_dict())
+
+
+_TABLES = ("networks", "protections", "faults")
+
+
+def _require_tables(given: Mapping[str, Any]) -> None:
+    try:
+        require_keys(given, (*_TABLES, "strata", "stop", "seed", "block"), "")
+    except SpecError as error:
+        raise SpecError(str(error).removeprefix(": ")) from None
+    for name in _TABLES:
+        if name not in given:
+            raise SpecError(f"[{name}.NAME] is missing: a campaign needs one or more")
+        require_table(given[name], f"[{name}]")
+        if not given[name]:
+            raise SpecError(f"[{name}] is empty: a campaign needs one or more")
+
+
+def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setting, ...]:
+    found = []
+    for name, each in given[which].items():
+        where = f"[{which}.{name}]"
+        require_table(each, where)
+        setting = Setting.of(name, each)
+        require(setting, where)
+        found.append(setting)
+    return tuple(found)
+
+
+def _table_of(setting: Setting) -> dict[str, Any]:
+    return {"kind": setting.kind, **dict(setting.options)}
+
+
+def _source(source: Source, name: str) -> Source:
+    where = f"[networks.{name}]"
+    if source.folder and (source.build or source.file):
+        raise SpecError(f"{where}: folder says what the network is; leave out build and file")
+    if not (source.build or source.file or source.folder):
+        raise SpecError(f"{where}: say where it comes from: build, file or folder")
+    if source.metric and not (source.build or source.folder):
+        raise SpecError(f"{where}: a file alone cannot be run: give build, or leave out metric")
+    for key in ("build", "data", "metric"):
+        text = getattr(source, key)
+        if text is not None and text.count(":") != 1:
+            raise SpecError(f"{where}: {key} is module:function, not {text!r}")
+    return source
+
+
+def _require_sense(spec: Spec) -> None:
+    stop = spec.stop
+    for name, value, least in (
+        ("block", spec.block, 1),
+        ("[stop]: trials", stop.trials, 1),
+        ("[stop]: first", stop.first, 1),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SpecError(f"{name} must be a whole number from {least}, not {value!r}")
+    if not isinstance(spec.seed, int) or not 0 <= spec.seed < SEEDS:
+        raise SpecError(f"seed must be a whole number below 2^64, not {spec.seed!r}")
+    if not 0.0 < stop.confidence < 1.0:
+        raise SpecError(f"[stop]: confidence lies between 0 and 1, not {stop.confidence}")
+    if stop.width is not None and not 0.0 < stop.width < 1.0:
+        raise SpecError(f"[stop]: width lies between 0 and 1, not {stop.width}")
+    for outcome in stop.outcomes:
+        if outcome not in list(Outcome):
+            raise SpecError(f"[stop]: outcomes are {', '.join(Outcome)}, not {outcome!r}")
+    if stop.harmed and not all(source.metric for source in spec.networks.values()):
+        raise SpecError("[stop]: harmed needs a metric for every network")
+    _require_strata(spec)
+
+
+def _require_strata(spec: Spec) -> None:
+    if not spec.strata.asked:
+        return
+    for fault in spec.faults:
+        if fault.kind != "bitflip" or dict(fault.options) != {"count": 1}:
+            raise SpecError(
+                f'[faults.{fault.name}]: strata divide single flips: take kind = "bitflip" and '
+                "count = 1 alone, or leave out [strata]"
+            )
+    ends = [0]
+    for pair in sorted(spec.strata.bits):
+        if len(pair) != 2 or pair[0] != ends[-1] or pair[1] < pair[0]:
+            raise SpecError(
+                f"[strata]: bits are pairs of the lowest and the highest bit that leave none out, "
+                f"from 0 on, such as [[0, 22], [23, 30], [31, 31]]; not {list(spec.strata.bits)}"
+            )
+        ends.append(pair[1] + 1)

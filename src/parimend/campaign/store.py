@@ -1,0 +1,231 @@
+"""The folder of a campaign: what it is, and a row for every task that is done.
+
+``campaign.json`` says what is done; ``rows.jsonl`` grows by a line for each finished task, each
+with a checksum, and is never written anew. Whatever kills a campaign, at any moment: the lines that
+are there count, a torn one does not, and what is missing is done when it goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from parimend.arguments import path_of
+from parimend.atomic import atomic, is_locked, locked
+from parimend.campaign.facts import Prepared
+from parimend.campaign.spec import Spec
+from parimend.campaign.stats import Row, Statistics
+from parimend.campaign.task import RULES, canonical
+from parimend.errors import FormatError, MismatchError
+
+FORMAT, VERSION = "parimend.campaign", 1
+_SYNC_SECONDS = 1.0
+
+
+class Store:
+    """A campaign's folder.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        spec: of the campaign.
+        prepared: what is known of its networks; None until they were loaded for the first time.
+        damaged: lines of the rows that do not count, since they are torn or damaged.
+
+    Raises:
+        FormatError: if it holds no campaign, or one of another version.
+        MismatchError: if its results follow other rules than those of this version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path_of(path, "out")
+        self.damaged = 0
+        head = _read_head(self._head)
+        self.spec = Spec.of(head["spec"], head["base"])
+        self.prepared = Prepared.read(head["prepared"]) if head["prepared"] else None
+
+    @classmethod
+    def make(cls, path: str | os.PathLike[str], spec: Spec) -> Store:
+        """The folder of a new campaign, or of the same one that was begun before.
+
+        Raises:
+            MismatchError: if there is another campaign.
+            OSError: if it cannot be written.
+        """
+        folder = path_of(path, "out")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "campaign.json").exists():
+            _write_head(folder / "campaign.json", spec, None)
+        store = cls(folder)
+        if store.spec.key != spec.key:
+            raise MismatchError(
+                f"{folder} holds the results of another spec: take a new folder, or the spec that "
+                f"it was begun with ({folder / 'campaign.json'})"
+            )
+        store.spec = spec  # what was moved is found where it is now
+        return store
+
+    def note(self, prepared: Prepared) -> None:
+        """Keep what networks and protections are, the first time; later they must be the same.
+
+        Raises:
+            MismatchError: if a network is not what it was; names it.
+        """
+        for fact in prepared.facts:
+            known = self.prepared.of(fact.network) if self.prepared else {}
+            before = known.get(fact.protection, fact)
+            if before.weights != fact.weights:
+                raise MismatchError(
+                    f"{self.path}: the network {fact.network} is not the one that the campaign "
+                    "began with: load its weights from a file, or begin anew in another folder"
+                )
+            if (before.score, before.nbytes) != (fact.score, fact.nbytes):
+                raise MismatchError(
+                    f"{self.path}: {fact.network} under {fact.protection} scores {fact.score}, and "
+                    f"{before.score} when the campaign began: metric, data or machine have changed"
+                )
+        self.prepared = self.prepared or prepared
+        _write_head(self._head, self.spec, self.prepared)
+
+    def statistics(self) -> Statistics:
+        """All rows that are whole.
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        rows, self.damaged = [], 0
+        with suppress(FileNotFoundError), open(self._rows, "rb") as file:
+            for line in file:
+                row = _row_of(line)
+                self.damaged += row is None and line != b"\n"
+                rows += [row] if row else []
+        return Statistics(rows)
+
+    def finish(self, statistics: Statistics) -> Path:
+        """Write the statistics file, all or nothing."""
+        path = self.path / "statistics.jsonl"
+        with atomic(path) as file:
+            file.write(statistics.to_bytes())
+        return path
+
+    @contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """Be the only one to add rows.
+
+        Raises:
+            BusyError: if another process is running this campaign.
+            OSError: if nothing can be written there.
+        """
+        with locked(self._rows):
+            writer = Writer(self._rows)
+            try:
+                yield writer
+            finally:
+                writer.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether a process is probably at work here."""
+        return is_locked(self._rows)
+
+    @property
+    def _head(self) -> Path:
+        return self.path / "campaign.json"
+
+    @property
+    def _rows(self) -> Path:
+        return self.path / "rows.jsonl"
+
+
+class Writer:
+    """Adds rows to a file: each is there as a whole as soon as `add` returns, or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self.synced = time.monotonic()
+        size = os.fstat(self.file).st_size
+        if size and os.pread(self.file, 1, size - 1) != b"\n":
+            self._write(b"\n")  # after a line that was torn
+
+    def add(self, row: Row) -> None:
+        """Add a row.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; the file stays readable.
+        """
+        content = row.as_dict()
+        self._write(canonical({"check": _check(content), "row": content}) + b"\n")
+        if time.monotonic() - self.synced > _SYNC_SECONDS:
+            os.fsync(self.file)
+            self.synced = time.monotonic()
+
+    def close(self) -> None:
+        """Let the rows last also if the power fails."""
+        try:
+            os.fsync(self.file)
+        finally:
+            os.close(self.file)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if os.write(self.file, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+
+def _check(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(content)).hexdigest()[:16]
+
+
+def _row_of(line: bytes) -> Row | None:
+    """The row of a line; None if it is torn or damaged."""
+    try:
+        given = json.loads(line)
+        return Row.read(given["row"]) if given["check"] == _check(given["row"]) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    try:
+        head = json.loads(path.read_bytes())
+        kind, version, rules = head["format"], head["version"], head["rules"]
+    except FileNotFoundError:
+        raise FormatError(f"{path.parent} holds no campaign: there is no {path.name}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{path} does not describe a campaign: {error}") from None
+    if kind != FORMAT or version != VERSION:
+        raise FormatError(
+            f"{path} is {kind} {version}, and this version of parimend reads {FORMAT} {VERSION}"
+        )
+    if rules != RULES:
+        raise MismatchError(
+            f"{path.parent} holds results by the rules {rules}, and this version of parimend has "
+            f"the rules {RULES}, whose trials are others: begin anew in another folder"
+        )
+    return dict(head)
+
+
+def _write_head(path: Path, spec: Spec, prepared: Prepared | None) -> None:
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "rules": RULES,
+        "key": spec.key,
+        "base": str(spec.base),
+        "spec": spec.as_dict(),
+        "prepared": prepared and prepared.as_dict(),
+    }
+    with atomic(path) as file:
+        file.write(json.dumps(head, indent=1).encode() + b"\n")

@@ -1,0 +1,88 @@
+"""What an environment does to a network in some time, at its published rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from parimend.faults import FaultList, Words, draw, select
+from parimend.risk import Environment
+from parimend.rng import Stream
+
+_UNIT = 1 << 53
+
+
+@dataclass(frozen=True)
+class Weather:
+    """Events of an environment, as many as come in some days.
+
+    Their number is Poisson; each strikes a run of words of 32 bits or, of other dtypes, of as many
+    elements: a single one by a flipped bit, longer runs by random patterns. Cells that fail for
+    good are left out: there is ``stays`` for them.
+
+    Attributes:
+        where: the environment.
+        days: between two checks.
+        only: shell patterns of tensors; None: all of them.
+    """
+
+    where: Environment
+    days: float
+    only: Sequence[str] | None = None
+    stays: ClassVar[bool] = False
+
+    def draw(self, words: Iterable[Words], seed: int) -> FaultList:
+        """Draw the damage of a seed for a network, which is not changed.
+
+        Raises:
+            FaultError: if a tensor cannot be struck.
+        """
+        chosen = select(tuple(words), self.only)
+        bits = sum(len(each) * each.format.bits for each in chosen)
+        stream = Stream(seed, "campaign events")
+        longest = max(map(len, chosen))
+        lists = [
+            draw("bitflip" if size == 1 else "burst", chosen, min(size, longest), int(own))
+            for size, own in self._events(self.where.expected(bits, self.days), stream)
+        ]
+        return merged(lists, seed, self.where.name)
+
+    def _events(self, expected: float, stream: Stream) -> list[tuple[int, int]]:
+        """The size and the seed of every event."""
+        from scipy.stats import poisson  # takes half a second to load
+
+        first = (int(stream.integers(_UNIT, 1)[0]) + 0.5) / _UNIT
+        count = int(poisson.ppf(first, expected))
+        ends = np.cumsum(self.where.events.shares)
+        at = stream.integers(_UNIT, count).astype(np.float64) / _UNIT
+        which = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1)
+        sizes = [self.where.events.sizes[each] for each in which.tolist()]
+        return list(zip(sizes, stream.raw(count).tolist(), strict=True))
+
+
+def merged(lists: Iterable[FaultList], seed: int, kind: str) -> FaultList:
+    """Faults that come one after the other, as one list, in which no word occurs twice."""
+    dtypes: dict[str, str] = {}
+    found: dict[tuple[str, int], tuple[int, int]] = {}
+    for faults in lists:
+        for fault in faults:
+            dtypes[fault.tensor] = fault.dtype
+            before, after = found.get((fault.tensor, fault.index), (fault.before, fault.before))
+            found[fault.tensor, fault.index] = before, after ^ fault.before ^ fault.after
+    rows = sorted((*place, *both) for place, both in found.items() if both[0] != both[1])
+    names = sorted({row[0] for row in rows})
+    number = {name: place for place, name in enumerate(names)}
+    return FaultList(
+        seed=seed,
+        kind=kind,
+        placement="events",
+        names=tuple(names),
+        dtypes=tuple(dtypes[name] for name in names),
+        tensor=np.array([number[row[0]] for row in rows], np.int64),
+        index=np.array([row[1] for row in rows], np.int64),
+        before=np.array([row[2] for row in rows], np.uint64),
+        after=np.array([row[3] for row in rows], np.uint64),
+    )

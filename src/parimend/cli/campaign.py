@@ -1,0 +1,214 @@
+"""``parimend campaign``: its commands."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parimend.cli.output import Json, console, counting, print_json, print_table, size
+
+if TYPE_CHECKING:
+    from parimend.campaign import Comparison, Estimate, Line, Status
+    from parimend.campaign.engines import Engine
+
+app = typer.Typer(
+    help="Many seeded faults, under several protections, with statistics that hold.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a campaign.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="What does the work: local (processes) or ray (a cluster).")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="How many work at once; by default one for each core.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster; by default a new one on this machine.")
+]
+
+
+@app.command("run")
+def run_(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Run a campaign. Interrupted, it goes on with the same command, or with resume.
+
+    Example: parimend campaign run spec.toml --out results --workers 2
+    """
+    from parimend.campaign import run
+
+    _do("run", lambda told: run(spec, out, _engine(engine, workers, address), progress=told), json)
+
+
+@app.command("resume")
+def resume_(
+    out: Folder,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Go on with a campaign that was interrupted."""
+    from parimend.campaign import resume
+
+    _do("resume", lambda told: resume(out, _engine(engine, workers, address), progress=told), json)
+
+
+@app.command("status")
+def status_(out: Folder, json: Json = False) -> None:
+    """Say how far a campaign is."""
+    from parimend.campaign import status
+
+    _tell("status", status(out), json)
+
+
+@app.command("report")
+def report_(
+    outs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of campaigns; they are added.")
+    ],
+    json: Json = False,
+) -> None:
+    """Say what became of the trials, with intervals."""
+    from parimend.campaign import lines
+
+    found = lines(*outs)
+    if json:
+        print_json("campaign report", {"lines": [each.as_dict() for each in found]})
+    else:
+        print_lines(found)
+
+
+@app.command("compare")
+def compare_(
+    a: Annotated[str, typer.Argument(metavar="A", help="DIR or DIR:PROTECTION.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="DIR or DIR:PROTECTION.")],
+    json: Json = False,
+) -> None:
+    """Compare two protections, trial by trial, under the same faults.
+
+    Example: parimend campaign compare results:none results:sidecar
+    """
+    from parimend.campaign import compare
+
+    found = compare(a, b)
+    if json:
+        print_json("campaign compare", {"comparisons": [each.as_dict() for each in found]})
+    else:
+        print_comparisons(found)
+
+
+def print_lines(found: list[Line]) -> None:
+    """What became of the trials, as tables."""
+    from parimend.experiment import Outcome
+
+    names = [each.value for each in Outcome]
+    print_table(
+        ["network", "protection", "fault", "trials", *names],
+        [
+            [
+                *(line.network, line.protection, line.fault, f"{line.trials:,}"),
+                *(_share(line.outcomes[name]) for name in names),
+            ]
+            for line in found
+        ],
+    )
+    print_table(
+        ["network", "protection", "fault", "score", "intact", "change", "harmed", "kept", "repair"],
+        [
+            [
+                *(line.network, line.protection, line.fault),
+                _number(line.score),
+                "-" if line.intact is None else f"{line.intact:.4f}",
+                "-" if line.change is None else f"{line.change:+.4f}",
+                "-" if line.harmed is None else _share(line.harmed),
+                size(line.nbytes),
+                f"{1e3 * line.seconds:.2f} ms",
+            ]
+            for line in found
+        ],
+    )
+
+
+def print_comparisons(found: list[Comparison]) -> None:
+    """Two protections, side by side."""
+    print_table(
+        ["network", "fault", "a", "b", "trials", "only a", "only b", "a - b", "p", "score a - b"],
+        [
+            [
+                *(each.network, each.fault, each.a, each.b, f"{each.trials:,}"),
+                *(f"{each.only_a:,}", f"{each.only_b:,}"),
+                _number(each.difference),
+                "-" if each.p is None else f"{each.p:.2g}",
+                _number(each.score),
+            ]
+            for each in found
+        ],
+    )
+
+
+def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:
+    """Run, and show how far it is and how long the rest takes."""
+    shown = 0
+    with counting(0, "trials") as advance:
+
+        def told(done: int, known: int) -> None:
+            nonlocal shown
+            advance(done - shown, known)
+            shown = done
+
+        try:
+            ended = act(told)
+        except KeyboardInterrupt:
+            print("parimend: interrupted; what was done is kept, resume goes on", file=sys.stderr)
+            raise
+    _tell(name, ended, json)
+
+
+def _tell(name: str, ended: Status, json: bool) -> None:
+    if json:
+        print_json(f"campaign {name}", ended.as_dict())
+        return
+    state = "finished" if ended.finished else "running" if ended.running else "interrupted"
+    damaged = f"; {ended.damaged} damaged lines do not count" if ended.damaged else ""
+    console().print(
+        f"{ended.path}: {state}, {ended.trials:,} trials in {ended.tasks:,} tasks{damaged}",
+        soft_wrap=True,
+    )
+
+
+def _engine(name: str, workers: int | None, address: str | None) -> Engine:
+    from parimend.campaign.engines import Ray, engine_of
+
+    if address is not None:
+        if name != "ray":
+            raise typer.BadParameter("--address is that of a Ray cluster: add --engine ray")
+        return Ray(workers, address)
+    return engine_of(name, workers)
+
+
+def _share(of: Estimate) -> str:
+    """A share with its interval, in per cent."""
+    if math.isnan(of.share):
+        return "-"
+    if of.upper is not None:
+        return f"0 (< {100 * of.upper:.2g} %)"
+    return f"{100 * of.share:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
+
+
+def _number(of: Estimate | None) -> str:
+    if of is None or math.isnan(of.share):
+        return "-"
+    return f"{of.share:.4f} ({of.low:.4f} to {of.high:.4f})"

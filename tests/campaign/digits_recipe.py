@@ -1,0 +1,65 @@
+"""A small network on the digits, as a spec names it."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from parimend import datasets
+
+
+def network(hidden=16, steps=60):
+    data = datasets.digits()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model
+
+
+def pictures():
+    data = datasets.digits()
+    return torch.from_numpy(data.test_x), torch.from_numpy(data.test_y)
+
+
+def accuracy(model, data):
+    x, y = data
+    return float((model(x).argmax(1) == y).float().mean())
+
+
+def not_a_number(model, data):
+    return float("nan")
+
+
+def failing(model, data):
+    raise ValueError("no such layer")
+
+
+def failing_when_damaged(model, data):
+    if max(float(p.abs().max()) for p in model.parameters()) > 1e3:
+        raise OverflowError("too large")
+    return 1.0
+
+
+def nothing(steps):
+    return 3
+
+
+def broken(steps=0):
+    raise RuntimeError("out of\nmemory")
+
+
+def deadly(model, data):
+    """Kills the first worker that comes here."""
+    mark = Path(os.environ["CAMPAIGN_MARK"])
+    if os.environ["CAMPAIGN_PARENT"] != str(os.getpid()) and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0

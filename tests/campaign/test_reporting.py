@@ -1,0 +1,235 @@
+"""What a campaign says of its trials, in Python and on the command line."""
+
+import json
+import math
+import tomllib
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from parimend.campaign import Spec, Store, compare, lines, run
+from parimend.campaign.reporting import _bonett_price
+from parimend.cli import main
+from parimend.errors import SpecError
+from tests.campaign.conftest import HERE, tables
+
+TOML = """
+[networks.digits]
+build = "digits_recipe:network"
+arguments = {steps = 40}
+data = "digits_recipe:pictures"
+metric = "digits_recipe:accuracy"
+
+[protections.none]
+[protections.sidecar]
+errors = 3
+
+[faults.four]
+kind = "random"
+count = 4
+[faults.one]
+kind = "single-bit"
+
+[stop]
+trials = 40
+"""
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """A finished campaign."""
+    out = tmp_path_factory.mktemp("campaign")
+    run(Spec.of(_tables(), HERE), out / "out", workers=1)
+    return out / "out"
+
+
+def _tables(**more):
+    return tomllib.loads(TOML) | more
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command: (exit status, standard output, standard error)."""
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code or 0, *capsys.readouterr()
+
+    return command
+
+
+def test_a_line_counts_the_trials_with_intervals(campaign):
+    found = {(line.protection, line.fault): line for line in lines(campaign)}
+    assert len(found) == 4
+    lost = found["sidecar", "four"]
+    assert lost.trials == 40
+    assert lost.outcomes["detected"].share == 1.0
+    none = found["none", "one"].outcomes["silent"]
+    interval = binomtest(40, 40).proportion_ci(0.95, "wilson")
+    assert (none.share, none.low, none.high) == (1.0, interval.low, interval.high)
+    assert (none.method, none.upper) == ("wilson", None)
+    unseen = found["sidecar", "one"].event
+    assert unseen.share == 0.0
+    assert unseen.upper == pytest.approx(1 - 0.05 ** (1 / 40))
+    assert found["sidecar", "one"].outcomes["repaired"].share == 1.0
+    assert found["sidecar", "one"].nbytes > 0
+    assert found["sidecar", "one"].change == 0.0
+
+
+def test_scores_are_those_of_the_trials(campaign):
+    found = {(line.protection, line.fault): line for line in lines(campaign)}
+    rows = [
+        row
+        for row in Store(campaign).statistics().sorted()
+        if (row.task.protection.name, row.task.fault.name) == ("none", "four")
+    ]
+    scores = np.array([score for row in rows for score in row.scores])
+    line = found["none", "four"]
+    assert line.score.share == pytest.approx(scores.mean())
+    half = 1.959964 * scores.std(ddof=1) / math.sqrt(40)
+    assert line.score.high == pytest.approx(scores.mean() + half)
+    assert line.harmed.share == np.mean(scores < line.intact)
+    assert line.harmed.share > 0.5
+    assert found["sidecar", "one"].harmed.share == 0.0
+
+
+def test_campaigns_are_added_and_no_trial_counts_twice(campaign, tmp_path):
+    run(Spec.of(_tables(seed=1), HERE), tmp_path / "more", workers=1)
+    assert {line.trials for line in lines(campaign, tmp_path / "more")} == {80}
+    assert [line.as_dict() for line in lines(campaign, campaign)] == [
+        line.as_dict() for line in lines(campaign)
+    ]
+
+
+def test_protections_are_compared_trial_by_trial(campaign):
+    found = {each.fault: each for each in compare(f"{campaign}:none", f"{campaign}:sidecar")}
+    one = found["one"]
+    assert (one.trials, one.only_a, one.only_b) == (40, 40, 0)
+    assert one.p == pytest.approx(2.0**-39)
+    assert one.difference.share == 1.0
+    assert 0.8 < one.difference.low < 1.0
+    assert one.score.share <= 0.0
+    same = compare(f"{campaign}:none", f"{campaign}:none")[0]
+    assert (same.p, same.only_a, same.only_b) == (1.0, 0, 0)
+    assert same.difference.low < 0.0 < same.difference.high
+    assert len(compare(campaign, campaign)) == 4
+
+
+def test_the_paired_interval_is_that_of_the_paper():
+    """Bonett and Price 2012: p12 = (f12 + 1) / (n + 2), p21 likewise."""
+    found = _bonett_price(12, 4, 100, 0.95)
+    p12, p21 = 13 / 102, 5 / 102
+    half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
+    assert found.share == pytest.approx(0.08)
+    assert (found.low, found.high) == pytest.approx((p12 - p21 - half, p12 - p21 + half))
+
+
+def test_paired_intervals_cover(rng):
+    missed = 0
+    for _ in range(2000):
+        kinds = rng.multinomial(200, [0.08, 0.03, 0.89])
+        found = _bonett_price(int(kinds[0]), int(kinds[1]), 200, 0.95)
+        missed += not found.low <= 0.05 <= found.high
+    assert missed <= 120  # 5 %, and a little for the simulation
+
+
+def test_strata_and_early_ends_have_sequences(tmp_path):
+    given = _tables(
+        faults={"one": {"kind": "bitflip", "count": 1}},
+        strata={"bits": [[0, 22], [23, 30], [31, 31]]},
+        stop={"trials": 240, "harmed": True, "first": 60},
+    )
+    run(Spec.of(given, HERE), tmp_path, workers=1)
+    none, sidecar = lines(tmp_path)
+    assert (none.trials, none.event.method) == (240, "sequence")
+    assert 0.0 < none.event.share < 0.4
+    assert none.event.low <= none.event.share <= none.event.high
+    assert sidecar.event.share == 0.0
+    assert sidecar.event.upper == sidecar.event.high
+    assert [each.as_dict() for each in lines(tmp_path, tmp_path)] == [
+        none.as_dict(),
+        sidecar.as_dict(),
+    ]
+    (found,) = compare(f"{tmp_path}:none", f"{tmp_path}:sidecar")
+    assert found.p is None
+    assert found.difference.method == "sequence"
+    assert found.difference.share == pytest.approx(none.event.share)
+    assert found.difference.low <= found.difference.share <= found.difference.high
+    assert found.only_b == 0
+
+
+def test_what_cannot_be_compared_says_why(campaign, tmp_path):
+    with pytest.raises(SpecError, match="has no protection 'side'; there are none, sidecar"):
+        compare(f"{campaign}:side", campaign)
+    run(Spec.of(_tables(seed=1), HERE), tmp_path, workers=1)
+    with pytest.raises(SpecError, match="share no trials"):
+        compare(f"{campaign}:none", f"{tmp_path}:sidecar")
+
+
+def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
+    spec, out = tmp_path / "spec.toml", tmp_path / "out"
+    spec.write_text(TOML)
+    (tmp_path / "digits_recipe.py").write_text("")  # hidden by the one that is loaded
+    code, _, error = command("campaign", "run", spec, "--out", out)
+    assert (code, "give it another name" in error) == (2, True)
+    given = Spec.of(_tables(), HERE)
+    with pytest.raises(KeyboardInterrupt):
+        run(given, out, workers=1, progress=_interrupt)
+    code, text, _ = command("campaign", "status", out)
+    assert (code, "interrupted, 20 trials in 1 tasks" in text) == (0, True)
+    code, text, _ = command("campaign", "resume", out, "--workers", 1)
+    assert (code, "finished, 160 trials in 8 tasks" in text) == (0, True)
+    code, text, _ = command("campaign", "report", out)
+    assert code == 0
+    assert "100 % (91.2-100)" in text
+    assert "0 (< 7.2 %)" in text
+    code, text, _ = command("campaign", "compare", f"{out}:none", f"{out}:sidecar")
+    assert code == 0
+    assert "1.8e-12" in text
+    assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(command, tmp_path, monkeypatch):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TOML)
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parimend.campaign.run", interrupted)
+    code, _, error = command("campaign", "run", spec, "--out", tmp_path / "out")
+    assert (code, "what was done is kept" in error) == (130, True)
+
+
+def _interrupt(done, known):
+    if done:
+        raise KeyboardInterrupt
+
+
+def test_commands_give_one_json_object(command, campaign):
+    _, text, _ = command("campaign", "report", campaign, "--json")
+    given = json.loads(text)
+    assert (given["schema"], given["command"]) == (1, "campaign report")
+    assert given["lines"] == json.loads(json.dumps([each.as_dict() for each in lines(campaign)]))
+    _, text, _ = command("campaign", "status", campaign, "--json")
+    assert json.loads(text)["finished"] is True
+    _, text, _ = command("campaign", "compare", campaign, campaign, "--json")
+    assert len(json.loads(text)["comparisons"]) == 4
+
+
+def test_commands_end_in_one_sentence(command, tmp_path, campaign):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(TOML.replace("trials", "trails"))
+    code, _, error = command("campaign", "run", spec, "--out", tmp_path / "out")
+    assert (code, "did you mean 'trials'" in error, error.count("\n")) == (2, True, 1)
+    code, _, error = command("campaign", "status", tmp_path / "nothing")
+    assert (code, "holds no campaign" in error) == (2, True)
+    code, _, error = command("campaign", "resume", campaign, "--address", "here:1")
+    assert (code, "add --engine ray" in error) == (2, True)
+
+
+def test_a_campaign_that_has_not_begun_has_no_lines(tmp_path):
+    Store.make(tmp_path, Spec.of(tables()))
+    assert lines(tmp_path) == []

@@ -1,0 +1,328 @@
+"""Campaigns end to end: what is done stays, and numbers depend on the tasks alone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import parimend as pm
+from parimend.campaign import Spec, Store, resume, run, status
+from parimend.campaign.engines import Engine, Local, WorkerDiedError
+from parimend.errors import BusyError, CampaignError, FormatError, MismatchError, SpecError
+from parimend.experiment import Counts
+from tests.campaign.conftest import HERE, RECIPE, tables
+
+ROOT = HERE.parents[1]
+
+
+def spec(**more):
+    return Spec.of(tables(**more), HERE)
+
+
+def statistics_of(out):
+    return (out / "statistics.jsonl").read_bytes()
+
+
+def counts_of(out):
+    found = {}
+    for row in Store(out).statistics().sorted():
+        key = row.task.protection.name, row.task.fault.name
+        found[key] = found.get(key, Counts()) + row.counts
+    return found
+
+
+def test_a_campaign_counts_what_became_of_every_trial(tmp_path):
+    seen = []
+    end = run(spec(), tmp_path, workers=1, progress=lambda *args: seen.append(args))
+    assert (end.trials, end.tasks, end.finished, end.running) == (80, 16, True, False)
+    assert seen[0] == (0, 80)
+    assert seen[-1] == (80, 80)
+    counts = counts_of(tmp_path)
+    assert counts["none", "flip"] == Counts(silent=20, after=counts["none", "flip"].after)
+    assert counts["sidecar", "flip"].repaired == 20
+    assert counts["sidecar", "five"].detected == 20  # more than its budget
+    store = Store(tmp_path)
+    facts = {fact.protection: fact for fact in store.prepared.facts}
+    assert facts["none"].nbytes == 0
+    assert facts["sidecar"].nbytes > 0
+    assert facts["sidecar"].score == facts["none"].score > 0.7
+    assert set(counts["sidecar", "flip"].after) == {facts["sidecar"].score}
+    assert min(counts["none", "five"].after) < facts["none"].score
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "campaign.json",
+        "rows.jsonl",
+        "statistics.jsonl",
+    ]
+
+
+def test_all_protections_meet_the_same_faults(tmp_path):
+    run(spec(protections={"none": {}, "blind": {"kind": "none"}}), tmp_path, workers=1)
+    rows = Store(tmp_path).statistics().sorted()
+    a, b = ([r for r in rows if r.task.protection.name == name] for name in ("none", "blind"))
+    assert [r.scores for r in a] == [r.scores for r in b]
+    assert len({r.scores for r in a}) > 1
+
+
+def test_workers_and_blocks_and_order_do_not_change_a_number(tmp_path):
+    run(spec(), tmp_path / "one", workers=1)
+    run(spec(), tmp_path / "two", workers=2)
+    run(spec(), tmp_path / "backwards", engine=Backwards())
+    assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "two")
+    assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "backwards")
+    run(spec(block=7), tmp_path / "blocks", workers=1)
+    assert counts_of(tmp_path / "blocks") == counts_of(tmp_path / "one")
+
+
+class Backwards(Local):
+    """Does the last task first."""
+
+    def __init__(self):
+        super().__init__(workers=1)
+
+    def rows(self, tasks):
+        return super().rows(tasks[::-1])
+
+
+class Ending(Local):
+    """Ends in the middle."""
+
+    def __init__(self, error, after):
+        super().__init__(workers=1)
+        self.error, self.after = error, after
+
+    def rows(self, tasks):
+        for done, row in enumerate(super().rows(tasks)):
+            if done == self.after:
+                raise self.error
+            yield row
+
+
+def test_what_is_interrupted_goes_on_where_it_was(tmp_path):
+    run(spec(), tmp_path / "whole", workers=1)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(), out, engine=Ending(KeyboardInterrupt(), 5))
+    assert (status(out).tasks, status(out).finished, status(out).running) == (5, False, False)
+    lines = (out / "rows.jsonl").read_bytes()
+    assert resume(out, workers=1).tasks == 16
+    assert (out / "rows.jsonl").read_bytes().startswith(lines)
+    assert statistics_of(out) == statistics_of(tmp_path / "whole")
+    before = (out / "rows.jsonl").read_bytes()
+    assert resume(out, workers=1).tasks == 16
+    assert (out / "rows.jsonl").read_bytes() == before
+
+
+def test_lines_that_are_torn_or_damaged_do_not_count(tmp_path):
+    run(spec(), tmp_path, workers=1)
+    expected = statistics_of(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    lines = rows.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"outcomes":"', b'"outcomes":"s', 1)
+    lines[-1] = lines[-1][:50]
+    rows.write_bytes(b"".join(lines))
+    assert (status(tmp_path).tasks, status(tmp_path).damaged) == (14, 2)
+    resume(tmp_path, workers=1)
+    assert statistics_of(tmp_path) == expected
+    assert status(tmp_path).tasks == 16
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, workers):
+    times = 5 if workers == 1 else 1
+    script = ROOT / "scripts" / "kill_campaign.py"
+    options = ["--times", str(times), "--workers", str(workers), "--seed", "3"]
+    ended = subprocess.run(
+        [sys.executable, script, "--out", tmp_path, *options], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"killed {times} times" in ended.stdout
+    assert "0 lost, 0 doubled, the statistics are those of an uninterrupted run" in ended.stdout
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path):
+    class Second(Local):
+        def rows(self, tasks):
+            with pytest.raises(BusyError, match="being written by another process"):
+                run(spec(), tmp_path, workers=1)
+            assert status(tmp_path).running
+            return super().rows(tasks)
+
+    assert run(spec(), tmp_path, engine=Second(1)).finished
+
+
+def test_the_folder_of_another_spec_is_refused(tmp_path):
+    run(spec(), tmp_path, workers=1)
+    with pytest.raises(MismatchError, match="another spec"):
+        run(spec(seed=1), tmp_path, workers=1)
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    run(spec(), tmp_path, workers=1)
+    head = json.loads((tmp_path / "campaign.json").read_text())
+    (tmp_path / "campaign.json").write_text(json.dumps(head | {"rules": 0}))
+    with pytest.raises(MismatchError, match="by the rules 0"):
+        resume(tmp_path)
+    (tmp_path / "campaign.json").write_text(json.dumps(head | {"version": 9}))
+    with pytest.raises(FormatError, match=r"parimend.campaign 9, and .* reads parimend.campaign 1"):
+        status(tmp_path)
+    (tmp_path / "campaign.json").write_text("{")
+    with pytest.raises(FormatError, match="does not describe a campaign"):
+        status(tmp_path)
+    with pytest.raises(FormatError, match="holds no campaign"):
+        status(tmp_path / "other")
+
+
+def test_two_folders_add_up(tmp_path):
+    run(spec(), tmp_path / "a", workers=1)
+    run(spec(seed=1), tmp_path / "b", workers=1)
+    a, b = (Store(tmp_path / name).statistics() for name in "ab")
+    assert len(a + b) == len(a) + len(b) == 32
+    assert (a + b).to_bytes() == (b + a).to_bytes()
+    assert (a + a).to_bytes() == a.to_bytes() == statistics_of(tmp_path / "a")
+
+
+def test_a_network_that_changed_is_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    here = {
+        "networks": {"n": {"file": str(file)}},
+        "protections": {"none": {}},
+        "faults": {"flip": {"kind": "bitflip", "count": 1}},
+        "stop": {"trials": 5},
+    }
+    save_file({"w": np.ones(50, np.float32)}, file)
+    assert run(here, tmp_path / "out", workers=1).trials == 5
+    save_file({"w": np.zeros(50, np.float32)}, file)
+    with pytest.raises(MismatchError, match="the network n is not the one"):
+        resume(tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"metric": f"{RECIPE}:not_a_number"}, CampaignError, "gives nan: a score must be"),
+        ({"metric": f"{RECIPE}:failing"}, CampaignError, "fails: ValueError: no such layer"),
+        (
+            {"metric": f"{RECIPE}:failing_when_damaged"},
+            CampaignError,
+            r"digits, none, five, trial \d+: the metric .* fails: OverflowError",
+        ),
+        ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no accuracies"),
+        ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
+        ({"build": f"{RECIPE}:nothing"}, CampaignError, "gives a int, not a torch.nn.Module"),
+        ({"build": f"{RECIPE}:broken"}, CampaignError, "loaded: RuntimeError: out of memory"),
+        ({"data": f"{RECIPE}:broken"}, CampaignError, "broken fails"),
+        ({"arguments": {"width": 3}}, CampaignError, "unexpected keyword argument 'width'"),
+        ({"file": "none.safetensors"}, CampaignError, "none.safetensors"),
+    ],
+)
+def test_what_fails_says_where(tmp_path, change, error, message):
+    network = tables()["networks"]["digits"] | change
+    given = spec(networks={"digits": network}, stop={"trials": 60})
+    with pytest.raises(error, match=message):
+        run(given, tmp_path, workers=1)
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_done_before_a_metric_failed_is_kept(tmp_path, workers):
+    network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:failing_when_damaged"}
+    given = spec(networks={"digits": network}, stop={"trials": 200})
+    with pytest.raises(CampaignError, match="OverflowError"):
+        run(given, tmp_path, workers=workers)
+    assert status(tmp_path).damaged == 0
+
+
+def test_what_cannot_be_struck_or_protected_is_said_at_once(tmp_path):
+    with pytest.raises(SpecError, match=r"\[faults.many\] on digits: bitflip .* can change only"):
+        run(spec(faults={"many": {"kind": "bitflip", "count": 10**6}}), tmp_path / "a")
+    with pytest.raises(SpecError, match=r"\[protections.real\] on digits"):
+        run(spec(protections={"real": {"errors": 5000}}), tmp_path / "b")
+    assert status(tmp_path / "a").tasks == 0
+
+
+class Dying(Local):
+    """Its workers die after some tasks, as often as is said."""
+
+    def __init__(self, times, after=1):
+        super().__init__(workers=1)
+        self.times, self.after = times, after
+
+    def rows(self, tasks):
+        for done, row in enumerate(super().rows(tasks)):
+            if done == self.after and self.times:
+                self.times -= 1
+                raise WorkerDiedError("a worker died")
+            yield row
+
+
+def test_tasks_of_workers_that_died_are_done_again(tmp_path):
+    assert run(spec(), tmp_path / "a", engine=Dying(times=6)).finished
+    with pytest.raises(CampaignError, match="3 times without a task being done"):
+        run(spec(), tmp_path / "b", engine=Dying(times=6, after=0))
+    assert resume(tmp_path / "b", workers=1).finished
+    assert statistics_of(tmp_path / "a") == statistics_of(tmp_path / "b")
+
+
+def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:deadly"}
+    monkeypatch.setenv("CAMPAIGN_MARK", str(mark))
+    monkeypatch.setenv("CAMPAIGN_PARENT", str(os.getpid()))
+    given = spec(networks={"digits": network}, faults={"flip": {"kind": "bitflip", "count": 1}})
+    assert run(given, tmp_path / "out", workers=2).finished
+    assert mark.exists()
+
+
+def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    write, written = os.write, []
+
+    def full(file, data):
+        written.append(len(data))
+        return write(file, data[:100]) if len(written) == 4 else write(file, data)
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(OSError, match=r"No space left .*rows.jsonl"):
+        run(spec(), tmp_path, workers=1)
+    monkeypatch.undo()
+    assert (status(tmp_path).tasks, status(tmp_path).damaged) == (3, 1)
+    assert resume(tmp_path, workers=1).tasks == 16
+
+
+def test_a_module_with_weights_from_a_file(tmp_path):
+    file = tmp_path / "digits.safetensors"
+    sys.path.append(str(HERE))
+    from digits_recipe import network
+
+    trained = network(steps=40)
+    save_file({name: t.numpy() for name, t in trained.state_dict().items()}, file)
+    source = tables()["networks"]["digits"] | {"file": str(file), "arguments": {"steps": 0}}
+    run(spec(networks={"digits": source}), tmp_path / "file", workers=1)
+    run(spec(), tmp_path / "built", workers=1)
+    assert counts_of(tmp_path / "file") == counts_of(tmp_path / "built")
+
+
+def test_a_folder_of_a_hub(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = BertConfig(vocab_size=30, intermediate_size=8, max_position_embeddings=8, **sizes)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    given = spec(networks={"bert": {"folder": str(tmp_path / "bert")}})
+    assert run(given, tmp_path / "out", workers=1).trials == 80
+
+
+def test_engines_are_named(tmp_path):
+    with pytest.raises(SpecError, match="did you mean 'local'"):
+        run(spec(), tmp_path, engine="locale")
+    assert issubclass(Local, Engine)
+
+
+def test_the_room_is_the_public_name():
+    assert pm.campaign.run is run
+    assert "campaign" in dir(pm)

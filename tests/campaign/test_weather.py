@@ -1,0 +1,52 @@
+"""What environments do to a network."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parimend.campaign.damage import damage_of
+from parimend.campaign.task import Setting, Stratum
+from parimend.campaign.weather import Weather, merged
+from parimend.faults import draw, select
+from parimend.risk import Environment, Events
+
+MODEL = {"a": np.zeros(4000, np.float32), "b": np.zeros(1000, np.float32)}
+BITS = 32 * 5000
+
+
+def test_events_come_at_their_rate_and_with_their_sizes():
+    where = Environment("here", rate=5.0 / BITS, events=Events.of("1:0.75,4:0.25"))
+    weather = Weather(where, days=2.0)
+    lists = [weather.draw(select(MODEL), seed) for seed in range(400)]
+    # Ten events on average, each of 1.75 words.
+    assert np.mean([len(each) for each in lists]) == pytest.approx(17.5, abs=1.0)
+    one_bit = [bin(fault.before ^ fault.after).count("1") == 1 for each in lists for fault in each]
+    assert np.mean(one_bit) == pytest.approx(0.75 / 1.75, abs=0.03)
+    assert weather.draw(select(MODEL), 3) == lists[3] != lists[4]
+    only = Weather(where, days=2.0, only=("b",)).draw(select(MODEL), 3)
+    assert only.names in ((), ("b",))
+
+
+def test_nothing_comes_where_nothing_happens():
+    damage = damage_of(Setting.of("f", {"kind": "leo", "days": 0}), Stratum())
+    faults = damage.draw(select(MODEL), 0)
+    assert len(faults) == 0
+    faults.apply_(MODEL)
+
+
+def test_an_event_is_no_longer_than_a_tensor():
+    where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
+    assert any(len(Weather(where, 1.0).draw(select(MODEL), seed)) == 4000 for seed in range(9))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**32)), max_size=4))
+def test_merged_faults_do_what_they_do_one_after_the_other(parts):
+    model = {"a": np.arange(50, dtype=np.float32), "b": np.arange(20, dtype=np.float32)}
+    lists = [draw("multiflip", model, count, seed) for count, seed in parts]
+    expected = {name: array.view(np.uint32).copy() for name, array in model.items()}
+    for faults in lists:
+        for fault in faults:
+            expected[fault.tensor][fault.index] ^= np.uint32(fault.before ^ fault.after)
+    merged(lists, 0, "here").apply_(model)
+    assert all(np.array_equal(model[name].view(np.uint32), expected[name]) for name in model)
