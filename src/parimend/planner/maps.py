@@ -115,7 +115,8 @@ def map_of(
     """Plan every carrier with every budget.
 
     Args:
-        source, where, interval, calibration, metric, **options: see `parimend.plan`.
+        source, where, interval, calibration, metric: see `parimend.plan`.
+        **options: see `parimend.Options`.
         carriers: to be compared.
         budgets: of errors.
         name: of the source; by default its path, or ``model``.

@@ -155,7 +155,8 @@ def plan(
     Args:
         source: a module, a state dict, a checkpoint, or the path of a file, a folder or an index.
         errors: the budget of every word; by default 210, or the smallest that meets the target.
-        carrier, buffers, **options: as `parimend.protect_` takes them.
+        carrier, buffers: as `parimend.protect_` takes them.
+        **options: the same; see `parimend.Options`.
         where: the environment, or its name; see `parimend.Environment`. With it comes the `Risk`.
         interval: days between two checks; by default a day, or the longest that meets the target.
         years: of service, for the probabilities.
