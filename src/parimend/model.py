@@ -78,7 +78,7 @@ def protect_(
     """
     model, request = unwrapped(model), Request.of(errors, carrier, **options)
     if request.balance is None:
-        tensors = tensors_to_protect(model, request.only, buffers)
+        tensors = tensors_to_protect(model, request.only, buffers or request.buffers)
     elif buffers:
         raise SpecError("a plan says which tensors are protected: give no buffers beside it")
     else:

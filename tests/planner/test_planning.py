@@ -91,6 +91,19 @@ def test_a_given_budget_gets_the_longest_interval():
     assert it.risk.yearly <= 1e-6 < later.risk.yearly
 
 
+def test_a_plan_is_carried_out(file):
+    model = torch.nn.BatchNorm1d(600)
+    it = pm.plan(model, where=LEO, target=1e-6, buffers=True)
+    seal = pm.protect_(model, it)
+    assert (seal.errors, seal.covered) == (it.errors, sum(word.elements for word in it.words))
+    assert [word.code for word in seal.words] == [word.code for word in it.words]
+    planned = pm.plan(file, 7, per="tensor")
+    [made] = pm.protect_file(file, planned)
+    assert [word.code for word in made.seal.words] == [word.code for word in planned.words]
+    with pytest.raises(SpecError, match="give no carrier or option beside it"):
+        pm.protect_(model, it, "real")
+
+
 def test_what_cannot_be_met_says_why(file):
     rows = pm.Environment("rows", rate=1e-12, events=pm.Events.of({1: 0.5, 9000: 0.5}))
     it = pm.plan(file, 10, where=rows, target=1e-9)

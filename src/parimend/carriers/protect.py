@@ -33,6 +33,7 @@ class Request:
     Attributes:
         balance: one word for each of its shares, of the tensors that it names; ``sidecar`` only,
             and then ``errors`` is that of the balance and the other options are as by default.
+        buffers: whether the buffers of modules are protected, too.
     """
 
     errors: int
@@ -42,6 +43,7 @@ class Request:
     seed: int = 0
     guaranteed: int | None = None
     balance: Balance | None = None
+    buffers: bool = False
 
     def __post_init__(self) -> None:
         if self.guaranteed is not None and not (

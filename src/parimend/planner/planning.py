@@ -183,7 +183,8 @@ def plan(
     there = None if where is None else environment(where)
     _require(there, interval, years, target)
     request = Request.of(ERRORS if errors is None else errors, carrier, **options)
-    with sources(source, request, buffers) as found:
+    request = replace(request, buffers=buffers)
+    with sources(source, request) as found:
         unmet = ""
         if errors is None and there is not None and target is not None:
             days = DAY if interval is None else interval

@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 @contextmanager
-def sources(given: Any, request: Request, buffers: bool) -> Iterator[list[Source]]:
+def sources(given: Any, request: Request) -> Iterator[list[Source]]:
     """A model, or the files that a path means; they are open until the context ends.
 
     Raises:
@@ -56,7 +56,7 @@ def sources(given: Any, request: Request, buffers: bool) -> Iterator[list[Source
     if not isinstance(given, str | os.PathLike):
         from parimend.model import tensors_to_protect  # loads torch, which files do without
 
-        tensors = tensors_to_protect(given, request.only, buffers)
+        tensors = tensors_to_protect(given, request.only, request.buffers)
         yield [Source("", tensors, request.fitted(given))]
         return
     with ExitStack() as stack:

@@ -75,14 +75,14 @@ def stake(
 
     def damaged(seed: int) -> float:
         state = copy.deepcopy(model)
-        _flip_(tensors_to_protect(state, request.only, False), request.errors, seed)
+        _flip_(tensors_to_protect(state, request.only, request.buffers), request.errors, seed)
         return score(state)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out, and moved far: it has been said
         protected = copy.deepcopy(model)
         carriers.protect_(
-            tensors_to_protect(protected, request.only, False), request.fitted(protected)
+            tensors_to_protect(protected, request.only, request.buffers), request.fitted(protected)
         )
         scores = tuple(damaged(seed) for seed in range(TRIALS))
         return Stake(name, score(copy.deepcopy(model)), score(protected), scores)
