@@ -134,6 +134,10 @@ def test_plans_are_carried_along_as_json(file):
         ({"where": "mars"}, "unknown environment 'mars': there are sea-level-dram"),
         ({"target": 1e-6}, "for an environment: say where, such as sea-level-dram"),
         ({"interval": 1.0}, "for an environment: say where"),
+        (
+            {"where": pm.Environment("x", rate=1e-9, events=pm.Events.of({900: 1.0}))},
+            "an event of 900 words is larger than all that is protected, 650 words",
+        ),
         ({"where": "leo", "target": 0.0}, "between 0 and 1, not 0.0"),
         ({"where": "leo", "target": 1.5}, "between 0 and 1, not 1.5"),
         ({"where": "leo", "interval": 0.0}, "interval must be above 0"),

@@ -28,6 +28,7 @@ from parimend.risk.chance import (
     smallest_budget,
 )
 from parimend.risk.environment import ENVIRONMENTS
+from parimend.words.bits import WORD
 
 if TYPE_CHECKING:
     import torch
@@ -196,6 +197,7 @@ def plan(
         taken = seconds(found, request.errors) if measure else None
     made = Plan(request, files, taken, there, reason=unmet)
     if there is not None:
+        _require_small(there, made.words)
         made = _assessed(made, interval, years, target)
     if calibration is not None or metric is not None:
         made = replace(made, stake=stake(source, request, calibration, metric))
@@ -235,6 +237,16 @@ def _require(
             raise SpecError(f"{name} must be above 0 (interval in days), not {value}")
     if target is not None and not 0.0 < target < 1.0:
         raise SpecError(f"a target is a probability in a year, between 0 and 1, not {target}")
+
+
+def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
+    """Refuse given events of more words than there are; known environments strike what there is."""
+    room = sum(word.nbytes for word in words) // WORD
+    if there.events.largest > max(room, 1) and there not in ENVIRONMENTS.values():
+        raise SpecError(
+            f"an event of {there.events.largest:,} words is larger than all that is protected, "
+            f"{room:,} words: give smaller events"
+        )
 
 
 def _assessed(made: Plan, interval: float | None, years: float, target: float | None) -> Plan:
