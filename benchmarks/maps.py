@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+import parimend as pm
 from parimend.datasets import digits
 from parimend.planner import Map, draw_map, map_of
 
@@ -102,7 +103,7 @@ def main() -> None:
     command = "python benchmarks/maps.py --wrn DIR"
     text = [INTRODUCTION.format(command=command)]
     for name, (source, metric) in sources.items():
-        found = map_of(source, name=name, metric=metric, where="leo", interval=1 / 24)
+        found = map_of(source, name=name, metric=metric, service=pm.Service("leo", 1 / 24))
         picture = f"map-{name.lower().replace(' ', '-')}.svg"
         draw_map(found, args.out / picture)
         shown = table(found)

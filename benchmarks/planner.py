@@ -47,7 +47,7 @@ def main() -> None:
     for name, model, plan, where in SETTINGS:
         events = pm.Events.of(where.get("events", "1:1"))
         there = pm.Environment(name, **{**where, "events": events})
-        made = pm.plan(model, where=there, measure=False, **plan)
+        made = pm.plan(model, service=there, measure=False, **plan)
         began = time.process_time()
         it = simulate(made, args.years, args.seed)
         inside += it.inside

@@ -39,12 +39,15 @@ from parimend.experiment import (
     on_grid,
     run,
 )
-from parimend.faults import KINDS
 
 DATA = Path(__file__).with_name("cifar10_head.safetensors")
 CALIBRATION = 1000
 SCORED = 100
 """Trials of each kind whose accuracy is computed; all are repaired."""
+
+KINDS = ("noise", "replace", "random", "bitflip", "multiflip", "stuck", "zero", "sign", "nonfinite")
+AREAS = ("burst", "lines", "page")
+"""What the weights are broken with; rows and columns of memory are more than these weights."""
 
 
 def extract(run: Path, root: Path, device: str) -> None:
@@ -140,7 +143,7 @@ def show_repair(experiment: Experiment, trials: int, rows: int | None, console: 
         "accuracy repaired %",
         title=f"{code.m} checks ({code.redundancy:.1%})",
     )
-    for kind in KINDS:
+    for kind in KINDS + AREAS:
         faults = Faults(kind, 210, options=options.get(kind, {}))
         seeds, scored = range(trials), min(trials, SCORED)
         counts = run(target, faults, watched(seeds[:scored], kind, console), experiment.accuracy)

@@ -55,7 +55,7 @@ RECORDS = [
     (Word((whole(LONG, "F32", (3, 4)),) * 1000), "Word"),
     (whole(LONG, "F32", (3, 4)), "Part"),
     (pm.plan({LONG: torch.ones(10_000)}, errors=3).words[0], "PlannedWord"),
-    (pm.plan({LONG: torch.ones(10_000)}, errors=3, where="leo"), "3 guaranteed"),
+    (pm.plan({LONG: torch.ones(10_000)}, errors=3, service="leo"), "3 guaranteed"),
     (pm.Protection("p" * 1000, "", SEAL, 10**9, 10**9, 10**9), "Protection"),
     (SEAL, "300 errors"),
     (SEAL.words[0], "Screened"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from parimend.outcomes import Change, Report, Verdict
     from parimend.planner import Plan, plan
     from parimend.planner.balance import Balanced, balance
-    from parimend.risk import Environment, Events
+    from parimend.risk import Environment, Events, Service
     from parimend.scrub import Scrubber
     from parimend.seal import Seal
     from parimend.training.constraint import Constraint, constrain_
@@ -47,6 +47,7 @@ _HOMES = {
     "Report": "outcomes",
     "Scrubber": "scrub",
     "Seal": "seal",
+    "Service": "risk",
     "Sidecar": "carriers",
     "Verdict": "outcomes",
     "balance": "planner.balance",
@@ -88,6 +89,7 @@ __all__ = [
     "Report",
     "Scrubber",
     "Seal",
+    "Service",
     "Sidecar",
     "Verdict",
     "balance",

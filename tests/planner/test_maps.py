@@ -19,12 +19,12 @@ MODEL = torch.nn.Linear(512, 10)
 
 
 def test_points_are_plans():
-    it = map_of(MODEL, budgets=[4, 210], where="leo", interval=0.1)
+    it = map_of(MODEL, budgets=[4, 210], service=pm.Service("leo", 0.1))
     assert [(p.carrier, p.errors) for p in it.points] == [
         (carrier, errors) for carrier in ("sidecar", "real", "lowbits") for errors in (4, 210)
     ]
     for point in it.points:
-        made = pm.plan(MODEL, point.errors, point.carrier, where="leo", interval=0.1)
+        made = pm.plan(MODEL, point.errors, point.carrier, service=pm.Service("leo", 0.1))
         assert (point.guaranteed, point.seal_bytes) == (made.guaranteed, made.seal_bytes)
         assert point.unrepaired == made.risk.unrepaired
         assert point.command == f'pm.protect_(model, {point.errors}, "{point.carrier}")'

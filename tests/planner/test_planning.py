@@ -62,7 +62,7 @@ def test_a_plan_changes_nothing(file, rng):
 
 
 def test_the_risk_is_that_of_the_words(file):
-    it = pm.plan(file, 3, where=LEO, interval=0.5, years=2, per="tensor")
+    it = pm.plan(file, 3, service=pm.Service(LEO, 0.5, 2), per="tensor")
     assert it.risk == risk(exposed(it.words), LEO, 0.5, 2)
     assert it.risk.events == pytest.approx(LEO.rate * 8 * 5 * 8000 * 365.25)
 
@@ -71,13 +71,13 @@ def test_the_risk_is_that_of_the_words(file):
 @pytest.mark.parametrize("interval", [None, 0.25])
 def test_a_target_is_met_by_the_smallest_budget(carrier, interval):
     model = torch.nn.Linear(512, 40)
-    it = pm.plan(model, carrier=carrier, where=LEO, target=1e-2, interval=interval)
+    it = pm.plan(model, carrier=carrier, service=pm.Service(LEO, interval, target=1e-2))
     if carrier == "real":  # a thousandth of what is not proven counts as lost
         assert not it.met
         return
     assert it.met
     assert it.risk.yearly <= 1e-2 * (1 + 1e-6)
-    less = pm.plan(model, it.errors - 1, carrier, where=LEO, interval=interval or 1.0)
+    less = pm.plan(model, it.errors - 1, carrier, service=pm.Service(LEO, interval or 1.0))
     assert less.risk.yearly > 1e-2
     if interval is None:
         assert it.risk.interval >= 1.0
@@ -85,15 +85,15 @@ def test_a_target_is_met_by_the_smallest_budget(carrier, interval):
 
 def test_a_given_budget_gets_the_longest_interval():
     model = torch.nn.Linear(512, 40)
-    it = pm.plan(model, 8, where=LEO, target=1e-6)
+    it = pm.plan(model, 8, service=pm.Service(LEO, target=1e-6))
     assert it.met
-    later = pm.plan(model, 8, where=LEO, interval=it.risk.interval * 1.02)
+    later = pm.plan(model, 8, service=pm.Service(LEO, it.risk.interval * 1.02))
     assert it.risk.yearly <= 1e-6 < later.risk.yearly
 
 
 def test_a_plan_is_carried_out(file):
     model = torch.nn.BatchNorm1d(600)
-    it = pm.plan(model, where=LEO, target=1e-6, buffers=True)
+    it = pm.plan(model, service=pm.Service(LEO, target=1e-6), buffers=True)
     seal = pm.protect_(model, it)
     assert (seal.errors, seal.covered) == (it.errors, sum(word.elements for word in it.words))
     assert [word.code for word in seal.words] == [word.code for word in it.words]
@@ -106,20 +106,22 @@ def test_a_plan_is_carried_out(file):
 
 def test_what_cannot_be_met_says_why(file):
     rows = pm.Environment("rows", rate=1e-12, events=pm.Events.of({1: 0.5, 9000: 0.5}))
-    it = pm.plan(file, 10, where=rows, target=1e-9)
+    it = pm.plan(file, 10, service=pm.Service(rows, target=1e-9))
     assert not it.met
     assert "single events of more than 10 words leave" in it.reason
     assert it.risk.large == pytest.approx(-math.expm1(-1e-12 * 8 * 40_000 * 0.5 * 365.25))
-    assert pm.plan(file, where=rows, target=1e-9).reason.startswith("no budget up to 65,536")
+    it = pm.plan(file, service=pm.Service(rows, target=1e-9))
+    assert it.reason.startswith("no budget up to 65,536")
     worn = pm.Environment("worn", rate=1e-15, hard_rate=1e-7)
-    assert "fail for good" in pm.plan(file, 10, where=worn, target=1e-9, years=5).reason
+    it = pm.plan(file, 10, service=pm.Service(worn, years=5, target=1e-9))
+    assert "fail for good" in it.reason
     burning = pm.Environment("burning", rate=0.5)
-    it = pm.plan(file, 4, where=burning, target=1e-9)
+    it = pm.plan(file, 4, service=pm.Service(burning, target=1e-9))
     assert "check" in it.reason
 
 
 def test_plans_are_carried_along_as_json(file):
-    it = pm.plan(file, 5, where="leo", target=1e-6)
+    it = pm.plan(file, 5, service=pm.Service("leo", target=1e-6))
     record = json.loads(it.to_json())
     assert record["guaranteed"] == 5
     assert record["measured"] is None
@@ -129,11 +131,9 @@ def test_plans_are_carried_along_as_json(file):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("service", "says"),
     [
         ({"where": "mars"}, "unknown environment 'mars': there are sea-level-dram"),
-        ({"target": 1e-6}, "for an environment: say where, such as sea-level-dram"),
-        ({"interval": 1.0}, "for an environment: say where"),
         (
             {"where": pm.Environment("x", rate=1e-9, events=pm.Events.of({900: 1.0}))},
             "an event of 900 words is larger than all that is protected, 650 words",
@@ -145,9 +145,9 @@ def test_plans_are_carried_along_as_json(file):
         ({"where": "leo", "interval": float("nan")}, "interval must be above 0"),
     ],
 )
-def test_what_cannot_be_is_refused(options, says):
+def test_what_cannot_be_is_refused(service, says):
     with pytest.raises(SpecError, match=says):
-        pm.plan(torch.nn.Linear(64, 10), **options)
+        pm.plan(torch.nn.Linear(64, 10), service=pm.Service(**service))
 
 
 def test_nothing_to_protect_is_refused():

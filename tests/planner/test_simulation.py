@@ -26,7 +26,9 @@ def environment(**more):
     ],
 )
 def test_the_formula_is_what_comes_out(errors, where, options):
-    it = simulate(pm.plan(MODEL, errors, where=where, measure=False, **options), years=400, seed=1)
+    it = simulate(
+        pm.plan(MODEL, errors, service=where, measure=False, **options), years=400, seed=1
+    )
     assert it.wrong == 0
     assert not it.bounded
     error = (it.formula * (1 - it.formula) / it.years) ** 0.5
@@ -35,13 +37,13 @@ def test_the_formula_is_what_comes_out(errors, where, options):
 
 
 def test_a_measured_budget_is_bounded_from_above():
-    it = simulate(pm.plan(MODEL, 40, "real", where=environment(), measure=False), years=60)
+    it = simulate(pm.plan(MODEL, 40, "real", service=environment(), measure=False), years=60)
     assert it.bounded
     assert it.lost / it.years <= it.formula + 0.1
 
 
 def test_seeds_repeat():
-    plan = pm.plan(MODEL, 3, where=environment(), measure=False)
+    plan = pm.plan(MODEL, 3, service=environment(), measure=False)
     told = []
     assert simulate(plan, 50, seed=3, progress=told.append) == simulate(plan, 50, seed=3)
     assert sum(told) == 50
@@ -49,10 +51,10 @@ def test_seeds_repeat():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(SpecError, match="needs an environment: plan with where="):
+    with pytest.raises(SpecError, match="needs an environment: plan with service="):
         simulate(pm.plan(MODEL, 3, measure=False), 10)
     with pytest.raises(SpecError, match="one year or more, not 0"):
-        simulate(pm.plan(MODEL, 3, where="leo", measure=False), 0)
+        simulate(pm.plan(MODEL, 3, service="leo", measure=False), 0)
     quiet = pm.Environment("quiet")
     with pytest.raises(SpecError, match="nothing happens in the environment quiet"):
-        simulate(pm.plan(MODEL, 3, where=quiet, measure=False), 10)
+        simulate(pm.plan(MODEL, 3, service=quiet, measure=False), 10)

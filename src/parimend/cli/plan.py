@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from parimend.cli.protect import (
 
 if TYPE_CHECKING:
     from parimend.carriers import Options
-    from parimend.risk import Environment
+    from parimend.risk import Environment, Service
 
 _WHERE = "Environment"  # the options of one, together in the help
 _HOURS = 8766.0  # in a year
@@ -137,6 +138,7 @@ def command(
     from parimend.planner import plan, simulate
 
     where = _environment(environment, rate, events, hard_rate)
+    service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {
         "only": only,
         "per": per.value,
@@ -147,15 +149,13 @@ def command(
         src,
         errors,
         carrier.value,
-        where=where,
-        interval=_days(interval),
-        years=years,
-        target=_target(target, fit),
+        service=service,
         **options,
     )
     if map_ is not None or picture is not None:
-        days = made.risk.interval if made.risk else None
-        _map(src, map_, picture, where, days, options)
+        if service is not None and made.risk:
+            service = replace(service, interval=made.risk.interval)
+        _map(src, map_, picture, service, options)
     simulated = None
     if verify is not None:
         with counting(verify, "simulating") as progress:
@@ -174,8 +174,7 @@ def _map(
     src: Path,
     out: Path | None,
     picture: Path | None,
-    where: Environment | None,
-    interval: float | None,
+    service: Service | None,
     options: Options,
 ) -> None:
     """Plan all carriers and budgets, and write and draw what they give and take."""
@@ -183,19 +182,33 @@ def _map(
     from parimend.planner.maps import BUDGETS, CARRIERS, map_of
 
     with counting(len(BUDGETS) * len(CARRIERS), "planning") as progress:
-        found = map_of(src, where=where, interval=interval, progress=progress, **options)
+        found = map_of(src, service=service, progress=progress, **options)
     if out is not None:
         found.save(out)
     if picture is not None:
         draw_map(found, picture)
 
 
+def _service(
+    where: Environment | None, interval: float | None, years: float, target: float | None
+) -> Service | None:
+    from parimend.risk import Service
+    from parimend.risk.environment import ENVIRONMENTS
+
+    if where is not None:
+        return Service(where, interval, years, target)
+    if interval is not None or target is not None:
+        raise typer.BadParameter(
+            f"an interval and a target are for an environment: say where, such as "
+            f"{', '.join(ENVIRONMENTS)}"
+        )
+    return None
+
+
 def _environment(
     name: str | None, rate: float | None, events: str | None, hard_rate: float | None
 ) -> Environment | None:
     """The environment of that name, with what is given in place of its figures."""
-    from dataclasses import replace
-
     from parimend.risk import Environment, Events, environment
 
     given: dict[str, Any] = {

@@ -21,6 +21,7 @@ from parimend.carriers import CarrierName, Options
 from parimend.errors import SpecError, WordError
 from parimend.planner.planning import Plan, plan
 from parimend.record import Record
+from parimend.risk import Environment, Service
 
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
@@ -106,8 +107,7 @@ def map_of(
     budgets: Sequence[int] = BUDGETS,
     name: str = "",
     progress: Callable[[int], None] = lambda points: None,
-    where: Any = None,
-    interval: float | None = None,
+    service: Service | Environment | str | None = None,
     calibration: Iterable[Any] | None = None,
     metric: Callable[[Any], float] | None = None,
     **options: Unpack[Options],
@@ -115,7 +115,7 @@ def map_of(
     """Plan every carrier with every budget.
 
     Args:
-        source, where, interval, calibration, metric: see `parimend.plan`.
+        source, service, calibration, metric: see `parimend.plan`.
         **options: see `parimend.Options`.
         carriers: to be compared.
         budgets: of errors.
@@ -141,8 +141,7 @@ def map_of(
                 source,
                 errors,
                 carrier,
-                where=where,
-                interval=interval,
+                service=service,
                 calibration=batches,
                 metric=metric,
                 **options,
@@ -155,7 +154,7 @@ def map_of(
             points.append(_point(made, source, options))
         progress(1)
     shown = name or (str(source) if isinstance(source, str | os.PathLike) else "model")
-    there = getattr(where, "name", where) or ""
+    there = "" if service is None else Service.of(service).environment.name
     return Map(shown, there, _marked(points), tuple(left_out))
 
 

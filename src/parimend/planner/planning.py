@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +16,9 @@ from parimend.planner.source import Source, sources
 from parimend.planner.stake import Stake, stake
 from parimend.planner.timing import Seconds, seconds
 from parimend.record import Record
-from parimend.risk import Environment, environment
+from parimend.risk import Environment, Service
 from parimend.risk.chance import (
     MOST,
-    SHORTEST,
     Exposed,
     Risk,
     longest_interval,
@@ -142,10 +140,7 @@ def plan(
     carrier: Carrier | CarrierName = "sidecar",
     *,
     buffers: bool = False,
-    where: Environment | str | None = None,
-    interval: float | None = None,
-    years: float = 1.0,
-    target: float | None = None,
+    service: Service | Environment | str | None = None,
     calibration: Iterable[Any] | None = None,
     metric: Callable[[Any], float] | None = None,
     measure: bool = True,
@@ -158,10 +153,8 @@ def plan(
         errors: the budget of every word; by default 210, or the smallest that meets the target.
         carrier, buffers: as `parimend.protect_` takes them.
         **options: the same; see `parimend.Options`.
-        where: the environment, or its name; see `parimend.Environment`. With it comes the `Risk`.
-        interval: days between two checks; by default a day, or the longest that meets the target.
-        years: of service, for the probabilities.
-        target: probability, in a year, of damage that is not repaired.
+        service: where it runs, how often it is checked, and a target; see `parimend.Service`. The
+            name of an environment is enough. With it comes the `Risk`.
         calibration: inputs of the model, as `parimend.Real` takes them: what damage does to its
             answers is measured with them.
         metric: a score of a model, in place of the share of calibration inputs that get the same
@@ -174,31 +167,28 @@ def plan(
 
     Example:
         >>> import torch
-        >>> it = plan(torch.nn.Linear(512, 10), where="leo", target=1e-6)
+        >>> from parimend import Service
+        >>> it = plan(torch.nn.Linear(512, 10), service=Service("leo", target=1e-6))
         >>> it.errors, it.guaranteed, it.seal_bytes, f"{it.risk.interval:.2g} days"
         (5, 5, 58, '1.2 days')
         >>> [word] = plan(torch.nn.Linear(512, 10), errors=210, carrier="real").words
         >>> word.checks, round(word.redundancy, 3), word.seal_bytes
         (173, 0.034, 128)
     """
-    there = None if where is None else environment(where)
-    _require(there, interval, years, target)
+    asked = None if service is None else Service.of(service)
     request = Request.of(ERRORS if errors is None else errors, carrier, **options)
     request = replace(request, buffers=buffers)
     with sources(source, request) as found:
         unmet = ""
-        if errors is None and there is not None and target is not None:
-            days = DAY if interval is None else interval
-            best = smallest_budget(lambda t: _words(found, t), there, days, target, years)
-            if best is None:
-                unmet = _why_no_budget(lambda t: _words(found, t), there, days, target, years)
-            request = replace(request, errors=best or ERRORS)
+        if errors is None and asked is not None and asked.target is not None:
+            best, unmet = _smallest(lambda t: _words(found, t), asked, asked.target)
+            request = replace(request, errors=best)
         files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
         taken = seconds(found, request.errors) if measure else None
-    made = Plan(request, files, taken, there, reason=unmet)
-    if there is not None:
-        _require_small(there, made.words)
-        made = _assessed(made, interval, years, target)
+    made = Plan(request, files, taken, reason=unmet)
+    if asked is not None:
+        _require_small(asked.environment, made.words)
+        made = _assessed(replace(made, where=asked.environment), asked)
     if calibration is not None or metric is not None:
         made = replace(made, stake=stake(source, request, calibration, metric))
     return made
@@ -223,22 +213,6 @@ def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
     return exposed(word for each in found for word in each.planned(errors))
 
 
-def _require(
-    there: Environment | None, interval: float | None, years: float, target: float | None
-) -> None:
-    """Refuse numbers that cannot be what they are called."""
-    if there is None and not (interval is None and target is None):
-        raise SpecError(
-            "an interval and a target are for an environment: say where, such as "
-            f"{', '.join(ENVIRONMENTS)}"
-        )
-    for name, value in (("interval", interval), ("years", years)):
-        if value is not None and not SHORTEST <= value < math.inf:
-            raise SpecError(f"{name} must be above 0 (interval in days), not {value}")
-    if target is not None and not 0.0 < target < 1.0:
-        raise SpecError(f"a target is a probability in a year, between 0 and 1, not {target}")
-
-
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
     """Refuse given events of more words than there are; known environments strike what there is."""
     room = sum(word.nbytes for word in words) // WORD
@@ -249,11 +223,10 @@ def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
         )
 
 
-def _assessed(made: Plan, interval: float | None, years: float, target: float | None) -> Plan:
+def _assessed(made: Plan, asked: Service) -> Plan:
     """The plan with its risk, at the longest interval if none is given, and why it misses."""
-    words, there = exposed(made.words), made.where
-    assert there is not None
-    days = interval
+    words, there, years, target = exposed(made.words), asked.environment, asked.years, asked.target
+    days = asked.interval
     if days is None and target is not None and not made.reason:
         days = longest_interval(words, there, target, years)
         needed = made.seconds.check / DAY_SECONDS if made.seconds else 0.0
@@ -287,14 +260,15 @@ def _why(errors: int, left: Risk) -> str:
     )
 
 
-def _why_no_budget(
-    words: Callable[[int], list[Exposed]],
-    there: Environment,
-    days: float,
-    target: float,
-    years: float,
-) -> str:
-    """Why even the largest budget that can be had misses a target."""
+def _smallest(
+    words: Callable[[int], list[Exposed]], asked: Service, target: float
+) -> tuple[int, str]:
+    """The smallest budget that meets a target, or the usual one and why there is none."""
+    there, years = asked.environment, asked.years
+    days = DAY if asked.interval is None else asked.interval
+    best = smallest_budget(words, there, days, target, years)
+    if best is not None:
+        return best, ""
     errors = MOST
     while errors:
         try:
@@ -303,7 +277,7 @@ def _why_no_budget(
         except SpecError:  # there is no such code
             errors //= 2
     else:
-        return "there is no code for it"
+        return ERRORS, "there is no code for it"
     left = risk(most, there, days, years)
     if left.large > target:
         why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
@@ -313,4 +287,7 @@ def _why_no_budget(
         why = f"cells that fail for good leave {left.hard:.2g}: replace the memory earlier"
     else:
         why = f"{left.unrepaired:.2g} is left: check more often"
-    return f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}"
+    return (
+        ERRORS,
+        f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}",
+    )

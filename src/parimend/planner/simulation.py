@@ -92,12 +92,12 @@ def simulate(
     Example:
         >>> import torch
         >>> from parimend.planner import plan
-        >>> it = simulate(plan(torch.nn.Linear(512, 10), errors=4, where="leo"), years=60)
+        >>> it = simulate(plan(torch.nn.Linear(512, 10), errors=4, service="leo"), years=60)
         >>> it.years, it.inside
         (60, True)
     """
     if plan.where is None:
-        raise SpecError("a simulation needs an environment: plan with where=")
+        raise SpecError("a simulation needs an environment: plan with service=")
     if years < 1:
         raise SpecError(f"simulate one year or more, not {years}")
     words = plan.words[:WORDS]

@@ -6,5 +6,6 @@ what follows for one check after the other, and `Pace` how often to check while 
 
 from parimend.risk.environment import Environment, environment
 from parimend.risk.events import Events
+from parimend.risk.service import Service
 
-__all__ = ["Environment", "Events", "environment"]
+__all__ = ["Environment", "Events", "Service", "environment"]

@@ -1,0 +1,55 @@
+"""What a protection is to serve: where, checked how often, for how long, and how well."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from parimend.errors import SpecError
+from parimend.record import Record
+from parimend.risk.chance import SHORTEST
+from parimend.risk.environment import Environment, environment
+
+
+@dataclass(frozen=True, repr=False)
+class Service(Record):
+    """What is asked of a protection.
+
+    Attributes:
+        where: the environment; its name is enough.
+        interval: days between two checks; None for a day, or the longest that meets the target.
+        years: of service, for the probabilities.
+        target: probability, in a year, of damage that is not repaired; None if there is none.
+
+    Raises:
+        SpecError: if there is no such environment, or a number cannot be what it is.
+
+    Example:
+        >>> Service("leo", target=1e-6).environment.rate
+        4.04e-07
+    """
+
+    where: Environment | str
+    interval: float | None = None
+    years: float = 1.0
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.environment  # raises
+        for name, value in (("interval", self.interval), ("years", self.years)):
+            if value is not None and not SHORTEST <= value < math.inf:
+                raise SpecError(f"{name} must be above 0 (interval in days), not {value}")
+        if self.target is not None and not 0.0 < self.target < 1.0:
+            raise SpecError(
+                f"a target is a probability in a year, between 0 and 1, not {self.target}"
+            )
+
+    @property
+    def environment(self) -> Environment:
+        """The environment, if it was given by its name, too."""
+        return environment(self.where)
+
+    @classmethod
+    def of(cls, given: Service | Environment | str) -> Service:
+        """A service; an environment alone is one without a target."""
+        return given if isinstance(given, Service) else cls(environment(given))
