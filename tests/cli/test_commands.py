@@ -518,6 +518,8 @@ def made(tmp_path, monkeypatch):
         "    return torch.nn.Sequential(*layers).eval(), torch.ones(2, 4)\n"
         "def asked():\n"
         "    return *model(), lambda y: y.argmax(1)\n"
+        "def needs_more(it):\n"
+        "    return 1\n"
         "def nothing():\n"
         "    return 1\n"
     )
@@ -548,6 +550,7 @@ def test_propagate(made, run):
         ("nowhere:model", "there is no module 'nowhere'"),
         ("made_here:other", "has no function 'other'"),
         ("made_here:nothing", "must give (model, inputs)"),
+        ("made_here:needs_more", "made_here:needs_more failed: TypeError: needs_more() missing 1"),
     ],
 )
 def test_propagate_names_what_is_missing(made, run, source, says):

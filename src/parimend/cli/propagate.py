@@ -91,7 +91,10 @@ def _made(source: str, arguments: list[str]) -> tuple[Any, ...]:
         sys.path.remove("")
     if not callable(maker):
         raise SpecError(f"module {name!r} has no function {function!r}")
-    made = maker(*arguments)
+    try:
+        made = maker(*arguments)
+    except Exception as error:  # whatever a function that is not ours may raise
+        raise SpecError(f"{source} failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         raise SpecError(f"{source} must give (model, inputs) or (model, inputs, answer)")
     return made
