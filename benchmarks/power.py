@@ -37,13 +37,17 @@ class Places:
         self.tile = code.parts[1].tile
 
     def scattered(self, e: int) -> Positions:
-        return self.rng.choice(self.n, e, replace=False)
+        found = np.empty(0, np.int64)
+        while found.size < e:  # `choice` would shuffle all words for each pattern
+            found = np.unique(np.concatenate([found, self.rng.integers(self.n, size=e)]))
+        return self.rng.permutation(found)[:e]
 
     def burst(self, e: int) -> Positions:
         return self.rng.integers(self.n - e) + np.arange(e)
 
     def lines(self, e: int) -> Positions:
-        starts = 16 * self.rng.choice(self.n // 16, -(-e // 16), replace=False)
+        lines = self.rng.permutation(np.unique(self.scattered(e) // 16))
+        starts = 16 * lines[: -(-e // 16)]
         return (starts[:, None] + np.arange(16)).ravel()[:e]
 
     def one_tile(self, e: int) -> Positions:
@@ -64,8 +68,8 @@ class Places:
         return first + LANES * self.rng.choice(rows, min(e, rows), replace=False)
 
     def pair(self, e: int) -> Positions:
-        rest = self.rng.choice(self.n, e, replace=False)
-        return np.unique(np.concatenate([PAIR, rest]))[:e] if e > 2 else np.array(PAIR[:e])
+        rest = np.setdiff1d(self.scattered(e), PAIR)
+        return np.concatenate([PAIR, rest])[:e]
 
 
 def values(kind: str, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -122,7 +126,7 @@ def speed(rng: np.random.Generator) -> None:
         prepared = ScreenedSums().prepare(code)
         taken = []
         for _ in range(40 if errors < 1000 else 12):
-            at = np.sort(rng.choice(N, errors, replace=False))
+            at = np.sort(Places(code, rng).scattered(errors))
             syndrome = code.sums_of(at, values("random", errors, rng))
             began = time.process_time()
             prepared.decode(syndrome)
