@@ -79,6 +79,7 @@ def test_a_file_is_its_tables(tmp_path):
         ("[faults.f]\nkind = 'bitflop'\ncount = 1", "'bitflop'; did you mean 'bitflip'"),
         ("[faults.f]\nkind = 'bitflip'", "say how many faults: either count or rate"),
         ("[faults.f]\nkind = 'bitflip'\ncount = 1\nrate = 0.1", "either count or rate"),
+        ("[faults.f]\nknd = 'bitflip'\ncount = 1", "unknown key 'knd'; did you mean 'kind'"),
         ("[faults.f]\nkind = 'bitflip'\ncount = 0", "count must be a whole number from 1"),
         ("[faults.f]\nkind = 'bitflip'\nrate = 1.5", "rate is a probability for each bit"),
         ("[faults.f]\nkind = 'noise'\ncount = 1\nscala = 2.0", "unknown key 'scala'; .*'scale'"),

@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,9 @@ def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setti
     for name, each in given[which].items():
         where = f"[{which}.{name}]"
         require_table(each, where)
+        if "kind" not in each:  # then the name is the kind, unless the key is misspelt
+            for key in get_close_matches("kind", each, n=1, cutoff=0.7):
+                raise SpecError(f"{where}: unknown key {key!r}; did you mean 'kind'?")
         setting = Setting.of(name, each)
         require(setting, where)
         found.append(setting)
