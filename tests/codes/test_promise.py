@@ -188,3 +188,10 @@ def test_promises_in_tables():
     assert Promise(2100).cells == ("2,100", "-", "-")
     assert str(promise) == "3 guaranteed, 40 bound, 1,210 measured"
     assert promise.as_dict()["bound"] == {"errors": 40, "probability": 1e-9, "what": "any"}
+
+
+@pytest.mark.parametrize(("n", "errors"), [(1232, 3000), (10**6, 1001), (10**6, 3000)])
+def test_a_bound_that_is_told_says_something(n, errors):
+    bound = sums_for(n, errors).promise(errors, word(n=n)).bound
+    assert bound.errors == min(n, errors) * 3 // 4
+    assert bound.probability < 1e-9

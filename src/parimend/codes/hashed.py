@@ -77,13 +77,14 @@ class Hashed(Beside):
             return None
         return Chance(errors, MEASURED, "random damage, bursts, lines and pages")
 
-    def bounded(self, errors: int) -> Chance:
+    def bounded(self, errors: int) -> Chance | None:
         """See `bound`: it says nothing of the last quarter of a budget, and takes long for large
         ones.
         """
-        fewer = min(errors * 3 // 4, self.n, _BOUNDED)
+        fewer = min(min(errors, self.n) * 3 // 4, _BOUNDED)
         what = "words in different groups of 16, over the draw of the seed"
-        return Chance(fewer, self.bound(fewer), what)
+        bound = self.bound(fewer)
+        return Chance(fewer, bound, what) if bound < 1.0 else None
 
     def bound(self, errors: int) -> float:
         """Bound on the probability, over the draw of the seed, that a decoding fails.
