@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.errors import SpecError, WordError
-from parimend.planner.planning import exposed
+from parimend.planner.planning import exposed_of
 from parimend.risk.chance import risk
 
 LEO = pm.Environment("mine", rate=4e-7, events=pm.Events.of({1: 0.99, 2: 0.01}))
@@ -63,7 +63,7 @@ def test_a_plan_changes_nothing(file, rng):
 
 def test_the_risk_is_that_of_the_words(file):
     it = pm.plan(file, 3, service=pm.Service(LEO, 0.5, 2), per="tensor")
-    assert it.risk == risk(exposed(it.words), LEO, 0.5, 2)
+    assert it.risk == risk(exposed_of(it.words), LEO, 0.5, 2)
     assert it.risk.events == pytest.approx(LEO.rate * 8 * 5 * 8000 * 365.25)
 
 

@@ -234,17 +234,9 @@ def _days(text: str | None) -> float | None:
     """A time in days."""
     if text is None:
         return None
-    units = {
-        "min": 1 / 1440,
-        "ms": 1 / 86_400_000,
-        "s": 1 / 86_400,
-        "h": 1 / 24,
-        "d": 1.0,
-        "y": 365.25,
-    }
-    unit = next((unit for unit in units if text.endswith(unit)), "")
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
     try:
-        return float(text.removesuffix(unit)) * units.get(unit, 1.0)
+        return float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
     except ValueError:
         raise typer.BadParameter(
             f"--interval is a number and one of {', '.join(_UNITS)}, such as 12h, not {text!r}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
+from parimend.carriers.exposure import exposed
 from parimend.codes import Chance, Promise
 from parimend.codes.promise import weakest
 from parimend.errors import SpecError
@@ -194,23 +194,13 @@ def plan(
     return made
 
 
-def exposed(words: Iterable[PlannedWord]) -> list[Exposed]:
-    """Planned words as an environment sees them, equal ones together."""
-    return [
-        Exposed(
-            bits=8.0 * nbytes,
-            failing=promise.failing(),
-            noticed=promise.noticed,
-            missed=promise.missed,
-            erasures=promise.erasures,
-            times=times,
-        )
-        for (nbytes, promise), times in Counter((w.nbytes, w.promise) for w in words).items()
-    ]
+def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
+    """Planned words as an environment sees them."""
+    return exposed((word.nbytes, word.promise) for word in words)
 
 
 def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
-    return exposed(word for each in found for word in each.planned(errors))
+    return exposed_of(word for each in found for word in each.planned(errors))
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
@@ -225,7 +215,12 @@ def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
 
 def _assessed(made: Plan, asked: Service) -> Plan:
     """The plan with its risk, at the longest interval if none is given, and why it misses."""
-    words, there, years, target = exposed(made.words), asked.environment, asked.years, asked.target
+    words, there, years, target = (
+        exposed_of(made.words),
+        asked.environment,
+        asked.years,
+        asked.target,
+    )
     days = asked.interval
     if days is None and target is not None and not made.reason:
         days = longest_interval(words, there, target, years)

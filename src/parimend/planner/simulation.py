@@ -21,7 +21,7 @@ from parimend.decoders import Prepared, decoder_for
 from parimend.errors import SpecError
 from parimend.experiment import Rate
 from parimend.outcomes import Verdict
-from parimend.planner.planning import Plan, exposed
+from parimend.planner.planning import Plan, exposed_of
 from parimend.record import Record
 from parimend.risk import Environment
 from parimend.risk.chance import risk
@@ -236,7 +236,7 @@ def _as_decoded(code: Any, values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _formula(words: Sequence[PlannedWord], where: Environment, checks: int) -> float:
-    return risk(exposed(words), where, 1.0, checks / DAYS).unrepaired
+    return risk(exposed_of(words), where, 1.0, checks / DAYS).unrepaired
 
 
 def _raised(words: Sequence[PlannedWord], where: Environment, checks: int) -> float:

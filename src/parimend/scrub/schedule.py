@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from parimend.arguments import require
+from parimend.carriers.exposure import exposed
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
-from parimend.risk.chance import Exposed
 from parimend.risk.pace import Pace
 from parimend.seal import Seal
 
@@ -94,7 +93,10 @@ def pace_for(
             "or the name of an environment"
         )
     worst = _worst(worst_rate, events)
-    return Pace.of(_exposed(seal), worst, target)
+    words = exposed(
+        (sum(part.nbytes for part in word.parts), word.promise(seal.errors)) for word in seal.words
+    )
+    return Pace.of(words, worst, target)
 
 
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
@@ -108,14 +110,3 @@ def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Env
         return Environment("worst", rate=rate, events=Events.of(events or Events()))
     where = environment(rate)
     return where if events is None else replace(where, events=Events.of(events))
-
-
-def _exposed(seal: Seal) -> list[Exposed]:
-    """Sealed words as an environment sees them, equal ones together."""
-    counted = Counter(
-        (sum(part.nbytes for part in word.parts), word.promise(seal.errors)) for word in seal.words
-    )
-    return [
-        Exposed(8.0 * nbytes, promise.failing(), times=times)
-        for (nbytes, promise), times in counted.items()
-    ]
