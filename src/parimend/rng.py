@@ -72,6 +72,10 @@ class Stream:
             missing -= drawn.size
         return np.concatenate(kept)
 
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """Multiples of 2^-53 in [0, 1), equally likely, shape (count,)."""
+        return self.integers(1 << 53, count).astype(np.float64) * 2.0**-53
+
     def distinct(self, bound: int, count: int) -> NDArray[np.int64]:
         """Distinct integers of range(bound), in random order, 0 <= count <= bound < 2^63.
 

@@ -17,7 +17,6 @@ from parimend.rng import Stream
 
 _OWN = ("count", "rate", "only", "placement", "stays")
 _FIELD_OWN = ("count", "only", "stays")
-_UNIT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -129,5 +128,5 @@ def _binomial(bits: int, rate: float, seed: int) -> int:
     """How many of so many bits are struck, by inversion."""
     from scipy.stats import binom  # takes half a second to load
 
-    uniform = (int(Stream(seed, "campaign count").integers(_UNIT, 1)[0]) + 0.5) / _UNIT
+    uniform = Stream(seed, "campaign count").uniforms(1)[0] + 2.0**-54
     return int(binom.ppf(uniform, bits, rate))

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 
 from parimend.campaign.spec import Source
-from parimend.dtypes import of_torch
 from parimend.errors import CampaignError, ParimendError, SpecError
-from parimend.faults import Words
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -91,19 +89,6 @@ def parameters(model: Model) -> dict[str, torch.Tensor]:
     """What is protected and struck: the parameters of a module, or all tensors of a state dict."""
     named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
     return {name: tensor.detach() for name, tensor in named}
-
-
-def words_of(tensors: Mapping[str, torch.Tensor]) -> list[Words]:
-    """Tensors as bit patterns that share their memory.
-
-    Raises:
-        FaultError: if a dtype cannot be struck.
-    """
-    found = []
-    for name, tensor in tensors.items():
-        dtype = of_torch(tensor.dtype, name)
-        found.append(Words(name, byte_view(tensor, name).view(dtype.unsigned), dtype.name))
-    return found
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:

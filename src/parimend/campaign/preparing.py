@@ -20,13 +20,13 @@ from parimend.campaign.networks import (
     load,
     parameters,
     weights_hash,
-    words_of,
 )
 from parimend.campaign.protections import Network, protection_of
 from parimend.campaign.spec import Source, Spec, Strata
 from parimend.campaign.subject import one_thread
 from parimend.campaign.task import Setting, Stratum, content_hash
 from parimend.errors import CampaignError, ParimendError, SpecError
+from parimend.experiment import bit_patterns
 from parimend.faults import Words
 
 
@@ -45,7 +45,7 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
     strata = {}
     for name, source in spec.networks.items():
         model = load(source, spec.base, name)
-        words = words_of(parameters(model))
+        words = bit_patterns(parameters(model))
         strata[name] = strata_of(spec.strata, words)
         for fault in spec.faults:
             for stratum in strata[name]:

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.campaign.damage import Damage, damage_of
-from parimend.campaign.networks import Metric, Model, parameters, state_of, words_of
+from parimend.campaign.networks import Metric, Model, parameters, state_of
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 from parimend.campaign.weather import Weather
 from parimend.errors import CampaignError
-from parimend.experiment import Answer, trial
+from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList
 from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
@@ -47,7 +47,7 @@ class Subject:
         self.model, self.protection, self.kept = model, protection, kept
         self.metric, self.score_intact = metric, score
         self.tensors = parameters(model)
-        self.words = words_of(self.tensors)
+        self.words = bit_patterns(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
         self.differs: list[str] = []
         self.stuck: FaultList | None = None

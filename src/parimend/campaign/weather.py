@@ -12,8 +12,6 @@ from parimend.faults import FaultList, Words, draw, select
 from parimend.risk import Environment
 from parimend.rng import Stream
 
-_UNIT = 1 << 53
-
 
 @dataclass(frozen=True)
 class Weather:
@@ -54,12 +52,8 @@ class Weather:
         """The size and the seed of every event."""
         from scipy.stats import poisson  # takes half a second to load
 
-        first = (int(stream.integers(_UNIT, 1)[0]) + 0.5) / _UNIT
-        count = int(poisson.ppf(first, expected))
-        ends = np.cumsum(self.where.events.shares)
-        at = stream.integers(_UNIT, count).astype(np.float64) / _UNIT
-        which = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1)
-        sizes = [self.where.events.sizes[each] for each in which.tolist()]
+        count = int(poisson.ppf(stream.uniforms(1)[0] + 2.0**-54, expected))
+        sizes = self.where.events.drawn(stream.uniforms(count))
         return list(zip(sizes, stream.raw(count).tolist(), strict=True))
 
 

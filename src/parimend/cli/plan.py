@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from parimend.risk import Environment, Service
 
 _WHERE = "Environment"  # the options of one, together in the help
-_HOURS = 8766.0  # in a year
 _UNITS = {"min": 1 / 1440, "ms": 1 / 86.4e6, "s": 1 / 86_400, "h": 1 / 24, "d": 1.0, "y": 365.25}
 
 Errors = Annotated[
@@ -227,7 +225,11 @@ def _environment(
 def _target(target: float | None, fit: float | None) -> float | None:
     if target is not None and fit is not None:
         raise typer.BadParameter("--target and --fit say the same: give one of them")
-    return target if fit is None else -math.expm1(-fit * 1e-9 * _HOURS)
+    if fit is None:
+        return target
+    from parimend.risk.chance import yearly_of
+
+    return yearly_of(fit)
 
 
 def _days(text: str | None) -> float | None:

@@ -20,7 +20,14 @@ True
 
 from parimend.experiment.codes import CodeTarget, DenseTarget, Received, Struck, Sums, SumsTarget
 from parimend.experiment.counts import Counts, Outcome, Rate, Trial
-from parimend.experiment.models import ModelTarget, arrays, grid_of, on_grid, same_bits
+from parimend.experiment.models import (
+    ModelTarget,
+    arrays,
+    bit_patterns,
+    grid_of,
+    on_grid,
+    same_bits,
+)
 from parimend.experiment.trials import Answer, Faults, Target, run, trial
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "Target",
     "Trial",
     "arrays",
+    "bit_patterns",
     "grid_of",
     "on_grid",
     "run",

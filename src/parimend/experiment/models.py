@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.dtypes import of_torch
 from parimend.errors import SpecError
 from parimend.experiment.trials import Answer, Faults
+from parimend.faults import Words
 from parimend.seal import Seal
 from parimend.words.bits import byte_view
 from parimend.words.grid import Grid
@@ -53,6 +55,19 @@ def arrays(model: Model) -> dict[str, NDArray[Any]]:
 
     named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
     return {name: tensor.detach().numpy() for name, tensor in named}
+
+
+def bit_patterns(tensors: Mapping[str, torch.Tensor]) -> list[Words]:
+    """Tensors as bit patterns that share their memory.
+
+    Raises:
+        FaultError: if a dtype cannot be struck.
+    """
+    found = []
+    for name, tensor in tensors.items():
+        dtype = of_torch(tensor.dtype, name)
+        found.append(Words(name, byte_view(tensor, name).view(dtype.unsigned), dtype.name))
+    return found
 
 
 def same_bits(a: Model, b: Model) -> bool:

@@ -22,8 +22,9 @@ from parimend.arguments import require, whole_number
 from parimend.carriers import Balance, Request, Sidecar, choose, protect_
 from parimend.carriers.sidecar import cut
 from parimend.errors import SpecError
-from parimend.impose.batches import CalibrationError, batch_of, run
+from parimend.impose.batches import CalibrationError, batch_of
 from parimend.impose.moments import ENOUGH, CalibrationWarning, Moments, second_moments
+from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
 from parimend.planner.striking import Judged, Strike, Trials, repaired, unrepaired
 from parimend.record import Record, plain
@@ -151,7 +152,7 @@ def balance(
     tensors = store_of(named_tensors(model))
     if tensors.spread.several:
         raise SpecError("a budget is balanced for a model in one piece, not for a sharded one")
-    judge = metric or _Agreement(model, batches)
+    judge = metric or Agreement(model, [batch_of(batch) for batch in batches])
     judged = Judged.of(tensors, lambda: judge(model))
     even = Request(errors, Sidecar(), seed=seed)
     split = _Split(tensors, even, floor)
@@ -271,22 +272,3 @@ def _calibrated(model: torch.nn.Module, calibration: Iterable[Any]) -> tuple[Mom
             "or more"
         )
     return moments, taken
-
-
-class _Agreement:
-    """The share of inputs whose largest output is the one of the undamaged model."""
-
-    def __init__(self, model: torch.nn.Module, batches: Sequence[Any]) -> None:
-        self._batches = batches
-        self._right = self._answers(model)
-
-    def __call__(self, model: torch.nn.Module) -> float:
-        return float((self._answers(model) == self._right).double().mean())
-
-    def _answers(self, model: torch.nn.Module) -> torch.Tensor:
-        with torch.no_grad():
-            outputs = [run(model, batch_of(batch)) for batch in self._batches]
-        if not all(isinstance(y, torch.Tensor) and y.dim() >= 2 for y in outputs):
-            kind = type(outputs[0]).__name__
-            raise SpecError(f"the model puts out a {kind} without classes: give a metric")
-        return torch.cat([y.argmax(-1).flatten() for y in outputs])

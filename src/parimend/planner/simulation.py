@@ -34,7 +34,6 @@ CHECKS = 12
 WORDS = 8
 """Protected words that are simulated, the first ones of a plan."""
 _WANTED = 0.3
-_UNIT = 1 << 53
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +135,6 @@ class _Memory:
         bits = 8.0 * word.nbytes
         self.events = _Poisson(where.expected(bits, 1.0))
         self.fresh = _Poisson(where.expected_hard(bits, 1.0))
-        self.sizes = np.cumsum(where.events.shares)
         self.elements = _elements(self.code, word)
         self.size = self.code.n // self.elements
 
@@ -154,10 +152,9 @@ class _Memory:
     def _struck(self) -> NDArray[np.int64]:
         """Words that events strike before a check."""
         count = self.events.draw(self.stream)
-        which = np.searchsorted(self.sizes, _uniform(self.stream, count), side="right")
         runs = [np.empty(0, np.int64)]
-        for k in np.minimum(which, len(self.sizes) - 1).tolist():
-            size = min(self.where.events.sizes[k], self.size)
+        for drawn in self.where.events.drawn(self.stream.uniforms(count)):
+            size = min(drawn, self.size)
             first = int(self.stream.integers(self.size - size + 1, 1)[0])
             runs.append(np.arange(first, first + size))
         return np.unique(np.concatenate(runs))
@@ -197,12 +194,7 @@ class _Poisson:
     def draw(self, stream: Stream) -> int:
         if self.below is None:
             return 0
-        return int(np.searchsorted(self.below, _uniform(stream, 1)[0], side="right"))
-
-
-def _uniform(stream: Stream, count: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1)."""
-    return stream.integers(_UNIT, count).astype(np.float64) / _UNIT
+        return int(np.searchsorted(self.below, stream.uniforms(1)[0], side="right"))
 
 
 def _elements(code: Any, word: PlannedWord) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parimend import carriers
 from parimend.carriers import Request
@@ -100,23 +99,15 @@ def _checked(metric: Metric, name: str) -> Metric:
 
 def _same_answers(model: Any, calibration: Iterable[Any]) -> Metric:
     """The share of inputs whose largest output is where it is now."""
-    import torch
-
-    from parimend.impose.batches import batches_of, run
+    from parimend.impose.batches import batches_of
+    from parimend.planner.agreement import Agreement
 
     batches = batches_of(calibration, MOST)
     count = sum(batch.inputs for batch in batches)
     if count < ENOUGH:
         raise SpecError(f"{count} calibration inputs are too few: give {ENOUGH} or more")
-
-    def answers(state: Any) -> NDArray[np.int64]:
-        state.eval()
-        with torch.no_grad():
-            found = [run(state, batch).argmax(-1).flatten().cpu().numpy() for batch in batches]
-        return np.concatenate(found)
-
-    before = answers(copy.deepcopy(model))
-    return lambda state: float(np.mean(answers(state) == before))
+    same = Agreement(copy.deepcopy(model).eval(), batches)
+    return lambda state: same(state.eval())
 
 
 def _flip_(tensors: Tensors, count: int, seed: int) -> None:

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from parimend.dtypes import of_torch
-from parimend.experiment import Faults
-from parimend.faults import FaultError, FaultList, Words
+from parimend.experiment import Faults, bit_patterns
+from parimend.faults import FaultError, FaultList
 from parimend.removable import Hook
 from parimend.upsets import Upset, axis_of
-from parimend.words.bits import byte_view
 
 Fault = Upset | Faults
 """A kind of fault: in what is computed, or in what is stored."""
@@ -101,11 +99,11 @@ def _damaged(
     module: nn.Module, layer: str, faults: Faults, seed: int
 ) -> tuple[dict[str, Tensor], FaultList]:
     """Damaged copies of a module's own parameters, under the names that the model gives them."""
-    copies, words = dict[str, Tensor](), []
-    for name, parameter in module.named_parameters(layer, recurse=False):
-        copies[name] = parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
-        dtype = of_torch(parameter.dtype, name)
-        words.append(Words(name, byte_view(copies[name], name).view(dtype.unsigned), dtype.name))
+    copies = {
+        name: parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, parameter in module.named_parameters(layer, recurse=False)
+    }
+    words = bit_patterns(copies)
     if not words:
         raise FaultError(f"module {layer!r} has no weights of its own: name others with only=")
     # Seeds are 64 bits wide: layers of one shape are not to be struck at the same places.

@@ -196,6 +196,15 @@ def _quantile(expected: float) -> int:
     return math.ceil(expected + 12.0 * math.sqrt(expected) + 20.0)
 
 
+def yearly_of(fit: float) -> float:
+    """The probability in a year of so many failures in 10^9 hours; see `Risk.fit`.
+
+    >>> f"{yearly_of(10):.3g}"
+    '8.77e-05'
+    """
+    return -math.expm1(-fit * 1e-9 * _HOURS)
+
+
 def longest_interval(
     words: Sequence[Exposed], where: Environment, target: float, years: float = 1.0
 ) -> float | None:

@@ -97,6 +97,15 @@ class Events(Record):
         """Share of the events that strike more than ``errors`` words at once."""
         return math.fsum(s for n, s in zip(self.sizes, self.shares, strict=True) if n > errors)
 
+    def drawn(self, uniforms: NDArray[np.float64]) -> list[int]:
+        """The size of an event for each number in [0, 1).
+
+        >>> Events.of({1: 0.85, 8: 0.15}).drawn(np.array([0.0, 0.84, 0.85, 0.99]))
+        [1, 1, 8, 8]
+        """
+        which = np.searchsorted(np.cumsum(self.shares), uniforms, side="right")
+        return [self.sizes[k] for k in np.minimum(which, len(self.sizes) - 1).tolist()]
+
     def tails(self, expected: float, errors: int) -> Tails:
         """How probable it is that 0 .. ``errors`` words are wrong, and that more are.
 
