@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
+from itertools import groupby
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_THERE = 1 << 28
+"""Bytes on another device that are looked at together: it waits for every result."""
 _COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together
 
@@ -129,7 +132,7 @@ class Sidecar(Carrier):
         code = sealed.code
         assert isinstance(code, SumsCode)
         total = code.zeros(few=True)
-        for pieces, start in reads(sealed.word):
+        for pieces, start in _looks(sealed.word, tensors):
             add_sums(code, total, tensors, pieces, start)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
@@ -201,6 +204,23 @@ def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
         at += padded_words(*pieces)
 
 
+def _looks(word: Word, tensors: Tensors) -> Iterator[tuple[list[Part], int]]:
+    """`reads`, with larger pieces where parts are on another device and are not copied."""
+    for is_large, run in groupby(
+        zip(word, word.lines, strict=True),
+        lambda each: tensors.is_elsewhere(each[0]) and not tensors.copies(each[0]),
+    ):
+        parts, starts = zip(*run, strict=True)
+        if not is_large:
+            yield from reads(Word(parts), starts[0])
+            continue
+        at = starts[0]
+        pieces = (piece for part in parts for piece in subparts(part, _THERE // part.itemsize))
+        for group in _together(pieces, _THERE // WORD):
+            yield group, at
+            at += padded_words(*group)
+
+
 def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
     """The words of pieces that follow each other, from the bytes of each; one is not copied.
 
@@ -269,17 +289,19 @@ def add_sums(
 ) -> None:
     """Add the sums of pieces that follow each other into ``total``.
 
-    Those of a piece on another device are computed there.
+    Those of pieces on other devices are computed there, together.
     """
     elsewhere = [tensors.resident(piece) for piece in pieces]
     if all(elements is None for elements in elsewhere):
         code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return
+    there = []
     for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            code.accumulate_resident(total, [(elements, at)])
+            there.append((elements, at))
+    code.accumulate_resident(total, there)
 
 
 def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:
