@@ -1,7 +1,8 @@
 """Every compiled loop, and what runs on devices other than the CPU.
 
 A file holds one operation for one kind of hardware, ``<operation>_<numba|torch|triton>.py``;
-another kind is one more file. Kernels know arrays and numbers, never codes, words or models, so
+another kind is one more file. ``<operation>.py`` beside them has the numbers that all kinds and
+their users know. Kernels know arrays and numbers, never codes, words or models, so
 everything may build on them. Where an operation exists for several kinds, `on` picks by device; a
 test compares each with a plain oracle.
 """
@@ -14,8 +15,10 @@ from importlib.util import find_spec
 from types import ModuleType
 
 
-def on(operation: str, device: str) -> ModuleType:
+def on(operation: str, device: str = "cpu") -> ModuleType:
     """The kernels of an operation for a type of device, loaded when they are first used.
+
+    Everything else asks for them here: a compiler takes longer to load than a file to check.
 
     Args:
         operation: what the names of the files begin with.
