@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from threading import Lock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,15 @@ from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
-from parimend.decoders import Prepared, decoder_for
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
+
+if TYPE_CHECKING:
+    from parimend.decoders import Prepared
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
@@ -152,6 +154,8 @@ class Sidecar(Carrier):
 
 @lru_cache(maxsize=32)
 def _prepared(code: SumsCode) -> Prepared:
+    from parimend.decoders import decoder_for  # what is clean needs none
+
     return decoder_for(code).prepare(code)
 
 

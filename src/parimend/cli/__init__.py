@@ -7,9 +7,8 @@ load is imported before a command runs.
 from __future__ import annotations
 
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -25,11 +24,8 @@ from parimend.cli import (
     protect,
     repair,
 )
-from parimend.cli.output import print_json, require_encodable
-from parimend.showing import escaped
-
-# Typer carries a copy of click, or uses an installed one, depending on its version.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+from parimend.cli.contract import ending, held, tell
+from parimend.cli.output import prepare_streams
 
 app = typer.Typer(
     name="parimend",
@@ -41,7 +37,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
-    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(_name)(held(_name)(_module.command))
 app.add_typer(campaign.app, name="campaign")
 
 
@@ -63,48 +60,16 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its status; errors become one line.
+    """Run a command and exit with its status; see `parimend.cli.contract`.
 
     Args:
         arguments: by default those of the process.
     """
-    from parimend.errors import ParimendError
-
-    require_encodable()
+    prepare_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
-    fail = _fail_as_json(given) if "--json" in given else _tell
+    options = given[: given.index("--")] if "--" in given else given
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_: _tell(f"warning: {message}")
-        try:
-            sys.exit(app(given, standalone_mode=False))
-        except _UsageError as error:
-            fail(error.format_message())  # type: ignore[attr-defined]
-        except ParimendError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        except (KeyboardInterrupt, typer.Abort):
-            sys.exit(130)
-        except Exception:
-            for line in traceback.format_exc().splitlines():
-                print(escaped(line), file=sys.stderr)
-            fail("this is an error of parimend itself; please report what is printed above")
-    sys.exit(2)
-
-
-def _fail_as_json(arguments: Sequence[str]) -> Callable[[str], None]:
-    """Programs that asked for an object get one, whatever happens."""
-
-    def fail(text: str) -> None:
-        command = next((a for a in arguments if not a.startswith("-")), "")
-        print_json(command, {"error": " ".join(text.split())})
-        _tell(text)
-
-    return fail
-
-
-def _tell(text: str) -> None:
-    # One line, whatever a file name may contain; a bare `parimend` has said everything already.
-    if line := " ".join(text.split()):
-        print("parimend:", escaped(line), file=sys.stderr)
+        warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
+        with ending("", as_json="--json" in options):
+            sys.exit(app(given, prog_name="parimend", standalone_mode=False))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.check import Listed, Protected
-from parimend.cli.output import Json, console, reading
+from parimend.cli.output import Json, reading, say
 from parimend.cli.report import show
 
 
@@ -49,9 +49,8 @@ def command(
     status = show("repair", report, as_json=json, listed=listed)
     for file in report.files:
         if not json and file.can_be_improved:
-            console().print(
+            say(
                 f"{file.path}: nothing was written, as not all of it can be repaired; --partial "
                 "puts back what is proven",
-                soft_wrap=True,
             )
     raise typer.Exit(status)

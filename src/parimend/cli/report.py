@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parimend.cli.output import console, print_json, print_table
+from parimend.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -37,5 +37,5 @@ def _print(report: Report, listed: bool) -> None:
         print_table(Change.COLUMNS, [change.row for change in report.changes])
     written = [file.written for file in report.files if file.written]
     if written:
-        console().print("written:", ", ".join(written), soft_wrap=True)
-    console().print(f"{report.verdict.value} ({report.seconds:.2f} s)")
+        say(f"written: {', '.join(written)}")
+    say(f"{report.verdict.value} ({report.seconds:.2f} s)")

@@ -9,6 +9,7 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,6 +34,11 @@ def on(operation: str, device: str = "cpu") -> ModuleType:
         kinds.insert(0, "triton")
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
     return import_module(next(name for name in names if find_spec(name)))
+
+
+def loaded() -> bool:
+    """Whether compiled loops are loaded already; the first ones take most of a second."""
+    return "numba" in sys.modules
 
 
 @cache
