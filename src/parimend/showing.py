@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from textwrap import wrap
@@ -26,6 +27,16 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def command_word(path: object) -> str:
+    """A path as it is typed in a shell.
+
+    >>> print("parimend check", command_word("my model.bin"), command_word("-x"))
+    parimend check 'my model.bin' ./-x
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def brief(text: str, most: int = 100) -> str:

@@ -266,7 +266,7 @@ def test_a_file_that_was_saved_anew_is_told_from_damage(tmp_path, rng, name):
             assert report.verdict is Verdict.UNCORRECTABLE
             assert says in report.files[0].findings[-1]
     else:
-        with pytest.raises(MismatchError, match=r"probably saved anew .*parimend protect --force"):
+        with pytest.raises(MismatchError, match=r"probably saved anew .*: parimend protect"):
             check_file(path)
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,7 @@ from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
+from parimend.showing import command_word
 from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 from parimend.words.bits import WORD
@@ -214,7 +216,7 @@ def report_on(
         frame=worst(header, end),
         missing=missing,
         surplus=surplus,
-        problem=_saved_anew(sealed, outcome, file),
+        problem=_saved_anew(sealed, outcome, file, path),
     )
 
 
@@ -229,7 +231,7 @@ def _is_proven(outcome: FileOutcome) -> bool:
     return not outcome.words or any(word.verdict in good for word in outcome.words)
 
 
-def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
+def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:
     """Says so if a file was probably saved anew after it was protected, and not damaged.
 
     Then no check holds, and the file is newer than its seal: damage does not change its time.
@@ -239,12 +241,19 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
         return ""
     if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
         return ""
-    if os.fstat(file.fileno()).st_mtime_ns <= sealed.path.stat().st_mtime_ns:
+    written, taken = os.fstat(file.fileno()).st_mtime, sealed.path.stat().st_mtime
+    if written <= taken:
         return ""
     return (
-        "it was written after its seal, and no check holds: probably saved anew after it was "
-        "protected; then protect it again, with --force"
+        f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
+        "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
+        f"now: parimend protect {command_word(path)} --force; if nobody did, it is damaged beyond "
+        "repair: fetch it again"
     )
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
@@ -257,8 +266,9 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
     if sealed.path and can_tell and layout.entries != sealed.layout.entries:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
-            "other contents: it was probably saved anew after it was protected (parimend protect "
-            "--force protects what is there now), or this is the sidecar of another file"
+            "other contents: it was probably saved anew after it was protected (then seal what is "
+            f"there now: parimend protect {command_word(path)} --force), or this is the sidecar of "
+            "another file (then put its own beside it)"
         )
 
 
