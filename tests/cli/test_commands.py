@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -181,6 +182,27 @@ def test_repairing_in_part_must_be_asked_for(model, run):
     assert "corrected" in out.replace("uncorrectable", "")
     assert model.read_bytes()[: start + first] == content[: start + first]
     assert model.read_bytes()[start + first :] == damaged[start + first :]
+
+
+def test_what_to_do_is_said_and_does_it(model, run, tmp_path):
+    odd = model.rename(tmp_path / f"my {'very ' * 40}long model.safetensors")
+    run("protect", odd, "--errors", 3)
+    assert "remedy" not in run("check", odd)[1]
+    assert json.loads(run("check", odd, "--json")[1])["remedies"] == {}
+    content = bytearray(odd.read_bytes())
+    content[-1] ^= 1
+    odd.write_bytes(content)
+    code, out, _ = run("check", odd)
+    told = f"{odd}: put right by: parimend repair '{odd}' --in-place"
+    assert code == 1
+    assert told in out.splitlines()
+    [(path, remedy)] = json.loads(run("check", odd, "--json")[1])["remedies"].items()
+    assert told == f"{path}: {remedy}"
+    assert run(*shlex.split(remedy.partition("parimend ")[2]))[0] == 0
+    content[-90:] = bytes(90)
+    odd.write_bytes(content)
+    os.utime(odd, (0, 0))  # as damage leaves it
+    assert "cannot be repaired here: fetch it again" in run("check", odd)[1]
 
 
 def test_values_without_a_number_in_json_are_text(model, run):

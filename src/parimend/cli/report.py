@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from parimend.cli.contract import Status
@@ -25,12 +25,9 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
     Returns:
         The exit status.
     """
-    remedies = [remedy(file) for file in report.files]
+    remedies = {file.path: text for file in report.files if (text := remedy(file))}
     if as_json:
-        content = report.as_dict()
-        for file, text in zip(content["files"], remedies, strict=True):
-            file["remedy"] = text
-        print_json(command, content)
+        print_json(command, {**report.as_dict(), "remedies": remedies})
     else:
         _print(report, remedies, listed, repaired=command == "repair")
     return Status.OK if report.ok else Status.FINDINGS
@@ -53,15 +50,14 @@ def remedy(file: FileOutcome) -> str:
     return "it cannot be repaired here: fetch it again"
 
 
-def _print(report: Report, remedies: Sequence[str], listed: bool, repaired: bool) -> None:
+def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:
     from parimend.outcomes import Change, FileOutcome
 
     print_table(FileOutcome.COLUMNS, [file.row for file in report.files])
     if listed and report.changes:
         print_table(Change.COLUMNS, [change.row for change in report.changes])
-    for file, text in zip(report.files, remedies, strict=True):
-        if text:
-            say(f"{file.path}: {text}")
+    for path, text in remedies.items():
+        say(f"{path}: {text}")
     written = [file.written for file in report.files if file.written]
     if written or (repaired and not report.ok):
         say(f"written: {', '.join(written) or 'nothing'}")
