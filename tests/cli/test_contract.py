@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from parimend import protect_file
-from parimend.cli import app, campaign
+from parimend.cli import COMMANDS, app_of, campaign
 from parimend.cli.contract import Status, held
 from parimend.errors import SpecError
 
@@ -50,7 +50,7 @@ MISUSED = {
 
 
 def test_every_command_is_held():
-    commands = {each.name: each for each in app.registered_commands}
+    commands = {each.name: each for each in app_of(COMMANDS).registered_commands}
     commands |= {f"campaign {each.name}": each for each in campaign.app.registered_commands}
     assert commands.keys() == REFUSED.keys() == MISUSED.keys()
     assert all(hasattr(each.callback, "__wrapped__") for each in commands.values())

@@ -1,62 +1,34 @@
 """The command line: thin commands over the public functions.
 
-Every command is a module of this package with a function ``command``. Nothing that takes time to
-load is imported before a command runs.
+Every command is a module of this package with a function ``command``, or with an ``app`` of several
+of them. A module is loaded when its command is asked for, and nothing that takes time to load is
+imported before the command runs.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from parimend.cli import (
-    campaign,
-    check,
-    demo,
-    inject,
-    inspect,
-    plan,
-    propagate,
-    protect,
-    repair,
-)
 from parimend.cli.contract import ending, held, tell
 from parimend.cli.output import prepare_streams
 
-app = typer.Typer(
-    name="parimend",
-    help="Error-correcting codes on the weights of neural networks.",
-    epilog="Exit status: 0 clean or all repaired, 1 findings remain, 2 the command could not run.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS = (
+    "demo",
+    "protect",
+    "check",
+    "repair",
+    "inspect",
+    "plan",
+    "inject",
+    "propagate",
+    "campaign",
 )
-for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
-    _name = _module.__name__.rpartition(".")[2]
-    app.command(_name)(held(_name)(_module.command))
-app.add_typer(campaign.app, name="campaign")
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from parimend import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,4 +44,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
         with ending("", as_json="--json" in options):
+            # The first word is the command; what has none, or a wrong one, is told of all of them.
+            app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
             sys.exit(app(given, prog_name="parimend", standalone_mode=False))
+
+
+def app_of(names: Iterable[str]) -> typer.Typer:
+    """What reads the arguments of the commands of these names."""
+    app = typer.Typer(
+        name="parimend",
+        help="Error-correcting codes on the weights of neural networks.",
+        epilog="Exit status: 0 clean or all repaired, 1 findings remain, 2 it could not run.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in names:
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(held(name)(module.command))
+    return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _tell_version() if asked else None,
+            is_eager=True,
+            help="Show the version.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _tell_version() -> None:
+    from parimend import __version__
+
+    print(__version__)
+    raise typer.Exit
