@@ -497,6 +497,9 @@ def made(tmp_path, monkeypatch):
         "    return 1\n"
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("made_here", None)
 
 
 def test_propagate(made, run):
@@ -520,7 +523,7 @@ def test_propagate(made, run):
     [
         ("made_here", "names no function: give MODULE:FUNCTION"),
         ("made_here:", "names no function"),
-        ("nowhere:model", "there is no module 'nowhere'"),
+        ("nowhere:model", "module 'nowhere' cannot be imported"),
         ("made_here:other", "has no function 'other'"),
         ("made_here:nothing", "must give (model, inputs)"),
         ("made_here:needs_more", "made_here:needs_more failed: TypeError: needs_more() missing 1"),

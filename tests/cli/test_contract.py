@@ -23,7 +23,7 @@ REFUSED = {
     "inspect": (["NOTHING"], "no-such-file: No such file or directory"),
     "plan": (["NOTHING"], "no-such-file: No such file or directory"),
     "inject": (["NOTHING", "-o", "x", "-f", "zero"], "no-such-file: No such file or directory"),
-    "propagate": (["no_such_module:f"], "there is no module 'no_such_module'"),
+    "propagate": (["no_such_module:f"], "module 'no_such_module' cannot be imported"),
     "demo": (["--data", "mnist", "--root", "NOTHING"], "name the folder of the IDX files"),
     "campaign run": (["NOTHING", "-o", "x"], "no-such-file: No such file or directory"),
     "campaign resume": (["NOTHING"], "holds no campaign"),
