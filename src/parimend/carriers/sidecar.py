@@ -194,7 +194,7 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
+def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
     """The parts in pieces, as many of them together as are read at a time, and their first word;
     that of the first piece is ``at``.
 
@@ -265,7 +265,12 @@ def _sums_here(
     if threads == 1 or tensors.spread.several:  # all processes must read in the same order
         return work()
     with ThreadPoolExecutor(threads) as pool:
-        return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
+        parts = [pool.submit(work) for _ in range(threads)]
+        try:
+            return reduce(code.add, [part.result() for part in parts])
+        finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
+            with lock:
+                todo.close()
 
 
 def add_sums(
