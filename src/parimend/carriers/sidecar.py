@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import groupby
 from threading import Lock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,15 @@ from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
-from parimend.decoders import Prepared, decoder_for
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
+
+if TYPE_CHECKING:
+    from parimend.decoders import Prepared
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
@@ -155,6 +157,8 @@ class Sidecar(Carrier):
 
 @lru_cache(maxsize=32)
 def _prepared(code: SumsCode) -> Prepared:
+    from parimend.decoders import decoder_for  # what is clean needs none
+
     return decoder_for(code).prepare(code)
 
 
@@ -193,7 +197,7 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
+def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
     """The parts in pieces, as many of them together as are read at a time, and their first word;
     that of the first piece is ``at``.
 
@@ -281,7 +285,12 @@ def _sums_here(
     if threads == 1 or tensors.spread.several:  # all processes must read in the same order
         return work()
     with ThreadPoolExecutor(threads) as pool:
-        return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
+        parts = [pool.submit(work) for _ in range(threads)]
+        try:
+            return reduce(code.add, [part.result() for part in parts])
+        finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
+            with lock:
+                todo.close()
 
 
 def add_sums(

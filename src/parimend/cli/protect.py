@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, console, print_json, print_table, reading, size
+from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size
 
 if TYPE_CHECKING:
     from parimend.files import Protection
@@ -145,9 +145,9 @@ def command(
     for file in made:
         moved = file.seal.notes.get("moved")
         if moved:
-            console().print(f"weights moved by {max(moved):.2g} (relative L2) at most")
+            say(f"weights moved by {max(moved):.2g} (relative L2) at most")
     if others:
-        console().print(f"not protected: {', '.join(others)}", soft_wrap=True)
+        say(f"not protected: {', '.join(others)}")
 
 
 def _warn_of_the_rest(made: Sequence[Protection]) -> None:

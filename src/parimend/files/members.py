@@ -27,6 +27,7 @@ from parimend.files.targets import (
     shards,
 )
 from parimend.regular import read_regular
+from parimend.showing import command_word
 from parimend.stores.file import FileTensors, LoadedTensors
 
 T = TypeVar("T")
@@ -115,21 +116,23 @@ class Members:
         """
         if not self.is_set:
             return {path: look(path) for path in self}, {}
-        found, problems = {}, {}
+        found, problems, damaged = {}, {}, ""
         for path in self:
             try:
                 found[path] = look(path)
             except (ParimendError, OSError) as error:
                 self._learn_without(path)
                 problems[path] = self._problem(error, path)
+                if isinstance(error.__cause__, FormatError):
+                    damaged = damaged or str(error)
         if not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
             if not problems:
                 raise FormatError(f"{self.path} has no protected files and no safetensors files")
-            raise SealError(
-                f"{self.path} is not protected: none of its {len(problems)} files has a seal "
-                f"(parimend protect {self.path} makes them)"
-            )
+            none = f"{self.path} is not protected: none of its {len(problems)} files has a seal"
+            if damaged:
+                raise SealError(f"{none}, and {damaged}")
+            raise SealError(f"{none} (parimend protect {command_word(self.path)} makes them)")
         return _in_order(found), _in_order(problems)
 
     def _learn_without(self, path: Path) -> None:
@@ -154,11 +157,17 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
-            return "missing: it was protected together with the others, or is listed with them"
+            return (
+                "missing: it was protected together with the others, or is listed with them; fetch "
+                "it again"
+            )
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
         if isinstance(error, SealError) and self._noted and path.name not in self._noted:
-            return "added: it has no seal, and was not there when the others were protected"
+            return (
+                "added: it has no seal, and was not there when the others were protected (parimend "
+                f"protect {command_word(self.path)} takes it up)"
+            )
         return str(error)
 
     def _add(self, names: Collection[str]) -> None:
