@@ -21,7 +21,7 @@ from parimend.dtypes import named
 from parimend.errors import DamageError, FormatError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.protecting import seal_beside, seal_inside
+from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, Entry, promised
 from parimend.outcomes import FileOutcome, Report, Verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import find, require_match
 from parimend.carriers.finding import Finding
 from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.apart import seals_in
 from parimend.files.members import Members
 from parimend.files.opening import opened
 from parimend.files.repairing import put_back
@@ -32,21 +35,27 @@ from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
 
 Act = Callable[[Seal, FileTensors], FileOutcome]
-PathLike = str | os.PathLike[str]
+# Why nothing can be written somewhere, whatever it is.
+_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
-def check_file(path: PathLike, progress: Progress = silent) -> Report:
+def check_file(
+    path: PathLike, progress: Progress = silent, *, seal_dir: PathLike | None = None
+) -> Report:
     """Compare a protected file with its seal; nothing is written.
 
     One pass of sums, without SHA-256 if they are as sealed: damage changes them, but for one case
     in 2^64 or fewer. What is found to be wrong is decoded, and proven by SHA-256 in a second pass.
 
     Args:
-        path: a protected file; a folder, which stands for everything that is protected in it or
-            should be; or the index of a sharded checkpoint, which stands for all that was protected
-            together with it.
+        path: a protected file; a folder, which stands for everything that is protected in it and
+            below, or should be; or the index of a sharded checkpoint, which stands for all that was
+            protected together with it.
         progress: called with the number of bytes of every read, from any thread.
+        seal_dir: a folder of seals, in which those of the files are found by their content,
+            whatever they are called; or one seal. By default they lie beside the files.
 
     Returns:
         A report with an outcome for each file. Of a folder or an index, files that are missing,
@@ -56,7 +65,8 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     Raises:
         SealError: if the file is not protected, or its seal cannot be read; of a folder or an
             index, if none of the files is protected.
-        MismatchError: if the sidecar was made for another file.
+        MismatchError: if the sidecar was made for another file, or ``seal_dir`` has several seals
+            for it.
         FormatError: if a folder has nothing to check.
         SpecError: if ``path`` is no path.
         OSError: if the file cannot be read.
@@ -74,10 +84,10 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
     began = time.perf_counter()
-    members = Members(path_of(path))
+    members = Members(path_of(path), seals_in(seal_dir))
 
     def look(target: Path) -> FileOutcome:
-        with opened(target) as found:
+        with opened(target, members.seals) as found:
             members.learn(found.sealed, found.file, target)
             tensors = FileTensors(found.file, found.sealed.layout, progress)
             return report_on(found.sealed, tensors, found.file, target, diagnose)
@@ -91,6 +101,7 @@ def repair_file(
     progress: Progress = silent,
     *,
     partial: bool = False,
+    seal_dir: PathLike | None = None,
 ) -> Report:
     """Put back every wrong element of a protected file, its header and its length, bit for bit.
 
@@ -100,13 +111,14 @@ def repair_file(
 
     Args:
         path: as for `check_file`.
-        out: where to write the repaired file, protected as it was; for a sharded checkpoint an
-            existing folder. By default repaired files take the place of the damaged ones, and
-            clean ones are not touched.
+        out: where to write the repaired file, protected as it was; for several files an existing
+            folder. By default repaired files take the place of the damaged ones, and clean ones are
+            not touched.
         progress: see `check_file`.
         partial: of a file that cannot be repaired as a whole, put back what is proven: the header
             and the words that are `corrected` in the report. Everything else is left as it is, the
             length too.
+        seal_dir: see `check_file`.
 
     Raises:
         BusyError: if another process is writing the same file.
@@ -127,14 +139,14 @@ def repair_file(
         ('corrected', True)
     """
     began = time.perf_counter()
-    members = Members(path_of(path))
+    members = Members(path_of(path), seals_in(seal_dir))
     folder = None if out is None else path_of(out, "out")
     count = len(members.first())
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
     def mend(target: Path) -> FileOutcome:
-        new = folder / target.name if folder and folder.is_dir() else folder
+        new = folder / members.name(target) if folder and folder.is_dir() else folder
         return _repair(target, new, progress, partial, members)
 
     return Report(_reports(members, mend), time.perf_counter() - began)
@@ -158,7 +170,7 @@ def _repair(
         findings[word] = find(word, tensors)
         return findings[word]
 
-    with opened(path) as found:
+    with opened(path, members.seals) as found:
         members.learn(found.sealed, found.file, path)
         tensors = FileTensors(found.file, found.sealed.layout, progress)
         act = functools.partial(diagnose, find=keep)
@@ -166,8 +178,17 @@ def _repair(
         if report.verdict is Verdict.UNCORRECTABLE and not partial:
             return report
         # Nothing is put into a file that may be another one.
-        known = _is_proven(report)
-        return put_back(found, report, findings, out, progress) if known else report
+        if not _is_proven(report):
+            return report
+        try:
+            return put_back(found, report, findings, out, progress)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+            if members.is_set and not out:
+                return replace(report, problem=reason)
+            raise type(error)(error.errno, reason, error.filename) from None
 
 
 def report_on(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
+from parimend.atomic import PathLike
 from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
+from parimend.files.apart import seals_in
 from parimend.files.opening import opened
-from parimend.files.seals import SUFFIX, Sealed, load_sidecar, sidecar_of
+from parimend.files.seals import Beside, Sealed, Seals
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
     MEMBERS,
-    SAFETENSORS,
     has_others,
     index_first,
     is_index,
-    names_in,
+    is_weights,
+    names_below,
     noted,
     others,
     shards,
@@ -35,22 +37,24 @@ T = TypeVar("T")
 class Members:
     """The files that a path stands for when they are to be checked.
 
-    A folder stands for everything that is protected in it and everything that should be; an index,
-    or a file whose tensors are also in others, for what was protected together with it. Iterating
-    gives each file once, also those that are not there; what is learned meanwhile from the seals
-    may add more of them.
+    A folder stands for everything that is protected in it and below and everything that should be;
+    an index, or a file whose tensors are also in others, for what was protected together with it.
+    Iterating gives each file once, also those that are not there; what is learned meanwhile from
+    the seals may add more of them.
 
     Args:
         path: a file, an index or a folder.
+        seals: where the seals are.
 
     Attributes:
         path: the path.
         is_set: whether it stands for several files and not just for one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seals: Seals | None = None) -> None:
         is_folder = path.is_dir()
         self.path = path
+        self.seals = seals or Beside()
         self.is_set = is_folder or is_index(path)
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
@@ -60,9 +64,9 @@ class Members:
         self._is_protected = False
         self._names: list[str] = []
         self._known: set[str] = set()
-        self._add(self._sealed() if is_folder else [path.name])
+        self._add(self.seals.names(path) if is_folder else [path.name])
         if not self.is_set and has_others(path):
-            self._add(_companions(path))
+            self._add(self._companions())
             self.is_set = len(self._names) > 1
 
     def __iter__(self) -> Iterator[Path]:
@@ -91,12 +95,9 @@ class Members:
         self._is_protected = True
         if not self.is_set:
             return
-        members = noted(sealed.seal.notes, MEMBERS)
-        self._left_out |= noted(sealed.seal.notes, LEFT_OUT)
-        self._noted |= members
-        self._add(members)
+        members = self._learn_from(sealed.seal.notes, path)
         if not members and is_index(path):  # sealed before members were noted
-            self._listed |= self._list(_original(sealed, file))
+            self._listed |= self._list(_original(sealed, file), path)
 
     def visit(self, look: Callable[[Path], T]) -> tuple[dict[Path, T], dict[Path, str]]:
         """Look at every member; among several, one that cannot be looked at does not stop it.
@@ -125,7 +126,7 @@ class Members:
         if not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
             if not problems:
-                raise FormatError(f"{self.path} has no protected files and no safetensors files")
+                raise FormatError(f"{self.path} has no protected files and no files of weights")
             raise SealError(
                 f"{self.path} is not protected: none of its {len(problems)} files has a seal "
                 f"(parimend protect {self.path} makes them)"
@@ -134,31 +135,45 @@ class Members:
 
     def _learn_without(self, path: Path) -> None:
         """Ask what is left where a file or its seal cannot be read: the other one of both."""
-        self._is_protected |= sidecar_of(path).exists()
+        self._is_protected |= self.seals.has(path)
         with suppress(ParimendError, OSError):
-            notes = load_sidecar(sidecar_of(path)).seal.notes
-            self._noted |= noted(notes, MEMBERS)
-            self._add(noted(notes, MEMBERS))
+            self._learn_from(self.seals.notes(path), path)
         with suppress(ParimendError, OSError):
             if is_index(path):
-                self._list(read_regular(path, MAX_INDEX))
+                self._list(read_regular(path, MAX_INDEX), path)
 
-    def _list(self, content: bytes | None) -> bool:
+    def _learn_from(self, notes: Mapping[str, Any], path: Path) -> set[str]:
+        """Take up what the seal of a file notes; gives the members among it."""
+        name = self.name(path)
+        members = noted(notes, MEMBERS, name)
+        self._left_out |= noted(notes, LEFT_OUT, name)
+        self._noted |= members
+        self._add(members)
+        return members
+
+    def _list(self, content: bytes | None, index: Path) -> bool:
         """Take up what an index lists, if it can be read; that only ever adds members."""
         try:
-            self._add(shards(content or b"", ""))
+            names = shards(content or b"", "")
         except FormatError:
             return False
+        self._add([self.name(index.parent / name) for name in names])
         return True
+
+    def name(self, path: Path) -> str:
+        """What a member is called, from the folder on."""
+        return path.relative_to(self._folder).as_posix()
 
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
             return "missing: it was protected together with the others, or is listed with them"
+        if not os.path.exists(path):
+            return f"missing: it is a link to {os.readlink(path)}, which is not there"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
-        if isinstance(error, SealError) and self._noted and path.name not in self._noted:
-            return "added: it has no seal, and was not there when the others were protected"
+        if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
+            return "added: it has no seal, and was not protected together with the others"
         return str(error)
 
     def _add(self, names: Collection[str]) -> None:
@@ -166,52 +181,34 @@ class Members:
         self._names += new
         self._known.update(new)
 
-    def _sealed(self) -> list[str]:
-        """Names of the files that have sidecars, also where the files are gone."""
-        found = []
-        for name in names_in(self._folder):
-            of = name.removesuffix(SUFFIX)
-            if of not in ("", name) and (
-                (self._folder / of).exists() or _is_of_file(self._folder / name)
-            ):
-                found.append(of)
-        return found
-
     def _rest(self) -> list[str]:
         """Names of files that lie there as members do: each is one, or was added.
 
         Seals of old noted no members. Where an index lists them, nothing is known of others; where
-        there is no list that can be trusted, everything in the folder that might be a member is.
+        there is no list that can be trusted, everything that might be a member is.
         """
         lost = not self._noted and not self._listed
         if not lost and not self._noted:
             return []
-        kinds = {SAFETENSORS, *(Path(name).suffix for name in self._noted)} - {".json"}
+        names = names_below(self._folder)
+        if not self.path.is_dir():  # an index stands for its own folder
+            names = [name for name in names if "/" not in name]
         rest = [
             name
-            for name in names_in(self._folder)
-            if (Path(name).suffix in kinds or (lost and is_index(Path(name))))
+            for name in names
+            if (is_weights(name) or (lost and is_index(Path(name))))
             and name not in self._left_out
-            and not sidecar_of(self._folder / name).exists()
+            and not self.seals.has(self._folder / name)
         ]
-        return [*rest, *self._sealed()] if lost else rest
+        return [*rest, *self.seals.names(self._folder)] if lost else rest
 
-
-def _is_of_file(beside: Path) -> bool:
-    """Whether a seal was made of a file: the seal of a live model may have any name."""
-    try:
-        return load_sidecar(beside).layout is not None
-    except (ParimendError, OSError):
-        return True
-
-
-def _companions(path: Path) -> Collection[str]:
-    """The names of the files with the rest of a file's tensors, as its seal or the file says."""
-    with suppress(ParimendError, OSError):
-        return noted(load_sidecar(sidecar_of(path)).seal.notes, MEMBERS)
-    with suppress(ParimendError, OSError):
-        return others(path)
-    return ()
+    def _companions(self) -> Collection[str]:
+        """The names of the files with the rest of a file's tensors, as its seal or it says."""
+        with suppress(ParimendError, OSError):
+            return noted(self.seals.notes(self.path), MEMBERS, self.path.name)
+        with suppress(ParimendError, OSError):
+            return others(self.path)
+        return ()
 
 
 def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
@@ -234,8 +231,14 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
     return content.getvalue()
 
 
-def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
+def seals_of(
+    path: Path, seal_dir: PathLike | None = None
+) -> tuple[dict[Path, Sealed], dict[Path, str]]:
     """The seals of the files that a path stands for, without looking at their data.
+
+    Args:
+        path: see `Members`.
+        seal_dir: where the seals are; see `parimend.check_file`.
 
     Returns:
         They, and the problems of files without one that can be read.
@@ -243,10 +246,10 @@ def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
     Raises:
         SealError, FormatError, OSError: as `parimend.check_file` does.
     """
-    members = Members(path)
+    members = Members(path, seals_in(seal_dir))
 
     def look(target: Path) -> Sealed:
-        with opened(target) as found:
+        with opened(target, members.seals) as found:
             members.learn(found.sealed, found.file, target)
         return found.sealed
 
