@@ -231,6 +231,15 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
     return content.getvalue()
 
 
+def known_members(path: Path, seal_dir: PathLike | None = None) -> list[Path]:
+    """The files that a path stands for, as far as that is known before any of their seals is read.
+
+    Raises:
+        FileNotFoundError: if there is no such folder of seals.
+    """
+    return Members(path, seals_in(seal_dir)).first()
+
+
 def seals_of(
     path: Path, seal_dir: PathLike | None = None
 ) -> tuple[dict[Path, Sealed], dict[Path, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
@@ -15,8 +16,9 @@ from parimend.files.apart import Apart
 from parimend.files.choosing import choose
 from parimend.files.sealing import Protection, Task, prepare
 from parimend.files.seals import Beside, Seals
-from parimend.files.targets import is_index, left_out, notes_of, targets
+from parimend.files.targets import is_index, is_shard, is_weights, left_out, notes_of, targets
 from parimend.formats import FORMATS
+from parimend.record import Record
 from parimend.stores.file import Progress, silent
 
 
@@ -99,20 +101,24 @@ def protect_file(
     return made.files
 
 
-class Protected(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Protected(Record):
     """What came of protecting all that a path stands for.
 
     Attributes:
         path: as given.
         files: how each file was protected.
-        problems: why others of several were not, in words.
-        left_out: names of files in the folder and below that are not among them.
+        problems: why others of several were not, in words, by their paths.
+        left_out: why weights in the folder and below do not belong to them, in words, by their
+            names from the folder on.
+        others: names of files of a folder that are no weights, and were not asked for.
     """
 
-    path: Path
+    path: str
     files: tuple[Protection, ...]
-    problems: Mapping[Path, str]
-    left_out: Sequence[str]
+    problems: Mapping[str, str]
+    left_out: Mapping[str, str]
+    others: Sequence[str] = ()
 
     def require_whole(self) -> None:
         """Raise, if a file is not protected.
@@ -126,6 +132,16 @@ class Protected(NamedTuple):
                 f"of {self.path}, {len(self.problems)} of "
                 f"{len(self.problems) + len(self.files)} files are not protected: {told}"
             )
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        problems = [{"path": path, "problem": text} for path, text in self.problems.items()]
+        return {
+            "files": [file.as_dict() for file in self.files],
+            "problems": problems,
+            "left_out": list(self.left_out),
+            "others": list(self.others),
+        }
 
 
 def protect_all(
@@ -166,25 +182,44 @@ def protect_all(
         file: partial(prepare, task, file, goal, chosen.get(file))
         for file, goal in zip(files, goals, strict=True)
     }
-    ready, problems = each_of(todo, is_set)
-    made, more = each_of(ready, is_set)
+    goes_on = path.is_dir() or is_index(path)
+    ready, problems = each_of(todo, goes_on)
+    made, more = each_of(ready, goes_on)
     rest = left_out(files, folder) if is_set else []
-    return Protected(path, tuple(made.values()), problems | more, rest)
+    weights = {
+        name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
+    }
+    others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
+    told = {str(file): text for file, text in (problems | more).items()}
+    return Protected(str(path), tuple(made.values()), told, weights, others)
+
+
+def _why_out(name: str, path: Path) -> str:
+    """Why weights do not belong to what a path stands for."""
+    if name.endswith("/"):
+        return "a link to a folder, which is not followed; protect it by its own path"
+    if path.is_dir() and is_shard(name):
+        return "a shard that no index lists; protect it by its own path, if it is needed"
+    return f"it does not belong to {path.name}; protect it by its own path"
 
 
 T = TypeVar("T")
 
 
 def each_of(
-    todo: Mapping[Path, Callable[[], T]], is_set: bool
+    todo: Mapping[Path, Callable[[], T]], goes_on: bool
 ) -> tuple[dict[Path, T], dict[Path, str]]:
-    """Do something with every file; among several, one with which it fails does not stop it.
+    """Do something with every file.
+
+    Args:
+        todo: what to do, by the path of the file.
+        goes_on: whether a file with which it fails does not keep the others from it.
 
     Returns:
         What came of each, and the problems of the others, in words.
 
     Raises:
-        ParimendError, OSError: of a single file; of several the first one, if all fail.
+        ParimendError, OSError: the first one, if it does not go on or all fail.
     """
     done: dict[Path, T] = {}
     failed: dict[Path, Exception] = {}
@@ -195,7 +230,9 @@ def each_of(
             raise  # what is asked for cannot be, of any file
         except (ParimendError, OSError) as error:
             failed[path] = error
-    if failed and (not is_set or not done):
+            if not goes_on:
+                raise
+    if failed and not done:
         raise next(iter(failed.values()))
     return done, {path: _problem(error, path) for path, error in failed.items()}
 

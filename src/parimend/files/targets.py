@@ -64,6 +64,15 @@ def is_weights(name: str) -> bool:
     return PurePosixPath(name).suffix in _WEIGHTS
 
 
+def is_shard(name: str) -> bool:
+    """Whether a name is numbered as those of shards are.
+
+    >>> is_shard("model-00001-of-00003.safetensors")
+    True
+    """
+    return _SHARD.fullmatch(name) is not None
+
+
 def index_first(path: Path) -> tuple[Path, bool, str]:
     """The order of the files of a set: folder by folder, and indices before what they list."""
     return path.parent, not is_index(path), path.name
@@ -118,7 +127,7 @@ def _listed(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
     Of what cannot be read nothing is known here. It is a target, and refused when its turn comes.
     """
-    found = {}
+    found = dict[str, str]()
     for name in names:
         path = folder / name
         with suppress(FormatError, OSError):
@@ -130,8 +139,8 @@ def _listed(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _unlisted(names: Collection[str], listed: Mapping[str, str]) -> set[str]:
     """Shards, by their names, that no index lists, where there are some that one lists."""
-    kinds = {_kind(name) for name in listed if _SHARD.fullmatch(name)}
-    return {n for n in names if _SHARD.fullmatch(n) and n not in listed and _kind(n) in kinds}
+    kinds = {_kind(name) for name in listed if is_shard(name)}
+    return {n for n in names if is_shard(n) and n not in listed and _kind(n) in kinds}
 
 
 def _kind(name: str) -> tuple[str, str]:
