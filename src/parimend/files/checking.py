@@ -146,7 +146,10 @@ def repair_file(
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
     def mend(target: Path) -> FileOutcome:
-        new = folder / members.name(target) if folder and folder.is_dir() else folder
+        new = folder
+        if folder and folder.is_dir():
+            new = folder / members.name(target)
+            new.parent.mkdir(parents=True, exist_ok=True)
         return _repair(target, new, progress, partial, members)
 
     return Report(_reports(members, mend), time.perf_counter() - began)

@@ -23,6 +23,7 @@ from parimend.files.targets import (
     index_first,
     is_index,
     is_weights,
+    missing,
     names_below,
     noted,
     others,
@@ -168,8 +169,8 @@ class Members:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
             return "missing: it was protected together with the others, or is listed with them"
-        if not os.path.exists(path):
-            return f"missing: it is a link to {os.readlink(path)}, which is not there"
+        if gone := missing(path):
+            return f"missing: {gone}"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:

@@ -16,7 +16,15 @@ from parimend.files.apart import Apart
 from parimend.files.choosing import choose
 from parimend.files.sealing import Protection, Task, prepare
 from parimend.files.seals import Beside, Seals
-from parimend.files.targets import is_index, is_shard, is_weights, left_out, notes_of, targets
+from parimend.files.targets import (
+    is_index,
+    is_shard,
+    is_weights,
+    left_out,
+    missing,
+    notes_of,
+    targets,
+)
 from parimend.formats import FORMATS
 from parimend.record import Record
 from parimend.stores.file import Progress, silent
@@ -240,8 +248,7 @@ def each_of(
 def _problem(error: Exception, path: Path) -> str:
     if not isinstance(error, OSError):
         return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-    missing = isinstance(error, FileNotFoundError) and not path.exists()
-    return "it is missing" if missing else str(error.strerror or error)
+    return missing(path) or str(error.strerror or error)
 
 
 def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:

@@ -134,10 +134,11 @@ def _prepare_beside(
 
 
 def _require_readable(path: Path) -> None:
-    with open_regular(path) as file:
-        layout_of(file, path)  # raises
+    """Raise what keeps a file from being protected."""
     if is_index(path):
-        shards(read_regular(path, MAX_INDEX), str(path))  # raises
+        shards(read_regular(path, MAX_INDEX), str(path))
+    with open_regular(path) as file:
+        layout_of(file, path)
 
 
 def _is_sealed(seals: Seals, path: Path) -> bool:

@@ -109,12 +109,12 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
     taken = {name for name in names if is_weights(name) or is_index(Path(name))}
     surplus = _unlisted(taken, listed)
     found = taken - surplus | listed.keys() | _gaps(taken - listed.keys() - surplus)
-    if not found:
-        hint = "; --all protects its other files" if names and not everything else ""
-        raise FormatError(f"{folder} has no files of weights and no index{hint}")
     if everything:
         # An empty file has nothing to protect.
         found |= {n for n in names if n not in surplus and not _is_empty(folder / n)}
+    if not found:
+        hint = "; --all protects its other files" if names and not everything else ""
+        raise FormatError(f"{folder} has no files of weights and no index{hint}")
     return sorted((folder / name for name in found), key=index_first)
 
 
@@ -267,7 +267,15 @@ def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
         return set()  # moved: nothing is known of where the others are
     above, below = then[: len(then) - common], now[: len(now) - common]
     parts = (PurePosixPath(each).parts for each in names if is_inside(each))
-    return {"/".join(below + p[len(above) :]) for p in parts if p[: len(above)] == above}
+    of_it = (p[len(above) :] for p in parts if p[: len(above)] == above)
+    return {"/".join(below + rest) for rest in of_it if rest}
+
+
+def missing(path: Path) -> str:
+    """In words that a file is not there; empty if it is."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    return "" if path.exists() else "it is missing"
 
 
 def names_below(folder: Path) -> list[str]:
