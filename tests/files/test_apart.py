@@ -1,4 +1,4 @@
-"""Seals in a folder of their own, found by what is in the files and not by what these are called."""
+"""Seals in a folder of their own, found by what is in the files, whatever these are called."""
 
 import errno
 import os
@@ -33,6 +33,7 @@ def save(path, rng, name="w", scale=1):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_format_is_found_under_another_name(name, tmp_path, seals, rng):
+    (tmp_path / "in").mkdir()
     path = SAMPLES[name](tmp_path / "in", rng)
     original = path.read_bytes()
     [made, *_] = [m for m in protect_file(path, 20, seal_dir=seals) if m.path == str(path)]
@@ -143,7 +144,7 @@ def test_one_seal_in_its_place(tmp_path, rng):
     assert made.is_kept
     with pytest.raises(MismatchError, match=r"elsewhere.parimend is there already, and is not"):
         protect_file(other, 10, out=seal)
-    with pytest.raises(MismatchError, match="protected already, by elsewhere.*other settings"):
+    with pytest.raises(MismatchError, match=r"is protected already, with other settings"):
         protect_file(path, 11, out=seal)
     [made] = protect_file(other, 10, out=seal, force=True)
     assert check_file(other, seal_dir=seal).verdict is Verdict.CLEAN
@@ -155,7 +156,7 @@ def test_sealing_anew_takes_the_place_of_the_old_seal(tmp_path, seals, rng):
     path = tmp_path / "model.safetensors"
     save(path, rng)
     protect_file(path, 10, seal_dir=seals)
-    with pytest.raises(MismatchError, match="is protected already.*, with other settings"):
+    with pytest.raises(MismatchError, match=r"is protected already.*, with other settings"):
         protect_file(path, 20, seal_dir=seals)
     protect_file(path, 20, seal_dir=seals, force=True)
     assert len(os.listdir(seals)) == 1

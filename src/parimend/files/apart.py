@@ -13,7 +13,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,7 @@ from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError
 from parimend.files.seals import SUFFIX, Beside, Save, Sealed, Seals, find_inside, load_sidecar
+from parimend.files.targets import PLACE
 from parimend.files.walking import walk
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
@@ -76,11 +79,14 @@ class Apart(Seals):
         if len(sure) != 1 or self._proven:
             sure = _fitting(near, file)
         if not sure and not self._proven:
-            sure = named
+            sure = self._sealed if self.is_one else named
         if not sure:
             return self._inside(file, path)
-        first = sure[0]
-        if twins := [s for s in dict.fromkeys([*sure, *near]) if s in sure or _same(s, first)][1:]:
+        # Files of one content may have a seal each, all of which say the same.
+        content = _content(sure[0].seal)
+        sure += [sealed for sealed in near if _content(sealed.seal) == content]
+        first = max(sure, key=lambda sealed: _in_common(sealed, path))
+        if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
             raise MismatchError(
                 f"{self.where} has several seals for {path}, {_show(first)} and {_show(twins[0])}: "
                 "remove the one that is not its seal, or name the right one (--seal-dir SEAL)"
@@ -115,13 +121,13 @@ class Apart(Seals):
     def _place(self, path: Path, seal: Seal) -> Path:
         if self.is_one:
             return self.where
-        content = _content(seal)
-        there = (sealed.path for sealed in self._sealed if _content(sealed.seal) == content)
+        key = _key(seal)
+        there = (sealed.path for sealed in self._sealed if _key(sealed.seal) == key)
         if (same := next(there, None)) is not None:
             return same
-        name = f"{path.name}.{content[:16]}{SUFFIX}"
+        name = f"{path.name}.{key[:16]}{SUFFIX}"
         if len(os.fsencode(name)) > _LONGEST:
-            name = content + SUFFIX
+            name = key + SUFFIX
         return self.where / name
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
@@ -205,15 +211,29 @@ def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
     return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
 
 
-def _same(one: Sealed, other: Sealed) -> bool:
-    return _content(one.seal) == _content(other.seal)
+def _in_common(sealed: Sealed, path: Path) -> int:
+    """How many of the last parts of a path are those of the file that was sealed."""
+    place = Path(str(sealed.seal.notes.get(PLACE, _name(sealed))))
+    pairs = zip(reversed(place.parts), reversed(path.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _content(seal: Seal) -> str:
+def _is_equal(one: Sealed, other: Sealed) -> bool:
+    """Whether two seals say the same of a file, whatever they note of others."""
+    return replace(one.seal, notes={}).to_bytes() == replace(other.seal, notes={}).to_bytes()
+
+
+def _key(seal: Seal) -> str:
+    """By which a seal is named: its content, and the place of its file among the others."""
+    place = str(seal.notes.get(PLACE, ""))
+    return hashlib.sha256(_content(seal) + place.encode()).hexdigest()
+
+
+def _content(seal: Seal) -> bytes:
     """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
     digest = hashlib.sha256()
-    for name in sorted(seal.blobs):
-        digest.update(hashlib.sha256(seal.blobs[name]).digest())
+    for data in seal.blobs.values():
+        digest.update(hashlib.sha256(data).digest())
     for word in seal.words:
         digest.update(word.sha256 or hashlib.sha256(word.code.pack(word.target)).digest())
-    return digest.hexdigest()
+    return digest.digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,7 @@ def prepare(
 def _prepare_beside(
     task: Task, path: Path, names: Collection[str] | None
 ) -> Callable[[], Protection]:
-    if task.force or not _is_sealed(task.seals, path):
+    if task.force or not _is_sealed(task, path):
         _require_readable(path)
         return partial(_beside, task, path, names)
     return partial(_keep, task, path, _kept(task, path, names))
@@ -141,15 +142,15 @@ def _require_readable(path: Path) -> None:
         layout_of(file, path)
 
 
-def _is_sealed(seals: Seals, path: Path) -> bool:
+def _is_sealed(task: Task, path: Path) -> bool:
     """Whether a file has a sidecar already."""
+    seals = task.seals
     if not isinstance(seals, Apart):
         return seals.has(path)
-    with open_regular(path) as file:
-        try:
-            return seals.find(file, path).path is not None
-        except SealError:
-            pass
+    with open_regular(path) as file, suppress(SealError):
+        found = seals.find(file, path).seal.notes
+        # Another file of the same content has a seal of its own.
+        return found.get(PLACE) == task.notes_of(path).get(PLACE)
     if seals.is_one and seals.where.exists():
         raise MismatchError(
             f"{seals.where} is there already, and is not the seal of {path}: choose another place, "
