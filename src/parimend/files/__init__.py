@@ -3,7 +3,7 @@
 Nothing here loads torch.
 """
 
-from parimend.files.checking import check_file, repair_file
+from parimend.files.checking import check_all, check_file, repair_file
 from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
 from parimend.files.sealing import Protection
@@ -13,6 +13,7 @@ from parimend.files.targets import left_out, targets
 __all__ = [
     "Protected",
     "Protection",
+    "check_all",
     "check_file",
     "find_seal",
     "known_members",

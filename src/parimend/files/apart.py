@@ -66,6 +66,10 @@ class Apart(Seals):
         self._proven = proven
         self.is_one = not where.is_dir()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes need: seals are read where they are used."""
+        return {"where": self.where, "_proven": self._proven, "is_one": self.is_one}
+
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
         for sealed in self._sealed:

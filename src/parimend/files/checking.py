@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +18,13 @@ from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import find, require_match
 from parimend.carriers.finding import Finding
-from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.errors import FormatError, MismatchError, ParimendError, SpecError
 from parimend.files.apart import seals_in
-from parimend.files.members import Members
+from parimend.files.engines import Engine, Local, engine_of
+from parimend.files.members import Looked, Members, looked_at, visit
 from parimend.files.opening import opened
 from parimend.files.repairing import put_back
-from parimend.files.seals import Sealed
+from parimend.files.seals import Sealed, Seals
 from parimend.files.targets import index_first, is_index
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
@@ -42,7 +43,12 @@ _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
 def check_file(
-    path: PathLike, progress: Progress = silent, *, seal_dir: PathLike | None = None
+    path: PathLike,
+    progress: Progress = silent,
+    *,
+    seal_dir: PathLike | None = None,
+    workers: int | None = 1,
+    engine: str = "local",
 ) -> Report:
     """Compare a protected file with its seal; nothing is written.
 
@@ -56,6 +62,9 @@ def check_file(
         progress: called with the number of bytes of every read, from any thread.
         seal_dir: a folder of seals, in which those of the files are found by their content,
             whatever they are called; or one seal. By default they lie beside the files.
+        workers: files that are looked at at the same time; None for one on each core.
+        engine: who looks: ``local``, threads of this process; or ``ray``, tasks of a Ray cluster,
+            on whose machines the files have the same paths.
 
     Returns:
         A report with an outcome for each file. Of a folder or an index, files that are missing,
@@ -83,16 +92,51 @@ def check_file(
         >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
+    return check_all([path], progress, seal_dir=seal_dir, workers=workers, engine=engine)
+
+
+def check_all(
+    paths: Sequence[PathLike],
+    progress: Progress = silent,
+    *,
+    seal_dir: PathLike | None = None,
+    workers: int | None = 1,
+    engine: str = "local",
+) -> Report:
+    """As `check_file`, of several paths in one report.
+
+    Of several, one that cannot be checked at all has the verdict `unknown`, and a problem.
+    """
     began = time.perf_counter()
-    members = Members(path_of(path), seals_in(seal_dir))
+    seals, looker = seals_in(seal_dir), engine_of(engine, workers)
+    groups = [Members(path_of(path), seals) for path in paths]
+    if len(groups) == 1:
+        _look_at(groups, seals, looker, progress)
+        return Report(_outcomes(groups[0]), time.perf_counter() - began)
+    files: list[FileOutcome] = []
+    for group in _look_at(groups, seals, looker, progress):
+        try:
+            files += _outcomes(group)
+        except (ParimendError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
+    return Report(tuple(files), time.perf_counter() - began)
 
-    def look(target: Path) -> FileOutcome:
-        with opened(target, members.seals) as found:
-            members.learn(found.sealed, found.file, target)
-            tensors = FileTensors(found.file, found.sealed.layout, progress)
-            return report_on(found.sealed, tensors, found.file, target, diagnose)
 
-    return Report(_reports(members, look), time.perf_counter() - began)
+def _look_at(
+    groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress
+) -> Sequence[Members]:
+    look = functools.partial(_look, seals, silent if engine.is_elsewhere else progress)
+    for path in visit(groups, look, engine):
+        if engine.is_elsewhere and path.exists():
+            progress(path.stat().st_size)
+    return groups
+
+
+def _look(seals: Seals, progress: Progress, path: Path) -> Looked:
+    with opened(path, seals) as found:
+        tensors = FileTensors(found.file, found.sealed.layout, progress)
+        return looked_at(report_on(found.sealed, tensors, found.file, path, diagnose), found)
 
 
 def repair_file(
@@ -145,25 +189,27 @@ def repair_file(
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
-    def mend(target: Path) -> FileOutcome:
+    def mend(target: Path) -> Looked:
         new = folder
         if folder and folder.is_dir():
             new = folder / members.name(target)
             new.parent.mkdir(parents=True, exist_ok=True)
         return _repair(target, new, progress, partial, members)
 
-    return Report(_reports(members, mend), time.perf_counter() - began)
+    for _ in visit([members], mend, Local(1)):
+        pass
+    return Report(_outcomes(members), time.perf_counter() - began)
 
 
-def _reports(members: Members, look: Callable[[Path], FileOutcome]) -> tuple[FileOutcome, ...]:
-    found, problems = members.visit(look)
+def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
+    found, problems = members.outcome()
     found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
     return tuple(found[path] for path in sorted(found, key=index_first))
 
 
 def _repair(
     path: Path, out: Path | None, progress: Progress, partial: bool, members: Members
-) -> FileOutcome:
+) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
     require_place(out or path)  # before the work
@@ -174,24 +220,22 @@ def _repair(
         return findings[word]
 
     with opened(path, members.seals) as found:
-        members.learn(found.sealed, found.file, path)
         tensors = FileTensors(found.file, found.sealed.layout, progress)
         act = functools.partial(diagnose, find=keep)
         report = report_on(found.sealed, tensors, found.file, path, act)
-        if report.verdict is Verdict.UNCORRECTABLE and not partial:
-            return report
+        is_hopeless = report.verdict is Verdict.UNCORRECTABLE and not partial
         # Nothing is put into a file that may be another one.
-        if not _is_proven(report):
-            return report
-        try:
-            return put_back(found, report, findings, out, progress)
-        except OSError as error:
-            if error.errno not in _NOT_HERE:
-                raise
-            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
-            if members.is_set and not out:
-                return replace(report, problem=reason)
-            raise type(error)(error.errno, reason, error.filename) from None
+        if not is_hopeless and _is_proven(report):
+            try:
+                report = put_back(found, report, findings, out, progress)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+                if not members.is_set or out:
+                    raise type(error)(error.errno, reason, error.filename) from None
+                report = replace(report, problem=reason)
+        return looked_at(report, found)
 
 
 def report_on(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from parimend.atomic import PathLike
 from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.apart import seals_in
-from parimend.files.opening import opened
+from parimend.files.engines import Engine, Local
+from parimend.files.opening import Opened, opened
 from parimend.files.seals import Beside, Sealed, Seals
 from parimend.files.targets import (
     LEFT_OUT,
@@ -35,13 +36,27 @@ from parimend.stores.file import FileTensors, LoadedTensors
 T = TypeVar("T")
 
 
+class Looked(NamedTuple):
+    """What a look at a member gave.
+
+    Attributes:
+        found: what was found.
+        notes: of its seal.
+        listed: the names that it lists, if it is an index whose seal notes no members.
+    """
+
+    found: Any
+    notes: Mapping[str, Any]
+    listed: list[str] | None
+
+
 class Members:
     """The files that a path stands for when they are to be checked.
 
     A folder stands for everything that is protected in it and below and everything that should be;
     an index, or a file whose tensors are also in others, for what was protected together with it.
-    Iterating gives each file once, also those that are not there; what is learned meanwhile from
-    the seals may add more of them.
+    Each file is given once, also those that are not there; what is learned meanwhile from the seals
+    may add more of them.
 
     Args:
         path: a file, an index or a folder.
@@ -62,6 +77,9 @@ class Members:
         self._noted: set[str] = set()
         self._left_out: set[str] = set()
         self._listed = False
+        self._at = 0
+        self._found: dict[Path, Any] = {}
+        self._failed: dict[Path, Exception] = {}
         self._is_protected = False
         self._names: list[str] = []
         self._known: set[str] = set()
@@ -70,69 +88,57 @@ class Members:
             self._add(self._companions())
             self.is_set = len(self._names) > 1
 
-    def __iter__(self) -> Iterator[Path]:
-        at = 0
-        while True:
-            if at == len(self._names) and self._looks_around:
-                self._add(self._rest())
-            if at == len(self._names):
-                return
-            yield self._folder / self._names[at]
-            at += 1
+    def next(self) -> list[Path]:
+        """Those that have not been given yet, as far as they are known; when there are none, the
+        rest.
+        """
+        if self._at == len(self._names) and self._looks_around:
+            self._add(self._rest())
+        names = self._names[self._at :]
+        self._at = len(self._names)
+        return [self._folder / name for name in names]
 
     def first(self) -> list[Path]:
         """Those that are known before any of their seals is read."""
         rest = self._rest() if self._looks_around else []
         return [self._folder / name for name in dict.fromkeys([*self._names, *rest])]
 
-    def learn(self, sealed: Sealed, file: BinaryIO, path: Path) -> None:
-        """Take up what the seal of a member says of the others.
-
-        Args:
-            sealed: what its seal says.
-            file: the member, open for reading.
-            path: its path.
-        """
-        self._is_protected = True
-        if not self.is_set:
+    def take(self, path: Path, looked: Looked | ParimendError | OSError) -> None:
+        """Take up what a look at a member gave, and what its seal says of the others."""
+        if isinstance(looked, Looked):
+            self._is_protected = True
+            self._found[path] = looked.found
+            if self.is_set:
+                self._learn_from(looked.notes, path)
+                if looked.listed is not None:
+                    self._listed = True
+                    self._add([self.name(path.parent / name) for name in looked.listed])
             return
-        members = self._learn_from(sealed.seal.notes, path)
-        if not members and is_index(path):  # sealed before members were noted
-            self._listed |= self._list(_original(sealed, file), path)
+        self._failed[path] = looked
+        if self.is_set:
+            self._learn_without(path)
 
-    def visit(self, look: Callable[[Path], T]) -> tuple[dict[Path, T], dict[Path, str]]:
-        """Look at every member; among several, one that cannot be looked at does not stop it.
-
-        Args:
-            look: called with the path of each; it is to call `learn`.
-
-        Returns:
-            What it returned for each path, and the problems of the others, in words; both with the
-            index first, then by name.
+    def outcome(self) -> tuple[dict[Path, Any], dict[Path, str]]:
+        """What was found in each member, and the problems of the others, in words; both in order.
 
         Raises:
+            ParimendError, OSError: why a single file could not be looked at.
             SealError: if none of several files is protected.
             FormatError: if a folder has no files that could be.
-            ParimendError, OSError: of a single file.
         """
         if not self.is_set:
-            return {path: look(path) for path in self}, {}
-        found, problems = {}, {}
-        for path in self:
-            try:
-                found[path] = look(path)
-            except (ParimendError, OSError) as error:
-                self._learn_without(path)
-                problems[path] = self._problem(error, path)
-        if not self._is_protected:
+            for error in self._failed.values():
+                raise error
+        elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
-            if not problems:
+            if not self._failed:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
             raise SealError(
-                f"{self.path} is not protected: none of its {len(problems)} files has a seal "
+                f"{self.path} is not protected: none of its {len(self._failed)} files has a seal "
                 f"(parimend protect {self.path} makes them)"
             )
-        return _in_order(found), _in_order(problems)
+        problems = {path: self._problem(error, path) for path, error in self._failed.items()}
+        return _in_order(self._found), _in_order(problems)
 
     def _learn_without(self, path: Path) -> None:
         """Ask what is left where a file or its seal cannot be read: the other one of both."""
@@ -141,25 +147,16 @@ class Members:
             self._learn_from(self.seals.notes(path), path)
         with suppress(ParimendError, OSError):
             if is_index(path):
-                self._list(read_regular(path, MAX_INDEX), path)
+                names = listed_in(read_regular(path, MAX_INDEX)) or []
+                self._add([self.name(path.parent / name) for name in names])
 
-    def _learn_from(self, notes: Mapping[str, Any], path: Path) -> set[str]:
-        """Take up what the seal of a file notes; gives the members among it."""
+    def _learn_from(self, notes: Mapping[str, Any], path: Path) -> None:
+        """Take up what the seal of a file notes."""
         name = self.name(path)
         members = noted(notes, MEMBERS, name)
         self._left_out |= noted(notes, LEFT_OUT, name)
         self._noted |= members
         self._add(members)
-        return members
-
-    def _list(self, content: bytes | None, index: Path) -> bool:
-        """Take up what an index lists, if it can be read; that only ever adds members."""
-        try:
-            names = shards(content or b"", "")
-        except FormatError:
-            return False
-        self._add([self.name(index.parent / name) for name in names])
-        return True
 
     def name(self, path: Path) -> str:
         """What a member is called, from the folder on."""
@@ -232,6 +229,49 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
     return content.getvalue()
 
 
+def listed_in(content: bytes | None) -> list[str] | None:
+    """The names that an index lists, if it can be read; that only ever adds members."""
+    with suppress(FormatError):
+        return shards(content or b"", "")
+    return None
+
+
+def looked_at(found: Any, opened: Opened) -> Looked:
+    """What a look at a member gave, with what its seal says of others.
+
+    Args:
+        found: what was found.
+        opened: the member.
+    """
+    notes = opened.sealed.seal.notes
+    listed = None
+    if not noted(notes, MEMBERS, opened.path.name) and is_index(
+        opened.path
+    ):  # sealed before members were noted
+        listed = listed_in(_original(opened.sealed, opened.file))
+    return Looked(found, notes, listed)
+
+
+def visit(
+    groups: Sequence[Members], look: Callable[[Path], Looked], engine: Engine
+) -> Iterator[Path]:
+    """Look at every member of some groups; among several, one that cannot be does not stop it.
+
+    Args:
+        groups: that take what is found.
+        look: at a path.
+        engine: that looks.
+
+    Yields:
+        Each path that has been looked at.
+    """
+    while todo := [(group, path) for group in groups for path in group.next()]:
+        for number, looked in engine.each(look, [path for _, path in todo]):
+            group, path = todo[number]
+            group.take(path, looked)
+            yield path
+
+
 def known_members(path: Path, seal_dir: PathLike | None = None) -> list[Path]:
     """The files that a path stands for, as far as that is known before any of their seals is read.
 
@@ -258,12 +298,13 @@ def seals_of(
     """
     members = Members(path, seals_in(seal_dir))
 
-    def look(target: Path) -> Sealed:
+    def look(target: Path) -> Looked:
         with opened(target, members.seals) as found:
-            members.learn(found.sealed, found.file, target)
-        return found.sealed
+            return looked_at(found.sealed, found)
 
-    return members.visit(look)
+    for _ in visit([members], look, Local(1)):
+        pass
+    return members.outcome()
 
 
 def _in_order(results: dict[Path, T]) -> dict[Path, T]:
