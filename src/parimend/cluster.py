@@ -16,7 +16,7 @@ _RETRY_SECONDS = 1.0
 
 
 class Cluster:
-    """A Ray cluster, used as a context. If a machine is lost, its tasks are done again on others.
+    """A Ray cluster, between `start` and `stop`. If a machine is lost, its tasks are done again on others.
 
     What a worker needs must be there on every machine, this package too.
 
@@ -50,12 +50,6 @@ class Cluster:
         if self._own:
             loaded().shutdown()
             self._own = False
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def each(self, work: Callable[[Any, T], R], shared: Any, tasks: Iterable[T]) -> Iterator[R]:
         """What a function makes of every task, in any order, as they are done.

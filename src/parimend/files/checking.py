@@ -108,29 +108,27 @@ def check_all(
     Of several, one that cannot be checked at all has the verdict `unknown`, and a problem.
     """
     began = time.perf_counter()
-    seals, looker = seals_in(seal_dir), engine_of(engine, workers)
+    seals, chosen = seals_in(seal_dir), engine_of(engine, workers)
     groups = [Members(path_of(path), seals) for path in paths]
-    if len(groups) == 1:
+    with chosen as looker:
         _look_at(groups, seals, looker, progress)
-        return Report(_outcomes(groups[0]), time.perf_counter() - began)
     files: list[FileOutcome] = []
-    for group in _look_at(groups, seals, looker, progress):
+    for group in groups:
         try:
             files += _outcomes(group)
         except (ParimendError, OSError) as error:
+            if len(groups) == 1:
+                raise
             reason = error.strerror if isinstance(error, OSError) else None
             files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
     return Report(tuple(files), time.perf_counter() - began)
 
 
-def _look_at(
-    groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress
-) -> Sequence[Members]:
+def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
     look = functools.partial(_look, seals, silent if engine.is_elsewhere else progress)
     for path in visit(groups, look, engine):
         if engine.is_elsewhere and path.exists():
             progress(path.stat().st_size)
-    return groups
 
 
 def _look(seals: Seals, progress: Progress, path: Path) -> Looked:

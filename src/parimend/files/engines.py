@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from parimend.arguments import whole_number
 from parimend.cluster import Cluster
@@ -18,11 +18,17 @@ Look = Callable[[Path], R]
 
 
 class Engine(ABC):
-    """Looks at files. What is found does not depend on who looks."""
+    """Looks at files, used as a context. What is found does not depend on who looks."""
 
     name: ClassVar[str]
     is_elsewhere: ClassVar[bool] = False
     """Whether others look, who cannot tell how far they are."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End what was started."""
 
     @abstractmethod
     def each(
@@ -65,14 +71,20 @@ class Ray(Engine):
     is_elsewhere = True
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers
+        self.cluster = Cluster(workers)
+
+    def __enter__(self) -> Self:
+        self.cluster.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster.stop()
 
     def each(
         self, look: Look[R], paths: Sequence[Path]
     ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
         tasks = [(number, path.absolute()) for number, path in enumerate(paths)]
-        with Cluster(self.workers) as cluster:
-            yield from cluster.each(_numbered, look, tasks)
+        yield from self.cluster.each(_numbered, look, tasks)
 
 
 ENGINES: dict[str, type[Local] | type[Ray]] = {each.name: each for each in (Local, Ray)}
