@@ -16,8 +16,9 @@ _RETRY_SECONDS = 1.0
 
 
 class Cluster:
-    """A Ray cluster, between `start` and `stop`. If a machine is lost, its tasks are done again on others.
+    """A Ray cluster, between `start` and `stop`.
 
+    If a machine is lost, its tasks are done again on others.
     What a worker needs must be there on every machine, this package too.
 
     Args:

@@ -125,9 +125,9 @@ def check_all(
 
 
 def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
-    look = functools.partial(_look, seals, silent if engine.is_elsewhere else progress)
+    look = functools.partial(_look, seals, silent if engine.cluster else progress)
     for path in visit(groups, look, engine):
-        if engine.is_elsewhere and path.exists():
+        if engine.cluster and path.exists():
             progress(path.stat().st_size)
 
 

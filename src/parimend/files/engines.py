@@ -21,14 +21,17 @@ class Engine(ABC):
     """Looks at files, used as a context. What is found does not depend on who looks."""
 
     name: ClassVar[str]
-    is_elsewhere: ClassVar[bool] = False
-    """Whether others look, who cannot tell how far they are."""
+    cluster: Cluster | None = None
+    """The machines that look, if it is not this one; they cannot tell how far they are."""
 
     def __enter__(self) -> Self:
+        if self.cluster:
+            self.cluster.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End what was started."""
+        if self.cluster:
+            self.cluster.stop()
 
     @abstractmethod
     def each(
@@ -68,17 +71,10 @@ class Ray(Engine):
     """Tasks of a Ray cluster, on whose machines the files have the same paths."""
 
     name = "ray"
-    is_elsewhere = True
+    cluster: Cluster
 
     def __init__(self, workers: int | None = None) -> None:
         self.cluster = Cluster(workers)
-
-    def __enter__(self) -> Self:
-        self.cluster.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.cluster.stop()
 
     def each(
         self, look: Look[R], paths: Sequence[Path]
