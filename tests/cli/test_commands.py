@@ -321,7 +321,7 @@ def test_internal_errors_are_not_findings(model, run, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("parimend.files.check_file", fail)
+    monkeypatch.setattr("parimend.files.check_all", fail)
     code, _, err = run("check", model)
     assert code == 2
     assert "this is an error of parimend itself" in err
