@@ -58,6 +58,10 @@ class CampaignError(ParimendError, RuntimeError):
     """A campaign cannot go on: a network, a metric or a worker fails. What was done is kept."""
 
 
+class WorkerDiedError(ParimendError, RuntimeError):
+    """A worker ended before its task did; the task can be done again."""
+
+
 class FaultError(ParimendError, ValueError):
     """Damage was asked for that cannot be done as asked."""
 

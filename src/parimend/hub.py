@@ -21,7 +21,7 @@ from parimend.dtypes import named
 from parimend.errors import DamageError, FormatError, SpecError, WordError
 from parimend.files.checking import check_file, is_truncated, repair_file, report_on
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.protecting import seal_beside, seal_inside
+from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, Entry, promised
 from parimend.outcomes import FileOutcome, Report, Verdict
@@ -190,14 +190,20 @@ def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
-def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Report:
+def verify(
+    path: str | os.PathLike[str],
+    on_damage: OnDamage = "raise",
+    *,
+    seal_dir: str | os.PathLike[str] | None = None,
+) -> Report:
     """Verify protected files before something else loads them.
 
     Call it in front of ``from_pretrained``, for instance, with the same folder.
 
     Args:
-        path: a file; or the index or the folder of a sharded checkpoint.
+        path: a file; the index of a sharded checkpoint; or a folder.
         on_damage: see `OnDamage`. ``repair`` repairs the files in place.
+        seal_dir: where the seals are, see `parimend.check_file`.
 
     Returns:
         What was found and done.
@@ -216,9 +222,9 @@ def verify(path: str | os.PathLike[str], on_damage: OnDamage = "raise") -> Repor
         'clean'
     """
     _require_policy(on_damage)
-    report = check_file(path)
+    report = check_file(path, seal_dir=seal_dir)
     if on_damage == "repair" and not report.ok:
-        report = repair_file(path)
+        report = repair_file(path, seal_dir=seal_dir)
     if not report.ok:
         _tell(report.files, on_damage)
     return report

@@ -354,22 +354,26 @@ def test_the_installed_command():
 
 @pytest.fixture
 def folder(model, rng):
-    """A folder of three protected files."""
+    """A folder of three files of weights, and one that holds none."""
     for name in ("a", "b"):
         arrays = {name: rng.standard_normal((40, 50), dtype=np.float32)}
         safetensors.numpy.save_file(arrays, model.with_name(f"{name}.safetensors"))
-    (model.parent / "optimizer.pt").write_bytes(b"x")
+    (model.parent / "config.json").write_bytes(b"{}")
     return model.parent
 
 
 def test_what_is_left_out_is_said(folder, run):
     code, out, _ = run("protect", folder)
-    assert (code, "not protected: optimizer.pt" in out) == (0, True)
+    said = "left out: 1 files that hold no weights, such as config.json (--all takes them in)"
+    assert (code, said in out) == (0, True)
     code, out, _ = run("protect", folder)
     assert (code, out.count("(kept)")) == (0, 3)
     made = json.loads(run("protect", folder, "--json")[1])
-    assert made["left_out"] == ["optimizer.pt"]
+    assert (made["left_out"], made["others"], made["problems"]) == ([], ["config.json"], [])
     assert [file["kept"] for file in made["files"]] == [True] * 3
+    made = json.loads(run("protect", folder, "--all", "--json")[1])
+    assert [file["kept"] for file in made["files"]] == [True, True, False, True]
+    assert made["others"] == []
 
 
 def test_a_report_goes_on_after_a_file_that_cannot_be_looked_at(folder, run, rng):

@@ -138,7 +138,7 @@ def test_a_real_interrupt(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("parimend.files.Members", stop)
+    monkeypatch.setattr("parimend.files.known_members", stop)
     code, out, err = run("check", "x", "--json")
     assert (code, json.loads(out)["error"], err) == (130, "interrupted", "parimend: interrupted\n")
 

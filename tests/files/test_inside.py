@@ -104,8 +104,10 @@ def test_misuse_is_refused(plain, tmp_path):
         protect_file(plain, 5, "real")
     with pytest.raises(SpecError, match="write the new one somewhere else"):
         protect_file(plain, 5, "real", plain)
-    with pytest.raises(SpecError, match="takes no out"):
-        protect_file(plain, 5, "sidecar", out)
+    with pytest.raises(SpecError, match="takes no seal_dir"):
+        protect_file(plain, 5, "real", out, seal_dir=tmp_path)
+    with pytest.raises(SpecError, match="both say where the seal goes"):
+        protect_file(plain, 5, "sidecar", out, seal_dir=tmp_path)
     with pytest.raises(WordError, match="steps"):
         protect_file(plain, 5, "lowbits", out)
     (tmp_path / "x.bin").write_bytes(b"data")

@@ -217,10 +217,10 @@ def test_several_writers_end_with_a_pair(path):
 
 
 def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatch):
-    from parimend.files import opening
+    from parimend.files import seals
 
     save_file(state(1), path, errors=3)
-    find, calls = opening.find_seal, []
+    find, calls = seals.find_seal, []
 
     def late(file, place):
         calls.append(place)
@@ -228,7 +228,7 @@ def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatc
             save_file(state(2, 300), path, errors=4)
         return find(file, place)
 
-    monkeypatch.setattr(opening, "find_seal", late)
+    monkeypatch.setattr(seals, "find_seal", late)
     with opened(path) as found:
         assert found.sealed.seal.errors == 4
         assert found.sealed.seal.covered == 300

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from parimend import check_file, plan, protect_file, repair_file
 from parimend.errors import FormatError, MismatchError, SpecError, WordError
-from parimend.files import sidecar_of, targets
+from parimend.files import protect_all, sidecar_of, targets
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
 
@@ -98,27 +98,37 @@ def test_what_a_path_stands_for(folder, tmp_path):
         INDEX,
         "model-00001-of-00003.safetensors",
     ]
-    (folder / f"other.{INDEX}").write_text("{}")
-    with pytest.raises(MismatchError, match="several indices"):
-        targets(folder)
-    with pytest.raises(FormatError, match="has no safetensors files"):
-        targets(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FormatError, match=r"empty has no files of weights and no index$"):
+        targets(empty)
+    (empty / "config.json").write_text("{}")
+    with pytest.raises(FormatError, match="no index; --all protects its other files"):
+        targets(empty)
+    assert [path.name for path in targets(empty, everything=True)] == ["config.json"]
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "", 7, None])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "", 7, None])
 def test_an_index_cannot_point_outside(folder, name):
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(FormatError, match="outside its folder"):
-        targets(folder)
+        protect_file(folder / INDEX, errors=10)
+    assert not list(folder.glob("*.parimend"))
+    made = protect_all(folder, errors=10)
+    assert [*made.problems] == [str(folder / INDEX)]
+    assert len(made.files) == 3
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\xff"])
 def test_an_index_that_cannot_be_read_is_not_protected(folder, text):
-    """Nobody knows which shards it stands for."""
+    """Nobody knows which shards it stands for; those that are there are protected."""
     (folder / INDEX).write_text(text)
     with pytest.raises(FormatError, match="has no readable weight_map"):
-        protect_file(folder, errors=10)
+        protect_file(folder / INDEX, errors=10)
     assert not list(folder.glob("*.parimend"))
+    with pytest.raises(MismatchError, match=r"1 of 4 files are not .* has no readable weight_map"):
+        protect_file(folder, errors=10)
+    assert [file.verdict.value for file in check_file(folder).files] == ["unknown"] + ["clean"] * 3
 
 
 @pytest.mark.parametrize("carrier", ["real", "lowbits"])

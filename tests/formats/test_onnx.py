@@ -298,13 +298,35 @@ def test_data_outside_the_folder_are_refused(saved, tmp_path, location):
         protect_file(path, 2)
 
 
-def test_data_in_a_folder_below_are_refused(saved, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "w").write_bytes(bytes(72))
+def test_data_in_a_folder_below(tmp_path, rng):
+    data = tmp_path / "data" / "w"
+    data.parent.mkdir()
+    data.write_bytes(original := rng.bytes(72))
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(external("data/w")), path)
-    with pytest.raises(FormatError, match="has tensors in another folder, in data/w"):
-        protect_file(path, 2)
+    assert [made.path for made in protect_file(path, 2)] == [str(path), str(data)]
+    data.write_bytes(bytes(8) + original[8:])
+    for place in (path, tmp_path):
+        report = check_file(place)
+        assert [file.path for file in report.files if file.changes] == [str(data)]
+        assert {change.tensor for change in report.changes} == {"w"}
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    assert repair_file(path, copy).ok
+    assert (copy / "data" / "w").read_bytes() == original
+    assert check_file(copy / "model.onnx").ok
+
+
+def test_a_folder_of_data_that_is_a_link_is_refused(tmp_path):
+    """It may lead anywhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "w").write_bytes(bytes(72))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "data").symlink_to("../elsewhere")
+    onnx.save(helper.make_model(external("data/w")), folder / "model.onnx")
+    with pytest.raises(FormatError, match="has tensors outside of its folder, in data/w"):
+        protect_file(folder / "model.onnx", 2)
 
 
 @pytest.mark.parametrize("more", [{"offset": -1}, {"length": -5}, {"offset": 1 << 63}])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.cli.output import Json, counting, print_json, print_table, say
+from parimend.cli.output import Json, SealDir, counting, print_json, print_table, say
 
 if TYPE_CHECKING:
     from parimend.codes import Certificate
@@ -32,6 +32,7 @@ def command(
             "takes seconds.",
         ),
     ] = False,
+    seal_dir: SealDir = None,
     json: Json = False,
 ) -> None:
     """Show how a file is protected: its tensors and what its seal says of them.
@@ -44,7 +45,7 @@ def command(
     """
     from parimend.files import seals_of
 
-    found, problems = seals_of(path)
+    found, problems = seals_of(path, seal_dir)
     verified = _verified(path, found) if verify_certificate else {}
     if json:
         files = [_as_dict(target, sealed, verified) for target, sealed in found.items()]

@@ -28,6 +28,15 @@ Only = Annotated[
     typer.Option(help="Only tensors whose names match this shell pattern; may be repeated."),
 ]
 
+SealDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--seal-dir",
+        help="A folder of seals, found by the content of their files, whatever these are called; "
+        "or one seal. By default they lie beside the files.",
+    ),
+]
+
 
 def say(text: str) -> None:
     """A line of its own on the standard output, escaped and never cut."""

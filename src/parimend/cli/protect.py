@@ -13,7 +13,7 @@ import typer
 from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size
 
 if TYPE_CHECKING:
-    from parimend.files import Protection
+    from parimend.files import Protected, Protection
 
 
 class CarrierName(StrEnum):
@@ -36,8 +36,8 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="SRC",
-        help="A file of any format; or the folder or the index (.index.json) of a sharded "
-        "checkpoint, whose files are protected one by one.",
+        help="A file of any format; a folder, of which all files of weights in it and below are "
+        "protected one by one; or the index (.index.json) of a sharded checkpoint.",
     ),
 ]
 CarrierOption = Annotated[
@@ -76,7 +76,8 @@ def command(
         typer.Option(
             "--out",
             "-o",
-            help="The protected file, for real and lowbits; for shards an existing folder.",
+            help="The protected file, for real and lowbits; for several an existing folder. For "
+            "sidecar where to write that of a single file.",
         ),
     ] = None,
     carrier: CarrierOption = CarrierName.SIDECAR,
@@ -85,6 +86,18 @@ def command(
     per: PerOption = PerName.MODEL,
     seed: Seed = 0,
     guaranteed: Guaranteed = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Of a folder, what is no weights, too: tokenizers, configurations."
+        ),
+    ] = False,
+    seal_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--seal-dir", help="A folder for the sidecars, which is made if it is not there."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Protect what is there now, though it has a seal.")
     ] = False,
@@ -99,15 +112,16 @@ def command(
 
     Example: parimend protect model.safetensors --errors 1000
     """
-    from parimend.files import left_out, protect_file, targets
+    from parimend.files import protect_all, targets
 
-    files = targets(src)
-    with reading(files, "protecting") as progress:
-        made = protect_file(
+    with reading(targets(src, everything), "protecting") as progress:
+        made = protect_all(
             src,
             errors,
             carrier.value,
             out,
+            everything=everything,
+            seal_dir=seal_dir,
             force=force,
             progress=progress,
             only=only,
@@ -115,11 +129,15 @@ def command(
             seed=seed,
             guaranteed=guaranteed,
         )
-    _warn_of_the_rest(made)
-    others = [] if files == [src] else left_out(files, files[0].parent)
+    _warn_of_the_rest(made.files)
     if json:
-        print_json("protect", {"files": [file.as_dict() for file in made], "left_out": others})
-        return
+        print_json("protect", made.as_dict())
+    else:
+        _print(made)
+    raise typer.Exit(1 if made.problems else 0)
+
+
+def _print(made: Protected) -> None:
     rows = [
         [
             file.path,
@@ -129,7 +147,7 @@ def command(
             size(file.seal_bytes),
             (file.sidecar or "inside") + (" (kept)" if file.is_kept else ""),
         ]
-        for file in made
+        for file in made.files
     ]
     print_table(
         [
@@ -142,12 +160,19 @@ def command(
         ],
         rows,
     )
-    for file in made:
+    for file in made.files:
         moved = file.seal.notes.get("moved")
         if moved:
             say(f"weights moved by {max(moved):.2g} (relative L2) at most")
-    if others:
-        say(f"not protected: {', '.join(others)}")
+    for path, problem in made.problems.items():
+        say(f"not protected: {path}: {problem}")
+    for name, reason in made.left_out.items():
+        say(f"left out: {name}: {reason}")
+    if made.others:
+        say(
+            f"left out: {len(made.others)} files that hold no weights, such as {made.others[0]} "
+            "(--all takes them in)"
+        )
 
 
 def _warn_of_the_rest(made: Sequence[Protection]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.check import Listed, Protected
-from parimend.cli.output import Json, reading
+from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 
 
@@ -29,6 +29,7 @@ def command(
             "the rest as it is.",
         ),
     ] = False,
+    seal_dir: SealDir = None,
     listed: Listed = False,
     json: Json = False,
 ) -> None:
@@ -40,10 +41,10 @@ def command(
 
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
-    from parimend.files import Members, repair_file
+    from parimend.files import known_members, repair_file
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
-    with reading(Members(path).first(), "repairing") as progress:
-        report = repair_file(path, out, progress, partial=partial)
+    with reading(known_members(path, seal_dir), "repairing") as progress:
+        report = repair_file(path, out, progress, partial=partial, seal_dir=seal_dir)
     raise typer.Exit(show("repair", report, as_json=json, listed=listed))

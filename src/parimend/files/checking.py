@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -15,14 +16,17 @@ from typing import BinaryIO
 
 from parimend import kernels
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import Find, find, find_hashed, require_match
 from parimend.carriers.finding import Finding
-from parimend.errors import FormatError, MismatchError, SpecError
-from parimend.files.members import Members
+from parimend.errors import FormatError, MismatchError, ParimendError, SpecError
+from parimend.files.apart import seals_in
+from parimend.files.engines import Engine, Local, engine_of
+from parimend.files.members import Looked, Members, looked_at, visit
 from parimend.files.opening import opened
 from parimend.files.repairing import put_back
-from parimend.files.seals import Sealed
+from parimend.files.seals import Sealed, Seals
 from parimend.files.targets import index_first, is_index
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
@@ -35,13 +39,22 @@ from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
 
 Act = Callable[[Seal, FileTensors], FileOutcome]
-PathLike = str | os.PathLike[str]
 _HASHED = 1 << 28
 """Bytes that are hashed in no more time than compiled loops, which sums need, take to load."""
+# Why nothing can be written somewhere, whatever it is.
+_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
-def check_file(path: PathLike, progress: Progress = silent) -> Report:
+def check_file(
+    path: PathLike,
+    progress: Progress = silent,
+    *,
+    seal_dir: PathLike | None = None,
+    workers: int | None = 1,
+    engine: str = "local",
+) -> Report:
     """Compare a protected file with its seal; nothing is written.
 
     One pass of sums, without SHA-256 if they are as sealed: damage changes them, but for one case
@@ -49,10 +62,15 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     Small files are compared by SHA-256 instead, in a process that has not computed any sums yet.
 
     Args:
-        path: a protected file; a folder, which stands for everything that is protected in it or
-            should be; or the index of a sharded checkpoint, which stands for all that was protected
-            together with it.
+        path: a protected file; a folder, which stands for everything that is protected in it and
+            below, or should be; or the index of a sharded checkpoint, which stands for all that was
+            protected together with it.
         progress: called with the number of bytes of every read, from any thread.
+        seal_dir: a folder of seals, in which those of the files are found by their content,
+            whatever they are called; or one seal. By default they lie beside the files.
+        workers: files that are looked at at the same time; None for one on each core.
+        engine: who looks: ``local``, threads of this process; or ``ray``, tasks of a Ray cluster,
+            on whose machines the files have the same paths.
 
     Returns:
         A report with an outcome for each file. Of a folder or an index, files that are missing,
@@ -62,7 +80,8 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
     Raises:
         SealError: if the file is not protected, or its seal cannot be read; of a folder or an
             index, if none of the files is protected.
-        MismatchError: if the sidecar was made for another file.
+        MismatchError: if the sidecar was made for another file, or ``seal_dir`` has several seals
+            for it.
         FormatError: if a folder has nothing to check.
         SpecError: if ``path`` is no path.
         OSError: if the file cannot be read.
@@ -79,18 +98,50 @@ def check_file(path: PathLike, progress: Progress = silent) -> Report:
         >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
+    return check_all([path], progress, seal_dir=seal_dir, workers=workers, engine=engine)
+
+
+def check_all(
+    paths: Sequence[PathLike],
+    progress: Progress = silent,
+    *,
+    seal_dir: PathLike | None = None,
+    workers: int | None = 1,
+    engine: str = "local",
+) -> Report:
+    """As `check_file`, of several paths in one report.
+
+    Of several, one that cannot be checked at all has the verdict `unknown`, and a problem.
+    """
     began = time.perf_counter()
-    members = Members(path_of(path))
+    seals, chosen = seals_in(seal_dir), engine_of(engine, workers)
+    groups = [Members(path_of(path), seals) for path in paths]
+    with chosen as looker:
+        _look_at(groups, seals, looker, progress)
+    files: list[FileOutcome] = []
+    for group in groups:
+        try:
+            files += _outcomes(group)
+        except (ParimendError, OSError) as error:
+            if len(groups) == 1:
+                raise
+            reason = error.strerror if isinstance(error, OSError) else None
+            files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
+    return Report(tuple(files), time.perf_counter() - began)
 
-    act = functools.partial(diagnose, find=_quickest(members))
 
-    def look(target: Path) -> FileOutcome:
-        with opened(target) as found:
-            members.learn(found.sealed, found.file, target)
-            tensors = FileTensors(found.file, found.sealed.layout, progress)
-            return report_on(found.sealed, tensors, found.file, target, act)
+def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
+    act = functools.partial(diagnose, find=_quickest(groups))
+    look = functools.partial(_look, seals, act, silent if engine.cluster else progress)
+    for path in visit(groups, look, engine):
+        if engine.cluster and path.exists():
+            progress(path.stat().st_size)
 
-    return Report(_reports(members, look), time.perf_counter() - began)
+
+def _look(seals: Seals, act: Act, progress: Progress, path: Path) -> Looked:
+    with opened(path, seals) as found:
+        tensors = FileTensors(found.file, found.sealed.layout, progress)
+        return looked_at(report_on(found.sealed, tensors, found.file, path, act), found)
 
 
 def repair_file(
@@ -99,6 +150,7 @@ def repair_file(
     progress: Progress = silent,
     *,
     partial: bool = False,
+    seal_dir: PathLike | None = None,
 ) -> Report:
     """Put back every wrong element of a protected file, its header and its length, bit for bit.
 
@@ -108,13 +160,14 @@ def repair_file(
 
     Args:
         path: as for `check_file`.
-        out: where to write the repaired file, protected as it was; for a sharded checkpoint an
-            existing folder. By default repaired files take the place of the damaged ones, and
-            clean ones are not touched.
+        out: where to write the repaired file, protected as it was; for several files an existing
+            folder. By default repaired files take the place of the damaged ones, and clean ones are
+            not touched.
         progress: see `check_file`.
         partial: of a file that cannot be repaired as a whole, put back what is proven: the header
             and the words that are `corrected` in the report. Everything else is left as it is, the
             length too.
+        seal_dir: see `check_file`.
 
     Raises:
         BusyError: if another process is writing the same file.
@@ -135,31 +188,37 @@ def repair_file(
         ('corrected', True)
     """
     began = time.perf_counter()
-    members = Members(path_of(path))
+    members = Members(path_of(path), seals_in(seal_dir))
     folder = None if out is None else path_of(out, "out")
     count = len(members.first())
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
-    search = _quickest(members)
+    search = _quickest([members])
 
-    def mend(target: Path) -> FileOutcome:
-        new = folder / target.name if folder and folder.is_dir() else folder
+    def mend(target: Path) -> Looked:
+        new = folder
+        if folder and folder.is_dir():
+            new = folder / members.name(target)
+            new.parent.mkdir(parents=True, exist_ok=True)
         return _repair(target, new, progress, partial, members, search)
 
-    return Report(_reports(members, mend), time.perf_counter() - began)
+    for _ in visit([members], mend, Local(1)):
+        pass
+    return Report(_outcomes(members), time.perf_counter() - began)
 
 
-def _quickest(members: Members) -> Find:
+def _quickest(groups: Sequence[Members]) -> Find:
     """What says soonest that files are clean."""
     if kernels.loaded():
         return find
-    size = sum(path.stat().st_size for path in members.first() if path.exists())
+    files = (path for members in groups for path in members.first())
+    size = sum(path.stat().st_size for path in files if path.exists())
     return find_hashed if size <= _HASHED else find
 
 
-def _reports(members: Members, look: Callable[[Path], FileOutcome]) -> tuple[FileOutcome, ...]:
-    found, problems = members.visit(look)
+def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
+    found, problems = members.outcome()
     found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
     return tuple(found[path] for path in sorted(found, key=index_first))
 
@@ -171,7 +230,7 @@ def _repair(
     partial: bool,
     members: Members,
     search: Find,
-) -> FileOutcome:
+) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
     require_place(out or path)  # before the work
@@ -181,16 +240,23 @@ def _repair(
         findings[word] = search(word, tensors)
         return findings[word]
 
-    with opened(path) as found:
-        members.learn(found.sealed, found.file, path)
+    with opened(path, members.seals) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress)
         act = functools.partial(diagnose, find=keep)
         report = report_on(found.sealed, tensors, found.file, path, act)
-        if report.verdict is Verdict.UNCORRECTABLE and not partial:
-            return report
+        is_hopeless = report.verdict is Verdict.UNCORRECTABLE and not partial
         # Nothing is put into a file that may be another one.
-        known = _is_proven(report)
-        return put_back(found, report, findings, out, progress) if known else report
+        if not is_hopeless and _is_proven(report):
+            try:
+                report = put_back(found, report, findings, out, progress)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+                if not members.is_set or out:
+                    raise type(error)(error.errno, reason, error.filename) from None
+                report = replace(report, problem=reason)
+        return looked_at(report, found)
 
 
 def report_on(

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from parimend.atomic import PathLike
 from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.opening import opened
-from parimend.files.seals import SUFFIX, Sealed, load_sidecar, sidecar_of
+from parimend.files.apart import seals_in
+from parimend.files.engines import Engine, Local
+from parimend.files.opening import Opened, opened
+from parimend.files.seals import Beside, Sealed, Seals
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
     MEMBERS,
-    SAFETENSORS,
     has_others,
     index_first,
     is_index,
-    names_in,
+    is_weights,
+    missing,
+    names_below,
     noted,
     others,
     shards,
@@ -33,126 +37,132 @@ from parimend.stores.file import FileTensors, LoadedTensors
 T = TypeVar("T")
 
 
+class Looked(NamedTuple):
+    """What a look at a member gave.
+
+    Attributes:
+        found: what was found.
+        notes: of its seal.
+        listed: the names that it lists, if it is an index whose seal notes no members.
+    """
+
+    found: Any
+    notes: Mapping[str, Any]
+    listed: list[str] | None
+
+
 class Members:
     """The files that a path stands for when they are to be checked.
 
-    A folder stands for everything that is protected in it and everything that should be; an index,
-    or a file whose tensors are also in others, for what was protected together with it. Iterating
-    gives each file once, also those that are not there; what is learned meanwhile from the seals
+    A folder stands for everything that is protected in it and below and everything that should be;
+    an index, or a file whose tensors are also in others, for what was protected together with it.
+    Each file is given once, also those that are not there; what is learned meanwhile from the seals
     may add more of them.
 
     Args:
         path: a file, an index or a folder.
+        seals: where the seals are.
 
     Attributes:
         path: the path.
         is_set: whether it stands for several files and not just for one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seals: Seals | None = None) -> None:
         is_folder = path.is_dir()
         self.path = path
+        self.seals = seals or Beside()
         self.is_set = is_folder or is_index(path)
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
         self._noted: set[str] = set()
         self._left_out: set[str] = set()
         self._listed = False
+        self._at = 0
+        self._found: dict[Path, Any] = {}
+        self._failed: dict[Path, Exception] = {}
         self._is_protected = False
         self._names: list[str] = []
         self._known: set[str] = set()
-        self._add(self._sealed() if is_folder else [path.name])
+        self._add(self.seals.names(path) if is_folder else [path.name])
         if not self.is_set and has_others(path):
-            self._add(_companions(path))
+            self._add(self._companions())
             self.is_set = len(self._names) > 1
 
-    def __iter__(self) -> Iterator[Path]:
-        at = 0
-        while True:
-            if at == len(self._names) and self._looks_around:
-                self._add(self._rest())
-            if at == len(self._names):
-                return
-            yield self._folder / self._names[at]
-            at += 1
+    def next(self) -> list[Path]:
+        """Those that have not been given yet, as far as they are known; when there are none, the
+        rest.
+        """
+        if self._at == len(self._names) and self._looks_around:
+            self._add(self._rest())
+        names = self._names[self._at :]
+        self._at = len(self._names)
+        return [self._folder / name for name in names]
 
     def first(self) -> list[Path]:
         """Those that are known before any of their seals is read."""
         rest = self._rest() if self._looks_around else []
         return [self._folder / name for name in dict.fromkeys([*self._names, *rest])]
 
-    def learn(self, sealed: Sealed, file: BinaryIO, path: Path) -> None:
-        """Take up what the seal of a member says of the others.
-
-        Args:
-            sealed: what its seal says.
-            file: the member, open for reading.
-            path: its path.
-        """
-        self._is_protected = True
-        if not self.is_set:
+    def take(self, path: Path, looked: Looked | ParimendError | OSError) -> None:
+        """Take up what a look at a member gave, and what its seal says of the others."""
+        if isinstance(looked, Looked):
+            self._is_protected = True
+            self._found[path] = looked.found
+            if self.is_set:
+                self._learn_from(looked.notes, path)
+                if looked.listed is not None:
+                    self._listed = True
+                    self._add([self.name(path.parent / name) for name in looked.listed])
             return
-        members = noted(sealed.seal.notes, MEMBERS)
-        self._left_out |= noted(sealed.seal.notes, LEFT_OUT)
-        self._noted |= members
-        self._add(members)
-        if not members and is_index(path):  # sealed before members were noted
-            self._listed |= self._list(_original(sealed, file))
+        self._failed[path] = looked
+        if self.is_set:
+            self._learn_without(path)
 
-    def visit(self, look: Callable[[Path], T]) -> tuple[dict[Path, T], dict[Path, str]]:
-        """Look at every member; among several, one that cannot be looked at does not stop it.
-
-        Args:
-            look: called with the path of each; it is to call `learn`.
-
-        Returns:
-            What it returned for each path, and the problems of the others, in words; both with the
-            index first, then by name.
+    def outcome(self) -> tuple[dict[Path, Any], dict[Path, str]]:
+        """What was found in each member, and the problems of the others, in words; both in order.
 
         Raises:
+            ParimendError, OSError: why a single file could not be looked at.
             SealError: if none of several files is protected.
             FormatError: if a folder has no files that could be.
-            ParimendError, OSError: of a single file.
         """
         if not self.is_set:
-            return {path: look(path) for path in self}, {}
-        found, problems, damaged = {}, {}, ""
-        for path in self:
-            try:
-                found[path] = look(path)
-            except (ParimendError, OSError) as error:
-                self._learn_without(path)
-                problems[path] = self._problem(error, path)
-                if isinstance(error.__cause__, FormatError):
-                    damaged = damaged or str(error)
-        if not self._is_protected:
+            for error in self._failed.values():
+                raise error
+        elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
-            if not problems:
-                raise FormatError(f"{self.path} has no protected files and no safetensors files")
-            none = f"{self.path} is not protected: none of its {len(problems)} files has a seal"
-            if damaged:
-                raise SealError(f"{none}, and {damaged}")
+            if not self._failed:
+                raise FormatError(f"{self.path} has no protected files and no files of weights")
+            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
+            for error in self._failed.values():
+                if isinstance(error.__cause__, FormatError):  # it is damaged
+                    raise SealError(f"{none}, and {error}")
             raise SealError(f"{none} (parimend protect {command_word(self.path)} makes them)")
-        return _in_order(found), _in_order(problems)
+        problems = {path: self._problem(error, path) for path, error in self._failed.items()}
+        return _in_order(self._found), _in_order(problems)
 
     def _learn_without(self, path: Path) -> None:
         """Ask what is left where a file or its seal cannot be read: the other one of both."""
-        self._is_protected |= sidecar_of(path).exists()
+        self._is_protected |= self.seals.has(path)
         with suppress(ParimendError, OSError):
-            notes = load_sidecar(sidecar_of(path)).seal.notes
-            self._noted |= noted(notes, MEMBERS)
-            self._add(noted(notes, MEMBERS))
+            self._learn_from(self.seals.notes(path), path)
         with suppress(ParimendError, OSError):
             if is_index(path):
-                self._list(read_regular(path, MAX_INDEX))
+                names = listed_in(read_regular(path, MAX_INDEX)) or []
+                self._add([self.name(path.parent / name) for name in names])
 
-    def _list(self, content: bytes | None) -> bool:
-        """Take up what an index lists, if it can be read; that only ever adds members."""
-        try:
-            self._add(shards(content or b"", ""))
-        except FormatError:
-            return False
-        return True
+    def _learn_from(self, notes: Mapping[str, Any], path: Path) -> None:
+        """Take up what the seal of a file notes."""
+        name = self.name(path)
+        members = noted(notes, MEMBERS, name)
+        self._left_out |= noted(notes, LEFT_OUT, name)
+        self._noted |= members
+        self._add(members)
+
+    def name(self, path: Path) -> str:
+        """What a member is called, from the folder on."""
+        return path.relative_to(self._folder).as_posix()
 
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
@@ -161,11 +171,13 @@ class Members:
                 "missing: it was protected together with the others, or is listed with them; fetch "
                 "it again"
             )
+        if gone := missing(path):
+            return f"missing: {gone}"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
-        if isinstance(error, SealError) and self._noted and path.name not in self._noted:
+        if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
             return (
-                "added: it has no seal, and was not there when the others were protected (parimend "
+                "added: it has no seal, and was not protected together with the others (parimend "
                 f"protect {command_word(self.path)} takes it up)"
             )
         return str(error)
@@ -175,52 +187,34 @@ class Members:
         self._names += new
         self._known.update(new)
 
-    def _sealed(self) -> list[str]:
-        """Names of the files that have sidecars, also where the files are gone."""
-        found = []
-        for name in names_in(self._folder):
-            of = name.removesuffix(SUFFIX)
-            if of not in ("", name) and (
-                (self._folder / of).exists() or _is_of_file(self._folder / name)
-            ):
-                found.append(of)
-        return found
-
     def _rest(self) -> list[str]:
         """Names of files that lie there as members do: each is one, or was added.
 
         Seals of old noted no members. Where an index lists them, nothing is known of others; where
-        there is no list that can be trusted, everything in the folder that might be a member is.
+        there is no list that can be trusted, everything that might be a member is.
         """
         lost = not self._noted and not self._listed
         if not lost and not self._noted:
             return []
-        kinds = {SAFETENSORS, *(Path(name).suffix for name in self._noted)} - {".json"}
+        names = names_below(self._folder)
+        if not self.path.is_dir():  # an index stands for its own folder
+            names = [name for name in names if "/" not in name]
         rest = [
             name
-            for name in names_in(self._folder)
-            if (Path(name).suffix in kinds or (lost and is_index(Path(name))))
+            for name in names
+            if (is_weights(name) or (lost and is_index(Path(name))))
             and name not in self._left_out
-            and not sidecar_of(self._folder / name).exists()
+            and not self.seals.has(self._folder / name)
         ]
-        return [*rest, *self._sealed()] if lost else rest
+        return [*rest, *self.seals.names(self._folder)] if lost else rest
 
-
-def _is_of_file(beside: Path) -> bool:
-    """Whether a seal was made of a file: the seal of a live model may have any name."""
-    try:
-        return load_sidecar(beside).layout is not None
-    except (ParimendError, OSError):
-        return True
-
-
-def _companions(path: Path) -> Collection[str]:
-    """The names of the files with the rest of a file's tensors, as its seal or the file says."""
-    with suppress(ParimendError, OSError):
-        return noted(load_sidecar(sidecar_of(path)).seal.notes, MEMBERS)
-    with suppress(ParimendError, OSError):
-        return others(path)
-    return ()
+    def _companions(self) -> Collection[str]:
+        """The names of the files with the rest of a file's tensors, as its seal or it says."""
+        with suppress(ParimendError, OSError):
+            return noted(self.seals.notes(self.path), MEMBERS, self.path.name)
+        with suppress(ParimendError, OSError):
+            return others(self.path)
+        return ()
 
 
 def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
@@ -243,8 +237,66 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
     return content.getvalue()
 
 
-def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
+def listed_in(content: bytes | None) -> list[str] | None:
+    """The names that an index lists, if it can be read; that only ever adds members."""
+    with suppress(FormatError):
+        return shards(content or b"", "")
+    return None
+
+
+def looked_at(found: Any, opened: Opened) -> Looked:
+    """What a look at a member gave, with what its seal says of others.
+
+    Args:
+        found: what was found.
+        opened: the member.
+    """
+    notes = opened.sealed.seal.notes
+    listed = None
+    if not noted(notes, MEMBERS, opened.path.name) and is_index(
+        opened.path
+    ):  # sealed before members were noted
+        listed = listed_in(_original(opened.sealed, opened.file))
+    return Looked(found, notes, listed)
+
+
+def visit(
+    groups: Sequence[Members], look: Callable[[Path], Looked], engine: Engine
+) -> Iterator[Path]:
+    """Look at every member of some groups; among several, one that cannot be does not stop it.
+
+    Args:
+        groups: that take what is found.
+        look: at a path.
+        engine: that looks.
+
+    Yields:
+        Each path that has been looked at.
+    """
+    while todo := [(group, path) for group in groups for path in group.next()]:
+        for number, looked in engine.each(look, [path for _, path in todo]):
+            group, path = todo[number]
+            group.take(path, looked)
+            yield path
+
+
+def known_members(path: Path, seal_dir: PathLike | None = None) -> list[Path]:
+    """The files that a path stands for, as far as that is known before any of their seals is read.
+
+    Raises:
+        FileNotFoundError: if there is no such folder of seals.
+    """
+    return Members(path, seals_in(seal_dir)).first()
+
+
+def seals_of(
+    path: Path, seal_dir: PathLike | None = None
+) -> tuple[dict[Path, Sealed], dict[Path, str]]:
     """The seals of the files that a path stands for, without looking at their data.
+
+    Args:
+        path: see `Members`.
+        seal_dir: where the seals are; see `parimend.check_file`.
 
     Returns:
         They, and the problems of files without one that can be read.
@@ -252,14 +304,15 @@ def seals_of(path: Path) -> tuple[dict[Path, Sealed], dict[Path, str]]:
     Raises:
         SealError, FormatError, OSError: as `parimend.check_file` does.
     """
-    members = Members(path)
+    members = Members(path, seals_in(seal_dir))
 
-    def look(target: Path) -> Sealed:
-        with opened(target) as found:
-            members.learn(found.sealed, found.file, target)
-        return found.sealed
+    def look(target: Path) -> Looked:
+        with opened(target, members.seals) as found:
+            return looked_at(found.sealed, found)
 
-    return members.visit(look)
+    for _ in visit([members], look, Local(1)):
+        pass
+    return members.outcome()
 
 
 def _in_order(results: dict[Path, T]) -> dict[Path, T]:

@@ -12,11 +12,12 @@ from typing import BinaryIO, NoReturn
 
 from parimend.atomic import is_locked
 from parimend.errors import BusyError, MismatchError, ParimendError
-from parimend.files.seals import Sealed, find_seal, sidecar_of
+from parimend.files.seals import Beside, Sealed, Seals, sidecar_of
 from parimend.regular import State, open_regular, state_of
 
 _ATTEMPTS = 20
 _PAUSE = 0.02  # seconds
+_BESIDE = Beside()
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Opened:
         path: of the file.
         file: open for reading.
         sealed: its seal.
+        side: where its sidecar is or would be; None if that is not known.
         states: of the file and of what is in the place of its sidecar, when they were read.
     """
 
     path: Path
     file: BinaryIO
     sealed: Sealed
+    side: Path | None
     states: tuple[State | None, State | None]
 
     def require_unchanged(self) -> None:
@@ -47,7 +50,7 @@ class Opened:
 
     def require_sidecar(self) -> None:
         """As `require_unchanged`, of the sidecar alone: for when the file has been repaired."""
-        if state_of(sidecar_of(self.path)) != self.states[1]:
+        if _state(self.side) != self.states[1]:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -58,8 +61,12 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+def opened(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
     """Open a protected file and read its seal.
+
+    Args:
+        path: of the file.
+        seals: where its seal is looked for.
 
     Raises:
         SealError, MismatchError, FormatError: if the file is not protected, or its seal or header
@@ -69,27 +76,30 @@ def opened(path: Path) -> Iterator[Opened]:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         with open_regular(path) as file:
-            states = _states(path)
+            side = seals.place(path, None)
+            states = state_of(path), _state(side)
             failure = None
             try:
-                sealed = find_seal(file, path)
+                sealed = seals.find(file, path)
             except (ParimendError, OSError) as error:
                 failure = error
             # Whoever saves removes the old sidecar first and puts the new one into its place last.
-            if _states(path) != states or state_of(file.fileno()) != states[0]:
+            now = state_of(path), _state(side)
+            if now != states or state_of(file.fileno()) != states[0]:
                 continue
             if failure is None:
-                yield Opened(path, file, sealed, states)
+                side = seals.place(path, sealed)
+                yield Opened(path, file, sealed, side, (states[0], _state(side)))
                 return
         # The new one may not be there yet.
-        if attempt == _ATTEMPTS or not is_locked(sidecar_of(path)):
+        if attempt == _ATTEMPTS or side is None or not is_locked(side):
             raise failure
         time.sleep(_PAUSE)
     raise BusyError(f"{path} is saved over and over while it is being read: try again later")
 
 
-def _states(path: Path) -> tuple[State | None, State | None]:
-    return state_of(path), state_of(sidecar_of(path))
+def _state(side: Path | None) -> State | None:
+    return None if side is None else state_of(side)
 
 
 def sidecars_of(path: Path) -> list[Path]:

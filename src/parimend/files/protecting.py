@@ -1,96 +1,43 @@
-"""Protecting files."""
+"""Protecting files, and all that belong together in a folder."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Unpack
+from typing import Any, TypeVar, Unpack
 
 from parimend.arguments import path_of
-from parimend.atomic import atomic, locked
-from parimend.carriers import (
-    Carrier,
-    CarrierName,
-    Chosen,
-    Options,
-    Planned,
-    Request,
-    diagnose,
-    protect_,
+from parimend.atomic import PathLike
+from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
+from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
+from parimend.files.apart import Apart
+from parimend.files.choosing import choose
+from parimend.files.sealing import Protection, Task, prepare
+from parimend.files.seals import Beside, Seals
+from parimend.files.targets import (
+    is_index,
+    is_shard,
+    is_weights,
+    left_out,
+    missing,
+    notes_of,
+    targets,
 )
-from parimend.carriers import choose as choose_codes
-from parimend.errors import FormatError, MismatchError, SealError, SpecError
-from parimend.files.choosing import choose, for_index
-from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import Sealed, sidecar_of
-from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, notes_of, targets
-from parimend.formats import FORMATS, Layout, layout_of
-from parimend.outcomes import Verdict
+from parimend.formats import FORMATS
 from parimend.record import Record
-from parimend.regular import open_regular, read_regular, state_of
-from parimend.seal import Seal
-from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
-from parimend.words.layout import bytes_in
-
-
-@dataclass(frozen=True, repr=False)
-class Protection(Record):
-    """How a file was protected.
-
-    Attributes:
-        path: of the protected file: the one given, or the one written.
-        sidecar: path of the sidecar; empty if the seal is inside the file.
-        seal: the seal.
-        elements: number of elements in the file; `Seal.covered` of them are protected.
-        seal_bytes: bytes that the seal takes, in the sidecar or in the file.
-        header_bytes: bytes of the file that belong to no tensor, of which the seal holds a copy.
-        data_bytes: bytes of all tensors in the file.
-        is_kept: whether it was protected in this way already, and found to be as it was then.
-    """
-
-    path: str
-    sidecar: str
-    seal: Seal
-    elements: int
-    seal_bytes: int
-    header_bytes: int
-    data_bytes: int = 0
-    is_kept: bool = False
-
-    @property
-    def covered_bytes(self) -> int:
-        """Bytes of the elements that are protected."""
-        return int(bytes_in(part for word in self.seal.words for part in word.parts))
-
-    def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
-        return {
-            "path": self.path,
-            "sidecar": self.sidecar,
-            "carrier": self.seal.carrier,
-            "errors": self.seal.errors,
-            **self.seal.promise.as_dict(),
-            "elements": self.elements,
-            "covered": self.seal.covered,
-            "bytes": self.data_bytes,
-            "covered_bytes": self.covered_bytes,
-            "seal_bytes": self.seal_bytes,
-            "header_bytes": self.header_bytes,
-            "moved": self.seal.notes.get("moved", []),
-            "kept": self.is_kept,
-        }
+from parimend.stores.file import Progress, silent
 
 
 def protect_file(
-    path: str | os.PathLike[str],
+    path: PathLike,
     errors: int | Planned,
     carrier: Carrier | CarrierName = "sidecar",
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     *,
+    everything: bool = False,
+    seal_dir: PathLike | None = None,
     force: bool = False,
     progress: Progress = silent,
     **options: Unpack[Options],
@@ -102,22 +49,28 @@ def protect_file(
     ``out`` that holds its seal itself, and take safetensors files that fit into memory.
 
     Args:
-        path: a file; or the index or the folder of a sharded checkpoint, whose index and shards are
-            protected one by one, each for that many errors. (An index has no weights to carry
+        path: a file; the index of a sharded checkpoint, which stands for itself and its shards; or
+            a folder, which stands for all files of weights in it and below, and their indices. They
+            are protected one by one, each for that many errors. (An index has no weights to carry
             anything: it always gets a sidecar.)
         errors: number of wrong 32-bit words to repair wherever they fall in a file, or a plan; see
             `parimend.protect_`.
         carrier: where the redundancy lives: its name, or `parimend.Sidecar`, `parimend.Real` or
             `parimend.LowBits` with their options.
-        out: where to write the protected file, for the carriers that change it; for a sharded
-            checkpoint an existing folder.
+        out: where to write the protected file, for the carriers that change it; for several files
+            an existing folder. For a sidecar, where to write that of a single file.
+        everything: of a folder, protect what is no weights, too: tokenizers, configurations and
+            the like.
+        seal_dir: a folder for the sidecars, instead of beside the files; it is made if it is not
+            there. Whoever checks says where it is, and each is found by the content of its file.
         force: protect what is there now, even if the file has a seal already.
         progress: called with the number of bytes of every read, from any thread.
         **options: ``only``, ``per``, ``seed`` and ``guaranteed``; see `parimend.Options`. Patterns
             choose an index, too.
 
-    Nothing is written before all files have been looked at. Files that are protected in this way
-    already, and are as they were then, keep their seals: what was interrupted can be run again.
+    Nothing is written before all files have been looked at; of several, those that cannot be
+    protected do not keep the others from it. Files that are protected in this way already, and are
+    as they were then, keep their seals: what was interrupted can be run again.
 
     Returns:
         How each of the files was protected.
@@ -125,7 +78,8 @@ def protect_file(
     Raises:
         FormatError: if a file is damaged or empty, or an index cannot be read.
         MismatchError: if a file is protected in another way or is not as it was then, or changes
-            while it is read; or a plan was made for another file.
+            while it is read; or a plan was made for another file. Also if some of several files
+            could not be protected; it names all of them.
         SpecError, WordError: if it cannot be protected in this way, or an argument is of the wrong
             type.
         BusyError: if another process is writing the same file.
@@ -140,273 +94,215 @@ def protect_file(
         ...     made.elements, Path(made.sidecar).name
         (10000, 'weights.bin.parimend')
     """
-    request = Request.of(errors, carrier, **options)
-    path = path_of(path)
-    files = targets(path)
-    if request.balance is not None and len(files) > 1:
-        raise SpecError(f"{path} has {len(files)} files, and this plan is for the tensors of one")
-    name = request.carrier.name
-    if not request.carrier.moves:
-        if out is not None:
-            raise SpecError(f"carrier={name!r} leaves the file as it is: it takes no out")
-        goals = files
-    elif out is None:
-        raise SpecError(f"carrier={name!r} changes the weights: say where to write the new file")
-    else:
-        goal = path_of(out, "out")
-        if len(files) > 1 and not goal.is_dir():
-            raise SpecError(
-                f"{path} has {len(files)} files: give an existing folder to write them to"
-            )
-        goals = [goal / file.name if goal.is_dir() else goal for file in files]
-    is_set = path.is_dir() or is_index(path) or len(files) > 1
-    task = Task(request, notes_of(goals) if is_set else {}, force, progress)
-    balance = request.balance
-    chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)
-    todo = [_prepare(task, file, new, chosen[file]) for file, new in zip(files, goals, strict=True)]
-    return tuple(protect() for protect in todo)
+    made = protect_all(
+        path,
+        errors,
+        carrier,
+        out,
+        everything=everything,
+        seal_dir=seal_dir,
+        force=force,
+        progress=progress,
+        **options,
+    )
+    made.require_whole()
+    return made.files
 
 
-class Task(NamedTuple):
-    """What is to be done with every file of a set.
+@dataclass(frozen=True, repr=False)
+class Protected(Record):
+    """What came of protecting all that a path stands for.
 
     Attributes:
-        request: how to protect them.
-        notes: what each seal tells about the set.
-        force: whether seals that are there do not count.
-        progress: see `Progress`.
+        path: as given.
+        files: how each file was protected.
+        problems: why others of several were not, in words, by their paths.
+        left_out: why weights in the folder and below do not belong to them, in words, by their
+            names from the folder on.
+        others: names of files of a folder that are no weights, and were not asked for.
     """
 
-    request: Request
-    notes: Mapping[str, Any]
-    force: bool
-    progress: Progress
+    path: str
+    files: tuple[Protection, ...]
+    problems: Mapping[str, str]
+    left_out: Mapping[str, str]
+    others: Sequence[str] = ()
+
+    def require_whole(self) -> None:
+        """Raise, if a file is not protected.
+
+        Raises:
+            MismatchError: names all of them.
+        """
+        if self.problems:
+            told = "; ".join(f"{path}: {text}" for path, text in self.problems.items())
+            raise MismatchError(
+                f"of {self.path}, {len(self.problems)} of "
+                f"{len(self.problems) + len(self.files)} files are not protected: {told}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        problems = [{"path": path, "problem": text} for path, text in self.problems.items()]
+        return {
+            "files": [file.as_dict() for file in self.files],
+            "problems": problems,
+            "left_out": list(self.left_out),
+            "others": list(self.others),
+        }
 
 
-def _prepare(
-    task: Task, path: Path, out: Path, names: Collection[str] | None
-) -> Callable[[], Protection]:
-    """Look whether a file can be protected; nothing is written yet.
-
-    Args:
-        path: of the file.
-        out: of the protected file; for a sidecar, the file itself.
-        names: of the tensors to protect; None for all.
-
-    Returns:
-        What protects it.
-    """
-    if not task.request.carrier.moves:
-        return _prepare_beside(task, path, names)
-    if is_index(path):
-        return _prepare_copy(task, path, out)
-    _require_free(path, out, task.force)
-    with open_regular(path) as file:
-        layout = _with_room(file, path)
-    if layout.format.seal_in(layout) is not None and not task.force:
-        raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
-    return partial(_inside, task, path, out, names)
-
-
-def _prepare_beside(
-    task: Task, path: Path, names: Collection[str] | None
-) -> Callable[[], Protection]:
-    if task.force or not sidecar_of(path).exists():
-        with open_regular(path) as file:
-            layout_of(file, path)  # raises
-        return partial(_beside, task, path, names)
-    return partial(_keep, task, path, _kept(task, path, names))
-
-
-def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
-    """An index carries nothing: a copy of it gets a sidecar."""
-    task = task._replace(request=for_index(task.request))
-    content = read_regular(path, MAX_INDEX)
-    was_copied = out.exists() and not out.samefile(path) and sidecar_of(out).exists()
-    if was_copied and not task.force and read_regular(out, MAX_INDEX) == content:
-        return _prepare_beside(task, out, None)
-    _require_free(path, out, task.force)
-
-    def copy() -> Protection:
-        with atomic(out, like=path, stale=sidecars_of(out)) as new:
-            new.write(content)
-        return _beside(task, out, None)
-
-    return copy
-
-
-def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
-    """The seal that a file has already.
+def protect_all(
+    path: PathLike,
+    errors: int | Planned,
+    carrier: Carrier | CarrierName = "sidecar",
+    out: PathLike | None = None,
+    *,
+    everything: bool = False,
+    seal_dir: PathLike | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **options: Unpack[Options],
+) -> Protected:
+    """As `protect_file`, but of several files those that cannot be protected are told, not raised.
 
     Raises:
-        MismatchError: if it is not the one that would be made now.
+        MismatchError, FormatError, SpecError, WordError, BusyError, OSError: as `protect_file`
+            does, but of several files only if none of them can be protected.
     """
-    beside = sidecar_of(path)
-
-    def refusal(reason: str) -> MismatchError:
-        return MismatchError(
-            f"{path} is protected already, by {beside.name}{reason}: check it, or use force to "
-            "protect what is there now"
-        )
-
-    try:
-        with opened(path) as found:
-            sealed = found.sealed
-            seal, tensors = sealed.seal, FileTensors(found.file, sealed.layout, task.progress)
-            if not seal.blobs or seal.carrier != task.request.carrier.name:
-                raise refusal(", in another way")
-            if not tensors.has_header or tensors.found != tensors.size:
-                raise refusal(", and is not as it was then")
-            request = for_index(task.request) if is_index(path) else task.request
-            wanted = choose_codes(ChosenTensors(tensors, names), request)
-            there = [Chosen(word.code, word.word, word.certificate) for word in seal.words]
-            if request.errors != seal.errors or wanted != there:
-                raise refusal(", with other settings")
-            members = noted(task.notes, MEMBERS)
-            if members and (gone := noted(seal.notes, MEMBERS) - members):
-                raise refusal(f", together with {min(gone)}, which is not there now")
-            if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-                raise refusal(", and is not as it was then")
-    except SealError:
-        raise refusal(", which cannot be read") from None
-    return sealed
-
-
-def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
-    seal = replace(sealed.seal, notes={**sealed.seal.notes, **task.notes})
-    data = seal.to_bytes()
-    if seal.notes != sealed.seal.notes or not sealed.is_intact:
-        seal.save(sidecar_of(path))
-    made = _protection(path, sidecar_of(path), seal, sealed.layout, len(data))
-    return replace(made, is_kept=True)
+    request = Request.of(errors, carrier, **options)
+    path = path_of(path)
+    files = targets(path, everything)
+    if request.carrier.moves and path.is_dir():
+        files = _with_places(files, path)
+    if request.balance is not None and len(files) > 1:
+        raise SpecError(f"{path} has {len(files)} files, and this plan is for the tensors of one")
+    folder = path if path.is_dir() else path.parent
+    seals = _seals(request, path, files, out, seal_dir)
+    goals, root = files, folder
+    if request.carrier.moves:
+        goals, root = _goals(path, folder, files, path_of(out, "out"))
+    is_set = path.is_dir() or is_index(path) or len(files) > 1
+    task = Task(request, notes_of(goals, root) if is_set else {}, root, seals, force, progress)
+    balance = request.balance
+    chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)
+    todo = {
+        file: partial(prepare, task, file, goal, chosen.get(file))
+        for file, goal in zip(files, goals, strict=True)
+    }
+    goes_on = path.is_dir() or is_index(path)
+    ready, problems = each_of(todo, goes_on)
+    made, more = each_of(ready, goes_on)
+    rest = left_out(files, folder) if is_set else []
+    weights = {
+        name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
+    }
+    others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
+    told = {str(file): text for file, text in (problems | more).items()}
+    return Protected(str(path), tuple(made.values()), told, weights, others)
 
 
-def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection:
-    request = for_index(task.request) if is_index(path) else task.request
-    beside = sidecar_of(path)
-    with open_regular(path) as file, ExitStack() as stack:
-        before = state_of(file.fileno())
-
-        def confirm() -> None:
-            if state_of(path) != before:
-                raise MismatchError(
-                    f"{path} was changed while it was read: protect it when it is done"
-                )
-
-        new = stack.enter_context(atomic(beside, like=path, confirm=confirm))
-        stack.enter_context(locked(path))
-        seal, layout = seal_beside(file, path, request, names, task.notes, task.progress)
-        data = seal.to_bytes()
-        new.write(data)
-    return _protection(path, beside, seal, layout, len(data))
+def _why_out(name: str, path: Path) -> str:
+    """Why weights do not belong to what a path stands for."""
+    if name.endswith("/"):
+        return "a link to a folder, which is not followed; protect it by its own path"
+    if path.is_dir() and is_shard(name):
+        return "a shard that no index lists; protect it by its own path, if it is needed"
+    return f"it does not belong to {path.name}; protect it by its own path"
 
 
-def seal_beside(
-    file: BinaryIO,
-    path: Path,
-    request: Request,
-    names: Collection[str] | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> tuple[Seal, Layout]:
-    """The seal of an open file that stays as it is, and what it is made of.
+T = TypeVar("T")
+
+
+def each_of(
+    todo: Mapping[Path, Callable[[], T]], goes_on: bool
+) -> tuple[dict[Path, T], dict[Path, str]]:
+    """Do something with every file.
 
     Args:
-        file: the file.
-        path: where it is or will be: the name says what it is to be taken for.
-        request: what is asked for.
-        names: of the tensors to protect; None for all.
-        notes: that the seal is to hold.
-        progress: see `protect_file`.
-    """
-    layout = layout_of(file, path)
-    tensors = FileTensors(file, layout, progress)
-    seal = protect_(ChosenTensors(tensors, names), request)
-    return _completed(seal, layout, notes), layout
-
-
-def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:
-    with (
-        open_regular(path) as file,
-        atomic(out, like=path, stale=sidecars_of(out)) as new,
-    ):
-        seal, bare, sealed = seal_inside(
-            file, path, new, task.request, names, task.notes, task.progress
-        )
-    return _protection(out, None, seal, bare, sealed.size - bare.size)
-
-
-def seal_inside(
-    file: BinaryIO,
-    path: Path,
-    new: BinaryIO,
-    request: Request,
-    names: Collection[str] | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> tuple[Seal, Layout, Layout]:
-    """Write a file that holds its seal itself.
+        todo: what to do, by the path of the file.
+        goes_on: whether a file with which it fails does not keep the others from it.
 
     Returns:
-        The seal, and what the file is made of without and with it.
+        What came of each, and the problems of the others, in words.
 
-    Args:
-        file: the file to be protected.
-        path: where it is or will be.
-        new: an empty file.
-        request, names, notes, progress: see `seal_beside`.
+    Raises:
+        ParimendError, OSError: the first one, if it does not go on or all fail.
     """
-    layout = _with_room(file, path)
-    changed = LoadedTensors(FileTensors(file, layout, progress))
-    seal = protect_(ChosenTensors(changed, names), request)
-    bare = layout.format.with_seal(layout, None)
-    seal = _completed(seal, bare, notes)
-    sealed = layout.format.with_seal(bare, seal.to_bytes())
-    sealed.write(new, changed.data)
-    new.flush()
-    tensors = FileTensors(new, sealed)
-    if not tensors.has_header or diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-        raise OSError(f"{path}: what was written cannot be read back as it was")
-    return seal, bare, sealed
+    done: dict[Path, T] = {}
+    failed: dict[Path, Exception] = {}
+    for path, do in todo.items():
+        try:
+            done[path] = do()
+        except (SpecError, WordError):
+            raise  # what is asked for cannot be, of any file
+        except (ParimendError, OSError) as error:
+            failed[path] = error
+            if not goes_on:
+                raise
+    if failed and not done:
+        raise next(iter(failed.values()))
+    return done, {path: _problem(error, path) for path, error in failed.items()}
 
 
-def _completed(seal: Seal, layout: Layout, notes: Mapping[str, Any] | None) -> Seal:
-    blobs = {layout.format.name: layout.frame}
-    return replace(seal, notes={**seal.notes, **(notes or {})}, blobs=blobs)
+def _problem(error: Exception, path: Path) -> str:
+    if not isinstance(error, OSError):
+        return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
+    return missing(path) or str(error.strerror or error)
 
 
-def _with_room(file: BinaryIO, path: Path) -> Layout:
-    """What a file is made of that can hold its seal itself."""
-    layout = layout_of(file, path)
-    if not layout.format.holds_seal:
-        able = ", ".join(name for name, format in FORMATS.items() if format.holds_seal)
+def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The files of a folder that have a place for a seal in them, and indices."""
+    able = {format.suffix for format in FORMATS.values() if format.holds_seal}
+    found = [file for file in files if file.suffix in able or is_index(file)]
+    if not found:
         raise FormatError(
-            f"{path} has no place for a seal, as it is no {able} file: protect it with "
-            "carrier='sidecar'"
+            f"{folder} has no file with a place for a seal in it ({', '.join(able)}): protect it "
+            "with carrier='sidecar'"
         )
-    return layout
+    return found
 
 
-def _require_free(path: Path, out: Path, force: bool) -> None:
-    """Refuse to replace what is to be protected, or what a sidecar protects."""
-    if out.exists() and out.samefile(path):
-        raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
-    stale = sidecar_of(out)
-    if stale.exists() and not force:
-        raise MismatchError(
-            f"{stale} belongs to another file that would be replaced: remove both, or use force"
+def _seals(
+    request: Request,
+    path: Path,
+    files: Sequence[Path],
+    out: PathLike | None,
+    seal_dir: PathLike | None,
+) -> Seals:
+    """Where the sidecars go."""
+    if request.carrier.moves:
+        if out is None:
+            raise SpecError(
+                f"carrier={request.carrier.name!r} changes the weights: say where to write the new "
+                "file"
+            )
+        if seal_dir is not None:
+            raise SpecError(
+                f"carrier={request.carrier.name!r} puts the seal into the file: it takes no "
+                "seal_dir"
+            )
+        return Beside()
+    if out is not None and seal_dir is not None:
+        raise SpecError("out and seal_dir both say where the seal goes: give one of them")
+    if seal_dir is not None:
+        where = path_of(seal_dir, "seal_dir")
+        where.mkdir(parents=True, exist_ok=True)
+        return Apart(where, proven=True)
+    if out is None:
+        return Beside()
+    where = path_of(out, "out")
+    if not where.is_dir() and (len(files) > 1 or path.is_dir()):
+        raise SpecError(
+            f"{path} has {len(files)} files: give a folder for their seals, with seal_dir"
         )
+    return Apart(where, proven=True)
 
 
-def _protection(
-    path: Path, sidecar: Path | None, seal: Seal, layout: Layout, seal_bytes: int
-) -> Protection:
-    return Protection(
-        path=str(path),
-        sidecar=str(sidecar or ""),
-        seal=seal,
-        elements=sum(part.count for part in layout.parts),
-        seal_bytes=seal_bytes,
-        header_bytes=layout.span_bytes,
-        data_bytes=layout.data_bytes,
-    )
+def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[list[Path], Path]:
+    """Where the protected files go, and the folder from which on they are named."""
+    if out.is_dir():
+        return [out / file.relative_to(folder) for file in files], out
+    if len(files) > 1:
+        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
+    return [out], out.parent

@@ -42,15 +42,17 @@ def put_back(
         BusyError, OSError: if the result cannot be written. Nothing was changed then.
     """
     goal = out or found.path
+    place = sidecar_of(out) if out else found.side
     words = zip(found.sealed.seal.words, report.words, strict=True)
     wrong = [word for word, outcome in words if outcome.verdict is Verdict.CORRECTABLE]
-    has_side = found.sealed.path is not None and (out or report.seal is not Verdict.CLEAN)
+    if found.sealed.path is None or not (out or report.seal is not Verdict.CLEAN):
+        place = None  # nothing to write there
     is_written = out or wrong or Verdict.CORRECTABLE in (report.header, report.frame)
     with ExitStack() as stack:
         # What is entered first takes its place last: a sidecar never lies beside another file.
-        if has_side:
+        if place is not None:
             confirm = found.require_sidecar if out is None else found.require_unchanged
-            side = stack.enter_context(atomic(sidecar_of(goal), found.path, confirm=confirm))
+            side = stack.enter_context(atomic(place, found.path, confirm=confirm))
             side.write(found.sealed.seal.to_bytes())
             report = replace(report, seal=_done(report.seal))
         if is_written:
@@ -60,8 +62,9 @@ def put_back(
             known = {word: findings[word] for word in wrong}
             report = _write(found, report, known, new, progress)
             report = replace(report, written=str(goal))
-        elif has_side:
-            stack.enter_context(locked(goal))
+        elif place is not None:
+            if place == sidecar_of(goal):
+                stack.enter_context(locked(goal))
             found.require_unchanged()
     return report
 

@@ -1,16 +1,22 @@
 """Where the seal of a file is, and what the file should look like according to it.
 
-A ``sidecar`` seal lies beside the file, as ``NAME.parimend``. The other carriers put theirs into
-the file, where its format has a place for it.
+A ``sidecar`` seal lies beside the file, as ``NAME.parimend``, or in a folder of seals, see
+`parimend.files.apart`. The other carriers put theirs into the file, where its format has a place
+for it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from parimend.errors import FormatError, SealError
+from parimend.atomic import atomic, locked
+from parimend.errors import FormatError, ParimendError, SealError
+from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, promised
 from parimend.regular import read_regular
 from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
@@ -47,6 +53,96 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+Save = Callable[[Seal], Path]
+"""Writes the seal of a file, and returns where to."""
+
+
+class Seals(ABC):
+    """Where the sidecars of files are."""
+
+    @abstractmethod
+    def find(self, file: BinaryIO, path: Path) -> Sealed:
+        """The seal of a file.
+
+        Args:
+            file: open for reading.
+            path: its path.
+
+        Raises:
+            SealError: if the file is not protected, or its seal cannot be read.
+            MismatchError: if it is not known which of several seals is that of the file.
+        """
+
+    @abstractmethod
+    def place(self, path: Path, sealed: Sealed | None) -> Path | None:
+        """Where the sidecar of a file is, or would be as far as that is known."""
+
+    @abstractmethod
+    def has(self, path: Path) -> bool:
+        """Whether there is a sidecar of the name of a file, which need not be there."""
+
+    @abstractmethod
+    def notes(self, path: Path) -> Mapping[str, Any]:
+        """What the sidecar of the name of a file notes, if the file cannot be read.
+
+        Raises:
+            ParimendError, OSError: if there is none, or it cannot be read.
+        """
+
+    @abstractmethod
+    def names(self, folder: Path) -> list[str]:
+        """Names of files in and below a folder that have sidecars, also where they are gone."""
+
+    @abstractmethod
+    def saving(self, path: Path, confirm: Callable[[], None]) -> AbstractContextManager[Save]:
+        """Be the one who writes the sidecar of a file; ``confirm`` is that of `atomic`.
+
+        Raises:
+            BusyError: if another process writes it.
+            OSError: if it cannot be written.
+        """
+
+
+class Beside(Seals):
+    """Every sidecar lies beside its file, and is found by the name."""
+
+    def find(self, file: BinaryIO, path: Path) -> Sealed:
+        return find_seal(file, path)
+
+    def place(self, path: Path, sealed: Sealed | None) -> Path:
+        return sidecar_of(path)
+
+    def has(self, path: Path) -> bool:
+        return sidecar_of(path).exists()
+
+    def notes(self, path: Path) -> Mapping[str, Any]:
+        return load_sidecar(sidecar_of(path)).seal.notes
+
+    def names(self, folder: Path) -> list[str]:
+        sides = [name for name in walk(folder) if Path(name).suffix == SUFFIX]
+        named = [(name.removesuffix(SUFFIX), folder / name) for name in sides]
+        return [of for of, side in named if (folder / of).exists() or is_of_file(side)]
+
+    @contextmanager
+    def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
+        beside = sidecar_of(path)
+        with atomic(beside, like=path, confirm=confirm) as new, locked(path):
+
+            def save(seal: Seal) -> Path:
+                new.write(seal.to_bytes())
+                return beside
+
+            yield save
+
+
+def is_of_file(beside: Path) -> bool:
+    """Whether a seal was made of a file: the seal of a live model may have any name."""
+    try:
+        return load_sidecar(beside).layout is not None
+    except (ParimendError, OSError):
+        return True
+
+
 def find_seal(file: BinaryIO, path: Path) -> Sealed:
     """The seal of a file.
 
@@ -62,7 +158,7 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
         seal, layout, is_intact = load_sidecar(beside)
     except FileNotFoundError:
         try:
-            return _inside(file, path)
+            return find_inside(file, path)
         except SealError:
             beside = path.with_suffix(SUFFIX)
             if not _is_of_model(beside, path):
@@ -99,7 +195,12 @@ def _is_of_model(beside: Path, path: Path) -> bool:
     return load_sidecar(beside).layout is None
 
 
-def _inside(file: BinaryIO, path: Path) -> Sealed:
+def find_inside(file: BinaryIO, path: Path) -> Sealed:
+    """The seal that a file holds itself.
+
+    Raises:
+        SealError: if there is none that can be read.
+    """
     problem = ""
     for format in FORMATS.values():
         for data in format.seals_in(file, str(path)):

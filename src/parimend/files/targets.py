@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from parimend.errors import FormatError, MismatchError
+from parimend.errors import FormatError
+from parimend.files.seals import SUFFIX
+from parimend.files.walking import walk
 from parimend.formats import FORMATS, promised
 from parimend.regular import open_regular, read_regular
 
@@ -22,10 +26,15 @@ MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
+PLACE = "place"
+"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 
 # As transformers and diffusers name them, with and without a variant:
 # model.safetensors.index.json, model.safetensors.index.fp16.json, pytorch_model.bin.index.json
 _INDEX = re.compile(r".+\.index(\..+)?\.json", re.DOTALL)
+# model-00001-of-00003.safetensors, model.fp16-00001-of-00002.safetensors, llama-00001-of-00009.gguf
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[^/]+)", re.DOTALL)
+_MOST_SHARDS = 1000  # of which one that is missing is told by the numbers of the others
 MAX_INDEX = 1 << 28
 """Bytes of the largest index that is read."""
 SAFETENSORS = FORMATS["safetensors"].suffix
@@ -33,7 +42,7 @@ SAFETENSORS = FORMATS["safetensors"].suffix
 _WEIGHTS = {
     SAFETENSORS,
     *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".onnx_data"),
-    *(".h5", ".msgpack", ".npz", ".tflite", ".pb", ".mlmodel"),
+    *(".h5", ".msgpack", ".npz", ".npy", ".tflite", ".pb", ".mlmodel"),
 }
 
 
@@ -46,51 +55,117 @@ def is_index(path: Path) -> bool:
     return _INDEX.fullmatch(path.name) is not None
 
 
-def index_first(path: Path) -> tuple[bool, str]:
-    """The order of the files of a set."""
-    return not is_index(path), path.name
+def is_weights(name: str) -> bool:
+    """Whether a name is one of those that files with weights have.
+
+    >>> is_weights("unet/model.fp16.safetensors"), is_weights("tokenizer.json")
+    (True, False)
+    """
+    return PurePosixPath(name).suffix in _WEIGHTS
 
 
-def targets(path: Path) -> list[Path]:
+def is_shard(name: str) -> bool:
+    """Whether a name is numbered as those of shards are.
+
+    >>> is_shard("model-00001-of-00003.safetensors")
+    True
+    """
+    return _SHARD.fullmatch(name) is not None
+
+
+def index_first(path: Path) -> tuple[Path, bool, str]:
+    """The order of the files of a set: folder by folder, and indices before what they list."""
+    return path.parent, not is_index(path), path.name
+
+
+def targets(path: Path, everything: bool = False) -> list[Path]:
     """The files that are to be protected together.
 
     Args:
         path: a file, which stands for itself and those that hold the rest of its tensors; the index
             of a sharded checkpoint, which stands for itself and its shards; or a folder, which
-            stands for the index in it, or else for all its safetensors files.
+            stands for all files of weights in it and below, and their indices.
+        everything: of a folder, also what is no weights: tokenizers, configurations and the like.
+
+    Returns:
+        They, the index of a folder first. Of a folder also shards that should be there and are not:
+        those that an index lists, and those that are missing in the numbers of others.
 
     Raises:
         FormatError: if an index or a file with others cannot be read, or names files that are not
             in its folder, or a folder has nothing to protect.
-        MismatchError: if a folder has several indices.
         OSError: if the path does not exist or cannot be read.
     """
     if path.is_dir():
-        return _targets_in(path)
+        return _targets_in(path, everything)
     is_list = is_index(path)
     names = shards(read_regular(path, MAX_INDEX), str(path)) if is_list else others(path)
-    return [path, *(path.with_name(name) for name in names)]
+    return [path, *(path.parent / name for name in names)]
 
 
-def _targets_in(folder: Path) -> list[Path]:
-    names = names_in(folder)
-    indices = [name for name in names if is_index(Path(name))]
-    preferred = [name for name in indices if SAFETENSORS in name]
-    found = [name for name in names if name.endswith(SAFETENSORS)]
-    # What loads checkpoints takes safetensors where there are any.
-    if preferred or not found:
-        indices = preferred or indices
-        if len(indices) > 1:
-            raise MismatchError(
-                f"{folder} has several indices, {', '.join(indices)}: name one of them"
-            )
-        if indices:
-            return targets(folder / indices[0])
+def _targets_in(folder: Path, everything: bool) -> list[Path]:
+    names = names_below(folder)
+    listed = _listed(folder, names)
+    taken = {name for name in names if is_weights(name) or is_index(Path(name))}
+    surplus = _unlisted(taken, listed)
+    found = taken - surplus | listed.keys() | _gaps(taken - listed.keys() - surplus)
+    if everything:
+        # An empty file has nothing to protect.
+        found |= {n for n in names if n not in surplus and not _is_empty(folder / n)}
     if not found:
-        below = [name for name in left_out([], folder) if name.endswith("/")]
-        hint = f"; there are weights in {', '.join(below)}" if below else ""
-        raise FormatError(f"{folder} has no safetensors files and no index{hint}")
-    return [folder / name for name in found]
+        hint = "; --all protects its other files" if names and not everything else ""
+        raise FormatError(f"{folder} has no files of weights and no index{hint}")
+    return sorted((folder / name for name in found), key=index_first)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.exists() and not path.stat().st_size
+
+
+def _listed(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The names that indices list and models have their other weights in; and by whom.
+
+    Of what cannot be read nothing is known here. It is a target, and refused when its turn comes.
+    """
+    found = dict[str, str]()
+    for name in names:
+        path = folder / name
+        with suppress(FormatError, OSError):
+            if is_index(path) or has_others(path):
+                beside = targets(path)[1:]
+                found |= {other.relative_to(folder).as_posix(): name for other in beside}
+    return found
+
+
+def _unlisted(names: Collection[str], listed: Mapping[str, str]) -> set[str]:
+    """Shards, by their names, that no index lists, where there are some that one lists."""
+    kinds = {_kind(name) for name in listed if is_shard(name)}
+    return {n for n in names if is_shard(n) and n not in listed and _kind(n) in kinds}
+
+
+def _kind(name: str) -> tuple[str, str]:
+    return os.path.dirname(name), PurePosixPath(name).suffix
+
+
+def _gaps(names: Collection[str]) -> set[str]:
+    """Shards that are missing, as the numbers of others tell.
+
+    >>> _gaps({"a-00001-of-00003.gguf", "a-00003-of-00003.gguf", "b.gguf"})
+    {'a-00002-of-00003.gguf'}
+    """
+    there = defaultdict[tuple[str, str, str], set[int]](set)
+    for name in names:
+        if match := _SHARD.fullmatch(name):
+            before, number, count, after = match.groups()
+            there[before, count, after].add(int(number))
+    return {
+        f"{before}-{number:05}-of-{count}{after}"
+        for (before, count, after), numbers in there.items()
+        if int(count) <= _MOST_SHARDS
+        # Some count from 0.
+        for number in range(min(1, *numbers), int(count) + min(1, *numbers))
+        if number not in numbers
+    }
 
 
 def shards(content: bytes, index: str) -> list[str]:
@@ -111,7 +186,7 @@ def shards(content: bytes, index: str) -> list[str]:
             "weight_map: fetch it again, or name it otherwise if it is something else"
         ) from None
     for name in names:
-        if not _is_plain(name):
+        if not is_inside(name):
             raise FormatError(f"{index} names a shard outside its folder: {name!r}")
     return sorted(names)
 
@@ -126,7 +201,7 @@ def others(path: Path) -> list[str]:
     """The names of the files that hold the rest of a file's tensors, as far as its name tells.
 
     Raises:
-        FormatError: if it is not what its name promises, or they are not in its folder.
+        FormatError: if it is not what its name promises, or they are not in its folder or below.
         OSError: if it cannot be read.
     """
     format = promised(path)
@@ -135,62 +210,88 @@ def others(path: Path) -> list[str]:
     with open_regular(path) as file:
         names = format.others(file, str(path))
     for name in names:
-        if not _is_plain(name):
+        if not is_inside(name) or _is_led_away(path.parent, name):
             raise FormatError(
-                f"{path} has tensors in another folder, in {name}: save it with all of its data "
-                "beside it, to protect them together"
+                f"{path} has tensors outside of its folder, in {name}: save it with all of its "
+                "data beside it, to protect them together"
             )
     return names
 
 
+def _is_led_away(folder: Path, name: str) -> bool:
+    """Whether a folder on the way to a file is a link; files may be, in caches all of them are."""
+    return any((folder / part).is_symlink() for part in [*PurePosixPath(name).parents][:-1])
+
+
 def left_out(files: Collection[Path], folder: Path) -> list[str]:
-    """Weights in and below a folder that are not among some files.
+    """What is in and below a folder and not among some files.
 
     Args:
-        files: in that folder.
-        folder: looked through two levels deep.
+        files: in that folder or below.
+        folder: looked through.
 
     Returns:
-        Names of files in the folder; folders below it with weights in them as ``name/``.
+        Names of files, from the folder on; folders that are links, which are not followed, as
+        ``name/``.
     """
-    taken = {file.name for file in files}
-    beside = [name for name in names_in(folder) if _is_weights(name) and name not in taken]
-    below = {
-        found.relative_to(folder).parts[0]
-        for pattern in ("*/*", "*/*/*")
-        for found in folder.glob(pattern)
-        if _is_weights(found.name) and not found.relative_to(folder).parts[0].startswith(".")
-    }
-    return beside + [f"{name}/" for name in sorted(below)]
+    taken = {file.relative_to(folder).as_posix() for file in files}
+    return [name for name in walk(folder) if name not in taken and not name.endswith(SUFFIX)]
 
 
-def notes_of(files: Sequence[Path]) -> dict[str, list[str]]:
-    """What a seal notes of the files that are protected together, all in one folder."""
-    others = [name for name in left_out(files, files[0].parent) if not name.endswith("/")]
-    return {MEMBERS: sorted(file.name for file in files), LEFT_OUT: others}
+def notes_of(files: Sequence[Path], folder: Path) -> dict[str, list[str]]:
+    """What a seal notes of the files that are protected together, all in or below one folder."""
+    members = sorted(file.relative_to(folder).as_posix() for file in files)
+    rest = [name for name in left_out(files, folder) if is_weights(name)]
+    return {MEMBERS: members, LEFT_OUT: rest}
 
 
-def noted(notes: Mapping[str, Any], note: str) -> set[str]:
-    """The names in a note of a seal, without what cannot be a name."""
-    names = notes.get(note)
-    return {name for name in names if _is_plain(name)} if isinstance(names, list) else set()
+def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
+    """The names in a note of a seal, as they are called from another folder on.
+
+    Args:
+        notes: of the seal.
+        note: `MEMBERS` or `LEFT_OUT`.
+        name: of the file of the seal, from that folder on. The set may have been protected from a
+            folder above it, or below; names that are not in it, or cannot be names, are left out.
+
+    >>> notes = {"members": ["unet/a.bin", "vae/b.bin"], "place": "unet/a.bin"}
+    >>> noted(notes, "members", "a.bin"), sorted(noted(notes, "members", "x/unet/a.bin"))
+    ({'a.bin'}, ['x/unet/a.bin', 'x/vae/b.bin'])
+    """
+    names, place = notes.get(note), notes.get(PLACE, PurePosixPath(name).name)
+    if not isinstance(names, list) or not is_inside(place):
+        return set()
+    then, now = PurePosixPath(place).parent.parts, PurePosixPath(name).parent.parts
+    common = min(len(then), len(now))
+    if then[len(then) - common :] != now[len(now) - common :]:
+        return set()  # moved: nothing is known of where the others are
+    above, below = then[: len(then) - common], now[: len(now) - common]
+    parts = (PurePosixPath(each).parts for each in names if is_inside(each))
+    of_it = (p[len(above) :] for p in parts if p[: len(above)] == above)
+    return {"/".join(below + rest) for rest in of_it if rest}
 
 
-def names_in(folder: Path) -> list[str]:
-    """Names of the files in a folder, without hidden ones and what is no regular file."""
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()
-        )
+def missing(path: Path) -> str:
+    """In words that a file is not there; empty if it is."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    return "" if path.exists() else "it is missing"
 
 
-def _is_weights(name: str) -> bool:
-    return Path(name).suffix in _WEIGHTS and not name.startswith(".")
+def names_below(folder: Path) -> list[str]:
+    """Names of the files in and below a folder, from it on, without seals; see `walk`."""
+    return [name for name in walk(folder) if not name.endswith(("/", SUFFIX))]
 
 
-def _is_plain(name: object) -> bool:
-    """Whether something is the name of a file in the same folder, and no way out of it."""
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+def is_inside(name: object) -> bool:
+    """Whether something names a file in a folder or below, and is no way out of it.
+
+    >>> is_inside("unet/a.bin"), is_inside("../a.bin"), is_inside("/a.bin"), is_inside("a//b")
+    (True, False, False, False)
+    """
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    if any(part in ("", ".", "..") for part in name.split("/")):
         return False
     try:
         os.fsencode(name)

@@ -60,6 +60,7 @@ _KEYS = ("location", "offset", "length")
 _DEEPEST = 100  # messages in messages; protobuf goes as far
 _MOST_DIMENSIONS = 64
 _LONGEST_TEXT = 1 << 12
+_LEVELS = 3  # of folders in which a model is looked for that has its data in a file
 
 
 class _Place(NamedTuple):
@@ -109,7 +110,7 @@ class Onnx(Listed):
 
 
 class OnnxData(Listed):
-    """Files that hold weights of an ONNX model in the same folder, which is read to name them."""
+    """Files with weights of an ONNX model in their folder or above, which is read to name them."""
 
     name = "onnx-data"
     strict = False
@@ -124,14 +125,13 @@ class OnnxData(Listed):
 
 
 def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
-    """The tensors that models in the folder of a file have in it."""
-    folder = path.parent
-    if not folder.is_dir():
-        return []
+    """The tensors that models in the folder of a file, or a little above, have in it."""
     found = []
-    for model in sorted(folder.glob(f"*{SUFFIX}")):
-        tensors = _of_model(model, state_of(model))
-        found += [(t, t.place) for t in tensors if t.place and t.place.location == path.name]
+    for folder in path.parents[:_LEVELS]:
+        name = str(path.relative_to(folder))
+        for model in sorted(folder.glob(f"*{SUFFIX}")):
+            tensors = _of_model(model, state_of(model))
+            found += [(t, t.place) for t in tensors if t.place and t.place.location == name]
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from parimend.campaign.engines.base import Engine, WorkerDiedError
+from parimend.campaign.engines.base import Engine
 from parimend.campaign.engines.local import Local
 from parimend.campaign.engines.on_ray import Ray
 from parimend.campaign.tables import one_of
+from parimend.errors import WorkerDiedError
 
 __all__ = ["ENGINES", "Engine", "Local", "Ray", "WorkerDiedError", "engine_of"]
 

@@ -10,11 +10,6 @@ from typing import ClassVar, Self
 
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
-from parimend.errors import CampaignError
-
-
-class WorkerDiedError(CampaignError):
-    """A worker ended before its task did; the task can be done again."""
 
 
 class Engine(ABC):

@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from parimend.campaign.engines.base import Engine, WorkerDiedError
+from parimend.campaign.engines.base import Engine
 from parimend.campaign.engines.bench import Bench
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
+from parimend.errors import WorkerDiedError
 
 _AHEAD = 4  # tasks that wait for each worker, so that none waits for tasks
 _LOOK_SECONDS = 1.0

@@ -10,15 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from parimend.campaign.engines.base import Engine, WorkerDiedError
+from parimend.campaign.engines.base import Engine
 from parimend.campaign.engines.bench import Bench
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
+from parimend.cluster import Cluster, loaded
 from parimend.errors import CampaignError, ParimendError
-
-_AHEAD = 2
-_RETRIES = 8
-_RETRY_SECONDS = 1.0
 
 
 class Ray(Engine):
@@ -36,75 +33,33 @@ class Ray(Engine):
     name = "ray"
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        self.workers, self.address = workers, address
+        self.cluster = Cluster(workers, address)
         self.refs: dict[str, Any] = {}
-        self.base, self.own = "", False
+        self.base = ""
 
     def start(self, folder: Path, base: Path) -> Self:
-        ray = _ray()
-        if not ray.is_initialized():
-            cores = self.workers if self.address is None else None
-            ray.init(
-                address=self.address, num_cpus=cores, include_dashboard=False, log_to_driver=False
-            )
-            self.own = True
+        self.cluster.start()
         self.base = str(base)
         for file in sorted(folder.iterdir()):
-            self.refs[file.name] = ray.put(np.fromfile(file, np.uint8))
+            self.refs[file.name] = loaded().put(np.fromfile(file, np.uint8))
         return self
 
     def rows(self, tasks: Sequence[Task]) -> Iterator[Row]:
-        ray = _ray()
-        remote = ray.remote(max_retries=_RETRIES)(_work)
-        shipped = ray.put((self.base, {name: [ref] for name, ref in self.refs.items()}))
-        waiting: list[Task] = list(reversed(tasks))
-        running: list[Any] = []
+        shared = self.base, {name: [ref] for name, ref in self.refs.items()}
         try:
-            while waiting or running:
-                while waiting and len(running) < self._most():
-                    running.append(remote.remote(shipped, waiting.pop()))
-                done, running = ray.wait(running, timeout=_RETRY_SECONDS)
-                yield from (self._result(each) for each in done)
-        finally:
-            for each in running:
-                ray.cancel(each, force=False)
-
-    def stop(self) -> None:
-        self.refs = {}
-        if self.own:
-            _ray().shutdown()
-
-    def _most(self) -> int:
-        cores = int(_ray().cluster_resources().get("CPU", 1))
-        return _AHEAD * max(1, min(self.workers or cores, cores))
-
-    def _result(self, reference: Any) -> Row:
-        ray = _ray()
-        try:
-            row: Row = ray.get(reference)
-            return row
-        except ray.exceptions.RayTaskError as error:
+            yield from self.cluster.each(_work, shared, tasks)
+        except loaded().exceptions.RayTaskError as error:
             if isinstance(error.cause, ParimendError):
                 raise CampaignError(str(error.cause)) from error
             raise
-        except (ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError) as error:
-            raise WorkerDiedError(f"a worker of the cluster died: {error}") from error
-        except (ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError) as error:
-            raise WorkerDiedError(f"a machine of the cluster was lost: {error}") from error
+
+    def stop(self) -> None:
+        self.refs = {}
+        self.cluster.stop()
 
 
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise CampaignError(
-            "the engine ray needs Ray: pip install 'parimend[ray]', or take the engine local"
-        ) from None
-    return ray
-
-
-def _work(shipped: tuple[str, dict[str, list[Any]]], task: Task) -> Row:
-    base, refs = shipped
+def _work(shared: tuple[str, dict[str, list[Any]]], task: Task) -> Row:
+    base, refs = shared
     return _bench(base, _Refs(refs)).work(task)
 
 
@@ -122,7 +77,7 @@ class _Refs:
         return hash(self.names)
 
     def __call__(self, name: str) -> io.BytesIO:
-        return io.BytesIO(_ray().get(self.refs[name][0]).data)
+        return io.BytesIO(loaded().get(self.refs[name][0]).data)
 
 
 @lru_cache(maxsize=1)

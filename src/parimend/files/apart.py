@@ -1,0 +1,243 @@
+"""Seals in a folder of their own, for files whose folders are read-only, or not to be added to.
+
+There a seal is found by the content of its file: by the size and what is around the tensors, and,
+where that leaves a choice, by looking which seal's sums the data have. Names are hints, and paths
+mean nothing, so that a cache may be moved, linked or mounted elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from parimend.arguments import path_of
+from parimend.atomic import PathLike, atomic
+from parimend.carriers import diagnose
+from parimend.errors import MismatchError, ParimendError, SealError
+from parimend.files.seals import SUFFIX, Beside, Save, Sealed, Seals, find_inside, load_sidecar
+from parimend.files.targets import PLACE
+from parimend.files.walking import walk
+from parimend.outcomes import Verdict
+from parimend.seal import Seal
+from parimend.stores.file import FileTensors
+from parimend.words.bits import WORD
+
+_LONGEST = 255  # bytes of a file's name
+_NAMED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
+
+
+def seals_in(seal_dir: PathLike | None) -> Seals:
+    """The seals in a folder; by default, those beside their files.
+
+    Args:
+        seal_dir: a folder of seals, or one seal.
+
+    Raises:
+        SpecError: if it is no path.
+        FileNotFoundError: if there is none.
+    """
+    if seal_dir is None:
+        return Beside()
+    where = path_of(seal_dir, "seal_dir")
+    if not where.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder of seals", str(where))
+    return Apart(where)
+
+
+class Apart(Seals):
+    """Sidecars in one folder, called ``NAME.DIGEST.parimend``, by what they were made of.
+
+    Args:
+        where: the folder; or one sidecar, which may be there or not.
+        proven: take no seal for a file's by its name, unless a sum of the data shows that it is.
+    """
+
+    def __init__(self, where: Path, *, proven: bool = False) -> None:
+        self.where = where
+        self._proven = proven
+        self.is_one = not where.is_dir()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes need: seals are read where they are used."""
+        return {"where": self.where, "_proven": self._proven, "is_one": self.is_one}
+
+    def find(self, file: BinaryIO, path: Path) -> Sealed:
+        near, named, sure = [], [], []
+        for sealed in self._sealed:
+            tensors = FileTensors(file, sealed.layout)
+            is_whole = tensors.found == tensors.size
+            has_frame = bool(sealed.layout.spans) and tensors.has_header
+            is_named = _name(sealed) == path.name
+            near += [sealed] if is_whole or has_frame or is_named else []
+            named += [sealed] if is_named else []
+            sure += [sealed] if is_named and is_whole and tensors.has_header else []
+        if len(sure) != 1 or self._proven:
+            sure = _fitting(near, file)
+        if not sure and not self._proven:
+            sure = self._sealed if self.is_one else named
+        if not sure:
+            return self._inside(file, path)
+        # Files of one content may have a seal each, all of which say the same.
+        content = _content(sure[0].seal)
+        sure += [sealed for sealed in near if _content(sealed.seal) == content]
+        first = max(sure, key=lambda sealed: _in_common(sealed, path))
+        if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
+            raise MismatchError(
+                f"{self.where} has several seals for {path}, {_show(first)} and {_show(twins[0])}: "
+                "remove the one that is not its seal, or name the right one (--seal-dir SEAL)"
+            )
+        return first
+
+    def place(self, path: Path, sealed: Sealed | None) -> Path | None:
+        return sealed.path if sealed else None
+
+    def has(self, path: Path) -> bool:
+        return path.name in self._names
+
+    def notes(self, path: Path) -> Mapping[str, Any]:
+        found = [sealed for sealed in self._sealed if _name(sealed) == path.name]
+        if len(found) != 1:
+            raise SealError(f"{self.where} has {len(found)} seals of the name of {path}")
+        return found[0].seal.notes
+
+    def names(self, folder: Path) -> list[str]:
+        return [name for name in walk(folder) if Path(name).name in self._names]
+
+    @contextmanager
+    def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
+        def save(seal: Seal) -> Path:
+            place = self._place(path, seal)
+            with atomic(place, like=path, confirm=confirm) as new:
+                new.write(seal.to_bytes())
+            return place
+
+        yield save
+
+    def _place(self, path: Path, seal: Seal) -> Path:
+        if self.is_one:
+            return self.where
+        key = _key(seal)
+        there = (sealed.path for sealed in self._sealed if _key(sealed.seal) == key)
+        if (same := next(there, None)) is not None:
+            return same
+        name = f"{path.name}.{key[:16]}{SUFFIX}"
+        if len(os.fsencode(name)) > _LONGEST:
+            name = key + SUFFIX
+        return self.where / name
+
+    def _inside(self, file: BinaryIO, path: Path) -> Sealed:
+        """A file that holds its seal itself needs none here."""
+        try:
+            return find_inside(file, path)
+        except SealError:
+            lost = f" ({', '.join(self._lost)} there cannot be read)" if self._lost else ""
+            raise SealError(
+                f"{path} is not protected: no seal in {self.where} is of its content{lost} "
+                f"(parimend protect {path} --seal-dir {self.where} makes one)"
+            ) from None
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        if self.is_one:
+            return [self.where] if self.where.exists() else []
+        return sorted(self.where / name for name in walk(self.where) if name.endswith(SUFFIX))
+
+    @cached_property
+    def _loaded(self) -> tuple[list[Sealed], list[str]]:
+        found, lost = [], []
+        for side in self._files:
+            try:
+                seal, layout, is_intact = load_sidecar(side)
+            except (ParimendError, OSError):
+                lost.append(side.name)
+                continue
+            if layout is not None:  # that of a live model belongs to no file
+                found.append(Sealed(seal, layout, side, is_intact))
+        return found, lost
+
+    @property
+    def _sealed(self) -> list[Sealed]:
+        return self._loaded[0]
+
+    @property
+    def _lost(self) -> list[str]:
+        return self._loaded[1]
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {_name(sealed) for sealed in self._sealed}
+
+
+def _name(sealed: Sealed) -> str:
+    """The name that the file of a seal had."""
+    assert sealed.path is not None
+    stem = sealed.path.name.removesuffix(SUFFIX)
+    match = _NAMED.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def _show(sealed: Sealed) -> str:
+    assert sealed.path is not None
+    return sealed.path.name
+
+
+def _fitting(near: Sequence[Sealed], file: BinaryIO) -> list[Sealed]:
+    """Those of some seals of which a file is; of damaged files those that show in some word."""
+    found: dict[Verdict, list[Sealed]] = {Verdict.CLEAN: [], Verdict.CORRECTABLE: []}
+    for sealed in near:
+        verdict = _look(sealed, file)
+        if verdict in found:
+            found[verdict].append(sealed)
+    return found[Verdict.CLEAN] or found[Verdict.CORRECTABLE]
+
+
+def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
+    """Whether a file is that of a seal: clean if it is, correctable if a word shows it."""
+    tensors = FileTensors(file, sealed.layout)
+    if abs(tensors.size - tensors.found) > WORD * sealed.seal.errors:
+        return Verdict.UNKNOWN  # no work for what is not there
+    try:
+        outcome = diagnose(sealed.seal, tensors)
+    except ParimendError:
+        return Verdict.UNKNOWN
+    if outcome.verdict is Verdict.CLEAN:
+        return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
+    shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
+    return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
+
+
+def _in_common(sealed: Sealed, path: Path) -> int:
+    """How many of the last parts of a path are those of the file that was sealed."""
+    place = Path(str(sealed.seal.notes.get(PLACE, _name(sealed))))
+    pairs = zip(reversed(place.parts), reversed(path.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _is_equal(one: Sealed, other: Sealed) -> bool:
+    """Whether two seals say the same of a file, whatever they note of others."""
+    return replace(one.seal, notes={}).to_bytes() == replace(other.seal, notes={}).to_bytes()
+
+
+def _key(seal: Seal) -> str:
+    """By which a seal is named: its content, and the place of its file among the others."""
+    place = str(seal.notes.get(PLACE, ""))
+    return hashlib.sha256(_content(seal) + place.encode()).hexdigest()
+
+
+def _content(seal: Seal) -> bytes:
+    """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
+    digest = hashlib.sha256()
+    for data in seal.blobs.values():
+        digest.update(hashlib.sha256(data).digest())
+    for word in seal.words:
+        digest.update(word.sha256 or hashlib.sha256(word.code.pack(word.target)).digest())
+    return digest.digest()

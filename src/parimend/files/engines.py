@@ -1,0 +1,117 @@
+"""Who looks at several files: one after the other, some at the same time, or other machines."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+from parimend.arguments import whole_number
+from parimend.cluster import Cluster
+from parimend.errors import ParimendError, SpecError
+
+R = TypeVar("R")
+Look = Callable[[Path], R]
+
+
+class Engine(ABC):
+    """Looks at files, used as a context. What is found does not depend on who looks."""
+
+    name: ClassVar[str]
+    cluster: Cluster | None = None
+    """The machines that look, if it is not this one; they cannot tell how far they are."""
+
+    def __enter__(self) -> Self:
+        if self.cluster:
+            self.cluster.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.cluster:
+            self.cluster.stop()
+
+    @abstractmethod
+    def each(
+        self, look: Look[R], paths: Sequence[Path]
+    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
+        """What a look gives, or why there is none, with the number of its path, in any order."""
+
+
+class Local(Engine):
+    """Threads of this process; with one worker, one file after the other.
+
+    Sums, hashing and reading do not hold the interpreter's lock, and threads need no time to start.
+    """
+
+    name = "local"
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def each(
+        self, look: Look[R], paths: Sequence[Path]
+    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
+        if self.workers == 1 or len(paths) == 1:
+            yield from ((number, attempt(look, path)) for number, path in enumerate(paths))
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            todo: dict[Future[R | ParimendError | OSError], int] = {
+                pool.submit(attempt, look, path): number for number, path in enumerate(paths)
+            }
+            try:
+                yield from ((todo[done], done.result()) for done in as_completed(todo))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+class Ray(Engine):
+    """Tasks of a Ray cluster, on whose machines the files have the same paths."""
+
+    name = "ray"
+    cluster: Cluster
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.cluster = Cluster(workers)
+
+    def each(
+        self, look: Look[R], paths: Sequence[Path]
+    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
+        tasks = [(number, path.absolute()) for number, path in enumerate(paths)]
+        yield from self.cluster.each(_numbered, look, tasks)
+
+
+ENGINES: dict[str, type[Local] | type[Ray]] = {each.name: each for each in (Local, Ray)}
+"""Engines by name."""
+
+
+def engine_of(name: str, workers: int | None) -> Engine:
+    """An engine, by its name.
+
+    Args:
+        name: of one of `ENGINES`.
+        workers: files that are looked at at the same time; by default one for each core.
+
+    Raises:
+        SpecError: if there is none of that name, or workers are no number of them.
+    """
+    if name not in ENGINES:
+        raise SpecError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
+    if workers is not None and whole_number(workers, "workers") < 1:
+        raise SpecError(f"workers must be at least 1, not {workers}")
+    return ENGINES[name](workers)
+
+
+def attempt(look: Look[R], path: Path) -> R | ParimendError | OSError:
+    """What a look gives, or the exception that says why it gives nothing."""
+    try:
+        return look(path)
+    except (ParimendError, OSError) as error:
+        return error
+
+
+def _numbered(look: Look[R], task: tuple[int, Path]) -> tuple[int, R | ParimendError | OSError]:
+    number, path = task
+    return number, attempt(look, path)

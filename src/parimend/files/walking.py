@@ -1,0 +1,27 @@
+"""The names of what lies in a folder and below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Names of the files in and below a folder, from it on, folder by folder.
+
+    Hidden ones and what is no regular file are left out; a link that leads nowhere is not. Folders
+    that are links are named, as ``name/``, and not followed: they may lead back.
+    """
+    for base, folders, files in os.walk(folder):
+        links = {name for name in folders if os.path.islink(os.path.join(base, name))}
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if name not in links]
+        prefix = "" if base == os.fspath(folder) else os.path.relpath(base, folder) + "/"
+        yield from (prefix + name for name in sorted(files) if _is_file(base, name))
+        yield from (f"{prefix}{name}/" for name in shown if name in links)
+
+
+def _is_file(base: str, name: str) -> bool:
+    path = os.path.join(base, name)
+    return not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path))

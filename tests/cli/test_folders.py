@@ -1,0 +1,103 @@
+"""Folders on the command line: pipelines, caches, seals elsewhere, bad members."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+NAMES = ("unet/model-00001-of-00002.safetensors", "unet/model-00002-of-00002.safetensors")
+OTHERS = ("model_index.json", "tokenizer/vocab.txt")
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """A snapshot in a cache: every file is a link to a blob."""
+    folder, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    blobs.mkdir()
+    weights = {
+        name: safetensors.numpy.save({name: rng.standard_normal((30, 40), dtype=np.float32)})
+        for name in (*NAMES, "vae/model.safetensors")
+    }
+    for name, data in {**weights, **dict.fromkeys(OTHERS, b"text")}.items():
+        blob = blobs / name.replace("/", "-")
+        blob.write_bytes(data)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(blob)
+    return folder
+
+
+def hurt(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_snapshot_from_protect_to_repair(folder, run):
+    code, out, _ = run("protect", folder)
+    assert (code, out.count("1,200 of 1,200")) == (0, 3)
+    assert "left out: 2 files that hold no weights, such as model_index.json (--all takes" in out
+    original = (folder / NAMES[0]).read_bytes()
+    hurt(folder / NAMES[0])
+    code, out, _ = run("check", folder, "--json")
+    verdicts = [file["verdict"] for file in json.loads(out)["files"]]
+    assert (code, verdicts) == (1, ["correctable", "clean", "clean"])
+    assert run("repair", folder, "--in-place")[0] == 0
+    assert (folder / NAMES[0]).read_bytes() == original
+    assert (folder / NAMES[0]).is_symlink()
+    code, out, _ = run("protect", folder, "--all")
+    assert (code, out.count("(kept)"), "left out" in out) == (0, 3, False)
+    hurt(folder / OTHERS[0])
+    assert run("check", folder)[0] == 1
+    assert len(json.loads(run("inspect", folder, "--json")[1])["files"]) == 5
+
+
+def test_seals_elsewhere(folder, run, tmp_path):
+    seals = tmp_path / "seals"
+    before = sorted(folder.rglob("*"))
+    assert run("protect", folder, "--seal-dir", seals)[0] == 0
+    assert (sorted(folder.rglob("*")), len(list(seals.iterdir()))) == (before, 3)
+    code, _, err = run("check", folder)
+    assert (code, "none of its 3 files has a seal" in err) == (2, True)
+    moved = folder.rename(tmp_path / "moved")
+    assert run("check", moved, "--seal-dir", seals)[0] == 0
+    hurt(moved / NAMES[1])
+    assert run("check", moved, "--seal-dir", seals)[0] == 1
+    assert run("inspect", moved, "--seal-dir", seals)[0] == 0
+    assert run("repair", moved, "--in-place", "--seal-dir", seals)[0] == 0
+    assert run("check", moved, "--seal-dir", seals)[0] == 0
+    assert run("protect", moved / NAMES[0], "-e", 9, "-o", tmp_path / "one.parimend")[0] == 0
+    assert run("check", moved / NAMES[0], "--seal-dir", tmp_path / "one.parimend")[0] == 0
+    shutil.copy(tmp_path / "one.parimend", seals)
+    code, out, err = run("check", moved / NAMES[0], "--seal-dir", seals)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "has several seals for" in err
+    assert "one.parimend" in err
+    code, out, _ = run("check", moved, "--seal-dir", seals, "--json")
+    verdicts = [file["verdict"] for file in json.loads(out)["files"]]
+    assert (code, verdicts) == (1, ["unknown", "clean", "clean"])
+    code, _, err = run("check", moved, "--seal-dir", tmp_path / "nothing")
+    assert (code, "there is no such folder of seals" in err) == (2, True)
+
+
+def test_bad_members(folder, run):
+    (folder / "archive.pt").write_bytes(b"PK\3\4" + bytes(60))
+    (folder / NAMES[1]).unlink()
+    (folder / "linked").symlink_to("vae")
+    code, out, _ = run("protect", folder)
+    assert code == 1
+    assert f"not protected: {folder / NAMES[1]}: it is missing" in out
+    assert f"not protected: {folder / 'archive.pt'}: " in out
+    assert "left out: linked/: a link to a folder, which is not followed" in out
+    code, out, _ = run("protect", folder, "--json")
+    made = json.loads(out)
+    assert (code, len(made["files"]), made["left_out"]) == (1, 2, ["linked/"])
+    assert [problem["path"] for problem in made["problems"]] == [
+        str(folder / "archive.pt"),
+        str(folder / NAMES[1]),
+    ]
+    code, out, _ = run("check", folder, "--json")
+    verdicts = [file["verdict"] for file in json.loads(out)["files"]]
+    assert (code, verdicts.count("unknown")) == (1, 2)

@@ -1,0 +1,253 @@
+"""Seals in a folder of their own, found by what is in the files, whatever these are called."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from samples import SAMPLES
+
+from parimend import check_file, protect_file, repair_file, verify
+from parimend.errors import MismatchError, SealError, SpecError
+from parimend.files import protect_all, seals_of
+from parimend.outcomes import Verdict
+from tests.files.conftest import damage, flip
+from tests.files.test_folders import pipeline  # noqa: F401
+
+
+@pytest.fixture
+def seals(tmp_path):
+    return tmp_path / "seals"
+
+
+def save(path, rng, name="w", scale=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = scale * rng.standard_normal((30, 40), dtype=np.float32)
+    safetensors.numpy.save_file({name: array}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_format_is_found_under_another_name(name, tmp_path, seals, rng):
+    (tmp_path / "in").mkdir()
+    path = SAMPLES[name](tmp_path / "in", rng)
+    original = path.read_bytes()
+    [made, *_] = [m for m in protect_file(path, 20, seal_dir=seals) if m.path == str(path)]
+    assert os.path.dirname(made.sidecar) == str(seals)
+    assert not list((tmp_path / "in").rglob("*.parimend"))
+    moved = (tmp_path / "elsewhere").with_suffix(path.suffix)
+    path.rename(moved)
+    assert check_file(moved, seal_dir=seals).verdict is Verdict.CLEAN
+    flip(moved, rng, 20, start=0)
+    assert check_file(moved, seal_dir=seals).verdict is Verdict.CORRECTABLE
+    assert repair_file(moved, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert moved.read_bytes() == original
+
+
+def test_a_pipeline_in_a_cache(pipeline, seals, rng):  # noqa: F811
+    folder, files = pipeline
+    before = {*folder.parents[1].rglob("*")}
+    made = protect_all(folder, 10, seal_dir=seals, everything=True)
+    assert len({one.sidecar for one in made.files}) == len(files)
+    assert {*folder.parents[1].rglob("*")} == before
+    assert all(
+        one.is_kept for one in protect_all(folder, 10, seal_dir=seals, everything=True).files
+    )
+    assert check_file(folder, seal_dir=seals).verdict is Verdict.CLEAN
+    hurt = [name for name in files if "diffusion" in name]
+    for name in hurt:
+        flip(folder / name, rng, 3, start=0)
+    report = check_file(folder, seal_dir=seals)
+    assert len(report.files) == len(files)
+    assert sum(file.verdict is Verdict.CORRECTABLE for file in report.files) == len(hurt)
+    assert verify(folder, "repair", seal_dir=seals).verdict is Verdict.CORRECTED
+    assert {name: (folder / name).read_bytes() for name in files} == files
+    lost = folder / "consolidated.safetensors"
+    lost.unlink()
+    assert [file.path for file in check_file(folder, seal_dir=seals).files if not file.ok] == [
+        str(lost)
+    ]
+    found, problems = seals_of(folder, seals)
+    assert (len(found), [*problems]) == (len(files) - 1, [lost])
+
+
+def test_models_of_one_architecture_are_told_apart(tmp_path, seals, rng):
+    """Same name, size and header; only the weights tell them apart, also damaged ones."""
+    paths = [tmp_path / name / "model.safetensors" for name in "abc"]
+    original = [save(path, rng) for path in paths]
+    for path in paths:
+        protect_file(path, 10, seal_dir=seals)
+    assert len(list(seals.iterdir())) == 3
+    for path, content in zip(paths, original, strict=True):
+        flip(path, rng, 10)
+        assert len(check_file(path, seal_dir=seals).changes) > 0
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+        assert path.read_bytes() == content
+    stranger = tmp_path / "d" / "other.safetensors"
+    save(stranger, rng)
+    with pytest.raises(SealError, match=r"no seal in \S*seals is of its content"):
+        check_file(stranger, seal_dir=seals)
+
+
+@pytest.mark.parametrize("cut", [4, 30])
+def test_a_file_that_was_cut_is_found(tmp_path, seals, rng, cut):
+    path = tmp_path / "model.safetensors"
+    original = save(path, rng)
+    save(tmp_path / "other.safetensors", rng, "another")
+    for each in (path, tmp_path / "other.safetensors"):
+        protect_file(each, 10, seal_dir=seals)
+    path.write_bytes(original[:-cut])
+    moved = path.rename(tmp_path / "moved.safetensors")
+    assert repair_file(moved, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert moved.read_bytes() == original
+    moved.write_bytes(original[:1000])  # beyond what can be repaired
+    [file] = check_file(moved.rename(path), seal_dir=seals).files
+    assert (file.verdict, file.missing) == (Verdict.UNCORRECTABLE, len(original) - 1000)
+
+
+@pytest.mark.parametrize("change", ["clean", "damaged", "renamed"])
+def test_two_seals_for_one_file(tmp_path, seals, rng, change):
+    path = tmp_path / "model.safetensors"
+    save(path, rng)
+    [made] = protect_file(path, 10, seal_dir=seals)
+    protect_file(path, 20, out=tmp_path / "second.parimend")
+    shutil.copy(tmp_path / "second.parimend", seals / "second.parimend")
+    before = made.sidecar
+    if change == "damaged":
+        flip(path, rng, 3)
+    if change == "renamed":
+        path = path.rename(tmp_path / "m.safetensors")
+    for act in (check_file, repair_file):
+        with pytest.raises(MismatchError, match="has several seals for") as told:
+            act(path, seal_dir=seals)
+        assert os.path.basename(before) in str(told.value)
+        assert "second.parimend" in str(told.value)
+    assert check_file(path, seal_dir=before).ok == (change != "damaged")
+
+
+def test_one_seal_in_its_place(tmp_path, rng):
+    path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    save(path, rng)
+    save(other, rng)
+    seal = tmp_path / "elsewhere.parimend"
+    [made] = protect_file(path, 10, out=seal)
+    assert (made.sidecar, sorted(os.listdir(tmp_path))) == (
+        str(seal),
+        ["elsewhere.parimend", path.name, other.name],
+    )
+    assert check_file(path, seal_dir=seal).verdict is Verdict.CLEAN
+    [made] = protect_file(path, 10, out=seal)
+    assert made.is_kept
+    with pytest.raises(MismatchError, match=r"elsewhere.parimend is there already, and is not"):
+        protect_file(other, 10, out=seal)
+    with pytest.raises(MismatchError, match=r"is protected already, with other settings"):
+        protect_file(path, 11, out=seal)
+    [made] = protect_file(other, 10, out=seal, force=True)
+    assert check_file(other, seal_dir=seal).verdict is Verdict.CLEAN
+    with pytest.raises(SpecError, match="has 2 files: give a folder for their seals"):
+        protect_file(tmp_path, 10, out=tmp_path / "third.parimend")
+
+
+def test_sealing_anew_takes_the_place_of_the_old_seal(tmp_path, seals, rng):
+    path = tmp_path / "model.safetensors"
+    save(path, rng)
+    protect_file(path, 10, seal_dir=seals)
+    with pytest.raises(MismatchError, match=r"is protected already.*, with other settings"):
+        protect_file(path, 20, seal_dir=seals)
+    protect_file(path, 20, seal_dir=seals, force=True)
+    assert len(os.listdir(seals)) == 1
+    assert check_file(path, seal_dir=seals).files[0].errors == 20
+
+
+def test_a_damaged_seal_there_is_written_anew(tmp_path, seals, rng):
+    path = tmp_path / "model.safetensors"
+    save(path, rng)
+    [made] = protect_file(path, 10, seal_dir=seals)
+    with open(made.sidecar, "rb") as file:
+        original = file.read()
+    with open(made.sidecar, "r+b") as file:
+        file.seek(40)
+        file.write(b"\xff\xff")
+    assert check_file(path, seal_dir=seals).verdict is Verdict.CORRECTABLE
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    with open(made.sidecar, "rb") as file:
+        assert file.read() == original
+    (seals / "lost.parimend").write_bytes(b"nothing that can be read")
+    other = tmp_path / "other.safetensors"
+    save(other, rng, "x")
+    with pytest.raises(SealError, match=r"lost\.parimend there cannot be read"):
+        check_file(other, seal_dir=seals)
+
+
+def test_no_such_folder(tmp_path, rng):
+    path = tmp_path / "model.safetensors"
+    save(path, rng)
+    for act in (check_file, repair_file, seals_of):
+        with pytest.raises(FileNotFoundError, match="there is no such folder of seals"):
+            act(path, seal_dir=tmp_path / "nothing")
+    with pytest.raises(SpecError, match="seal_dir must be the path"):
+        check_file(path, seal_dir=3)
+
+
+def test_what_was_killed_goes_on_there(tmp_path, seals, rng):
+    folder = tmp_path / "model"
+    for number in range(5):
+        save(folder / f"{number}.safetensors", rng, str(number))
+    script = (
+        "import os, sys, parimend.files.apart as apart; from parimend import protect_file\n"
+        "place = apart.Apart._place\n"
+        "def late(self, path, seal):\n"
+        "    if path.name == '3.safetensors': os.kill(os.getpid(), 9)\n"
+        "    return place(self, path, seal)\n"
+        "apart.Apart._place = late\n"
+        "protect_file(sys.argv[1], 10, seal_dir=sys.argv[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, folder, seals], check=False)
+    assert (done.returncode, len(os.listdir(seals))) == (-9, 3)
+    made = protect_file(folder, 10, seal_dir=seals)
+    assert [one.is_kept for one in made] == [True] * 3 + [False] * 2
+    assert check_file(folder, seal_dir=seals).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("seal_dir", [False, True])
+def test_a_place_that_cannot_be_written(tmp_path, seals, rng, monkeypatch, seal_dir):
+    """Check looks; repair says what it found, that it cannot write it, and where else to."""
+    folder = tmp_path / "cache"
+    originals = {f"{name}.safetensors": save(folder / f"{name}.safetensors", rng) for name in "ab"}
+    where = {"seal_dir": seals} if seal_dir else {}
+    protect_file(folder, 10, **where)
+    flip(folder / "a.safetensors", rng, 3)
+    real = os.open
+
+    def read_only(path, flags, *mode, **how):
+        if str(path).startswith(str(folder)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *mode, **how)
+
+    monkeypatch.setattr("os.open", read_only)
+    assert check_file(folder, **where).verdict is Verdict.CORRECTABLE
+    with pytest.raises(OSError, match="Read-only file system: it cannot be repaired in its place"):
+        repair_file(folder / "a.safetensors", **where)
+    first, second = repair_file(folder, **where).files
+    assert (first.ok, second.ok, first.written) == (False, True, "")
+    assert "3 wrong elements, can be corrected" in "; ".join(first.findings)
+    assert "give another one for the result, with -o" in first.problem
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    assert repair_file(folder, copy, **where).verdict is Verdict.CORRECTED
+    assert {path.name: path.read_bytes() for path in copy.glob("*.safetensors")} == originals
+    assert check_file(copy, **where).verdict is Verdict.CLEAN
+
+
+def test_a_file_whose_seal_is_inside_needs_none_there(tmp_path, seals, rng):
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    save(path, rng)
+    seals.mkdir()
+    protect_file(path, 3, "lowbits", out)
+    assert check_file(out, seal_dir=seals).verdict is Verdict.CLEAN
+    damage(out, -4, b"\1")
+    assert repair_file(out, seal_dir=seals).verdict is Verdict.CORRECTED
