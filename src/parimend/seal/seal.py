@@ -13,8 +13,9 @@ per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensor
 it was not taken) and ``checks``, the number of bytes that the word's sealed checks take in what
 follows the text, as `Code.pack` gives them; where there is one, ``certificate``, as
 `Certificate.facts` gives it; and, if there are digests of its blocks (`parimend.codes.blocks`),
-``blocks``, the number of bytes that they take. No bit is in two parts. Its ``blobs`` name the format of the protected
-file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
+``blocks``, the number of bytes that they take. No bit is in two parts. Its ``blobs`` name the
+format of the protected file (`parimend.formats`) and the number of bytes of its frame; of a live
+model there are none.
 """
 
 from __future__ import annotations
@@ -264,8 +265,8 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
         layout = _bytes_only(tensors) if _HEADER in blobs else None
     room: dict[int, int] = {}
     words = tuple(
-        word_of(entry, *data, tensors, room)
-        for entry, *data in zip(text["words"], checks, blocks, strict=True)
+        word_of(entry, sums, digests, tensors, room)
+        for entry, sums, digests in zip(text["words"], checks, blocks, strict=True)
     )
     _require_apart([part for word in words for part in word.parts])
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]

@@ -1,0 +1,82 @@
+"""A web server in this process: with ranges or without, whole or failing; it counts what it sends."""
+
+import re
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer(with_body=False)
+
+    def do_GET(self):
+        self._answer(with_body=True)
+
+    def _answer(self, with_body):
+        served = self.server.served
+        content = served.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        begin, end, status = 0, len(content), 200
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and served.ranges and with_body:
+            begin, end, status = int(asked[1]), min(int(asked[2]) + 1, end), 206
+            if begin >= end:
+                self.send_error(416)
+                return
+        if with_body and status == 206 and served.sent + end - begin > served.limit:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", str(end - begin))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
+        self.end_headers()
+        if with_body:
+            try:
+                self.wfile.write(content[begin:end])
+            except ConnectionError:
+                return
+            with served.lock:
+                served.sent += end - begin
+                served.requests += 1
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Served:
+    """What a server has, by paths, and what it did.
+
+    Attributes:
+        files: contents by paths, which begin with a slash.
+        ranges: whether it sends ranges.
+        limit: bytes after which it breaks off.
+        url: its address, without a slash at the end.
+        sent, requests: bytes and requests that it answered with content.
+    """
+
+    def __init__(self, files, ranges, limit, url):
+        self.files, self.ranges, self.limit, self.url = files, ranges, limit, url
+        self.sent = self.requests = 0
+        self.lock = threading.Lock()
+
+
+@contextmanager
+def serving(files, ranges=True, limit=1 << 60):
+    """Serve some files, see `Served`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.daemon_threads = True
+        server.served = Served(files, ranges, limit, f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True)
+        thread.start()
+        try:
+            yield server.served
+        finally:
+            server.shutdown()
+            thread.join()
