@@ -1,22 +1,11 @@
 """Repairing from other copies what the budget is not enough for."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from parimend import check_file, protect_file, repair_file
-from parimend.errors import SourceError
-from parimend.files import sidecar_of
 from parimend.outcomes import Verdict
-from tests.files.conftest import header_length
-from tests.files.serving import serving
 
 BLOCK = 1 << 16
 

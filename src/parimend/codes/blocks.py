@@ -6,8 +6,8 @@ the 7 lowest bits of S_1. A single wrong word always changes S_0; a block with a
 the same digest with a probability of 2^-39. So a digest says where to look, and no more: what is
 right is proven by the SHA-256 of the whole word.
 
-Five bytes of 64 KiB are 1 in 13,107, and with the parity of a seal 1 in 11,468. Digests cost no time
-when a word is sealed: the first sums of the word are those of its blocks, moved to their places.
+Five bytes of 64 KiB are 1 in 13,107, and with the parity of a seal 1 in 11,462. Digests cost no
+time when a word is sealed: its first sums are those of its blocks, moved to their places.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from parimend.codes.power import PowerSums
 from parimend.codes.sums import Sums
 from parimend.errors import SpecError
 from parimend.kernels import points_numba
-from parimend.kernels.field_numba import element
+from parimend.kernels.field_numba import PRIME, element
 
 BLOCK = 1 << 14
 """Words in a block."""
@@ -98,6 +98,53 @@ def digest_of(code: Code, words: NDArray[np.uint32]) -> bytes:
     """The digest of one block, at most `BLOCK` words, of a word of this code."""
     mine = _of_block(code)
     return _digests(mine.accumulate(mine.zeros(), words)[None]).tobytes()
+
+
+def mixed(
+    code: Code, here: NDArray[np.uint32], there: NDArray[np.uint32], digest: bytes
+) -> NDArray[np.uint32] | None:
+    """A block of two damaged copies of it, if one copy is damaged in one range of its words.
+
+    Sums are linear: with d_i = (here_i - there_i) u_i, S_0 of a block that has words a .. b - 1
+    from ``here`` and the others from ``there`` is that of ``there`` plus D_b - D_a, where D_k is
+    the sum of the first k of d. So a sealed S_0 that is neither copy's own names a and b among all
+    pairs, in the time that it takes to sort.
+
+    Args:
+        code: of the word.
+        here, there: (`BLOCK`,) uint32.
+        digest: that of the block as it was.
+
+    Returns:
+        (`BLOCK`,) uint32; None if there is no such block.
+
+    Example:
+        >>> from parimend.codes import sums_for
+        >>> code, block = sums_for(100_000, errors=2), np.arange(BLOCK, dtype=np.uint32)
+        >>> here, there = block.copy(), block.copy()
+        >>> here[100:900] = 7
+        >>> there[900:] = 8
+        >>> np.array_equal(mixed(code, here, there, digest_of(code, block)), block)
+        True
+    """
+    mine = _of_block(code)
+    sealed = int.from_bytes(digest, "little") & ((1 << int(_SECOND)) - 1)
+    factors = mine.factors(np.arange(BLOCK))
+    for inside, outside in ((here, there), (there, here)):
+        change = (inside.astype(np.int64) - outside.astype(np.int64)) % PRIME
+        steps = points_numba.products(change.astype(np.uint64), factors).astype(np.int64)
+        until = np.concatenate([[0], np.cumsum(steps)]) % PRIME
+        missing = sealed - int(mine.syndrome(outside)[0])
+        values, places = np.unique(until, return_index=True)
+        found = np.searchsorted(values, wanted := (until[places] + missing) % PRIME)
+        found = np.minimum(found, values.size - 1)
+        for k in np.flatnonzero(values[found] == wanted).tolist():
+            block = outside.copy()
+            part = slice(places[k], places[found[k]])
+            block[part] = inside[part]
+            if digest_of(code, block) == digest:
+                return block
+    return None
 
 
 def _of_block(code: Code) -> PowerSums:

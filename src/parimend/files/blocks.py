@@ -61,11 +61,15 @@ class Block:
             data[offset : offset + end - begin] = read_at(file, begin, end - begin)
         return data
 
+    @property
+    def digest(self) -> bytes:
+        """The sealed one; empty if the word has none."""
+        return self.word.blocks[DIGEST * self.number : DIGEST * (self.number + 1)]
+
     def fits(self, content: NDArray[np.uint8]) -> bool:
         """Whether some content is that of the block, by its digest or the SHA-256 of the word."""
         if self.word.blocks:
-            sealed = self.word.blocks[DIGEST * self.number : DIGEST * (self.number + 1)]
-            return digest_of(self.word.code, content.view(np.uint32)) == sealed
+            return digest_of(self.word.code, content.view(np.uint32)) == self.digest
         digest = hashlib.sha256()
         for begin, end, offset in self.spans:
             digest.update(content[offset : offset + end - begin].data)

@@ -204,6 +204,8 @@ def _repair_from(
         better, known = _found(found, patched, functools.partial(_find_with, fetched))
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = bool(done.written)
+    if done.verdict is Verdict.UNCORRECTABLE and fetched.notes:
+        done = replace(done, problem="; ".join(fetched.notes))
     return replace(done, fetched=fetched.size)
 
 

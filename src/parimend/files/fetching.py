@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from parimend.atomic import hidden, locked
 from parimend.carriers.finding import Place
 from parimend.codes import SumsCode
-from parimend.codes.blocks import BLOCK
+from parimend.codes.blocks import BLOCK, mixed
 from parimend.errors import SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
 from parimend.files.sources import PathLike, Source, open_source
@@ -49,11 +49,13 @@ class Wanted:
         block: the block.
         content: (`BLOCK_BYTES`,) uint8: as it is here, with what was fetched of it.
         pieces: what is still to be fetched of it, one after the other, until it is as sealed.
+        is_right: whether it is as sealed.
     """
 
     block: Block
     content: NDArray[np.uint8]
     pieces: list[Piece]
+    is_right: bool = False
 
     def next_places(self) -> list[tuple[Range, int]]:
         """Where the next piece lies: bytes of the file, and the first of them in the block."""
@@ -74,7 +76,8 @@ class Fetched:
         blocks: those that were fetched, now or by a process that was killed.
         size: bytes that were fetched now.
         doubts: of words with blocks that are damaged in all copies the places where these differ.
-        problems: why copies were of no use, in words.
+        problems: why copies could not be used, in words.
+        notes: what else is the matter with copies, in words.
         is_done: whether what was fetched is where it belongs, and not needed any more.
     """
 
@@ -83,6 +86,7 @@ class Fetched:
     size: int = 0
     doubts: dict[SealedWord, list[Place]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     is_done: bool = False
 
     @property
@@ -100,23 +104,29 @@ class Fetched:
             for at in range(begin, end, _REQUEST):
                 write_at(new, at, read_at(self.file, at, min(_REQUEST, end - at)))
 
-    def doubt(self, wanted: Wanted, file: BinaryIO) -> None:
-        """Note where a block that is damaged in another copy, too, differs from what is here."""
-        block, word = wanted.block, wanted.block.word
-        if block in self.blocks[-_TOGETHER:] or not word.blocks:
-            return
-        here, there = (x.view(np.uint32) for x in (block.content(file), wanted.content))
-        lines = np.array(word.word.lines)
-        at = np.flatnonzero(here != there)[: word.code.m] + BLOCK * block.number
+    def doubt(self, block: Block, differs: NDArray[np.int64]) -> None:
+        """Note where a block that is damaged in another copy, too, differs from what is here.
+
+        Args:
+            block: the block.
+            differs: (k,) its words.
+        """
+        lines = np.array(block.word.word.lines)
+        at = differs[: block.word.code.m] + BLOCK * block.number
         parts = np.searchsorted(lines, at, side="right") - 1
         found = map(Place, parts.tolist(), (at - lines[parts]).tolist())
-        self.doubts.setdefault(word, []).extend(found)
+        self.doubts.setdefault(block.word, []).extend(found)
 
     def doubts_of(self, word: SealedWord) -> list[Place]:
         """Those that are few enough to be erasures, which cost half of what other errors do."""
         code, doubts = word.code, set(self.doubts.get(word, ()))
         able = isinstance(code, SumsCode) and code.erasures and len(doubts) < code.m
         return sorted(doubts) if able else []
+
+    def note(self, text: str) -> None:
+        """Note something once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def keep(self, wanted: Wanted) -> None:
         """Take up a block that is as sealed."""
@@ -198,7 +208,7 @@ def fetching(
                 if left:
                     left = _from_one(where, goal.name, is_set, left, file, got, progress)
             if left and got.problems:
-                raise SourceError("; ".join(got.problems))
+                raise SourceError("; ".join(got.problems + got.notes))
             yield got
         finally:
             if got.is_done or not got.blocks:
@@ -247,15 +257,18 @@ def _all_from(
         some = _wanted(blocks, range(at, min(at + count, len(blocks))), file)
         _fetch(some, source, got, progress)
         for each in some:
-            got.doubt(each, file)
+            _combine(each, file, got)
         at += len(some)
         if len(got.blocks) > before:
             count = _TOGETHER
-        elif at < len(blocks):
-            raise SourceError(
-                f"{source.name}: none of {at} blocks is as it should be: it is another file, or "
-                "damaged where this one is"
-            )
+            continue
+        text = (
+            f"{source.name}: none of {at} blocks is as it should be: it is another file, or "
+            "damaged where this one is"
+        )
+        if at < len(blocks):
+            raise SourceError(text)
+        got.note(text)
 
 
 def _wanted(blocks: Sequence[Block], numbers: range, file: BinaryIO) -> list[Wanted]:
@@ -280,6 +293,20 @@ def _are_neighbours(a: Block, b: Block) -> bool:
     return a.word is b.word and a.number + 1 == b.number
 
 
+def _combine(wanted: Wanted, file: BinaryIO, got: Fetched) -> None:
+    """Make one good block of two damaged ones, or note where they differ."""
+    block = wanted.block
+    if wanted.is_right or not block.word.blocks:
+        return
+    here, there = (x.view(np.uint32) for x in (block.content(file), wanted.content))
+    good = mixed(block.word.code, here, there, block.digest)
+    if good is not None:
+        wanted.content = good.view(np.uint8)
+        got.keep(wanted)
+    elif (here != there).any():
+        got.doubt(block, np.flatnonzero(here != there))
+
+
 def _fetch(wanted: Sequence[Wanted], source: Source, got: Fetched, progress: Progress) -> None:
     """Fetch blocks piece by piece, until each is as sealed or all of it was fetched."""
     todo = list(wanted)
@@ -288,6 +315,8 @@ def _fetch(wanted: Sequence[Wanted], source: Source, got: Fetched, progress: Pro
         ranges = merged([found for _, found, _ in places], _REQUEST)
         data = source.read(ranges)
         size = sum(map(len, data))
+        if size < sum(end - begin for begin, end in ranges):
+            got.note(f"{source.name} ends early")
         got.size += size
         progress(size)
         begins = [begin for begin, _ in ranges]
@@ -299,5 +328,5 @@ def _fetch(wanted: Sequence[Wanted], source: Source, got: Fetched, progress: Pro
             del each.pieces[0]
             if each.block.fits(each.content):
                 got.keep(each)
-                each.pieces.clear()
-        todo = [each for each in todo if each.pieces]
+                each.is_right = True
+        todo = [each for each in todo if each.pieces and not each.is_right]

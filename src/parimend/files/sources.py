@@ -16,7 +16,7 @@ from parimend.regular import open_regular
 
 PathLike = str | os.PathLike[str]
 
-_AT_A_TIME = 8  # requests
+_AT_A_TIME = 16  # requests
 _NO_RANGES = (
     "cannot be read in ranges, as its server sends whole files only: download it and name the "
     "download instead"

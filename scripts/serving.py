@@ -1,22 +1,30 @@
-"""A web server in this process: with ranges or without, whole or failing; it counts what it sends."""
+"""A web server in this process, with ranges or without, that may break off and counts.
+
+For tests and benchmarks.
+"""
+
+from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Content = bytes | memoryview
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
-    def _answer(self, with_body):
+    def _answer(self, with_body: bool) -> None:
         served = self.server.served
         content = served.files.get(self.path)
         if content is None:
@@ -46,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
                 served.sent += end - begin
                 served.requests += 1
 
-    def log_message(self, *arguments):
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
@@ -61,14 +69,16 @@ class Served:
         sent, requests: bytes and requests that it answered with content.
     """
 
-    def __init__(self, files, ranges, limit, url):
+    def __init__(self, files: Mapping[str, Content], ranges: bool, limit: int, url: str) -> None:
         self.files, self.ranges, self.limit, self.url = files, ranges, limit, url
         self.sent = self.requests = 0
         self.lock = threading.Lock()
 
 
 @contextmanager
-def serving(files, ranges=True, limit=1 << 60):
+def serving(
+    files: Mapping[str, Content], ranges: bool = True, limit: int = 1 << 60
+) -> Iterator[Served]:
     """Serve some files, see `Served`."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.daemon_threads = True
