@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body and status == 206 and served.sent + end - begin > served.limit:
             self.close_connection = True
             return
+        time.sleep(served.delay)
         self.send_response(status)
         self.send_header("Content-Length", str(end - begin))
         if status == 206:
@@ -58,6 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    served: Served
+
+    def handle_error(self, *arguments: object) -> None:
+        """Clients may be killed."""
+
+
 class Served:
     """What a server has, by paths, and what it did.
 
@@ -65,24 +75,28 @@ class Served:
         files: contents by paths, which begin with a slash.
         ranges: whether it sends ranges.
         limit: bytes after which it breaks off.
+        delay: seconds before every answer.
         url: its address, without a slash at the end.
         sent, requests: bytes and requests that it answered with content.
     """
 
-    def __init__(self, files: Mapping[str, Content], ranges: bool, limit: int, url: str) -> None:
-        self.files, self.ranges, self.limit, self.url = files, ranges, limit, url
+    def __init__(
+        self, files: Mapping[str, Content], ranges: bool, limit: int, delay: float, url: str
+    ) -> None:
+        self.files, self.ranges, self.limit, self.delay, self.url = files, ranges, limit, delay, url
         self.sent = self.requests = 0
         self.lock = threading.Lock()
 
 
 @contextmanager
 def serving(
-    files: Mapping[str, Content], ranges: bool = True, limit: int = 1 << 60
+    files: Mapping[str, Content], ranges: bool = True, limit: int = 1 << 60, delay: float = 0.0
 ) -> Iterator[Served]:
     """Serve some files, see `Served`."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        server.daemon_threads = True
-        server.served = Served(files, ranges, limit, f"http://127.0.0.1:{server.server_port}")
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.served = Served(
+            files, ranges, limit, delay, f"http://127.0.0.1:{server.server_port}"
+        )
         thread = threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True)
         thread.start()
         try:
