@@ -297,21 +297,26 @@ class FileOutcome(Record):
         for what, verdict in (("header", self.header), ("seal", self.seal)):
             if verdict is not Verdict.CLEAN:
                 found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
+        found += self._of_other_copies
         for word in self.words:
             if word.finding:
                 name = f"{word.name}: " if len(self.words) > 1 else ""
                 found.append(name + word.finding)
-        if self.ranges:
-            size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
-            found.append(
-                f"{size:,} bytes in {count:,} ranges can only come from another copy (parimend "
-                "repair --from)"
-            )
-        if self.fetched:
-            found.append(f"{self.fetched:,} bytes fetched from another copy")
         if self.problem:
             found.append(self.problem)
         return tuple(found)
+
+    @property
+    def _of_other_copies(self) -> list[str]:
+        """What has to come from other copies, and what came."""
+        found = []
+        if self.ranges:
+            size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
+            ranges = f"{count:,} ranges" if count > 1 else "one range"
+            found.append(f"{size:,} bytes in {ranges} can only come from another copy (--from)")
+        if self.fetched:
+            found.append(f"{self.fetched:,} bytes fetched from another copy")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -24,7 +25,9 @@ from parimend.errors import SourceError
 from parimend.files import sidecar_of
 from parimend.files.blocks import merged, ranges_text
 from parimend.outcomes import Verdict
+from scripts.make_golden_blocks import content
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "seal-blocks.parimend"
 SIZE = 1 << 16
 """Bytes of a block."""
 
@@ -156,6 +159,20 @@ def test_seals_of_small_files_are_as_before(tmp_path):
     assert b'"version":1,' in sidecar_of(path).read_bytes()
 
 
+def test_seals_with_digests_stay_readable_for_ever(tmp_path):
+    path, other = tmp_path / "weights.bin", tmp_path / "other"
+    good = content()
+    path.write_bytes(spoilt(good, 1000))
+    sidecar_of(path).write_bytes(GOLDEN.read_bytes())
+    assert Seal.load(GOLDEN).to_bytes() == GOLDEN.read_bytes()
+    assert check_file(path).files[0].ranges == ((0, 2 * SIZE),)
+    other.write_bytes(spoilt(good, 100_000))
+    assert repair_file(path, sources=other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+    [made] = protect_file(path, errors=10, seed=7, force=True)
+    assert made.seal.to_bytes() == GOLDEN.read_bytes()
+
+
 # Where a file is damaged
 
 
@@ -168,7 +185,7 @@ def test_a_check_says_where(large):
     assert begin <= 200_000
     assert 200_000 + SIZE <= end <= begin + 2 * SIZE
     assert not file.problem  # damaged, and not saved anew
-    assert f"{end - begin:,} bytes in 1 ranges" in "; ".join(file.findings)
+    assert f"{end - begin:,} bytes in one range" in "; ".join(file.findings)
 
 
 def test_within_the_budget_there_is_nothing_to_fetch(large):
