@@ -321,6 +321,19 @@ def test_several_words_are_repaired_each(large, per):
     assert path.read_bytes() == good
 
 
+def test_partial_puts_back_the_words_that_came(large):
+    path, good = large
+    protect_file(path, errors=2, per="tensor", force=True)
+    both = spoilt(good, 1_400_000)
+    path.write_bytes(spoilt(both, 200_000))
+    other = path.with_name("other")
+    other.write_bytes(both)
+    [file] = repair_file(path, sources=other, partial=True).files
+    assert [word.verdict.value for word in file.words].count("corrected") == 1
+    assert file.verdict is Verdict.UNCORRECTABLE
+    assert path.read_bytes() == both
+
+
 def test_what_is_repaired_may_be_written_elsewhere(large):
     path, good = large
     damaged = spoilt(good, 200_000)

@@ -203,7 +203,7 @@ def _repair_from(
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
         better, known = _found(found, patched, functools.partial(_find_with, fetched))
         done = _put_back(found, better, known, out, task, fetched)
-        fetched.is_done = bool(done.written)
+        fetched.is_done = done.ok
     if done.verdict is Verdict.UNCORRECTABLE and fetched.notes:
         done = replace(done, problem="; ".join(fetched.notes))
     return replace(done, fetched=fetched.size)
@@ -212,7 +212,7 @@ def _repair_from(
 def _find_with(fetched: Fetched, word: SealedWord, tensors: Tensors) -> Finding:
     """`find` in a word with blocks of other copies, whose result SHA-256 has to prove."""
     finding = find(word, tensors, erased=fetched.doubts_of(word))
-    if finding.verdict is Verdict.CLEAN and fetched.has_any_of(word):
+    if finding.verdict is Verdict.CLEAN and word in fetched.words:
         return proven(Finding(Verdict.CORRECTABLE), word, tensors)
     return finding
 

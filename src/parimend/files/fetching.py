@@ -74,6 +74,7 @@ class Fetched:
     Attributes:
         file: what lies at the places of the blocks in it is as sealed.
         blocks: those that were fetched, now or by a process that was killed.
+        words: those that they are of.
         size: bytes that were fetched now.
         doubts: of words with blocks that are damaged in all copies the places where these differ.
         problems: why copies could not be used, in words.
@@ -83,6 +84,7 @@ class Fetched:
 
     file: BinaryIO
     blocks: list[Block] = field(default_factory=list)
+    words: set[SealedWord] = field(default_factory=set)
     size: int = 0
     doubts: dict[SealedWord, list[Place]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -94,9 +96,10 @@ class Fetched:
         """The bytes of the blocks."""
         return merged((span.begin, span.end) for b in self.blocks for span in b.spans)
 
-    def has_any_of(self, word: SealedWord) -> bool:
-        """Whether blocks of a word were fetched."""
-        return any(block.word is word for block in self.blocks)
+    def add(self, block: Block) -> None:
+        """Take up a block that is in the file."""
+        self.blocks.append(block)
+        self.words.add(block.word)
 
     def put_into(self, new: BinaryIO) -> None:
         """Put the blocks into a copy of the file."""
@@ -132,7 +135,7 @@ class Fetched:
         """Take up a block that is as sealed."""
         for begin, end, at in wanted.block.spans:
             write_at(self.file, begin, wanted.content[at : at + end - begin])
-        self.blocks.append(wanted.block)
+        self.add(wanted.block)
 
 
 class PatchedTensors(FileTensors):
@@ -164,7 +167,7 @@ class PatchedTensors(FileTensors):
 
     def _within(self, begin: int, end: int) -> Iterator[Range]:
         """What was fetched of some bytes."""
-        for i in range(int(np.searchsorted(self._ends, begin, side="right")), len(self._ends)):
+        for i in range(bisect_right(self._ends, begin), len(self._ends)):
             first, last = self._ranges[i]
             if first >= end:
                 return
@@ -217,10 +220,10 @@ def fetching(
 
 def _kept(blocks: Iterable[Block], got: Fetched) -> Iterator[Block]:
     """Take up what was fetched by a process that was killed; the other blocks."""
+    is_new = not os.fstat(got.file.fileno()).st_size
     for block in blocks:
-        content = block.content(got.file)
-        if block.fits(content):
-            got.blocks.append(block)
+        if not is_new and block.fits(block.content(got.file)):
+            got.add(block)
         else:
             yield block
 
