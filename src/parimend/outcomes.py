@@ -297,11 +297,11 @@ class FileOutcome(Record):
         for what, verdict in (("header", self.header), ("seal", self.seal)):
             if verdict is not Verdict.CLEAN:
                 found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
-        found += self._of_other_copies
         for word in self.words:
             if word.finding:
                 name = f"{word.name}: " if len(self.words) > 1 else ""
                 found.append(name + word.finding)
+        found += self._of_other_copies
         if self.problem:
             found.append(self.problem)
         return tuple(found)

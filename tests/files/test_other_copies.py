@@ -396,6 +396,17 @@ def test_one_message_says_why_a_source_is_of_no_use(large, rng, files, options, 
     assert_as_found(path, damaged, beside)
 
 
+def test_parity_repairs_what_a_source_that_breaks_off_did_not_give(large):
+    path, good = large
+    little = spoilt(good, 1_500_000, 1_700_000, 1_900_000, size=16)
+    path.write_bytes(spoilt(little, 100_000, size=15 * SIZE))
+    with serving({"/model": good}, limit=17 * SIZE) as served:
+        [file] = repair_file(path, sources=f"{served.url}/model").files
+    assert (file.verdict, file.problem) == (Verdict.CORRECTED, "")
+    assert len(file.changes) >= 6
+    assert path.read_bytes() == good
+
+
 def test_a_source_that_ends_early_is_told(large):
     path, good = large
     damaged, beside = spoilt(good, 200_000, 1_800_000), sidecar_of(path).read_bytes()

@@ -16,7 +16,7 @@ from parimend.arguments import path_of
 from parimend.carriers import diagnose
 from parimend.carriers.base import Find, find, proven, require_match
 from parimend.carriers.finding import Finding
-from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.errors import FormatError, MismatchError, SourceError, SpecError
 from parimend.files.blocks import damage_in
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
 from parimend.files.members import Members
@@ -198,15 +198,17 @@ def _repair_from(
             problem=f"where {name} is damaged is not known, as the seal has no digests of its "
             "blocks: fetch the whole file again",
         )
-    place, sources = out or found.path, task.sources
-    with fetching(damage.blocks, found.file, place, sources, task.progress, is_set) as fetched:
+    goal = out or found.path
+    with fetching(damage.blocks, found, goal, task.sources, task.progress, is_set) as fetched:
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
         better, known = _found(found, patched, functools.partial(_find_with, fetched))
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = done.ok
-    if done.verdict is Verdict.UNCORRECTABLE and fetched.notes:
-        done = replace(done, problem="; ".join(fetched.notes))
-    return replace(done, fetched=fetched.size)
+    why = "; ".join(fetched.problems + fetched.notes)
+    if done.verdict is Verdict.UNCORRECTABLE and fetched.problems and not done.written:
+        raise SourceError(why)
+    problem = done.problem if done.ok else why or done.problem
+    return replace(done, fetched=fetched.size, problem=problem)
 
 
 def _find_with(fetched: Fetched, word: SealedWord, tensors: Tensors) -> Finding:

@@ -24,6 +24,7 @@ from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK, mixed
 from parimend.errors import SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
+from parimend.files.opening import Opened
 from parimend.files.sources import PathLike, Source, open_source
 from parimend.formats import Layout
 from parimend.regular import read_at, write_at
@@ -177,7 +178,7 @@ class PatchedTensors(FileTensors):
 @contextmanager
 def fetching(
     blocks: Sequence[Block],
-    file: BinaryIO,
+    found: Opened,
     goal: Path,
     sources: Sequence[PathLike],
     progress: Progress,
@@ -187,15 +188,13 @@ def fetching(
 
     Args:
         blocks: the blocks, in the order of words and blocks.
-        file: as it is.
+        found: the file as it is.
         goal: where it is to be repaired: what is fetched lies beside it.
         sources: the other copies; see `open_source`.
         progress: called with the number of bytes of every read.
         is_set: whether the file is one of several.
 
     Raises:
-        SourceError: if there are blocks left and copies that could not be read, or are of another
-            file. What was fetched from others is kept.
         BusyError: if another process repairs this file.
         OSError: if nothing can be written beside the file.
     """
@@ -209,9 +208,7 @@ def fetching(
             left = list(_kept(blocks, got))
             for where in sources:
                 if left:
-                    left = _from_one(where, goal.name, is_set, left, file, got, progress)
-            if left and got.problems:
-                raise SourceError("; ".join(got.problems + got.notes))
+                    left = _from_one(where, is_set, left, found, got, progress)
             yield got
         finally:
             if got.is_done or not got.blocks:
@@ -230,17 +227,16 @@ def _kept(blocks: Iterable[Block], got: Fetched) -> Iterator[Block]:
 
 def _from_one(
     where: PathLike,
-    name: str,
     is_set: bool,
     blocks: list[Block],
-    file: BinaryIO,
+    found: Opened,
     got: Fetched,
     progress: Progress,
 ) -> list[Block]:
     """Fetch blocks from one copy; those that it does not have."""
     try:
-        with closing(open_source(where, name, is_set)) as source:
-            _all_from(source, blocks, file, got, progress)
+        with closing(open_source(where, found.path.name, is_set)) as source:
+            _all_from(source, blocks, found.file, got, progress)
     except SourceError as error:
         got.problems.append(str(error))
     there = set(got.blocks)
