@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import mmap
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ import safetensors.numpy
 from parimend import protect_file, repair_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from serving import serving
+from serving import Served, serving
 
 
 def overwrite(path: Path, places: np.ndarray, size: int, rng: np.random.Generator) -> int:
@@ -39,6 +40,15 @@ def overwrite(path: Path, places: np.ndarray, size: int, rng: np.random.Generato
             file.write(rng.bytes(count))
             wrong[at : at + count] = True
     return int(wrong.sum())
+
+
+def kill(path: Path, url: str, served: Served, after: int) -> None:
+    """Begin a repair in another process, and kill that when so many bytes were sent."""
+    code = "import sys, parimend; parimend.repair_file(sys.argv[1], sources=sys.argv[2])"
+    with subprocess.Popen([sys.executable, "-c", code, path, url]) as process:
+        while served.sent < after and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
 
 
 def main() -> None:
@@ -72,10 +82,11 @@ def main() -> None:
         print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
         multiples = rng.permutation(len(good) // size) * size
         anywhere = rng.integers(0, len(good) - size, 2 * options.blocks)
-        for name, places, is_spoilt in (
-            ("at multiples of the size", multiples, False),
-            ("anywhere", anywhere, False),
-            ("at multiples; the other copy damaged elsewhere", multiples, True),
+        for name, places, is_spoilt, is_killed in (
+            ("at multiples of the size", multiples, False, False),
+            ("at multiples, killed once", multiples, False, True),
+            ("anywhere", anywhere, False, False),
+            ("at multiples; the other copy damaged elsewhere", multiples, True, False),
         ):
             path.write_bytes(good)
             wrong = overwrite(path, places[: options.blocks], size, rng)
@@ -85,8 +96,11 @@ def main() -> None:
             with other.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
                 content = memoryview(data)
                 with serving({"/model": content}) as served:
+                    url = f"{served.url}/model"
+                    if is_killed:
+                        kill(path, url, served, wrong // 2)
                     began = time.perf_counter()
-                    report = repair_file(path, sources=f"{served.url}/model")
+                    report = repair_file(path, sources=url)
                     took = time.perf_counter() - began
                 content.release()
             verdict = report.verdict.value if path.read_bytes() == good else "WRONG"

@@ -368,6 +368,21 @@ def test_any_address_that_fsspec_opens(large):
     assert path.read_bytes() == good
 
 
+def test_the_command_takes_sources(large, capsys):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    path.with_name("other").write_bytes(good)
+    for source, status in (("gone", 2), ("other", 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(
+                ["repair", str(path), "--in-place", "--from", str(path.with_name(source)), "--json"]
+            )
+        told = json.loads(capsys.readouterr().out)
+        assert ended.value.code == status
+    assert told["files"][0]["fetched"] > 0
+    assert path.read_bytes() == good
+
+
 # Sources that are of no use
 
 
