@@ -19,8 +19,10 @@ from parimend.atomic import atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request, diagnose, repair_
 from parimend.dtypes import named
 from parimend.errors import DamageError, FormatError, SpecError, WordError
-from parimend.files.checking import check_file, is_truncated, repair_file, report_on
+from parimend.files.checking import check_file
+from parimend.files.examining import is_truncated, report_on
 from parimend.files.opening import opened, sidecars_of
+from parimend.files.repairing import repair_file
 from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, Entry, promised

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
+
+if TYPE_CHECKING:
+    from parimend.outcomes import Report
 
 _IS = (
     "protected file; a folder, with all that is protected in it and below; or the index "
@@ -18,6 +21,16 @@ _IS = (
 Protected = Annotated[Path, typer.Argument(metavar="PATH", help="A " + _IS)]
 Listed = Annotated[
     bool, typer.Option("--list", "-l", "--verbose", help="List every wrong element.")
+]
+
+
+Ranges = Annotated[
+    bool,
+    typer.Option(
+        "--ranges",
+        help="Print only the bytes to be fetched from another copy, as curl -r takes them; of "
+        "several files a line for each, after its path.",
+    ),
 ]
 
 
@@ -45,6 +58,7 @@ def command(
         ),
     ] = EngineName.LOCAL,
     listed: Listed = False,
+    ranges: Ranges = False,
     json: Json = False,
 ) -> None:
     """Compare protected files with their seals. Nothing is written.
@@ -65,4 +79,17 @@ def command(
         workers = 1
     with reading(known, "checking") as progress:
         report = check_all(paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value)
-    raise typer.Exit(show("check", report, as_json=json, listed=listed))
+    if ranges and not json:
+        raise typer.Exit(_print_ranges(report))
+    raise typer.Exit(show("check", report, as_json=json, listed=listed, seal_dir=seal_dir))
+
+
+def _print_ranges(report: Report) -> int:
+    """Print what is to be fetched, for programs; the exit status."""
+    from parimend.files.blocks import ranges_text
+
+    for file in report.files:
+        if file.ranges:
+            name = f"{file.path}\t" if len(report.files) > 1 else ""
+            print(name + ranges_text(file.ranges))
+    return 0 if report.ok else 1

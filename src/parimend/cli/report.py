@@ -10,10 +10,14 @@ from parimend.cli.output import print_json, print_table, say
 from parimend.showing import command_word
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parimend.outcomes import FileOutcome, Report
 
 
-def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
+def show(
+    command: str, report: Report, *, as_json: bool, listed: bool, seal_dir: Path | None = None
+) -> int:
     """Print a report.
 
     Args:
@@ -21,11 +25,12 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
         report: what was found.
         as_json: print JSON; it always lists every wrong element.
         listed: list every wrong element in a table too.
+        seal_dir: where the seals were found, if that was said.
 
     Returns:
         The exit status.
     """
-    remedies = {file.path: text for file in report.files if (text := remedy(file))}
+    remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
     if as_json:
         print_json(command, {**report.as_dict(), "remedies": remedies})
     else:
@@ -33,15 +38,18 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
     return Status.OK if report.ok else Status.FINDINGS
 
 
-def remedy(file: FileOutcome) -> str:
+def remedy(file: FileOutcome, seal_dir: Path | None = None) -> str:
     """What to do about a file, in words; a problem with it as a whole says that itself."""
     from parimend.outcomes import Verdict
 
-    repair = f"parimend repair {command_word(file.path)} --in-place"
+    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
+    repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
     if file.problem or file.verdict.ok:
         return ""
     if file.verdict is Verdict.CORRECTABLE:
         return f"put right by: {repair}"
+    if file.ranges:
+        return f"the damaged bytes can come from another copy: {repair} --from OTHER"
     if file.can_be_improved:
         return (
             "not all of it can be repaired: fetch it again, or put back what is proven: "
