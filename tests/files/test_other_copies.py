@@ -354,9 +354,9 @@ def test_folders_have_files_of_the_same_names(large, tmp_path_factory):
     protect_file(path.parent, errors=20, force=True)
     copy = tmp_path_factory.mktemp("copy")
     (copy / "unet").mkdir()
-    for file, content in ((path, good), (second, other)):
-        (copy / file.relative_to(path.parent)).write_bytes(content)
-        file.write_bytes(spoilt(content, 200_000))
+    for file, was in ((path, good), (second, other)):
+        (copy / file.relative_to(path.parent)).write_bytes(was)
+        file.write_bytes(spoilt(was, 200_000))
     assert repair_file(path.parent, sources=copy).verdict is Verdict.CORRECTED
     assert (path.read_bytes(), second.read_bytes()) == (good, other)
 

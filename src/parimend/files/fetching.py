@@ -192,7 +192,7 @@ def fetching(
         goal: where it is to be repaired: what is fetched lies beside it.
         sources: the other copies; see `open_source`.
         progress: called with the number of bytes of every read.
-        member: what the file is called in its set, from the folder on; empty if it is none of several.
+        member: what the file is called in its set, from the folder on; empty if it has none.
 
     Raises:
         BusyError: if another process repairs this file.
