@@ -9,6 +9,7 @@
   const HOLLOW = { measured: "-open", bounded: "-open-dot", proven: "" };
   const MOST_ROWS = 500; // in a table: more are chosen from, not read
   const MOST_BOXES = 14; // to tick: with more values there is a field to search in
+  const APART = 0.6; // of a place, that the marks of several series take side by side
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   async function unpacked(id) {
@@ -121,49 +122,76 @@
       return by.map((column) => column.texts[i]).join(", ");
     }
 
-    // Every combination, in the order of the rows: colours and marks stay when rows are left out.
+    // A colour for what the first column says, a dash for the rest, a mark for both, all in the order
+    // of the rows: they stay when rows are left out.
     allSeries() {
       const by = (this.sheet.chart?.by ?? []).map((name) => this.columns.get(name));
-      return [...new Set(this.rows.map((i) => this.label(i, by)))];
+      const all = (columns) => [...new Set(this.rows.map((i) => this.label(i, columns)))];
+      return { colours: all(by.slice(0, 1)), dashes: all(by.slice(1)), marks: all(by) };
+    }
+
+    style(i, by, ink) {
+      const at = (kind, columns) => this.series[kind].indexOf(this.label(i, columns));
+      return {
+        colour: COLOURS[at("colours", by.slice(0, 1)) % COLOURS.length] ?? ink,
+        dash: DASHES[at("dashes", by.slice(1)) % DASHES.length],
+        mark: MARKS[at("marks", by) % MARKS.length],
+      };
     }
 
     draw(isDark) {
       if (!this.figure || !window.Plotly) return;
-      const { chart } = this.sheet;
+      const { lying, known } = this.sheet.chart;
       const [along, value] = [this.along(), this.value()];
       const ink = isDark ? "#e8ebee" : "#1b1f24";
-      const grid = isDark ? "#3a4149" : "#d4d9de";
-      const by = chart.by.map((name) => this.columns.get(name));
+      const by = this.sheet.chart.by.map((name) => this.columns.get(name));
       // Names are told apart by what differs in them.
       const differ = by.filter((column) => new Set(this.shown.map((i) => column.texts[i])).size > 1);
-      const groups = Map.groupBy
-        ? Map.groupBy(this.shown, (i) => this.label(i, by))
-        : this.shown.reduce((found, i) => {
-          const key = this.label(i, by);
-          return found.set(key, [...(found.get(key) ?? []), i]);
-        }, new Map());
-      const traces = [...groups].map(([key, rows]) => {
-        const at = this.series.indexOf(key);
-        return this.trace(rows, this.label(rows[0], differ), at, along, value, ink);
+      const groups = new Map();
+      for (const i of this.shown) {
+        const key = this.label(i, by);
+        groups.has(key) ? groups.get(key).push(i) : groups.set(key, [i]);
+      }
+      const places = [...new Set(this.shown.map((i) => along.texts[i]))];
+      const traces = [...groups.values()].map((rows, at) => {
+        const apart = along.numeric || this.sheet.chart.joined ? 0 : APART * ((at + 0.5) / groups.size - 0.5);
+        const place = rows.map((i) => (along.numeric ? along.numbers[i] : places.indexOf(along.texts[i]) + apart));
+        return this.trace(rows, place, this.label(rows[0], differ), this.style(rows[0], by, ink), value);
       });
-      const place = { title: { text: plain(along.title) }, automargin: true, gridcolor: grid, zeroline: false };
-      if (!along.numeric) Object.assign(place, { type: "category" });
-      else if (along.log) Object.assign(place, { type: "log", exponentformat: "power" });
-      const size = { title: { text: plain(value.title) }, automargin: true, gridcolor: grid, zeroline: false };
-      if (value.log) Object.assign(size, { type: "log", exponentformat: "power" });
-      const places = new Set(this.shown.map((i) => along.texts[i])).size;
-      const { lying } = chart;
-      if (lying && !along.numeric) Object.assign(place, { autorange: "reversed", title: {} });
-      const lines = lying ? Math.max(12, places * Math.min(3, 1 + groups.size / 3)) : 20;
+      const axes = [this.axis(along, isDark), this.axis(value, isDark)];
+      if (along.log && places.length < 12) {
+        const ticks = new Map(this.shown.map((i) => [along.texts[i], along.numbers[i]]));
+        Object.assign(axes[0], { tickvals: [...ticks.values()], ticktext: [...ticks.keys()] });
+      }
+      if (!along.numeric) {
+        const ends = [-0.5, places.length - 0.5];
+        Object.assign(axes[0], {
+          tickvals: places.map((_, i) => i), ticktext: places.map(plain), range: lying ? ends.reverse() : ends,
+        });
+        if (lying) axes[0].title = {};
+      }
+      const lines = lying ? Math.max(12, places.length * Math.min(3, 1 + groups.size / 3)) : 20;
       const layout = {
-        xaxis: lying ? size : place, yaxis: lying ? place : size,
-        height: 140 + 18 * lines, margin: { l: 10, r: 10, t: 10, b: 10 },
+        xaxis: axes[lying ? 1 : 0], yaxis: axes[lying ? 0 : 1],
+        height: 140 + 18 * lines, margin: { l: 10, r: 10, t: 40, b: 10 },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 13 },
-        showlegend: groups.size > 1, legend: { orientation: "h", y: -0.15, yanchor: "top" },
-        hovermode: "closest", scattermode: along.numeric || chart.joined ? "overlay" : "group", scattergap: 0.4,
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink },
+        showlegend: groups.size > 1, hovermode: "closest",
+        legend: {
+          orientation: "h", yref: "container", y: 0, yanchor: "bottom",
+          title: { text: known ? "filled: proven, open: measured " : "", side: "left" },
+        },
         shapes: value.neutral === null ? [] : [this.reference(value, lying, ink)],
       };
       Plotly.react(this.figure, traces, layout, { responsive: true, displaylogo: false });
+    }
+
+    axis(column, isDark) {
+      const seen = this.shown.map((i) => column.numbers?.[i]).filter((x) => x > 0);
+      const wide = Math.max(...seen) / Math.min(...seen) > 50; // then powers of ten are enough
+      const scale = column.log ? { type: "log", exponentformat: "power", ...(wide && { dtick: 1 }) } : {};
+      const grid = { gridcolor: isDark ? "#3a4149" : "#d4d9de", zeroline: false };
+      return { title: { text: plain(column.title) }, automargin: true, ...grid, ...scale };
     }
 
     reference(value, lying, ink) {
@@ -175,32 +203,28 @@
         : { ...line, ...across, x0: 0, x1: 1, y0: at, y1: at };
     }
 
-    trace(rows, name, at, along, value, ink) {
+    trace(rows, place, name, style, value) {
       const { chart } = this.sheet;
       const known = chart.known ? this.columns.get(chart.known) : null;
-      const colour = COLOURS[at % COLOURS.length] ?? ink;
-      const seen = (i) => value.numbers[i];
+      const colour = style.colour;
       // Where nothing was seen, the mark is an arrow at the bound.
       const unseen = (i) => value.upper && value.upper[i] !== null;
-      const size = rows.map((i) => (unseen(i) ? value.upper[i] : seen(i)));
-      const place = rows.map((i) => (along.numeric ? along.numbers[i] : plain(along.texts[i])));
+      const size = rows.map((i) => (unseen(i) ? value.upper[i] : value.numbers[i]));
       const ends = (end, sign) => rows.map((i) =>
-        unseen(i) || !value[end] || value[end][i] === null ? 0 : sign * (value[end][i] - seen(i)));
-      const bars = value.low && {
+        unseen(i) || value[end][i] === null ? 0 : sign * (value[end][i] - value.numbers[i]));
+      const bars = value.low ? {
         type: "data", symmetric: false, array: ends("high", 1), arrayminus: ends("low", -1),
         thickness: 1.2, width: 3, color: colour,
-      };
+      } : { visible: false };
       const down = chart.lying ? "triangle-left-open" : "triangle-down-open";
-      const mark = (i) => MARKS[at % MARKS.length] + (known ? HOLLOW[known.texts[i]] ?? "" : "");
+      const mark = (i) => style.mark + (known ? HOLLOW[known.texts[i]] ?? "" : "");
       return {
-        type: "scatter", name: plain(name), cliponaxis: false,
-        mode: chart.joined ? "lines+markers" : "markers",
+        type: "scatter", name: plain(name), mode: chart.joined ? "lines+markers" : "markers",
         x: chart.lying ? size : place, y: chart.lying ? place : size,
-        orientation: chart.lying ? "h" : "v", offsetgroup: `${at}`,
-        [chart.lying ? "error_x" : "error_y"]: bars || { visible: false },
+        [chart.lying ? "error_x" : "error_y"]: bars,
         marker: { color: colour, size: 8, symbol: rows.map((i) => (unseen(i) ? down : mark(i))) },
-        line: { color: colour, width: 1.5, dash: DASHES[at % DASHES.length] },
-        text: rows.map((i) => plain(`${along.texts[i]}: ${value.texts[i]}`)),
+        line: { color: colour, width: 1.5, dash: style.dash },
+        text: rows.map((i) => plain(value.texts[i])),
         hovertemplate: `%{text}<extra>${plain(name)}</extra>`,
       };
     }

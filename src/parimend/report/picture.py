@@ -11,12 +11,15 @@ from parimend.arguments import path_of
 from parimend.atomic import atomic
 from parimend.errors import SpecError
 from parimend.report.sheet import Chart, Interval, Sheet, finite, numbers
+from parimend.showing import escaped
 
 # Told apart by colour-blind people (Okabe and Ito), by shape and by dashes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = ("o", "s", "^", "D", "P", "X", "*", "v", "p", "h")
 _DASHES = ("-", "--", ":", "-.", (0, (6, 2)))
 _FORMATS = (".svg", ".png", ".pdf")
+_FEW = 12
+"""Numbers that all stand at their axis."""
 _APART = 0.6
 """The part of a place that the marks of several series take side by side."""
 
@@ -55,10 +58,18 @@ def write_picture(sheet: Sheet, path: str | os.PathLike[str], title: str = "") -
         figure = Figure(figsize=_size(kept, sheet.chart), layout="constrained")
         every = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (along, value) in zip(every, panels, strict=True):
-            _Panel(kept, sheet.chart, along, value).draw(axes)
-        if len(every[0].get_legend_handles_labels()[1]) > 1:
-            every[0].legend(frameon=False, fontsize="small")
-        figure.suptitle(title)
+            handles = _Panel(kept, sheet.chart, along, value).draw(axes)
+        if len(handles) > 1:
+            told = "filled: proven, open: measured" if sheet.chart.known else None
+            every[0].legend(
+                handles=handles,
+                labels=[each.get_label() for each in handles],
+                frameon=False,
+                fontsize="small",
+                title=told,
+                title_fontsize="small",
+            )
+        figure.suptitle(escaped(title))
         metadata: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with atomic(target) as file:
             figure.savefig(
@@ -94,23 +105,44 @@ class _Panel:
         self.chart = chart
         self.along, self.value = sheet.column(along), sheet.column(value)
         cells = sheet.values(along)
-        self.names = list(dict.fromkeys(map(self.along.text, cells)))
+        texts = [escaped(self.along.text(cell)) for cell in cells]
+        self.names = list(dict.fromkeys(texts))
         self.named = any(isinstance(cell, str) for cell in cells)
-        texts = [self.along.text(cell) for cell in cells]
         self.places = (
             [float(self.names.index(text)) for text in texts] if self.named else numbers(cells)
         )
         self.cells = sheet.values(value)
         self.known = sheet.values(chart.known) if chart.known else ["proven"] * len(cells)
-        labels = zip(*(map(str, sheet.values(name)) for name in chart.by), strict=True)
-        self.labels = [", ".join(each) for each in labels] if chart.by else [""] * len(cells)
+        by = [
+            [escaped(sheet.column(name).text(x)) for x in sheet.values(name)] for name in chart.by
+        ]
+        self.series = list(zip(*by, strict=True)) if by else [()] * len(cells)
 
-    def draw(self, axes: Any) -> None:
-        series = list(dict.fromkeys(self.labels))
-        for at, label in enumerate(series):
-            shift = _APART * ((at + 0.5) / len(series) - 0.5)
+    def draw(self, axes: Any) -> list[Any]:
+        """Draw all series; gives what a legend has of each, also of names that begin with _."""
+        # A colour for what the first column says, a dash for the rest, a mark for both.
+        every, first, rest = (
+            list(dict.fromkeys(each[part] for each in self.series))
+            for part in (slice(None), slice(1), slice(1, None))
+        )
+        handles = []
+        differ = [len(set(column)) > 1 for column in zip(*every, strict=True)]
+        for at, one in enumerate(every):
+            shift = _APART * ((at + 0.5) / len(every) - 0.5)
             apart = shift if self.named and not self.chart.joined else 0.0
-            self._series(axes, at, label, apart)
+            style = {
+                "color": _COLOURS[first.index(one[:1]) % len(_COLOURS)],
+                "marker": _MARKS[at % len(_MARKS)],
+            }
+            dash = _DASHES[rest.index(one[1:]) % len(_DASHES)]
+            label = ", ".join(text for text, told in zip(one, differ, strict=True) if told)
+            self._series(axes, one, apart, style, dash)
+            line = dash if self.chart.joined else "none"
+            handles += axes.plot([], [], **style, linestyle=line, label=label)
+        self._label(axes)
+        return handles
+
+    def _label(self, axes: Any) -> None:
         across, up = ("y", "x") if self.chart.lying else ("x", "y")
         for axis, column in ((across, self.along), (up, self.value)):
             axes.set(**{f"{axis}label": column.title})
@@ -125,30 +157,34 @@ class _Panel:
                 axes.set(ylabel="")
             elif len("".join(self.names)) > 40:
                 axes.tick_params(axis="x", rotation=30)
+        elif self.along.log and len(self.names) < _FEW:
+            ticks = dict(zip(self.names, dict.fromkeys(self.places), strict=True))
+            axes.set(**{f"{across}ticks": list(ticks.values()), f"{across}ticklabels": list(ticks)})
+            axes.minorticks_off()
         if self.value.neutral is not None:
             line = axes.axvline if self.chart.lying else axes.axhline
             line(self.value.neutral, color="#888888", linewidth=0.8, linestyle=":")
 
-    def _series(self, axes: Any, at: int, label: str, apart: float) -> None:
-        colour, mark = _COLOURS[at % len(_COLOURS)], _MARKS[at % len(_MARKS)]
-        mine = [i for i, each in enumerate(self.labels) if each == label]
+    def _series(
+        self, axes: Any, one: tuple[str, ...], apart: float, style: dict[str, Any], dash: Any
+    ) -> None:
+        mine = [i for i, each in enumerate(self.series) if each == one]
         points = [(place + apart, i) for i in mine if (place := self.places[i]) is not None]
         points = [(place, i) for place, i in points if _height(self.cells[i]) is not None]
         if self.chart.joined:
             line = [(place, _height(self.cells[i])) for place, i in points]
-            dash = _DASHES[at % len(_DASHES)]
-            axes.plot(*self._turned(zip(*line, strict=True)), color=colour, linestyle=dash, lw=1.2)
+            turned = self._turned(zip(*line, strict=True))
+            axes.plot(*turned, color=style["color"], linestyle=dash, linewidth=1.2)
         for fill in ("full", "none"):
             some = [
                 (place, i)
                 for place, i in points
                 if (self.known[i] == "proven") == (fill == "full") and not _unseen(self.cells[i])
             ]
-            self._marks(axes, some, {"color": colour, "marker": mark, "fillstyle": fill})
+            self._marks(axes, some, {**style, "fillstyle": fill})
         arrow = "<" if self.chart.lying else "v"
         bounds = [(place, i) for place, i in points if _unseen(self.cells[i])]
-        self._marks(axes, bounds, {"color": colour, "marker": arrow, "fillstyle": "none"})
-        axes.plot([], [], color=colour, marker=mark, linestyle="none", label=label)
+        self._marks(axes, bounds, {**style, "marker": arrow, "fillstyle": "none"})
 
     def _marks(self, axes: Any, points: list[tuple[float, int]], style: dict[str, Any]) -> None:
         if not points:

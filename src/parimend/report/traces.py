@@ -73,7 +73,7 @@ def _passages(found: Trace) -> Sheet:
 def _layers(found: Trace) -> Sheet:
     columns = (
         *_named("layer", "type"),
-        Column("gain", "", Known.MEASURED, _GAIN, log=True, neutral=1.0),
+        Column("gain", "", Known.MEASURED, _GAIN, log=True),
         Column("masks", "%", Known.MEASURED, "wrong inputs that leave no error."),
     )
     rows = [
