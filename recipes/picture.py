@@ -27,8 +27,8 @@ COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 """Flipped bits."""
 PROTECTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "none": ("unprotected", {}),
-    "parimend-210": ("Parimend, 210 words", {"kind": "sidecar", "errors": 210}),
-    "parimend-1000": ("Parimend, 1,000 words", {"kind": "sidecar", "errors": 1000}),
+    "parimend-210": ("Parimend for 210 words", {"kind": "sidecar", "errors": 210}),
+    "parimend-1000": ("Parimend for 1,000 words", {"kind": "sidecar", "errors": 1000}),
     "secded": ("SECDED (72,64)", {}),
     "radar": ("RADAR-like", {"group": 32}),
     "mset": ("MSET", {}),
@@ -76,7 +76,11 @@ def pictured(sheet: Sheet) -> Sheet:
     kept = dict(zip(sheet.values("protection"), sheet.values("kept"), strict=True))
 
     def label(name: str) -> str:
-        return f"{PROTECTIONS[name][0]}: {kept[name] / 1000:.3g} kB beside the weights"
+        return (
+            f"{PROTECTIONS[name][0]}, {kept[name] / 1000:.3g} kB"
+            if kept[name]
+            else PROTECTIONS[name][0]
+        )
 
     rows = [(*row[:at], label(row[at]), *row[at + 1 :]) for row in sheet.rows]
     panels = (("flipped bits", "accuracy"), ("flipped bits", "bit for bit as before"))

@@ -61,9 +61,11 @@ def write_picture(sheet: Sheet, path: str | os.PathLike[str], title: str = "") -
             handles = _Panel(kept, sheet.chart, along, value).draw(axes)
         if len(handles) > 1:
             told = "filled: proven, open: measured" if sheet.chart.known else None
-            every[0].legend(
+            figure.legend(
                 handles=handles,
                 labels=[each.get_label() for each in handles],
+                loc="outside lower center",
+                ncols=3 if len(panels) > 1 else 2,
                 frameon=False,
                 fontsize="small",
                 title=told,
