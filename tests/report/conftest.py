@@ -1,8 +1,7 @@
 """Sheets that all tests of this folder share."""
 
-import pytest
-
 from parimend.report import Chart, Column, Interval, Known, Sheet
+from tests.cli.conftest import quick_disk, run  # noqa: F401
 
 HOSTILE = (
     "</script><script>document.title = 'taken'</script>",
@@ -10,12 +9,6 @@ HOSTILE = (
     "{{data}} $x_1$ & ' \" \u2028 \x1b[2J",
 )
 """Names that would break a page that takes them for anything but text."""
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing data to the disk takes long, and shows only when the power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def sheet(names=("none", "secded", *HOSTILE), layers=4, **chart):

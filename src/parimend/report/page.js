@@ -242,6 +242,7 @@
     dark.addEventListener("change", () => redraw(dark.matches));
     addEventListener("beforeprint", () => redraw(false));
     addEventListener("afterprint", () => redraw(dark.matches));
+    performance.mark("ready");
     document.body.dataset.state = "ready";
   } catch (error) {
     element("p", main, `This page needs a browser of 2023 or newer: ${error}`);
