@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from parimend.errors import SpecError
-from parimend.report import Chart, Column, Interval, Sheet, picture, write_picture
+from parimend.report import Chart, Column, Interval, Sheet, places, write_picture
 from parimend.report.picture import _Panel
 from tests.report.conftest import HOSTILE, sheet
 
@@ -76,10 +76,10 @@ def test_the_same_sheet_gives_the_same_picture(tmp_path, suffix):
 
 
 def test_a_picture_that_cannot_be_drawn_says_why(tmp_path, monkeypatch):
-    with pytest.raises(SpecError, match=r"map\.gif: a picture is one of \.svg, \.png, \.pdf"):
+    with pytest.raises(SpecError, match=r"map\.gif: a picture is a file \.svg or \.png or \.pdf"):
         write_picture(sheet(), tmp_path / "map.gif")
     with pytest.raises(SpecError, match="sheet s has no chart"):
         write_picture(Sheet("s", "", (Column("a"),), []), tmp_path / "a.svg")
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
     with pytest.raises(SpecError, match=r"pip install 'parimend\[plot\]'"):
         write_picture(sheet(), tmp_path / "a.svg")

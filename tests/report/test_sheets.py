@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.errors import SpecError
-from parimend.report import Chart, Column, Interval, Known, Sheet, write_csv, write_page
+from parimend.report import Chart, Column, Interval, Known, Sheet, places, write_csv, write_page
 from parimend.report import page as pages
 from parimend.showing import escaped
 from tests.report.conftest import HOSTILE, sheet
@@ -162,6 +162,6 @@ def test_hostile_names_are_text(tmp_path, no_plotly):
 def test_a_page_that_cannot_be_written_says_why(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match=r"page\.txt: a page is a file \.html"):
         write_page([sheet()], tmp_path / "page.txt", "")
-    monkeypatch.setattr(pages, "find_spec", lambda name: None)
-    with pytest.raises(SpecError, match=r"pages need plotly: pip install 'parimend\[report\]'"):
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"a page needs plotly: pip install 'parimend\[report\]'"):
         write_page([sheet()], tmp_path / "page.html", "")

@@ -10,13 +10,11 @@ import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from parimend.arguments import path_of
 from parimend.atomic import atomic
-from parimend.errors import SpecError
+from parimend.report.places import place
 from parimend.report.sheet import Column, Interval, Sheet, Value, finite, numbers
 from parimend.showing import escaped
 
@@ -55,12 +53,7 @@ def require_page(path: str | os.PathLike[str]) -> Path:
     Raises:
         SpecError: as `write_page` does.
     """
-    target = path_of(path)
-    if target.suffix != ".html":
-        raise SpecError(f"{target}: a page is a file .html")
-    if find_spec("plotly") is None:
-        raise SpecError("pages need plotly: pip install 'parimend[report]'")
-    return target
+    return place(path, "a page", (".html",), "plotly", "report")
 
 
 def _page(sheets: Sequence[Sheet], title: str, confidence: float) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from parimend.arguments import path_of
 from parimend.atomic import atomic
 from parimend.errors import SpecError
+from parimend.report.places import place
 from parimend.report.sheet import Chart, Interval, Sheet, finite, numbers
 from parimend.showing import escaped
 
@@ -85,12 +84,7 @@ def require_picture(path: str | os.PathLike[str]) -> Path:
     Raises:
         SpecError: as `write_picture` does.
     """
-    target = path_of(path)
-    if target.suffix not in _FORMATS:
-        raise SpecError(f"{target}: a picture is one of {', '.join(_FORMATS)}")
-    if find_spec("matplotlib") is None:
-        raise SpecError("pictures need matplotlib: pip install 'parimend[plot]'")
-    return target
+    return place(path, "a picture", _FORMATS, "matplotlib", "plot")
 
 
 def _size(sheet: Sheet, chart: Chart) -> tuple[float, float]:

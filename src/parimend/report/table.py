@@ -9,9 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from parimend.arguments import path_of
 from parimend.atomic import atomic
-from parimend.errors import SpecError
+from parimend.report.places import place
 from parimend.report.sheet import Interval, Sheet, Value
 
 _ENDS = ("low", "high", "at most")
@@ -50,10 +49,7 @@ def require_csv(path: str | os.PathLike[str]) -> Path:
     Raises:
         SpecError: as `write_csv` does.
     """
-    target = path_of(path)
-    if target.suffix != ".csv":
-        raise SpecError(f"{target}: a table is a file .csv")
-    return target
+    return place(path, "a table", (".csv",))
 
 
 def _csv(sheet: Sheet) -> str:

@@ -1,0 +1,41 @@
+"""Where files of reports can be written."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from parimend.arguments import path_of
+from parimend.errors import SpecError
+
+
+def place(
+    path: str | os.PathLike[str],
+    what: str,
+    suffixes: tuple[str, ...],
+    library: str = "",
+    extra: str = "",
+) -> Path:
+    """The path of a file that can be made.
+
+    Args:
+        path: that was asked for.
+        what: the file is, for a message.
+        suffixes: of which it has to have one.
+        library: that makes it, and the extra of this package that brings it.
+        extra: see there.
+
+    Raises:
+        SpecError: for another suffix, or without the library.
+
+    >>> place("map.gif", "a picture", (".svg", ".png"))
+    Traceback (most recent call last):
+    parimend.errors.SpecError: map.gif: a picture is a file .svg or .png
+    """
+    target = path_of(path)
+    if target.suffix not in suffixes:
+        raise SpecError(f"{target}: {what} is a file {' or '.join(suffixes)}")
+    if library and find_spec(library) is None:
+        raise SpecError(f"{target}: {what} needs {library}: pip install 'parimend[{extra}]'")
+    return target
