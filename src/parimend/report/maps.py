@@ -35,12 +35,14 @@ def _columns() -> tuple[Column, ...]:
         Column("errors", "words", note="that the budget is for.", log=True),
         Column("known", choice=True, note="how it is known that all of the budget is repaired."),
         Column("guaranteed", "words", Known.PROVEN, "any so many are repaired, always.", log=True),
-        Column("bytes", "", Known.PROVEN, "of all checks.", log=True),
+        Column("bytes", note="of all checks.", log=True),
         Column("check", "ms", Known.MEASURED, "time of a check.", log=True),
         Column("protect", "ms", Known.MEASURED, log=True),
-        Column("moved", "", Known.BOUNDED, "relative change of the weights to expect."),
+        Column("moved", note="relative change of the weights to expect."),
         Column("score", "", Known.MEASURED, "of the protected model."),
-        Column("unrepaired", "a year", Known.BOUNDED, "what the environment leaves.", log=True),
+        Column(
+            "unrepaired", "a year", Known.BOUNDED, "what the environment leaves, at most.", log=True
+        ),
         Column("dominated", choice=True, chosen=("no",)),
         Column("command"),
     )
