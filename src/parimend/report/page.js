@@ -153,8 +153,9 @@
         groups.has(key) ? groups.get(key).push(i) : groups.set(key, [i]);
       }
       const places = [...new Set(this.shown.map((i) => along.texts[i]))];
+      const alone = along.numeric || this.sheet.chart.joined || places.length === this.shown.length;
       const traces = [...groups.values()].map((rows, at) => {
-        const apart = along.numeric || this.sheet.chart.joined ? 0 : APART * ((at + 0.5) / groups.size - 0.5);
+        const apart = alone ? 0 : APART * ((at + 0.5) / groups.size - 0.5);
         const place = rows.map((i) => (along.numeric ? along.numbers[i] : places.indexOf(along.texts[i]) + apart));
         return this.trace(rows, place, this.label(rows[0], differ), this.style(rows[0], by, ink), value);
       });

@@ -108,6 +108,7 @@ class _Panel:
             [float(self.names.index(text)) for text in texts] if self.named else numbers(cells)
         )
         self.cells = sheet.values(value)
+        self.crowded = self.named and not chart.joined and len(self.names) < len(cells)
         self.known = sheet.values(chart.known) if chart.known else ["proven"] * len(cells)
         by = [
             [escaped(sheet.column(name).text(x)) for x in sheet.values(name)] for name in chart.by
@@ -125,7 +126,7 @@ class _Panel:
         differ = [len(set(column)) > 1 for column in zip(*every, strict=True)]
         for at, one in enumerate(every):
             shift = _APART * ((at + 0.5) / len(every) - 0.5)
-            apart = shift if self.named and not self.chart.joined else 0.0
+            apart = shift if self.crowded else 0.0
             style = {
                 "color": _COLOURS[first.index(one[:1]) % len(_COLOURS)],
                 "marker": _MARKS[at % len(_MARKS)],
