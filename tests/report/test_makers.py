@@ -140,3 +140,8 @@ def test_commands_write_pages_pictures_and_tables(campaign, tmp_path, run):
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, run):
     code, out, error = run("propagate", "nowhere:model", "--html", tmp_path / "page.pdf")
     assert (code, out, "page.pdf: a page is a file .html" in error) == (2, "", True)
+    code, out, error = run("propagate", "nowhere:model", "--csv", tmp_path / "no" / "t.csv")
+    assert (code, out, f"there is no folder {tmp_path / 'no'}" in error) == (2, "", True)
+    (tmp_path / "t.svg").mkdir()
+    code, out, error = run("plan", "nowhere", "--picture", tmp_path / "t.svg", "--json")
+    assert (code, "t.svg" in json.loads(out)["error"]) == (2, True)

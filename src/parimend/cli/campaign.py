@@ -97,15 +97,15 @@ def report_(
 
     files = Files(html, picture, csv)
     found = lines(*outs)
-    if json:
-        print_json("campaign report", {"lines": [each.as_dict() for each in found]})
-    else:
-        print_lines(found)
     if files:
         from parimend.report import campaign_sheets
 
         title = f"Campaign {', '.join(each.name for each in outs)}"
         files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
+    if json:
+        print_json("campaign report", {"lines": [each.as_dict() for each in found]})
+    else:
+        print_lines(found)
 
 
 @app.command("compare")
@@ -126,15 +126,15 @@ def compare_(
 
     files = Files(html, picture, csv)
     found = compare(a, b)
-    if json:
-        print_json("campaign compare", {"comparisons": [each.as_dict() for each in found]})
-    else:
-        print_comparisons(found)
     if files:
         from parimend.report import comparison_sheets
 
         confidence = Store(a.partition(":")[0]).spec.stop.confidence
         files.write(comparison_sheets(found), f"{a} against {b}", confidence)
+    if json:
+        print_json("campaign compare", {"comparisons": [each.as_dict() for each in found]})
+    else:
+        print_comparisons(found)
 
 
 def print_lines(found: list[Line]) -> None:

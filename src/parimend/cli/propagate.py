@@ -70,15 +70,15 @@ def command(
     model, inputs, *answer = _made(source, arguments or [])
     options = {"answer": answer[0]} if answer else {}
     found = trace(model, inputs, kinds, seeds=range(seeds), only=only, **options)
+    if files:
+        from parimend.report import trace_sheets
+
+        files.write(trace_sheets(found), f"How errors travel in {source}")
     if json:
         print_json("propagate", found.as_dict())
     else:
         print_table(Struck.COLUMNS, [each.row for each in found.struck])
         print_table(Layer.COLUMNS, [each.row for each in found.layers])
-    if files:
-        from parimend.report import trace_sheets
-
-        files.write(trace_sheets(found), f"How errors travel in {source}")
 
 
 def _made(source: str, arguments: list[str]) -> tuple[Any, ...]:

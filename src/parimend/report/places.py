@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parimend.arguments import path_of
 from parimend.errors import SpecError
+from parimend.regular import require_place
 
 
 def place(
@@ -27,7 +28,8 @@ def place(
         extra: see there.
 
     Raises:
-        SpecError: for another suffix, or without the library.
+        SpecError: for another suffix, without the folder, or without the library.
+        FormatError: if something else than a regular file is there.
 
     >>> place("map.gif", "a picture", (".svg", ".png"))
     Traceback (most recent call last):
@@ -36,6 +38,9 @@ def place(
     target = path_of(path)
     if target.suffix not in suffixes:
         raise SpecError(f"{target}: {what} is a file {' or '.join(suffixes)}")
+    require_place(target)
+    if not target.parent.is_dir():
+        raise SpecError(f"{target}: there is no folder {target.parent}: make it, or take another")
     if library and find_spec(library) is None:
         raise SpecError(f"{target}: {what} needs {library}: pip install 'parimend[{extra}]'")
     return target
