@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import held
-from parimend.cli.output import Json, counting, print_json, print_table, say, size
+from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
@@ -188,14 +188,7 @@ def print_comparisons(found: list[Comparison]) -> None:
 
 def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:
     """Run, and show how far it is and how long the rest takes."""
-    shown = 0
-    with counting(0, "trials") as advance:
-
-        def told(done: int, known: int) -> None:
-            nonlocal shown
-            advance(done - shown, known)
-            shown = done
-
+    with reaching("trials") as told:
         try:
             ended = act(told)
         except KeyboardInterrupt:
