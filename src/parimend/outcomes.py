@@ -313,7 +313,7 @@ class FileOutcome(Record):
         if self.ranges:
             size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
             ranges = f"{count:,} ranges" if count > 1 else "one range"
-            found.append(f"{size:,} bytes in {ranges} can only come from another copy (--from)")
+            found.append(f"{size:,} bytes in {ranges} can only come from another copy")
         if self.fetched:
             found.append(f"{self.fetched:,} bytes fetched from another copy")
         return found
