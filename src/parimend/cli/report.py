@@ -42,12 +42,13 @@ def remedy(file: FileOutcome) -> str:
         return ""
     if file.verdict is Verdict.CORRECTABLE:
         return f"put right by: {repair}"
+    other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
     if file.can_be_improved:
         return (
-            "not all of it can be repaired: fetch it again, or put back what is proven: "
+            f"not all of it can be repaired: fetch it again{other}, or put back what is proven: "
             f"{repair} --partial"
         )
-    return "it cannot be repaired here: fetch it again"
+    return f"it cannot be repaired here: fetch it again{other}"
 
 
 def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:

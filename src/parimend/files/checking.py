@@ -6,21 +6,23 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from parimend import kernels
 from parimend.arguments import path_of
 from parimend.carriers import diagnose
-from parimend.carriers.base import Find, find, find_hashed, require_match
+from parimend.carriers.base import Find, find, find_hashed, proven, require_match
 from parimend.carriers.finding import Finding
-from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.errors import FormatError, MismatchError, SourceError, SpecError
+from parimend.files.blocks import damage_in
+from parimend.files.fetching import Fetched, PatchedTensors, fetching
 from parimend.files.members import Members
-from parimend.files.opening import opened
+from parimend.files.opening import Opened, opened
 from parimend.files.repairing import put_back
 from parimend.files.seals import Sealed
 from parimend.files.targets import index_first, is_index
@@ -99,6 +101,7 @@ def repair_file(
     progress: Progress = silent,
     *,
     partial: bool = False,
+    sources: PathLike | Sequence[PathLike] = (),
 ) -> Report:
     """Put back every wrong element of a protected file, its header and its length, bit for bit.
 
@@ -115,9 +118,15 @@ def repair_file(
         partial: of a file that cannot be repaired as a whole, put back what is proven: the header
             and the words that are `corrected` in the report. Everything else is left as it is, the
             length too.
+        sources: other copies of the file, damaged or not, from which blocks of 64 KiB are taken
+            that are damaged beyond the budget: paths, or addresses that fsspec opens (``https://``,
+            ``s3://``, ``hf://``; extra ``remote``). A folder, or an address that ends in ``/``, is
+            where files of the same names are. The blocks lie in ``.NAME.fetched`` until the file is
+            repaired: what is interrupted goes on from there.
 
     Raises:
         BusyError: if another process is writing the same file.
+        SourceError: if a source that is needed cannot be read in ranges, or is of another file.
         MismatchError: also if a file was saved anew while it was being repaired.
         FormatError: also if ``out`` is something else than a regular file or a folder.
         OSError: if a file cannot be read or written. Nothing was changed then.
@@ -141,11 +150,12 @@ def repair_file(
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
-    search = _quickest(members)
+    others = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    task = _Task(progress, partial, others, _quickest(members))
 
     def mend(target: Path) -> FileOutcome:
         new = folder / target.name if folder and folder.is_dir() else folder
-        return _repair(target, new, progress, partial, members, search)
+        return _repair(target, new, task, members)
 
     return Report(_reports(members, mend), time.perf_counter() - began)
 
@@ -164,33 +174,94 @@ def _reports(members: Members, look: Callable[[Path], FileOutcome]) -> tuple[Fil
     return tuple(found[path] for path in sorted(found, key=index_first))
 
 
-def _repair(
-    path: Path,
-    out: Path | None,
-    progress: Progress,
-    partial: bool,
-    members: Members,
-    search: Find,
-) -> FileOutcome:
+class _Task(NamedTuple):
+    """What is to be done with every file; see `repair_file`."""
+
+    progress: Progress
+    partial: bool
+    sources: Sequence[PathLike]
+    search: Find
+
+
+def _repair(path: Path, out: Path | None, task: _Task, members: Members) -> FileOutcome:
     if out and out.exists() and out.samefile(path):
         out = None
     require_place(out or path)  # before the work
+    with opened(path) as found:
+        members.learn(found.sealed, found.file, path)
+        tensors = FileTensors(found.file, found.sealed.layout, task.progress)
+        report, findings = _found(found, tensors, task.search)
+        lost = report.verdict is Verdict.UNCORRECTABLE
+        if lost and task.sources and not unprotected_loss(found.sealed.seal, tensors):
+            return _repair_from(found, report, out, task, members.is_set)
+        return _put_back(found, report, findings, out, task)
+
+
+def _repair_from(
+    found: Opened,
+    report: FileOutcome,
+    out: Path | None,
+    task: _Task,
+    is_set: bool,
+) -> FileOutcome:
+    """Repair what its budget is not enough for with the blocks of other copies."""
+    layout = found.sealed.layout
+    tensors = FileTensors(found.file, layout, task.progress)
+    damage = damage_in(found.sealed.seal, layout, tensors, report)
+    if damage.unknown:
+        name = damage.unknown[0].name
+        return replace(
+            report,
+            problem=f"where {name} is damaged is not known, as the seal has no digests of its "
+            "blocks: fetch the whole file again",
+        )
+    goal = out or found.path
+    with fetching(damage.blocks, found, goal, task.sources, task.progress, is_set) as fetched:
+        patched = PatchedTensors(found.file, layout, task.progress, fetched)
+        better, known = _found(found, patched, functools.partial(_find_with, fetched))
+        done = _put_back(found, better, known, out, task, fetched)
+        fetched.is_done = done.ok
+    why = "; ".join(fetched.problems + fetched.notes)
+    if done.verdict is Verdict.UNCORRECTABLE and fetched.problems and not done.written:
+        raise SourceError(why)
+    problem = done.problem if done.ok else why or done.problem
+    return replace(done, fetched=fetched.size, problem=problem)
+
+
+def _find_with(fetched: Fetched, word: SealedWord, tensors: Tensors) -> Finding:
+    """`find` in a word with blocks of other copies, whose result SHA-256 has to prove."""
+    finding = find(word, tensors, erased=fetched.doubts_of(word))
+    if finding.verdict is Verdict.CLEAN and word in fetched.words:
+        return proven(Finding(Verdict.CORRECTABLE), word, tensors)
+    return finding
+
+
+def _found(
+    found: Opened, tensors: FileTensors, search: Find
+) -> tuple[FileOutcome, dict[SealedWord, Finding]]:
+    """What a check finds in a file, and in each of its words that are there."""
     findings: dict[SealedWord, Finding] = {}
 
     def keep(word: SealedWord, tensors: Tensors) -> Finding:
         findings[word] = search(word, tensors)
         return findings[word]
 
-    with opened(path) as found:
-        members.learn(found.sealed, found.file, path)
-        tensors = FileTensors(found.file, found.sealed.layout, progress)
-        act = functools.partial(diagnose, find=keep)
-        report = report_on(found.sealed, tensors, found.file, path, act)
-        if report.verdict is Verdict.UNCORRECTABLE and not partial:
-            return report
-        # Nothing is put into a file that may be another one.
-        known = _is_proven(report)
-        return put_back(found, report, findings, out, progress) if known else report
+    act = functools.partial(diagnose, find=keep)
+    return report_on(found.sealed, tensors, found.file, found.path, act), findings
+
+
+def _put_back(
+    found: Opened,
+    report: FileOutcome,
+    findings: Mapping[SealedWord, Finding],
+    out: Path | None,
+    task: _Task,
+    fetched: Fetched | None = None,
+) -> FileOutcome:
+    """`put_back`, if it is known what; nothing is put into a file that may be another one."""
+    if not _is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
+        return report
+    return put_back(found, report, findings, out, task.progress, fetched)
 
 
 def report_on(
@@ -205,6 +276,7 @@ def report_on(
         _refuse_another_file(sealed, file, path)
     header = _frame(tensors.has_header, is_ours)
     end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
+    damage = damage_in(sealed.seal, sealed.layout, tensors, outcome)
     if end is Verdict.UNCORRECTABLE:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     return replace(
@@ -216,7 +288,8 @@ def report_on(
         frame=worst(header, end),
         missing=missing,
         surplus=surplus,
-        problem=_saved_anew(sealed, outcome, file, path),
+        ranges=damage.ranges,
+        problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, file, path),
     )
 
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from parimend.atomic import atomic, locked
 from parimend.carriers import diagnose, repair_
 from parimend.carriers.finding import Finding
+from parimend.files.fetching import Fetched
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
 from parimend.outcomes import FileOutcome, Verdict
@@ -24,6 +25,7 @@ def put_back(
     findings: Mapping[SealedWord, Finding],
     out: Path | None,
     progress: Progress,
+    fetched: Fetched | None = None,
 ) -> FileOutcome:
     """Put back what a check found and proved; what cannot be repaired stays as it is.
 
@@ -33,6 +35,7 @@ def put_back(
         findings: in each of its words that are there.
         out: where to write the result instead of replacing the file.
         progress: see `parimend.repair_file`.
+        fetched: blocks from other copies, with which the report was made.
 
     Returns:
         The report, with what was done.
@@ -58,7 +61,7 @@ def put_back(
             confirm = found.require_unchanged
             new = stack.enter_context(atomic(goal, found.path, stale=stale, confirm=confirm))
             known = {word: findings[word] for word in wrong}
-            report = _write(found, report, known, new, progress)
+            report = _write(found, report, known, new, progress, fetched)
             report = replace(report, written=str(goal))
         elif has_side:
             stack.enter_context(locked(goal))
@@ -72,6 +75,7 @@ def _write(
     known: Mapping[SealedWord, Finding],
     new: BinaryIO,
     progress: Progress,
+    fetched: Fetched | None,
 ) -> FileOutcome:
     """Make the repaired copy, and read it again before it takes its place."""
     seal, layout = found.sealed.seal, found.sealed.layout
@@ -79,6 +83,8 @@ def _write(
     # If it is not known where the file ends, nothing is made up, and nothing cut off.
     size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
     copy_data(found.file, new, layout, size)
+    if fetched:
+        fetched.put_into(new)
     copy = FileTensors(new, layout, progress)
     done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
     outcomes = dict(zip(seal.words, report.words, strict=True))
