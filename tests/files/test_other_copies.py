@@ -101,7 +101,7 @@ def test_processors_that_do_not_fuse_have_the_same_digests(rng, monkeypatch):
     words = rng.integers(0, 1 << 32, 2 * BLOCK, np.uint32)
     fused = BlockSums(code)
     fused.add(words, 0)
-    monkeypatch.setattr("parimend.codes.power.fuses", lambda: False)
+    monkeypatch.setattr("parimend.kernels.power_numba.fuses", lambda: False)
     plain = BlockSums(code)
     plain.add(words, 0)
     assert np.array_equal(fused.digests, plain.digests)
