@@ -18,6 +18,7 @@ from parimend.cli import (
     campaign,
     check,
     demo,
+    fingerprint,
     inject,
     inspect,
     plan,
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
+for _module in (demo, protect, check, repair, inspect, fingerprint, plan, inject, propagate):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 app.add_typer(campaign.app, name="campaign")
 
