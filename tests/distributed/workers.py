@@ -288,7 +288,8 @@ def fingerprints(rank):
     }
     ways = {"rows": Shard(0), "columns": Shard(1), "odd": Shard(1), "few": Shard(0)}
     spread = {
-        name: distribute_tensor(t, mesh, [ways.get(name, Replicate())]) for name, t in whole.items()
+        name: distribute_tensor(t.clone(), mesh, [ways.get(name, Replicate())])
+        for name, t in whole.items()
     }
     expected = pm.fingerprint({**whole, "plain": whole["odd"]})
     assert pm.fingerprint({**spread, "plain": whole["odd"]}) == expected
