@@ -204,6 +204,25 @@ def test_every_damage_is_noticed(hook, rng):
         file.write_bytes(original)
 
 
+def test_damage_is_noticed_while_it_is_loaded(hook, rng):
+    kind, path, file, expected = hook
+    with pm.verified(path, at_once=True) as place:
+        assert same(kind.load(place), expected)
+    original = file.read_bytes()
+
+    def load(error):
+        with pm.verified(path, at_once=True):
+            if error:
+                raise error
+
+    for error in (None, ValueError("what a loader says of it")):
+        spoil(file, rng)
+        with pytest.raises(DamageError) as caught:
+            load(error)
+        assert caught.value.__context__ is error
+        file.write_bytes(original)
+
+
 def test_damage_is_repaired_before_loading(hook, rng):
     kind, path, file, expected = hook
     original = file.read_bytes()
@@ -272,6 +291,9 @@ def test_an_error_of_the_loader_is_its_own(hook):
 def test_bad_arguments(tmp_path):
     with pytest.raises(SpecError, match="on_damage must be"), pm.verified(tmp_path, "ignore"):
         pass
+    for options in ({"on_damage": "repair"}, {"copy_to": tmp_path}):
+        with pytest.raises(SpecError, match="at_once cannot go with a repair or a copy"):
+            pm.verified(tmp_path, at_once=True, **options).__enter__()
     nowhere = pm.verified(tmp_path, copy_to=tmp_path / "none")
     with pytest.raises(SpecError, match="there is no folder"), nowhere:
         pass

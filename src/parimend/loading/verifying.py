@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ def verified(
     on_damage: OnDamage = "raise",
     *,
     copy_to: str | os.PathLike[str] | None = None,
+    at_once: bool = False,
 ) -> Iterator[Path]:
     """Verify protected files for a loader of any library, which is called inside the block.
 
@@ -72,13 +74,17 @@ def verified(
             protected is made, verified and given to the loader; what is not protected is linked.
             It is removed at the end of the block; what is mapped stays. The files themselves are
             only read: so a read-only cache is repaired, too.
+        at_once: let the loader begin at once, while other threads look at the files, which takes
+            less time where there are processors to spare. Damage is raised at the end of the block
+            then, also where the loader fails on it: put nothing but the loading into the block.
 
     Yields:
         The path to load from.
 
     Raises:
         MismatchError: at the end, if a file was written or replaced while it was being loaded.
-        DamageError, SealError, FormatError, SpecError, OSError: as `verify` does, at the beginning.
+        DamageError, SealError, FormatError, OSError: as `verify` does, at the beginning.
+        SpecError: also if ``at_once`` is to go with a repair or a copy, which come before loading.
 
     Example:
         >>> import tempfile, torch, parimend as pm
@@ -92,20 +98,45 @@ def verified(
     """
     require_policy(on_damage)
     path = path_of(path)
-    if copy_to is None:
-        with unchanged(path, "loaded"):
-            report = check_file(path)
-            is_done = report.ok or on_damage != "repair"
-            if is_done:
-                _tell(report, on_damage)
-                yield path
-        if not is_done:
-            verify(path, "repair")
-            # What took the place of what was damaged is looked at as it lies there now.
-            with verified(path) as mended:
-                yield mended
-        return
-    place = path_of(copy_to, "copy_to")
+    if at_once and (on_damage == "repair" or copy_to is not None):
+        raise SpecError("at_once cannot go with a repair or a copy: both come before loading")
+    if at_once:
+        way = _meanwhile(path, on_damage)
+    elif copy_to is None:
+        way = _before(path, on_damage)
+    else:
+        way = _in_copy(path, on_damage, path_of(copy_to, "copy_to"))
+    with way as place:
+        yield place
+
+
+@contextmanager
+def _before(path: Path, on_damage: OnDamage) -> Iterator[Path]:
+    with unchanged(path, "loaded"):
+        report = check_file(path)
+        is_done = report.ok or on_damage != "repair"
+        if is_done:
+            _tell(report, on_damage)
+            yield path
+    if not is_done:
+        verify(path, "repair")
+        # What took the place of what was damaged is looked at as it lies there now.
+        with _before(path, "raise"):
+            yield path
+
+
+@contextmanager
+def _meanwhile(path: Path, on_damage: OnDamage) -> Iterator[Path]:
+    with unchanged(path, "loaded"), ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(check_file, path)
+        try:
+            yield path
+        finally:  # damage says why a loader failed
+            _tell(looking.result(), on_damage)
+
+
+@contextmanager
+def _in_copy(path: Path, on_damage: OnDamage, place: Path) -> Iterator[Path]:
     if not place.is_dir():
         raise SpecError(f"copy_to must be an existing folder: there is no folder {place}")
     with TemporaryDirectory(prefix="parimend-", dir=place) as private:
