@@ -166,7 +166,9 @@ class Fingerprint(Record):
             yield {first, *(name for name, of in self.tied.items() if of == first)}
 
     def __eq__(self, other: object) -> bool:
-        return self.compare(other).equal if isinstance(other, Fingerprint) else NotImplemented
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        return self.version == other.version and self.compare(other).equal
 
     __hash__ = None  # type: ignore[assignment]
 

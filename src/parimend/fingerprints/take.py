@@ -25,7 +25,7 @@ from parimend.codes.power import MAX_WORDS, PowerSums
 from parimend.errors import FormatError, SpecError
 from parimend.files.targets import is_index, targets
 from parimend.fingerprints.record import Fingerprint, Print
-from parimend.formats import layout_of
+from parimend.formats import Layout, layout_of
 from parimend.names import select
 from parimend.regular import open_regular
 from parimend.stores.base import Tensors, subparts
@@ -120,26 +120,29 @@ def _called(prints: Iterable[str], names: Names | None) -> dict[str, str]:
 
 
 def _of_files(path: Path, only: str | Sequence[str] | None) -> dict[str, Print]:
+    layouts = {place: _layout(place) for place in targets(path) if not is_index(place)}
+    wanted = set(select(_places(layouts), only))
     prints: dict[str, Print] = {}
-    files = [file for file in targets(path) if not is_index(file)]
-    wanted = set(select(_names_in(files), only))
-    for place in files:
+    for place, layout in layouts.items():
         with open_regular(place) as file:
-            tensors = FileTensors(file, layout_of(file, place))
-            parts = [part for part in tensors.whole() if part.name in wanted]
-            prints |= _prints(tensors, parts)
+            tensors = FileTensors(file, layout)
+            prints |= _prints(tensors, [part for part in tensors.whole() if part.name in wanted])
     return prints
 
 
-def _names_in(files: Sequence[Path]) -> dict[str, Path]:
+def _layout(place: Path) -> Layout:
+    with open_regular(place) as file:
+        return layout_of(file, place)
+
+
+def _places(layouts: Mapping[Path, Layout]) -> dict[str, Path]:
     """The file that holds each tensor."""
     found: dict[str, Path] = {}
-    for place in files:
-        with open_regular(place) as file:
-            for entry in layout_of(file, place).entries:
-                if other := found.get(entry.name):
-                    raise FormatError(f"{other} and {place} both have a tensor {entry.name}")
-                found[entry.name] = place
+    for place, layout in layouts.items():
+        for entry in layout.entries:
+            if other := found.get(entry.name):
+                raise FormatError(f"{other} and {place} both have a tensor {entry.name}")
+            found[entry.name] = place
     return found
 
 

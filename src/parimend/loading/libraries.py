@@ -123,11 +123,11 @@ def _all_tensors(message: Any, kind: type) -> Iterator[Any]:
     """The tensors in a message of protobuf, however deep in it."""
     if isinstance(message, kind):
         yield message
-    elif hasattr(message, "ListFields"):
-        for _, value in message.ListFields():
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
             for each in value if hasattr(value, "__len__") else (value,):
-                if not isinstance(each, str | bytes | int | float):
-                    yield from _all_tensors(each, kind)
+                yield from _all_tensors(each, kind)
 
 
 def _library(name: str, content: Content) -> Any:
