@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +22,16 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError
-from parimend.files.seals import SUFFIX, Beside, Save, Sealed, Seals, find_inside, load_sidecar
+from parimend.files.seals import (
+    DIGESTED,
+    SUFFIX,
+    Beside,
+    Save,
+    Sealed,
+    Seals,
+    find_inside,
+    load_sidecar,
+)
 from parimend.files.targets import PLACE
 from parimend.files.walking import walk
 from parimend.outcomes import Verdict
@@ -32,7 +40,6 @@ from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 
 _LONGEST = 255  # bytes of a file's name
-_NAMED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 
 
 def seals_in(seal_dir: PathLike | None) -> Seals:
@@ -181,7 +188,7 @@ def _name(sealed: Sealed) -> str:
     """The name that the file of a seal had."""
     assert sealed.path is not None
     stem = sealed.path.name.removesuffix(SUFFIX)
-    match = _NAMED.fullmatch(stem)
+    match = DIGESTED.fullmatch(stem)
     return match[1] if match else stem
 
 
@@ -230,7 +237,7 @@ def _is_equal(one: Sealed, other: Sealed) -> bool:
 def _key(seal: Seal) -> str:
     """By which a seal is named: its content, and the place of its file among the others."""
     place = str(seal.notes.get(PLACE, ""))
-    return hashlib.sha256(_content(seal) + place.encode()).hexdigest()
+    return hashlib.sha256(_content(seal) + place.encode(errors="surrogatepass")).hexdigest()
 
 
 def _content(seal: Seal) -> bytes:

@@ -201,6 +201,7 @@ def repair_file(
 
 def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
     found, problems = members.outcome()
+    found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
     found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
     return tuple(found[path] for path in sorted(found, key=index_first))
 

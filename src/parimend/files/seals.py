@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,8 @@ from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
 
 SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
+DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
+"""How a sidecar in a folder of seals is called, without `SUFFIX`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,11 @@ class Beside(Seals):
     def names(self, folder: Path) -> list[str]:
         sides = [name for name in walk(folder) if Path(name).suffix == SUFFIX]
         named = [(name.removesuffix(SUFFIX), folder / name) for name in sides]
-        return [of for of, side in named if (folder / of).exists() or is_of_file(side)]
+        return [
+            of
+            for of, side in named
+            if (folder / of).exists() or (is_of_file(side) and not DIGESTED.fullmatch(of))
+        ]
 
     @contextmanager
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
