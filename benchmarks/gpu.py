@@ -280,6 +280,40 @@ class Bench:
         protect = self.seconds(lambda: pm.protect_({"w": weights}, self.errors), 1)
         return {"GB/s": round(size / took / 1e9, 2), "protect GB/s": round(size / protect / 1e9, 2)}
 
+    def scrubber(self) -> dict[str, Any]:
+        """A serving loop beside a scrubber of all weights, and how much that one reads."""
+        weights = self.large()
+        seal = pm.protect_(weights, self.errors, pm.Sidecar(digest=False))
+        width, batch, passes, rounds = (4096, 256, 4000, 5) if self.is_gpu else (64, 8, 3, 1)
+        layers = [torch.nn.Linear(width, width) for _ in range(8)]
+        served = torch.nn.Sequential(*layers).to(self.device, torch.bfloat16)
+        x = torch.randn(batch, width, device=self.device, dtype=torch.bfloat16)
+
+        @torch.no_grad()
+        def serve() -> float:
+            self.wait()
+            began = time.perf_counter()
+            for _ in range(passes):
+                served(x)
+            self.wait()
+            return time.perf_counter() - began
+
+        serve()
+        found: dict[str, Any] = {}
+        for share in (0.002, 0.005, 0.02, 0.1):
+            ratios, read, took = [], 0.0, 0.0
+            for _ in range(rounds):
+                alone = serve()
+                with pm.Scrubber(weights, seal, share=share) as scrubber:
+                    beside = serve()
+                    read, took = read + scrubber.counters.bytes_read, took + beside
+                ratios.append(alone / beside)
+            found[f"share {share:g}"] = (
+                f"throughput {statistics.median(ratios):.4f} ({min(ratios):.4f} to "
+                f"{max(ratios):.4f}), {read / took / 1e9:.1f} GB/s"
+            )
+        return found
+
     def guards(self) -> dict[str, Any]:
         """False alarms of guarded layers in every arithmetic, and what they cost."""
         found: dict[str, Any] = {}
@@ -323,6 +357,7 @@ def main() -> None:
         "sums": (40, bench.sums),
         "large": (60, lambda: bench.model(bench.large())),
         "many": (60, lambda: bench.model(bench.many())),
+        "scrubber": (60, bench.scrubber),
         "guards": (20, bench.guards),
         "host": (20, bench.host),
     }

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes import Screened, sums_for
-from parimend.codes.power import LANES
 from parimend.decoders import ScreenedSums
 from parimend.experiment import Rate
+from parimend.kernels.points import LANES
 from parimend.outcomes import Verdict
 
 N = 17_200_000

@@ -375,14 +375,14 @@ def test_damage_that_changes_while_it_is_located_is_looked_at_again(monkeypatch)
     model = network()
     before = copy.deepcopy(model.state_dict())
     scrubber = Scrubber(model, pm.protect_(model, 50))
-    prove, upsets = base.sha256_of, [3]
+    prove, upsets = base.proven, [3]
 
     def upset_before_the_proof(*args):
         if upsets:
             break_weights(model, 1, upsets.pop())
         return prove(*args)
 
-    monkeypatch.setattr(base, "sha256_of", upset_before_the_proof)
+    monkeypatch.setattr(base, "proven", upset_before_the_proof)
     break_weights(model, 1, 0)
     assert [event.kind for event in scrubber.sweep()] == ["changed", "repaired"]
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
@@ -396,15 +396,15 @@ def test_a_word_is_looked_at_again_after_a_repair(monkeypatch):
     model = network()
     before = copy.deepcopy(model.state_dict())
     scrubber = Scrubber(model, pm.protect_(model, 50))
-    prove, upsets = base.sha256_of, [3]
+    prove, upsets = base.proven, [3]
 
     def upset_after_the_proof(*args):
-        digest = prove(*args)
+        finding = prove(*args)
         if upsets:
             break_weights(model, 1, upsets.pop())
-        return digest
+        return finding
 
-    monkeypatch.setattr(base, "sha256_of", upset_after_the_proof)
+    monkeypatch.setattr(base, "proven", upset_after_the_proof)
     break_weights(model, 1, 0)
     assert [event.kind for event in scrubber.sweep()] == ["repaired", "repaired"]
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())

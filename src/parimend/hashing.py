@@ -8,7 +8,8 @@ its spec for ever, on every platform and with every version of every library.
 
 from __future__ import annotations
 
-import numba as nb
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,26 +19,16 @@ MIX64_B = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
 
 
-@nb.njit(inline="always")
-def mix64(x: np.uint64) -> np.uint64:
-    """The finalizer of SplitMix64, a bijection of 64 bits."""
+Words = TypeVar("Words", np.uint64, NDArray[np.uint64])
+
+
+def mix64(x: Words) -> Words:
+    """The finalizer of SplitMix64, a bijection of 64 bits; of every one of an array."""
     x ^= x >> np.uint64(30)
     x *= MIX64_A
     x ^= x >> np.uint64(27)
     x *= MIX64_B
     return x ^ (x >> np.uint64(31))
-
-
-@nb.njit(inline="always")
-def word(key: np.uint64, i: np.uint64) -> np.uint64:
-    """Word i of stream ``key``."""
-    return mix64(key + (np.uint64(i) + np.uint64(1)) * GOLDEN)
-
-
-@nb.njit(inline="always")
-def below(x: np.uint64, bound: np.uint64) -> np.uint64:
-    """Map the upper 32 bits of ``x`` to 0 .. bound - 1 (bound < 2^32; bias below bound / 2^32)."""
-    return ((x >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)
 
 
 def stream_key(seed: int, *tags: int) -> np.uint64:
@@ -49,7 +40,7 @@ def stream_key(seed: int, *tags: int) -> np.uint64:
     with np.errstate(over="ignore"):
         key = np.uint64(seed & _MASK)
         for tag in (len(tags), *tags):
-            key = mix64.py_func(key + (np.uint64(tag & _MASK) + np.uint64(1)) * GOLDEN)
+            key = mix64(key + (np.uint64(tag & _MASK) + np.uint64(1)) * GOLDEN)
     return np.uint64(key)
 
 
@@ -61,4 +52,4 @@ def words(key: np.uint64, start: int, count: int) -> NDArray[np.uint64]:
     """
     i = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        return mix64.py_func(key + i * GOLDEN)
+        return mix64(key + i * GOLDEN)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from textwrap import wrap
 
 ROWS = 24
 """Rows of a table in a notebook; of more it says how many there are."""
+
+
+_NARROW = 24  # characters that the last column of a table has at least
 
 
 def escaped(text: str) -> str:
@@ -24,6 +29,16 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def command_word(path: object) -> str:
+    """A path as it is typed in a shell.
+
+    >>> print("parimend check", command_word("my model.bin"), command_word("-x"))
+    parimend check 'my model.bin' ./-x
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
 def brief(text: str, most: int = 100) -> str:
     """A text for a `repr`, on one line, its middle left out where it is long.
 
@@ -33,6 +48,45 @@ def brief(text: str, most: int = 100) -> str:
     shown = escaped(text[: 2 * most] + text[-2 * most :] if len(text) > 4 * most else text)
     half = (most - 3) // 2
     return shown if len(shown) <= most else f"{shown[:half]}...{shown[-half:]}"
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
+) -> Iterator[str]:
+    """A plain table, line by line, every text escaped; columns of numbers stand to the right.
+
+    Args:
+        columns: their titles.
+        rows: as many texts each.
+        width: where the last column, of text, is broken to fit; nothing is without.
+
+    >>> for line in table(["file", "words"], [["a", "1,234"], ["b", "7"]]):
+    ...     print(line)
+    file  words
+    -----------
+    a     1,234
+    b         7
+    """
+    shown = [list(map(escaped, row)) for row in rows]
+    places = range(len(columns))
+    sizes = [max(len(row[i]) for row in [columns, *shown]) for i in places]
+    right = [bool(rows) and all(row[i].replace(",", "").isdigit() for row in rows) for i in places]
+    room = sizes[-1] if width is None else max(width - sum(sizes[:-1]) - 2 * len(sizes), _NARROW)
+
+    def line(texts: Sequence[str]) -> str:
+        fitted = (
+            text.rjust(size) if is_number else text.ljust(size)
+            for text, size, is_number in zip(texts, sizes, right, strict=True)
+        )
+        return "  ".join(fitted).rstrip()
+
+    yield line(columns)
+    yield "-" * (sum(sizes[:-1]) + 2 * len(sizes) - 2 + min(sizes[-1], room))
+    for *cells, last in shown:
+        first, *more = wrap(last, room, break_long_words=False) if len(last) > room else [last]
+        yield line([*cells, first])
+        for text in more:
+            yield line([*("" for _ in cells), text])
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], total: int) -> str:

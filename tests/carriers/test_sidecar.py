@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -54,6 +55,35 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
         [sealed] = Sidecar().seal_([Chosen(code, word)], tensors).words
     np.testing.assert_array_equal(sealed.target, expected)
     assert sealed.sha256 == hashlib.sha256(b"".join(map(bytes, map(tensors.read, word)))).digest()
+
+
+@pytest.mark.parametrize("raised", [OSError, KeyboardInterrupt])
+def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
+    monkeypatch.setattr("parimend.stores.base.CHUNK", 1 << 12)
+    monkeypatch.setattr(sidecar, "CHUNK", 1 << 12)
+    monkeypatch.setattr(sidecar, "JOINED", 1 << 12)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    tensors, reads, read = tensors_of([1 << 20]), sidecar.reads, ModelTensors.read
+    word, asked, closed = Word(tensors.whole()), [], Event()
+
+    def told(*given):
+        try:
+            yield from reads(*given)
+        finally:
+            closed.set()
+
+    def fails_once(part):
+        asked.append(part)
+        if len(asked) == 1:
+            raise raised
+        assert closed.wait(60)
+        return read(tensors, part)
+
+    monkeypatch.setattr(sidecar, "reads", told)
+    monkeypatch.setattr(tensors, "read", fails_once)
+    with pytest.raises(raised):
+        sidecar.sums(Modular.for_errors(word.padded, 3), word, tensors)
+    assert len(asked) <= 2 < len(list(reads(word)))
 
 
 def test_small_tensors_are_read_together():

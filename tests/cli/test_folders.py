@@ -98,5 +98,6 @@ def test_bad_members(folder, run):
         str(folder / "archive.pt"),
         str(folder / NAMES[1]),
     ]
-    code, out, _ = run("check", folder)
-    assert (code, out.count("unknown   ")) == (1, 2)
+    code, out, _ = run("check", folder, "--json")
+    verdicts = [file["verdict"] for file in json.loads(out)["files"]]
+    assert (code, verdicts.count("unknown")) == (1, 2)

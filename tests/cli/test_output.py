@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend import protect_file
-from parimend.showing import escaped
+from parimend.showing import escaped, table
 
 NAME = "w\x1b[2J\u202e\x07\nmöd 模\x9b"
 
@@ -23,6 +23,30 @@ def test_escaped_text_is_one_printable_line(text):
     assert shown.isprintable()
     assert escaped(shown) == shown
     assert shown == text or not text.isprintable()
+
+
+CELL = st.text(st.characters(), max_size=40)
+
+
+@given(st.data(), st.integers(1, 4), st.none() | st.integers(1, 60))
+def test_tables_cut_no_text(data, count, width):
+    columns = data.draw(st.lists(CELL.map(escaped), min_size=count, max_size=count))
+    rows = data.draw(st.lists(st.lists(CELL, min_size=count, max_size=count), max_size=4))
+    lines = list(table(columns, rows, width))
+    assert all(line.isprintable() for line in lines)
+    shown = "".join(lines).split()
+    for row in rows:
+        for word in (word for cell in row for word in escaped(cell).split()):
+            assert any(word in text for text in shown)
+    if width is None:
+        assert len(lines) == 2 + len(rows)
+        for row, line in zip(rows, lines[2:], strict=True):
+            assert all(escaped(cell).strip() in line for cell in row)
+
+
+def test_a_table_on_a_narrow_terminal_breaks_its_last_column():
+    lines = list(table(["file", "findings"], [["a" * 30, "one two three four five six"]], 60))
+    assert lines[2:] == ["a" * 30 + "  one two three four five", " " * 32 + "six"]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from parimend.codes.modular import GROUP, PRIMES
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.kernels import modular_numba
+from parimend.kernels.modular import most_groups
 from tests.codes.contract import CodeContract
 
 LARGEST = 0xFFFFFFFF
@@ -128,7 +129,7 @@ def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases, version
     whole = code.syndrome(words)
     monkeypatch.setattr("parimend.codes.modular._GROUPS_PER_THREAD", 100)
     monkeypatch.setattr("parimend.codes.modular._FAST_BYTES", 0 if phases == 1 else 1 << 20)
-    monkeypatch.setattr(modular_numba, "most_groups", lambda excess: 70)
+    monkeypatch.setattr("parimend.codes.modular.most_groups", lambda excess: 70)
     np.testing.assert_array_equal(code.accumulate(code.zeros(), words, 0, threads), whole)
 
 
@@ -149,7 +150,7 @@ def test_accumulators_cannot_overflow(prime):
     # One term a group, at most, falls into the same accumulator.
     excess = prime - 2**32
     largest_s1_term = (2**32 - 1) + excess * prime
-    most = modular_numba.most_groups(excess)
+    most = most_groups(excess)
     assert most * largest_s1_term < 2**64 < 2 * most * largest_s1_term
 
 

@@ -246,7 +246,7 @@ def test_unprotected_files_are_refused(model):
 
 def test_a_damaged_file_without_a_seal_is_not_to_be_protected(model):
     damage(model, 0, b"\xff\xff")
-    with pytest.raises(SealError, match=r"is damaged .*: no seal of it is found.*fetch it again"):
+    with pytest.raises(SealError, match=r"is damaged, .*: no seal of it is found.*fetch it again"):
         check_file(model)
 
 
@@ -265,8 +265,10 @@ def test_a_file_that_was_saved_anew_is_told_from_damage(tmp_path, rng, name):
             report = check_file(path)
             assert report.verdict is Verdict.UNCORRECTABLE
             assert says in report.files[0].findings[-1]
+            sealed_anew = f"parimend protect {path} --force" in report.files[0].problem
+            assert sealed_anew == (later > 0)
     else:
-        with pytest.raises(MismatchError, match=r"probably saved anew .*parimend protect --force"):
+        with pytest.raises(MismatchError, match=r"probably saved anew .*: parimend protect"):
             check_file(path)
 
 

@@ -181,6 +181,12 @@ def test_nothing_protected_is_an_error(tmp_path, rng):
     for path in (tmp_path, tmp_path / KINDS["safetensors"]):
         with pytest.raises(SealError, match=r"is not protected: none of its . files has a seal"):
             check_file(path)
+    with pytest.raises(SealError, match="parimend protect"):
+        check_file(tmp_path)
+    damaged = next(path for path in tmp_path.iterdir() if path.suffix == ".safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(SealError, match=r"is damaged, and not protected.*fetch it again$"):
+        check_file(tmp_path)
     with pytest.raises(FileNotFoundError):
         check_file(tmp_path / "other.index.json")
 

@@ -182,7 +182,7 @@ class TestStake:
         model = torch.nn.Linear(20, 5)
         with pytest.raises(SpecError, match="30 calibration inputs are too few: give 100 or more"):
             pm.plan(model, 5, calibration=[torch.randn(30, 20)])
-        with pytest.raises(SpecError, match="<lambda> gives NaN"):
+        with pytest.raises(SpecError, match="<lambda> gives nan: a score must be a finite number"):
             pm.plan(model, 5, metric=lambda model: math.nan)
         with pytest.raises(SpecError, match="for a module, which can be run"):
             pm.plan(model.state_dict(), 5, calibration=[torch.randn(100, 20)])

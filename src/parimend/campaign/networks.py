@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,34 +11,10 @@ import torch
 
 from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError
+from parimend.functions import function_of, score_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
-
-
-def function(text: str, base: Path, where: str) -> Callable[..., Any]:
-    """What ``module:function`` names; the folder ``base`` is looked into, too.
-
-    Raises:
-        SpecError: if there is no such module or function, or another module of that name is loaded.
-    """
-    module_name, _, name = text.partition(":")
-    if str(base) not in sys.path:
-        sys.path.append(str(base))
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SpecError(f"{where}: {text} cannot be imported from {base}: {error}") from None
-    beside = base.joinpath(*module_name.split(".")).with_suffix(".py")
-    found = getattr(module, "__file__", None)
-    if beside.exists() and found and Path(found).resolve() != beside.resolve():
-        raise SpecError(f"{where}: {beside} is hidden by {found}: give it another name")
-    try:
-        called: Callable[..., Any] = getattr(module, name)
-    except AttributeError:
-        raise SpecError(f"{where}: {found} has no {name}") from None
-    return called
 
 
 def load(source: Source, base: Path, name: str) -> Model:
@@ -52,7 +25,7 @@ def load(source: Source, base: Path, name: str) -> Model:
         CampaignError: if it cannot be loaded; names the network.
     """
     where = f"[networks.{name}]"
-    build = function(source.build, base, where) if source.build else None
+    build = function_of(source.build, base, where) if source.build else None
     try:
         model = _load(source, base, build)
     except ParimendError:
@@ -116,7 +89,7 @@ class Metric:
 
     def __init__(self, text: str, base: Path, data: Any) -> None:
         self.text, self.data = text, data
-        self.function = function(text, base, "metric")
+        self.function = function_of(text, base, "metric")
 
     def __call__(self, model: Model) -> float:
         """The score.
@@ -130,12 +103,10 @@ class Metric:
                 score = float(self.function(*given))
             except Exception as error:
                 raise CampaignError(f"the metric {self.text} fails: {_said(error)}") from error
-        if not math.isfinite(score):
-            raise CampaignError(
-                f"the metric {self.text} gives {score}: a score must be a finite number also for a "
-                "damaged network; give a share, or bound it"
-            )
-        return score
+        try:
+            return score_of(score, f"the metric {self.text}")
+        except SpecError as error:
+            raise CampaignError(str(error)) from None
 
 
 def _said(error: Exception) -> str:

@@ -16,7 +16,6 @@ from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
     Metric,
     Model,
-    function,
     load,
     parameters,
     weights_hash,
@@ -28,6 +27,7 @@ from parimend.campaign.task import Setting, Stratum, content_hash
 from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.experiment import bit_patterns
 from parimend.faults import Words
+from parimend.functions import function_of
 
 
 def prepare(spec: Spec, folder: Path) -> Prepared:
@@ -67,7 +67,7 @@ def _data(source: Source, base: Path, name: str) -> Any:
         return None
     where = f"[networks.{name}]"
     try:
-        return function(source.data, base, where)(**source.data_arguments)
+        return function_of(source.data, base, where)(**source.data_arguments)
     except ParimendError:
         raise
     except Exception as error:

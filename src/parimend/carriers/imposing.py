@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Finding, Place
 from parimend.codes.structure import SparseIntegers
-from parimend.decoders import Prepared
-from parimend.decoders.peeling import Peeling
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
@@ -29,6 +27,9 @@ from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common
 from parimend.words.layout import Word
+
+if TYPE_CHECKING:
+    from parimend.decoders import Prepared
 
 
 class Alphabet(Protocol):
@@ -192,6 +193,8 @@ def positions_of(pieces: Sequence[Piece], word: Word, tensors: Tensors) -> Eleme
 
 @lru_cache(maxsize=32)
 def _prepared(code: SparseIntegers) -> Prepared:
+    from parimend.decoders import Peeling  # what is clean needs none
+
     return Peeling().prepare(code)
 
 

@@ -21,7 +21,6 @@ from parimend.carriers.carrier import Carrier, Chosen, PlannedWord
 from parimend.carriers.imposing import Alphabet, Draft, Imposing, Piece, pieces_of, positions_of
 from parimend.codes import Sparse
 from parimend.codes.certificate import FEW
-from parimend.decoders import certified
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError, WordError
 from parimend.impose.rounding import round_held
@@ -153,6 +152,8 @@ class Real(Imposing):
 
 def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
     """The word in its code, or in that of one of the next seeds, with a certificate."""
+    from parimend.decoders import certified  # a check needs none
+
     word, weights = chosen.word, chosen.word.elements_within(guaranteed)
     if weights > FEW:
         most = FEW // word.elements_within(1)

@@ -13,8 +13,9 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
+from itertools import groupby
 from threading import Lock
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
-from parimend.decoders import Prepared, decoder_for
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
@@ -33,8 +33,13 @@ from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
 
+if TYPE_CHECKING:
+    from parimend.decoders import Prepared
+
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_THERE = 1 << 28
+"""Bytes on another device that are looked at together: it waits for every result."""
 _COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together
 
@@ -129,7 +134,7 @@ class Sidecar(Carrier):
         code = sealed.code
         assert isinstance(code, SumsCode)
         total = code.zeros(few=True)
-        for pieces, start in reads(sealed.word):
+        for pieces, start in _looks(sealed.word, tensors):
             add_sums(code, total, tensors, pieces, start)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
@@ -152,6 +157,8 @@ class Sidecar(Carrier):
 
 @lru_cache(maxsize=32)
 def _prepared(code: SumsCode) -> Prepared:
+    from parimend.decoders import decoder_for  # what is clean needs none
+
     return decoder_for(code).prepare(code)
 
 
@@ -190,7 +197,7 @@ def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         yield group
 
 
-def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
+def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
     """The parts in pieces, as many of them together as are read at a time, and their first word;
     that of the first piece is ``at``.
 
@@ -199,6 +206,23 @@ def reads(word: Word, at: int = 0) -> Iterator[tuple[list[Part], int]]:
     for pieces in _together((piece for part in word for piece in subparts(part)), JOINED // WORD):
         yield pieces, at
         at += padded_words(*pieces)
+
+
+def _looks(word: Word, tensors: Tensors) -> Iterator[tuple[list[Part], int]]:
+    """`reads`, with larger pieces where parts are on another device and are not copied."""
+    for is_large, run in groupby(
+        zip(word, word.lines, strict=True),
+        lambda each: tensors.is_elsewhere(each[0]) and not tensors.copies(each[0]),
+    ):
+        parts, starts = zip(*run, strict=True)
+        if not is_large:
+            yield from reads(Word(parts), starts[0])
+            continue
+        at = starts[0]
+        pieces = (piece for part in parts for piece in subparts(part, _THERE // part.itemsize))
+        for group in _together(pieces, _THERE // WORD):
+            yield group, at
+            at += padded_words(*group)
 
 
 def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
@@ -261,7 +285,12 @@ def _sums_here(
     if threads == 1 or tensors.spread.several:  # all processes must read in the same order
         return work()
     with ThreadPoolExecutor(threads) as pool:
-        return reduce(code.add, [f.result() for f in [pool.submit(work) for _ in range(threads)]])
+        parts = [pool.submit(work) for _ in range(threads)]
+        try:
+            return reduce(code.add, [part.result() for part in parts])
+        finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
+            with lock:
+                todo.close()
 
 
 def add_sums(
@@ -269,17 +298,19 @@ def add_sums(
 ) -> None:
     """Add the sums of pieces that follow each other into ``total``.
 
-    Those of a piece on another device are computed there.
+    Those of pieces on other devices are computed there, together.
     """
     elsewhere = [tensors.resident(piece) for piece in pieces]
     if all(elements is None for elements in elsewhere):
         code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
         return
+    there = []
     for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
         if elements is None:
             code.accumulate(total, words_of(tensors.read(piece)), at)
         else:
-            code.accumulate_resident(total, [(elements, at)])
+            there.append((elements, at))
+    code.accumulate_resident(total, there)
 
 
 def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:

@@ -1,110 +1,91 @@
 """The command line: thin commands over the public functions.
 
-Every command is a module of this package with a function ``command``. Nothing that takes time to
-load is imported before a command runs.
+Every command is a module of this package with a function ``command``, or with an ``app`` of several
+of them. A module is loaded when its command is asked for, and nothing that takes time to load is
+imported before the command runs.
 """
 
 from __future__ import annotations
 
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from parimend.cli import (
-    campaign,
-    check,
-    demo,
-    inject,
-    inspect,
-    plan,
-    propagate,
-    protect,
-    repair,
+from parimend.cli.contract import ending, held, tell
+from parimend.cli.output import prepare_streams
+
+COMMANDS = (
+    "demo",
+    "protect",
+    "check",
+    "repair",
+    "inspect",
+    "plan",
+    "inject",
+    "propagate",
+    "campaign",
 )
-from parimend.cli.output import print_json, require_encodable
-from parimend.showing import escaped
-
-# Typer carries a copy of click, or uses an installed one, depending on its version.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-
-app = typer.Typer(
-    name="parimend",
-    help="Error-correcting codes on the weights of neural networks.",
-    epilog="Exit status: 0 clean or all repaired, 1 findings remain, 2 the command could not run.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for _module in (demo, protect, check, repair, inspect, plan, inject, propagate):
-    app.command(_module.__name__.rpartition(".")[2])(_module.command)
-app.add_typer(campaign.app, name="campaign")
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        from parimend import __version__
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status; see `parimend.cli.contract`.
 
-        print(__version__)
-        raise typer.Exit
+    Args:
+        arguments: by default those of the process.
+    """
+    prepare_streams()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
+        with ending("", as_json="--json" in options):
+            # The first word is the command; what has none, or a wrong one, is told of all of them.
+            app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
+            sys.exit(app(given, prog_name="parimend", standalone_mode=False))
 
 
-@app.callback()
+def app_of(names: Iterable[str]) -> typer.Typer:
+    """What reads the arguments of the commands of these names."""
+    app = typer.Typer(
+        name="parimend",
+        help="Error-correcting codes on the weights of neural networks.",
+        epilog="Exit status: 0 clean or all repaired, 1 findings remain, 2 it could not run.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in names:
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(held(name)(module.command))
+    return app
+
+
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _tell_version() if asked else None,
+            is_eager=True,
+            help="Show the version.",
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its status; errors become one line.
+def _tell_version() -> None:
+    from parimend import __version__
 
-    Args:
-        arguments: by default those of the process.
-    """
-    from parimend.errors import ParimendError
-
-    require_encodable()
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    fail = _fail_as_json(given) if "--json" in given else _tell
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_: _tell(f"warning: {message}")
-        try:
-            sys.exit(app(given, standalone_mode=False))
-        except _UsageError as error:
-            fail(error.format_message())  # type: ignore[attr-defined]
-        except ParimendError as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        except (KeyboardInterrupt, typer.Abort):
-            sys.exit(130)
-        except Exception:
-            for line in traceback.format_exc().splitlines():
-                print(escaped(line), file=sys.stderr)
-            fail("this is an error of parimend itself; please report what is printed above")
-    sys.exit(2)
-
-
-def _fail_as_json(arguments: Sequence[str]) -> Callable[[str], None]:
-    """Programs that asked for an object get one, whatever happens."""
-
-    def fail(text: str) -> None:
-        command = next((a for a in arguments if not a.startswith("-")), "")
-        print_json(command, {"error": " ".join(text.split())})
-        _tell(text)
-
-    return fail
-
-
-def _tell(text: str) -> None:
-    # One line, whatever a file name may contain; a bare `parimend` has said everything already.
-    if line := " ".join(text.split()):
-        print("parimend:", escaped(line), file=sys.stderr)
+    print(__version__)
+    raise typer.Exit

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, console, counting, print_json, print_table, size
+from parimend.cli.contract import held
+from parimend.cli.output import Json, counting, print_json, print_table, say, size
 
 if TYPE_CHECKING:
     from parimend.campaign import Comparison, Estimate, Line, Status
@@ -35,6 +35,7 @@ Address = Annotated[
 
 
 @app.command("run")
+@held("campaign run")
 def run_(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
@@ -53,6 +54,7 @@ def run_(
 
 
 @app.command("resume")
+@held("campaign resume")
 def resume_(
     out: Folder,
     engine: EngineName = "local",
@@ -67,6 +69,7 @@ def resume_(
 
 
 @app.command("status")
+@held("campaign status")
 def status_(out: Folder, json: Json = False) -> None:
     """Say how far a campaign is."""
     from parimend.campaign import status
@@ -75,6 +78,7 @@ def status_(out: Folder, json: Json = False) -> None:
 
 
 @app.command("report")
+@held("campaign report")
 def report_(
     outs: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders of campaigns; they are added.")
@@ -92,6 +96,7 @@ def report_(
 
 
 @app.command("compare")
+@held("campaign compare")
 def compare_(
     a: Annotated[str, typer.Argument(metavar="A", help="DIR or DIR:PROTECTION.")],
     b: Annotated[str, typer.Argument(metavar="B", help="DIR or DIR:PROTECTION.")],
@@ -172,8 +177,7 @@ def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bo
         try:
             ended = act(told)
         except KeyboardInterrupt:
-            print("parimend: interrupted; what was done is kept, resume goes on", file=sys.stderr)
-            raise
+            raise KeyboardInterrupt("interrupted; what was done is kept, resume goes on") from None
     _tell(name, ended, json)
 
 
@@ -183,9 +187,8 @@ def _tell(name: str, ended: Status, json: bool) -> None:
         return
     state = "finished" if ended.finished else "running" if ended.running else "interrupted"
     damaged = f"; {ended.damaged} damaged lines do not count" if ended.damaged else ""
-    console().print(
+    say(
         f"{ended.path}: {state}, {ended.trials:,} trials in {ended.tasks:,} tasks{damaged}",
-        soft_wrap=True,
     )
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-from parimend.cli.output import Json, console, print_json
+from parimend.cli.output import Json, counting, print_json, say
 
 
 class DataName(StrEnum):
@@ -51,27 +49,22 @@ def command(
     """
     from parimend import datasets, demo
 
-    out = console()
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not out.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("training")
+    shown = 0
+    with counting(0, "training") as advance:
+
+        def told(done: int, total: int) -> None:
+            nonlocal shown
+            advance(done - shown, total)
+            shown = done
+
         result = demo.run(
             datasets.load(data.value, root),
             errors=errors,
             seed=seed,
             faults=fault or demo.FAULTS,
             l1=l1,
-            say=lambda label, text: None if json else out.print(f"{label:25}{text}"),
-            progress=lambda done, total: bar.update(
-                task, completed=done, total=total, visible=done < total
-            ),
+            say=lambda label, text: None if json else say(f"{label:25}{text}"),
+            progress=told,
         )
     if json:
         print_json("demo", asdict(result))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, console, print_json, print_table
+from parimend.cli.output import Json, Only, print_json, print_table, say
 
 
 def _kinds() -> list[str]:
@@ -83,7 +83,6 @@ def command(
         return
     per_tensor = [(name, int((faults.tensor == i).sum())) for i, name in enumerate(faults.names)]
     print_table(["tensor", "elements changed"], [[name, f"{n:,}"] for name, n in per_tensor])
-    console().print(
+    say(
         f"{out}: {len(faults):,} faults ({faults.kind}, {faults.placement}, seed {faults.seed})",
-        soft_wrap=True,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.cli.output import Json, SealDir, console, counting, print_json, print_table
+from parimend.cli.output import Json, SealDir, counting, print_json, print_table, say
 
 if TYPE_CHECKING:
     from parimend.codes import Certificate
@@ -55,7 +55,7 @@ def command(
         for target, sealed in found.items():
             _print(target, sealed, verified)
         for target, text in problems.items():
-            console().print(f"{target}: {text}", soft_wrap=True)
+            say(f"{target}: {text}")
     raise typer.Exit(1 if problems or any(verified.values()) else 0)
 
 
@@ -175,10 +175,10 @@ def _print(path: Path, sealed: Sealed, verified: Verified) -> None:
             _print_certificate(path, word["name"], proof)
     where = content["sidecar"] or "in the file"
     errors = f"{seal.errors:,} errors ({seal.promise})"
-    console().print(f"{path}: {seal.carrier}, {errors}; seal {where}", soft_wrap=True)
+    say(f"{path}: {seal.carrier}, {errors}; seal {where}")
 
 
 def _print_certificate(path: Path, name: str, proof: dict[str, Any]) -> None:
     how = {None: "certificate, not verified now", True: "certificate, verified"}
     said = proof.get("problem") or f"{how[proof.get('verified')]}: {proof['statement']}"
-    console().print(f"{path}: {name}: {said}", soft_wrap=True)
+    say(f"{path}: {name}: {said}")

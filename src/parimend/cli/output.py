@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-from parimend.showing import escaped
+from parimend.showing import escaped, table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SCHEMA = 1
 """Version of the JSON output: it changes when something is taken away or gets another meaning."""
-WIDTH = 160
-"""Characters in a line where there is no terminal."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Only = Annotated[
@@ -46,22 +38,19 @@ SealDir = Annotated[
 ]
 
 
-class _Escaping(Console):
-    """Prints every text on a line of its own, escaped."""
-
-    def print(self, *objects: Any, **style: Any) -> None:
-        super().print(*(escaped(x) if isinstance(x, str) else x for x in objects), **style)
+def say(text: str) -> None:
+    """A line of its own on the standard output, escaped and never cut."""
+    print(escaped(text))
 
 
-def console() -> Console:
-    """Standard output. Names of files and tensors are never taken for markup, and escaped."""
-    return _Escaping(
-        markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH
+def prepare_streams() -> None:
+    """Let characters that the terminal's encoding lacks be escaped, too, and let what is printed
+    to a stream that was closed from the start go nowhere.
+    """
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w")  # noqa: SIM115
+        for stream in (sys.stdout, sys.stderr)
     )
-
-
-def require_encodable() -> None:
-    """Let characters that the terminal's encoding lacks be escaped, too."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -73,14 +62,9 @@ def print_json(command: str, content: dict[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table; numbers stand to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        numeric = bool(rows) and all(row[i].replace(",", "").isdigit() for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escaped, row))
-    console().print(table)
+    """A plain table; numbers stand to the right. Names are never cut, wherever it goes to."""
+    for line in table(columns, rows, get_terminal_size().columns if sys.stdout.isatty() else None):
+        print(line)
 
 
 def size(count: int) -> str:
@@ -102,6 +86,11 @@ def size(count: int) -> str:
 @contextmanager
 def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]:
     """Show on a terminal how much of some files has been read."""
+    if not _is_shown():
+        yield lambda count: None
+        return
+    from rich.progress import DownloadColumn, TimeRemainingColumn
+
     total = sum(file.stat().st_size for file in files if file.exists())
     with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
@@ -121,18 +110,24 @@ def counting(total: int, what: str) -> Iterator[Callable[..., None]]:
 
     What is yielded is called with what was done since, and with a new total where that changes.
     """
+    if not _is_shown():
+        yield lambda count, total=None: None
+        return
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
     with _progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    errors = Console(stderr=True)
-    return Progress(
-        "{task.description}",
-        BarColumn(),
-        *columns,
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
+def _is_shown() -> bool:
+    """Whether there is a terminal that progress is shown on; what shows it takes long to load."""
+    return sys.stderr.isatty()
+
+
+def _progress(*columns: Any) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress
+
+    console = Console(stderr=True)
+    return Progress("{task.description}", BarColumn(), *columns, console=console, transient=True)

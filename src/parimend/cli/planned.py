@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parimend.cli.output import console, print_table, size
+from parimend.cli.output import print_table, say, size
 
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
@@ -30,18 +30,16 @@ def print_plan(made: Plan) -> None:
             for word in file.words
         ],
     )
-    say = console().print
-    say(f"{made.errors:,} errors in each word; {size(made.seal_bytes)} of checks", soft_wrap=True)
-    say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits", soft_wrap=True)
+    say(f"{made.errors:,} errors in each word; {size(made.seal_bytes)} of checks")
+    say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:
             text = f"{chance.errors:,}: {chance.probability:.2g} are not repaired ({chance.what})"
-            say(f"{name:<11} {text}", soft_wrap=True)
+            say(f"{name:<11} {text}")
     if made.seconds:
         say(
             f"seconds     protect {made.seconds.protect:.3g}, check {made.seconds.check:.3g} "
             f"(from a sample of {size(made.seconds.sample)})",
-            soft_wrap=True,
         )
     if made.risk and made.where:
         _print_risk(made)
@@ -62,9 +60,9 @@ def _print_risk(made: Plan) -> None:
         "source": f"{where.name}: {where.source}",
     }
     for name, text in rows.items():
-        console().print(f"{name:<11} {text}", soft_wrap=True)
+        say(f"{name:<11} {text}")
     if made.reason:
-        console().print(f"not met     {made.reason}", soft_wrap=True)
+        say(f"not met     {made.reason}")
 
 
 def print_simulation(it: Simulation) -> None:
@@ -72,11 +70,10 @@ def print_simulation(it: Simulation) -> None:
     verdict = "inside" if it.inside else "outside"
     if it.bounded and it.formula > it.high:
         verdict = "above, as an upper bound may be"
-    console().print(
+    say(
         f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something, at "
         f"{it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); the formula says "
         f"{it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
-        soft_wrap=True,
     )
 
 

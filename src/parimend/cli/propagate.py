@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,21 +75,9 @@ def command(
 def _made(source: str, arguments: list[str]) -> tuple[Any, ...]:
     """What the named function gives."""
     from parimend.errors import SpecError
+    from parimend.functions import function_of
 
-    name, _, function = source.partition(":")
-    if not name or not function:
-        raise SpecError(f"{source!r} names no function: give MODULE:FUNCTION")
-    sys.path.insert(0, "")  # as `python -m` does
-    try:
-        maker = getattr(import_module(name), function, None)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise SpecError(f"there is no module {name!r}, here or installed") from None
-    finally:
-        sys.path.remove("")
-    if not callable(maker):
-        raise SpecError(f"module {name!r} has no function {function!r}")
+    maker = function_of(source, Path())
     try:
         made = maker(*arguments)
     except Exception as error:  # whatever a function that is not ours may raise

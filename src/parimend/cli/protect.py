@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, console, print_json, print_table, reading, size
+from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
@@ -163,16 +163,15 @@ def _print(made: Protected) -> None:
     for file in made.files:
         moved = file.seal.notes.get("moved")
         if moved:
-            console().print(f"weights moved by {max(moved):.2g} (relative L2) at most")
+            say(f"weights moved by {max(moved):.2g} (relative L2) at most")
     for path, problem in made.problems.items():
-        console().print(f"not protected: {path}: {problem}", soft_wrap=True)
+        say(f"not protected: {path}: {problem}")
     for name, reason in made.left_out.items():
-        console().print(f"left out: {name}: {reason}", soft_wrap=True)
+        say(f"left out: {name}: {reason}")
     if made.others:
-        console().print(
+        say(
             f"left out: {len(made.others)} files that hold no weights, such as {made.others[0]} "
-            "(--all takes them in)",
-            soft_wrap=True,
+            "(--all takes them in)"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.check import Listed, Protected
-from parimend.cli.output import Json, SealDir, console, reading
+from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 
 
@@ -47,12 +47,4 @@ def command(
         raise typer.BadParameter("give either -o DST or --in-place")
     with reading(known_members(path, seal_dir), "repairing") as progress:
         report = repair_file(path, out, progress, partial=partial, seal_dir=seal_dir)
-    status = show("repair", report, as_json=json, listed=listed)
-    for file in report.files:
-        if not json and file.can_be_improved:
-            console().print(
-                f"{file.path}: nothing was written, as not all of it can be repaired; --partial "
-                "puts back what is proven",
-                soft_wrap=True,
-            )
-    raise typer.Exit(status)
+    raise typer.Exit(show("repair", report, as_json=json, listed=listed))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from parimend.cli.output import console, print_json, print_table
+from parimend.cli.contract import Status
+from parimend.cli.output import print_json, print_table, say
+from parimend.showing import command_word
 
 if TYPE_CHECKING:
-    from parimend.outcomes import Report
+    from parimend.outcomes import FileOutcome, Report
 
 
 def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
@@ -22,20 +25,40 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
     Returns:
         The exit status.
     """
+    remedies = {file.path: text for file in report.files if (text := remedy(file))}
     if as_json:
-        print_json(command, report.as_dict())
+        print_json(command, {**report.as_dict(), "remedies": remedies})
     else:
-        _print(report, listed)
-    return 0 if report.ok else 1
+        _print(report, remedies, listed, repaired=command == "repair")
+    return Status.OK if report.ok else Status.FINDINGS
 
 
-def _print(report: Report, listed: bool) -> None:
+def remedy(file: FileOutcome) -> str:
+    """What to do about a file, in words; a problem with it as a whole says that itself."""
+    from parimend.outcomes import Verdict
+
+    repair = f"parimend repair {command_word(file.path)} --in-place"
+    if file.problem or file.verdict.ok:
+        return ""
+    if file.verdict is Verdict.CORRECTABLE:
+        return f"put right by: {repair}"
+    if file.can_be_improved:
+        return (
+            "not all of it can be repaired: fetch it again, or put back what is proven: "
+            f"{repair} --partial"
+        )
+    return "it cannot be repaired here: fetch it again"
+
+
+def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:
     from parimend.outcomes import Change, FileOutcome
 
     print_table(FileOutcome.COLUMNS, [file.row for file in report.files])
     if listed and report.changes:
         print_table(Change.COLUMNS, [change.row for change in report.changes])
+    for path, text in remedies.items():
+        say(f"{path}: {text}")
     written = [file.written for file in report.files if file.written]
-    if written:
-        console().print("written:", ", ".join(written), soft_wrap=True)
-    console().print(f"{report.verdict.value} ({report.seconds:.2f} s)")
+    if written or (repaired and not report.ok):
+        say(f"written: {', '.join(written) or 'nothing'}")
+    say(f"{report.verdict.value} ({report.seconds:.2f} s)")

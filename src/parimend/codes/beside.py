@@ -19,7 +19,7 @@ from parimend.codes.power import PowerSums
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
-from parimend.kernels.field_numba import PRIME
+from parimend.kernels.field import PRIME
 
 _SCREEN = 1  # tag of the random stream
 

@@ -35,18 +35,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.promise import MEASURED, Chance
 from parimend.codes.stopping import stopping_bound
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
-from parimend.kernels import field_numba
-from parimend.kernels import modular_numba as kernels
+from parimend.kernels.field import PRIME
+from parimend.kernels.modular import BASE, GROUP, most_groups
 
-GROUP = kernels.GROUP
 """Words in a group."""
-PRIMES = {1: (1 << 32) + 15, 2: field_numba.PRIME}
+PRIMES = {1: (1 << 32) + 15, 2: PRIME}
 """p, by version."""
 
 _STARTS = 1  # tag of the random stream
@@ -197,7 +197,7 @@ class Modular(SumsCode):
         return stream_key(self.seed, _STARTS)
 
     def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        buckets, a = kernels.place(self.key, i, self.bands, self.size)
+        buckets, a = kernels.on("modular").place(self.key, i, self.bands, self.size)
         rows = buckets + self.size * np.arange(self.bands)
         return rows, np.full(self.bands, a, np.uint64)
 
@@ -208,7 +208,7 @@ class Modular(SumsCode):
     @property
     def excess(self) -> np.uint64:
         """p - 2^32, as the kernels take it."""
-        return np.uint64(self.prime - kernels.BASE)
+        return np.uint64(self.prime - BASE)
 
     @property
     def few_shape(self) -> tuple[int, ...]:
@@ -297,18 +297,18 @@ class Modular(SumsCode):
         partial = room[skip : skip + room.size - 7]
         total = np.zeros((2, bands, self.size), np.uint64)
         shape = ((self.bands + 1) // 2, bands, self.size, phases, row)
-        most = kernels.most_groups(int(self.excess))
+        most, loops = most_groups(int(self.excess)), kernels.on("modular")
         for a in range(0, words.size // GROUP, most):
             part = words[GROUP * a : GROUP * (a + most)]
             partial[:] = 0
-            kernels.add_groups(part, group + a, self.key, self.excess, *shape, partial)
-            kernels.collect(partial, self.excess, phases, row, total)
+            loops.add_groups(part, group + a, self.key, self.excess, *shape, partial)
+            loops.collect(partial, self.excess, phases, row, total)
         return total
 
     def sums_of(self, positions: Any, values: Any) -> Sums:
         positions, residues = self._damage(positions, values)
         total = self.zeros()
-        kernels.add_words(positions, residues, self.key, self.excess, total)
+        kernels.on("modular").add_words(positions, residues, self.key, self.excess, total)
         return total
 
     def _shape_of(self, sums: Sums) -> tuple[int, ...]:

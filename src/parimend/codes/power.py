@@ -26,25 +26,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
-from parimend.kernels import points_numba
-from parimend.kernels import power_numba as kernels
-from parimend.kernels.field_numba import PRIME, element
-from parimend.kernels.points_numba import Points
+from parimend.kernels.field import PRIME, element
+from parimend.kernels.points import LANES, SIZES, Points
 
-LANES = points_numba.LANES
-MAX_ERRORS = kernels.SIZES[-1] // 2
+MAX_ERRORS = SIZES[-1] // 2
 """Largest t."""
-MAX_WORDS = PRIME - 1 - LANES * LANES * kernels.SIZES[-1]
+MAX_WORDS = PRIME - 1 - LANES * LANES * SIZES[-1]
 """Longest code: 16 GiB of data, less what the last tile may be filled up with."""
 _FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
 _SMALLEST = 3  # primitive root
@@ -61,15 +58,6 @@ class _Tables(NamedTuple):
     turn: NDArray[np.float64]
     turn_ratio: NDArray[np.float64]
     place: NDArray[np.int64]
-
-
-@cache
-def fuses() -> bool:
-    """Whether this processor fuses a product and a sum, which makes float64 as exact as integers
-    and several times as fast.
-    """
-    features = llvm.get_host_cpu_features()
-    return bool(features.get("fma", features.get("neon", features.get("fp-armv8", False))))
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,7 @@ class PowerSums(SumsCode):
     @property
     def rows(self) -> int:
         """B, rows of a tile."""
-        return next(size for size in kernels.SIZES if size >= self.m)
+        return next(size for size in SIZES if size >= self.m)
 
     @property
     def tile(self) -> int:
@@ -270,25 +258,23 @@ class PowerSums(SumsCode):
         tables, g = self._tables, self.generator
         words = words.view()
         words.flags.writeable = False  # one compiled variant serves all
-        shape = (self.rows, LANES)
-        if fuses():
+        shape, loops = (self.rows, LANES), kernels.on("power")
+        if loops.fuses():
             total = np.zeros(shape)
-            kernels.add_tiles(
-                words, *tables[:2], np.empty(shape), *tables[2:4], total, *tables[4:6]
-            )
+            loops.add_tiles(words, *tables[:2], np.empty(shape), *tables[2:4], total, *tables[4:6])
         else:
             factor, root, turn = ((t % PRIME).astype(np.uint64) for t in tables[:6:2])
             exact, room = np.zeros(shape, np.uint64), np.empty(shape, np.uint64)
-            kernels.add_tiles_in_integers(words, factor, room, root, exact, turn)
+            loops.add_tiles_in_integers(words, factor, room, root, exact, turn)
             total = exact.astype(np.float64)
         last = first + words.size // self.tile - 1
         step, shift = pow(g, -1, PRIME), pow(g, -LANES * last, PRIME)
-        kernels.collect(total, tables.place, element(step), element(shift), sums)
+        loops.collect(total, tables.place, element(step), element(shift), sums)
 
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
         positions, residues = self._damage(positions, values)
         total = self.zeros()
-        points = self.points(positions)
-        weighted = points_numba.products(residues, self.factors(positions, points))
-        points_numba.add_powers(points, weighted.astype(np.float64), total)
+        points, loops = self.points(positions), kernels.on("points")
+        weighted = loops.products(residues, self.factors(positions, points))
+        loops.add_powers(points, weighted.astype(np.float64), total)
         return total

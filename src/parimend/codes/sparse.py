@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.base import RealCode
 from parimend.codes.structure import SparseIntegers, lightest
 from parimend.errors import SpecError
-from parimend.kernels import sparse_numba as kernels
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
 
@@ -79,10 +79,14 @@ class Sparse(SparseIntegers, RealCode):
         return y / self.unit
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return kernels.multiply_transposed(*self.columns, np.asarray(y, np.float64) / self.unit)
+        return kernels.on("sparse").multiply_transposed(
+            *self.columns, np.asarray(y, np.float64) / self.unit
+        )
 
     def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return kernels.multiply_gram(*self.columns, y, 1.0 / self.unit, np.zeros(self.m))
+        return kernels.on("sparse").multiply_gram(
+            *self.columns, y, 1.0 / self.unit, np.zeros(self.m)
+        )
 
     @cached_property
     def gram_diagonal(self) -> NDArray[np.float64]:
@@ -101,7 +105,7 @@ class Sparse(SparseIntegers, RealCode):
         """Cholesky factor of H H^T: worth keeping, training projects thousands of times."""
         import scipy.linalg
 
-        gram = kernels.gram(*self.columns, self.m, 1.0 / self.unit)
+        gram = kernels.on("sparse").gram(*self.columns, self.m, 1.0 / self.unit)
         try:
             return scipy.linalg.cho_factor(gram, lower=True)
         except scipy.linalg.LinAlgError:

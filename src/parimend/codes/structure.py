@@ -27,11 +27,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.base import MAX_WORDS, Code
 from parimend.codes.promise import MEASURED, Chance, Promise
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
-from parimend.kernels import sparse_numba as kernels
 from parimend.words.layout import Word
 
 MAX_CHECKS = (1 << 31) - 1
@@ -60,11 +60,11 @@ class Columns(NamedTuple):
 
     def multiply(self, values: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         """Add to ``y``, (m,), the product of these columns with ``values``, one for each."""
-        return kernels.multiply(*self, values, y)
+        return kernels.on("sparse").multiply(*self, values, y)
 
     def subtract_transposed(self, y: NDArray[np.float64], values: NDArray[Any]) -> None:
         """Subtract from ``values`` the transposed product with ``y``, (m,), in place."""
-        kernels.subtract_transposed(*self, y, values)
+        kernels.on("sparse").subtract_transposed(*self, y, values)
 
 
 @dataclass(frozen=True)
@@ -267,15 +267,14 @@ class SparseIntegers(Code):
         degree = np.repeat(degrees, counts)
         start = np.concatenate([[0], np.cumsum(degree)])
         row = np.empty(start[-1], dtype=np.int32)
-        kernels.draw_supports(
+        loops = kernels.on("sparse")
+        loops.draw_supports(
             start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS)
         )
-        order = kernels.permutation(self.n, stream_key(self.seed, _ORDER))
-        start, row = kernels.permute(start, row, order)
+        order = loops.permutation(self.n, stream_key(self.seed, _ORDER))
+        start, row = loops.permute(start, row, order)
         size = 1 << (self.coefficient_bits - 1)
-        coefficient = kernels.draw_coefficients(
-            len(row), size, stream_key(self.seed, _COEFFICIENTS)
-        )
+        coefficient = loops.draw_coefficients(len(row), size, stream_key(self.seed, _COEFFICIENTS))
         owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
         first, second = start[owned[:, :2]].T  # supports are sorted and the owner comes first
         coefficient[first] = _coprime(coefficient[first], coefficient[second], size)

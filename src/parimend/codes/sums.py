@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes import residues
 from parimend.codes.base import Code
 from parimend.codes.promise import Chance, Promise
 from parimend.errors import SpecError
-from parimend.kernels import on
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
@@ -133,7 +133,7 @@ class SumsCode(Code):
         """Add what the kernels of an operation find in pieces, on every type of device."""
         for device in {elements.device.type for elements, _ in pieces}:
             mine = [piece for piece in pieces if piece[0].device.type == device]
-            sums[...] = self.add(sums, on(operation, device).sums_of(*arguments, mine))
+            sums[...] = self.add(sums, kernels.on(operation, device).sums_of(*arguments, mine))
         return sums
 
     def add(self, a: Sums, b: Sums) -> Sums:

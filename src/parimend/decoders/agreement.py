@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.sparse import Sparse
 from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.kernels.agreement_numba import agree
-from parimend.kernels.peeling_numba import by_rows
 from parimend.outcomes import Decoding, Verdict
 
 
@@ -53,7 +52,7 @@ class _Prepared(Prepared):
 
     def __init__(self, code: Sparse) -> None:
         super().__init__(code)
-        self._rows = by_rows(code.columns.start, code.columns.row, code.m)
+        self._rows = kernels.on("peeling").by_rows(code.columns.start, code.columns.row, code.m)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
@@ -65,7 +64,9 @@ class _Prepared(Prepared):
         erased = np.zeros(code.n, np.uint8)
         erased[erasures] = 1
         limit = float(1 << code.word_bits)
-        found = agree(*code.columns, *self._rows, rest, tolerance, damage, erased, limit)
+        found = kernels.on("agreement").agree(
+            *code.columns, *self._rows, rest, tolerance, damage, erased, limit
+        )
         steps = {"agree": int(found)}
         if erasures.size:
             steps["erasures"] = self._solve(erasures, rest, damage)

@@ -31,11 +31,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.modular import Modular
 from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
-from parimend.kernels.buckets_numba import peel
 from parimend.outcomes import Decoding, Verdict
 
 _RULES = ("agree", "alone")
@@ -96,7 +96,7 @@ def peeled(
     positions = np.empty(2 * code.m, np.int64)
     values = np.empty(2 * code.m, np.uint64)
     counts = np.zeros(len(_RULES), np.int64)
-    peel(sums, code.n, code.key, code.excess, positions, values, counts)
+    kernels.on("buckets").peel(sums, code.n, code.key, code.excess, positions, values, counts)
     found = counts.sum()
     steps = dict(zip(_RULES, counts.tolist(), strict=True))
     return positions[:found], values[:found].astype(np.int64), steps

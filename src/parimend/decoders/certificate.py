@@ -38,13 +38,13 @@ from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 
+from parimend import kernels
 from parimend.codes.base import Code
 from parimend.codes.certificate import FEW, MOST_BITS, Certificate
 from parimend.codes.sparse import Sparse
 from parimend.decoders.lattice import all_longer_than, kernel_basis
 from parimend.decoders.peeling import Peeling, PreparedPeeling
 from parimend.errors import SpecError
-from parimend.kernels.stopping_numba import closest_pair, stopping_sets
 
 _STEPS = 2 * 10**7
 """Of the enumeration; a minute or two."""
@@ -87,12 +87,14 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
             "words or more checks"
         )
     start, row, coefficient = code.columns
-    pair, i, k = closest_pair(*prepared.rows, prepared.inverse, coefficient)
+    pair, i, k = kernels.on("stopping").closest_pair(*prepared.rows, prepared.inverse, coefficient)
     if pair < 3 << code.word_bits:
         raise AnotherSeedError(
             f"{what}: columns {i} and {k} may cancel in a check; take another seed"
         )
-    sets, ended = stopping_sets(start, row, *prepared.rows[:2], errors + FEW, _STEPS)
+    sets, ended = kernels.on("stopping").stopping_sets(
+        start, row, *prepared.rows[:2], errors + FEW, _STEPS
+    )
     if not ended:
         raise SpecError(f"{what}: the search has no end in {_STEPS:,} steps; take more checks")
     found = [[int(i) for i in columns if i >= 0] for columns in sets]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.structure import SparseIntegers
-from parimend.kernels.elimination_numba import components, eliminate
 
 _LARGEST = 1500
 """Columns up to which a component is solved; so many take seconds if they fill up."""
@@ -34,7 +34,7 @@ def solve_components(
     for suspects in (np.flatnonzero(erased), np.flatnonzero((explained == 0) | (erased > 0))):
         if not len(suspects):
             continue
-        label = components(start, row, suspects, code.m)
+        label = kernels.on("elimination").components(start, row, suspects, code.m)
         order = np.argsort(label, kind="stable")
         cuts = np.flatnonzero(np.diff(label[order])) + 1
         for columns in np.split(suspects[order], cuts):
@@ -59,7 +59,7 @@ def _solve(
     A = np.zeros((len(checks), len(columns)), np.uint64)
     for k, (rows, coefficients) in enumerate(entries):
         A[np.searchsorted(checks, rows), k] = coefficients.view(np.uint64)
-    solved, x = eliminate(A, syndrome[checks].view(np.uint64), 2 * limit)
+    solved, x = kernels.on("elimination").eliminate(A, syndrome[checks].view(np.uint64), 2 * limit)
     if not solved or (np.abs(damage[columns] + x) >= limit).any():
         return False
     damage[columns] += x

@@ -37,13 +37,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.certificate import FEW
 from parimend.codes.structure import SparseIntegers
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
-from parimend.kernels import peeling_numba as kernels
-from parimend.kernels.search_numba import explanations
 from parimend.outcomes import Decoding, Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")
@@ -90,8 +89,9 @@ class PreparedPeeling(Prepared):
 
     def __init__(self, code: SparseIntegers, max_pairs: int) -> None:
         super().__init__(code)
-        self.rows = kernels.by_rows(code.columns.start, code.columns.row, code.m)
-        self.inverse = kernels.inverses(code.columns.row, self.rows[0], code.columns.coefficient)
+        loops = kernels.on("peeling")
+        self.rows = loops.by_rows(code.columns.start, code.columns.row, code.m)
+        self.inverse = loops.inverses(code.columns.row, self.rows[0], code.columns.coefficient)
         self._matrix = (*code.columns, self.inverse, *self.rows)
         self._heaviest = int(np.diff(code.columns.start).max())
         weight = np.diff(self.rows[0])
@@ -102,7 +102,8 @@ class PreparedPeeling(Prepared):
     @cached_property
     def _multipliers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Prepared on the first syndrome that needs them."""
-        return kernels.pair_multipliers(*self.rows, self.inverse, self.code.columns.coefficient)
+        loops, coefficient = kernels.on("peeling"), self.code.columns.coefficient
+        return loops.pair_multipliers(*self.rows, self.inverse, coefficient)
 
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
@@ -118,7 +119,7 @@ class PreparedPeeling(Prepared):
 
     def _peel(self, syndrome: NDArray[np.int64], erasures: NDArray[np.int64]) -> Decoding:
         """The rules and elimination; changes ``syndrome``."""
-        code = self.code
+        code, loops = self.code, kernels.on("peeling")
         damage = np.zeros(code.n, np.int64)
         erased = self._mask(erasures)
         counts = np.zeros(len(_RULES), np.int64)
@@ -126,19 +127,19 @@ class PreparedPeeling(Prepared):
         limit = 1 << code.word_bits
         steps = dict.fromkeys((*_RULES, "elimination", "search"), 0)
 
-        left = kernels.peel(*self._matrix, *kernels.NO_PAIRS, *state, limit, counts)
+        left = loops.peel(*self._matrix, *loops.NO_PAIRS, *state, limit, counts)
         before = left + 1
         while 0 < left < before:  # wrong repairs could undo each other for ever
             before = left
             if self.uses_pairs:
-                left = kernels.peel(*self._matrix, *self._multipliers, *state, limit, counts)
+                left = loops.peel(*self._matrix, *self._multipliers, *state, limit, counts)
                 if not left:
                     break
             solved = solve_components(code, *state, limit)
             if not solved:
                 break
             steps["elimination"] += solved
-            left = kernels.peel(*self._matrix, *kernels.NO_PAIRS, *state, limit, counts)
+            left = loops.peel(*self._matrix, *loops.NO_PAIRS, *state, limit, counts)
 
         steps |= dict(zip(_RULES, counts.tolist(), strict=True))
         if left or syndrome.any():
@@ -152,9 +153,12 @@ class PreparedPeeling(Prepared):
         """The only explanation by `FEW` words; ``peeled`` if there is none."""
         if erasures.size > FEW or np.count_nonzero(syndrome) > FEW * self._heaviest:
             return peeled
-        pairs = self._multipliers if self.uses_pairs else kernels.NO_PAIRS
+        pairs = self._multipliers if self.uses_pairs else kernels.on("peeling").NO_PAIRS
         erased, limit = self._mask(erasures), 1 << self.code.word_bits
-        found, columns, values = explanations(*self._matrix, *pairs, syndrome, erased, limit, FEW)
+        loops = kernels.on("search")
+        found, columns, values = loops.explanations(
+            *self._matrix, *pairs, syndrome, erased, limit, FEW
+        )
         if not found:
             return peeled
         steps = {**peeled.steps, "search": 1}

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.power import LANES, PowerSums
+from parimend import kernels
+from parimend.codes.power import PowerSums
 from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.errors import SpecError
-from parimend.kernels import reed_solomon_numba as kernels
-from parimend.kernels.field_numba import PRIME, element
+from parimend.kernels.field import PRIME, element
+from parimend.kernels.points import LANES
 from parimend.outcomes import Decoding, Verdict
 
 _BABY_STEPS = 1 << 16
@@ -50,11 +51,11 @@ class PreparedReedSolomon(Prepared):
 
     def __init__(self, code: PowerSums) -> None:
         super().__init__(code)
-        g, B = code.generator, code.rows
+        g, B, loops = code.generator, code.rows, kernels.on("reed_solomon")
         self._most = -(-code.n // code.tile) * LANES
         steps = min(self._most, _BABY_STEPS)
-        small = kernels.powers_of(element(pow(g, -B, PRIME)), steps)
-        rooted = kernels.powers_of(element(pow(g, (PRIME - 1) // B, PRIME)), B)
+        small = loops.powers_of(element(pow(g, -B, PRIME)), steps)
+        rooted = loops.powers_of(element(pow(g, (PRIME - 1) // B, PRIME)), B)
         self._small_order, self._rooted_order = np.argsort(small), np.argsort(rooted)
         self._small, self._rooted = small[self._small_order], rooted[self._rooted_order]
         self._giant = element(pow(g, B * steps, PRIME))
@@ -79,21 +80,21 @@ class PreparedReedSolomon(Prepared):
         """Positions and values that give the syndrome, or None."""
         if len(erasures) > self.code.m:
             return None
-        sums = syndrome.astype(np.float64)
+        sums, loops = syndrome.astype(np.float64), kernels.on("reed_solomon")
         sums = np.where(sums > PRIME // 2, sums - PRIME, sums)
-        recurrence, length = kernels.locator(sums, self.code.points(erasures))
+        recurrence, length = loops.locator(sums, self.code.points(erasures))
         if 2 * length - len(erasures) > self.code.m or not length:
             return None
         if recurrence[length] == 0.0 or recurrence[length + 1 :].any():
             return None
         # The roots of the reversed polynomial are the points, and it is monic.
-        split, points = kernels.roots(recurrence[length::-1].copy())
+        split, points = loops.roots(recurrence[length::-1].copy())
         if not split:
             return None
         positions = self._positions(points)
         if (positions < 0).any() or (positions >= self.code.n).any():
             return None
-        weighted = kernels.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
+        weighted = loops.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
         factors = self.code.factors(positions, points).tolist()
         values = np.array(
             [v * pow(u, -1, PRIME) % PRIME for v, u in zip(weighted.tolist(), factors, strict=True)]
@@ -111,6 +112,6 @@ class PreparedReedSolomon(Prepared):
         baby = self._small, self._small_order
         rooted = self._rooted, self._rooted_order
         generator = element(self.code.generator)
-        return kernels.positions_of(
+        return kernels.on("reed_solomon").positions_of(
             points, self.code.rows, self._most, *baby, self._giant, *rooted, generator
         )

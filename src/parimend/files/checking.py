@@ -9,14 +9,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+from parimend import kernels
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
-from parimend.carriers.base import find, require_match
+from parimend.carriers.base import Find, find, find_hashed, require_match
 from parimend.carriers.finding import Finding
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError
 from parimend.files.apart import seals_in
@@ -30,12 +32,15 @@ from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
+from parimend.showing import command_word
 from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
 
 Act = Callable[[Seal, FileTensors], FileOutcome]
+_HASHED = 1 << 28
+"""Bytes that are hashed in no more time than compiled loops, which sums need, take to load."""
 # Why nothing can be written somewhere, whatever it is.
 _NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _ELSEWHERE = "give another one for the result, with -o (in Python: out)"
@@ -54,6 +59,7 @@ def check_file(
 
     One pass of sums, without SHA-256 if they are as sealed: damage changes them, but for one case
     in 2^64 or fewer. What is found to be wrong is decoded, and proven by SHA-256 in a second pass.
+    Small files are compared by SHA-256 instead, in a process that has not computed any sums yet.
 
     Args:
         path: a protected file; a folder, which stands for everything that is protected in it and
@@ -125,16 +131,17 @@ def check_all(
 
 
 def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
-    look = functools.partial(_look, seals, silent if engine.cluster else progress)
+    act = functools.partial(diagnose, find=_quickest(groups))
+    look = functools.partial(_look, seals, act, silent if engine.cluster else progress)
     for path in visit(groups, look, engine):
         if engine.cluster and path.exists():
             progress(path.stat().st_size)
 
 
-def _look(seals: Seals, progress: Progress, path: Path) -> Looked:
+def _look(seals: Seals, act: Act, progress: Progress, path: Path) -> Looked:
     with opened(path, seals) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress)
-        return looked_at(report_on(found.sealed, tensors, found.file, path, diagnose), found)
+        return looked_at(report_on(found.sealed, tensors, found.file, path, act), found)
 
 
 def repair_file(
@@ -187,16 +194,27 @@ def repair_file(
     if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
         raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
 
+    search = _quickest([members])
+
     def mend(target: Path) -> Looked:
         new = folder
         if folder and folder.is_dir():
             new = folder / members.name(target)
             new.parent.mkdir(parents=True, exist_ok=True)
-        return _repair(target, new, progress, partial, members)
+        return _repair(target, new, progress, partial, members, search)
 
     for _ in visit([members], mend, Local(1)):
         pass
     return Report(_outcomes(members), time.perf_counter() - began)
+
+
+def _quickest(groups: Sequence[Members]) -> Find:
+    """What says soonest that files are clean."""
+    if kernels.loaded():
+        return find
+    files = (path for members in groups for path in members.first())
+    size = sum(path.stat().st_size for path in files if path.exists())
+    return find_hashed if size <= _HASHED else find
 
 
 def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
@@ -207,7 +225,12 @@ def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
 
 
 def _repair(
-    path: Path, out: Path | None, progress: Progress, partial: bool, members: Members
+    path: Path,
+    out: Path | None,
+    progress: Progress,
+    partial: bool,
+    members: Members,
+    search: Find,
 ) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
@@ -215,7 +238,7 @@ def _repair(
     findings: dict[SealedWord, Finding] = {}
 
     def keep(word: SealedWord, tensors: Tensors) -> Finding:
-        findings[word] = find(word, tensors)
+        findings[word] = search(word, tensors)
         return findings[word]
 
     with opened(path, members.seals) as found:
@@ -260,7 +283,7 @@ def report_on(
         frame=worst(header, end),
         missing=missing,
         surplus=surplus,
-        problem=_saved_anew(sealed, outcome, file),
+        problem=_saved_anew(sealed, outcome, file, path),
     )
 
 
@@ -275,7 +298,7 @@ def _is_proven(outcome: FileOutcome) -> bool:
     return not outcome.words or any(word.verdict in good for word in outcome.words)
 
 
-def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
+def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:
     """Says so if a file was probably saved anew after it was protected, and not damaged.
 
     Then no check holds, and the file is newer than its seal: damage does not change its time.
@@ -285,12 +308,19 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO) -> str:
         return ""
     if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
         return ""
-    if os.fstat(file.fileno()).st_mtime_ns <= sealed.path.stat().st_mtime_ns:
+    written, taken = os.fstat(file.fileno()).st_mtime, sealed.path.stat().st_mtime
+    if written <= taken:
         return ""
     return (
-        "it was written after its seal, and no check holds: probably saved anew after it was "
-        "protected; then protect it again, with --force"
+        f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
+        "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
+        f"now: parimend protect {command_word(path)} --force; if nobody did, it is damaged beyond "
+        "repair: fetch it again"
     )
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
@@ -303,8 +333,9 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
     if sealed.path and can_tell and layout.entries != sealed.layout.entries:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
-            "other contents: it was probably saved anew after it was protected (parimend protect "
-            "--force protects what is there now), or this is the sidecar of another file"
+            "other contents: it was probably saved anew after it was protected (then seal what is "
+            f"there now: parimend protect {command_word(path)} --force), or this is the sidecar of "
+            "another file (then put its own beside it)"
         )
 
 

@@ -31,6 +31,7 @@ from parimend.files.targets import (
     shards,
 )
 from parimend.regular import read_regular
+from parimend.showing import command_word
 from parimend.stores.file import FileTensors, LoadedTensors
 
 T = TypeVar("T")
@@ -133,10 +134,11 @@ class Members:
             self.path.stat()  # raises, if there is nothing at all
             if not self._failed:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
-            raise SealError(
-                f"{self.path} is not protected: none of its {len(self._failed)} files has a seal "
-                f"(parimend protect {self.path} makes them)"
-            )
+            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
+            for error in self._failed.values():
+                if isinstance(error.__cause__, FormatError):  # it is damaged
+                    raise SealError(f"{none}, and {error}")
+            raise SealError(f"{none} (parimend protect {command_word(self.path)} makes them)")
         problems = {path: self._problem(error, path) for path, error in self._failed.items()}
         return _in_order(self._found), _in_order(problems)
 
@@ -165,13 +167,19 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
-            return "missing: it was protected together with the others, or is listed with them"
+            return (
+                "missing: it was protected together with the others, or is listed with them; fetch "
+                "it again"
+            )
         if gone := missing(path):
             return f"missing: {gone}"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
-            return "added: it has no seal, and was not protected together with the others"
+            return (
+                "added: it has no seal, and was not protected together with the others (parimend "
+                f"protect {command_word(self.path)} takes it up)"
+            )
         return str(error)
 
     def _add(self, names: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, promised
 from parimend.regular import read_regular
 from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
+from parimend.showing import command_word
 
 SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
@@ -221,15 +222,15 @@ def find_inside(file: BinaryIO, path: Path) -> Sealed:
 
 
 def _why_unprotected(file: BinaryIO, path: Path) -> str:
-    """A damaged file is not to be protected as it is."""
+    """What to do about it; a damaged file is not to be protected as it is, and raises."""
     try:
         layout_of(file, path)
     except FormatError as error:
-        return (
-            f"{path} is damaged ({error}) and not protected: no seal of it is found, so that "
-            "it cannot be repaired here; fetch it again"
-        )
+        raise SealError(
+            f"{error}; so it is damaged, and not protected: no seal of it is found, and it cannot "
+            "be repaired here: fetch it again"
+        ) from error
     return (
         f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
-        f"(parimend protect {path} makes one)"
+        f"(parimend protect {command_word(path)} makes one)"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.kernels.lattice_numba import reduce, shorten
+from parimend import kernels
 
 
 def kernel(a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -49,8 +49,8 @@ def kernel(a: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         basis[i - 1, [0, 1, i]] = -(b[1] * c + b[i]) // b[0], c, 1
     u = np.zeros(k, np.int64)
     u[:2] = (1 - b[1] * inverse) // b[0], inverse
-    reduce(basis)
-    shorten(basis, u)
+    kernels.on("lattice").reduce(basis)
+    kernels.on("lattice").shorten(basis, u)
     back = np.argsort(order)
     return basis[:, back], u[back]
 
@@ -91,5 +91,5 @@ def kernel_modulo(a: NDArray[np.int64]) -> NDArray[np.int64]:
     basis[0, :2], basis[1, :2] = u, v
     for i in range(2, k):
         basis[i, 0], basis[i, i] = first(i), 1
-    reduce(basis)
+    kernels.on("lattice").reduce(basis)
     return basis

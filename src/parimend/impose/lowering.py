@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.lowbits import LowBits
 from parimend.errors import WordError
 from parimend.impose.lattice import kernel_modulo
-from parimend.kernels.clearing_numba import clear_modulo
 
 _SIGN = np.uint32(1 << 31)
 _ROOM = 1 << 14  # patterns may move so far: hundreds of times the usual
@@ -65,7 +65,7 @@ def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
     bases = np.array([kernel_modulo(a) for a in own]).reshape(*own.shape, own.shape[1])
     syndrome = code.syndrome(word)
     inverse = np.array([pow(int(a), -1, 1 << 64) for a in own[:, 0]], np.uint64)
-    clear_modulo(*code.columns, code.owned, inverse, bases, word, syndrome)
+    kernels.on("clearing").clear_modulo(*code.columns, code.owned, inverse, bases, word, syndrome)
     steps = int(np.abs(word - before).max(initial=0))
     if steps >= _ROOM:
         raise WordError(

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.codes.sparse import Sparse
 from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel
-from parimend.kernels.clearing_numba import clear_exactly
 from parimend.stores.spread import Elements, Spread, Whole, common
 
 
@@ -125,7 +125,9 @@ class Clearing:
 
     def __call__(self, owned: NDArray[np.int64], syndrome: NDArray[np.int64]) -> None:
         """Move the owned words, (imposed * own,), and with them the syndrome, (m,), in place."""
-        clear_exactly(*self._columns, self._owned, *self._moves, owned, syndrome)
+        kernels.on("clearing").clear_exactly(
+            *self._columns, self._owned, *self._moves, owned, syndrome
+        )
 
 
 def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

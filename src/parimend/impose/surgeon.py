@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.sparse.linalg as spl
 import torch
 from numpy.typing import NDArray
 
@@ -200,6 +199,8 @@ def project(
         raise SpecError(
             f"a word of this {code.family} code has shape ({code.n},), not {x.shape}, and is finite"
         )
+    import scipy.sparse.linalg as spl  # see RealCode.solve_gram
+
     residual = code.matvec(x) - (0.0 if target is None else target)
     gram = spl.LinearOperator(
         (code.m, code.m),

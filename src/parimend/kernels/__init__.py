@@ -1,21 +1,25 @@
 """Every compiled loop, and what runs on devices other than the CPU.
 
 A file holds one operation for one kind of hardware, ``<operation>_<numba|torch|triton>.py``;
-another kind is one more file. Kernels know arrays and numbers, never codes, words or models, so
+another kind is one more file. ``<operation>.py`` beside them has the numbers that all kinds and
+their users know. Kernels know arrays and numbers, never codes, words or models, so
 everything may build on them. Where an operation exists for several kinds, `on` picks by device; a
 test compares each with a plain oracle.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 
-def on(operation: str, device: str) -> ModuleType:
+def on(operation: str, device: str = "cpu") -> ModuleType:
     """The kernels of an operation for a type of device, loaded when they are first used.
+
+    Everything else asks for them here: a compiler takes longer to load than a file to check.
 
     Args:
         operation: what the names of the files begin with.
@@ -30,6 +34,11 @@ def on(operation: str, device: str) -> ModuleType:
         kinds.insert(0, "triton")
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
     return import_module(next(name for name in names if find_spec(name)))
+
+
+def loaded() -> bool:
+    """Whether compiled loops are loaded already; the first ones take most of a second."""
+    return "numba" in sys.modules
 
 
 @cache

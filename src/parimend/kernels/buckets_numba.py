@@ -6,7 +6,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from parimend.kernels.modular_numba import BASE, GROUP, bucket, group_of, multiply
+from parimend.kernels.modular import BASE, GROUP
+from parimend.kernels.modular_numba import bucket, group_of, multiply
 
 
 @nb.njit(inline="always")

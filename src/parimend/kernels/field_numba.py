@@ -16,18 +16,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-PRIME = (1 << 32) + 24_577
+from parimend.kernels.field import PRIME
+
 _INVERSE = 1.0 / PRIME
 INTEGER_PRIME = np.uint64(PRIME)
-
-
-def element(x: int) -> float:
-    """The element of the field that is congruent to an integer and closest to zero.
-
-    >>> element(PRIME - 1), element(3)
-    (-1.0, 3.0)
-    """
-    return float((x + PRIME // 2) % PRIME - PRIME // 2)
 
 
 def fused(builder, kind):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from parimend.kernels import field_numba
+from parimend.kernels import field
 
-PRIME = tl.constexpr(field_numba.PRIME)
+PRIME = tl.constexpr(field.PRIME)
 
 
 @triton.jit

@@ -12,28 +12,15 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from parimend.hashing import below, word
+from parimend.kernels.hashing_numba import below, word
+from parimend.kernels.modular import BASE, GROUP, MIX_A, MIX_B
 
 U = np.uint64
-GROUP = 16
-"""Words in a group: 64 bytes."""
-BASE = 1 << 32
-"""p less its excess."""
 BLOCK = 64
 """Groups that are hashed together, in loops that the compiler can vectorise."""
 
 _MASK = U(0xFFFFFFFF)
-MIX_A, MIX_B = U(0x7FEB352D), U(0x846CA68B)
 _INVERSE_A, _INVERSE_B = (U(pow(int(odd), -1, 1 << 32)) for odd in (MIX_A, MIX_B))
-
-
-def most_groups(excess: int) -> int:
-    """So many groups may be added up before the sums are reduced, to stay below 2^64.
-
-    >>> most_groups(15) >> 20, most_groups(24_577) >> 10
-    (255, 170)
-    """
-    return (1 << 64) // (BASE + excess * (BASE + excess))
 
 
 @nb.njit(inline="always")

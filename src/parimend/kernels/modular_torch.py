@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from parimend.errors import SpecError
 from parimend.hashing import GOLDEN, MIX64_A, MIX64_B
-from parimend.kernels.modular_numba import GROUP, MIX_A, MIX_B, most_groups
+from parimend.kernels.modular import GROUP, MIX_A, MIX_B, most_groups
 from parimend.kernels.pieces_torch import Piece, in_pieces
 
 _PIECE = 1 << 24

@@ -9,8 +9,10 @@ at most 3 passes, so nothing exceeds 2^32 16^3 2 < 2^53.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba as nb
 import numpy as np
 from llvmlite import ir
@@ -26,7 +28,7 @@ from parimend.kernels.field_numba import (
     reduced,
     residue,
 )
-from parimend.kernels.points_numba import LANES
+from parimend.kernels.points import LANES
 
 
 def _butterfly(radix, first, last):
@@ -166,6 +168,15 @@ def _add_passes(arrays, radices):
                 _last_16(arrays, 0, start, 1, 0)
 
 
+@cache
+def fuses() -> bool:
+    """Whether this processor fuses a product and a sum, which makes float64 as exact as integers
+    and several times as fast.
+    """
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("fma", features.get("neon", features.get("fp-armv8", False))))
+
+
 _RADICES = {
     32: (4, 1, 8),
     64: (8, 1, 8),
@@ -176,8 +187,6 @@ _RADICES = {
     2048: (8, 16, 16),
     4096: (16, 16, 16),
 }
-SIZES = (2, 4, 8, 16, *_RADICES)
-"""Rows that a tile can have."""
 
 
 def add_tiles(

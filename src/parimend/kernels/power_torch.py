@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.kernels.field_numba import PRIME, element
+from parimend.kernels.field import PRIME, element
 from parimend.kernels.pieces_torch import Piece, in_pieces
-from parimend.kernels.points_numba import Points, powers_of, shifted
+from parimend.kernels.points import Points
+from parimend.kernels.points_numba import powers_of, shifted
 
 _BLOCK = 1 << 12  # words, or a whole tile
 _PIECE = 1 << 24  # words that are looked at together: 64 MB, which takes 7 times as much

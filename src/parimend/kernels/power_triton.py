@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.kernels import power_torch, product_triton, stream_triton
-from parimend.kernels.field_numba import PRIME
+from parimend.kernels.field import PRIME
 from parimend.kernels.pieces_torch import Piece, by_device
-from parimend.kernels.points_numba import Points
+from parimend.kernels.points import Points
 
 _ALIGNED = 16  # bytes that are read together
 _COPIED = 1 << 25  # bytes of a copy of what is not aligned

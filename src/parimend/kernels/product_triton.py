@@ -25,10 +25,10 @@ import torch
 import triton
 import triton.language as tl
 
-from parimend.kernels.field_numba import PRIME as FIELD
+from parimend.kernels.field import PRIME as FIELD
 from parimend.kernels.field_triton import PRIME, power, times
 from parimend.kernels.pieces_torch import Piece, shrinking
-from parimend.kernels.points_numba import Points
+from parimend.kernels.points import Points
 from parimend.kernels.power_torch import multiply
 
 CHUNK = 1 << 14

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from parimend.hashing import below, word
+from parimend.kernels.hashing_numba import below, word
 
 
 @nb.njit(cache=True)

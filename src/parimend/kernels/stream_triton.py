@@ -20,9 +20,10 @@ import torch
 import triton
 import triton.language as tl
 
-from parimend.kernels.field_numba import PRIME as FIELD
+from parimend.kernels.field import PRIME as FIELD
 from parimend.kernels.field_triton import PRIME, times
-from parimend.kernels.points_numba import Points, powers_of, products
+from parimend.kernels.points import Points
+from parimend.kernels.points_numba import powers_of, products
 
 SUMS = 4
 """So many are computed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from parimend.carriers import Request
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
 from parimend.faults import draw
+from parimend.functions import score_of
 from parimend.record import Record
 from parimend.stores.base import Tensors
 
@@ -59,7 +59,7 @@ def stake(
         metric: a score; by default the share of inputs whose largest output stays the same.
 
     Raises:
-        SpecError: if it is no module, there are too few inputs, or a score is not a number.
+        SpecError: if it is no module, there are too few inputs, or a score is no finite number.
     """
     import torch
 
@@ -70,7 +70,9 @@ def stake(
     name = getattr(metric, "__name__", "metric")
     if metric is None:
         metric, name = _same_answers(model, calibration or ()), "same answers"
-    score = _checked(metric, name)
+
+    def score(of: Any) -> float:
+        return score_of(metric(of), name)
 
     def damaged(seed: int) -> float:
         state = copy.deepcopy(model)
@@ -85,16 +87,6 @@ def stake(
         )
         scores = tuple(damaged(seed) for seed in range(TRIALS))
         return Stake(name, score(copy.deepcopy(model)), score(protected), scores)
-
-
-def _checked(metric: Metric, name: str) -> Metric:
-    def score(model: Any) -> float:
-        value = float(metric(model))
-        if math.isnan(value):
-            raise SpecError(f"{name} gives NaN: a score must be a number also for a damaged model")
-        return value
-
-    return score
 
 
 def _same_answers(model: Any, calibration: Iterable[Any]) -> Metric:

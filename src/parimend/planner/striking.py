@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers import repair_
-from parimend.errors import SpecError
+from parimend.functions import score_of
 from parimend.record import Record
 from parimend.rng import Stream
 from parimend.seal import Seal
@@ -68,11 +68,11 @@ class Judged(NamedTuple):
         Raises:
             SpecError: if the metric gives no finite number.
         """
-        return cls(tensors, metric, _finite(metric()))
+        return cls(tensors, metric, score_of(metric(), "the metric"))
 
     def loss(self) -> float:
         """How much worse the model is than it was."""
-        return self.best - _finite(self.metric())
+        return self.best - score_of(self.metric(), "the metric")
 
 
 def unrepaired(judged: Judged, strikes: Sequence[Strike], seeds: Sequence[int]) -> Trials:
@@ -168,12 +168,3 @@ def _flip_(tensors: Tensors, part: Part, places: NDArray[np.int64]) -> _Before:
 def _trials(losses: Sequence[float], lost: int) -> Trials:
     error = float(np.std(losses, ddof=1)) / math.sqrt(len(losses))
     return Trials(len(losses), float(np.mean(losses)), error, lost)
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise SpecError(
-            f"the metric gives {value}: it has to give a finite number for damaged models too, as "
-            "an accuracy does and a loss does not"
-        )
-    return float(value)

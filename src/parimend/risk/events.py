@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend import kernels
 from parimend.errors import SpecError
-from parimend.kernels.compound_numba import compound
 from parimend.record import Record
 
 _SUM = 1e-6  # how far shares may be from a sum of one
@@ -126,7 +126,7 @@ class Events(Record):
         if mean - spread > errors:  # next to certain, and long to sum up
             return Tails(np.zeros(errors + 1), np.ones(errors + 1))
         most = max(errors + _LARGEST * int(sizes.max(initial=0)), math.ceil(mean + spread))
-        exactly = compound(expected, sizes, shares, most)
+        exactly = kernels.on("compound").compound(expected, sizes, shares, most)
         rest = large + _chernoff(expected * shares, sizes, most)
         above = np.cumsum(exactly[::-1])[::-1]  # the smallest first
         more = np.append(above[1:], 0.0)[: errors + 1] + rest

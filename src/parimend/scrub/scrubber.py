@@ -1,8 +1,8 @@
 """Scrubbing: a running model looks after its own weights in the background.
 
 A thread walks over the sealed words piece by piece, in a bounded share of its time. What it finds
-is repaired between two forward passes and proven by the SHA-256. Only `Scrubber.stop` ends it: what
-goes wrong is told, and tried again.
+is repaired between two forward passes and proven by the SHA-256, or, on a GPU, by the sums. Only
+`Scrubber.stop` ends it: what goes wrong is told, and tried again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -23,19 +23,21 @@ from parimend.carriers.base import (
     find,
     held,
     outcome_of,
+    proven_by,
     require_match,
-    sha256_of,
+    state_of,
     write_finding,
 )
 from parimend.carriers.finding import Element, Finding, places_of
 from parimend.errors import SpecError
 from parimend.events import Event, ScrubKind
 from parimend.model import sealed_tensors
-from parimend.outcomes import Verdict
+from parimend.outcomes import Proof, Verdict
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
 from parimend.scrub.gate import Gate
+from parimend.scrub.lanes import settle, timed
 from parimend.scrub.memory import Memory
 from parimend.scrub.repairs import repaired
 from parimend.scrub.schedule import Rate, Schedule, pace_for
@@ -62,7 +64,8 @@ class Scrubber:
     Args:
         model: a module, or a state dict (then nothing keeps forward passes apart from repairs).
         seal: from `protect_`.
-        share: of one core's time that the thread may use, 0 to 1.
+        share: of one core's time that the thread may use, 0 to 1; for weights on a GPU, of the time
+            of its memory.
         on_event: called with every `Event`, in the scrubbing thread.
         log: file to which every event is appended as a line of JSON.
         target: probability of an unrepaired event in a year. Sweeps then come as often as that
@@ -71,12 +74,14 @@ class Scrubber:
         worst_rate: the most events per bit and day that there ever are, for the target; or an
             `Environment` or the name of one, whose rate and events these are.
         events: how many words of 32 bits an event strikes: ``{1: 0.9, 2: 0.1}``; one by default.
+        proof: what proves a repair, ``"sha256"`` or ``"sums"``; as for `repair_`, words that are on
+            a GPU are proven by sums if nothing is said.
 
     Raises:
         MismatchError: if the seal does not fit the model.
-        SpecError: if share is not in (0, 1], if a target comes without a worst rate or a worst rate
-            without a target, if they are no probabilities, or if the target is missed however
-            often the weights are checked.
+        SpecError: if a word cannot be proven so, if share is not in (0, 1], if a target comes
+            without a worst rate or a worst rate without a target, if they are no probabilities, or
+            if the target is missed however often the weights are checked.
 
     Example:
         >>> from parimend import protect_
@@ -101,6 +106,7 @@ class Scrubber:
         target: float | None = None,
         worst_rate: Rate | None = None,
         events: Events | Mapping[int, float] | str | None = None,
+        proof: Proof | None = None,
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
@@ -108,6 +114,10 @@ class Scrubber:
         self._seal = seal
         self._tensors = sealed_tensors(model, seal)
         require_match(seal, self._tensors)
+        self._proof: Proof | None = proof
+        self._by_sums: dict[SealedWord, SealedWord] = {}
+        for word in seal.words:
+            self._proven(word)
         self._share = share
         self._teller = Teller(on_event, log)
         self._memory = Memory(seal.words)
@@ -235,6 +245,7 @@ class Scrubber:
                     self._tensors = sealed_tensors(self._model, self._seal)
                     self._seal = refresh(self._seal, self._tensors)
                     self._replaced = set()
+                    self._by_sums = {}
                     self._memory = Memory(self._seal.words)
                 finally:
                     self._updates += 1
@@ -295,6 +306,14 @@ class Scrubber:
             self._teller.count(sweeps=1)
             return events
 
+    def _proven(self, word: SealedWord) -> SealedWord:
+        """A word with what proves it where it is now; the same one each time."""
+        proven = proven_by(word, self._tensors, self._proof)
+        return word if proven is word else self._by_sums.setdefault(word, proven)
+
+    def _devices(self, word: SealedWord) -> set[torch.device]:
+        return {self._tensors.held[part.name].device for part in word.parts}
+
     def _look_up(self) -> None:
         """Find the tensors that the model has now: they may have been replaced."""
         before, self._tensors = self._tensors, sealed_tensors(self._model, self._seal)
@@ -308,6 +327,7 @@ class Scrubber:
         """Look at a word until nothing changes any more; tells what was noticed."""
         events: list[Event] = []
         require_match(replace(self._seal, words=(word,)), self._tensors)
+        word = self._proven(word)
         for _ in range(ATTEMPTS):
             updates = self._updates
             if self._is_clean(word, pause) or not self._valid(word, updates):
@@ -322,14 +342,14 @@ class Scrubber:
 
     def _treat(self, word: SealedWord, updates: int, pause: bool) -> list[Event]:
         """Locate damage, repair it, and tell of it."""
-        before = sha256_of(word.word, self._tensors)
+        before = state_of(word, self._tensors)
         stuck = self._memory.stuck_in(word)
         finding = find(word, self._tensors, looks=1, erased=stuck)
         if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
             return []
         if finding.verdict is Verdict.CORRECTABLE:
             return self._repair(word, finding, updates, pause)
-        if sha256_of(word.word, self._tensors) != before:
+        if state_of(word, self._tensors) != before:
             return [self._found("changed", word, finding)]
         return [self._found("uncorrectable", word, self._explained(word, finding))]
 
@@ -364,6 +384,8 @@ class Scrubber:
         with self._gate.exclusive(abandon, PATIENCE) as entered:
             if entered and not self._valid(word, updates):
                 return []
+            if entered:
+                settle(self._devices(word))
             if entered and all(map(still, finding.elements)):
                 write_finding(word, finding, self._tensors)
                 holds = [held(word, element, self._tensors) for element in finding.elements]
@@ -392,19 +414,22 @@ class Scrubber:
     def _is_clean(self, word: SealedWord, pause: bool) -> bool:
         """Compare the checks of a word with its seal, with pauses."""
         looking = carrier_of(word.code).look(word, self._tensors)
+        devices = self._devices(word)
         while True:
             try:
-                self._teller.count(bytes_read=self._paused(lambda: next(looking), pause))
+                read = self._paused(lambda: next(looking), pause, devices)
+                self._teller.count(bytes_read=read)
             except StopIteration as done:
                 return bool(done.value)
             if pause and self._stopped.is_set():
                 return True
 
-    def _paused(self, work: Callable[[], Result], pause: bool) -> Result:
+    def _paused(
+        self, work: Callable[[], Result], pause: bool, devices: Collection[torch.device] = ()
+    ) -> Result:
         """Do a piece of work, then rest so that the share is kept."""
-        began = time.perf_counter()
-        result = work()
-        self._rest(time.perf_counter() - began, pause)
+        result, seconds = timed(work, devices)
+        self._rest(seconds, pause)
         return result
 
     def _rest(self, seconds: float, pause: bool) -> None:

@@ -1,0 +1,128 @@
+"""How every command ends: its exit status, and what it says where it cannot go on.
+
+`docs/files.md` has the statuses for users. Whatever happens, one line on the standard error says
+why a command could not run; with ``--json``, an object on the standard output says it too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from typing import Any, NoReturn, TextIO, TypeVar
+
+import typer
+
+from parimend.cli.output import print_json
+from parimend.errors import ParimendError
+from parimend.showing import escaped
+
+# Typer carries a copy of click, or uses an installed one, depending on its version.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_T = TypeVar("_T")
+
+
+class Status(IntEnum):
+    """What the exit status of a command says; the last two as shells have it for signals."""
+
+    OK = 0
+    FINDINGS = 1
+    FAILED = 2
+    INTERRUPTED = 130
+    CUT_OFF = 141
+
+
+def held(name: str) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
+    """Let a command end as all do; it has an option ``json``.
+
+    Args:
+        name: of the command.
+    """
+
+    def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
+        @functools.wraps(command)
+        def run(**options: Any) -> _T:
+            with ending(name, as_json=options["json"]):
+                return command(**options)
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def ending(name: str, *, as_json: bool) -> Iterator[None]:
+    """Make an exit status of whatever ends the block, and say why.
+
+    Args:
+        name: of the command.
+        as_json: whether an object was asked for.
+
+    Raises:
+        SystemExit: if the block did not come to its end.
+    """
+
+    def fail(text: str, status: Status = Status.FAILED, command: str = name) -> NoReturn:
+        if as_json:
+            _say(lambda: print_json(command, {"error": _line(text)}), sys.stdout)
+        tell(text)
+        raise SystemExit(status) from None
+
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed has gone, and wants no more
+        _silence(sys.stdout)
+        raise SystemExit(Status.CUT_OFF) from None
+    except _UsageError as error:
+        fail(error.format_message(), command=name or _name(error))  # type: ignore[attr-defined]
+    except ParimendError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt as interrupt:
+        fail(str(interrupt) or "interrupted", Status.INTERRUPTED)
+    except MemoryError:
+        fail("there is not enough memory for this")
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception:
+        for line in traceback.format_exc().splitlines():
+            tell(line, prefix="")
+        fail("this is an error of parimend itself; please report what is printed above")
+
+
+def tell(text: str, prefix: str = "parimend: ") -> None:
+    """A line on the standard error, whatever a file name may contain."""
+    # A bare `parimend` has said everything already.
+    if line := _line(text) if prefix else text:
+        _say(lambda: print(prefix + escaped(line), file=sys.stderr), sys.stderr)
+
+
+def _say(what: Callable[[], None], stream: TextIO) -> None:
+    """Print something, or nothing where nobody takes it: the exit status still says what it is."""
+    try:
+        what()
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, as it would be written once more at the end."""
+    with suppress(OSError, ValueError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _name(error: Exception) -> str:
+    """The command that a wrong argument was given to."""
+    context = getattr(error, "ctx", None)
+    return " ".join(context.command_path.split()[1:]) if context else ""

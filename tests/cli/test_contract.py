@@ -1,0 +1,195 @@
+"""How commands end: exit status, one line that says why, and an object with ``--json``."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from parimend import protect_file
+from parimend.cli import COMMANDS, app_of, campaign
+from parimend.cli.contract import Status, held
+from parimend.errors import SpecError
+
+OURS = "this is an error of parimend itself; please report what is printed above"
+# What every command refuses, and what it says.
+REFUSED = {
+    "check": (["NOTHING"], "no-such-file: No such file or directory"),
+    "repair": (["NOTHING", "--in-place"], "no-such-file: No such file or directory"),
+    "protect": (["NOTHING"], "no-such-file: No such file or directory"),
+    "inspect": (["NOTHING"], "no-such-file: No such file or directory"),
+    "plan": (["NOTHING"], "no-such-file: No such file or directory"),
+    "inject": (["NOTHING", "-o", "x", "-f", "zero"], "no-such-file: No such file or directory"),
+    "propagate": (["no_such_module:f"], "module 'no_such_module' cannot be imported"),
+    "demo": (["--data", "mnist", "--root", "NOTHING"], "name the folder of the IDX files"),
+    "campaign run": (["NOTHING", "-o", "x"], "no-such-file: No such file or directory"),
+    "campaign resume": (["NOTHING"], "holds no campaign"),
+    "campaign status": (["NOTHING"], "holds no campaign"),
+    "campaign report": (["NOTHING"], "holds no campaign"),
+    "campaign compare": (["NOTHING:a", "NOTHING:b"], "holds no campaign"),
+}
+# Arguments that are wrong in themselves.
+MISUSED = {
+    "check": [],
+    "repair": ["x"],
+    "protect": ["x", "-e", "many"],
+    "inspect": ["x", "--no-such-option"],
+    "plan": ["x", "--carrier", "pigeon"],
+    "inject": ["x", "-o", "y"],
+    "propagate": [],
+    "demo": ["--errors", "0"],
+    "campaign run": ["x"],
+    "campaign resume": ["x", "--workers", "0"],
+    "campaign status": [],
+    "campaign report": [],
+    "campaign compare": ["a"],
+}
+
+
+def test_every_command_is_held():
+    commands = {each.name: each for each in app_of(COMMANDS).registered_commands}
+    commands |= {f"campaign {each.name}": each for each in campaign.app.registered_commands}
+    assert commands.keys() == REFUSED.keys() == MISUSED.keys()
+    assert all(hasattr(each.callback, "__wrapped__") for each in commands.values())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_help(run, name):
+    code, out, _ = run(*name.split(), "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert "--json" in out
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    arguments, says = REFUSED[name]
+    _refused(run, name, [each.replace("NOTHING", "no-such-file") for each in arguments], says)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_arguments_that_are_wrong(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    _refused(run, name, MISUSED[name])
+
+
+def _refused(run, name, arguments, says=""):
+    code, out, err = run(*name.split(), *arguments)
+    assert (code, out) == (Status.FAILED, "")
+    assert err.startswith("parimend: ")
+    assert err.count("\n") == 1
+    assert says in err
+    code, out, told = run(*name.split(), *arguments, "--json")
+    said = json.loads(out)
+    assert (code, said["schema"], said["command"]) == (Status.FAILED, 1, name)
+    assert told == err == f"parimend: {said['error']}\n"
+
+
+def test_without_a_command(run):
+    assert json.loads(run("--json")[1])["command"] == ""
+    assert "No such command 'chekc'. Did you mean 'check'?" in run("chekc")[2]
+    # Behind --, it is a file.
+    assert run("check", "--", "--json")[1:] == (
+        "",
+        "parimend: --json: No such file or directory\n",
+    )
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("raised", "status", "says"),
+    [
+        (SpecError("it cannot be\nso"), 2, "it cannot be so"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "x: No such file"),
+        (OSError("it was not read back"), 2, "it was not read back"),
+        (MemoryError(), 2, "there is not enough memory for this"),
+        (EOFError(), 2, OURS),
+        (
+            KeyError("x"),
+            2,
+            "this is an error of parimend itself; please report what is printed above",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("what was done is kept"), 130, "what was done is kept"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_whatever_ends_a_command(capsys, raised, status, says, as_json):
+    @held("it")
+    def command(json):
+        raise raised
+
+    with pytest.raises(SystemExit) as end:
+        command(json=as_json)
+    out, err = capsys.readouterr()
+    assert end.value.code == status
+    assert err.splitlines()[-1:] == ([f"parimend: {says}"] if says else [])
+    assert ("Traceback" in err) == ("itself" in says)
+    error = json.loads(out)["error"] if out else ""
+    assert error == (says if as_json else "")
+
+
+def test_a_real_interrupt(run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parimend.files.known_members", stop)
+    code, out, err = run("check", "x", "--json")
+    assert (code, json.loads(out)["error"], err) == (130, "interrupted", "parimend: interrupted\n")
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"w": np.arange(3000, dtype=np.float32)}, path)
+    protect_file(path, 3)
+    return path
+
+
+def test_a_clean_file_is_checked_at_once(model):
+    """What computes, and what draws on terminals, takes longer to load than the file to read."""
+    script = (
+        "import sys; from parimend.cli import main\n"
+        "try: main(['check', sys.argv[1]])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'numba', 'llvmlite', 'scipy', 'torch', 'rich', 'parimend.decoders'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "clean" in done.stdout
+    assert done.stderr == ""  # no progress bar where there is no terminal
+
+
+def full():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def unread():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "says"), [(full, 2, "No space left on device"), (unread, 141, "")]
+)
+def test_an_output_that_takes_nothing(model, made, status, says):
+    out = made()
+    done = subprocess.run(
+        [sys.executable, "-m", "parimend", "check", model], stdout=out, stderr=subprocess.PIPE
+    )
+    os.close(out)
+    assert done.returncode == status
+    assert done.stderr.decode().count("\n") == bool(says)
+    assert says in done.stderr.decode()
+
+
+def test_no_output_at_all(model):
+    command = '"$0" -m parimend check "$1" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command, sys.executable, model]).returncode == 0
