@@ -65,4 +65,4 @@ def command(
         workers = 1
     with reading(known, "checking") as progress:
         report = check_all(paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value)
-    raise typer.Exit(show("check", report, as_json=json, listed=listed))
+    raise typer.Exit(show("check", report, as_json=json, listed=listed, seal_dir=seal_dir))

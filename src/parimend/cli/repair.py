@@ -47,4 +47,4 @@ def command(
         raise typer.BadParameter("give either -o DST or --in-place")
     with reading(known_members(path, seal_dir), "repairing") as progress:
         report = repair_file(path, out, progress, partial=partial, seal_dir=seal_dir)
-    raise typer.Exit(show("repair", report, as_json=json, listed=listed))
+    raise typer.Exit(show("repair", report, as_json=json, listed=listed, seal_dir=seal_dir))

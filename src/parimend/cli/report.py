@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parimend.cli.contract import Status
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from parimend.outcomes import FileOutcome, Report
 
 
-def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
+def show(
+    command: str, report: Report, *, as_json: bool, listed: bool, seal_dir: Path | None = None
+) -> int:
     """Print a report.
 
     Args:
@@ -21,11 +24,12 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
         report: what was found.
         as_json: print JSON; it always lists every wrong element.
         listed: list every wrong element in a table too.
+        seal_dir: where the seals are, if not beside the files.
 
     Returns:
         The exit status.
     """
-    remedies = {file.path: text for file in report.files if (text := remedy(file))}
+    remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
     if as_json:
         print_json(command, {**report.as_dict(), "remedies": remedies})
     else:
@@ -33,11 +37,13 @@ def show(command: str, report: Report, *, as_json: bool, listed: bool) -> int:
     return Status.OK if report.ok else Status.FINDINGS
 
 
-def remedy(file: FileOutcome) -> str:
+def remedy(file: FileOutcome, seal_dir: Path | None = None) -> str:
     """What to do about a file, in words; a problem with it as a whole says that itself."""
     from parimend.outcomes import Verdict
 
     repair = f"parimend repair {command_word(file.path)} --in-place"
+    if seal_dir:
+        repair += f" --seal-dir {command_word(seal_dir)}"
     if file.problem or file.verdict.ok:
         return ""
     if file.verdict is Verdict.CORRECTABLE:

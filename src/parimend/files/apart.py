@@ -36,6 +36,7 @@ from parimend.files.targets import PLACE
 from parimend.files.walking import walk
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
+from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 
@@ -72,10 +73,16 @@ class Apart(Seals):
         self.where = where
         self._proven = proven
         self.is_one = not where.is_dir()
+        self.option = f" --seal-dir {command_word(where)}"
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes need: seals are read where they are used."""
-        return {"where": self.where, "_proven": self._proven, "is_one": self.is_one}
+        return {
+            "where": self.where,
+            "_proven": self._proven,
+            "is_one": self.is_one,
+            "option": self.option,
+        }
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
@@ -149,7 +156,7 @@ class Apart(Seals):
             lost = f" ({', '.join(self._lost)} there cannot be read)" if self._lost else ""
             raise SealError(
                 f"{path} is not protected: no seal in {self.where} is of its content{lost} "
-                f"(parimend protect {path} --seal-dir {self.where} makes one)"
+                f"(parimend protect {command_word(path)}{self.option} makes one)"
             ) from None
 
     @cached_property

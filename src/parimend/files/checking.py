@@ -26,13 +26,12 @@ from parimend.files.engines import Engine, Local, engine_of
 from parimend.files.members import Looked, Members, looked_at, visit
 from parimend.files.opening import opened
 from parimend.files.repairing import put_back
-from parimend.files.seals import Sealed, Seals
+from parimend.files.seals import Sealed, Seals, force_anew
 from parimend.files.targets import index_first, is_index
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Report, Verdict, WordOutcome, worst
 from parimend.regular import require_place
 from parimend.seal import Seal, SealedWord
-from parimend.showing import command_word
 from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 from parimend.words.bits import WORD
@@ -314,8 +313,8 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path
     return (
         f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
         "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
-        f"now: parimend protect {command_word(path)} --force; if nobody did, it is damaged beyond "
-        "repair: fetch it again"
+        f"now: {force_anew(sealed, path)}; if nobody did, it is damaged beyond repair: fetch it "
+        "again"
     )
 
 
@@ -334,8 +333,8 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
             "other contents: it was probably saved anew after it was protected (then seal what is "
-            f"there now: parimend protect {command_word(path)} --force), or this is the sidecar of "
-            "another file (then put its own beside it)"
+            f"there now: {force_anew(sealed, path)}), or this is the sidecar of another file (then "
+            "put its own in its place)"
         )
 
 

@@ -56,12 +56,26 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def force_anew(sealed: Sealed, path: Path) -> str:
+    """The command that seals a file as it is now, in place of its seal.
+
+    >>> force_anew(Sealed(None, None, Path("seals/a.parimend")), Path("a b.bin"))  # type: ignore
+    "parimend protect 'a b.bin' -o seals/a.parimend --force"
+    """
+    is_beside = sealed.path is None or sealed.path.parent == path.parent
+    where = "" if is_beside else f" -o {command_word(sealed.path)}"
+    return f"parimend protect {command_word(path)}{where} --force"
+
+
 Save = Callable[[Seal], Path]
 """Writes the seal of a file, and returns where to."""
 
 
 class Seals(ABC):
     """Where the sidecars of files are."""
+
+    option: str = ""
+    """What commands are told of it, with a space before."""
 
     @abstractmethod
     def find(self, file: BinaryIO, path: Path) -> Sealed:
