@@ -63,7 +63,9 @@ def test_seals_elsewhere(folder, run, tmp_path):
     moved = folder.rename(tmp_path / "moved")
     assert run("check", moved, "--seal-dir", seals)[0] == 0
     hurt(moved / NAMES[1])
-    assert run("check", moved, "--seal-dir", seals)[0] == 1
+    code, out, _ = run("check", moved, "--seal-dir", seals)
+    mend = f"parimend repair {moved / NAMES[1]} --in-place --seal-dir {seals}"
+    assert (code, mend in out) == (1, True)
     assert run("inspect", moved, "--seal-dir", seals)[0] == 0
     assert run("repair", moved, "--in-place", "--seal-dir", seals)[0] == 0
     assert run("check", moved, "--seal-dir", seals)[0] == 0
@@ -78,6 +80,10 @@ def test_seals_elsewhere(folder, run, tmp_path):
     code, out, _ = run("check", moved, "--seal-dir", seals, "--json")
     verdicts = [file["verdict"] for file in json.loads(out)["files"]]
     assert (code, verdicts) == (1, ["unknown", "clean", "clean"])
+    stranger = moved / "vae" / "model.safetensors"
+    stranger.write_bytes((moved / NAMES[1]).read_bytes())
+    code, out, _ = run("check", stranger, "--seal-dir", tmp_path / "one.parimend")
+    assert (code, out) == (2, "")
     code, _, err = run("check", moved, "--seal-dir", tmp_path / "nothing")
     assert (code, "there is no such folder of seals" in err) == (2, True)
 

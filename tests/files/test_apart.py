@@ -129,6 +129,16 @@ def test_two_seals_for_one_file(tmp_path, seals, rng, change):
     assert check_file(path, seal_dir=before).ok == (change != "damaged")
 
 
+def test_seals_inside_the_folder_are_not_taken_for_those_of_lost_files(tmp_path, rng):
+    save(tmp_path / "model.safetensors", rng)
+    save(tmp_path / "unet" / "model.safetensors", rng)
+    protect_file(tmp_path, 2, seal_dir=tmp_path / "seals")
+    assert check_file(tmp_path, seal_dir=tmp_path / "seals").verdict is Verdict.CLEAN
+    assert len(check_file(tmp_path, seal_dir=tmp_path / "seals").files) == 2
+    with pytest.raises(SealError, match="none of its 2 files has a seal"):
+        check_file(tmp_path)
+
+
 def test_one_seal_in_its_place(tmp_path, rng):
     path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     save(path, rng)

@@ -218,7 +218,10 @@ def test_a_link_that_leads_nowhere(pipeline):
     lost.unlink()
     lost.symlink_to("../../blobs/gone")
     [file] = [file for file in check_file(folder).files if not file.ok]
-    assert file.problem == "missing: it is a link to ../../blobs/gone, which is not there"
+    assert (
+        file.problem
+        == "missing: it is a link to ../../blobs/gone, which is not there; fetch it again"
+    )
     made = protect_all(folder, errors=2)
     assert made.problems == {str(lost): "it is a link to ../../blobs/gone, which is not there"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parimend.cli.contract import Status
@@ -25,7 +26,7 @@ def show(
         report: what was found.
         as_json: print JSON; it always lists every wrong element.
         listed: list every wrong element in a table too.
-        seal_dir: where the seals were found, if that was said.
+        seal_dir: where the seals are, if not beside the files.
 
     Returns:
         The exit status.

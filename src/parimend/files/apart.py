@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,16 +22,25 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError
-from parimend.files.seals import SUFFIX, Beside, Save, Sealed, Seals, find_inside, load_sidecar
+from parimend.files.seals import (
+    DIGESTED,
+    SUFFIX,
+    Beside,
+    Save,
+    Sealed,
+    Seals,
+    find_inside,
+    load_sidecar,
+)
 from parimend.files.targets import PLACE
 from parimend.files.walking import walk
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
+from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 
 _LONGEST = 255  # bytes of a file's name
-_NAMED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 
 
 def seals_in(seal_dir: PathLike | None) -> Seals:
@@ -65,10 +73,16 @@ class Apart(Seals):
         self.where = where
         self._proven = proven
         self.is_one = not where.is_dir()
+        self.option = f" --seal-dir {command_word(where)}"
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes need: seals are read where they are used."""
-        return {"where": self.where, "_proven": self._proven, "is_one": self.is_one}
+        return {
+            "where": self.where,
+            "_proven": self._proven,
+            "is_one": self.is_one,
+            "option": self.option,
+        }
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
@@ -142,7 +156,7 @@ class Apart(Seals):
             lost = f" ({', '.join(self._lost)} there cannot be read)" if self._lost else ""
             raise SealError(
                 f"{path} is not protected: no seal in {self.where} is of its content{lost} "
-                f"(parimend protect {path} --seal-dir {self.where} makes one)"
+                f"(parimend protect {command_word(path)}{self.option} makes one)"
             ) from None
 
     @cached_property
@@ -181,7 +195,7 @@ def _name(sealed: Sealed) -> str:
     """The name that the file of a seal had."""
     assert sealed.path is not None
     stem = sealed.path.name.removesuffix(SUFFIX)
-    match = _NAMED.fullmatch(stem)
+    match = DIGESTED.fullmatch(stem)
     return match[1] if match else stem
 
 
@@ -230,7 +244,7 @@ def _is_equal(one: Sealed, other: Sealed) -> bool:
 def _key(seal: Seal) -> str:
     """By which a seal is named: its content, and the place of its file among the others."""
     place = str(seal.notes.get(PLACE, ""))
-    return hashlib.sha256(_content(seal) + place.encode()).hexdigest()
+    return hashlib.sha256(_content(seal) + place.encode(errors="surrogatepass")).hexdigest()
 
 
 def _content(seal: Seal) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from parimend import kernels
@@ -136,5 +137,6 @@ def quickest(groups: Sequence[Members]) -> Find:
 def outcomes(members: Members) -> tuple[FileOutcome, ...]:
     """What was found in each member, and why others could not be looked at."""
     found, problems = members.outcome()
+    found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
     found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
     return tuple(found[path] for path in sorted(found, key=index_first))

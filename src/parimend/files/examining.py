@@ -14,11 +14,10 @@ from typing import BinaryIO
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damage_in
-from parimend.files.seals import Sealed
+from parimend.files.seals import Sealed, force_anew
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
-from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
@@ -83,8 +82,8 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path
     return (
         f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
         "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
-        f"now: parimend protect {command_word(path)} --force; if nobody did, it is damaged beyond "
-        "repair: fetch it again"
+        f"now: {force_anew(sealed, path)}; if nobody did, it is damaged beyond repair: fetch it "
+        "again"
     )
 
 
@@ -103,8 +102,8 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
         raise MismatchError(
             f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
             "other contents: it was probably saved anew after it was protected (then seal what is "
-            f"there now: parimend protect {command_word(path)} --force), or this is the sidecar of "
-            "another file (then put its own beside it)"
+            f"there now: {force_anew(sealed, path)}), or this is the sidecar of another file (then "
+            "put its own in its place)"
         )
 
 

@@ -138,7 +138,7 @@ class Members:
             for error in self._failed.values():
                 if isinstance(error.__cause__, FormatError):  # it is damaged
                     raise SealError(f"{none}, and {error}")
-            raise SealError(f"{none} (parimend protect {command_word(self.path)} makes them)")
+            raise SealError(f"{none} ({self._protect} makes them)")
         problems = {path: self._problem(error, path) for path, error in self._failed.items()}
         return _in_order(self._found), _in_order(problems)
 
@@ -172,15 +172,19 @@ class Members:
                 "it again"
             )
         if gone := missing(path):
-            return f"missing: {gone}"
+            return f"missing: {gone}; fetch it again"
         if isinstance(error, OSError):
             return f"cannot be looked at: {error.strerror or error}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
             return (
-                "added: it has no seal, and was not protected together with the others (parimend "
-                f"protect {command_word(self.path)} takes it up)"
+                "added: it has no seal, and was not protected together with the others "
+                f"({self._protect} takes it up)"
             )
         return str(error)
+
+    @property
+    def _protect(self) -> str:
+        return f"parimend protect {command_word(self.path)}{self.seals.option}"
 
     def _add(self, names: Collection[str]) -> None:
         new = sorted({*names} - self._known, key=lambda name: (not is_index(Path(name)), name))

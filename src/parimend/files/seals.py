@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +25,8 @@ from parimend.showing import command_word
 
 SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
+DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
+"""How a sidecar in a folder of seals is called, without `SUFFIX`."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,26 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def force_anew(sealed: Sealed, path: Path) -> str:
+    """The command that seals a file as it is now, in place of its seal.
+
+    >>> force_anew(Sealed(None, None, Path("seals/a.parimend")), Path("a b.bin"))  # type: ignore
+    "parimend protect 'a b.bin' -o seals/a.parimend --force"
+    """
+    is_beside = sealed.path is None or sealed.path.parent == path.parent
+    where = "" if is_beside else f" -o {command_word(sealed.path)}"
+    return f"parimend protect {command_word(path)}{where} --force"
+
+
 Save = Callable[[Seal], Path]
 """Writes the seal of a file, and returns where to."""
 
 
 class Seals(ABC):
     """Where the sidecars of files are."""
+
+    option: str = ""
+    """What commands are told of it, with a space before."""
 
     @abstractmethod
     def find(self, file: BinaryIO, path: Path) -> Sealed:
@@ -121,7 +138,11 @@ class Beside(Seals):
     def names(self, folder: Path) -> list[str]:
         sides = [name for name in walk(folder) if Path(name).suffix == SUFFIX]
         named = [(name.removesuffix(SUFFIX), folder / name) for name in sides]
-        return [of for of, side in named if (folder / of).exists() or is_of_file(side)]
+        return [
+            of
+            for of, side in named
+            if (folder / of).exists() or (is_of_file(side) and not DIGESTED.fullmatch(of))
+        ]
 
     @contextmanager
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
