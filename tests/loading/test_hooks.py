@@ -102,7 +102,7 @@ class Distributed:
 
     def save(self, folder):
         dcp.save(torch.nn.Linear(60, 70).state_dict(), checkpoint_id=folder)
-        for file in folder.glob("*.distcp"):
+        for file in folder.iterdir():
             pm.protect_file(file, errors=20)
         return folder, next(folder.glob("*.distcp"))
 
@@ -286,6 +286,17 @@ def test_an_error_of_the_loader_is_its_own(hook):
 
     with pytest.raises(KeyError):
         fail()
+
+
+def test_the_hidden_file_of_a_distributed_checkpoint(tmp_path, rng):
+    path, _ = Distributed().save(tmp_path / "checkpoint")
+    before = Distributed().load(path)
+    hidden = path / ".metadata"
+    spoil(hidden, rng, count=5)
+    with pytest.raises(DamageError, match=r"\.metadata is damaged"):
+        pm.verify(hidden)
+    with pm.verified(path) as place, pm.verified(hidden, "repair"):
+        assert same(Distributed().load(place), before)
 
 
 def test_bad_arguments(tmp_path):
