@@ -26,6 +26,8 @@ from parimend.seal import Seal
 from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
 from parimend.words.layout import bytes_in
 
+_FORCED = "or use --force (in Python: force=True)"
+
 
 @dataclass(frozen=True, repr=False)
 class Protection(Record):
@@ -121,7 +123,7 @@ def prepare(
     with open_regular(path) as file:
         layout = _with_room(file, path)
     if layout.format.seal_in(layout) is not None and not task.force:
-        raise MismatchError(f"{path} has a seal already: check it, or use force to replace it")
+        raise MismatchError(f"{path} has a seal already: check it, {_FORCED} to replace it")
     return partial(_inside, task, path, out, names)
 
 
@@ -154,7 +156,7 @@ def _is_sealed(task: Task, path: Path) -> bool:
     if seals.is_one and seals.where.exists():
         raise MismatchError(
             f"{seals.where} is there already, and is not the seal of {path}: choose another place, "
-            "or use force"
+            f"{_FORCED}"
         )
     return False
 
@@ -188,8 +190,8 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
         side = task.seals.place(path, None)
         by = f", by {side.name}" if side else ""
         return MismatchError(
-            f"{path} is protected already{by}{reason}: check it, or use force to protect what is "
-            "there now"
+            f"{path} is protected already{by}{reason}: check it, {_FORCED} to protect "
+            "what is there now"
         )
 
     try:
@@ -339,7 +341,7 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
     stale = sidecar_of(out)
     if stale.exists() and not force:
         raise MismatchError(
-            f"{stale} belongs to another file that would be replaced: remove both, or use force"
+            f"{stale} belongs to another file that would be replaced: remove both, {_FORCED}"
         )
 
 
