@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 import parimend as pm
 from parimend.datasets import digits
-from parimend.planner import Map, draw_map, map_of
+from parimend.planner import Map, map_of
+from parimend.report import map_sheets, write_picture
 
 INTRODUCTION = """# Maps
 
@@ -105,7 +106,7 @@ def main() -> None:
     for name, (source, metric) in sources.items():
         found = map_of(source, name=name, metric=metric, service=pm.Service("leo", 1 / 24))
         picture = f"map-{name.lower().replace(' ', '-')}.svg"
-        draw_map(found, args.out / picture)
+        write_picture(map_sheets(found)[0], args.out / picture, f"{name}, {found.where}")
         shown = table(found)
         if isinstance(source, Path):
             shown = shown.replace(str(source), source.name)

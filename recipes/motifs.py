@@ -18,6 +18,7 @@ Trained networks and measurements are kept in OUT (`models/`, `runs.jsonl`): an 
 goes on where it was, and more seeds are added to what is there. OUT/summary.md has the paired
 differences with 95 % intervals (Student's t over the seeds); one star where the interval excludes
 zero, two where it does so with Bonferroni's correction for all intervals of the table.
+OUT/atlas.html is a page with the same rows and filters, OUT/atlas.csv the numbers in full.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from parimend.datasets import DataSet
 from parimend.dtypes import of_torch
 from parimend.experiment import Faults
 from parimend.faults import Words
+from parimend.report import Chart, Column, Interval, Known, Sheet, write_csv, write_page
+from parimend.report.sheet import Value
 from parimend.upsets import Upset
 from parimend.words.bits import byte_view
 
@@ -320,6 +323,33 @@ def summary(chosen: list[Pair], records: dict[tuple[Net, int], dict[str, Any]], 
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def sheet(chosen: list[Pair], records: dict[tuple[Net, int], dict[str, Any]], seeds: int) -> Sheet:
+    """The rows of `summary`, for a page."""
+    titles = ["gain, ratio" if name == "gain" else name for name in MEASURES]
+    columns = [Column("motif", choice=True), Column("pair", note="b is compared with a.")]
+    for name, title in zip(MEASURES, titles, strict=True):
+        unit, neutral = ("", 1.0) if name == "gain" else ("points", 0.0)
+        columns.append(Column(f"{name} of a", known=Known.MEASURED))
+        columns.append(Column(title, unit, Known.MEASURED, log=name == "gain", neutral=neutral))
+    rows = []
+    for pair in chosen:
+        row: list[Value] = [pair.motif, pair.name]
+        for measure in MEASURES:
+            a, b = (
+                [records[net, seed][measure] for seed in range(seeds)] for net in (pair.a, pair.b)
+            )
+            found = difference(measure, a, b, intervals=1)
+            row += [float(np.mean(a)), Interval(found.value, found.low, found.high)]
+        rows.append(tuple(row))
+    about = (
+        "Pairs of networks that differ in one thing: how b differs from a, paired over the seeds; "
+        "gains by their ratio. A star marks an interval that leaves out no difference."
+    )
+    shown = [title for title in titles if title != "accuracy"] + ["accuracy"]
+    chart = Chart(("pair",), tuple(shown), ("motif",), lying=True)
+    return Sheet("atlas", about, tuple(columns), rows, chart)
+
+
 def _cell(measure: str, a: list[float], b: list[float], pairs: int) -> str:
     found = difference(measure, a, b, intervals=pairs * len(MEASURES))
     if measure == "gain":
@@ -368,6 +398,9 @@ def main() -> None:
             records[net, seed] = done[name]
     text = summary(chosen, records, args.seeds)
     (out / "summary.md").write_text(text)
+    rows = [sheet(chosen, records, args.seeds)]
+    write_page(rows, out / "atlas.html", f"The atlas of motifs: {args.data}, {args.seeds} seeds")
+    write_csv(rows, out / "atlas.csv")
     print(text, end="")
 
 

@@ -31,6 +31,8 @@ LOADS_NO_TORCH = (
     "formats",
     "seal",
     "files",
+    "loading",
+    "fingerprints",
     "experiment",
     "cli",
 )

@@ -163,9 +163,38 @@ def test_motifs_go_on_where_they_were(recipe, tmp_path, capsys):
     summary = (tmp_path / "summary.md").read_text()
     assert "| bounds | none -> weights clipped | 8,314 -> 8,314 |" in summary
     assert len(summary.splitlines()) == 6
+    rows = (tmp_path / "atlas.csv").read_text().splitlines()
+    assert len(rows) == len(summary.splitlines()) - 1
+    assert rows[0].startswith('motif,pair,accuracy of a,"accuracy, points"')
+    assert (tmp_path / "atlas.html").read_text().startswith("<!doctype html>")
     with pytest.raises(SystemExit):
         recipe("motifs", *options[:4], "--pairs", "colour")
     assert "take some of activation, bounds" in capsys.readouterr().err
+
+
+def test_the_picture_of_the_readme(recipe, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    from parimend.demo import Network
+
+    monkeypatch.syspath_prepend(str(RECIPES))
+    module = import_module("picture")
+    monkeypatch.setattr(module, "COUNTS", (1, 400))
+    torch.manual_seed(0)
+    save_file(Network(64).state_dict(), tmp_path / "network.safetensors")  # as if it were trained
+    options = ("--out", tmp_path, "--trials", 2, "--picture", tmp_path / "it.svg")
+    recipe("picture", *options)
+    sheet = module.pictured(module.measured("digits", None, tmp_path, 2, 1))
+    places = zip(*map(sheet.values, ("protection", "flipped bits")), strict=True)
+    shares = [cell.value for cell in sheet.values("bit for bit as before")]
+    found = dict(zip(places, shares, strict=True))
+    assert found["Parimend for 210 words, 2.51 kB", 1] == 100.0
+    assert found["Parimend for 210 words, 2.51 kB", 400] == 0.0
+    assert found["Parimend for 1,000 words, 9.96 kB", 400] == 100.0
+    assert found["unprotected", 1] == 0.0
+    text = (tmp_path / "it.svg").read_text()
+    assert "bit for bit as before, %" in text
+    assert "SECDED (72,64), 19.2 kB" in text
 
 
 def test_pairs_of_motifs_are_of_equal_size(monkeypatch):

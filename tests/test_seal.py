@@ -97,7 +97,7 @@ def reworded(change, carrier="sidecar"):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.update(version=2), "version"),
+        (lambda text: text.update(version=3), "version"),
         (lambda text: text.pop("words"), "words"),
         (lambda text: text["words"][0]["code"].update(family="runes"), "unknown code family"),
         (lambda text: text["words"][0]["code"].update(bands=99), "bands"),

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
     from parimend.files import Protection, check_file, protect_file, repair_file
+    from parimend.fingerprints import Fingerprint, fingerprint
     from parimend.guards import Guards, Policy, guard_
-    from parimend.hub import load_file, save_file, verify
+    from parimend.loading import (
+        Receipt,
+        load_file,
+        load_folder,
+        receipt,
+        save_file,
+        verified,
+        verify,
+    )
     from parimend.model import check, protect_, refresh, repair_
     from parimend.outcomes import Change, Report, Verdict
     from parimend.planner import Plan, plan
@@ -35,6 +44,7 @@ _HOMES = {
     "Environment": "risk",
     "Event": "events",
     "Events": "risk",
+    "Fingerprint": "fingerprints",
     "Guards": "guards",
     "Healing": "training.healing",
     "LowBits": "carriers",
@@ -44,6 +54,7 @@ _HOMES = {
     "Policy": "guards",
     "Protection": "files",
     "Real": "carriers",
+    "Receipt": "loading",
     "Report": "outcomes",
     "Scrubber": "scrub",
     "Seal": "seal",
@@ -54,17 +65,21 @@ _HOMES = {
     "check": "model",
     "check_file": "files",
     "constrain_": "training.constraint",
+    "fingerprint": "fingerprints",
     "guard_": "guards",
     "heal_": "training.healing",
-    "load_file": "hub",
+    "load_file": "loading",
+    "load_folder": "loading",
     "plan": "planner",
     "protect_": "model",
     "protect_file": "files",
+    "receipt": "loading",
     "refresh": "model",
     "repair_": "model",
     "repair_file": "files",
-    "save_file": "hub",
-    "verify": "hub",
+    "save_file": "loading",
+    "verified": "loading",
+    "verify": "loading",
 }
 _ROOMS = ("campaign", "propagation")
 """Rooms that are used by their names, such as ``pm.propagation.trace``."""
@@ -77,6 +92,7 @@ __all__ = [
     "Environment",
     "Event",
     "Events",
+    "Fingerprint",
     "Guards",
     "Healing",
     "LowBits",
@@ -86,6 +102,7 @@ __all__ = [
     "Policy",
     "Protection",
     "Real",
+    "Receipt",
     "Report",
     "Scrubber",
     "Seal",
@@ -97,17 +114,21 @@ __all__ = [
     "check",
     "check_file",
     "constrain_",
+    "fingerprint",
     "guard_",
     "heal_",
     "load_file",
+    "load_folder",
     "plan",
     "propagation",
     "protect_",
     "protect_file",
+    "receipt",
     "refresh",
     "repair_",
     "repair_file",
     "save_file",
+    "verified",
     "verify",
 ]
 

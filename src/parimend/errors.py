@@ -99,3 +99,7 @@ class StaleFaultError(FaultError):
 
 class FaultFileError(FaultError):
     """A stored list of faults is damaged, truncated or of another format."""
+
+
+class SourceError(ParimendError, RuntimeError):
+    """Another copy, which a file was to be repaired from, cannot be read or is of another file."""

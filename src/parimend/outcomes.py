@@ -202,7 +202,8 @@ class WordOutcome(Record):
             return f"uncorrectable: {self.reason}"
         if (done := _REPAIRED.get(self.verdict)) is None:
             return ""
-        count = len(self.changes)
+        if not (count := len(self.changes)):
+            return f"damaged blocks, {done}"
         return f"{count} wrong element{'s' * (count != 1)}, {done}"
 
     @property
@@ -238,6 +239,9 @@ class FileOutcome(Record):
         missing: bytes that are missing at the end.
         surplus: bytes that follow the end.
         written: path of the repaired file; empty if none was written.
+        ranges: the bytes of the blocks that are damaged beyond the budget, as pairs of the first
+            one and the one after the last; what there is to be fetched from another copy.
+        fetched: bytes that were fetched from other copies.
         problem: what is the matter with the file as a whole, in words: why it could not be looked
             at, or that it is probably another file by now; empty if there is nothing to say.
     """
@@ -256,6 +260,8 @@ class FileOutcome(Record):
     missing: int = 0
     surplus: int = 0
     written: str = ""
+    ranges: Sequence[tuple[int, int]] = ()
+    fetched: int = 0
     problem: str = ""
 
     @property
@@ -295,9 +301,22 @@ class FileOutcome(Record):
             if word.finding:
                 name = f"{word.name}: " if len(self.words) > 1 else ""
                 found.append(name + word.finding)
+        found += self._of_other_copies
         if self.problem:
             found.append(self.problem)
         return tuple(found)
+
+    @property
+    def _of_other_copies(self) -> list[str]:
+        """What has to come from other copies, and what came."""
+        found = []
+        if self.ranges:
+            size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
+            ranges = f"{count:,} ranges" if count > 1 else "one range"
+            found.append(f"{size:,} bytes in {ranges} can only come from another copy")
+        if self.fetched:
+            found.append(f"{self.fetched:,} bytes fetched from another copy")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""

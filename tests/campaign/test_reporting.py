@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tomllib
 
 import numpy as np
@@ -76,6 +77,8 @@ def test_a_line_counts_the_trials_with_intervals(campaign):
     assert found["sidecar", "one"].outcomes["repaired"].share == 1.0
     assert found["sidecar", "one"].nbytes > 0
     assert found["sidecar", "one"].change == 0.0
+    assert (found["sidecar", "one"].guaranteed, found["none", "one"].guaranteed) == (3, 0)
+    assert {line.where.name for line in found.values()} == {"all"}
 
 
 def test_scores_are_those_of_the_trials(campaign):
@@ -146,6 +149,17 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     assert (none.trials, none.event.method) == (240, "sequence")
     assert 0.0 < none.event.share < 0.4
     assert none.event.low <= none.event.share <= none.event.high
+    whole, *parts = lines(tmp_path, strata=True)[:4]
+    assert whole.as_dict() == none.as_dict()
+    assert [part.where.bits for part in parts] == [(0, 22), (23, 30), (31, 31)]
+    assert sum(part.trials for part in parts) == none.trials
+    assert sum(part.where.weight * part.event.share for part in parts) == pytest.approx(
+        none.event.share
+    )
+    assert all(part.event.low <= part.event.share <= part.event.high for part in parts)
+    assert {part.event.method for part in parts} == {"sequence"}
+    score = sum(part.where.weight * part.score.share for part in parts)
+    assert score == pytest.approx(none.score.share)
     assert sidecar.event.share == 0.0
     assert sidecar.event.upper == sidecar.event.high
     assert [each.as_dict() for each in lines(tmp_path, tmp_path)] == [
@@ -217,6 +231,17 @@ def test_commands_give_one_json_object(command, campaign):
     assert json.loads(text)["finished"] is True
     _, text, _ = command("campaign", "compare", campaign, campaign, "--json")
     assert len(json.loads(text)["comparisons"]) == 4
+
+
+def test_campaigns_of_before_have_no_guarantees(campaign, tmp_path):
+    """A folder that was written before facts had them is read, and says that nothing is proven."""
+    shutil.copytree(campaign, tmp_path / "old")
+    head = tmp_path / "old" / "campaign.json"
+    known = json.loads(head.read_text())
+    for fact in known["prepared"]["facts"]:
+        assert fact.pop("guaranteed") in (0, 3)
+    head.write_text(json.dumps(known))
+    assert {line.guaranteed for line in lines(tmp_path / "old")} == {0}
 
 
 def test_commands_end_in_one_sentence(command, tmp_path, campaign):

@@ -14,6 +14,7 @@ from benchmarks.guarantees import Misleading
 from parimend.codes import Sparse
 from parimend.decoders import certificate as proving
 from parimend.errors import SpecError
+from parimend.kernels import stopping_numba
 
 N = 5120
 
@@ -224,7 +225,7 @@ class TestRefusals:
 
     def test_the_last_of_the_seeds_says_why(self, monkeypatch):
         proving.certified.cache_clear()
-        monkeypatch.setattr(proving, "closest_pair", lambda *_: (5, 7, 11))
+        monkeypatch.setattr(stopping_numba, "closest_pair", lambda *_: (5, 7, 11))
         with pytest.raises(SpecError, match=r"w: .*columns 7 and 11 .* Seeds 4 to 11 were tried"):
             pm.protect_({"w": torch.linspace(-1, 1, N)}, 210, "real", seed=4, guaranteed=3)
         with pytest.raises(SpecError, match=r"Seeds (\d+) to \1 were tried"):

@@ -134,6 +134,8 @@ def test_json(model, run, tmp_path):
         "missing_bytes",
         "surplus_bytes",
         "written",
+        "ranges",
+        "fetched",
         "problem",
         "words",
     }

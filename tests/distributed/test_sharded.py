@@ -7,7 +7,17 @@ from tests.distributed import workers
 
 
 @pytest.mark.parametrize(
-    "name", ["fsdp", "resumed", "healed_in_a_step", "parallel", "carriers", "planes", "mixed"]
+    "name",
+    [
+        "fsdp",
+        "resumed",
+        "healed_in_a_step",
+        "parallel",
+        "carriers",
+        "planes",
+        "mixed",
+        "fingerprints",
+    ],
 )
 def test_two_processes(name, tmp_path):
     # A process that hangs is given up by the timeout of the process group.

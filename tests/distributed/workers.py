@@ -259,3 +259,57 @@ def mixed(rank):
     for c in (torch.randn(3), distribute_tensor(torch.randn(3, 3), mesh, [Replicate()])):
         with pytest.raises(WordError, match="c is not sharded in the same way as a"):
             pm.protect_({"a": a, "c": c}, 5)
+
+
+def fingerprints(rank):
+    """The same for models in one piece and over processes; few numbers travel."""
+    reference = pm.fingerprint(network())
+    model = network()
+    fully_shard(model)
+    sums, gathers = counted("all_reduce"), counted("all_gather_into_tensor")
+    assert pm.fingerprint(model) == reference
+    assert (sums, gathers) == ([4 * 4], [])  # four numbers of each of four tensors
+    local = model[0].weight.to_local()
+    if rank == 1:
+        with torch.no_grad():
+            local[2, 3] += 1
+    found = reference.compare(pm.fingerprint(model))
+    assert [(each.name, each.kind) for each in found.differences] == [("0.weight", "bits")]
+    assert agree(found.to_json())
+
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(2)
+    whole = {
+        "rows": torch.randn(41, 53),
+        "columns": torch.randn(41, 53).bfloat16(),
+        "odd": torch.randint(-99, 99, (7, 3, 5)).to(torch.int8),
+        "few": torch.randn(1, 70),
+        "same": torch.randn(33, 3),
+    }
+    ways = {"rows": Shard(0), "columns": Shard(1), "odd": Shard(1), "few": Shard(0)}
+    spread = {
+        name: distribute_tensor(t.clone(), mesh, [ways.get(name, Replicate())])
+        for name, t in whole.items()
+    }
+    expected = pm.fingerprint({**whole, "plain": whole["odd"]})
+    assert pm.fingerprint({**spread, "plain": whole["odd"]}) == expected
+    assert pm.fingerprint(spread, only="columns") == expected.chosen("columns")
+    if rank == 1:  # every process tells of its own replica
+        with torch.no_grad():
+            spread["same"].to_local()[5] = 0
+    names = [
+        each.name for each in pm.fingerprint(whole).compare(pm.fingerprint(spread)).differences
+    ]
+    assert names == (["same"] if rank else [])
+
+
+def counted(name):
+    """The sizes of what a collective operation is called with from now on."""
+    sizes, operation = [], getattr(dist, name)
+
+    def count(tensor, *arguments, **options):
+        sizes.append(tensor.numel())
+        return operation(tensor, *arguments, **options)
+
+    setattr(dist, name, count)
+    return sizes

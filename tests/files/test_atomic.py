@@ -261,7 +261,7 @@ def test_writers_in_turns(tmp_path):
 def killed_after(seconds, target, *arguments):
     """Run a function in a process of its own, and kill that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["parimend.files", "parimend.hub"])
+    context.set_forkserver_preload(["parimend.files", "parimend.loading"])
     worker = context.Process(target=target, args=arguments)
     worker.start()
     time.sleep(seconds)

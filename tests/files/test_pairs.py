@@ -237,9 +237,9 @@ def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatc
 
 KILL = """
 import os, sys, torch
-import parimend.hub as hub
-hub.seal_beside = lambda *arguments: os.kill(os.getpid(), 9)
-hub.save_file({"w": torch.ones(100_000)}, sys.argv[1], errors=3)
+from parimend.loading import saving
+saving.seal_beside = lambda *arguments: os.kill(os.getpid(), 9)
+saving.save_file({"w": torch.ones(100_000)}, sys.argv[1], errors=3)
 """
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.cli import main
-from parimend.errors import SpecError, WordError
-from parimend.planner import draw_map, map_of
+from parimend.errors import WordError
+from parimend.planner import map_of
 from parimend.planner.maps import Point, _marked
 
 MODEL = torch.nn.Linear(512, 10)
@@ -64,20 +64,6 @@ def test_a_point_is_dominated_if_another_is_as_good_in_everything(values):
             if q is not p and all(a <= b for a, b in zip(q.costs, p.costs, strict=True))
         ]
         assert bool(rivals) == p.dominated
-
-
-@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_pictures(tmp_path, suffix):
-    it = map_of(MODEL, budgets=[4, 210], name="a layer")
-    first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
-    draw_map(it, first)
-    draw_map(it, second)
-    assert first.stat().st_size > 2000
-    if suffix == "svg":
-        assert first.read_bytes() == second.read_bytes()
-        assert "a layer" in first.read_text()
-    with pytest.raises(SpecError, match=r"map\.gif: a picture is one of \.svg, \.png, \.pdf"):
-        draw_map(it, tmp_path / "map.gif")
 
 
 def test_the_command_that_a_point_names_makes_it(tmp_path):

@@ -98,7 +98,8 @@ def _protected(
             }
             torch.save(packed, folder / packed_name(name, setting.name))
             nbytes = protection.nbytes(kept)
-            facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds))
+            proven = protection.guaranteed(kept)
+            facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds, proven))
     return facts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -62,6 +62,8 @@ class Line(Record):
         change: of the score by protecting, without any fault.
         nbytes: that the protection keeps beside the weights.
         seconds: median of a repair.
+        guaranteed: any so many wrong words are repaired, always; 0 where nothing is proven.
+        where: what the line is of: all places, or one stratum.
     """
 
     network: str
@@ -76,6 +78,8 @@ class Line(Record):
     change: float | None
     nbytes: int
     seconds: float
+    guaranteed: int
+    where: Stratum
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,14 +127,20 @@ class _Sample:
 
     @property
     def sequential(self) -> bool:
-        return len(self.rows) > 1 or self.unit.spec.stop.width is not None
+        return len(self.unit.strata) > 1 or self.unit.spec.stop.width is not None
+
+    def within(self, stratum: Stratum) -> _Sample:
+        """The trials of one stratum, which is all that there is then."""
+        alone = replace(stratum, weight=1.0)
+        return _Sample(self.unit, self.protection, {alone: self.rows[stratum]})
 
 
-def lines(*outs: str | os.PathLike[str]) -> list[Line]:
+def lines(*outs: str | os.PathLike[str], strata: bool = False) -> list[Line]:
     """The lines of a campaign, or of several that are added up.
 
     Args:
         outs: folders of campaigns.
+        strata: a line for each stratum, after that of all places.
 
     Raises:
         FormatError, MismatchError: as `Store` does; or if campaigns do not belong together.
@@ -139,7 +149,14 @@ def lines(*outs: str | os.PathLike[str]) -> list[Line]:
     for sample in _samples(outs):
         key = (sample.unit.network, sample.protection.name, sample.unit.fault.name)
         groups.setdefault(key, []).append(sample)
-    return [_line(*key, samples) for key, samples in groups.items()]
+    found = []
+    for key, samples in groups.items():
+        found.append(_line(*key, samples, Stratum()))
+        parts = samples[0].unit.strata if strata else ()
+        for stratum in parts if len(parts) > 1 else ():
+            within = [sample.within(stratum) for sample in samples]
+            found.append(_line(*key, within, stratum))
+    return found
 
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Comparison]:
@@ -211,7 +228,9 @@ def _chosen(which: str) -> list[_Sample]:
     return [sample for sample in samples if not name or sample.protection.name == name]
 
 
-def _line(network: str, protection: str, fault: str, samples: list[_Sample]) -> Line:
+def _line(
+    network: str, protection: str, fault: str, samples: list[_Sample], where: Stratum
+) -> Line:
     first = samples[0]
     rows = [row for sample in samples for row in sample.flat]
     fact = first.fact
@@ -231,6 +250,8 @@ def _line(network: str, protection: str, fault: str, samples: list[_Sample]) -> 
         change=change,
         nbytes=fact.nbytes,
         seconds=median(time for row in rows for time in row.seconds) if rows else 0.0,
+        guaranteed=fact.guaranteed,
+        where=where,
     )
 
 

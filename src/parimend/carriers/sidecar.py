@@ -24,6 +24,8 @@ from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
 from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
+from parimend.codes.beside import Beside
+from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
 from parimend.errors import SpecError
@@ -324,7 +326,7 @@ def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedW
 
 def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
     """Seal a word in memory, read once: one thread hashes what this one sums up."""
-    total, digest = code.zeros(), hashlib.sha256()
+    sums, digest = _Sums(code, has_digests(word, code, tensors)), hashlib.sha256()
 
     def add_hash(data: list[NDArray[np.uint8]]) -> None:
         for piece in data:
@@ -337,8 +339,43 @@ def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWo
             if hashed:
                 hashed.result()
             hashed = hasher.submit(add_hash, data)
-            code.accumulate(total, joined(pieces, data), start)
-    return SealedWord(code, word, total, digest.digest())
+            sums.add(joined(pieces, data), start)
+    return SealedWord(code, word, sums.total, digest.digest(), blocks=sums.digests)
+
+
+def has_digests(word: Word, code: SumsCode, tensors: Tensors) -> bool:
+    """Whether the digests of a word's blocks are sealed: what is in files has other copies."""
+    return has_blocks(code) and not (tensors.live or word.masked)
+
+
+class _Sums:
+    """All sums of a word, added up in parts; with the digests of its blocks, if they are wanted."""
+
+    def __init__(self, code: SumsCode, with_digests: bool) -> None:
+        self._code = code
+        self._total = code.zeros()
+        self._blocks = BlockSums(code) if with_digests else None
+
+    def add(self, words: NDArray[np.uint32], start: int) -> None:
+        """Add a part of the words; see `SumsCode.accumulate`."""
+        if self._blocks is None:
+            self._code.accumulate(self._total, words, start)
+            return
+        assert isinstance(self._code, Beside)
+        self._blocks.add(words, start)
+        self._code.parts[1].accumulate(self._code.split(self._total)[1], words, start)
+
+    @property
+    def total(self) -> NDArray[np.uint64]:
+        """All sums."""
+        if self._blocks is not None:
+            self._code.few(self._total)[...] = self._blocks.total()
+        return self._total
+
+    @property
+    def digests(self) -> bytes:
+        """Those of all blocks, or nothing."""
+        return b"" if self._blocks is None else self._blocks.digests.tobytes()
 
 
 def _restore(

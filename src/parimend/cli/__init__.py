@@ -24,6 +24,7 @@ COMMANDS = (
     "check",
     "repair",
     "inspect",
+    "fingerprint",
     "plan",
     "inject",
     "propagate",

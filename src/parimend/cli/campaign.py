@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import held
-from parimend.cli.output import Json, counting, print_json, print_table, say, size
+from parimend.cli.output import Json, print_json, print_table, reaching, say, size
+from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
     from parimend.campaign import Comparison, Estimate, Line, Status
@@ -83,12 +84,24 @@ def report_(
     outs: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders of campaigns; they are added.")
     ],
+    html: Html = None,
+    picture: Picture = None,
+    csv: Csv = None,
     json: Json = False,
 ) -> None:
-    """Say what became of the trials, with intervals."""
-    from parimend.campaign import lines
+    """Say what became of the trials, with intervals.
 
+    Example: parimend campaign report results --html results.html
+    """
+    from parimend.campaign import Store, lines
+
+    files = Files(html, picture, csv)
     found = lines(*outs)
+    if files:
+        from parimend.report import campaign_sheets
+
+        title = f"Campaign {', '.join(each.name for each in outs)}"
+        files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
     if json:
         print_json("campaign report", {"lines": [each.as_dict() for each in found]})
     else:
@@ -100,15 +113,24 @@ def report_(
 def compare_(
     a: Annotated[str, typer.Argument(metavar="A", help="DIR or DIR:PROTECTION.")],
     b: Annotated[str, typer.Argument(metavar="B", help="DIR or DIR:PROTECTION.")],
+    html: Html = None,
+    picture: Picture = None,
+    csv: Csv = None,
     json: Json = False,
 ) -> None:
     """Compare two protections, trial by trial, under the same faults.
 
     Example: parimend campaign compare results:none results:sidecar
     """
-    from parimend.campaign import compare
+    from parimend.campaign import Store, compare
 
+    files = Files(html, picture, csv)
     found = compare(a, b)
+    if files:
+        from parimend.report import comparison_sheets
+
+        confidence = Store(a.partition(":")[0]).spec.stop.confidence
+        files.write(comparison_sheets(found), f"{a} against {b}", confidence)
     if json:
         print_json("campaign compare", {"comparisons": [each.as_dict() for each in found]})
     else:
@@ -166,14 +188,7 @@ def print_comparisons(found: list[Comparison]) -> None:
 
 def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:
     """Run, and show how far it is and how long the rest takes."""
-    shown = 0
-    with counting(0, "trials") as advance:
-
-        def told(done: int, known: int) -> None:
-            nonlocal shown
-            advance(done - shown, known)
-            shown = done
-
+    with reaching("trials") as told:
         try:
             ended = act(told)
         except KeyboardInterrupt:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
+
+if TYPE_CHECKING:
+    from parimend.outcomes import Report
 
 _IS = (
     "protected file; a folder, with all that is protected in it and below; or the index "
@@ -18,6 +22,24 @@ _IS = (
 Protected = Annotated[Path, typer.Argument(metavar="PATH", help="A " + _IS)]
 Listed = Annotated[
     bool, typer.Option("--list", "-l", "--verbose", help="List every wrong element.")
+]
+
+
+Ranges = Annotated[
+    bool,
+    typer.Option(
+        "--ranges",
+        help="Print only the bytes to be fetched from another copy, as curl -r takes them; of "
+        "several files a line for each, after its path.",
+    ),
+]
+Written = Annotated[
+    Path | None,
+    typer.Option(
+        "--receipt",
+        metavar="FILE",
+        help="Write down which files these are and what is found, as JSON to be signed.",
+    ),
 ]
 
 
@@ -45,6 +67,8 @@ def command(
         ),
     ] = EngineName.LOCAL,
     listed: Listed = False,
+    ranges: Ranges = False,
+    receipt: Written = None,
     json: Json = False,
 ) -> None:
     """Compare protected files with their seals. Nothing is written.
@@ -60,9 +84,44 @@ def command(
     """
     from parimend.files import check_all, known_members
 
+    if receipt and (len(paths) > 1 or engine is EngineName.RAY):
+        raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
     with reading(known, "checking") as progress:
-        report = check_all(paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value)
+        report = (
+            _with_receipt(paths[0], receipt, progress, seal_dir, workers)
+            if receipt
+            else check_all(paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value)
+        )
+    if ranges and not json:
+        raise typer.Exit(_print_ranges(report))
     raise typer.Exit(show("check", report, as_json=json, listed=listed, seal_dir=seal_dir))
+
+
+def _print_ranges(report: Report) -> int:
+    """Print what is to be fetched, for programs; the exit status."""
+    from parimend.files.blocks import ranges_text
+
+    for file in report.files:
+        if file.ranges:
+            name = f"{file.path}\t" if len(report.files) > 1 else ""
+            print(name + ranges_text(file.ranges))
+    return 0 if report.ok else 1
+
+
+def _with_receipt(
+    path: Path,
+    out: Path,
+    progress: Callable[[int], None],
+    seal_dir: Path | None,
+    workers: int | None,
+) -> Report:
+    from parimend.atomic import atomic
+    from parimend.loading import receipt
+
+    made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
+    with atomic(out) as file:
+        file.write(made.to_bytes())
+    return report

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.output import Json, counting, print_json, say
+from parimend.cli.output import Json, print_json, reaching, say
 
 
 class DataName(StrEnum):
@@ -49,14 +49,7 @@ def command(
     """
     from parimend import datasets, demo
 
-    shown = 0
-    with counting(0, "training") as advance:
-
-        def told(done: int, total: int) -> None:
-            nonlocal shown
-            advance(done - shown, total)
-            shown = done
-
+    with reaching("training") as told:
         result = demo.run(
             datasets.load(data.value, root),
             errors=errors,

@@ -120,6 +120,20 @@ def counting(total: int, what: str) -> Iterator[Callable[..., None]]:
         yield lambda count, total=None: bar.update(task, advance=count, total=total)
 
 
+@contextmanager
+def reaching(what: str) -> Iterator[Callable[[int, int], None]]:
+    """`counting` for those who tell how many are done by now, and of how many."""
+    shown = 0
+    with counting(0, what) as advance:
+
+        def told(done: int, total: int) -> None:
+            nonlocal shown
+            advance(done - shown, total)
+            shown = done
+
+        yield told
+
+
 def _is_shown() -> bool:
     """Whether there is a terminal that progress is shown on; what shows it takes long to load."""
     return sys.stderr.isatty()

@@ -19,6 +19,7 @@ from parimend.cli.protect import (
     Seed,
     Source,
 )
+from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
     from parimend.carriers import Options
@@ -97,9 +98,6 @@ Map = Annotated[
     Path | None,
     typer.Option("--map", help="Write what carriers and budgets give and take to this JSON file."),
 ]
-Picture = Annotated[
-    Path | None, typer.Option(help="Draw the map into this file (.svg, .png or .pdf).")
-]
 
 
 def command(
@@ -120,14 +118,17 @@ def command(
     fit: Fit = None,
     verify: Verify = None,
     map_: Map = None,
+    html: Html = None,
     picture: Picture = None,
+    csv: Csv = None,
     json: Json = False,
 ) -> None:
     """Say what protecting a file takes and gives. Nothing is written.
 
     guaranteed: any so many wrong words are repaired, always. bound: proven over the draw of the
     seed. measured: seen in simulations. With an environment, the plan says what it leaves, and with
-    a target it finds the smallest budget and the longest interval that meet it.
+    a target it finds the smallest budget and the longest interval that meet it. A map, or a page,
+    picture or table of it, compares carriers and budgets.
 
     Example: parimend plan model.safetensors --environment leo --target 1e-6
 
@@ -135,6 +136,7 @@ def command(
     """
     from parimend.planner import plan, simulate
 
+    files = Files(html, picture, csv)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {
@@ -150,10 +152,10 @@ def command(
         service=service,
         **options,
     )
-    if map_ is not None or picture is not None:
+    if map_ is not None or files:
         if service is not None and made.risk:
             service = replace(service, interval=made.risk.interval)
-        _map(src, map_, picture, service, options)
+        _map(src, map_, files, service, options)
     simulated = None
     if verify is not None:
         with counting(verify, "simulating") as progress:
@@ -171,20 +173,21 @@ def command(
 def _map(
     src: Path,
     out: Path | None,
-    picture: Path | None,
+    files: Files,
     service: Service | None,
     options: Options,
 ) -> None:
     """Plan all carriers and budgets, and write and draw what they give and take."""
-    from parimend.planner.drawing import draw_map
     from parimend.planner.maps import BUDGETS, CARRIERS, map_of
 
     with counting(len(BUDGETS) * len(CARRIERS), "planning") as progress:
         found = map_of(src, service=service, progress=progress, **options)
     if out is not None:
         found.save(out)
-    if picture is not None:
-        draw_map(found, picture)
+    if files:
+        from parimend.report import map_sheets
+
+        files.write(map_sheets(found), f"{found.source}, {found.where}".removesuffix(", "))
 
 
 def _service(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.output import Json, print_json, print_table
+from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
     from parimend.experiment import Faults
@@ -44,6 +45,9 @@ def command(
         list[str] | None,
         typer.Option(help="Strike only modules whose names match; may be repeated."),
     ] = None,
+    html: Html = None,
+    picture: Picture = None,
+    csv: Csv = None,
     json: Json = False,
 ) -> None:
     """Strike layer after layer of a model, and follow the errors to the answer.
@@ -59,12 +63,17 @@ def command(
     from parimend.propagation import Layer, Struck, trace
     from parimend.upsets import Upset
 
+    files = Files(html, picture, csv)
     computed = upset or ([] if weights else ["bitflip"])
     kinds: list[Upset | Faults] = [Upset(kind, count, size=size) for kind in computed]  # type: ignore[arg-type]
     kinds += [Faults(kind, count) for kind in weights or ()]
     model, inputs, *answer = _made(source, arguments or [])
     options = {"answer": answer[0]} if answer else {}
     found = trace(model, inputs, kinds, seeds=range(seeds), only=only, **options)
+    if files:
+        from parimend.report import trace_sheets
+
+        files.write(trace_sheets(found), f"How errors travel in {source}")
     if json:
         print_json("propagate", found.as_dict())
     else:

@@ -29,6 +29,16 @@ def command(
             "the rest as it is.",
         ),
     ] = False,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="OTHER",
+            help="Another copy, damaged or not: a path, a folder with files of the same names, or "
+            "an address (https://, s3://, hf://). Takes from it the blocks of 64 KiB that are "
+            "damaged beyond the budget; may be repeated.",
+        ),
+    ] = None,
     seal_dir: SealDir = None,
     listed: Listed = False,
     json: Json = False,
@@ -37,7 +47,7 @@ def command(
 
     The result is written aside, proven by SHA-256, and only then takes its place: a crash leaves
     the file as it was, or repaired. What cannot be repaired is named, and nothing is written then,
-    unless --partial is given.
+    unless --partial is given. With --from, a command that was interrupted goes on where it was.
 
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
@@ -46,5 +56,7 @@ def command(
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
     with reading(known_members(path, seal_dir), "repairing") as progress:
-        report = repair_file(path, out, progress, partial=partial, seal_dir=seal_dir)
+        report = repair_file(
+            path, out, progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
+        )
     raise typer.Exit(show("repair", report, as_json=json, listed=listed, seal_dir=seal_dir))

@@ -11,6 +11,8 @@ from parimend.cli.output import print_json, print_table, say
 from parimend.showing import command_word
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parimend.outcomes import FileOutcome, Report
 
 
@@ -41,19 +43,19 @@ def remedy(file: FileOutcome, seal_dir: Path | None = None) -> str:
     """What to do about a file, in words; a problem with it as a whole says that itself."""
     from parimend.outcomes import Verdict
 
-    repair = f"parimend repair {command_word(file.path)} --in-place"
-    if seal_dir:
-        repair += f" --seal-dir {command_word(seal_dir)}"
+    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
+    repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
     if file.problem or file.verdict.ok:
         return ""
     if file.verdict is Verdict.CORRECTABLE:
         return f"put right by: {repair}"
+    other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
     if file.can_be_improved:
         return (
-            "not all of it can be repaired: fetch it again, or put back what is proven: "
+            f"not all of it can be repaired: fetch it again{other}, or put back what is proven: "
             f"{repair} --partial"
         )
-    return "it cannot be repaired here: fetch it again"
+    return f"it cannot be repaired here: fetch it again{other}"
 
 
 def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:

@@ -245,6 +245,41 @@ class PowerSums(SumsCode):
                 raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
         return self._accumulate_there("power", sums, pieces, self.places, self.m)
 
+    def of_blocks(self, words: NDArray[np.uint32]) -> NDArray[np.uint64]:
+        """The sums of blocks of n words that follow each other, of each as a word of its own.
+
+        Args:
+            words: (k n,) uint32; n a multiple of the words in a tile, of which no more rows are
+                transformed than fit into one pass.
+
+        Returns:
+            (k, m) uint64.
+
+        Example:
+            >>> code = PowerSums(n=64, m=4)
+            >>> words = np.arange(128, dtype=np.uint32)
+            >>> [a, b] = code.of_blocks(words)
+            >>> np.array_equal(a, code.syndrome(words[:64])), np.array_equal(b, a)
+            (True, False)
+        """
+        sums = np.zeros((words.size // self.n, self.m), np.uint64)
+        loops = kernels.on("power")
+        if not loops.fuses():
+            for row, block in zip(sums, words.reshape(sums.shape[0], -1), strict=True):
+                self.accumulate(row, block)
+            return sums
+        tables = self._tables
+        words = np.require(words, requirements=["C", "A"]).view()
+        words.flags.writeable = False
+        step, shift = self._to_collect(self.n // self.tile - 1)
+        loops.add_blocks(words, *tables[:6], tables.place, step, shift, sums)
+        return sums
+
+    def _to_collect(self, last: int) -> tuple[float, float]:
+        """What `collect` moves sums of lanes and tiles by; ``last``: the last tile."""
+        g = self.generator
+        return element(pow(g, -1, PRIME)), element(pow(g, -LANES * last, PRIME))
+
     def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
         """A part of a tile as a whole one."""
         if not words.size:
@@ -255,7 +290,7 @@ class PowerSums(SumsCode):
 
     def _add_tiles(self, words: NDArray[np.uint32], first: int, sums: NDArray[np.uint64]) -> None:
         """Add whole tiles, the first of which is number ``first``."""
-        tables, g = self._tables, self.generator
+        tables = self._tables
         words = words.view()
         words.flags.writeable = False  # one compiled variant serves all
         shape, loops = (self.rows, LANES), kernels.on("power")
@@ -268,8 +303,7 @@ class PowerSums(SumsCode):
             loops.add_tiles_in_integers(words, factor, room, root, exact, turn)
             total = exact.astype(np.float64)
         last = first + words.size // self.tile - 1
-        step, shift = pow(g, -1, PRIME), pow(g, -LANES * last, PRIME)
-        loops.collect(total, tables.place, element(step), element(shift), sums)
+        loops.collect(total, tables.place, *self._to_collect(last), sums)
 
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
         positions, residues = self._damage(positions, values)

@@ -3,9 +3,10 @@
 Nothing here loads torch.
 """
 
-from parimend.files.checking import check_all, check_file, repair_file
+from parimend.files.checking import check_all, check_file
 from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
+from parimend.files.repairing import repair_file
 from parimend.files.sealing import Protection
 from parimend.files.seals import find_seal, sidecar_of
 from parimend.files.targets import left_out, targets

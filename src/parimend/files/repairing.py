@@ -1,103 +1,210 @@
-"""Writing what is known to be right in place of what is wrong."""
+"""Repairing files: what parity tells, and what has to come from another copy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import errno
+import functools
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
-from parimend.atomic import atomic, locked
-from parimend.carriers import diagnose, repair_
+from parimend.arguments import path_of
+from parimend.atomic import PathLike
+from parimend.carriers import diagnose
+from parimend.carriers.base import Find, find, proven
 from parimend.carriers.finding import Finding
-from parimend.files.opening import Opened, sidecars_of
-from parimend.files.seals import sidecar_of
-from parimend.outcomes import FileOutcome, Verdict
+from parimend.errors import SourceError, SpecError
+from parimend.files.apart import seals_in
+from parimend.files.blocks import damage_in
+from parimend.files.checking import outcomes, quickest
+from parimend.files.engines import Local
+from parimend.files.examining import is_proven, report_on, unprotected_loss
+from parimend.files.fetching import Fetched, PatchedTensors, fetching
+from parimend.files.members import Looked, Members, looked_at, visit
+from parimend.files.opening import Opened, opened
+from parimend.files.targets import is_index
+from parimend.files.writing import put_back
+from parimend.outcomes import FileOutcome, Report, Verdict
+from parimend.regular import require_place
 from parimend.seal import SealedWord
-from parimend.stores.file import FileTensors, Progress, copy_data
+from parimend.stores.base import Tensors
+from parimend.stores.file import FileTensors, Progress, silent
+
+# Why nothing can be written somewhere, whatever it is.
+_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 
 
-def put_back(
+def repair_file(
+    path: PathLike,
+    out: PathLike | None = None,
+    progress: Progress = silent,
+    *,
+    partial: bool = False,
+    seal_dir: PathLike | None = None,
+    sources: PathLike | Sequence[PathLike] = (),
+) -> Report:
+    """Put back every wrong element of a protected file, its header and its length, bit for bit.
+
+    The repaired file is written beside its place and verified before it takes it, so that a crash
+    at any moment leaves the file as it was, or repaired. Nothing is written where something cannot
+    be repaired, unless ``partial`` asks for it. A damaged sidecar is written anew.
+
+    Args:
+        path: as for `check_file`.
+        out: where to write the repaired file, protected as it was; for several files an existing
+            folder. By default repaired files take the place of the damaged ones, and clean ones are
+            not touched.
+        progress: see `check_file`.
+        partial: of a file that cannot be repaired as a whole, put back what is proven: the header
+            and the words that are `corrected` in the report. Everything else is left as it is, the
+            length too.
+        seal_dir: see `check_file`.
+        sources: other copies of the file, damaged or not, from which blocks of 64 KiB are taken
+            that are damaged beyond the budget: paths, or addresses that fsspec opens (``https://``,
+            ``s3://``, ``hf://``; extra ``remote``). A folder, or an address that ends in ``/``, is
+            where files of the same names are. The blocks lie in ``.NAME.fetched`` until the file is
+            repaired: what is interrupted goes on from there.
+
+    Raises:
+        BusyError: if another process is writing the same file.
+        SourceError: if a source that is needed cannot be read in ranges, or is of another file.
+        MismatchError: also if a file was saved anew while it was being repaired.
+        FormatError: also if ``out`` is something else than a regular file or a folder.
+        OSError: if a file cannot be read or written. Nothing was changed then.
+        SealError, MismatchError, FormatError: as `check_file` does.
+
+    Example:
+        >>> import tempfile
+        >>> from parimend import protect_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.bin")
+        ...     _ = path.write_bytes(bytes(range(256)))
+        ...     _ = protect_file(path, errors=3)
+        ...     _ = path.write_bytes(bytes(range(250)))  # the end is missing
+        ...     repair_file(path).verdict.value, path.read_bytes() == bytes(range(256))
+        ('corrected', True)
+    """
+    began = time.perf_counter()
+    members = Members(path_of(path), seals_in(seal_dir))
+    folder = None if out is None else path_of(out, "out")
+    count = len(members.first())
+    if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
+        raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
+
+    others = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    task = _Task(progress, partial, others, members, quickest([members]))
+
+    def mend(target: Path) -> Looked:
+        new = folder
+        if folder and folder.is_dir():
+            new = folder / members.name(target)
+            new.parent.mkdir(parents=True, exist_ok=True)
+        return _repair(target, new, task)
+
+    for _ in visit([members], mend, Local(1)):
+        pass
+    return Report(outcomes(members), time.perf_counter() - began)
+
+
+class _Task(NamedTuple):
+    """What is to be done with every file; see `repair_file`.
+
+    Attributes:
+        members: all of them.
+        find: says soonest that a file is clean.
+    """
+
+    progress: Progress
+    partial: bool
+    sources: Sequence[PathLike]
+    members: Members
+    find: Find
+
+
+def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
+    if out and out.exists() and out.samefile(path):
+        out = None
+    require_place(out or path)  # before the work
+    with opened(path, task.members.seals) as found:
+        tensors = FileTensors(found.file, found.sealed.layout, task.progress)
+        report, findings = _found(found, tensors, task.find)
+        lost = report.verdict is Verdict.UNCORRECTABLE
+        if lost and task.sources and not unprotected_loss(found.sealed.seal, tensors):
+            report = _repair_from(found, report, out, task)
+        else:
+            report = _put_back(found, report, findings, out, task)
+        return looked_at(report, found)
+
+
+def _repair_from(found: Opened, report: FileOutcome, out: Path | None, task: _Task) -> FileOutcome:
+    """Repair what its budget is not enough for with the blocks of other copies."""
+    layout = found.sealed.layout
+    tensors = FileTensors(found.file, layout, task.progress)
+    damage = damage_in(found.sealed.seal, layout, tensors, report)
+    if damage.unknown:
+        name = damage.unknown[0].name
+        return replace(
+            report,
+            problem=f"where {name} is damaged is not known, as the seal has no digests of its "
+            "blocks: fetch the whole file again",
+        )
+    goal, members = out or found.path, task.members
+    name = members.name(found.path) if members.is_set else ""
+    with fetching(damage.blocks, found, goal, task.sources, task.progress, name) as fetched:
+        patched = PatchedTensors(found.file, layout, task.progress, fetched)
+        better, known = _found(found, patched, functools.partial(_find_with, fetched))
+        done = _put_back(found, better, known, out, task, fetched)
+        fetched.is_done = done.ok
+    why = "; ".join(fetched.problems + fetched.notes)
+    if done.verdict is Verdict.UNCORRECTABLE and fetched.problems and not done.written:
+        raise SourceError(why)
+    problem = done.problem if done.ok else why or done.problem
+    return replace(done, fetched=fetched.size, problem=problem)
+
+
+def _find_with(fetched: Fetched, word: SealedWord, tensors: Tensors) -> Finding:
+    """`find` in a word with blocks of other copies, whose result SHA-256 has to prove."""
+    finding = find(word, tensors, erased=fetched.doubts_of(word))
+    if finding.verdict is Verdict.CLEAN and word in fetched.words:
+        return proven(Finding(Verdict.CORRECTABLE), word, tensors)
+    return finding
+
+
+def _found(
+    found: Opened, tensors: FileTensors, find: Find
+) -> tuple[FileOutcome, dict[SealedWord, Finding]]:
+    """What a check finds in a file, and in each of its words that are there."""
+    findings: dict[SealedWord, Finding] = {}
+
+    def keep(word: SealedWord, tensors: Tensors) -> Finding:
+        findings[word] = find(word, tensors)
+        return findings[word]
+
+    act = functools.partial(diagnose, find=keep)
+    return report_on(found.sealed, tensors, found.file, found.path, act), findings
+
+
+def _put_back(
     found: Opened,
     report: FileOutcome,
     findings: Mapping[SealedWord, Finding],
     out: Path | None,
-    progress: Progress,
+    task: _Task,
+    fetched: Fetched | None = None,
 ) -> FileOutcome:
-    """Put back what a check found and proved; what cannot be repaired stays as it is.
-
-    Args:
-        found: the file, of which a word shows that its seal belongs to it.
-        report: what a check found in it.
-        findings: in each of its words that are there.
-        out: where to write the result instead of replacing the file.
-        progress: see `parimend.repair_file`.
-
-    Returns:
-        The report, with what was done.
-
-    Raises:
-        MismatchError: if the file was saved anew since it was opened.
-        BusyError, OSError: if the result cannot be written. Nothing was changed then.
-    """
-    goal = out or found.path
-    place = sidecar_of(out) if out else found.side
-    words = zip(found.sealed.seal.words, report.words, strict=True)
-    wrong = [word for word, outcome in words if outcome.verdict is Verdict.CORRECTABLE]
-    if found.sealed.path is None or not (out or report.seal is not Verdict.CLEAN):
-        place = None  # nothing to write there
-    is_written = out or wrong or Verdict.CORRECTABLE in (report.header, report.frame)
-    with ExitStack() as stack:
-        # What is entered first takes its place last: a sidecar never lies beside another file.
-        if place is not None:
-            confirm = found.require_sidecar if out is None else found.require_unchanged
-            side = stack.enter_context(atomic(place, found.path, confirm=confirm))
-            side.write(found.sealed.seal.to_bytes())
-            report = replace(report, seal=_done(report.seal))
-        if is_written:
-            stale = sidecars_of(goal) if out else []
-            confirm = found.require_unchanged
-            new = stack.enter_context(atomic(goal, found.path, stale=stale, confirm=confirm))
-            known = {word: findings[word] for word in wrong}
-            report = _write(found, report, known, new, progress)
-            report = replace(report, written=str(goal))
-        elif place is not None:
-            if place == sidecar_of(goal):
-                stack.enter_context(locked(goal))
-            found.require_unchanged()
-    return report
-
-
-def _write(
-    found: Opened,
-    report: FileOutcome,
-    known: Mapping[SealedWord, Finding],
-    new: BinaryIO,
-    progress: Progress,
-) -> FileOutcome:
-    """Make the repaired copy, and read it again before it takes its place."""
-    seal, layout = found.sealed.seal, found.sealed.layout
-    before = FileTensors(found.file, layout)
-    # If it is not known where the file ends, nothing is made up, and nothing cut off.
-    size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
-    copy_data(found.file, new, layout, size)
-    copy = FileTensors(new, layout, progress)
-    done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
-    outcomes = dict(zip(seal.words, report.words, strict=True))
-    clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
-    again = diagnose(replace(seal, words=clean), copy)
-    copy.look()
-    if not (done.verdict.ok and again.verdict.ok and copy.has_header and copy.found == size):
-        raise OSError(f"{found.path}: what was written cannot be read back as it was")
-    outcomes |= zip(known, done.words, strict=True)
-    return replace(
-        report,
-        words=tuple(outcomes.values()),
-        header=_done(report.header),
-        frame=_done(report.frame),
-    )
-
-
-def _done(verdict: Verdict) -> Verdict:
-    return Verdict.CORRECTED if verdict is Verdict.CORRECTABLE else verdict
+    """`put_back`, if it is known what; nothing is put into a file that may be another one."""
+    if not is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
+        return report
+    try:
+        return put_back(found, report, findings, out, task.progress, fetched)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+        reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+        if not task.members.is_set or out:
+            raise type(error)(error.errno, reason, error.filename) from None
+        return replace(report, problem=reason)

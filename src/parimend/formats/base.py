@@ -114,9 +114,9 @@ class Format(ABC):
     """What the names of such files end in: a file that is so called must be one. May be empty."""
     strict: ClassVar[bool] = True
     """Whether such a file can be told from any other, because `parse` refuses what is none."""
-    loads: ClassVar[Literal["tensors", "torch", ""]] = ""
-    """What `parimend.load_file` makes of such a file: its tensors by name, or what ``torch.load``
-    makes of it; nothing, if it is better loaded by a library of its own."""
+    loads: ClassVar[Literal["tensors", "torch", "numpy", "gguf", "onnx", ""]] = ""
+    """What `parimend.load_file` makes of such a file: its tensors by name, or what the library of
+    that name makes of it; nothing, if it is only a part of something."""
     has_others: ClassVar[bool] = False
     """Whether other files may hold the rest of the tensors; see `others`."""
     holds_seal: ClassVar[bool] = False

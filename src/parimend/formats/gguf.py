@@ -55,6 +55,7 @@ class Gguf(Listed):
 
     name = "gguf"
     suffix = ".gguf"
+    loads = "gguf"
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         reader = Reader(file, name, 0, size)

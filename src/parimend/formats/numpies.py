@@ -46,6 +46,7 @@ class Npy(Listed):
 
     name = "npy"
     suffix = _SUFFIX
+    loads = "numpy"
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         reader = Reader(file, name, 0, size)
@@ -59,6 +60,7 @@ class Npz(Listed):
 
     name = "npz"
     suffix = ".npz"
+    loads = "numpy"
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         found = members(file, size, name)

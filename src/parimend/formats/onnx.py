@@ -96,6 +96,7 @@ class Onnx(Listed):
 
     name = "onnx"
     suffix = SUFFIX
+    loads = "onnx"
     has_others = True
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""A callback for Lightning (`lightning`, 2.4 and later).
+"""A callback and a plugin for Lightning (`lightning`, 2.4 and later).
 
 accelerate needs no callback: `parimend.constrain_` takes its optimizers as they are, and
 ``accelerator.register_for_checkpointing(constraint)`` saves and loads the constraint.
@@ -6,11 +6,18 @@ accelerate needs no callback: `parimend.constrain_` takes its optimizers as they
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from parimend.arguments import path_of, whole_number
+from parimend.files import sidecar_of
 from parimend.integrations.inside import Inside
+from parimend.loading import OnDamage, save_file, verified
+from parimend.loading.policy import require_policy
 
 
 class TrainInside(Inside, lightning.Callback):
@@ -49,3 +56,38 @@ class TrainInside(Inside, lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict or None
+
+
+class ProtectedCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are protected when they are saved, and verified when a run resumes.
+
+    A plugin of `Trainer`, for checkpoints on file systems of this machine. `ModelCheckpoint` and
+    ``ckpt_path`` use it by themselves.
+
+    Args:
+        errors: number of wrong 32-bit words that can be repaired in a checkpoint.
+        on_damage: what to do about damage on resuming; see `parimend.loading.OnDamage`.
+
+    Example:
+        >>> plugin = ProtectedCheckpoints(errors=500, on_damage="repair")
+        >>> trainer = lightning.Trainer(plugins=[plugin], logger=False)  # doctest: +SKIP
+    """
+
+    def __init__(self, errors: int, on_damage: OnDamage = "raise") -> None:
+        super().__init__()
+        require_policy(on_damage)
+        self._errors, self._on_damage = whole_number(errors), on_damage
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        place = path_of(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file(checkpoint, place, self._errors)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> Any:
+        with verified(path, self._on_damage) as place:
+            return super().load_checkpoint(place, *arguments, **options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        super().remove_checkpoint(path)
+        with suppress(FileNotFoundError):
+            sidecar_of(Path(path)).unlink()

@@ -1,12 +1,16 @@
-"""A callback for the Trainer of transformers (4.46 and later)."""
+"""Callbacks for the Trainer of transformers (4.46 and later)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from parimend.arguments import whole_number
+from parimend.files import protect_file, sidecar_of
+from parimend.files.seals import SUFFIX
 from parimend.integrations.inside import Inside
 
 
@@ -38,3 +42,30 @@ class TrainInside(Inside, TrainerCallback, ExportableState):
             "args": {"errors": self._errors, "path": path, **self._options},
             "attributes": {"saved": self.constraint and self.constraint.state_dict()},
         }
+
+
+class ProtectCheckpoints(TrainerCallback):
+    """Protects every checkpoint when it is saved: weights, optimizer, scheduler and the rest.
+
+    The Trainer loads a checkpoint before it asks its callbacks: verify it before it resumes, with
+    ``pm.verify(checkpoint, on_damage="repair")``.
+
+    Args:
+        errors: number of wrong 32-bit words that can be repaired in each file.
+
+    Example:
+        >>> callback = ProtectCheckpoints(errors=500)
+        >>> trainer = Trainer(model, arguments, callbacks=[callback])  # doctest: +SKIP
+    """
+
+    def __init__(self, errors: int) -> None:
+        self._errors = whole_number(errors)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.stat().st_size and file.suffix != SUFFIX:
+                # A checkpoint of an earlier run may have been here.
+                protect_file(file, self._errors, force=sidecar_of(file).exists())

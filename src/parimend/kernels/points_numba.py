@@ -90,3 +90,19 @@ def shifted(sums, shift):
         out[j] = residue(multiply(centered(np.float64(sums[j])), factor))
         factor = multiply(factor, shift)
     return out
+
+
+@nb.njit(cache=True, nogil=True)
+def joined(sums, step):
+    """Sums of words of which those of blocks are known, (count,) uint64.
+
+    Args:
+        sums: (blocks, count) uint64 residues: of every block as if it were the first one.
+        step: by what the points of neighbouring blocks differ.
+    """
+    out = np.zeros(sums.shape[1], np.uint64)
+    shift = 1.0
+    for b in range(sums.shape[0]):
+        out = (out + shifted(sums[b], shift)) % INTEGER_PRIME
+        shift = multiply(shift, step)
+    return out

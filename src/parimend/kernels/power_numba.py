@@ -253,6 +253,26 @@ def add_tiles_in_integers(words, factor, rows, root, total, turn):
 
 
 @nb.njit(cache=True, nogil=True)
+def add_blocks(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
+    """The sums of blocks that follow each other, each as if it were the only one.
+
+    Args:
+        words: (blocks * tiles * rows * 8,) uint32; tiles have up to 16 rows.
+        factor, quotient, root, ratio, turn, turn_ratio: see `add_tiles`.
+        place, step, shift: see `collect`.
+        sums: (blocks, 2 t) uint64, to which those of every block are added.
+    """
+    B = root.size
+    rows, total = np.empty(B * LANES), np.empty(B * LANES)
+    size = words.size // sums.shape[0]
+    for b in range(sums.shape[0]):
+        total[:] = 0.0
+        mine = words[b * size : (b + 1) * size]
+        _add_whole((mine, factor, quotient, rows, root, ratio, total, turn, turn_ratio), B)
+        collect(total.reshape(B, LANES), place, step, shift, sums[b])
+
+
+@nb.njit(cache=True, nogil=True)
 def collect(total, place, step, shift, sums):
     """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
 

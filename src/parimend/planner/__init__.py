@@ -1,6 +1,5 @@
 """Before anything is protected: what it takes, what it gives, what an environment leaves of it."""
 
-from parimend.planner.drawing import draw_map
 from parimend.planner.maps import Map, map_of
 from parimend.planner.planning import Plan, PlannedFile, plan
 from parimend.planner.simulation import Simulation, simulate
@@ -12,7 +11,6 @@ __all__ = [
     "PlannedFile",
     "Simulation",
     "Stake",
-    "draw_map",
     "map_of",
     "plan",
     "simulate",

@@ -2,7 +2,7 @@
 
 The payload, little-endian, inside `parimend.armor`::
 
-    length of the text (u32), text, checks, frame
+    length of the text (u32), text, checks, digests of blocks, frame
 
 The text is JSON with sorted keys and no spaces. Its ``tensors`` list ``[name, dtype, shape]`` of
 every protected tensor; it is missing if the frame lists them already. Its ``words`` list one object
@@ -12,8 +12,10 @@ per word: ``code`` (the spec), ``parts`` (in order: ``[i, j]``, the whole tensor
 ``sha256`` (of the bytes of all parts, in hexadecimal; bits that are not theirs are zero; empty if
 it was not taken) and ``checks``, the number of bytes that the word's sealed checks take in what
 follows the text, as `Code.pack` gives them; where there is one, ``certificate``, as
-`Certificate.facts` gives it. No bit is in two parts. Its ``blobs`` name the format of the protected
-file (`parimend.formats`) and the number of bytes of its frame; of a live model there are none.
+`Certificate.facts` gives it; and, if there are digests of its blocks (`parimend.codes.blocks`),
+``blocks``, the number of bytes that they take. No bit is in two parts. Its ``blobs`` name the
+format of the protected file (`parimend.formats`) and the number of bytes of its frame; of a live
+model there are none.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ from parimend.showing import brief, html_table
 from parimend.strict_json import finite, refuse
 from parimend.words.layout import Part, elements_in, whole
 
-VERSION = 1
+VERSION = 2
+"""Of seals with digests of blocks; those without are of version 1, as they were before."""
 CARRIERS = ("sidecar", "real", "lowbits")
 """Where redundancy may live."""
 
@@ -86,8 +89,9 @@ class Seal:
         checks = [word.code.pack(word.target) for word in self.words]
         tensors = self._tensors()
         number = {tensor.name: i for i, tensor in enumerate(tensors)}
+        blocks = [word.blocks for word in self.words]
         text = {
-            "version": VERSION,
+            "version": VERSION if any(blocks) else 1,
             "carrier": self.carrier,
             "errors": self.errors,
             "words": [
@@ -101,7 +105,7 @@ class Seal:
             text["tensors"] = [[part.name, part.dtype, list(part.shape)] for part in tensors]
         encoded = json.dumps(text, sort_keys=True, separators=(",", ":")).encode()
         tail = b"".join(self.blobs[name] for name in sorted(self.blobs))
-        return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks) + tail)
+        return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks + blocks) + tail)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, name: str = "seal") -> Seal:
@@ -232,7 +236,7 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
 def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     (length,) = struct.unpack_from("<I", payload)
     text = json.loads(bytes(payload[4 : 4 + length]), parse_constant=refuse, parse_float=finite)
-    if text["version"] != VERSION:
+    if text["version"] not in range(1, VERSION + 1):
         raise SealError(
             f"its version is {text['version']}, this parimend knows {VERSION}: install a newer one"
         )
@@ -248,6 +252,7 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     spans = text["blobs"]
     tails = {name: spans[name] for name in sorted(spans)}
     checks = [take(entry["checks"]) for entry in text["words"]]
+    blocks = [take(entry.get("blocks", 0)) for entry in text["words"]]
     blobs = {name: take(count) for name, count in tails.items()}
     if at != len(payload):
         raise SealError("it is longer than it says")
@@ -260,8 +265,8 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
         layout = _bytes_only(tensors) if _HEADER in blobs else None
     room: dict[int, int] = {}
     words = tuple(
-        word_of(entry, data, tensors, room)
-        for entry, data in zip(text["words"], checks, strict=True)
+        word_of(entry, sums, digests, tensors, room)
+        for entry, sums, digests in zip(text["words"], checks, blocks, strict=True)
     )
     _require_apart([part for word in words for part in word.parts])
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from parimend.codes import Certificate, Code, Promise, SumsCode, from_spec
+from parimend.codes.blocks import digests_size
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Proof
@@ -53,10 +54,13 @@ class SealedWord(CheckedWord):
         sha256: SHA-256 of the protected bytes, the parts one after the other; empty if nobody took
             it, or if it shall not be compared: then the sums of the code prove what the bytes are.
         certificate: of the code, if a guarantee was asked for that takes one.
+        blocks: the digests of its blocks (`parimend.codes.blocks`), if they were taken; they say
+            where it is wrong when too much is.
     """
 
     sha256: bytes
     certificate: Certificate | None = None
+    blocks: bytes = b""
 
     @property
     def proof(self) -> Proof:
@@ -87,20 +91,28 @@ class SealedWord(CheckedWord):
 
 def entry_of(word: SealedWord, number: Mapping[str, int], checks: int) -> dict[str, Any]:
     """A word as the text lists it."""
-    proof = {"certificate": word.certificate.facts} if word.certificate else {}
+    more: dict[str, Any] = {"certificate": word.certificate.facts} if word.certificate else {}
+    if word.blocks:
+        more["blocks"] = len(word.blocks)
     return {
         "code": word.code.spec(),
         "parts": _runs(word.parts, number),
         "sha256": word.sha256.hex(),
         "checks": checks,
-        **proof,
+        **more,
     }
 
 
 def word_of(
-    entry: Mapping[str, Any], data: memoryview, tensors: Sequence[Part], room: dict[int, int]
+    entry: Mapping[str, Any],
+    data: memoryview,
+    blocks: memoryview,
+    tensors: Sequence[Part],
+    room: dict[int, int],
 ) -> SealedWord:
-    """One word; ``room`` is how many bits of every tensor are in no word yet."""
+    """One word, from its checks and the digests of its blocks, if there are any; ``room`` is how
+    many bits of every tensor are in no word yet.
+    """
     parts: list[Part] = []
     for run in entry["parts"]:
         for i, part in _parts(run, tensors):
@@ -118,7 +130,9 @@ def word_of(
     target, digest = code.unpack(data), _sha256(entry)
     if not (digest or (isinstance(code, SumsCode) and code.proves)):
         raise SealError(f"one of its words has no SHA-256, which its {code.family} code needs")
-    return SealedWord(code, word, target, digest, _certificate(entry, code, word))
+    if blocks and (len(blocks) != digests_size(code) or not digest or word.masked):
+        raise SealError(f"it has {len(blocks)} bytes of digests of blocks, which do not fit a word")
+    return SealedWord(code, word, target, digest, _certificate(entry, code, word), bytes(blocks))
 
 
 def _sha256(entry: Mapping[str, Any]) -> bytes:

@@ -63,6 +63,13 @@ class Tensors(ABC):
         data = self._read_held(part)
         return masked(data, part) if part.mask else data
 
+    def share(self, part: Part) -> NDArray[np.uint8]:
+        """The bytes of a part, with zeros for elements that other processes hold.
+
+        What all processes give adds up to `read`. Not collective.
+        """
+        return self.read(part)
+
     def write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
         """Set all elements of a part that this process holds: (k, item size) bytes."""
         if part.mask:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Shards:
         first = ""
         for name, tensor in tensors.items():
             mesh = getattr(tensor, "device_mesh", None)
-            split = _split_dimensions(name, tensor) if mesh is not None else []
+            split = split_dimensions(name, tensor) if mesh is not None else []
             if not first:
                 first, self._mesh, self._split = name, mesh, split
             elif (mesh, split) != (self._mesh, self._split):
@@ -127,7 +128,7 @@ class Shards:
         return items
 
 
-def _split_dimensions(name: str, tensor: torch.Tensor) -> list[int]:
+def split_dimensions(name: str, tensor: torch.Tensor) -> list[int]:
     """The dimensions of its mesh along which a tensor is split."""
     from torch.distributed.tensor import Replicate, Shard
 
@@ -164,11 +165,14 @@ class ShardedTensors(Tensors):
     def whole(self) -> Sequence[Part]:
         return self._whole
 
-    def _read(self, part: Part) -> NDArray[np.uint8]:
+    def share(self, part: Part) -> NDArray[np.uint8]:
         size = part.itemsize
         data = np.zeros((part.count, size), np.uint8)
-        data[self.spread.held(part).elements] = self._read_held(part).reshape(-1, size)
-        return self.spread.sum(data.reshape(-1))
+        data[self.spread.held(part).elements] = self.read_held(part).reshape(-1, size)
+        return data.reshape(-1)
+
+    def _read(self, part: Part) -> NDArray[np.uint8]:
+        return self.spread.sum(self.share(replace(part, mask=0)))
 
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]

@@ -65,6 +65,10 @@ class Protection(ABC):
         """Bytes that are kept beside the weights."""
         return 0
 
+    def guaranteed(self, kept: Any) -> int:
+        """Any so many wrong words of 32 bits are repaired, always: what is proven of the rule."""
+        return 0
+
 
 def float_words(tensors: Tensors, kind: str) -> dict[str, Words]:
     """The bit patterns of float32 tensors, which share their memory.

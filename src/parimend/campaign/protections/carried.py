@@ -57,6 +57,9 @@ class _Carried(Protection):
     def nbytes(self, kept: Seal) -> int:
         return len(kept.to_bytes())
 
+    def guaranteed(self, kept: Seal) -> int:
+        return kept.promise.guaranteed
+
 
 @dataclass(frozen=True)
 class Sidecar(_Carried):

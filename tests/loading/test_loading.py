@@ -4,7 +4,6 @@ import json
 import math
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -12,7 +11,7 @@ from safetensors.torch import load_file as plain_load
 
 import parimend as pm
 from parimend.dtypes import DTYPES
-from parimend.errors import DamageError, FormatError, SealError, SpecError, WordError
+from parimend.errors import DamageError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
 from tests.files.conftest import damage, flip
 
@@ -184,12 +183,3 @@ def test_the_file_of_a_seal_fits_its_model(tmp_path):
 def test_other_formats_are_left_to_their_libraries(tmp_path, suffix):
     with pytest.raises(SpecError, match=f"promises a file of the format {suffix}"):
         pm.save_file({"w": torch.ones(3)}, tmp_path / f"model.{suffix}", errors=2)
-
-
-def test_an_array_of_numpy_is_verified_and_not_loaded(tmp_path):
-    path = tmp_path / "model.npy"
-    np.save(path, np.ones(99))
-    pm.protect_file(path, errors=2)
-    assert pm.verify(path).verdict == "clean"
-    with pytest.raises(FormatError, match="of the format npy: use verify"):
-        pm.load_file(path)

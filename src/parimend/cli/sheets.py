@@ -1,0 +1,76 @@
+"""Options of commands that write pages, pictures and CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from parimend.report import Sheet
+
+_FILES = "Files"  # together in the help
+
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a page with tables, figures and filters to this file (.html).",
+        rich_help_panel=_FILES,
+    ),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw a picture into this file (.svg, .png or .pdf).", rich_help_panel=_FILES
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the table to this file (.csv); more go beside it.", rich_help_panel=_FILES
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where sheets go; nowhere by default.
+
+    Raises:
+        SpecError: if one of them cannot be written, before anything long begins.
+    """
+
+    html: Path | None = None
+    picture: Path | None = None
+    csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self:
+            return
+        from parimend.report import require_csv, require_page, require_picture
+
+        asked = (
+            (self.html, require_page),
+            (self.picture, require_picture),
+            (self.csv, require_csv),
+        )
+        for path, require in asked:
+            if path is not None:
+                require(path)
+
+    def __bool__(self) -> bool:
+        return any(path is not None for path in (self.html, self.picture, self.csv))
+
+    def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> None:
+        """Write the files that are asked for."""
+        from parimend.report import write_csv, write_page, write_picture
+
+        if self.html is not None:
+            write_page(sheets, self.html, title, confidence=confidence)
+        if self.picture is not None:
+            write_picture(sheets[0], self.picture, title)
+        if self.csv is not None:
+            write_csv(sheets, self.csv)

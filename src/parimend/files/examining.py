@@ -1,0 +1,190 @@
+"""One file compared with its seal, and what can be said of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+from parimend.carriers.base import require_match
+from parimend.errors import FormatError, MismatchError
+from parimend.files.blocks import damage_in
+from parimend.files.seals import Sealed, force_anew
+from parimend.formats import layout_of
+from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
+from parimend.seal import Seal, SealedWord
+from parimend.stores.file import FileTensors
+from parimend.words.bits import WORD
+from parimend.words.layout import elements_in
+
+Act = Callable[[Seal, FileTensors], FileOutcome]
+_BEHIND = "it lies behind the end of the file, which cannot be made whole"
+
+
+def report_on(
+    sealed: Sealed, tensors: FileTensors, file: BinaryIO, path: Path, act: Act
+) -> FileOutcome:
+    """What ``act``, `diagnose` or `repair_`, finds in an open file."""
+    outcome = _examine(sealed.seal, tensors, act)
+    missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
+    has_end = not (missing or surplus)
+    is_ours = is_proven(outcome)
+    if not is_ours and not (has_end and tensors.has_header):
+        _refuse_another_file(sealed, file, path)
+    header = _frame(tensors.has_header, is_ours)
+    end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
+    damage = damage_in(sealed.seal, sealed.layout, tensors, outcome)
+    if end is Verdict.UNCORRECTABLE:
+        outcome = _without_tail(sealed.seal, tensors, outcome)
+    return replace(
+        outcome,
+        path=str(path),
+        elements=sum(part.count for part in sealed.layout.parts),
+        seal=Verdict.CLEAN if sealed.is_intact else Verdict.CORRECTABLE,
+        header=header,
+        frame=worst(header, end),
+        missing=missing,
+        surplus=surplus,
+        ranges=damage.ranges,
+        problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, file, path),
+    )
+
+
+def _frame(is_right: bool, is_known: bool) -> Verdict:
+    wrong = Verdict.CORRECTABLE if is_known else Verdict.UNCORRECTABLE
+    return Verdict.CLEAN if is_right else wrong
+
+
+def is_proven(outcome: FileOutcome) -> bool:
+    """Whether a word shows that the seal belongs to the file."""
+    good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
+    return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:
+    """Says so if a file was probably saved anew after it was protected, and not damaged.
+
+    Then no check holds, and the file is newer than its seal: damage does not change its time.
+    """
+    words = list(zip(sealed.seal.words, outcome.words, strict=True))
+    if not sealed.path or not words:
+        return ""
+    if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+        return ""
+    written, taken = os.fstat(file.fileno()).st_mtime, sealed.path.stat().st_mtime
+    if written <= taken:
+        return ""
+    return (
+        f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
+        "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
+        f"now: {force_anew(sealed, path)}; if nobody did, it is damaged beyond repair: fetch it "
+        "again"
+    )
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+
+
+def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
+    """A file that is whole, has other tensors and no word as sealed is another file."""
+    try:
+        layout = layout_of(file, path)
+    except FormatError:
+        return
+    can_tell = layout.format.strict and sealed.layout.format.strict
+    if sealed.path and can_tell and layout.entries != sealed.layout.entries:
+        raise MismatchError(
+            f"{sealed.path} was not made for {path}, which is a whole file with other tensors or "
+            "other contents: it was probably saved anew after it was protected (then seal what is "
+            f"there now: {force_anew(sealed, path)}), or this is the sidecar of another file (then "
+            "put its own in its place)"
+        )
+
+
+def _examine(seal: Seal, tensors: FileTensors, act: Act) -> FileOutcome:
+    """Check or repair the words that are there; those of which too much is missing are lost."""
+    require_match(seal, tensors)
+    lost = {word: reason for word in seal.words if (reason := lost_of(word, seal.errors, tensors))}
+    there = tuple(word for word in seal.words if word not in lost)
+    found = act(replace(seal, words=there), tensors)
+    outcomes = dict(zip(there, found.words, strict=True))
+    outcomes |= {
+        word: WordOutcome(
+            word.name,
+            Verdict.UNCORRECTABLE,
+            word.word.elements,
+            reason=reason,
+        )
+        for word, reason in lost.items()
+    }
+    words = tuple(outcomes[word] for word in seal.words)
+    return replace(found, words=words, covered=seal.covered)
+
+
+def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
+    """Whether more is missing at the end of the file than can be repaired."""
+    lost = any(lost_of(word, seal.errors, tensors) for word in seal.words)
+    return lost or unprotected_loss(seal, tensors) > 0
+
+
+def _without_tail(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> FileOutcome:
+    """Where a file is cut for good, what is known of words behind the cut has no place in it."""
+    words = [
+        replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
+        if found.verdict is Verdict.CORRECTABLE and any(tensors.missing(p) for p in word.parts)
+        else found
+        for word, found in zip(seal.words, outcome.words, strict=True)
+    ]
+    return replace(outcome, words=tuple(words))
+
+
+def _knows_end(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> bool:
+    """Whether a wrong length can be put right: nothing that lies before the end is unknown."""
+    if any(word.verdict is Verdict.UNCORRECTABLE for word in outcome.words):
+        return False
+    if tensors.found <= tensors.size:
+        return not unprotected_loss(seal, tensors)
+    # Bytes may have come in anywhere in tensors that are not protected.
+    last = next((part for part in reversed(tensors.whole()) if part.count), None)
+    if last is None:
+        return False
+    parts = (part for word in seal.words for part in word.parts if part.name == last.name)
+    return elements_in(parts) == last.count
+
+
+def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
+    """Bytes missing at the end of the file that belong to no word, so that nobody knows them.
+
+    Where words have some bits of an element, as many of its bytes as these bits are.
+    """
+    missing = Fraction(sum(tensors.missing(part) for part in tensors.whole()))
+    for part in (part for word in seal.words for part in word.parts):
+        missing -= Fraction(tensors.missing(part) * part.bits, 8 * part.itemsize)
+    return math.ceil(missing)
+
+
+def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
+    """Why more of a word is missing at the end of the file than can be repaired, or nothing.
+
+    Whatever a seal says of errors, every code has its limit. So the work and the memory that a file
+    takes are bounded by what is there, also if seal and header claim more.
+    """
+    budget = min(errors, word.code.most_bytes(word.word) // WORD)
+    gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
+    missing = sum(count for _, count in gone)
+    if -(-missing // WORD) <= budget:
+        return ""
+    part, count = gone[0]
+    kept = part.count - -(-count // part.itemsize)
+    where = f"{list(part.index(kept))} of " if kept else ""
+    others = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
+    return (
+        f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
+        f"{others}; {budget} words of {WORD} bytes could be repaired"
+    )

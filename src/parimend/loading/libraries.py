@@ -1,0 +1,148 @@
+"""What the library of a format makes of a file: of its verified content, in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.dtypes import named
+from parimend.errors import FormatError, SpecError, WordError
+from parimend.formats import Entry
+from parimend.loading.content import Content
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+Beside = Callable[["Path"], Content]
+"""Gives the content of a file that holds the rest of another one's tensors."""
+_PAIRS = "float4_e2m1fn_x2"  # of the 4-bit numbers of files
+
+
+def built(content: Content, device: str | torch.device, beside: Beside) -> Any:
+    """What the format's own library makes of a file.
+
+    Args:
+        content: of the file.
+        device: where tensors of torch go.
+        beside: see `Beside`.
+
+    Raises:
+        FormatError: if there is no such library, or it is not installed.
+        SpecError: if it gives nothing that could be on another device than the CPU.
+        WordError: if a tensor has a dtype that torch does not have.
+    """
+    kind = content.layout.format.loads
+    if not kind:
+        raise FormatError(
+            f"{content.path} is a file of the format {content.layout.format.name}: load the model "
+            "that names it, or use verified and load it with its own library"
+        )
+    if kind in _OF_TORCH:
+        return _OF_TORCH[kind](content, device)
+    if str(device) != "cpu":
+        raise SpecError(
+            f"{content.path} is a file of the format {content.layout.format.name}, whose library "
+            "gives nothing that lies on a device: leave device out, and move what you need"
+        )
+    return _OF_OTHERS[kind](content, beside)
+
+
+def _tensors(content: Content, device: str | torch.device) -> dict[str, torch.Tensor]:
+    return {
+        entry.name: _tensor(entry, content.data[entry.name]).to(device)
+        for entry in content.layout.entries
+    }
+
+
+def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
+    """A tensor as the safetensors library gives it; of 4-bit numbers, torch holds pairs."""
+    import torch
+
+    shape = entry.shape
+    if entry.dtype == "F4" and hasattr(torch, _PAIRS):
+        if not shape or shape[-1] % 2:
+            raise WordError(
+                f"{entry.name} is F4 {list(shape)}, of which torch can only hold pairs along the "
+                "last axis: load it with another library"
+            )
+        shape, dtype = (*shape[:-1], shape[-1] // 2), getattr(torch, _PAIRS)
+    else:
+        dtype = named(entry.dtype).torch_dtype(entry.name)
+    if not data.size:
+        return torch.empty(shape, dtype=dtype)  # torch cannot view nothing as another type
+    return torch.from_numpy(data).view(dtype).reshape(shape)
+
+
+def _torch(content: Content, device: str | torch.device) -> Any:
+    import torch
+
+    return torch.load(content.file(), map_location=device, weights_only=True)
+
+
+def _numpy(content: Content, beside: Beside) -> Any:
+    return np.load(content.file())
+
+
+def _gguf(content: Content, beside: Beside) -> Any:
+    gguf = _library("gguf", content)
+    # It maps what has a name; this file has one in this process, and is nowhere on a disk.
+    with os.fdopen(os.memfd_create(content.path.name[:200]), "w+b") as file:
+        content.layout.write(file, content.data)
+        file.flush()
+        return gguf.GGUFReader(f"/proc/self/fd/{file.fileno()}")
+
+
+def _onnx(content: Content, beside: Beside) -> Any:
+    onnx = _library("onnx", content)
+    model = onnx.load_model_from_string(content.file().read())
+    files: dict[str, memoryview] = {}
+    for tensor in _all_tensors(model, onnx.TensorProto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = onnx.external_data_helper.ExternalDataInfo(tensor)
+        if place.location not in files:
+            found = beside(content.path.parent / place.location)
+            files[place.location] = memoryview(found.file().read())
+        begin = place.offset or 0
+        end = begin + place.length if place.length else None
+        tensor.raw_data = bytes(files[place.location][begin:end])
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return model
+
+
+def _all_tensors(message: Any, kind: type) -> Iterator[Any]:
+    """The tensors in a message of protobuf, however deep in it."""
+    if isinstance(message, kind):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in value if hasattr(value, "__len__") else (value,):
+                yield from _all_tensors(each, kind)
+
+
+def _library(name: str, content: Content) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise FormatError(
+            f"{content.path} is loaded with the package {name}, which is not installed: "
+            f"pip install 'parimend[{name}]'"
+        ) from None
+
+
+_OF_TORCH: Mapping[str, Callable[[Content, str | torch.device], Any]] = MappingProxyType(
+    {"tensors": _tensors, "torch": _torch}
+)
+_OF_OTHERS: Mapping[str, Callable[[Content, Beside], Any]] = MappingProxyType(
+    {"numpy": _numpy, "gguf": _gguf, "onnx": _onnx}
+)

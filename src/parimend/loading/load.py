@@ -1,0 +1,167 @@
+"""Loading files and folders from what was verified in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parimend.arguments import path_of
+from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.engines import Local
+from parimend.files.members import Looked, Members, looked_at, visit
+from parimend.files.opening import opened
+from parimend.files.targets import SAFETENSORS, is_index, shards
+from parimend.loading.content import Content, content_of
+from parimend.loading.libraries import built
+from parimend.loading.policy import OnDamage, require_policy, tell
+from parimend.outcomes import FileOutcome
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_file(
+    path: str | os.PathLike[str],
+    on_damage: OnDamage = "raise",
+    device: str | torch.device = "cpu",
+) -> Any:
+    """Load a protected file and verify what was loaded.
+
+    It is read once; what is returned is made of the bytes that were verified, and repaired if that
+    is asked for. They are a copy in memory: nothing is mapped, so that nothing that happens to the
+    file afterwards reaches what was loaded. The file itself is not changed: `verify` does that.
+
+    Args:
+        path: a file that `save_file` or `parimend.protect_file` protected.
+        on_damage: see `OnDamage`.
+        device: where tensors of torch go.
+
+    Returns:
+        What the format's own library gives. Of safetensors files named tensors; of archives of
+        torch, and of files of no known format, what ``torch.load`` makes of them, with
+        ``weights_only=True``; of .npy and .npz files what ``numpy.load`` gives; of GGUF files a
+        ``gguf.GGUFReader``, whose quantized tensors are blocks with a name (``Q4_0``); of ONNX
+        files an ``onnx.ModelProto`` that holds all of its tensors, also those whose data are in
+        other files, which are verified, too.
+
+    Raises:
+        DamageError: if the file is damaged, or for ``repair`` beyond repair.
+        SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
+        FormatError: also if the format's library is not installed.
+        SpecError: also for a ``device`` where the library knows none.
+
+    Example:
+        >>> import tempfile, torch, parimend as pm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     pm.save_file({"w": torch.arange(5.0)}, path, errors=2)
+        ...     content = bytearray(path.read_bytes())
+        ...     content[-1] ^= 1
+        ...     _ = path.write_bytes(content)
+        ...     load_file(path, on_damage="repair")["w"]
+        tensor([0., 1., 2., 3., 4.])
+    """
+    require_policy(on_damage)
+
+    def verified_content(file: Path) -> Content:
+        with opened(file) as found:
+            content = content_of(found, on_damage)
+        if not content.is_right:
+            tell([content.outcome], on_damage)
+        return content
+
+    return built(verified_content(path_of(path)), device, verified_content)
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    on_damage: OnDamage = "raise",
+    device: str | torch.device = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Load the tensors of a protected folder and verify what was loaded; see `load_file`.
+
+    Args:
+        path: a folder; or the index of a sharded checkpoint, if there are several. Everything that
+            was protected in it is verified, tokenizers and the like as well.
+        on_damage: see `OnDamage`.
+        device: where the tensors go.
+
+    Returns:
+        Named tensors: those that the index lists; without an index all of the safetensors files, or
+        where there are none, those of the only archive of torch.
+
+    Raises:
+        DamageError: if a file is damaged, missing or cannot be looked at, or for ``repair`` beyond
+            repair. Names all of them.
+        FormatError: if there is nothing that has named tensors, or the index names a tensor that is
+            not in its shard.
+        MismatchError: if there are several indices, or archives without an index.
+        SealError, SpecError, OSError: as `parimend.check_file` does.
+
+    Example:
+        >>> import tempfile, torch, parimend as pm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pm.save_file({"w": torch.ones(2)}, Path(folder, "a.safetensors"), errors=2)
+        ...     pm.save_file({"b": torch.ones(1)}, Path(folder, "b.safetensors"), errors=2)
+        ...     sorted(load_folder(folder))
+        ['b', 'w']
+    """
+    folder = path_of(path)
+    require_policy(on_damage)
+    members = Members(folder)
+    if not (folder.is_dir() or is_index(folder)):
+        raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")
+
+    def look(file: Path) -> Looked:
+        with opened(file) as found:
+            return looked_at(content_of(found, on_damage), found)
+
+    for _ in visit([members], look, Local(1)):
+        pass
+    contents, problems = members.outcome()
+    wrong = [found.outcome for found in contents.values() if not found.is_right]
+    unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
+    tell([*wrong, *unknown], on_damage)
+    tensors: dict[str, torch.Tensor] = {}
+    for file, names in _wanted(contents, folder).items():
+        found = built(contents.pop(file), device, contents.__getitem__)
+        if not isinstance(found, Mapping):
+            raise FormatError(f"{file} holds no tensors with names: load it with load_file")
+        if missing := (names or set()) - set(found):
+            raise FormatError(f"{file} has no {min(missing)}, which the index says is in it")
+        tensors |= found if names is None else {name: found[name] for name in names}
+    return tensors
+
+
+def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str] | None]:
+    """The files to load, and the names of the tensors in each; None for all."""
+    indices = [file for file in contents if is_index(file)]
+    preferred = [file for file in indices if SAFETENSORS in file.name]
+    indices = preferred or indices
+    if len(indices) > 1:
+        names = ", ".join(file.name for file in indices)
+        raise MismatchError(f"{path} has several indices, {names}: name one of them")
+    if indices:
+        return _listed(contents, indices[0])
+    named = [file for file, found in contents.items() if found.layout.format.loads == "tensors"]
+    if not named:
+        named = [file for file, found in contents.items() if found.layout.format.name == "torch"]
+        if len(named) > 1:
+            names = ", ".join(file.name for file in named)
+            raise MismatchError(f"{path} has several archives, {names}: use load_file for each")
+    if not named:
+        raise FormatError(f"{path} has no files of named tensors: use load_file for each")
+    return dict.fromkeys(named)
+
+
+def _listed(contents: Mapping[Path, Content], index: Path) -> dict[Path, set[str] | None]:
+    """What an index lists, as far as it is there."""
+    text = contents[index].file().read()
+    names: dict[str, set[str]] = {name: set() for name in shards(text, str(index))}
+    for tensor, shard in json.loads(text)["weight_map"].items():
+        names[shard].add(tensor)
+    wanted = {index.with_name(name): tensors for name, tensors in names.items()}
+    return {file: tensors for file, tensors in wanted.items() if file in contents}

@@ -1,0 +1,42 @@
+"""What is done about damage: one vocabulary for everything that loads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from parimend.errors import DamageError, SpecError
+from parimend.outcomes import FileOutcome, Verdict
+
+OnDamage = Literal["raise", "repair", "warn"]
+"""What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
+and go on with what is there."""
+
+_STATE = {Verdict.UNKNOWN: "not known to be right"}
+
+
+def require_policy(on_damage: str) -> None:
+    """Refuse what is no policy.
+
+    Raises:
+        SpecError: if it is none.
+    """
+    if on_damage not in get_args(OnDamage):
+        raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
+
+
+def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
+    """Say what is the matter with files that are not right, all in one sentence.
+
+    Raises:
+        DamageError: unless the policy is to warn.
+    """
+    text = "; ".join(
+        f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
+        for file in files
+    )
+    if text and on_damage != "warn":
+        raise DamageError(text)
+    if text:
+        warnings.warn(text, stacklevel=3)

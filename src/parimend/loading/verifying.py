@@ -1,0 +1,197 @@
+"""Verifying files that something else is going to load."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from parimend.arguments import path_of
+from parimend.atomic import PathLike
+from parimend.errors import SpecError
+from parimend.files.checking import check_file
+from parimend.files.members import known_members
+from parimend.files.repairing import repair_file
+from parimend.files.seals import sidecar_of
+from parimend.files.targets import is_index
+from parimend.loading.policy import OnDamage, require_policy, tell
+from parimend.loading.unchanged import unchanged
+from parimend.outcomes import Report
+
+
+def verify(
+    path: PathLike, on_damage: OnDamage = "raise", *, seal_dir: PathLike | None = None
+) -> Report:
+    """Verify protected files before something else loads them.
+
+    What happens to the files between this and the loading is not seen: `verified` looks after that.
+
+    Args:
+        path: a file; the index of a sharded checkpoint; or a folder.
+        on_damage: see `OnDamage`. ``repair`` repairs the files in place.
+        seal_dir: where the seals are, see `parimend.check_file`.
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        DamageError: if a file is damaged, or for ``repair`` beyond repair; also if one of several
+            is missing, or cannot be looked at. Names all of them.
+        SealError, MismatchError, FormatError, SpecError, OSError: as `parimend.check_file` does.
+
+    Example:
+        >>> import tempfile, torch, parimend as pm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     pm.save_file({"w": torch.arange(5.0)}, path, errors=2)
+        ...     verify(path).verdict.value
+        'clean'
+    """
+    require_policy(on_damage)
+    report = _looked_at(path_of(path), on_damage, seal_dir)
+    _tell(report, on_damage)
+    return report
+
+
+@contextmanager
+def verified(
+    path: PathLike,
+    on_damage: OnDamage = "raise",
+    *,
+    copy_to: PathLike | None = None,
+    at_once: bool = False,
+    seal_dir: PathLike | None = None,
+) -> Iterator[Path]:
+    """Verify protected files for a loader of any library, which is called inside the block.
+
+    At the end of the block the files have to be the ones that were verified, and not written since:
+    so what was loaded is what was verified. What the loader mapped into memory, to be read later,
+    is read from the file then: map a private copy, or keep the file from being written.
+
+    Args:
+        path: a file; the index of a sharded checkpoint; or a folder.
+        on_damage: see `OnDamage`. ``repair`` repairs the files in place, or in the copy.
+        copy_to: a folder, such as ``/dev/shm`` for memory, in which a private copy of what is
+            protected is made, verified and given to the loader; what is not protected is linked.
+            It is removed at the end of the block; what is mapped stays. The files themselves are
+            only read: so a read-only cache is repaired, too.
+        at_once: let the loader begin at once, while other threads look at the files, which takes
+            less time where there are processors to spare. Damage is raised at the end of the block
+            then, also where the loader fails on it: put nothing but the loading into the block.
+        seal_dir: where the seals are, see `parimend.check_file`.
+
+    Yields:
+        The path to load from.
+
+    Raises:
+        MismatchError: at the end, if a file was written or replaced while it was being loaded.
+        DamageError, SealError, FormatError, OSError: as `verify` does, at the beginning.
+        SpecError: also if ``at_once`` is to go with a repair or a copy, which come before loading.
+
+    Example:
+        >>> import tempfile, torch, parimend as pm
+        >>> from safetensors.torch import load_file as load
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     pm.save_file({"w": torch.arange(5.0)}, path, errors=2)
+        ...     with verified(path) as safe:
+        ...         load(safe)["w"]
+        tensor([0., 1., 2., 3., 4.])
+    """
+    require_policy(on_damage)
+    path = path_of(path)
+    if at_once and (on_damage == "repair" or copy_to is not None):
+        raise SpecError("at_once cannot go with a repair or a copy: both come before loading")
+    if at_once:
+        way = _meanwhile(path, on_damage, seal_dir)
+    elif copy_to is None:
+        way = _before(path, on_damage, seal_dir)
+    else:
+        way = _in_copy(path, on_damage, path_of(copy_to, "copy_to"), seal_dir)
+    with way as place:
+        yield place
+
+
+@contextmanager
+def _before(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Iterator[Path]:
+    with unchanged(path, "loaded", seal_dir):
+        report = check_file(path, seal_dir=seal_dir)
+        is_done = report.ok or on_damage != "repair"
+        if is_done:
+            _tell(report, on_damage)
+            yield path
+    if not is_done:
+        verify(path, "repair", seal_dir=seal_dir)
+        # What took the place of what was damaged is looked at as it lies there now.
+        with _before(path, "raise", seal_dir):
+            yield path
+
+
+@contextmanager
+def _meanwhile(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Iterator[Path]:
+    with unchanged(path, "loaded", seal_dir), ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(check_file, path, seal_dir=seal_dir)
+        try:
+            yield path
+        finally:  # damage says why a loader failed
+            _tell(looking.result(), on_damage)
+
+
+@contextmanager
+def _in_copy(
+    path: Path, on_damage: OnDamage, place: Path, seal_dir: PathLike | None
+) -> Iterator[Path]:
+    if not place.is_dir():
+        raise SpecError(f"copy_to must be an existing folder: there is no folder {place}")
+    with TemporaryDirectory(prefix="parimend-", dir=place) as private:
+        copy = _copied(path, Path(private), seal_dir)
+        report = _looked_at(copy, on_damage, seal_dir)
+        places = (copy, path) if path.is_dir() else (copy.parent, path.parent)
+        _tell(_renamed(report, *places), on_damage)
+        yield copy
+
+
+def _looked_at(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Report:
+    report = check_file(path, seal_dir=seal_dir)
+    if on_damage == "repair" and not report.ok:
+        return repair_file(path, seal_dir=seal_dir)
+    return report
+
+
+def _tell(report: Report, on_damage: OnDamage) -> None:
+    tell([file for file in report.files if not file.ok], on_damage)
+
+
+def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:
+    """A private copy of what is protected, under the same names; in a folder, links to the rest."""
+    files = known_members(path, seal_dir)
+    own = {file.absolute() for member in files for file in (member, sidecar_of(member))}
+    is_folder = path.is_dir()
+    folder = (path if is_folder else path.parent).absolute()
+    copy = place / folder.name
+    _mirror(folder, copy, own, links=is_folder or is_index(path))
+    return copy if is_folder else copy / path.name
+
+
+def _mirror(folder: Path, copy: Path, own: set[Path], *, links: bool) -> None:
+    copy.mkdir()
+    for entry in folder.iterdir():
+        new = copy / entry.name
+        if entry in own and entry.exists():
+            shutil.copyfile(entry, new)
+        elif entry.is_dir() and any(entry in file.parents for file in own):
+            _mirror(entry, new, own, links=links)
+        elif links:
+            new.symlink_to(entry)
+
+
+def _renamed(report: Report, copy: Path, real: Path) -> Report:
+    """A report on a copy as one on what was copied."""
+    files = [
+        replace(file, path=str(real / Path(file.path).relative_to(copy))) for file in report.files
+    ]
+    return replace(report, files=tuple(files))

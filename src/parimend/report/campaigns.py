@@ -1,0 +1,176 @@
+"""Sheets of campaigns and of comparisons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parimend.campaign import Comparison, Estimate, Line, Setting, Store, lines
+from parimend.experiment import Outcome
+from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
+
+_MEANING = {
+    Outcome.MASKED: "nothing was found, and nothing is wrong.",
+    Outcome.REPAIRED: "all is as before, bit for bit.",
+    Outcome.DETECTED: "something was found wrong and not repaired.",
+    Outcome.MISCORRECTED: "a repair was claimed, and something is wrong.",
+    Outcome.SILENT: "nothing was found, and something is wrong.",
+}
+_AMOUNTS = ("rate", "count", "days")
+"""Options of a fault that say how much of it there is."""
+
+
+def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
+    """What became of the trials of a campaign, or of several that are added up.
+
+    Args:
+        outs: folders of campaigns.
+
+    Returns:
+        ``outcomes``, and with strata ``strata``: the same for each of them.
+
+    Raises:
+        FormatError, MismatchError: as `parimend.campaign.lines` does.
+    """
+    found = lines(*outs, strata=True)
+    stores = [Store(out) for out in outs]
+    faults = {fault.name: fault for store in stores for fault in store.spec.faults}
+    scored = any(line.score is not None for line in found)
+    whole = [line for line in found if line.where.name == "all"]
+    about = (
+        "Every protection met the same seeded faults. A row is what became of the trials of one "
+        "network under one protection and one kind of fault; where nothing was seen it says below "
+        "what the share is."
+    )
+    table = _Table(faults, whole, scored)
+    sheets = [Sheet("outcomes", about, table.columns(), table.rows(), table.chart())]
+    if len(whole) < len(found):
+        parts = [line for line in found if line.where.name != "all"]
+        table = _Table(faults, parts, scored, strata=True)
+        about = "The same, for the places that were struck: each stratum by itself."
+        sheets.append(Sheet("strata", about, table.columns(), table.rows(), table.chart()))
+    return sheets
+
+
+def comparison_sheets(found: Sequence[Comparison]) -> list[Sheet]:
+    """Two protections under the same faults, trial by trial.
+
+    Args:
+        found: as `parimend.campaign.compare` gives it.
+    """
+    measured = {"known": Known.MEASURED, "neutral": 0.0}
+    columns = (
+        Column("network", choice=True),
+        Column("fault", choice=True),
+        Column("a", choice=True),
+        Column("b", choice=True),
+        Column("trials"),
+        Column("only a", note="trials in which what is looked for came with a alone."),
+        Column("only b"),
+        Column(
+            "difference",
+            "points of %",
+            note="share of trials with what is looked for, a - b.",
+            **measured,  # type: ignore[arg-type]
+        ),
+        Column("p", note="that the difference is chance (McNemar's exact test)."),
+        Column("score", note="difference of the mean scores, a - b.", **measured),  # type: ignore[arg-type]
+    )
+    rows = [
+        (each.network, each.fault, each.a, each.b, each.trials, each.only_a, each.only_b)
+        + (_percent(each.difference), each.p, _interval(each.score))
+        for each in found
+    ]
+    about = (
+        "Paired differences: both protections met the same faults, trial by trial. A star marks "
+        "an interval that leaves out zero."
+    )
+    values = ("difference", *("score",) * any(each.score is not None for each in found))
+    chart = Chart(("fault",), values, ("a", "b", "network"), lying=True)
+    return [Sheet("comparison", about, columns, rows, chart)]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Columns, rows and chart of some lines."""
+
+    faults: dict[str, Setting]
+    lines: Sequence[Line]
+    scored: bool
+    strata: bool = False
+
+    @property
+    def amounts(self) -> list[str]:
+        """How the amount of every fault is said."""
+        options = [dict(self.faults[line.fault].options) for line in self.lines]
+        return [name for name in _AMOUNTS if any(name in each for each in options)]
+
+    def columns(self) -> tuple[Column, ...]:
+        where = (Column("layer", choice=True), Column("bits", choice=True)) * self.strata
+        head = ("network", "protection", "fault", "kind")
+        scores = (
+            Column("score", "", Known.MEASURED, "mean after the repair."),
+            Column("intact", "", Known.MEASURED, "score of the protected network without damage."),
+            Column("change", "", Known.MEASURED, "of the score by protecting, without damage."),
+            Column("harmed", "%", Known.MEASURED, "trials with a lower score than intact."),
+        )
+        guaranteed = "any so many wrong words of 32 bits are repaired, always."
+        return (
+            *(Column(name, choice=True) for name in head),
+            *(Column(name, choice=True, log=True) for name in self.amounts),
+            *where,
+            Column("trials"),
+            Column("guaranteed", "words", Known.PROVEN, guaranteed),
+            *(Column(each, "%", Known.MEASURED, _MEANING[each]) for each in Outcome),
+            *scores * self.scored,
+            Column("kept", "bytes", note="beside the weights."),
+            Column("repair", "ms", Known.MEASURED, "median time."),
+        )
+
+    def rows(self) -> list[tuple[Value, ...]]:
+        return [self._row(line) for line in self.lines]
+
+    def chart(self) -> Chart:
+        values = (*("score", "harmed") * self.scored, *(each.value for each in reversed(Outcome)))
+        if self.strata:
+            return Chart(
+                ("layer", "bits"), values, ("protection", "fault", "network", "bits"), lying=True
+            )
+        along = (*(name for name in self.amounts if self._spread(name)), "fault")
+        by = ("protection", *("kind",) * (along[0] != "fault"), "network")
+        panels = tuple((along[0], value) for value in ("score", "silent")) if self.scored else ()
+        return Chart(along, values, by, joined=along[0] != "fault", panels=panels)
+
+    def _spread(self, name: str) -> bool:
+        """Whether all faults have this amount, of each kind several."""
+        options = [dict(self.faults[line.fault].options) for line in self.lines]
+        return len({each.get(name) for each in options}) > 1 and all(name in x for x in options)
+
+    def _row(self, line: Line) -> tuple[Value, ...]:
+        setting = self.faults[line.fault]
+        options: dict[str, Any] = dict(setting.options)
+        low, high = line.where.bits or (None, None)
+        where = (", ".join(line.where.tensors) or "all", "all" if low is None else f"{low}-{high}")
+        scores = (_interval(line.score), line.intact, line.change, _percent(line.harmed))
+        return (
+            *(line.network, line.protection, line.fault, setting.kind),
+            *(options.get(name) for name in self.amounts),
+            *where * self.strata,
+            line.trials,
+            line.guaranteed,
+            *(_percent(line.outcomes[each.value]) for each in Outcome),
+            *scores * self.scored,
+            line.nbytes,
+            1e3 * line.seconds,
+        )
+
+
+def _interval(of: Estimate | None) -> Interval | None:
+    return None if of is None else Interval(of.share, of.low, of.high, of.upper)
+
+
+def _percent(of: Estimate | None) -> Interval | None:
+    found = _interval(of)
+    return found and found.scaled(100.0)

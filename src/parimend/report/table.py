@@ -1,0 +1,81 @@
+"""CSV files of sheets, for papers and spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from parimend.atomic import atomic
+from parimend.report.places import place
+from parimend.report.sheet import Interval, Sheet, Value
+
+_ENDS = ("low", "high", "at most")
+
+
+def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Path]:
+    """Write every sheet as a CSV file (RFC 4180, UTF-8), numbers in full.
+
+    An interval takes four columns: the number, ``low``, ``high``, and ``at most`` where nothing
+    was seen. What is not known is empty.
+
+    Args:
+        sheets: the first one goes into the file, each further one into ``NAME-SHEET.csv``.
+        path: of the file, ``.csv``.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        SpecError: for another kind of file.
+        OSError: if a file cannot be written.
+    """
+    target = require_csv(path)
+    written = []
+    for at, sheet in enumerate(sheets):
+        name = target.name if not at else f"{target.stem}-{sheet.name.replace(' ', '-')}.csv"
+        with atomic(target.with_name(name)) as file:
+            file.write(_csv(sheet).encode())
+        written.append(target.with_name(name))
+    return written
+
+
+def require_csv(path: str | os.PathLike[str]) -> Path:
+    """The path of a CSV file.
+
+    Raises:
+        SpecError: as `write_csv` does.
+    """
+    return place(path, "a table", (".csv",))
+
+
+def _csv(sheet: Sheet) -> str:
+    ranged = [
+        any(isinstance(value, Interval) for value in sheet.values(each.name))
+        for each in sheet.columns
+    ]
+    text = io.StringIO()
+    out = csv.writer(text)
+    heads = []
+    for column, has_ends in zip(sheet.columns, ranged, strict=True):
+        heads += [column.title, *(f"{column.title}, {end}" for end in _ENDS * has_ends)]
+    out.writerow(heads)
+    for row in sheet.rows:
+        cells: list[object] = []
+        for value, has_ends in zip(row, ranged, strict=True):
+            cells += _cells(value, has_ends)
+        out.writerow(cells)
+    return text.getvalue()
+
+
+def _cells(value: Value, has_ends: bool) -> list[object]:
+    if isinstance(value, Interval):
+        return [_number(each) for each in value]
+    return [_number(value), *[""] * (len(_ENDS) * has_ends)]
+
+
+def _number(value: object) -> object:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

@@ -1,0 +1,241 @@
+"""Fingerprints: compared with sums in plain integers, and with what they are for."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from samples import SAMPLES
+
+import parimend as pm
+from parimend.codes.power import PowerSums
+from parimend.errors import FormatError, SpecError, WordError
+from parimend.fingerprints import take
+from parimend.formats import layout_of
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fingerprint.json").read_text())
+
+
+def plain_sums(data):
+    """The sums of bytes, in Python's integers."""
+    code = PowerSums(n=1 << 20, m=4)
+    padded = data + bytes(-len(data) % 4)
+    sums = [0] * 4
+    for i, word in enumerate(np.frombuffer(padded, "<u4").tolist()):
+        rows, values = code.column(i)
+        for j, value in zip(rows.tolist(), values.tolist(), strict=True):
+            sums[j] = (sums[j] + word * value) % code.prime
+    return tuple(sums)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 5), (1,), (), (0, 3), (300,)])
+def test_sums(dtype, shape):
+    torch.manual_seed(0)
+    tensor = torch.randint(-99, 99, shape).to(dtype)
+    [found] = pm.fingerprint({"w": tensor}).tensors.values()
+    assert found.sums == plain_sums(
+        tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes()
+    )
+    assert found.shape == shape
+
+
+def test_golden():
+    """Fingerprints are kept and sent: what they are must never change."""
+    words = torch.arange(5000, dtype=torch.int32) * 40503
+    model = {"a": words, "b": words[:777].to(torch.uint8), "c": words.reshape(50, 100).float()}
+    made = pm.fingerprint(model)
+    assert json.loads(made.to_json()) == GOLDEN["fingerprint"]
+    assert made.digest == GOLDEN["digest"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_four_wrong_words_are_noticed(data):
+    count = data.draw(st.integers(1, 5000))
+    words = np.random.default_rng(count).integers(0, 1 << 32, count, dtype=np.uint32)
+    places = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=4, unique=True))
+    before = pm.fingerprint({"w": torch.from_numpy(words.copy())})
+    for at in places:
+        words[at] ^= data.draw(st.integers(1, (1 << 32) - 1))
+    found = before.compare(pm.fingerprint({"w": torch.from_numpy(words)}))
+    assert [(each.name, each.kind) for each in found.differences] == [("w", "bits")]
+
+
+@pytest.mark.parametrize("change", ["rows", "halves", "tiles", "sign", "shift"])
+def test_orderly_changes_are_noticed(change):
+    torch.manual_seed(0)
+    w = torch.randn(64, 64)
+    other = {
+        "rows": lambda: w[[1, 0, *range(2, 64)]],
+        "halves": lambda: torch.cat([w[32:], w[:32]]),
+        "tiles": lambda: w.view(-1, 8).flip(0).view(64, 64),
+        "sign": lambda: -w,
+        "shift": lambda: w.roll(1),
+    }[change]()
+    assert pm.fingerprint({"w": w}) != pm.fingerprint({"w": other})
+
+
+def test_a_model_and_its_files(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(9, 40), torch.nn.BatchNorm1d(40))
+    model[1].register_buffer("scratch", torch.ones(3), persistent=False)
+    state = model.state_dict()
+    print_ = pm.fingerprint(model)
+    assert set(print_.tensors) == set(state)
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "model.pt")
+    np.savez(tmp_path / "model.npz", **{name: t.numpy() for name, t in state.items()})
+    for name in ("model.safetensors", "model.pt", "model.npz"):
+        assert pm.fingerprint(tmp_path / name) == print_, name
+    for number, name in enumerate(state):
+        save_file({name: state[name]}, tmp_path / f"part-{number}.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    assert pm.fingerprint(tmp_path) == print_  # the other formats hold the same once more
+    save_file(state, tmp_path / "consolidated.safetensors")
+    with pytest.raises(FormatError, match=r"consolidated\.safetensors and .* both have a tensor"):
+        pm.fingerprint(tmp_path)
+    shards = {name: f"part-{number}.safetensors" for number, name in enumerate(state)}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    assert pm.fingerprint(tmp_path) == print_
+    assert pm.fingerprint(torch.nn.DataParallel(model)) == print_
+    with torch.no_grad():
+        model[0].weight[3, 4] += 1
+        model[1].running_mean[7] -= 1
+    found = pm.fingerprint(model).compare(print_)
+    assert {each.name for each in found.differences} == {"0.weight", "1.running_mean"}
+    assert "2 differ" in repr(found)
+    assert pm.fingerprint(model, only="1.weight") == print_.chosen("1.weight")
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_every_format(name, tmp_path, rng):
+    path = SAMPLES[name](tmp_path, rng)
+    before = pm.fingerprint(path)
+    content = bytearray(path.read_bytes())
+    with path.open("rb") as file:
+        largest = max(layout_of(file, path).entries, key=lambda entry: entry.end - entry.begin)
+    content[(largest.begin + largest.end) // 2] ^= 4
+    path.write_bytes(content)
+    [found] = before.compare(pm.fingerprint(path)).differences
+    assert (found.name, found.kind) == (largest.name, "bits")
+
+
+def test_kinds_of_differences():
+    w = torch.arange(6.0)
+    here = pm.fingerprint({"a": w, "b": w + 1, "c": w + 2, "d": w + 3})
+    there = {"a": w.view(2, 3), "b": (w + 1).half(), "c": -w, "e": w + 3}
+    found = here.compare(pm.fingerprint(there))
+    assert [each.row[:2] for each in found.differences] == [
+        *(("a", "shape"), ("b", "dtype"), ("c", "bits")),
+        *(("d", "missing"), ("e", "surplus")),
+    ]
+    assert [each.row[2:] for each in found.differences[:2]] == [("[6]", "[2, 3]"), ("F32", "F16")]
+    assert found.as_dict()["equal"] is False
+    assert here == pm.Fingerprint.from_json(here.to_json())
+    assert here != pm.fingerprint(there)
+
+
+def test_tied_weights():
+    """Files keep memory once, under either name; but it has to be there, and be right."""
+    w, b = torch.arange(6.0), torch.ones(2)
+    tied = pm.fingerprint({"embed": w, "head": w, "b": b})
+    for one in ({"embed": w}, {"head": w}, {"embed": w, "head": w.clone()}):
+        assert tied == pm.fingerprint({**one, "b": b})
+        assert pm.fingerprint({**one, "b": b}) == tied
+    assert tied != pm.fingerprint({"b": b})
+    assert tied != pm.fingerprint({"head": w + 1, "b": b})
+    assert tied != pm.fingerprint({"embed": w, "head": w + 1, "b": b})
+    # Views of one memory that are not all of it are tensors of their own.
+    assert set(pm.fingerprint({"x": w[:3], "y": w}).tied) == set()
+
+
+def test_other_names_and_fused_tensors():
+    q, k = torch.randn(4, 8), torch.randn(2, 8)
+    sent = pm.fingerprint({"model.q": q, "model.k": k})
+    fused = torch.cat([q, k])
+    engine = {"q": fused[:4], "k": fused[4:]}
+    assert pm.fingerprint(engine, names=lambda name: f"model.{name}") == sent
+    assert pm.fingerprint(engine, names={"q": "model.q", "k": "model.k"}) == sent
+    with pytest.raises(SpecError, match="calls both q and k same"):
+        pm.fingerprint(engine, names=lambda name: "same")
+
+
+def test_what_is_not_contiguous():
+    w = torch.randn(6, 7)
+    assert pm.fingerprint({"w": w.t()}) == pm.fingerprint({"w": w.t().contiguous()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_tensors_longer_than_a_code(dtype, monkeypatch):
+    """Each section has sums of its own."""
+    w = torch.randint(-99, 99, (1000,)).to(dtype)
+    monkeypatch.setattr(take, "_section", lambda part: 256)
+    [found] = pm.fingerprint({"w": w}).tensors.values()
+    monkeypatch.undo()
+    parts = pm.fingerprint({str(i): each for i, each in enumerate(w.split(256))}).tensors
+    assert found.sums == tuple(n for each in parts.values() for n in each.sums)
+    assert len(found.sums) == 4 * math.ceil(1000 / 256)
+
+
+def test_bad_input(tmp_path):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"version": NaN}',
+        '{"tensors": {"a": 1}, "tied": {}, "version": 1}',
+    ):
+        with pytest.raises(FormatError, match="is no fingerprint: make one"):
+            pm.Fingerprint.from_json(text, "a.json")
+    one = pm.fingerprint({"w": torch.ones(2)})
+    with pytest.raises(FormatError, match="versions 1 and 2 cannot be compared"):
+        one.compare(replace(one, version=2))
+    with pytest.raises(WordError, match="no tensor matches"):
+        pm.fingerprint({"w": torch.ones(2)}, only="x")
+    with pytest.raises(WordError, match=r"w is torch\.sparse"):
+        pm.fingerprint({"w": torch.ones(2, 2).to_sparse()})
+    for name in "ab":
+        save_file({"w": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(
+        FormatError, match=r"a\.safetensors and .*b\.safetensors both have a tensor w"
+    ):
+        pm.fingerprint(tmp_path)
+    with pytest.raises(TypeError):
+        hash(one)
+
+
+def test_command(tmp_path, capsys):
+    from parimend.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["fingerprint", *map(str, arguments)])
+        return end.value.code or 0, capsys.readouterr().out
+
+    tensors = {"a": torch.arange(9.0), "b": torch.ones(3)}
+    save_file(tensors, tmp_path / "one.safetensors")
+    torch.save(tensors, tmp_path / "two.pt")
+    code, out = run(tmp_path / "one.safetensors", "--json")
+    (tmp_path / "one.json").write_text(out)
+    assert code == 0
+    assert json.loads(out)["digest"] == pm.fingerprint(tensors).digest
+    assert run(tmp_path / "one.json", tmp_path / "two.pt") == (0, "equal, of 2 tensors\n")
+    tensors["a"][4] = 7
+    save_file(tensors, tmp_path / "three.safetensors")
+    code, out = run(tmp_path / "one.safetensors", tmp_path / "three.safetensors")
+    assert (code, "1 differ, of 2 tensors" in out, "bits" in out) == (1, True, True)
+    code, out = run(tmp_path / "one.json", tmp_path / "three.safetensors", "--json")
+    assert (code, json.loads(out)["differences"][0]["name"]) == (1, "a")
+    assert run(tmp_path / "one.json", tmp_path / "three.safetensors", "--only", "b")[0] == 0
+    code, out = run(tmp_path / "one.json")
+    assert (code, pm.fingerprint(tmp_path / "one.safetensors").digest in out) == (0, True)
+    (tmp_path / "x.json").write_text("{}")
+    assert run(tmp_path / "x.json")[0] == 2

@@ -1,0 +1,1 @@
+from tests.files.conftest import quick_disk  # noqa: F401

@@ -1,0 +1,191 @@
+"""Every format is loaded by its own library, from what was verified."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from samples import SAMPLES, arrays, load
+
+import parimend as pm
+from parimend.errors import DamageError, FormatError, MismatchError, SealError, SpecError
+from parimend.files import sidecar_of
+
+
+def found(path, loaded):
+    """What was loaded, in the form in which the samples are compared."""
+    if path.suffix == ".gguf":
+        return {tensor.name: tensor.data.tobytes() for tensor in loaded.tensors}
+    if path.suffix == ".npy":
+        return {"array": loaded.tobytes("A")}
+    if path.suffix == ".npz":
+        return {name: loaded[name].tobytes("A") for name in loaded.files if name != "objects"}
+    if path.suffix == ".onnx":
+        held = loaded.graph.initializer
+        return {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in held}
+    return {name: tensor.numpy().tobytes() for name, tensor in loaded.items()}
+
+
+def made(name, folder, rng):
+    """A protected file of a format."""
+    path = SAMPLES[name](folder, rng)
+    path = path.with_name("model.onnx") if name == "onnx-data" else path
+    pm.protect_file(path, errors=10)
+    return path
+
+
+OWN = ["gguf", "npy", "npz", "onnx", "onnx-data", "safetensors"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_loaded(name, tmp_path, rng):
+    path = made(name, tmp_path, rng)
+    expected = load(path)
+    assert found(path, pm.load_file(path)) == expected
+    file = path.with_name("model.onnx_data") if name == "onnx-data" else path
+    damaged = bytearray(file.read_bytes())
+    for at in rng.choice(len(damaged), 8, replace=False):
+        damaged[at] ^= 0x81
+    file.write_bytes(damaged)
+    with pytest.raises(DamageError, match=f"{file.name} is damaged"):
+        pm.load_file(path)
+    loaded = pm.load_file(path, "repair")
+    file.write_bytes(bytes(len(damaged)))  # reaches nobody
+    assert found(path, loaded) == expected
+
+
+def test_blocks_have_names(tmp_path, rng):
+    tensors = pm.load_file(made("gguf", tmp_path, rng)).tensors
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in tensors}
+    assert kinds["Q4_0"] == "Q4_0"
+    assert kinds["fc.weight"] == "F32"
+
+
+def test_a_model_of_onnx_holds_all_of_its_tensors(tmp_path, rng):
+    model = pm.load_file(made("onnx-data", tmp_path, rng))
+    onnx.checker.check_model(model)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    values = [numpy_helper.to_array(a.t) for n in model.graph.node for a in n.attribute]
+    assert [value.tolist() for value in values] == [[0, 1, 2, 3, 4]]
+    with pytest.raises(FormatError, match="load the model that names it"):
+        pm.load_file(tmp_path / "model.onnx_data")
+    sidecar_of(tmp_path / "model.onnx_data").unlink()
+    with pytest.raises(SealError, match="is not protected"):
+        pm.load_file(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["gguf", "npz", "onnx"])
+def test_only_tensors_of_torch_have_a_device(name, tmp_path, rng):
+    with pytest.raises(SpecError, match=f"of the format {name}.*leave device out"):
+        pm.load_file(made(name, tmp_path, rng), device="meta")
+
+
+def test_a_device(tmp_path, rng):
+    path = made("safetensors", tmp_path, rng)
+    assert {t.device.type for t in pm.load_file(path, device="meta").values()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["gguf", "onnx"])
+def test_a_library_that_is_not_installed(name, tmp_path, rng, monkeypatch):
+    path = made(name, tmp_path, rng)
+    monkeypatch.setitem(sys.modules, name, None)
+    told = rf"model\.{name} is loaded with the package {name}.* pip install 'parimend\[{name}\]'"
+    with pytest.raises(FormatError, match=told):
+        pm.load_file(path)
+
+
+@pytest.fixture
+def shards(tmp_path, rng):
+    """A sharded checkpoint, and its tensors."""
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays(rng).items()}
+    names = sorted(tensors)
+    from safetensors.torch import save_file
+
+    for number, some in enumerate((names[:2], names[2:]), 1):
+        save_file({name: tensors[name] for name in some}, tmp_path / f"m-{number}.safetensors")
+    listed = {name: f"m-{1 + (name in names[2:])}.safetensors" for name in names}
+    index = {"metadata": {}, "weight_map": listed}
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps(index))
+    pm.protect_file(tmp_path, errors=5)
+    return tmp_path, tensors
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(t, b[name]) for name, t in a.items())
+
+
+def flip(file, at=-1):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_folders(shards, tmp_path):
+    folder, tensors = shards
+    assert same(pm.load_folder(folder), tensors)
+    assert same(pm.load_folder(folder / "m.safetensors.index.json"), tensors)
+    assert {t.device.type for t in pm.load_folder(folder, device="meta").values()} == {"meta"}
+    for file in (folder / "m-1.safetensors", folder / "m.safetensors.index.json"):
+        flip(file)
+        with pytest.raises(DamageError, match=f"{file} is damaged"):
+            pm.load_folder(folder)
+        assert same(pm.load_folder(folder, "repair"), tensors)
+    with pytest.warns(UserWarning, match=r"m-1\.safetensors is damaged"):
+        pm.verify(folder, "warn")
+    (folder / "m-2.safetensors").unlink()
+    with pytest.raises(DamageError, match=r"m-1.* is damaged.*m-2.* is not known .*missing"):
+        pm.load_folder(folder)
+
+
+def test_shards_without_an_index(shards):
+    folder, tensors = shards
+    for file in (folder / "m.safetensors.index.json", *folder.glob("*.parimend")):
+        file.unlink()
+    pm.protect_file(folder, errors=5)
+    assert same(pm.load_folder(folder), tensors)
+
+
+def test_shards_of_torch(tmp_path):
+    tensors = {name: torch.rand(9) for name in "ab"}
+    for name, tensor in tensors.items():
+        pm.save_file({name: tensor}, tmp_path / f"model-{name}.bin", errors=2)
+    with pytest.raises(MismatchError, match=r"several archives, model-a\.bin, model-b\.bin"):
+        pm.load_folder(tmp_path)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"model-{name}.bin" for name in "ab"}}))
+    pm.protect_file(index, errors=2)
+    assert same(pm.load_folder(tmp_path), tensors)
+    (tmp_path / "model-b.bin").unlink()
+    for file in (index, sidecar_of(index), sidecar_of(tmp_path / "model-b.bin")):
+        file.unlink()
+    pm.protect_file(tmp_path / "model-a.bin", errors=2, force=True)
+    assert same(pm.load_folder(tmp_path), {"a": tensors["a"]})
+
+
+def test_folders_that_cannot_be_loaded(shards, tmp_path):
+    folder, _ = shards
+    with pytest.raises(SpecError, match=r"is a file: .* use load_file"):
+        pm.load_folder(folder / "m-1.safetensors")
+    index = folder / "m.safetensors.index.json"
+    text = json.loads(index.read_text())
+    text["weight_map"]["more"] = "m-1.safetensors"
+    index.write_text(json.dumps(text))
+    pm.protect_file(index, errors=5, force=True)
+    with pytest.raises(FormatError, match=r"m-1\.safetensors has no more, which the index says"):
+        pm.load_folder(folder)
+    (folder / "n.safetensors.index.json").write_text(json.dumps(text))
+    pm.protect_file(folder / "n.safetensors.index.json", errors=5, force=True)
+    with pytest.raises(MismatchError, match=r"several indices, .*: name one of them"):
+        pm.load_folder(folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    np.save(other / "a.npy", np.ones(9))
+    pm.protect_file(other / "a.npy", errors=2)
+    with pytest.raises(FormatError, match="no files of named tensors"):
+        pm.load_folder(other)
+    pm.save_file(torch.ones(3), other / "a.pt", errors=2)
+    with pytest.raises(FormatError, match=r"a\.pt holds no tensors with names"):
+        pm.load_folder(other)

@@ -1,0 +1,85 @@
+"""Pictures: every cell is where it belongs, told apart by more than colour."""
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from parimend.errors import SpecError
+from parimend.report import Chart, Column, Interval, Sheet, places, write_picture
+from parimend.report.picture import _Panel
+from tests.report.conftest import HOSTILE, sheet
+
+
+def drawn(given, along, value):
+    axes = Figure().subplots()
+    return axes, _Panel(given, given.chart, along, value).draw(axes)
+
+
+def marks(axes):
+    """Of what is drawn with a mark: places, mark, colour, filled."""
+    return [
+        (line.get_xydata(), line.get_marker(), line.get_color(), line.get_fillstyle() == "full")
+        for line in axes.lines
+        if len(line.get_xdata()) and line.get_marker() not in ("None", "")
+    ]
+
+
+@pytest.mark.parametrize("lying", [False, True])
+def test_marks_are_at_the_values_and_arrows_at_the_bounds(lying):
+    cells = [Interval(4.0, 3.0, 6.0), Interval(0.0, 0.0, 3.7, 2.95)]
+    columns = (Column("count", log=True), Column("silent", "%"))
+    chart = Chart(("count",), ("silent",), (), lying=lying)
+    axes, _ = drawn(
+        Sheet("s", "", columns, list(zip((1, 10), cells, strict=True)), chart), "count", "silent"
+    )
+    (seen, mark, _, filled), (bound, arrow, _, empty) = marks(axes)
+    turn = slice(None, None, -1) if lying else slice(None)
+    assert (seen[0].tolist(), mark, filled) == ([1.0, 4.0][turn], "o", True)
+    assert (bound[0].tolist(), arrow, empty) == ([10.0, 2.95][turn], "<" if lying else "v", False)
+    (bar,) = (each.get_segments() for each in axes.collections[:1])
+    assert np.allclose(bar[0], [[1.0, 3.0][turn], [1.0, 6.0][turn]])
+    assert (axes.get_yscale() if lying else axes.get_xscale()) == "log"
+
+
+def test_series_are_told_apart_by_colour_mark_and_dash():
+    _, handles = drawn(sheet(names=["_a", "b"], layers=2, joined=True), "count", "kept")
+    legend = {handle.get_label(): handle for handle in handles}
+    assert list(legend) == ["_a, layer.0", "_a, layer.1", "b, layer.0", "b, layer.1"]
+    looks = {name: (x.get_color(), x.get_marker(), x.get_linestyle()) for name, x in legend.items()}
+    assert len({mark for _, mark, _ in looks.values()}) == 4
+    assert looks["_a, layer.0"][0] == looks["_a, layer.1"][0] != looks["b, layer.0"][0]
+    assert looks["_a, layer.0"][2] == looks["b, layer.0"][2] != looks["_a, layer.1"][2]
+
+
+def test_what_is_proven_is_filled_and_names_stand_side_by_side():
+    columns = (Column("carrier"), Column("known"), Column("errors", neutral=0.0))
+    rows = [("real", "proven", 3), ("real", "measured", 5), ("sidecar", "proven", 7)]
+    chart = Chart(("carrier",), ("errors",), ("known",), known="known")
+    axes, _ = drawn(Sheet("s", "", columns, rows, chart), "carrier", "errors")
+    found = {(round(float(x), 3), float(y)): full for xy, *_, full in marks(axes) for x, y in xy}
+    assert found == {(-0.15, 3.0): True, (0.85, 7.0): True, (0.15, 5.0): False}
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["real", "sidecar"]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_the_same_sheet_gives_the_same_picture(tmp_path, suffix):
+    first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    write_picture(sheet(), first, HOSTILE[2])
+    write_picture(sheet(), second, HOSTILE[2])
+    assert first.stat().st_size > 2000
+    assert first.read_bytes() == second.read_bytes()
+    if suffix == "svg":
+        texts = "".join(ElementTree.parse(first).getroot().itertext())
+        assert HOSTILE[0] in texts
+
+
+def test_a_picture_that_cannot_be_drawn_says_why(tmp_path, monkeypatch):
+    with pytest.raises(SpecError, match=r"map\.gif: a picture is a file \.svg or \.png or \.pdf"):
+        write_picture(sheet(), tmp_path / "map.gif")
+    with pytest.raises(SpecError, match="sheet s has no chart"):
+        write_picture(Sheet("s", "", (Column("a"),), []), tmp_path / "a.svg")
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"pip install 'parimend\[plot\]'"):
+        write_picture(sheet(), tmp_path / "a.svg")
