@@ -64,7 +64,7 @@ def test_seals_elsewhere(folder, run, tmp_path):
     assert run("check", moved, "--seal-dir", seals)[0] == 0
     hurt(moved / NAMES[1])
     code, out, _ = run("check", moved, "--seal-dir", seals)
-    mend = f"parimend repair {moved / NAMES[1]} --in-place --seal-dir {seals}"
+    mend = f"parimend repair {moved / NAMES[1]} --seal-dir {seals} --in-place"
     assert (code, mend in out) == (1, True)
     assert run("inspect", moved, "--seal-dir", seals)[0] == 0
     assert run("repair", moved, "--in-place", "--seal-dir", seals)[0] == 0

@@ -145,3 +145,12 @@ def test_the_exit_status_is_that_of_the_worst(folders, run):  # noqa: F811
     assert run("check", second / INDEX, first)[0] == 1
     assert run("check", first, "--workers", "0")[0] == 2
     assert run("check", first, "--engine", "dask")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("workers", "files", "threads"), [(1, 9, 8), (2, 9, 4), (9, 2, 4), (9, 9, 1)]
+)
+def test_files_that_are_looked_at_together_share_the_cores(workers, files, threads):
+    engine = Local(workers)
+    engine.cores = 8
+    assert engine.threads(files) == threads

@@ -283,7 +283,7 @@ def _sums_here(
                 return total
             add_sums(code, total, tensors, pieces, start)
 
-    threads = min(os.cpu_count() or 1, -(-word.padded // (CHUNK // WORD)))
+    threads = min(tensors.threads or os.cpu_count() or 1, -(-word.padded // (CHUNK // WORD)))
     if threads == 1 or tensors.spread.several:  # all processes must read in the same order
         return work()
     with ThreadPoolExecutor(threads) as pool:

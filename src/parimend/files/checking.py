@@ -113,15 +113,16 @@ def check_all(
 
 def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
     act = functools.partial(diagnose, find=quickest(groups))
-    look = functools.partial(_look, seals, act, silent if engine.cluster else progress)
+    threads = engine.threads(sum(len(group.first()) for group in groups))
+    look = functools.partial(_look, seals, act, silent if engine.cluster else progress, threads)
     for path in visit(groups, look, engine):
         if engine.cluster and path.exists():
             progress(path.stat().st_size)
 
 
-def _look(seals: Seals, act: Act, progress: Progress, path: Path) -> Looked:
+def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
     with opened(path, seals) as found:
-        tensors = FileTensors(found.file, found.sealed.layout, progress)
+        tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
         return looked_at(report_on(found.sealed, tensors, found.file, path, act), found)
 
 

@@ -34,6 +34,10 @@ class Engine(ABC):
             self.cluster.stop()
 
     @abstractmethod
+    def threads(self, files: int) -> int:
+        """The threads that a look at one of so many files may take."""
+
+    @abstractmethod
     def each(
         self, look: Look[R], paths: Sequence[Path]
     ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
@@ -49,7 +53,11 @@ class Local(Engine):
     name = "local"
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.cores = len(os.sched_getaffinity(0))
+        self.workers = workers or self.cores
+
+    def threads(self, files: int) -> int:
+        return max(1, self.cores // max(1, min(self.workers, files)))
 
     def each(
         self, look: Look[R], paths: Sequence[Path]
@@ -75,6 +83,9 @@ class Ray(Engine):
 
     def __init__(self, workers: int | None = None) -> None:
         self.cluster = Cluster(workers)
+
+    def threads(self, files: int) -> int:
+        return 1  # the core that a task has
 
     def each(
         self, look: Look[R], paths: Sequence[Path]

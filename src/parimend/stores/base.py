@@ -35,6 +35,8 @@ class Tensors(ABC):
     collective: all processes call them, with the same arguments."""
     live: ClassVar[bool] = False
     """Whether others may change the tensors at any time."""
+    threads: int | None = None
+    """Threads that read at the same time, at most; None for one on each core."""
     lock: AbstractContextManager[Any] = nullcontext()
     """Held by whoever puts weights back, from locating them to proving the result; re-entrant."""
 

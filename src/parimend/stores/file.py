@@ -34,9 +34,17 @@ class FileTensors(Tensors):
         file: open for reading, and for writing if it is to be changed.
         layout: what the file should be made of.
         progress: see `Progress`.
+        threads: see `Tensors.threads`.
     """
 
-    def __init__(self, file: BinaryIO, layout: Layout, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        layout: Layout,
+        progress: Progress = silent,
+        threads: int | None = None,
+    ) -> None:
+        self.threads = threads
         self._file = file
         self._progress = progress
         self._parts = layout.parts
