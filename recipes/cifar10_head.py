@@ -216,7 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=100, help="for each kind of damage")
     parser.add_argument("--rows", type=int, help="checks; as many as 210 errors need if absent")
-    parser.add_argument("--l1-trials", type=int, default=5, help="for each kind and number of checks")
+    parser.add_argument(
+        "--l1-trials", type=int, default=5, help="for each kind and number of checks"
+    )
     parser.add_argument("--extract", type=Path, metavar="RUN", help="make the data from this run")
     parser.add_argument("--root", type=Path, help="holds CIFAR-10; for --extract")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -8,7 +8,6 @@ import numpy as np
 
 from parimend.hashing import below, word
 
-
 _AHEAD = 32  # columns that are drawn before the first of them is looked up
 
 
@@ -91,9 +90,7 @@ def draw_supports(start, row, m, imposed, own, key, seen):
             a, b = start[i + c], start[i + c + 1]
             j = (i + c) // own
             owner = j if j < imposed else -1
-            counter = _draw_column(
-                row, a, b, owner, m, load, tries < 8 or c > 0, key, counter
-            )
+            counter = _draw_column(row, a, b, owner, m, load, tries < 8 or c > 0, key, counter)
             mark = np.uint64(0)
             for r in range(a, b):
                 check = _unsigned(row[r])
@@ -217,21 +214,28 @@ def multiply_gram(start, row, coefficient, y, scale, out):
 
 
 class Products:
-    """Products of some columns of H with values on the CPU.
+    """Products of some columns of H with values on the CPU, where and as they are.
 
     Args:
-        start, row, coefficient: the columns, as `parimend.codes.structure.Columns` keeps them.
+        pieces: pairs of columns, as `parimend.codes.structure.Columns` keeps them, and the step of
+            their values: values / step are what H is multiplied with.
         m: number of rows of H.
+        unit: by which coefficients are divided.
         device: where the values are.
     """
 
-    def __init__(self, start, row, coefficient, m, device):
-        self._columns, self._m = (start, row, coefficient), m
+    def __init__(self, pieces, m, unit, device):
+        self._pieces, self._m, self._unit = list(pieces), m, unit
 
     def multiply(self, values):
-        """H values, (m,) float64, for a tensor (k,) of float32 or float64."""
-        return multiply(*self._columns, values.numpy(), np.zeros(self._m))
+        """H values, (m,) float64, for tensors (k,) of float32 or float64, one for every piece."""
+        total = np.zeros(self._m)
+        for (columns, step), each in zip(self._pieces, values, strict=True):
+            product = multiply(*columns, each.numpy(), np.zeros(self._m))
+            total += product / (self._unit * step)
+        return total
 
     def subtract_transposed(self, y, values):
-        """Subtract H^T y, with y (m,) float64, from the tensor ``values``, in place."""
-        subtract_transposed(*self._columns, y, values.numpy())
+        """Subtract H^T y, with y (m,) float64, from tensors ``values``, in place."""
+        for (columns, step), each in zip(self._pieces, values, strict=True):
+            subtract_transposed(*columns, y * (step / self._unit), each.numpy())
