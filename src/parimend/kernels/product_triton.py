@@ -17,7 +17,7 @@ known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -136,9 +136,13 @@ def _stagings(
         yield begin // 4, end - begin
 
 
+@lru_cache(maxsize=1)
 def _units(points: Points, block: int, sums: range, device: torch.device) -> _Unit:
     """The units of all chunks of a block for some sums, `SUMS` from each number on: a few together,
     as that takes memory, and few operations take little time.
+
+    The last ones are kept, 16 MiB for 100 errors: of small words they take longer than everything
+    else, and training that heals asks for the same ones after every step.
     """
     chunks = range(4 * block // CHUNK)
     some = [sums[i : i + _TOGETHER] for i in range(0, len(sums), _TOGETHER)]
