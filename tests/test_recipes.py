@@ -142,7 +142,7 @@ def test_cifar10_wrn_is_compiled_if_it_is_to_be(recipe, cifar, tmp_path, monkeyp
     options += ("--pictures", 64, "--batch", 32, "--device", "cpu", "--no-amp", "--errors", 20)
     monkeypatch.setattr(import_module("cifar10_wrn"), "accuracy", lambda *_: 10.0)
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     recipe("cifar10_wrn", *options, "--name", "eager")
     assert not compiled
     recipe("cifar10_wrn", *options, "--name", "compiled", "--compile")
