@@ -29,7 +29,7 @@ class Products:
         # Columns of equal weight together: there are two or three weights in a code.
         start = lengths.cumsum(0) - lengths
         self._columns = []
-        for weight in lengths.unique().tolist():
+        for weight in torch.unique(lengths).tolist():
             chosen = (lengths == weight).nonzero()[:, 0]
             entries = start[chosen][:, None] + torch.arange(weight, device=device)
             self._columns.append((chosen, row[entries], moves[entries]))
@@ -49,7 +49,7 @@ class Products:
             moved[chosen] -= found.mul_(coefficient).sum(1)
         if len({each.dtype for each in values}) == 1:
             moved = moved.to(values[0].dtype)
-        torch._foreach_copy_(list(values), list(moved.split([len(each) for each in values])))
+        torch._foreach_copy_(list(values), list(torch.split(moved, [len(v) for v in values])))
 
 
 def _joined(values: Sequence[torch.Tensor]) -> torch.Tensor:
