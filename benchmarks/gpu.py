@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from training import VARIANTS, Run, fnn, wrn
 
 import parimend as pm
 from parimend.codes import PowerSums, sums_for
+from parimend.demo import Network
 from parimend.experiment import Rate
 from parimend.kernels import power_torch, power_triton, stream_triton
 from parimend.words.bits import byte_view, words_of
@@ -337,6 +340,46 @@ class Bench:
                 }
         return found
 
+    def training(self) -> dict[str, Any]:
+        """What `constrain_` and `heal_` add to a step, and what they take before the first one."""
+        make = {"784-512-10": fnn, "WRN-22-8": partial(wrn, 8, 256)}
+        if not self.is_gpu:
+            make = {"8-512-10": lambda: (Network(8), torch.rand(16, 8), 1)}
+        found: dict[str, Any] = {}
+        for name, model in make.items():
+            plain = 0.0
+            for how in VARIANTS:
+                self.wait()
+                began = time.perf_counter()
+                run = Run(model, how, self.device)
+                self.wait()
+                ready = time.perf_counter() - began
+                run.steps(25)  # compile, and choose the interval
+                count = max(run.block, run.handle.every if run.handle else 1)
+                took = self.seconds(lambda run=run, count=count: run.steps(count)) / count
+                plain = plain or took
+                found[f"{name}, {how}"] = {
+                    "set-up s": round(ready, 2),
+                    "ms a step": round(1e3 * took, 3),
+                    "added %": round(100 * (took / plain - 1), 1),
+                    **self.calls(lambda run=run, count=count: run.steps(count), count),
+                }
+                run.remove()
+        return found
+
+    def calls(self, work: Callable[[], Any], count: int) -> dict[str, float]:
+        """How often one of ``count`` steps launches something, and waits for the device."""
+        if not self.is_gpu:
+            return {}
+        with torch.profiler.profile() as profile:
+            work()
+            self.wait()
+        events = profile.key_averages()
+        return {
+            what: round(sum(e.count for e in events if key in e.key and "cu" in e.key) / count, 1)
+            for what, key in (("launches", "Launch"), ("waits", "Synchronize"))
+        }
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -359,6 +402,7 @@ def main() -> None:
         "many": (60, lambda: bench.model(bench.many())),
         "scrubber": (60, bench.scrubber),
         "guards": (20, bench.guards),
+        "training": (90, bench.training),
         "host": (20, bench.host),
     }
     if args.shapes:

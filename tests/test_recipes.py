@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -136,16 +137,39 @@ def test_cifar10_wrn_widens_a_finished_run(recipe, cifar, tmp_path, monkeypatch,
     assert result["widened_from"]["width"] == 2
 
 
+def test_cifar10_wrn_is_compiled_if_it_is_to_be(recipe, cifar, tmp_path, monkeypatch, capsys):
+    options = ("--root", cifar, "--out", tmp_path, "--depth", 10, "--width", 1, "--sizes", "8x1")
+    options += ("--pictures", 64, "--batch", 32, "--device", "cpu", "--no-amp", "--errors", 20)
+    monkeypatch.setattr(import_module("cifar10_wrn"), "accuracy", lambda *_: 10.0)
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    recipe("cifar10_wrn", *options, "--name", "eager")
+    assert not compiled
+    recipe("cifar10_wrn", *options, "--name", "compiled", "--compile")
+    assert [type(each).__name__ for each in compiled] == ["WideResNet"]
+
+
+def test_the_defaults_are_those_of_the_record(recipe, monkeypatch):
+    module, given = import_module("cifar10_wrn"), []
+    monkeypatch.setattr(module, "train", lambda args, _: given.append(args))
+    recipe("cifar10_wrn", "--root", ".")
+    with safe_open(RECIPES / "cifar10_head.safetensors", framework="pt") as file:
+        record = json.loads(file.metadata()["run"])["result"]["recipe"]
+    assert {name: str(getattr(given[0], name)) for name in record} == record
+
+
 def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
     with pytest.raises(SystemExit, match=r"--root: .* holds no CIFAR-10: name the folder of cifar"):
         recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
 
 
-def test_cifar10_head_repairs_what_it_breaks(recipe, capsys):
-    recipe("cifar10_head", "--trials", 2, "--l1-trials", 0)
+def test_cifar10_head_repairs_what_it_breaks(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(import_module("cifar10_head"), "L1_KINDS", ("noise", "nonfinite"))
+    recipe("cifar10_head", "--trials", 2, "--l1-trials", 1)
     printed = capsys.readouterr().out
-    assert printed.startswith("WideResNet-22-8, 17,")
+    assert printed.startswith("WideResNet-22-8, 17,158,106 parameters, 95.18 %")
     assert printed.count("2 of 2") == 12  # kinds of damage
+    assert printed.count("1 of 1") >= 2  # what L1 does with 1,024 checks
 
 
 def test_motifs_go_on_where_they_were(recipe, tmp_path, capsys):

@@ -29,11 +29,14 @@ def small(monkeypatch):
         (product_triton, "_LEAST", 1 << 13),
     ):
         monkeypatch.setattr(module, name, value)
-    stream_triton._tables.cache_clear()
+    kept = stream_triton._tables, product_triton._units
+    for each in kept:
+        each.cache_clear()
     power_triton.works.cache_clear()
     monkeypatch.setattr(power_triton, "works", lambda device: True)
     yield
-    stream_triton._tables.cache_clear()
+    for each in kept:
+        each.cache_clear()
 
 
 def expected(code, pieces):
@@ -87,6 +90,15 @@ def test_more_pieces_than_a_launch_takes(monkeypatch):
     code = PowerSums(100, 4)
     found = power_triton.sums_of(code.places, 4, pieces)
     np.testing.assert_array_equal(found, expected(code, pieces))
+
+
+def test_many_pieces_are_written_together_and_tables_are_kept():
+    pieces = [(elements_of(torch.int8, 33 + seed, seed), 16 * seed) for seed in range(12)]
+    code = PowerSums(200, 6)
+    for _ in range(2):
+        found = power_triton.sums_of(code.places, 6, pieces)
+        np.testing.assert_array_equal(found, expected(code, pieces))
+    assert product_triton._units.cache_info()[:2] == (1, 1)  # found, made
 
 
 @pytest.mark.parametrize(("seed", "lacking"), [(0, []), (204, [7]), (369, [3])])

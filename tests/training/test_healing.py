@@ -2,6 +2,7 @@ import copy
 import gc
 import io
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 import parimend as pm
 from parimend.errors import DamageError, SpecError, WordError
+from parimend.kernels import power_torch
+from parimend.stores.model import ModelTensors
 
 
 def network(seed=0):
@@ -124,6 +127,40 @@ def test_a_wrong_gradient_is_not_used(factor):
     assert (event.kind, event.where, seen) == ("skipped", 30, [event])
     assert "gradient" in event.reason
     assert same(model.state_dict(), kept)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_weights_in_any_order_of_memory_are_read_where_they_are(monkeypatch, elsewhere):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    model = model.to(memory_format=torch.channels_last)
+    model[2].weight.data = torch.randn(8, 2).T  # not in rows either
+    calls = []
+    if elsewhere:  # as on another device, with its operations
+        monkeypatch.setattr(
+            ModelTensors, "is_elsewhere", lambda self, part: self.held[part.name].numel() > 1
+        )
+        kernel = mock.Mock(wraps=power_torch)
+        calls = kernel.sums_of.mock_calls
+        monkeypatch.setattr("parimend.codes.sums.on", lambda *_: kernel)
+    optimizer = torch.optim.Adam(model.parameters())
+    healing = pm.heal_(model, optimizer, errors=4)
+    with torch.no_grad():
+        model[0].weight[5, 1, 2, 0] = 7.0
+        model[2].weight[1, 6] = 8.0
+    x = torch.randn(4, 3, 3, 3)
+    model(x).sum().backward()
+    [event] = healing.events
+    assert {(c.tensor, c.index) for c in event.changes} == {
+        ("0.weight", (5, 1, 2, 0)),
+        ("2.weight", (1, 6)),
+    }
+    assert model[0].weight.abs().max() < 1 > model[0].bias.abs().max()
+    optimizer.step()
+    calls.clear()
+    model(x)
+    assert len(healing.events) == 1
+    assert len(calls) == elsewhere  # once, for all weights and the optimizer's state
 
 
 def test_with_a_constraint_in_either_order(rng):

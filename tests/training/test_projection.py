@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.codes import Sparse
 from parimend.errors import WordError
+from parimend.kernels import sparse_torch
 from parimend.stores.shards import Shards
 from parimend.training.projection import Constrained, Projection
-from parimend.words.layout import Part, Word
+from parimend.words.layout import Part, Word, whole
 
 CODE = Sparse(n=900, m=64, seed=1)
 
@@ -44,6 +46,36 @@ def test_the_projection_is_that_of_the_code(order, seed):
     assert projection.residual() < 1e-9
     assert torch.equal(tensors["bias"][[*range(10), *range(190, 200)]], outside)
     assert tensors["weight"].is_contiguous(memory_format=order)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch does, views apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += not function.is_view
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("layers", [1, 40])
+def test_on_other_devices_a_word_takes_a_few_operations(rng, monkeypatch, layers):
+    monkeypatch.setattr("parimend.kernels.on", lambda *_: sparse_torch)
+    shapes = [(900 // layers,)] * layers + [(900 % layers,)] * (layers > 1)
+    tensors = {f"w{k}": torch.from_numpy(rng.normal(size=s)) for k, s in enumerate(shapes)}
+    parts = tuple(whole(name, "F64", tuple(tensor.shape)) for name, tensor in tensors.items())
+    projection = Projection(tensors, [Constrained(CODE, Word(parts))], Shards(tensors))
+    projection.project_(projection.checks())  # makes what is kept
+    tensors["w0"].add_(1.0)
+    host = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: host.append(tensor) or tensor)
+    with Operations() as operations:
+        projection.project_(projection.checks())
+    assert len(host) == 1  # the checks
+    assert operations.count <= 30
+    assert projection.residual() < 1e-6
 
 
 def test_single_weights_are_read_set_and_told(rng):

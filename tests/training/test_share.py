@@ -33,17 +33,20 @@ def test_shares_add_up_to_the_dense_products(kind, dtype, seed, step):
     rng = np.random.default_rng(seed)
     word = torch.from_numpy(rng.normal(size=CODE.n) * step).to(dtype)
     y = rng.normal(size=CODE.m)
-    total, after = np.zeros(CODE.m), word.double().numpy() / step
+    after = word.double().numpy() / step
     expected = after - H.T @ y
     result = np.zeros(CODE.n)
-    for elements in cuts(rng):
-        share = Share(CODE, elements, step)
-        values = word[elements if isinstance(elements, slice) else torch.from_numpy(elements)]
-        values = values.clone()
-        with mock.patch("parimend.kernels.on", return_value=kind):
-            total += share.checks(values)
-            share.subtract_(values, y)
-        result[elements] = values.double().numpy() / step
+    pieces = cuts(rng)
+    values = [
+        word[elements if isinstance(elements, slice) else torch.from_numpy(elements)].clone()
+        for elements in pieces
+    ]
+    share = Share(CODE, [(elements, step) for elements in pieces])
+    with mock.patch("parimend.kernels.on", return_value=kind):
+        total = share.checks(values)
+        share.subtract_(values, y)
+    for elements, each in zip(pieces, values, strict=True):
+        result[elements] = each.double().numpy() / step
     accuracy = 1e-5 if dtype == torch.float32 else 1e-12
     np.testing.assert_allclose(total, H @ after, atol=1e-10)
     np.testing.assert_allclose(result, expected, atol=accuracy)

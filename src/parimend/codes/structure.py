@@ -263,16 +263,18 @@ class SparseIntegers(Code):
 
     @cached_property
     def _structure(self) -> tuple[Columns, NDArray[np.int64]]:
-        degrees, counts = zip(*self._counts(), strict=True)
-        degree = np.repeat(degrees, counts)
-        start = np.concatenate([[0], np.cumsum(degree)])
-        row = np.empty(start[-1], dtype=np.int32)
-        loops = kernels.on("sparse")
+        drawn, loops = _starts(self._counts()), kernels.on("sparse")
+        row = np.empty(drawn[-1], np.int32)
+        # Made here and not by the kernel: numpy asks the system for large pages.
+        seen = np.zeros(1 << (2 * self.n - 1).bit_length(), np.uint64)
         loops.draw_supports(
-            start, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS)
+            drawn, row, self.m, self.imposed, self.own, stream_key(self.seed, _SUPPORTS), seen
         )
+        del seen
         order = loops.permutation(self.n, stream_key(self.seed, _ORDER))
-        start, row = loops.permute(start, row, order)
+        permuted, start = np.empty_like(row), np.empty_like(drawn)
+        loops.permute(drawn, row, order, start, permuted)
+        row = permuted
         size = 1 << (self.coefficient_bits - 1)
         coefficient = loops.draw_coefficients(len(row), size, stream_key(self.seed, _COEFFICIENTS))
         owned = order[: self.imposed * self.own].reshape(self.imposed, self.own)
@@ -325,6 +327,19 @@ def _usual_checks(family: type[SparseIntegers], n: int, errors: int, word_bits: 
         return family.for_errors(n, errors, word_bits=word_bits).m
     except SpecError:
         return math.inf
+
+
+def _starts(counts: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """Where columns begin, and the end: of ``counts`` pairs (entries of a column, columns).
+
+    >>> _starts([(2, 3), (5, 1)])
+    array([ 0,  2,  4,  6, 11])
+    """
+    parts, at = [np.zeros(1, np.int64)], 0
+    for entries, count in counts:
+        parts.append(np.arange(at + entries, at + entries * count + 1, entries))
+        at += entries * count
+    return np.concatenate(parts)
 
 
 def _coprime(first: NDArray[np.int64], second: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -62,10 +62,17 @@ class CodeTarget:
 
 @dataclass
 class Received:
-    """A word with damage, (n,) float64, and what the checks say about the damage, (m,) float64."""
+    """A word with damage.
+
+    Attributes:
+        word: (n,) float64; zero where an element is known to be wrong.
+        syndrome: (m,) float64, what the checks say about the damage.
+        erased: (k,) int64, increasing: the elements that are known to be wrong.
+    """
 
     word: Floats
     syndrome: Floats
+    erased: Ints
 
 
 class DenseTarget:
@@ -76,32 +83,38 @@ class DenseTarget:
     Args:
         code: the code.
         decoder: of the code.
-        intact: (n,) float64; zeros by default, since the decoder sees the damage alone.
+        intact: (n,) float64 or float32, whose bits are what is damaged; zeros by default, since the
+            decoder sees the damage alone.
         tolerance: two words are the same if no element differs by more; arithmetic is not exact.
+        limit: elements of this magnitude and more, and what is no number, are known to be wrong.
     """
 
     def __init__(
         self,
         code: Gaussian,
         decoder: Decoder,
-        intact: Floats | None = None,
+        intact: NDArray[np.floating[Any]] | None = None,
         tolerance: float = 1e-9,
+        limit: float = np.inf,
     ) -> None:
         self.code, self.prepared = code, decoder.prepare(code)
         self.intact = np.zeros(code.n) if intact is None else intact
-        self.tolerance = tolerance
+        self.tolerance, self.limit = tolerance, limit
 
     def damaged(self, faults: Faults, seed: int) -> Received:
         word = self.intact.copy()
         faults.draw({"weights": word}, seed).apply_({"weights": word})
         return self.received(word)
 
-    def received(self, word: Floats) -> Received:
+    def received(self, word: NDArray[np.floating[Any]]) -> Received:
         """The state of a damaged word."""
-        return Received(word, self.code.syndrome(word - self.intact))
+        right = np.abs(word) < self.limit
+        known = np.where(right, word, 0).astype(np.float64)
+        erased = np.flatnonzero(~right)
+        return Received(known, self.code.syndrome(known - self.intact), erased)
 
     def repair_(self, state: Received) -> Answer:
-        decoding = self.prepared.decode(state.syndrome)
+        decoding = self.prepared.decode(state.syndrome, state.erased)
         state.word[decoding.positions] -= decoding.values
         return Answer(decoding.verdict, len(decoding.positions))
 

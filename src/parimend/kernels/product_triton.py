@@ -17,7 +17,7 @@ known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ ROOM = 1 << 26
 """Bytes of the two matrices."""
 _LEAST = 1 << 22  # bytes of these where there is too little memory
 _TOGETHER = 4  # units that are made at a time
+_ONE_BY_ONE = 8  # pieces that are written so; more are copied once more, for fewer operations
 _DEPTH = 128  # bytes of a row that are multiplied at a time
 _BITS = 13  # of the number of a sum
 _WARPS, _STAGES = 8, 3
@@ -117,28 +118,47 @@ def _stagings(
     """
     flat = staged.view(-1)
     begin, end = 0, 0  # bytes of the code
+    filled: list[tuple[torch.Tensor, torch.Tensor]] = []
     for data, start in pieces:
         at = 0
         while at < data.numel():
             place = 4 * start + at
             if not begin < end or not begin <= place < begin + flat.numel() or place < end:
                 if begin < end:
+                    _fill(filled)
                     yield begin // 4, end - begin
                 begin = place // (4 * block) * (4 * block)
                 end = begin
                 flat.fill_(128)
+                filled.clear()
             some = data[at : at + begin + flat.numel() - place]
             offset = place - begin
-            torch.bitwise_xor(some, 128, out=flat[offset : offset + some.numel()])
+            filled.append((flat[offset : offset + some.numel()], some))
             at += some.numel()
             end = place + some.numel()
     if begin < end:
+        _fill(filled)
         yield begin // 4, end - begin
 
 
+def _fill(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Write bytes without 128 to their places: one by one, or many small ones in few operations."""
+    if len(pairs) <= _ONE_BY_ONE:
+        for room, data in pairs:
+            torch.bitwise_xor(data, 128, out=room)
+        return
+    rooms, data = (list(each) for each in zip(*pairs, strict=True))
+    without = torch.cat(data).bitwise_xor_(128)
+    torch._foreach_copy_(rooms, list(without.split([len(each) for each in data])))
+
+
+@lru_cache(maxsize=1)
 def _units(points: Points, block: int, sums: range, device: torch.device) -> _Unit:
     """The units of all chunks of a block for some sums, `SUMS` from each number on: a few together,
     as that takes memory, and few operations take little time.
+
+    The last ones are kept, 16 MiB for 100 errors: of small words they take longer than everything
+    else, and training that heals asks for the same ones after every step.
     """
     chunks = range(4 * block // CHUNK)
     some = [sums[i : i + _TOGETHER] for i in range(0, len(sums), _TOGETHER)]

@@ -8,64 +8,113 @@ import numpy as np
 
 from parimend.kernels.hashing_numba import below, word
 
+_AHEAD = 32  # columns that are drawn before the first of them is looked up
+
+
+@nb.njit(inline="always")
+def _unsigned(row):
+    """An index that cannot count from the end, which saves a fifth of the time of a product."""
+    return np.uint64(np.uint32(row))
+
+
+@nb.njit(inline="always")
+def _draw_column(row, a, b, owner, m, load, balanced, key, counter):
+    """Draw the checks of a column into ``row[a:b]``, sorted; where the stream of ``key`` is then.
+
+    The first is ``owner``, unless that is negative.
+    """
+    first, low = a, 0
+    if owner >= 0:
+        row[a] = owner
+        first, low = a + 1, owner + 1
+    p = first
+    while p < b:
+        k = low + np.int64(below(word(key, counter), m - low))
+        other = low + np.int64(below(word(key, counter + np.uint64(1)), m - low))
+        counter += np.uint64(2)
+        # The emptier of two balances the rows; where supports run short, any will do.
+        if balanced and load[_unsigned(other)] < load[_unsigned(k)]:
+            k = other
+        fresh = True
+        for r in range(a, p):
+            if row[r] == k:
+                fresh = False
+        if fresh:
+            row[p] = k
+            p += 1
+    for r in range(a + 1, b):  # insertion sort: there are only a few
+        p = r
+        while p > a and row[p - 1] > row[p]:
+            row[p - 1], row[p] = row[p], row[p - 1]
+            p -= 1
+    return counter
+
+
+@nb.njit(inline="always")
+def _slot_of(seen, mark):
+    """Where a fingerprint is in a hash table with linear probing, or the free slot for it."""
+    mask = np.uint64(seen.size - 1)
+    slot = mark >> np.uint64(1) & mask
+    while seen[slot] != 0 and seen[slot] != mark:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
 
 @nb.njit(cache=True)
-def draw_supports(start, row, m, imposed, own, key):
-    """Draw the checks of every column, owned columns first; every row of `row` ends up sorted."""
+def draw_supports(start, row, m, imposed, own, key, seen):
+    """Draw the checks of every column, owned columns first; every row of `row` ends up sorted.
+
+    Columns whose support has been drawn before are drawn again. Of fingerprints in a table larger
+    than all caches every look is a wait, so some columns are drawn ahead and looked up together;
+    if one is drawn again, those after it have not been.
+
+    Args:
+        start, row: the columns; ``row`` is written.
+        m, imposed, own: of the code.
+        key: of the stream.
+        seen: zeros, a power of two of them and at least twice as many as columns, for fingerprints.
+    """
     n = start.size - 1
     load = np.zeros(m, np.int64)
-    # Fingerprints of the supports in use, in a hash table with linear probing; 0 marks a free slot.
-    size = 4
-    while size < 2 * n:
-        size *= 2
-    seen = np.zeros(size, np.uint64)
-    mask = np.uint64(size - 1)
     hashed = np.empty(m, np.uint64)
     for check in range(m):
         hashed[check] = word(key, ~np.uint64(check))
+    marks, counters = np.empty(_AHEAD, np.uint64), np.empty(_AHEAD, np.uint64)
+    mask = np.uint64(seen.size - 1)
     counter = np.uint64(0)
-    for i in range(n):
-        a, b = start[i], start[i + 1]
-        j = i // own
-        first, low = a, np.int64(0)
-        if j < imposed:
-            row[a] = j
-            first, low = a + 1, np.int64(j + 1)
-        tries = 0
-        while True:
-            p = first
-            while p < b:
-                k = low + np.int64(below(word(key, counter), m - low))
-                other = low + np.int64(below(word(key, counter + np.uint64(1)), m - low))
-                counter += np.uint64(2)
-                # The emptier of two balances the rows; where supports run short, any will do.
-                if tries < 8 and load[other] < load[k]:
-                    k = other
-                fresh = True
-                for r in range(a, p):
-                    if row[r] == k:
-                        fresh = False
-                if fresh:
-                    row[p] = k
-                    p += 1
+    i, tries, ahead = 0, 0, 1
+    while i < n:
+        count = min(ahead, n - i)
+        touched = np.uint64(0)
+        for c in range(count):
+            a, b = start[i + c], start[i + c + 1]
+            j = (i + c) // own
+            owner = j if j < imposed else -1
+            counter = _draw_column(row, a, b, owner, m, load, tries < 8 or c > 0, key, counter)
             mark = np.uint64(0)
             for r in range(a, b):
-                mark += hashed[row[r]]
-            mark |= np.uint64(1)
-            slot = mark >> np.uint64(1) & mask
-            while seen[slot] != 0 and seen[slot] != mark:
-                slot = (slot + np.uint64(1)) & mask
-            if seen[slot] == 0:
-                seen[slot] = mark
+                check = _unsigned(row[r])
+                load[check] += 1
+                mark += hashed[check]
+            marks[c], counters[c] = mark | np.uint64(1), counter
+        for c in range(count):  # all of them are on their way from memory before one is needed
+            touched |= seen[marks[c] >> np.uint64(1) & mask]
+        new = 0
+        while new < count:
+            slot = _slot_of(seen, marks[new])
+            if seen[slot] != 0:
                 break
-            tries += 1
-        for r in range(a, b):
-            load[row[r]] += 1
-        for r in range(a + 1, b):  # insertion sort: there are only a few
-            p = r
-            while p > a and row[p - 1] > row[p]:
-                row[p - 1], row[p] = row[p], row[p - 1]
-                p -= 1
+            seen[slot] = marks[new]
+            new += 1
+        i += new
+        tries = 0 if new else tries
+        ahead = min(2 * ahead, _AHEAD)
+        if new < count:
+            for p in range(start[i], start[i + count - new]):
+                load[_unsigned(row[p])] -= 1
+            counter = counters[new]
+            tries, ahead = tries + 1, 1
+    return touched
 
 
 @nb.njit(cache=True)
@@ -90,25 +139,21 @@ def permutation(n, key):
 
 
 @nb.njit(cache=True)
-def permute(start, row, order):
-    """Move column i to position order[i]."""
-    n = order.size
-    new_start = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        new_start[order[i] + 1] = start[i + 1] - start[i]
-    new_start = np.cumsum(new_start)
-    new_row = np.empty_like(row)
-    for i in range(n):
-        a = new_start[order[i]]
-        for p in range(start[i], start[i + 1]):
-            new_row[a + p - start[i]] = row[p]
-    return new_start, new_row
+def permute(start, row, order, new_start, new_row):
+    """Move column i to position order[i].
 
-
-@nb.njit(inline="always")
-def _unsigned(row):
-    """An index that cannot count from the end, which saves a fifth of the time of a product."""
-    return np.uint64(np.uint32(row))
+    Read where columns come from, and written in a row: a processor waits for many reads at once.
+    """
+    source = np.empty_like(order)
+    for i in range(order.size):
+        source[order[i]] = i
+    new_start[0] = 0
+    for i in range(order.size):
+        new_start[i + 1] = new_start[i] + start[source[i] + 1] - start[source[i]]
+    for i in range(order.size):
+        first, at = np.uint64(start[source[i]]), np.uint64(new_start[i])
+        for p in range(np.uint64(new_start[i + 1]) - at):
+            new_row[at + p] = row[first + p]
 
 
 @nb.njit(cache=True)
@@ -124,12 +169,13 @@ def multiply(start, row, coefficient, x, y):
 
 @nb.njit(cache=True)
 def gram(start, row, coefficient, m, scale):
-    """H H^T of the scaled coefficients, (m, m) float64."""
+    """The lower triangle of H H^T, of the scaled coefficients: (m, m) float64, the rest zero."""
     product = np.zeros((m, m))
     for i in range(start.size - 1):
         for p in range(start[i], start[i + 1]):
-            for q in range(start[i], start[i + 1]):
-                product[row[p], row[q]] += (coefficient[p] * scale) * (coefficient[q] * scale)
+            at, value = _unsigned(row[p]), coefficient[p] * scale
+            for q in range(start[i], p + 1):  # the rows of a column increase
+                product[at, _unsigned(row[q])] += value * (coefficient[q] * scale)
     return product
 
 
@@ -168,21 +214,28 @@ def multiply_gram(start, row, coefficient, y, scale, out):
 
 
 class Products:
-    """Products of some columns of H with values on the CPU.
+    """Products of some columns of H with values on the CPU, where and as they are.
 
     Args:
-        start, row, coefficient: the columns, as `parimend.codes.structure.Columns` keeps them.
+        pieces: pairs of columns, as `parimend.codes.structure.Columns` keeps them, and the step of
+            their values: values / step are what H is multiplied with.
         m: number of rows of H.
+        unit: by which coefficients are divided.
         device: where the values are.
     """
 
-    def __init__(self, start, row, coefficient, m, device):
-        self._columns, self._m = (start, row, coefficient), m
+    def __init__(self, pieces, m, unit, device):
+        self._pieces, self._m, self._unit = list(pieces), m, unit
 
     def multiply(self, values):
-        """H values, (m,) float64, for a tensor (k,) of float32 or float64."""
-        return multiply(*self._columns, values.numpy(), np.zeros(self._m))
+        """H values, (m,) float64, for tensors (k,) of float32 or float64, one for every piece."""
+        total = np.zeros(self._m)
+        for (columns, step), each in zip(self._pieces, values, strict=True):
+            product = multiply(*columns, each.numpy(), np.zeros(self._m))
+            total += product / (self._unit * step)
+        return total
 
     def subtract_transposed(self, y, values):
-        """Subtract H^T y, with y (m,) float64, from the tensor ``values``, in place."""
-        subtract_transposed(*self._columns, y, values.numpy())
+        """Subtract H^T y, with y (m,) float64, from tensors ``values``, in place."""
+        for (columns, step), each in zip(self._pieces, values, strict=True):
+            subtract_transposed(*columns, y * (step / self._unit), each.numpy())

@@ -12,12 +12,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from parimend.arguments import require
-from parimend.carriers import Chosen, Request, Sidecar, choose
+from parimend.carriers import Request, Sidecar, choose
 from parimend.carriers.base import outcome_of, write_finding
 from parimend.errors import DamageError, SpecError
 from parimend.events import Event, TrainingKind
@@ -36,6 +38,7 @@ from parimend.training.hooks import (
     uncompiled,
 )
 from parimend.training.scale import Scale
+from parimend.training.watched import Watched, in_memory_order
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
@@ -72,7 +75,8 @@ class Healing(Removable):
         self._skipped = 0  # steps in a row
         self._tensors: dict[str, torch.Tensor] = {}
         self._places: dict[str, tuple[Any, ...]] = {}
-        self._chosen: list[Chosen] = []
+        self._orders: dict[str, tuple[int, ...]] = {}
+        self._watched: list[Watched] = []
         self._words: list[CheckedWord] = []
         self._others: set[str] = set()  # parameters that other optimizers step
         self._fresh = False  # no forward has been seen since the sums were taken
@@ -87,8 +91,8 @@ class Healing(Removable):
             self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
             self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
         self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
-        after = uncompiled(self._after_step)
-        self._after = [each.register_step_post_hook(after) for each in self._optimizers]
+        self._stepped = uncompiled(self._after_step)
+        self._after = [each.register_step_post_hook(self._stepped) for each in self._optimizers]
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.
@@ -98,14 +102,21 @@ class Healing(Removable):
         """
         tensors = self._state()
         places = {name: _place(tensor) for name, tensor in tensors.items()}
-        read = ModelTensors(tensors)
-        if places != self._places or any(
-            tensors[name] is not self._tensors[name] for name in tensors
-        ):
-            self._chosen = choose(read, Request(self._errors, _CARRIER))
+        if places != self._places:
+            self._watch(tensors)
         self._tensors, self._places = tensors, places
-        self._words = [_CARRIER.note(each, read) for each in self._chosen]
+        self._words = [CheckedWord(each.code, each.word, each.sums()) for each in self._watched]
         self._fresh, self._loaded = True, False
+
+    def _watch(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Find what there is to sum up, and where it is."""
+        views, self._orders = {}, {}
+        # What is on one device follows each other, to be read together.
+        for name in sorted(tensors, key=lambda name: str(tensors[name].device)):
+            views[name], self._orders[name] = in_memory_order(tensors[name])
+        self._store = ModelTensors(views)
+        chosen = choose(self._store, Request(self._errors, _CARRIER))
+        self._watched = [Watched(each, views) for each in chosen]
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -139,17 +150,16 @@ class Healing(Removable):
         # changed them.
         moved = {name for name, t in self._tensors.items() if _place(t) != self._places[name]}
         changes: list[Change] = []
-        tensors = ModelTensors(self._tensors)
-        for word in self._words:
+        for word, watched in zip(self._words, self._watched, strict=True):
             if moved and any(part.name in moved for part in word.parts):
                 continue
-            if _CARRIER.intact(word, tensors):
+            if np.array_equal(watched.sums(few=True), watched.code.few(word.target)):
                 continue
-            finding = _CARRIER.find(word, tensors)
+            finding = _CARRIER.find(word, self._store)
             if finding.verdict is Verdict.CORRECTABLE:
-                write_finding(word, finding, tensors)
-                changes += outcome_of(word, finding).changes
-                finding = _CARRIER.find(word, tensors)
+                write_finding(word, finding, self._store)
+                changes += map(self._told, outcome_of(word, finding).changes)
+                finding = _CARRIER.find(word, self._store)
             if finding.verdict is not Verdict.CLEAN:
                 raise DamageError(
                     f"{word.name}: since step {self.steps} more than {self._errors} words have "
@@ -162,6 +172,11 @@ class Healing(Removable):
         if moved:
             self.refresh()
         return bool(changes)
+
+    def _told(self, change: Change) -> Change:
+        """A change with its index as the model counts."""
+        places = dict(zip(self._orders[change.tensor], change.index, strict=True))
+        return replace(change, index=tuple(places[d] for d in range(len(places))))
 
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet.
@@ -176,7 +191,7 @@ class Healing(Removable):
         number = next(n for n, each in enumerate(self._optimizers) if each is optimizer)
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[number].remove()
-        self._after[number] = optimizer.register_step_post_hook(uncompiled(self._after_step))
+        self._after[number] = optimizer.register_step_post_hook(self._stepped)
         reason = (
             "weights or optimizer state were wrong when the gradient was computed"
             if self.check_()
@@ -338,8 +353,10 @@ def heal_(
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
+    if not hasattr(tensor, "to_local"):
+        return tensor
     with torch.no_grad():
-        local: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
+        local: torch.Tensor = tensor.to_local()
     return local
 
 
@@ -350,4 +367,4 @@ def _values(gradient: torch.Tensor) -> torch.Tensor:
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     """What damage to a tensor's elements cannot change."""
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.device
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device

@@ -36,11 +36,15 @@ class Constrained(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """What this process holds of one part of a word."""
+    """What this process holds of one part of a word, and the step of its grid."""
 
     part: Part
     held: Held
-    share: Share
+    step: float
+
+    def of(self, flat: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Its values; shares memory."""
+        return flat[self.part.name][self.held.start : self.held.stop]
 
 
 class Projection:
@@ -65,14 +69,23 @@ class Projection:
         self, parameters: Mapping[str, torch.Tensor], words: Sequence[Constrained], shards: Shards
     ) -> None:
         self._names, self._words, self._shards = tuple(parameters), tuple(words), shards
-        self._pieces = [list(self._pieces_of(word)) for word in words]
-
-    def _pieces_of(self, constrained: Constrained) -> Iterator[_Piece]:
-        code, word = constrained
-        for part, first in zip(word, word.starts, strict=True):
-            held = self._shards.held(part)
-            step = Grid(code.word_bits, part.exponent).step
-            yield _Piece(part, held, Share(code, held.shifted(first), step))
+        self._pieces = [
+            [
+                _Piece(part, shards.held(part), Grid(code.word_bits, part.exponent).step)
+                for part in word
+            ]
+            for code, word in words
+        ]
+        self._shares = [
+            Share(
+                code,
+                [
+                    (piece.held.shifted(first), piece.step)
+                    for piece, first in zip(pieces, word.starts, strict=True)
+                ],
+            )
+            for (code, word), pieces in zip(words, self._pieces, strict=True)
+        ]
 
     def checks(self) -> list[NDArray[np.float64]]:
         """H times every word, (m,) each, in the scale of `Sparse.matvec`.
@@ -80,10 +93,10 @@ class Projection:
         Collective if the parameters are sharded. Not finite where a weight is not.
         """
         flat = self._flat()
-        sums = [np.zeros(word.code.m) for word in self._words]
-        for total, pieces in zip(sums, self._pieces, strict=True):
-            for part, held, share in pieces:
-                total += share.checks(flat[part.name][held.start : held.stop])
+        sums = [
+            share.checks([piece.of(flat) for piece in pieces])
+            for share, pieces in zip(self._shares, self._pieces, strict=True)
+        ]
         together = self._shards.sum(np.concatenate(sums))  # all words in one sum
         return np.split(together, np.cumsum([word.code.m for word in self._words])[:-1])
 
@@ -105,11 +118,10 @@ class Projection:
     def project_(self, checks: Sequence[NDArray[np.float64]]) -> None:
         """Move the words to the nearest ones inside their codes; ``checks`` are what they fail."""
         flat = self._flat()
-        for word, pieces, residual in zip(self._words, self._pieces, checks, strict=True):
+        for share, pieces, residual in zip(self._shares, self._pieces, checks, strict=True):
             if residual.any():
-                y = word.code.solve_gram(residual, RTOL)
-                for part, held, share in pieces:
-                    share.subtract_(flat[part.name][held.start : held.stop], y)
+                y = share.code.solve_gram(residual, RTOL)
+                share.subtract_([piece.of(flat) for piece in pieces], y)
         self._put_back(flat)
 
     def wild(self, number: int) -> NDArray[np.int64]:
@@ -118,12 +130,11 @@ class Projection:
         Of more than m + 1 of them, which cannot be solved for, only some. Collective.
         """
         code, flat, first, found = self._words[number].code, self._flat(), 0, []
-        for part, held, share in self._pieces[number]:
-            limit = share.step * 2.0**code.word_bits
-            wild = ~(flat[part.name][held.start : held.stop].abs() < limit)
+        for piece in self._pieces[number]:
+            wild = ~(piece.of(flat).abs() < piece.step * 2.0**code.word_bits)
             if wild.any():
-                found += (held.offsets[wild.cpu().numpy()] + first).tolist()
-            first += part.count
+                found += (piece.held.offsets[wild.cpu().numpy()] + first).tolist()
+            first += piece.part.count
         return np.array(sorted(self._shards.gather(found[: code.m + 1])), np.int64)
 
     def get(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -145,11 +156,11 @@ class Projection:
     ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, float]]:
         """For every piece: which of the positions are in it, its values, where, and the step."""
         first = 0
-        for part, held, share in self._pieces[number]:
-            at, which = common(held.offsets + first, positions)
-            local = flat[part.name][held.start : held.stop]
-            yield which, local, torch.from_numpy(at).to(local.device), share.step
-            first += part.count
+        for piece in self._pieces[number]:
+            at, which = common(piece.held.offsets + first, positions)
+            local = piece.of(flat)
+            yield which, local, torch.from_numpy(at).to(local.device), piece.step
+            first += piece.part.count
 
     def changes(
         self,
@@ -174,11 +185,7 @@ class Projection:
         """The largest check, relative to the norm of its word."""
         flat = self._flat()
         squares = [
-            sum(
-                float(flat[part.name][held.start : held.stop].double().square().sum())
-                / share.step**2
-                for part, held, share in pieces
-            )
+            sum(float(each.of(flat).double().square().sum()) / each.step**2 for each in pieces)
             for pieces in self._pieces
         ]
         sizes = np.sqrt(self._shards.sum(np.array(squares)))
@@ -189,9 +196,11 @@ class Projection:
         return {name: self._shards.local(name).reshape(-1) for name in self._names}
 
     def _put_back(self, flat: Mapping[str, torch.Tensor]) -> None:
+        changed = []
         for name, values in flat.items():
             local = self._shards.local(name)
             if values.data_ptr() != local.data_ptr():  # its memory has gaps or another order
                 local.copy_(values.view(local.shape))
-            # Arrays of numpy change it behind the back of autograd.
-            torch.autograd.graph.increment_version(local)
+            changed.append(local)
+        # Arrays of numpy change them behind the back of autograd.
+        torch.autograd.graph.increment_version(changed)

@@ -1,13 +1,14 @@
-"""The part of a word that is at hand in training: a tensor, or the shard of it in this process.
+"""The part of a word that is at hand in training: tensors, or the shards of them in this process.
 
 A word is the concatenation of its shares. Projecting it takes two passes over the weights, where
-they are and in their own dtype, and no other memory of their size::
+they are and in their own dtype; on the CPU no other memory of their size::
 
     s = sum over shares of H_share values;   y = (H H^T)^-1 s;   values -= H_share^T y
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes import Sparse
+from parimend.stores.spread import Elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,40 +27,54 @@ class Share:
 
     Args:
         code: of the word.
-        elements: their positions in the word, in the order of the values.
-        step: of their grid: the word is ``values / step``.
+        pieces: positions in the word, in the order of the values, of what lies together; and the
+            step of their grid: the word is ``values / step``.
 
     Example:
         >>> code = Sparse(n=2000, m=64)
-        >>> values = torch.randn(2000)
-        >>> share = Share(code, slice(0, 2000), step=2.0**-16)
+        >>> values = torch.randn(1200), torch.randn(800)
+        >>> share = Share(code, [(slice(0, 1200), 2.0**-16), (slice(1200, 2000), 2.0**-18)])
         >>> share.subtract_(values, code.solve_gram(share.checks(values)))
-        >>> bool(np.abs(code.matvec(values.double().numpy())).max() < 1e-5)
+        >>> bool(np.abs(share.checks(values)).max() < 0.1)
         True
     """
 
     code: Sparse
-    elements: slice | NDArray[np.int64]
-    step: float
-    _products: dict[torch.device, Any] = field(default_factory=dict, init=False)
+    pieces: Sequence[tuple[Elements, float]]
+    _kernels: dict[torch.device, tuple[list[int], Any]] = field(default_factory=dict, init=False)
+    _places: list[torch.device] = field(default_factory=list, init=False)
 
-    def checks(self, values: torch.Tensor) -> NDArray[np.float64]:
+    def checks(self, values: Sequence[torch.Tensor]) -> NDArray[np.float64]:
         """What these elements add to the checks of the word, (m,), in the scale of `Sparse.matvec`.
 
         Args:
-            values: (k,) float32 or float64, on any device.
+            values: (k,) float32 or float64 for every piece, on any devices.
         """
-        return self._on(values.device).multiply(values) / (self.code.unit * self.step)
+        total = np.zeros(self.code.m)
+        for numbers, products in self._on(values):
+            total += products.multiply([values[k] for k in numbers])
+        return total
 
-    def subtract_(self, values: torch.Tensor, y: NDArray[np.float64]) -> None:
+    def subtract_(self, values: Sequence[torch.Tensor], y: NDArray[np.float64]) -> None:
         """Subtract from ``values`` what H^T ``y`` is for these elements, in place."""
-        self._on(values.device).subtract_transposed(y * (self.step / self.code.unit), values)
+        for numbers, products in self._on(values):
+            products.subtract_transposed(y, [values[k] for k in numbers])
 
-    def _on(self, device: torch.device) -> Any:
-        """The kernels for the columns of these elements, made when they are first used there."""
-        if device not in self._products:
-            self._products.clear()  # a model lives in one place at a time
-            columns = self.code.columns.take(self.elements)
-            made = kernels.on("sparse", device.type).Products(*columns, self.code.m, device)
-            self._products[device] = made
-        return self._products[device]
+    def _on(self, values: Sequence[torch.Tensor]) -> Iterable[tuple[list[int], Any]]:
+        """For every device the pieces that are there, and the kernels for their columns, made when
+        they are first used there.
+        """
+        places = [each.device for each in values]
+        if places != self._places:
+            self._places[:] = places
+            self._kernels.clear()  # what is elsewhere now is not used any more
+            for device in dict.fromkeys(places):
+                numbers = [k for k, place in enumerate(places) if place == device]
+                self._kernels[device] = numbers, self._products(numbers, device)
+        return self._kernels.values()
+
+    def _products(self, numbers: Sequence[int], device: torch.device) -> Any:
+        columns = self.code.columns
+        pieces = [(columns.take(self.pieces[k][0]), self.pieces[k][1]) for k in numbers]
+        made = kernels.on("sparse", device.type).Products
+        return made(pieces, self.code.m, self.code.unit, device)

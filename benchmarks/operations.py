@@ -1,0 +1,146 @@
+"""What a step of training asks of a device that is not the CPU: operations, launches and waits.
+
+    python benchmarks/operations.py
+
+Counted on the CPU, where the operations for other devices run as well: those of torch, views left
+out; launches of Triton's kernels, which are not run; and copies to the host, each of which waits
+for all that the device has to do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is loaded
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import parimend as pm
+from parimend.codes import sums
+from parimend.demo import Network
+from parimend.kernels import power_triton, product_triton, sparse_torch, stream_triton
+from parimend.stores.model import ModelTensors
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from cifar10_wrn import WideResNet
+
+
+def wrn() -> torch.nn.Module:
+    return WideResNet(22, 1)
+
+
+def last() -> torch.nn.Module:
+    return wrn().to(memory_format=torch.channels_last)
+
+
+def mlp() -> torch.nn.Module:
+    return Network(784)
+
+
+class Counted(TorchDispatchMode):
+    """Counts what happens within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.launches = self.copies = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.operations += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        """In place of a kernel: the launch of one."""
+
+        def launch(*args: Any, **kwargs: Any) -> None:
+            self.launches += 1
+
+        return launch
+
+    def of(self, work: Callable[[], Any]) -> Counted:
+        cpu = torch.Tensor.cpu
+
+        def copied(tensor: torch.Tensor) -> torch.Tensor:
+            self.copies += 1
+            return cpu(tensor)
+
+        with (
+            mock.patch.object(torch.Tensor, "cpu", copied),
+            mock.patch.object(product_triton, "_multiply", self),
+            mock.patch.object(stream_triton, "_add_up", self),
+            self,
+        ):
+            work()
+        return self
+
+
+def projection(model: torch.nn.Module, only: list[str] | None) -> Counted:
+    """Of one projection of a word."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with mock.patch("parimend.kernels.on", return_value=sparse_torch):
+        constraint = pm.constrain_(model, optimizer, 100, only=only, every=1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1e-3 * torch.randn_like(parameter))
+        return Counted().of(constraint.project_)
+
+
+def healing(model: torch.nn.Module, only: None = None) -> Counted:
+    """What `heal_` adds to one step: the checks before it and the sums after it."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    step()  # makes the optimizer's state
+    with (
+        mock.patch.object(ModelTensors, "is_elsewhere", _is_large),
+        mock.patch.object(sums, "on", return_value=power_triton),
+        mock.patch.object(power_triton, "works", return_value=True),
+        mock.patch.object(product_triton, "_multiply", Counted()),
+        mock.patch.object(stream_triton, "_add_up", Counted()),
+        pm.heal_(model, optimizer) as watch,
+    ):
+
+        def healed() -> None:
+            watch.check_()  # as before the forward
+            step()
+
+        healed()
+        found = Counted().of(healed)
+        assert not watch.events
+    found.operations -= Counted().of(step).operations
+    return found
+
+
+def _is_large(store: ModelTensors, part: Any) -> bool:
+    """Everything but the optimizer's counters of steps, which it keeps on the CPU."""
+    return store.held[part.name].numel() > 1
+
+
+def main() -> None:
+    print("| | operations | launches of compiled kernels | copies to the host |\n|---|---|---|---|")
+    for what, count, model, only in (
+        ("projection, 784-512-10, output layer", projection, mlp, ["head.*"]),
+        ("projection, 784-512-10, all layers", projection, mlp, None),
+        ("projection, WRN-22, all layers", projection, wrn, None),
+        ("the same, channels last", projection, last, None),
+        ("`heal_`, 784-512-10 with Adam", healing, mlp, None),
+        ("`heal_`, WRN-22 with Adam", healing, wrn, None),
+        ("the same, channels last", healing, last, None),
+    ):
+        found = count(model(), only)
+        print(f"| {what} | {found.operations} | {found.launches} | {found.copies} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Words that are summed up after every step, of tensors that stay where they are.
+
+What they are made of is found once. Nothing outside sees in which order the elements are summed
+up, so a tensor is taken in the order in which its memory is, and is not copied for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.carriers import Chosen
+from parimend.carriers.sidecar import reads, sums
+from parimend.codes import SumsCode
+from parimend.stores.model import ModelTensors
+from parimend.words.bits import WORD
+from parimend.words.layout import Part, Word, padded_words
+
+_SHORT = 1 << 20
+"""Words on the CPU up to this length are read by one thread, and what is read is kept at hand."""
+
+
+def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """A tensor with its dimensions in the order of its memory, and that order.
+
+    The tensor itself where it has gaps. The memory is shared.
+
+    >>> images = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    >>> view, order = in_memory_order(images)
+    >>> view.shape, order, view.is_contiguous()
+    (torch.Size([2, 4, 5, 3]), (0, 2, 3, 1), True)
+    """
+    tensor, same = tensor.detach(), tuple(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return tensor, same
+    strides = tensor.stride()
+    order = tuple(sorted(same, key=lambda d: (-strides[d], d)))
+    view = tensor.permute(order)
+    return (view, order) if view.is_contiguous() else (tensor, same)
+
+
+class Watched:
+    """A word and its code; `sums` may be asked for again and again.
+
+    Args:
+        chosen: the word and its code.
+        tensors: those that it is made of, by name. They have to stay where they are.
+
+    Example:
+        >>> from parimend.carriers import Request, Sidecar, choose
+        >>> tensors = {"a": torch.ones(30), "b": torch.ones(3, 4).T}
+        >>> store = ModelTensors(tensors)
+        >>> [chosen] = choose(store, Request(2, Sidecar()))
+        >>> watched = Watched(chosen, tensors)
+        >>> before = watched.sums()
+        >>> before.tolist() == sums(chosen.code, chosen.word, store).tolist()
+        True
+        >>> tensors["a"][7] = 3.0
+        >>> bool((watched.sums() == before).all())
+        False
+    """
+
+    def __init__(self, chosen: Chosen, tensors: Mapping[str, torch.Tensor]) -> None:
+        code = chosen.code
+        assert isinstance(code, SumsCode)
+        self.code, self.word = code, chosen.word
+        self._store = ModelTensors(tensors)
+        contiguous = all(tensors[part.name].is_contiguous() for part in self.word)
+        here = [part for part in self.word if not self._store.is_elsewhere(part)]
+        self._kept = contiguous and padded_words(*here) <= _SHORT
+        if self._kept:
+            self._there = [
+                (self._store.resident(part), at)
+                for part, at in zip(self.word, self.word.lines, strict=True)
+                if self._store.is_elsewhere(part)
+            ]
+            self._here = list(_joined(self.word, self._store))
+
+    def sums(self, few: bool = False) -> NDArray[np.uint64]:
+        """The sums of the word as it is now, all or `SumsCode.few`."""
+        if not self._kept:
+            return sums(self.code, self.word, self._store, few)
+        total = self.code.zeros(few)
+        if self._there:
+            self.code.accumulate_resident(total, self._there)
+        for joined in self._here:
+            self.code.accumulate(total, joined.words(), joined.start)
+        return total
+
+
+class _Joined:
+    """Small tensors that are summed up together, as their words: from ``start`` on."""
+
+    def __init__(self, parts: Sequence[Part], start: int, store: ModelTensors) -> None:
+        self.start = start
+        self._room = np.zeros(WORD * padded_words(*parts), np.uint8)
+        self._copies, at = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]](), 0
+        for part in parts:
+            data = store.read(part)
+            self._copies.append((self._room[at : at + data.size], data))
+            at += WORD * padded_words(part)
+
+    def words(self) -> NDArray[np.uint32]:
+        for room, data in self._copies:
+            room[:] = data
+        return self._room.view(np.uint32)
+
+
+def _joined(word: Word, store: ModelTensors) -> Sequence[_Joined]:
+    """All parts of a word that are on the CPU, neighbours together."""
+    found = []
+    numbered = zip(word, word.lines, strict=True)
+    for elsewhere, group in groupby(numbered, lambda item: store.is_elsewhere(item[0])):
+        if not elsewhere:
+            parts, starts = zip(*group, strict=True)
+            found += [_Joined(some, at, store) for some, at in reads(Word(parts), starts[0])]
+    return found
