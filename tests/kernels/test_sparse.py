@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from parimend import kernels
 from parimend.codes import Sparse
-from parimend.hashing import stream_key, word, words
-from parimend.kernels import sparse_numba, sparse_torch
+from parimend.hashing import stream_key, words
+from parimend.kernels import hashing_numba, sparse_numba, sparse_torch
 
 CODE = Sparse(n=300, m=48, seed=3, weights=((2, 500), (3, 400), (9, 100)), own=3)
 H = CODE.dense().astype(float)
@@ -23,7 +23,7 @@ def below(bits, bound):
 def plain_supports(lengths, m, imposed, own, key):
     """One column after the other, as the construction is defined."""
     stream = words(key, 0, 20_000).tolist()
-    hashed = [int(word.py_func(key, np.uint64(MASK - check))) for check in range(m)]
+    hashed = [int(hashing_numba.word.py_func(key, np.uint64(MASK - check))) for check in range(m)]
     load, seen, found, at = [0] * m, set(), [], 0
     for i, length in enumerate(lengths):
         owner = [i // own] if i // own < imposed else []
