@@ -189,3 +189,27 @@ def test_folders_that_cannot_be_loaded(shards, tmp_path):
     pm.save_file(torch.ones(3), other / "a.pt", errors=2)
     with pytest.raises(FormatError, match=r"a\.pt holds no tensors with names"):
         pm.load_folder(other)
+
+
+def test_what_lies_below_is_verified_and_not_loaded(shards):
+    folder, tensors = shards
+    (folder / "unet").mkdir()
+    pm.save_file({"w": torch.ones(9)}, folder / "unet" / "model.safetensors", errors=2)
+    assert same(pm.load_folder(folder), tensors)
+    flip(folder / "unet" / "model.safetensors")
+    with pytest.raises(DamageError, match=r"unet/model\.safetensors is damaged"):
+        pm.load_folder(folder)
+
+
+def test_seals_elsewhere(shards, tmp_path_factory):
+    folder, tensors = shards
+    for file in folder.glob("*.parimend"):
+        file.unlink()
+    seals = tmp_path_factory.mktemp("seals")
+    pm.protect_file(folder, errors=5, seal_dir=seals)
+    flip(folder / "m-1.safetensors")
+    assert same(pm.load_folder(folder, "repair", seal_dir=seals), tensors)
+    loaded = pm.load_file(folder / "m-1.safetensors", "repair", seal_dir=seals)
+    assert same(loaded, {name: tensors[name] for name in loaded})
+    with pytest.raises(DamageError), pm.verified(folder, seal_dir=seals):
+        pytest.fail("nothing is to be loaded")

@@ -57,7 +57,7 @@ class Sharded(Transformers):
 
 
 class Diffusers:
-    """The network of a pipeline, in a folder of its own below that of the pipeline."""
+    """A pipeline, whose network has a folder of its own below that of the pipeline."""
 
     def save(self, folder):
         torch.manual_seed(0)
@@ -69,12 +69,11 @@ class Diffusers:
             up_block_types=("UpBlock2D", "UpBlock2D"),
         )
         diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(folder)
-        pm.protect_file(folder / "unet", errors=20)
-        return folder / "unet", folder / "unet" / "diffusion_pytorch_model.safetensors"
+        pm.protect_file(folder, errors=20)
+        return folder, folder / "unet" / "diffusion_pytorch_model.safetensors"
 
     def load(self, path):
-        unet = diffusers.UNet2DModel.from_pretrained(path)
-        return diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).unet.state_dict()
+        return diffusers.DDPMPipeline.from_pretrained(path).unet.state_dict()
 
 
 class Torch:

@@ -25,7 +25,8 @@ class Print(Record):
     """What a fingerprint keeps of one tensor.
 
     Attributes:
-        dtype, shape: as safetensors files name them.
+        dtype: as safetensors files name it.
+        shape: of the tensor.
         sums: four power sums of its bits, for every 16 GiB of it.
     """
 
@@ -46,7 +47,8 @@ class Difference(Record):
     Attributes:
         name: of the tensor.
         kind: see `Kind`.
-        here, there: what differs: dtypes, shapes, or sums; empty where there is no tensor.
+        here: what differs: the dtype, the shape, or the sums; empty where there is no tensor.
+        there: the same of the other one.
     """
 
     COLUMNS: ClassVar = ("tensor", "differs in", "here", "there")

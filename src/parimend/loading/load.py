@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.files.apart import seals_in
 from parimend.files.engines import Local
 from parimend.files.members import Looked, Members, looked_at, visit
 from parimend.files.opening import opened
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 
 def load_file(
-    path: str | os.PathLike[str],
+    path: PathLike,
     on_damage: OnDamage = "raise",
     device: str | torch.device = "cpu",
+    *,
+    seal_dir: PathLike | None = None,
 ) -> Any:
     """Load a protected file and verify what was loaded.
 
@@ -38,6 +41,7 @@ def load_file(
         path: a file that `save_file` or `parimend.protect_file` protected.
         on_damage: see `OnDamage`.
         device: where tensors of torch go.
+        seal_dir: where the seals are, see `parimend.check_file`.
 
     Returns:
         What the format's own library gives. Of safetensors files named tensors; of archives of
@@ -65,9 +69,10 @@ def load_file(
         tensor([0., 1., 2., 3., 4.])
     """
     require_policy(on_damage)
+    seals = seals_in(seal_dir)
 
     def verified_content(file: Path) -> Content:
-        with opened(file) as found:
+        with opened(file, seals) as found:
             content = content_of(found, on_damage)
         if not content.is_right:
             tell([content.outcome], on_damage)
@@ -77,17 +82,20 @@ def load_file(
 
 
 def load_folder(
-    path: str | os.PathLike[str],
+    path: PathLike,
     on_damage: OnDamage = "raise",
     device: str | torch.device = "cpu",
+    *,
+    seal_dir: PathLike | None = None,
 ) -> dict[str, torch.Tensor]:
     """Load the tensors of a protected folder and verify what was loaded; see `load_file`.
 
     Args:
         path: a folder; or the index of a sharded checkpoint, if there are several. Everything that
-            was protected in it is verified, tokenizers and the like as well.
+            was protected in it and below is verified; what lies below is not loaded.
         on_damage: see `OnDamage`.
         device: where the tensors go.
+        seal_dir: where the seals are, see `parimend.check_file`.
 
     Returns:
         Named tensors: those that the index lists; without an index all of the safetensors files, or
@@ -111,12 +119,12 @@ def load_folder(
     """
     folder = path_of(path)
     require_policy(on_damage)
-    members = Members(folder)
+    members = Members(folder, seals_in(seal_dir))
     if not (folder.is_dir() or is_index(folder)):
         raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")
 
     def look(file: Path) -> Looked:
-        with opened(file) as found:
+        with opened(file, members.seals) as found:
             return looked_at(content_of(found, on_damage), found)
 
     for _ in visit([members], look, Local(1)):
@@ -126,7 +134,9 @@ def load_folder(
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
     tell([*wrong, *unknown], on_damage)
     tensors: dict[str, torch.Tensor] = {}
-    for file, names in _wanted(contents, folder).items():
+    own = folder if folder.is_dir() else folder.parent
+    there = {file: content for file, content in contents.items() if file.parent == own}
+    for file, names in _wanted(there, folder).items():
         found = built(contents.pop(file), device, contents.__getitem__)
         if not isinstance(found, Mapping):
             raise FormatError(f"{file} holds no tensors with names: load it with load_file")
@@ -137,7 +147,7 @@ def load_folder(
 
 
 def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str] | None]:
-    """The files to load, and the names of the tensors in each; None for all."""
+    """The files of a folder to load, and the names of the tensors in each; None for all."""
     indices = [file for file in contents if is_index(file)]
     preferred = [file for file in indices if SAFETENSORS in file.name]
     indices = preferred or indices
@@ -163,5 +173,5 @@ def _listed(contents: Mapping[Path, Content], index: Path) -> dict[Path, set[str
     names: dict[str, set[str]] = {name: set() for name in shards(text, str(index))}
     for tensor, shard in json.loads(text)["weight_map"].items():
         names[shard].add(tensor)
-    wanted = {index.with_name(name): tensors for name, tensors in names.items()}
+    wanted = {index.parent / name: tensors for name, tensors in names.items()}
     return {file: tensors for file, tensors in wanted.items() if file in contents}

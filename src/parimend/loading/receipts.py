@@ -33,10 +33,15 @@ class ReceiptFile(Record):
 
     Attributes:
         name: below the path that the receipt is for; that of a single file.
-        verdict, carrier, errors, elements, covered, findings: see `FileOutcome`.
+        verdict: of the file; see `FileOutcome`.
         size: its bytes; 0 if it is missing.
         sha256: of all of them, as ``sha256sum`` computes it; empty if it cannot be read.
         seal_sha256: of the sidecar; empty if there is none.
+        carrier: where the redundancy lives.
+        errors: number of wrong words that it is made to repair.
+        elements: number of elements in the file.
+        covered: number of them that are protected.
+        findings: what is wrong, in words.
     """
 
     name: str
