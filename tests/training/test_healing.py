@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import parimend as pm
+from parimend import kernels
 from parimend.errors import DamageError, SpecError, WordError
 from parimend.kernels import power_torch
 from parimend.stores.model import ModelTensors
@@ -142,7 +143,10 @@ def test_weights_in_any_order_of_memory_are_read_where_they_are(monkeypatch, els
         )
         kernel = mock.Mock(wraps=power_torch)
         calls = kernel.sums_of.mock_calls
-        monkeypatch.setattr("parimend.codes.sums.on", lambda *_: kernel)
+        loops = kernels.on
+        monkeypatch.setattr(
+            kernels, "on", lambda *where: kernel if len(where) == 2 else loops(*where)
+        )
     optimizer = torch.optim.Adam(model.parameters())
     healing = pm.heal_(model, optimizer, errors=4)
     with torch.no_grad():
