@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from parimend.guards import guard_
-from parimend.guards.arithmetic import Arithmetic, unit_roundoff
-from parimend.guards.threshold import Threshold
+from parimend.guards.arithmetic import Arithmetic
+from parimend.guards.threshold import Spread, Threshold
 from parimend.upsets import Upset, upset_
 
 
@@ -47,21 +47,22 @@ def test_no_false_alarm_and_errors_above_the_floor_are_seen(
 
 
 def test_coarser_arithmetic_has_a_higher_threshold():
-    noise, own = torch.eye(1).double(), torch.zeros(1).double()
+    one, none = torch.ones(1, 1, 1).double(), torch.zeros(1, 1, 1).double()
+    spread = Spread(one, none, none[0], 1.0, 512, 512, 64)
 
-    def tau(weight, output, tf32=False):
-        arithmetic = Arithmetic(output, tf32 * 2.0**-11, unit_roundoff(torch.float32))
-        return Threshold.of(noise, own, (1.0, 1.0), 512, weight, arithmetic).tau
+    def tau(**arithmetic):
+        return Threshold.of(spread, Arithmetic(**arithmetic)).tau
 
     full, half, brain = torch.float32, torch.float16, torch.bfloat16
     rising = [
-        tau(full, full),
-        tau(half, half),
-        tau(full, half),  # autocasting rounds the weights too
-        tau(brain, brain),
+        tau(output=full),
+        tau(output=half, roundings=1),
+        tau(output=half, roundings=3),
+        tau(output=full, factors=2.0**-10),
+        tau(output=brain, roundings=1),
+        tau(output=half, sums=2.0**-11, roundings=3),
     ]
-    assert rising == sorted(rising)
-    assert tau(full, full) < tau(half, half) < tau(full, full, tf32=True) < tau(brain, brain)
+    assert rising == sorted(set(rising))
 
 
 @pytest.mark.parametrize("k", [1, 8])

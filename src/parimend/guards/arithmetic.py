@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-_FACTORS = {"tf32": 2.0**-11, "bf16": 2.0**-8}
-"""Unit roundoff to which PyTorch may round the factors of float32 products, by its own names."""
+_FACTORS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
+"""Largest relative error of the factors of float32 products that PyTorch may make coarser, by its
+own names. Tensor cores ignore the bits that TF32 lacks, so these may be cut off and not rounded."""
+
+_IN_PIECES = 3
+"""Roundings of an output that cuBLAS may add up from pieces in the dtype of the output."""
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -38,19 +42,28 @@ class Arithmetic(NamedTuple):
 
     Attributes:
         output: their dtype.
-        factors: unit roundoff to which inputs and weights are rounded although their dtype is
-            finer; 0 if they are not.
+        factors: largest relative error to which inputs and weights are rounded although their
+            dtype is finer; 0 if they are not.
         sums: unit roundoff of the sums.
+        roundings: of a finished sum to the dtype of the outputs; 0 where that is the sums' own.
     """
 
     output: torch.dtype
-    factors: float
-    sums: float
+    factors: float = 0.0
+    sums: float = unit_roundoff(torch.float32)
+    roundings: int = 0
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype in which outputs are checked: their own, or float32."""
+        return torch.promote_types(self.output, torch.float32)
 
 
 _EXACT = {
-    dtype: Arithmetic(dtype, 0.0, unit_roundoff(torch.promote_types(dtype, torch.float32)))
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    torch.float64: Arithmetic(torch.float64, sums=unit_roundoff(torch.float64)),
+    torch.float32: Arithmetic(torch.float32),
+    torch.bfloat16: Arithmetic(torch.bfloat16, roundings=1),
+    torch.float16: Arithmetic(torch.float16, roundings=1),
 }
 
 
@@ -72,9 +85,20 @@ def arithmetic(y: Any, convolution: bool) -> Arithmetic:
         if convolution:  # which may be done by a matrix product
             factors = max(factors, _FACTORS.get(_precision(on, "conv"), 0.0))
         return exact._replace(factors=factors) if factors else exact
-    if y.dtype is torch.float16 and y.is_cuda and _adds_in_float16():
-        return exact._replace(sums=unit_roundoff(y.dtype))
+    if exact.roundings and y.is_cuda:
+        return _narrow_on_cuda(exact)
     return exact
+
+
+def _narrow_on_cuda(exact: Arithmetic) -> Arithmetic:
+    """cuBLAS may add up in the dtype of the outputs: a few pieces, or all of the terms."""
+    matmul = torch.backends.cuda.matmul
+    half = exact.output is torch.float16
+    if half and getattr(matmul, "allow_fp16_accumulation", False):
+        exact = exact._replace(sums=unit_roundoff(exact.output))
+    kind = "fp16" if half else "bf16"
+    in_pieces = getattr(matmul, f"allow_{kind}_reduced_precision_reduction")
+    return exact._replace(roundings=_IN_PIECES) if in_pieces else exact
 
 
 def _precision_before_2_9(backend: str, operation: str) -> str:
@@ -88,6 +112,3 @@ def _precision_before_2_9(backend: str, operation: str) -> str:
 _precision = getattr(torch._C, "_get_fp32_precision_getter", _precision_before_2_9)
 """What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
 
-
-def _adds_in_float16() -> bool:
-    return bool(getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ def view(t: Tensor) -> Tensor:
     return t
 
 
-def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
-    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told.
+def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> Tensor:
+    """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told: () bool,
+    which nobody has read.
 
     Args:
         y: (rows, C).
@@ -30,23 +32,24 @@ def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2
 
 def any_suspicious_product(
     y: Tensor, P: Tensor, x: Tensor, PW: Tensor, Pb: Tensor, tau2: float, least2: float
-) -> bool:
-    """The same with the target PW x + Pb computed on the way, for y = W x + b.
+) -> Tensor:
+    """The same with the target PW x + Pb computed on the way, for y = W x + b in blocks.
 
     Args:
-        y: (rows, C).
+        y: (rows, blocks * C).
         P: (k, C), dtype of y.
         x: (rows, fan-in), dtype of y.
-        PW: (k, fan-in), dtype of y.
-        Pb: (k,), dtype of y.
+        PW: (blocks * k, fan-in), dtype of y.
+        Pb: (blocks * k,), dtype of y.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
     with exactly(y):
         target = F.linear(x, PW, Pb)
-    return any_suspicious_row(y, P, target, tau2, least2)
+    rows, goal = y.reshape(-1, P.shape[1]), target.reshape(-1, len(P))
+    return any_suspicious_row(rows, P, goal, tau2, least2)
 
 
-def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
+def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> Tensor:
     """The same along the middle axis.
 
     Args:
@@ -55,11 +58,11 @@ def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, leas
         target: (outer, k, inner), dtype of y, or (0, k, inner) for zero.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
-    return bool(suspicious(y, P, target, tau2, least2).any())
+    return suspicious(y, P, target, tau2, least2).any()
 
 
-def suspicious(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> Tensor:
-    """Which of them it is, (outer, inner) bool."""
+def suspicious(y: Tensor, P: Tensor, target: Tensor, tau2: Any, least2: Any) -> Tensor:
+    """Which of them it is, (outer, inner) bool; the thresholds may be tensors, too."""
     energy = syndrome(y, P, target).square().sum(1)
     square = y.square().sum(1)
     # Negated, so that NaN is suspicious.
