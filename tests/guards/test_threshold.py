@@ -58,7 +58,7 @@ def test_coarser_arithmetic_has_a_higher_threshold():
         tau(output=full),
         tau(output=half, roundings=1),
         tau(output=half, roundings=3),
-        tau(output=full, factors=2.0**-10),
+        tau(output=full, factors=2.0**-10, checks=2.0**-10),
         tau(output=brain, roundings=1),
         tau(output=half, sums=2.0**-11, roundings=3),
     ]

@@ -17,7 +17,7 @@ class Screen:
         def call(*arguments):
             return getattr(self.kind, name)(
                 *(
-                    self.kind.view(torch.from_numpy(a)) if isinstance(a, np.ndarray) else a
+                    self.kind.view(t := torch.from_numpy(a), t.dtype) if isinstance(a, np.ndarray) else a
                     for a in arguments
                 )
             )

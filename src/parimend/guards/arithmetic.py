@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,12 +47,14 @@ class Arithmetic(NamedTuple):
             dtype is finer; 0 if they are not.
         sums: unit roundoff of the sums.
         roundings: of a finished sum to the dtype of the outputs; 0 where that is the sums' own.
+        checks: what ``factors`` is of the float32 products that outputs are compared with.
     """
 
     output: torch.dtype
     factors: float = 0.0
     sums: float = unit_roundoff(torch.float32)
     roundings: int = 0
+    checks: float = 0.0
 
     @property
     def wide(self) -> torch.dtype:
@@ -78,27 +81,37 @@ def arithmetic(y: Any, convolution: bool) -> Arithmetic:
         >>> arithmetic(torch.ones(1), convolution=False).factors
         0.0
     """
-    exact = _EXACT[y.dtype]
-    if y.dtype is torch.float32:
-        on = "cuda" if y.is_cuda else "mkldnn"
-        factors = _FACTORS.get(_precision(on, "matmul"), 0.0)
-        if convolution:  # which may be done by a matrix product
-            factors = max(factors, _FACTORS.get(_precision(on, "conv"), 0.0))
-        return exact._replace(factors=factors) if factors else exact
-    if exact.roundings and y.is_cuda:
-        return _narrow_on_cuda(exact)
-    return exact
+    if y.dtype is torch.float64:
+        return _EXACT[torch.float64]
+    on = "cuda" if y.is_cuda else "mkldnn"
+    coarse = _FACTORS.get(_precision(on, "matmul"), 0.0)
+    if convolution:  # which may be done by a matrix product
+        coarse = max(coarse, _FACTORS.get(_precision(on, "conv"), 0.0))
+    if not (coarse or y.is_cuda):
+        return _EXACT[y.dtype]
+    return _coarse(y.dtype, coarse, *_additions(y.dtype) if y.is_cuda else (False, False))
 
 
-def _narrow_on_cuda(exact: Arithmetic) -> Arithmetic:
-    """cuBLAS may add up in the dtype of the outputs: a few pieces, or all of the terms."""
+def _additions(dtype: torch.dtype) -> tuple[bool, bool]:
+    """Whether cuBLAS may add up all terms, or pieces of their sum, in the dtype of the outputs."""
+    if dtype is torch.float32:
+        return False, False
     matmul = torch.backends.cuda.matmul
-    half = exact.output is torch.float16
-    if half and getattr(matmul, "allow_fp16_accumulation", False):
-        exact = exact._replace(sums=unit_roundoff(exact.output))
-    kind = "fp16" if half else "bf16"
-    in_pieces = getattr(matmul, f"allow_{kind}_reduced_precision_reduction")
-    return exact._replace(roundings=_IN_PIECES) if in_pieces else exact
+    if dtype is torch.bfloat16:
+        return False, bool(matmul.allow_bf16_reduced_precision_reduction)
+    all_terms = bool(getattr(matmul, "allow_fp16_accumulation", False))
+    return all_terms, bool(matmul.allow_fp16_reduced_precision_reduction)
+
+
+@cache
+def _coarse(dtype: torch.dtype, coarse: float, all_terms: bool, in_pieces: bool) -> Arithmetic:
+    """Always the same object for the same settings."""
+    found = _EXACT[dtype]._replace(checks=coarse)
+    if dtype is torch.float32:
+        found = found._replace(factors=coarse)
+    if all_terms:
+        found = found._replace(sums=unit_roundoff(dtype))
+    return found._replace(roundings=_IN_PIECES) if in_pieces else found
 
 
 def _precision_before_2_9(backend: str, operation: str) -> str:

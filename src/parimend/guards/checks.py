@@ -170,45 +170,54 @@ class Checks:
         P = self.tensor("P", y, y.dtype)
         return screen_torch.suspicious(y, P, _zero(y, target), limit.tau**2, limit.least**2)
 
-    def suspicious(self, y: Tensor, x: Tensor) -> bool | Tensor:
-        """Whether any output is to be looked at; off the CPU a tensor of shape (), bool, there."""
+    def suspicious(self, y: Tensor, x: Tensor, into: Tensor | None = None) -> bool | Tensor:
+        """Whether any output is to be looked at.
+
+        Args:
+            y: outputs.
+            x: inputs.
+            into: () int32 on the same device, not the CPU: where to note it. It becomes 1, or stays
+                as it is.
+
+        Returns:
+            On the CPU a truth value; elsewhere a tensor of shape () there, which nobody has read.
+        """
         product, dims, n = self.product, self.product.dims, self.code.n
         limit = self.threshold(y)
         square = limit.tau**2, limit.least**2
         on, dtype, P, PW, Pb, none = self._prepared(y)
-        y = _plain(y, dtype)
+        rest = square if into is None else (*square, into)
+        y = _plain(y)
         if not (dims or self.imposed):
-            outputs = on.view(_rows(y, n * self.blocks))
-            inputs = on.view(_rows(_plain(x, dtype), self._fan_in))
-            return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
+            outputs = on.view(_rows(y, n * self.blocks), dtype)
+            inputs = on.view(_rows(_plain(x), self._fan_in), dtype)
+            return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *rest)
         target = self.target(x, product.size(y), dtype)
         last = y.movedim(product.axis, -1) if dims else y
         if dims and (y.is_contiguous() or not last.is_contiguous()):
-            planes = on.view(self.by_block(product.split(y)).contiguous())
-            goal = none if target is None else on.view(target.contiguous())
-            return on.any_suspicious_plane(planes, P, goal, *square)
+            planes = on.view(self.by_block(product.split(y)).contiguous(), dtype)
+            goal = none if target is None else on.view(target.contiguous(), dtype)
+            return on.any_suspicious_plane(planes, P, goal, *rest)
         goal = none[..., 0]
         if target is not None:
             goal = target.unflatten(0, (-1, self.blocks)).permute(0, 3, 1, 2)
-            goal = on.view(_rows(goal, len(P)))
-        return on.any_suspicious_row(on.view(_rows(last, n)), P, goal, *square)
+            goal = on.view(_rows(goal, len(P)), dtype)
+        return on.any_suspicious_row(on.view(_rows(last, n), dtype), P, goal, *rest)
 
     def _prepared(self, y: Tensor) -> _Prepared:
         key = y.device, y.dtype
         if key not in self._at_hand:
             on = kernels.on("screen", y.device.type)
             dtype = torch.promote_types(y.dtype, torch.float32)
-            P, PW, Pb = (on.view(self.tensor(name, y, dtype)) for name in ("P", "PW", "Pb"))
-            none = on.view(torch.empty((0, len(P), 1), dtype=dtype, device=y.device))
+            P, PW, Pb = (on.view(self.tensor(name, y, dtype), dtype) for name in ("P", "PW", "Pb"))
+            none = on.view(torch.empty((0, len(P), 1), dtype=dtype, device=y.device), dtype)
             self._at_hand[key] = _Prepared(on, dtype, P, PW[0], Pb, none)
         return self._at_hand[key]
 
 
-def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor without its history, of a dtype; quickly, since small layers take no longer."""
-    if t.requires_grad:
-        t = t.detach()
-    return t if t.dtype is dtype else t.to(dtype)
+def _plain(t: Tensor) -> Tensor:
+    """A tensor without its history; quickly, since small layers take no longer."""
+    return t.detach() if t.requires_grad else t
 
 
 def _rows(t: Tensor, width: int) -> Tensor:

@@ -38,7 +38,7 @@ class _Thread:
 
     Attributes:
         phase: ``waiting`` while alarms are kept, ``judging`` in the second run.
-        alarms: for every device, (layers,) bool: never cleared but by who reads them.
+        alarms: for every device, (layers,) int32: never cleared but by who reads them.
         judged: layers that were stopped in the second run.
     """
 
@@ -107,11 +107,12 @@ class Latch:
         """Whether this is the second run, in which every call is checked."""
         return self._here.phase == "judging"
 
-    def keep(self, layer: int, alarm: bool | Tensor) -> None:
-        """Keeps the alarm of a layer, where it lies."""
-        if alarm is False:
-            return
-        device = alarm.device if isinstance(alarm, Tensor) else torch.device("cpu")
+    def place(self, layer: int, device: torch.device) -> Tensor:
+        """Where the alarm of a layer lies, () int32: 0, or 1 for an alarm that was not read yet.
+
+        Raises:
+            GuardError: if there is no such place, and none can be made.
+        """
         alarms = self._here.alarms
         if device not in alarms:
             if capturing():
@@ -119,8 +120,8 @@ class Latch:
                     f"no alarms can be kept on {device} while a CUDA graph is captured for the "
                     "first time: run the model once before"
                 )
-            alarms[device] = torch.zeros(len(self._layers), dtype=torch.bool, device=device)
-        alarms[device][layer].logical_or_(torch.as_tensor(alarm))
+            alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
+        return alarms[device][layer]
 
     def judged(self, layer: str) -> None:
         """Notes that a layer was stopped, and looked at."""

@@ -129,11 +129,15 @@ class LayerGuard(Hook):
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
         elif y.numel():
-            alarm = self.checks_in(y.dtype).suspicious(y, as_used(x, y))
-            if latch and latch.waits:
-                latch.keep(self.number, alarm)
-            elif alarm:
-                self._settle(call, y, x, parameters)
+            checks, waits = self.checks_in(y.dtype), latch is not None and latch.waits
+            place = latch.place(self.number, y.device) if latch and waits else None
+            into = None if y.device.type == "cpu" else place
+            alarm = checks.suspicious(y, as_used(x, y), into)
+            if place is None:
+                if alarm:
+                    self._settle(call, y, x, parameters)
+            elif into is None and alarm:
+                place.fill_(1)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""

@@ -110,7 +110,7 @@ class Threshold:
         own = max(_OWN_TERMS, spread.width // _AT_ONCE)
         sums = ROUNDING**2 * arithmetic.sums**2 * spread.terms + check * own + factors
         roundings = arithmetic.roundings * unit**2 / 3.0
-        inputs = check * (spread.kept + own) + factors
+        inputs = check * (spread.kept + own) + arithmetic.checks**2 / 3.0
         rest = inputs * spread.inputs + torch.diag_embed(spread.own)
         # Where numbers are taken for zero, so may be every term of a sum.
         absolute = spread.gain * (1 if arithmetic.roundings else spread.terms**2)

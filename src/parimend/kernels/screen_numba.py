@@ -22,9 +22,9 @@ _POSITIONS = 512
 """Positions that are handled together: their sums stay in the first-level cache."""
 
 
-def view(t: Any) -> NDArray[Any]:
-    """A contiguous tensor without history as these kernels take it."""
-    return t.numpy()
+def view(t: Any, dtype: Any) -> NDArray[Any]:
+    """A contiguous tensor without history as these kernels take it: of the dtype of the checks."""
+    return (t if t.dtype is dtype else t.to(dtype)).numpy()
 
 
 @nb.njit(nogil=True, fastmath=_SUMS, inline="never")
