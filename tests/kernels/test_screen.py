@@ -15,11 +15,11 @@ class Screen:
 
     def __getattr__(self, name):
         def call(*arguments):
+            def viewed(a):
+                return self.kind.view(t := torch.from_numpy(a), t.dtype)
+
             return getattr(self.kind, name)(
-                *(
-                    self.kind.view(t := torch.from_numpy(a), t.dtype) if isinstance(a, np.ndarray) else a
-                    for a in arguments
-                )
+                *(viewed(a) if isinstance(a, np.ndarray) else a for a in arguments)
             )
 
         return call

@@ -101,9 +101,7 @@ class Suspect:
             power = torch.ldexp(torch.ones_like(y), torch.frexp(y).exponent - 1)
             own += limit.rounding**2 * torch.where(y == 0.0, 0.0, power.square())
         P = self.checks.tensor("P", y, torch.float64)
-        limit2 = torch.maximum(
-            limit.tau**2 * total, limit.rest**2 * total + _largest(P, own)
-        )
+        limit2 = torch.maximum(limit.tau**2 * total, limit.rest**2 * total + _largest(P, own))
         energy = self.syndrome().square().sum(1)
         return ~((energy <= limit2 + limit.least**2) & total.isfinite())
 

@@ -124,4 +124,3 @@ def _precision_before_2_9(backend: str, operation: str) -> str:
 
 _precision = getattr(torch._C, "_get_fp32_precision_getter", _precision_before_2_9)
 """What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
-

@@ -130,9 +130,7 @@ class Guards(Removable):
         found = Coverage(site.name, type(site.module).__name__, cover, reason)
         self._known[site.name] = site.module, found
 
-    def _guard(
-        self, site: ProductSite, k: int, blocks: int, seed: int, impose: bool
-    ) -> LayerGuard:
+    def _guard(self, site: ProductSite, k: int, blocks: int, seed: int, impose: bool) -> LayerGuard:
         code = Output(n=site.outputs // site.blocks(k, blocks), m=k, seed=seed)
         if impose:
             _impose_(site, code)

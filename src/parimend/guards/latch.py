@@ -10,7 +10,7 @@ plain values, and changes nothing but what it gives back. Where that is not know
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any

@@ -95,9 +95,7 @@ class LayerGuard(Hook):
         if dtype not in self._cast:
             weights = _cast(self.parameters(), dtype)
             usable = not unusable(*weights)  # some may be too large for the dtype
-            self._cast[dtype] = (
-                Checks(self.product, self.code, *weights) if usable else self.checks
-            )
+            self._cast[dtype] = Checks(self.product, self.code, *weights) if usable else self.checks
         return self._cast[dtype]
 
     def floor(self) -> float:

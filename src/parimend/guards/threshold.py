@@ -9,11 +9,9 @@ nothing.
 
 With blocks, all of this is said of one block of outputs: y, S and t are its own.
 
-tau is a quantile, as in V-ABFT (thresholds from the variance of rounding; see also D. Boley, G. H.
-Golub, S. Makar, N. Saxena, E. J. McCluskey, "Floating point fault tolerance with backward error
-assertions", IEEE Transactions on Computers 44, 1995). A sum of L terms of total size S rounds L partial sums, most of them smaller than
-S; the errors are independent (N. J. Higham, T. Mary, "A new approach to probabilistic rounding
-error analysis", SIAM Journal on Scientific Computing 41, 2019), so they add up to a standard
+tau is a quantile of what rounding does, from its variance. A sum of L terms of total size S rounds
+L partial sums, most of them smaller than S; the errors are independent (N. J. Higham, T. Mary, "A
+new approach to probabilistic rounding error analysis", SIAM Journal on Scientific Computing 41, 2019), so they add up to a standard
 deviation of C u sqrt(L) S with u the unit roundoff and C = 1 / sqrt(12) for sums that grow like a
 random walk. The outputs' errors enter the syndrome through P and are about normal, so |s|^2 is
 bounded by the largest eigenvalue of their covariance times a chi-square of k degrees of freedom.
@@ -121,9 +119,7 @@ class Threshold:
             q * math.sqrt(roundings),
             q * _largest(rest),
             q * least * math.sqrt(absolute / 3.0),
-            spread.terms * arithmetic.sums
-            + arithmetic.roundings * unit
-            + 2.0 * arithmetic.factors,
+            spread.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
         )
 
     def floor(self, k: int, outputs: int) -> float:
