@@ -11,10 +11,11 @@ With blocks, all of this is said of one block of outputs: y, S and t are its own
 
 tau is a quantile of what rounding does, from its variance. A sum of L terms of total size S rounds
 L partial sums, most of them smaller than S; the errors are independent (N. J. Higham, T. Mary, "A
-new approach to probabilistic rounding error analysis", SIAM Journal on Scientific Computing 41, 2019), so they add up to a standard
-deviation of C u sqrt(L) S with u the unit roundoff and C = 1 / sqrt(12) for sums that grow like a
-random walk. The outputs' errors enter the syndrome through P and are about normal, so |s|^2 is
-bounded by the largest eigenvalue of their covariance times a chi-square of k degrees of freedom.
+new approach to probabilistic rounding error analysis", SIAM Journal on Scientific Computing 41,
+2019), so they add up to a standard deviation of C u sqrt(L) S with u the unit roundoff and
+C = 1 / sqrt(12) for sums that grow like a random walk. The outputs' errors enter the syndrome
+through P and are about normal, so |s|^2 is bounded by the largest eigenvalue of their covariance
+times a chi-square of k degrees of freedom.
 
 To that is added what is rounded besides: the outputs, to a narrow dtype, by up to u times the power
 of two below them; the factors, where float32 is multiplied in TF32 or bfloat16. The sums P W x are
