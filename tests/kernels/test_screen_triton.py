@@ -19,15 +19,16 @@ def new():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("k", "blocks"), [(1, 1), (3, 2)])
 def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
-    monkeypatch.setattr(screen_triton, "_TILE", 16)  # several, and a part of one
+    monkeypatch.setattr(screen_triton, "_TILE", 32)  # several, and a part of one
+    monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
     torch.manual_seed(0)
     n, rows = 40, 6
     wide = torch.promote_types(dtype, torch.float32)
     y, x = torch.randn(rows, n * blocks).to(dtype), torch.randn(rows, 23).to(dtype)
     P, PW, Pb = (torch.randn(size).to(wide) for size in ((k, n), (k * blocks, 23), (k * blocks,)))
     P[0] = 1.0
-    parts, planes = y.reshape(-1, n), torch.randn(2, n, 50).to(dtype)
-    goal, field = torch.randn(len(parts), k).to(wide), torch.randn(2, k, 50).to(wide)
+    parts, planes = y.reshape(-1, n), torch.randn(2, n, 20).to(dtype)
+    goal, field = torch.randn(len(parts), k).to(wide), torch.randn(2, k, 20).to(wide)
     none = torch.empty(0, k, 1).to(wide)
     calls = (
         ("any_suspicious_product", (y, P, x, PW, Pb)),
@@ -37,7 +38,7 @@ def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
         ("any_suspicious_plane", (planes, P, none)),
     )
     answers = set()
-    for tau2 in (30.0, 5.0, 1.0, 0.1):
+    for tau2 in (30.0, 1.0, 0.1):
         for name, arguments in calls:
             widened = (t.to(wide) for t in arguments)
             right = getattr(screen_torch, name)(*widened, tau2, 0.0)
@@ -47,6 +48,7 @@ def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
     assert answers == {False, True}
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, in the interpreter
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_nothing_that_is_not_finite_or_huge_passes(value):
     y, P, none = torch.zeros(5, 40), torch.ones(1, 40), torch.empty(0, 1)

@@ -201,12 +201,19 @@ class Latch:
     ) -> Any:
         """The same in a graph that is being compiled, with an operator at its end."""
         flat = all(isinstance(each, (Tensor, *_PLAIN)) for each in (*args, *kwargs.values()))
-        if self.traced is not None or is_exporting() or not flat:
+        if is_exporting() or not flat:
             return forward(*args, **kwargs)
-        self.traced = []
-        outputs = forward(*args, **kwargs)
-        found, self.traced = self.traced, None
+        self.traced = found = []
+        try:
+            outputs = forward(*args, **kwargs)
+        finally:
+            self.traced = None
         if found:
+            if not _repeatable(outputs):
+                raise GuardError(
+                    "a compiled model whose alarms wait has to give tensors, in lists, tuples or "
+                    f"dicts, not in {type(outputs).__name__}: guard without deferred=True"
+                )
             alarms = torch.stack([alarm.to(found[0][1].device) for _, alarm in found])
             layers = [layer for layer, _ in found]
             graph.conclude_(outputs, args, kwargs, alarms, layers, self._key)
@@ -240,12 +247,12 @@ def _write(outputs: list[Tensor], better: list[Tensor]) -> None:
     """Puts tensors in the place of those that were given back.
 
     Raises:
-        ComputationError: if some of these are not known.
+        ComputationError: if they have other shapes.
     """
     if [t.shape for t in outputs] != [t.shape for t in better]:
         raise ComputationError(
-            "wrong outputs that cannot be put right, as they are not in tensors, lists, tuples or "
-            "dicts of a fixed shape: run it again, or guard without deferred=True"
+            "wrong outputs that cannot be put right, as another run gives other shapes: run it "
+            "again, or guard without deferred=True"
         )
     with torch.no_grad():
         for old, new in zip(outputs, better, strict=True):

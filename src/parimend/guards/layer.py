@@ -127,15 +127,11 @@ class LayerGuard(Hook):
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
         elif y.numel():
-            checks, waits = self.checks_in(y.dtype), latch is not None and latch.waits
-            place = latch.place(self.number, y.device) if latch and waits else None
-            into = None if y.device.type == "cpu" else place
-            alarm = checks.suspicious(y, as_used(x, y), into)
-            if place is None:
-                if alarm:
-                    self._settle(call, y, x, parameters)
-            elif into is None and alarm:
-                place.fill_(1)
+            checks, used = self.checks_in(y.dtype), as_used(x, y)
+            if latch and latch.waits:
+                checks.note(y, used, latch.place(self.number, y.device))
+            elif checks.suspicious(y, used):
+                self._settle(call, y, x, parameters)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""
@@ -178,7 +174,8 @@ class LayerGuard(Hook):
         elif not is_exporting() and y.dtype in DTYPES:  # what is exported runs without guards
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)
-            alarm = alarm_in(self.product, y.detach(), used, self.checks.imposed, *constants)
+            imposed = self.checks_in(y.dtype).imposed  # made with the constants: only looked up
+            alarm = alarm_in(self.product, y.detach(), used, imposed, *constants)
             latch = self.journal.latch
             if latch is None or latch.traced is None:
                 graph.answer_(alarm, y, x, *parameters(), self._key)
