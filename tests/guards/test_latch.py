@@ -82,6 +82,18 @@ def test_every_policy_keeps_its_word(model, x, calls):
             assert [e.action for e in guards.events] == ["recorded"]
 
 
+def test_modes_without_gradients_may_change(model, x):
+    modes = (torch.inference_mode, torch.no_grad, torch.inference_mode)
+    with guard_(model, 4, deferred=True) as guards:
+        for mode in modes:
+            with mode():
+                right = model(x)
+                handle = failing(model, 1)
+                same(model(x), right)
+                handle.remove()
+        assert [e.action for e in guards.events] == ["recomputed"] * 3
+
+
 def test_weights_are_repaired_in_the_second_run(model, x):
     with torch.no_grad():
         right, before = model(x), model.first.weight.clone()
@@ -205,7 +217,7 @@ class TestCapturedGraphs:
     def test_it_needs_a_run_before(self, model, x):
         with torch.no_grad(), guard_(model, 4, deferred=True):
             self.now = True
-            with pytest.raises(GuardError, match="run the model once before"):
+            with pytest.raises(GuardError, match="run the model once before every"):
                 model(x)
 
     def test_without_deferring_there_is_nothing_to_settle(self, model):

@@ -117,10 +117,11 @@ class Latch:
         if device not in alarms:
             if capturing():
                 raise GuardError(
-                    f"no alarms can be kept on {device} while a CUDA graph is captured for the "
-                    "first time: run the model once before"
+                    f"there is no place for alarms on {device}, and none can be made while a CUDA "
+                    "graph is captured: run the model once before every capture"
                 )
-            alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
+            with torch.inference_mode(False):  # it is written to outside of that, too
+                alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
         return alarms[device][layer]
 
     def judged(self, layer: str) -> None:
@@ -254,7 +255,8 @@ def _write(outputs: list[Tensor], better: list[Tensor]) -> None:
             "wrong outputs that cannot be put right, as another run gives other shapes: run it "
             "again, or guard without deferred=True"
         )
-    with torch.no_grad():
+    inference = any(t.is_inference() for t in outputs)
+    with torch.inference_mode(inference), torch.no_grad():
         for old, new in zip(outputs, better, strict=True):
             old.copy_(new)
 

@@ -76,8 +76,11 @@ class LayerGuard(Hook):
     def _fresh(self, dtype: torch.dtype, device: torch.device) -> graph.Constants:
         checks, like = self.checks_in(dtype), torch.empty(0, dtype=dtype, device=device)
         wide, limit = torch.promote_types(dtype, torch.float32), checks.threshold(like)
-        P, PW, Pb = (checks.tensor(name, like, wide).clone() for name in ("P", "PW", "Pb"))
-        return P, PW, Pb, like.new_tensor((limit.tau**2, limit.least**2), dtype=wide)
+        squares = torch.tensor((limit.tau**2, limit.least**2), dtype=wide, device=device)
+        tensors = (*(checks.tensor(name, like, wide) for name in ("P", "PW", "Pb")), squares)
+        with torch.inference_mode(False):  # they are written to outside of that, too
+            P, PW, Pb, squares = (torch.empty_like(t).copy_(t) for t in tensors)
+        return P, PW, Pb, squares
 
     def standing(self) -> Standing:
         """What became of the weights that the guard knows."""
