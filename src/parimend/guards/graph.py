@@ -65,7 +65,16 @@ def dismiss(key: str) -> None:
     _ADMITTED.pop(key, None)
 
 
-@torch._dynamo.assume_constant_result
+def _once(function: Any) -> Any:
+    """Lets a function be called while a graph is compiled; the graph has its result as a constant.
+
+    What `torch.compiler.assume_constant_result` does, without loading the compiler for it.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_once
 def constants(key: str, dtype: torch.dtype, device: torch.device) -> Constants:
     """What a graph needs to check outputs: tensors whose values the guard keeps up to date."""
     found: Constants = _ADMITTED[key].constants(dtype, device)
@@ -116,7 +125,7 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
-@torch._dynamo.assume_constant_result
+@_once
 def _call(args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> str:
     """Keeps the arguments of a call; their name."""
     name = repr((args, kwargs))
