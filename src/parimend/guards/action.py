@@ -130,7 +130,7 @@ class Suspect:
         blocks = self.checks.blocks
 
         def of_blocks(t: Tensor) -> Tensor:
-            return t.unflatten(0, (-1, blocks))[which].flatten(0, 1)
+            return t.reshape(-1, blocks, *t.shape[1:])[which].flatten(0, 1)
 
         return replace(
             self,

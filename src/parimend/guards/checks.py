@@ -81,7 +81,9 @@ class Checks:
         total = square.sum(-1, keepdim=True)
         square = torch.where(total > 0.0, square, 1.0)  # of zeros any scale will do
         total = square.sum(-1, keepdim=True)
-        of_inputs = PW.unflatten(1, (blocks, code.m)).transpose(0, 1).transpose(1, 2).flatten(2)
+        of_inputs = (
+            PW.reshape(len(W), blocks, code.m, -1).transpose(0, 1).transpose(1, 2).flatten(2)
+        )
         of_inputs = of_inputs @ of_inputs.mT
         self.spread = Spread(
             (P * square @ P.T / total).cpu(),
@@ -200,7 +202,7 @@ class Checks:
             return on.any_suspicious_plane(planes, P, goal, *rest)
         goal = none[..., 0]
         if target is not None:
-            goal = target.unflatten(0, (-1, self.blocks)).permute(0, 3, 1, 2)
+            goal = target.reshape(-1, self.blocks, *target.shape[1:]).permute(0, 3, 1, 2)
             goal = on.view(_rows(goal, len(P)), dtype)
         return on.any_suspicious_row(on.view(_rows(last, n), dtype), P, goal, *rest)
 
@@ -290,4 +292,4 @@ def _target(
 def checks_of(code: Output, outputs: int) -> Tensor:
     """The checks of a code for every block of so many outputs, (blocks * k, outputs) float64."""
     P = torch.from_numpy(code.matrix.copy())
-    return torch.block_diag(*[P] * (outputs // code.n))
+    return torch.kron(torch.eye(outputs // code.n, dtype=P.dtype), P)

@@ -204,7 +204,8 @@ class Latch:
         flat = all(isinstance(each, (Tensor, *_PLAIN)) for each in (*args, *kwargs.values()))
         if is_exporting() or not flat:
             return forward(*args, **kwargs)
-        self.traced = found = []
+        found: list[tuple[int, Tensor]] = []
+        self.traced = found
         try:
             outputs = forward(*args, **kwargs)
         finally:
@@ -241,7 +242,8 @@ class Latch:
 
 def capturing() -> bool:
     """Whether a CUDA graph is being captured: nothing can be read then."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return bool(started) and torch.cuda.is_current_stream_capturing()
 
 
 def _write(outputs: list[Tensor], better: list[Tensor]) -> None:
