@@ -13,6 +13,12 @@ from parimend.guards import Policy, guard_
 from parimend.upsets import Upset, upset_
 
 
+@pytest.fixture(autouse=True)
+def no_graphs_of_others():
+    """All compiled modules share a cache of a few graphs."""
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
