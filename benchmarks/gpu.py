@@ -43,7 +43,7 @@ import parimend as pm
 from parimend.codes import PowerSums, sums_for
 from parimend.demo import Network
 from parimend.experiment import Rate
-from parimend.kernels import power_torch, power_triton, stream_triton
+from parimend.kernels import power_torch, power_triton, screen_triton, stream_triton
 from parimend.words.bits import byte_view, words_of
 
 ROUNDS = 7
@@ -318,26 +318,18 @@ class Bench:
         return found
 
     def guards(self) -> dict[str, Any]:
-        """False alarms of guarded layers in every arithmetic, and what they cost."""
-        found: dict[str, Any] = {}
-        width, batch, rounds = (4096, 256, 20) if self.is_gpu else (64, 32, 2)
+        """What guards cost in every arithmetic, beside ABFT and running twice, and false alarms."""
+        found: dict[str, Any] = {"triton": screen_triton.works(self.device)}
+        width, batches = (4096, (256, 4096)) if self.is_gpu else (64, (32,))
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for tf32 in (False, True) if dtype is torch.float32 else (False,):
                 torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
-                layer = torch.nn.Linear(width, width).to(self.device, dtype)
-                x = torch.randn(batch, width, device=self.device, dtype=dtype)
-                with torch.no_grad():
-                    plain = self.seconds(lambda layer=layer, x=x: layer(x), 20)
-                    with pm.guard_(layer) as guards:
-                        guarded = self.seconds(lambda layer=layer, x=x: layer(x), 20)
-                        for _ in range(rounds):
-                            layer(torch.randn_like(x))
-                        alarms, n = len(guards.events), batch * (rounds + 21)
+                layer = torch.nn.Linear(width, width).to(self.device, dtype).eval()
                 name = f"{str(dtype).removeprefix('torch.')}{' TF32' if tf32 else ''}"
-                found[name] = {
-                    "alarms": f"{alarms} of {n}, at most {Rate(alarms, n).upper():.1e}",
-                    "overhead %": round(100 * (guarded / plain - 1), 1),
-                }
+                for batch in batches:
+                    x = torch.randn(batch, width, device=self.device, dtype=dtype)
+                    found[f"{name}, {batch}"] = self.guarded(layer, x)
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
         return found
 
     def training(self) -> dict[str, Any]:
@@ -380,6 +372,80 @@ class Bench:
             for what, key in (("launches", "Launch"), ("waits", "Synchronize"))
         }
 
+    def guarded(self, layer: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
+        """One layer, P W kept: its overheads in %, alarms of healthy runs, floors."""
+        model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
+        backend = "inductor" if self.is_gpu else "aot_eager"
+        torch._dynamo.reset()
+        runs = {"eager": model, "compiled": torch.compile(model, backend=backend, fullgraph=True)}
+        if not self.is_gpu and x.dtype != torch.bfloat16:
+            del runs["compiled"]  # once is enough to see that it works
+        ways: dict[str, dict[str, Any]] = {
+            "": {},
+            "deferred": {"deferred": True},
+            "deferred, 8 blocks": {"deferred": True, "blocks": 8},
+        }
+        found: dict[str, Any] = {}
+        alarms, n, rounds = 0, 0, 20 if self.is_gpu else 2
+        with torch.no_grad():
+            for how, run in runs.items():
+                plain = self.seconds(lambda run=run: run(x), rounds)
+                found[f"{how} us"] = round(1e6 * plain, 1)
+                for way, options in ways.items():
+                    with pm.guard_(model, **options) as guards:
+                        took = self.seconds(lambda run=run: run(x), rounds)
+                        for _ in range(rounds):
+                            run(torch.randn_like(x))
+                        alarms, n = alarms + len(guards.events), n + len(x) * (2 * rounds + 1)
+                        found[f"floor{', 8 blocks' * ('blocks' in options)}"] = (
+                            f"{guards.floor['0']:.2g}"
+                        )
+                    found[f"{how} {way} %".replace("  ", " ")] = round(100 * (took / plain - 1), 1)
+                for peer in (Checksum(layer), Twice(layer)):
+                    other: Any = torch.nn.Sequential(peer, model[1])
+                    if how == "compiled":
+                        other = torch.compile(other, backend=backend, fullgraph=True)
+                    took = self.seconds(lambda other=other: other(x), rounds)
+                    name = type(peer).__name__.lower()
+                    found[f"{how} {name} %"] = round(100 * (took / plain - 1), 1)
+        return found | {"alarms": f"{alarms} of {n}, at most {Rate(alarms, n).upper():.1e}"}
+
+
+class Checksum(torch.nn.Module):
+    """ABFT: one more output, the sum of the others, filled up to eight; its alarm is not read."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        more = torch.zeros(8, layer.in_features, device=layer.weight.device)
+        more[0] = layer.weight.detach().float().sum(0)
+        bias = torch.zeros(8, device=layer.weight.device)
+        bias[0] = layer.bias.detach().float().sum()
+        self.weight = torch.cat([layer.weight.detach(), more.to(layer.weight.dtype)])
+        self.bias = torch.cat([layer.bias.detach(), bias.to(layer.weight.dtype)])
+        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=more.device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.linear(x, self.weight, self.bias)
+        y, check = y[:, :-8], y[:, -8]
+        off = (y.sum(1, dtype=torch.float32) - check).abs()
+        self.alarm |= ~(off <= 1e-2 * y.float().square().sum(1)).all()
+        return y
+
+
+class Twice(torch.nn.Module):
+    """A layer that runs twice, and compares; its alarm is not read."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        device = next(layer.parameters()).device
+        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        self.alarm |= (y != self.layer(x)).any()
+        return y
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -391,6 +457,7 @@ def main() -> None:
     parser.add_argument("--shapes", action="store_true", help="also shapes of the kernel's work")
     parser.add_argument("--scale", type=float, default=1.0, help="of the limits of time")
     args = parser.parse_args()
+    torch._dynamo.config.recompile_limit = 1000  # wrappers of a kind share their code
     bench = Bench(args.device, args.gigabytes, args.errors, args.out)
     steps: dict[str, tuple[float, Callable[[], dict[str, Any]]]] = {
         "kernels": (80, bench.kernels),
@@ -401,7 +468,7 @@ def main() -> None:
         "large": (60, lambda: bench.model(bench.large())),
         "many": (60, lambda: bench.model(bench.many())),
         "scrubber": (60, bench.scrubber),
-        "guards": (20, bench.guards),
+        "guards": (90, bench.guards),
         "training": (90, bench.training),
         "host": (20, bench.host),
     }

@@ -1,7 +1,8 @@
 """Guards: what they cost and what they see, next to classic ABFT, running twice and clamping.
 
-    python benchmarks/guards.py overhead  [--compiled] [--cases PATTERN...]
+    python benchmarks/guards.py overhead  [--compiled] [--cases PATTERN...] [--methods NAME...]
     python benchmarks/guards.py alarms    [--mnist DIR] [--cifar DIR] [--inputs N]
+    python benchmarks/guards.py arithmetics [--inputs N]
     python benchmarks/guards.py detection
     python benchmarks/guards.py accuracy  [--mnist DIR] [--cifar DIR] [--wrn FILE]
     python benchmarks/guards.py training  --mnist DIR
@@ -19,6 +20,7 @@ import copy
 import itertools
 import statistics
 import time
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -118,25 +120,27 @@ def replaced(model, wrapper):
     return model
 
 
-def guarded(model, k):
+def guarded(model, k, **options):
     model = shared(model)
-    model.guards = [guard_(model, k)]  # kept alive with the model
+    model.guards = [guard_(model, k, **options)]  # kept alive with the model
     return model
 
 
-def kept(model, k):
+def kept(model, k, **options):
     """With weights that are in no code."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.0 + 0.1 * torch.rand_like(parameter))
-    return guarded(model, k)
+    return guarded(model, k, **options)
 
 
 METHODS = {
     "k=1": lambda m: guarded(m, 1),
     "k=8": lambda m: guarded(m, 8),
+    "deferred": lambda m: guarded(m, 1, deferred=True),
     "k=1 kept": lambda m: kept(m, 1),
+    "8 blocks kept": lambda m: kept(m, 1, blocks=8),
     "ABFT": lambda m: replaced(m, Checksum),
     "twice": lambda m: replaced(m, Twice),
     "clamp": lambda m: replaced(m, Clamp),
@@ -187,8 +191,8 @@ def cases():
 
 
 def overhead(args):
-    print("| overhead in % | plain, ms | " + " | ".join(METHODS) + " |")
-    print("|---" * (len(METHODS) + 2) + "|")
+    print("| overhead in % | plain, ms | " + " | ".join(args.methods) + " |")
+    print("|---" * (len(args.methods) + 2) + "|")
     with torch.inference_mode():
         for name, make in cases():
             if not any(fnmatchcase(name, pattern) for pattern in args.cases):
@@ -199,13 +203,13 @@ def overhead(args):
             wide = [n for n in wide if isinstance(model.get_submodule(n), PRODUCTS)]
             guard_(model, 8, impose=wide).remove()
             guard_(model, 1, impose=True).remove()
-            models = {"plain": model} | {method: of(model) for method, of in METHODS.items()}
+            models = {"plain": model} | {method: METHODS[method](model) for method in args.methods}
             if args.compiled:
                 torch._dynamo.reset()
                 models = {n: torch.compile(m) for n, m in models.items()}
             found = timed(models, x, args.seconds)
             plain = found.pop("plain")
-            row = [f"{100 * (found[method] / plain - 1):.1f}" for method in METHODS]
+            row = [f"{100 * (found[method] / plain - 1):.1f}" for method in args.methods]
             print(f"| {name} | {1e3 * plain:.3f} | " + " | ".join(row) + " |", flush=True)
 
 
@@ -263,6 +267,68 @@ def alarms(args):
         if (bert := minilm()) is not None:
             report("text, MiniLM", bert, sentences(int(0.02 * n)), k=k, impose=impose)
     print(f"{total:,} inputs")
+
+
+def cut(t):
+    """Float32 numbers without the bits that TF32 lacks."""
+    return (t.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+@contextmanager
+def tf32():
+    """Float32 products as tensor cores may make them: of numbers that are cut off, not rounded."""
+    forward = nn.Linear.forward
+    nn.Linear.forward = lambda m, x: nn.functional.linear(cut(x), cut(m.weight), m.bias)
+    torch.backends.mkldnn.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        nn.Linear.forward = forward
+        torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+
+
+ARITHMETICS = {
+    "float32": (torch.float32, nullcontext),
+    "TF32": (torch.float32, tf32),
+    "bfloat16": (torch.bfloat16, nullcontext),
+    "float16": (torch.float16, nullcontext),
+    "autocast bfloat16": (torch.float32, lambda: torch.autocast("cpu", torch.bfloat16)),
+    "autocast float16": (torch.float32, lambda: torch.autocast("cpu", torch.float16)),
+}
+
+
+def unlike(x, i):
+    """Inputs of one of five kinds: normal, positive, with outliers, tiny, the same for all."""
+    heavy = torch.where(torch.rand_like(x) < 0.002, 100.0 * x, x)
+    return (x, x.relu(), heavy, 1e-4 * x, 1.0 + 0.01 * x)[i % 5]
+
+
+def arithmetics(args):
+    """What rounding does to checks in every arithmetic, next to the thresholds."""
+    print("| arithmetic | floor: k=1, 8 blocks, 16 | rounding alone | inputs | alarms | again |")
+    print("|---|---|---|---|---|---|")
+    for name, (dtype, context) in ARITHMETICS.items():
+        torch.manual_seed(0)
+        with torch.inference_mode(), context():
+            wide, floors = nn.Linear(4096, 4096).to(dtype), []
+            for blocks in (1, 8, 16):
+                with guard_(wide, blocks=blocks) as guards:
+                    floors.append(f"{guards.floor['']:.2g}")
+            x = torch.randn(64, 4096, dtype=dtype)
+            y = wide(x)
+            used, y = y.dtype, y.double()
+            x, W, b = (t.to(used).double() for t in (x, wide.weight, wide.bias))
+            s = y.sum(1) - x @ W.sum(0) - b.sum()
+            error = float(s.square().mean().sqrt() / y.square().mean().sqrt())
+            layer, found, again = nn.Linear(96, 256).to(dtype), 0, 0
+            for k, blocks in ((1, 1), (1, 8), (8, 1)):
+                with guard_(layer, k, blocks=blocks, policy="record") as guards:
+                    for i in range(max(args.inputs // 30_000, 1)):
+                        layer(unlike(torch.randn(10_000, 96), i).to(dtype))
+                    found, again = found + len(guards.events), again + guards.screened
+        n = 30_000 * max(args.inputs // 30_000, 1)
+        row = f"{error:.2g} | {n:,} | {found} | {again}"
+        print(f"| {name} | {', '.join(floors)} | {row} |", flush=True)
 
 
 def detection(args):
@@ -378,16 +444,19 @@ def training(args):
     print(f"difference {statistics.mean(lost):+.3f} +- {error:.3f} (standard error)")
 
 
+WHAT = ["overhead", "alarms", "arithmetics", "detection", "accuracy", "training"]
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["overhead", "alarms", "detection", "accuracy", "training"])
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for every row")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--cases", nargs="+", default=["*"], help="patterns of names of rows")
     parser.add_argument("--wrn", type=Path)
     parser.add_argument("--pictures", type=int, default=2000)

@@ -75,6 +75,58 @@ def test_settings_are_read_at_every_call(layer, x):
             assert guards.floor[""] > 1000 * fine
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("impose", [False, True])
+def test_autocasting_is_checked_as_finely_as_a_narrow_layer(layer, x, dtype, impose):
+    with (
+        guard_(layer, 4, impose=impose) as guards,
+        torch.autocast("cpu", dtype),
+        torch.no_grad(),
+    ):
+        cast = guards.floor[""]
+        with upset_(layer, Upset("offset", size=2.0 * cast)):
+            layer(x)
+        assert len(guards.events) == len(x)
+    with guard_(layer.to(dtype), 4) as guards:
+        assert 0.5 < guards.floor[""] / cast < 1.1
+
+
+def test_float32_checks_of_narrow_outputs_may_be_coarse_too():
+    y = torch.ones(1, dtype=torch.float16)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        found = arithmetic(y, convolution=False)
+        assert (found.factors, found.checks) == (0.0, 2.0**-8)
+        assert arithmetic(y, convolution=False) is found
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "setting", "changed"),
+    [
+        (torch.bfloat16, "allow_bf16_reduced_precision_reduction", {"roundings": 1}),
+        (torch.float16, "allow_fp16_reduced_precision_reduction", {"roundings": 1}),
+        (torch.float16, "allow_fp16_accumulation", {"sums": 2.0**-11}),
+    ],
+)
+def test_settings_of_a_gpu(monkeypatch, dtype, setting, changed):
+    class Settings:
+        allow_bf16_reduced_precision_reduction = True
+        allow_fp16_reduced_precision_reduction = True
+        allow_fp16_accumulation = False
+
+    class There:
+        is_cuda = True
+
+    There.dtype = dtype
+    monkeypatch.setattr(torch.backends.cuda, "matmul", Settings)
+    usual = arithmetic(There, convolution=False)
+    assert usual.roundings == 3
+    monkeypatch.setattr(Settings, setting, not getattr(Settings, setting))
+    assert arithmetic(There, convolution=False) == usual._replace(**changed)
+
+
 def test_convolutions_have_a_setting_of_their_own():
     y = torch.ones(1)
     torch.backends.mkldnn.conv.fp32_precision = "bf16"

@@ -161,7 +161,7 @@ def test_exported_and_traced_models_run_without_guards(model, x):
     right = model(x)
     with guard_(model, 4, activations=True) as guards:
         exported = torch.export.export(model, (x,))
-        assert "inspect_" not in str(exported.graph)
+        assert "parimend" not in str(exported.graph)
         torch.testing.assert_close(exported.module()(x), right)
         traced = torch.fx.experimental.proxy_tensor.make_fx(model)(x)
         torch.testing.assert_close(traced(x), right)

@@ -13,6 +13,12 @@ from parimend.guards import Policy, guard_
 from parimend.upsets import Upset, upset_
 
 
+@pytest.fixture(autouse=True)
+def no_graphs_of_others():
+    """All compiled modules share a cache of a few graphs."""
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -208,6 +214,27 @@ def test_compiled_without_a_graph_break(model, x, grad, monkeypatch):
     assert len(guards.events) == 1
 
 
+def test_compiled_graphs_hold_the_checks_and_follow_the_weights(model, x):
+    graphs = []
+
+    def look(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    with guard_(model, 4, policy="raise") as guards, torch.no_grad():
+        compiled = torch.compile(model, backend=look, fullgraph=True)
+        compiled(x)
+        for _ in range(3):
+            model[0].weight.mul_(1.5)
+            model[2].weight.add_(0.1)
+            guards.project_()
+            torch.testing.assert_close(compiled(x), model(x))
+        assert guards.events == ()
+        assert len(graphs) == 1
+        called = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
+        assert called.count(torch.ops.parimend.answer_) == 2
+
+
 @pytest.mark.parametrize("root", [False, True])
 def test_no_compiled_graph_passes_guards_by(model, x, root):
     """Graphs are shared by modules of the same structure, and live on."""
@@ -372,6 +399,7 @@ def test_coverage_names_what_is_not_covered(model):
         ({"impose": ["7"]}, "matches no module"),
         ({"policy": "ignore"}, "policy must be"),
         ({"every": 0}, "every must be"),
+        ({"blocks": 0}, "blocks must be"),
     ],
 )
 def test_misuse(model, options, message):

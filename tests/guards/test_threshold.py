@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from parimend.guards import guard_
-from parimend.guards.arithmetic import Arithmetic, unit_roundoff
-from parimend.guards.threshold import Threshold
+from parimend.guards.arithmetic import Arithmetic
+from parimend.guards.threshold import Spread, Threshold
 from parimend.upsets import Upset, upset_
 
 
@@ -17,13 +17,14 @@ from parimend.upsets import Upset, upset_
     inputs=st.integers(1, 700),
     outputs=st.integers(9, 300),
     k=st.sampled_from([1, 2, 8]),
+    blocks=st.sampled_from([1, 4]),
     batch=st.sampled_from([1, 7, 64]),
     kind=st.sampled_from(["normal", "relu", "constant", "sparse", "tiny", "large"]),
     impose=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_no_false_alarm_and_errors_above_the_floor_are_seen(
-    inputs, outputs, k, batch, kind, impose, seed
+    inputs, outputs, k, blocks, batch, kind, impose, seed
 ):
     torch.manual_seed(seed)
     layer, x = nn.Linear(inputs, outputs), torch.randn(batch, inputs)
@@ -35,33 +36,109 @@ def test_no_false_alarm_and_errors_above_the_floor_are_seen(
         "tiny": 1e-12 * x,
         "large": 1e12 * x,
     }[kind]
-    with guard_(layer, k, impose=impose) as guards, torch.no_grad():
+    with guard_(layer, k, blocks=blocks, impose=impose) as guards, torch.no_grad():
         y = layer(x)
         assert guards.events == ()
         if kind in ("normal", "relu") and inputs > 8:
-            spread = y.square().sum(1).max().sqrt() / y.square().mean().sqrt() / outputs**0.5
+            [(guard, *_)] = guards._layers.values()
+            of_block = y.reshape(-1, guard.code.n).square().mean(1).max().sqrt()
+            spread = of_block / y.square().mean().sqrt()
             size = 3 * float(spread) * guards.floor[""]
             with upset_(layer, Upset("offset", size=size), seed=seed):
                 layer(x)
             assert len(guards.events) == batch
 
 
-def test_coarser_arithmetic_has_a_higher_threshold():
-    noise, own = torch.eye(1).double(), torch.zeros(1).double()
+@settings(max_examples=20)
+@given(
+    dtype=st.sampled_from(["bfloat16", "float16"]),
+    cast=st.booleans(),
+    inputs=st.integers(1, 300),
+    outputs=st.integers(9, 200),
+    k=st.sampled_from([1, 4]),
+    blocks=st.sampled_from([1, 3, 8]),
+    kind=st.sampled_from(["normal", "relu", "outliers", "constant", "powers", "tiny", "zero"]),
+    seed=st.integers(0, 99),
+)
+def test_narrow_arithmetic(dtype, cast, inputs, outputs, k, blocks, kind, seed):
+    torch.manual_seed(seed)
+    dtype = getattr(torch, dtype)
+    layer, x = nn.Linear(inputs, outputs), torch.randn(64, inputs)
+    x = {
+        "normal": x,
+        "relu": x.relu(),
+        "outliers": torch.where(torch.rand_like(x) < 0.01, 1e3 * x, x),
+        "constant": 1 + 0.001 * x,
+        "powers": 2.0 ** (3 * x).round(),
+        "tiny": 1e-6 * x,
+        "zero": 0 * x,
+    }[kind]
+    if not cast:
+        layer, x = layer.to(dtype), x.to(dtype)
+    with (
+        guard_(layer, k, blocks=blocks, policy="raise") as guards,
+        torch.no_grad(),
+        torch.autocast("cpu", dtype, enabled=cast),
+    ):
+        assert layer(x).dtype == dtype
+        assert guards.events == ()
 
-    def tau(weight, output, tf32=False):
-        arithmetic = Arithmetic(output, tf32 * 2.0**-11, unit_roundoff(torch.float32))
-        return Threshold.of(noise, own, (1.0, 1.0), 512, weight, arithmetic).tau
+
+def test_blocks_lower_the_floor_and_locate():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(16, 4096).bfloat16(), torch.randn(9, 16).bfloat16()
+    floors = {}
+    for blocks in (1, 8, 16):
+        with guard_(layer, blocks=blocks) as guards, torch.no_grad():
+            floors[blocks] = guards.floor[""]
+            if blocks > 1:
+                right = layer(x)
+                with upset_(layer, Upset("offset", size=1.5 * floors[blocks])):
+                    torch.testing.assert_close(layer(x), right, rtol=0.01, atol=0.01)
+                assert len(guards.events) == len(x)
+                assert {e.action for e in guards.events} == {"corrected"}
+                assert all(len(e.channels) == 1 for e in guards.events)
+    assert floors[8] < 0.5 < floors[1]
+    assert floors[16] < 0.8 * floors[8]
+
+
+@pytest.mark.parametrize(("outputs", "k", "blocks"), [(12, 1, 4), (7, 1, 1), (10, 2, 2), (9, 8, 1)])
+def test_as_many_blocks_as_come_out_even(outputs, k, blocks):
+    with guard_(nn.Linear(5, outputs), k, blocks=4) as guards:
+        [(guard, *_)] = guards._layers.values()
+        assert guard.checks.blocks == blocks
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_blocks_of_convolutions(layout):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 24, 3, groups=2).to(memory_format=layout)
+    x = torch.randn(5, 8, 9, 7).to(memory_format=layout)
+    with guard_(layer, 2, blocks=3) as guards, torch.no_grad():
+        right = layer(x).clone()
+        assert guards.events == ()
+        with upset_(layer, Upset("offset", size=2.0)):
+            torch.testing.assert_close(layer(x), right)
+        assert {e.action for e in guards.events} == {"corrected"}
+
+
+def test_coarser_arithmetic_has_a_higher_threshold():
+    one, none = torch.ones(1, 1, 1).double(), torch.zeros(1, 1, 1).double()
+    spread = Spread(one, none, none[0], 1.0, 512, 512, 64)
+
+    def tau(**arithmetic):
+        return Threshold.of(spread, Arithmetic(**arithmetic)).tau
 
     full, half, brain = torch.float32, torch.float16, torch.bfloat16
     rising = [
-        tau(full, full),
-        tau(half, half),
-        tau(full, half),  # autocasting rounds the weights too
-        tau(brain, brain),
+        tau(output=full),
+        tau(output=half, roundings=1),
+        tau(output=half, roundings=3),
+        tau(output=full, factors=2.0**-10, checks=2.0**-10),
+        tau(output=brain, roundings=1),
+        tau(output=half, sums=2.0**-11, roundings=3),
     ]
-    assert rising == sorted(rising)
-    assert tau(full, full) < tau(half, half) < tau(full, full, tf32=True) < tau(brain, brain)
+    assert rising == sorted(set(rising))
 
 
 @pytest.mark.parametrize("k", [1, 8])

@@ -15,11 +15,11 @@ class Screen:
 
     def __getattr__(self, name):
         def call(*arguments):
+            def viewed(a):
+                return self.kind.view(t := torch.from_numpy(a), t.dtype)
+
             return getattr(self.kind, name)(
-                *(
-                    self.kind.view(torch.from_numpy(a)) if isinstance(a, np.ndarray) else a
-                    for a in arguments
-                )
+                *(viewed(a) if isinstance(a, np.ndarray) else a for a in arguments)
             )
 
         return call
@@ -100,7 +100,7 @@ def test_the_screen_in_pytorch_agrees():
             y = layer(x)
             y[4, 5] += 1.0
         target = guard.checks.target(x, torch.Size(), torch.float32)
-        mask = guard.checks.screen(guard.product.split(y), target, guard.threshold(y))
+        mask = guard.checks.screen(guard.product.split(y), target, guard.checks.threshold(y))
         assert mask.nonzero().tolist() == [[4, 0]]
 
 

@@ -5,6 +5,7 @@ All of this is for the rare suspicious output. It may look at the inputs, and co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,8 @@ class Suspect:
         index: (samples,) int64, which these are.
         x: their inputs.
         y: (samples, C, positions) float64, their outputs; corrected in place.
-        target: (samples, k, positions) float64; None for zero.
-        scale2: (samples, positions) float64, squares of the output norms to be expected.
+        target: (samples * blocks, k, positions) float64; None for zero.
+        scale2: (samples * blocks, positions) float64, squares of the output norms to be expected.
         size: spatial shape of the outputs.
         dtype: of the outputs.
         limit: of the syndrome.
@@ -60,12 +61,13 @@ class Suspect:
     def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Suspect:
         """The suspicious samples of a call."""
         product = checks.product
-        limit = checks.threshold(y, x.dtype.itemsize > y.dtype.itemsize)
+        limit = checks.threshold(y)
         size = y.shape[y.ndim - product.dims :]
         outputs, inputs = product.split(y), product.samples(x)
-        wide = outputs.to(torch.promote_types(y.dtype, torch.float32))
+        wide = checks.by_block(outputs).to(torch.promote_types(y.dtype, torch.float32))
         target = checks.target(x, size, wide.dtype)
-        index = checks.screen(wide, target, limit).any(1).nonzero().flatten()
+        stopped = checks.screen(wide, target, limit).any(1)
+        index = stopped.reshape(-1, checks.blocks).any(1).nonzero().flatten()
         inputs = inputs[index]
         double = inputs.to(torch.float64)
         scale2 = product.multiply(
@@ -77,30 +79,36 @@ class Suspect:
             inputs,
             outputs[index].to(torch.float64),
             checks.target(double, size, torch.float64),
-            scale2.reshape(len(index), size.numel()),
+            scale2.reshape(-1, size.numel()),
             size,
             y.dtype,
             limit,
         )
 
     def syndrome(self) -> Tensor:
-        """(samples, k, positions)."""
-        return self.checks.syndrome(self.y, self.target)
+        """(samples * blocks, k, positions)."""
+        return self.checks.syndrome(self.checks.by_block(self.y), self.target)
+
+    def failed(self) -> Tensor:
+        """(samples * blocks, positions) bool: the checks that no rounding explains."""
+        limit, y = self.limit, self.checks.by_block(self.y)
+        square = y.square()
+        total = torch.maximum(square.sum(1), self.scale2)
+        # What outputs err by as they are: one may be so much larger than the others that its error
+        # rules, and all may be powers of two.
+        own = limit.deviation**2 * square
+        if limit.rounding:
+            power = torch.ldexp(torch.ones_like(y), torch.frexp(y).exponent - 1)
+            own += limit.rounding**2 * torch.where(y == 0.0, 0.0, power.square())
+        P = self.checks.tensor("P", y, torch.float64)
+        limit2 = torch.maximum(limit.tau**2 * total, limit.rest**2 * total + _largest(P, own))
+        energy = self.syndrome().square().sum(1)
+        return ~((energy <= limit2 + limit.least**2) & total.isfinite())
 
     def wrong(self) -> Tensor:
-        """(samples, positions) bool: what no rounding explains."""
-        square = torch.maximum(self.y.square().sum(1), self.scale2)
-        limit2 = self.limit.tau**2 * square
-        if len(P := self.checks.tensor("P", self.y, torch.float64)) > 1:
-            # One output may be so much larger than the others that its rounding error rules.
-            share = torch.einsum("kc,ncp,lc->npkl", P, self.y.square(), P)
-            finite = share.isfinite().flatten(2).all(2)
-            share = torch.where(finite[..., None, None], share, 0.0)
-            limit2 = torch.maximum(
-                limit2, self.limit.deviation**2 * torch.linalg.eigvalsh(share)[..., -1]
-            )
-        energy = self.syndrome().square().sum(1)
-        return ~((energy <= limit2 + self.limit.least**2) & square.isfinite())
+        """(samples, positions) bool: where any of them failed."""
+        failed = self.failed()
+        return failed.reshape(-1, self.checks.blocks, failed.shape[1]).any(1)
 
     def magnitude(self) -> Tensor:
         """(samples, positions): size of a single error that explains the syndrome, in units of the
@@ -108,7 +116,8 @@ class Suspect:
         """
         k, channels = self.checks.code.m, self.checks.code.n
         energy = self.syndrome().square().sum(1) / k
-        return (energy * channels / self.scale2).sqrt().nan_to_num(torch.inf, torch.inf)
+        sizes = (energy * channels / self.scale2).sqrt().nan_to_num(torch.inf, torch.inf)
+        return sizes.reshape(-1, self.checks.blocks, sizes.shape[1]).amax(1)
 
     def recompute(self, which: Tensor, parameters: Parameters) -> None:
         """Runs the layer again on some of the samples."""
@@ -118,14 +127,18 @@ class Suspect:
 
     def at(self, which: slice | Tensor) -> Suspect:
         """Some of the samples; as a view of them if they are a slice."""
-        target = None if self.target is None else self.target[which]
+        blocks = self.checks.blocks
+
+        def of_blocks(t: Tensor) -> Tensor:
+            return t.reshape(-1, blocks, *t.shape[1:])[which].flatten(0, 1)
+
         return replace(
             self,
             index=self.index[which],
             x=self.x[which],
             y=self.y[which],
-            target=target,
-            scale2=self.scale2[which],
+            target=None if self.target is None else of_blocks(self.target),
+            scale2=of_blocks(self.scale2),
         )
 
     def locate(self, parameters: Parameters) -> tuple[int, ...]:
@@ -136,20 +149,19 @@ class Suspect:
         Returns:
             The outputs that were wrong at any position; none if the checks still fail.
         """
-        P = self.checks.tensor("P", self.y, torch.float64)
         wrong, (y,) = self.wrong()[0], self.y
         found: set[int] = set()
         # After one of a pair is right, the other is a single one.
         for search in (_singles, _pairs, _singles):
-            s = self.syndrome()[0][:, wrong]
             channels = (~y.isfinite().all(1)).nonzero().flatten()
-            if not len(channels) and len(P) >= _LOCATING:
-                channels = torch.unique(search(P, s))
+            if not len(channels):
+                channels = self._pointed_at(search)
             if 2 * len(channels) > len(y):
                 break
             if len(channels):
                 fresh = self._dot_products(channels, parameters)
-                limit = self.limit.tau * self.scale2[0].sqrt() / len(P) ** 0.5
+                expected = self.scale2.sqrt()[channels // self.checks.code.n]
+                limit = self.limit.tau * expected / self.checks.code.m**0.5
                 # Negated, so that NaN counts.
                 differs = ~((fresh - y[channels]).abs() <= limit) & wrong
                 found.update(channels[differs.any(1)].tolist())
@@ -158,6 +170,21 @@ class Suspect:
                 if not wrong.any():
                     return tuple(sorted(found))
         return ()
+
+    def _pointed_at(self, search: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Outputs of a single sample that the syndromes of the blocks point at: if they have too
+        few checks to do so, all of the blocks that failed.
+        """
+        n, failed, syndrome = self.checks.code.n, self.failed(), self.syndrome()
+        P = self.checks.tensor("P", self.y, torch.float64)
+        found = [torch.empty(0, dtype=torch.int64, device=P.device)]
+        for block in failed.any(1).nonzero().flatten().tolist():
+            if len(P) >= _LOCATING:
+                inside = search(P, syndrome[block][:, failed[block]])
+            else:
+                inside = torch.arange(n, device=P.device)
+            found.append(block * n + inside)
+        return torch.unique(torch.cat(found))
 
     def overflows(self, parameters: Parameters) -> bool:
         """Whether some results of a single sample are too large for the dtype."""
@@ -234,18 +261,40 @@ def _pairs(P: Tensor, s: Tensor) -> Tensor:
     return torch.tensor(found, device=P.device)
 
 
+def _largest(P: Tensor, variances: Tensor) -> Tensor:
+    """Largest eigenvalue of the covariance of the checks of independent errors, (rows, positions),
+    for their variances of shape (rows, C, positions).
+    """
+    if len(P) == 1:
+        return variances.sum(1)
+    covariances = torch.einsum("kc,ncp,lc->npkl", P, variances, P)
+    finite = covariances.isfinite().flatten(2).all(2)
+    covariances = torch.where(finite[..., None, None], covariances, 0.0)
+    return torch.linalg.eigvalsh(covariances)[..., -1]
+
+
 def _one(sample: int) -> slice:
     return slice(sample, sample + 1)
 
 
-def settle(guard: LayerGuard, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+def settle(
+    guard: LayerGuard, checks: Checks, call: int, y: Tensor, x: Tensor, parameters: Parameters
+) -> None:
     """Deals with a call that the screen stopped; writes corrected outputs into ``y``.
+
+    Args:
+        guard: of the layer.
+        checks: of its weights as the layer used them.
+        call: of the layer, counted from 0.
+        y: outputs.
+        x: inputs, in the dtype in which the layer used them.
+        parameters: gives weight and bias in that dtype.
 
     Raises:
         ComputationError: if the policy says so.
     """
     journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
-    suspect = Suspect.of(guard.checks, y, x)
+    suspect = Suspect.of(checks, y, x)
     if not len(suspect.index):  # so close to the limit that the order of summation decides
         return
     wrong = suspect.wrong().any(1)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
-_FACTORS = {"tf32": 2.0**-11, "bf16": 2.0**-8}
-"""Unit roundoff to which PyTorch may round the factors of float32 products, by its own names."""
+_FACTORS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
+"""Largest relative error of the factors of float32 products that PyTorch may make coarser, by its
+own names. Tensor cores ignore the bits that TF32 lacks, so these may be cut off and not rounded."""
+
+_IN_PIECES = 3
+"""Roundings of an output that cuBLAS may add up from pieces in the dtype of the output."""
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -38,19 +43,30 @@ class Arithmetic(NamedTuple):
 
     Attributes:
         output: their dtype.
-        factors: unit roundoff to which inputs and weights are rounded although their dtype is
-            finer; 0 if they are not.
+        factors: largest relative error to which inputs and weights are rounded although their
+            dtype is finer; 0 if they are not.
         sums: unit roundoff of the sums.
+        roundings: of a finished sum to the dtype of the outputs; 0 where that is the sums' own.
+        checks: what ``factors`` is of the float32 products that outputs are compared with.
     """
 
     output: torch.dtype
-    factors: float
-    sums: float
+    factors: float = 0.0
+    sums: float = unit_roundoff(torch.float32)
+    roundings: int = 0
+    checks: float = 0.0
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype in which outputs are checked: their own, or float32."""
+        return torch.promote_types(self.output, torch.float32)
 
 
 _EXACT = {
-    dtype: Arithmetic(dtype, 0.0, unit_roundoff(torch.promote_types(dtype, torch.float32)))
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    torch.float64: Arithmetic(torch.float64, sums=unit_roundoff(torch.float64)),
+    torch.float32: Arithmetic(torch.float32),
+    torch.bfloat16: Arithmetic(torch.bfloat16, roundings=1),
+    torch.float16: Arithmetic(torch.float16, roundings=1),
 }
 
 
@@ -65,16 +81,37 @@ def arithmetic(y: Any, convolution: bool) -> Arithmetic:
         >>> arithmetic(torch.ones(1), convolution=False).factors
         0.0
     """
-    exact = _EXACT[y.dtype]
-    if y.dtype is torch.float32:
-        on = "cuda" if y.is_cuda else "mkldnn"
-        factors = _FACTORS.get(_precision(on, "matmul"), 0.0)
-        if convolution:  # which may be done by a matrix product
-            factors = max(factors, _FACTORS.get(_precision(on, "conv"), 0.0))
-        return exact._replace(factors=factors) if factors else exact
-    if y.dtype is torch.float16 and y.is_cuda and _adds_in_float16():
-        return exact._replace(sums=unit_roundoff(y.dtype))
-    return exact
+    if y.dtype is torch.float64:
+        return _EXACT[torch.float64]
+    on = "cuda" if y.is_cuda else "mkldnn"
+    coarse = _FACTORS.get(_precision(on, "matmul"), 0.0)
+    if convolution:  # which may be done by a matrix product
+        coarse = max(coarse, _FACTORS.get(_precision(on, "conv"), 0.0))
+    if not (coarse or y.is_cuda):
+        return _EXACT[y.dtype]
+    return _coarse(y.dtype, coarse, *_additions(y.dtype) if y.is_cuda else (False, False))
+
+
+def _additions(dtype: torch.dtype) -> tuple[bool, bool]:
+    """Whether cuBLAS may add up all terms, or pieces of their sum, in the dtype of the outputs."""
+    if dtype is torch.float32:
+        return False, False
+    matmul = torch.backends.cuda.matmul
+    if dtype is torch.bfloat16:
+        return False, bool(matmul.allow_bf16_reduced_precision_reduction)
+    all_terms = bool(getattr(matmul, "allow_fp16_accumulation", False))
+    return all_terms, bool(matmul.allow_fp16_reduced_precision_reduction)
+
+
+@cache
+def _coarse(dtype: torch.dtype, coarse: float, all_terms: bool, in_pieces: bool) -> Arithmetic:
+    """Always the same object for the same settings."""
+    found = _EXACT[dtype]._replace(checks=coarse)
+    if dtype is torch.float32:
+        found = found._replace(factors=coarse)
+    if all_terms:
+        found = found._replace(sums=unit_roundoff(dtype))
+    return found._replace(roundings=_IN_PIECES) if in_pieces else found
 
 
 def _precision_before_2_9(backend: str, operation: str) -> str:
@@ -87,7 +124,3 @@ def _precision_before_2_9(backend: str, operation: str) -> str:
 
 _precision = getattr(torch._C, "_get_fp32_precision_getter", _precision_before_2_9)
 """What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
-
-
-def _adds_in_float16() -> bool:
-    return bool(getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False))

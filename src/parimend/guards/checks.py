@@ -11,12 +11,14 @@ from torch import Tensor
 from parimend import kernels
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.threshold import Threshold
+from parimend.guards.threshold import Spread, Threshold
 from parimend.kernels import screen_torch
 from parimend.layers.product import Product
 
 _EXACT = 4.0
 """P W counts as zero if it is no more than this many roundings of the weights."""
+_FUSED = 8
+"""Rows of P W that a graph multiplies by sums instead of a product of matrices."""
 _INTACT = 2.0**-40
 """Weights are the same if P W has changed by no more than this part of their size."""
 
@@ -42,60 +44,82 @@ class _Prepared(NamedTuple):
 class Checks:
     """P W and P b of a layer, and the scale of its rounding errors. Unchanged once it is made.
 
+    With several blocks, P stands below for the checks of all blocks together, (blocks * k, C): that
+    of the code in every block, and zero elsewhere.
+
     Args:
         product: how the layer multiplies.
-        code: P.
+        code: the checks of one block of outputs; they are the same for all.
         weight: of the layer; finite.
         bias: of the layer; finite.
 
     Attributes:
         imposed: P W and P b are zero.
+        blocks: of outputs.
+        spread: what rounding errors make of the checks.
+        weight_dtype: of the weights.
     """
 
     def __init__(self, product: Product, code: Output, weight: Tensor, bias: Tensor | None) -> None:
         self.product = product
         self.code = code
         W, PW, Pb = self._projected(weight, bias)
+        blocks = len(Pb) // code.m
+        self.blocks = blocks
         P = torch.from_numpy(code.matrix.copy()).to(W.device)
-        left, u = PW.square().sum((0, 2)), unit_roundoff(weight.dtype)
-        b2 = float(bias.detach().to(torch.float64).square().sum()) if bias is not None else 0.0
         square = W.square().sum(-1).flatten()
-        total = float(square.sum())
+        b2 = float(bias.detach().to(torch.float64).square().sum()) if bias is not None else 0.0
+        left, size2 = PW.square().sum((0, 2)), float(square.sum())
+        most = (_EXACT * unit_roundoff(weight.dtype)) ** 2
         self.imposed = bool(
-            (left <= (_EXACT * u) ** 2 * total).all()
-            and (Pb.square() <= (_EXACT * u) ** 2 * (total + b2)).all()
+            (left <= most * size2 / blocks).all() and (Pb.square() <= most * (size2 + b2)).all()
         )
-        self._size = math.sqrt(total + b2)
-        if total == 0.0:  # any scale will do
-            square, total = torch.ones_like(square), float(len(square))
-        noise, of_inputs = P * square @ P.T, torch.einsum("gki,gli->kl", PW, PW)
-        if not self.imposed:
-            noise = noise + of_inputs
-        own = left / total if self.imposed else torch.zeros_like(left)
-        self._weight_dtype = weight.dtype
+        self._size = math.sqrt(size2 + b2)
+        self.weight_dtype = weight.dtype
         self._fan_in = W.shape[-1]
-        # What is kept beside the layer is one sum over the inputs of all groups.
-        self._terms = self._fan_in * (1 if self.imposed else len(W))
-        self._noise, self._own = noise.cpu() / total, own.cpu()
-        self._gains = (_largest(P @ P.T), _largest(of_inputs))
-        self._last: tuple[Arithmetic, bool, Threshold] | None = None
-        self._thresholds: dict[tuple[Arithmetic, bool], Threshold] = {}
+        square = square.reshape(blocks, 1, code.n)
+        total = square.sum(-1, keepdim=True)
+        square = torch.where(total > 0.0, square, 1.0)  # of zeros any scale will do
+        total = square.sum(-1, keepdim=True)
+        of_inputs = (
+            PW.reshape(len(W), blocks, code.m, -1).transpose(0, 1).transpose(1, 2).flatten(2)
+        )
+        of_inputs = of_inputs @ of_inputs.mT
+        self.spread = Spread(
+            (P * square @ P.T / total).cpu(),
+            (0.0 * of_inputs if self.imposed else of_inputs / total).cpu(),
+            (left.reshape(blocks, -1) / total[..., 0] * self.imposed).cpu(),
+            float(torch.linalg.eigvalsh((P @ P.T).cpu())[-1]),
+            self._fan_in,
+            # What is kept beside the layer is one sum over the inputs of all groups.
+            self._fan_in * len(W),
+            code.n,
+        )
+        self._last: tuple[Arithmetic, Threshold] | None = None
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._at_hand: dict[tuple[torch.device, torch.dtype], _Prepared] = {}
-        self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": W.square().sum(1, keepdim=True)}
+        of_blocks = torch.eye(blocks, dtype=W.dtype, device=W.device)
+        of_blocks = of_blocks.repeat_interleave(code.n, 1)
+        w2 = self._by_group(of_blocks, W) @ W.square()
+        self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": w2}
 
     def _projected(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """W, P W and P b."""
         W = self.product.matrix(weight.detach()).to(torch.float64)
-        P = torch.from_numpy(self.code.matrix.copy()).to(W.device)
-        PW = P.reshape(len(P), W.shape[0], -1).transpose(0, 1) @ W
+        P = checks_of(self.code, W.shape[0] * W.shape[1]).to(W.device)
+        PW = self._by_group(P, W) @ W
         Pb = P @ bias.detach().to(torch.float64) if bias is not None else P.new_zeros(len(P))
         return W, PW, Pb
+
+    @staticmethod
+    def _by_group(rows: Tensor, W: Tensor) -> Tensor:
+        """Rows over all outputs, (r, C), as they meet W of every group: (groups, r, C / groups)."""
+        return rows.reshape(len(rows), len(W), -1).transpose(0, 1)
 
     def hold_for(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether weights have these P W and P b: then they are as good as the ones from before."""
         _, PW, Pb = self._projected(weight, bias)
-        limit = _INTACT * self._size * math.sqrt(self.code.n)
+        limit = _INTACT * self._size * math.sqrt(self.code.n * self.blocks)
         pairs = ((PW, self._source["PW"]), (Pb, self._source["Pb"]))
         return all(
             now.shape == then.shape and float((now - then.to(now.device)).norm()) <= limit
@@ -103,99 +127,112 @@ class Checks:
         )
 
     def tensor(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """``P`` (k, C), ``PW`` (groups, k, fan-in), ``Pb`` (k,), or ``w2`` (groups, 1, fan-in), the
-        sums of the squares of the weights over the outputs.
+        """``P`` of one block (k, C / blocks), ``PW`` (groups, blocks * k, fan-in), ``Pb``
+        (blocks * k,), or ``w2`` (groups, blocks, fan-in), the sums of the squares of the weights
+        over the outputs of a block.
         """
         key = name, like.device, dtype
         if key not in self._tensors:
             self._tensors[key] = self._source[name].to(like.device, dtype)
         return self._tensors[key]
 
-    def threshold(self, y: Any, casts: bool | None = None) -> Threshold:
-        """The threshold for outputs like ``y``, as PyTorch is set now.
-
-        Args:
-            y: outputs; only their dtype and device count.
-            casts: the layer casts its inputs; by default if it casts its weights.
+    def threshold(self, y: Any) -> Threshold:
+        """The threshold for outputs like ``y``, as PyTorch is set now; of ``y`` only the dtype and
+        the device count.
         """
-        if casts is None:
-            casts = y.dtype.itemsize < self._weight_dtype.itemsize
         now, last = arithmetic(y, self.product.dims > 0), self._last
-        if last is None or now is not last[0] or casts is not last[1]:
-            key = now, casts
-            if key not in self._thresholds:
-                self._thresholds[key] = Threshold.of(
-                    self._noise, self._own, self._gains, self._terms, self._weight_dtype, *key
-                )
-            self._last = last = now, casts, self._thresholds[key]
-        return last[2]
+        if last is None or now is not last[0]:
+            self._last = last = now, Threshold.of(self.spread, now)
+        return last[1]
 
-    def floor(self, weight: Tensor) -> float:
-        """Size of the smallest single error that is sure to be seen with such a weight now, in
-        units of the rms output.
+    def floor(self, like: Tensor) -> float:
+        """Size of the smallest single error that is sure to be seen in outputs like these, in units
+        of the rms output.
         """
-        kind, dtype = weight.device.type, weight.dtype
-        if dtype != torch.float64 and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        like = torch.empty(0, dtype=dtype, device=weight.device)
         return self.threshold(like).floor(self.code.m, self.code.n)
 
     def target(self, x: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
-        """What P y must be, (samples, k, positions); None for zero."""
+        """What P y must be, (samples * blocks, k, positions); None for zero."""
         if self.imposed:
             return None
-        with torch.no_grad(), screen_torch.exactly(x):
+        with torch.no_grad():
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
-            product = self.product.multiply(self.product.samples(x).to(dtype), rows, bias, size)
-        return product.reshape(*product.shape[:2], size.numel())
+            return _target(self.product, x.to(dtype), rows, bias, size, self.code.m)
+
+    def by_block(self, y: Tensor) -> Tensor:
+        """Outputs (samples, C, positions) as (samples * blocks, C / blocks, positions)."""
+        return y.reshape(-1, self.code.n, y.shape[2])
 
     def syndrome(self, y: Tensor, target: Tensor | None) -> Tensor:
-        """P y - target, (samples, k, positions), for ``y`` of (samples, C, positions)."""
+        """P y - target, (rows, k, positions), for ``y`` as `by_block` gives it."""
         return screen_torch.syndrome(y, self.tensor("P", y, y.dtype), _zero(y, target))
 
     def screen(self, y: Tensor, target: Tensor | None, limit: Threshold) -> Tensor:
-        """Which (sample, position) is to be looked at, bool; ``y`` of (samples, C, positions)."""
+        """Which (row, position) is to be looked at, bool, of ``y`` as `by_block` gives it."""
         P = self.tensor("P", y, y.dtype)
         return screen_torch.suspicious(y, P, _zero(y, target), limit.tau**2, limit.least**2)
 
-    def suspicious(self, y: Tensor, x: Tensor) -> bool:
-        """Whether any output is to be looked at."""
-        product, dims = self.product, self.product.dims
-        limit = self.threshold(y, x.dtype.itemsize > y.dtype.itemsize)
+    def suspicious(self, y: Tensor, x: Tensor, into: Tensor | None = None) -> bool | Tensor:
+        """Whether any output is to be looked at.
+
+        Args:
+            y: outputs.
+            x: inputs.
+            into: () int32 on the same device, not the CPU: where to note it. It becomes 1, or stays
+                as it is.
+
+        Returns:
+            On the CPU a truth value; elsewhere a tensor of shape () there, which nobody has read.
+        """
+        product, dims, n = self.product, self.product.dims, self.code.n
+        limit = self.threshold(y)
         square = limit.tau**2, limit.least**2
         on, dtype, P, PW, Pb, none = self._prepared(y)
-        y = _plain(y, dtype)
+        rest = square if into is None else (*square, into)
+        y = _plain(y)
         if not (dims or self.imposed):
-            outputs = on.view(_rows(y, self.code.n))
-            inputs = on.view(_rows(_plain(x, dtype), self._fan_in))
-            return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *square)
+            outputs = on.view(_rows(y, n * self.blocks), dtype)
+            inputs = on.view(_rows(_plain(x), self._fan_in), dtype)
+            return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *rest)
         target = self.target(x, product.size(y), dtype)
         last = y.movedim(product.axis, -1) if dims else y
         if dims and (y.is_contiguous() or not last.is_contiguous()):
-            planes = on.view(product.split(y).contiguous())
-            goal = none if target is None else on.view(target.contiguous())
-            return on.any_suspicious_plane(planes, P, goal, *square)
+            planes = on.view(self.by_block(product.split(y)).contiguous(), dtype)
+            goal = none if target is None else on.view(target.contiguous(), dtype)
+            return on.any_suspicious_plane(planes, P, goal, *rest)
         goal = none[..., 0]
         if target is not None:
-            goal = on.view(_rows(target.movedim(1, -1), len(P)))
-        return on.any_suspicious_row(on.view(_rows(last, self.code.n)), P, goal, *square)
+            goal = target.reshape(-1, self.blocks, *target.shape[1:]).permute(0, 3, 1, 2)
+            goal = on.view(_rows(goal, len(P)), dtype)
+        return on.any_suspicious_row(on.view(_rows(last, n), dtype), P, goal, *rest)
+
+    def note(self, y: Tensor, x: Tensor, place: Tensor) -> None:
+        """`suspicious`, for whoever looks later.
+
+        Args:
+            y: outputs.
+            x: inputs.
+            place: () int32 on the device of y; it becomes 1, or stays as it is.
+        """
+        if y.device.type != "cpu":
+            self.suspicious(y, x, place)
+        elif self.suspicious(y, x):
+            place.fill_(1)
 
     def _prepared(self, y: Tensor) -> _Prepared:
         key = y.device, y.dtype
         if key not in self._at_hand:
             on = kernels.on("screen", y.device.type)
             dtype = torch.promote_types(y.dtype, torch.float32)
-            P, PW, Pb = (on.view(self.tensor(name, y, dtype)) for name in ("P", "PW", "Pb"))
-            none = on.view(torch.empty((0, len(P), 1), dtype=dtype, device=y.device))
+            P, PW, Pb = (on.view(self.tensor(name, y, dtype), dtype) for name in ("P", "PW", "Pb"))
+            none = on.view(torch.empty((0, len(P), 1), dtype=dtype, device=y.device), dtype)
             self._at_hand[key] = _Prepared(on, dtype, P, PW[0], Pb, none)
         return self._at_hand[key]
 
 
-def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor without its history, of a dtype; quickly, since small layers take no longer."""
-    if t.requires_grad:
-        t = t.detach()
-    return t if t.dtype is dtype else t.to(dtype)
+def _plain(t: Tensor) -> Tensor:
+    """A tensor without its history; quickly, since small layers take no longer."""
+    return t.detach() if t.requires_grad else t
 
 
 def _rows(t: Tensor, width: int) -> Tensor:
@@ -208,6 +245,51 @@ def _zero(y: Tensor, target: Tensor | None) -> Tensor:
     return y.new_empty(0, 1, 1) if target is None else target
 
 
-def _largest(matrix: Tensor) -> float:
-    """Largest eigenvalue of a symmetric matrix."""
-    return float(torch.linalg.eigvalsh(matrix.cpu())[-1])
+def alarm_in(
+    product: Product,
+    y: Tensor,
+    x: Tensor,
+    imposed: bool,
+    P: Tensor,
+    PW: Tensor,
+    Pb: Tensor,
+    limits: Tensor,
+) -> Tensor:
+    """`Checks.suspicious` of constant tensors, for graphs: () bool.
+
+    Args:
+        product: how the layer multiplies.
+        y: outputs.
+        x: inputs.
+        imposed: P W is zero.
+        P, PW, Pb: see `Checks.tensor`; their dtype is that of the sums.
+        limits: (2,), squares of the threshold, in units of |y| and absolute.
+    """
+    wide, (k, n) = P.dtype, P.shape
+    outputs = product.split(y).to(wide)
+    target = y.new_empty(0, 1, 1, dtype=wide)
+    if not imposed:
+        x = x.to(wide)
+        if product.dims == 0 and len(Pb) <= _FUSED:  # no product of matrices, which stands alone
+            rows = product.samples(x)
+            target = torch.stack([(rows * row).sum(-1) for row in PW[0]], 1) + Pb
+            target = target.reshape(-1, k, 1)
+        else:
+            target = _target(product, x, PW, Pb, product.size(y), k)
+    outputs = outputs.reshape(-1, n, outputs.shape[2])
+    return screen_torch.suspicious(outputs, P, target, limits[0], limits[1]).any()
+
+
+def _target(
+    product: Product, x: Tensor, PW: Tensor, Pb: Tensor, size: torch.Size, k: int
+) -> Tensor:
+    """P W x + P b, (samples * blocks, k, positions)."""
+    with screen_torch.exactly(x):
+        found = product.multiply(product.samples(x), PW, Pb, size)
+    return found.reshape(-1, k, size.numel())
+
+
+def checks_of(code: Output, outputs: int) -> Tensor:
+    """The checks of a code for every block of so many outputs, (blocks * k, outputs) float64."""
+    P = torch.from_numpy(code.matrix.copy())
+    return torch.kron(torch.eye(outputs // code.n, dtype=P.dtype), P)

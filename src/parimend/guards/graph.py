@@ -1,33 +1,59 @@
 """Guards in compiled graphs, which can hold strings and tensors, but no guard.
 
-There a guard is an operator with the guard's key. Keys are known to the whole process, as operators
-are; they hold no guard alive.
+The check is a part of the graph, so that the compiler fuses it with what comes before and after;
+what is done on an alarm is an operator with the guard's key. Keys are known to the whole process,
+as operators are; they hold no guard alive.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from parimend.guards.journal import Parameters
 
+Constants = tuple[Tensor, Tensor, Tensor, Tensor]
+"""P of a block, P W, P b, and the squares of the threshold."""
+
 
 class Inspector(Protocol):
     """What looks at outputs."""
 
-    def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
-        """See `parimend.guards.layer.LayerGuard.inspect`."""
+    def constants(self, dtype: torch.dtype, device: torch.device) -> Constants:
+        """See `parimend.guards.layer.LayerGuard.constants`."""
+
+    def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        """See `parimend.guards.layer.LayerGuard.answer`."""
 
 
-_ADMITTED: weakref.WeakValueDictionary[str, Inspector] = weakref.WeakValueDictionary()
+class Concluder(Protocol):
+    """What looks at all alarms of a model."""
+
+    def conclude(
+        self,
+        outputs: list[Tensor],
+        inputs: list[Tensor],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        alarms: Tensor,
+        layers: Sequence[int],
+    ) -> None:
+        """See `parimend.guards.latch.Latch.conclude`."""
+
+
+_ADMITTED: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
+_CALLS: dict[str, tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]] = {}
+"""Arguments of calls in graphs, by name; in the place of a tensor stands `_TENSOR`."""
+_TENSOR = "\0tensor"
 
 
-def admit(inspector: Inspector) -> str:
+def admit(inspector: Inspector | Concluder) -> str:
     """Lets graphs call it; its key, which no other has or will have."""
     key = str(next(_NUMBERS))
     _ADMITTED[key] = inspector
@@ -39,23 +65,115 @@ def dismiss(key: str) -> None:
     _ADMITTED.pop(key, None)
 
 
-def inspect_(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str) -> None:
-    """Puts an inspection into the graph that is being compiled."""
+def _once(function: Any) -> Any:
+    """Lets a function be called while a graph is compiled; the graph has its result as a constant.
+
+    What `torch.compiler.assume_constant_result` does, without loading the compiler for it.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_once
+def constants(key: str, dtype: torch.dtype, device: torch.device) -> Constants:
+    """What a graph needs to check outputs: tensors whose values the guard keeps up to date."""
+    found: Constants = _ADMITTED[key].constants(dtype, device)
+    return found
+
+
+def answer_(
+    alarm: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
+) -> None:
+    """Puts what is done on an alarm into the graph that is being compiled."""
     # Detached: what it writes are the values that should have been there all along.
     tensors = (None if t is None else t.detach() for t in (y, x, weight, bias))
-    torch.ops.parimend.inspect_(*tensors, key)
+    torch.ops.parimend.answer_(alarm, *tensors, key)
 
 
-def _inspect(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str) -> None:
+def conclude_(
+    outputs: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    alarms: Tensor,
+    layers: list[int],
+    key: str,
+) -> None:
+    """Puts what is done on alarms at the end of a model into the graph that is being compiled."""
+    inputs = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    changed = made(outputs, inputs)
+    there = [_TENSOR if isinstance(each, Tensor) else each for each in args]
+    named = [(n, _TENSOR if isinstance(each, Tensor) else each) for n, each in kwargs.items()]
+    call = _call(tuple(there), tuple(named))
+    torch.ops.parimend.conclude_(changed, inputs, alarms, layers, call, key)
+
+
+def made(outputs: Any, inputs: list[Tensor]) -> list[Tensor]:
+    """The tensors that a forward gives and did not get."""
+    return [t for t in tensors_in(outputs) if not any(t is each for each in inputs)]
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in what a forward gives, each once."""
+    found: list[Tensor] = []
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            found += [t for t in tensors_in(each) if not any(t is other for other in found)]
+    return found
+
+
+@_once
+def _call(args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> str:
+    """Keeps the arguments of a call; their name."""
+    name = repr((args, kwargs))
+    _CALLS[name] = args, kwargs
+    return name
+
+
+def _answer(
+    alarm: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
+) -> None:
     inspector = _ADMITTED.get(key)
     if inspector is not None:  # otherwise removed, and the graph not compiled again yet
-        inspector.inspect(y, x, lambda: (weight, bias))
+        inspector.answer(alarm, y, x, lambda: (weight, bias))
+
+
+def _conclude(
+    outputs: list[Tensor],
+    inputs: list[Tensor],
+    alarms: Tensor,
+    layers: list[int],
+    call: str,
+    key: str,
+) -> None:
+    latch = _ADMITTED.get(key)
+    if latch is not None:
+        args, kwargs = _CALLS[call]
+        tensors = iter(inputs)
+        given = [next(tensors) if each == _TENSOR else each for each in args]
+        named = {n: next(tensors) if each == _TENSOR else each for n, each in kwargs}
+        latch.conclude(outputs, inputs, given, named, alarms, layers)
 
 
 # Not `torch.library.custom_op`: its wrapping costs 100 us a call.
 _LIBRARY = torch.library.Library("parimend", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "inspect_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()"
-)
-_LIBRARY.impl("inspect_", _inspect, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("parimend::inspect_", lambda *args: None, lib=_LIBRARY)
+# They read what a device has computed, which no CUDA graph can do.
+_TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
+for _schema, _function in (
+    (
+        "answer_(Tensor alarm, Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key)",
+        _answer,
+    ),
+    (
+        "conclude_(Tensor(a!)[] outputs, Tensor[] inputs, Tensor alarms, int[] layers, "
+        "str call, str key)",
+        _conclude,
+    ),
+):
+    _name = _schema.partition("(")[0]
+    _LIBRARY.define(f"{_schema} -> ()", tags=_TAGS)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"parimend::{_name}", lambda *args: None, lib=_LIBRARY)

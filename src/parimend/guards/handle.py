@@ -13,8 +13,10 @@ from parimend.arguments import require
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
+from parimend.guards.checks import checks_of
 from parimend.guards.journal import Answer, Cover, Coverage, GuardEvent, Journal, Policy
 from parimend.guards.known import unusable
+from parimend.guards.latch import Latch
 from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
@@ -45,7 +47,7 @@ class Guards(Removable):
     @property
     def floor(self) -> Mapping[str, float]:
         """For every guarded product, the size of the smallest single wrong output that is sure to
-        be seen, in units of the rms output. Smaller ones may go unseen.
+        be seen, in units of the rms output of its block. Smaller ones may go unseen.
 
         It is that of the arithmetic in use: of the present dtype of the weights, of autocasting if
         it is asked for inside of that, and of PyTorch's present precision of float32 products.
@@ -76,6 +78,23 @@ class Guards(Removable):
                 cover = replace(cover, cover="uncovered", reason=reason)
             found.append(cover)
         return tuple(found)
+
+    def settle(self) -> bool:
+        """Deals with alarms of a CUDA graph into which the model was captured; needs
+        ``deferred=True``. To be called after a replay and before its outputs are used.
+
+        A graph keeps its alarms on the device, and they stay there, over several replays, until
+        they are read here. If there are any, the model runs again on the tensors that the graph
+        reads, not as a graph, and what that gives is written into the tensors that the graph
+        writes; only the last replay is put right so.
+
+        Returns:
+            Whether there was no alarm.
+
+        Raises:
+            ComputationError: if the policy says so.
+        """
+        return self._journal.latch is None or self._journal.latch.settle()
 
     def _lost(self, site: Site) -> str:
         """Why a layer is no longer checked; empty if it is."""
@@ -111,12 +130,18 @@ class Guards(Removable):
         found = Coverage(site.name, type(site.module).__name__, cover, reason)
         self._known[site.name] = site.module, found
 
-    def _guard(self, site: ProductSite, k: int, seed: int, impose: bool) -> LayerGuard:
-        code = Output(n=site.outputs, m=k, seed=seed)
+    def _guard(self, site: ProductSite, k: int, blocks: int, seed: int, impose: bool) -> LayerGuard:
+        code = Output(n=site.outputs // site.blocks(k, blocks), m=k, seed=seed)
         if impose:
             _impose_(site, code)
         guard = LayerGuard(
-            site.name, site.product, code, self._journal, site.parameters, site.stored
+            site.name,
+            site.product,
+            code,
+            self._journal,
+            site.parameters,
+            site.stored,
+            len(self._layers),
         )
         self._layers[site.name] = guard, site, impose
         self._removers.append(guard.retire)
@@ -124,7 +149,7 @@ class Guards(Removable):
             self._cover(site, "imposed")
         else:
             too_coarse = "rounding its weights leaves too much of P W" if impose else ""
-            self._cover(site, "kept", too_coarse or site.obstacle(k))
+            self._cover(site, "kept", too_coarse or site.obstacle(k, blocks))
         return guard
 
     def _install(
@@ -133,8 +158,10 @@ class Guards(Removable):
         chosen: Sequence[Site],
         moved: Sequence[Site],
         k: int,
+        blocks: int,
         seed: int,
         activations: bool,
+        deferred: bool,
     ) -> None:
         attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
         if activations:
@@ -145,7 +172,8 @@ class Guards(Removable):
             elif site not in chosen:
                 self._cover(site, "uncovered", "not selected by only=")
             elif isinstance(site, ProductSite) and k < site.outputs:
-                guard = self._guard(site, k, seed, site in moved and not site.obstacle(k))
+                imposes = site in moved and not site.obstacle(k, blocks)
+                guard = self._guard(site, k, blocks, seed, imposes)
                 if isinstance(site.module, nn.MultiheadAttention):
                     projection = site.name.rpartition(".")[2]
                     attentions.setdefault(site.module, {})[projection] = guard
@@ -161,17 +189,22 @@ class Guards(Removable):
         for module in self._model.modules():
             if isinstance(module, nn.TransformerEncoder):
                 self._removers.append(attention.without_nesting_(module))
+        if deferred:
+            self._journal.latch = Latch(self._model, self._journal, list(self._layers))
+            self._removers.append(self._journal.latch.attach_())
 
 
 def guard_(
     model: nn.Module,
     k: int = 1,
     *,
+    blocks: int = 1,
     impose: bool | Sequence[str] = False,
     policy: Policy | Answer = "correct",
     every: int = 1,
     only: Sequence[str] | None = None,
     activations: bool = False,
+    deferred: bool = False,
     seed: int = 0,
 ) -> Guards:
     """Lets a model check its own computations.
@@ -190,6 +223,11 @@ def guard_(
         model: to guard.
         k: checks of every output. 1 detects; from 3 on wrong outputs are located, so that only
             these are computed again; 8 also sees errors half as large.
+        blocks: split the outputs of every layer into so many blocks of equal size (or fewer, where
+            that does not come out even or would leave no more than k outputs) and check each of
+            them. The outputs are read once all the same, and the floor falls with the root of the
+            number; wrong outputs are located to their block whatever k is. Where P W is kept, one
+            row more for a block and a check is multiplied with the inputs.
         impose: which weights may be moved to the nearest ones with P W = 0: all (where it is
             possible), or those of modules whose names match one of these shell patterns.
         policy: what to do on an alarm: an `Answer`, or a `Policy` with one and with what repairs
@@ -198,6 +236,10 @@ def guard_(
         only: shell patterns; guards modules whose names match one of them. All by default.
         activations: also do activations, additions, normalizations and pooling twice and compare,
             in the whole model; see `parimend.guards.repeat`. Not in compiled graphs.
+        deferred: alarms wait for the end of the model's forward, and are read once: on a GPU the
+            processor does not wait for every layer then. On an alarm the whole forward runs again,
+            so it has to be one that may: it changes nothing but what it gives back. Where gradients
+            are computed, or arguments are not tensors and plain values, nothing is deferred.
         seed: selects P.
 
     Returns:
@@ -218,10 +260,9 @@ def guard_(
         >>> guards.remove()
     """
     require(model, "model", "a torch.nn.Module", nn.Module)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise GuardError(f"k must be a positive integer, not {k!r}")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise GuardError(f"every must be a positive integer, not {every!r}")
+    for name, number in (("k", k), ("blocks", blocks), ("every", every)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise GuardError(f"{name} must be a positive integer, not {number!r}")
     policy = policy if isinstance(policy, Policy) else Policy(policy)
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")
@@ -230,10 +271,10 @@ def guard_(
     if activations and _is_repeated(model):
         raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
-        _refuse(site, k, only is not None, site in by_name, activations)
+        _refuse(site, k, blocks, only is not None, site in by_name, activations)
     guards = Guards(model, Journal(policy, every))
     try:
-        guards._install(every_site, chosen, moved, k, seed, activations)
+        guards._install(every_site, chosen, moved, k, blocks, seed, activations, deferred)
     except BaseException:
         guards.remove()
         raise
@@ -259,7 +300,9 @@ def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) 
     return [s for s in sites if any(fnmatch.fnmatchcase(s.name, p) for p in patterns)]
 
 
-def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activations: bool) -> None:
+def _refuse(
+    site: Site, k: int, blocks: int, by_name: bool, imposed_by_name: bool, activations: bool
+) -> None:
     """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
     hooks = site.module._forward_hooks
     if any(isinstance(h, LayerGuard | attention.Marker) for h in hooks.values()):
@@ -270,7 +313,7 @@ def _refuse(site: Site, k: int, by_name: bool, imposed_by_name: bool, activation
                 f"{site.name}: k={k} checks need more than its {site.outputs} outputs: "
                 "take a smaller k, or leave it out of only="
             )
-        if imposed_by_name and (obstacle := site.obstacle(k)):
+        if imposed_by_name and (obstacle := site.obstacle(k, blocks)):
             raise GuardError(
                 f"{site.name}: cannot be imposed on: {obstacle}; leave it out of impose="
             )
@@ -287,9 +330,9 @@ def _impose_(site: ProductSite, code: Output) -> None:
     weight, bias = site.parameters()
     with torch.no_grad():
         matrix = site.product.matrix(weight)
-        P = torch.from_numpy(code.matrix.copy()).to(weight.device)
-        blocks = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
-        nearest = round_evenly(project_outputs(matrix, blocks), weight.dtype)
+        P = checks_of(code, site.outputs).to(weight.device)
+        by_group = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
+        nearest = round_evenly(project_outputs(matrix, by_group), weight.dtype)
         weight.copy_(site.product.weight(nearest, weight))
         if bias is not None:
             nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from parimend.errors import GuardError
 from parimend.events import Event
 from parimend.record import Record
 from parimend.showing import brief
+
+if TYPE_CHECKING:
+    from parimend.guards.latch import Latch
 
 Answer = Literal["correct", "recompute", "raise", "record"]
 """What to do on an alarm. ``correct``: locate the wrong outputs and compute these again, or the
@@ -34,12 +37,13 @@ class GuardEvent(Event):
     """One sample whose outputs did not pass.
 
     Attributes:
-        layer: name of the module; `Event.where` is its call, counted from 0.
+        layer: name of the module; `Event.where` is its call, counted from 0, or -1 if an alarm that
+            waited for the end of the forward was not seen again; no more is known of it then.
         sample: index on the leading axes of the output.
         positions: wrong positions, as indices on its spatial axes; () for layers without any.
         channels: wrong outputs, if they were located.
         magnitude: of the largest error, in units of the rms output to be expected for such an
-            input; infinite if the output is not finite.
+            input; infinite if the output is not finite, NaN if it is not known.
     """
 
     layer: str = ""
@@ -126,6 +130,7 @@ class Journal:
         events: the last ones, oldest first.
         screened: outputs that the screen stopped and a look at the input let pass.
         passed: for every layer, the calls that could not be checked.
+        latch: keeps alarms until the model's forward ends; None if each is dealt with at once.
     """
 
     policy: Policy
@@ -133,3 +138,4 @@ class Journal:
     events: deque[GuardEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)
+    latch: Latch | None = None

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from parimend.codes.output import Output
 from parimend.guards import graph
 from parimend.guards.action import settle
-from parimend.guards.checks import Checks
+from parimend.guards.checks import Checks, alarm_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
-from parimend.guards.observing import is_exporting, observable
-from parimend.guards.threshold import Threshold
+from parimend.guards.observing import DTYPES, is_exporting, observable
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
@@ -27,10 +26,11 @@ class LayerGuard(Hook):
     Args:
         name: of the layer.
         product: how it multiplies.
-        code: P.
+        code: P, for every block of outputs.
         journal: shared by the guards of a model.
         parameters: gives weight and bias, as they are now.
         stored: gives the tensors that hold them.
+        number: of the layer among the guarded ones.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class LayerGuard(Hook):
         journal: Journal,
         parameters: Parameters,
         stored: Stored,
+        number: int,
     ) -> None:
         super().__init__(self.inspect)
         self.name = name
@@ -48,7 +49,9 @@ class LayerGuard(Hook):
         self.code = code
         self.journal = journal
         self.parameters = parameters
+        self.number = number
         self._stored = stored
+        self._constants: dict[tuple[torch.dtype, torch.device], graph.Constants] = {}
         self._calls = itertools.count()
         self._key = graph.admit(self)
         self.renew()
@@ -56,8 +59,28 @@ class LayerGuard(Hook):
     def renew(self) -> None:
         """Takes over the weights as they are now."""
         self.checks = Checks(self.product, self.code, *self.parameters())
+        self._cast: dict[torch.dtype, Checks] = {}
         self._known = Known(self._stored())
         self._told = False
+        for (dtype, device), kept in self._constants.items():
+            for old, new in zip(kept, self._fresh(dtype, device), strict=True):
+                old.copy_(new)
+
+    def constants(self, dtype: torch.dtype, device: torch.device) -> graph.Constants:
+        """What graphs need for outputs of a dtype on a device; kept up to date."""
+        key = dtype, device
+        if key not in self._constants:
+            self._constants[key] = self._fresh(dtype, device)
+        return self._constants[key]
+
+    def _fresh(self, dtype: torch.dtype, device: torch.device) -> graph.Constants:
+        checks, like = self.checks_in(dtype), torch.empty(0, dtype=dtype, device=device)
+        wide, limit = torch.promote_types(dtype, torch.float32), checks.threshold(like)
+        squares = torch.tensor((limit.tau**2, limit.least**2), dtype=wide, device=device)
+        tensors = (*(checks.tensor(name, like, wide) for name in ("P", "PW", "Pb")), squares)
+        with torch.inference_mode(False):  # they are written to outside of that, too
+            P, PW, Pb, squares = (torch.empty_like(t).copy_(t) for t in tensors)
+        return P, PW, Pb, squares
 
     def standing(self) -> Standing:
         """What became of the weights that the guard knows."""
@@ -68,13 +91,26 @@ class LayerGuard(Hook):
                 return "known"
         return standing
 
-    def threshold(self, y: Any) -> Threshold:
-        """The threshold for outputs like ``y``, as PyTorch is set now."""
-        return self.checks.threshold(y)
+    def checks_in(self, dtype: torch.dtype) -> Checks:
+        """The checks of outputs of a dtype: if weights are finer, the layer has cast them first."""
+        if dtype.itemsize >= self.checks.weight_dtype.itemsize:
+            return self.checks
+        if dtype not in self._cast:
+            weights = _cast(self.parameters(), dtype)
+            usable = not unusable(*weights)  # some may be too large for the dtype
+            self._cast[dtype] = Checks(self.product, self.code, *weights) if usable else self.checks
+        return self._cast[dtype]
 
     def floor(self) -> float:
-        """Size of the smallest single error that is sure to be seen, in units of the rms output."""
-        return self.checks.floor(self.parameters()[0])
+        """Size of the smallest single error that is sure to be seen now, in units of the rms output
+        of a block.
+        """
+        weight: Tensor = self.parameters()[0]
+        kind, dtype = weight.device.type, weight.dtype
+        if dtype == torch.float32 and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        like = torch.empty(0, dtype=dtype, device=weight.device)
+        return self.checks_in(dtype).floor(like)
 
     def retire(self) -> None:
         """From now on graphs that were compiled with this guard pass it by."""
@@ -88,15 +124,33 @@ class LayerGuard(Hook):
             x: inputs.
             parameters: gives weight and bias, if they are needed.
         """
-        call = next(self._calls)
-        if call % self.journal.every:
+        call, latch = next(self._calls), self.journal.latch
+        if call % self.journal.every and not (latch and latch.judges):
             return
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
-        elif y.numel() and self.checks.suspicious(y, x):
-            with torch.no_grad():
-                if self._is_up_to_date(call):
-                    settle(self, call, y, x, parameters)
+        elif y.numel():
+            checks, used = self.checks_in(y.dtype), as_used(x, y)
+            if latch and latch.waits:
+                checks.note(y, used, latch.place(self.number, y.device))
+            elif checks.suspicious(y, used):
+                self._settle(call, y, x, parameters)
+
+    def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        """`inspect` after a graph has checked the outputs."""
+        call = next(self._calls)
+        if alarm and not call % self.journal.every:
+            self._settle(call, y, x, parameters)
+
+    def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        def used() -> tuple[Any, Any]:
+            return _cast(parameters(), y.dtype)
+
+        if latch := self.journal.latch:
+            latch.judged(self.name)
+        with torch.no_grad():
+            if self._is_up_to_date(call):
+                settle(self, self.checks_in(y.dtype), call, y, as_used(x, y), used)
 
     def _is_up_to_date(self, call: int) -> bool:
         """Whether the layer has the weights that the guard knows, or made it know by itself.
@@ -120,8 +174,16 @@ class LayerGuard(Hook):
         """`inspect`, also inside a graph that is being compiled."""
         if not torch.compiler.is_compiling():
             self.inspect(y, x, parameters)
-        elif not is_exporting():  # what is exported runs without guards
-            graph.inspect_(y, x, *parameters(), self._key)
+        elif not is_exporting() and y.dtype in DTYPES:  # what is exported runs without guards
+            used = as_used(x.detach(), y)
+            constants = graph.constants(self._key, y.dtype, y.device)
+            imposed = self.checks_in(y.dtype).imposed  # made with the constants: only looked up
+            alarm = alarm_in(self.product, y.detach(), used, imposed, *constants)
+            latch = self.journal.latch
+            if latch is None or latch.traced is None:
+                graph.answer_(alarm, y, x, *parameters(), self._key)
+            else:
+                latch.traced.append((self.number, alarm))
 
     def attach_(self, module: nn.Module) -> Callable[[], None]:
         """Guards a module that is called.
@@ -167,3 +229,16 @@ class LayerGuard(Hook):
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
     return x
+
+
+def as_used(x: Tensor, y: Tensor) -> Tensor:
+    """Inputs as the layer multiplied them: autocasting casts them to the dtype of the outputs."""
+    return x.to(y.dtype) if x.dtype.itemsize > y.dtype.itemsize else x
+
+
+def _cast(parameters: tuple[Any, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    """Weight and bias in a dtype, if they are finer."""
+    weight, bias = parameters
+    if dtype.itemsize >= weight.itemsize:
+        return weight, bias
+    return weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)

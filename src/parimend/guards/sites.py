@@ -42,13 +42,20 @@ class ProductSite:
         groups, rows, _ = self.product.matrix(self.parameters()[0]).shape
         return groups * rows
 
-    def obstacle(self, k: int) -> str:
-        """Why the weights cannot be made to meet k checks; empty if they can."""
+    def obstacle(self, k: int, blocks: int) -> str:
+        """Why the weights cannot be made to meet k checks of every block; empty if they can."""
         if is_parametrized(self.module):
             return "its weight is computed from other parameters"
         if k >= (share := self.outputs // self.product.groups):
             return f"a group has only {share} outputs for {k} checks"
+        if self.product.groups > 1 and self.blocks(k, blocks) > 1:
+            return "its groups would have to be blocks: take blocks=1"
         return ""
+
+    def blocks(self, k: int, wanted: int) -> int:
+        """Into how many blocks of more than k outputs these are split, at most so many."""
+        every = range(min(wanted, self.outputs // (k + 1)), 0, -1)
+        return next(n for n in every if self.outputs % n == 0)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,22 @@ The first needs no look at the input, so it is what every forward is screened wi
 stops is judged with the second, and since that threshold is never smaller, the screen loses
 nothing.
 
-tau is a quantile. A sum of L terms of total size S rounds L partial sums, most of them smaller than
-S; the errors are independent (N. J. Higham, T. Mary, "A new approach to probabilistic rounding
-error analysis", SIAM Journal on Scientific Computing 41, 2019), so they add up to a standard
-deviation of C u sqrt(L) S with u the unit roundoff and C = 1 / sqrt(12) for sums that grow like a
-random walk. The outputs' errors enter the syndrome through P and are about normal, so |s|^2 is
-bounded by the largest eigenvalue of their covariance times a chi-square of k degrees of freedom.
+With blocks, all of this is said of one block of outputs: y, S and t are its own.
+
+tau is a quantile of what rounding does, from its variance. A sum of L terms of total size S rounds
+L partial sums, most of them smaller than S; the errors are independent (N. J. Higham, T. Mary, "A
+new approach to probabilistic rounding error analysis", SIAM Journal on Scientific Computing 41,
+2019), so they add up to a standard deviation of C u sqrt(L) S with u the unit roundoff and
+C = 1 / sqrt(12) for sums that grow like a random walk. The outputs' errors enter the syndrome
+through P and are about normal, so |s|^2 is bounded by the largest eigenvalue of their covariance
+times a chi-square of k degrees of freedom.
+
+To that is added what is rounded besides: the outputs, to a narrow dtype, by up to u times the power
+of two below them; the factors, where float32 is multiplied in TF32 or bfloat16. The sums P W x are
+float32 sums of the inputs that the layer multiplied (autocasting has cast them, and the weights),
+so their error is that of the sums alone. Errors that are no sum of independent ones, as those of
+equal outputs, which all round in the same direction, are bounded by their worst case when what the
+screen stopped is computed again (`parimend.guards.action`).
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from scipy.special import chdtri
@@ -33,8 +44,39 @@ PROBABILITY = 1e-11
 ROUNDING = 0.3
 """C above. Measured: 0.30 at most, for matrix products, convolutions and random inputs."""
 
-_OWN_TERMS = 64
-"""Partial sums that the check adds to those of the layer; see `parimend.kernels.screen_numba`."""
+_OWN_TERMS, _AT_ONCE = 64, 16
+"""Partial sums that the check adds to those of the layer: that many, or as many outputs as are
+added up one after the other where so many sums run side by side."""
+
+_MANTISSA = 0.5
+"""Mean square of the powers of two below numbers, in units of that of the numbers: at most this for
+mantissas that are spread over their range, and 1 for powers of two. What the screen stops is judged
+with the powers of two themselves."""
+
+
+class Spread(NamedTuple):
+    """What rounding errors of outputs and of inputs make of the checks, for every block of outputs.
+
+    Attributes:
+        outputs: (blocks, k, k) float64, covariance of the checks if all outputs err by the size
+            that their weights suggest, in units of the mean square of a block's outputs.
+        inputs: (blocks, k, k) float64, the same if all inputs err by their size; zero if P W is.
+        own: (blocks, k) float64, squares of what rounding the weights has left of P W, in that
+            unit; zero if P W is kept.
+        gain: largest eigenvalue of P P^T: what the checks make of errors of outputs that do not
+            depend on their size.
+        terms: of every sum of the layer.
+        kept: terms of the sums P W x.
+        width: outputs of a block.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+    own: Tensor
+    gain: float
+    terms: int
+    kept: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -43,57 +85,42 @@ class Threshold:
 
     Attributes:
         tau: limit of |P y - t| / S for outputs of about the sizes that the weights suggest.
-        deviation: the same for one check and one output, in units of this output's size.
+        deviation: the same for one check and the sum of one output, in units of this output's size.
+        rounding: the same for what an output errs by when it is rounded to its dtype, in units of
+            the power of two below it.
+        rest: limit of |P y - t| / S for what does not come from the outputs.
         least: limit of |P y - t| for outputs as small as the smallest numbers of their dtype.
         worst: largest error that rounding can make, in units of an output's sum of |w x|.
     """
 
     tau: float
     deviation: float
+    rounding: float
+    rest: float
     least: float
     worst: float
 
     @classmethod
-    def of(
-        cls,
-        noise: Tensor,
-        own: Tensor,
-        gains: tuple[float, float],
-        terms: int,
-        weight: torch.dtype,
-        arithmetic: Arithmetic,
-        casts: bool = False,
-    ) -> Threshold:
-        """The threshold of a layer.
-
-        Args:
-            noise: (k, k) float64, covariance of the checks if all outputs err by the size that
-                their weights suggest, in units of the mean square of all outputs.
-            own: (k,) float64, squares of what rounding the weights has left of P W, in that unit.
-            gains: largest eigenvalues of P P^T and of P W W^T P^T: what the checks make of errors
-                of outputs and of inputs that do not depend on their size.
-            terms: of every sum.
-            weight: dtype of the weights; if it is wider than the outputs', the layer casts them.
-            arithmetic: of the layer.
-            casts: the layer casts its inputs.
-        """
-        output = arithmetic.output
-        unit, least = unit_roundoff(output), absolute_roundoff(output)
-        variance = ROUNDING**2 * arithmetic.sums**2 * (terms + _OWN_TERMS)
-        variance += 2.0 * arithmetic.factors**2 / 3.0
-        narrow = output.itemsize < 4
-        # The sums are rounded at the end, and so were weights and inputs before they were used.
-        roundings = narrow + (output.itemsize < weight.itemsize) + casts
-        variance += roundings * unit**2 / 3.0
-        worst = float(torch.linalg.eigvalsh(variance * noise + torch.diag(own)).max())
+    def of(cls, spread: Spread, arithmetic: Arithmetic) -> Threshold:
+        """The threshold of a layer."""
+        unit, least = unit_roundoff(arithmetic.output), absolute_roundoff(arithmetic.output)
+        check = ROUNDING**2 * unit_roundoff(arithmetic.wide) ** 2
+        factors = arithmetic.factors**2 / 3.0
+        own = max(_OWN_TERMS, spread.width // _AT_ONCE)
+        sums = ROUNDING**2 * arithmetic.sums**2 * spread.terms + check * own + factors
+        roundings = arithmetic.roundings * unit**2 / 3.0
+        inputs = check * (spread.kept + own) + arithmetic.checks**2 / 3.0
+        rest = inputs * spread.inputs + torch.diag_embed(spread.own)
         # Where numbers are taken for zero, so may be every term of a sum.
-        absolute = least**2 * (gains[0] * (1 if narrow else terms**2) + casts * gains[1])
-        q = quantile(len(own))
+        absolute = spread.gain * (1 if arithmetic.roundings else spread.terms**2)
+        q = quantile(spread.own.shape[1])
         return cls(
-            q * math.sqrt(worst),
-            q * math.sqrt(variance),
-            q * math.sqrt(absolute / 3.0),
-            terms * arithmetic.sums + roundings * unit + 2.0 * arithmetic.factors,
+            q * _largest((sums + _MANTISSA * roundings) * spread.outputs + rest),
+            q * math.sqrt(sums),
+            q * math.sqrt(roundings),
+            q * _largest(rest),
+            q * least * math.sqrt(absolute / 3.0),
+            spread.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
         )
 
     def floor(self, k: int, outputs: int) -> float:
@@ -113,3 +140,8 @@ def quantile(k: int) -> float:
     [6.8, 8.3]
     """
     return math.sqrt(float(chdtri(k, PROBABILITY)))
+
+
+def _largest(covariances: Tensor) -> float:
+    """Root of the largest eigenvalue of any of them."""
+    return math.sqrt(max(float(torch.linalg.eigvalsh(covariances).max()), 0.0))

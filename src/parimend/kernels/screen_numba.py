@@ -22,9 +22,9 @@ _POSITIONS = 512
 """Positions that are handled together: their sums stay in the first-level cache."""
 
 
-def view(t: Any) -> NDArray[Any]:
-    """A contiguous tensor without history as these kernels take it."""
-    return t.numpy()
+def view(t: Any, dtype: Any) -> NDArray[Any]:
+    """A contiguous tensor without history as these kernels take it: of the dtype of the checks."""
+    return (t if t.dtype is dtype else t.to(dtype)).numpy()
 
 
 @nb.njit(nogil=True, fastmath=_SUMS, inline="never")
@@ -80,26 +80,29 @@ def any_suspicious_product(
     tau2: float,
     least2: float,
 ) -> bool:
-    """The same with the target PW x + Pb computed on the way, for y = W x + b.
+    """The same with the target PW x + Pb computed on the way, for y = W x + b in blocks.
 
     Args:
-        y: (rows, C), C-contiguous, float32 or float64.
+        y: (rows, blocks * C), C-contiguous, float32 or float64.
         P: (k, C), dtype of y; row 0 is all ones.
         x: (rows, fan-in), C-contiguous, dtype of y.
-        PW: (k, fan-in), dtype of y.
-        Pb: (k,), dtype of y.
+        PW: (blocks * k, fan-in), dtype of y.
+        Pb: (blocks * k,), dtype of y.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
     """
     zero = y.dtype.type(0)
+    k, width = P.shape
     for i in range(y.shape[0]):
-        total, square = _moments(y[i], zero)
-        energy = 0.0
-        for r in range(P.shape[0]):
-            s = np.float64(total if r == 0 else _dot(P[r], y[i], zero))
-            s -= np.float64(_dot(PW[r], x[i], zero)) + Pb[r]
-            energy += s * s
-        if not (energy <= tau2 * np.float64(square) + least2 and square < LARGE):
-            return True
+        for block in range(y.shape[1] // width):
+            part = y[i, block * width : (block + 1) * width]
+            total, square = _moments(part, zero)
+            energy = 0.0
+            for r in range(k):
+                s = np.float64(total if r == 0 else _dot(P[r], part, zero))
+                s -= np.float64(_dot(PW[block * k + r], x[i], zero)) + Pb[block * k + r]
+                energy += s * s
+            if not (energy <= tau2 * np.float64(square) + least2 and square < LARGE):
+                return True
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,19 @@ from torch.nn import functional as F
 from parimend.kernels.screen_numba import LARGE
 
 
-def view(t: Tensor) -> Tensor:
-    """A contiguous tensor without history as these kernels take it."""
-    return t
+def view(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor without history as these kernels take it: of the dtype of the checks."""
+    return t.to(dtype)
 
 
-def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
+def any_suspicious_row(
+    y: Tensor,
+    P: Tensor,
+    target: Tensor,
+    tau2: float,
+    least2: float,
+    into: Tensor | None = None,
+) -> Tensor:
     """Whether |P y - target|^2 <= tau2 |y|^2 + least2 fails for a row of y, or cannot be told.
 
     Args:
@@ -24,29 +32,49 @@ def any_suspicious_row(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2
         P: (k, C), dtype of y.
         target: (rows, k), dtype of y, or (0, k) for zero.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
+        into: () int32, which becomes 1 if it fails and stays as it is otherwise.
+
+    Returns:
+        ``into``, or () bool: on the device, and nobody has read it.
     """
-    return any_suspicious_plane(y[..., None], P, target[..., None], tau2, least2)
+    return any_suspicious_plane(y[..., None], P, target[..., None], tau2, least2, into)
 
 
 def any_suspicious_product(
-    y: Tensor, P: Tensor, x: Tensor, PW: Tensor, Pb: Tensor, tau2: float, least2: float
-) -> bool:
-    """The same with the target PW x + Pb computed on the way, for y = W x + b.
+    y: Tensor,
+    P: Tensor,
+    x: Tensor,
+    PW: Tensor,
+    Pb: Tensor,
+    tau2: float,
+    least2: float,
+    into: Tensor | None = None,
+) -> Tensor:
+    """The same with the target PW x + Pb computed on the way, for y = W x + b in blocks.
 
     Args:
-        y: (rows, C).
+        y: (rows, blocks * C).
         P: (k, C), dtype of y.
         x: (rows, fan-in), dtype of y.
-        PW: (k, fan-in), dtype of y.
-        Pb: (k,), dtype of y.
+        PW: (blocks * k, fan-in), dtype of y.
+        Pb: (blocks * k,), dtype of y.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
+        into: see `any_suspicious_row`.
     """
     with exactly(y):
         target = F.linear(x, PW, Pb)
-    return any_suspicious_row(y, P, target, tau2, least2)
+    rows, goal = y.reshape(-1, P.shape[1]), target.reshape(-1, len(P))
+    return any_suspicious_row(rows, P, goal, tau2, least2, into)
 
 
-def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> bool:
+def any_suspicious_plane(
+    y: Tensor,
+    P: Tensor,
+    target: Tensor,
+    tau2: float,
+    least2: float,
+    into: Tensor | None = None,
+) -> Tensor:
     """The same along the middle axis.
 
     Args:
@@ -54,12 +82,14 @@ def any_suspicious_plane(y: Tensor, P: Tensor, target: Tensor, tau2: float, leas
         P: (k, C), dtype of y.
         target: (outer, k, inner), dtype of y, or (0, k, inner) for zero.
         tau2, least2: squares of the threshold, in units of |y| and absolute.
+        into: see `any_suspicious_row`.
     """
-    return bool(suspicious(y, P, target, tau2, least2).any())
+    alarm = suspicious(y, P, target, tau2, least2).any()
+    return alarm if into is None else into.logical_or_(alarm)
 
 
-def suspicious(y: Tensor, P: Tensor, target: Tensor, tau2: float, least2: float) -> Tensor:
-    """Which of them it is, (outer, inner) bool."""
+def suspicious(y: Tensor, P: Tensor, target: Tensor, tau2: Any, least2: Any) -> Tensor:
+    """Which of them it is, (outer, inner) bool; the thresholds may be tensors, too."""
     energy = syndrome(y, P, target).square().sum(1)
     square = y.square().sum(1)
     # Negated, so that NaN is suspicious.

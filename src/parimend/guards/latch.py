@@ -1,0 +1,272 @@
+"""Guards that wait: alarms are kept until the end of a forward, and read once.
+
+Where a model runs on a GPU, reading every alarm would make the processor wait for every layer. A
+latch around the whole model lets alarms lie where they were raised until the forward ends. If there
+is one, the forward runs again, and every layer is judged at once, as it is without a latch: that
+run corrects, raises or records. So a forward must be one that can be repeated: it gets tensors and
+plain values, and changes nothing but what it gives back. Where that is not known, nothing waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parimend.errors import ComputationError, GuardError
+from parimend.events import GuardKind
+from parimend.guards import graph
+from parimend.guards.journal import GuardEvent, Journal
+from parimend.guards.observing import is_exporting
+from parimend.removable import wrap_forward_
+
+_PLAIN = (type(None), bool, int, float, str)
+"""Types of values, besides tensors, with which a forward can be repeated."""
+
+_KINDS: dict[str, GuardKind] = {"raise": "raised", "record": "recorded"}
+"""What is said of an alarm that the second run did not explain, if it is not ``recomputed``."""
+
+
+@dataclass
+class _Thread:
+    """What a thread is doing.
+
+    Attributes:
+        phase: ``waiting`` while alarms are kept, ``judging`` in the second run.
+        alarms: for every device, (layers,) int32: never cleared but by who reads them.
+        judged: layers that were stopped in the second run.
+    """
+
+    phase: str = ""
+    alarms: dict[torch.device, Tensor] = field(default_factory=dict)
+    judged: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Captured:
+    """A forward in a CUDA graph: what it reads, writes, and where its alarms lie."""
+
+    args: Any
+    kwargs: Any
+    outputs: Any
+    alarms: dict[torch.device, Tensor]
+
+
+class Latch:
+    """Keeps the alarms of a model's guards until its forward ends.
+
+    Args:
+        model: whose forward it is.
+        journal: shared by the guards of the model.
+        layers: names of the guarded layers, by their numbers.
+    """
+
+    def __init__(self, model: nn.Module, journal: Journal, layers: Sequence[str]) -> None:
+        self._model = model
+        self._journal = journal
+        self._layers = list(layers)
+        self._threads = threading.local()
+        self._captured: list[_Captured] = []
+        self._key = graph.admit(self)
+        self.traced: list[tuple[int, Tensor]] | None = None
+        """Alarms in the graph that is being compiled; None outside of the model's forward."""
+
+    def attach_(self) -> Callable[[], None]:
+        """Puts the latch around the model's forward.
+
+        Returns:
+            What undoes it.
+        """
+        unwrap = wrap_forward_(self._model, self._forward)
+
+        def remove() -> None:
+            unwrap()
+            graph.dismiss(self._key)
+
+        return remove
+
+    @property
+    def _here(self) -> _Thread:
+        if not hasattr(self._threads, "state"):
+            self._threads.state = _Thread()
+        state: _Thread = self._threads.state
+        return state
+
+    @property
+    def waits(self) -> bool:
+        """Whether alarms of this thread are to be kept."""
+        return self._here.phase == "waiting"
+
+    @property
+    def judges(self) -> bool:
+        """Whether this is the second run, in which every call is checked."""
+        return self._here.phase == "judging"
+
+    def place(self, layer: int, device: torch.device) -> Tensor:
+        """Where the alarm of a layer lies, () int32: 0, or 1 for an alarm that was not read yet.
+
+        Raises:
+            GuardError: if there is no such place, and none can be made.
+        """
+        alarms = self._here.alarms
+        if device not in alarms:
+            if capturing():
+                raise GuardError(
+                    f"there is no place for alarms on {device}, and none can be made while a CUDA "
+                    "graph is captured: run the model once before every capture"
+                )
+            with torch.inference_mode(False):  # it is written to outside of that, too
+                alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
+        return alarms[device][layer]
+
+    def judged(self, layer: str) -> None:
+        """Notes that a layer was stopped, and looked at."""
+        self._here.judged.add(layer)
+
+    def settle(self) -> bool:
+        """See `parimend.guards.handle.Guards.settle`."""
+        good = True
+        for each in self._captured:
+            if alarmed := self._read(each.alarms):
+                good = False
+                again = partial(self._model.forward, *each.args, **each.kwargs)
+                better = self._conclude(again, each.outputs, alarmed)
+                if better is not each.outputs:
+                    _write(graph.tensors_in(each.outputs), graph.tensors_in(better))
+        return good
+
+    def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or not _repeatable((args, kwargs)):
+            return forward(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self._compiled(forward, args, kwargs)
+        here = self._here
+        if here.phase:  # the second run, or a model that calls itself
+            return forward(*args, **kwargs)
+        here.phase = "waiting"
+        try:
+            outputs = forward(*args, **kwargs)
+        finally:
+            here.phase = ""
+        if capturing():
+            self._captured.append(_Captured(args, kwargs, outputs, here.alarms))
+            here.alarms = {}
+            return outputs
+        if alarmed := self._read(here.alarms):
+            return self._conclude(partial(forward, *args, **kwargs), outputs, alarmed)
+        return outputs
+
+    def _read(self, alarms: dict[torch.device, Tensor]) -> list[str]:
+        """The layers with an alarm, which is over with that."""
+        raised: set[int] = set()
+        for each in alarms.values():
+            found = [i for i, alarm in enumerate(each.tolist()) if alarm]
+            if found:
+                each.zero_()
+            raised.update(found)
+        return [self._layers[i] for i in sorted(raised)]
+
+    def _conclude(self, again: Callable[[], Any], outputs: Any, alarmed: Sequence[str]) -> Any:
+        """What the forward gives after all, from the first run and a second one."""
+        here = self._here
+        here.phase, here.judged = "judging", set()
+        try:
+            with torch.no_grad():
+                better = again()
+        finally:
+            here.phase = ""
+        answer = self._journal.policy.answer
+        events = [
+            GuardEvent(
+                _KINDS.get(answer, "recomputed"),
+                -1,
+                "seen in one run of the whole model, and not in the next",
+                layer=layer,
+                magnitude=float("nan"),
+            )
+            for layer in alarmed
+            if layer not in here.judged
+        ]
+        self._journal.events.extend(events)
+        if answer == "raise" and events:
+            raise ComputationError(f"wrong outputs: {events[0]}; run it again")
+        return outputs if answer == "record" else better
+
+    def _compiled(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The same in a graph that is being compiled, with an operator at its end."""
+        flat = all(isinstance(each, (Tensor, *_PLAIN)) for each in (*args, *kwargs.values()))
+        if is_exporting() or not flat:
+            return forward(*args, **kwargs)
+        found: list[tuple[int, Tensor]] = []
+        self.traced = found
+        try:
+            outputs = forward(*args, **kwargs)
+        finally:
+            self.traced = None
+        if found:
+            if not _repeatable(outputs):
+                raise GuardError(
+                    "a compiled model whose alarms wait has to give tensors, in lists, tuples or "
+                    f"dicts, not in {type(outputs).__name__}: guard without deferred=True"
+                )
+            alarms = torch.stack([alarm.to(found[0][1].device) for _, alarm in found])
+            layers = [layer for layer, _ in found]
+            graph.conclude_(outputs, args, kwargs, alarms, layers, self._key)
+        return outputs
+
+    def conclude(
+        self,
+        outputs: list[Tensor],
+        inputs: list[Tensor],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        alarms: Tensor,
+        layers: Sequence[int],
+    ) -> None:
+        """What the operator at the end of a graph does; writes what is better into ``outputs``."""
+        raised = alarms.tolist()
+        if any(raised):
+            numbers = sorted({layers[i] for i, alarm in enumerate(raised) if alarm})
+            again = partial(self._model.forward, *args, **kwargs)
+            better = self._conclude(again, outputs, [self._layers[i] for i in numbers])
+            if better is not outputs:
+                _write(outputs, graph.made(better, inputs))
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured: nothing can be read then."""
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return bool(started) and torch.cuda.is_current_stream_capturing()
+
+
+def _write(outputs: list[Tensor], better: list[Tensor]) -> None:
+    """Puts tensors in the place of those that were given back.
+
+    Raises:
+        ComputationError: if they have other shapes.
+    """
+    if [t.shape for t in outputs] != [t.shape for t in better]:
+        raise ComputationError(
+            "wrong outputs that cannot be put right, as another run gives other shapes: run it "
+            "again, or guard without deferred=True"
+        )
+    inference = any(t.is_inference() for t in outputs)
+    with torch.inference_mode(inference), torch.no_grad():
+        for old, new in zip(outputs, better, strict=True):
+            old.copy_(new)
+
+
+def _repeatable(value: Any) -> bool:
+    """Whether something is made of tensors and plain values."""
+    if isinstance(value, (list, tuple)):
+        return all(_repeatable(each) for each in value)
+    if isinstance(value, dict):
+        return all(_repeatable(each) for each in value.values())
+    return isinstance(value, (Tensor, *_PLAIN))

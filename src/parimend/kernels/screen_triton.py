@@ -1,0 +1,182 @@
+"""The check itself on a GPU that Triton compiles for: one kernel for a layer, see `screen_numba`.
+
+Outputs and inputs are read once, as they are: narrow ones become float32 in registers. Nothing is
+read back; an alarm is a number on the device. Before a device is trusted it has to know a wrong row
+from right ones; if it does not, operations of torch do its work (`screen_torch`).
+"""
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from parimend.kernels import screen_numba, screen_torch
+
+_LARGE = tl.constexpr(screen_numba.LARGE)
+_ROWS, _POSITIONS = 4, 128  # of one program
+_TILE = 256  # outputs or inputs of a row that are read at a time
+_CHANNELS = 16  # outputs of a position that are read at a time
+_TRIED = 70  # outputs of a row that a device has to judge
+
+
+def view(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor without history as these kernels take it: of any dtype."""
+    return t
+
+
+def any_suspicious_row(y, P, target, tau2, least2, into=None) -> Tensor:
+    """See `screen_torch.any_suspicious_row`; ``y`` may be narrower than float32."""
+    if y.dtype == torch.float64 or not works(y.device):
+        y = y.to(P.dtype)
+        return screen_torch.any_suspicious_row(y, P, target, tau2, least2, into)
+    return _row(y, P, target, target, target, tau2, least2, into, int(len(target) > 0))
+
+
+def any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into=None) -> Tensor:
+    """See `screen_torch.any_suspicious_product`; ``y`` and ``x`` may be narrower than float32."""
+    if y.dtype == torch.float64 or not works(y.device):
+        y, x = y.to(P.dtype), x.to(P.dtype)
+        return screen_torch.any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into)
+    return _row(y, P, x, PW, Pb, tau2, least2, into, 2)
+
+
+def any_suspicious_plane(y, P, target, tau2, least2, into=None) -> Tensor:
+    """See `screen_torch.any_suspicious_plane`; ``y`` may be narrower than float32."""
+    if y.dtype == torch.float64 or not works(y.device):
+        y = y.to(P.dtype)
+        return screen_torch.any_suspicious_plane(y, P, target, tau2, least2, into)
+    return _plane(y, P, target, tau2, least2, into)
+
+
+@lru_cache(maxsize=64)
+def works(device: torch.device) -> bool:
+    """Whether a device finds what it should; a warning says why not."""
+    y = torch.arange(3.0 * _TRIED, device=device).reshape(3, _TRIED) % 11.0
+    P, x = torch.ones(1, _TRIED, device=device), torch.ones(3, 5, device=device)
+    PW, sums = torch.ones(1, 5, device=device), y.sum(1, keepdim=True)
+    y[:, 0] += 5.0 - sums[:, 0]
+    bad = y.clone()
+    bad[1, 7] += 1.0
+    none = torch.zeros(1, device=device)
+    try:
+        for rows, right in ((y, False), (bad, True)):
+            five = x.sum(1, keepdim=True)
+            found = (
+                _row(rows, P, x, PW, none, 1e-8, 0.0, None, 2),
+                _row(rows, P, five, five, five, 1e-8, 0.0, None, 1),
+                _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
+            )
+            if any(bool(each) != right for each in found):
+                raise ArithmeticError("a wrong row was taken for a right one, or the reverse")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        warnings.warn(
+            f"Triton does not work on {device}, operations of torch check outputs there, more "
+            f"slowly: {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _row(y, P, x, PW, Pb, tau2, least2, into, kind) -> Tensor:
+    k, n = P.shape
+    rows, blocks = len(y), y.shape[1] // n
+    out = y.new_zeros((), dtype=torch.int32) if into is None else into
+    _check_rows[(triton.cdiv(rows, _ROWS), blocks)](
+        y, P, x, PW, Pb, out, tau2, least2, rows, n, x.shape[1] if kind == 2 else 0,
+        KIND=kind, CHECKS=k, ROOM=triton.next_power_of_2(k), ROWS=_ROWS, TILE=_TILE,
+    )  # fmt: skip
+    return out
+
+
+def _plane(y, P, target, tau2, least2, into) -> Tensor:
+    outer, n, inner = y.shape
+    out = y.new_zeros((), dtype=torch.int32) if into is None else into
+    _check_planes[(outer, triton.cdiv(inner, _POSITIONS))](
+        y, P, target, out, tau2, least2, n, inner,
+        GIVEN=len(target) > 0, CHECKS=len(P), ROOM=triton.next_power_of_2(len(P)),
+        POSITIONS=_POSITIONS, CHANNELS=_CHANNELS,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _say(out, energy, square, there, tau2, least2):
+    """Raises the alarm if any of them fails; negated, so that NaN does."""
+    good = (energy <= tau2 * square + least2) & (square < _LARGE)
+    bad = tl.max((there & (good == 0)).to(tl.int32), 0)
+    tl.atomic_max(out, 1, mask=bad > 0, sem="relaxed")
+
+
+@triton.jit
+def _products(a, first, weights, begin, r, q, there, width, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
+    """Sums of rows of ``a`` times rows of ``weights``, (ROWS, ROOM), and of their squares."""
+    s = tl.zeros((ROWS, ROOM), tl.float32)
+    square = tl.zeros((ROWS,), tl.float32)
+    c = 0
+    while c < width:
+        at = c + tl.arange(0, TILE)
+        inside = at < width
+        v = tl.load(a + first[:, None] + at, mask=there[:, None] & inside, other=0).to(tl.float32)
+        w = tl.load(
+            weights + begin + q[:, None] * width + at, mask=(q < CHECKS)[:, None] & inside, other=0
+        )
+        s += tl.sum(v[:, None, :] * w[None, :, :], 2)
+        square += tl.sum(v * v, 1)
+        c += TILE
+    return s, square
+
+
+@triton.jit(do_not_specialize=["tau2", "least2", "rows"])
+def _check_rows(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, KIND: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
+    """A block of some rows. KIND: the target is zero, given as ``x``, or P W x + P b."""
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    block, blocks = tl.program_id(1), tl.num_programs(1)
+    q = tl.arange(0, ROOM)
+    there, used = r < rows, q < CHECKS
+    first = (r.to(tl.int64) * blocks + block) * n
+    s, square = _products(y, first, P, 0, r, q, there, n, CHECKS, ROWS, ROOM, TILE)
+    if KIND == 1:
+        goal = x + (r.to(tl.int64) * blocks + block)[:, None] * CHECKS + q
+        s -= tl.load(goal, mask=there[:, None] & used, other=0)
+    if KIND == 2:
+        begin = block * CHECKS * fan_in
+        t, _ = _products(
+            x, r.to(tl.int64) * fan_in, PW, begin, r, q, there, fan_in, CHECKS, ROWS, ROOM, TILE
+        )
+        s -= t + tl.load(Pb + block * CHECKS + q, mask=used, other=0)[None, :]
+    _say(out, tl.sum(s * s, 1), square, there, tau2, least2)
+
+
+@triton.jit(do_not_specialize=["tau2", "least2"])
+def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip  # noqa: E501
+    """Some positions of one block of one sample."""
+    at = tl.program_id(1) * POSITIONS + tl.arange(0, POSITIONS)
+    q = tl.arange(0, ROOM)
+    there, used = at < inner, q < CHECKS
+    plane = tl.program_id(0).to(tl.int64)
+    s = tl.zeros((ROOM, POSITIONS), tl.float32)
+    square = tl.zeros((POSITIONS,), tl.float32)
+    c = 0
+    while c < n:
+        channel = c + tl.arange(0, CHANNELS)
+        inside = channel < n
+        begin = y + (plane * n + channel)[:, None] * inner + at
+        v = tl.load(begin, mask=inside[:, None] & there, other=0).to(tl.float32)
+        p = tl.load(P + q[:, None] * n + channel, mask=used[:, None] & inside, other=0)
+        s += tl.sum(p[:, :, None] * v[None, :, :], 1)
+        square += tl.sum(v * v, 0)
+        c += CHANNELS
+    if GIVEN:
+        goal = target + (plane * CHECKS + q)[:, None] * inner + at
+        s -= tl.load(goal, mask=used[:, None] & there, other=0)
+    _say(out, tl.sum(s * s, 0), square, there, tau2, least2)

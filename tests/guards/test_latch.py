@@ -1,0 +1,301 @@
+"""Alarms that wait for the end of a forward are never lost, and nothing wrong is given back."""
+
+import pytest
+import torch
+from torch import nn
+
+from parimend.errors import ComputationError, GuardError
+from parimend.guards import Policy, guard_, latch
+
+
+class Net(nn.Module):
+    """A model with a plain argument, that gives tensors in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 32), nn.Linear(32, 8)
+
+    def forward(self, x, scale=1.0):
+        hidden = self.first(x)
+        return {"y": self.second(torch.relu(hidden)) * scale, "hidden": (hidden, None)}
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_of_others():
+    """All compiled modules share a cache of a few graphs."""
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 12, generator=torch.Generator().manual_seed(1))
+
+
+def failing(model, calls):
+    """Lets so many calls of the first layer go wrong, each in one output of one sample."""
+    left = [calls]
+
+    def hook(module, args, y):
+        if left[0]:
+            left[0] -= 1
+            y[2, 3] += 5.0
+
+    return model.first.register_forward_hook(hook, prepend=True)
+
+
+def same(a, b):
+    torch.testing.assert_close(a["y"], b["y"])
+    torch.testing.assert_close(a["hidden"][0], b["hidden"][0])
+
+
+@pytest.mark.parametrize(
+    ("calls", "action", "where"), [(1, "recomputed", -1), (99, "corrected", 2)]
+)
+def test_a_wrong_forward_is_run_again(model, x, calls, action, where):
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        right = model(x, scale=2.0)
+        handle = failing(model, calls)
+        same(model(x, scale=2.0), right)
+        handle.remove()
+        [event] = guards.events
+        assert (event.layer, event.action, event.where) == ("first", action, where)
+        same(model(x, scale=2.0), right)
+        assert len(guards.events) == 1
+
+
+@pytest.mark.parametrize("calls", [1, 99])
+def test_every_policy_keeps_its_word(model, x, calls):
+    with torch.no_grad():
+        right = model(x)
+        with guard_(model, 4, policy="raise", deferred=True) as guards:
+            handle = failing(model, calls)
+            with pytest.raises(ComputationError, match="first"):
+                model(x)
+            handle.remove()
+            same(model(x), right)
+            assert [e.action for e in guards.events] == ["raised"]
+        with guard_(model, 4, policy="record", deferred=True) as guards:
+            handle = failing(model, calls)
+            wrong = model(x)
+            handle.remove()
+            assert float((wrong["hidden"][0] - right["hidden"][0])[2, 3]) > 4
+            assert [e.action for e in guards.events] == ["recorded"]
+
+
+def test_modes_without_gradients_may_change(model, x):
+    modes = (torch.inference_mode, torch.no_grad, torch.inference_mode)
+    with guard_(model, 4, deferred=True) as guards:
+        for mode in modes:
+            with mode():
+                right = model(x)
+                handle = failing(model, 1)
+                same(model(x), right)
+                handle.remove()
+        assert [e.action for e in guards.events] == ["recomputed"] * 3
+
+
+def test_weights_are_repaired_in_the_second_run(model, x):
+    with torch.no_grad():
+        right, before = model(x), model.first.weight.clone()
+
+        def repair(event):
+            model.first.weight.copy_(before)
+
+        policy = Policy("correct", on_weights=repair)
+        with guard_(model, 4, policy=policy, deferred=True) as guards:
+            model.first.weight[3] += 1.0
+            same(model(x), right)
+            assert {e.action for e in guards.events} == {"repaired"}
+
+
+def test_nothing_waits_where_a_forward_may_not_be_repeated(model, x):
+    class Cache:
+        pass
+
+    runs = []
+    model.second.register_forward_hook(lambda *_: runs.append(1))
+    original = model.forward
+    with guard_(model, 4, deferred=True) as guards:
+        handle = failing(model, 99)
+        model(x)["y"].sum().backward()  # with gradients
+        with torch.no_grad():
+            model.forward(x, torch.ones(1))
+            assert len(runs) == 3
+            del runs[:]
+            with pytest.raises(TypeError):
+                model(x, Cache())
+        assert len(runs) == 1
+        handle.remove()
+        assert len(guards.events) == 3
+    assert model.forward == original
+
+
+def test_a_layer_that_screens_too_much_is_judged_in_the_second_run():
+    layer = nn.Linear(512, 16, bias=False)
+    with torch.no_grad():
+        layer.weight[:, 256:] = -layer.weight[:, :256]
+        half = torch.randn(100, 256, generator=torch.Generator().manual_seed(0))
+        model = nn.Sequential(layer)
+        with guard_(model, 1, policy="raise", deferred=True) as guards:
+            model(torch.cat([half, half + 1e-6], 1))
+            assert guards.events == ()
+            assert guards.screened > 0
+
+
+def test_an_alarm_outlives_a_forward_that_fails(model, x):
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        handle = failing(model, 1)
+        stop = model.second.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(x)
+        handle.remove(), stop.remove()
+        model(x)
+        assert [e.layer for e in guards.events] == ["first"]
+
+
+def test_every_call_of_the_second_run_is_checked(model, x):
+    with torch.no_grad(), guard_(model, 4, every=2, deferred=True) as guards:
+        right = model(x)
+        handle = failing(model, 99)
+        model(x), model(x)
+        handle.remove()
+        assert [e.action for e in guards.events] == ["corrected"]
+        same(model(x), right)
+
+
+class TestCapturedGraphs:
+    """The state machine of a CUDA graph: a capture reads nothing, replays set alarms."""
+
+    @pytest.fixture(autouse=True)
+    def capturing(self, monkeypatch):
+        self.now = False
+        monkeypatch.setattr(latch, "capturing", lambda: self.now)
+
+    def captured(self, model, x):
+        model(x)
+        self.now = True
+        y = model(x)
+        self.now = False
+        return y
+
+    def place(self, guards):
+        [captured] = guards._journal.latch._captured
+        return captured.alarms[torch.device("cpu")]
+
+    def test_alarms_stay_until_they_are_read(self, model, x):
+        with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+            y = self.captured(model, x)
+            right = {"y": y["y"].clone(), "hidden": (y["hidden"][0].clone(), None)}
+            assert guards.settle()
+            # A replay goes wrong, then others that are not read, and a forward that is not a graph.
+            y["y"].fill_(9.0)
+            self.place(guards)[0] = 1
+            model(x)
+            assert guards.events == ()
+            assert not guards.settle()
+            same(y, right)
+            [event] = guards.events
+            assert (event.layer, event.action, event.where) == ("first", "recomputed", -1)
+            assert guards.settle()
+            x.mul_(2.0)  # the graph's input is what the next replay reads
+            self.place(guards)[1] = 1
+            assert not guards.settle()
+            same(y, model(x))
+
+    def test_the_capture_itself_is_checked_by_no_one_else(self, model, x):
+        with torch.no_grad(), guard_(model, 4, policy="raise", deferred=True) as guards:
+            model(x)
+            handle = failing(model, 1)
+            self.now = True
+            model(x)
+            self.now = False
+            handle.remove()
+            model(x)
+            with pytest.raises(ComputationError, match="first"):
+                guards.settle()
+
+    def test_it_needs_a_run_before(self, model, x):
+        with torch.no_grad(), guard_(model, 4, deferred=True):
+            self.now = True
+            with pytest.raises(GuardError, match="run the model once before every"):
+                model(x)
+
+    def test_without_deferring_there_is_nothing_to_settle(self, model):
+        with guard_(model, 4) as guards:
+            assert guards.settle()
+
+
+@pytest.mark.parametrize("answer", ["correct", "record", "raise"])
+def test_compiled_without_a_graph_break(model, x, answer, monkeypatch):
+    forward, error = nn.Linear.forward, torch.zeros(6, 32)
+    error[2, 3] = 5.0
+
+    def wrong(module, x):
+        y = forward(module, x)
+        return y + error if module.out_features == 32 else y
+
+    with torch.no_grad():
+        right = model(x, scale=2.0)
+        with guard_(model, 4, policy=answer, deferred=True) as guards:
+            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+            same(compiled(x, scale=2.0), right)
+            assert guards.events == ()
+            monkeypatch.setattr(nn.Linear, "forward", wrong)
+            torch._dynamo.reset()
+            if answer == "raise":
+                with pytest.raises(ComputationError, match="first"):
+                    compiled(x, scale=2.0)
+            else:
+                y = compiled(x, scale=2.0)
+                off = 0.0 if answer == "correct" else 5.0
+                torch.testing.assert_close(y["hidden"][0], right["hidden"][0] + off / 5 * error)
+            [event] = guards.events
+            assert (event.layer, event.sample) == ("first", (2,))
+
+
+def test_a_compiled_part_of_a_model_does_not_wait(model, x):
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        right = model(x)
+        model.first.weight[3] += 1.0
+        part = torch.compile(model.first, backend="aot_eager", fullgraph=True)
+        part(x)
+        assert {e.action for e in guards.events} == {"suspect"}
+        model.first.weight[3] -= 1.0
+        same(model(x), right)
+
+
+class Thing:
+    """An object in which nobody looks for tensors."""
+
+    def __init__(self, y):
+        self.y = y
+
+
+class Boxed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 32)
+
+    def forward(self, x):
+        return Thing(self.layer(x))
+
+
+def test_outputs_of_unknown_types_are_not_in_one_graph(x):
+    model = Boxed().eval()
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        right = model(x).y
+        compiled = torch.compile(model, backend="aot_eager")
+        torch.testing.assert_close(compiled(x).y, right)
+        assert guards.events == ()
+        model.layer.weight[3] += 1.0
+        for run in (compiled, model):
+            before = len(guards.events)
+            run(x)
+            assert {e.action for e in guards.events[before:]} == {"suspect"}
+        assert guards._journal.latch.traced is None

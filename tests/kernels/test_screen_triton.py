@@ -1,0 +1,90 @@
+"""The check in Triton, interpreted, finds what operations of torch find."""
+
+import pytest
+import torch
+
+from parimend import kernels
+from parimend.kernels import screen_torch, screen_triton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def new():
+    screen_triton.works.cache_clear()
+    yield
+    screen_triton.works.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("k", "blocks"), [(1, 1), (3, 2)])
+def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
+    monkeypatch.setattr(screen_triton, "_TILE", 32)  # several, and a part of one
+    monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
+    torch.manual_seed(0)
+    n, rows = 40, 6
+    wide = torch.promote_types(dtype, torch.float32)
+    y, x = torch.randn(rows, n * blocks).to(dtype), torch.randn(rows, 23).to(dtype)
+    P, PW, Pb = (torch.randn(size).to(wide) for size in ((k, n), (k * blocks, 23), (k * blocks,)))
+    P[0] = 1.0
+    parts, planes = y.reshape(-1, n), torch.randn(2, n, 20).to(dtype)
+    goal, field = torch.randn(len(parts), k).to(wide), torch.randn(2, k, 20).to(wide)
+    none = torch.empty(0, k, 1).to(wide)
+    calls = (
+        ("any_suspicious_product", (y, P, x, PW, Pb)),
+        ("any_suspicious_row", (parts, P, goal)),
+        ("any_suspicious_row", (parts, P, none[..., 0])),
+        ("any_suspicious_plane", (planes, P, field)),
+        ("any_suspicious_plane", (planes, P, none)),
+    )
+    answers = set()
+    for tau2 in (30.0, 1.0, 0.1):
+        for name, arguments in calls:
+            widened = (t.to(wide) for t in arguments)
+            right = getattr(screen_torch, name)(*widened, tau2, 0.0)
+            found = getattr(screen_triton, name)(*arguments, tau2, 0.0)
+            assert bool(found) == bool(right)
+            answers.add(bool(right))
+    assert answers == {False, True}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, in the interpreter
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_nothing_that_is_not_finite_or_huge_passes(value):
+    y, P, none = torch.zeros(5, 40), torch.ones(1, 40), torch.empty(0, 1)
+    assert not screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+    y[3, 17] = value
+    assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+    assert screen_triton.any_suspicious_plane(y[..., None], P, none[..., None], 1.0, 0.0)
+
+
+@pytest.mark.parametrize("kernel", [screen_triton, screen_torch])
+def test_alarms_add_up_in_a_place(kernel):
+    P, none, place = torch.ones(1, 40), torch.empty(0, 1), torch.zeros((), dtype=torch.int32)
+    good, bad = torch.zeros(5, 40), torch.ones(5, 40)
+    for y, alarm in ((good, 0), (bad, 1), (good, 1)):
+        kernel.any_suspicious_row(y, P, none, 1.0, 0.0, place)
+        assert int(place) == alarm
+
+
+@pytest.mark.parametrize("found", [torch.ones(()), torch.zeros(()), None])
+def test_torch_takes_the_place_of_devices_that_are_wrong(monkeypatch, found):
+    monkeypatch.setattr(screen_triton, "_row", lambda *args: 1 // 0 if found is None else found)
+    y, P, none = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1)
+    with pytest.warns(RuntimeWarning, match="Triton does not work on cpu, operations of torch"):
+        assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+
+
+def test_too_little_memory_says_nothing_of_a_device(monkeypatch):
+    def scarce(*args):
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(screen_triton, "_row", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        screen_triton.works(CPU)
+
+
+def test_it_is_picked_for_a_gpu():
+    kernels._has_triton.cache_clear()
+    assert kernels.on("screen", "cuda") is screen_triton
+    assert kernels.on("screen", "mps") is screen_torch
