@@ -37,8 +37,8 @@ def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]
     tensor, same = tensor.detach(), tuple(range(tensor.dim()))
     if tensor.is_contiguous():
         return tensor, same
-    strides = tensor.stride()
-    order = tuple(sorted(same, key=lambda d: (-strides[d], d)))
+    steps = tensor.stride()
+    order = tuple(sorted(same, key=lambda d: (-steps[d], d)))
     view = tensor.permute(order)
     return (view, order) if view.is_contiguous() else (tensor, same)
 
