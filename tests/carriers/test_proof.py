@@ -11,20 +11,10 @@ from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
 from parimend.stores.model import ModelTensors, _range
-from tests.kernels.test_modular_torch import Distant
+from tests.elsewhere import Distant, brought, state
 
+__all__ = ["brought"]
 BY_SUMS = pm.Sidecar(digest=False)
-
-
-def state():
-    torch.manual_seed(0)
-    return {
-        "weight": torch.randn(300, 200),
-        "turned": torch.randn(40, 30, 20).permute(2, 0, 1),
-        "half": torch.randn(7).bfloat16(),
-        "scale": torch.tensor(0.5),
-        "none": torch.empty(0, 3),
-    }
 
 
 def damage(weights, count=10):
@@ -36,19 +26,6 @@ def damage(weights, count=10):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def brought(monkeypatch):
-    """How many bytes left the device; what is written to it goes to the tensors inside."""
-    write = ModelTensors.write
-
-    def write_inside(self, *args):
-        write(ModelTensors({name: tensor.inner for name, tensor in self.held.items()}), *args)
-
-    monkeypatch.setattr(ModelTensors, "write", write_inside)
-    Distant.brought = 0
-    return lambda: Distant.brought
 
 
 def test_weights_elsewhere_are_repaired_there(brought):

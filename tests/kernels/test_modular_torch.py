@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._pytree import tree_map
 
 import parimend as pm
 from parimend.codes import Hashed, Modular
@@ -17,6 +16,7 @@ from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber
 from parimend.stores.model import ModelTensors
 from parimend.words.bits import byte_view, words_of
+from tests.elsewhere import Distant
 
 DTYPES = [
     torch.float32,
@@ -33,40 +33,6 @@ DTYPES = [
     torch.bool,
     torch.complex64,
 ]
-
-
-class Distant(torch.Tensor):
-    """A tensor that says that it is elsewhere, computes on the CPU, and counts what is brought."""
-
-    device = torch.device("xla", 0)
-    is_meta = False
-    brought = 0  # bytes, of all of them
-
-    @staticmethod
-    def __new__(cls, inner):
-        # Known to be without memory, so that nothing can look at it behind our back.
-        return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device="meta"
-        )
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def data_ptr(self):
-        return self.inner.data_ptr()
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-
-        def inner(x):
-            return x.inner if isinstance(x, Distant) else x
-
-        result = function(*tree_map(inner, args), **tree_map(inner, kwargs))
-        if function is torch.ops.aten._to_copy.default and "device" in kwargs:
-            cls.brought += result.numel() * result.element_size()
-            return result
-        return tree_map(lambda x: cls(x) if isinstance(x, torch.Tensor) else x, result)
 
 
 @pytest.fixture

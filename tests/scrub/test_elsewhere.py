@@ -10,32 +10,13 @@ from parimend.carriers import sidecar
 from parimend.errors import SpecError
 from parimend.scrub import Scrubber, lanes
 from parimend.stores.model import ModelTensors
-from tests.kernels.test_modular_torch import Distant
+from tests.elsewhere import Distant, brought, state
 
-
-def state():
-    torch.manual_seed(0)
-    return {
-        "weight": torch.randn(300, 200),
-        "turned": torch.randn(40, 30, 20).permute(2, 0, 1),
-        "half": torch.randn(7).bfloat16(),
-    }
-
-
-@pytest.fixture
-def written_inside(monkeypatch):
-    """What is written to a distant tensor goes to the one inside."""
-    write = ModelTensors.write
-
-    def write_inside(self, *args):
-        write(ModelTensors({name: tensor.inner for name, tensor in self.held.items()}), *args)
-
-    monkeypatch.setattr(ModelTensors, "write", write_inside)
-    Distant.brought = 0
+__all__ = ["brought"]
 
 
 @pytest.mark.parametrize("digest", [True, False])
-def test_they_are_scrubbed_there(written_inside, monkeypatch, digest):
+def test_they_are_scrubbed_there(brought, monkeypatch, digest):
     monkeypatch.setattr(sidecar, "_THERE", 1 << 16)  # several pieces
     here = state()
     seal = pm.protect_(here, 10, pm.Sidecar(digest=digest))
@@ -43,21 +24,21 @@ def test_they_are_scrubbed_there(written_inside, monkeypatch, digest):
     assert scrubber.sweep() == []
     total = sum(tensor.nbytes for tensor in here.values())
     assert scrubber.counters.bytes_read == total
-    assert Distant.brought < 1000  # a few sums of every piece
+    assert brought() < 1000  # a few sums of every piece
     before = here["weight"].clone()
     here["weight"].view(-1)[100:5100:500] = float("nan")
     [event] = scrubber.sweep()
     assert (event.kind, len(event.changes), event.word.proof) == ("repaired", 10, "sums")
     assert torch.equal(here["weight"], before)
-    assert Distant.brought < 30_000
+    assert brought() < 30_000
     here["weight"].view(-1)[100:50_100:500] = float("nan")
     damaged = here["weight"].clone()
     assert [event.kind for event in scrubber.sweep()] == ["uncorrectable"]
     assert torch.equal(here["weight"].view(torch.int32), damaged.view(torch.int32))
-    assert Distant.brought < total // 2
+    assert brought() < total // 2
 
 
-def test_memory_that_fails_is_known_there_too(written_inside):
+def test_memory_that_fails_is_known_there_too(brought):
     here = state()
     seal = pm.protect_(here, 10)
     scrubber = Scrubber({name: Distant(tensor) for name, tensor in here.items()}, seal)
@@ -69,7 +50,7 @@ def test_memory_that_fails_is_known_there_too(written_inside):
     assert scrubber.stuck == (("weight", (3, 4)),)
 
 
-def test_sha256_proves_them_if_asked_for(written_inside):
+def test_sha256_proves_them_if_asked_for(brought):
     here = state()
     seal = pm.protect_(here, 10)
     there = {name: Distant(tensor) for name, tensor in here.items()}
