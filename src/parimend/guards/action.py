@@ -267,7 +267,8 @@ def _largest(P: Tensor, variances: Tensor) -> Tensor:
     """
     if len(P) == 1:
         return variances.sum(1)
-    covariances = torch.einsum("kc,ncp,lc->npkl", P, variances, P)
+    pairs = (P[:, None] * P).flatten(0, 1)
+    covariances = (pairs @ variances).mT.reshape(-1, variances.shape[2], len(P), len(P))
     finite = covariances.isfinite().flatten(2).all(2)
     covariances = torch.where(finite[..., None, None], covariances, 0.0)
     return torch.linalg.eigvalsh(covariances)[..., -1]
