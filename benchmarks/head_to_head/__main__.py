@@ -1,0 +1,64 @@
+"""All protections under the same faults, on four networks: the tables of docs/head_to_head.md.
+
+python benchmarks/head_to_head                      # all of them; about an hour of one core
+python benchmarks/head_to_head mnist --workers 2
+python benchmarks/head_to_head --tables             # of what is there
+
+It needs the program par2, and data as `contenders.py` says. Each network is a spec beside this
+file; `parimend campaign run` takes it as well. Results go to runs/head_to_head; interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from parimend.campaign import Line, lines, run
+
+HERE = Path(__file__).parent
+OUT = HERE.parents[1] / "runs" / "head_to_head"
+NETWORKS = ("mnist", "wrn_head", "cifar", "minilm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--tables", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    for name in args.networks or NETWORKS:
+        if not args.tables:
+            run(HERE / f"{name}.toml", OUT / f"{name}.results", workers=args.workers)
+        show(lines(OUT / f"{name}.results"))
+
+
+def show(found: list[Line]) -> None:
+    """A table: a row for each protection, a column for each fault."""
+    faults = list(dict.fromkeys(line.fault for line in found))
+    first = found[0]
+    print(f"\n**{first.network}**: {100 * (first.intact - first.change):.2f} % without damage\n")
+    print(f"| protection | bytes kept | change | {' | '.join(faults)} |")
+    print("|---" * (3 + len(faults)) + "|")
+    for name in dict.fromkeys(line.protection for line in found):
+        row = {line.fault: line for line in found if line.protection == name}
+        one = row[faults[0]]
+        cells = " | ".join(cell(row[fault]) for fault in faults)
+        print(f"| {name} | {one.nbytes:,} | {100 * one.change:+.2f} | {cells} |")
+
+
+def cell(line: Line) -> str:
+    """Mean score in per cent; trials as before / detected / wrong without a word; milliseconds."""
+    if not line.trials:
+        return "-"
+    score = f"{100 * line.score.share:.1f}"
+    return f"{score}, {' / '.join(shares(line))}, {1e3 * line.seconds:.0f} ms"
+
+
+def shares(line: Line) -> Iterable[str]:
+    for names in (("repaired", "masked"), ("detected",), ("miscorrected", "silent")):
+        yield f"{100 * sum(line.outcomes[name].share for name in names):.0f}"
+
+
+if __name__ == "__main__":
+    main()
