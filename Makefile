@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench fuzz clean
+.PHONY: help demo test par2 lint format docs bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,10 @@ demo: $(VENV)/.demo ## protect a small network, damage it, repair it
 	@$(BIN)/parimend demo
 
 test: $(VENV)/.ready ## run the tests
-	@$(BIN)/python -m pytest -n 2 -q
+	@$(BIN)/python -m pytest -n 2 -q -m "not par2"
+
+par2: $(VENV)/.ready ## run the tests that need the program par2 (Debian: par2)
+	@$(BIN)/python -m pytest -q -m par2 tests/campaign
 
 lint: $(VENV)/.ready ## check style and types
 	@$(BIN)/ruff check .

@@ -1,36 +1,40 @@
 """All protections under the same faults, on four networks: the tables of docs/head_to_head.md.
 
-python benchmarks/head_to_head                      # all of them; about an hour of one core
+python benchmarks/head_to_head                      # all of them
 python benchmarks/head_to_head mnist --workers 2
 python benchmarks/head_to_head --tables             # of what is there
 
-It needs the program par2, and data as `contenders.py` says. Each network is a spec beside this
-file; `parimend campaign run` takes it as well. Results go to runs/head_to_head; interrupted, the same command goes on.
+It needs the program par2, and data as `contenders.py` says. Each campaign is a spec beside this
+file, which `parimend campaign run` takes as well. Results go to runs/head_to_head; interrupted, the
+same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from parimend.campaign import Line, lines, run
 
 HERE = Path(__file__).parent
 OUT = HERE.parents[1] / "runs" / "head_to_head"
-NETWORKS = ("mnist", "wrn_head", "cifar", "minilm")
+CAMPAIGNS = ("mnist", "wrn_head", "cifar", "minilm", "upsets")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("campaigns", nargs="*", metavar="CAMPAIGN", help=", ".join(CAMPAIGNS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="only print what is there")
     args = parser.parse_args()
-    for name in args.networks or NETWORKS:
+    for name in args.campaigns or CAMPAIGNS:
+        out = OUT / f"{name}.results"
         if not args.tables:
-            run(HERE / f"{name}.toml", OUT / f"{name}.results", workers=args.workers)
-        show(lines(OUT / f"{name}.results"))
+            run(HERE / f"{name}.toml", out, workers=args.workers)
+        for _, found in groupby(lines(out), key=lambda line: line.network):
+            show(list(found))
 
 
 def show(found: list[Line]) -> None:

@@ -15,7 +15,39 @@ from parimend.campaign.task import Setting
 from parimend.errors import SpecError, WordError
 from parimend.outcomes import Verdict
 
-OPTIONS = {"sidecar": {"errors": 4}, "real": {"errors": 4}, "lowbits": {"errors": 4}}
+OPTIONS = {
+    "sidecar": {"errors": 4},
+    "real": {"errors": 4},
+    "lowbits": {"errors": 4},
+    "par2": {"blocks": 50},
+}
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.par2) if kind == "par2" else kind for kind in PROTECTIONS
+]
+
+
+def test_par2_is_a_program(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SpecError, match="par2 is not installed: install the package par2"):
+        protected("par2")
+    with pytest.raises(SpecError, match="1 to 100 per cent of redundancy, not 50 and 0"):
+        protected("par2", redundancy=0)
+
+
+@pytest.mark.par2
+def test_par2_brings_back_as_many_blocks_as_it_has_recovery_blocks():
+    rule, _, tensors, bits, kept = protected("par2", blocks=50, redundancy=10)
+    before = snapshot(bits)
+    assert rule.nbytes(kept) == sum(map(len, kept.values()))
+    for block in range(5):  # of 29 words
+        bits["0.weight"][29 * block] ^= np.uint32(1 << 30)
+    assert rule.repair_(tensors, kept) == (Verdict.CORRECTED, 5)
+    assert same(bits, before)
+    for block in range(6):
+        bits["0.weight"][29 * block] ^= np.uint32(1 << 30)
+    damaged = snapshot(bits)
+    assert rule.repair_(tensors, kept) == (Verdict.UNCORRECTABLE, 0)
+    assert same(bits, damaged)
 
 
 def protected(kind, *, seed=0, **options):
@@ -38,17 +70,26 @@ def same(bits, before):
     return all(np.array_equal(bits[name], before[name]) for name in bits)
 
 
-@pytest.mark.parametrize("kind", PROTECTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_found_where_nothing_is_wrong(kind):
-    rule, _, tensors, bits, kept = protected(kind)
+    rule, model, tensors, bits, kept = protected(kind)
     before = snapshot(bits)
     assert rule.repair_(tensors, kept) == (Verdict.CLEAN, 0)
+    with rule.watching(model, kept) as watch, torch.no_grad():
+        model(torch.randn(9, 40))
+        assert watch.seen() == (Verdict.CLEAN, 0)
     assert same(bits, before)
     assert rule.nbytes(kept) >= 0
     assert rule.source
 
 
-@pytest.mark.parametrize("kind", ["secded", "copies", "reload", "sidecar", "real", "lowbits"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("secded", "copies", "reload", "sidecar", "real", "lowbits"),
+        pytest.param("par2", marks=pytest.mark.par2),
+    ],
+)
 @pytest.mark.parametrize("bit", [0, 22, 23, 30, 31])
 def test_one_flipped_bit_is_put_back(kind, bit):
     rule, _, tensors, bits, kept = protected(kind)
