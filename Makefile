@@ -64,4 +64,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo,serve,recipes,lightning,transformers,dev]'
+	@$(PIP) --no-deps mrfi
 	@touch $(VENV)/.demo $@
