@@ -20,7 +20,7 @@ from parimend.campaign import Line, lines, run
 
 HERE = Path(__file__).parent
 OUT = HERE.parents[1] / "runs" / "head_to_head"
-CAMPAIGNS = ("mnist", "wrn_head", "cifar", "minilm", "upsets")
+CAMPAIGNS = ("mnist", "everything", "wrn_head", "cifar", "minilm", "upsets")
 
 
 def main() -> None:
