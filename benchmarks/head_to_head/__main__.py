@@ -41,22 +41,23 @@ def show(found: list[Line]) -> None:
     """A table: a row for each protection, a column for each fault."""
     faults = list(dict.fromkeys(line.fault for line in found))
     first = found[0]
-    print(f"\n**{first.network}**: {100 * (first.intact - first.change):.2f} % without damage\n")
-    print(f"| protection | bytes kept | change | {' | '.join(faults)} |")
-    print("|---" * (3 + len(faults)) + "|")
+    intact = 100 * (first.intact - first.change)
+    print(f"\n**{first.network}**, {intact:.2f} % without damage, {first.trials} trials a cell\n")
+    print(f"| protection | bytes kept | change | ms | {' | '.join(faults)} |")
+    print("|---" * (4 + len(faults)) + "|")
     for name in dict.fromkeys(line.protection for line in found):
         row = {line.fault: line for line in found if line.protection == name}
-        one = row[faults[0]]
+        one, slowest = row[faults[0]], max(line.seconds for line in row.values())
         cells = " | ".join(cell(row[fault]) for fault in faults)
-        print(f"| {name} | {one.nbytes:,} | {100 * one.change:+.2f} | {cells} |")
+        change, ms = f"{100 * one.change:+.2f}", f"{1e3 * slowest:,.0f}"
+        print(f"| {name} | {one.nbytes:,} | {change} | {ms} | {cells} |")
 
 
 def cell(line: Line) -> str:
-    """Mean score in per cent; trials as before / detected / wrong without a word; milliseconds."""
-    if not line.trials:
+    """Mean score in per cent; shares of trials as before / detected / wrong without a word."""
+    if line.trials < 2:
         return "-"
-    score = f"{100 * line.score.share:.1f}"
-    return f"{score}, {' / '.join(shares(line))}, {1e3 * line.seconds:.0f} ms"
+    return f"{100 * line.score.share:.1f}, {' / '.join(shares(line))}"
 
 
 def shares(line: Line) -> Iterable[str]:
