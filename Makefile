@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser lint format docs bench fuzz clean
+.PHONY: help demo test browser par2 lint format docs bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,10 +15,13 @@ demo: $(VENV)/.demo ## protect a small network, damage it, repair it
 	@$(BIN)/parimend demo
 
 test: $(VENV)/.ready ## run the tests
-	@$(BIN)/python -m pytest -n 2 -q -m "not browser"
+	@$(BIN)/python -m pytest -n 2 -q -m "not browser and not par2"
 
 browser: $(VENV)/.ready ## open pages of reports in chromium (Debian: chromium, chromium-driver)
 	@$(BIN)/python -m pytest -q -m browser tests/report
+
+par2: $(VENV)/.ready ## run the tests that need the program par2 (Debian: par2)
+	@$(BIN)/python -m pytest -q -m par2 tests/campaign
 
 lint: $(VENV)/.ready ## check style and types
 	@$(BIN)/ruff check .
@@ -64,4 +67,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo,serve,recipes,lightning,transformers,dev]'
+	@$(PIP) --no-deps mrfi
 	@touch $(VENV)/.demo $@

@@ -34,8 +34,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def pytest_terminal_summary(terminalreporter):
     # At the end and not in the header, which `pytest -q` leaves out.
     terminalreporter.write_line(f"data: {data_name()}")
-    if terminalreporter.config.option.markexpr == "not browser":
-        terminalreporter.write_line("left out: tests in a browser, which `make browser` runs")
+    chosen = terminalreporter.config.option.markexpr
+    for mark in ("browser", "par2"):
+        if f"not {mark}" in chosen:
+            terminalreporter.write_line(f"left out: tests marked {mark}, which `make {mark}` runs")
 
 
 @pytest.fixture

@@ -15,7 +15,39 @@ from parimend.campaign.task import Setting
 from parimend.errors import SpecError, WordError
 from parimend.outcomes import Verdict
 
-OPTIONS = {"sidecar": {"errors": 4}, "real": {"errors": 4}, "lowbits": {"errors": 4}}
+OPTIONS = {
+    "sidecar": {"errors": 4},
+    "real": {"errors": 4},
+    "lowbits": {"errors": 4},
+    "par2": {"blocks": 50},
+}
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.par2) if kind == "par2" else kind for kind in PROTECTIONS
+]
+
+
+def test_par2_is_a_program(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SpecError, match="par2 is not installed: install the package par2"):
+        protected("par2")
+    with pytest.raises(SpecError, match="1 to 100 per cent of redundancy, not 50 and 0"):
+        protected("par2", redundancy=0)
+
+
+@pytest.mark.par2
+def test_par2_brings_back_as_many_blocks_as_it_has_recovery_blocks():
+    rule, _, tensors, bits, kept = protected("par2", blocks=50, redundancy=10)
+    before = snapshot(bits)
+    assert rule.nbytes(kept) == sum(map(len, kept.values()))
+    for block in range(5):  # of 29 words
+        bits["0.weight"][29 * block] ^= np.uint32(1 << 30)
+    assert rule.repair_(tensors, kept) == (Verdict.CORRECTED, 5)
+    assert same(bits, before)
+    for block in range(6):
+        bits["0.weight"][29 * block] ^= np.uint32(1 << 30)
+    damaged = snapshot(bits)
+    assert rule.repair_(tensors, kept) == (Verdict.UNCORRECTABLE, 0)
+    assert same(bits, damaged)
 
 
 def protected(kind, *, seed=0, **options):
@@ -38,17 +70,26 @@ def same(bits, before):
     return all(np.array_equal(bits[name], before[name]) for name in bits)
 
 
-@pytest.mark.parametrize("kind", PROTECTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_found_where_nothing_is_wrong(kind):
-    rule, _, tensors, bits, kept = protected(kind)
+    rule, model, tensors, bits, kept = protected(kind)
     before = snapshot(bits)
     assert rule.repair_(tensors, kept) == (Verdict.CLEAN, 0)
+    with rule.watching(model, kept) as watch, torch.no_grad():
+        model(torch.randn(9, 40))
+        assert watch.seen() == (Verdict.CLEAN, 0)
     assert same(bits, before)
     assert rule.nbytes(kept) >= 0
     assert rule.source
 
 
-@pytest.mark.parametrize("kind", ["secded", "copies", "reload", "sidecar", "real", "lowbits"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("secded", "copies", "reload", "sidecar", "real", "lowbits"),
+        pytest.param("par2", marks=pytest.mark.par2),
+    ],
+)
 @pytest.mark.parametrize("bit", [0, 22, 23, 30, 31])
 def test_one_flipped_bit_is_put_back(kind, bit):
     rule, _, tensors, bits, kept = protected(kind)
@@ -144,7 +185,7 @@ def test_radar_zeroes_the_group_of_a_flipped_highest_bit(group):
     assert members.sum() == group
     assert (bits["0.weight"][members] == 0).all()
     assert np.array_equal(bits["0.weight"][~members], before["0.weight"][~members])
-    assert len(kept["0.weight"]) == groups
+    assert len(kept["0.weight"]) == -(-groups // 4)  # two bits each
     bits["0.weight"][:] = before["0.weight"]
     bits["0.weight"][700] ^= np.uint32(1 << 31)  # the sign is not in the sum
     assert rule.repair_(tensors, kept).verdict is Verdict.CLEAN
@@ -155,11 +196,13 @@ def test_ranger_keeps_activations_in_their_range():
     torch.manual_seed(1)
     inputs = torch.randn(20, 40)
     hidden = torch.relu(model[0](inputs))
-    clamp = next(iter(model[1]._forward_hooks.values()))
-    assert clamp.low == 0.0
-    assert torch.equal(model[1](model[0](inputs)), hidden.clamp(0.0, clamp.high))
+    low, high = kept["1"].tolist()
+    assert low == 0.0 < high
+    assert rule.nbytes(kept) == 8
+    rule.watch_(model, kept)
+    assert torch.equal(model[1](model[0](inputs)), hidden.clamp(0.0, high))
     bits["0.weight"][5] ^= np.uint32(1 << 30)
-    assert float(model[1](model[0](inputs)).detach().max()) <= clamp.high
+    assert float(model[1](model[0](inputs)).detach().max()) <= high
     bits["0.weight"][5] = np.array([np.nan], np.float32).view(np.uint32)[0]
     assert bool(torch.isfinite(model(inputs)).all())
     assert rule.repair_(tensors, kept).verdict is Verdict.CLEAN

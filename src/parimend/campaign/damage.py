@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from parimend.campaign.computing import KIND as UPSET
+from parimend.campaign.computing import Computing, computing_of
 from parimend.campaign.tables import one_of, require_keys
 from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather
@@ -15,7 +18,10 @@ from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Word
 from parimend.risk.environment import ENVIRONMENTS
 from parimend.rng import Stream
 
-_OWN = ("count", "rate", "only", "placement", "stays")
+STRIKES = ("weights", "everything")
+"""What faults strike: the weights, or also what a protection keeps beside them."""
+
+_OWN = ("count", "rate", "only", "placement", "stays", "strikes")
 _FIELD_OWN = ("count", "only", "stays")
 
 
@@ -28,12 +34,14 @@ class Damage:
         only: shell patterns of tensors; None: all of them.
         rate: probability of a fault per bit; the number of faults is drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
+        beside: whether what a protection keeps beside the weights is struck as densely as they are.
     """
 
     faults: Faults
     only: Sequence[str] | None = None
     rate: float | None = None
     stays: bool = False
+    beside: bool = False
 
     def draw(self, words: Iterable[Words], seed: int) -> FaultList:
         """Draw the damage of a seed for a network, which is not changed.
@@ -42,16 +50,36 @@ class Damage:
             FaultError: if there cannot be such damage.
         """
         words = tuple(words)
-        faults = self.faults
-        if self.rate is not None:
-            chosen = select(words, self.only)
-            bits = sum(len(each) * each.format.bits for each in chosen)
-            most = sum(map(len, chosen))
-            faults = replace(faults, count=min(_binomial(bits, self.rate, seed), most))
-        return faults.draw(words, seed, self.only)
+        if self.rate is None:
+            return self.faults.draw(words, seed, self.only)
+        return self._at(self.rate, words, seed, self.only)
+
+    def draw_beside(
+        self, kept: Iterable[Words], words: Iterable[Words], seed: int
+    ) -> FaultList | None:
+        """Draw as much damage of what is kept as its size is worth; None if there is none.
+
+        Args:
+            kept: what a protection keeps.
+            words: of the network.
+            seed: of the network's damage; this is drawn from another stream.
+        """
+        kept, seed = tuple(kept), int(Stream(seed, "campaign beside").raw(1)[0])
+        if not self.beside or not kept:
+            return None
+        rate = self.rate or self.faults.count / _bits(select(words, self.only))
+        return self._at(min(rate, 1.0), kept, seed, None)
+
+    def _at(
+        self, rate: float, words: tuple[Words, ...], seed: int, only: Sequence[str] | None
+    ) -> FaultList:
+        """Faults whose number is drawn."""
+        chosen = select(words, only)
+        count = min(_binomial(_bits(chosen), rate, seed), sum(map(len, chosen)))
+        return replace(self.faults, count=count).draw(words, seed, only)
 
 
-def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather:
+def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
     """The damage that an entry of a spec asks for, in one stratum.
 
     >>> damage = damage_of(Setting.of("flip", {"kind": "bitflip", "count": 1}), Stratum(("w",)))
@@ -59,8 +87,11 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather:
     (1, ('w',))
     """
     given = dict(fault.options)
+    if fault.kind == UPSET:
+        return computing_of(given, f"[faults.{fault.name}]")
+    beside = given.get("strikes") == "everything"
     if fault.kind in ENVIRONMENTS:
-        return Weather(ENVIRONMENTS[fault.kind], given["days"], given.get("only"))
+        return Weather(ENVIRONMENTS[fault.kind], given["days"], given.get("only"), beside)
     own = {name: given.pop(name, None) for name in _OWN}
     kind, count, stays = fault.kind, own["count"], own["stays"]
     if fault.kind in FIELDS:
@@ -72,7 +103,7 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather:
         given |= {"lowest": stratum.bits[0], "highest": stratum.bits[1]}
     only = stratum.tensors or own["only"]
     faults = Faults(kind, count or 0, own["placement"], given)
-    return Damage(faults, only, own["rate"], bool(stays))
+    return Damage(faults, only, own["rate"], bool(stays), beside)
 
 
 def require_fault(fault: Setting, where: str) -> None:
@@ -82,9 +113,15 @@ def require_fault(fault: Setting, where: str) -> None:
         SpecError: names the key.
     """
     given = dict(fault.options)
-    one_of(fault.kind, {**KINDS, **FIELDS, **ENVIRONMENTS}, where)
+    one_of(fault.kind, {**KINDS, **FIELDS, **ENVIRONMENTS, UPSET: None}, where)
+    if fault.kind == UPSET:
+        computing_of(given, where)
+        return
+    if given.get("strikes", "weights") not in STRIKES:
+        choices = " or ".join(map(repr, STRIKES))
+        raise SpecError(f"{where}: strikes is {choices}, not {given['strikes']!r}")
     if fault.kind in ENVIRONMENTS:
-        require_keys(given, ("kind", "days", "only"), where)
+        require_keys(given, ("kind", "days", "only", "strikes"), where)
         days = given.get("days")
         if not isinstance(days, int | float) or isinstance(days, bool) or days < 0:
             raise SpecError(
@@ -108,20 +145,45 @@ def require_fault(fault: Setting, where: str) -> None:
         )
     if not isinstance(given.get("stays", False), bool):
         raise SpecError(f"{where}: stays must be true or false, not {given['stays']!r}")
-    if given.get("placement") is not None:
-        one_of(given["placement"], PLACEMENTS, f"{where}: placement")
+    placement = given.get("placement")
+    if placement is not None:
+        one_of(placement, PLACEMENTS, f"{where}: placement")
+    if "strikes" in given and (placement or KINDS[fault.kind].placement) != "scattered":
+        raise SpecError(
+            f"{where}: strikes is for scattered faults and environments: areas of memory may be "
+            "larger than what a protection keeps"
+        )
 
 
-def try_out(fault: Setting, stratum: Stratum, words: Iterable[Words], network: str) -> None:
+def try_out(
+    fault: Setting, stratum: Stratum, words: Iterable[Words], model: Any, where: str
+) -> None:
     """Draw once, so that what cannot be is said before anything is done.
+
+    Args:
+        fault: of the spec.
+        stratum: that is struck.
+        words: of the network.
+        model: that runs; None if it cannot be run.
+        where: the network, for messages.
 
     Raises:
         SpecError: names the fault and the network.
     """
+    damage = damage_of(fault, stratum)
     try:
-        damage_of(fault, stratum).draw(words, 0)
+        if not isinstance(damage, Computing):
+            damage.draw(words, 0)
+        elif model is None:
+            raise FaultError("upsets strike a network that runs: give it a metric")
+        else:
+            damage.strike_(model, 0).remove()
     except FaultError as error:
-        raise SpecError(f"[faults.{fault.name}] on {network}: {error}") from None
+        raise SpecError(f"[faults.{fault.name}] on {where}: {error}") from None
+
+
+def _bits(words: Iterable[Words]) -> int:
+    return sum(len(each) * each.format.bits for each in words)
 
 
 def _binomial(bits: int, rate: float, seed: int) -> int:

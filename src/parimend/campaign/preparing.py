@@ -49,7 +49,7 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
         strata[name] = strata_of(spec.strata, words)
         for fault in spec.faults:
             for stratum in strata[name]:
-                try_out(fault, stratum, words, name)
+                try_out(fault, stratum, words, model if source.metric else None, name)
         data = _data(source, spec.base, name)
         metric = Metric(source.metric, spec.base, data) if source.metric else None
         torch.save(data, folder / packed_name(name))
@@ -88,7 +88,8 @@ def _protected(
             protection = protection_of(setting)
             kept = _protect_(protection, Network(state, parameters(state), run), setting, name)
             seconds = round(time.perf_counter() - began, 6)
-            score = metric(state) if metric else None
+            with protection.watching(state, kept):
+                score = metric(state) if metric else None
             packed = {
                 "model": state,
                 "kept": kept,

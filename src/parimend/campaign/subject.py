@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
 from parimend.campaign.networks import Metric, Model, parameters, state_of
 from parimend.campaign.protections import Protection
@@ -18,8 +19,8 @@ from parimend.campaign.task import Task
 from parimend.campaign.weather import Weather
 from parimend.errors import CampaignError
 from parimend.experiment import Answer, bit_patterns, trial
-from parimend.faults import FaultList
-from parimend.outcomes import Verdict
+from parimend.faults import FaultList, Words
+from parimend.outcomes import Verdict, worst
 from parimend.words.bits import byte_view
 
 
@@ -30,7 +31,7 @@ class Subject:
         model: as it was protected; damage strikes it, and is put right before the next.
         intact: a copy of it, which is not changed.
         protection: of it.
-        kept: what that keeps beside the weights.
+        kept: what that keeps beside the weights; damage may strike it, too.
         metric: that scores it; None without one.
         score: of the intact network.
     """
@@ -49,18 +50,32 @@ class Subject:
         self.tensors = parameters(model)
         self.words = bit_patterns(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
+        exposed = protection.exposed(kept)
+        self.beside = [Words(name, data, "U8") for name, data in exposed.items() if data.size]
+        self.beside_intact = [words.bits.copy() for words in self.beside]
+        self.watch = protection.watch_(model, kept)
         self.differs: list[str] = []
         self.stuck: FaultList | None = None
+        self.upsets: Callable[[], AbstractContextManager[Any]] | None = None
+        self.ran: float | None = None
 
-    def damaged(self, damage: Damage | Weather, seed: int) -> Model:
+    def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Model:
         self.restore_()
+        if isinstance(damage, Computing):
+            self.upsets = lambda: damage.strike_(self.model, seed)  # type: ignore[arg-type]
+            return self.model
         faults = damage.draw(self.words, seed)
+        beside = damage.draw_beside(self.beside, self.words, seed)
         faults.apply_(self.words)
+        if beside is not None:
+            beside.apply_(self.beside)
         self.stuck = faults if damage.stays else None
         return self.model
 
     def repair_(self, state: Model) -> Answer:
         answer = self.protection.repair_(self.tensors, self.kept)
+        if self.upsets or self.protection.tells:
+            answer = _both(answer, self._run(state))
         if self.stuck is None:
             return answer
         self.stuck.apply_(self.words, force=True)
@@ -69,14 +84,19 @@ class Subject:
         return Answer(Verdict.UNCORRECTABLE, answer.found) if repaired else answer
 
     def same(self, state: Model) -> bool:
+        """Whether the weights are as before; of upsets, which leave them alone, the score."""
         self.differs = [
             name for name, data in self.live.items() if not np.array_equal(data, self.intact[name])
         ]
+        if self.upsets:
+            return not self.differs and self.ran == self.score_intact
         return not self.differs
 
     def score(self, state: Model) -> float:
         """The score; that of the intact network is known."""
         assert self.metric is not None
+        if self.ran is not None and self.stuck is None:
+            return self.ran
         if not self.differs and self.score_intact is not None:
             return self.score_intact
         return self.metric(state)
@@ -86,6 +106,16 @@ class Subject:
         for name, data in self.live.items():
             if not np.array_equal(data, self.intact[name]):
                 data[:] = self.intact[name]
+        for words, intact in zip(self.beside, self.beside_intact, strict=True):
+            words.bits[:] = intact
+        self.upsets = self.ran = None
+
+    def _run(self, state: Model) -> Answer:
+        """Run the network, and ask what was seen on the way."""
+        assert self.metric is not None
+        with self.upsets() if self.upsets else nullcontext():
+            self.ran = self.metric(state)
+        return self.watch.seen()
 
     def work(self, task: Task) -> Row:
         """Do the trials of a task.
@@ -106,6 +136,11 @@ class Subject:
                         f"{number}: {error}"
                     ) from error
         return Row.of(task, trials)
+
+
+def _both(first: Answer, second: Answer) -> Answer:
+    """Two answers as one."""
+    return Answer(worst(first.verdict, second.verdict), first.found + second.found)
 
 
 def _bytes_of(model: Model) -> dict[str, NDArray[np.uint8]]:

@@ -25,11 +25,13 @@ class Weather:
         where: the environment.
         days: between two checks.
         only: shell patterns of tensors; None: all of them.
+        beside: whether what a protection keeps beside the weights is struck as well.
     """
 
     where: Environment
     days: float
     only: Sequence[str] | None = None
+    beside: bool = False
     stays: ClassVar[bool] = False
 
     def draw(self, words: Iterable[Words], seed: int) -> FaultList:
@@ -38,7 +40,16 @@ class Weather:
         Raises:
             FaultError: if a tensor cannot be struck.
         """
-        chosen = select(tuple(words), self.only)
+        return self._struck(select(tuple(words), self.only), seed)
+
+    def draw_beside(
+        self, kept: Iterable[Words], words: Iterable[Words], seed: int
+    ) -> FaultList | None:
+        """Draw the damage of what is kept; None if there is none. See `Damage.draw_beside`."""
+        kept, seed = tuple(kept), int(Stream(seed, "campaign beside").raw(1)[0])
+        return self._struck(kept, seed) if self.beside and kept else None
+
+    def _struck(self, chosen: Sequence[Words], seed: int) -> FaultList:
         bits = sum(len(each) * each.format.bits for each in chosen)
         stream = Stream(seed, "campaign events")
         longest = max(map(len, chosen))

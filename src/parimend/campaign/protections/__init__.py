@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from parimend.campaign.protections.abft import Abft
 from parimend.campaign.protections.base import Network, Protection
 from parimend.campaign.protections.carried import LowBits, Nothing, Real, Sidecar
 from parimend.campaign.protections.copies import Copies, Reload
 from parimend.campaign.protections.embedded import Cep, Mset
+from parimend.campaign.protections.guards import Guarded
+from parimend.campaign.protections.par2 import Par2
 from parimend.campaign.protections.radar import Radar
 from parimend.campaign.protections.ranger import Ranger
 from parimend.campaign.protections.secded import Secded
@@ -21,8 +24,8 @@ PROTECTIONS: Mapping[str, type[Protection]] = MappingProxyType(
     {
         each.kind: each
         for each in (
-            *(Nothing, Secded, Cep, Mset, Radar, Ranger, Copies, Reload),
-            *(Sidecar, Real, LowBits),
+            *(Nothing, Secded, Cep, Mset, Radar, Ranger, Copies, Reload, Par2, Abft),
+            *(Sidecar, Real, LowBits, Guarded),
         )
     }
 )

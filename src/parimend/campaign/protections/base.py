@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 
 from parimend.errors import WordError
 from parimend.experiment import Answer
+from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 Tensors = Mapping[str, Any]
 """Tensors of torch by name."""
 Words = NDArray[np.uint32]
 """Bit patterns."""
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,17 @@ class Network:
     run: Callable[[], float] | None = None
 
 
+class Watch:
+    """What a protection does while its network runs."""
+
+    def seen(self) -> Answer:
+        """What was found and done since this was asked for the last time."""
+        return Answer(Verdict.CLEAN, 0)
+
+    def remove(self) -> None:
+        """The network runs unwatched from now on."""
+
+
 @dataclass(frozen=True)
 class Protection(ABC):
     """A protection; its fields are its options.
@@ -48,6 +62,8 @@ class Protection(ABC):
     """As specs write it."""
     source: ClassVar[str]
     """Where the rule is from."""
+    tells: ClassVar[bool] = False
+    """Whether it finds what is wrong while the network runs: a run belongs to its repair then."""
 
     @abstractmethod
     def protect_(self, network: Network) -> Any:
@@ -61,9 +77,26 @@ class Protection(ABC):
     def repair_(self, tensors: Tensors, kept: Any) -> Answer:
         """Look for damage, and do what the rule says about it."""
 
+    def watch_(self, model: Any, kept: Any) -> Watch:
+        """Watch an undamaged protected network from now on, wherever it runs."""
+        return Watch()
+
+    @contextmanager
+    def watching(self, model: Any, kept: Any) -> Iterator[Watch]:
+        """Watch a network for a while."""
+        watch = self.watch_(model, kept)
+        try:
+            yield watch
+        finally:
+            watch.remove()
+
+    def exposed(self, kept: Any) -> Mapping[str, Bytes]:
+        """What is kept beside the weights, by name, as bytes that damage may reach."""
+        return {}
+
     def nbytes(self, kept: Any) -> int:
         """Bytes that are kept beside the weights."""
-        return 0
+        return sum(data.size for data in self.exposed(kept).values())
 
     def guaranteed(self, kept: Any) -> int:
         """Any so many wrong words of 32 bits are repaired, always: what is proven of the rule."""
@@ -84,7 +117,7 @@ def float_words(tensors: Tensors, kind: str) -> dict[str, Words]:
     return found
 
 
-def byte_rows(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
+def byte_rows(tensors: Tensors, width: int) -> dict[str, Bytes]:
     """Copies of the bytes of tensors in rows of ``width``, the last one filled up with zeros."""
     rows = {}
     for name, tensor in tensors.items():
@@ -94,7 +127,7 @@ def byte_rows(tensors: Tensors, width: int) -> dict[str, NDArray[np.uint8]]:
     return rows
 
 
-def put_back(tensors: Tensors, rows: Mapping[str, NDArray[np.uint8]]) -> None:
+def put_back(tensors: Tensors, rows: Mapping[str, Bytes]) -> None:
     """Write rows of `byte_rows` into the tensors they are from."""
     for name, tensor in tensors.items():
         data = byte_view(tensor, name)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
-from parimend.campaign.protections.base import Network, Protection, Tensors
+import numpy as np
+
+from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
+from parimend.errors import SealError
 from parimend.experiment import Answer
+from parimend.outcomes import Verdict
 from parimend.seal import Seal
 
 
@@ -21,8 +27,6 @@ class Nothing(Protection):
         return None
 
     def repair_(self, tensors: Tensors, kept: None) -> Answer:
-        from parimend.outcomes import Verdict
-
         return Answer(Verdict.CLEAN, 0)
 
 
@@ -42,20 +46,35 @@ class _Carried(Protection):
     per: str = "model"
     seed: int = 0
 
-    def protect_(self, network: Network) -> Seal:
+    def protect_(self, network: Network) -> Bytes:
         from parimend.model import protect_
 
         options: Any = {"only": self.only, "per": self.per, "seed": self.seed}
-        return protect_(network.tensors, self.errors, self.kind, **options)  # type: ignore[arg-type]
+        seal = protect_(network.tensors, self.errors, self.kind, **options)  # type: ignore[arg-type]
+        return np.frombuffer(seal.to_bytes(), np.uint8).copy()
 
-    def repair_(self, tensors: Tensors, kept: Seal) -> Answer:
-        from parimend.model import repair_
+    def repair_(self, tensors: Tensors, kept: Bytes) -> Answer:
+        return repaired(tensors, kept)
 
-        report = repair_(tensors, kept)
-        return Answer(report.verdict, len(report.changes))
+    def exposed(self, kept: Bytes) -> Mapping[str, Bytes]:
+        return {"seal": kept}
 
-    def nbytes(self, kept: Seal) -> int:
-        return len(kept.to_bytes())
+
+def repaired(tensors: Tensors, seal: Bytes) -> Answer:
+    """Repair tensors by the bytes of a seal, which may be damaged themselves."""
+    from parimend.model import repair_
+
+    try:
+        report = repair_(tensors, _read(seal.tobytes()))
+    except SealError:  # beyond what a seal can repair of itself
+        return Answer(Verdict.UNCORRECTABLE, 0)
+    return Answer(report.verdict, len(report.changes))
+
+
+@lru_cache(maxsize=8)
+def _read(seal: bytes) -> Seal:
+    """A seal; the same bytes give the same one, whose decoders are made once."""
+    return Seal.from_bytes(seal)
 
     def guaranteed(self, kept: Seal) -> int:
         return kept.promise.guaranteed

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from parimend.campaign.protections.base import Network, Protection, Tensors
+from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.experiment import Answer
 from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
-Copy = dict[str, NDArray[np.uint8]]
+Copy = dict[str, Bytes]
 
 
 @dataclass(frozen=True)
 class Copies(Protection):
-    """Three copies, bit by bit the majority counts. Only one of them is struck here."""
+    """Three copies, bit by bit the majority counts, and is what the first one becomes."""
 
     kind: ClassVar[str] = "copies"
     source: ClassVar[str] = (
@@ -40,14 +40,15 @@ class Copies(Protection):
             found += wrong.size
         return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
 
-    def nbytes(self, kept: tuple[Copy, Copy]) -> int:
-        return sum(data.size for copy in kept for data in copy.values())
+    def exposed(self, kept: tuple[Copy, Copy]) -> Mapping[str, Bytes]:
+        both = enumerate(kept, 2)
+        return {f"{name}, copy {i}": data for i, copy in both for name, data in copy.items()}
 
 
 class Backup(NamedTuple):
     """A copy elsewhere, and what tells whether it is needed."""
 
-    digests: dict[str, bytes]
+    digests: Copy
     copy: Copy
 
 
@@ -55,7 +56,8 @@ class Backup(NamedTuple):
 class Reload(Protection):
     """A checksum of every tensor; one that does not fit is loaded again from a copy elsewhere.
 
-    The copy is taken for undamaged, and for free: only the checksums count as kept.
+    The copy is taken for undamaged, and for free: only the checksums count as kept. Where the copy
+    does not fit either, the checksum is wrong, and nobody knows what else.
     """
 
     kind: ClassVar[str] = "reload"
@@ -66,21 +68,24 @@ class Reload(Protection):
         return Backup({name: _digest(data) for name, data in copy.items()}, copy)
 
     def repair_(self, tensors: Tensors, kept: Backup) -> Answer:
-        found = 0
+        found = unsure = 0
         for name, tensor in tensors.items():
-            data = byte_view(tensor, name)
-            if _digest(data) != kept.digests[name]:
+            data, digest = byte_view(tensor, name), kept.digests[name]
+            if not np.array_equal(_digest(data), digest):
                 data[:] = kept.copy[name]
                 found += 1
+                unsure += not np.array_equal(_digest(data), digest)
+        if unsure:
+            return Answer(Verdict.UNCORRECTABLE, found)
         return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
 
-    def nbytes(self, kept: Backup) -> int:
-        return sum(len(digest) for digest in kept.digests.values())
+    def exposed(self, kept: Backup) -> Mapping[str, Bytes]:
+        return kept.digests
 
 
 def _copy(tensors: Tensors) -> Copy:
     return {name: byte_view(tensor, name).copy() for name, tensor in tensors.items()}
 
 
-def _digest(data: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(data.data).digest()
+def _digest(data: Bytes) -> Bytes:
+    return np.frombuffer(hashlib.sha256(data.data).digest(), np.uint8).copy()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.campaign.protections.base import Network, Protection, Tensors, float_words
+from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors, float_words
 from parimend.errors import SpecError
 from parimend.experiment import Answer
 from parimend.hashing import stream_key, words
 from parimend.outcomes import Verdict
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,45 @@ class Radar(Protection):
             raise SpecError(f"a group has one weight or more, not {self.group}")
 
     def protect_(self, network: Network) -> dict[str, Bytes]:
-        return self._signatures(network.tensors)
+        return {name: _packed(each) for name, each in self._signatures(network.tensors).items()}
 
     def repair_(self, tensors: Tensors, kept: dict[str, Bytes]) -> Answer:
         found, now = 0, self._signatures(tensors)
         for name, bits in float_words(tensors, self.kind).items():
-            wrong = np.flatnonzero(now[name] != kept[name])
             groups = len(now[name])
+            wrong = np.flatnonzero(now[name] != _unpacked(kept[name], groups))
             for group in wrong.tolist():
                 bits[group::groups] = 0
             found += wrong.size
         return Answer(Verdict.UNCORRECTABLE if found else Verdict.CLEAN, found)
 
-    def nbytes(self, kept: dict[str, Bytes]) -> int:
-        return -(-2 * sum(len(each) for each in kept.values()) // 8)
+    def exposed(self, kept: dict[str, Bytes]) -> Mapping[str, Bytes]:
+        return kept
 
     def _signatures(self, tensors: Tensors) -> dict[str, Bytes]:
         """Two bits for each group: group i of g has the weights i, i + g, i + 2 g, ..."""
         found = {}
         for number, (name, bits) in enumerate(float_words(tensors, self.kind).items()):
             exponent = (bits >> np.uint32(23)).astype(np.uint8).view(np.int8).astype(np.int64)
-            signs = 1 - 2 * (words(stream_key(self.seed, number), 0, len(bits)) >> 63).astype(int)
             groups = max(1, -(-len(bits) // self.group))
             padded = np.zeros(-(-len(bits) // groups) * groups, np.int64)
-            padded[: len(bits)] = signs * exponent
+            padded[: len(bits)] = _key(self.seed, number, len(bits)) * exponent
             sums = padded.reshape(-1, groups).sum(axis=0)
             found[name] = (sums >> 7 & 3).astype(np.uint8)
         return found
+
+
+@lru_cache(maxsize=512)
+def _key(seed: int, number: int, n: int) -> NDArray[np.int8]:
+    """A sign for every weight of a tensor."""
+    return 1 - 2 * (words(stream_key(seed, number), 0, n) >> 63).astype(np.int8)
+
+
+def _packed(signatures: Bytes) -> Bytes:
+    """Four signatures in a byte."""
+    return np.packbits(np.stack([signatures >> 1, signatures & 1], axis=1))
+
+
+def _unpacked(kept: Bytes, groups: int) -> Bytes:
+    high, low = np.unpackbits(kept)[: 2 * groups].reshape(-1, 2).T
+    return 2 * high + low

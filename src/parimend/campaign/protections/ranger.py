@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from parimend.campaign.protections.base import Network, Protection, Tensors
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
+from parimend.campaign.protections.watching import Hooked, seen_without_damage
 from parimend.errors import SpecError
 from parimend.experiment import Answer
 from parimend.outcomes import Verdict
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "GELU", "SiLU", "ELU", "Tanh", "Sigmoid", "Hardswish", "ReLU6")
-"""Types of modules whose outputs are watched."""
+"""Types of modules whose outputs are watched; also those whose names begin with these."""
+
+Range = NDArray[np.float32]
+"""The lowest and the highest output."""
 
 
 @dataclass(frozen=True)
@@ -32,43 +40,34 @@ class Ranger(Protection):
         "restriction, DSN 2021 (arXiv 2003.13874)"
     )
 
-    def protect_(self, network: Network) -> None:
-        if network.run is None:
-            raise SpecError("ranger has to see the network run: give a metric, or leave it out")
-        clamps, handles = [], []
-        for module in network.model.modules():
-            if type(module).__name__ in self.layers:
-                clamp = Clamp()
-                clamps.append((module, clamp))
-                handles.append(module.register_forward_hook(clamp.watch))
-        if not clamps:
+    def protect_(self, network: Network) -> dict[str, Range]:
+        layers = {
+            name: module
+            for name, module in network.model.named_modules()
+            if type(module).__name__.startswith(self.layers)
+        }
+        if not layers:
             raise SpecError(f"ranger finds no activations: there are none of {self.layers}")
-        network.run()
-        for handle in handles:
-            handle.remove()
-        for module, clamp in clamps:
-            module.register_forward_hook(clamp)
+        ranges = {name: np.array([np.inf, -np.inf], np.float32) for name in layers}
 
-    def repair_(self, tensors: Tensors, kept: None) -> Answer:
+        def widen(name: str, module: Any, x: Any, y: Any) -> None:
+            low, high = ranges[name]
+            ranges[name][:] = min(low, float(y.min())), max(high, float(y.max()))
+
+        seen_without_damage(network, layers, widen, self.kind)
+        return ranges
+
+    def repair_(self, tensors: Tensors, kept: dict[str, Range]) -> Answer:
         return Answer(Verdict.CLEAN, 0)
 
+    def watch_(self, model: Any, kept: dict[str, Range]) -> Hooked:
+        modules = dict(model.named_modules())
 
-@dataclass
-class Clamp:
-    """A hook that keeps outputs within a range.
+        def clamp(name: str, module: Any, x: Any, y: Any) -> Any:
+            low, high = kept[name].tolist()
+            return y.nan_to_num(nan=low).clamp(low, high)
 
-    Attributes:
-        low, high: of all outputs that were watched.
-    """
+        return Hooked({name: modules[name] for name in kept}, clamp)
 
-    low: float = field(default=float("inf"))
-    high: float = field(default=float("-inf"))
-
-    def watch(self, module: Any, inputs: Any, output: Any) -> None:
-        """Widen the range to what comes out."""
-        self.low = min(self.low, float(output.detach().min()))
-        self.high = max(self.high, float(output.detach().max()))
-
-    def __call__(self, module: Any, inputs: Any, output: Any) -> Any:
-        """Bring what comes out into the range."""
-        return output.nan_to_num(nan=self.low).clamp(self.low, self.high)
+    def exposed(self, kept: dict[str, Range]) -> Mapping[str, Bytes]:
+        return {name: each.view(np.uint8) for name, each in kept.items()}

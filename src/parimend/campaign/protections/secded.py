@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -10,11 +11,16 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.campaign.protections.base import Network, Protection, Tensors, byte_rows, put_back
+from parimend.campaign.protections.base import (
+    Bytes,
+    Network,
+    Protection,
+    Tensors,
+    byte_rows,
+    put_back,
+)
 from parimend.experiment import Answer
 from parimend.outcomes import Verdict
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class Secded(Protection):
     """The (72,64) code of Hsiao: all columns of its check matrix have an odd weight.
 
     The syndrome of one wrong bit is its column; of two it is even, which is no column. Three wrong
-    bits look like one, somewhere else, or like none that there is. The check bits take 12.5 % and
-    are not struck here.
+    bits look like one, somewhere else, or like none that there is. The check bits take
+    12.5 %; a wrong one is seen to be one.
     """
 
     kind: ClassVar[str] = "secded"
@@ -52,8 +58,8 @@ class Secded(Protection):
             return Answer(Verdict.UNCORRECTABLE, corrected + detected)
         return Answer(Verdict.CORRECTED if corrected else Verdict.CLEAN, corrected)
 
-    def nbytes(self, kept: dict[str, Bytes]) -> int:
-        return sum(len(each) for each in kept.values())
+    def exposed(self, kept: dict[str, Bytes]) -> Mapping[str, Bytes]:
+        return kept
 
 
 _UNKNOWN, _CHECK = -2, -1

@@ -1,0 +1,91 @@
+"""Faults in what is computed: the weights are right, and outputs of layers are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from parimend.campaign.tables import require_keys, require_table
+from parimend.errors import FaultError, SpecError
+from parimend.upsets import Upset, Upsets, upset_
+
+KIND = "upset"
+_WHERE = ("only", "operations", "every")
+_WHAT = tuple(each.name for each in fields(Upset) if each.name != "kind")
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Upsets that strike a network in every run; see `parimend.upsets.upset_`.
+
+    Attributes:
+        upset: what happens to an output.
+        only: shell patterns of modules; None: all linear layers and convolutions.
+        operations: names of PyTorch's own that are struck.
+        every: one call in so many is struck.
+    """
+
+    upset: Upset
+    only: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
+    every: int = 1
+
+    def strike_(self, model: torch.nn.Module, seed: int) -> Upsets:
+        """Let a network compute wrongly, until the handle is removed.
+
+        Raises:
+            FaultError: if there is nothing to be struck.
+        """
+        return upset_(
+            model,
+            self.upset,
+            seed=seed,
+            only=self.only,
+            operations=self.operations,
+            every=self.every,
+        )
+
+
+def computing_of(given: Mapping[str, Any], where: str) -> Computing:
+    """The upsets that an entry of a spec asks for.
+
+    Args:
+        given: its options: ``pattern``, a kind of `Upset`, and those of `Upset` and `Computing`.
+        where: for messages.
+
+    Raises:
+        SpecError: names the key.
+
+    >>> computing_of({"pattern": "offset", "size": 3.0}, "[faults.u]").upset
+    Upset(kind='offset', count=1, bits=1, size=3.0)
+    """
+    require_table(given, where)
+    require_keys(given, ("kind", "pattern", *_WHAT, *_WHERE), where)
+    if "pattern" not in given:
+        raise SpecError(f'{where}: say what happens to an output, such as pattern = "bitflip"')
+    what = {name: given[name] for name in _WHAT if name in given}
+    at = {name: given[name] for name in _WHERE if name in given}
+    for name, value in {**what, **at}.items():
+        _require(name, value, where)
+    try:
+        upset = Upset(given["pattern"], **what)
+    except FaultError as error:
+        raise SpecError(f"{where}: {error}") from None
+    return Computing(upset, **{name: _tuple(value) for name, value in at.items()})
+
+
+def _require(name: str, value: Any, where: str) -> None:
+    if name in ("only", "operations"):
+        if not isinstance(value, list | tuple):
+            raise SpecError(f"{where}: {name} must be a list of names, not {value!r}")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"{where}: {name} must be a number, not {value!r}")
+    elif name != "size" and (not isinstance(value, int) or value < 1):
+        raise SpecError(f"{where}: {name} must be a whole number from 1, not {value!r}")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
