@@ -59,6 +59,9 @@ class _Carried(Protection):
     def exposed(self, kept: Bytes) -> Mapping[str, Bytes]:
         return {"seal": kept}
 
+    def guaranteed(self, kept: Bytes) -> int:
+        return _read(kept.tobytes()).promise.guaranteed
+
 
 def repaired(tensors: Tensors, seal: Bytes) -> Answer:
     """Repair tensors by the bytes of a seal, which may be damaged themselves."""
@@ -75,9 +78,6 @@ def repaired(tensors: Tensors, seal: Bytes) -> Answer:
 def _read(seal: bytes) -> Seal:
     """A seal; the same bytes give the same one, whose decoders are made once."""
     return Seal.from_bytes(seal)
-
-    def guaranteed(self, kept: Seal) -> int:
-        return kept.promise.guaranteed
 
 
 @dataclass(frozen=True)
