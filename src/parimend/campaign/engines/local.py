@@ -43,14 +43,16 @@ class Local(Engine):
         return self
 
     def rows(self, tasks: Sequence[Task]) -> Iterator[Row]:
-        where = (self.folder, self.base, os.getpid())
+        where = (self.folder, self.base)
         if self.workers == 1:
             yield from (_work(*where, task) for task in tasks)
             return
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(self.workers, env=_ONE_THREAD, initializer=_let_grow)
+            self.pool = ProcessPoolExecutor(
+                self.workers, env=_ONE_THREAD, initializer=_begin, initargs=(os.getpid(),)
+            )
         waiting, running = deque(tasks), set[Future[Row]]()
         try:
             while waiting or running:
@@ -77,22 +79,13 @@ class Local(Engine):
             self.pool = None
 
 
-def _let_grow() -> None:
-    """Workers that grow by 300 MB are taken to leak, and ended; networks and compilers do grow."""
+def _begin(parent: int) -> None:
+    """Prepare a worker, before it waits for tasks."""
     from joblib.externals.loky import process_executor
 
+    # Workers that grow by 300 MB are taken to leak, and ended; networks and compilers do grow.
     process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
-
-
-def _work(folder: str, base: str, parent: int, task: Task) -> Row:
-    return _bench(folder, base, parent).work(task)
-
-
-@lru_cache(maxsize=1)
-def _bench(folder: str, base: str, parent: int) -> Bench:
-    if os.getpid() != parent:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return Bench(lambda name: Path(folder, name), base)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
@@ -100,3 +93,12 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     os._exit(1)
+
+
+def _work(folder: str, base: str, task: Task) -> Row:
+    return _bench(folder, base).work(task)
+
+
+@lru_cache(maxsize=1)
+def _bench(folder: str, base: str) -> Bench:
+    return Bench(lambda name: Path(folder, name), base)
