@@ -277,6 +277,7 @@ def test_a_plan_meets_a_target_or_says_why(model, run):
     assert code == 1
     assert "not met     single events of more than 3 words leave" in out
     assert "events as given; else low Earth orbit" in out
+    assert "source      given: rate" in run("plan", model, "--rate", "1e-9")[1]
 
 
 def test_a_plan_is_simulated(model, run):
@@ -366,7 +367,7 @@ def folder(model, rng):
 
 def test_what_is_left_out_is_said(folder, run):
     code, out, _ = run("protect", folder)
-    said = "left out: 1 files that hold no weights, such as config.json (--all takes them in)"
+    said = "left out, as they hold no weights: 1, such as config.json (--all takes them in)"
     assert (code, said in out) == (0, True)
     code, out, _ = run("protect", folder)
     assert (code, out.count("(kept)")) == (0, 3)
