@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -24,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import parimend as pm
 from parimend.codes import sums
 from parimend.demo import Network
-from parimend.kernels import power_triton, product_triton, sparse_torch, stream_triton
+from parimend.kernels import on, power_triton, product_triton, sparse_torch, stream_triton
 from parimend.stores.model import ModelTensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
@@ -81,10 +82,15 @@ class Counted(TorchDispatchMode):
         return self
 
 
+def _elsewhere(operation: str, device: str | None = None) -> ModuleType:
+    """As `parimend.kernels.on`, but what asks for a device gets the operations of torch."""
+    return on(operation) if device is None else sparse_torch
+
+
 def projection(model: torch.nn.Module, only: list[str] | None) -> Counted:
     """Of one projection of a word."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with mock.patch("parimend.kernels.on", return_value=sparse_torch):
+    with mock.patch("parimend.kernels.on", _elsewhere):
         constraint = pm.constrain_(model, optimizer, 100, only=only, every=1)
         with torch.no_grad():
             for parameter in model.parameters():
