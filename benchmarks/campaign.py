@@ -1,7 +1,7 @@
 """What a campaign costs beyond the bare loop of damage, repair and evaluation.
 
-python benchmarks/campaign.py                    # for docs/campaigns.md
-python benchmarks/campaign.py --engine ray
+    python benchmarks/campaign.py
+    python benchmarks/campaign.py --engine ray
 
 Two networks: one that evaluates in milliseconds, for the throughput, and bare weights without a
 metric, whose trials take next to nothing, for the overhead of a task. Bare loops and campaigns take

@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -22,9 +24,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import parimend as pm
-from parimend.codes import sums
 from parimend.demo import Network
-from parimend.kernels import power_triton, product_triton, sparse_torch, stream_triton
+from parimend.kernels import on, power_triton, product_triton, sparse_torch, stream_triton
 from parimend.stores.model import ModelTensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
@@ -81,10 +82,19 @@ class Counted(TorchDispatchMode):
         return self
 
 
+def _elsewhere(kernels: ModuleType) -> AbstractContextManager[Any]:
+    """What asks for the kernels of a device gets these."""
+
+    def chosen(operation: str, device: str | None = None) -> ModuleType:
+        return on(operation) if device is None else kernels
+
+    return mock.patch("parimend.kernels.on", chosen)
+
+
 def projection(model: torch.nn.Module, only: list[str] | None) -> Counted:
     """Of one projection of a word."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with mock.patch("parimend.kernels.on", return_value=sparse_torch):
+    with _elsewhere(sparse_torch):
         constraint = pm.constrain_(model, optimizer, 100, only=only, every=1)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -104,7 +114,7 @@ def healing(model: torch.nn.Module, only: None = None) -> Counted:
     step()  # makes the optimizer's state
     with (
         mock.patch.object(ModelTensors, "is_elsewhere", _is_large),
-        mock.patch.object(sums, "on", return_value=power_triton),
+        _elsewhere(power_triton),
         mock.patch.object(power_triton, "works", return_value=True),
         mock.patch.object(product_triton, "_multiply", Counted()),
         mock.patch.object(stream_triton, "_add_up", Counted()),

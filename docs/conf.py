@@ -10,6 +10,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"Parimend {version}"
+html_show_copyright = False
 
 default_role = "py:obj"  # `name` in a docstring links to name
 autodoc_member_order = "bysource"

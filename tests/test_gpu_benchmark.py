@@ -1,10 +1,12 @@
-"""The benchmark of a GPU runs, small, where there is none."""
+"""The benchmarks of a GPU run, small, where there is none."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks import operations
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,3 +45,10 @@ def test_a_step_that_takes_too_long_is_told_and_the_next_goes_on(tmp_path):
     found, _ = run(tmp_path, *few)
     assert "over" in found["kernels"]["failed"]
     assert "GB/s" in found["host"] or "over" in found["host"]["failed"]
+
+
+def test_operations_of_a_step_are_counted():
+    for count, only in ((operations.projection, ["head.*"]), (operations.healing, None)):
+        found = count(operations.mlp(), only)
+        assert 0 < found.operations < 100
+        assert 0 < found.copies < 10

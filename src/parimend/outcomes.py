@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.dtypes import DTYPES
 from parimend.record import Record, plain
-from parimend.showing import brief, html_table
+from parimend.showing import brief, counted, html_table
 
 Proof = Literal["sha256", "sums"]
 """What proves that weights are those that were sealed: SHA-256, or the sums of a code, of which a
@@ -390,11 +390,13 @@ class Report(Record):
         return {"verdict": self.verdict.value, **super().as_dict(), "seconds": seconds}
 
     def __repr__(self) -> str:
-        files = f"{len(self.files)} files, " if any(file.path for file in self.files) else ""
-        words = self.words
-        what = f"{len(words)} words of {self.covered} elements"
-        wrong = sum(len(word.changes) for word in words)
-        return f"<Report: {self.verdict}, {files}{what}, {wrong} wrong>"
+        has_files = any(file.path for file in self.files)
+        files = f"{counted(len(self.files), 'file')}, " if has_files else ""
+        what = f"{counted(len(self.words), 'word')} of {counted(self.covered, 'element')}"
+        wrong = sum(len(word.changes) for word in self.words)
+        bytes_ = sum(file.fetched for file in self.files)
+        fetched = f", {counted(bytes_, 'byte')} fetched" if bytes_ else ""
+        return f"<Report: {self.verdict}, {files}{what}, {wrong:,} wrong{fetched}>"
 
     def _repr_html_(self) -> str:
         """Tables of files, words and wrong elements for a notebook; the worst first."""

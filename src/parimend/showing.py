@@ -50,6 +50,15 @@ def brief(text: str, most: int = 100) -> str:
     return shown if len(shown) <= most else f"{shown[:half]}...{shown[-half:]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, in words.
+
+    >>> counted(1, "file"), counted(1234, "word")
+    ('1 file', '1,234 words')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
 ) -> Iterator[str]:

@@ -277,6 +277,19 @@ def test_a_plan_meets_a_target_or_says_why(model, run):
     assert code == 1
     assert "not met     single events of more than 3 words leave" in out
     assert "events as given; else low Earth orbit" in out
+    assert "source      given: rate" in run("plan", model, "--rate", "1e-9")[1]
+
+
+def test_a_seal_is_not_taken_for_a_file(model, run):
+    run("protect", model)
+    seal = f"{model}.parimend"
+    for command in ("protect", "check", "inspect"):
+        code, out, err = run(command, seal)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"parimend: {seal} is a seal")
+        assert err.endswith("name the file that it belongs to\n")
+    assert sorted(os.listdir(model.parent)) == [model.name, f"{model.name}.parimend"]
+    assert run("check", model)[0] == 0
 
 
 def test_a_plan_is_simulated(model, run):
@@ -307,7 +320,7 @@ def test_a_plan_is_simulated(model, run):
         (["mend"], "No such command 'mend'"),
         (["repair", "MODEL"], "give either -o DST or --in-place"),
         (["repair", "MODEL", "-o", "x", "--in-place"], "give either -o DST or --in-place"),
-        (["protect", "MODEL", "--carrier", "real"], "say where to write the new file"),
+        (["protect", "MODEL", "--carrier", "real"], "say where to write the new file, with -o"),
         (["protect", "MODEL", "--errors", "0"], "Invalid value for '--errors'"),
         (["protect", "MODEL", "--only", "x*"], "no tensor matches 'x*'"),
         (["plan", "MODEL", "--carrier", "real", "-e", "3000"], "3000"),
@@ -366,7 +379,7 @@ def folder(model, rng):
 
 def test_what_is_left_out_is_said(folder, run):
     code, out, _ = run("protect", folder)
-    said = "left out: 1 files that hold no weights, such as config.json (--all takes them in)"
+    said = "left out, as they hold no weights: 1, such as config.json (--all takes them in)"
     assert (code, said in out) == (0, True)
     code, out, _ = run("protect", folder)
     assert (code, out.count("(kept)")) == (0, 3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from parimend import protect_file
 from parimend.cli import COMMANDS, app_of, campaign
 from parimend.cli.contract import Status, held
 from parimend.errors import SpecError
+from parimend.faults import KINDS, PLACEMENTS
 
 OURS = "this is an error of parimend itself; please report what is printed above"
 # What every command refuses, and what it says.
@@ -64,6 +66,12 @@ def test_help(run, name):
     assert code == 0
     assert "Usage" in out
     assert "--json" in out
+
+
+def test_help_of_inject_names_every_kind_and_placement(run):
+    _, out, _ = run("inject", "--help")
+    words = set(re.findall(r"[a-z]+", out))
+    assert words >= KINDS.keys() | PLACEMENTS.keys()
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -37,7 +37,7 @@ def hurt(path):
 def test_a_snapshot_from_protect_to_repair(folder, run):
     code, out, _ = run("protect", folder)
     assert (code, out.count("1,200 of 1,200")) == (0, 3)
-    assert "left out: 2 files that hold no weights, such as model_index.json (--all takes" in out
+    assert "left out, as they hold no weights: 2, such as model_index.json (--all takes" in out
     original = (folder / NAMES[0]).read_bytes()
     hurt(folder / NAMES[0])
     code, out, _ = run("check", folder, "--json")

@@ -144,6 +144,13 @@ def test_what_was_protected_in_parts_is_checked_as_a_whole(pipeline):
     assert "together with vae/diffusion_pytorch_model.fp16.safetensors, which is not" in problem
 
 
+def test_what_is_left_out_of_a_set_is_not_said_to_be_missing(pipeline):
+    folder, _ = pipeline
+    protect_file(folder, errors=2, everything=True)
+    with pytest.raises(MismatchError, match=r"together with .*, which is left out now"):
+        protect_file(folder, errors=2)
+
+
 @pytest.mark.parametrize("index", INDICES)
 def test_missing_and_surplus_shards_are_told_each(pipeline, index):
     folder, _ = pipeline

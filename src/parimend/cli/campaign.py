@@ -82,7 +82,7 @@ def status_(out: Folder, json: Json = False) -> None:
 @held("campaign report")
 def report_(
     outs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of campaigns; they are added.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders of campaigns; they are added.")
     ],
     html: Html = None,
     picture: Picture = None,

@@ -52,7 +52,7 @@ class EngineName(StrEnum):
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="One or more of these: a " + _IS)
+        list[Path], typer.Argument(metavar="PATH", help="One or more of these: a " + _IS)
     ],
     seal_dir: SealDir = None,
     workers: Annotated[
@@ -71,7 +71,7 @@ def command(
     receipt: Written = None,
     json: Json = False,
 ) -> None:
-    """Compare protected files with their seals. Nothing is written.
+    """Compare protected files with their seals. The files are only read.
 
     Says how much of the file is covered and what is wrong, and whether it can be repaired. The seal
     is NAME.parimend beside the file, or inside it.

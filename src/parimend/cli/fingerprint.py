@@ -25,7 +25,7 @@ def command(
         ),
     ],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[B]", help="What it is compared with.")
+        Path | None, typer.Argument(metavar="B", help="What it is compared with.")
     ] = None,
     only: Only = None,
     json: Json = False,

@@ -33,8 +33,9 @@ def command(
             "--fault",
             "-f",
             autocompletion=_kinds,
-            help="Kind of damage: bitflip, multiflip, random, zero, sign, noise, replace, stuck, "
-            "nonfinite on scattered elements; burst, lines, page: overwritten areas.",
+            help="Kind of damage: bitflip, doublebyte, multiflip, random, zero, sign, noise, "
+            "replace, stuck, nonfinite on scattered elements; burst, lines, page, row, bank: "
+            "overwritten areas; column, rowhammer: flipped bits in rows of memory.",
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="Elements to change.")] = 1,
@@ -42,7 +43,11 @@ def command(
     only: Only = None,
     placement: Annotated[
         str | None,
-        typer.Option(autocompletion=_placements, help="Where, instead of where the kind says."),
+        typer.Option(
+            autocompletion=_placements,
+            help="Where, instead of where the kind says: scattered, burst, lines, page, row, bank, "
+            "column, rowhammer.",
+        ),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Also write the list of faults here (JSON lines).")

@@ -123,7 +123,7 @@ def command(
     csv: Csv = None,
     json: Json = False,
 ) -> None:
-    """Say what protecting a file takes and gives. Nothing is written.
+    """Say what protecting a file takes and gives. The file is only read.
 
     guaranteed: any so many wrong words are repaired, always. bound: proven over the draw of the
     seed. measured: seen in simulations. With an environment, the plan says what it leaves, and with
@@ -218,7 +218,7 @@ def _environment(
     if events is not None:
         given["events"] = Events.of(events)
     if name is None:
-        return Environment("given", **given) if given else None
+        return Environment("given", source=", ".join(given), **given) if given else None
     found = environment(name)
     if not given:
         return found

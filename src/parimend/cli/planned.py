@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def print_plan(made: Plan) -> None:
     """The words, what is known of their budget, and what an environment leaves."""
-    columns = ["file", "word", "elements", "checks", "seal", "guaranteed", "redundancy", "moved"]
+    columns = ["file", "word", "elements", "checks", "bytes", "guaranteed", "redundancy", "moved"]
     print_table(
         columns,
         [

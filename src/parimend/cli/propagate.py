@@ -25,7 +25,7 @@ def command(
         ),
     ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Of the function, as text.")
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="Of the function, as text.")
     ] = None,
     upset: Annotated[
         list[str] | None,
@@ -39,7 +39,13 @@ def command(
         typer.Option(help="Kind of wrong weights, as of `parimend inject`; may be repeated."),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Words of each fault.")] = 1,
-    size: Annotated[float, typer.Option(help="Of wrong outputs; see the upsets.")] = 1.0,
+    size: Annotated[
+        float,
+        typer.Option(
+            help="Of wrong outputs. relative: their relative error; offset, stuck: in units of the "
+            "rms output; tile: its side."
+        ),
+    ] = 1.0,
     seeds: Annotated[int, typer.Option(min=1, help="Faults of each kind in each layer.")] = 20,
     only: Annotated[
         list[str] | None,

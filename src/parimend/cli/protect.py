@@ -170,7 +170,7 @@ def _print(made: Protected) -> None:
         say(f"left out: {name}: {reason}")
     if made.others:
         say(
-            f"left out: {len(made.others)} files that hold no weights, such as {made.others[0]} "
+            f"left out, as they hold no weights: {len(made.others)}, such as {made.others[0]} "
             "(--all takes them in)"
         )
 

@@ -15,7 +15,7 @@ from parimend.errors import FormatError, MismatchError, ParimendError, SpecError
 from parimend.files.apart import Apart
 from parimend.files.choosing import choose
 from parimend.files.sealing import Protection, Task, prepare
-from parimend.files.seals import Beside, Seals
+from parimend.files.seals import Beside, Seals, is_seal
 from parimend.files.targets import (
     is_index,
     is_shard,
@@ -173,6 +173,8 @@ def protect_all(
     request = Request.of(errors, carrier, **options)
     path = path_of(path)
     files = targets(path, everything)
+    if is_seal(path):
+        raise SpecError(f"{path} is a seal, which repairs itself: name the file that it belongs to")
     if request.carrier.moves and path.is_dir():
         files = _with_places(files, path)
     if request.balance is not None and len(files) > 1:
@@ -275,7 +277,7 @@ def _seals(
         if out is None:
             raise SpecError(
                 f"carrier={request.carrier.name!r} changes the weights: say where to write the new "
-                "file"
+                "file, with -o (in Python: out=)"
             )
         if seal_dir is not None:
             raise SpecError(

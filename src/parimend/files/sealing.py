@@ -209,7 +209,9 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
                 raise refusal(", with other settings")
             names_now, name = task.notes.get(MEMBERS), path.relative_to(task.folder).as_posix()
             if names_now and (gone := noted(seal.notes, MEMBERS, name).difference(names_now)):
-                raise refusal(f", together with {min(gone)}, which is not there now")
+                other = min(gone)
+                state = "left out" if (task.folder / other).exists() else "not there"
+                raise refusal(f", together with {other}, which is {state} now")
             if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
                 raise refusal(", and is not as it was then")
     except SealError:

@@ -56,6 +56,15 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def is_seal(path: Path) -> bool:
+    """Whether a file is one, by its name.
+
+    >>> is_seal(Path("model.safetensors.parimend")), is_seal(Path("model.safetensors"))
+    (True, False)
+    """
+    return path.suffix == SUFFIX and not path.is_dir()
+
+
 def force_anew(sealed: Sealed, path: Path) -> str:
     """The command that seals a file as it is now, in place of its seal.
 
@@ -244,6 +253,8 @@ def _why_unprotected(file: BinaryIO, path: Path) -> str:
             f"{error}; so it is damaged, and not protected: no seal of it is found, and it cannot "
             "be repaired here: fetch it again"
         ) from error
+    if is_seal(path):
+        return f"{path} is a seal: name the file that it belongs to"
     return (
         f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
         f"(parimend protect {command_word(path)} makes one)"

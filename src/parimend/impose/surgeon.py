@@ -58,7 +58,8 @@ class BlockMetric:
 
     Args:
         moments: of the layers of the model.
-        parts: of the word, in its order. Words are counted in grid steps, 2^`Part.exponent`.
+        parts: of the word, in its order. Words are counted in grid steps of 2 to
+            the power of `Part.exponent`.
         damping: fraction of the mean diagonal of a layer's moments that is added to the diagonal:
             for features that the calibration data did not show, but other data will.
 

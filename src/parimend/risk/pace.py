@@ -78,6 +78,8 @@ class Pace(Record):
     Example:
         >>> word = Exposed(bits=1e9, failing=np.zeros(9))
         >>> pace = Pace.of([word], Environment("a storm", rate=2e-8), target=1e-3)
+        >>> pace
+        <Pace: every 1.26 h (never below 0.892 h), 6.96 events a day>
         >>> hours = 24 * pace.interval
         >>> for _ in range(100):
         ...     pace = pace.after(events=0, days=pace.interval)  # nothing was found
@@ -91,6 +93,10 @@ class Pace(Record):
     weights: NDArray[np.float64]
     target: float
     jumps: float = JUMPS
+
+    def __repr__(self) -> str:
+        found = f"{24 * self.interval:.3g} h (never below {24 * self.shortest:.3g} h)"
+        return f"<Pace: every {found}, {self.events:.3g} events a day>"
 
     @classmethod
     def of(

@@ -38,7 +38,7 @@ from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.raw import Raw
 from parimend.regular import read_regular
 from parimend.seal.word import SealedWord, entry_of, word_of
-from parimend.showing import brief, html_table
+from parimend.showing import brief, counted, html_table
 from parimend.strict_json import finite, refuse
 from parimend.words.layout import Part, elements_in, whole
 
@@ -184,8 +184,8 @@ class Seal:
                 verified.add(word.certificate)
 
     def __repr__(self) -> str:
-        what = f"{len(self.words)} words of {self.covered} elements"
-        errors = f"{self.errors} errors ({self.promise})"
+        what = f"{counted(len(self.words), 'word')} of {counted(self.covered, 'element')}"
+        errors = f"{counted(self.errors, 'error')} ({self.promise})"
         return f"<Seal: {brief(self.carrier)}, {errors}, {what}>"
 
     def _repr_html_(self) -> str:
