@@ -290,3 +290,18 @@ def test_a_seal_of_a_part_does_not_speak_for_the_whole(tmp_path, seals, rng):
     assert check_file(path, seal_dir=whole.sidecar).verdict is Verdict.CORRECTABLE
     with pytest.raises(MismatchError, match="has several seals for"):
         check_file(path, seal_dir=seals)
+
+
+def test_a_seal_takes_no_place_of_anything_else(tmp_path, rng):
+    path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    contents = [save(each, rng) for each in (path, other)]
+    link = tmp_path / "link.parimend"
+    os.link(path, link)
+    for place in (path, other, link):
+        with pytest.raises(SpecError, match="is there and is no seal: choose another place"):
+            protect_file(path, 10, out=place, force=True)
+    assert [path.read_bytes(), other.read_bytes()] == contents
+    damaged = tmp_path / "damaged.parimend"
+    damaged.write_bytes(b"nothing that can be read")
+    protect_file(path, 10, out=damaged, force=True)
+    assert check_file(path, seal_dir=damaged).verdict is Verdict.CLEAN

@@ -1,11 +1,13 @@
 """Repairing from other copies what the budget is not enough for."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -525,3 +527,78 @@ def test_killed_it_goes_on_where_it_was(large):
     assert path.read_bytes() == good
     assert served.sent <= end - begin - SIZE
     assert not [name for name in hidden_files(path) if not name.endswith(".lock")]
+
+
+def test_partial_leaves_words_that_are_not_proven_as_they_are(large):
+    """Also blocks of them that came: their digests are no proof."""
+    path, good = large
+    protect_file(path, errors=2, per="tensor", force=True)
+    both = spoilt(good, 1_400_000)
+    damaged = spoilt(both, 200_000, 1_600_000)
+    path.write_bytes(damaged)
+    other = path.with_name("other")
+    other.write_bytes(both)
+    [file] = repair_file(path, sources=other, partial=True).files
+    assert file.fetched >= 2 * SIZE
+    assert path.read_bytes() == spoilt(damaged, 200_000)
+
+
+def test_partial_puts_back_what_needs_no_digests(large):
+    path, good = large
+    protect_file(path, errors=2, per="tensor", force=True)
+    without_digests(path)
+    damaged = spoilt(good, 200_000)
+    path.write_bytes(spoilt(damaged, 1_400_000, size=4))
+    other = path.with_name("other")
+    other.write_bytes(good)
+    [file] = repair_file(path, sources=other, partial=True).files
+    assert "no digests of its blocks" in file.problem
+    assert path.read_bytes() == damaged
+
+
+def without_digests(path):
+    """Make the seal one as they were before there were digests of blocks."""
+    seal = Seal.load(sidecar_of(path))
+    replace(seal, words=tuple(replace(w, blocks=b"") for w in seal.words)).save(sidecar_of(path))
+
+
+def test_sums_do_not_make_clean_what_sha256_does_not(large, monkeypatch):
+    path, good = large
+    seal = Seal.load(sidecar_of(path))
+    words = tuple(replace(word, sha256=bytes(32)) for word in seal.words)
+    replace(seal, words=words).save(sidecar_of(path))
+    monkeypatch.setattr("parimend.kernels.loaded", lambda: False)  # so SHA-256 is looked at first
+    other = path.with_name("other")
+    other.write_bytes(good)
+    assert check_file(path).verdict is Verdict.UNCORRECTABLE
+    assert repair_file(path, sources=other).verdict is Verdict.UNCORRECTABLE
+
+
+def test_a_source_that_is_no_file_does_not_keep_others_from_it(large):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other, fifo = path.with_name("other"), path.with_name("fifo")
+    other.write_bytes(good)
+    os.mkfifo(fifo)
+    with pytest.raises(SourceError, match="is a FIFO"):
+        repair_file(path, sources=fifo)
+    assert repair_file(path, sources=[fifo, other]).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_a_source_that_cannot_be_read_everywhere(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other, bad = path.with_name("other"), path.with_name("bad")
+    for each in (other, bad):
+        each.write_bytes(good)
+    pread, number = os.pread, bad.stat().st_ino
+
+    def failing(descriptor, count, at):
+        if os.fstat(descriptor).st_ino == number:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, count, at)
+
+    monkeypatch.setattr("os.pread", failing)
+    assert repair_file(path, sources=[bad, other]).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good

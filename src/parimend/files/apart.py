@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
-from parimend.errors import MismatchError, ParimendError, SealError
+from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.seals import (
     DIGESTED,
     SUFFIX,
@@ -137,6 +137,18 @@ class Apart(Seals):
             return place
 
         yield save
+
+    def require_place(self, path: Path) -> None:
+        """Refuse to put the one seal where something else lies that is worth keeping.
+
+        Raises:
+            SpecError: if the file to be protected is there, or another one that is no seal.
+        """
+        if not (self.is_one and self.where.exists()):
+            return
+        is_seal = self._sealed or self.where.suffix == SUFFIX  # which may be damaged
+        if self.where.samefile(path) or not is_seal:
+            raise SpecError(f"{self.where} is there and is no seal: choose another place for one")
 
     def _place(self, path: Path, seal: Seal) -> Path:
         if self.is_one:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from parimend.errors import SourceError
+from parimend.errors import FormatError, SourceError
 from parimend.files.blocks import Range
 from parimend.regular import open_regular
 
@@ -66,6 +66,8 @@ class _Here(Source):
         super().__init__(str(path))
         try:
             self._file = open_regular(path)
+        except FormatError as error:
+            raise SourceError(str(error)) from None
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -74,7 +76,10 @@ class _Here(Source):
         self._file.close()
 
     def _read(self, begin: int, end: int) -> bytes:
-        return os.pread(self._file.fileno(), end - begin, begin)
+        try:
+            return os.pread(self._file.fileno(), end - begin, begin)
+        except OSError as error:
+            raise SourceError(f"{self.name} cannot be read: {error.strerror}") from None
 
 
 class _There(Source):
