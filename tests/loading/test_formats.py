@@ -221,9 +221,7 @@ def test_shards_below_that_an_index_lists(tmp_path):
     (tmp_path / "more").mkdir()
     pm.save_file({"b": tensors["b"]}, tmp_path / "more" / "b.safetensors", errors=2)
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(
-        json.dumps({"weight_map": {"a": "a.safetensors", "b": "more/b.safetensors"}})
-    )
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "more/b.safetensors"}}))
     pm.protect_file(index, errors=2)
     assert same(pm.load_folder(tmp_path), tensors)
     assert same(pm.load_folder(index), tensors)

@@ -177,7 +177,7 @@ def _repair_from(
 def _find_with(
     fetched: Fetched, lost: Collection[SealedWord], word: SealedWord, tensors: Tensors
 ) -> Finding:
-    """`find`, with blocks of other copies in words that were lost, where SHA-256 has to prove it."""
+    """`find`, where SHA-256 has to prove words that were lost, with blocks of other copies."""
     finding = find(word, tensors, erased=fetched.doubts_of(word))
     if finding.verdict is Verdict.CLEAN and word in lost:
         return proven(Finding(Verdict.CORRECTABLE), word, tensors)
