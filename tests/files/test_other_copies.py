@@ -602,3 +602,21 @@ def test_a_source_that_cannot_be_read_everywhere(large, monkeypatch):
     monkeypatch.setattr("os.pread", failing)
     assert repair_file(path, sources=[bad, other]).verdict is Verdict.CORRECTED
     assert path.read_bytes() == good
+
+
+def test_names_that_mean_something_else_in_an_address(large):
+    path, good = large
+    odd = path.with_name("a#1 50%25?.safetensors")
+    sidecar_of(path).rename(sidecar_of(path.rename(odd)))
+    odd.write_bytes(spoilt(good, 200_000))
+    with serving({"/a%231%2050%2525%3F.safetensors": good}) as served:
+        assert repair_file(odd, sources=f"{served.url}/").verdict is Verdict.CORRECTED
+    assert odd.read_bytes() == good
+
+
+def test_a_server_that_refuses_is_told(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    monkeypatch.setattr("serving._Handler._answer", lambda self, with_body: self.send_error(403))
+    with serving({}) as served, pytest.raises(SourceError, match="model: the server answers 403"):
+        repair_file(path, sources=f"{served.url}/model")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from parimend.errors import FormatError, SourceError
 from parimend.files.blocks import Range
@@ -102,8 +103,8 @@ class _There(Source):
             file = self._opened()
             file.seek(begin)
             return bytes(file.read(end - begin))
-        except FileNotFoundError:
-            raise SourceError(f"{self.name}: there is no such file") from None
+        except FileNotFoundError as error:
+            raise SourceError(f"{self.name}: {_why_none(error)}") from None
         except ValueError:  # what fsspec says of a server that does not know ranges
             raise SourceError(f"{self.name} {_NO_RANGES}") from None
         except Exception as error:  # every library behind it has its own
@@ -117,6 +118,12 @@ class _There(Source):
         if not hasattr(self._mine, "file"):
             self._mine.file = self._files.open(self._path, "rb", cache_type="none")
         return self._mine.file
+
+
+def _why_none(error: FileNotFoundError) -> str:
+    """Why there is no file, in words: fsspec says so whatever a server answers."""
+    status = getattr(error.__cause__, "status", 404)
+    return "there is no such file" if status == 404 else f"the server answers {status}"
 
 
 def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
@@ -135,6 +142,8 @@ def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
     if "://" in text:
         if is_set and not text.endswith("/"):
             text += "/"
-        return _There(text + name if text.endswith("/") else text)
+        if text.endswith("/"):
+            text += quote(name) if text.startswith(("http://", "https://")) else name
+        return _There(text)
     path = Path(text)
     return _Here(path / name if is_set or path.is_dir() else path)
