@@ -23,9 +23,10 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.cli import main
 from parimend.codes import sums_for
 from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of, has_blocks, mixed
-from parimend.errors import SourceError
+from parimend.errors import MismatchError, SourceError
 from parimend.files import sidecar_of
 from parimend.files.blocks import merged, ranges_text
+from parimend.files.writing import put_back
 from parimend.outcomes import Verdict
 from scripts.make_golden_blocks import content
 
@@ -620,3 +621,20 @@ def test_a_server_that_refuses_is_told(large, monkeypatch):
     monkeypatch.setattr("serving._Handler._answer", lambda self, with_body: self.send_error(403))
     with serving({}) as served, pytest.raises(SourceError, match="model: the server answers 403"):
         repair_file(path, sources=f"{served.url}/model")
+
+
+def test_nothing_is_left_where_the_file_is_another_one_by_now(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other = path.with_name("other")
+    other.write_bytes(good)
+
+    def meanwhile(*arguments):
+        path.write_bytes(good)  # by another process
+        return put_back(*arguments)
+
+    monkeypatch.setattr("parimend.files.repairing.put_back", meanwhile)
+    with pytest.raises(MismatchError, match="was saved anew while it was being repaired"):
+        repair_file(path, sources=other)
+    assert path.read_bytes() == good
+    assert not hidden_files(path)

@@ -22,7 +22,7 @@ from parimend.atomic import hidden, locked
 from parimend.carriers.finding import Place
 from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK, mixed
-from parimend.errors import SourceError
+from parimend.errors import MismatchError, SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
 from parimend.files.opening import Opened
 from parimend.files.sources import PathLike, Source, open_source
@@ -79,7 +79,7 @@ class Fetched:
         doubts: of words with blocks that are damaged in all copies the places where these differ.
         problems: why copies could not be used, in words.
         notes: what else is the matter with copies, in words.
-        is_done: whether what was fetched is where it belongs, and not needed any more.
+        is_done: whether what was fetched is where it belongs, or not needed any more.
     """
 
     file: BinaryIO
@@ -203,6 +203,9 @@ def fetching(
                 if left:
                     left = _from_one(where, member, left, found, got, progress)
             yield got
+        except MismatchError:  # the file is another one by now, repaired by somebody else, say
+            got.is_done = True
+            raise
         finally:
             if got.is_done or not got.blocks:
                 place.unlink()
