@@ -130,6 +130,8 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         out = None
     require_place(out or path)  # before the work
     with opened(path, task.members.seals) as found:
+        if out and found.side and out.exists() and found.side.exists():
+            _require_apart(out, found.side)
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
         report, findings = _found(found, tensors, task.find)
         lost = report.verdict is Verdict.UNCORRECTABLE
@@ -138,6 +140,11 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         else:
             report = _put_back(found, report, findings, out, task)
         return looked_at(report, found)
+
+
+def _require_apart(out: Path, side: Path) -> None:
+    if out.samefile(side):
+        raise SpecError(f"{out} is the seal of the file: write the repaired file somewhere else")
 
 
 def _repair_from(
