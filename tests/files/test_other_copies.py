@@ -638,3 +638,18 @@ def test_nothing_is_left_where_the_file_is_another_one_by_now(large, monkeypatch
         repair_file(path, sources=other)
     assert path.read_bytes() == good
     assert not hidden_files(path)
+
+
+def test_a_folder_where_nothing_can_be_written_is_told(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other = path.with_name("other")
+    other.write_bytes(good)
+
+    def refused(place):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr("parimend.files.fetching.locked", refused)
+    with pytest.raises(PermissionError, match="cannot be repaired in its place") as told:
+        repair_file(path, sources=other)
+    assert told.value.filename == str(path)

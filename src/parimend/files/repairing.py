@@ -135,10 +135,17 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
         report, findings = _found(found, tensors, task.find)
         lost = report.verdict is Verdict.UNCORRECTABLE
-        if lost and task.sources and not unprotected_loss(found.sealed.seal, tensors):
-            report = _repair_from(found, report, findings, out, task)
-        else:
-            report = _put_back(found, report, findings, out, task)
+        from_others = task.sources and not unprotected_loss(found.sealed.seal, tensors)
+        do = _repair_from if lost and from_others else _put_back
+        try:
+            report = do(found, report, findings, out, task)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+            if not task.members.is_set or out:
+                raise type(error)(error.errno, reason, str(out or path)) from None
+            report = replace(report, problem=reason)
         return looked_at(report, found)
 
 
@@ -216,12 +223,4 @@ def _put_back(
     """`put_back`, if it is known what; nothing is put into a file that may be another one."""
     if not is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
         return report
-    try:
-        return put_back(found, report, findings, out, task.progress, fetched)
-    except OSError as error:
-        if error.errno not in _NOT_HERE:
-            raise
-        reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
-        if not task.members.is_set or out:
-            raise type(error)(error.errno, reason, error.filename) from None
-        return replace(report, problem=reason)
+    return put_back(found, report, findings, out, task.progress, fetched)
