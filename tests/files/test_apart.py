@@ -261,3 +261,47 @@ def test_a_file_whose_seal_is_inside_needs_none_there(tmp_path, seals, rng):
     assert check_file(out, seal_dir=seals).verdict is Verdict.CLEAN
     damage(out, -4, b"\1")
     assert repair_file(out, seal_dir=seals).verdict is Verdict.CORRECTED
+
+
+def save_two(path, rng):
+    arrays = {name: rng.standard_normal(1000, dtype=np.float32) for name in "ab"}
+    safetensors.numpy.save_file(arrays, path)
+
+
+def test_sealing_anew_in_other_words_takes_the_place_of_the_old_seal(tmp_path, seals, rng):
+    path = tmp_path / "model.safetensors"
+    save_two(path, rng)
+    protect_file(path, 10, seal_dir=seals)
+    protect_file(path, 10, seal_dir=seals, per="tensor", force=True)
+    assert len(os.listdir(seals)) == 1
+    assert len(check_file(path, seal_dir=seals).words) == 2
+
+
+def test_a_seal_of_a_part_does_not_speak_for_the_whole(tmp_path, seals, rng):
+    """One of another file, say, from which this one was trained further."""
+    path = tmp_path / "model.safetensors"
+    save_two(path, rng)
+    [part] = protect_file(path, 10, seal_dir=seals, only=["a"])
+    [whole] = protect_file(path, 10, seal_dir=seals, force=True)
+    assert len(os.listdir(seals)) == 2
+    assert check_file(path, seal_dir=seals).covered == 2000
+    damage(path, -1, b"\xa5")
+    assert check_file(path, seal_dir=part.sidecar).verdict is Verdict.CLEAN
+    assert check_file(path, seal_dir=whole.sidecar).verdict is Verdict.CORRECTABLE
+    with pytest.raises(MismatchError, match="has several seals for"):
+        check_file(path, seal_dir=seals)
+
+
+def test_a_seal_takes_no_place_of_anything_else(tmp_path, rng):
+    path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    contents = [save(each, rng) for each in (path, other)]
+    link = tmp_path / "link.parimend"
+    os.link(path, link)
+    for place in (path, other, link):
+        with pytest.raises(SpecError, match="is there and is no seal: choose another place"):
+            protect_file(path, 10, out=place, force=True)
+    assert [path.read_bytes(), other.read_bytes()] == contents
+    damaged = tmp_path / "damaged.parimend"
+    damaged.write_bytes(b"nothing that can be read")
+    protect_file(path, 10, out=damaged, force=True)
+    assert check_file(path, seal_dir=damaged).verdict is Verdict.CLEAN

@@ -492,3 +492,14 @@ def test_real_models(tmp_path, rng, source, errors):
     damage(path, 3, b"\x77\x77")
     repaired(path, source.read_bytes())
     safetensors.numpy.load_file(path)
+
+
+def test_the_seal_is_not_replaced_by_the_repaired_file(model):
+    protect_file(model, errors=3)
+    side = sidecar_of(model)
+    before = side.read_bytes()
+    damage(model, -1, b"\x5a")
+    with pytest.raises(SpecError, match="is the seal of the file"):
+        repair_file(model, side)
+    assert side.read_bytes() == before
+    assert repair_file(model).verdict is Verdict.CORRECTED

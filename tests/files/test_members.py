@@ -253,3 +253,16 @@ def test_seals_inside_files_know_the_others(tmp_path, rng, carrier):
         shards[2].name: "clean",
         "more.safetensors": "unknown",
     }
+
+
+def test_odd_neighbours(tmp_path, rng):
+    """A name with no room for that of a sidecar, and a link to a folder that is named like one."""
+    fill(tmp_path, rng, None, ".safetensors")
+    protect_file(tmp_path, errors=10)
+    (tmp_path / "link.parimend").symlink_to(tmp_path.parent)
+    assert check_file(tmp_path).verdict is Verdict.CLEAN
+    long = tmp_path / ("x" * 250 + ".bin")
+    long.write_bytes(bytes(99))
+    assert [name for name, v in verdicts(check_file(tmp_path)).items() if v == "unknown"] == [
+        long.name
+    ]

@@ -1,11 +1,13 @@
 """Repairing from other copies what the budget is not enough for."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.cli import main
 from parimend.codes import sums_for
 from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of, has_blocks, mixed
-from parimend.errors import SourceError
+from parimend.errors import MismatchError, SourceError
 from parimend.files import sidecar_of
 from parimend.files.blocks import merged, ranges_text
+from parimend.files.writing import put_back
 from parimend.outcomes import Verdict
 from scripts.make_golden_blocks import content
 
@@ -525,3 +528,128 @@ def test_killed_it_goes_on_where_it_was(large):
     assert path.read_bytes() == good
     assert served.sent <= end - begin - SIZE
     assert not [name for name in hidden_files(path) if not name.endswith(".lock")]
+
+
+def test_partial_leaves_words_that_are_not_proven_as_they_are(large):
+    """Also blocks of them that came: their digests are no proof."""
+    path, good = large
+    protect_file(path, errors=2, per="tensor", force=True)
+    both = spoilt(good, 1_400_000)
+    damaged = spoilt(both, 200_000, 1_600_000)
+    path.write_bytes(damaged)
+    other = path.with_name("other")
+    other.write_bytes(both)
+    [file] = repair_file(path, sources=other, partial=True).files
+    assert file.fetched >= 2 * SIZE
+    assert path.read_bytes() == spoilt(damaged, 200_000)
+
+
+def test_partial_puts_back_what_needs_no_digests(large):
+    path, good = large
+    protect_file(path, errors=2, per="tensor", force=True)
+    without_digests(path)
+    damaged = spoilt(good, 200_000)
+    path.write_bytes(spoilt(damaged, 1_400_000, size=4))
+    other = path.with_name("other")
+    other.write_bytes(good)
+    [file] = repair_file(path, sources=other, partial=True).files
+    assert "no digests of its blocks" in file.problem
+    assert path.read_bytes() == damaged
+
+
+def without_digests(path):
+    """Make the seal one as they were before there were digests of blocks."""
+    seal = Seal.load(sidecar_of(path))
+    replace(seal, words=tuple(replace(w, blocks=b"") for w in seal.words)).save(sidecar_of(path))
+
+
+def test_sums_do_not_make_clean_what_sha256_does_not(large, monkeypatch):
+    path, good = large
+    seal = Seal.load(sidecar_of(path))
+    words = tuple(replace(word, sha256=bytes(32)) for word in seal.words)
+    replace(seal, words=words).save(sidecar_of(path))
+    monkeypatch.setattr("parimend.kernels.loaded", lambda: False)  # so SHA-256 is looked at first
+    other = path.with_name("other")
+    other.write_bytes(good)
+    assert check_file(path).verdict is Verdict.UNCORRECTABLE
+    assert repair_file(path, sources=other).verdict is Verdict.UNCORRECTABLE
+
+
+def test_a_source_that_is_no_file_does_not_keep_others_from_it(large):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other, fifo = path.with_name("other"), path.with_name("fifo")
+    other.write_bytes(good)
+    os.mkfifo(fifo)
+    with pytest.raises(SourceError, match="is a FIFO"):
+        repair_file(path, sources=fifo)
+    assert repair_file(path, sources=[fifo, other]).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_a_source_that_cannot_be_read_everywhere(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other, bad = path.with_name("other"), path.with_name("bad")
+    for each in (other, bad):
+        each.write_bytes(good)
+    pread, number = os.pread, bad.stat().st_ino
+
+    def failing(descriptor, count, at):
+        if os.fstat(descriptor).st_ino == number:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, count, at)
+
+    monkeypatch.setattr("os.pread", failing)
+    assert repair_file(path, sources=[bad, other]).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_names_that_mean_something_else_in_an_address(large):
+    path, good = large
+    odd = path.with_name("a#1 50%25?.safetensors")
+    sidecar_of(path).rename(sidecar_of(path.rename(odd)))
+    odd.write_bytes(spoilt(good, 200_000))
+    with serving({"/a%231%2050%2525%3F.safetensors": good}) as served:
+        assert repair_file(odd, sources=f"{served.url}/").verdict is Verdict.CORRECTED
+    assert odd.read_bytes() == good
+
+
+def test_a_server_that_refuses_is_told(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    monkeypatch.setattr("serving._Handler._answer", lambda self, with_body: self.send_error(403))
+    with serving({}) as served, pytest.raises(SourceError, match="model: the server answers 403"):
+        repair_file(path, sources=f"{served.url}/model")
+
+
+def test_nothing_is_left_where_the_file_is_another_one_by_now(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other = path.with_name("other")
+    other.write_bytes(good)
+
+    def meanwhile(*arguments):
+        path.write_bytes(good)  # by another process
+        return put_back(*arguments)
+
+    monkeypatch.setattr("parimend.files.repairing.put_back", meanwhile)
+    with pytest.raises(MismatchError, match="was saved anew while it was being repaired"):
+        repair_file(path, sources=other)
+    assert path.read_bytes() == good
+    assert not hidden_files(path)
+
+
+def test_a_folder_where_nothing_can_be_written_is_told(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 200_000))
+    other = path.with_name("other")
+    other.write_bytes(good)
+
+    def refused(place):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr("parimend.files.fetching.locked", refused)
+    with pytest.raises(PermissionError, match="cannot be repaired in its place") as told:
+        repair_file(path, sources=other)
+    assert told.value.filename == str(path)

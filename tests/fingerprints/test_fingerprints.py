@@ -153,6 +153,8 @@ def test_tied_weights():
     assert tied != pm.fingerprint({"b": b})
     assert tied != pm.fingerprint({"head": w + 1, "b": b})
     assert tied != pm.fingerprint({"embed": w, "head": w + 1, "b": b})
+    three = pm.fingerprint({"a": w, "embed": w, "head": w})
+    assert three.chosen(["embed", "head"]) == pm.fingerprint({"head": w})
     # Views of one memory that are not all of it are tensors of their own.
     assert set(pm.fingerprint({"x": w[:3], "y": w}).tied) == set()
 

@@ -213,3 +213,22 @@ def test_seals_elsewhere(shards, tmp_path_factory):
     assert same(loaded, {name: tensors[name] for name in loaded})
     with pytest.raises(DamageError), pm.verified(folder, seal_dir=seals):
         pytest.fail("nothing is to be loaded")
+
+
+def test_shards_below_that_an_index_lists(tmp_path):
+    tensors = {name: torch.rand(9) for name in "ab"}
+    pm.save_file({"a": tensors["a"]}, tmp_path / "a.safetensors", errors=2)
+    (tmp_path / "more").mkdir()
+    pm.save_file({"b": tensors["b"]}, tmp_path / "more" / "b.safetensors", errors=2)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "more/b.safetensors"}}))
+    pm.protect_file(index, errors=2)
+    assert same(pm.load_folder(tmp_path), tensors)
+    assert same(pm.load_folder(index), tensors)
+
+
+def test_a_tensor_in_two_files_without_an_index(tmp_path):
+    for name in ("model.fp16.safetensors", "model.safetensors"):
+        pm.save_file({"w": torch.rand(9)}, tmp_path / name, errors=2)
+    with pytest.raises(MismatchError, match=r"model\.safetensors both have a tensor w"):
+        pm.load_folder(tmp_path)

@@ -321,3 +321,12 @@ def test_sentence_transformers(tmp_path, rng):
     with pm.verified(folder, "repair") as place:
         healed = SentenceTransformer(str(place), device="cpu")
     assert (healed.encode(text) == expected).all()
+
+
+def test_a_file_that_came_meanwhile_was_not_verified(tmp_path):
+    pm.save_file({"w": torch.ones(9)}, tmp_path / "a.safetensors", errors=2)
+    with (
+        pytest.raises(MismatchError, match=r"b\.safetensors changed while"),
+        pm.verified(tmp_path),
+    ):
+        (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file as plain_load
+from safetensors.torch import save_file as plain_save
 
 import parimend as pm
 from parimend.dtypes import DTYPES
@@ -183,3 +184,11 @@ def test_the_file_of_a_seal_fits_its_model(tmp_path):
 def test_other_formats_are_left_to_their_libraries(tmp_path, suffix):
     with pytest.raises(SpecError, match=f"promises a file of the format {suffix}"):
         pm.save_file({"w": torch.ones(3)}, tmp_path / f"model.{suffix}", errors=2)
+
+
+def test_a_private_copy_of_a_file_with_the_seal_of_its_model(tmp_path):
+    path = tmp_path / "model.safetensors"
+    plain_save(state(), path)
+    pm.protect_(state(), errors=10).save(tmp_path / "model.parimend")
+    with pm.verified(path, copy_to=tmp_path) as copy:
+        same(plain_load(copy), state())

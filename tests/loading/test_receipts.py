@@ -111,3 +111,27 @@ def test_command(folder, tmp_path_factory, capsys):
     assert not end.value.code
     assert "clean" in capsys.readouterr().out
     assert out.read_bytes() == pm.receipt(folder)[0].to_bytes()
+
+
+def test_a_folder_in_the_place_of_a_file_is_written_down(folder):
+    second = folder / "b.safetensors"
+    second.unlink()
+    second.mkdir()
+    receipt, _ = pm.receipt(folder)
+    assert [(file.verdict, bool(file.sha256)) for file in receipt.files] == [
+        ("clean", True),
+        ("unknown", False),
+    ]
+
+
+def test_a_receipt_replaces_nothing_that_is_looked_at(folder, capsys):
+    from parimend.cli import main
+
+    first = folder / "a.safetensors"
+    before = first.read_bytes(), sidecar_of(first).read_bytes()
+    for out in (first, sidecar_of(first)):
+        with pytest.raises(SystemExit) as end:
+            main(["check", str(folder), "--receipt", str(out)])
+        assert end.value.code == 2
+        assert f"--receipt would replace {out}" in capsys.readouterr().err
+    assert (first.read_bytes(), sidecar_of(first).read_bytes()) == before

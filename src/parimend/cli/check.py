@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +87,8 @@ def command(
     if receipt and (len(paths) > 1 or engine is EngineName.RAY):
         raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
+    if receipt:
+        _require_place(receipt, known)
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
     with reading(known, "checking") as progress:
@@ -98,6 +100,15 @@ def command(
     if ranges and not json:
         raise typer.Exit(_print_ranges(report))
     raise typer.Exit(show("check", report, as_json=json, listed=listed, seal_dir=seal_dir))
+
+
+def _require_place(receipt: Path, known: Iterable[Path]) -> None:
+    """Refuse a receipt in the place of what is looked at."""
+    from parimend.files import SUFFIX
+
+    there = [file for file in known if file.exists() and receipt.exists()]
+    if receipt.suffix == SUFFIX or any(map(receipt.samefile, there)):
+        raise typer.BadParameter(f"--receipt would replace {receipt}: choose another place for it")
 
 
 def _print_ranges(report: Report) -> int:

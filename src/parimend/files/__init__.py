@@ -8,10 +8,11 @@ from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
 from parimend.files.repairing import repair_file
 from parimend.files.sealing import Protection
-from parimend.files.seals import find_seal, sidecar_of
+from parimend.files.seals import SUFFIX, find_seal, sidecar_of
 from parimend.files.targets import left_out, targets
 
 __all__ = [
+    "SUFFIX",
     "Protected",
     "Protection",
     "check_all",

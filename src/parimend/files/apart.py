@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
-from parimend.errors import MismatchError, ParimendError, SealError
+from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.seals import (
     DIGESTED,
     SUFFIX,
@@ -35,6 +35,7 @@ from parimend.files.seals import (
 from parimend.files.targets import PLACE
 from parimend.files.walking import walk
 from parimend.outcomes import Verdict
+from parimend.regular import open_regular
 from parimend.seal import Seal
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors
@@ -130,11 +131,24 @@ class Apart(Seals):
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
         def save(seal: Seal) -> Path:
             place = self._place(path, seal)
-            with atomic(place, like=path, confirm=confirm) as new:
+            stale = [old for old in self._replaced(path, seal) if old != place]
+            with atomic(place, like=path, stale=stale, confirm=confirm) as new:
                 new.write(seal.to_bytes())
             return place
 
         yield save
+
+    def require_place(self, path: Path) -> None:
+        """Refuse to put the one seal where something else lies that is worth keeping.
+
+        Raises:
+            SpecError: if the file to be protected is there, or another one that is no seal.
+        """
+        if not (self.is_one and self.where.exists()):
+            return
+        is_seal = self._sealed or self.where.suffix == SUFFIX  # which may be damaged
+        if self.where.samefile(path) or not is_seal:
+            raise SpecError(f"{self.where} is there and is no seal: choose another place for one")
 
     def _place(self, path: Path, seal: Seal) -> Path:
         if self.is_one:
@@ -147,6 +161,17 @@ class Apart(Seals):
         if len(os.fsencode(name)) > _LONGEST:
             name = key + SUFFIX
         return self.where / name
+
+    def _replaced(self, path: Path, seal: Seal) -> list[Path]:
+        """The seals of the same content in another way, of which no other file can be."""
+        with open_regular(path) as file:
+            return [
+                sealed.path
+                for sealed in ([] if self.is_one else self._sealed)
+                if sealed.path and sealed.seal.blobs == seal.blobs
+                if sealed.seal.notes.get(PLACE) == seal.notes.get(PLACE)
+                if _is_whole(sealed) and _look(sealed, file) is Verdict.CLEAN
+            ]
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
         """A file that holds its seal itself needs none here."""
@@ -205,13 +230,19 @@ def _show(sealed: Sealed) -> str:
 
 
 def _fitting(near: Sequence[Sealed], file: BinaryIO) -> list[Sealed]:
-    """Those of some seals of which a file is; of damaged files those that show in some word."""
-    found: dict[Verdict, list[Sealed]] = {Verdict.CLEAN: [], Verdict.CORRECTABLE: []}
-    for sealed in near:
-        verdict = _look(sealed, file)
-        if verdict in found:
-            found[verdict].append(sealed)
-    return found[Verdict.CLEAN] or found[Verdict.CORRECTABLE]
+    """Those of some seals of which a file is; of damaged files those that show in some word.
+
+    That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
+    """
+    looks = [(sealed, _look(sealed, file)) for sealed in near]
+    sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]
+    shown = (Verdict.CLEAN, Verdict.CORRECTABLE)
+    return sure or [each for each, verdict in looks if verdict in shown]
+
+
+def _is_whole(sealed: Sealed) -> bool:
+    """Whether a seal knows all elements of its file."""
+    return sealed.seal.covered == sum(part.count for part in sealed.layout.parts)
 
 
 def _look(sealed: Sealed, file: BinaryIO) -> Verdict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from parimend.atomic import hidden, locked
 from parimend.carriers.finding import Place
 from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK, mixed
-from parimend.errors import SourceError
+from parimend.errors import MismatchError, SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
 from parimend.files.opening import Opened
 from parimend.files.sources import PathLike, Source, open_source
@@ -75,36 +75,29 @@ class Fetched:
     Attributes:
         file: what lies at the places of the blocks in it is as sealed.
         blocks: those that were fetched, now or by a process that was killed.
-        words: those that they are of.
         size: bytes that were fetched now.
         doubts: of words with blocks that are damaged in all copies the places where these differ.
         problems: why copies could not be used, in words.
         notes: what else is the matter with copies, in words.
-        is_done: whether what was fetched is where it belongs, and not needed any more.
+        is_done: whether what was fetched is where it belongs, or not needed any more.
     """
 
     file: BinaryIO
     blocks: list[Block] = field(default_factory=list)
-    words: set[SealedWord] = field(default_factory=set)
     size: int = 0
     doubts: dict[SealedWord, list[Place]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     is_done: bool = False
 
-    @property
-    def ranges(self) -> list[Range]:
-        """The bytes of the blocks."""
-        return merged((span.begin, span.end) for b in self.blocks for span in b.spans)
+    def ranges(self, words: Collection[SealedWord] | None = None) -> list[Range]:
+        """The bytes of the blocks, of all words or of some."""
+        blocks = (b for b in self.blocks if words is None or b.word in words)
+        return merged((span.begin, span.end) for b in blocks for span in b.spans)
 
-    def add(self, block: Block) -> None:
-        """Take up a block that is in the file."""
-        self.blocks.append(block)
-        self.words.add(block.word)
-
-    def put_into(self, new: BinaryIO) -> None:
-        """Put the blocks into a copy of the file."""
-        for begin, end in merged(self.ranges, _REQUEST):
+    def put_into(self, new: BinaryIO, words: Collection[SealedWord]) -> None:
+        """Put the blocks of some words into a copy of the file."""
+        for begin, end in merged(self.ranges(words), _REQUEST):
             for at in range(begin, end, _REQUEST):
                 write_at(new, at, read_at(self.file, at, min(_REQUEST, end - at)))
 
@@ -136,7 +129,7 @@ class Fetched:
         """Take up a block that is as sealed."""
         for begin, end, at in wanted.block.spans:
             write_at(self.file, begin, wanted.content[at : at + end - begin])
-        self.add(wanted.block)
+        self.blocks.append(wanted.block)
 
 
 class PatchedTensors(FileTensors):
@@ -152,7 +145,7 @@ class PatchedTensors(FileTensors):
     ) -> None:
         super().__init__(file, layout, progress)
         self._fetched = fetched.file
-        self._ranges = fetched.ranges
+        self._ranges = fetched.ranges()
         self._ends = [end for _, end in self._ranges]
 
     def _read(self, part: Part) -> NDArray[np.uint8]:
@@ -210,6 +203,9 @@ def fetching(
                 if left:
                     left = _from_one(where, member, left, found, got, progress)
             yield got
+        except MismatchError:  # the file is another one by now, repaired by somebody else, say
+            got.is_done = True
+            raise
         finally:
             if got.is_done or not got.blocks:
                 place.unlink()
@@ -220,7 +216,7 @@ def _kept(blocks: Iterable[Block], got: Fetched) -> Iterator[Block]:
     is_new = not os.fstat(got.file.fileno()).st_size
     for block in blocks:
         if not is_new and block.fits(block.content(got.file)):
-            got.add(block)
+            got.blocks.append(block)
         else:
             yield block
 

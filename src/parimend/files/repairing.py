@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -130,17 +130,37 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         out = None
     require_place(out or path)  # before the work
     with opened(path, task.members.seals) as found:
+        if out and found.side and out.exists() and found.side.exists():
+            _require_apart(out, found.side)
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
         report, findings = _found(found, tensors, task.find)
         lost = report.verdict is Verdict.UNCORRECTABLE
-        if lost and task.sources and not unprotected_loss(found.sealed.seal, tensors):
-            report = _repair_from(found, report, out, task)
-        else:
-            report = _put_back(found, report, findings, out, task)
+        from_others = task.sources and not unprotected_loss(found.sealed.seal, tensors)
+        do = _repair_from if lost and from_others else _put_back
+        try:
+            report = do(found, report, findings, out, task)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+            if not task.members.is_set or out:
+                raise type(error)(error.errno, reason, str(out or path)) from None
+            report = replace(report, problem=reason)
         return looked_at(report, found)
 
 
-def _repair_from(found: Opened, report: FileOutcome, out: Path | None, task: _Task) -> FileOutcome:
+def _require_apart(out: Path, side: Path) -> None:
+    if out.samefile(side):
+        raise SpecError(f"{out} is the seal of the file: write the repaired file somewhere else")
+
+
+def _repair_from(
+    found: Opened,
+    report: FileOutcome,
+    findings: Mapping[SealedWord, Finding],
+    out: Path | None,
+    task: _Task,
+) -> FileOutcome:
     """Repair what its budget is not enough for with the blocks of other copies."""
     layout = found.sealed.layout
     tensors = FileTensors(found.file, layout, task.progress)
@@ -148,7 +168,7 @@ def _repair_from(found: Opened, report: FileOutcome, out: Path | None, task: _Ta
     if damage.unknown:
         name = damage.unknown[0].name
         return replace(
-            report,
+            _put_back(found, report, findings, out, task),
             problem=f"where {name} is damaged is not known, as the seal has no digests of its "
             "blocks: fetch the whole file again",
         )
@@ -156,7 +176,9 @@ def _repair_from(found: Opened, report: FileOutcome, out: Path | None, task: _Ta
     name = members.name(found.path) if members.is_set else ""
     with fetching(damage.blocks, found, goal, task.sources, task.progress, name) as fetched:
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
-        better, known = _found(found, patched, functools.partial(_find_with, fetched))
+        words = zip(found.sealed.seal.words, report.words, strict=True)
+        lost = {word for word, was in words if was.verdict is Verdict.UNCORRECTABLE}
+        better, known = _found(found, patched, functools.partial(_find_with, fetched, lost))
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = done.ok
     why = "; ".join(fetched.problems + fetched.notes)
@@ -166,10 +188,12 @@ def _repair_from(found: Opened, report: FileOutcome, out: Path | None, task: _Ta
     return replace(done, fetched=fetched.size, problem=problem)
 
 
-def _find_with(fetched: Fetched, word: SealedWord, tensors: Tensors) -> Finding:
-    """`find` in a word with blocks of other copies, whose result SHA-256 has to prove."""
+def _find_with(
+    fetched: Fetched, lost: Collection[SealedWord], word: SealedWord, tensors: Tensors
+) -> Finding:
+    """`find`, where SHA-256 has to prove words that were lost, with blocks of other copies."""
     finding = find(word, tensors, erased=fetched.doubts_of(word))
-    if finding.verdict is Verdict.CLEAN and word in fetched.words:
+    if finding.verdict is Verdict.CLEAN and word in lost:
         return proven(Finding(Verdict.CORRECTABLE), word, tensors)
     return finding
 
@@ -199,12 +223,4 @@ def _put_back(
     """`put_back`, if it is known what; nothing is put into a file that may be another one."""
     if not is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
         return report
-    try:
-        return put_back(found, report, findings, out, task.progress, fetched)
-    except OSError as error:
-        if error.errno not in _NOT_HERE:
-            raise
-        reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
-        if not task.members.is_set or out:
-            raise type(error)(error.errno, reason, error.filename) from None
-        return replace(report, problem=reason)
+    return put_back(found, report, findings, out, task.progress, fetched)

@@ -130,6 +130,8 @@ def prepare(
 def _prepare_beside(
     task: Task, path: Path, names: Collection[str] | None
 ) -> Callable[[], Protection]:
+    if isinstance(task.seals, Apart):
+        task.seals.require_place(path)
     if task.force or not _is_sealed(task, path):
         _require_readable(path)
         return partial(_beside, task, path, names)

@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,11 @@ def is_seal(path: Path) -> bool:
     (True, False)
     """
     return path.suffix == SUFFIX and not path.is_dir()
+
+
+def seals_beside(path: Path) -> tuple[Path, Path]:
+    """Where seals of a file may lie: its sidecar, and the seal of a live model that it holds."""
+    return sidecar_of(path), path.with_suffix(SUFFIX)
 
 
 def force_anew(sealed: Sealed, path: Path) -> str:
@@ -139,13 +145,13 @@ class Beside(Seals):
         return sidecar_of(path)
 
     def has(self, path: Path) -> bool:
-        return sidecar_of(path).exists()
+        return os.path.exists(sidecar_of(path))  # no error where the name is too long for one
 
     def notes(self, path: Path) -> Mapping[str, Any]:
         return load_sidecar(sidecar_of(path)).seal.notes
 
     def names(self, folder: Path) -> list[str]:
-        sides = [name for name in walk(folder) if Path(name).suffix == SUFFIX]
+        sides = [name for name in walk(folder) if name.endswith(SUFFIX)]
         named = [(name.removesuffix(SUFFIX), folder / name) for name in sides]
         return [
             of
@@ -190,7 +196,7 @@ def find_seal(file: BinaryIO, path: Path) -> Sealed:
         try:
             return find_inside(file, path)
         except SealError:
-            beside = path.with_suffix(SUFFIX)
+            _, beside = seals_beside(path)
             if not _is_of_model(beside, path):
                 raise
         seal, layout, is_intact = load_sidecar(beside)

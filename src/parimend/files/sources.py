@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from parimend.errors import SourceError
+from parimend.errors import FormatError, SourceError
 from parimend.files.blocks import Range
 from parimend.regular import open_regular
 
@@ -66,6 +67,8 @@ class _Here(Source):
         super().__init__(str(path))
         try:
             self._file = open_regular(path)
+        except FormatError as error:
+            raise SourceError(str(error)) from None
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -74,7 +77,10 @@ class _Here(Source):
         self._file.close()
 
     def _read(self, begin: int, end: int) -> bytes:
-        return os.pread(self._file.fileno(), end - begin, begin)
+        try:
+            return os.pread(self._file.fileno(), end - begin, begin)
+        except OSError as error:
+            raise SourceError(f"{self.name} cannot be read: {error.strerror}") from None
 
 
 class _There(Source):
@@ -97,8 +103,8 @@ class _There(Source):
             file = self._opened()
             file.seek(begin)
             return bytes(file.read(end - begin))
-        except FileNotFoundError:
-            raise SourceError(f"{self.name}: there is no such file") from None
+        except FileNotFoundError as error:
+            raise SourceError(f"{self.name}: {_why_none(error)}") from None
         except ValueError:  # what fsspec says of a server that does not know ranges
             raise SourceError(f"{self.name} {_NO_RANGES}") from None
         except Exception as error:  # every library behind it has its own
@@ -112,6 +118,12 @@ class _There(Source):
         if not hasattr(self._mine, "file"):
             self._mine.file = self._files.open(self._path, "rb", cache_type="none")
         return self._mine.file
+
+
+def _why_none(error: FileNotFoundError) -> str:
+    """Why there is no file, in words: fsspec says so whatever a server answers."""
+    status = getattr(error.__cause__, "status", 404)
+    return "there is no such file" if status == 404 else f"the server answers {status}"
 
 
 def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
@@ -130,6 +142,8 @@ def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
     if "://" in text:
         if is_set and not text.endswith("/"):
             text += "/"
-        return _There(text + name if text.endswith("/") else text)
+        if text.endswith("/"):
+            text += quote(name) if text.startswith(("http://", "https://")) else name
+        return _There(text)
     path = Path(text)
     return _Here(path / name if is_set or path.is_dir() else path)

@@ -87,7 +87,7 @@ def _write(
     size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
     copy_data(found.file, new, layout, size)
     if fetched:
-        fetched.put_into(new)
+        fetched.put_into(new, known)
     copy = FileTensors(new, layout, progress)
     done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
     outcomes = dict(zip(seal.words, report.words, strict=True))

@@ -132,7 +132,8 @@ class Fingerprint(Record):
         """
         names = set(select(self.tensors, only))
         tensors = {name: each for name, each in self.tensors.items() if name in names}
-        tied = {name: of for name, of in self.tied.items() if {name, of} <= names}
+        groups = ([name for name in tensors if name in group] for group in self._groups())
+        tied = {name: first for first, *more in filter(None, groups) for name in more}
         return Fingerprint(tensors, tied, self.version)
 
     def compare(self, other: Fingerprint) -> Comparison:

@@ -9,10 +9,13 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from tempfile import mkdtemp
 from types import ModuleType
 
 
@@ -33,12 +36,29 @@ def on(operation: str, device: str = "cpu") -> ModuleType:
     if device == "cuda" and _has_triton():
         kinds.insert(0, "triton")
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
-    return import_module(next(name for name in names if find_spec(name)))
+    name = next(name for name in names if find_spec(name))
+    try:
+        return import_module(name)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        _keep_compiled_loops_aside()
+        return import_module(name)
 
 
 def loaded() -> bool:
     """Whether compiled loops are loaded already; the first ones take most of a second."""
     return "numba" in sys.modules
+
+
+def _keep_compiled_loops_aside() -> None:
+    """Give numba a folder for this process: it refuses to work where it can write neither beside
+    the package nor in the home folder, as in many containers.
+    """
+    import numba
+
+    numba.config.CACHE_DIR = mkdtemp(prefix="parimend-")
+    atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
 
 
 @cache

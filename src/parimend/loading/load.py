@@ -92,7 +92,8 @@ def load_folder(
 
     Args:
         path: a folder; or the index of a sharded checkpoint, if there are several. Everything that
-            was protected in it and below is verified; what lies below is not loaded.
+            was protected in it and below is verified; what lies below is only loaded if the index
+            lists it.
         on_damage: see `OnDamage`.
         device: where the tensors go.
         seal_dir: where the seals are, see `parimend.check_file`.
@@ -106,7 +107,8 @@ def load_folder(
             repair. Names all of them.
         FormatError: if there is nothing that has named tensors, or the index names a tensor that is
             not in its shard.
-        MismatchError: if there are several indices, or archives without an index.
+        MismatchError: if there are several indices, or archives without an index, or two files
+            have a tensor of the same name.
         SealError, SpecError, OSError: as `parimend.check_file` does.
 
     Example:
@@ -134,21 +136,28 @@ def load_folder(
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
     tell([*wrong, *unknown], on_damage)
     tensors: dict[str, torch.Tensor] = {}
-    own = folder if folder.is_dir() else folder.parent
-    there = {file: content for file, content in contents.items() if file.parent == own}
-    for file, names in _wanted(there, folder).items():
+    first: dict[str, Path] = {}
+    for file, names in _wanted(contents, folder).items():
         found = built(contents.pop(file), device, contents.__getitem__)
         if not isinstance(found, Mapping):
             raise FormatError(f"{file} holds no tensors with names: load it with load_file")
         if missing := (names or set()) - set(found):
             raise FormatError(f"{file} has no {min(missing)}, which the index says is in it")
-        tensors |= found if names is None else {name: found[name] for name in names}
+        if twice := first.keys() & (names or found):
+            name = min(twice)
+            raise MismatchError(
+                f"{first[name]} and {file} both have a tensor {name}: use load_file for each"
+            )
+        first |= dict.fromkeys(names or found, file)
+        tensors |= {name: found[name] for name in names or found}
     return tensors
 
 
 def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str] | None]:
     """The files of a folder to load, and the names of the tensors in each; None for all."""
-    indices = [file for file in contents if is_index(file)]
+    own = path if path.is_dir() else path.parent
+    there = {file: content for file, content in contents.items() if file.parent == own}
+    indices = [file for file in there if is_index(file)]
     preferred = [file for file in indices if SAFETENSORS in file.name]
     indices = preferred or indices
     if len(indices) > 1:
@@ -156,9 +165,9 @@ def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str]
         raise MismatchError(f"{path} has several indices, {names}: name one of them")
     if indices:
         return _listed(contents, indices[0])
-    named = [file for file, found in contents.items() if found.layout.format.loads == "tensors"]
+    named = [file for file, found in there.items() if found.layout.format.loads == "tensors"]
     if not named:
-        named = [file for file, found in contents.items() if found.layout.format.name == "torch"]
+        named = [file for file, found in there.items() if found.layout.format.name == "torch"]
         if len(named) > 1:
             names = ", ".join(file.name for file in named)
             raise MismatchError(f"{path} has several archives, {names}: use load_file for each")

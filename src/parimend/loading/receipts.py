@@ -14,6 +14,7 @@ import numpy as np
 
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
+from parimend.errors import FormatError
 from parimend.files.checking import check_file
 from parimend.files.members import seals_of
 from parimend.loading.unchanged import unchanged
@@ -153,7 +154,7 @@ def _sha256(path: Path, progress: Progress) -> str:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 progress(len(piece))
-    except OSError:
+    except (FormatError, OSError):
         return ""
     return digest.hexdigest()
 

@@ -28,7 +28,8 @@ def unchanged(path: Path, what: str, seal_dir: PathLike | None = None) -> Iterat
     """
     before = {file: _state(file) for file in known_members(path, seal_dir)}
     yield
-    if changed := [str(file) for file, state in before.items() if _state(file) != state]:
+    now = before.keys() | {*known_members(path, seal_dir)}  # with those that came meanwhile
+    if changed := sorted(str(file) for file in now if _state(file) != before.get(file)):
         raise MismatchError(
             f"{', '.join(changed)} changed while it was being {what}, so that it is not known "
             "whether this is what was verified: do it again, or with a private copy of the files"

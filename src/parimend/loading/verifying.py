@@ -16,7 +16,7 @@ from parimend.errors import SpecError
 from parimend.files.checking import check_file
 from parimend.files.members import known_members
 from parimend.files.repairing import repair_file
-from parimend.files.seals import sidecar_of
+from parimend.files.seals import seals_beside
 from parimend.files.targets import is_index
 from parimend.loading.policy import OnDamage, require_policy, tell
 from parimend.loading.unchanged import unchanged
@@ -169,7 +169,7 @@ def _tell(report: Report, on_damage: OnDamage) -> None:
 def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:
     """A private copy of what is protected, under the same names; in a folder, links to the rest."""
     files = known_members(path, seal_dir)
-    own = {file.absolute() for member in files for file in (member, sidecar_of(member))}
+    own = {file.absolute() for member in files for file in (member, *seals_beside(member))}
     is_folder = path.is_dir()
     folder = (path if is_folder else path.parent).absolute()
     copy = place / folder.name
