@@ -623,6 +623,18 @@ def test_a_server_that_refuses_is_told(large, monkeypatch):
         repair_file(path, sources=f"{served.url}/model")
 
 
+def test_a_server_that_says_nothing_is_given_up(large, monkeypatch):
+    path, good = large
+    path.write_bytes(damaged := spoilt(good, 200_000))
+    monkeypatch.setattr("parimend.files.sources._SILENCE", 0.3)
+    silent = serving({"/model": good}, delay=2.0)
+    with silent as served, pytest.raises(SourceError, match=r"said nothing for 0\.3 seconds"):
+        repair_file(path, sources=f"{served.url}/model")
+    with pytest.raises(SourceError, match="model: the server cannot be reached"):
+        repair_file(path, sources=f"{served.url}/model")
+    assert path.read_bytes() == damaged
+
+
 def test_nothing_is_left_where_the_file_is_another_one_by_now(large, monkeypatch):
     path, good = large
     path.write_bytes(spoilt(good, 200_000))

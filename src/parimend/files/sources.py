@@ -18,6 +18,7 @@ from parimend.regular import open_regular
 PathLike = str | os.PathLike[str]
 
 _AT_A_TIME = 16  # requests
+_SILENCE = 60.0  # seconds after which a server that says nothing is given up
 _NO_RANGES = (
     "cannot be read in ranges, as its server sends whole files only: download it and name the "
     "download instead"
@@ -91,7 +92,7 @@ class _There(Source):
         try:
             from fsspec.core import url_to_fs
 
-            self._files, self._path = url_to_fs(url)
+            self._files, self._path = url_to_fs(url, **_options(url))
         except ImportError as error:
             raise SourceError(f"{url} cannot be read: {error}; {_EXTRA}") from None
         except ValueError as error:
@@ -109,7 +110,7 @@ class _There(Source):
             raise SourceError(f"{self.name} {_NO_RANGES}") from None
         except Exception as error:  # every library behind it has its own
             raise SourceError(
-                f"{self.name} cannot be read: {error or type(error).__name__}; what was fetched "
+                f"{self.name} cannot be read: {str(error) or type(error).__name__}; what was fetched "
                 "is kept, and the same command goes on from there"
             ) from error
 
@@ -120,10 +121,25 @@ class _There(Source):
         return self._mine.file
 
 
+def _options(url: str) -> dict[str, Any]:
+    """What fsspec is told beside an address."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    patience = ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    return {"client_kwargs": {"timeout": patience}}
+
+
 def _why_none(error: FileNotFoundError) -> str:
-    """Why there is no file, in words: fsspec says so whatever a server answers."""
-    status = getattr(error.__cause__, "status", 404)
-    return "there is no such file" if status == 404 else f"the server answers {status}"
+    """Why there is no file, in words: fsspec says so whatever happens to a request."""
+    cause = error.__cause__
+    if isinstance(cause, TimeoutError):
+        return f"the server said nothing for {_SILENCE:g} seconds"
+    status = getattr(cause, "status", None)
+    if status is None and cause is not None:
+        return f"the server cannot be reached: {cause}"
+    return f"the server answers {status}" if status not in (None, 404) else "there is no such file"
 
 
 def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
