@@ -110,8 +110,8 @@ class _There(Source):
             raise SourceError(f"{self.name} {_NO_RANGES}") from None
         except Exception as error:  # every library behind it has its own
             raise SourceError(
-                f"{self.name} cannot be read: {str(error) or type(error).__name__}; what was fetched "
-                "is kept, and the same command goes on from there"
+                f"{self.name} cannot be read: {str(error) or type(error).__name__}; what was "
+                "fetched is kept, and the same command goes on from there"
             ) from error
 
     def _opened(self) -> Any:
