@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from parimend.cli.contract import Status
 from parimend.cli.output import print_json, print_table, say
-from parimend.showing import command_word
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parimend.outcomes import FileOutcome, Report
+    from parimend.outcomes import Report
 
 
 def show(
@@ -30,31 +29,14 @@ def show(
     Returns:
         The exit status.
     """
+    from parimend.files.remedies import remedy
+
     remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
     if as_json:
         print_json(command, {**report.as_dict(), "remedies": remedies})
     else:
         _print(report, remedies, listed, repaired=command == "repair")
     return Status.OK if report.ok else Status.FINDINGS
-
-
-def remedy(file: FileOutcome, seal_dir: Path | None = None) -> str:
-    """What to do about a file, in words; a problem with it as a whole says that itself."""
-    from parimend.outcomes import Verdict
-
-    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
-    repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
-    if file.problem or file.verdict.ok:
-        return ""
-    if file.verdict is Verdict.CORRECTABLE:
-        return f"put right by: {repair}"
-    other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
-    if file.can_be_improved:
-        return (
-            f"not all of it can be repaired: fetch it again{other}, or put back what is proven: "
-            f"{repair} --partial"
-        )
-    return f"it cannot be repaired here: fetch it again{other}"
 
 
 def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:

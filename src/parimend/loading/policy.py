@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from parimend.errors import DamageError, SpecError
+from parimend.files.remedies import remedy
 from parimend.outcomes import FileOutcome, Verdict
 
 OnDamage = Literal["raise", "repair", "warn"]
@@ -32,11 +33,13 @@ def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
     Raises:
         DamageError: unless the policy is to warn.
     """
-    text = "; ".join(
-        f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
-        for file in files
-    )
+    text = "; ".join(map(_said_of, files))
     if text and on_damage != "warn":
         raise DamageError(text)
     if text:
         warnings.warn(text, stacklevel=3)
+
+
+def _said_of(file: FileOutcome) -> str:
+    said = f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
+    return f"{said}; {what}" if (what := remedy(file)) else said

@@ -1,0 +1,33 @@
+"""What to do about damage: the commands that mend it."""
+
+from __future__ import annotations
+
+from parimend.atomic import PathLike
+from parimend.outcomes import FileOutcome, Verdict
+from parimend.showing import command_word
+
+
+def remedy(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
+    """What to do about a file, in words; nothing if it is right or its problem says that itself.
+
+    Args:
+        file: what was found in it.
+        seal_dir: where the seals are, if not beside the files.
+
+    Example:
+        >>> remedy(FileOutcome((), "my model.bin", frame=Verdict.CORRECTABLE))
+        "put right by: parimend repair 'my model.bin' --in-place"
+    """
+    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
+    repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
+    if file.problem or file.verdict.ok:
+        return ""
+    if file.verdict is Verdict.CORRECTABLE:
+        return f"put right by: {repair}"
+    other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
+    if file.can_be_improved:
+        return (
+            f"not all of it can be repaired: fetch it again{other}, or put back what is proven: "
+            f"{repair} --partial"
+        )
+    return f"it cannot be repaired here: fetch it again{other}"
