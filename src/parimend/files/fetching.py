@@ -32,7 +32,7 @@ from parimend.seal import SealedWord
 from parimend.stores.file import FileTensors, Progress
 from parimend.words.layout import Part
 
-_STEP = 1 << 13
+_STEP = 1 << 12
 """Bytes that are fetched of a block at a time where damage may end in it."""
 _FIRST, _TOGETHER = 16, 256  # blocks that are fetched together: at first, and when some were right
 _REQUEST = 1 << 22  # bytes of the largest request
