@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parimend import kernels
 from parimend.codes import Sparse
 from parimend.errors import WordError
 from parimend.kernels import sparse_torch
@@ -62,7 +63,10 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("layers", [1, 40])
 def test_on_other_devices_a_word_takes_a_few_operations(rng, monkeypatch, layers):
-    monkeypatch.setattr("parimend.kernels.on", lambda *_: sparse_torch)
+    loops = kernels.on
+    monkeypatch.setattr(
+        kernels, "on", lambda *where: sparse_torch if len(where) == 2 else loops(*where)
+    )
     shapes = [(900 // layers,)] * layers + [(900 % layers,)] * (layers > 1)
     tensors = {f"w{k}": torch.from_numpy(rng.normal(size=s)) for k, s in enumerate(shapes)}
     parts = tuple(whole(name, "F64", tuple(tensor.shape)) for name, tensor in tensors.items())
