@@ -18,14 +18,14 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.atomic import hidden, locked
+from parimend.atomic import PathLike, hidden, locked
 from parimend.carriers.finding import Place
 from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK, mixed
 from parimend.errors import MismatchError, SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
 from parimend.files.opening import Opened
-from parimend.files.sources import PathLike, Source, open_source
+from parimend.files.sources import Source, open_source
 from parimend.formats import Layout
 from parimend.regular import read_at, write_at
 from parimend.seal import SealedWord

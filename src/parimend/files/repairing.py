@@ -20,10 +20,9 @@ from parimend.errors import SourceError, SpecError
 from parimend.files.apart import seals_in
 from parimend.files.blocks import damage_in
 from parimend.files.checking import outcomes, quickest
-from parimend.files.engines import Local
 from parimend.files.examining import is_proven, report_on, unprotected_loss
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
-from parimend.files.members import Looked, Members, looked_at, visit
+from parimend.files.members import Looked, Members, looked_at, visit_all
 from parimend.files.opening import Opened, opened
 from parimend.files.targets import is_index
 from parimend.files.writing import put_back
@@ -105,8 +104,7 @@ def repair_file(
             new.parent.mkdir(parents=True, exist_ok=True)
         return _repair(target, new, task)
 
-    for _ in visit([members], mend, Local(1)):
-        pass
+    visit_all(members, mend)
     return Report(outcomes(members), time.perf_counter() - began)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from parimend.atomic import PathLike
 from parimend.errors import FormatError, SourceError
 from parimend.files.blocks import Range
 from parimend.regular import open_regular
-
-PathLike = str | os.PathLike[str]
 
 _AT_A_TIME = 16  # requests
 _SILENCE = 60.0  # seconds after which a server that says nothing is given up

@@ -32,9 +32,16 @@ def on(operation: str, device: str = "cpu") -> ModuleType:
         >>> on("modular", "cuda").__name__
         'parimend.kernels.modular_torch'
     """
-    kinds = ["numba"] if device == "cpu" else ["torch"]
+    if device == "cpu":
+        return _first(operation, "numba")
     if device == "cuda" and _has_triton():
-        kinds.insert(0, "triton")
+        return _first(operation, "triton", "torch")
+    return _first(operation, "torch")
+
+
+@cache
+def _first(operation: str, *kinds: str) -> ModuleType:
+    """The first of some kinds of kernels that there is; sought once, as steps and decoders ask."""
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
     name = next(name for name in names if find_spec(name))
     try:

@@ -11,8 +11,7 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.apart import seals_in
-from parimend.files.engines import Local
-from parimend.files.members import Looked, Members, looked_at, visit
+from parimend.files.members import Looked, Members, looked_at, visit_all
 from parimend.files.opening import opened
 from parimend.files.targets import SAFETENSORS, is_index, shards
 from parimend.loading.content import Content, content_of
@@ -129,8 +128,7 @@ def load_folder(
         with opened(file, members.seals) as found:
             return looked_at(content_of(found, on_damage), found)
 
-    for _ in visit([members], look, Local(1)):
-        pass
+    visit_all(members, look)
     contents, problems = members.outcome()
     wrong = [found.outcome for found in contents.values() if not found.is_right]
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
