@@ -12,6 +12,7 @@ the processor. Bandwidths are of the weights, read once; beside them, in the sam
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ if "TRITON_INTERPRET" not in os.environ:
 
 import numpy as np
 import torch
+from guard_models import MiniLM
 from rich.console import Console
 from rich.table import Table
 from training import VARIANTS, Run, fnn, wrn
@@ -51,6 +53,14 @@ DTYPES = (torch.bfloat16, torch.float32, torch.int8, torch.float64, torch.float8
 LAYER = ((4096, 4096),) * 4 + ((11008, 4096),) * 3 + ((4096,),) * 2
 """Shapes of one of 32 layers of a language model with 6.7 billion weights."""
 EMBEDDINGS = ((32000, 4096), (4096,), (32000, 4096))
+
+WAYS: dict[str, dict[str, Any]] = {
+    "kept": {},
+    "kept, deferred": {"deferred": True},
+    "kept, deferred, 8 blocks": {"deferred": True, "blocks": 8},
+    "imposed, deferred": {"deferred": True, "impose": True},
+}
+"""Options of `parimend.guard_`."""
 
 
 class OverTime(BaseException):
@@ -104,11 +114,12 @@ class Bench:
 
     def step(self, name: str, seconds: float, work: Callable[[], dict[str, Any]]) -> None:
         began = time.perf_counter()
+        self.found: dict[str, Any] = {}  # what is known, should time run out
         try:
             with limit(seconds):
                 found = work()
         except (Exception, OverTime):
-            found = {"failed": traceback.format_exc(limit=-3)}
+            found = self.found | {"failed": traceback.format_exc(limit=-3)}
         self.results[name] = found | {"took": round(time.perf_counter() - began, 2)}
         print(name, json.dumps(self.results[name]), flush=True)
         if self.out:
@@ -317,20 +328,54 @@ class Bench:
             )
         return found
 
-    def guards(self) -> dict[str, Any]:
-        """What guards cost in every arithmetic, beside ABFT and running twice, and false alarms."""
-        found: dict[str, Any] = {"triton": screen_triton.works(self.device)}
+    def guards(self, dtype: torch.dtype, tf32: bool = False) -> dict[str, Any]:
+        """What guards cost a linear layer in one arithmetic, beside ABFT and running twice."""
         width, batches = (4096, (256, 4096)) if self.is_gpu else (64, (32,))
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            for tf32 in (False, True) if dtype is torch.float32 else (False,):
-                torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
-                layer = torch.nn.Linear(width, width).to(self.device, dtype).eval()
-                name = f"{str(dtype).removeprefix('torch.')}{' TF32' if tf32 else ''}"
-                for batch in batches:
-                    x = torch.randn(batch, width, device=self.device, dtype=dtype)
-                    found[f"{name}, {batch}"] = self.guarded(layer, x)
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        return found
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+        try:
+            layer = torch.nn.Linear(width, width).to(self.device, dtype).eval()
+            found = self.found
+            found["triton"] = screen_triton.works(self.device)
+            for way, options in WAYS.items():
+                with pm.guard_(torch.nn.Sequential(copy.deepcopy(layer)), **options) as guards:
+                    found[f"floor, {way}"] = float(f"{guards.floor['0']:.2g}")
+            for batch in batches:
+                x = torch.randn(batch, width, device=self.device, dtype=dtype)
+                model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
+                peers = {
+                    way: torch.nn.Sequential(peer, torch.nn.ReLU())
+                    for way, peer in (("abft", Checksum(layer)), ("twice", Twice(layer)))
+                }
+                last = batch == batches[-1]
+                for how in ("eager", "graph", "compiled") if last else ("eager", "graph"):
+                    found[f"{batch}, {how}"] = self.guarded(how, model, lambda x=x: x, WAYS, peers)
+            return found
+        finally:
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+    def networks(self, name: str) -> dict[str, Any]:
+        """What guards cost a whole network in bfloat16: of random weights, as wide as trained."""
+        if name == "MiniLM":
+            model, batch = MiniLM(), (128, 128) if self.is_gpu else (1, 8)
+            inputs = partial(torch.randint, 30000, batch, device=self.device)
+        else:
+            width, batch = (8, 128) if self.is_gpu else (1, 1)
+            model = wrn(width)[0]
+            inputs = partial(torch.randn, batch, 3, 32, 32, device=self.device)
+        model = model.to(self.device, torch.bfloat16).eval()
+
+        def draw() -> torch.Tensor:
+            x = inputs()
+            return x.bfloat16().to(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+        # In the interpreter a whole network takes minutes.
+        ways = {way: WAYS[way] for way in WAYS if "8" not in way}
+        if not self.is_gpu:
+            ways = {"kept": {}}
+        hows = ("eager", "graph", "compiled") if self.is_gpu else ("eager",)
+        for how in hows:
+            self.found[how] = self.guarded(how, model, draw, ways, {})
+        return self.found
 
     def training(self) -> dict[str, Any]:
         """What `constrain_` and `heal_` add to a step, and what they take before the first one."""
@@ -372,43 +417,77 @@ class Bench:
             for what, key in (("launches", "Launch"), ("waits", "Synchronize"))
         }
 
-    def guarded(self, layer: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        """One layer, P W kept: its overheads in %, alarms of healthy runs, floors."""
-        model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
-        backend = "inductor" if self.is_gpu else "aot_eager"
-        torch._dynamo.reset()
-        runs = {"eager": model, "compiled": torch.compile(model, backend=backend, fullgraph=True)}
-        if not self.is_gpu and x.dtype != torch.bfloat16:
-            del runs["compiled"]  # once is enough to see that it works
-        ways: dict[str, dict[str, Any]] = {
-            "": {},
-            "deferred": {"deferred": True},
-            "deferred, 8 blocks": {"deferred": True, "blocks": 8},
-        }
-        found: dict[str, Any] = {}
-        alarms, n, rounds = 0, 0, 20 if self.is_gpu else 2
-        with torch.no_grad():
-            for how, run in runs.items():
-                plain = self.seconds(lambda run=run: run(x), rounds)
-                found[f"{how} us"] = round(1e6 * plain, 1)
-                for way, options in ways.items():
-                    with pm.guard_(model, **options) as guards:
-                        took = self.seconds(lambda run=run: run(x), rounds)
-                        for _ in range(rounds):
-                            run(torch.randn_like(x))
-                        alarms, n = alarms + len(guards.events), n + len(x) * (2 * rounds + 1)
-                        found[f"floor{', 8 blocks' * ('blocks' in options)}"] = (
-                            f"{guards.floor['0']:.2g}"
-                        )
-                    found[f"{how} {way} %".replace("  ", " ")] = round(100 * (took / plain - 1), 1)
-                for peer in (Checksum(layer), Twice(layer)):
-                    other: Any = torch.nn.Sequential(peer, model[1])
-                    if how == "compiled":
-                        other = torch.compile(other, backend=backend, fullgraph=True)
-                    took = self.seconds(lambda other=other: other(x), rounds)
-                    name = type(peer).__name__.lower()
-                    found[f"{how} {name} %"] = round(100 * (took / plain - 1), 1)
+    def guarded(
+        self,
+        how: str,
+        model: torch.nn.Module,
+        draw: Callable[[], torch.Tensor],
+        ways: dict[str, dict[str, Any]],
+        peers: dict[str, torch.nn.Module],
+    ) -> dict[str, Any]:
+        """Overheads in % of a forward that is waited for, and alarms of healthy runs.
+
+        Args:
+            how: eager, compiled, or as a CUDA graph.
+            model: to be guarded; a copy of it is.
+            draw: gives inputs.
+            ways: options of `parimend.guard_`, by name.
+            peers: what does the same otherwise.
+        """
+        if how == "graph" and not self.is_gpu:
+            return {}
+        rounds, alarms, n, x = 20 if self.is_gpu else 2, 0, 0, draw()
+        with torch.inference_mode(False), torch.no_grad():
+            run, x = self.ready(how, model, x)
+            plain = self.seconds(run, rounds)
+            found: dict[str, Any] = {"us": round(1e6 * plain, 1)}
+            for way, options in ways.items():
+                if how == "graph" and not options.get("deferred"):
+                    continue
+                if how == "compiled" and "blocks" in options:
+                    continue  # compiling takes seconds
+                guarded = copy.deepcopy(model)
+                with pm.guard_(guarded, **options) as guards:
+                    run, x = self.ready(how, guarded, x)
+                    settle = guards.settle if how == "graph" else bool
+
+                    def work(run: Callable[[], Any] = run, settle: Any = settle) -> None:
+                        run()
+                        settle()
+
+                    took = self.seconds(work, rounds)
+                    for _ in range(rounds):
+                        x.copy_(draw())
+                        work()
+                    alarms += len(guards.events) + sum(guards.passed.values())
+                    n += 2 * rounds * len(x)
+                found[f"{way} %"] = round(100 * (took / plain - 1), 1)
+            for way, peer in peers.items():
+                run, x = self.ready(how, peer, x)
+                found[f"{way} %"] = round(100 * (self.seconds(run, rounds) / plain - 1), 1)
         return found | {"alarms": f"{alarms} of {n}, at most {Rate(alarms, n).upper():.1e}"}
+
+    def ready(
+        self, how: str, model: torch.nn.Module, x: torch.Tensor
+    ) -> tuple[Callable[[], Any], torch.Tensor]:
+        """A forward on an input of its own, which may be written to."""
+        x = x.clone(memory_format=torch.preserve_format)
+        if how == "compiled":
+            torch._dynamo.reset()
+            backend = "inductor" if self.is_gpu else "aot_eager"
+            model = torch.compile(model, backend=backend, fullgraph=True)
+        elif how == "graph":
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    model(x)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                model(x)
+            return graph.replay, x
+        return partial(model, x), x
 
 
 class Checksum(torch.nn.Module):
@@ -468,14 +547,19 @@ def main() -> None:
         "large": (60, lambda: bench.model(bench.large())),
         "many": (60, lambda: bench.model(bench.many())),
         "scrubber": (60, bench.scrubber),
-        "guards": (90, bench.guards),
+        "guards bfloat16": (60, lambda: bench.guards(torch.bfloat16)),
+        "guards float32": (40, lambda: bench.guards(torch.float32)),
+        "guards TF32": (40, lambda: bench.guards(torch.float32, tf32=True)),
+        "guards float16": (40, lambda: bench.guards(torch.float16)),
+        "guards WRN-22-8": (90, lambda: bench.networks("WRN-22-8")),
+        "guards MiniLM": (60, lambda: bench.networks("MiniLM")),
         "training": (90, bench.training),
         "host": (20, bench.host),
     }
     if args.shapes:
         steps["shapes"] = (90, bench.shapes)
     for name, (seconds, work) in steps.items():
-        if not args.only or name in args.only:
+        if not args.only or {name, name.split()[0]} & set(args.only):
             bench.step(name, args.scale * seconds, work)
     table = Table("step", "what", "found")
     for step, found in bench.results.items():

@@ -93,13 +93,19 @@ NAMES = {
     "up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm",
 }  # fmt: skip
 
+SIZES = {
+    "hidden_size": 384, "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2,
+    "num_attention_heads": 12, "intermediate_size": 1536, "num_hidden_layers": 6,
+}  # fmt: skip
+"""Of its configuration."""
+
 
 class MiniLM(nn.Module):
-    """The encoder of all-MiniLM-L6-v2, for sentences of equal length."""
+    """The encoder of all-MiniLM-L6-v2, for sentences of equal length; random without a folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder=None):
         super().__init__()
-        config = json.loads((folder / "config.json").read_text())
+        config = SIZES if folder is None else json.loads((folder / "config.json").read_text())
         size = config["hidden_size"]
         self.words = nn.Embedding(config["vocab_size"], size)
         self.places = nn.Embedding(config["max_position_embeddings"], size)
@@ -109,6 +115,8 @@ class MiniLM(nn.Module):
         self.layers = nn.Sequential(
             *(EncoderLayer(size, heads, inner) for _ in range(config["num_hidden_layers"]))
         )
+        if folder is None:
+            return
         stored = load_file(folder / "model.safetensors")
         state = {
             "words.weight": stored["embeddings.word_embeddings.weight"],

@@ -19,9 +19,10 @@ from torch import Tensor
 from parimend.kernels import screen_numba, screen_torch
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
-_ROWS, _POSITIONS = 4, 128  # of one program
-_TILE = 256  # outputs or inputs of a row that are read at a time
-_CHANNELS = 16  # outputs of a position that are read at a time
+WORK, WARPS = 8192, 8  # products that a program adds up at a time, and who does it
+TILE = 1024  # outputs or inputs of a row that are read at a time, at most
+_PROGRAMS = 512  # that keep a large GPU busy
+_POSITIONS = 256  # of one program
 _TRIED = 70  # outputs of a row that a device has to judge
 
 
@@ -90,10 +91,16 @@ def works(device: torch.device) -> bool:
 def _row(y, P, x, PW, Pb, tau2, least2, into, kind) -> Tensor:
     k, n = P.shape
     rows, blocks = len(y), y.shape[1] // n
+    fan_in = x.shape[1] if kind == 2 else 0
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
-    _check_rows[(triton.cdiv(rows, _ROWS), blocks)](
-        y, P, x, PW, Pb, out, tau2, least2, rows, n, x.shape[1] if kind == 2 else 0,
-        KIND=kind, CHECKS=k, ROOM=triton.next_power_of_2(k), ROWS=_ROWS, TILE=_TILE,
+    room = triton.next_power_of_2(k)
+    tile = min(triton.next_power_of_2(max(n, fan_in)), max(TILE // room, 16))
+    at_once = max(WORK // (tile * room), 1)
+    while at_once > 1 and triton.cdiv(rows, at_once) * blocks < _PROGRAMS:
+        at_once //= 2
+    _check_rows[(triton.cdiv(rows, at_once), blocks)](
+        y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
+        KIND=kind, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
     )  # fmt: skip
     return out
 
@@ -101,10 +108,13 @@ def _row(y, P, x, PW, Pb, tau2, least2, into, kind) -> Tensor:
 def _plane(y, P, target, tau2, least2, into) -> Tensor:
     outer, n, inner = y.shape
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
-    _check_planes[(outer, triton.cdiv(inner, _POSITIONS))](
+    room = triton.next_power_of_2(len(P))
+    positions = min(triton.next_power_of_2(inner), _POSITIONS)
+    channels = min(max(WORK // (room * positions), 2), triton.next_power_of_2(n))
+    _check_planes[(outer, triton.cdiv(inner, positions))](
         y, P, target, out, tau2, least2, n, inner,
-        GIVEN=len(target) > 0, CHECKS=len(P), ROOM=triton.next_power_of_2(len(P)),
-        POSITIONS=_POSITIONS, CHANNELS=_CHANNELS,
+        GIVEN=len(target) > 0, CHECKS=len(P), ROOM=room,
+        POSITIONS=positions, CHANNELS=channels, num_warps=WARPS,
     )  # fmt: skip
     return out
 
@@ -118,10 +128,10 @@ def _say(out, energy, square, there, tau2, least2):
 
 
 @triton.jit
-def _products(a, first, weights, begin, r, q, there, width, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
+def _products(a, first, weights, begin, q, there, width, SQUARE: tl.constexpr, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
     """Sums of rows of ``a`` times rows of ``weights``, (ROWS, ROOM), and of their squares."""
-    s = tl.zeros((ROWS, ROOM), tl.float32)
-    square = tl.zeros((ROWS,), tl.float32)
+    s = tl.zeros((ROWS, ROOM, TILE), tl.float32)  # added up at the end: threads wait for none
+    square = tl.zeros((ROWS, TILE), tl.float32)
     c = 0
     while c < width:
         at = c + tl.arange(0, TILE)
@@ -130,10 +140,11 @@ def _products(a, first, weights, begin, r, q, there, width, CHECKS: tl.constexpr
         w = tl.load(
             weights + begin + q[:, None] * width + at, mask=(q < CHECKS)[:, None] & inside, other=0
         )
-        s += tl.sum(v[:, None, :] * w[None, :, :], 2)
-        square += tl.sum(v * v, 1)
+        s += v[:, None, :] * w[None, :, :]
+        if SQUARE:
+            square += v * v
         c += TILE
-    return s, square
+    return tl.sum(s, 2), tl.sum(square, 1)
 
 
 @triton.jit(do_not_specialize=["tau2", "least2", "rows"])
@@ -144,14 +155,14 @@ def _check_rows(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, KIND: tl.co
     q = tl.arange(0, ROOM)
     there, used = r < rows, q < CHECKS
     first = (r.to(tl.int64) * blocks + block) * n
-    s, square = _products(y, first, P, 0, r, q, there, n, CHECKS, ROWS, ROOM, TILE)
+    s, square = _products(y, first, P, 0, q, there, n, True, CHECKS, ROWS, ROOM, TILE)
     if KIND == 1:
         goal = x + (r.to(tl.int64) * blocks + block)[:, None] * CHECKS + q
         s -= tl.load(goal, mask=there[:, None] & used, other=0)
     if KIND == 2:
         begin = block * CHECKS * fan_in
         t, _ = _products(
-            x, r.to(tl.int64) * fan_in, PW, begin, r, q, there, fan_in, CHECKS, ROWS, ROOM, TILE
+            x, r.to(tl.int64) * fan_in, PW, begin, q, there, fan_in, False, CHECKS, ROWS, ROOM, TILE
         )
         s -= t + tl.load(Pb + block * CHECKS + q, mask=used, other=0)[None, :]
     _say(out, tl.sum(s * s, 1), square, there, tau2, least2)
@@ -164,8 +175,8 @@ def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr
     q = tl.arange(0, ROOM)
     there, used = at < inner, q < CHECKS
     plane = tl.program_id(0).to(tl.int64)
-    s = tl.zeros((ROOM, POSITIONS), tl.float32)
-    square = tl.zeros((POSITIONS,), tl.float32)
+    s = tl.zeros((ROOM, CHANNELS, POSITIONS), tl.float32)
+    square = tl.zeros((CHANNELS, POSITIONS), tl.float32)
     c = 0
     while c < n:
         channel = c + tl.arange(0, CHANNELS)
@@ -173,9 +184,10 @@ def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr
         begin = y + (plane * n + channel)[:, None] * inner + at
         v = tl.load(begin, mask=inside[:, None] & there, other=0).to(tl.float32)
         p = tl.load(P + q[:, None] * n + channel, mask=used[:, None] & inside, other=0)
-        s += tl.sum(p[:, :, None] * v[None, :, :], 1)
-        square += tl.sum(v * v, 0)
+        s += p[:, :, None] * v[None, :, :]
+        square += v * v
         c += CHANNELS
+    s, square = tl.sum(s, 1), tl.sum(square, 0)
     if GIVEN:
         goal = target + (plane * CHECKS + q)[:, None] * inner + at
         s -= tl.load(goal, mask=used[:, None] & there, other=0)
