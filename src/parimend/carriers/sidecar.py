@@ -251,13 +251,13 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDA
     """
     total, here, views = code.zeros(few), list[tuple[Part, int]](), list[tuple[Any, int]]()
     for part, at in zip(word, word.lines, strict=True):
-        if tensors.copies(part):
+        if not tensors.is_elsewhere(part):
+            here.append((part, at))
+        elif tensors.copies(part):
             for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
                 code.accumulate_resident(total, [(tensors.resident(piece), start)])
-        elif (elements := tensors.resident(part)) is not None:
-            views.append((elements, at))
         else:
-            here.append((part, at))
+            views.append((tensors.resident(part), at))
     if len(here) == len(word):
         return _sums_here(code, word, tensors, few)
     if views:

@@ -131,8 +131,10 @@ class SumsCode(Code):
         self, operation: str, sums: Sums, pieces: Sequence[tuple[Any, int]], *arguments: Any
     ) -> Sums:
         """Add what the kernels of an operation find in pieces, on every type of device."""
-        for device in {elements.device.type for elements, _ in pieces}:
-            mine = [piece for piece in pieces if piece[0].device.type == device]
+        by_type: dict[str, list[tuple[Any, int]]] = {}
+        for piece in pieces:
+            by_type.setdefault(piece[0].device.type, []).append(piece)
+        for device, mine in by_type.items():
             sums[...] = self.add(sums, kernels.on(operation, device).sums_of(*arguments, mine))
         return sums
 

@@ -25,11 +25,13 @@ def bytes_of(elements: torch.Tensor) -> torch.Tensor:
 
 
 def by_device(pieces: Iterable[Piece]) -> dict[torch.device, list[Piece]]:
-    """The pieces that lie on every device, as bytes."""
+    """The pieces that lie on every device, each in memory that follows itself."""
     found: dict[torch.device, list[Piece]] = {}
     for elements, start in pieces:
         if elements.numel():
-            found.setdefault(elements.device, []).append((bytes_of(elements), start))
+            is_plain = elements.is_contiguous() and not (elements.is_conj() or elements.is_neg())
+            whole = elements if is_plain else bytes_of(elements)
+            found.setdefault(elements.device, []).append((whole, start))
     return found
 
 

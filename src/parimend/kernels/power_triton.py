@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from parimend.kernels import power_torch, product_triton, stream_triton
 from parimend.kernels.field import PRIME
-from parimend.kernels.pieces_torch import Piece, by_device
+from parimend.kernels.pieces_torch import Piece, by_device, bytes_of
 from parimend.kernels.points import Points
 
 _ALIGNED = 16  # bytes that are read together
@@ -76,9 +76,12 @@ def _start(points: Points, count: int, pieces: Sequence[Piece]) -> list[torch.Te
 
 def _aligned(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """The pieces that are aligned, and copies of the others, one by one."""
-    is_aligned = [data.data_ptr() % _ALIGNED == 0 for data, _ in pieces]
+    is_aligned = [elements.data_ptr() % _ALIGNED == 0 for elements, _ in pieces]
+    if all(is_aligned):
+        yield list(pieces)
+        return
     if any(is_aligned):
         yield [piece for piece, fits in zip(pieces, is_aligned, strict=True) if fits]
-    for (data, start), fits in zip(pieces, is_aligned, strict=True):
-        for at in () if fits else range(0, data.numel(), _COPIED):
-            yield [(data[at : at + _COPIED].clone(), start + at // 4)]
+    for (elements, start), fits in zip(pieces, is_aligned, strict=True):
+        for at in () if fits else range(0, elements.nbytes, _COPIED):
+            yield [(bytes_of(elements)[at : at + _COPIED].clone(), start + at // 4)]

@@ -27,8 +27,9 @@ import triton.language as tl
 
 from parimend.kernels.field import PRIME as FIELD
 from parimend.kernels.field_triton import PRIME, power, times
-from parimend.kernels.pieces_torch import Piece, shrinking
+from parimend.kernels.pieces_torch import Piece, bytes_of, shrinking
 from parimend.kernels.points import Points
+from parimend.kernels.points_numba import powers_of
 from parimend.kernels.power_torch import multiply
 
 CHUNK = 1 << 14
@@ -65,7 +66,7 @@ def start(points: Points, count: int, pieces: Sequence[Piece]) -> torch.Tensor:
     Args:
         points: of the code.
         count: number of sums.
-        pieces: bytes, (k,) uint8, and the index of their first word.
+        pieces: contiguous, and the index of their first word.
 
     Returns:
         (count,) int64 on the device, to be reduced modulo p.
@@ -87,13 +88,14 @@ def _start(points: Points, count: int, pieces: Sequence[Piece], room: int) -> to
         units = _units(points, block, sums, device)
         rows = -(-max(room // (4 * block), 1) // ROWS) * ROWS
         staged = torch.empty((rows, 4 * block), dtype=torch.uint8, device=device)
+        places = _places(points, block, rows // ROWS, device)
         for begin, filled in _stagings(pieces, staged, block):
             tiles = -(-filled // (4 * block * ROWS))
-            places = [points.shift(begin + i * ROWS * block) for i in range(tiles)]
             _multiply[(tiles, len(sums) * chunks)](
                 staged.view(torch.int8),
                 *units,
-                torch.tensor(places, device=device),
+                places,
+                points.shift(begin) + 2 * FIELD,  # never of 32 bits, for which there is no kernel
                 total,
                 count,
                 first,
@@ -119,8 +121,8 @@ def _stagings(
     flat = staged.view(-1)
     begin, end = 0, 0  # bytes of the code
     filled: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for data, start in pieces:
-        at = 0
+    for elements, start in pieces:
+        data, at = bytes_of(elements), 0
         while at < data.numel():
             place = 4 * start + at
             if not begin < end or not begin <= place < begin + flat.numel() or place < end:
@@ -150,6 +152,13 @@ def _fill(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
     rooms, data = (list(each) for each in zip(*pairs, strict=True))
     without = torch.cat(data).bitwise_xor_(128)
     torch._foreach_copy_(rooms, list(without.split([len(each) for each in data])))
+
+
+@lru_cache(maxsize=16)
+def _places(points: Points, block: int, tiles: int, device: torch.device) -> torch.Tensor:
+    """(tiles,) int64: by what the points of `ROWS` blocks differ from those of the first ones."""
+    step = np.array([points.shift(ROWS * block)], np.float64)
+    return torch.from_numpy(powers_of(step, tiles)[0]).to(device)
 
 
 @lru_cache(maxsize=1)
@@ -216,13 +225,14 @@ def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
     return result
 
 
-@triton.jit(do_not_specialize=["count", "first", "chunks"])
+@triton.jit(do_not_specialize=["begin", "count", "first", "chunks"])
 def _multiply(
     staged,
     digits,
     offsets,
     steps,
     places,
+    begin,
     out,
     count,
     first,
@@ -253,6 +263,6 @@ def _multiply(
     step = tl.load(steps + unit * (HEIGHT * WIDTH) + r[:, None] * WIDTH + j[None, :])
     sums = tl.sum(times(value, step.to(tl.uint64)), 0) % PRIME
     j += first + unit // chunks * WIDTH
-    place = tl.load(places + tile).to(tl.uint64)
+    place = times(tl.load(places + tile).to(tl.uint64), begin.to(tl.uint64) % PRIME)
     found = times(sums, power(place, j + 1, BITS))
     tl.atomic_add(out + j, found.to(tl.int64), mask=j < count, sem="relaxed")

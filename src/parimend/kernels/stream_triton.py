@@ -53,8 +53,8 @@ def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.T
 
     Args:
         points: of the code.
-        pieces: bytes, (k,) uint8 at addresses that are multiples of 16, and the index of their
-            first word, a multiple of 8; the last word is filled up with zeros.
+        pieces: contiguous, at addresses that are multiples of 16, and the index of their first
+            word, a multiple of 8; the last word is filled up with zeros.
 
     Returns:
         (SUMS,) int64 on the device, to be reduced modulo p.
@@ -62,11 +62,16 @@ def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.T
     data = pieces[0][0]
     tables, out = _tables(points, data.device), data.new_zeros(SUMS, dtype=torch.int64)
     for first in range(0, len(pieces), _AT_ONCE):
-        some = pieces[first : first + _AT_ONCE]
-        described, items = _described(points, some)
+        some = tuple(
+            (elements.data_ptr(), elements.nbytes, at)
+            for elements, at in pieces[first : first + _AT_ONCE]
+        )
+        described, items = _described(points, some, data.device)
+        if data.is_cuda:  # its memory must not serve others before this stream has read it
+            described.record_stream(torch.cuda.current_stream(data.device))
         room = 64 if len(some) <= 64 else _AT_ONCE
         _add_up[(items,)](
-            torch.from_numpy(described).to(data.device),
+            described,
             len(some),
             *tables,
             out,
@@ -80,20 +85,21 @@ def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.T
     return out
 
 
+@lru_cache(maxsize=64)
 def _described(
-    points: Points, pieces: Sequence[tuple[torch.Tensor, int]]
-) -> tuple[np.ndarray, int]:
-    """(5, pieces) int64: address, bytes, place in a tile, power of the tile, end of the items of
-    each piece; and the number of items.
+    points: Points, pieces: tuple[tuple[int, int, int], ...], device: torch.device
+) -> tuple[torch.Tensor, int]:
+    """(5, pieces) int64 on a device: address, bytes, place in a tile, power of the tile, end of the
+    items of each piece; and the number of items. Kept, as weights stay where they are: 40 KB.
     """
     step, tile = points.shift(points.tile), points.tile
     rows = [
-        (data.data_ptr(), data.numel(), at % tile, pow(step, at // tile, FIELD))
-        for data, at in pieces
+        (address, size, at % tile, pow(step, at // tile, FIELD)) for address, size, at in pieces
     ]
     described = np.array(rows, np.int64)
     ends = np.cumsum(-(-described[:, 1] // (4 * WIDTH * ROWS)))
-    return np.ascontiguousarray(np.column_stack([described, ends]).T), int(ends[-1])
+    table = np.ascontiguousarray(np.column_stack([described, ends]).T)
+    return torch.from_numpy(table).to(device), int(ends[-1])
 
 
 @lru_cache(maxsize=16)

@@ -50,6 +50,11 @@ class ModelTensors(Tensors):
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
+        self._elsewhere = {
+            name
+            for name, tensor in self.held.items()
+            if tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
+        }
 
     def whole(self) -> list[Part]:
         return [
@@ -66,8 +71,7 @@ class ModelTensors(Tensors):
         return data[part.start * size : (part.start + part.count) * size]
 
     def is_elsewhere(self, part: Part) -> bool:
-        tensor = self.held[part.name]
-        return tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
+        return part.name in self._elsewhere
 
     def _resident(self, part: Part) -> torch.Tensor | None:
         if not self.is_elsewhere(part):
@@ -104,7 +108,7 @@ class ModelTensors(Tensors):
 def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Elements first .. last - 1 in row-major order; a copy of no more rows than they are in."""
     if tensor.is_contiguous():
-        flat = tensor.view(-1)
+        flat = tensor if tensor.dim() == 1 else tensor.view(-1)
         return flat if last - first == flat.numel() else flat[first:last]
     below = math.prod(tensor.shape[1:])
     row, end = first // below, -(-last // below)

@@ -19,6 +19,9 @@ from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import select
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Types without affairs of their own."""
+
 
 class Leaf(NamedTuple):
     """Something with a name.
@@ -105,6 +108,10 @@ def require_plain(name: str, value: Any) -> None:
     Raises:
         WordError: names the tensor, what it is, and what to do.
     """
+    is_plain = type(value) in _PLAIN and value.layout is torch.strided and not value.is_nested
+    if is_plain and value.is_floating_point() and not value.is_neg():
+        of_torch(value.dtype, name)
+        return
     kind = type(value).__name__
     if not isinstance(value, torch.Tensor):
         raise WordError(

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -94,7 +94,13 @@ class Part(Record):
 
 def whole(name: str, dtype: str, shape: Sequence[int]) -> Part:
     """All of a tensor as one part."""
-    return Part(name, dtype, tuple(shape), 0, math.prod(shape))
+    return _whole(name, dtype, tuple(shape))
+
+
+@lru_cache(maxsize=1 << 14)
+def _whole(name: str, dtype: str, shape: tuple[int, ...]) -> Part:
+    """Kept, since models are looked at again and again."""
+    return Part(name, dtype, shape, 0, math.prod(shape))
 
 
 def bytes_in(parts: Iterable[Part]) -> float:
@@ -114,10 +120,13 @@ def elements_in(parts: Iterable[Part]) -> int:
     >>> elements_in([w]), elements_in([replace(w, mask=1), replace(w, mask=0xFFFFFFFE)])
     (10, 10)
     """
-    total = Fraction(0)
+    total, of_some = 0, Fraction(0)
     for part in parts:
-        total += Fraction(part.count * part.bits, 8 * part.itemsize) if part.mask else part.count
-    return int(total)
+        if part.mask:
+            of_some += Fraction(part.count * part.bits, 8 * part.itemsize)
+        else:
+            total += part.count
+    return int(total + of_some)
 
 
 def padded_words(*parts: Part) -> int:
