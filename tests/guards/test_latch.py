@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import Policy, guard_, latch
+from parimend.guards import Policy, guard_, latch, observing
 
 
 class Net(nn.Module):
@@ -224,6 +224,53 @@ class TestCapturedGraphs:
         with torch.no_grad(), guard_(model, 4, deferred=True):
             self.now = True
             with pytest.raises(GuardError, match="run the model once before every"):
+                model(x)
+
+    def test_of_a_compiled_model(self, model, x):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+            y = self.captured(compiled, x)
+            right = {"y": y["y"].clone(), "hidden": (y["hidden"][0].clone(), None)}
+            assert guards.settle()
+            y["y"].fill_(9.0)
+            self.place(guards)[1] = 1
+            compiled(x)  # one that is not a graph
+            assert not guards.settle()
+            same(y, right)
+            [event] = guards.events
+            assert (event.action, event.where) == ("recomputed", -1)
+            assert guards.settle()
+
+    def test_alarms_of_a_compiled_model_add_up(self, model, x, monkeypatch):
+        forward, error = nn.Linear.forward, torch.zeros(6, 32)
+        error[2, 3] = 5.0
+
+        def wrong(module, x):
+            y = forward(module, x)
+            return y + error if module.out_features == 32 else y
+
+        monkeypatch.setattr(nn.Linear, "forward", wrong)
+        with torch.no_grad(), guard_(model, 4, policy="record", deferred=True) as guards:
+            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+            self.captured(compiled, x)
+            assert self.place(guards).tolist() == [1, 0]
+            before = len(guards.events)
+            assert not guards.settle()
+            assert {event.layer for event in guards.events[before:]} == {"first"}
+
+    def test_alarms_that_do_not_wait_cannot_be_read_then(self, model, x, monkeypatch):
+        class Unreadable:
+            def __bool__(self):
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(observing, "capturing", lambda: self.now)
+        with torch.no_grad(), guard_(model, 4) as guards:
+            for guard, *_ in guards._layers.values():
+                guard.checks.suspicious = lambda y, x: Unreadable()
+            with pytest.raises(RuntimeError, match="not permitted"):
+                model(x)
+            self.now = True
+            with pytest.raises(GuardError, match="guard with deferred=True"):
                 model(x)
 
     def test_without_deferring_there_is_nothing_to_settle(self, model):

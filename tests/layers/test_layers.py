@@ -95,10 +95,14 @@ def test_other_rows_are_multiplied_with_the_same_inputs(layer):
     product, run, weight, _, x = layer
     size, samples = product.size(run(x)), product.samples(x)
     rows, bias = random(product.groups, 3, product.matrix(weight).shape[-1]), random(3)
-    found = product.multiply(samples, rows, bias, size)
     expected = (rows @ product.unfold(samples, size).mT).sum(0)
-    expected = expected.reshape(3, len(samples), -1).transpose(0, 1)
-    close(found.flatten(2) if size else found[..., None], expected + bias[:, None])
+    expected = expected.reshape(3, len(samples), -1).transpose(0, 1) + bias[:, None]
+    for multiply in (product.multiply, product.multiply_fused):
+        found = multiply(samples, rows, bias, size)
+        close(found.flatten(2) if size else found[..., None], expected)
+        found = multiply(samples, rows[:, :1], None, size)
+        without = (expected - bias[:, None])[:, :1]
+        close(found.flatten(2) if size else found[..., None], without)
 
 
 def test_an_output_size_that_was_asked_for():

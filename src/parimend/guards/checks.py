@@ -17,8 +17,6 @@ from parimend.layers.product import Product
 
 _EXACT = 4.0
 """P W counts as zero if it is no more than this many roundings of the weights."""
-_FUSED = 8
-"""Rows of P W that a graph multiplies by sums instead of a product of matrices."""
 _INTACT = 2.0**-40
 """Weights are the same if P W has changed by no more than this part of their size."""
 
@@ -157,7 +155,9 @@ class Checks:
             return None
         with torch.no_grad():
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
-            return _target(self.product, x.to(dtype), rows, bias, size, self.code.m)
+            with screen_torch.exactly(x):
+                found = self.product.multiply(self.product.samples(x.to(dtype)), rows, bias, size)
+            return found.reshape(-1, self.code.m, size.numel())
 
     def by_block(self, y: Tensor) -> Tensor:
         """Outputs (samples, C, positions) as (samples * blocks, C / blocks, positions)."""
@@ -269,24 +269,12 @@ def alarm_in(
     outputs = product.split(y).to(wide)
     target = y.new_empty(0, 1, 1, dtype=wide)
     if not imposed:
-        x = x.to(wide)
-        if product.dims == 0 and len(Pb) <= _FUSED:  # no product of matrices, which stands alone
-            rows = product.samples(x)
-            target = torch.stack([(rows * row).sum(-1) for row in PW[0]], 1) + Pb
-            target = target.reshape(-1, k, 1)
-        else:
-            target = _target(product, x, PW, Pb, product.size(y), k)
+        size = product.size(y)
+        with screen_torch.exactly(x):
+            target = product.multiply_fused(product.samples(x.to(wide)), PW, Pb, size)
+        target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
     return screen_torch.suspicious(outputs, P, target, limits[0], limits[1]).any()
-
-
-def _target(
-    product: Product, x: Tensor, PW: Tensor, Pb: Tensor, size: torch.Size, k: int
-) -> Tensor:
-    """P W x + P b, (samples * blocks, k, positions)."""
-    with screen_torch.exactly(x):
-        found = product.multiply(product.samples(x), PW, Pb, size)
-    return found.reshape(-1, k, size.numel())
 
 
 def checks_of(code: Output, outputs: int) -> Tensor:

@@ -107,7 +107,7 @@ def conclude_(
     torch.ops.parimend.conclude_(changed, inputs, alarms, layers, call, key)
 
 
-def made(outputs: Any, inputs: list[Tensor]) -> list[Tensor]:
+def made(outputs: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that a forward gives and did not get."""
     return [t for t in tensors_in(outputs) if not any(t is each for each in inputs)]
 

@@ -22,7 +22,7 @@ from parimend.errors import ComputationError, GuardError
 from parimend.events import GuardKind
 from parimend.guards import graph
 from parimend.guards.journal import GuardEvent, Journal
-from parimend.guards.observing import is_exporting
+from parimend.guards.observing import capturing, is_exporting
 from parimend.removable import wrap_forward_
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -49,12 +49,17 @@ class _Thread:
 
 @dataclass
 class _Captured:
-    """A forward in a CUDA graph: what it reads, writes, and where its alarms lie."""
+    """A forward in a CUDA graph: what it reads, writes, and where its alarms lie.
+
+    Attributes:
+        inputs: tensors among the outputs that it has not made.
+    """
 
     args: Any
     kwargs: Any
     outputs: Any
     alarms: dict[torch.device, Tensor]
+    inputs: Sequence[Tensor] = ()
 
 
 class Latch:
@@ -72,6 +77,7 @@ class Latch:
         self._layers = list(layers)
         self._threads = threading.local()
         self._captured: list[_Captured] = []
+        self._numbers: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._key = graph.admit(self)
         self.traced: list[tuple[int, Tensor]] | None = None
         """Alarms in the graph that is being compiled; None outside of the model's forward."""
@@ -113,6 +119,10 @@ class Latch:
         Raises:
             GuardError: if there is no such place, and none can be made.
         """
+        return self._places(device)[layer]
+
+    def _places(self, device: torch.device) -> Tensor:
+        """Those of all layers."""
         alarms = self._here.alarms
         if device not in alarms:
             if capturing():
@@ -122,7 +132,7 @@ class Latch:
                 )
             with torch.inference_mode(False):  # it is written to outside of that, too
                 alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
-        return alarms[device][layer]
+        return alarms[device]
 
     def judged(self, layer: str) -> None:
         """Notes that a layer was stopped, and looked at."""
@@ -137,7 +147,8 @@ class Latch:
                 again = partial(self._model.forward, *each.args, **each.kwargs)
                 better = self._conclude(again, each.outputs, alarmed)
                 if better is not each.outputs:
-                    _write(graph.tensors_in(each.outputs), graph.tensors_in(better))
+                    old, new = (graph.made(value, each.inputs) for value in (each.outputs, better))
+                    _write(old, new)
         return good
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -230,7 +241,19 @@ class Latch:
         alarms: Tensor,
         layers: Sequence[int],
     ) -> None:
-        """What the operator at the end of a graph does; writes what is better into ``outputs``."""
+        """What the operator at the end of a graph does; writes what is better into ``outputs``.
+
+        Alarms of a graph that is captured as a CUDA graph are added to the places that a run
+        before it has made.
+        """
+        places, key = self._places(alarms.device), (tuple(layers), alarms.device)
+        if key not in self._numbers:
+            self._numbers[key] = torch.tensor(layers, device=alarms.device)
+        if capturing():
+            places.index_add_(0, self._numbers[key], alarms.to(places.dtype))
+            self._captured.append(_Captured(args, kwargs, outputs, {alarms.device: places}, inputs))
+            del self._here.alarms[alarms.device]
+            return
         raised = alarms.tolist()
         if any(raised):
             numbers = sorted({layers[i] for i, alarm in enumerate(raised) if alarm})
@@ -238,12 +261,6 @@ class Latch:
             better = self._conclude(again, outputs, [self._layers[i] for i in numbers])
             if better is not outputs:
                 _write(outputs, graph.made(better, inputs))
-
-
-def capturing() -> bool:
-    """Whether a CUDA graph is being captured: nothing can be read then."""
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return bool(started) and torch.cuda.is_current_stream_capturing()
 
 
 def _write(outputs: list[Tensor], better: list[Tensor]) -> None:

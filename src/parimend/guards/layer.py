@@ -15,7 +15,7 @@ from parimend.guards.action import settle
 from parimend.guards.checks import Checks, alarm_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
-from parimend.guards.observing import DTYPES, is_exporting, observable
+from parimend.guards.observing import DTYPES, is_exporting, is_raised, observable
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
@@ -133,13 +133,13 @@ class LayerGuard(Hook):
             checks, used = self.checks_in(y.dtype), as_used(x, y)
             if latch and latch.waits:
                 checks.note(y, used, latch.place(self.number, y.device))
-            elif checks.suspicious(y, used):
+            elif is_raised(checks.suspicious(y, used)):
                 self._settle(call, y, x, parameters)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""
         call = next(self._calls)
-        if alarm and not call % self.journal.every:
+        if is_raised(alarm) and not call % self.journal.every:
             self._settle(call, y, x, parameters)
 
     def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
+from parimend.errors import GuardError
+
 DTYPES = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 """Dtypes of outputs that are fine enough to be checked."""
 
@@ -51,3 +53,26 @@ def observable(y: Any) -> bool:
 
 def _traced() -> bool:
     return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING)
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured: nothing can be read then."""
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return bool(started) and torch.cuda.is_current_stream_capturing()
+
+
+def is_raised(alarm: Any) -> bool:
+    """Reads an alarm.
+
+    Raises:
+        GuardError: if that is not possible, as a CUDA graph is being captured.
+    """
+    try:
+        return bool(alarm)
+    except RuntimeError as error:
+        if not capturing():
+            raise
+        raise GuardError(
+            "the alarms of a layer cannot be read while a CUDA graph is captured: guard with "
+            "deferred=True, and call settle() after a replay"
+        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parimend.layers.product import Product
+from parimend.layers.product import FUSED, Product
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,41 @@ class ConvProduct(_Windows):
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return self._convolve(x, weight, bias, self.groups)
 
+    def _kernels(self, rows: Tensor) -> Tensor:
+        """Rows as weights of a convolution without groups, (r, channels, *kernel)."""
+        kernels = rows.reshape(self.groups, rows.shape[1], -1, *self.kernel)
+        return kernels.transpose(0, 1).flatten(1, 2)
+
+    def multiply_fused(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        if rows.shape[1] * math.prod(self.kernel) > FUSED:
+            return self.multiply(x, rows, bias, size)
+        x, zeros = self._bordered(x), self.border if self.mode == "constant" else ()
+        places = list(itertools.product(*map(range, self.kernel)))
+        channel = (-1,) + (1,) * self.dims
+        results = []
+        for kernel in self._kernels(rows):
+            # One product for every place in the kernel, and the sum of these, shifted.
+            sums = [(x * kernel[:, *at].reshape(channel)).sum(1) for at in places]
+            shifted = [
+                F.pad(each, zeros)[(slice(None), *self._seen(at, size))]
+                for each, at in zip(sums, places, strict=True)
+            ]
+            results.append(functools.reduce(torch.add, shifted))
+        y = torch.stack(results, 1)
+        return y if bias is None else y + bias.reshape(channel)
+
+    def _seen(self, at: tuple[int, ...], size: torch.Size) -> list[slice]:
+        """Where a place in the kernel lies for every output, in inputs with their border."""
+        geometry = zip(at, size, self.stride, self.dilation, strict=True)
+        return [
+            slice(i * dilation, i * dilation + (length - 1) * step + 1, step)
+            for i, length, step, dilation in geometry
+        ]
+
     def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
-        r = rows.shape[1]
-        kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(0, 1).flatten(1, 2)
+        kernels = self._kernels(rows)
         if self.dims == 2 and self.stride == (1, 1) and not isinstance(self.padding, str):
             reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
             left = tuple(far - near for far, near in zip(reach, self.padding, strict=True))

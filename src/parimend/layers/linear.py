@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parimend.layers.product import Product
+from parimend.layers.product import FUSED, Product
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class LinearProduct(Product):
 
     def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return F.linear(x, rows.squeeze(0), bias)
+
+    def multiply_fused(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        if rows.shape[1] > FUSED:
+            return self.multiply(x, rows, bias, size)
+        y = torch.stack([(x * row).sum(-1) for row in rows[0]], -1)
+        return y if bias is None else y + bias
 
 
 def linear(module: nn.Module) -> Product:

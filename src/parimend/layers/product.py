@@ -13,6 +13,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+FUSED = 16
+"""Sums over the inputs that `Product.multiply_fused` makes at most, instead of a product."""
+
 
 class Product(ABC):
     """How one layer multiplies. Holds settings only, never tensors.
@@ -87,3 +90,11 @@ class Product(ABC):
         Returns:
             ``(samples, r, *size)``.
         """
+
+    def multiply_fused(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        """`multiply` for a graph: of a few rows by sums over the inputs, which a compiler makes in
+        one pass together with what is around them; a product of matrices would stand alone.
+        """
+        return self.multiply(x, rows, bias, size)
