@@ -390,27 +390,36 @@ class Bench:
         make = {"784-512-10": fnn, "WRN-22-8": partial(wrn, 8, 256)}
         if not self.is_gpu:
             make = {"8-512-10": lambda: (Network(8), torch.rand(16, 8), 1)}
-        found: dict[str, Any] = {}
         for name, model in make.items():
-            plain = 0.0
+            runs: dict[str, Run] = {}
             for how in VARIANTS:
                 self.wait()
                 began = time.perf_counter()
-                run = Run(model, how, self.device)
+                runs[how] = Run(model, how, self.device)
                 self.wait()
-                ready = time.perf_counter() - began
-                run.steps(25)  # compile, and choose the interval
-                count = max(run.block, run.handle.every if run.handle else 1)
-                took = self.seconds(lambda run=run, count=count: run.steps(count)) / count
-                plain = plain or took
-                found[f"{name}, {how}"] = {
-                    "set-up s": round(ready, 2),
+                self.found[f"{name}, {how}"] = {"set-up s": round(time.perf_counter() - began, 2)}
+                runs[how].steps(25)  # compile, and choose the interval
+            times: dict[str, list[float]] = {how: [] for how in runs}
+            for _ in range(2 * ROUNDS if self.is_gpu else 1):
+                for how, run in runs.items():  # taking turns
+                    every = run.handle.every if run.handle else 1
+                    count = -(-run.block // every) * every
+                    self.wait()
+                    began = time.perf_counter()
+                    run.steps(count)
+                    self.wait()
+                    times[how].append((time.perf_counter() - began) / count)
+            plain = statistics.median(times["plain"])
+            for how, run in runs.items():
+                took, every = statistics.median(times[how]), run.handle.every if run.handle else 1
+                self.found[f"{name}, {how}"] |= {
+                    "every": every,
                     "ms a step": round(1e3 * took, 3),
                     "added %": round(100 * (took / plain - 1), 1),
-                    **self.calls(lambda run=run, count=count: run.steps(count), count),
+                    **self.calls(lambda run=run, every=every: run.steps(every), every),
                 }
                 run.remove()
-        return found
+        return self.found
 
     def calls(self, work: Callable[[], Any], count: int) -> dict[str, float]:
         """How often one of ``count`` steps launches something, and waits for the device."""
