@@ -57,7 +57,7 @@ EMBEDDINGS = ((32000, 4096), (4096,), (32000, 4096))
 WAYS: dict[str, dict[str, Any]] = {
     "kept": {},
     "kept, deferred": {"deferred": True},
-    "kept, deferred, 8 blocks": {"deferred": True, "blocks": 8},
+    "kept, deferred, 16 blocks": {"deferred": True, "blocks": 16},
     "imposed, deferred": {"deferred": True, "impose": True},
 }
 """Options of `parimend.guard_`."""
@@ -380,7 +380,7 @@ class Bench:
             return x.bfloat16().to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
         # In the interpreter a whole network takes minutes.
-        ways = {way: WAYS[way] for way in WAYS if "8" not in way}
+        ways = {way: WAYS[way] for way in WAYS if "16" not in way}
         if not self.is_gpu:
             ways = {"kept": {}}
         for how in HOW if self.is_gpu else HOW[:1]:

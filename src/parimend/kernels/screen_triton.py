@@ -36,7 +36,7 @@ def any_suspicious_row(y, P, target, tau2, least2, into=None) -> Tensor:
     if y.dtype == torch.float64 or not works(y.device):
         y = y.to(P.dtype)
         return screen_torch.any_suspicious_row(y, P, target, tau2, least2, into)
-    return _row(y, P, target, target, target, tau2, least2, into, int(len(target) > 0))
+    return _row(y, P, target, tau2, least2, into)
 
 
 def any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into=None) -> Tensor:
@@ -44,7 +44,7 @@ def any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into=None) -> Tensor:
     if y.dtype == torch.float64 or not works(y.device):
         y, x = y.to(P.dtype), x.to(P.dtype)
         return screen_torch.any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into)
-    return _row(y, P, x, PW, Pb, tau2, least2, into, 2)
+    return _product(y, P, x, PW, Pb, tau2, least2, into)
 
 
 def any_suspicious_plane(y, P, target, tau2, least2, into=None) -> Tensor:
@@ -69,8 +69,8 @@ def works(device: torch.device) -> bool:
         for rows, right in ((y, False), (bad, True)):
             five = x.sum(1, keepdim=True)
             found = (
-                _row(rows, P, x, PW, none, 1e-8, 0.0, None, 2),
-                _row(rows, P, five, five, five, 1e-8, 0.0, None, 1),
+                _product(rows, P, x, PW, none, 1e-8, 0.0, None),
+                _row(rows, P, five, 1e-8, 0.0, None),
                 _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
             )
             if any(bool(each) != right for each in found):
@@ -88,21 +88,46 @@ def works(device: torch.device) -> bool:
     return True
 
 
-def _row(y, P, x, PW, Pb, tau2, least2, into, kind) -> Tensor:
+def _row(y, P, target, tau2, least2, into) -> Tensor:
     k, n = P.shape
-    rows, blocks = len(y), y.shape[1] // n
-    fan_in = x.shape[1] if kind == 2 else 0
+    rows = len(y)
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     room = triton.next_power_of_2(k)
-    tile = min(triton.next_power_of_2(max(n, fan_in)), max(TILE // room, 16))
-    at_once = max(WORK // (tile * room), 1)
-    while at_once > 1 and triton.cdiv(rows, at_once) * blocks < _PROGRAMS:
-        at_once //= 2
-    _check_rows[(triton.cdiv(rows, at_once), blocks)](
-        y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
-        KIND=kind, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
+    tile = _tile(n, room)
+    at_once = _rows_at_once(rows, tile * room)
+    _check_rows[(triton.cdiv(rows, at_once),)](
+        y, P, target, out, tau2, least2, rows, n,
+        GIVEN=len(target) > 0, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
     )  # fmt: skip
     return out
+
+
+def _product(y, P, x, PW, Pb, tau2, least2, into) -> Tensor:
+    (k, n), rows, fan_in = P.shape, len(y), x.shape[1]
+    out = y.new_zeros((), dtype=torch.int32) if into is None else into
+    blocks = y.shape[1] // n
+    room, every = triton.next_power_of_2(k), triton.next_power_of_2(len(PW))
+    tile, wide = _tile(n, room), _tile(fan_in, every)
+    at_once = _rows_at_once(rows, max(tile * room, wide * every))
+    _check_products[(triton.cdiv(rows, at_once),)](
+        y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
+        BLOCKS=blocks, CHECKS=k, ROOM=room, EVERY=every, PARTS=triton.next_power_of_2(blocks),
+        ROWS=at_once, TILE=tile, WIDE=wide, num_warps=WARPS,
+    )  # fmt: skip
+    return out
+
+
+def _tile(width, checks) -> int:
+    """How many numbers of a row are multiplied with so many checks at a time."""
+    return min(triton.next_power_of_2(width), max(TILE // checks, 16))
+
+
+def _rows_at_once(rows, products) -> int:
+    """How many rows, of so many products each, one program takes."""
+    at_once = max(WORK // products, 1)
+    while at_once > 1 and triton.cdiv(rows, at_once) < _PROGRAMS:
+        at_once //= 2
+    return at_once
 
 
 def _plane(y, P, target, tau2, least2, into) -> Tensor:
@@ -120,15 +145,20 @@ def _plane(y, P, target, tau2, least2, into) -> Tensor:
 
 
 @triton.jit
-def _say(out, energy, square, there, tau2, least2):
-    """Raises the alarm if any of them fails; negated, so that NaN does."""
-    good = (energy <= tau2 * square + least2) & (square < _LARGE)
-    bad = tl.max((there & (good == 0)).to(tl.int32), 0)
+def _fails(energy, square, tau2, least2):
+    """Negated, so that NaN fails."""
+    return ((energy <= tau2 * square + least2) & (square < _LARGE)) == 0
+
+
+@triton.jit
+def _say(out, fails):
+    """Raises the alarm if any fails."""
+    bad = tl.max(fails.to(tl.int32), 0)
     tl.atomic_max(out, 1, mask=bad > 0, sem="relaxed")
 
 
 @triton.jit
-def _products(a, first, weights, begin, q, there, width, SQUARE: tl.constexpr, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
+def _products(a, first, weights, q, there, width, SQUARE: tl.constexpr, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
     """Sums of rows of ``a`` times rows of ``weights``, (ROWS, ROOM), and of their squares."""
     s = tl.zeros((ROWS, ROOM, TILE), tl.float32)  # added up at the end: threads wait for none
     square = tl.zeros((ROWS, TILE), tl.float32)
@@ -137,9 +167,7 @@ def _products(a, first, weights, begin, q, there, width, SQUARE: tl.constexpr, C
         at = c + tl.arange(0, TILE)
         inside = at < width
         v = tl.load(a + first[:, None] + at, mask=there[:, None] & inside, other=0).to(tl.float32)
-        w = tl.load(
-            weights + begin + q[:, None] * width + at, mask=(q < CHECKS)[:, None] & inside, other=0
-        )
+        w = tl.load(weights + q[:, None] * width + at, mask=(q < CHECKS)[:, None] & inside, other=0)
         s += v[:, None, :] * w[None, :, :]
         if SQUARE:
             square += v * v
@@ -148,24 +176,40 @@ def _products(a, first, weights, begin, q, there, width, SQUARE: tl.constexpr, C
 
 
 @triton.jit(do_not_specialize=["tau2", "least2", "rows"])
-def _check_rows(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, KIND: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
-    """A block of some rows. KIND: the target is zero, given as ``x``, or P W x + P b."""
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    block, blocks = tl.program_id(1), tl.num_programs(1)
-    q = tl.arange(0, ROOM)
-    there, used = r < rows, q < CHECKS
-    first = (r.to(tl.int64) * blocks + block) * n
-    s, square = _products(y, first, P, 0, q, there, n, True, CHECKS, ROWS, ROOM, TILE)
-    if KIND == 1:
-        goal = x + (r.to(tl.int64) * blocks + block)[:, None] * CHECKS + q
-        s -= tl.load(goal, mask=there[:, None] & used, other=0)
-    if KIND == 2:
-        begin = block * CHECKS * fan_in
-        t, _ = _products(
-            x, r.to(tl.int64) * fan_in, PW, begin, q, there, fan_in, False, CHECKS, ROWS, ROOM, TILE
-        )
-        s -= t + tl.load(Pb + block * CHECKS + q, mask=used, other=0)[None, :]
-    _say(out, tl.sum(s * s, 1), square, there, tau2, least2)
+def _check_rows(y, P, target, out, tau2, least2, rows, n, GIVEN: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
+    """Some rows; their target is given, or zero."""
+    r, q = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, ROOM)
+    there, row = r < rows, r.to(tl.int64)
+    s, square = _products(y, row * n, P, q, there, n, True, CHECKS, ROWS, ROOM, TILE)
+    if GIVEN:
+        inside = there[:, None] & (q < CHECKS)
+        s -= tl.load(target + row[:, None] * CHECKS + q, mask=inside, other=0)
+    _say(out, there & _fails(tl.sum(s * s, 1), square, tau2, least2))
+
+
+@triton.jit(do_not_specialize=["tau2", "least2", "rows"])
+def _check_products(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, BLOCKS: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, EVERY: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip  # noqa: E501
+    """Some rows with all of their blocks, and P W x + P b from inputs that are read once."""
+    r, q = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, ROOM)
+    every, part = tl.arange(0, EVERY), tl.arange(0, PARTS)
+    there, row, used = r < rows, r.to(tl.int64), every < BLOCKS * CHECKS
+    s, _ = _products(
+        x, row * fan_in, PW, every, there, fan_in, False, BLOCKS * CHECKS, ROWS, EVERY, WIDE
+    )
+    off = s + tl.load(Pb + every, mask=used, other=0)[None, :]
+    squares = tl.zeros((ROWS, PARTS), tl.float32)
+    block = 0
+    while block < BLOCKS:
+        first = (row * BLOCKS + block) * n
+        s, square = _products(y, first, P, q, there, n, True, CHECKS, ROWS, ROOM, TILE)
+        mine = (every[None, :] == block * CHECKS + q[:, None]) & (q < CHECKS)[:, None]
+        off -= tl.sum(tl.where(mine[None, :, :], s[:, :, None], 0.0), 1)
+        squares += tl.where((part == block)[None, :], square[:, None], 0.0)
+        block += 1
+    within = (every[None, :] // CHECKS == part[:, None]) & used[None, :]
+    energy = tl.sum(tl.where(within[None, :, :], (off * off)[:, None, :], 0.0), 2)
+    fails = (part < BLOCKS)[None, :] & _fails(energy, squares, tau2, least2)
+    _say(out, there & (tl.max(fails.to(tl.int32), 1) > 0))
 
 
 @triton.jit(do_not_specialize=["tau2", "least2"])
@@ -191,4 +235,4 @@ def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr
     if GIVEN:
         goal = target + (plane * CHECKS + q)[:, None] * inner + at
         s -= tl.load(goal, mask=used[:, None] & there, other=0)
-    _say(out, tl.sum(s * s, 0), square, there, tau2, least2)
+    _say(out, there & _fails(tl.sum(s * s, 0), square, tau2, least2))
