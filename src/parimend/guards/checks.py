@@ -155,8 +155,10 @@ class Checks:
             return None
         with torch.no_grad():
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
+            times = getattr(kernels.on("screen", x.device.type), "times", None)
+            samples = self.product.samples(x)
             with screen_torch.exactly(x):
-                found = self.product.multiply(self.product.samples(x.to(dtype)), rows, bias, size)
+                found = self.product.multiply(samples, rows, bias, size, times)
             return found.reshape(-1, self.code.m, size.numel())
 
     def by_block(self, y: Tensor) -> Tensor:
