@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from parimend.outcomes import Change, WordOutcome
 from parimend.record import Record
-from parimend.showing import brief
+from parimend.showing import brief, counted
 
 ScrubKind = Literal[
     "repaired", "uncorrectable", "changed", "stuck", "late", "sealed", "unwatched", "failed"
@@ -79,5 +79,5 @@ class Event(Record):
         return record
 
     def __repr__(self) -> str:
-        found = f"{len(self.changes)} elements" + (self.reason and f": {brief(self.reason)}")
+        found = counted(len(self.changes), "element") + (self.reason and f": {brief(self.reason)}")
         return f"<{type(self).__name__}: {self.kind} at {self.where}, {found}>"

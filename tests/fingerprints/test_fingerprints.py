@@ -194,6 +194,19 @@ def test_bad_input(tmp_path):
         "{}",
         '{"version": NaN}',
         '{"tensors": {"a": 1}, "tied": {}, "version": 1}',
+        *(
+            f'{{"tensors": {{"a": {{"dtype": {dtype}, "shape": {shape}, "sums": {sums}}}}}, '
+            '"tied": {}, "version": 1}'
+            for dtype, shape, sums in (
+                ('"F32"', "[3.5]", "[1, 2, 3, 4]"),
+                ('"F32"', "[-1]", "[1, 2, 3, 4]"),
+                ('"F32"', '["3"]', "[1, 2, 3, 4]"),
+                ('"F32"', "[3]", "[1, 2, 3]"),
+                ('"F32"', "[3]", "[]"),
+                ('"F32"', "[3]", "[1, 2, 3, true]"),
+                ("7", "[3]", "[1, 2, 3, 4]"),
+            )
+        ),
     ):
         with pytest.raises(FormatError, match="is no fingerprint: make one"):
             pm.Fingerprint.from_json(text, "a.json")

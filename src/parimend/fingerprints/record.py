@@ -15,6 +15,8 @@ from parimend.strict_json import finite, refuse
 
 VERSION = 1
 """Of the sums: fingerprints of another version are not compared."""
+SUMS = 4
+"""Of every tensor: any four wrong words always change one of them."""
 
 Kind = Literal["missing", "surplus", "dtype", "shape", "bits"]
 """``missing``: the other one does not have the tensor. ``surplus``: only the other one has it."""
@@ -201,8 +203,18 @@ class Fingerprint(Record):
 
 
 def _print(given: Mapping[str, Any]) -> Print:
-    shape, sums = ([int(n) for n in given[key]] for key in ("shape", "sums"))
-    return Print(str(given["dtype"]), tuple(shape), tuple(sums))
+    """What is kept of a tensor.
+
+    Raises:
+        ValueError, TypeError, LookupError: if it is something else.
+    """
+    dtype, shape, sums = (given[key] for key in ("dtype", "shape", "sums"))
+    numbers = [*shape, *sums]
+    if not (type(dtype) is str and all(type(n) is int and n >= 0 for n in numbers)):
+        raise ValueError(f"numbers that no tensor has: {numbers}")
+    if not sums or len(sums) % SUMS:
+        raise ValueError(f"{len(sums)} sums")
+    return Print(dtype, tuple(shape), tuple(sums))
 
 
 def _difference(name: str, here: Print | None, there: Print | None) -> Difference | None:

@@ -24,7 +24,7 @@ from parimend.arguments import path_of
 from parimend.codes.power import MAX_WORDS, PowerSums
 from parimend.errors import FormatError, SpecError
 from parimend.files.targets import SAFETENSORS, is_index, targets
-from parimend.fingerprints.record import Fingerprint, Print
+from parimend.fingerprints.record import SUMS, Fingerprint, Print
 from parimend.formats import Layout, layout_of
 from parimend.names import select
 from parimend.regular import open_regular
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 Names = Mapping[str, str] | Callable[[str], str]
 """What tensors are called: others by their names, or a function of these."""
-SUMS = 4
-"""Of every tensor: any four wrong words always change one of them."""
 _THERE = 1 << 25  # bytes of a piece on another device
 
 

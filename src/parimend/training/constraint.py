@@ -30,6 +30,7 @@ from parimend.events import Event
 from parimend.names import some
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
+from parimend.showing import counted
 from parimend.stores.base import Tensors
 from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
@@ -234,6 +235,13 @@ class Constraint(Removable):
     def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    def __repr__(self) -> str:
+        weights = counted(sum(code.n for code in self.codes), "weight")
+        return (
+            f"<Constraint: {counted(len(self.codes), 'word')} of {weights}, projected every "
+            f"{counted(self.every, 'step')}, {counted(self.steps, 'step')} taken>"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to resume exactly; plain values."""
