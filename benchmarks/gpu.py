@@ -240,7 +240,7 @@ class Bench:
                 for name, value in zip(names, values, strict=True):
                     setattr(stream_triton, name, value)
                 stream_triton._tables.cache_clear()
-                took = self.seconds(lambda: stream_triton.start(points, pieces), 5)
+                took = self.seconds(lambda: stream_triton.Prepared(points, pieces).start(), 5)
                 found[" ".join(map(str, values))] = round(2 * tensor.numel() / took / 1e9, 1)
         finally:
             for name, value in zip(names, before, strict=True):

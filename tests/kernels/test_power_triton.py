@@ -80,7 +80,8 @@ def test_items_of_full_size(monkeypatch):
     stream_triton._tables.cache_clear()
     elements = elements_of(torch.int32, 3 * stream_triton.WIDTH + 5)
     code = PowerSums(elements.numel() + 16, 4)
-    found = stream_triton.start(code.places, [(elements.view(torch.uint8), 16)]).numpy() % PRIME
+    begin = stream_triton.Prepared(code.places, [(elements.view(torch.uint8), 16)]).start
+    found = begin().numpy() % PRIME
     np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
 
 
@@ -139,15 +140,15 @@ def test_nothing_has_no_sums(m):
 
 def test_too_little_memory_is_met_with_smaller_matrices(monkeypatch):
     rooms = []
-    start = product_triton._start
+    start = product_triton.Prepared._start
 
-    def scarce(points, count, pieces, room):
+    def scarce(prepared, room):
         rooms.append(room)
         if room > 1 << 13:
             raise torch.OutOfMemoryError("no memory left")
-        return start(points, count, pieces, room)
+        return start(prepared, room)
 
-    monkeypatch.setattr(product_triton, "_start", scarce)
+    monkeypatch.setattr(product_triton.Prepared, "_start", scarce)
     elements = elements_of(torch.int32, 3000)
     code = PowerSums(3000, 6)
     found = power_triton.sums_of(code.places, 6, [(elements, 0)])
@@ -184,7 +185,7 @@ class TestDevices:
         ],
     )
     def test_torch_takes_the_place_of_others(self, monkeypatch, module, kernel, reason):
-        monkeypatch.setattr(module, "start", kernel)
+        monkeypatch.setattr(module.Prepared, "start", kernel)
         elements = elements_of(torch.int32, 300)
         code = PowerSums(300, 4)
         with pytest.warns(RuntimeWarning, match=f"Triton does not work on cpu.*{reason}"):
@@ -195,7 +196,7 @@ class TestDevices:
         def start(*args):
             raise torch.OutOfMemoryError("no memory left")
 
-        monkeypatch.setattr(stream_triton, "start", start)
+        monkeypatch.setattr(stream_triton.Prepared, "start", start)
         with pytest.raises(torch.OutOfMemoryError):
             power_triton.works(CPU)
 

@@ -8,7 +8,7 @@ other sums do. A repair needs all sums, and a decoding counts only if it explain
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,15 @@ class Beside(SumsCode):
         for part, mine in self._given(sums):
             part.accumulate_resident(mine, pieces)
         return sums
+
+    def prepare_resident(
+        self, pieces: Sequence[tuple[Any, int]], few: bool = False
+    ) -> Callable[[], list[Any]] | None:
+        starts = [part.prepare_resident(pieces) for part in self.parts[: 1 if few else 2]]
+        ready = [start for start in starts if start is not None]
+        if len(ready) < len(starts):
+            return None
+        return lambda: [sums for start in ready for sums in start()]
 
     def sums_of(self, positions: Any, values: Any) -> Sums:
         return np.concatenate([part.sums_of(positions, values).ravel() for part in self.parts])

@@ -24,7 +24,7 @@ r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -244,6 +244,13 @@ class PowerSums(SumsCode):
             if start < 0 or start % LANES:
                 raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
         return self._accumulate_there("power", sums, pieces, self.places, self.m)
+
+    def prepare_resident(
+        self, pieces: Sequence[tuple[Any, int]], few: bool = False
+    ) -> Callable[[], list[Any]] | None:
+        loops = kernels.on("power", pieces[0][0].device.type)
+        start = loops.prepare(self.places, self.m, pieces)
+        return None if start is None else lambda: [start()]
 
     def of_blocks(self, words: NDArray[np.uint32]) -> NDArray[np.uint64]:
         """The sums of blocks of n words that follow each other, of each as a word of its own.

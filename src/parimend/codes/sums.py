@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -111,6 +111,23 @@ class SumsCode(Code):
                 (k,) tensor of torch, of any dtype with plain bytes; the bytes are filled up with
                 zeros to whole words.
         """
+
+    def prepare_resident(
+        self, pieces: Sequence[tuple[Any, int]], few: bool = False
+    ) -> Callable[[], list[Any]] | None:
+        """`accumulate_resident` for elements that stay where they are, again and again.
+
+        Args:
+            pieces: see `accumulate_resident`; at least one.
+            few: whether those of `few` are enough.
+
+        Returns:
+            A function that begins to compute, waits for nothing, and gives tensors of int64 on the
+            device: all sums, one after the other, to be reduced modulo the prime. The first tensor
+            holds those of `few`, and is the only one if these are asked for. None if there are no
+            such kernels for this code and the devices of the pieces.
+        """
+        return None
 
     @abstractmethod
     def sums_of(self, positions: Any, values: Any) -> Sums:

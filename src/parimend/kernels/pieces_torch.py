@@ -24,13 +24,17 @@ def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     return elements.detach().reshape(-1).view(torch.uint8)
 
 
+def is_plain(elements: torch.Tensor) -> bool:
+    """Whether the memory of elements is their bytes, one after the other."""
+    return elements.is_contiguous() and not (elements.is_conj() or elements.is_neg())
+
+
 def by_device(pieces: Iterable[Piece]) -> dict[torch.device, list[Piece]]:
     """The pieces that lie on every device, each in memory that follows itself."""
     found: dict[torch.device, list[Piece]] = {}
     for elements, start in pieces:
         if elements.numel():
-            is_plain = elements.is_contiguous() and not (elements.is_conj() or elements.is_neg())
-            whole = elements if is_plain else bytes_of(elements)
+            whole = elements if is_plain(elements) else bytes_of(elements)
             found.setdefault(elements.device, []).append((whole, start))
     return found
 

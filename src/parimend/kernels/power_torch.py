@@ -65,6 +65,11 @@ def sums_of(points: Points, count: int, pieces: Iterable[Piece]) -> NDArray[np.u
     return total
 
 
+def prepare(points: Points, count: int, pieces: Iterable[Piece]) -> None:
+    """None: every piece is waited for here; see `power_triton.prepare`."""
+    return
+
+
 def _sums_of(points: Points, count: int, data: torch.Tensor, start: int) -> NDArray[np.uint64]:
     """The sums of one piece, (k,) uint8."""
     block = max(_BLOCK, points.tile)

@@ -9,8 +9,8 @@ operations of torch do its work (`power_torch`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from parimend.kernels import power_torch, product_triton, stream_triton
 from parimend.kernels.field import PRIME
-from parimend.kernels.pieces_torch import Piece, by_device, bytes_of
+from parimend.kernels.pieces_torch import Piece, by_device, bytes_of, is_plain
 from parimend.kernels.points import Points
 
 _ALIGNED = 16  # bytes that are read together
@@ -39,6 +39,36 @@ def sums_of(points: Points, count: int, pieces: Iterable[Piece]) -> NDArray[np.u
     for sums in begun:
         total += (sums.cpu().numpy()[:count] % PRIME).astype(np.uint64)
     return total % np.uint64(PRIME)
+
+
+def prepare(
+    points: Points, count: int, pieces: Sequence[Piece]
+) -> Callable[[], torch.Tensor] | None:
+    """What begins to compute the sums of pieces that stay where they are, as often as it is called.
+
+    Returns:
+        A function that waits for nothing and gives (count,) int64 on the device, to be reduced
+        modulo p. None where the pieces are on several devices or on one that Triton does not work
+        for, or would have to be copied.
+    """
+    if not all(is_plain(elements) for elements, _ in pieces):
+        return None
+    groups = by_device(pieces)
+    if len(groups) != 1 or not works(device := next(iter(groups))):
+        return None
+    mine = groups[device]
+    if count > stream_triton.SUMS:
+        begin = product_triton.Prepared(points, count, mine).start
+    elif all(map(_is_aligned, mine)):
+        begin = stream_triton.Prepared(points, mine).start
+    else:
+        return None
+
+    def start() -> torch.Tensor:
+        with _on(device):
+            return begin()[:count]
+
+    return start
 
 
 @lru_cache(maxsize=64)
@@ -67,16 +97,24 @@ def works(device: torch.device) -> bool:
 
 def _start(points: Points, count: int, pieces: Sequence[Piece]) -> list[torch.Tensor]:
     """Begin to compute sums of bytes on one device: tensors there whose sum they are."""
-    device = pieces[0][0].device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _on(pieces[0][0].device):
         if count > stream_triton.SUMS:
-            return [product_triton.start(points, count, pieces)]
-        return [stream_triton.start(points, some) for some in _aligned(pieces)]
+            return [product_triton.Prepared(points, count, pieces).start()]
+        return [stream_triton.Prepared(points, some).start() for some in _aligned(pieces)]
+
+
+def _on(device: torch.device) -> AbstractContextManager[None]:
+    """Within it, kernels are launched on a device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _is_aligned(piece: Piece) -> bool:
+    return piece[0].data_ptr() % _ALIGNED == 0
 
 
 def _aligned(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """The pieces that are aligned, and copies of the others, one by one."""
-    is_aligned = [elements.data_ptr() % _ALIGNED == 0 for elements, _ in pieces]
+    is_aligned = list(map(_is_aligned, pieces))
     if all(is_aligned):
         yield list(pieces)
         return

@@ -17,7 +17,7 @@ known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ ROOM = 1 << 26
 """Bytes of the two matrices."""
 _LEAST = 1 << 22  # bytes of these where there is too little memory
 _TOGETHER = 4  # units that are made at a time
-_ONE_BY_ONE = 8  # pieces that are written so; more are copied once more, for fewer operations
+_ONE_BY_ONE = 8  # pieces that are written so; more in one operation, and one on all of their bytes
 _DEPTH = 128  # bytes of a row that are multiplied at a time
 _BITS = 13  # of the number of a sum
 _WARPS, _STAGES = 8, 3
@@ -60,98 +60,123 @@ class _Unit(NamedTuple):
     steps: torch.Tensor
 
 
-def start(points: Points, count: int, pieces: Sequence[Piece]) -> torch.Tensor:
-    """Begin to compute sums of pieces on one device.
+class _Staging(NamedTuple):
+    """Bytes that are multiplied together, from the beginning of a block on.
+
+    begin: the index of the first word. sizes: in turns of what is left out and of each of ``data``,
+    (k,) uint8.
+    """
+
+    begin: int
+    sizes: list[int]
+    data: list[torch.Tensor]
+
+
+class Prepared:
+    """All sums of pieces on one device, to be computed again and again.
 
     Args:
         points: of the code.
         count: number of sums.
         pieces: contiguous, and the index of their first word.
-
-    Returns:
-        (count,) int64 on the device, to be reduced modulo p.
-
-    Raises:
-        torch.OutOfMemoryError: if there is no room for two matrices of 4 MiB.
     """
-    return shrinking(partial(_start, points, count, pieces), ROOM, min(ROOM, _LEAST))[0]
 
+    def __init__(self, points: Points, count: int, pieces: Sequence[Piece]) -> None:
+        self._points, self._count = points, count
+        self._device = pieces[0][0].device
+        self._bytes = [(bytes_of(elements), at) for elements, at in pieces]
+        self._block = max(points.tile, CHUNK // 4)  # words
+        self._stagings: dict[int, list[_Staging]] = {}  # by the bytes of the longest
 
-def _start(points: Points, count: int, pieces: Sequence[Piece], room: int) -> torch.Tensor:
-    device = pieces[0][0].device
-    block = max(points.tile, CHUNK // 4)
-    chunks = 4 * block // CHUNK
-    total = torch.zeros(count, dtype=torch.int64, device=device)
-    at_once = SUMS * max(room // (4 * SUMS * CHUNK) // chunks, 1)
-    for first in range(0, count, at_once):
-        sums = range(first, min(first + at_once, count), SUMS)
-        units = _units(points, block, sums, device)
-        rows = -(-max(room // (4 * block), 1) // ROWS) * ROWS
-        staged = torch.empty((rows, 4 * block), dtype=torch.uint8, device=device)
-        places = _places(points, block, rows // ROWS, device)
-        for begin, filled in _stagings(pieces, staged, block):
-            tiles = -(-filled // (4 * block * ROWS))
-            _multiply[(tiles, len(sums) * chunks)](
-                staged.view(torch.int8),
-                *units,
-                places,
-                points.shift(begin) + 2 * FIELD,  # never of 32 bits, for which there is no kernel
-                total,
-                count,
-                first,
-                4 * block,
-                chunks,
-                HEIGHT=ROWS,
-                WIDTH=SUMS,
-                LENGTH=CHUNK,
-                DEPTH=_DEPTH,
-                BITS=_BITS,
-                num_warps=_WARPS,
-                num_stages=_STAGES,
-            )
-    return total
+    def start(self) -> torch.Tensor:
+        """Begin to compute.
+
+        Returns:
+            (count,) int64 on the device, to be reduced modulo p.
+
+        Raises:
+            torch.OutOfMemoryError: if there is no room for two matrices of 4 MiB.
+        """
+        return shrinking(self._start, ROOM, min(ROOM, _LEAST))[0]
+
+    def _start(self, room: int) -> torch.Tensor:
+        points, block, device = self._points, self._block, self._device
+        chunks, tile = 4 * block // CHUNK, 4 * block * ROWS
+        total = torch.zeros(self._count, dtype=torch.int64, device=device)
+        at_once = SUMS * max(room // (4 * SUMS * CHUNK) // chunks, 1)
+        tiles = -(-max(room // (4 * block), 1) // ROWS)
+        stagings, places = self._staged(tiles * tile), _places(points, block, tiles, device)
+        longest = max(sum(each.sizes) for each in stagings)
+        staged = torch.empty(-(-longest // tile) * tile, dtype=torch.uint8, device=device)
+        for first in range(0, self._count, at_once):
+            sums = range(first, min(first + at_once, self._count), SUMS)
+            units = _units(points, block, sums, device)
+            for each in stagings:
+                filled = -(-sum(each.sizes) // tile)
+                _fill(staged[: filled * tile], each)
+                _multiply[(filled, len(sums) * chunks)](
+                    staged.view(torch.int8),
+                    *units,
+                    places,
+                    points.shift(each.begin) + 2 * FIELD,  # never of 32 bits: there is no kernel
+                    total,
+                    self._count,
+                    first,
+                    4 * block,
+                    chunks,
+                    HEIGHT=ROWS,
+                    WIDTH=SUMS,
+                    LENGTH=CHUNK,
+                    DEPTH=_DEPTH,
+                    BITS=_BITS,
+                    num_warps=_WARPS,
+                    num_stages=_STAGES,
+                )
+        return total
+
+    def _staged(self, most: int) -> list[_Staging]:
+        """What is multiplied together, in at most so many bytes; found once."""
+        if most not in self._stagings:
+            self._stagings[most] = list(_stagings(self._bytes, most, 4 * self._block))
+        return self._stagings[most]
 
 
 def _stagings(
-    pieces: Sequence[Piece], staged: torch.Tensor, block: int
-) -> Iterator[tuple[int, int]]:
-    """Fill ``staged`` with the bytes of pieces at their places in the code, without 128, again and
-    again; gives the first word, which begins a block, and the number of bytes.
-    """
-    flat = staged.view(-1)
-    begin, end = 0, 0  # bytes of the code
-    filled: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for elements, start in pieces:
-        data, at = bytes_of(elements), 0
+    pieces: Sequence[tuple[torch.Tensor, int]], most: int, block: int
+) -> Iterator[_Staging]:
+    """Bytes of pieces at their places in the code, at most so many together; ``block`` in bytes."""
+    begin = end = 0  # of the last one
+    last = None
+    for data, start in pieces:
+        at = 0
         while at < data.numel():
             place = 4 * start + at
-            if not begin < end or not begin <= place < begin + flat.numel() or place < end:
-                if begin < end:
-                    _fill(filled)
-                    yield begin // 4, end - begin
-                begin = place // (4 * block) * (4 * block)
-                end = begin
-                flat.fill_(128)
-                filled.clear()
-            some = data[at : at + begin + flat.numel() - place]
-            offset = place - begin
-            filled.append((flat[offset : offset + some.numel()], some))
+            if last is None or not end <= place < begin + most:
+                if last is not None:
+                    yield last
+                begin = end = place // block * block
+                last = _Staging(begin // 4, [], [])
+            some = data[at : at + begin + most - place]
+            last.sizes.extend((place - end, some.numel()))
+            last.data.append(some)
             at += some.numel()
             end = place + some.numel()
-    if begin < end:
-        _fill(filled)
-        yield begin // 4, end - begin
+    if last is not None:
+        yield last
 
 
-def _fill(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _fill(staged: torch.Tensor, staging: _Staging) -> None:
     """Write bytes without 128 to their places: one by one, or many small ones in few operations."""
-    if len(pairs) <= _ONE_BY_ONE:
-        for room, data in pairs:
+    left = staged.numel() - sum(staging.sizes)
+    rooms = staged.split([*staging.sizes, left])[1::2]
+    if len(rooms) <= _ONE_BY_ONE:
+        staged.fill_(128)
+        for room, data in zip(rooms, staging.data, strict=True):
             torch.bitwise_xor(data, 128, out=room)
-        return
-    rooms, data = (list(each) for each in zip(*pairs, strict=True))
-    without = torch.cat(data).bitwise_xor_(128)
-    torch._foreach_copy_(rooms, list(without.split([len(each) for each in data])))
+    else:
+        staged.zero_()
+        torch._foreach_copy_(rooms, staging.data)
+        staged.bitwise_xor_(128)
 
 
 @lru_cache(maxsize=16)

@@ -48,56 +48,61 @@ class _Tables(NamedTuple):
     items: torch.Tensor
 
 
-def start(points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    """Begin to compute the first `SUMS` sums of pieces on one device.
+class Prepared:
+    """The first `SUMS` sums of pieces on one device, to be computed again and again.
 
     Args:
         points: of the code.
         pieces: contiguous, at addresses that are multiples of 16, and the index of their first
             word, a multiple of 8; the last word is filled up with zeros.
-
-    Returns:
-        (SUMS,) int64 on the device, to be reduced modulo p.
     """
-    data = pieces[0][0]
-    tables, out = _tables(points, data.device), data.new_zeros(SUMS, dtype=torch.int64)
-    for first in range(0, len(pieces), _AT_ONCE):
-        some = tuple(
-            (elements.data_ptr(), elements.nbytes, at)
-            for elements, at in pieces[first : first + _AT_ONCE]
-        )
-        described, items = _described(points, some, data.device)
-        if data.is_cuda:  # its memory must not serve others before this stream has read it
-            described.record_stream(torch.cuda.current_stream(data.device))
-        room = 64 if len(some) <= 64 else _AT_ONCE
-        _add_up[(items,)](
-            described,
-            len(some),
-            *tables,
-            out,
-            PIECES=room,
-            REACH=tables.columns.shape[1],
-            LENGTH=ROWS,
-            ROW=WIDTH,
-            num_warps=_WARPS,
-            maxnreg=_REGISTERS,
-        )
-    return out
+
+    def __init__(self, points: Points, pieces: Sequence[tuple[torch.Tensor, int]]) -> None:
+        self._points, self._pieces = points, pieces  # whose memory is kept by that
+        self._device = pieces[0][0].device
+        places = [(elements.data_ptr(), elements.nbytes, at) for elements, at in pieces]
+        self._described = [
+            _described(points, tuple(places[i : i + _AT_ONCE]), WIDTH * ROWS, self._device)
+            for i in range(0, len(places), _AT_ONCE)
+        ]
+
+    def start(self) -> torch.Tensor:
+        """Begin to compute: (SUMS,) int64 on the device, to be reduced modulo p."""
+        tables = _tables(self._points, self._device)
+        out = torch.zeros(SUMS, dtype=torch.int64, device=self._device)
+        for described, items in self._described:
+            if described.is_cuda:  # its memory must not serve others before this stream has read it
+                described.record_stream(torch.cuda.current_stream(self._device))
+            count = described.shape[1]
+            _add_up[(items,)](
+                described,
+                count,
+                *tables,
+                out,
+                PIECES=64 if count <= 64 else _AT_ONCE,
+                REACH=tables.columns.shape[1],
+                LENGTH=ROWS,
+                ROW=WIDTH,
+                num_warps=_WARPS,
+                maxnreg=_REGISTERS,
+            )
+        return out
 
 
 @lru_cache(maxsize=64)
 def _described(
-    points: Points, pieces: tuple[tuple[int, int, int], ...], device: torch.device
+    points: Points, pieces: tuple[tuple[int, int, int], ...], item: int, device: torch.device
 ) -> tuple[torch.Tensor, int]:
     """(5, pieces) int64 on a device: address, bytes, place in a tile, power of the tile, end of the
-    items of each piece; and the number of items. Kept, as weights stay where they are: 40 KB.
+    items, of so many words, of each piece; and the number of items. Kept, as weights stay where
+    they are: 40 KB.
     """
     step, tile = points.shift(points.tile), points.tile
     rows = [
         (address, size, at % tile, pow(step, at // tile, FIELD)) for address, size, at in pieces
     ]
     described = np.array(rows, np.int64)
-    ends = np.cumsum(-(-described[:, 1] // (4 * WIDTH * ROWS)))
+    ends = np.cumsum(-(-described[:, 1] // (4 * item)))
     table = np.ascontiguousarray(np.column_stack([described, ends]).T)
     return torch.from_numpy(table).to(device), int(ends[-1])
 

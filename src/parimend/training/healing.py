@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
-import numpy as np
 import torch
 
 from parimend.arguments import require
@@ -37,7 +37,9 @@ from parimend.training.hooks import (
     stepped_by,
     uncompiled,
 )
+from parimend.training.resident import read
 from parimend.training.scale import Scale
+from parimend.training.state import State, local
 from parimend.training.watched import Watched, in_memory_order
 
 GRADIENT_FACTOR = 100.0
@@ -73,12 +75,9 @@ class Healing(Removable):
         self._errors, self._on_event = errors, on_event
         self._scales = [Scale(gradient_factor) for _ in optimizers]
         self._skipped = 0  # steps in a row
-        self._tensors: dict[str, torch.Tensor] = {}
-        self._places: dict[str, tuple[Any, ...]] = {}
+        self._state = State(self._model, self._optimizers)
         self._orders: dict[str, tuple[int, ...]] = {}
         self._watched: list[Watched] = []
-        self._words: list[CheckedWord] = []
-        self._others: set[str] = set()  # parameters that other optimizers step
         self._fresh = False  # no forward has been seen since the sums were taken
         self._within = False  # a step, or an update
         self._loaded = False  # weights or state have been loaded since the sums were taken
@@ -100,16 +99,15 @@ class Healing(Removable):
         To be called after changing them by hand; loading a state dict does, also that of a
         submodule. What is done within `update` needs no call.
         """
-        tensors = self._state()
-        places = {name: _place(tensor) for name, tensor in tensors.items()}
-        if places != self._places:
-            self._watch(tensors)
-        self._tensors, self._places = tensors, places
-        self._words = [CheckedWord(each.code, each.word, each.sums()) for each in self._watched]
+        if self._state.find():
+            self._watch()
+        for each in self._watched:
+            each.keep()
         self._fresh, self._loaded = True, False
 
-    def _watch(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _watch(self) -> None:
         """Find what there is to sum up, and where it is."""
+        tensors = {name: t for name, t in self._state.tensors.items() if t.numel()}
         views, self._orders = {}, {}
         # What is on one device follows each other, to be read together.
         for name in sorted(tensors, key=lambda name: str(tensors[name].device)):
@@ -136,42 +134,52 @@ class Healing(Removable):
             self._within = within
             self.refresh()
 
-    @torch.no_grad()
     def check_(self) -> bool:
         """Put back every word that has changed since the last step; whether there were any.
 
         Raises:
             DamageError: if more words have changed than can be repaired. They are left as found.
         """
+        return self._check_()[0]
+
+    @torch.no_grad()
+    def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
+        """`check_`, and the value of a norm, which a device is not waited for once more."""
         if self._loaded:
             self.refresh()
-            return False
-        # Damage does not move tensors: where they are elsewhere, or of another dtype, someone
-        # changed them.
-        moved = {name for name, t in self._tensors.items() if _place(t) != self._places[name]}
+            return False, read([], norm)[1]
+        moved = self._state.moved()  # where tensors are elsewhere, someone changed them
+        watched = [
+            each
+            for each in self._watched
+            if not moved or not any(part.name in moved for part in each.word)
+        ]
+        differ, size = read([each.differs() for each in watched], norm)
         changes: list[Change] = []
-        for word, watched in zip(self._words, self._watched, strict=True):
-            if moved and any(part.name in moved for part in word.parts):
-                continue
-            if np.array_equal(watched.sums(few=True), watched.code.few(word.target)):
-                continue
-            finding = _CARRIER.find(word, self._store)
-            if finding.verdict is Verdict.CORRECTABLE:
-                write_finding(word, finding, self._store)
-                changes += map(self._told, outcome_of(word, finding).changes)
-                finding = _CARRIER.find(word, self._store)
-            if finding.verdict is not Verdict.CLEAN:
-                raise DamageError(
-                    f"{word.name}: since step {self.steps} more than {self._errors} words have "
-                    "changed: go back to a checkpoint; if they were changed on purpose, do that "
-                    "within update(), or call refresh() afterwards"
-                )
+        for each in compress(watched, differ):
+            changes += self._repaired(each.kept())
         if changes:
             names = ", ".join(sorted({change.tensor for change in changes}))
             self._tell("repaired", f"wrong in {names}", tuple(changes))
         if moved:
             self.refresh()
-        return bool(changes)
+        return bool(changes), size
+
+    def _repaired(self, word: CheckedWord) -> list[Change]:
+        """Put a word back that has changed; what was wrong."""
+        changes: list[Change] = []
+        finding = _CARRIER.find(word, self._store)
+        if finding.verdict is Verdict.CORRECTABLE:
+            write_finding(word, finding, self._store)
+            changes += map(self._told, outcome_of(word, finding).changes)
+            finding = _CARRIER.find(word, self._store)
+        if finding.verdict is not Verdict.CLEAN:
+            raise DamageError(
+                f"{word.name}: since step {self.steps} more than {self._errors} words have "
+                "changed: go back to a checkpoint; if they were changed on purpose, do that "
+                "within update(), or call refresh() afterwards"
+            )
+        return changes
 
     def _told(self, change: Change) -> Change:
         """A change with its index as the model counts."""
@@ -179,9 +187,11 @@ class Healing(Removable):
         return replace(change, index=tuple(places[d] for d in range(len(places))))
 
     def _before_forward(self, *_: Any) -> None:
-        # Damage that is found before the first forward of a step has spoiled no gradient yet.
+        # Damage that is found before the first forward of a step has spoiled no gradient yet. But
+        # a device that is waited for here runs dry, in every step, for what is seldom there.
         if (self._fresh or self._loaded) and not self._within:
-            self.check_()
+            if self._loaded or not all(each.deferred for each in self._watched):
+                self.check_()
             self._fresh = False
 
     def _before_step(
@@ -192,13 +202,13 @@ class Healing(Removable):
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[number].remove()
         self._after[number] = optimizer.register_step_post_hook(self._stepped)
+        damaged, norm = self._check_(self._norm(number))
         reason = (
             "weights or optimizer state were wrong when the gradient was computed"
-            if self.check_()
-            else ""
+            if damaged
+            else self._gradient_is_wrong(number, norm)
         )
-        # A step with a closure may compute the gradient itself, so there may be none to judge yet.
-        reason = self._everywhere(reason or self._gradient_is_wrong(number))
+        reason = self._everywhere(reason)
         if not reason:
             self._skipped = 0
             return
@@ -206,7 +216,8 @@ class Healing(Removable):
         if closure is not None:
             with torch.enable_grad():
                 closure()
-            if not self._everywhere(self._gradient_is_wrong(number, again=True)):
+            _, norm = read([], self._norm(number))
+            if not self._everywhere(self._gradient_is_wrong(number, norm, again=True)):
                 self._tell("redone", reason)
                 return
         for parameter in parameters_of([optimizer]):
@@ -233,28 +244,35 @@ class Healing(Removable):
         """Leave alone what another optimizer steps: its work is no damage."""
         if self._within:
             return  # one that works inside ours
-        taken = stepped_by(optimizer, self._model.named_parameters()) - self._others
+        taken = stepped_by(optimizer, self._model.named_parameters()) - self._state.left
         if not taken:
             return
         self.check_()
-        self._others |= taken
+        self._state.leave(taken)
         self.refresh()
         reason = f"{some(taken)}: another optimizer steps it, so it is not watched any more"
         self._tell("unwatched", reason)
         warnings.warn(f"{reason}: give heal_ all optimizers of the model", stacklevel=2)
 
-    def _gradient_is_wrong(self, number: int, again: bool = False) -> str:
+    @torch.no_grad()
+    def _norm(self, number: int) -> torch.Tensor | None:
+        """The norm of the gradient of an optimizer, where that is. A step with a closure may
+        compute the gradient itself, so there may be none yet.
+        """
+        parameters = parameters_of([self._optimizers[number]])
+        gradients = [_values(local(p.grad)) for p in parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+    def _gradient_is_wrong(self, number: int, norm: float | None, again: bool = False) -> str:
         """Why the gradient is not to be used; empty if it is.
 
         Args:
             number: of the optimizer.
+            norm: of the gradient, if there is one.
             again: whether it has been computed a second time in this step.
         """
-        parameters = parameters_of([self._optimizers[number]])
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
+        if norm is None:
             return ""
-        norm = float(torch.nn.utils.get_total_norm([_values(_local(g)) for g in gradients]))
         scale = self._scales[number]
         largest = scale.largest
         if scale.ordinary(norm):
@@ -277,20 +295,6 @@ class Healing(Removable):
         wrong = torch.tensor(int(bool(reason)), device=device)
         dist.all_reduce(wrong)
         return reason or ("wrong in another process" if int(wrong) else "")
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        """Parameters and the tensors of the optimizers' state, by name; of shards, what is held."""
-        found = dict(self._model.named_parameters())
-        names = {id(parameter): name for name, parameter in found.items()}
-        tensors: dict[str, torch.Tensor] = {n: t for n, t in found.items() if n not in self._others}
-        for optimizer in self._optimizers:
-            for number, (parameter, state) in enumerate(optimizer.state.items()):
-                prefix = names.get(id(parameter), f"parameter {number}")
-                entries: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
-                for key, value in entries.items():
-                    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-                        tensors[f"{prefix} ({key})"] = value
-        return {name: _local(t) for name, t in tensors.items() if t.numel()}
 
     def _tell(self, kind: TrainingKind, reason: str, changes: tuple[Change, ...] = ()) -> None:
         event = Event(kind, self.steps, reason, changes)
@@ -352,19 +356,6 @@ def heal_(
     return Healing(model, several(optimizer, "heal_"), errors, gradient_factor, on_event)
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    if not hasattr(tensor, "to_local"):
-        return tensor
-    with torch.no_grad():
-        local: torch.Tensor = tensor.to_local()
-    return local
-
-
 def _values(gradient: torch.Tensor) -> torch.Tensor:
     """The elements of a gradient that are not zero for sure."""
     return gradient if gradient.layout is torch.strided else gradient.coalesce().values()
-
-
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What damage to a tensor's elements cannot change."""
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device

@@ -6,7 +6,7 @@ up, so a tensor is taken in the order in which its memory is, and is not copied 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from parimend.carriers import Chosen
 from parimend.carriers.sidecar import reads, sums
 from parimend.codes import SumsCode
+from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors
+from parimend.training.resident import Resident
 from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word, padded_words
 
@@ -44,11 +46,14 @@ def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]
 
 
 class Watched:
-    """A word and its code; `sums` may be asked for again and again.
+    """A word and its code, compared again and again with what it was.
 
     Args:
         chosen: the word and its code.
         tensors: those that it is made of, by name. They have to stay where they are.
+
+    Attributes:
+        deferred: whether its sums stay on a device, which has to be waited for to compare them.
 
     Example:
         >>> from parimend.carriers import Request, Sidecar, choose
@@ -56,12 +61,14 @@ class Watched:
         >>> store = ModelTensors(tensors)
         >>> [chosen] = choose(store, Request(2, Sidecar()))
         >>> watched = Watched(chosen, tensors)
-        >>> before = watched.sums()
-        >>> before.tolist() == sums(chosen.code, chosen.word, store).tolist()
+        >>> watched.keep()
+        >>> watched.kept().target.tolist() == sums(chosen.code, chosen.word, store).tolist()
         True
-        >>> tensors["a"][7] = 3.0
-        >>> bool((watched.sums() == before).all())
+        >>> watched.differs()
         False
+        >>> tensors["a"][7] = 3.0
+        >>> watched.differs()
+        True
     """
 
     def __init__(self, chosen: Chosen, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -71,18 +78,44 @@ class Watched:
         self._store = ModelTensors(tensors)
         contiguous = all(tensors[part.name].is_contiguous() for part in self.word)
         here = [part for part in self.word if not self._store.is_elsewhere(part)]
-        self._kept = contiguous and padded_words(*here) <= _SHORT
-        if self._kept:
-            self._there = [
-                (self._store.resident(part), at)
-                for part, at in zip(self.word, self.word.lines, strict=True)
-                if self._store.is_elsewhere(part)
-            ]
+        self._planned = contiguous and padded_words(*here) <= _SHORT
+        self._there: list[tuple[torch.Tensor, int]] = []
+        self._resident: Resident | None = None
+        if self._planned:
             self._here = list(_joined(self.word, self._store))
+            there = list(_there(self.word, self._store))
+            self._resident = Resident.of(code, there) if there else None
+            self._there = there if self._resident is None else []
+        self.deferred = self._resident is not None
+        self._kept = code.zeros()
 
-    def sums(self, few: bool = False) -> NDArray[np.uint64]:
-        """The sums of the word as it is now, all or `SumsCode.few`."""
-        if not self._kept:
+    def keep(self) -> None:
+        """Take the word as it is now for right. On a device that is begun, and not waited for.
+
+        Raises:
+            torch.OutOfMemoryError: if a device has too little memory for its sums.
+        """
+        if self._resident is not None:
+            self._resident.keep()
+        self._kept = self._sums()
+
+    def differs(self) -> bool | torch.Tensor:
+        """Whether it is another one now, as far as a few of its sums tell; see `SumsCode.few`.
+
+        Where the answer has to be waited for, () bool on the device that knows it.
+        """
+        if not np.array_equal(self._sums(few=True), self.code.few(self._kept)):
+            return True
+        return False if self._resident is None else self._resident.differ()
+
+    def kept(self) -> CheckedWord:
+        """The word with the sums that were kept."""
+        there = self.code.zeros() if self._resident is None else self._resident.kept()
+        return CheckedWord(self.code, self.word, self.code.add(self._kept, there))
+
+    def _sums(self, few: bool = False) -> NDArray[np.uint64]:
+        """The sums of the word as it is now, less those of what is resident."""
+        if not self._planned:
             return sums(self.code, self.word, self._store, few)
         total = self.code.zeros(few)
         if self._there:
@@ -90,6 +123,14 @@ class Watched:
         for joined in self._here:
             self.code.accumulate(total, joined.words(), joined.start)
         return total
+
+
+def _there(word: Word, store: ModelTensors) -> Iterator[tuple[torch.Tensor, int]]:
+    """All parts of a word that are on other devices than the CPU, and their first words."""
+    for part, at in zip(word, word.lines, strict=True):
+        elements = store.resident(part)
+        if elements is not None:
+            yield elements, at
 
 
 class _Joined:
