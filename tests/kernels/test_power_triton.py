@@ -11,6 +11,7 @@ from parimend.codes import PowerSums
 from parimend.kernels import power_torch, power_triton, product_triton, stream_triton
 from parimend.kernels.field_numba import PRIME
 from parimend.words.bits import byte_view, words_of
+from tests.interpreted import small_portions
 from tests.kernels.test_power_torch import DTYPES, elements_of
 
 CPU = torch.device("cpu")
@@ -18,25 +19,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Work in small portions, as interpreting is slow."""
-    for module, name, value in (
-        (stream_triton, "WIDTH", 64),
-        (stream_triton, "ROWS", 8),
-        (product_triton, "CHUNK", 1 << 8),
-        (product_triton, "SUMS", 8),
-        (product_triton, "ROWS", 4),
-        (product_triton, "ROOM", 1 << 14),
-        (product_triton, "_LEAST", 1 << 13),
-    ):
-        monkeypatch.setattr(module, name, value)
-    kept = stream_triton._tables, product_triton._units
-    for each in kept:
-        each.cache_clear()
-    power_triton.works.cache_clear()
-    monkeypatch.setattr(power_triton, "works", lambda device: True)
-    yield
-    for each in kept:
-        each.cache_clear()
+    with small_portions(monkeypatch):
+        yield
 
 
 def expected(code, pieces):
@@ -131,9 +115,47 @@ def test_pieces_in_any_order_at_places_far_apart():
         np.testing.assert_array_equal(found, expected(code, pieces))
 
 
+@settings(max_examples=10)
+@given(
+    m=st.sampled_from([2, 4, 6, 18]),
+    counts=st.lists(st.integers(1, 300), min_size=1, max_size=12),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_what_is_prepared_computes_what_is_there_now(m, counts, dtype):
+    pieces, start = [], 0
+    for count in counts:
+        pieces.append((elements_of(dtype, count), start))
+        start += -(-pieces[-1][0].nbytes // 64) * 16 + 16
+    code = PowerSums(start, m)
+    begin = power_triton.prepare(code.places, m, pieces)
+    for seed in range(2):
+        for elements, _ in pieces:
+            elements.copy_(elements_of(dtype, len(elements), seed))
+        found = begin()
+        assert found.shape == (m,)
+        np.testing.assert_array_equal(found.numpy() % PRIME, expected(code, pieces))
+
+
+def test_what_has_to_be_waited_for_is_not_prepared(monkeypatch):
+    pieces = [(elements_of(torch.int32, 64), 0)]
+    code = PowerSums(64, 6)
+    assert power_torch.prepare(code.places, 4, pieces) is None
+    elsewhere = [*pieces, (torch.empty(3, device="meta"), 64)]
+    assert power_triton.prepare(code.places, 4, elsewhere) is None
+    # Copies would be of what was there before.
+    unaligned, conjugate = pieces[0][0][1:], torch.zeros(8, dtype=torch.complex64).conj()
+    assert power_triton.prepare(code.places, 4, [(unaligned, 0)]) is None
+    assert power_triton.prepare(code.places, 6, [(unaligned, 0)]) is not None
+    for copied in (conjugate, pieces[0][0][::2]):
+        assert power_triton.prepare(code.places, 6, [(copied, 0)]) is None
+    monkeypatch.setattr(power_triton, "works", lambda device: False)
+    assert power_triton.prepare(code.places, 4, pieces) is None
+
+
 @pytest.mark.parametrize("m", [4, 6])
 def test_nothing_has_no_sums(m):
     code = PowerSums(100, m)
+    assert power_triton.prepare(code.places, m, [(torch.empty(0), 0)]) is None
     assert not power_triton.sums_of(code.places, m, [(torch.empty(0), 0)]).any()
     assert not power_triton.sums_of(code.places, m, []).any()
 
