@@ -323,13 +323,18 @@ def heal_(
     skipped. So is a step whose gradient is not finite or far larger than those before it; if the
     fifth in a row is as large as the four before it, the run has changed, and it is used.
 
+    Where the tensors are on one GPU that Triton compiles for (optimizers may keep their counters on
+    the CPU), sums stay there, and the host waits once in a step: for the norm of the gradient and
+    for whether anything was wrong. There nothing is compared before the forward, so all damage may
+    have spoiled the gradient; it is put back as elsewhere.
+
     Whoever changes weights on purpose outside of a step does so within `Healing.update`, or calls
     `Healing.refresh` afterwards, or `Healing.remove` before, as when training is done and a
     `Constraint` is to be sealed. Loading state dicts, moving tensors and changing their dtype is
     noticed.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
-    ones to compare, and no memory but the sums. Buffers that a forward changes (running means) are
+    ones, and no memory but the sums. Buffers that a forward changes (running means) are
     not covered. Of sharded tensors every process looks after its own shard.
 
     Args:
