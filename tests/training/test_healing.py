@@ -39,8 +39,8 @@ def train(model, optimizer, steps, between=None, within=None, closure=False, fir
         if between:
             between(step)
         data = torch.Generator().manual_seed(step)
-        x = torch.randn(32, 20, generator=data)
-        y = torch.randint(0, 5, (32,), generator=data)
+        x = torch.randn(32, model[0].in_features, generator=data)
+        y = torch.randint(0, model[-1].out_features, (32,), generator=data)
 
         def compute(x=x, y=y):
             optimizer.zero_grad()

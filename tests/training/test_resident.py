@@ -18,6 +18,7 @@ from parimend.training.resident import Resident, read
 from parimend.training.watched import Watched
 from parimend.words.bits import byte_view, words_of
 from tests.interpreted import small_portions
+from tests.training.test_healing import same, train
 
 ERRORS = 3
 
@@ -67,32 +68,9 @@ def run_of(seed=0):
     return model, torch.optim.Adam(model.parameters(), lr=1e-2)
 
 
-def train(model, optimizer, steps, before=None, between=None, closure=False):
-    for step in range(steps):
-        if before:
-            before(step)
-        data = torch.Generator().manual_seed(step)
-        x, y = torch.randn(16, 6, generator=data), torch.randint(0, 3, (16,), generator=data)
-
-        def compute(x=x, y=y):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            return loss
-
-        compute()
-        if between:
-            between(step)
-        optimizer.step(compute) if closure else optimizer.step()
-
-
 def state_of(model, optimizer):
     state = {f"{k} {n}": t for k, s in enumerate(optimizer.state.values()) for n, t in s.items()}
     return copy.deepcopy({**model.state_dict(), **state})
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(t, b[k]) for k, t in a.items())
 
 
 def flip(tensor, bit):
@@ -137,7 +115,7 @@ def test_damage_is_found_before_the_step_and_put_back_bit_for_bit(device, what, 
     assert len(healing.events[0].changes) == 1
     if closure:
         assert same(state_of(*run), undamaged)
-    elif what == "weights":
+    else:
         assert same(kept[3], kept[2])
 
 
@@ -178,7 +156,7 @@ def test_a_wrong_gradient_is_not_used(device, spoiled):
             kept.update(run[0].state_dict())
             run[0][2].bias.grad[0] = spoiled
 
-    train(*run, 22, between=spoil)
+    train(*run, 22, within=spoil)
     assert [(event.kind, event.where) for event in healing.events] == [("skipped", 21)]
     assert "gradient" in healing.events[0].reason
     assert same(run[0].state_dict(), kept)
@@ -194,7 +172,7 @@ def test_more_damage_than_the_budget_is_an_error(device):
             run[0][0].weight.mul_(1.5)
 
     with pytest.raises(DamageError, match=r"since step 2 more than 3 words.*refresh"):
-        train(*run, 1, between=strike)
+        train(*run, 1, within=strike)
     healing.refresh()
     train(*run, 1)
     assert healing.events == []
