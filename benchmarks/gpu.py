@@ -83,6 +83,14 @@ def limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def heals(run: Run) -> bool:
+    """Whether training that heals sees a flipped bit, and puts it back."""
+    weight = list(run.model.parameters())[-1].detach()
+    before = weight.clone()
+    weight.view(torch.int32)[0] ^= 1 << 30
+    return bool(run.hooks[-1].check_()) and torch.equal(weight, before)
+
+
 class Bench:
     """Timed steps on one device."""
 
@@ -420,6 +428,8 @@ class Bench:
                     "added %": round(100 * (took / plain - 1), 1),
                     **self.calls(lambda run=run, every=every: run.steps(every), every),
                 }
+                if how == "heal":
+                    self.found[f"{name}, {how}"]["heals"] = heals(run)
                 run.remove()
         return self.found
 

@@ -37,6 +37,7 @@ def test_every_step_finds_something(tmp_path):
     added = [found["training"][f"8-512-10, {how}"] for how in ("plain", "head", "all", "heal")]
     assert added[0]["added %"] == 0.0
     assert all(each["ms a step"] > 0 for each in added)
+    assert added[3]["heals"]
     assert all(step in shown for step in steps)
 
 
