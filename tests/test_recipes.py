@@ -301,7 +301,8 @@ def practice(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_in_a_row_are_struck_as_tensors_are(practice, dtype):
-    from motifs_practice import Bench, wrn
+    from motifs_practice import Bench
+    from practice_networks import wrn
 
     from parimend.dtypes import of_torch
     from parimend.experiment import Faults
@@ -336,7 +337,8 @@ def test_weights_in_a_row_are_struck_as_tensors_are(practice, dtype):
 
 
 def test_bounds_of_practice_hold_where_they_are_said(practice):
-    from motifs_practice import Bench, Variant, wrn
+    from motifs_practice import Bench, Variant
+    from practice_networks import wrn
 
     bench = Bench(wrn(*practice, pictures=4), "cpu")
     with torch.no_grad():
