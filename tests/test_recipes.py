@@ -250,7 +250,9 @@ def test_differences_of_motifs(monkeypatch):
     assert difference("changed", [1.0, 2.0], [1.0, 2.0], intervals=1).stars == 0
 
 
-def test_practice_without_plotly_or_pictures_for_training(practice, recipe, tmp_path, monkeypatch):
+def test_practice_without_plotly_or_pictures_for_training(
+    practice, recipe, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "plotly", None)
     options = (
         "wrn",
@@ -276,6 +278,14 @@ def test_practice_without_plotly_or_pictures_for_training(practice, recipe, tmp_
     summary = (tmp_path / "summary.md").read_text()
     assert summary.splitlines()[0].endswith("| loss at 1e-7 | loss at 1e-6 | loss at 1e-5 |")
     assert "| place | convolutions → normalization | 76,720 → 960 | " in summary
+    assert "; +0.0 | " in summary  # accuracy without faults: no interval where nothing varies
+    with pytest.raises(SystemExit):
+        recipe("motifs_practice", *options, "--draws", 0)
+    assert "argument --draws: '0': give a number, 1 or more" in capsys.readouterr().err
+    weights = practice[0].read_bytes()
+    practice[0].write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))  # another network
+    recipe("motifs_practice", *options, "--draws", 1)
+    assert len(path.read_text().splitlines()) == 21
     with pytest.raises(SystemExit, match="40 are there, and as many again give the bounds"):
         recipe("motifs_practice", *options, "--pictures", 21)
     with pytest.raises(SystemExit, match=r"is no network of cifar10_wrn.py: .*blocks.0.conv1"):
