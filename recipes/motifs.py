@@ -24,20 +24,18 @@ OUT/atlas.html is a page with the same rows and filters, OUT/atlas.csv the numbe
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from motif_networks import Net, fitted, network, parameters, picture_shape
+from motif_pairs import Atlas, Pair, Runs, chosen_of, key, networks, within
 from rich.console import Console
 from rich.progress import Progress
-from scipy import stats
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -47,8 +45,6 @@ from parimend.datasets import DataSet
 from parimend.dtypes import of_torch
 from parimend.experiment import Faults
 from parimend.faults import Words
-from parimend.report import Chart, Column, Interval, Known, Sheet, write_csv, write_page
-from parimend.report.sheet import Value
 from parimend.upsets import Upset
 from parimend.words.bits import byte_view
 
@@ -59,19 +55,10 @@ TEST = 1000
 """Test pictures under damaged weights."""
 TRACED = 64
 """Test pictures for propagation."""
+MEASURES = ("accuracy", *(f"loss at {rate:g}" for rate in RATES), "gain", "changed")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two networks that differ in one thing; ``b`` is compared with ``a``."""
-
-    motif: str
-    name: str
-    a: Net
-    b: Net
-
-
-def pairs(shape: tuple[int, int, int]) -> list[Pair]:
+def pairs(shape: tuple[int, int, int]) -> list[Pair[Net]]:
     """All pairs, for pictures of this shape (channels, height, width)."""
     base, deep_base = Net(depth=3, width=48), Net(depth=1, width=110)
     deep = fitted(replace(deep_base, depth=6), deep_base, shape)
@@ -79,7 +66,7 @@ def pairs(shape: tuple[int, int, int]) -> list[Pair]:
     conv_wide = Net("conv", depth=2, width=24)
     tokens = Net("tokens", depth=2, width=24, act="gelu", norm="layer")
 
-    def varied(motif: str, name: str, net: Net = base, **change: Any) -> Pair:
+    def varied(motif: str, name: str, net: Net = base, **change: Any) -> Pair[Net]:
         return Pair(motif, name, net, replace(net, **change))
 
     return [
@@ -233,13 +220,11 @@ def _damaged(
         ]
         Faults("bitflip", count).draw(words, 1000 * seed + draw).apply_(words)
         if net.clip == "weights":
-            copies = {name: _within(p, stored[name]) for name, p in copies.items()}
+            copies = {
+                name: within(p, stored[name].min(), stored[name].max())
+                for name, p in copies.items()
+            }
         yield copies
-
-
-def _within(values: Tensor, seen: Tensor) -> Tensor:
-    """Values between the least and the largest that were seen; NaN becomes 0."""
-    return values.nan_to_num(nan=0.0).clamp(seen.min(), seen.max())
 
 
 def _clip_(model: nn.Module, x: Tensor) -> None:
@@ -250,7 +235,7 @@ def _clip_(model: nn.Module, x: Tensor) -> None:
         with torch.no_grad():
             model(x[:TEST])
         handle.remove()
-        module.register_forward_hook(lambda m, args, y, seen=seen[0]: _within(y, seen))
+        module.register_forward_hook(lambda m, args, y, seen=seen[0]: within(y, *seen.aminmax()))
 
 
 @torch.no_grad()
@@ -260,103 +245,6 @@ def _accuracy(model: nn.Module, weights: dict[str, Tensor], data: Pictures) -> f
     logits = functional_call(model, computing, (data.test_x,))
     right = pm.propagation.classes(logits) == data.test_y
     return 100.0 * float(right.float().mean())
-
-
-def key(*what: Any) -> str:
-    text = json.dumps([asdict(each) if isinstance(each, Net) else each for each in what])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-MEASURES: dict[str, Callable[[float, float], float]] = {
-    "accuracy": lambda a, b: b - a,
-    **{f"loss at {rate:g}": lambda a, b: b - a for rate in RATES},
-    "gain": lambda a, b: math.log(b / a) if a > 0 and b > 0 else math.nan,
-    "changed": lambda a, b: b - a,
-}
-"""How two networks of a seed are compared; gains by the logarithm of their ratio."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean paired difference, or of gains a ratio, with its 95 % interval.
-
-    Attributes:
-        stars: 1 if the interval excludes no difference, 2 if it does so after Bonferroni's
-            correction.
-    """
-
-    value: float
-    low: float
-    high: float
-    stars: int
-
-
-def difference(measure: str, a: list[float], b: list[float], intervals: int) -> Difference:
-    """How ``b`` differs from ``a``.
-
-    Args:
-        measure: a name of `MEASURES`.
-        a: one value for each seed.
-        b: the same of the other network.
-        intervals: that are looked at together.
-    """
-    d = np.array([MEASURES[measure](x, y) for x, y in zip(a, b, strict=True)])
-    mean, error = float(d.mean()), float(stats.sem(d)) if len(d) > 1 else math.nan
-    half, wide = (stats.t.ppf(1 - 0.025 / each, len(d) - 1) * error for each in (1, intervals))
-    stars = sum(abs(mean) > each for each in (half, wide)) if error else 0
-    ends = (mean, mean - half, mean + half)
-    return Difference(*(map(math.exp, ends) if measure == "gain" else ends), stars)
-
-
-def summary(chosen: list[Pair], records: dict[tuple[Net, int], dict[str, Any]], seeds: int) -> str:
-    """A table of markdown: a row for every pair, in every cell the mean of a and the difference."""
-    titles = ["motif", "a -> b", "parameters", *MEASURES]
-    rows = [titles, ["---"] * len(titles)]
-    for pair in chosen:
-        a, b = ([records[net, seed] for seed in range(seeds)] for net in (pair.a, pair.b))
-        cells = [
-            _cell(measure, *([r[measure] for r in each] for each in (a, b)), len(chosen))
-            for measure in MEASURES
-        ]
-        sizes = f"{a[0]['parameters']:,} -> {b[0]['parameters']:,}"
-        rows.append([pair.motif, pair.name, sizes, *cells])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def sheet(chosen: list[Pair], records: dict[tuple[Net, int], dict[str, Any]], seeds: int) -> Sheet:
-    """The rows of `summary`, for a page."""
-    titles = ["gain, ratio" if name == "gain" else name for name in MEASURES]
-    columns = [Column("motif", choice=True), Column("pair", note="b is compared with a.")]
-    for name, title in zip(MEASURES, titles, strict=True):
-        unit, neutral = ("", 1.0) if name == "gain" else ("points", 0.0)
-        columns.append(Column(f"{name} of a", known=Known.MEASURED))
-        columns.append(Column(title, unit, Known.MEASURED, log=name == "gain", neutral=neutral))
-    rows = []
-    for pair in chosen:
-        row: list[Value] = [pair.motif, pair.name]
-        for measure in MEASURES:
-            a, b = (
-                [records[net, seed][measure] for seed in range(seeds)] for net in (pair.a, pair.b)
-            )
-            found = difference(measure, a, b, intervals=1)
-            row += [float(np.mean(a)), Interval(found.value, found.low, found.high)]
-        rows.append(tuple(row))
-    about = (
-        "Pairs of networks that differ in one thing: how b differs from a, paired over the seeds; "
-        "gains by their ratio. A star marks an interval that leaves out no difference."
-    )
-    shown = [title for title in titles if title != "accuracy"] + ["accuracy"]
-    chart = Chart(("pair",), tuple(shown), ("motif",), lying=True)
-    return Sheet("atlas", about, tuple(columns), rows, chart)
-
-
-def _cell(measure: str, a: list[float], b: list[float], pairs: int) -> str:
-    found = difference(measure, a, b, intervals=pairs * len(MEASURES))
-    if measure == "gain":
-        shown = f"{np.mean(a):.3g}; x {found.value:.3g} ({found.low:.3g} .. {found.high:.3g})"
-    else:
-        shown = f"{np.mean(a):.1f}; {found.value:+.1f} ({found.low:.1f} .. {found.high:.1f})"
-    return f"{shown} {'*' * found.stars}".rstrip()
 
 
 def main() -> None:
@@ -374,34 +262,26 @@ def main() -> None:
     out = args.out or Path("runs/motifs") / args.data
     (out / "models").mkdir(parents=True, exist_ok=True)
     data = Pictures.of(datasets.load(args.data, args.root))
-    chosen = pairs(tuple(data.x.shape[1:]))
-    motifs = sorted({pair.motif for pair in chosen})
-    if unknown := set(args.pairs or ()) - set(motifs):
-        parser.error(f"--pairs {' '.join(unknown)}: take some of {', '.join(motifs)}")
-    chosen = [pair for pair in chosen if not args.pairs or pair.motif in args.pairs]
+    chosen = chosen_of(pairs(tuple(data.x.shape[1:])), args.pairs)
     epochs = args.epochs or EPOCHS[args.data]
-    path = out / "runs.jsonl"
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {record["key"]: record for record in known}
+    runs = Runs(out / "runs.jsonl")
     records: dict[tuple[Net, int], dict[str, Any]] = {}
-    nets = list(dict.fromkeys(net for pair in chosen for net in (pair.a, pair.b)))
-    console = Console()
-    with Progress(console=console) as progress:
-        for seed, net in progress.track([(s, n) for s in range(args.seeds) for n in nets]):
-            name = key(net, data.name, seed, epochs, args.draws)
-            if name not in done:
+    with Progress(console=Console()) as progress:
+        for seed, net in progress.track(list(product(range(args.seeds), networks(chosen)))):
+
+            def measure(seed: int = seed, net: Net = net) -> dict[str, Any]:
                 model = trained(net, data, seed, epochs, out / "models")
                 found = measured(model, net, data, seed, args.draws)
-                done[name] = {"key": name, "seed": seed, "net": asdict(net), **found}
-                with path.open("a") as file:
-                    file.write(json.dumps(done[name]) + "\n")
-            records[net, seed] = done[name]
-    text = summary(chosen, records, args.seeds)
-    (out / "summary.md").write_text(text)
-    rows = [sheet(chosen, records, args.seeds)]
-    write_page(rows, out / "atlas.html", f"The atlas of motifs: {args.data}, {args.seeds} seeds")
-    write_csv(rows, out / "atlas.csv")
-    print(text, end="")
+                return {"seed": seed, "net": asdict(net), **found}
+
+            name = key(net, data.name, seed, epochs, args.draws)
+            records[net, seed] = runs.get(name, measure)
+    about = (
+        "Pairs of networks that differ in one thing: how b differs from a, paired over the seeds; "
+        "gains by their ratio."
+    )
+    atlas = Atlas(chosen, records, args.seeds, MEASURES, about)
+    atlas.publish(out, f"The atlas of motifs: {args.data}, {args.seeds} seeds")
 
 
 if __name__ == "__main__":

