@@ -19,8 +19,8 @@ from torch import Tensor
 from parimend.kernels import screen_numba, screen_torch
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
-WORK, WARPS = 8192, 8  # products that a program adds up at a time, and who does it
-TILE = 1024  # outputs or inputs of a row that are read at a time, at most
+WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does it
+TILE = 512  # outputs or inputs of a row that are read at a time, at most
 _SUMS = 16384  # of `times`
 _PROGRAMS = 512  # that keep a large GPU busy
 _POSITIONS = 256  # of one program
@@ -217,10 +217,10 @@ def _check_products(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, BLOCKS:
     r, q = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, ROOM)
     every, part = tl.arange(0, EVERY), tl.arange(0, PARTS)
     there, row, used = r < rows, r.to(tl.int64), every < BLOCKS * CHECKS
-    s, _ = _products(
+    goal, _ = _products(
         x, row * fan_in, PW, every, there, fan_in, False, BLOCKS * CHECKS, ROWS, EVERY, WIDE
     )
-    off = s + tl.load(Pb + every, mask=used, other=0)[None, :]
+    off = goal + tl.load(Pb + every, mask=used, other=0)[None, :]
     squares = tl.zeros((ROWS, PARTS), tl.float32)
     block = 0
     while block < BLOCKS:
