@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from parimend import kernels
-from parimend.codes.output import Output
-from parimend.guards.checks import Checks
 from parimend.kernels import screen_torch, screen_triton
-from parimend.layers.registry import product_of
 
 CPU = torch.device("cpu")
 
@@ -49,34 +46,6 @@ def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
             assert bool(found) == bool(right)
             answers.add(bool(right))
     assert answers == {False, True}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("m", [1, 9, 18])
-def test_products_with_inputs_whose_channels_come_last(dtype, m):
-    torch.manual_seed(m)
-    x = torch.randn(2, 40, 3, 5).to(dtype).to(memory_format=torch.channels_last).flatten(2)
-    wide = torch.promote_types(dtype, torch.float32)
-    matrix = torch.randn(m, 40, dtype=wide)
-    for inputs in (x, x.contiguous()):
-        found = screen_triton.times(matrix, inputs)
-        torch.testing.assert_close(found, matrix @ x.to(wide))
-
-
-def test_a_convolution_is_checked_with_them():
-    calls = []
-
-    def times(matrix, x):
-        calls.append(x.dtype)
-        return screen_triton.times(matrix, x)
-
-    layer = torch.nn.Conv2d(5, 8, 3, padding=1).bfloat16()
-    checks = Checks(product_of(layer), Output(8, 2), layer.weight, layer.bias)
-    x = torch.randn(2, 5, 6, 7).bfloat16().to(memory_format=torch.channels_last)
-    right = checks.target(x, torch.Size((6, 7)), torch.float32)
-    found = checks.target(x, torch.Size((6, 7)), torch.float32, times)
-    torch.testing.assert_close(found, right)
-    assert calls == [torch.bfloat16]
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, in the interpreter

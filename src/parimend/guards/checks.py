@@ -13,7 +13,7 @@ from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
 from parimend.guards.threshold import Spread, Threshold
 from parimend.kernels import screen_torch
-from parimend.layers.product import Product, Times
+from parimend.layers.product import Product
 
 _EXACT = 4.0
 """P W counts as zero if it is no more than this many roundings of the weights."""
@@ -149,24 +149,14 @@ class Checks:
         """
         return self.threshold(like).floor(self.code.m, self.code.n)
 
-    def target(
-        self, x: Tensor, size: torch.Size, dtype: torch.dtype, times: Times | None = None
-    ) -> Tensor | None:
-        """What P y must be, (samples * blocks, k, positions); None for zero.
-
-        Args:
-            x: inputs.
-            size: spatial shape of the outputs.
-            dtype: of what is given.
-            times: see `Product.multiply`.
-        """
+    def target(self, x: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        """What P y must be, (samples * blocks, k, positions); None for zero."""
         if self.imposed:
             return None
         with torch.no_grad():
             rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
-            samples = self.product.samples(x)
             with screen_torch.exactly(x):
-                found = self.product.multiply(samples, rows, bias, size, times)
+                found = self.product.multiply(self.product.samples(x.to(dtype)), rows, bias, size)
             return found.reshape(-1, self.code.m, size.numel())
 
     def by_block(self, y: Tensor) -> Tensor:
@@ -204,7 +194,7 @@ class Checks:
             outputs = on.view(_rows(y, n * self.blocks), dtype)
             inputs = on.view(_rows(_plain(x), self._fan_in), dtype)
             return on.any_suspicious_product(outputs, P, inputs, PW, Pb, *rest)
-        target = self.target(x, product.size(y), dtype, getattr(on, "times", None))
+        target = self.target(x, product.size(y), dtype)
         last = y.movedim(product.axis, -1) if dims else y
         if dims and (y.is_contiguous() or not last.is_contiguous()):
             planes = on.view(self.by_block(product.split(y)).contiguous(), dtype)

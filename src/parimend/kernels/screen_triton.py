@@ -21,7 +21,6 @@ from parimend.kernels import screen_numba, screen_torch
 _LARGE = tl.constexpr(screen_numba.LARGE)
 WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does it
 TILE = 512  # outputs or inputs of a row that are read at a time, at most
-_SUMS = 16384  # of `times`
 _PROGRAMS = 512  # that keep a large GPU busy
 _POSITIONS = 256  # of one program
 _TRIED = 70  # outputs of a row that a device has to judge
@@ -54,16 +53,6 @@ def any_suspicious_plane(y, P, target, tau2, least2, into=None) -> Tensor:
         y = y.to(P.dtype)
         return screen_torch.any_suspicious_plane(y, P, target, tau2, least2, into)
     return _plane(y, P, target, tau2, least2, into)
-
-
-def times(matrix, x) -> Tensor:
-    """A matrix, (m, C) float32, times inputs of any dtype, (samples, C, positions) whose channels
-    follow each other in memory, as (samples, m, positions) float32; other inputs as torch does.
-    """
-    rows = x.transpose(1, 2)
-    if matrix.dtype != torch.float32 or not rows.is_contiguous() or not works(x.device):
-        return matrix @ x.to(matrix.dtype)
-    return _times(matrix.contiguous(), rows)
 
 
 @lru_cache(maxsize=64)
@@ -139,19 +128,6 @@ def _rows_at_once(rows, products) -> int:
     while at_once > 1 and triton.cdiv(rows, at_once) < _PROGRAMS:
         at_once //= 2
     return at_once
-
-
-def _times(matrix, rows) -> Tensor:
-    samples, inner, width = rows.shape
-    out = rows.new_empty((samples, len(matrix), inner), dtype=torch.float32)
-    room = triton.next_power_of_2(len(matrix))
-    tile = _tile(width, room)
-    at_once = max(_SUMS // (tile * room), 1)
-    _multiply[(triton.cdiv(samples * inner, at_once),)](
-        rows, matrix, out, samples * inner, width, inner,
-        CHECKS=len(matrix), ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
-    )  # fmt: skip
-    return out
 
 
 def _plane(y, P, target, tau2, least2, into) -> Tensor:
@@ -234,17 +210,6 @@ def _check_products(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, BLOCKS:
     energy = tl.sum(tl.where(within[None, :, :], (off * off)[:, None, :], 0.0), 2)
     fails = (part < BLOCKS)[None, :] & _fails(energy, squares, tau2, least2)
     _say(out, there & (tl.max(fails.to(tl.int32), 1) > 0))
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _multiply(x, matrix, out, rows, width, inner, CHECKS: tl.constexpr, ROOM: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
-    """Some rows of inputs times all of those of a matrix."""
-    r, q = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, ROOM)
-    there, row = r < rows, r.to(tl.int64)
-    s, _ = _products(x, row * width, matrix, q, there, width, False, CHECKS, ROWS, ROOM, TILE)
-    at = (row // inner)[:, None] * CHECKS + q
-    inside = there[:, None] & (q < CHECKS)
-    tl.store(out + at * inner + (row % inner)[:, None], s, mask=inside)
 
 
 @triton.jit(do_not_specialize=["tau2", "least2"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parimend.layers.product import FUSED, Product, Times
+from parimend.layers.product import FUSED, Product
 
 
 @dataclass(frozen=True)
@@ -104,21 +104,14 @@ class ConvProduct(_Windows):
             for i, length, step, dilation in geometry
         ]
 
-    def multiply(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        bias: Tensor | None,
-        size: torch.Size,
-        times: Times | None = None,
-    ) -> Tensor:
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         kernels = self._kernels(rows)
         if self.dims == 2 and self.stride == (1, 1) and not isinstance(self.padding, str):
             reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
             left = tuple(far - near for far, near in zip(reach, self.padding, strict=True))
             if min(left) >= 0:
-                return self._fold(x, kernels, bias, size, left, times or _times)
-        return self._convolve(x.to(rows.dtype), kernels, bias, 1)
+                return self._fold(x, kernels, bias, size, left)
+        return self._convolve(x, kernels, bias, 1)
 
     def _fold(
         self,
@@ -127,7 +120,6 @@ class ConvProduct(_Windows):
         bias: Tensor | None,
         size: torch.Size,
         left: tuple[int, ...],
-        times: Times,
     ) -> Tensor:
         """One product for every place in the kernel, and the sum of these, shifted.
 
@@ -138,7 +130,7 @@ class ConvProduct(_Windows):
         """
         x = self._bordered(x)
         taps = kernels.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
-        y = F.fold(times(taps, x.flatten(2)), size, self.kernel, self.dilation, left)
+        y = F.fold(taps @ x.flatten(2), size, self.kernel, self.dilation, left)
         return y if bias is None else y + bias[:, None, None]
 
     def _bordered(self, x: Tensor) -> Tensor:
@@ -179,17 +171,10 @@ class TransposedProduct(_Windows):
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return self._transposed(x, weight, bias, size, self.groups)
 
-    def multiply(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        bias: Tensor | None,
-        size: torch.Size,
-        times: Times | None = None,
-    ) -> Tensor:
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         r = rows.shape[1]
         kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(1, 2)
-        return self._transposed(x.to(rows.dtype), kernels.flatten(0, 1), bias, size, 1)
+        return self._transposed(x, kernels.flatten(0, 1), bias, size, 1)
 
     def _transposed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size, groups: int
@@ -204,10 +189,6 @@ class TransposedProduct(_Windows):
         extra = [wanted - least for wanted, least in zip(size, smallest, strict=True)]
         convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
         return convolve(x, weight, bias, self.stride, self.padding, extra, groups, self.dilation)
-
-
-def _times(matrix: Tensor, x: Tensor) -> Tensor:
-    return matrix @ x.to(matrix.dtype)
 
 
 def convolution(module: Any) -> Product:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parimend.layers.product import FUSED, Product, Times
+from parimend.layers.product import FUSED, Product
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,8 @@ class LinearProduct(Product):
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def multiply(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        bias: Tensor | None,
-        size: torch.Size,
-        times: Times | None = None,
-    ) -> Tensor:
-        return F.linear(x.to(rows.dtype), rows.squeeze(0), bias)
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
+        return F.linear(x, rows.squeeze(0), bias)
 
     def multiply_fused(
         self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Times = Callable[[Tensor, Tensor], Tensor]
 FUSED = 16
 """Sums over the inputs that `Product.multiply_fused` makes at most, instead of a product."""
 
@@ -80,23 +78,14 @@ class Product(ABC):
         """
 
     @abstractmethod
-    def multiply(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        bias: Tensor | None,
-        size: torch.Size,
-        times: Times | None = None,
-    ) -> Tensor:
+    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         """Other rows times the same inputs, summed over the groups.
 
         Args:
-            x: as `samples` gives them; they may be narrower than the rows.
+            x: as `samples` gives them.
             rows: (groups, r, fan-in).
             bias: (r,).
             size: spatial shape of the outputs.
-            times: multiplies a matrix (m, C) with inputs (samples, C, positions), where a layer is
-                multiplied so; by default as PyTorch does.
 
         Returns:
             ``(samples, r, *size)``.
