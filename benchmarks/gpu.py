@@ -529,7 +529,7 @@ class Bench:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 model(x)
-            return graph.replay, x
+            return lambda: (graph.replay(), x), x  # which must outlive the graph that reads it
         return partial(model, x), x
 
 

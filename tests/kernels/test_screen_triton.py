@@ -1,5 +1,7 @@
 """The check in Triton, interpreted, finds what operations of torch find."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -73,6 +75,18 @@ def test_torch_takes_the_place_of_devices_that_are_wrong(monkeypatch, found):
     y, P, none = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1)
     with pytest.warns(RuntimeWarning, match="Triton does not work on cpu, operations of torch"):
         assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+
+
+def test_a_program_that_does_not_compile_ends_no_run(monkeypatch):
+    y, P, none = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1)
+    assert screen_triton.works(CPU)
+    monkeypatch.setattr(screen_triton, "_GIVEN_UP", set())
+    monkeypatch.setattr(screen_triton, "_row", lambda *args: 1 // 0)
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
+        assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert not screen_triton.any_suspicious_row(0 * y, P, none, 1.0, 0.0)
 
 
 def test_too_little_memory_says_nothing_of_a_device(monkeypatch):

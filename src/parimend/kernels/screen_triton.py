@@ -24,6 +24,7 @@ TILE = 512  # outputs or inputs of a row that are read at a time, at most
 _PROGRAMS = 512  # that keep a large GPU busy
 _POSITIONS = 256  # of one program
 _TRIED = 70  # outputs of a row that a device has to judge
+_GIVEN_UP: set[torch.device] = set()  # devices for which a program did not compile
 
 
 def view(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,26 +34,32 @@ def view(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def any_suspicious_row(y, P, target, tau2, least2, into=None) -> Tensor:
     """See `screen_torch.any_suspicious_row`; ``y`` may be narrower than float32."""
-    if y.dtype == torch.float64 or not works(y.device):
-        y = y.to(P.dtype)
-        return screen_torch.any_suspicious_row(y, P, target, tau2, least2, into)
-    return _row(y, P, target, tau2, least2, into)
+    return _found(_row, screen_torch.any_suspicious_row, y, P, (target,), tau2, least2, into)
 
 
 def any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into=None) -> Tensor:
     """See `screen_torch.any_suspicious_product`; ``y`` and ``x`` may be narrower than float32."""
-    if y.dtype == torch.float64 or not works(y.device):
-        y, x = y.to(P.dtype), x.to(P.dtype)
-        return screen_torch.any_suspicious_product(y, P, x, PW, Pb, tau2, least2, into)
-    return _product(y, P, x, PW, Pb, tau2, least2, into)
+    instead = screen_torch.any_suspicious_product
+    return _found(_product, instead, y, P, (x, PW, Pb), tau2, least2, into)
 
 
 def any_suspicious_plane(y, P, target, tau2, least2, into=None) -> Tensor:
     """See `screen_torch.any_suspicious_plane`; ``y`` may be narrower than float32."""
-    if y.dtype == torch.float64 or not works(y.device):
-        y = y.to(P.dtype)
-        return screen_torch.any_suspicious_plane(y, P, target, tau2, least2, into)
-    return _plane(y, P, target, tau2, least2, into)
+    return _found(_plane, screen_torch.any_suspicious_plane, y, P, (target,), tau2, least2, into)
+
+
+def _found(kernel, instead, y, P, others, tau2, least2, into) -> Tensor:
+    """What a kernel finds, or an operation of torch instead."""
+    if y.dtype != torch.float64 and y.device not in _GIVEN_UP and works(y.device):
+        try:
+            return kernel(y, P, *others, tau2, least2, into)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a program for shapes that were not tried: it was not launched
+            _GIVEN_UP.add(y.device)
+            _warn(y.device, error)
+    others = (t.to(P.dtype) for t in others)
+    return instead(y.to(P.dtype), P, *others, tau2, least2, into)
 
 
 @lru_cache(maxsize=64)
@@ -78,14 +85,18 @@ def works(device: torch.device) -> bool:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        warnings.warn(
-            f"Triton does not work on {device}, operations of torch check outputs there, more "
-            f"slowly: {type(error).__name__}: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn(device, error)
         return False
     return True
+
+
+def _warn(device, error) -> None:
+    warnings.warn(
+        f"Triton does not work on {device}, operations of torch check outputs there, more slowly: "
+        f"{type(error).__name__}: {error}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _row(y, P, target, tau2, least2, into) -> Tensor:

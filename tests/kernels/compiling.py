@@ -1,0 +1,96 @@
+"""Compiles all kernels in Triton for a GPU that need not be there, as their callers launch them.
+
+python -m tests.kernels.compiling CAPABILITY prints the kernels and how often each was compiled. The
+interpreter takes programs that the compiler refuses; what they find is for others to test.
+"""
+
+import sys
+from collections import Counter
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from parimend.codes import PowerSums
+from parimend.kernels import power_triton, product_triton, screen_triton, stream_triton
+
+TYPES = {
+    torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64",
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16",
+}  # fmt: skip
+OPTIONS = {"num_warps", "num_stages", "maxnreg"}
+
+
+def type_of(value):
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}"
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+class Compiled:
+    """In the place of a kernel: compiles it for what it is launched with."""
+
+    def __init__(self, kernel, target, found):
+        self.kernel, self.target, self.found = kernel, target, found
+        self.known = set()
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *args, **kwargs):
+        options = {name: kwargs.pop(name) for name in OPTIONS & kwargs.keys()}
+        names = self.kernel.arg_names
+        constants = {name: value for name, value in kwargs.items() if name in names}
+        types = dict(zip(names, map(type_of, args), strict=False))
+        key = repr((types, constants, options))
+        if key not in self.known:
+            self.known.add(key)
+            signature = {name: types.get(name, "constexpr") for name in names}
+            source = ASTSource(self.kernel, signature, constants)
+            assert triton.compile(source, target=self.target, options=options).asm["cubin"]
+            self.found[self.kernel.__name__] += 1
+
+
+def launch_all():
+    """Everything that launches kernels, with shapes that lead to different programs."""
+    for dtype, k, blocks, n, rows in (
+        (torch.float32, 1, 1, 4096, 4096),
+        (torch.bfloat16, 1, 16, 256, 700),
+        (torch.float16, 3, 2, 100, 3),
+    ):
+        y, x = torch.zeros(rows, blocks * n, dtype=dtype), torch.zeros(rows, 384, dtype=dtype)
+        P, PW, Pb = torch.ones(k, n), torch.ones(blocks * k, 384), torch.ones(blocks * k)
+        screen_triton.any_suspicious_product(y, P, x, PW, Pb, 1.0, 0.0)
+        planes = y.reshape(-1, n, 1)[:2]
+        for given in (0, 1):
+            goal, field = torch.zeros(given * blocks * rows, k), torch.zeros(given * 2, k, 1)
+            screen_triton.any_suspicious_row(y.reshape(-1, n), P, goal, 1.0, 0.0)
+            screen_triton.any_suspicious_plane(planes, P, field, 1.0, 0.0)
+    words = torch.zeros(1 << 18, dtype=torch.int32)
+    for pieces in ([(words, 0)], [(words[:4096], 4096 * i) for i in range(70)]):
+        for m in (stream_triton.SUMS, 424):
+            power_triton.sums_of(PowerSums(1 << 20, m).places, m, pieces)
+
+
+def main():
+    target, found = GPUTarget("cuda", int(sys.argv[1]), 32), Counter()
+    for module in (screen_triton, stream_triton, product_triton):
+        for name, kernel in list(vars(module).items()):
+            if isinstance(kernel, triton.runtime.JITFunction) and launched(name):
+                setattr(module, name, Compiled(kernel, target, found))
+    screen_triton.works = power_triton.works = lambda device: True
+    launch_all()
+    for name, count in sorted(found.items()):
+        print(name, count)
+
+
+def launched(name):
+    """Whether a function in Triton is a kernel, and not a part of one."""
+    return name in {"_check_rows", "_check_products", "_check_planes", "_add_up", "_multiply"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Kernels in Triton compile for GPUs, as their callers launch them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_every_kernel_compiles(capability, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compiling", capability],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = dict(line.split() for line in done.stdout.splitlines())
+    kernels = {"_check_rows", "_check_products", "_check_planes", "_add_up", "_multiply"}
+    assert counts.keys() == kernels
+    assert int(counts["_check_products"]) == 3
