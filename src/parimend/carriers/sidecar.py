@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
-_THERE = 1 << 28
+_THERE = 1 << 30
 """Bytes on another device that are looked at together: it waits for every result."""
 _COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from parimend.events import Event, ScrubKind
@@ -37,8 +37,8 @@ class Teller:
 
     def count(self, **more: float) -> None:
         """Add to the totals."""
-        now = asdict(self.counters)
-        self.counters = Counters(**{name: now[name] + more.get(name, 0) for name in now})
+        now = self.counters
+        self.counters = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
     def tell(self, event: Event) -> None:
         """Tell of something that was noticed."""
