@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -272,9 +272,14 @@ def of_torch(dtype: torch.dtype, tensor: str = "a tensor") -> DType:
         >>> of_torch(torch.float16).name
         'F16'
     """
-    try:
-        return OF_TORCH[str(dtype).removeprefix("torch.")]
-    except KeyError:
+    found = _of_torch(dtype)
+    if found is None:
         raise WordError(
             f"{tensor} is {dtype}, which has no plain bytes to protect: convert it or leave it out"
-        ) from None
+        )
+    return found
+
+
+@cache
+def _of_torch(dtype: torch.dtype) -> DType | None:
+    return OF_TORCH.get(str(dtype).removeprefix("torch."))

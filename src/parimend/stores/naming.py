@@ -55,7 +55,8 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
     found: dict[str, Leaf] = {}
     for owner, value in _walk(model, "", buffers, ()):
-        for name, inner in _inside(owner, value):
+        is_one = type(value) in _PLAIN  # most are
+        for name, inner in ((owner, value),) if is_one else _inside(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -176,8 +177,13 @@ def _walk(
         return
     if id(value) in above:
         raise WordError(f"{name} contains itself: give a state dict without cycles")
+    path = (*above, id(value))
     for key, entry in below:
-        yield from _walk(entry, f"{name}.{key}" if name else f"{key}", buffers, (*above, id(value)))
+        inner = f"{name}.{key}" if name else f"{key}"
+        if isinstance(entry, torch.Tensor):
+            yield inner, entry
+        else:
+            yield from _walk(entry, inner, buffers, path)
 
 
 def _entries(value: Any) -> Iterable[tuple[Any, Any]] | None:
