@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import Policy, guard_, latch, observing
+from parimend.guards import Policy, graph, guard_, latch, observing
 
 
 class Net(nn.Module):
@@ -208,6 +208,32 @@ class TestCapturedGraphs:
             assert not guards.settle()
             same(y, model(x))
 
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_several_forwards_in_one_graph(self, model, x, compiled):
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+            run(x)
+            self.now = True
+            ys = [run(x), run(2.0 * x)]
+            self.now = False
+            right = [y["y"].clone() for y in ys]
+            for y in ys:
+                y["y"].fill_(9.0)
+            first = guards._journal.latch._captured[0]
+            first.alarms[torch.device("cpu")][1] = 1
+            run(x)  # has places of its own, and leaves these alone
+            assert not guards.settle()
+            for y, expected in zip(ys, right, strict=True):
+                torch.testing.assert_close(y["y"], expected)
+            assert guards.settle()
+
+    def test_compilers_that_capture_unasked_are_refused(self, model, x, monkeypatch):
+        monkeypatch.setattr(graph, "_TAGS", [])
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        guarded = guard_(model, 4, deferred=True)
+        with torch.no_grad(), guarded, pytest.raises(GuardError, match="or use a newer PyTorch"):
+            self.captured(compiled, x)
+
     def test_the_capture_itself_is_checked_by_no_one_else(self, model, x):
         with torch.no_grad(), guard_(model, 4, policy="raise", deferred=True) as guards:
             model(x)
@@ -223,7 +249,7 @@ class TestCapturedGraphs:
     def test_it_needs_a_run_before(self, model, x):
         with torch.no_grad(), guard_(model, 4, deferred=True):
             self.now = True
-            with pytest.raises(GuardError, match="run the model once before every"):
+            with pytest.raises(GuardError, match="run the model once before, as it is"):
                 model(x)
 
     def test_of_a_compiled_model(self, model, x):

@@ -403,3 +403,34 @@ def test_bad_arguments():
         pm.heal_(model, optimizer, errors=0)
     with pytest.raises(SpecError, match="heal_ takes an optimizer"):
         pm.heal_(model, list(model.parameters()))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_could_not_be_watched_is_watched_as_soon_as_it_can_be(monkeypatch, moved):
+    model = torch.nn.Sequential(torch.nn.Linear(20, 40), torch.nn.ReLU(), torch.nn.Linear(40, 5))
+    optimizer = torch.optim.Adam(model.parameters())
+    healing = pm.heal_(model, optimizer)
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.randn(8, 20)).square().sum().backward()
+        optimizer.step()
+
+    def scarce(*args):
+        raise torch.OutOfMemoryError("no memory left for a moment")
+
+    if moved:
+        step()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    with monkeypatch.context() as patch:
+        patch.setattr("parimend.training.healing.Watched", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            step()
+    step()
+    state = optimizer.state[model[0].weight]["exp_avg_sq"]
+    for tensor in (state, model[0].weight):
+        with torch.no_grad():
+            tensor[3, 4] = 1e30
+        assert healing.check_()
+        assert tensor[3, 4].item() < 1e30

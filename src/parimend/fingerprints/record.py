@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from parimend.errors import FormatError
+from parimend.kernels.field import PRIME
 from parimend.names import listed, select
 from parimend.record import Record
 from parimend.strict_json import finite, refuse
@@ -209,9 +210,11 @@ def _print(given: Mapping[str, Any]) -> Print:
         ValueError, TypeError, LookupError: if it is something else.
     """
     dtype, shape, sums = (given[key] for key in ("dtype", "shape", "sums"))
-    numbers = [*shape, *sums]
-    if not (type(dtype) is str and all(type(n) is int and n >= 0 for n in numbers)):
-        raise ValueError(f"numbers that no tensor has: {numbers}")
+    if [type(each) for each in (dtype, shape, sums)] != [str, list, list]:
+        raise TypeError("a dtype, and lists of numbers")
+    for numbers, most in ((shape, 1 << 63), (sums, PRIME)):
+        if not all(type(n) is int and 0 <= n < most for n in numbers):
+            raise ValueError(f"numbers that no tensor has: {numbers}")
     if not sums or len(sums) % SUMS:
         raise ValueError(f"{len(sums)} sums")
     return Print(dtype, tuple(shape), tuple(sums))

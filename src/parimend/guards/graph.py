@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from parimend.errors import GuardError
 from parimend.guards.journal import Parameters
 
 Constants = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -131,6 +132,19 @@ def _call(args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> str:
     name = repr((args, kwargs))
     _CALLS[name] = args, kwargs
     return name
+
+
+def require_own_capture() -> None:
+    """Refuse a capture that may not be the user's, who would not know that alarms are to be read.
+
+    Raises:
+        GuardError: if this PyTorch cannot tell compilers to leave an operator out of CUDA graphs.
+    """
+    if not _TAGS:
+        raise GuardError(
+            "this PyTorch captures compiled graphs unasked, and alarms would wait there unseen: "
+            "capture the model without compiling it, or use a newer PyTorch"
+        )
 
 
 def _answer(

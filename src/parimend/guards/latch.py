@@ -9,8 +9,9 @@ plain values, and changes nothing but what it gives back. Where that is not know
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -39,11 +40,14 @@ class _Thread:
     Attributes:
         phase: ``waiting`` while alarms are kept, ``judging`` in the second run.
         alarms: for every device, (layers,) int32: never cleared but by who reads them.
+        is_captured: whether these are the places of a CUDA graph, and of whatever else is captured
+            before the next forward that is not.
         judged: layers that were stopped in the second run.
     """
 
     phase: str = ""
     alarms: dict[torch.device, Tensor] = field(default_factory=dict)
+    is_captured: bool = False
     judged: set[str] = field(default_factory=set)
 
 
@@ -125,14 +129,25 @@ class Latch:
         """Those of all layers."""
         alarms = self._here.alarms
         if device not in alarms:
-            if capturing():
-                raise GuardError(
-                    f"there is no place for alarms on {device}, and none can be made while a CUDA "
-                    "graph is captured: run the model once before every capture"
-                )
+            self._refuse_capture(f"there is no place for alarms on {device}")
             with torch.inference_mode(False):  # it is written to outside of that, too
                 alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
         return alarms[device]
+
+    @staticmethod
+    def _refuse_capture(reason: str) -> None:
+        """Refuse to make what has to be there before a capture."""
+        if capturing():
+            raise GuardError(
+                f"{reason}, and none can be made while a CUDA graph is captured: run the model "
+                "once before, as it is to be captured"
+            )
+
+    def _leave_graphs(self) -> None:
+        """Gives a forward that is not captured places of its own."""
+        here = self._here
+        if here.is_captured and not capturing():
+            here.alarms, here.is_captured = {}, False
 
     def judged(self, layer: str) -> None:
         """Notes that a layer was stopped, and looked at."""
@@ -141,8 +156,12 @@ class Latch:
     def settle(self) -> bool:
         """See `parimend.guards.handle.Guards.settle`."""
         good = True
+        # Graphs may share places, which are read once.
+        places = {id(p): p for each in self._captured for p in each.alarms.values()}
+        raised = {number: self._read([place]) for number, place in places.items()}
         for each in self._captured:
-            if alarmed := self._read(each.alarms):
+            found = (raised[id(place)] for place in each.alarms.values())
+            if alarmed := list(dict.fromkeys(itertools.chain(*found))):
                 good = False
                 again = partial(self._model.forward, *each.args, **each.kwargs)
                 better = self._conclude(again, each.outputs, alarmed)
@@ -159,23 +178,24 @@ class Latch:
         here = self._here
         if here.phase:  # the second run, or a model that calls itself
             return forward(*args, **kwargs)
+        self._leave_graphs()
         here.phase = "waiting"
         try:
             outputs = forward(*args, **kwargs)
         finally:
             here.phase = ""
         if capturing():
-            self._captured.append(_Captured(args, kwargs, outputs, here.alarms))
-            here.alarms = {}
+            self._captured.append(_Captured(args, kwargs, outputs, dict(here.alarms)))
+            here.is_captured = True
             return outputs
-        if alarmed := self._read(here.alarms):
+        if alarmed := self._read(here.alarms.values()):
             return self._conclude(partial(forward, *args, **kwargs), outputs, alarmed)
         return outputs
 
-    def _read(self, alarms: dict[torch.device, Tensor]) -> list[str]:
+    def _read(self, alarms: Iterable[Tensor]) -> list[str]:
         """The layers with an alarm, which is over with that."""
         raised: set[int] = set()
-        for each in alarms.values():
+        for each in alarms:
             found = [i for i, alarm in enumerate(each.tolist()) if alarm]
             if found:
                 each.zero_()
@@ -246,13 +266,16 @@ class Latch:
         Alarms of a graph that is captured as a CUDA graph are added to the places that a run
         before it has made.
         """
+        self._leave_graphs()
         places, key = self._places(alarms.device), (tuple(layers), alarms.device)
         if key not in self._numbers:
+            self._refuse_capture("there are no places for the alarms of these layers")
             self._numbers[key] = torch.tensor(layers, device=alarms.device)
         if capturing():
+            graph.require_own_capture()
             places.index_add_(0, self._numbers[key], alarms.to(places.dtype))
             self._captured.append(_Captured(args, kwargs, outputs, {alarms.device: places}, inputs))
-            del self._here.alarms[alarms.device]
+            self._here.is_captured = True
             return
         raised = alarms.tolist()
         if any(raised):

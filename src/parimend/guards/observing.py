@@ -74,5 +74,6 @@ def is_raised(alarm: Any) -> bool:
             raise
         raise GuardError(
             "the alarms of a layer cannot be read while a CUDA graph is captured: guard with "
-            "deferred=True, and call settle() after a replay"
+            "deferred=True, compile the model as a whole if at all, and call settle() after a "
+            "replay"
         ) from error

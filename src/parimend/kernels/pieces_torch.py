@@ -24,6 +24,14 @@ def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     return elements.detach().reshape(-1).view(torch.uint8)
 
 
+def stream_on(device: torch.device) -> int:
+    """The stream that work for a device goes to now; what is kept there is for one stream alone.
+
+    Others could read it before it is written, or after its memory has gone to someone else.
+    """
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def is_plain(elements: torch.Tensor) -> bool:
     """Whether the memory of elements is their bytes, one after the other."""
     return elements.is_contiguous() and not (elements.is_conj() or elements.is_neg())

@@ -27,7 +27,7 @@ import triton.language as tl
 
 from parimend.kernels.field import PRIME as FIELD
 from parimend.kernels.field_triton import PRIME, power, times
-from parimend.kernels.pieces_torch import Piece, bytes_of, shrinking
+from parimend.kernels.pieces_torch import Piece, bytes_of, shrinking, stream_on
 from parimend.kernels.points import Points
 from parimend.kernels.points_numba import powers_of
 from parimend.kernels.power_torch import multiply
@@ -105,12 +105,13 @@ class Prepared:
         total = torch.zeros(self._count, dtype=torch.int64, device=device)
         at_once = SUMS * max(room // (4 * SUMS * CHUNK) // chunks, 1)
         tiles = -(-max(room // (4 * block), 1) // ROWS)
-        stagings, places = self._staged(tiles * tile), _places(points, block, tiles, device)
+        stagings, stream = self._staged(tiles * tile), stream_on(device)
+        places = _places(points, block, tiles, device, stream)
         longest = max(sum(each.sizes) for each in stagings)
         staged = torch.empty(-(-longest // tile) * tile, dtype=torch.uint8, device=device)
         for first in range(0, self._count, at_once):
             sums = range(first, min(first + at_once, self._count), SUMS)
-            units = _units(points, block, sums, device)
+            units = _units(points, block, sums, device, stream)
             for each in stagings:
                 filled = -(-sum(each.sizes) // tile)
                 _fill(staged[: filled * tile], each)
@@ -180,14 +181,16 @@ def _fill(staged: torch.Tensor, staging: _Staging) -> None:
 
 
 @lru_cache(maxsize=16)
-def _places(points: Points, block: int, tiles: int, device: torch.device) -> torch.Tensor:
+def _places(
+    points: Points, block: int, tiles: int, device: torch.device, stream: int
+) -> torch.Tensor:
     """(tiles,) int64: by what the points of `ROWS` blocks differ from those of the first ones."""
     step = np.array([points.shift(ROWS * block)], np.float64)
     return torch.from_numpy(powers_of(step, tiles)[0]).to(device)
 
 
-@lru_cache(maxsize=1)
-def _units(points: Points, block: int, sums: range, device: torch.device) -> _Unit:
+@lru_cache(maxsize=2)
+def _units(points: Points, block: int, sums: range, device: torch.device, stream: int) -> _Unit:
     """The units of all chunks of a block for some sums, `SUMS` from each number on: a few together,
     as that takes memory, and few operations take little time.
 

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from parimend.kernels.field import PRIME as FIELD
 from parimend.kernels.field_triton import PRIME, times
+from parimend.kernels.pieces_torch import stream_on
 from parimend.kernels.points import Points
 from parimend.kernels.points_numba import powers_of, products
 
@@ -68,7 +69,7 @@ class Prepared:
 
     def start(self) -> torch.Tensor:
         """Begin to compute: (SUMS,) int64 on the device, to be reduced modulo p."""
-        tables = _tables(self._points, self._device)
+        tables = _tables(self._points, self._device, stream_on(self._device))
         out = torch.zeros(SUMS, dtype=torch.int64, device=self._device)
         for described, items in self._described:
             if described.is_cuda:  # its memory must not serve others before this stream has read it
@@ -108,7 +109,7 @@ def _described(
 
 
 @lru_cache(maxsize=16)
-def _tables(points: Points, device: torch.device) -> _Tables:
+def _tables(points: Points, device: torch.device, stream: int) -> _Tables:
     """Computed once for a code and a device: about 200 KB."""
     exponents = np.arange(1, SUMS + 1)
     places = np.arange(points.tile + WIDTH)

@@ -50,11 +50,6 @@ class ModelTensors(Tensors):
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
-        self._elsewhere = {
-            name
-            for name, tensor in self.held.items()
-            if tensor.device.type not in ("cpu", "meta") and tensor.layout is torch.strided
-        }
 
     def whole(self) -> list[Part]:
         return [
@@ -71,7 +66,8 @@ class ModelTensors(Tensors):
         return data[part.start * size : (part.start + part.count) * size]
 
     def is_elsewhere(self, part: Part) -> bool:
-        return part.name in self._elsewhere
+        tensor = self.held[part.name]  # which may be moved at any time
+        return not (tensor.is_cpu or tensor.is_meta) and tensor.layout is torch.strided
 
     def _resident(self, part: Part) -> torch.Tensor | None:
         if not self.is_elsewhere(part):

@@ -81,6 +81,7 @@ class Healing(Removable):
         self._fresh = False  # no forward has been seen since the sums were taken
         self._within = False  # a step, or an update
         self._loaded = False  # weights or state have been loaded since the sums were taken
+        self._stale = False  # tensors were found that are not watched yet
         self.refresh()
         forward, load = uncompiled(self._before_forward), Hook(self._after_loading)
         self._hooks: list[Any] = [self._model.register_forward_pre_hook(Hook(forward))]
@@ -99,8 +100,10 @@ class Healing(Removable):
         To be called after changing them by hand; loading a state dict does, also that of a
         submodule. What is done within `update` needs no call.
         """
-        if self._state.find():
+        self._stale |= self._state.find()
+        if self._stale:  # also after a time at which that failed
             self._watch()
+            self._stale = False
         for each in self._watched:
             each.keep()
         self._fresh, self._loaded = True, False
@@ -145,7 +148,7 @@ class Healing(Removable):
     @torch.no_grad()
     def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
         """`check_`, and the value of a norm, which a device is not waited for once more."""
-        if self._loaded:
+        if self._loaded or self._stale:
             self.refresh()
             return False, read([], norm)[1]
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
