@@ -372,3 +372,25 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
             run(x)
             assert {e.action for e in guards.events[before:]} == {"suspect"}
         assert guards._journal.latch.traced is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "dynamic"),
+    [
+        (nn.Linear(6, 8), (6,), True),
+        (nn.Linear(6, 8), (6,), None),
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 7, 9), None),
+    ],
+)
+@pytest.mark.parametrize("deferred", [False, True])
+def test_compiled_for_inputs_of_any_number(layer, size, dynamic, deferred):
+    model = nn.Sequential(layer).eval()
+    with torch.no_grad(), guard_(model, 1, deferred=deferred) as guards:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+        for samples in (2, 3, 5):
+            x = torch.randn(samples, *size)
+            torch.testing.assert_close(compiled(x), model(x))
+        assert guards.events == ()
+        layer.weight.data.view(-1)[0] += 100.0
+        compiled(torch.randn(4, *size))
+        assert guards.events

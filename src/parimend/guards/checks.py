@@ -265,7 +265,7 @@ def alarm_in(
         P, PW, Pb: see `Checks.tensor`; their dtype is that of the sums.
         limits: (2,), squares of the threshold, in units of |y| and absolute.
     """
-    wide, (k, n) = P.dtype, P.shape
+    wide, k, n = P.dtype, P.size(0), P.size(1)
     outputs = product.split(y).to(wide)
     target = y.new_empty(0, 1, 1, dtype=wide)
     if not imposed:
