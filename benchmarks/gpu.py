@@ -12,7 +12,6 @@ the processor. Bandwidths are of the weights, read once; beside them, in the sam
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import json
 import math
@@ -36,7 +35,7 @@ if "TRITON_INTERPRET" not in os.environ:
 
 import numpy as np
 import torch
-from guard_models import MiniLM
+from gpu_guards import HOW, Guards, ready
 from rich.console import Console
 from rich.table import Table
 from training import VARIANTS, Run, fnn, wrn
@@ -44,8 +43,7 @@ from training import VARIANTS, Run, fnn, wrn
 import parimend as pm
 from parimend.codes import PowerSums, sums_for
 from parimend.demo import Network
-from parimend.experiment import Rate
-from parimend.kernels import power_torch, power_triton, screen_triton, stream_triton
+from parimend.kernels import power_torch, power_triton, stream_triton
 from parimend.words.bits import byte_view, words_of
 
 ROUNDS = 7
@@ -53,16 +51,6 @@ DTYPES = (torch.bfloat16, torch.float32, torch.int8, torch.float64, torch.float8
 LAYER = ((4096, 4096),) * 4 + ((11008, 4096),) * 3 + ((4096,),) * 2
 """Shapes of one of 32 layers of a language model with 6.7 billion weights."""
 EMBEDDINGS = ((32000, 4096), (4096,), (32000, 4096))
-
-WAYS: dict[str, dict[str, Any]] = {
-    "kept": {},
-    "kept, deferred": {"deferred": True},
-    "kept, deferred, 16 blocks": {"deferred": True, "blocks": 16},
-    "imposed, deferred": {"deferred": True, "impose": True},
-}
-"""Options of `parimend.guard_`."""
-HOW = ("eager", "graph", "compiled", "compiled graph")
-"""How a forward is run."""
 
 
 class OverTime(BaseException):
@@ -104,6 +92,7 @@ class Bench:
                 "torch": torch.__version__,
             }
         }
+        self.found: dict[str, Any] = {}  # of the step that runs, should its time run out
 
     def wait(self) -> None:
         if self.is_gpu:
@@ -124,7 +113,7 @@ class Bench:
 
     def step(self, name: str, seconds: float, work: Callable[[], dict[str, Any]]) -> None:
         began = time.perf_counter()
-        self.found: dict[str, Any] = {}  # what is known, should time run out
+        self.found = {}
         try:
             with limit(seconds):
                 found = work()
@@ -313,7 +302,7 @@ class Bench:
         served = torch.nn.Sequential(*layers).to(self.device, torch.bfloat16)
         x = torch.randn(batch, width, device=self.device, dtype=torch.bfloat16)
         # As a CUDA graph it is the GPU that the two share, and not the interpreter of Python.
-        run, _ = self.ready("graph" if self.is_gpu else "eager", served, x)
+        run, _ = ready("graph" if self.is_gpu else "eager", served, x)
 
         @torch.no_grad()
         def serve() -> float:
@@ -344,56 +333,6 @@ class Bench:
                 f"{read / took / 1e9:.1f} GB/s"
             )
         return found
-
-    def guards(
-        self, dtype: torch.dtype, tf32: bool = False, hows: tuple[str, ...] = HOW
-    ) -> dict[str, Any]:
-        """What guards cost a linear layer in one arithmetic, beside ABFT and running twice."""
-        width, batches = (4096, (256, 4096)) if self.is_gpu else (64, (32,))
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
-        try:
-            layer = torch.nn.Linear(width, width).to(self.device, dtype).eval()
-            found = self.found
-            found["triton"] = screen_triton.works(self.device)
-            for way, options in WAYS.items():
-                with pm.guard_(torch.nn.Sequential(copy.deepcopy(layer)), **options) as guards:
-                    found[f"floor, {way}"] = float(f"{guards.floor['0']:.2g}")
-            for batch in batches:
-                x = torch.randn(batch, width, device=self.device, dtype=dtype)
-                model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
-                peers = {
-                    way: torch.nn.Sequential(peer, torch.nn.ReLU())
-                    for way, peer in (("abft", Checksum(layer)), ("twice", Twice(layer)))
-                }
-                last = batch == batches[-1]
-                for how in hows if last else hows[:2]:
-                    found[f"{batch}, {how}"] = self.guarded(how, model, lambda x=x: x, WAYS, peers)
-            return found
-        finally:
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
-
-    def networks(self, name: str) -> dict[str, Any]:
-        """What guards cost a whole network in bfloat16: of random weights, as wide as trained."""
-        if name == "MiniLM":
-            model, batch = MiniLM(), (128, 128) if self.is_gpu else (1, 8)
-            inputs = partial(torch.randint, 30000, batch, device=self.device)
-        else:
-            width, batch = (8, 128) if self.is_gpu else (1, 1)
-            model = wrn(width)[0]
-            inputs = partial(torch.randn, batch, 3, 32, 32, device=self.device)
-        model = model.to(self.device, torch.bfloat16).eval()
-
-        def draw() -> torch.Tensor:
-            x = inputs()
-            return x.bfloat16().to(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-        # In the interpreter a whole network takes minutes.
-        ways = {way: WAYS[way] for way in WAYS if "16" not in way}
-        if not self.is_gpu:
-            ways = {"kept": {}}
-        for how in HOW if self.is_gpu else HOW[:1]:
-            self.found[how] = self.guarded(how, model, draw, ways, {})
-        return self.found
 
     def training(self) -> dict[str, Any]:
         """What `constrain_` and `heal_` add to a step, and what they take before the first one."""
@@ -446,140 +385,6 @@ class Bench:
             for what, key in (("launches", "Launch"), ("waits", "Synchronize"))
         }
 
-    def guarded(
-        self,
-        how: str,
-        model: torch.nn.Module,
-        draw: Callable[[], torch.Tensor],
-        ways: dict[str, dict[str, Any]],
-        peers: dict[str, torch.nn.Module],
-    ) -> dict[str, Any]:
-        """Overheads in % of a forward that is waited for, and alarms of healthy runs.
-
-        Args:
-            how: eager, compiled, and either as a CUDA graph.
-            model: to be guarded; a copy of it is.
-            draw: gives inputs.
-            ways: options of `parimend.guard_`, by name.
-            peers: what does the same otherwise.
-        """
-        if "graph" in how and not self.is_gpu:
-            return {}
-        torch._dynamo.reset()
-        rounds, alarms, n, seen, struck = 40 if self.is_gpu else 2, 0, 0, 0, 0
-        found: dict[str, Any] = {"us": 0.0}
-        with torch.inference_mode(False), torch.no_grad():
-            plain, _ = self.ready(how, model, draw())
-            for way, options in ways.items():
-                if "graph" in how and not options.get("deferred"):
-                    continue
-                if "compiled" in how and "blocks" in options:
-                    continue  # compiling takes seconds
-                guarded = copy.deepcopy(model)
-                with pm.guard_(guarded, **options) as guards:
-                    run, x = self.ready(how, guarded, draw())
-                    settle = guards.settle if "graph" in how else lambda: True
-
-                    def work(run: Callable[[], Any] = run, settle: Any = settle) -> bool:
-                        run()
-                        return bool(settle())
-
-                    found["us"], found[f"{way} %"] = self.added(plain, work, rounds)
-                    for _ in range(rounds):
-                        x.copy_(draw())
-                        work()
-                    alarms += len(guards.events) + sum(guards.passed.values())
-                    n += 2 * rounds * len(x)
-                    before = len(guards.events)
-                    strike(guarded)
-                    seen += not work() or len(guards.events) > before
-                    struck += 1
-            for way, peer in peers.items():
-                run, _ = self.ready(how, peer, draw())
-                found["us"], found[f"{way} %"] = self.added(plain, run, rounds)
-        found["alarms"] = f"{alarms} of {n}, at most {Rate(alarms, n).upper():.1e}"
-        return found | {"a wrong weight seen": f"{seen} of {struck}"}
-
-    def added(
-        self, plain: Callable[[], Any], other: Callable[[], Any], rounds: int
-    ) -> tuple[float, float]:
-        """Microseconds of one, and what the other takes more, in %: medians, taking turns."""
-        times: dict[Callable[[], Any], list[float]] = {plain: [], other: []}
-        plain(), other()
-        for _ in range(rounds):
-            for work, taken in times.items():
-                self.wait()
-                began = time.perf_counter()
-                work()
-                self.wait()
-                taken.append(time.perf_counter() - began)
-        first, second = (statistics.median(taken) for taken in times.values())
-        return round(1e6 * first, 1), round(100 * (second / first - 1), 1)
-
-    def ready(
-        self, how: str, model: torch.nn.Module, x: torch.Tensor
-    ) -> tuple[Callable[[], Any], torch.Tensor]:
-        """A forward on an input of its own, which may be written to."""
-        x = x.clone(memory_format=torch.preserve_format)
-        if "compiled" in how:
-            backend = "inductor" if self.is_gpu else "aot_eager"
-            model = torch.compile(model, backend=backend, fullgraph=True)
-        if "graph" in how:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    model(x)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                model(x)
-            return lambda: (graph.replay(), x), x  # which must outlive the graph that reads it
-        return partial(model, x), x
-
-
-def strike(model: torch.nn.Module) -> None:
-    """Lets every output of one channel of the first layer be wrong: of a guarded one, always."""
-    layers = (torch.nn.Linear, torch.nn.Conv2d)
-    weight = next(m.weight for m in model.modules() if isinstance(m, layers))
-    weight.data.view(-1)[0] += 100.0
-
-
-class Checksum(torch.nn.Module):
-    """ABFT: one more output, the sum of the others, filled up to eight; its alarm is not read."""
-
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        super().__init__()
-        more = torch.zeros(8, layer.in_features, device=layer.weight.device)
-        more[0] = layer.weight.detach().float().sum(0)
-        bias = torch.zeros(8, device=layer.weight.device)
-        bias[0] = layer.bias.detach().float().sum()
-        self.weight = torch.cat([layer.weight.detach(), more.to(layer.weight.dtype)])
-        self.bias = torch.cat([layer.bias.detach(), bias.to(layer.weight.dtype)])
-        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=more.device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.nn.functional.linear(x, self.weight, self.bias)
-        y, check = y[:, :-8], y[:, -8]
-        off = (y.sum(1, dtype=torch.float32) - check).abs()
-        self.alarm |= ~(off <= 1e-2 * y.float().square().sum(1)).all()
-        return y
-
-
-class Twice(torch.nn.Module):
-    """A layer that runs twice, and compares; its alarm is not read."""
-
-    def __init__(self, layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        device = next(layer.parameters()).device
-        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.layer(x)
-        self.alarm |= (y != self.layer(x)).any()
-        return y
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -593,6 +398,7 @@ def main() -> None:
     args = parser.parse_args()
     torch._dynamo.config.recompile_limit = 1000  # wrappers of a kind share their code
     bench = Bench(args.device, args.gigabytes, args.errors, args.out)
+    guards = Guards(bench)
     steps: dict[str, tuple[float, Callable[[], dict[str, Any]]]] = {
         "kernels": (80, bench.kernels),
         "sidecar": (30, lambda: bench.agree("sidecar")),
@@ -602,12 +408,12 @@ def main() -> None:
         "large": (60, lambda: bench.model(bench.large())),
         "many": (60, lambda: bench.model(bench.many())),
         "scrubber": (60, bench.scrubber),
-        "guards bfloat16": (60, lambda: bench.guards(torch.bfloat16)),
-        "guards float32": (40, lambda: bench.guards(torch.float32)),
-        "guards TF32": (40, lambda: bench.guards(torch.float32, True, HOW[:2])),
-        "guards float16": (40, lambda: bench.guards(torch.float16, hows=HOW[:2])),
-        "guards WRN-22-8": (90, lambda: bench.networks("WRN-22-8")),
-        "guards MiniLM": (60, lambda: bench.networks("MiniLM")),
+        "guards bfloat16": (60, lambda: guards.layer(torch.bfloat16)),
+        "guards float32": (40, lambda: guards.layer(torch.float32)),
+        "guards TF32": (40, lambda: guards.layer(torch.float32, True, HOW[:2])),
+        "guards float16": (40, lambda: guards.layer(torch.float16, hows=HOW[:2])),
+        "guards WRN-22-8": (90, lambda: guards.network("WRN-22-8")),
+        "guards MiniLM": (60, lambda: guards.network("MiniLM")),
         "training": (90, bench.training),
         "host": (20, bench.host),
     }

@@ -49,6 +49,19 @@ def failing(model, calls):
     return model.first.register_forward_hook(hook, prepend=True)
 
 
+def fail_in_first(monkeypatch):
+    """Lets every call of the first layer go wrong, in graphs too; by what."""
+    forward, error = nn.Linear.forward, torch.zeros(6, 32)
+    error[2, 3] = 5.0
+
+    def wrong(module, x):
+        y = forward(module, x)
+        return y + error if module.out_features == 32 else y
+
+    monkeypatch.setattr(nn.Linear, "forward", wrong)
+    return error
+
+
 def same(a, b):
     torch.testing.assert_close(a["y"], b["y"])
     torch.testing.assert_close(a["hidden"][0], b["hidden"][0])
@@ -268,14 +281,7 @@ class TestCapturedGraphs:
             assert guards.settle()
 
     def test_alarms_of_a_compiled_model_add_up(self, model, x, monkeypatch):
-        forward, error = nn.Linear.forward, torch.zeros(6, 32)
-        error[2, 3] = 5.0
-
-        def wrong(module, x):
-            y = forward(module, x)
-            return y + error if module.out_features == 32 else y
-
-        monkeypatch.setattr(nn.Linear, "forward", wrong)
+        fail_in_first(monkeypatch)
         with torch.no_grad(), guard_(model, 4, policy="record", deferred=True) as guards:
             compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
             self.captured(compiled, x)
@@ -306,20 +312,13 @@ class TestCapturedGraphs:
 
 @pytest.mark.parametrize("answer", ["correct", "record", "raise"])
 def test_compiled_without_a_graph_break(model, x, answer, monkeypatch):
-    forward, error = nn.Linear.forward, torch.zeros(6, 32)
-    error[2, 3] = 5.0
-
-    def wrong(module, x):
-        y = forward(module, x)
-        return y + error if module.out_features == 32 else y
-
     with torch.no_grad():
         right = model(x, scale=2.0)
         with guard_(model, 4, policy=answer, deferred=True) as guards:
             compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
             same(compiled(x, scale=2.0), right)
             assert guards.events == ()
-            monkeypatch.setattr(nn.Linear, "forward", wrong)
+            error = fail_in_first(monkeypatch)
             torch._dynamo.reset()
             if answer == "raise":
                 with pytest.raises(ComputationError, match="first"):
