@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 import parimend as pm
 from parimend import datasets, demo
 from parimend.datasets import DataSet
+from parimend.errors import ParimendError
 
 ACTIVATIONS = {"leaky-relu": torch.nn.LeakyReLU, "relu": torch.nn.ReLU}
 CONSTRAINTS = {"none": None, "head": ["head.*"], "all": ["*"]}
@@ -241,7 +242,10 @@ def main() -> None:
     args = parser.parse_args()
     args.constraints = args.constraints or list(CONSTRAINTS)
     args.out.mkdir(parents=True, exist_ok=True)
-    data = datasets.load(args.data, args.root)
+    try:
+        data = datasets.load(args.data, args.root)
+    except ParimendError as error:
+        raise SystemExit(f"--root: {error}") from None
     console = Console()
     path = args.out / "runs.jsonl"
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -43,6 +43,7 @@ import parimend as pm
 from parimend import datasets
 from parimend.datasets import DataSet
 from parimend.dtypes import of_torch
+from parimend.errors import ParimendError
 from parimend.experiment import Faults
 from parimend.faults import Words
 from parimend.upsets import Upset
@@ -261,7 +262,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     out = args.out or Path("runs/motifs") / args.data
     (out / "models").mkdir(parents=True, exist_ok=True)
-    data = Pictures.of(datasets.load(args.data, args.root))
+    try:
+        data = Pictures.of(datasets.load(args.data, args.root))
+    except ParimendError as error:
+        raise SystemExit(f"--root: {error}") from None
     chosen = chosen_of(pairs(tuple(data.x.shape[1:])), args.pairs)
     epochs = args.epochs or EPOCHS[args.data]
     runs = Runs(out / "runs.jsonl")

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from parimend import datasets, demo
 from parimend.campaign import Spec, run
+from parimend.errors import ParimendError
 from parimend.report import Chart, Sheet, campaign_sheets, write_picture
 
 COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -38,7 +39,10 @@ PROTECTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def measured(data: str, root: Path | None, out: Path, trials: int, workers: int) -> Sheet:
     """What became of the trials."""
-    pictures = datasets.load(data, root)
+    try:
+        pictures = datasets.load(data, root)
+    except ParimendError as error:
+        raise SystemExit(f"--root: {error}") from None
     weights = out / "network.safetensors"
     if not weights.exists():
         out.mkdir(parents=True, exist_ok=True)

@@ -159,9 +159,14 @@ def test_the_defaults_are_those_of_the_record(recipe, monkeypatch):
     assert {name: str(getattr(given[0], name)) for name in record} == record
 
 
-def test_cifar10_wrn_names_what_is_missing(recipe, tmp_path):
+def test_recipes_name_what_is_missing(recipe, tmp_path):
     with pytest.raises(SystemExit, match=r"--root: .* holds no CIFAR-10: name the folder of cifar"):
         recipe("cifar10_wrn", "--root", tmp_path, "--out", tmp_path)
+    for name in ("mnist_fnn", "motifs", "picture"):
+        with pytest.raises(SystemExit, match=r"--root: .* name the folder of the IDX files"):
+            recipe(name, "--data", "mnist", "--root", tmp_path, "--out", tmp_path)
+        with pytest.raises(SystemExit, match="--root: mnist is read from its files"):
+            recipe(name, "--data", "mnist", "--out", tmp_path)
 
 
 def test_cifar10_head_repairs_what_it_breaks(recipe, monkeypatch, capsys):
