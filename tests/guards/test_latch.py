@@ -310,6 +310,26 @@ class TestCapturedGraphs:
             assert guards.settle()
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_outputs_that_were_expanded_are_put_right(x, backend, monkeypatch):
+    class Expanding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(12, 32)
+
+        def forward(self, x):
+            return self.first(x)[:, None].expand(-1, 3, -1)
+
+    torch.manual_seed(0)
+    model = Expanding().eval()
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        right = model(x).clone()
+        fail_in_first(monkeypatch)
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(x), right)
+        assert guards.events
+
+
 @pytest.mark.parametrize("answer", ["correct", "record", "raise"])
 def test_compiled_without_a_graph_break(model, x, answer, monkeypatch):
     with torch.no_grad():

@@ -300,6 +300,9 @@ def _write(outputs: list[Tensor], better: list[Tensor]) -> None:
     inference = any(t.is_inference() for t in outputs)
     with torch.inference_mode(inference), torch.no_grad():
         for old, new in zip(outputs, better, strict=True):
+            for axis, step in enumerate(old.stride()):
+                if step == 0 and old.shape[axis] > 1:  # expanded: one element stands for all
+                    old, new = (t.narrow(axis, 0, 1) for t in (old, new))
             old.copy_(new)
 
 
