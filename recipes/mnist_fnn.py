@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pictures import pictures_of
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 import parimend as pm
-from parimend import datasets, demo
+from parimend import demo
 from parimend.datasets import DataSet
-from parimend.errors import ParimendError
 
 ACTIVATIONS = {"leaky-relu": torch.nn.LeakyReLU, "relu": torch.nn.ReLU}
 CONSTRAINTS = {"none": None, "head": ["head.*"], "all": ["*"]}
@@ -242,10 +242,7 @@ def main() -> None:
     args = parser.parse_args()
     args.constraints = args.constraints or list(CONSTRAINTS)
     args.out.mkdir(parents=True, exist_ok=True)
-    try:
-        data = datasets.load(args.data, args.root)
-    except ParimendError as error:
-        raise SystemExit(f"--root: {error}") from None
+    data = pictures_of(args.data, args.root)
     console = Console()
     path = args.out / "runs.jsonl"
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

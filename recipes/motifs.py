@@ -34,16 +34,15 @@ import numpy as np
 import torch
 from motif_networks import Net, fitted, network, parameters, picture_shape
 from motif_pairs import Atlas, Pair, Runs, chosen_of, key, networks, within
+from pictures import pictures_of
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import parimend as pm
-from parimend import datasets
 from parimend.datasets import DataSet
 from parimend.dtypes import of_torch
-from parimend.errors import ParimendError
 from parimend.experiment import Faults
 from parimend.faults import Words
 from parimend.upsets import Upset
@@ -236,7 +235,8 @@ def _clip_(model: nn.Module, x: Tensor) -> None:
         with torch.no_grad():
             model(x[:TEST])
         handle.remove()
-        module.register_forward_hook(lambda m, args, y, seen=seen[0]: within(y, *seen.aminmax()))
+        ends = seen[0].aminmax()
+        module.register_forward_hook(lambda m, args, y, ends=ends: within(y, *ends))
 
 
 @torch.no_grad()
@@ -262,10 +262,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     out = args.out or Path("runs/motifs") / args.data
     (out / "models").mkdir(parents=True, exist_ok=True)
-    try:
-        data = Pictures.of(datasets.load(args.data, args.root))
-    except ParimendError as error:
-        raise SystemExit(f"--root: {error}") from None
+    data = Pictures.of(pictures_of(args.data, args.root))
     chosen = chosen_of(pairs(tuple(data.x.shape[1:])), args.pairs)
     epochs = args.epochs or EPOCHS[args.data]
     runs = Runs(out / "runs.jsonl")

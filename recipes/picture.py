@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pictures import pictures_of
 from safetensors.torch import save_file
 
-from parimend import datasets, demo
+from parimend import demo
 from parimend.campaign import Spec, run
-from parimend.errors import ParimendError
 from parimend.report import Chart, Sheet, campaign_sheets, write_picture
 
 COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -39,10 +39,7 @@ PROTECTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def measured(data: str, root: Path | None, out: Path, trials: int, workers: int) -> Sheet:
     """What became of the trials."""
-    try:
-        pictures = datasets.load(data, root)
-    except ParimendError as error:
-        raise SystemExit(f"--root: {error}") from None
+    pictures = pictures_of(data, root)
     weights = out / "network.safetensors"
     if not weights.exists():
         out.mkdir(parents=True, exist_ok=True)

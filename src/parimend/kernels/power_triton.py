@@ -114,12 +114,8 @@ def _is_aligned(piece: Piece) -> bool:
 
 def _aligned(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """The pieces that are aligned, and copies of the others, one by one."""
-    is_aligned = list(map(_is_aligned, pieces))
-    if all(is_aligned):
-        yield list(pieces)
-        return
-    if any(is_aligned):
-        yield [piece for piece, fits in zip(pieces, is_aligned, strict=True) if fits]
-    for (elements, start), fits in zip(pieces, is_aligned, strict=True):
-        for at in () if fits else range(0, elements.nbytes, _COPIED):
+    if aligned := [piece for piece in pieces if _is_aligned(piece)]:
+        yield aligned
+    for elements, start in (piece for piece in pieces if not _is_aligned(piece)):
+        for at in range(0, elements.nbytes, _COPIED):
             yield [(bytes_of(elements)[at : at + _COPIED].clone(), start + at // 4)]

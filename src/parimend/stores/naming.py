@@ -55,8 +55,7 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
     found: dict[str, Leaf] = {}
     for owner, value in _walk(model, "", buffers, ()):
-        is_one = type(value) in _PLAIN  # most are
-        for name, inner in ((owner, value),) if is_one else _inside(owner, value):
+        for name, inner in _inside(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -162,9 +161,6 @@ def _walk(
     value: Any, name: str, buffers: bool, above: tuple[int, ...]
 ) -> Iterator[tuple[str, Any]]:
     """Tensors below ``value``, which is inside of objects ``above``, and what hides some."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-        return
     if isinstance(value, torch.nn.Module):
         yield from value.named_parameters(name, remove_duplicate=False)
         if buffers:
@@ -215,6 +211,9 @@ def _hides_tensors(value: Any, seen: set[int]) -> bool:
 
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
+    if type(value) in _PLAIN:  # most are, and looking for what they have not takes time
+        yield name, value
+        return
     flatten = getattr(value, "__tensor_flatten__", None)
     if flatten is None or not isinstance(value, torch.Tensor) or _is_sharded(value):
         yield name, value
