@@ -21,7 +21,7 @@ def small_portions(monkeypatch):
     kept = stream_triton._tables, product_triton._units
     for each in kept:
         each.cache_clear()
-    power_triton.works.cache_clear()
+    power_triton.works.forget()
     monkeypatch.setattr(power_triton, "works", lambda device: True)
     yield
     for each in kept:

@@ -77,6 +77,28 @@ def test_more_pieces_than_a_launch_takes(monkeypatch):
     np.testing.assert_array_equal(found, expected(code, pieces))
 
 
+def test_a_device_begins_before_all_pieces_are_found(monkeypatch):
+    monkeypatch.setattr(power_triton, "_FIRST", 2)
+    begun, seen, start = [], [], stream_triton.Prepared.start
+
+    def counted(self, *few):
+        begun.append(len(self._pieces))
+        return start(self, *few)
+
+    def found():
+        for piece in pieces:
+            seen.append(len(begun))
+            yield piece
+
+    monkeypatch.setattr(stream_triton.Prepared, "start", counted)
+    pieces = [(elements_of(torch.int8, 33 + seed, seed), 16 * seed) for seed in range(9)]
+    code = PowerSums(200, 4)
+    sums = power_triton.sums_of(code.places, 4, found())
+    np.testing.assert_array_equal(sums, expected(code, pieces))
+    assert begun == [2, 4, 3]
+    assert seen == [0, 0, 1, 1, 1, 1, 2, 2, 2]
+
+
 def test_many_pieces_are_written_together_and_tables_are_kept():
     pieces = [(elements_of(torch.int8, 33 + seed, seed), 16 * seed) for seed in range(12)]
     code = PowerSums(200, 6)
@@ -188,12 +210,12 @@ class TestDevices:
     def tried(self, small, monkeypatch):
         monkeypatch.undo()
         stream_triton._tables.cache_clear()
-        power_triton.works.cache_clear()
+        power_triton.works.forget()
         monkeypatch.setattr(product_triton, "ROWS", 4)
         monkeypatch.setattr(product_triton, "SUMS", 8)
         monkeypatch.setattr(product_triton, "CHUNK", 1 << 8)
         yield
-        power_triton.works.cache_clear()
+        power_triton.works.forget()
 
     def test_one_that_computes_right_is(self):
         assert power_triton.works(CPU)

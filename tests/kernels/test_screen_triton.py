@@ -13,9 +13,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def new():
-    screen_triton.works.cache_clear()
+    screen_triton.works.forget()
     yield
-    screen_triton.works.cache_clear()
+    screen_triton.works.forget()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -80,7 +80,6 @@ def test_torch_takes_the_place_of_devices_that_are_wrong(monkeypatch, found):
 def test_a_program_that_does_not_compile_ends_no_run(monkeypatch):
     y, P, none = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1)
     assert screen_triton.works(CPU)
-    monkeypatch.setattr(screen_triton, "_GIVEN_UP", set())
     monkeypatch.setattr(screen_triton, "_row", lambda *args: 1 // 0)
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
         assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)

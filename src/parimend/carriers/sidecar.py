@@ -249,19 +249,23 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDA
 
     Those of parts on other devices are computed there; threads share the work if there are none.
     """
-    total, here, views = code.zeros(few), list[tuple[Part, int]](), list[tuple[Any, int]]()
-    for part, at in zip(word, word.lines, strict=True):
-        if not tensors.is_elsewhere(part):
-            here.append((part, at))
-        elif tensors.copies(part):
-            for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
-                code.accumulate_resident(total, [(tensors.resident(piece), start)])
-        else:
-            views.append((tensors.resident(part), at))
+    total, here, copied = code.zeros(few), list[tuple[Part, int]](), list[tuple[Part, int]]()
+
+    def views() -> Iterator[tuple[Any, int]]:
+        for part, at in zip(word, word.lines, strict=True):
+            if tensors.copies(part):
+                copied.append((part, at))
+            elif (elements := tensors.resident(part)) is None:
+                here.append((part, at))
+            else:
+                yield elements, at
+
+    code.accumulate_resident(total, views())
     if len(here) == len(word):
         return _sums_here(code, word, tensors, few)
-    if views:
-        code.accumulate_resident(total, views)
+    for part, at in copied:
+        for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
+            code.accumulate_resident(total, [(tensors.resident(piece), start)])
     for part, at in here:
         for pieces, start in reads(Word((part,)), at):
             add_sums(code, total, tensors, pieces, start)

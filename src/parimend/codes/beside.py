@@ -8,8 +8,9 @@ other sums do. A repair needs all sums, and a decoding counts only if it explain
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,9 @@ class Beside(SumsCode):
             part.accumulate(mine, words, start)
         return sums
 
-    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
-        for part, mine in self._given(sums):
-            part.accumulate_resident(mine, pieces)
+    def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
+        for (part, mine), some in zip(self._given(sums), tee(pieces), strict=False):
+            part.accumulate_resident(mine, some)
         return sums
 
     def prepare_resident(

@@ -26,7 +26,7 @@ sums, p = 2^32 + 24,577: what is found in sums of one kind can be taken out of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -285,7 +285,7 @@ class Modular(SumsCode):
             sums[...] = self.add(sums, result)
         return sums
 
-    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
         return self._accumulate_there("modular", sums, pieces, self, sums.shape[1])
 
     def _add_up(self, words: NDArray[np.uint32], group: int, bands: int) -> NDArray[np.uint64]:

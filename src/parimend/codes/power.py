@@ -24,7 +24,7 @@ r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -238,12 +238,9 @@ class PowerSums(SumsCode):
                 self._add_tiles(np.require(piece, requirements=["C", "A"]), number, sums)
         return sums
 
-    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
         self._checked(sums)
-        for _, start in pieces:
-            if start < 0 or start % LANES:
-                raise SpecError(f"words must begin at a multiple of {LANES}, not at {start}")
-        return self._accumulate_there("power", sums, pieces, self.places, self.m)
+        return self._accumulate_there("power", sums, map(_placed, pieces), self.places, self.m)
 
     def prepare_resident(
         self, pieces: Sequence[tuple[Any, int]], few: bool = False
@@ -319,3 +316,10 @@ class PowerSums(SumsCode):
         weighted = loops.products(residues, self.factors(positions, points))
         loops.add_powers(points, weighted.astype(np.float64), total)
         return total
+
+
+def _placed(piece: tuple[Any, int]) -> tuple[Any, int]:
+    """A piece of elements that begins where one may."""
+    if piece[1] < 0 or piece[1] % LANES:
+        raise SpecError(f"words must begin at a multiple of {LANES}, not at {piece[1]}")
+    return piece

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,7 +103,7 @@ class SumsCode(Code):
         """
 
     @abstractmethod
-    def accumulate_resident(self, sums: Sums, pieces: Sequence[tuple[Any, int]]) -> Sums:
+    def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
         """`accumulate` for elements that are on other devices than the CPU, and stay there.
 
         Args:
@@ -145,13 +146,13 @@ class SumsCode(Code):
         """
 
     def _accumulate_there(
-        self, operation: str, sums: Sums, pieces: Sequence[tuple[Any, int]], *arguments: Any
+        self, operation: str, sums: Sums, pieces: Iterable[tuple[Any, int]], *arguments: Any
     ) -> Sums:
-        """Add what the kernels of an operation find in pieces, on every type of device."""
-        by_type: dict[str, list[tuple[Any, int]]] = {}
-        for piece in pieces:
-            by_type.setdefault(piece[0].device.type, []).append(piece)
-        for device, mine in by_type.items():
+        """Add what the kernels of an operation find in pieces, on every type of device.
+
+        Kernels may begin before the last piece is known.
+        """
+        for device, mine in groupby(pieces, lambda piece: piece[0].device.type):
             sums[...] = self.add(sums, kernels.on(operation, device).sums_of(*arguments, mine))
         return sums
 

@@ -8,10 +8,9 @@ operations of torch do its work (`power_torch`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,24 +20,36 @@ from parimend.kernels import power_torch, product_triton, stream_triton
 from parimend.kernels.field import PRIME
 from parimend.kernels.pieces_torch import Piece, by_device, bytes_of, is_plain
 from parimend.kernels.points import Points
+from parimend.kernels.trust_triton import Trust
 
 _ALIGNED = 16  # bytes that are read together
 _COPIED = 1 << 25  # bytes of a copy of what is not aligned
+_FIRST = 32  # pieces that a device begins with
 _TRIED = 5003  # words whose sums a device has to know: of whole rows, and of a part of one
 
 
 def sums_of(points: Points, count: int, pieces: Iterable[Piece]) -> NDArray[np.uint64]:
     """The sums of some words; see `power_torch.sums_of`. Several devices work at the same time."""
-    total = np.zeros(count, np.uint64)
-    begun = []
-    for device, mine in by_device(pieces).items():
-        if works(device):
-            begun += _start(points, count, mine)
-        else:
-            total += power_torch.sums_of(points, count, mine)
-    for sums in begun:
+    total, begun = np.zeros(count, np.uint64), dict[torch.device, torch.Tensor]()
+    for some in _growing(pieces) if count <= stream_triton.SUMS else [pieces]:
+        for device, mine in by_device(some).items():
+            if works(device):
+                begun[device] = _start(points, count, mine, begun.get(device))
+            else:
+                total += power_torch.sums_of(points, count, mine)
+    for sums in begun.values():
         total += (sums.cpu().numpy()[:count] % PRIME).astype(np.uint64)
     return total % np.uint64(PRIME)
+
+
+def _growing(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """The pieces in groups, each twice as large as the one before: a device begins with the first
+    ones while the others are still looked for, which takes less time than reading them.
+    """
+    pieces, size = iter(pieces), _FIRST
+    while some := list(islice(pieces, size)):
+        yield some
+        size *= 2
 
 
 def prepare(
@@ -71,36 +82,31 @@ def prepare(
     return start
 
 
-@lru_cache(maxsize=64)
-def works(device: torch.device) -> bool:
-    """Whether a device computes what it should; a warning says why not."""
+def _try(device: torch.device) -> None:
+    """Compute sums that are known."""
     words = torch.arange(_TRIED, dtype=torch.int32, device=device) * 0x1E3779B1
     points = Points(3, 0, 4)
-    try:
-        for count in (stream_triton.SUMS, 2 * stream_triton.SUMS):
-            (found,) = _start(points, count, [(words.view(torch.uint8), 16)])
-            right = power_torch.sums_of(points, count, [(words, 16)])
-            if not np.array_equal(found.cpu().numpy()[:count] % PRIME, right):
-                raise ArithmeticError("wrong sums")
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        warnings.warn(
-            f"Triton does not work on {device}, operations of torch check weights there, more "
-            f"slowly: {type(error).__name__}: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
+    for count in (stream_triton.SUMS, 2 * stream_triton.SUMS):
+        found = _start(points, count, [(words.view(torch.uint8), 16)])
+        right = power_torch.sums_of(points, count, [(words, 16)])
+        if not np.array_equal(found.cpu().numpy()[:count] % PRIME, right):
+            raise ArithmeticError("wrong sums")
 
 
-def _start(points: Points, count: int, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-    """Begin to compute sums of bytes on one device: tensors there whose sum they are."""
+works = Trust(_try, "check weights there, more slowly")
+"""Whether a device computes what it should."""
+
+
+def _start(
+    points: Points, count: int, pieces: Sequence[Piece], few: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Begin to compute sums of pieces on one device: a tensor there; a few may be added to one."""
     with _on(pieces[0][0].device):
         if count > stream_triton.SUMS:
-            return [product_triton.Prepared(points, count, pieces).start()]
-        return [stream_triton.Prepared(points, some).start() for some in _aligned(pieces)]
+            return product_triton.Prepared(points, count, pieces).start()
+        for some in _aligned(pieces):
+            few = stream_triton.Prepared(points, some).start(few)
+        return few
 
 
 def _on(device: torch.device) -> AbstractContextManager[None]:

@@ -8,15 +8,13 @@ from right ones; if it does not, operations of torch do its work (`screen_torch`
 
 from __future__ import annotations
 
-import warnings
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from parimend.kernels import screen_numba, screen_torch
+from parimend.kernels.trust_triton import Trust
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
 WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does it
@@ -24,7 +22,6 @@ TILE = 512  # outputs or inputs of a row that are read at a time, at most
 _PROGRAMS = 512  # that keep a large GPU busy
 _POSITIONS = 256  # of one program
 _TRIED = 70  # outputs of a row that a device has to judge
-_GIVEN_UP: set[torch.device] = set()  # devices for which a program did not compile
 
 
 def view(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,21 +47,19 @@ def any_suspicious_plane(y, P, target, tau2, least2, into=None) -> Tensor:
 
 def _found(kernel, instead, y, P, others, tau2, least2, into) -> Tensor:
     """What a kernel finds, or an operation of torch instead."""
-    if y.dtype != torch.float64 and y.device not in _GIVEN_UP and works(y.device):
+    if y.dtype != torch.float64 and works(y.device):
         try:
             return kernel(y, P, *others, tau2, least2, into)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a program for shapes that were not tried: it was not launched
-            _GIVEN_UP.add(y.device)
-            _warn(y.device, error)
+            works.end(y.device, error)
     others = (t.to(P.dtype) for t in others)
     return instead(y.to(P.dtype), P, *others, tau2, least2, into)
 
 
-@lru_cache(maxsize=64)
-def works(device: torch.device) -> bool:
-    """Whether a device finds what it should; a warning says why not."""
+def _try(device) -> None:
+    """Judge rows that are known to be right, and a wrong one."""
     y = torch.arange(3.0 * _TRIED, device=device).reshape(3, _TRIED) % 11.0
     P, x = torch.ones(1, _TRIED, device=device), torch.ones(3, 5, device=device)
     PW, sums = torch.ones(1, 5, device=device), y.sum(1, keepdim=True)
@@ -72,31 +67,19 @@ def works(device: torch.device) -> bool:
     bad = y.clone()
     bad[1, 7] += 1.0
     none = torch.zeros(1, device=device)
-    try:
-        for rows, right in ((y, False), (bad, True)):
-            five = x.sum(1, keepdim=True)
-            found = (
-                _product(rows, P, x, PW, none, 1e-8, 0.0, None),
-                _row(rows, P, five, 1e-8, 0.0, None),
-                _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
-            )
-            if any(bool(each) != right for each in found):
-                raise ArithmeticError("a wrong row was taken for a right one, or the reverse")
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        _warn(device, error)
-        return False
-    return True
+    five = x.sum(1, keepdim=True)
+    for rows, right in ((y, False), (bad, True)):
+        found = (
+            _product(rows, P, x, PW, none, 1e-8, 0.0, None),
+            _row(rows, P, five, 1e-8, 0.0, None),
+            _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
+        )
+        if any(bool(each) != right for each in found):
+            raise ArithmeticError("a wrong row was taken for a right one, or the reverse")
 
 
-def _warn(device, error) -> None:
-    warnings.warn(
-        f"Triton does not work on {device}, operations of torch check outputs there, more slowly: "
-        f"{type(error).__name__}: {error}",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+works = Trust(_try, "check outputs there, more slowly")
+"""Whether a device finds what it should."""
 
 
 def _row(y, P, target, tau2, least2, into) -> Tensor:

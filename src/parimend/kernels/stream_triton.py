@@ -67,10 +67,15 @@ class Prepared:
             for i in range(0, len(places), _AT_ONCE)
         ]
 
-    def start(self) -> torch.Tensor:
-        """Begin to compute: (SUMS,) int64 on the device, to be reduced modulo p."""
+    def start(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Begin to compute: (SUMS,) int64 on the device, to be reduced modulo p.
+
+        Args:
+            out: sums of others, which are added to.
+        """
         tables = _tables(self._points, self._device, stream_on(self._device))
-        out = torch.zeros(SUMS, dtype=torch.int64, device=self._device)
+        if out is None:
+            out = torch.zeros(SUMS, dtype=torch.int64, device=self._device)
         for described, items in self._described:
             if described.is_cuda:  # its memory must not serve others before this stream has read it
                 described.record_stream(torch.cuda.current_stream(self._device))

@@ -75,8 +75,8 @@ class ModelTensors(Tensors):
         return _range(self.held[part.name].detach(), part.start, part.start + part.count)
 
     def copies(self, part: Part) -> bool:
-        held = self.held[part.name]
-        return self.is_elsewhere(part) and (bool(part.mask) or not held.is_contiguous())
+        is_view = not part.mask and self.held[part.name].is_contiguous()
+        return not is_view and self.is_elsewhere(part)
 
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]

@@ -55,7 +55,9 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
     found: dict[str, Leaf] = {}
     for owner, value in _walk(model, "", buffers, ()):
-        for name, inner in _inside(owner, value):
+        # Most are plain, and looking for what they have not takes time.
+        plain = type(value) in _PLAIN
+        for name, inner in ((owner, value),) if plain else _inside(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -211,9 +213,6 @@ def _hides_tensors(value: Any, seen: set[int]) -> bool:
 
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
-    if type(value) in _PLAIN:  # most are, and looking for what they have not takes time
-        yield name, value
-        return
     flatten = getattr(value, "__tensor_flatten__", None)
     if flatten is None or not isinstance(value, torch.Tensor) or _is_sharded(value):
         yield name, value
