@@ -15,7 +15,7 @@ from samples import SAMPLES
 
 import parimend as pm
 from parimend.codes.power import PowerSums
-from parimend.errors import FormatError, SpecError, WordError
+from parimend.errors import FormatError, MismatchError, SpecError, WordError
 from parimend.fingerprints import take
 from parimend.formats import layout_of
 
@@ -105,6 +105,11 @@ def test_a_model_and_its_files(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     assert pm.fingerprint(tmp_path) == print_
+    other = tmp_path / "model.safetensors.index.fp16.json"
+    other.write_text(index.read_text())
+    with pytest.raises(MismatchError, match=r"several indices, .*fp16.*: name one of them"):
+        pm.fingerprint(tmp_path)
+    assert pm.fingerprint(index) == print_
     assert pm.fingerprint(torch.nn.DataParallel(model)) == print_
     with torch.no_grad():
         model[0].weight[3, 4] += 1

@@ -11,12 +11,12 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from parimend.errors import FormatError
+from parimend.errors import FormatError, MismatchError
 from parimend.files.seals import SUFFIX
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, promised
@@ -71,6 +71,25 @@ def is_shard(name: str) -> bool:
     True
     """
     return _SHARD.fullmatch(name) is not None
+
+
+def index_among(files: Iterable[Path], path: Path) -> Path | None:
+    """The index that says which of the files of a folder have the tensors of one model, if there is
+    one: that of safetensors, where others list the same tensors once more.
+
+    Args:
+        files: of the folder.
+        path: what the user named, for the message.
+
+    Raises:
+        MismatchError: if there are several.
+    """
+    indices = [file for file in files if is_index(file)]
+    indices = [file for file in indices if SAFETENSORS in file.name] or indices
+    if len(indices) > 1:
+        names = ", ".join(file.name for file in indices)
+        raise MismatchError(f"{path} has several indices, {names}: name one of them")
+    return indices[0] if indices else None
 
 
 def index_first(path: Path) -> tuple[Path, bool, str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from parimend.arguments import path_of
 from parimend.codes.power import MAX_WORDS, PowerSums
 from parimend.errors import FormatError, SpecError
-from parimend.files.targets import SAFETENSORS, is_index, targets
+from parimend.files.targets import SAFETENSORS, index_among, is_index, targets
 from parimend.fingerprints.record import SUMS, Fingerprint, Print
 from parimend.formats import Layout, layout_of
 from parimend.names import select
@@ -80,6 +80,7 @@ def fingerprint(
             selected; names it.
         SpecError: if ``names`` calls two tensors the same.
         FormatError: if a file is not what its format promises, or two files have one tensor.
+        MismatchError: if a folder has several indices.
         OSError: if a file cannot be read.
 
     Example:
@@ -134,12 +135,11 @@ def _files_of(path: Path) -> list[Path]:
     """
     found = targets(path)
     if path.is_dir():
-        found = [place for place in found if place.parent == path] or found
-        lists = [place for place in found if is_index(place)]
-        lists = [place for place in lists if SAFETENSORS in place.name] or lists
-        if len(lists) == 1:
-            found = targets(lists[0])
+        own = [place for place in found if place.parent == path]
+        if index := index_among(own, path):
+            found = targets(index)
         else:
+            found = own or found
             found = [place for place in found if place.suffix == SAFETENSORS] or found
     return [place for place in found if not is_index(place)]
 

@@ -13,7 +13,7 @@ from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.apart import seals_in
 from parimend.files.members import Looked, Members, looked_at, visit_all
 from parimend.files.opening import opened
-from parimend.files.targets import SAFETENSORS, is_index, shards
+from parimend.files.targets import index_among, is_index, shards
 from parimend.loading.content import Content, content_of
 from parimend.loading.libraries import built
 from parimend.loading.policy import OnDamage, require_policy, tell
@@ -155,14 +155,8 @@ def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str]
     """The files of a folder to load, and the names of the tensors in each; None for all."""
     own = path if path.is_dir() else path.parent
     there = {file: content for file, content in contents.items() if file.parent == own}
-    indices = [file for file in there if is_index(file)]
-    preferred = [file for file in indices if SAFETENSORS in file.name]
-    indices = preferred or indices
-    if len(indices) > 1:
-        names = ", ".join(file.name for file in indices)
-        raise MismatchError(f"{path} has several indices, {names}: name one of them")
-    if indices:
-        return _listed(contents, indices[0])
+    if index := index_among(there, path):
+        return _listed(contents, index)
     named = [file for file, found in there.items() if found.layout.format.loads == "tensors"]
     if not named:
         named = [file for file, found in there.items() if found.layout.format.name == "torch"]
