@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import FrameType
 from typing import Any, Self
 
 
@@ -40,6 +41,18 @@ def nothing(*args: Any, **kwargs: Any) -> None:
 
 def _left_behind() -> Callable[..., None]:
     return nothing
+
+
+def runs(frame: FrameType, stack: FrameType | None) -> bool:
+    """Whether a call is on a stack; PyTorch calls no hook where an exception ends one.
+
+    Args:
+        frame: of the call.
+        stack: the last call of it; None for an empty one.
+    """
+    while stack is not None and stack is not frame:
+        stack = stack.f_back
+    return stack is frame
 
 
 class _Wrapper:

@@ -363,6 +363,18 @@ def test_steps_of_another_optimizer_are_told():
     assert [event.kind for event in constraint.events] == ["unwatched"]
 
 
+def test_steps_of_another_optimizer_between_two_of_ours_are_told():
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 20))
+    one, two = (torch.optim.SGD(layer.parameters(), lr=0.01) for layer in model)
+    constraint = pm.constrain_(model, [one, two], 5)
+    model(torch.ones(1, 40)).sum().backward()
+    one.step()
+    with pytest.warns(UserWarning, match="stepped by an optimizer that constrain_ was not given"):
+        torch.optim.SGD([model[0].weight], lr=0.01).step()
+    two.step(lambda: torch.optim.SGD([model[1].weight], lr=0.01).step())  # a part of ours
+    assert [event.reason[:8] for event in constraint.events] == ["0.weight"]
+
+
 def test_damage_before_sealing_is_put_back_or_refused():
     model, steps, constraint = start()
     train(model, steps, 30)

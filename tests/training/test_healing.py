@@ -295,6 +295,29 @@ def test_what_another_optimizer_steps_is_left_to_it():
     assert same(model.state_dict(), alone.state_dict())
 
 
+def test_a_step_that_an_exception_ends_is_over():
+    """What another optimizer does afterwards is its work, and no damage."""
+    model = network()
+    one = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    other = torch.optim.SGD(model[3].parameters(), lr=0.1)
+    healing = pm.heal_(model, one)
+
+    def closure():
+        model(torch.ones(1, 20))
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        one.step(closure)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    with pytest.warns(UserWarning, match="another optimizer steps it"):
+        other.step()
+    moved = model[3].weight.clone()
+    one.step()
+    assert torch.equal(model[3].weight, moved)
+    assert [event.kind for event in healing.events] == ["unwatched"]
+
+
 def test_a_new_optimizer_in_place_of_the_old_one_is_told():
     model = network()
     healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))

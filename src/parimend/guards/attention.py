@@ -117,7 +117,8 @@ def _forward(
         inputs = [x.unsqueeze(0) for x in inputs]
     elif not module.batch_first:
         inputs = [x.transpose(0, 1) for x in inputs]
-    q, k, v = (heads(project(*pair)) for pair in zip(PROJECTIONS, inputs, strict=False))
+    # Written out, as not all versions of dynamo follow a `zip` of two lengths.
+    q, k, v = (heads(project(PROJECTIONS[i], x)) for i, x in enumerate(inputs))
     mask = _mask(q, key_padding_mask, attn_mask)
     dropout = module.dropout if module.training else 0.0
     weights = None

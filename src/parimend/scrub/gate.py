@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from parimend import removable
-from parimend.removable import Hook
+from parimend.removable import Hook, runs
 
 LOOK_AGAIN = 0.05
 """Seconds after which a change that waits for forward passes looks whether they still run."""
@@ -75,7 +75,7 @@ class Gate:
         with self._condition:
             if thread in self._inside:
                 first, depth = self._inside[thread]
-                if _runs(first, caller):
+                if runs(first, caller):
                     self._inside[thread] = first, depth + 1
                     return
                 del self._inside[thread]  # a pass that was interrupted
@@ -144,7 +144,7 @@ class Gate:
             self._inside = {
                 thread: (first, depth)
                 for thread, (first, depth) in self._inside.items()
-                if _runs(first, stacks.get(thread))
+                if runs(first, stacks.get(thread))
             }
         return not self._inside.keys() - {threading.get_ident()}
 
@@ -163,10 +163,3 @@ def _caller_of_hook(frame: FrameType) -> FrameType:
     while frame.f_code.co_filename in (__file__, removable.__file__) and frame.f_back is not None:
         frame = frame.f_back
     return frame
-
-
-def _runs(frame: FrameType, stack: FrameType | None) -> bool:
-    """Whether a frame is on a stack."""
-    while stack is not None and stack is not frame:
-        stack = stack.f_back
-    return stack is frame

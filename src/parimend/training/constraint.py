@@ -35,6 +35,7 @@ from parimend.stores.base import Tensors
 from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
+    Step,
     on_steps_of_others,
     several,
     stepped_by,
@@ -81,7 +82,7 @@ class Constraint(Removable):
         self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
         before, after = uncompiled(self._stepping), uncompiled(self._stepped)
-        self._within = False  # steps of all optimizers
+        self._step = Step()  # of any of the optimizers
         self._loaded = False  # weights, since the last projection
         self._others: set[str] = set()  # parameters that other optimizers step
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
@@ -112,13 +113,12 @@ class Constraint(Removable):
 
     def _stepping(self, *_: Any) -> None:
         """Before a step of any of the optimizers."""
-        self._within = True
+        self._step.begin()
         if self.steps < WATCHED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
 
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""
-        self._within = False
         self.steps += 1
         if self._pace.due(self.steps):
             with self._pace.timing():
@@ -135,7 +135,7 @@ class Constraint(Removable):
 
     def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell of weights that are trained, and not projected after it."""
-        if self._within:
+        if self._step:
             return  # one that works inside ours
         taken = stepped_by(optimizer, self._parameters.items()) - self._others
         if taken:

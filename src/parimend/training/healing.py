@@ -29,6 +29,7 @@ from parimend.removable import Hook, Removable
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.training.hooks import (
+    Step,
     in_parallel,
     on_steps_of_others,
     parameters_of,
@@ -79,7 +80,8 @@ class Healing(Removable):
         self._orders: dict[str, tuple[int, ...]] = {}
         self._watched: list[Watched] = []
         self._fresh = False  # no forward has been seen since the sums were taken
-        self._within = False  # a step, or an update
+        self._step = Step()
+        self._updating = False
         self._loaded = False  # weights or state have been loaded since the sums were taken
         self._stale = False  # tensors were found that are not watched yet
         self.refresh()
@@ -130,11 +132,11 @@ class Healing(Removable):
             DamageError: if they are damaged already, and cannot be repaired.
         """
         self.check_()
-        within, self._within = self._within, True
+        updating, self._updating = self._updating, True
         try:
             yield
         finally:
-            self._within = within
+            self._updating = updating
             self.refresh()
 
     def check_(self) -> bool:
@@ -189,10 +191,14 @@ class Healing(Removable):
         places = dict(zip(self._orders[change.tensor], change.index, strict=True))
         return replace(change, index=tuple(places[d] for d in range(len(places))))
 
+    def _within(self) -> bool:
+        """Whether weights are being moved: closures are called with those of a step half taken."""
+        return self._updating or bool(self._step)
+
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet. But
         # a device that is waited for here runs dry, in every step, for what is seldom there.
-        if (self._fresh or self._loaded) and not self._within:
+        if (self._fresh or self._loaded) and not self._within():
             if self._loaded or not all(each.deferred for each in self._watched):
                 self.check_()
             self._fresh = False
@@ -200,7 +206,7 @@ class Healing(Removable):
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._within = True  # closures are called with weights that the step has moved
+        self._step.begin()
         number = next(n for n, each in enumerate(self._optimizers) if each is optimizer)
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[number].remove()
@@ -236,7 +242,6 @@ class Healing(Removable):
 
     def _after_step(self, *_: Any) -> None:
         self.steps += 1
-        self._within = False
         self.refresh()
 
     def _after_loading(self, *_: Any) -> None:
@@ -245,7 +250,7 @@ class Healing(Removable):
 
     def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave alone what another optimizer steps: its work is no damage."""
-        if self._within:
+        if self._within():
             return  # one that works inside ours
         taken = stepped_by(optimizer, self._model.named_parameters()) - self._state.left
         if not taken:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,12 +15,47 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from parimend.errors import SpecError
+from parimend.removable import runs
+
+_STEPS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+"""Where every optimizer's hooks are called from."""
 
 
 def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
     """A hook that dynamo does not trace, which would make it a part of the compiled graph."""
     disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return disabled
+
+
+class Step:
+    """Whether a step of an optimizer is being taken.
+
+    Where an exception ends a step, its last hooks are not called, so the stack is asked.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
+        >>> step = Step()
+        >>> hook = optimizer.register_step_pre_hook(lambda *_: step.begin())
+        >>> optimizer.step(lambda: print(bool(step)))
+        True
+        >>> bool(step)
+        False
+    """
+
+    def __init__(self) -> None:
+        self._frame: FrameType | None = None
+
+    def begin(self) -> None:
+        """To be called by a hook before the step."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code.co_filename != _STEPS:
+            frame = frame.f_back
+        self._frame = frame
+
+    def __bool__(self) -> bool:
+        if self._frame is not None and not runs(self._frame, sys._getframe()):
+            self._frame = None  # and what it holds
+        return self._frame is not None
 
 
 def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
