@@ -24,7 +24,7 @@ from parimend.experiment import (
     Faults,
     ModelTarget,
     Outcome,
-    arrays,
+    bit_patterns,
     grid_of,
     on_grid,
     run,
@@ -160,7 +160,8 @@ class Served:
         self.right = {name: p.clone() for name, p in model.state_dict().items()}
 
     def damaged(self, faults: Faults, seed: int) -> torch.nn.Module:
-        faults.draw(arrays(self.model), seed).apply_(arrays(self.model))
+        words = bit_patterns(self.model)
+        faults.draw(words, seed).apply_(words)
         return self.model
 
     def repair_(self, model: torch.nn.Module) -> Answer:

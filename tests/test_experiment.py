@@ -12,7 +12,7 @@ from scipy.stats import binom
 import parimend as pm
 from parimend.codes import Gaussian, Modular, Sparse
 from parimend.decoders import L1
-from parimend.errors import SpecError
+from parimend.errors import FaultError, SpecError
 from parimend.experiment import (
     Answer,
     CodeTarget,
@@ -273,6 +273,20 @@ def test_buffers_and_the_sign_of_zero_count_as_bits():
     assert target.same(state)
     state.running_mean[1] = -0.0
     assert not target.same(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_dtypes_that_numpy_lacks(dtype):
+    tensors = {"w": torch.linspace(-1, 1, 600).to(dtype)}
+    target = ModelTarget(tensors, pm.protect_(tensors, 3))
+    assert run(target, Faults("bitflip", 3), range(4)) == Counts(repaired=4)
+
+
+def test_memory_that_no_flat_view_reaches_is_not_taken_for_damaged():
+    model = torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+    target = ModelTarget(model, pm.protect_(model, 3))
+    with pytest.raises(FaultError, match="cannot be changed in place"):
+        target.damaged(Faults("bitflip", 3), 0)
 
 
 def test_a_state_dict_is_a_model_too(rng):

@@ -102,6 +102,16 @@ def test_operations(model, x):
     assert not model._forward_pre_hooks
 
 
+def test_a_text_is_one_pattern():
+    x, model = torch.ones(2, 4), nn.Sequential(*[nn.Linear(4, 4) for _ in range(13)])
+    with upset_(model, Upset("row"), only="12", operations="addmm", every=13) as upsets:
+        model(x)
+    assert upsets.struck == [("addmm", 12)]
+    with upset_(model, Upset("row"), only="12") as upsets:
+        model(x)
+    assert upsets.struck == [("12", 0)]
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -15,6 +15,7 @@ def select(
     only: str | Sequence[str] | None,
     *,
     what: str = "tensor",
+    argument: str = "only",
     error: type[ParimendError] = WordError,
 ) -> list[str]:
     """Those of ``names`` that match a shell pattern, in their order.
@@ -24,6 +25,7 @@ def select(
         only: shell patterns (``*``, ``?``, ``[...]``), case-sensitive; a name needs to match one of
             them. None: all names.
         what: the names stand for, for messages.
+        argument: what ``only`` is called, for messages.
         error: to raise.
 
     Raises:
@@ -37,14 +39,27 @@ def select(
     names = list(names)
     if only is None:
         return names
-    patterns = [only] if isinstance(only, str) else only  # a text is a sequence of letters
-    require(patterns, "only", "a shell pattern or a list of them", list, tuple, set, frozenset)
-    for pattern in patterns:
-        require(pattern, "only", "a shell pattern or a list of them", str)
+    patterns = texts(only, argument, "a shell pattern or a list of them")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def texts(value: str | Sequence[str], argument: str, what: str) -> list[str]:
+    """A text, or several, that were given as an argument: one is a sequence of letters, too.
+
+    Raises:
+        SpecError: if it is something else: that ``argument`` must be ``what``.
+
+    >>> texts("conv.*", "only", "a pattern"), texts(("a", "b"), "only", "a pattern")
+    (['conv.*'], ['a', 'b'])
+    """
+    several = [value] if isinstance(value, str) else value
+    require(several, argument, what, list, tuple, set, frozenset)
+    for each in several:
+        require(each, argument, what, str)
+    return list(several)
 
 
 def listed(names: Collection[str], most: int = 8) -> str:

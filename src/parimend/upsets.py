@@ -10,7 +10,6 @@ import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parimend.dtypes import named
 from parimend.faults import FaultError
 from parimend.layers.registry import declared_product
+from parimend.names import select, texts
 from parimend.removable import Hook, Removable, wrap_forward_
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
@@ -224,8 +224,8 @@ def upset_(
     upset: Upset,
     *,
     seed: int = 0,
-    only: Sequence[str] | None = None,
-    operations: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
+    operations: str | Sequence[str] | None = None,
     every: int = 1,
 ) -> Upsets:
     """Makes layers or operations of a model compute wrongly from now on.
@@ -258,24 +258,22 @@ def upset_(
     """
     if every < 1:
         raise FaultError(f"every must be at least 1, not {every}")
-    for name in operations or ():
+    operators = texts(operations or (), "operations", "the name of an operation or a list of them")
+    for name in operators:
         if not hasattr(torch.ops.aten, name):
             raise FaultError(f"operations={name!r} is no operation of torch.ops.aten")
     modules = dict(model.named_modules())
     if only is not None:
-        for pattern in only:
-            if not any(fnmatchcase(name, pattern) for name in modules):
-                raise FaultError(f"only={pattern!r} matches none of the modules")
-        chosen = [n for n in modules if any(fnmatchcase(n, pattern) for pattern in only)]
+        chosen = select(modules, only, what="module", error=FaultError)
     elif operations is None:
         chosen = [n for n, m in modules.items() if declared_product(m) is not None]
     else:
         chosen = []
-    if not chosen and not operations:
+    if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
     upsets = Upsets(upset, seed, every)
     for name in chosen:
         upsets._strike_module_(name, modules[name])
-    if operations:
-        upsets._strike_operations_(model, operations)
+    if operators:
+        upsets._strike_operations_(model, operators)
     return upsets

@@ -185,5 +185,5 @@ def test_upsets_need_something_that_runs(tmp_path):
         run(bare, tmp_path / "a", workers=1)
     given = tables(faults={"u": {**faults["u"], "only": ["nowhere"]}})
     given["networks"]["digits"]["arguments"] = {"steps": 1}
-    with pytest.raises(SpecError, match=r"on digits: only='nowhere' matches none"):
+    with pytest.raises(SpecError, match="on digits: no module matches 'nowhere'"):
         run(Spec.of(given, HERE), tmp_path / "b", workers=1)

@@ -221,6 +221,7 @@ def carriers(rank):
             assert pm.check(full, seal).verdict is Verdict.CLEAN
             if carrier == "sidecar":
                 assert same(full, whole)
+                assert seal.to_bytes() == pm.protect_(whole, 20, carrier).to_bytes()
                 assert pm.refresh(tensors, seal).to_bytes() == seal.to_bytes()
             with torch.no_grad():
                 local = tensors["a"].to_local()

@@ -12,7 +12,7 @@ import safetensors.numpy
 from samples import SAMPLES
 
 from parimend import check_file, protect_file, repair_file, verify
-from parimend.errors import MismatchError, SealError, SpecError
+from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files import protect_all, seals_of
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
@@ -46,6 +46,20 @@ def test_every_format_is_found_under_another_name(name, tmp_path, seals, rng):
     assert check_file(moved, seal_dir=seals).verdict is Verdict.CORRECTABLE
     assert repair_file(moved, seal_dir=seals).verdict is Verdict.CORRECTED
     assert moved.read_bytes() == original
+
+
+def test_the_folder_is_made_with_the_first_seal(tmp_path, rng):
+    seals = tmp_path / "new" / "seals"
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no safetensors file at all")
+    with pytest.raises(FormatError):
+        protect_file(broken, 20, seal_dir=seals)
+    assert not seals.parent.exists()
+    save(tmp_path / "w.safetensors", rng)
+    protect_file(tmp_path / "w.safetensors", 20, seal_dir=seals)
+    assert check_file(tmp_path / "w.safetensors", seal_dir=seals).verdict is Verdict.CLEAN
+    with pytest.raises(SpecError, match=r"broken\.safetensors is a file: choose a folder"):
+        protect_file(tmp_path / "w.safetensors", 20, seal_dir=broken)
 
 
 def test_a_pipeline_in_a_cache(pipeline, seals, rng):  # noqa: F811

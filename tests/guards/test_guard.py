@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from parimend.errors import ComputationError, GuardError
+from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
 from parimend.upsets import Upset, upset_
 
@@ -109,6 +109,19 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
         torch.testing.assert_close(model(x), right)
         assert told == ["0"]
         assert {e.action for e in guards.events} == {"repaired"}
+
+
+def test_what_was_found_is_told_where_on_weights_raises(model, x):
+    def broken(event):
+        raise KeyError(event.layer)
+
+    with guard_(model, 4, policy=Policy(on_weights=broken)) as guards:
+        with torch.no_grad():
+            model[0].weight[5] += 1.0
+        with pytest.raises(KeyError):
+            model(x)
+        assert {e.layer for e in guards.events} == {"0"}
+        assert len(guards.events) == len(x)
 
 
 def test_only_one_call_in_so_many_is_checked(model, x):
@@ -395,8 +408,8 @@ def test_coverage_names_what_is_not_covered(model):
         ({"k": 64}, "no layer that can be guarded"),
         ({"k": 40, "only": ["2"]}, "2: k=40 checks"),
         ({"only": ["1"]}, "1: cannot be guarded"),
-        ({"only": ["7"]}, "matches no module"),
-        ({"impose": ["7"]}, "matches no module"),
+        ({"only": ["7"]}, "no module matches '7'"),
+        ({"impose": "7"}, "no module matches '7'"),
         ({"policy": "ignore"}, "policy must be"),
         ({"every": 0}, "every must be"),
         ({"blocks": 0}, "blocks must be"),
@@ -405,6 +418,13 @@ def test_coverage_names_what_is_not_covered(model):
 def test_misuse(model, options, message):
     with pytest.raises(GuardError, match=message):
         guard_(model, **options)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("argument", ["only", "impose"])
+def test_what_is_no_pattern_is_refused(model, argument):
+    with pytest.raises(SpecError, match=f"{argument} must be a shell pattern or a list of them"):
+        guard_(model, **{argument: 5})
     assert not any(m._forward_hooks for m in model.modules())
 
 

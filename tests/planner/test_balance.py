@@ -17,6 +17,8 @@ from parimend.impose.moments import CalibrationError, second_moments
 from parimend.planner.balance import CHANCE, balance
 from parimend.planner.sensitivity import sensitivity
 from parimend.planner.striking import Strike, struck
+from parimend.risk.pace import Pace
+from parimend.scrub.schedule import pace_for
 from parimend.stores.model import ModelTensors
 from parimend.words.layout import Part, whole
 
@@ -168,6 +170,13 @@ class TestBalance:
         balanced = pm.protect_(network(), found)
         assert found.nbytes == len(even.to_bytes())
         assert found.nbytes - 40 < len(balanced.to_bytes()) <= found.nbytes
+
+    def test_a_scrubber_counts_every_bit_once(self, found, monkeypatch):
+        seen = []
+        monkeypatch.setattr(Pace, "of", lambda words, *_: seen.extend(words))
+        pace_for(pm.protect_(network(), found), 1e-3, 1e-9, None)
+        every = 32 * sum(p.numel() for p in network().parameters())
+        assert sum(word.bits * word.times for word in seen) == pytest.approx(every, abs=16)
 
     def test_the_budget_holds_the_flips_of_its_bits(self, found):
         strong = found.request.balance.shares[0]

@@ -67,10 +67,10 @@ def test_a_point_is_dominated_if_another_is_as_good_in_everything(values):
 
 
 def test_the_command_that_a_point_names_makes_it(tmp_path):
-    path = tmp_path / "m.safetensors"
+    path = tmp_path / "my model's.safetensors"
     save_file({"a": torch.randn(60, 50), "b": torch.randn(9)}, path)
     out = tmp_path / "map.json"
-    run("plan", path, "--only", "a", "--map", out)
+    run("plan", path, "--only", "a*", "--guaranteed", 3, "--map", out)
     for at, each in enumerate(json.loads(out.read_text())["points"]):
         if each["errors"] != 4:
             continue
@@ -80,6 +80,9 @@ def test_the_command_that_a_point_names_makes_it(tmp_path):
         protected = target if target.exists() else path
         [file] = pm.check_file(protected).files
         assert (file.carrier, file.errors, file.covered) == (each["carrier"], 4, 3000)
+        assert "--guaranteed 3" in command
+    points = map_of(path, carriers=["sidecar"], budgets=[4], only="a*", seed=5).points
+    assert points[0].command.endswith("--errors 4 --only 'a*' --seed 5")
 
 
 def run(*arguments):

@@ -12,6 +12,19 @@ from parimend.errors import WordError
 from parimend.stores.naming import leaves, named_tensors
 
 
+class _Slots:
+    __slots__ = ("__hidden",)
+
+
+class Slotted(_Slots):
+    """Attributes in slots of its own and of its base, some of them empty."""
+
+    __slots__ = ("empty", "held")
+
+    def __init__(self, held):
+        self.held = held
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
@@ -104,6 +117,7 @@ class TestCheckpoints:
             (argparse.Namespace(deep={"er": [torch.ones(3)]}), "Namespace"),
             (torch.optim.SGD([torch.ones(3, requires_grad=True)]), "SGD"),
             (torch.ones(3).untyped_storage(), "UntypedStorage"),
+            (Slotted(torch.ones(3)), "Slotted"),
         ],
     )
     def test_what_hides_tensors_is_named(self, hidden, kind):

@@ -101,6 +101,8 @@ def test_byte_views_of_parameters_and_other_strides():
     assert byte_view(weight).tobytes() == weight.detach().numpy().tobytes()
     transposed = weight.detach().T
     assert byte_view(transposed).tobytes() == transposed.numpy().tobytes()
+    one = transposed[:1, 0].as_strided((1,), (4,))  # contiguous for torch, whatever its stride is
+    assert byte_view(one).tobytes() == one.numpy().tobytes()
     number = torch.tensor([1 + 2j]).conj()
     assert byte_view(number).tobytes() == np.array([1 - 2j], np.complex64).tobytes()
 

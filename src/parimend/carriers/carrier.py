@@ -20,7 +20,7 @@ from parimend.outcomes import Verdict
 from parimend.record import Record
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
-from parimend.words.layout import Per, Word
+from parimend.words.layout import Per, Word, bytes_in
 
 CarrierName = Literal["sidecar", "real", "lowbits"]
 
@@ -183,7 +183,7 @@ class Carrier(ABC):
         return PlannedWord(
             name=word.name,
             elements=word.elements,
-            nbytes=sum(part.count * part.bits for part in word) // 8,
+            nbytes=int(bytes_in(word)),
             code=code,
             promise=chosen.promise(errors),
         )

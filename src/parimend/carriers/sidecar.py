@@ -8,7 +8,6 @@ loaded from it fit the same seal.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_WORDS
+from parimend.cores import cores
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
@@ -287,7 +287,7 @@ def _sums_here(
                 return total
             add_sums(code, total, tensors, pieces, start)
 
-    threads = min(tensors.threads or os.cpu_count() or 1, -(-word.padded // (CHUNK // WORD)))
+    threads = min(tensors.threads or cores(), -(-word.padded // (CHUNK // WORD)))
     if threads == 1 or tensors.spread.several:  # all processes must read in the same order
         return work()
     with ThreadPoolExecutor(threads) as pool:

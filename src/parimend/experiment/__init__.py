@@ -22,7 +22,6 @@ from parimend.experiment.codes import CodeTarget, DenseTarget, Received, Struck,
 from parimend.experiment.counts import Counts, Outcome, Rate, Trial
 from parimend.experiment.models import (
     ModelTarget,
-    arrays,
     bit_patterns,
     grid_of,
     on_grid,
@@ -45,7 +44,6 @@ __all__ = [
     "SumsTarget",
     "Target",
     "Trial",
-    "arrays",
     "bit_patterns",
     "grid_of",
     "on_grid",

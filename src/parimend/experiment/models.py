@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
 from parimend.errors import SpecError
@@ -46,27 +45,22 @@ def grid_of(seal: Seal, tensor: str) -> Grid:
     raise SpecError(f"the seal does not protect {tensor}: name a tensor that it does")
 
 
-def arrays(model: Model) -> dict[str, NDArray[Any]]:
-    """The parameters of a module, or the tensors of a state dict, as arrays that share memory.
-
-    They must be on the CPU and of dtypes that numpy knows.
-    """
-    import torch
-
-    named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
-    return {name: tensor.detach().numpy() for name, tensor in named}
-
-
-def bit_patterns(tensors: Mapping[str, torch.Tensor]) -> list[Words]:
-    """Tensors as bit patterns that share their memory.
+def bit_patterns(model: Model) -> list[Words]:
+    """The parameters of a module, or the tensors of a state dict, as bit patterns that share their
+    memory. Those of tensors that are not contiguous, or not on the CPU, are read-only copies.
 
     Raises:
         FaultError: if a dtype cannot be struck.
     """
+    import torch
+
     found = []
-    for name, tensor in tensors.items():
+    named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
+    for name, tensor in named:
         dtype = of_torch(tensor.dtype, name)
-        found.append(Words(name, byte_view(tensor, name).view(dtype.unsigned), dtype.name))
+        bits = byte_view(tensor.detach(), name).view(dtype.unsigned)
+        bits.flags.writeable &= tensor.is_cpu and tensor.is_contiguous()
+        found.append(Words(name, bits, dtype.name))
     return found
 
 
@@ -94,7 +88,7 @@ class ModelTarget:
 
     def damaged(self, faults: Faults, seed: int) -> Any:
         state = copy.deepcopy(self.intact)
-        words = arrays(state)
+        words = bit_patterns(state)
         faults.draw(words, seed, self.only).apply_(words)
         return state
 

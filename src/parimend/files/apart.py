@@ -68,12 +68,14 @@ class Apart(Seals):
     Args:
         where: the folder; or one sidecar, which may be there or not.
         proven: take no seal for a file's by its name, unless a sum of the data shows that it is.
+        is_one: whether it is one sidecar: by default if it is no folder. A folder is made when
+            the first seal goes there.
     """
 
-    def __init__(self, where: Path, *, proven: bool = False) -> None:
+    def __init__(self, where: Path, *, proven: bool = False, is_one: bool | None = None) -> None:
         self.where = where
         self._proven = proven
-        self.is_one = not where.is_dir()
+        self.is_one = not where.is_dir() if is_one is None else is_one
         self.option = f" --seal-dir {command_word(where)}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,6 +132,8 @@ class Apart(Seals):
     @contextmanager
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
         def save(seal: Seal) -> Path:
+            if not self.is_one:
+                self.where.mkdir(parents=True, exist_ok=True)
             place = self._place(path, seal)
             stale = [old for old in self._replaced(path, seal) if old != place]
             with atomic(place, like=path, stale=stale, confirm=confirm) as new:
@@ -142,8 +146,11 @@ class Apart(Seals):
         """Refuse to put the one seal where something else lies that is worth keeping.
 
         Raises:
-            SpecError: if the file to be protected is there, or another one that is no seal.
+            SpecError: if the file to be protected is there, or another one that is no seal; or a
+                file where the folder for seals is to be.
         """
+        if not self.is_one and self.where.exists() and not self.where.is_dir():
+            raise SpecError(f"{self.where} is a file: choose a folder for the seals")
         if not (self.is_one and self.where.exists()):
             return
         is_seal = self._sealed or self.where.suffix == SUFFIX  # which may be damaged

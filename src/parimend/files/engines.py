@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -11,6 +10,7 @@ from typing import ClassVar, Self, TypeVar
 
 from parimend.arguments import whole_number
 from parimend.cluster import Cluster
+from parimend.cores import cores
 from parimend.errors import ParimendError, SpecError
 
 R = TypeVar("R")
@@ -53,7 +53,7 @@ class Local(Engine):
     name = "local"
 
     def __init__(self, workers: int | None = None) -> None:
-        self.cores = len(os.sched_getaffinity(0))
+        self.cores = cores()
         self.workers = workers or self.cores
 
     def threads(self, files: int) -> int:

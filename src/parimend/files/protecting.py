@@ -288,9 +288,7 @@ def _seals(
     if out is not None and seal_dir is not None:
         raise SpecError("out and seal_dir both say where the seal goes: give one of them")
     if seal_dir is not None:
-        where = path_of(seal_dir, "seal_dir")
-        where.mkdir(parents=True, exist_ok=True)
-        return Apart(where, proven=True)
+        return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_one=False)
     if out is None:
         return Beside()
     where = path_of(out, "out")

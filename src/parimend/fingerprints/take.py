@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from parimend.arguments import path_of
 from parimend.codes.power import MAX_WORDS, PowerSums
+from parimend.cores import cores
 from parimend.errors import FormatError, SpecError
 from parimend.files.targets import SAFETENSORS, index_among, is_index, targets
 from parimend.fingerprints.record import SUMS, Fingerprint, Print
@@ -223,7 +224,7 @@ def _prints(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
         for section, piece, word in _pieces(part, tensors)
     )
     # Work on another device is not shared: it is one that waits.
-    threads = 1 if any(map(tensors.is_elsewhere, parts)) else os.cpu_count() or 1
+    threads = 1 if any(map(tensors.is_elsewhere, parts)) else cores()
     with ThreadPoolExecutor(threads) as pool:
         for row, sums in pool.map(lambda piece: (piece[0], _sums(tensors, *piece[1:])), pieces):
             total[row] = _code().add(total[row], sums)

@@ -329,28 +329,30 @@ def settle(
         return [sample for sample in samples if again[sample]]
 
     left, policy = faulty, journal.policy
-    if policy.answer == "raise":
-        say(faulty, "raised")
-    elif policy.answer != "record":
-        if policy.answer == "correct":
-            left = []
-            for sample in faulty:
-                if channels := suspect.at(_one(sample)).locate(parameters):
-                    say([sample], "corrected", channels)
-                else:
-                    left.append(sample)
-        left = recompute(left, "recomputed")
-        if left and policy.on_weights is not None:
-            policy.on_weights(replace(events[left[0]], kind="suspect"))
-            left = recompute(left, "repaired")
-        for sample in left:
-            say(
-                [sample],
-                "overflow" if suspect.at(_one(sample)).overflows(parameters) else "suspect",
-            )
-        if faulty:
-            _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
-    journal.events.extend(events.values())
+    try:
+        if policy.answer == "raise":
+            say(faulty, "raised")
+        elif policy.answer != "record":
+            if policy.answer == "correct":
+                left = []
+                for sample in faulty:
+                    if channels := suspect.at(_one(sample)).locate(parameters):
+                        say([sample], "corrected", channels)
+                    else:
+                        left.append(sample)
+            left = recompute(left, "recomputed")
+            if left and policy.on_weights is not None:
+                policy.on_weights(replace(events[left[0]], kind="suspect"))
+                left = recompute(left, "repaired")
+            for sample in left:
+                say(
+                    [sample],
+                    "overflow" if suspect.at(_one(sample)).overflows(parameters) else "suspect",
+                )
+            if faulty:
+                _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
+    finally:  # also where on_weights, which is not ours, raises something
+        journal.events.extend(events.values())
     if policy.answer == "raise" and faulty:
         raise ComputationError(
             f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "

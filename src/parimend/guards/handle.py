@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
+from parimend.names import select
 from parimend.removable import Removable, wrappings
 
 
@@ -199,10 +199,10 @@ def guard_(
     k: int = 1,
     *,
     blocks: int = 1,
-    impose: bool | Sequence[str] = False,
+    impose: bool | str | Sequence[str] = False,
     policy: Policy | Answer = "correct",
     every: int = 1,
-    only: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
     activations: bool = False,
     deferred: bool = False,
     seed: int = 0,
@@ -288,16 +288,13 @@ def guard_(
     return guards
 
 
-def _matching(sites: Sequence[Site], only: Sequence[str] | None, argument: str) -> list[Site]:
+def _matching(
+    sites: Sequence[Site], patterns: str | Sequence[str] | None, argument: str
+) -> list[Site]:
     """The sites whose names match one of the patterns; all if there are none."""
-    if only is None:
-        return list(sites)
-    patterns = [only] if isinstance(only, str) else list(only)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(site.name, pattern) for site in sites):
-            names = ", ".join(site.name for site in sites[:8])
-            raise GuardError(f"{argument}={pattern!r} matches no module; there are {names}, ...")
-    return [s for s in sites if any(fnmatch.fnmatchcase(s.name, p) for p in patterns)]
+    names = [site.name for site in sites]
+    found = {*select(names, patterns, what="module", argument=argument, error=GuardError)}
+    return [site for site in sites if site.name in found]
 
 
 def _refuse(

@@ -21,7 +21,8 @@ def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     """The bytes of elements, (k,) uint8; they share the memory if that is contiguous."""
     if elements.is_conj() or elements.is_neg():
         elements = elements.resolve_conj().resolve_neg()
-    return elements.detach().reshape(-1).view(torch.uint8)
+    flat = elements.detach().contiguous().reshape(-1)
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)  # one element may have any stride
 
 
 def stream_on(device: torch.device) -> int:

@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from parimend.arguments import path_of
 from parimend.atomic import atomic
 from parimend.carriers import CarrierName, Options
 from parimend.errors import SpecError, WordError
+from parimend.names import texts
 from parimend.planner.planning import Plan, plan
 from parimend.record import Record
 from parimend.risk import Environment, Service
+from parimend.showing import command_word
 
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
@@ -179,9 +183,12 @@ def _command(made: Plan, source: Any, options: Options) -> str:
     if not isinstance(source, str | os.PathLike):
         more = "".join(f", {key}={value!r}" for key, value in options.items())
         return f'pm.protect_(model, {made.errors}, "{made.carrier}"{more})'
-    parts = [f"parimend protect {source} --carrier {made.carrier} --errors {made.errors}"]
-    parts += [f"--only '{pattern}'" for pattern in options.get("only") or ()]
-    parts += [f"--{key} {options[key]}" for key in ("per", "seed") if key in options]
+    path = command_word(path_of(source))
+    parts = [f"parimend protect {path} --carrier {made.carrier} --errors {made.errors}"]
+    patterns = texts(options.get("only") or (), "only", "a shell pattern or a list of them")
+    parts += [f"--only {shlex.quote(pattern)}" for pattern in patterns]
+    given = {key: options.get(key) for key in ("per", "seed", "guaranteed")}
+    parts += [f"--{key} {value}" for key, value in given.items() if value is not None]
     if made.request.carrier.moves:
         parts.append("--out OUT")
     return " ".join(parts)

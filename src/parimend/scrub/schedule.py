@@ -11,6 +11,7 @@ from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
 from parimend.risk.pace import Pace
 from parimend.seal import Seal
+from parimend.words.layout import bytes_in
 
 _DAY = 86400.0
 """Seconds."""
@@ -93,9 +94,7 @@ def pace_for(
             "or the name of an environment"
         )
     worst = _worst(worst_rate, events)
-    words = exposed(
-        (sum(part.nbytes for part in word.parts), word.promise(seal.errors)) for word in seal.words
-    )
+    words = exposed((int(bytes_in(word.parts)), word.promise(seal.errors)) for word in seal.words)
     return Pace.of(words, worst, target)
 
 

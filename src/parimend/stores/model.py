@@ -58,12 +58,11 @@ class ModelTensors(Tensors):
         ]
 
     def _read(self, part: Part) -> NDArray[np.uint8]:
-        tensor = self.held[part.name]
-        if tensor.is_contiguous():  # a tensor on a GPU comes over piece by piece
-            return byte_view(tensor.view(-1)[part.start : part.start + part.count], part.name)
-        data = byte_view(tensor, part.name)
-        size = len(data) // max(math.prod(part.shape), 1)
-        return data[part.start * size : (part.start + part.count) * size]
+        elements = self.held[part.name]
+        if elements.layout is torch.strided:
+            # No more than is wanted: what is on a GPU, or not contiguous, is copied for it.
+            elements = _range(elements, part.start, part.start + part.count)
+        return byte_view(elements, part.name)
 
     def is_elsewhere(self, part: Part) -> bool:
         tensor = self.held[part.name]  # which may be moved at any time

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,9 +207,20 @@ def _hides_tensors(value: Any, seen: set[int]) -> bool:
     seen.add(id(value))
     below = _entries(value)
     if below is None:
-        inside = value if isinstance(value, Set) else getattr(value, "__dict__", {}).values()
+        inside = value if isinstance(value, Set) else _attributes(value)
         return any(_hides_tensors(each, seen) for each in inside)
     return any(_hides_tensors(each, seen) for _, each in below)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    """What an object holds, under names of its own or in the slots of its classes."""
+    yield from getattr(value, "__dict__", {}).values()
+    for kind in type(value).__mro__:
+        if "__slots__" in vars(kind):
+            for member in vars(kind).values():
+                if isinstance(member, types.MemberDescriptorType):
+                    with suppress(AttributeError):  # nothing is in it
+                        yield member.__get__(value)
 
 
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:

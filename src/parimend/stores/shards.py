@@ -154,6 +154,8 @@ class ShardedTensors(Tensors):
         WordError: see `Shards`.
     """
 
+    live = True
+
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
         self.spread = self._shards = Shards(tensors)

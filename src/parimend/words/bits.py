@@ -50,7 +50,9 @@ def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]
         kind = "on the meta device" if tensor.is_meta else tensor.layout
         raise WordError(f"{name} is {kind}: only tensors with plain memory can be protected")
     tensor = tensor.detach().resolve_conj().resolve_neg()
-    view: NDArray[np.uint8] = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.cpu().contiguous().reshape(-1)
+    flat = flat.as_strided(flat.shape, (1,))  # one element may have any stride
+    view: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return view
 
 

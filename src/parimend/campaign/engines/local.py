@@ -17,6 +17,7 @@ from parimend.campaign.engines.base import Engine
 from parimend.campaign.engines.bench import Bench
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
+from parimend.cores import cores
 from parimend.errors import WorkerDiedError
 
 _AHEAD = 4  # tasks that wait for each worker, so that none waits for tasks
@@ -34,7 +35,7 @@ class Local(Engine):
     name = "local"
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or cores()
         self.folder = self.base = ""
         self.pool: Any = None
 

@@ -1,0 +1,43 @@
+"""Pieces of tensors in memory, whatever their strides are."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parimend.kernels.pieces_torch import bytes_of
+from parimend.stores.model import ModelTensors
+from tests.elsewhere import Distant
+
+
+@st.composite
+def views(draw):
+    """A tensor of any strides, and a piece of it."""
+    shape = draw(st.lists(st.integers(1, 5), max_size=4))
+    tensor = torch.arange(2.0 * max(int(np.prod(shape)), 1) * 3).reshape(*shape, 3, 2)
+    tensor = tensor.permute(draw(st.permutations(range(tensor.dim()))))
+    cut = tuple(slice(None, None, draw(st.integers(1, 2))) for _ in tensor.shape)
+    tensor = tensor[cut] if draw(st.booleans()) else tensor.select(0, 0)
+    first = draw(st.integers(0, tensor.numel() - 1))
+    return tensor, first, draw(st.integers(first + 1, tensor.numel()))
+
+
+@given(views())
+def test_pieces_have_the_bytes_of_their_elements(drawn):
+    tensor, first, last = drawn
+    right = tensor.contiguous().numpy().reshape(-1)[first:last].tobytes()
+    store = ModelTensors({"w": tensor})
+    piece = replace(store.whole()[0], start=first, count=last - first)
+    assert store.read(piece).tobytes() == right
+    elements = ModelTensors({"w": Distant(tensor)}).resident(piece)
+    assert bytes_of(elements).inner.numpy().tobytes() == right
+
+
+def test_reading_shares_the_memory_of_what_is_contiguous():
+    tensor = torch.arange(12.0).reshape(3, 4)
+    store = ModelTensors({"w": tensor})
+    data = store.read(replace(store.whole()[0], start=5, count=2))
+    tensor[1, 1] = -1.0
+    assert data.view(np.float32).tolist() == [-1.0, 6.0]
