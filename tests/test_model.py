@@ -145,6 +145,26 @@ def test_real_holds_other_dtypes_on_a_grid(dtype):
     assert torch.equal(tensors["w"], before)
 
 
+@pytest.mark.parametrize("limit", [20, 60, 100, 127])
+def test_integers_have_no_other_step_than_one(limit, tmp_path):
+    """They are moved a little, or refused: not halved to have room."""
+    weights = torch.randint(
+        -limit, limit + 1, (20_000,), generator=torch.Generator().manual_seed(0)
+    )
+    tensors = {"w": weights.to(torch.int8)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            seal = pm.protect_(tensors, 20, "real")
+    except WordError as error:
+        assert "use a larger step (integers have none)" in str(error)  # noqa: PT017
+        assert torch.equal(tensors["w"].long(), weights)
+        return
+    assert (tensors["w"] - weights).abs().float().mean() < 4.0
+    seal.save(tmp_path / "w.parimend")
+    assert pm.check(tensors, pm.Seal.load(tmp_path / "w.parimend")).verdict is Verdict.CLEAN
+
+
 def test_memory_formats_and_tied_weights(carrier):
     torch.manual_seed(0)
     model = torch.nn.ModuleDict(

@@ -135,6 +135,28 @@ def test_updates_on_purpose_are_not_damage():
     assert pm.check(model, old).verdict is Verdict.UNCORRECTABLE
 
 
+@pytest.mark.parametrize("per", ["model", "tensor", "row"])
+def test_an_update_during_a_sweep_ends_what_was_known_of_every_word(per):
+    """Words that the sweep has yet to look at, and the one that it looks at again."""
+    model = network()
+    told = []
+
+    def change(event):
+        told.append(event.kind)
+        if event.kind == "repaired":
+            with scrubber.update(), torch.no_grad():
+                model[2].bias.fill_(5.0)
+                model[0].bias[:3] = 7.0
+
+    scrubber = Scrubber(model, pm.protect_(model, 5, per=per), on_event=change)
+    break_weights(model, 1, 0)
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+    assert told == ["repaired", "sealed"]
+    assert (model[2].bias == 5.0).all()
+    assert model[0].bias[:3].tolist() == [7.0] * 3
+    assert pm.check(model, scrubber.seal).verdict is Verdict.CLEAN
+
+
 def test_weights_that_carry_a_code_are_not_resealed():
     model = network()
     scrubber = Scrubber(model, pm.protect_(model, 5, "lowbits"))

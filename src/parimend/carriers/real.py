@@ -101,7 +101,7 @@ class Real(Imposing):
         mine = positions_of(pieces, word, tensors)
         before = _in_steps(pieces, grids_of(code, word))
         x = self._projected(code, mine, before, word, tensors)
-        if shift := doublings(code, float(spread.largest(_size(x))[0])):
+        if shift := doublings(code, word, float(spread.largest(_size(x))[0])):
             word = Word(tuple(replace(p, exponent=p.exponent + shift) for p in word))
             before, x = before / 2.0**shift, x / 2.0**shift
         try:
@@ -197,12 +197,15 @@ def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
     return choose_grid(tensors.spread.largest(_size(values)), part.dtype, part.name, bits)
 
 
-def doublings(code: Sparse, largest: float) -> int:
+def doublings(code: Sparse, word: Word, largest: float) -> int:
     """How often the steps of a word must be doubled, so that its largest weight has room.
 
     A projection that minds the loss may let weights grow. Coarser steps, all by the same factor,
-    leave the constraint what it is.
+    leave the constraint what it is. Integers have no other step than 1: rounding cuts off what has
+    no room there.
     """
+    if not all(DTYPES[part.dtype].is_float for part in word):
+        return 0
     limit = Grid(code.word_bits, 0).limit * (1.0 - _ROOM)
     return math.frexp(largest / limit)[1] if limit <= largest < math.inf else 0
 

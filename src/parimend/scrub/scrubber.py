@@ -288,11 +288,11 @@ class Scrubber:
             unwatched = set()
             self._schedule.began(time.monotonic())
             self._paused(self._look_up, pause)
-            for word in self._seal.words:
+            for number, word in enumerate(self._seal.words):
                 if pause and self._stopped.is_set():
                     return events
                 try:
-                    found = self._look(word, pause)
+                    found = self._look(number, pause)
                 except Exception as error:
                     what = f"{word.name} is not watched"
                     found = [self._teller.fail("unwatched", what, error)]
@@ -323,13 +323,14 @@ class Scrubber:
         if replaced:
             self._memory.forget(replaced)
 
-    def _look(self, word: SealedWord, pause: bool) -> list[Event]:
+    def _look(self, number: int, pause: bool) -> list[Event]:
         """Look at a word until nothing changes any more; tells what was noticed."""
         events: list[Event] = []
-        require_match(replace(self._seal, words=(word,)), self._tensors)
-        word = self._proven(word)
         for _ in range(ATTEMPTS):
-            updates = self._updates
+            # An update seals words anew: what follows is held against the seal of no other time.
+            updates, word = self._updates, self._seal.words[number]
+            require_match(replace(self._seal, words=(word,)), self._tensors)
+            word = self._proven(word)
             if self._is_clean(word, pause) or not self._valid(word, updates):
                 break
             began = time.perf_counter()
