@@ -13,10 +13,10 @@ from parimend import carriers
 from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import SpecError
+from parimend.moving import moving
 from parimend.names import listed
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
-from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import buffers_of, leaves, named_tensors, require_plain
 from parimend.stores.shards import ShardedTensors, store_of
@@ -83,10 +83,13 @@ def protect_(
         raise SpecError("a plan says which tensors are protected: give no buffers beside it")
     else:
         tensors = _named(model, request.balance.names)
-    return carriers.protect_(tensors, request.fitted(model))
+    with moving(tensors.held.values() if request.carrier.moves else ()):
+        return carriers.protect_(tensors, request.fitted(model))
 
 
-def tensors_to_protect(model: Model, only: Sequence[str] | None, buffers: bool) -> Tensors:
+def tensors_to_protect(
+    model: Model, only: Sequence[str] | None, buffers: bool
+) -> ModelTensors | ShardedTensors:
     """The tensors to protect; warns where most of a model is in buffers that nobody asked for.
 
     Raises:

@@ -1,6 +1,7 @@
 import copy
 import gc
 import io
+import warnings
 import weakref
 from unittest import mock
 
@@ -293,6 +294,105 @@ def test_what_another_optimizer_steps_is_left_to_it():
         model[3].bias[0] = 5.0
     model(torch.ones(1, 20))
     assert same(model.state_dict(), alone.state_dict())
+
+
+@pytest.mark.parametrize("order", ["heal_ first", "constrain_ first"])
+def test_what_a_constraint_does_is_no_damage(order):
+    """Setting up, projecting, and sealing, after which training goes on."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    if order == "heal_ first":
+        healing = pm.heal_(model, optimizer, 5)
+    constraint = pm.constrain_(model, optimizer, 5, only=["0.*"], every=3)
+    if order == "constrain_ first":
+        healing = pm.heal_(model, optimizer, 5)
+    train(model, optimizer, 4)
+    constraint.project_()
+    train(model, optimizer, 1)
+    seal = constraint.seal_()
+    assert not healing.check_()
+    assert pm.check(model, seal).ok
+    train(model, optimizer, 2)
+    pm.guard_(model, 1, impose=True, only=["3"]).remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        seal = pm.protect_(model, 5, "real")
+    train(model, optimizer, 2)
+    assert healing.events == []
+    with torch.no_grad():
+        model[0].weight[3, 4] = 9.0
+    assert healing.check_()
+
+
+CHANGES = {
+    "a submodule": lambda model, optimizer: model[3].load_state_dict(
+        {name: 2 * t for name, t in model[3].state_dict().items()}
+    ),
+    "an optimizer": lambda model, optimizer: optimizer.load_state_dict(
+        copy.deepcopy(optimizer.state_dict())
+    ),
+    "memory": lambda model, optimizer: setattr(model[3].weight, "data", 2 * model[3].weight.data),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_damage_beside_what_is_changed_on_purpose_is_put_back(change):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    right = model[0].weight.clone()
+    with torch.no_grad():
+        model[0].weight[3, 4] = 1e30
+    change(model, optimizer)
+    changed = model[3].weight.clone()
+    healing.check_()
+    assert torch.equal(model[0].weight, right)
+    assert torch.equal(model[3].weight, changed)
+    [event] = healing.events
+    assert [(c.tensor, c.index) for c in event.changes] == [("0.weight", (3, 4))]
+
+
+@pytest.mark.parametrize("count", [3, 400])
+def test_the_old_memory_of_what_was_moved_is_not_touched(count):
+    """Who swaps two sets of weights may go on with the other one."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    old = model[0].weight.data
+    model[0].weight.data = old.clone()
+    old.view(-1)[:count] = 5.0
+    with torch.no_grad():
+        model[3].bias[1] = 1e30
+    assert healing.check_() == (count == 3)  # what is in between cannot be told from so many
+    assert (old.view(-1)[:count] == 5.0).all()
+    assert (model[3].bias[1] == 1e30) == (count == 400)
+
+
+def test_a_checkpoint_may_be_loaded_after_damage_beyond_repair():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    good = copy.deepcopy(model.state_dict())
+    healing = pm.heal_(model, optimizer, 5)
+    with torch.no_grad():
+        model[0].weight.fill_(3.0)
+    with pytest.raises(DamageError):
+        healing.check_()
+    with pytest.warns(UserWarning, match="what is not loaded now is taken for right"):
+        model.load_state_dict(good)
+    train(model, optimizer, 1)
+    assert healing.events == []
+
+
+def test_an_update_within_an_update_is_a_part_of_it():
+    model = network()
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with healing.update(), torch.no_grad():
+        model[0].bias.fill_(1.0)
+        with healing.update():
+            model[3].bias.fill_(2.0)
+    assert (model[0].bias == 1.0).all()
+    assert not healing.check_()
 
 
 def test_a_step_that_an_exception_ends_is_over():

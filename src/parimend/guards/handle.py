@@ -20,6 +20,7 @@ from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
+from parimend.moving import moving
 from parimend.names import select
 from parimend.removable import Removable, wrappings
 
@@ -325,7 +326,7 @@ def _is_repeated(model: nn.Module) -> bool:
 def _impose_(site: ProductSite, code: Output) -> None:
     """Moves weights to the nearest ones with P W = 0 and P b = 0."""
     weight, bias = site.parameters()
-    with torch.no_grad():
+    with torch.no_grad(), moving(p for p in (weight, bias) if p is not None):
         matrix = site.product.matrix(weight)
         P = checks_of(code, site.outputs).to(weight.device)
         by_group = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)

@@ -111,8 +111,8 @@ def out_of_range(code: Sparse, worst: float) -> WordError:
     """The error to raise for a word with an entry of ``worst`` grid steps."""
     return WordError(
         f"a weight needs {worst:.0f} grid steps, but words of this code stay below "
-        f"{1 << (code.word_bits - 1)}: use a larger step (integers have none), ask for fewer errors, "
-        "or take carrier='sidecar', which moves no weights"
+        f"{1 << (code.word_bits - 1)}: use a larger step (integers have none), ask for fewer "
+        "errors, or take carrier='sidecar', which moves no weights"
     )
 
 

@@ -56,8 +56,8 @@ def sources(given: Any, request: Request) -> Iterator[list[Source]]:
     if not isinstance(given, str | os.PathLike):
         from parimend.model import tensors_to_protect  # loads torch, which files do without
 
-        tensors = tensors_to_protect(given, request.only, request.buffers)
-        yield [Source("", tensors, request.fitted(given))]
+        held = tensors_to_protect(given, request.only, request.buffers)
+        yield [Source("", held, request.fitted(given))]
         return
     with ExitStack() as stack:
         found = []

@@ -27,6 +27,7 @@ from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
 from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.events import Event
+from parimend.moving import moving
 from parimend.names import some
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
@@ -159,8 +160,9 @@ class Constraint(Removable):
                 out of the optimizer; names it.
         """
         self._trained.require_same()
-        checks, _ = self._heal_()
-        self._projection.project_(checks)
+        with moving(self._parameters.values()):
+            checks, _ = self._heal_()
+            self._projection.project_(checks)
 
     def _heal_(self) -> tuple[list[NDArray[np.float64]], bool]:
         """Put back single weights that explain odd checks; the checks then, and whether all that
@@ -212,25 +214,30 @@ class Constraint(Removable):
                 "network was not trained inside the code",
                 stacklevel=2,
             )
-        if model is None:
-            self._trained.require_same(stepped=False)
-            with torch.no_grad():
-                _, explained = self._heal_()
-            if not explained:
-                raise DamageError(
-                    f"{self.events[-1].reason}, and no few weights explain it: they are damaged, "
-                    "or were changed by hand; if so, call project_() and seal_() again"
-                )
         parameters = self._parameters if model is None else self._trained.same_in(unwrapped(model))
-        tensors = store_of(parameters)
-        chosen = [
-            each._replace(certificate=self._certificates[each.code])
-            for each in _on_grids(self._words, tensors)
-        ]
-        seal = seal_words_(tensors, chosen, self._request)
+        with moving(parameters.values()):
+            if model is None:
+                self._require_explained()
+            tensors = store_of(parameters)
+            chosen = [
+                each._replace(certificate=self._certificates[each.code])
+                for each in _on_grids(self._words, tensors)
+            ]
+            seal = seal_words_(tensors, chosen, self._request)
         if model is None:
             self.remove()
         return seal
+
+    def _require_explained(self) -> None:
+        """Refuse weights that have moved farther than training moves them, for no known reason."""
+        self._trained.require_same(stepped=False)
+        with torch.no_grad():
+            _, explained = self._heal_()
+        if not explained:
+            raise DamageError(
+                f"{self.events[-1].reason}, and no few weights explain it: they are damaged, "
+                "or were changed by hand; if so, call project_() and seal_() again"
+            )
 
     def remove(self) -> None:
         for hook in self._hooks:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -23,6 +23,7 @@ from parimend.carriers import Request, Sidecar, choose
 from parimend.carriers.base import outcome_of, write_finding
 from parimend.errors import DamageError, SpecError
 from parimend.events import Event, TrainingKind
+from parimend.moving import watchers
 from parimend.names import some
 from parimend.outcomes import Change, Verdict
 from parimend.removable import Hook, Removable
@@ -85,16 +86,20 @@ class Healing(Removable):
         self._loaded = False  # weights or state have been loaded since the sums were taken
         self._stale = False  # tensors were found that are not watched yet
         self.refresh()
-        forward, load = uncompiled(self._before_forward), Hook(self._after_loading)
+        forward = uncompiled(self._before_forward)
+        before, after = Hook(self._before_loading), Hook(self._after_loading)
         self._hooks: list[Any] = [self._model.register_forward_pre_hook(Hook(forward))]
         for module in self._model.modules():
-            self._hooks.append(module.register_load_state_dict_post_hook(load))
+            self._hooks.append(module.register_load_state_dict_pre_hook(before))
+            self._hooks.append(module.register_load_state_dict_post_hook(after))
         for each in self._optimizers:
             self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
+            self._hooks.append(each.register_load_state_dict_pre_hook(self._before_loading))
             self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
         self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
         self._stepped = uncompiled(self._after_step)
         self._after = [each.register_step_post_hook(self._stepped) for each in self._optimizers]
+        watchers.add(self)
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.
@@ -118,6 +123,7 @@ class Healing(Removable):
         for name in sorted(tensors, key=lambda name: str(tensors[name].device)):
             views[name], self._orders[name] = in_memory_order(tensors[name])
         self._store = ModelTensors(views)
+        self._addresses = {name: view.data_ptr() for name, view in views.items()}
         chosen = choose(self._store, Request(self._errors, _CARRIER))
         self._watched = [Watched(each, views) for each in chosen]
 
@@ -131,13 +137,20 @@ class Healing(Removable):
         Raises:
             DamageError: if they are damaged already, and cannot be repaired.
         """
+        if self._within():
+            yield
+            return
         self.check_()
-        updating, self._updating = self._updating, True
+        self._updating = True
         try:
             yield
         finally:
-            self._updating = updating
+            self._updating = False
             self.refresh()
+
+    def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether one of some tensors is watched, and nobody is moving weights already."""
+        return not self._within() and self._state.holds(tensors)
 
     def check_(self) -> bool:
         """Put back every word that has changed since the last step; whether there were any.
@@ -154,15 +167,11 @@ class Healing(Removable):
             self.refresh()
             return False, read([], norm)[1]
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
-        watched = [
-            each
-            for each in self._watched
-            if not moved or not any(part.name in moved for part in each.word)
-        ]
+        watched = [each for each in self._watched if not moved or self._is_there(each)]
         differ, size = read([each.differs() for each in watched], norm)
         changes: list[Change] = []
         for each in compress(watched, differ):
-            changes += self._repaired(each.kept())
+            changes += self._repaired(each.kept(), moved)
         if changes:
             names = ", ".join(sorted({change.tensor for change in changes}))
             self._tell("repaired", f"wrong in {names}", tuple(changes))
@@ -170,14 +179,35 @@ class Healing(Removable):
             self.refresh()
         return bool(changes), size
 
-    def _repaired(self, word: CheckedWord) -> list[Change]:
-        """Put a word back that has changed; what was wrong."""
+    def _is_there(self, watched: Watched) -> bool:
+        """Whether the memory in which a word was is still there, to be compared on the host.
+
+        Tensors that are elsewhere now may have left theirs to somebody else, or freed it.
+        """
+        names = [part.name for part in watched.word]
+        held = self._store.held
+        return not watched.deferred and all(
+            held[name].data_ptr() == self._addresses[name] for name in names
+        )
+
+    def _repaired(self, word: CheckedWord, moved: Collection[str]) -> list[Change]:
+        """Put a word back that has changed; what was wrong.
+
+        Args:
+            word: as it was.
+            moved: tensors that are elsewhere now. Who has their old memory may change it.
+        """
         changes: list[Change] = []
         finding = _CARRIER.find(word, self._store)
+        elsewhere = {number for number, part in enumerate(word.parts) if part.name in moved}
         if finding.verdict is Verdict.CORRECTABLE:
+            wrong = [each for each in finding.elements if each[0] not in elsewhere]
+            finding = finding._replace(elements=wrong)
             write_finding(word, finding, self._store)
             changes += map(self._told, outcome_of(word, finding).changes)
             finding = _CARRIER.find(word, self._store)
+        if elsewhere:
+            return changes
         if finding.verdict is not Verdict.CLEAN:
             raise DamageError(
                 f"{word.name}: since step {self.steps} more than {self._errors} words have "
@@ -243,6 +273,16 @@ class Healing(Removable):
     def _after_step(self, *_: Any) -> None:
         self.steps += 1
         self.refresh()
+
+    def _before_loading(self, *_: Any) -> None:
+        """What is not loaded stays as it was: it is looked at before all is taken for right."""
+        if self._loaded or self._within():
+            return
+        try:
+            self.check_()
+        except DamageError as error:  # perhaps that is why something is loaded
+            warnings.warn(f"{error}; what is not loaded now is taken for right", stacklevel=2)
+        self._loaded = True
 
     def _after_loading(self, *_: Any) -> None:
         # Loading calls this once for every submodule; sums are taken when they are needed.
@@ -311,6 +351,7 @@ class Healing(Removable):
             self._on_event(event)
 
     def remove(self) -> None:
+        watchers.discard(self)
         for hook in (*self._hooks, *self._after):
             hook.remove()
 

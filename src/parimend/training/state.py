@@ -5,7 +5,7 @@ Both is asked for in every step, so what has not changed is seen at little cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any
 
@@ -61,6 +61,11 @@ class State:
             return set()
         pairs = zip(self.tensors, places, self._places, strict=True)
         return {name for name, now, before in pairs if now != before}
+
+    def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether one of some tensors is the memory of one that was found."""
+        there = {address for address, *_ in self._places if address}
+        return any(local(tensor).data_ptr() in there for tensor in tensors)
 
     def _all(self) -> list[torch.Tensor]:
         """Everything that there may be to watch, as it is given."""
