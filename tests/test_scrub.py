@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import io
 import json
@@ -354,6 +355,25 @@ def test_tensors_replaced_without_an_update_are_told():
         [event] = scrubber.sweep()
         assert (event.kind, event.word.name) == ("uncorrectable", "2.weight")
         assert "2.weight was replaced" in event.word.reason
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_tensors_that_are_tied_no_more_are_told(within):
+    model = torch.nn.ModuleDict(
+        {"in": torch.nn.Embedding(30, 8), "out": torch.nn.Linear(8, 30, bias=False)}
+    )
+    model["out"].weight = model["in"].weight
+    scrubber = Scrubber(model, pm.protect_(model, 5))
+    assert scrubber.sweep() == []
+    assert not scrubber.unwatched
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with scrubber.update() if within else contextlib.nullcontext():
+        model.load_state_dict(state, assign=True)
+    with pytest.warns(UserWarning, match=r"out\.weight was the memory of in\.weight"):
+        scrubber.sweep()
+    for _ in range(2):
+        assert scrubber.unwatched == {"out.weight"}
+        assert scrubber.sweep() == []
 
 
 def test_what_cannot_be_looked_at_is_told_until_it_can(monkeypatch, recwarn):

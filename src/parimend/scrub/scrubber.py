@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -43,6 +44,8 @@ from parimend.scrub.repairs import repaired
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
 from parimend.seal import Seal, SealedWord
+from parimend.stores.model import unwrapped
+from parimend.stores.naming import tied_to
 
 ATTEMPTS = 3
 """Times that damage is looked for in a word in one sweep, while it changes."""
@@ -129,6 +132,8 @@ class Scrubber:
         self._thread: threading.Thread | None = None
         self._updates = 0  # begun and ended: odd during an update
         self._replaced: set[str] = set()  # tensors that are not those that were sealed
+        self._tied = tied_to(unwrapped(model), self._tensors.held)
+        self._untied: set[str] = set()
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
 
@@ -167,7 +172,9 @@ class Scrubber:
 
     @property
     def unwatched(self) -> frozenset[str]:
-        """Names of the words that the last sweep could not look at."""
+        """Names of the words that the last sweep could not look at, and of tensors that had the
+        memory of sealed ones and have their own now.
+        """
         return self._unwatched
 
     @property
@@ -298,7 +305,7 @@ class Scrubber:
                     found = [self._teller.fail("unwatched", what, error)]
                     unwatched.add(word.name)
                 events += found
-            self._unwatched = frozenset(unwatched)
+            self._unwatched = frozenset(unwatched | self._untied)
             if not unwatched:
                 self._last_sweep = time.time()
             lost = any(event.kind == "uncorrectable" for event in events)
@@ -322,6 +329,18 @@ class Scrubber:
         self._replaced |= replaced
         if replaced:
             self._memory.forget(replaced)
+        if self._tied:
+            self._tell_of_untied()
+
+    def _tell_of_untied(self) -> None:
+        """Tell of tensors that were protected as the memory of others, and are not any more."""
+        still = tied_to(unwrapped(self._model), self._tensors.held)
+        before, self._untied = self._untied, self._tied.keys() - still.keys()
+        for name in sorted(self._untied - before):
+            what = f"{name} was the memory of {self._tied[name]}, and is not any more: protect it"
+            self._teller.tell(Event("unwatched", self.counters.sweeps, what))
+            with suppress(Warning):  # where warnings are errors; the event has been told
+                warnings.warn(f"parimend.Scrubber: {what}", stacklevel=2)
 
     def _look(self, number: int, pause: bool) -> list[Event]:
         """Look at a word until nothing changes any more; tells what was noticed."""

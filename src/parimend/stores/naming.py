@@ -103,6 +103,24 @@ def buffers_of(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
+def tied_to(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Other names of a model for the memory of some of its tensors, and their names.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> tied_to({"in": layer.weight, "out": layer.weight}, {"in": layer.weight})
+        {'out': 'in'}
+    """
+    names = {(t.device, _address(t)): name for name, t in tensors.items() if t.numel()}
+    found = {}
+    for name, (_, value) in leaves(model).items():
+        if name in tensors or not isinstance(value, torch.Tensor) or is_lazy(value):
+            continue
+        if value.numel() and (first := names.get((value.device, _address(value)))):
+            found[name] = first
+    return found
+
+
 def require_plain(name: str, value: Any) -> None:
     """Refuse what has no memory of its own that could be read and put right.
 
