@@ -7,7 +7,8 @@ and what to do about it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class ParimendError(Exception):
@@ -43,7 +44,15 @@ class BusyError(ParimendError, RuntimeError):
 
 
 class DamageError(ParimendError, RuntimeError):
-    """A file was to be loaded, and it is damaged; see the policies of `parimend.load_file`."""
+    """What was to be loaded, or trained, is damaged; see the policies of `parimend.load_file`.
+
+    Attributes:
+        files: what was found in files that are not right, as `parimend.outcomes.FileOutcome`.
+    """
+
+    def __init__(self, message: str, files: Iterable[Any] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(files)
 
 
 class GuardError(ParimendError, ValueError):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import warnings
 
 import pytest
@@ -96,8 +97,10 @@ def test_policies(tmp_path, rng):
         DamageError, match=r"is damaged: 5 wrong elements, can be .*; put right by: parimend repair"
     ):
         pm.load_file(path)
-    with pytest.raises(DamageError):
+    with pytest.raises(DamageError) as raised:
         pm.verify(path)
+    [found] = pickle.loads(pickle.dumps(raised.value)).files
+    assert (found.path, found.verdict, len(found.changes)) == (str(path), "correctable", 5)
     with pytest.warns(UserWarning, match="is damaged: 5 wrong elements"):
         pm.load_file(path, "warn")
     with pytest.warns(UserWarning, match="is damaged: 5 wrong elements"):

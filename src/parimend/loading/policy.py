@@ -35,7 +35,7 @@ def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
     """
     text = "; ".join(map(_said_of, files))
     if text and on_damage != "warn":
-        raise DamageError(text)
+        raise DamageError(text, files)
     if text:
         warnings.warn(text, stacklevel=3)
 
