@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.errors import SpecError
-from parimend.rng import Stream, _log
+from parimend.rng import Stream, log
 from tests.chisquare import assert_uniform
 
 
@@ -131,4 +131,4 @@ def test_logarithm_is_accurate() -> None:
     x = np.concatenate([2.0 ** -np.arange(110.0), Stream(5, "").raw(5000) * 2.0**-64])
     x = np.append(x, np.nextafter(1.0, [0.0, 2.0]))
     exact = np.array([math.log(value) for value in x.tolist()])
-    np.testing.assert_allclose(_log(x), exact, rtol=1e-14, atol=0)
+    np.testing.assert_allclose(log(x), exact, rtol=1e-14, atol=0)

@@ -140,8 +140,6 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"parimend.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
-    if name in _ROOMS:
-        return import_module(f"parimend.{name}")
     raise AttributeError(f"module 'parimend' has no attribute {name!r}")
 
 

@@ -128,14 +128,14 @@ class Stream:
             radius = points[:, 0] * points[:, 0] + points[:, 1] * points[:, 1]
             inside = (radius > 0) & (radius < 1)
             points, radius = points[inside], radius[inside]
-            factor = np.sqrt(-2.0 * _log(radius) / radius)
+            factor = np.sqrt(-2.0 * log(radius) / radius)
             kept.append((points * factor[:, None]).reshape(-1))
             missing -= radius.size
         return np.concatenate(kept)[:count]
 
 
-def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural logarithm of positive numbers to about 1e-16.
+def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Natural logarithm of positive normal numbers, error at most two units in the last place.
 
     Library logarithms differ between platforms in the last bit; this one cannot. With
     x = m 2^e and t = (m - 1) / (m + 1), log m = 2 (t + t^3/3 + t^5/5 + ...), |t| < 0.172.

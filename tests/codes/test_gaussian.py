@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from parimend.codes import Gaussian, from_spec
-from parimend.codes.gaussian import _log, normal_quantile, normals
+from parimend.codes.gaussian import normal_quantile, normals
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from tests.codes.contract import RealCodeContract
@@ -60,11 +60,6 @@ def test_quantile_is_accurate(rng):
     tails = np.round(tails * 2.0**54)
     tails = tails[(tails > 0) & (tails < 2.0**53)] * 2.0**-54
     np.testing.assert_allclose(normal_quantile(tails), stats.norm.isf(tails), rtol=2e-15, atol=0)
-
-
-def test_logarithm_is_accurate(rng):
-    x = 2.0 ** -rng.uniform(1, 54, 100_000)
-    np.testing.assert_allclose(_log(x), np.log(x), rtol=5e-16, atol=0)
 
 
 def test_entries_are_standard_normal():

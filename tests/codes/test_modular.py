@@ -1,4 +1,4 @@
-"""Modular codes: sums against big integers, in parts, by threads, packed; words restored."""
+"""Modular codes: sums against big integers, in parts, packed; words restored."""
 
 import hashlib
 
@@ -107,8 +107,8 @@ def test_sums_are_those_of_the_oracle(n, bands, size, seed, version):
     np.testing.assert_array_equal(code.syndrome(words), oracle(code, words))
 
 
-@given(data=st.data(), n=st.integers(1, 5000), threads=st.integers(1, 4))
-def test_parts_in_any_order_make_the_whole(data, n, threads):
+@given(data=st.data(), n=st.integers(1, 5000))
+def test_parts_in_any_order_make_the_whole(data, n):
     code = Modular(n, 4 * 37, seed=n)
     words = random_words(n, n)
     cuts = data.draw(st.sets(st.integers(0, (n - 1) // GROUP), max_size=6)) | {0}
@@ -116,21 +116,19 @@ def test_parts_in_any_order_make_the_whole(data, n, threads):
     parts = list(zip(starts, [*starts[1:], n], strict=True))
     sums = code.zeros()
     for start, stop in data.draw(st.permutations(parts)):
-        assert code.accumulate(sums, words[start:stop], start, threads) is sums
+        assert code.accumulate(sums, words[start:stop], start) is sums
     np.testing.assert_array_equal(sums, code.syndrome(words))
 
 
 @pytest.mark.parametrize("version", sorted(PRIMES))
 @pytest.mark.parametrize("phases", [1, 8])
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_and_blocks_change_nothing(monkeypatch, threads, phases, version):
+def test_blocks_change_nothing(monkeypatch, phases, version):
     code = Modular(n=20_011, m=5 * 61, bands=5, version=version)
     words = random_words(code.n)
     whole = code.syndrome(words)
-    monkeypatch.setattr("parimend.codes.modular._GROUPS_PER_THREAD", 100)
     monkeypatch.setattr("parimend.codes.modular._FAST_BYTES", 0 if phases == 1 else 1 << 20)
     monkeypatch.setattr("parimend.codes.modular.most_groups", lambda excess: 70)
-    np.testing.assert_array_equal(code.accumulate(code.zeros(), words, 0, threads), whole)
+    np.testing.assert_array_equal(code.accumulate(code.zeros(), words), whole)
 
 
 @given(n=st.integers(1, 2000), bands=st.integers(2, 8), size=st.integers(16, 600), data=st.data())
@@ -140,7 +138,7 @@ def test_the_first_bands_can_be_summed_up_alone(n, bands, size, data):
     few = data.draw(st.integers(1, bands))
     none = np.zeros((2, few, code.size), np.uint64)
     cut = GROUP * data.draw(st.integers(0, n // GROUP))
-    sums = code.accumulate(none.copy(), words[cut:], cut, threads=2)
+    sums = code.accumulate(none.copy(), words[cut:], cut)
     sums = code.add(sums, code.accumulate(none, words[:cut]))
     np.testing.assert_array_equal(sums, code.syndrome(words)[:, :few])
 
@@ -303,8 +301,6 @@ def test_misuse_is_refused():
             code.accumulate(code.zeros(), part, start)
     with pytest.raises(SpecError, match="uint32"):
         code.accumulate(code.zeros(), words.astype(np.int32))
-    with pytest.raises(SpecError, match="threads"):
-        code.accumulate(code.zeros(), words, threads=0)
     with pytest.raises(SpecError, match="shape"):
         code.accumulate(code.zeros()[0], words)
     with pytest.raises(SpecError, match="uint64"):

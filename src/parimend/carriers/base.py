@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from parimend.carriers.carrier import Progress, carrier_of
+from parimend.carriers.carrier import carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
 from parimend.codes import SumsCode
 from parimend.errors import MismatchError, SpecError
@@ -171,7 +171,6 @@ def outcome_of(word: CheckedWord, finding: Finding, verdict: Verdict | None = No
 def diagnose(
     seal: Seal,
     tensors: Tensors,
-    progress: Progress = lambda elements: None,
     find: Find = find,
     proof: Proof | None = None,
 ) -> FileOutcome:
@@ -180,7 +179,6 @@ def diagnose(
     Args:
         seal: what was protected, and how.
         tensors: where they are now.
-        progress: called with the number of elements of every word that is done.
         find: decodes a word, where that has been done already.
         proof: what proves that words are as sealed. By default their SHA-256, if there is one; but
             sums if all weights of a word are on other devices than the CPU, and its code `proves`.
@@ -193,13 +191,12 @@ def diagnose(
     def look(word: SealedWord) -> WordOutcome:
         return outcome_of(word, find(word, tensors))
 
-    return _each(seal, tensors, look, progress, proof)
+    return _each(seal, tensors, look, proof)
 
 
 def repair_(
     seal: Seal,
     tensors: Tensors,
-    progress: Progress = lambda elements: None,
     find: Find = find,
     proof: Proof | None = None,
 ) -> FileOutcome:
@@ -212,25 +209,20 @@ def repair_(
     def look(word: SealedWord) -> WordOutcome:
         return outcome_of(word, *repair_word_(word, tensors, find))
 
-    return _each(seal, tensors, look, progress, proof)
+    return _each(seal, tensors, look, proof)
 
 
 def _each(
     seal: Seal,
     tensors: Tensors,
     look: Callable[[SealedWord], WordOutcome],
-    progress: Progress,
     proof: Proof | None,
 ) -> FileOutcome:
     """What ``look`` says of every word, with that for a SHA-256 alone which shall be compared."""
     require_match(seal, tensors)
     proven_so = [proven_by(word, tensors, proof) for word in seal.words]
-    words = []
-    for word in proven_so:
-        words.append(look(word))
-        progress(words[-1].elements)
     return FileOutcome(
-        tuple(words),
+        tuple(map(look, proven_so)),
         carrier=seal.carrier,
         errors=seal.errors,
         elements=seal.covered,

@@ -8,7 +8,7 @@ found by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
@@ -23,9 +23,6 @@ from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word, bytes_in
 
 CarrierName = Literal["sidecar", "real", "lowbits"]
-
-Progress = Callable[[int], None]
-"""Called with the number of elements of every word that is done."""
 
 
 class Options(TypedDict, total=False):
@@ -158,9 +155,7 @@ class Carrier(ABC):
         """
 
     @abstractmethod
-    def seal_(
-        self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
-    ) -> Sealing:
+    def seal_(self, chosen: Sequence[Chosen], tensors: Tensors) -> Sealing:
         """Seal words; weights are written once all words are computed.
 
         Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.arguments import whole_number
 from parimend.carriers.base import sha256_of
-from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
+from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
@@ -125,13 +125,8 @@ class Imposing(Carrier):
             raise SpecError(f"{word.parts[0].name}: {words}{error}") from None
         return Chosen(code, word)
 
-    def seal_(
-        self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
-    ) -> Sealing:
-        drafts = []
-        for each in chosen:
-            drafts.append(self.draft(each, tensors))
-            progress(each.word.elements)
+    def seal_(self, chosen: Sequence[Chosen], tensors: Tensors) -> Sealing:
+        drafts = [self.draft(each, tensors) for each in chosen]
         for draft in drafts:
             for part, data in zip(draft.word, draft.data, strict=True):
                 tensors.write_held(part, data)

@@ -15,7 +15,6 @@ from parimend.carriers.carrier import (
     Chosen,
     Options,
     PlannedWord,
-    Progress,
     carrier,
     carrier_of,
 )
@@ -134,23 +133,16 @@ def _budgeted(tensors: Tensors, request: Request) -> Iterator[tuple[Chosen, int]
             yield each, errors
 
 
-def protect_(
-    tensors: Tensors, request: Request, progress: Progress = lambda elements: None
-) -> Seal:
+def protect_(tensors: Tensors, request: Request) -> Seal:
     """Seal the tensors, all of them. Carriers that live in the weights also write them, once
     everything is computed.
     """
-    return seal_(tensors, choose(tensors, request), request, progress)
+    return seal_(tensors, choose(tensors, request), request)
 
 
-def seal_(
-    tensors: Tensors,
-    chosen: Sequence[Chosen],
-    request: Request,
-    progress: Progress = lambda elements: None,
-) -> Seal:
+def seal_(tensors: Tensors, chosen: Sequence[Chosen], request: Request) -> Seal:
     """`protect_` with the codes and words already chosen."""
-    words, moved = request.carrier.seal_(chosen, tensors, progress)
+    words, moved = request.carrier.seal_(chosen, tensors)
     notes = {"moved": [float(f"{each:.3g}") for each in moved]} if moved else {}
     return Seal(request.carrier.name, request.errors, words, notes)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
-from parimend.carriers.carrier import Carrier, Chosen, Progress, Sealing
+from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Elements, Finding, Place
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
@@ -93,14 +93,8 @@ class Sidecar(Carrier):
                 )
         return list(chosen)
 
-    def seal_(
-        self, chosen: Sequence[Chosen], tensors: Tensors, progress: Progress = lambda n: None
-    ) -> Sealing:
-        words = []
-        for each in chosen:
-            words.append(_seal(each.code, each.word, tensors, self.digest))
-            progress(each.word.elements)
-        return Sealing(tuple(words))
+    def seal_(self, chosen: Sequence[Chosen], tensors: Tensors) -> Sealing:
+        return Sealing(tuple(_seal(each.code, each.word, tensors, self.digest) for each in chosen))
 
     def find(self, sealed: CheckedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         if self.intact(sealed, tensors):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from parimend.codes.base import RealCode, from_spec
 from parimend.errors import SpecError
 from parimend.hashing import stream_key, words
+from parimend.rng import log
 
 # Coefficients of PPND16, highest power first: numerator and denominator for the middle, for the
 # tails and for the far tails (M. J. Wichura, "Algorithm AS 241: The percentage points of the normal
@@ -45,9 +46,6 @@ _FAR = (
      7.86869131145613259100e-4, 1.48753612908506148525e-2, 1.36929880922735805310e-1,
      5.99832206555887937690e-1, 1.0),
 )  # fmt: skip
-_ATANH = tuple(1.0 / (2 * k + 1) for k in range(11, -1, -1))
-_LN2 = float.fromhex("0x1.62e42fefa39efp-1")
-_SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 _BLOCK = 1 << 16
 """Entries made at a time: their intermediate results stay in the cache."""
 
@@ -62,25 +60,12 @@ def _polynomial(coefficients: tuple[float, ...], x: NDArray[np.float64]) -> NDAr
     return y
 
 
-def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural logarithm of positive normal numbers, the same to the last bit everywhere.
-
-    x = f 2^k with f in [sqrt(1/2), sqrt(2)), and log f = 2 atanh((f - 1) / (f + 1)) by its Taylor
-    series, whose terms from the 13th are below 2^-65. Error at most two units in the last place
-    outside (1/2, 2).
-    """
-    f, k = np.frexp(x)
-    low = f < _SQRT_HALF
-    f = np.where(low, f + f, f)
-    s = (f - 1.0) / (f + 1.0)
-    return (k - low) * _LN2 + (s + s) * _polynomial(_ATANH, s * s)
-
-
 def normal_quantile(tail: NDArray[np.float64]) -> NDArray[np.float64]:
     """The x >= 0 that a standard normal variable exceeds with probability ``tail``.
 
     PPND16 of algorithm AS 241, relative error about 1e-16, from correctly rounded IEEE operations
-    alone (+, -, *, /, square root): every bit of the result is fixed by this file.
+    alone (+, -, *, /, square root): every bit of the result is fixed by this file
+    and `parimend.rng.log`.
 
     Args:
         tail: float64, multiples of 2^-54 in (0, 1/2).
@@ -95,7 +80,7 @@ def normal_quantile(tail: NDArray[np.float64]) -> NDArray[np.float64]:
     r = 0.180625 - q * q
     x = q * _polynomial(_MIDDLE[0], r) / _polynomial(_MIDDLE[1], r)
     outer = q > 0.425
-    r = np.sqrt(-_log(tail[outer]))
+    r = np.sqrt(-log(tail[outer]))
     y = _polynomial(_TAIL[0], r - 1.6) / _polynomial(_TAIL[1], r - 1.6)
     far = r > 5.0
     y[far] = _polynomial(_FAR[0], r[far] - 5.0) / _polynomial(_FAR[1], r[far] - 5.0)

@@ -27,9 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +50,6 @@ PRIMES = {1: (1 << 32) + 15, 2: PRIME}
 _STARTS = 1  # tag of the random stream
 _LOAD = {3: 1.222, 4: 1.295, 5: 1.425}  # buckets per error that peeling needs, by bands
 _FAST_BYTES = 1 << 17  # accumulators up to this size are kept in 8 phases, see `add_groups`
-_GROUPS_PER_THREAD = 1 << 12  # fewer are not worth another thread
 
 
 @dataclass(frozen=True)
@@ -221,17 +218,12 @@ class Modular(SumsCode):
         return sums[:, :1]
 
     def accumulate(
-        self,
-        sums: NDArray[np.uint64],
-        words: NDArray[np.uint32],
-        start: int = 0,
-        threads: int = 1,
+        self, sums: NDArray[np.uint64], words: NDArray[np.uint32], start: int = 0
     ) -> NDArray[np.uint64]:
         """Add a part of the words into ``sums``, in place.
 
         Parts may come in any order, and sums of different parts may be added with `add`: the result
-        is exact, so it depends neither on the order nor on ``threads``. Words that come in no part
-        count as zero.
+        is exact, so it does not depend on the order. Words that come in no part count as zero.
 
         Args:
             sums: `syndrome_shape` uint64, below p; or the first bands of them, and only these are
@@ -239,7 +231,6 @@ class Modular(SumsCode):
             words: (k,) uint32: words start .. start + k - 1.
             start: index of the first one, a multiple of 16. (A part that is followed by another
                 one has therefore a multiple of 16 words too.)
-            threads: so many threads share the work. The global interpreter lock is released.
 
         Returns:
             ``sums``.
@@ -258,31 +249,18 @@ class Modular(SumsCode):
         """
         self._checked(sums, self._shape_of(sums))
         self._require_words(words, start, GROUP)
-        if threads < 1:
-            raise SpecError(f"threads must be at least 1, not {threads}")
         # One compiled variant serves all: read-only, aligned and contiguous.
         words = np.require(np.asarray(words), requirements=["C", "A"]).view()
         words.flags.writeable = False
         whole, group = words.size // GROUP, start // GROUP
-        threads = min(threads, 1 + whole // _GROUPS_PER_THREAD)
-        edges = [whole * i // threads for i in range(threads + 1)]
         bands = sums.shape[1]
-        parts = [
-            (words[GROUP * a : GROUP * b], group + a, bands) for a, b in pairwise(edges) if a < b
-        ]
+        if whole:
+            sums[...] = self.add(sums, self._add_up(words[: GROUP * whole], group, bands))
         if words.size % GROUP:
             tail = np.zeros(GROUP, np.uint32)
             tail[: words.size % GROUP] = words[GROUP * whole :]
             tail.flags.writeable = False
-            parts.append((tail, group + whole, bands))
-        if threads > 1 and len(parts) > 1:
-            # Threads of our own: those of numba must not be entered from two threads at a time.
-            with ThreadPoolExecutor(threads) as pool:
-                results = list(pool.map(self._add_up, *zip(*parts, strict=True)))
-        else:
-            results = [self._add_up(*part) for part in parts]
-        for result in results:
-            sums[...] = self.add(sums, result)
+            sums[...] = self.add(sums, self._add_up(tail, group + whole, bands))
         return sums
 
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:

@@ -73,7 +73,6 @@ def simulate(
     plan: Plan,
     years: int,
     seed: int = 0,
-    checks: int = CHECKS,
     progress: Callable[[int], None] = lambda years: None,
 ) -> Simulation:
     """Simulate years of a plan at a raised rate.
@@ -82,7 +81,6 @@ def simulate(
         plan: with an environment.
         years: number of them.
         seed: of the events.
-        checks: in a year.
         progress: called with 1 after every year.
 
     Raises:
@@ -100,24 +98,24 @@ def simulate(
     if years < 1:
         raise SpecError(f"simulate one year or more, not {years}")
     words = plan.words[:WORDS]
-    factor = _raised(words, plan.where, checks)
+    factor = _raised(words, plan.where, CHECKS)
     where = _times(plan.where, factor)
     stream = Stream(seed, "planner simulation")
     memories = [_Memory(word, where, stream) for word in words]
     lost = wrong = 0
     for _ in range(years):
-        ends = [memory.year(checks) for memory in memories]
+        ends = [memory.year(CHECKS) for memory in memories]
         lost += any(end is not None for end in ends)
         wrong += sum(end is Verdict.CORRECTED for end in ends)
         progress(1)
     low, high = Rate(lost, years).interval()
     return Simulation(
-        formula=_formula(words, where, checks),
+        formula=_formula(words, where, CHECKS),
         lost=lost,
         years=years,
         wrong=wrong,
         factor=factor,
-        checks=checks,
+        checks=CHECKS,
         words=len(words),
         low=low,
         high=high,
