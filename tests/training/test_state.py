@@ -91,6 +91,8 @@ def test_shards_are_looked_at_where_they_are():
     class Shard(torch.nn.Parameter):
         """A parameter of which another process holds the rest."""
 
+        device_mesh = "two processes"
+
         def to_local(self):
             return self.detach()[:2]
 

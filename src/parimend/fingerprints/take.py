@@ -31,7 +31,7 @@ from parimend.names import select
 from parimend.regular import open_regular
 from parimend.stores.base import Tensors, subparts
 from parimend.stores.file import FileTensors
-from parimend.stores.spread import Elements
+from parimend.stores.spread import Elements, local
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import LINE, Part
 
@@ -192,10 +192,10 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     first: dict[Any, str] = {}
     tied = {}
     for name, tensor in tensors.items():
-        local = getattr(tensor, "to_local", lambda tensor=tensor: tensor)()
-        if not local.numel():
+        held = local(tensor)
+        if not held.numel():
             continue
-        place = local.data_ptr(), local.device, tensor.dtype, tensor.shape, local.stride()
+        place = held.data_ptr(), held.device, tensor.dtype, tensor.shape, held.stride()
         if (other := first.setdefault(place, name)) != name:
             tied[name] = other
     return tied

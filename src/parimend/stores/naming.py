@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import select
+from parimend.stores.spread import is_sharded, local
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Types without affairs of their own."""
@@ -111,12 +112,12 @@ def tied_to(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
         >>> tied_to({"in": layer.weight, "out": layer.weight}, {"in": layer.weight})
         {'out': 'in'}
     """
-    names = {(t.device, _address(t)): name for name, t in tensors.items() if t.numel()}
+    names = {_place(t): name for name, t in tensors.items() if t.numel()}
     found = {}
     for name, (_, value) in leaves(model).items():
         if name in tensors or not isinstance(value, torch.Tensor) or is_lazy(value):
             continue
-        if value.numel() and (first := names.get((value.device, _address(value)))):
+        if value.numel() and _address(local(value)) and (first := names.get(_place(value))):
             found[name] = first
     return found
 
@@ -142,7 +143,7 @@ def require_plain(name: str, value: Any) -> None:
     if is_lazy(value):
         raise WordError(f"{name} has no values yet: run the model once before it is protected")
     of_torch(value.dtype, name)
-    if _is_sharded(value):
+    if is_sharded(value):
         return
     if value.layout is not torch.strided or value.is_nested:
         layout = "a nested tensor" if value.is_nested else value.layout
@@ -165,7 +166,7 @@ def _require_own_cells(name: str, tensor: torch.Tensor) -> None:
     Raises:
         WordError: names the tensor.
     """
-    if _is_sharded(tensor) or tensor.is_contiguous():
+    if is_sharded(tensor) or tensor.is_contiguous():
         return
     reach = 0  # of the dimensions that are packed closer
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -244,15 +245,11 @@ def _attributes(value: Any) -> Iterator[Any]:
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
     flatten = getattr(value, "__tensor_flatten__", None)
-    if flatten is None or not isinstance(value, torch.Tensor) or _is_sharded(value):
+    if flatten is None or not isinstance(value, torch.Tensor) or is_sharded(value):
         yield name, value
         return
     for inner in flatten()[0]:
         yield from _inside(f"{name}.{inner}", getattr(value, inner))
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")
 
 
 def _is_subclass(tensor: torch.Tensor) -> bool:
@@ -266,6 +263,11 @@ def _address(tensor: torch.Tensor) -> int:
         return tensor.data_ptr()
     except RuntimeError:
         return 0
+
+
+def _place(tensor: torch.Tensor) -> tuple[torch.device, int]:
+    """Where its first element is that this process holds."""
+    return tensor.device, _address(local(tensor))
 
 
 class _Span(NamedTuple):

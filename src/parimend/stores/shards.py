@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
+from parimend.stores import spread
 from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors
 from parimend.stores.spread import Elements, Held, common
@@ -63,10 +64,7 @@ class Shards:
 
     def local(self, name: str) -> torch.Tensor:
         """What this process holds of a tensor; shares its memory."""
-        tensor = self._tensors[name]
-        with torch.no_grad():
-            local: torch.Tensor = getattr(tensor, "to_local", lambda: tensor)()
-        return local.detach()
+        return spread.local(self._tensors[name]).detach()
 
     def held(self, part: Part) -> Held:
         """What this process holds of a part."""
@@ -204,5 +202,5 @@ class ShardedTensors(Tensors):
 
 def store_of(tensors: Mapping[str, torch.Tensor]) -> ModelTensors | ShardedTensors:
     """The store of tensors in memory, whether they are spread over processes or not."""
-    spread = any(hasattr(tensor, "device_mesh") for tensor in tensors.values())
-    return ShardedTensors(tensors) if spread else ModelTensors(tensors)
+    several = any(map(spread.is_sharded, tensors.values()))
+    return ShardedTensors(tensors) if several else ModelTensors(tensors)

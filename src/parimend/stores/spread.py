@@ -7,12 +7,15 @@ for both.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.words.layout import Part
+
+if TYPE_CHECKING:
+    import torch
 
 Elements = slice | NDArray[np.int64]
 """Some elements: a range of them, or their increasing numbers."""
@@ -105,3 +108,19 @@ def common(
     which = np.flatnonzero(at < len(held))
     which = which[held[at[which]] == wanted[which]]
     return at[which], which
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is PyTorch's `DTensor`, which is spread over a mesh of devices."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, or the shard of it that this process holds, without history."""
+    if not is_sharded(tensor):
+        return tensor
+    import torch
+
+    with torch.no_grad():
+        held: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return held

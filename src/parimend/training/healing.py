@@ -29,6 +29,7 @@ from parimend.outcomes import Change, Verdict
 from parimend.removable import Hook, Removable
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors, unwrapped
+from parimend.stores.spread import local
 from parimend.training.hooks import (
     Step,
     in_parallel,
@@ -41,7 +42,7 @@ from parimend.training.hooks import (
 )
 from parimend.training.resident import read
 from parimend.training.scale import Scale
-from parimend.training.state import State, local
+from parimend.training.state import State
 from parimend.training.watched import Watched, in_memory_order
 
 GRADIENT_FACTOR = 100.0

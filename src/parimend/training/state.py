@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from parimend.stores.spread import is_sharded, local
+
 
 class State:
     """Parameters of a model and the tensors of its optimizers' state, by name.
@@ -46,7 +48,7 @@ class State:
         given = self._all()
         known = len(given) == len(self._given) and all(map(is_, given, self._given))
         # A shard is a new tensor whenever it is asked for.
-        if known and not any(map(_is_sharded, given)) and not self.moved():
+        if known and not any(map(is_sharded, given)) and not self.moved():
             return False
         tensors = dict(self._named())
         places = [_place(tensor) for tensor in tensors.values()]
@@ -90,19 +92,6 @@ class State:
             for number, (parameter, state) in enumerate(optimizer.state.items()):
                 if isinstance(state, Mapping):
                     yield number, parameter, state
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, or the shard of it that this process holds."""
-    if not _is_sharded(tensor):
-        return tensor
-    with torch.no_grad():
-        held: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return held
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "to_local")
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
