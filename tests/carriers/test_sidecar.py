@@ -62,7 +62,7 @@ def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
     monkeypatch.setattr("parimend.stores.base.CHUNK", 1 << 12)
     monkeypatch.setattr(sidecar, "CHUNK", 1 << 12)
     monkeypatch.setattr(sidecar, "JOINED", 1 << 12)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(sidecar, "cores", lambda: 2)
     tensors, reads, read = tensors_of([1 << 20]), sidecar.reads, ModelTensors.read
     word, asked, closed = Word(tensors.whole()), [], Event()
 

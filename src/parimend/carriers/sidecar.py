@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import groupby
@@ -287,6 +287,9 @@ def _sums_here(
     with ThreadPoolExecutor(threads) as pool:
         parts = [pool.submit(work) for _ in range(threads)]
         try:
+            done, _ = wait(parts, return_when=FIRST_EXCEPTION)
+            for part in done:
+                part.result()  # raises, whichever failed
             return reduce(code.add, [part.result() for part in parts])
         finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
             with lock:

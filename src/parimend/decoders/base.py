@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.base import Code
+from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
 
@@ -102,6 +103,24 @@ class Prepared(ABC):
     def _decode(
         self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
     ) -> Decoding: ...
+
+
+class PreparedSums(Prepared):
+    """A decoder of sums of bit patterns: residues, without rounding noise."""
+
+    code: SumsCode
+
+    def _decode(
+        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
+    ) -> Decoding:
+        if noise:
+            raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
+        if int(syndrome.max()) >= self.code.prime:
+            raise SpecError(f"sums of this code are residues, below {self.code.prime}")
+        return self._decode_sums(syndrome, erasures)
+
+    @abstractmethod
+    def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding: ...
 
 
 def nothing(verdict: Verdict, syndrome: NDArray[Any], **fields: Any) -> Decoding:

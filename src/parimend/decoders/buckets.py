@@ -26,7 +26,7 @@ repairs should compare a hash of the result besides.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,7 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes.modular import Modular
 from parimend.codes.sums import Sums
-from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.errors import SpecError
+from parimend.decoders.base import Decoder, PreparedSums, nothing
 from parimend.outcomes import Decoding, Verdict
 
 _RULES = ("agree", "alone")
@@ -64,19 +63,13 @@ class Buckets(Decoder):
         return PreparedBuckets(code)
 
 
-class PreparedBuckets(Prepared):
+class PreparedBuckets(PreparedSums):
     """A `Buckets` made ready for one code."""
 
     code: Modular
 
-    def _decode(
-        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
-    ) -> Decoding:
+    def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding:
         code = self.code
-        if noise:
-            raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
-        if int(syndrome.max()) >= code.prime:
-            raise SpecError(f"sums of this code are residues, below 2^32 + {code.excess}")
         positions, values, steps = peeled(code, syndrome)
         if left := int(np.count_nonzero(syndrome.any(axis=0))):
             return nothing(Verdict.UNCORRECTABLE, syndrome, unexplained=left, steps=steps)

@@ -9,17 +9,16 @@ sum of both kinds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.hashed import Hashed
 from parimend.codes.sums import Sums
-from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.decoders.base import Decoder, PreparedSums, nothing
 from parimend.decoders.buckets import merged, peeled
 from parimend.decoders.reed_solomon import ReedSolomon
-from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
 
 _NONE = np.empty(0, np.int64)
@@ -46,7 +45,7 @@ class HashedSums(Decoder):
         return PreparedHashed(code)
 
 
-class PreparedHashed(Prepared):
+class PreparedHashed(PreparedSums):
     """`HashedSums`, made ready for one code."""
 
     code: Hashed
@@ -55,13 +54,7 @@ class PreparedHashed(Prepared):
         super().__init__(code)
         self._power = ReedSolomon().prepare(code.parts[0])
 
-    def _decode(
-        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
-    ) -> Decoding:
-        if noise:
-            raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
-        if int(syndrome.max()) >= self.code.prime:
-            raise SpecError(f"sums of this code are residues, below {self.code.prime}")
+    def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding:
         first, hashed = self.code.parts
         power, buckets = self.code.split(syndrome)
         positions, values, steps = _NONE, _NONE, dict[str, int]()

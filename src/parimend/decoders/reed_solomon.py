@@ -9,15 +9,15 @@ follow by Forney's formula. The answer counts only if it gives all the sums.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes.power import PowerSums
-from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.errors import SpecError
+from parimend.codes.sums import Sums
+from parimend.decoders.base import Decoder, PreparedSums, nothing
 from parimend.kernels.field import PRIME, element
 from parimend.kernels.points import LANES
 from parimend.outcomes import Decoding, Verdict
@@ -44,7 +44,7 @@ class ReedSolomon(Decoder):
         return PreparedReedSolomon(code)
 
 
-class PreparedReedSolomon(Prepared):
+class PreparedReedSolomon(PreparedSums):
     """`ReedSolomon`, made ready for one code: tables for logarithms."""
 
     code: PowerSums
@@ -60,13 +60,7 @@ class PreparedReedSolomon(Prepared):
         self._small, self._rooted = small[self._small_order], rooted[self._rooted_order]
         self._giant = element(pow(g, B * steps, PRIME))
 
-    def _decode(
-        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
-    ) -> Decoding:
-        if noise:
-            raise SpecError("sums of bit patterns carry no rounding noise: noise must be 0")
-        if int(syndrome.max()) >= PRIME:
-            raise SpecError(f"power sums are residues, below {PRIME}")
+    def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding:
         found = self._damage(syndrome, erasures)
         if found is None:
             unexplained = int(np.count_nonzero(syndrome))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.codes.screened import Screened
-from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.codes.sums import Sums
+from parimend.decoders.base import Decoder, PreparedSums, nothing
 from parimend.decoders.reed_solomon import ReedSolomon
 from parimend.outcomes import Decoding, Verdict
 
@@ -32,7 +33,7 @@ class ScreenedSums(Decoder):
         return PreparedScreened(code)
 
 
-class PreparedScreened(Prepared):
+class PreparedScreened(PreparedSums):
     """`ScreenedSums`, made ready for one code."""
 
     code: Screened
@@ -41,11 +42,9 @@ class PreparedScreened(Prepared):
         super().__init__(code)
         self._many = ReedSolomon().prepare(code.parts[1])
 
-    def _decode(
-        self, syndrome: NDArray[Any], erasures: NDArray[np.int64], noise: float
-    ) -> Decoding:
+    def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding:
         few, many = self.code.split(syndrome)
-        decoding = self._many.decode(many, erasures, noise)
+        decoding = self._many.decode(many, erasures)
         if decoding.verdict is not Verdict.UNCORRECTABLE:
             explained = self.code.parts[0].sums_of(decoding.positions, decoding.values)
             if np.array_equal(explained, few):
