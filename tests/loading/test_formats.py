@@ -165,6 +165,17 @@ def test_shards_of_torch(tmp_path):
     assert same(pm.load_folder(tmp_path), {"a": tensors["a"]})
 
 
+@pytest.mark.parametrize("device", ["xla", "nowhere", 10**6])
+def test_devices_that_cannot_be_used(shards, device):
+    folder, _ = shards
+    for load in (
+        pm.load_folder,
+        lambda path, **more: pm.load_file(path / "m-1.safetensors", **more),
+    ):
+        with pytest.raises(SpecError, match=rf"^device '{device}' cannot be used here: "):
+            load(folder, device=device)
+
+
 def test_folders_that_cannot_be_loaded(shards, tmp_path):
     folder, _ = shards
     with pytest.raises(SpecError, match=r"is a file: .* use load_file"):

@@ -16,7 +16,7 @@ from parimend.files.opening import opened
 from parimend.files.targets import index_among, is_index, shards
 from parimend.loading.content import Content, content_of
 from parimend.loading.libraries import built
-from parimend.loading.policy import OnDamage, require_policy, tell
+from parimend.loading.policy import OnDamage, require_device, require_policy, tell
 from parimend.outcomes import FileOutcome
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load_file(
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
         FormatError: also if the format's library is not installed.
-        SpecError: also for a ``device`` where the library knows none.
+        SpecError: also for a ``device`` that cannot be used, or where the library knows none.
 
     Example:
         >>> import tempfile, torch, parimend as pm
@@ -68,6 +68,7 @@ def load_file(
         tensor([0., 1., 2., 3., 4.])
     """
     require_policy(on_damage)
+    require_device(device)
     seals = seals_in(seal_dir)
 
     def verified_content(file: Path) -> Content:
@@ -120,6 +121,7 @@ def load_folder(
     """
     folder = path_of(path)
     require_policy(on_damage)
+    require_device(device)
     members = Members(folder, seals_in(seal_dir))
     if not (folder.is_dir() or is_index(folder)):
         raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")

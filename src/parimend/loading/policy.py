@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from parimend.errors import DamageError, SpecError
 from parimend.files.remedies import remedy
 from parimend.outcomes import FileOutcome, Verdict
+
+if TYPE_CHECKING:
+    import torch
 
 OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
@@ -25,6 +28,23 @@ def require_policy(on_damage: str) -> None:
     """
     if on_damage not in get_args(OnDamage):
         raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
+
+
+def require_device(device: str | torch.device) -> None:
+    """Refuse a device that torch cannot use, before anything is read for it.
+
+    Raises:
+        SpecError: names it and says why.
+    """
+    if str(device) == "cpu":  # files without tensors of torch are loaded without torch
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise SpecError(f"device {str(device)!r} cannot be used here: {reason}") from None
 
 
 def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
