@@ -168,12 +168,9 @@ def test_shards_of_torch(tmp_path):
 @pytest.mark.parametrize("device", ["xla", "nowhere", 10**6])
 def test_devices_that_cannot_be_used(shards, device):
     folder, _ = shards
-    for load in (
-        pm.load_folder,
-        lambda path, **more: pm.load_file(path / "m-1.safetensors", **more),
-    ):
+    for act, path in ((pm.load_folder, folder), (pm.load_file, folder / "m-1.safetensors")):
         with pytest.raises(SpecError, match=rf"^device '{device}' cannot be used here: "):
-            load(folder, device=device)
+            act(path, device=device)
 
 
 def test_folders_that_cannot_be_loaded(shards, tmp_path):
