@@ -371,6 +371,7 @@ def test_tensors_that_are_tied_no_more_are_told(within):
         model.load_state_dict(state, assign=True)
     with pytest.warns(UserWarning, match=r"out\.weight was the memory of in\.weight"):
         scrubber.sweep()
+    assert scrubber.counters.failures == 1
     for _ in range(2):
         assert scrubber.unwatched == {"out.weight"}
         assert scrubber.sweep() == []

@@ -338,6 +338,7 @@ class Scrubber:
         before, self._untied = self._untied, self._tied.keys() - still.keys()
         for name in sorted(self._untied - before):
             what = f"{name} was the memory of {self._tied[name]}, and is not any more: protect it"
+            self._teller.count(failures=1)
             self._teller.tell(Event("unwatched", self.counters.sweeps, what))
             with suppress(Warning):  # where warnings are errors; the event has been told
                 warnings.warn(f"parimend.Scrubber: {what}", stacklevel=2)
