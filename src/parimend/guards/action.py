@@ -278,32 +278,52 @@ def _one(sample: int) -> slice:
     return slice(sample, sample + 1)
 
 
+def _judged(
+    guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
+) -> tuple[Suspect, Tensor]:
+    """The samples of a call that the screen stopped, and which of them are wrong, (samples,) bool:
+    none may be stopped if the limit is so close that the order of summation decides.
+    """
+    suspect = Suspect.of(checks, y, x)
+    wrong = suspect.wrong().any(1)
+    if wrong.any():
+        at = wrong.nonzero().flatten()
+        wrong[at] = ~suspect.at(at).repeats(parameters)
+    guard.journal.screened += int((~wrong).sum())
+    return suspect, wrong
+
+
+def is_wrong(
+    guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
+) -> bool:
+    """Whether `settle` would have anything to tell of a call; nothing is changed."""
+    return bool(_judged(guard, checks, y, x, parameters)[1].any())
+
+
 def settle(
-    guard: LayerGuard, checks: Checks, call: int, y: Tensor, x: Tensor, parameters: Parameters
-) -> None:
+    guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters, call: int
+) -> bool:
     """Deals with a call that the screen stopped; writes corrected outputs into ``y``.
 
     Args:
         guard: of the layer.
         checks: of its weights as the layer used them.
-        call: of the layer, counted from 0.
         y: outputs.
         x: inputs, in the dtype in which the layer used them.
         parameters: gives weight and bias in that dtype.
+        call: of the layer, counted from 0.
+
+    Returns:
+        Whether there was anything to tell.
 
     Raises:
         ComputationError: if the policy says so.
     """
     journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
-    suspect = Suspect.of(checks, y, x)
-    if not len(suspect.index):  # so close to the limit that the order of summation decides
-        return
-    wrong = suspect.wrong().any(1)
-    if wrong.any():
-        at = wrong.nonzero().flatten()
-        wrong[at] = ~suspect.at(at).repeats(parameters)
+    suspect, wrong = _judged(guard, checks, y, x, parameters)
+    if not wrong.any():
+        return False
     finite = suspect.x.isfinite().flatten(1).all(1)
-    journal.screened += int((~wrong).sum())
     events = {
         sample: suspect.at(_one(sample)).event(
             guard.name, call, leading, "recorded" if good else "input"
@@ -358,6 +378,7 @@ def settle(
             f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "
             "run it again, or take the policy 'correct'"
         )
+    return True
 
 
 def _write(y: Tensor, leading: torch.Size, suspect: Suspect, which: Tensor) -> None:

@@ -206,19 +206,6 @@ class Checks:
             goal = on.view(_rows(goal, len(P)), dtype)
         return on.any_suspicious_row(on.view(_rows(last, n), dtype), P, goal, *rest)
 
-    def note(self, y: Tensor, x: Tensor, place: Tensor) -> None:
-        """`suspicious`, for whoever looks later.
-
-        Args:
-            y: outputs.
-            x: inputs.
-            place: () int32 on the device of y; it becomes 1, or stays as it is.
-        """
-        if y.device.type != "cpu":
-            self.suspicious(y, x, place)
-        elif self.suspicious(y, x):
-            place.fill_(1)
-
     def _prepared(self, y: Tensor) -> _Prepared:
         key = y.device, y.dtype
         if key not in self._at_hand:

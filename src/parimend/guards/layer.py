@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from parimend.codes.output import Output
 from parimend.guards import graph
-from parimend.guards.action import settle
+from parimend.guards.action import is_wrong, settle
 from parimend.guards.checks import Checks, alarm_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
@@ -131,10 +131,11 @@ class LayerGuard(Hook):
             self.journal.passed[self.name] += 1
         elif y.numel():
             checks, used = self.checks_in(y.dtype), as_used(x, y)
-            if latch and latch.waits:
-                checks.note(y, used, latch.place(self.number, y.device))
+            place = latch.place(self.number, y.device) if latch and latch.waits else None
+            if place is not None and y.device.type != "cpu":
+                checks.suspicious(y, used, place)
             elif is_raised(checks.suspicious(y, used)):
-                self._settle(call, y, x, parameters)
+                self._settle(call, y, x, parameters, place)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""
@@ -142,15 +143,33 @@ class LayerGuard(Hook):
         if is_raised(alarm) and not call % self.journal.every:
             self._settle(call, y, x, parameters)
 
-    def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+    def _settle(
+        self, call: int, y: Tensor, x: Tensor, parameters: Parameters, place: Tensor | None = None
+    ) -> None:
+        """Deals with outputs that were stopped.
+
+        Args:
+            call, y, x, parameters: see `inspect`.
+            place: of an alarm that waits. Looking at what is on a CPU makes nobody wait, so that it
+                is raised for what is wrong alone, and not for all that is stopped.
+        """
+
         def used() -> tuple[Any, Any]:
             return _cast(parameters(), y.dtype)
 
-        if latch := self.journal.latch:
-            latch.judged(self.name)
+        latch, told = self.journal.latch, True
         with torch.no_grad():
-            if self._is_up_to_date(call):
-                settle(self, self.checks_in(y.dtype), call, y, as_used(x, y), used)
+            known = self._is_up_to_date(call)
+            stopped = self, self.checks_in(y.dtype), y, as_used(x, y), used
+            if place is not None:
+                if known and is_wrong(*stopped):
+                    place.fill_(1)
+                return
+            try:
+                told = not known or settle(*stopped, call)
+            finally:  # what raises something has told it before
+                if latch:
+                    latch.judged(self.name, told)
 
     def _is_up_to_date(self, call: int) -> bool:
         """Whether the layer has the weights that the guard knows, or made it know by itself.
