@@ -206,6 +206,28 @@ def test_no_harmless_stop_of_the_second_run_hides_an_alarm(kind, answer):
         counted.remove()
 
 
+def test_compiled_alarms_wait_on_a_cpu_for_what_is_wrong_alone(monkeypatch):
+    model, x = prone("equal")
+    runs, again = [], latch.Latch._conclude
+    monkeypatch.setattr(latch.Latch, "_conclude", lambda *args: runs.append(1) or again(*args))
+    with torch.no_grad(), guard_(model, deferred=True) as guards:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        right = compiled(x)
+        assert guards.screened > 0
+        assert (runs, guards.events) == ([], ())
+        forward, first = nn.Linear.forward, torch.zeros(32, 64)
+        first[3, 7] = 100 * float(right.abs().max())
+
+        def wrong(module, x):
+            y = forward(module, x)
+            return y + first if torch.compiler.is_compiling() else y
+
+        monkeypatch.setattr(nn.Linear, "forward", wrong)
+        torch._dynamo.reset()
+        torch.testing.assert_close(compiled(x), right)
+        assert [(e.action, e.where) for e in guards.events] == [("recomputed", -1)]
+
+
 def test_an_alarm_is_told_where_the_second_run_fails(model, x):
     fails = []
     model.second.register_forward_pre_hook(lambda *_: 1 / 0 if fails else fails.append(1))

@@ -301,17 +301,17 @@ def is_wrong(
 
 
 def settle(
-    guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters, call: int
+    guard: LayerGuard, checks: Checks, call: int, y: Tensor, x: Tensor, parameters: Parameters
 ) -> bool:
     """Deals with a call that the screen stopped; writes corrected outputs into ``y``.
 
     Args:
         guard: of the layer.
         checks: of its weights as the layer used them.
+        call: of the layer, counted from 0.
         y: outputs.
         x: inputs, in the dtype in which the layer used them.
         parameters: gives weight and bias in that dtype.
-        call: of the layer, counted from 0.
 
     Returns:
         Whether there was anything to tell.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,7 +136,10 @@ class LayerGuard(Hook):
             if place is not None and y.device.type != "cpu":
                 checks.suspicious(y, used, place)
             elif is_raised(checks.suspicious(y, used)):
-                self._settle(call, y, x, parameters, place)
+                if place is None:
+                    self._settle(call, y, x, parameters)
+                elif self._is_wrong(call, y, x, parameters):  # nobody has waited to know it
+                    place.fill_(1)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""
@@ -143,33 +147,29 @@ class LayerGuard(Hook):
         if is_raised(alarm) and not call % self.journal.every:
             self._settle(call, y, x, parameters)
 
-    def _settle(
-        self, call: int, y: Tensor, x: Tensor, parameters: Parameters, place: Tensor | None = None
-    ) -> None:
-        """Deals with outputs that were stopped.
+    def judge(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
+        """Whether outputs are wrong, after a graph whose alarms wait has checked them."""
+        call = next(self._calls)
+        return is_raised(alarm) and self._is_wrong(call, y, x, parameters)
 
-        Args:
-            call, y, x, parameters: see `inspect`.
-            place: of an alarm that waits. Looking at what is on a CPU makes nobody wait, so that it
-                is raised for what is wrong alone, and not for all that is stopped.
-        """
-
-        def used() -> tuple[Any, Any]:
-            return _cast(parameters(), y.dtype)
-
-        latch, told = self.journal.latch, True
+    def _is_wrong(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
+        """Whether outputs that were stopped are wrong; they stay as they are."""
+        used = partial(_used, parameters, y.dtype)
         with torch.no_grad():
-            known = self._is_up_to_date(call)
-            stopped = self, self.checks_in(y.dtype), y, as_used(x, y), used
-            if place is not None:
-                if known and is_wrong(*stopped):
-                    place.fill_(1)
-                return
-            try:
-                told = not known or settle(*stopped, call)
-            finally:  # what raises something has told it before
-                if latch:
-                    latch.judged(self.name, told)
+            return self._is_up_to_date(call) and is_wrong(
+                self, self.checks_in(y.dtype), y, as_used(x, y), used
+            )
+
+    def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        latch, used, told = self.journal.latch, partial(_used, parameters, y.dtype), True
+        try:
+            with torch.no_grad():
+                if self._is_up_to_date(call):
+                    checks = self.checks_in(y.dtype)
+                    told = settle(self, checks, call, y, as_used(x, y), used)
+        finally:  # what raises something has told it before
+            if latch:
+                latch.judged(self.name, told)
 
     def _is_up_to_date(self, call: int) -> bool:
         """Whether the layer has the weights that the guard knows, or made it know by itself.
@@ -202,6 +202,8 @@ class LayerGuard(Hook):
             if latch is None or latch.traced is None:
                 graph.answer_(alarm, y, x, *parameters(), self._key)
             else:
+                if y.device.type == "cpu":
+                    alarm = graph.judge(alarm, y, x, *parameters(), self._key)
                 latch.traced.append((self.number, alarm))
 
     def attach_(self, module: nn.Module) -> Callable[[], None]:
@@ -253,6 +255,11 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def as_used(x: Tensor, y: Tensor) -> Tensor:
     """Inputs as the layer multiplied them: autocasting casts them to the dtype of the outputs."""
     return x.to(y.dtype) if x.dtype.itemsize > y.dtype.itemsize else x
+
+
+def _used(parameters: Parameters, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Weight and bias as the layer multiplied them."""
+    return _cast(parameters(), dtype)
 
 
 def _cast(parameters: tuple[Any, Any], dtype: torch.dtype) -> tuple[Any, Any]:
