@@ -138,7 +138,8 @@ class Checks:
         """The threshold for outputs like ``y``, as PyTorch is set now; of ``y`` only the dtype and
         the device count.
         """
-        now, last = arithmetic(y, self.product.dims > 0), self._last
+        product, last = self.product, self._last
+        now = arithmetic(y, product.dims > 0, product.overlaps, product.reaches)
         if last is None or now is not last[0]:
             self._last = last = now, Threshold.of(self.spread, now)
         return last[1]

@@ -111,8 +111,10 @@ class Threshold:
         roundings = arithmetic.roundings * unit**2 / 3.0
         inputs = check * (spread.kept + own) + arithmetic.checks**2 / 3.0
         rest = inputs * spread.inputs + torch.diag_embed(spread.own)
-        # Where numbers are taken for zero, so may be every term of a sum.
-        absolute = spread.gain * (1 if arithmetic.roundings else spread.terms**2)
+        # Where numbers are taken for zero, so may be every term of a sum; of sums that are rounded
+        # before they are finished, what is added to them is, too.
+        roundings_of_all = max(2 * arithmetic.roundings - 1, 0)
+        absolute = spread.gain * (roundings_of_all or spread.terms**2)
         q = quantile(spread.own.shape[1])
         return cls(
             q * _largest((sums + _MANTISSA * roundings) * spread.outputs + rest),
