@@ -301,3 +301,42 @@ def test_roundings_bound_what_overlapping_sums_err_by(kernel, stride, dilation, 
         error = (y - layer.double()(x.double())).square().mean() / y.square().mean()
     # Rounding errs by up to u times the power of two below a number, about u^2 / 6 in the mean.
     assert 0.4 < float(error) / (used.roundings * 2.0**-22 / 6) < 1.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(64),
+        torch.randn(64, 30).T,
+        torch.randn(6, 5, 64),
+        torch.randn(5, 6, 64).transpose(0, 1),
+        torch.randn(2, 3, 5, 64),
+        torch.randn(2, 64, 3, 5).permute(0, 2, 3, 1),
+    ],
+    ids=lambda x: f"{tuple(x.shape)}, {tuple(x.stride())}",
+)
+def test_a_bias_may_be_added_to_rounded_outputs(x, bias, dtype):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 48, bias=bias).to(dtype), x.to(dtype)
+    with guard_(layer, policy="raise") as guards, torch.no_grad():
+        y, product = layer(x), layer(x) if not bias else nn.functional.linear(x, layer.weight)
+        apart = bias and torch.equal(y, product + layer.bias)
+        [(guard, *_)] = guards._layers.values()
+        assert guard.checks.threshold(y, x).roundings == 1 + apart
+        assert guard.checks.threshold(y).roundings == 1
+        assert guard.checks.threshold(y.float(), x).roundings == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_equal_projections_of_an_attention_are_no_fault(dtype):
+    attention = nn.MultiheadAttention(32, 2).to(dtype)
+    for parameter in attention.parameters():
+        nn.init.constant_(parameter, 0.37)
+    with torch.no_grad(), guard_(attention, 2, blocks=2, policy="raise") as guards:
+        for seed in range(40):
+            x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+            attention(x, x, x.transpose(0, 1).contiguous().transpose(0, 1))
+        assert guards.events == ()
+        assert guards.screened > 0

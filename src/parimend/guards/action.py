@@ -61,7 +61,7 @@ class Suspect:
     def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Suspect:
         """The suspicious samples of a call."""
         product = checks.product
-        limit = checks.threshold(y)
+        limit = checks.threshold(y, x)
         size = y.shape[y.ndim - product.dims :]
         outputs, inputs = product.split(y), product.samples(x)
         wide = checks.by_block(outputs).to(torch.promote_types(y.dtype, torch.float32))
@@ -191,27 +191,36 @@ class Suspect:
         channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
         return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
 
-    def repeats(self, parameters: Parameters) -> Tensor:
-        """Which samples are as wrong when they are computed again, and yet right, (samples,) bool.
+    def excused(self, parameters: Parameters) -> Tensor:
+        """Which samples are right although their checks failed, (samples,) bool.
 
         No quantile bounds the sum of errors that are not independent: outputs with equal weights
-        all round in the same direction. So what the layer gives every time counts as rounding up to
-        the largest error that rounding may make, as long as the weights are those that are checked.
+        all round in the same direction. So outputs that are as near to the exact ones as rounding
+        them allows are right; and what the layer gives every time counts as rounding up to the
+        largest error that rounding may make. Both as long as the weights are those that are
+        checked.
         """
         weight, bias = parameters()
         again = replace(self, y=self.y.clone())
         again.recompute(torch.arange(len(self.y), device=self.y.device), parameters)
         repeated = again.wrong().any(1)
-        if not repeated.any() or not self.checks.hold_for(weight, bias):
+        if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)
         run, x, W = self.checks.product.run, self.x.to(torch.float64), weight.to(torch.float64)
         b = None if bias is None else bias.to(torch.float64)
         exact = run(x, W, b, self.size).reshape(self.y.shape)
         size = run(x.abs(), W.abs(), None if b is None else b.abs(), self.size)
-        limit = self.limit.worst * size.reshape(self.y.shape) + self.limit.least
+        size = size.reshape(self.y.shape)
+        limit = self.limit.worst * size + self.limit.least
         for y in (self.y, again.y):
             repeated &= ((exact - y).abs() <= limit).flatten(1).all(1)
-        return repeated
+        if not self.limit.unit:
+            return repeated
+        # It may have been rounded before the bias was added.
+        before = exact if b is None else torch.maximum(exact.abs(), (exact - b[:, None]).abs())
+        limit = exact.abs() + (self.limit.roundings - 1) * before.abs()
+        limit = self.limit.unit * limit + self.limit.deviation * size + self.limit.least
+        return repeated | ((exact - self.y).abs() <= limit).flatten(1).all(1)
 
     def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
         """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""
@@ -288,7 +297,7 @@ def _judged(
     wrong = suspect.wrong().any(1)
     if wrong.any():
         at = wrong.nonzero().flatten()
-        wrong[at] = ~suspect.at(at).repeats(parameters)
+        wrong[at] = ~suspect.at(at).excused(parameters)
     guard.journal.screened += int((~wrong).sum())
     return suspect, wrong
 

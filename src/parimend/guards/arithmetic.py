@@ -71,13 +71,16 @@ _EXACT = {
 }
 
 
-def arithmetic(y: Any, convolution: bool, overlaps: int = 0, reaches: bool = False) -> Arithmetic:
+def arithmetic(
+    y: Any, convolution: bool, overlaps: int = 0, reaches: bool = False, apart: bool = False
+) -> Arithmetic:
     """The arithmetic of a product as PyTorch is set now: settings may change at any time.
 
     Args:
         y: outputs; only their dtype and device count.
         convolution: or a matrix product.
         overlaps, reaches: see `parimend.layers.product.Product`.
+        apart: a bias is added to finished outputs.
 
     Example:
         >>> arithmetic(torch.ones(1), convolution=False).factors
@@ -85,6 +88,8 @@ def arithmetic(y: Any, convolution: bool, overlaps: int = 0, reaches: bool = Fal
     """
     if y.dtype is torch.float64:
         return _EXACT[torch.float64]
+    if apart and y.dtype.itemsize < 4:
+        return _once_more(arithmetic(y, convolution, overlaps, reaches))
     on = "cuda" if y.is_cuda else "mkldnn"
     coarse = _FACTORS.get(_precision(on, "matmul"), 0.0)
     if convolution:  # which may be done by a matrix product
@@ -94,6 +99,11 @@ def arithmetic(y: Any, convolution: bool, overlaps: int = 0, reaches: bool = Fal
     if overlaps and y.dtype.itemsize < 4 and (reaches or not _has_library(y.dtype)):
         return _overlapping(y.dtype, coarse, overlaps)
     return _coarse(y.dtype, coarse, False, False) if coarse else _EXACT[y.dtype]
+
+
+@cache
+def _once_more(found: Arithmetic) -> Arithmetic:
+    return found._replace(roundings=found.roundings + 1)
 
 
 def _has_library(dtype: torch.dtype) -> bool:

@@ -91,6 +91,8 @@ class Threshold:
         rest: limit of |P y - t| / S for what does not come from the outputs.
         least: limit of |P y - t| for outputs as small as the smallest numbers of their dtype.
         worst: largest error that rounding can make, in units of an output's sum of |w x|.
+        unit: unit roundoff of the dtype to which outputs are rounded; 0 if they are not.
+        roundings: to it.
     """
 
     tau: float
@@ -99,6 +101,8 @@ class Threshold:
     rest: float
     least: float
     worst: float
+    unit: float
+    roundings: int
 
     @classmethod
     def of(cls, spread: Spread, arithmetic: Arithmetic) -> Threshold:
@@ -123,6 +127,8 @@ class Threshold:
             q * _largest(rest),
             q * least * math.sqrt(absolute / 3.0),
             spread.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
+            unit if arithmetic.roundings else 0.0,
+            arithmetic.roundings,
         )
 
     def floor(self, k: int, outputs: int) -> float:

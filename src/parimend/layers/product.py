@@ -35,6 +35,10 @@ class Product(ABC):
         """
         return 0
 
+    def adds_apart(self, x: Tensor) -> bool:
+        """Whether a bias is added to outputs for these inputs that are finished, and rounded."""
+        return False
+
     @property
     def reaches(self) -> bool:
         """Whether outputs may have a border of zeros as wide as the stride."""
