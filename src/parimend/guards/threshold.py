@@ -22,7 +22,7 @@ of two below them; the factors, where float32 is multiplied in TF32 or bfloat16.
 float32 sums of the inputs that the layer multiplied (autocasting has cast them, and the weights),
 so their error is that of the sums alone. Errors that are no sum of independent ones, as those of
 equal outputs, which all round in the same direction, are bounded by their worst case when what the
-screen stopped is computed again (`parimend.guards.action`).
+screen stopped is computed again (`parimend.guards.suspect`).
 """
 
 from __future__ import annotations
