@@ -1,11 +1,16 @@
 """Whatever the arithmetic, rounding is no fault, and faults are seen."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from parimend.guards import guard_
 from parimend.guards.arithmetic import arithmetic
+from parimend.layers.registry import product_of
 from parimend.upsets import Upset, upset_
 
 
@@ -193,3 +198,145 @@ def test_outputs_that_all_round_in_the_same_direction_are_no_fault(dtype):
         layer.weight[3] += 50.0
         layer(x)
         assert {e.action for e in guards.events} == {"suspect"}
+
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NARROW = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def with_library(there):
+    """`torch.backends.mkldnn.flags`, which sets, and warns of, much else."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(there)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@settings(max_examples=25)
+@given(
+    dims=st.sampled_from([1, 2, 3]),
+    dtype=st.sampled_from([*NARROW]),
+    cast=st.booleans(),
+    groups=st.sampled_from([1, 4]),
+    geometry=st.lists(
+        st.tuples(*(st.integers(1, most) for most in (5, 3, 2)), st.booleans()),
+        min_size=3,
+        max_size=3,
+    ),
+    bias=st.booleans(),
+    library=st.booleans(),
+    weights=st.sampled_from(["normal", "one place", "positive"]),
+    kind=st.sampled_from(["normal", "relu", "sparse", "tiny"]),
+    seed=st.integers(0, 99),
+)
+def test_narrow_sums_of_overlapping_products(
+    dims, dtype, cast, groups, geometry, bias, library, weights, kind, seed
+):
+    torch.manual_seed(seed)
+    kernel, stride, dilation, bordered = zip(*geometry[:dims], strict=True)
+    steps = zip(stride, dilation, bordered, strict=True)
+    border = [more * (max(step, wide) - 1) for step, wide, more in steps]
+    layer = TRANSPOSED[dims - 1](8, 16, kernel, stride, 0, border, groups, bias, dilation)
+    x = torch.randn(2, 8, *[6] * dims)
+    with torch.no_grad():
+        if weights == "one place":  # all partial sums are as large as the output
+            layer.weight.flatten(2)[..., 1:] = 0.0
+        elif weights == "positive":
+            layer.weight.abs_()
+    x = {
+        "normal": x,
+        "relu": x.relu(),
+        "sparse": x * (torch.rand_like(x) < 0.1),
+        "tiny": 1e-5 * x,
+    }[kind]
+    if not cast:
+        layer, x = layer.to(NARROW[dtype]), x.to(NARROW[dtype])
+    with (
+        guard_(layer, 4, policy="record") as guards,
+        torch.no_grad(),
+        torch.autocast("cpu", NARROW[dtype], enabled=cast),
+        with_library(library),
+    ):
+        y = layer(x)
+        assert y.dtype == NARROW[dtype]
+        assert guards.events == ()
+        # One wrong output, a few times the floor of the place with the largest outputs.
+        size = 3 * guards.floor[""] * float(y.float().square().mean(1).max().sqrt())
+
+        def hook(module, args, y):
+            y[1].view(-1)[seed] += size
+
+        layer.register_forward_hook(hook, prepend=True)
+        layer(x)
+        if kind != "tiny":  # next to the smallest numbers, where their distance is what counts
+            [event] = guards.events
+            assert event.sample == (1,)
+
+
+def test_what_a_library_convolves_is_rounded_once(monkeypatch):
+    y = torch.ones(1, dtype=torch.bfloat16)
+    for there, reaches, roundings in [(True, False, 1), (True, True, 10), (False, False, 10)]:
+        monkeypatch.setattr("parimend.guards.arithmetic._is_supported", lambda dtype, t=there: t)
+        assert arithmetic(y, True, 9, reaches).roundings == roundings
+        assert arithmetic(y, True, 0, reaches).roundings == 1
+        assert arithmetic(y.float(), True, 9, reaches).roundings == 0
+        assert arithmetic(y, True, 9, reaches) is arithmetic(y, True, 9, reaches)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(1, 1, 1), (5, 1, 1), (5, 2, 2), (4, 3, 1)]
+)
+def test_roundings_bound_what_overlapping_sums_err_by(kernel, stride, dilation, bias):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(16, 16, kernel, stride, bias=bias, dilation=dilation).half()
+    x = torch.randn(4, 16, 16, 16).half()
+    product = product_of(layer)
+    with torch.no_grad(), with_library(False):
+        y = layer(x).double()
+        used = arithmetic(y.half(), True, product.overlaps, product.reaches)
+        error = (y - layer.double()(x.double())).square().mean() / y.square().mean()
+    # Rounding errs by up to u times the power of two below a number, about u^2 / 6 in the mean.
+    assert 0.4 < float(error) / (used.roundings * 2.0**-22 / 6) < 1.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(64),
+        torch.randn(64, 30).T,
+        torch.randn(6, 5, 64),
+        torch.randn(5, 6, 64).transpose(0, 1),
+        torch.randn(2, 3, 5, 64),
+        torch.randn(2, 64, 3, 5).permute(0, 2, 3, 1),
+    ],
+    ids=lambda x: f"{tuple(x.shape)}, {tuple(x.stride())}",
+)
+def test_a_bias_may_be_added_to_rounded_outputs(x, bias, dtype):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 48, bias=bias).to(dtype), x.to(dtype)
+    with guard_(layer, policy="raise") as guards, torch.no_grad():
+        y, product = layer(x), layer(x) if not bias else nn.functional.linear(x, layer.weight)
+        apart = bias and torch.equal(y, product + layer.bias)
+        [(guard, *_)] = guards._layers.values()
+        assert guard.checks.threshold(y, x).roundings == 1 + apart
+        assert guard.checks.threshold(y).roundings == 1
+        assert guard.checks.threshold(y.float(), x).roundings == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_equal_projections_of_an_attention_are_no_fault(dtype):
+    attention = nn.MultiheadAttention(32, 2).to(dtype)
+    for parameter in attention.parameters():
+        nn.init.constant_(parameter, 0.37)
+    with torch.no_grad(), guard_(attention, 2, blocks=2, policy="raise") as guards:
+        for seed in range(10):
+            x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+            attention(x, x, x.transpose(0, 1).contiguous().transpose(0, 1))
+        assert guards.events == ()
+        assert guards.screened > 0

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 
 from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
+from parimend.guards.suspect import Suspect
 from parimend.upsets import Upset, upset_
 
 
@@ -109,6 +110,31 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
         torch.testing.assert_close(model(x), right)
         assert told == ["0"]
         assert {e.action for e in guards.events} == {"repaired"}
+
+
+def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
+    torch.manual_seed(0)
+    layer, x, located = nn.Linear(64, 32), torch.randn(60, 64), []
+    x[:7, 5] = 0.0  # these do not meet the wrong weight
+    locate = Suspect.locate
+    monkeypatch.setattr(Suspect, "locate", lambda *args: located.append(1) or locate(*args))
+    with guard_(layer, 4) as guards, torch.no_grad():
+        layer.weight[3, 5] += 10.0
+        right = layer(x)
+        assert {e.action for e in guards.events} == {"suspect"}
+        assert len(guards.events) == 53
+        before = len(guards.events)
+
+        def hook(module, args, y):
+            y[:3, 9] += 5.0
+
+        layer.register_forward_hook(hook, prepend=True)
+        torch.testing.assert_close(layer(x), right)
+        found = {e.sample[0]: e for e in guards.events[before:]}
+        assert {e.action for at, e in found.items() if at >= 7} == {"suspect"}
+        assert [found[at].action for at in range(3)] == ["corrected"] * 3
+        assert [found[at].channels for at in range(3)] == [(9,)] * 3
+    assert len(located) == 3  # where nothing can be located, nobody searches
 
 
 def test_what_was_found_is_told_where_on_weights_raises(model, x):

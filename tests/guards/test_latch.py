@@ -161,6 +161,84 @@ def test_a_layer_that_screens_too_much_is_judged_in_the_second_run():
             assert guards.screened > 0
 
 
+def prone(kind):
+    """A model whose healthy outputs the screen stops, an input, and options of its guards."""
+    torch.manual_seed(0)
+    if kind == "ignored":  # outputs are what is left of large terms that cancel
+        layer, x = nn.Linear(64, 16, bias=False), torch.randn(20, 32)
+        layer.weight.data[:, 32:] = -layer.weight.data[:, :32]
+        return nn.Sequential(layer), torch.cat([x, x + 1e-6], 1)
+    if kind == "narrow":  # two outputs are often small together
+        return nn.Sequential(nn.Conv2d(3, 2, 3, bias=False)), torch.randn(3, 3, 40, 40)
+    layer = nn.Linear(64, 64)  # all outputs round in the same direction
+    nn.init.constant_(layer.weight, 0.37)
+    return nn.Sequential(layer), torch.randn(32, 64)
+
+
+@pytest.mark.parametrize("answer", ["correct", "recompute", "record", "raise"])
+@pytest.mark.parametrize("kind", ["ignored", "narrow", "equal"])
+def test_no_harmless_stop_of_the_second_run_hides_an_alarm(kind, answer):
+    model, x = prone(kind)
+    runs = []
+    with torch.no_grad(), guard_(model, policy=answer, deferred=True) as guards:
+        counted = model[0].register_forward_pre_hook(lambda *_: runs.append(1))
+        right = model(x)
+        assert guards.events == ()
+        assert guards.screened > 0
+        assert len(runs) == 1  # on a CPU it is looked at without another run
+        for at in range(0, right.numel(), 1 + right.numel() // 5):
+            left = [100 * float(right.abs().max())]
+
+            def hook(module, args, y, at=at, left=left):
+                if left:
+                    y.view(-1)[at] += left.pop()
+
+            handle, before = model[0].register_forward_hook(hook, prepend=True), len(guards.events)
+            if answer == "raise":
+                with pytest.raises(ComputationError, match="run it again"):
+                    model(x)
+            else:
+                assert torch.equal(model(x), right) == (answer != "record")
+            handle.remove()
+            [event] = guards.events[before:]
+            said = {"raise": "raised", "record": "recorded"}.get(answer, "recomputed")
+            assert (event.layer, event.action, event.where) == ("0", said, -1)
+        counted.remove()
+
+
+def test_compiled_alarms_wait_on_a_cpu_for_what_is_wrong_alone(monkeypatch):
+    model, x = prone("equal")
+    runs, again = [], latch.Latch._conclude
+    monkeypatch.setattr(latch.Latch, "_conclude", lambda *args: runs.append(1) or again(*args))
+    with torch.no_grad(), guard_(model, deferred=True) as guards:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        right = compiled(x)
+        assert guards.screened > 0
+        assert (runs, guards.events) == ([], ())
+        forward, first = nn.Linear.forward, torch.zeros(32, 64)
+        first[3, 7] = 100 * float(right.abs().max())
+
+        def wrong(module, x):
+            y = forward(module, x)
+            return y + first if torch.compiler.is_compiling() else y
+
+        monkeypatch.setattr(nn.Linear, "forward", wrong)
+        torch._dynamo.reset()
+        torch.testing.assert_close(compiled(x), right)
+        assert [(e.action, e.where) for e in guards.events] == [("recomputed", -1)]
+
+
+def test_an_alarm_is_told_where_the_second_run_fails(model, x):
+    fails = []
+    model.second.register_forward_pre_hook(lambda *_: 1 / 0 if fails else fails.append(1))
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        handle = failing(model, 1)
+        with pytest.raises(ZeroDivisionError):
+            model(x)
+        handle.remove()
+        assert [(e.layer, e.where) for e in guards.events] == [("first", -1)]
+
+
 def test_an_alarm_outlives_a_forward_that_fails(model, x):
     with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
         handle = failing(model, 1)
@@ -220,6 +298,21 @@ class TestCapturedGraphs:
             self.place(guards)[1] = 1
             assert not guards.settle()
             same(y, model(x))
+
+    @pytest.mark.parametrize("kind", ["ignored", "narrow", "equal"])
+    def test_a_stop_is_harmless_only_if_the_outputs_are_the_same(self, kind):
+        model, x = prone(kind)
+        with torch.no_grad(), guard_(model, deferred=True) as guards:
+            y = self.captured(model, x)
+            right = y.clone()
+            self.place(guards)[0] = 1  # of the screen, which alone can look there
+            assert not guards.settle()
+            assert guards.events == ()
+            y.view(-1)[7] += 1.0
+            self.place(guards)[0] = 1
+            assert not guards.settle()
+            assert torch.equal(y, right)
+            assert [(e.action, e.where) for e in guards.events] == [("recomputed", -1)]
 
     @pytest.mark.parametrize("compiled", [False, True])
     def test_several_forwards_in_one_graph(self, model, x, compiled):

@@ -102,11 +102,24 @@ def test_blocks_lower_the_floor_and_locate():
     assert floors[16] < 0.8 * floors[8]
 
 
-@pytest.mark.parametrize(("outputs", "k", "blocks"), [(12, 1, 4), (7, 1, 1), (10, 2, 2), (9, 8, 1)])
+@pytest.mark.parametrize(
+    ("outputs", "k", "blocks"),
+    [(32, 1, 4), (24, 1, 3), (18, 8, 2), (31, 1, 1), (15, 1, 1), (7, 1, 1), (9, 8, 1)],
+)
 def test_as_many_blocks_as_come_out_even(outputs, k, blocks):
     with guard_(nn.Linear(5, outputs), k, blocks=4) as guards:
         [(guard, *_)] = guards._layers.values()
         assert guard.checks.blocks == blocks
+
+
+@pytest.mark.parametrize("outputs", [16, 30, 32])
+@pytest.mark.parametrize("k", [1, 4])
+def test_no_block_is_so_narrow_that_healthy_outputs_are_stopped(outputs, k):
+    layer = nn.Linear(16, outputs, bias=False)
+    x = torch.randn(100_000, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), guard_(layer, k, blocks=outputs, policy="raise") as guards:
+        layer(x)
+        assert guards.screened == 0
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

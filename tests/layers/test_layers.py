@@ -52,6 +52,16 @@ def layer(request):
         yield case(request.param)
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 6])
+def test_so_many_places_of_a_transposed_kernel_meet(kernel, stride, dilation):
+    layer = nn.ConvTranspose2d(1, 1, (kernel, 2), (stride, 2), bias=False, dilation=(dilation, 2))
+    nn.init.ones_(layer.weight)
+    assert product_of(layer).overlaps == int(layer(torch.ones(1, 1, 40, 9)).max())
+    assert product_of(nn.Conv2d(1, 1, kernel)).overlaps == 0
+
+
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 

@@ -46,7 +46,8 @@ class Arithmetic(NamedTuple):
         factors: largest relative error to which inputs and weights are rounded although their
             dtype is finer; 0 if they are not.
         sums: unit roundoff of the sums.
-        roundings: of a finished sum to the dtype of the outputs; 0 where that is the sums' own.
+        roundings: of a sum to the dtype of the outputs, until it is finished; 0 where that is the
+            sums' own.
         checks: what ``factors`` is of the float32 products that outputs are compared with.
     """
 
@@ -70,12 +71,16 @@ _EXACT = {
 }
 
 
-def arithmetic(y: Any, convolution: bool) -> Arithmetic:
+def arithmetic(
+    y: Any, convolution: bool, overlaps: int = 0, reaches: bool = False, apart: bool = False
+) -> Arithmetic:
     """The arithmetic of a product as PyTorch is set now: settings may change at any time.
 
     Args:
         y: outputs; only their dtype and device count.
         convolution: or a matrix product.
+        overlaps, reaches: see `parimend.layers.product.Product`.
+        apart: a bias is added to finished outputs.
 
     Example:
         >>> arithmetic(torch.ones(1), convolution=False).factors
@@ -83,13 +88,48 @@ def arithmetic(y: Any, convolution: bool) -> Arithmetic:
     """
     if y.dtype is torch.float64:
         return _EXACT[torch.float64]
+    if apart and y.dtype.itemsize < 4:
+        return _once_more(arithmetic(y, convolution, overlaps, reaches))
     on = "cuda" if y.is_cuda else "mkldnn"
     coarse = _FACTORS.get(_precision(on, "matmul"), 0.0)
     if convolution:  # which may be done by a matrix product
         coarse = max(coarse, _FACTORS.get(_precision(on, "conv"), 0.0))
-    if not (coarse or y.is_cuda):
-        return _EXACT[y.dtype]
-    return _coarse(y.dtype, coarse, *_additions(y.dtype) if y.is_cuda else (False, False))
+    if y.is_cuda:
+        return _coarse(y.dtype, coarse, *_additions(y.dtype))
+    if overlaps and y.dtype.itemsize < 4 and (reaches or not _has_library(y.dtype)):
+        return _overlapping(y.dtype, coarse, overlaps)
+    return _coarse(y.dtype, coarse, False, False) if coarse else _EXACT[y.dtype]
+
+
+@cache
+def _once_more(found: Arithmetic) -> Arithmetic:
+    return found._replace(roundings=found.roundings + 1)
+
+
+def _has_library(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves narrow numbers on this CPU, with sums in float32."""
+    return bool(torch._C._get_mkldnn_enabled()) and _is_supported(dtype)
+
+
+@cache
+def _is_supported(dtype: torch.dtype) -> bool:
+    name = "bf16" if dtype is torch.bfloat16 else "fp16"
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
+    return supported is not None and bool(supported())
+
+
+@cache
+def _overlapping(dtype: torch.dtype, coarse: float, overlaps: int) -> Arithmetic:
+    """What PyTorch does in a transposed convolution without a library, as it does where the border
+    of the outputs is as wide as the stride: one product of matrices for all places of the kernel,
+    rounded to the dtype; each is added to what is there, in the dtype (``col2im``); then the bias.
+
+    For m places that is one rounding of products that together are as large as the output, m - 1 of
+    partial sums, the first of which is exact, and one of the last sum. No partial sum is larger
+    than the output, on average over signs, but the first may be as large: all of the weight may be
+    at one place.
+    """
+    return _coarse(dtype, coarse, False, False)._replace(roundings=overlaps + 1)
 
 
 def _additions(dtype: torch.dtype) -> tuple[bool, bool]:

@@ -75,6 +75,7 @@ class Checks:
         self._size = math.sqrt(size2 + b2)
         self.weight_dtype = weight.dtype
         self._fan_in = W.shape[-1]
+        self._has_bias = bias is not None
         square = square.reshape(blocks, 1, code.n)
         total = square.sum(-1, keepdim=True)
         square = torch.where(total > 0.0, square, 1.0)  # of zeros any scale will do
@@ -93,7 +94,7 @@ class Checks:
             self._fan_in * len(W),
             code.n,
         )
-        self._last: tuple[Arithmetic, Threshold] | None = None
+        self._limits: dict[Arithmetic, Threshold] = {}
         self._tensors: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._at_hand: dict[tuple[torch.device, torch.dtype], _Prepared] = {}
         of_blocks = torch.eye(blocks, dtype=W.dtype, device=W.device)
@@ -134,14 +135,16 @@ class Checks:
             self._tensors[key] = self._source[name].to(like.device, dtype)
         return self._tensors[key]
 
-    def threshold(self, y: Any) -> Threshold:
+    def threshold(self, y: Any, x: Tensor | None = None) -> Threshold:
         """The threshold for outputs like ``y``, as PyTorch is set now; of ``y`` only the dtype and
-        the device count.
+        the device count, of the inputs the layout.
         """
-        now, last = arithmetic(y, self.product.dims > 0), self._last
-        if last is None or now is not last[0]:
-            self._last = last = now, Threshold.of(self.spread, now)
-        return last[1]
+        product = self.product
+        apart = self._has_bias and x is not None and product.adds_apart(x)
+        now = arithmetic(y, product.dims > 0, product.overlaps, product.reaches, apart)
+        if now not in self._limits:
+            self._limits[now] = Threshold.of(self.spread, now)
+        return self._limits[now]
 
     def floor(self, like: Tensor) -> float:
         """Size of the smallest single error that is sure to be seen in outputs like these, in units
@@ -185,7 +188,7 @@ class Checks:
             On the CPU a truth value; elsewhere a tensor of shape () there, which nobody has read.
         """
         product, dims, n = self.product, self.product.dims, self.code.n
-        limit = self.threshold(y)
+        limit = self.threshold(y, x)
         square = limit.tau**2, limit.least**2
         on, dtype, P, PW, Pb, none = self._prepared(y)
         rest = square if into is None else (*square, into)
@@ -205,19 +208,6 @@ class Checks:
             goal = target.reshape(-1, self.blocks, *target.shape[1:]).permute(0, 3, 1, 2)
             goal = on.view(_rows(goal, len(P)), dtype)
         return on.any_suspicious_row(on.view(_rows(last, n), dtype), P, goal, *rest)
-
-    def note(self, y: Tensor, x: Tensor, place: Tensor) -> None:
-        """`suspicious`, for whoever looks later.
-
-        Args:
-            y: outputs.
-            x: inputs.
-            place: () int32 on the device of y; it becomes 1, or stays as it is.
-        """
-        if y.device.type != "cpu":
-            self.suspicious(y, x, place)
-        elif self.suspicious(y, x):
-            place.fill_(1)
 
     def _prepared(self, y: Tensor) -> _Prepared:
         key = y.device, y.dtype

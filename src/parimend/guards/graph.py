@@ -31,6 +31,9 @@ class Inspector(Protocol):
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """See `parimend.guards.layer.LayerGuard.answer`."""
 
+    def judge(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
+        """See `parimend.guards.layer.LayerGuard.judge`."""
+
 
 class Concluder(Protocol):
     """What looks at all alarms of a model."""
@@ -89,6 +92,17 @@ def answer_(
     # Detached: what it writes are the values that should have been there all along.
     tensors = (None if t is None else t.detach() for t in (y, x, weight, bias))
     torch.ops.parimend.answer_(alarm, *tensors, key)
+
+
+def judge(
+    alarm: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
+) -> Tensor:
+    """Puts into the graph that is being compiled what makes of the stop of a screen the alarm of
+    what is wrong, () bool. It reads what the device has computed.
+    """
+    tensors = (None if t is None else t.detach() for t in (y, x, weight, bias))
+    judged: Tensor = torch.ops.parimend.judge(alarm, *tensors, key)
+    return judged
 
 
 def conclude_(
@@ -155,6 +169,14 @@ def _answer(
         inspector.answer(alarm, y, x, lambda: (weight, bias))
 
 
+def _judge(
+    alarm: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
+) -> Tensor:
+    inspector = _ADMITTED.get(key)
+    found = inspector is not None and inspector.judge(alarm, y, x, lambda: (weight, bias))
+    return alarm.new_full((), found)
+
+
 def _conclude(
     outputs: list[Tensor],
     inputs: list[Tensor],
@@ -176,18 +198,25 @@ def _conclude(
 _LIBRARY = torch.library.Library("parimend", "FRAGMENT")  # type: ignore[no-untyped-call]
 # They read what a device has computed, which no CUDA graph can do.
 _TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
-for _schema, _function in (
+for _schema, _function, _fake in (
     (
-        "answer_(Tensor alarm, Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key)",
+        "answer_(Tensor alarm, Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, str key) -> ()",
         _answer,
+        lambda *args: None,
+    ),
+    (
+        "judge(Tensor alarm, Tensor y, Tensor x, Tensor weight, Tensor? bias, str key) -> Tensor",
+        _judge,
+        lambda alarm, *args: torch.empty_like(alarm),
     ),
     (
         "conclude_(Tensor(a!)[] outputs, Tensor[] inputs, Tensor alarms, int[] layers, "
-        "str call, str key)",
+        "str call, str key) -> ()",
         _conclude,
+        lambda *args: None,
     ),
 ):
     _name = _schema.partition("(")[0]
-    _LIBRARY.define(f"{_schema} -> ()", tags=_TAGS)  # type: ignore[no-untyped-call]
+    _LIBRARY.define(_schema, tags=_TAGS)  # type: ignore[no-untyped-call]
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"parimend::{_name}", lambda *args: None, lib=_LIBRARY)
+    torch.library.register_fake(f"parimend::{_name}", _fake, lib=_LIBRARY)

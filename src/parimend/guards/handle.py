@@ -225,10 +225,10 @@ def guard_(
         k: checks of every output. 1 detects; from 3 on wrong outputs are located, so that only
             these are computed again; 8 also sees errors half as large.
         blocks: split the outputs of every layer into so many blocks of equal size (or fewer, where
-            that does not come out even or would leave no more than k outputs) and check each of
-            them. The outputs are read once all the same, and the floor falls with the root of the
-            number; wrong outputs are located to their block whatever k is. Where P W is kept, one
-            row more for a block and a check is multiplied with the inputs.
+            that does not come out even or would leave fewer than 8 outputs, or no more than k) and
+            check each of them. The outputs are read once all the same, and the floor falls with the
+            root of the number; wrong outputs are located to their block whatever k is. Where P W is
+            kept, one row more for a block and a check is multiplied with the inputs.
         impose: which weights may be moved to the nearest ones with P W = 0: all (where it is
             possible), or those of modules whose names match one of these shell patterns.
         policy: what to do on an alarm: an `Answer`, or a `Policy` with one and with what repairs

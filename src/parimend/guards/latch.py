@@ -5,6 +5,11 @@ latch around the whole model lets alarms lie where they were raised until the fo
 is one, the forward runs again, and every layer is judged at once, as it is without a latch: that
 run corrects, raises or records. So a forward must be one that can be repeated: it gets tensors and
 plain values, and changes nothing but what it gives back. Where that is not known, nothing waits.
+
+Every alarm ends in an event, of the second run or of its own. Only what nobody has judged in the
+first run, where that would have made the processor wait, may have been a stop of the screen alone.
+It is known to have been one if the second run is stopped at the same layer, finds nothing there,
+and gives the same outputs to the last bit.
 """
 
 from __future__ import annotations
@@ -42,13 +47,15 @@ class _Thread:
         alarms: for every device, (layers,) int32: never cleared but by who reads them.
         is_captured: whether these are the places of a CUDA graph, and of whatever else is captured
             before the next forward that is not.
-        judged: layers that were stopped in the second run.
+        told: layers of which the second run has said something, or can say nothing.
+        harmless: layers that were stopped in the second run, for nothing.
     """
 
     phase: str = ""
     alarms: dict[torch.device, Tensor] = field(default_factory=dict)
     is_captured: bool = False
-    judged: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+    harmless: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -149,9 +156,9 @@ class Latch:
         if here.is_captured and not capturing():
             here.alarms, here.is_captured = {}, False
 
-    def judged(self, layer: str) -> None:
-        """Notes that a layer was stopped, and looked at."""
-        self._here.judged.add(layer)
+    def judged(self, layer: str, told: bool) -> None:
+        """Notes that a layer was stopped and looked at; and whether anything was said of it."""
+        (self._here.told if told else self._here.harmless).add(layer)
 
     def settle(self) -> bool:
         """See `parimend.guards.handle.Guards.settle`."""
@@ -164,7 +171,7 @@ class Latch:
             if alarmed := list(dict.fromkeys(itertools.chain(*found))):
                 good = False
                 again = partial(self._model.forward, *each.args, **each.kwargs)
-                better = self._conclude(again, each.outputs, alarmed)
+                better = self._conclude(again, each.outputs, alarmed, each.inputs)
                 if better is not each.outputs:
                     old, new = (graph.made(value, each.inputs) for value in (each.outputs, better))
                     _write(old, new)
@@ -202,31 +209,50 @@ class Latch:
             raised.update(found)
         return [self._layers[i] for i in sorted(raised)]
 
-    def _conclude(self, again: Callable[[], Any], outputs: Any, alarmed: Sequence[str]) -> Any:
-        """What the forward gives after all, from the first run and a second one."""
+    def _conclude(
+        self,
+        again: Callable[[], Any],
+        outputs: Any,
+        alarmed: Sequence[str],
+        inputs: Sequence[Tensor] = (),
+    ) -> Any:
+        """What the forward gives after all, from the first run and a second one.
+
+        Args:
+            again: runs it a second time.
+            outputs: of the first run.
+            alarmed: layers with an alarm there.
+            inputs: tensors that the forward has not made, and may give back.
+        """
         here = self._here
-        here.phase, here.judged = "judging", set()
+        here.phase, here.told, here.harmless = "judging", set(), set()
         try:
             with torch.no_grad():
                 better = again()
+        except BaseException:
+            if not here.told:  # otherwise nobody would know that there was an alarm
+                self._tell(alarmed)
+            raise
         finally:
             here.phase = ""
+        left = [layer for layer in alarmed if layer not in here.told]
+        if here.harmless.issuperset(left) and _same(outputs, better, inputs):
+            left = []
         answer = self._journal.policy.answer
-        events = [
-            GuardEvent(
-                _KINDS.get(answer, "recomputed"),
-                -1,
-                "seen in one run of the whole model, and not in the next",
-                layer=layer,
-                magnitude=float("nan"),
-            )
-            for layer in alarmed
-            if layer not in here.judged
-        ]
-        self._journal.events.extend(events)
+        events = self._tell(left)
         if answer == "raise" and events:
             raise ComputationError(f"wrong outputs: {events[0]}; run it again")
         return outputs if answer == "record" else better
+
+    def _tell(self, layers: Sequence[str]) -> list[GuardEvent]:
+        """Adds an event for every layer whose alarm the second run has not explained."""
+        kind = _KINDS.get(self._journal.policy.answer, "recomputed")
+        why = "seen in one run of the whole model, and not in the next"
+        events = [
+            GuardEvent(kind, -1, why, layer=layer, magnitude=float("nan")) for layer in layers
+        ]
+        self._journal.events.extend(events)
+        return events
 
     def _compiled(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -281,9 +307,16 @@ class Latch:
         if any(raised):
             numbers = sorted({layers[i] for i, alarm in enumerate(raised) if alarm})
             again = partial(self._model.forward, *args, **kwargs)
-            better = self._conclude(again, outputs, [self._layers[i] for i in numbers])
+            better = self._conclude(again, outputs, [self._layers[i] for i in numbers], inputs)
             if better is not outputs:
                 _write(outputs, graph.made(better, inputs))
+
+
+def _same(outputs: Any, others: Any, inputs: Sequence[Tensor]) -> bool:
+    """Whether two runs are known to have given the same, to the last bit."""
+    pairs = [graph.made(value, inputs) for value in (outputs, others)]
+    # Of what is no tensor nothing is known.
+    return bool(pairs[0]) and len(pairs[0]) == len(pairs[1]) and all(map(torch.equal, *pairs))
 
 
 def _write(outputs: list[Tensor], better: list[Tensor]) -> None:

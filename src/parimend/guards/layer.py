@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from parimend.codes.output import Output
 from parimend.guards import graph
-from parimend.guards.action import settle
+from parimend.guards.action import is_wrong, settle
 from parimend.guards.checks import Checks, alarm_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
@@ -131,10 +132,14 @@ class LayerGuard(Hook):
             self.journal.passed[self.name] += 1
         elif y.numel():
             checks, used = self.checks_in(y.dtype), as_used(x, y)
-            if latch and latch.waits:
-                checks.note(y, used, latch.place(self.number, y.device))
+            place = latch.place(self.number, y.device) if latch and latch.waits else None
+            if place is not None and y.device.type != "cpu":
+                checks.suspicious(y, used, place)
             elif is_raised(checks.suspicious(y, used)):
-                self._settle(call, y, x, parameters)
+                if place is None:
+                    self._settle(call, y, x, parameters)
+                elif self._is_wrong(call, y, x, parameters):  # nobody has waited to know it
+                    place.fill_(1)
 
     def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect` after a graph has checked the outputs."""
@@ -142,15 +147,29 @@ class LayerGuard(Hook):
         if is_raised(alarm) and not call % self.journal.every:
             self._settle(call, y, x, parameters)
 
-    def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
-        def used() -> tuple[Any, Any]:
-            return _cast(parameters(), y.dtype)
+    def judge(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
+        """Whether outputs are wrong, after a graph whose alarms wait has checked them."""
+        call = next(self._calls)
+        return is_raised(alarm) and self._is_wrong(call, y, x, parameters)
 
-        if latch := self.journal.latch:
-            latch.judged(self.name)
+    def _is_wrong(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
+        """Whether outputs that were stopped are wrong; they stay as they are."""
+        used = partial(_used, parameters, y.dtype)
         with torch.no_grad():
-            if self._is_up_to_date(call):
-                settle(self, self.checks_in(y.dtype), call, y, as_used(x, y), used)
+            return self._is_up_to_date(call) and is_wrong(
+                self, self.checks_in(y.dtype), y, as_used(x, y), used
+            )
+
+    def _settle(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        latch, used, told = self.journal.latch, partial(_used, parameters, y.dtype), True
+        try:
+            with torch.no_grad():
+                if self._is_up_to_date(call):
+                    checks = self.checks_in(y.dtype)
+                    told = settle(self, checks, call, y, as_used(x, y), used)
+        finally:  # what raises something has told it before
+            if latch:
+                latch.judged(self.name, told)
 
     def _is_up_to_date(self, call: int) -> bool:
         """Whether the layer has the weights that the guard knows, or made it know by itself.
@@ -183,6 +202,8 @@ class LayerGuard(Hook):
             if latch is None or latch.traced is None:
                 graph.answer_(alarm, y, x, *parameters(), self._key)
             else:
+                if y.device.type == "cpu":
+                    alarm = graph.judge(alarm, y, x, *parameters(), self._key)
                 latch.traced.append((self.number, alarm))
 
     def attach_(self, module: nn.Module) -> Callable[[], None]:
@@ -234,6 +255,11 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def as_used(x: Tensor, y: Tensor) -> Tensor:
     """Inputs as the layer multiplied them: autocasting casts them to the dtype of the outputs."""
     return x.to(y.dtype) if x.dtype.itemsize > y.dtype.itemsize else x
+
+
+def _used(parameters: Parameters, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Weight and bias as the layer multiplied them."""
+    return _cast(parameters(), dtype)
 
 
 def _cast(parameters: tuple[Any, Any], dtype: torch.dtype) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ of two below them; the factors, where float32 is multiplied in TF32 or bfloat16.
 float32 sums of the inputs that the layer multiplied (autocasting has cast them, and the weights),
 so their error is that of the sums alone. Errors that are no sum of independent ones, as those of
 equal outputs, which all round in the same direction, are bounded by their worst case when what the
-screen stopped is computed again (`parimend.guards.action`).
+screen stopped is computed again (`parimend.guards.suspect`).
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class Threshold:
         rest: limit of |P y - t| / S for what does not come from the outputs.
         least: limit of |P y - t| for outputs as small as the smallest numbers of their dtype.
         worst: largest error that rounding can make, in units of an output's sum of |w x|.
+        unit: unit roundoff of the dtype to which outputs are rounded; 0 if they are not.
+        roundings: to it.
     """
 
     tau: float
@@ -99,6 +101,8 @@ class Threshold:
     rest: float
     least: float
     worst: float
+    unit: float
+    roundings: int
 
     @classmethod
     def of(cls, spread: Spread, arithmetic: Arithmetic) -> Threshold:
@@ -111,8 +115,10 @@ class Threshold:
         roundings = arithmetic.roundings * unit**2 / 3.0
         inputs = check * (spread.kept + own) + arithmetic.checks**2 / 3.0
         rest = inputs * spread.inputs + torch.diag_embed(spread.own)
-        # Where numbers are taken for zero, so may be every term of a sum.
-        absolute = spread.gain * (1 if arithmetic.roundings else spread.terms**2)
+        # Where numbers are taken for zero, so may be every term of a sum; of sums that are rounded
+        # before they are finished, what is added to them is, too.
+        roundings_of_all = max(2 * arithmetic.roundings - 1, 0)
+        absolute = spread.gain * (roundings_of_all or spread.terms**2)
         q = quantile(spread.own.shape[1])
         return cls(
             q * _largest((sums + _MANTISSA * roundings) * spread.outputs + rest),
@@ -121,6 +127,8 @@ class Threshold:
             q * _largest(rest),
             q * least * math.sqrt(absolute / 3.0),
             spread.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
+            unit if arithmetic.roundings else 0.0,
+            arithmetic.roundings,
         )
 
     def floor(self, k: int, outputs: int) -> float:

@@ -146,6 +146,20 @@ class ConvProduct(_Windows):
 class TransposedProduct(_Windows):
     """``nn.ConvTranspose1d``, ``2d``, ``3d``. Its weight has the inputs first."""
 
+    @property
+    def overlaps(self) -> int:
+        # The places i of the kernel that meet at an output are those with the same rest of
+        # i * dilation divided by the stride: every (stride / gcd)th.
+        return math.prod(
+            -(-length // (step // math.gcd(step, dilation)))
+            for length, step, dilation in zip(self.kernel, self.stride, self.dilation, strict=True)
+        )
+
+    @property
+    def reaches(self) -> bool:
+        # The border, of which the size of the outputs decides, is less than stride or dilation.
+        return any(wide > step for wide, step in zip(self.dilation, self.stride, strict=True))
+
     def matrix(self, weight: Tensor) -> Tensor:
         blocks = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
         return blocks.reshape(self.groups, weight.shape[1], -1)

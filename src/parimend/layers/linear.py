@@ -18,6 +18,10 @@ class LinearProduct(Product):
     groups: int = 1
     dims: int = 0
 
+    def adds_apart(self, x: Tensor) -> bool:
+        # PyTorch makes a matrix of inputs with more axes only if that needs no copy.
+        return x.ndim > 2 and not x.is_contiguous()
+
     def matrix(self, weight: Tensor) -> Tensor:
         return weight.unsqueeze(0)
 

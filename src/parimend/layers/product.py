@@ -29,6 +29,22 @@ class Product(ABC):
     dims: int
 
     @property
+    def overlaps(self) -> int:
+        """Places of the kernel whose products may be rounded, and added up, one by one in the dtype
+        of the outputs: at most so many for an output. 0 if an output is a single sum.
+        """
+        return 0
+
+    def adds_apart(self, x: Tensor) -> bool:
+        """Whether a bias is added to outputs for these inputs that are finished, and rounded."""
+        return False
+
+    @property
+    def reaches(self) -> bool:
+        """Whether outputs may have a border of zeros as wide as the stride."""
+        return False
+
+    @property
     def axis(self) -> int:
         """Along which the outputs of one product lie, counted from the last one."""
         return -self.dims - 1

@@ -1,0 +1,310 @@
+"""What the screen stopped: judged, located, computed again.
+
+All of this is for the rare suspicious output. It may look at the inputs, and computes in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from parimend.guards.journal import GuardEvent, Parameters
+
+if TYPE_CHECKING:
+    from parimend.guards.checks import Checks
+    from parimend.guards.threshold import Threshold
+
+_LOCATING = 3
+"""Checks from which on the syndrome of a wrong output points at it."""
+
+_CANDIDATES = 4
+"""Outputs computed again in one step for every wrong position."""
+
+_MANY = 4
+"""Wrong samples from which on it is asked first whether locating can help at all."""
+
+_PAIRED = 16
+"""Wrong positions up to which pairs of outputs are searched; more of them have a common cause."""
+
+
+@dataclass
+class Suspect:
+    """Samples that the screen stopped.
+
+    Attributes:
+        checks: of their layer.
+        index: (samples,) int64, which these are.
+        x: their inputs.
+        y: (samples, C, positions) float64, their outputs; corrected in place.
+        target: (samples * blocks, k, positions) float64; None for zero.
+        scale2: (samples * blocks, positions) float64, squares of the output norms to be expected.
+        size: spatial shape of the outputs.
+        dtype: of the outputs.
+        limit: of the syndrome.
+    """
+
+    checks: Checks
+    index: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    scale2: Tensor
+    size: torch.Size
+    dtype: torch.dtype
+    limit: Threshold
+
+    @classmethod
+    def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Suspect:
+        """The suspicious samples of a call."""
+        product = checks.product
+        limit = checks.threshold(y, x)
+        size = y.shape[y.ndim - product.dims :]
+        outputs, inputs = product.split(y), product.samples(x)
+        wide = checks.by_block(outputs).to(torch.promote_types(y.dtype, torch.float32))
+        stopped = checks.screen(wide, checks.target(x, size, wide.dtype), limit).any(1)
+        index = stopped.reshape(-1, checks.blocks).any(1).nonzero().flatten()
+        inputs = inputs[index]
+        double = inputs.to(torch.float64)
+        scale2 = product.multiply(
+            double.square(), checks.tensor("w2", y, torch.float64), None, size
+        )
+        return cls(
+            checks,
+            index,
+            inputs,
+            outputs[index].to(torch.float64),
+            checks.target(double, size, torch.float64),
+            scale2.reshape(-1, size.numel()),
+            size,
+            y.dtype,
+            limit,
+        )
+
+    def syndrome(self) -> Tensor:
+        """(samples * blocks, k, positions)."""
+        return self.checks.syndrome(self.checks.by_block(self.y), self.target)
+
+    def failed(self) -> Tensor:
+        """(samples * blocks, positions) bool: the checks that no rounding explains."""
+        limit, y = self.limit, self.checks.by_block(self.y)
+        square = y.square()
+        total = torch.maximum(square.sum(1), self.scale2)
+        # What outputs err by as they are: one may be so much larger than the others that its error
+        # rules, and all may be powers of two.
+        own = limit.deviation**2 * square
+        if limit.rounding:
+            power = torch.ldexp(torch.ones_like(y), torch.frexp(y).exponent - 1)
+            own += limit.rounding**2 * torch.where(y == 0.0, 0.0, power.square())
+        P = self.checks.tensor("P", y, torch.float64)
+        limit2 = torch.maximum(limit.tau**2 * total, limit.rest**2 * total + _largest(P, own))
+        energy = self.syndrome().square().sum(1)
+        return ~((energy <= limit2 + limit.least**2) & total.isfinite())
+
+    def wrong(self) -> Tensor:
+        """(samples, positions) bool: where any of them failed."""
+        failed = self.failed()
+        return failed.reshape(-1, self.checks.blocks, failed.shape[1]).any(1)
+
+    def magnitude(self) -> Tensor:
+        """(samples, positions): size of a single error that explains the syndrome, in units of the
+        rms output to be expected.
+        """
+        k, channels = self.checks.code.m, self.checks.code.n
+        energy = self.syndrome().square().sum(1) / k
+        sizes = (energy * channels / self.scale2).sqrt().nan_to_num(torch.inf, torch.inf)
+        return sizes.reshape(-1, self.checks.blocks, sizes.shape[1]).amax(1)
+
+    def recompute(self, which: Tensor, parameters: Parameters) -> None:
+        """Runs the layer again on some of the samples."""
+        weight, bias = parameters()
+        fresh = self.checks.product.run(self.x[which], weight, bias, self.size)
+        self.y[which] = fresh.reshape(-1, *self.y.shape[1:]).to(self.dtype).to(torch.float64)
+
+    def at(self, which: slice | Tensor) -> Suspect:
+        """Some of the samples; as a view of them if they are a slice."""
+        blocks = self.checks.blocks
+
+        def of_blocks(t: Tensor) -> Tensor:
+            return t.reshape(-1, blocks, *t.shape[1:])[which].flatten(0, 1)
+
+        return replace(
+            self,
+            index=self.index[which],
+            x=self.x[which],
+            y=self.y[which],
+            target=None if self.target is None else of_blocks(self.target),
+            scale2=of_blocks(self.scale2),
+        )
+
+    def lasting(self, samples: list[int], parameters: Parameters) -> set[int]:
+        """Those of some samples that stay wrong whichever outputs are computed again: not even
+        exact ones pass. It is asked of all together, where looking at them one by one takes long.
+        """
+        if len(samples) < _MANY:
+            return set()
+        some = self.at(torch.tensor(samples, device=self.y.device))
+        weight, bias = parameters()
+        b = None if bias is None else bias.to(torch.float64)
+        exact = self.checks.product.run(
+            some.x.to(torch.float64), weight.to(torch.float64), b, self.size
+        )
+        some.y = exact.reshape(some.y.shape).to(self.dtype).to(torch.float64)
+        again = some.wrong().any(1).tolist()
+        return {sample for sample, wrong in zip(samples, again, strict=True) if wrong}
+
+    def locate(self, parameters: Parameters) -> tuple[int, ...]:
+        """Computes those outputs of a single sample again that the syndrome points at.
+
+        Candidates are not trusted: the dot products decide, so a wrong candidate costs time only.
+
+        Returns:
+            The outputs that were wrong at any position; none if the checks still fail.
+        """
+        wrong, (y,) = self.wrong()[0], self.y
+        found: set[int] = set()
+        # After one of a pair is right, the other is a single one.
+        for search in (_singles, _pairs, _singles):
+            channels = (~y.isfinite().all(1)).nonzero().flatten()
+            if not len(channels):
+                channels = self._pointed_at(search)
+            if 2 * len(channels) > len(y):
+                break
+            if len(channels):
+                fresh = self._dot_products(channels, parameters)
+                expected = self.scale2.sqrt()[channels // self.checks.code.n]
+                limit = self.limit.tau * expected / self.checks.code.m**0.5
+                # Negated, so that NaN counts.
+                differs = ~((fresh - y[channels]).abs() <= limit) & wrong
+                found.update(channels[differs.any(1)].tolist())
+                y[channels] = torch.where(wrong, fresh, y[channels])
+                wrong = self.wrong()[0]
+                if not wrong.any():
+                    return tuple(sorted(found))
+        return ()
+
+    def _pointed_at(self, search: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Outputs of a single sample that the syndromes of the blocks point at: if they have too
+        few checks to do so, all of the blocks that failed.
+        """
+        n, failed, syndrome = self.checks.code.n, self.failed(), self.syndrome()
+        P = self.checks.tensor("P", self.y, torch.float64)
+        found = [torch.empty(0, dtype=torch.int64, device=P.device)]
+        for block in failed.any(1).nonzero().flatten().tolist():
+            if len(P) >= _LOCATING:
+                inside = search(P, syndrome[block][:, failed[block]])
+            else:
+                inside = torch.arange(n, device=P.device)
+            found.append(block * n + inside)
+        return torch.unique(torch.cat(found))
+
+    def overflows(self, parameters: Parameters) -> bool:
+        """Whether some results of a single sample are too large for the dtype."""
+        channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
+        return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
+
+    def excused(self, parameters: Parameters) -> Tensor:
+        """Which samples are right although their checks failed, (samples,) bool.
+
+        No quantile bounds the sum of errors that are not independent: outputs with equal weights
+        all round in the same direction. So outputs that are as near to the exact ones as rounding
+        them allows are right; and what the layer gives every time counts as rounding up to the
+        largest error that rounding may make. Both as long as the weights are those that are
+        checked.
+        """
+        weight, bias = parameters()
+        again = replace(self, y=self.y.clone())
+        again.recompute(torch.arange(len(self.y), device=self.y.device), parameters)
+        repeated = again.wrong().any(1)
+        if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
+            return torch.zeros_like(repeated)
+        run, x, W = self.checks.product.run, self.x.to(torch.float64), weight.to(torch.float64)
+        b = None if bias is None else bias.to(torch.float64)
+        exact = run(x, W, b, self.size).reshape(self.y.shape)
+        size = run(x.abs(), W.abs(), None if b is None else b.abs(), self.size)
+        size = size.reshape(self.y.shape)
+        limit = self.limit.worst * size + self.limit.least
+        for y in (self.y, again.y):
+            repeated &= ((exact - y).abs() <= limit).flatten(1).all(1)
+        if not self.limit.unit:
+            return repeated
+        # It may have been rounded before the bias was added.
+        before = exact if b is None else torch.maximum(exact.abs(), (exact - b[:, None]).abs())
+        limit = exact.abs() + (self.limit.roundings - 1) * before.abs()
+        limit = self.limit.unit * limit + self.limit.deviation * size + self.limit.least
+        return repeated | ((exact - self.y).abs() <= limit).flatten(1).all(1)
+
+    def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
+        """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""
+        product = self.checks.product
+        weight, bias = parameters()
+        W = product.matrix(weight)
+        rows = W.new_zeros(len(W), len(channels), W.shape[2], dtype=torch.float64)
+        group, row = channels // W.shape[1], channels % W.shape[1]
+        rows[group, torch.arange(len(channels))] = W[group, row].to(torch.float64)
+        b = None if bias is None else bias[channels].to(torch.float64)
+        fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
+        return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
+
+    def events(self, layer: str, call: int, leading: torch.Size) -> list[GuardEvent]:
+        """The events of all samples, before anything is changed."""
+        finite = self.x.isfinite().flatten(1).all(1).tolist()
+        found = zip(
+            self.wrong(), self.magnitude(), _unravel(self.index, leading), finite, strict=True
+        )
+        return [
+            GuardEvent(
+                "recorded" if good else "input",
+                call,
+                layer=layer,
+                sample=sample,
+                positions=tuple(_unravel(wrong.nonzero().flatten(), self.size)),
+                magnitude=float(magnitude[wrong].max()),
+            )
+            for wrong, magnitude, sample, good in found
+        ]
+
+
+def _singles(P: Tensor, s: Tensor) -> Tensor:
+    """For every position the outputs that explain its syndrome best alone."""
+    return (P.T @ s).abs().topk(min(_CANDIDATES, P.shape[1]), dim=0).indices.flatten()
+
+
+def _pairs(P: Tensor, s: Tensor) -> Tensor:
+    """For every position the pair of outputs that explains its syndrome best."""
+    k, channels = P.shape
+    if s.shape[1] > _PAIRED or channels > 1 << 12:
+        return torch.empty(0, dtype=torch.int64, device=P.device)
+    # Least squares on columns i and j, of squared length k and inner product g.
+    g = P.T @ P
+    found = []
+    for c in (P.T @ s).T:
+        explained = k * (c[:, None] ** 2 + c**2) - 2.0 * g * c[:, None] * c
+        explained /= (k * k - g * g).clamp_(min=1e-9 * k * k)
+        explained.fill_diagonal_(0.0)
+        best = int(explained.argmax())
+        found += [best // channels, best % channels]
+    return torch.tensor(found, device=P.device)
+
+
+def _largest(P: Tensor, variances: Tensor) -> Tensor:
+    """Largest eigenvalue of the covariance of the checks of independent errors, (rows, positions),
+    for their variances of shape (rows, C, positions).
+    """
+    if len(P) == 1:
+        return variances.sum(1)
+    pairs = (P[:, None] * P).flatten(0, 1)
+    covariances = (pairs @ variances).mT.reshape(-1, variances.shape[2], len(P), len(P))
+    finite = covariances.isfinite().flatten(2).all(2)
+    covariances = torch.where(finite[..., None, None], covariances, 0.0)
+    return torch.linalg.eigvalsh(covariances)[..., -1]
+
+
+def _unravel(flat: Tensor, shape: torch.Size) -> list[tuple[int, ...]]:
+    """Flat indices as tuples; () for an empty shape."""
+    if not shape:
+        return [()] * len(flat)
+    return list(zip(*(axis.tolist() for axis in torch.unravel_index(flat, shape)), strict=True))
