@@ -14,6 +14,7 @@ from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
+from parimend.files.examining import is_proven
 from parimend.files.opening import Opened, opened
 from parimend.files.seals import Beside, Sealed, Seals
 from parimend.files.targets import (
@@ -30,6 +31,7 @@ from parimend.files.targets import (
     others,
     shards,
 )
+from parimend.outcomes import FileOutcome
 from parimend.regular import read_regular
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors, LoadedTensors
@@ -44,11 +46,13 @@ class Looked(NamedTuple):
         found: what was found.
         notes: of its seal.
         listed: the names that it lists, if it is an index whose seal notes no members.
+        is_sure: whether a word shows that this seal is that of the member, and not its name alone.
     """
 
     found: Any
     notes: Mapping[str, Any]
     listed: list[str] | None
+    is_sure: bool
 
 
 class Members:
@@ -78,6 +82,7 @@ class Members:
         self._noted: set[str] = set()
         self._left_out: set[str] = set()
         self._listed = False
+        self._unsure: dict[Path, Mapping[str, Any] | None] = {}
         self._at = 0
         self._found: dict[Path, Any] = {}
         self._failed: dict[Path, Exception] = {}
@@ -93,6 +98,8 @@ class Members:
         """Those that have not been given yet, as far as they are known; when there are none, the
         rest.
         """
+        if self._at == len(self._names):
+            self._learn_unsure()
         if self._at == len(self._names) and self._looks_around:
             self._add(self._rest())
         names = self._names[self._at :]
@@ -110,14 +117,12 @@ class Members:
             self._is_protected = True
             self._found[path] = looked.found
             if self.is_set:
-                self._learn_from(looked.notes, path)
-                if looked.listed is not None:
-                    self._listed = True
-                    self._add([self.name(path.parent / name) for name in looked.listed])
+                self._learn(looked, path)
             return
         self._failed[path] = looked
         if self.is_set:
-            self._learn_without(path)
+            self._is_protected |= self.seals.has(path)
+            self._unsure[path] = None
 
     def outcome(self) -> tuple[dict[Path, Any], dict[Path, str]]:
         """What was found in each member, and the problems of the others, in words; both in order.
@@ -142,15 +147,31 @@ class Members:
         problems = {path: self._problem(error, path) for path, error in self._failed.items()}
         return _in_order(self._found), _in_order(problems)
 
-    def _learn_without(self, path: Path) -> None:
-        """Ask what is left where a file or its seal cannot be read: the other one of both."""
-        self._is_protected |= self.seals.has(path)
-        with suppress(ParimendError, OSError):
-            self._learn_from(self.seals.notes(path), path)
-        with suppress(ParimendError, OSError):
-            if is_index(path):
-                names = listed_in(read_regular(path, MAX_INDEX)) or []
-                self._add([self.name(path.parent / name) for name in names])
+    def _learn(self, looked: Looked, path: Path) -> None:
+        if looked.is_sure:
+            self._learn_from(looked.notes, path)
+        else:
+            self._unsure[path] = looked.notes
+        if looked.listed is not None:
+            self._listed = True
+            self._add([self.name(path.parent / name) for name in looked.listed])
+
+    def _learn_unsure(self) -> None:
+        """Ask the seals that only names tell to be those of members that are lost or damaged.
+
+        Such a seal may be that of another file of this name, and would tell of others where there
+        are none, which again have names. So it is only asked where no other seal names the member.
+        """
+        unsure, self._unsure = self._unsure, {}
+        for path in sorted(unsure, key=index_first):
+            notes = unsure[path]
+            with suppress(ParimendError, OSError):
+                if self.name(path) not in self._noted:
+                    self._learn_from(self.seals.notes(path) if notes is None else notes, path)
+            with suppress(ParimendError, OSError):
+                if notes is None and is_index(path):
+                    names = listed_in(read_regular(path, MAX_INDEX)) or []
+                    self._add([self.name(path.parent / name) for name in names])
 
     def _learn_from(self, notes: Mapping[str, Any], path: Path) -> None:
         """Take up what the seal of a file notes."""
@@ -248,12 +269,13 @@ def listed_in(content: bytes | None) -> list[str] | None:
     return None
 
 
-def looked_at(found: Any, opened: Opened) -> Looked:
+def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:
     """What a look at a member gave, with what its seal says of others.
 
     Args:
         found: what was found.
         opened: the member.
+        outcome: of comparing it with its seal, if it was.
     """
     notes = opened.sealed.seal.notes
     listed = None
@@ -261,7 +283,7 @@ def looked_at(found: Any, opened: Opened) -> Looked:
         opened.path
     ):  # sealed before members were noted
         listed = listed_in(_original(opened.sealed, opened.file))
-    return Looked(found, notes, listed)
+    return Looked(found, notes, listed, outcome is not None and is_proven(outcome))
 
 
 def visit(

@@ -144,7 +144,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
-        return looked_at(report, found)
+        return looked_at(report, found, report)
 
 
 def _require_apart(out: Path, side: Path) -> None:

@@ -126,7 +126,8 @@ def load_folder(
 
     def look(file: Path) -> Looked:
         with opened(file, members.seals) as found:
-            return looked_at(content_of(found, on_damage), found)
+            content = content_of(found, on_damage)
+            return looked_at(content, found, content.outcome)
 
     visit_all(members, look)
     contents, problems = members.outcome()
