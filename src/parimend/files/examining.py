@@ -36,10 +36,14 @@ def report_on(
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
         _refuse_another_file(sealed, file, path)
-    header = _frame(tensors.has_header, is_ours)
     end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
+    # Where a file is cut for good, its header is what is left of it.
+    is_cut = end is Verdict.UNCORRECTABLE
+    header = _frame(
+        tensors.has_header_until(tensors.found) if is_cut else tensors.has_header, is_ours
+    )
     damage = damage_in(sealed.seal, sealed.layout, tensors, outcome)
-    if end is Verdict.UNCORRECTABLE:
+    if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     return replace(
         outcome,

@@ -58,8 +58,13 @@ class FileTensors(Tensors):
         """See how long the file is, and what is around its tensors."""
         self.found = os.fstat(self._file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = all(holds(self._file, at, data) for at, data in self._spans)
+        self.has_header = self.has_header_until(self.size)
         """Whether what belongs to no tensor is as it should be."""
+
+    def has_header_until(self, end: int) -> bool:
+        """Whether what belongs to no tensor is as it should be before some byte of the file."""
+        before = ((at, data[: end - at]) for at, data in self._spans if at < end)
+        return all(holds(self._file, at, data) for at, data in before)
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
