@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from parimend import check_file, load_folder, protect_file, repair_file, verify
-from parimend.errors import DamageError
-from parimend.files import seals_of
+from parimend import check_file, load_file, load_folder, protect_file, repair_file, verify
+from parimend.errors import DamageError, MismatchError, SealError
+from parimend.files import seals_of, sidecar_of
 from parimend.outcomes import Verdict
+from tests.files.conftest import flip
 
 KEPT = "kept.npy"
 NAMES = ("m.npy", "o.npy", "sub/m.npy", "sub/o.npy", "sub/sub/m.npy")
@@ -205,3 +207,85 @@ def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
     )
     protect_file(folder, 2, force=True)
     assert problems(folder) == {}
+
+
+def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
+    folder, _, shards = sharded
+    protect_file(folder, 2)
+    for suffix in ("", ".parimend"):
+        exchange(*(path.with_name(path.name + suffix) for path in shards))
+    assert {*problems(folder)} == {*SHARDS}
+
+
+TEXTS = {
+    "config.json": '{"model_type": "llama", "hidden": 64}',
+    "generation_config.json": '{"do_sample": true, "eos": 2}',
+}
+
+
+@pytest.fixture(params=["raw", "npy", "folders"])
+def small(request, tmp_path, rng):
+    """Two files that are smaller than their budget, in one folder or in two."""
+    names = {
+        "raw": ("config.json", "generation_config.json"),
+        "npy": ("a.npy", "b.npy"),
+        "folders": ("unet/m.npy", "vae/m.npy"),
+    }[request.param]
+    for name in names:
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if request.param == "raw":
+            path.write_text(TEXTS[name])
+        else:
+            np.save(path, rng.standard_normal(40))
+    return tmp_path / "model", [tmp_path / "model" / name for name in names]
+
+
+def test_a_seal_of_another_file_makes_nothing_of_a_small_one(small):
+    folder, (one, other) = small
+    protect_file(folder, 210, everything=True)
+    content = other.read_bytes()
+    shutil.copy(sidecar_of(one), sidecar_of(other))
+    name = one.relative_to(folder).as_posix() if one.parent != folder else one.name
+    for act in (check_file, repair_file, partial(load_file, on_damage="repair")):
+        with pytest.raises(
+            MismatchError, match=rf"{other}.parimend has the seal of {name}, and much"
+        ):
+            act(other)
+    report = repair_file(folder)
+    assert [file.path for file in report.files if not file.ok] == [str(other)]
+    assert other.read_bytes() == content
+
+
+def test_a_small_file_without_a_seal_elsewhere_stays_as_it_is(small, tmp_path, rng):
+    """Of the size and with the header of one that has a seal there."""
+    _, (one, other) = small
+    other = other.rename(other.with_name("unprotected" + other.suffix))
+    header = one.read_bytes()[: 128 * (one.suffix == ".npy")]
+    content = header + rng.bytes(len(one.read_bytes()) - len(header))
+    other.write_bytes(content)
+    protect_file(one, 210, seal_dir=tmp_path / "seals")
+    with pytest.raises(SealError, match=r"no seal in \S+ is of its content"):
+        repair_file(other, seal_dir=tmp_path / "seals")
+    assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_a_renamed_file_is_repaired_with_its_seal(small, rng, count):
+    folder, (one, _) = small
+    protect_file(folder, 210, everything=True)
+    original = one.read_bytes()
+    new = one.rename(one.with_name("renamed" + one.suffix))
+    sidecar_of(one).rename(sidecar_of(new))
+    flip(new, rng, min(count, 1 + len(original) // 60), start=0)
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    new.write_bytes(original[:-20])
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    new.write_bytes(b"")
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    assert new.read_bytes() == original
+    back = new.rename(one)
+    sidecar_of(new).rename(sidecar_of(one))
+    back.write_bytes(bytes(len(original)))
+    assert repair_file(back).verdict is Verdict.CORRECTED  # any so many wrong words, all of them
+    assert back.read_bytes() == original

@@ -22,6 +22,7 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
+from parimend.files.examining import is_of_another
 from parimend.files.seals import (
     SUFFIX,
     Beside,
@@ -102,7 +103,7 @@ class Apart(Seals):
             named += [sealed] if is_named else []
             sure += [sealed] if is_named and is_whole and tensors.has_header else []
         if len(sure) != 1 or self._proven:
-            sure = _fitting(near, file)
+            sure = _fitting(near, file, path)
         if not sure and not self._proven:
             sure = self._sealed if self.is_one else named
         if not sure:
@@ -181,7 +182,7 @@ class Apart(Seals):
                 for sealed in ([] if self.is_one else self._sealed)
                 if sealed.path and sealed.seal.blobs == seal.blobs
                 if sealed.seal.notes.get(PLACE) == seal.notes.get(PLACE)
-                if _is_whole(sealed) and _look(sealed, file) is Verdict.CLEAN
+                if _is_whole(sealed) and _look(sealed, file, path) is Verdict.CLEAN
             ]
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
@@ -232,12 +233,12 @@ def _show(sealed: Sealed) -> str:
     return sealed.path.name
 
 
-def _fitting(near: Sequence[Sealed], file: BinaryIO) -> list[Sealed]:
+def _fitting(near: Sequence[Sealed], file: BinaryIO, path: Path) -> list[Sealed]:
     """Those of some seals of which a file is; of damaged files those that show in some word.
 
     That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
     """
-    looks = [(sealed, _look(sealed, file)) for sealed in near]
+    looks = [(sealed, _look(sealed, file, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]
     shown = (Verdict.CLEAN, Verdict.CORRECTABLE)
     return sure or [each for each, verdict in looks if verdict in shown]
@@ -248,7 +249,7 @@ def _is_whole(sealed: Sealed) -> bool:
     return sealed.seal.covered == sum(part.count for part in sealed.layout.parts)
 
 
-def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
+def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
     """Whether a file is that of a seal: clean if it is, correctable if a word shows it."""
     tensors = FileTensors(file, sealed.layout)
     if abs(tensors.size - tensors.found) > WORD * sealed.seal.errors:
@@ -259,6 +260,8 @@ def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
         return Verdict.UNKNOWN
     if outcome.verdict is Verdict.CLEAN:
         return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
+    if is_of_another(sealed, outcome, tensors, path):
+        return Verdict.UNKNOWN
     shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
     return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
 

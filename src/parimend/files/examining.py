@@ -14,6 +14,7 @@ from typing import BinaryIO
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damage_in
+from parimend.files.places import is_place, place_of
 from parimend.files.seals import Sealed, force_anew
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
@@ -33,6 +34,12 @@ def report_on(
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
     has_end = not (missing or surplus)
+    if is_of_another(sealed, outcome, tensors, path):
+        raise MismatchError(
+            f"{sealed.path or path} has the seal of {place_of(sealed, path)}, and much of {path} "
+            "is not what that was: it is the seal of another file (put its own there), or this "
+            "is that file, renamed and damaged (then give it that name to repair it)"
+        )
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
         _refuse_another_file(sealed, file, path)
@@ -68,6 +75,30 @@ def is_proven(outcome: FileOutcome) -> bool:
     """Whether a word shows that the seal belongs to the file."""
     good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
     return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path: Path) -> bool:
+    """Whether a file is probably not that of a seal, though its budget is enough to make it that.
+
+    Of small files everything may be made anew, whatever they are. So where the seal has another
+    name, and more than a quarter of the elements that are there would be changed, this is another
+    file. One that has its name is repaired however damaged it is.
+
+    Args:
+        sealed: the seal.
+        outcome: of comparing the file with it.
+        tensors: of the file.
+        path: of the file.
+    """
+    if is_place(path, place_of(sealed, path)):
+        return False
+    pairs = zip(sealed.seal.words, outcome.words, strict=True)
+    known = [(word, found) for word, found in pairs if found.verdict is not Verdict.UNCORRECTABLE]
+    gone = sum(
+        -(-tensors.missing(part) // part.itemsize) for word, _ in known for part in word.parts
+    )
+    wrong = sum(len(found.changes) for _, found in known) - gone
+    return 4 * wrong > sum(found.elements for _, found in known) - gone
 
 
 def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:

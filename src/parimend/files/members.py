@@ -17,7 +17,7 @@ from parimend.files.engines import Engine, Local
 from parimend.files.examining import is_proven
 from parimend.files.opening import Opened, opened
 from parimend.files.places import Displaced, Origin, displaced, origin_of
-from parimend.files.seals import Beside, Sealed, Seals
+from parimend.files.seals import Beside, Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
@@ -175,7 +175,8 @@ class Members:
         names. So it is only asked where no other seal names the member.
         """
         known = self.seals.known().items()
-        apart = {side: origin for side, each in known if (origin := origin_of(each, side))}
+        sides = {side: origin_of(each, Path(name_of(each))) for side, each in known}
+        apart = {side: origin for side, origin in sides.items() if origin}
         seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
         self._displaced = displaced(self._lying, apart, seen)
         sure, self._sure = self._sure, {}

@@ -15,8 +15,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
-from parimend.files.seals import Sealed, content_of, name_of
-from parimend.files.targets import MEMBERS, PLACE
+from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_of, name_of
+from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,39 @@ def origin_of(sealed: Sealed, path: Path) -> Origin | None:
 
     Args:
         sealed: the seal.
-        path: of the file that holds it, if it has no path of its own.
+        path: of the file.
     """
-    names = sealed.seal.notes.get(MEMBERS)
-    place = sealed.seal.notes.get(PLACE, name_of(sealed) if sealed.path else path.name)
+    names, place = sealed.seal.notes.get(MEMBERS), place_of(sealed, path)
     if not isinstance(names, list) or place not in names:
         return None
     members = frozenset(name for name in names if isinstance(name, str))
     return Origin(members, place, content_of(sealed.seal))
+
+
+def place_of(sealed: Sealed, path: Path) -> str:
+    """What the file of a seal was called, from the folder of its set on, if it had one.
+
+    Args:
+        sealed: the seal.
+        path: of the file, which is believed where the seal notes nothing.
+    """
+    notes = sealed.seal.notes
+    noted = notes.get(PLACE, notes.get(NAME))
+    if is_inside(noted):
+        return str(noted)
+    if sealed.path and DIGESTED.fullmatch(sealed.path.name.removesuffix(SUFFIX)):
+        return name_of(sealed)
+    return path.name
+
+
+def is_place(path: Path, place: str) -> bool:
+    """Whether a path is one of a place, in some folder.
+
+    >>> is_place(Path("/models/unet/a.bin"), "unet/a.bin"), is_place(Path("b.bin"), "a.bin")
+    (True, False)
+    """
+    parts = tuple(place.split("/"))
+    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
 
 
 class Displaced(NamedTuple):
