@@ -122,6 +122,7 @@ def load_folder(
     require_policy(on_damage)
     members = Members(folder, seals_in(seal_dir))
     if not (folder.is_dir() or is_index(folder)):
+        folder.stat()  # raises, if there is nothing at all
         raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")
 
     def look(file: Path) -> Looked:
