@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from parimend.atomic import PathLike
 from parimend.carriers import repair_
-from parimend.errors import FormatError, ParimendError, SealError
+from parimend.errors import FormatError, ParimendError, SealError, SourceError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
 from parimend.files.examining import is_proven
@@ -209,9 +209,15 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
+            if isinstance(error, SourceError):
+                return f"missing: {error}"
+            known = self.seals.has(path)
+            repair = (
+                f"parimend repair {command_word(path)}{self.seals.option} --in-place --from OTHER"
+            )
             return (
                 "missing: it was protected together with the others, or is listed with them; fetch "
-                "it again"
+                "it again" + f" ({repair} does, and proves it)" * known
             )
         if gone := missing(path):
             return f"missing: {gone}; fetch it again"
