@@ -729,3 +729,20 @@ def test_what_is_missing_and_cannot_be_fetched_stays_missing(folders, partial, r
     with pytest.raises(SourceError, match=r"a\.npy cannot be read"):
         repair_file(folder / "a.npy", sources=copy, **where)
     assert contents_of(folder).keys() - before.keys() <= {Path(".a.npy.fetched")}
+
+
+def test_what_came_of_a_cut_file_waits_for_the_rest(large, rng):
+    """A file that cannot be made whole keeps its length; what lies behind has no place in it."""
+    path, good = large
+    protect_file(path, errors=5, per="tensor", force=True)
+    other = path.with_name("other")
+    other.write_bytes(good)
+    flip(other, rng, 300, start=len(good) - 400_000)
+    os.truncate(path, 500_000)
+    [done] = repair_file(path, sources=other, partial=True).files
+    assert (done.verdict, path.stat().st_size) == (Verdict.UNCORRECTABLE, 500_000)
+    assert path.read_bytes() == good[:500_000]
+    other.write_bytes(good)
+    [done] = repair_file(path, sources=other).files
+    assert (done.verdict, path.read_bytes()) == (Verdict.CORRECTED, good)
+    assert done.fetched < len(good) - 500_000

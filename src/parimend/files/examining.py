@@ -172,7 +172,7 @@ def _without_tail(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> Fil
     """Where a file is cut for good, what is known of words behind the cut has no place in it."""
     words = [
         replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
-        if found.verdict is Verdict.CORRECTABLE and any(tensors.missing(p) for p in word.parts)
+        if found.verdict is Verdict.CORRECTABLE and any(map(tensors.is_cut, word.parts))
         else found
         for word, found in zip(seal.words, outcome.words, strict=True)
     ]

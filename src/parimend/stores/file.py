@@ -91,6 +91,10 @@ class FileTensors(Tensors):
         size = part.nbytes
         return min(max(self._place(part) + size - self.found, 0), size)
 
+    def is_cut(self, part: Part) -> bool:
+        """Whether the end of a part lies behind the end of the file, whoever knows its bytes."""
+        return self._place(part) + part.nbytes > self.found
+
     def _place(self, part: Part) -> int:
         return self._places[part.name] + part.start * part.itemsize
 
