@@ -215,6 +215,12 @@ def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
     for suffix in ("", ".parimend"):
         exchange(*(path.with_name(path.name + suffix) for path in shards))
     assert {*problems(folder)} == {*SHARDS}
+    protect_file(folder, 2, force=True)
+    for suffix in ("", ".parimend"):
+        shutil.copy(f"{shards[0]}{suffix}", f"{shards[1]}{suffix}")
+    assert {*problems(folder)} == {SHARDS[1]}
+    protect_file(folder, 2, force=True)
+    assert problems(folder) == {}
 
 
 TEXTS = {

@@ -103,7 +103,7 @@ def displaced(
 
     Files may be renamed, and sets moved and copied. So a name alone does not tell that a file lies
     in a place of its set: others of the set have to lie around it, one of them in its own place, or
-    files in all places. A file without a seal for its place may be an equal one, and is not told.
+    files in all places.
 
     Args:
         lying: what the seals of files say that belong to them.
@@ -134,11 +134,13 @@ def displaced(
         )
         for root, place in places.items():
             contents = sealed[members, place]
-            if not contents or origin.content in contents or len(there[members, root]) <= rank:
+            # One that was found by its content may have an equal file's seal, if it has none.
+            is_equal = origin.content in contents or (apart and not contents)
+            if place == origin.place or is_equal or len(there[members, root]) <= rank:
                 continue
             if is_set(members, root):
                 where = (at.get((members, content)) for content in contents)
-                own, side = next(filter(None, where), None), next(iter(contents.values()))
+                own, side = next(filter(None, where), None), next(iter(contents.values()), None)
                 told[path] = Displaced(place, origin.place, own, side)
     return told
 
