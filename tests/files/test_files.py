@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from samples import SAMPLES
 
 from parimend import Seal, check_file, plan, protect_file, repair_file
 from parimend.errors import (
@@ -19,6 +20,7 @@ from parimend.errors import (
     WordError,
 )
 from parimend.files import sidecar_of
+from parimend.formats import layout_of
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip, header_length, repaired
 
@@ -184,6 +186,29 @@ def test_words_that_are_still_there_are_put_back_when_asked_for(model):
     assert model.read_bytes() == original[:-50]
     again = repair_file(model, partial=True).files[0]
     assert (again.written, again.can_be_improved) == ("", False)
+
+
+@pytest.mark.parametrize("name", ["safetensors", "gguf", "npz", "torch", "onnx"])
+def test_before_a_cut_everything_that_is_proven_is_put_back(name, tmp_path, rng):
+    """Of archives the directory at the end is lost, too, which belongs to no tensor."""
+    path = SAMPLES[name](tmp_path, rng)
+    protect_file(path, errors=2, per="tensor")
+    original = path.read_bytes()
+    with open(path, "rb") as file:
+        large = [e for e in layout_of(file, path).entries if e.end - e.begin >= 24]
+    first, last = large[0], large[-1]
+    end = last.begin + 5
+    assert first.end < end
+    damage(path, first.begin + 8, bytes([original[first.begin + 8] ^ 1]))
+    damage(path, first.begin - 1, bytes([original[first.begin - 1] ^ 1]))
+    os.truncate(path, end)
+    [found] = check_file(path).files
+    assert found.can_be_improved
+    [done] = repair_file(path, partial=True).files
+    assert (done.verdict, done.written) == (Verdict.UNCORRECTABLE, str(path))
+    assert (done.header, done.missing) == (Verdict.CORRECTED, len(original) - end)
+    assert path.read_bytes() == original[:end]
+    assert not check_file(path).files[0].can_be_improved
 
 
 def test_a_word_whose_end_is_missing_is_not_put_back_in_part(model):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from parimend.files.blocks import merged, ranges_text
 from parimend.files.writing import put_back
 from parimend.outcomes import Verdict
 from scripts.make_golden_blocks import content
+from tests.files.conftest import flip
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "seal-blocks.parimend"
 SIZE = 1 << 16
@@ -173,7 +175,7 @@ def test_seals_with_digests_stay_readable_for_ever(tmp_path):
     assert repair_file(path, sources=other).verdict is Verdict.CORRECTED
     assert path.read_bytes() == good
     [made] = protect_file(path, errors=10, seed=7, force=True)
-    assert made.seal.to_bytes() == GOLDEN.read_bytes()
+    assert replace(made.seal, notes={}).to_bytes() == GOLDEN.read_bytes()  # of before names
 
 
 # Where a file is damaged
@@ -665,3 +667,82 @@ def test_a_folder_where_nothing_can_be_written_is_told(large, monkeypatch):
     with pytest.raises(PermissionError, match="cannot be repaired in its place") as told:
         repair_file(path, sources=other)
     assert told.value.filename == str(path)
+
+
+@pytest.fixture(params=["beside", "apart"])
+def folders(request, tmp_path, rng):
+    """A protected folder and a copy of it, of two large files and a small one; where seals are."""
+    folder, copy = tmp_path / "model", tmp_path / "copy"
+    for name, count in {"a.npy": 50_000, "sub/b.npy": 50_000, "small.npy": 5}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / name, rng.standard_normal(count))
+    shutil.copytree(folder, copy)
+    where = {"seal_dir": tmp_path / "seals"} if request.param == "apart" else {}
+    protect_file(folder, 10, **where)
+    return folder, copy, where
+
+
+def contents_of(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".parimend"
+    }
+
+
+def test_what_is_missing_is_fetched(folders):
+    folder, copy, where = folders
+    if where:
+        shutil.rmtree(folder / "sub")
+    else:
+        (folder / "sub/b.npy").unlink()
+    (folder / "small.npy").unlink()
+    gone = check_file(folder, **where)
+    assert all("--in-place --from OTHER does" in f.problem for f in gone.files if not f.ok)
+    assert sum(not f.ok for f in repair_file(folder, **where).files) == 2
+    report = repair_file(folder, sources=copy, **where)
+    assert [file.written for file in report.files if file.written] == [
+        str(folder / "small.npy"),
+        str(folder / "sub/b.npy"),
+    ]
+    assert (report.verdict, contents_of(folder)) == (Verdict.CORRECTED, contents_of(copy))
+    assert check_file(folder, **where).verdict is Verdict.CLEAN
+    (folder / "a.npy").unlink()
+    out = folder.parent / "out.npy"
+    assert repair_file(folder / "a.npy", out, sources=copy, **where).verdict is Verdict.CORRECTED
+    assert (out.read_bytes(), (folder / "a.npy").exists()) == ((copy / "a.npy").read_bytes(), False)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_is_missing_and_cannot_be_fetched_stays_missing(folders, partial, rng):
+    folder, copy, where = folders
+    (folder / "a.npy").unlink()
+    before = contents_of(folder)
+    damaged = copy / "a.npy"
+    flip(damaged, rng, 300, start=128)
+    report = repair_file(folder, sources=copy, partial=partial, **where)
+    told = [(file.verdict, file.written) for file in report.files if not file.ok]
+    assert told == [(Verdict.UNCORRECTABLE, "")]
+    damaged.unlink()
+    [file] = [f for f in repair_file(folder, sources=copy, **where).files if not f.ok]
+    assert file.problem == f"missing: {damaged} cannot be read: No such file or directory"
+    with pytest.raises(SourceError, match=r"a\.npy cannot be read"):
+        repair_file(folder / "a.npy", sources=copy, **where)
+    assert contents_of(folder).keys() - before.keys() <= {Path(".a.npy.fetched")}
+
+
+def test_what_came_of_a_cut_file_waits_for_the_rest(large, rng):
+    """A file that cannot be made whole keeps its length; what lies behind has no place in it."""
+    path, good = large
+    protect_file(path, errors=5, per="tensor", force=True)
+    other = path.with_name("other")
+    other.write_bytes(good)
+    flip(other, rng, 300, start=len(good) - 400_000)
+    os.truncate(path, 500_000)
+    [done] = repair_file(path, sources=other, partial=True).files
+    assert (done.verdict, path.stat().st_size) == (Verdict.UNCORRECTABLE, 500_000)
+    assert path.read_bytes() == good[:500_000]
+    other.write_bytes(good)
+    [done] = repair_file(path, sources=other).files
+    assert (done.verdict, path.read_bytes()) == (Verdict.CORRECTED, good)
+    assert done.fetched < len(good) - 500_000

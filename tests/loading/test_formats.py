@@ -177,6 +177,9 @@ def test_folders_that_cannot_be_loaded(shards, tmp_path):
     folder, _ = shards
     with pytest.raises(SpecError, match=r"is a file: .* use load_file"):
         pm.load_folder(folder / "m-1.safetensors")
+    for lost in ("nothing", "nothing/m.index.json"):
+        with pytest.raises(FileNotFoundError):
+            pm.load_folder(folder / lost)
     index = folder / "m.safetensors.index.json"
     text = json.loads(index.read_text())
     text["weight_map"]["more"] = "m-1.safetensors"

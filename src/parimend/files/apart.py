@@ -22,15 +22,17 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
+from parimend.files.examining import is_of_another
 from parimend.files.seals import (
-    DIGESTED,
     SUFFIX,
     Beside,
     Save,
     Sealed,
     Seals,
+    content_of,
     find_inside,
     load_sidecar,
+    name_of,
 )
 from parimend.files.targets import PLACE
 from parimend.files.walking import walk
@@ -87,25 +89,28 @@ class Apart(Seals):
             "option": self.option,
         }
 
+    def known(self) -> Mapping[Path, Sealed]:
+        return {sealed.path: sealed for sealed in self._sealed if sealed.path}
+
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
         for sealed in self._sealed:
             tensors = FileTensors(file, sealed.layout)
             is_whole = tensors.found == tensors.size
             has_frame = bool(sealed.layout.spans) and tensors.has_header
-            is_named = _name(sealed) == path.name
+            is_named = name_of(sealed) == path.name
             near += [sealed] if is_whole or has_frame or is_named else []
             named += [sealed] if is_named else []
             sure += [sealed] if is_named and is_whole and tensors.has_header else []
         if len(sure) != 1 or self._proven:
-            sure = _fitting(near, file)
+            sure = _fitting(near, file, path)
         if not sure and not self._proven:
             sure = self._sealed if self.is_one else named
         if not sure:
             return self._inside(file, path)
         # Files of one content may have a seal each, all of which say the same.
-        content = _content(sure[0].seal)
-        sure += [sealed for sealed in near if _content(sealed.seal) == content]
+        content = content_of(sure[0].seal)
+        sure += [sealed for sealed in near if content_of(sealed.seal) == content]
         first = max(sure, key=lambda sealed: _in_common(sealed, path))
         if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
             raise MismatchError(
@@ -121,7 +126,7 @@ class Apart(Seals):
         return path.name in self._names
 
     def notes(self, path: Path) -> Mapping[str, Any]:
-        found = [sealed for sealed in self._sealed if _name(sealed) == path.name]
+        found = [sealed for sealed in self._sealed if name_of(sealed) == path.name]
         if len(found) != 1:
             raise SealError(f"{self.where} has {len(found)} seals of the name of {path}")
         return found[0].seal.notes
@@ -177,7 +182,7 @@ class Apart(Seals):
                 for sealed in ([] if self.is_one else self._sealed)
                 if sealed.path and sealed.seal.blobs == seal.blobs
                 if sealed.seal.notes.get(PLACE) == seal.notes.get(PLACE)
-                if _is_whole(sealed) and _look(sealed, file) is Verdict.CLEAN
+                if _is_whole(sealed) and _look(sealed, file, path) is Verdict.CLEAN
             ]
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
@@ -220,15 +225,7 @@ class Apart(Seals):
 
     @cached_property
     def _names(self) -> set[str]:
-        return {_name(sealed) for sealed in self._sealed}
-
-
-def _name(sealed: Sealed) -> str:
-    """The name that the file of a seal had."""
-    assert sealed.path is not None
-    stem = sealed.path.name.removesuffix(SUFFIX)
-    match = DIGESTED.fullmatch(stem)
-    return match[1] if match else stem
+        return {name_of(sealed) for sealed in self._sealed}
 
 
 def _show(sealed: Sealed) -> str:
@@ -236,12 +233,12 @@ def _show(sealed: Sealed) -> str:
     return sealed.path.name
 
 
-def _fitting(near: Sequence[Sealed], file: BinaryIO) -> list[Sealed]:
+def _fitting(near: Sequence[Sealed], file: BinaryIO, path: Path) -> list[Sealed]:
     """Those of some seals of which a file is; of damaged files those that show in some word.
 
     That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
     """
-    looks = [(sealed, _look(sealed, file)) for sealed in near]
+    looks = [(sealed, _look(sealed, file, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]
     shown = (Verdict.CLEAN, Verdict.CORRECTABLE)
     return sure or [each for each, verdict in looks if verdict in shown]
@@ -252,7 +249,7 @@ def _is_whole(sealed: Sealed) -> bool:
     return sealed.seal.covered == sum(part.count for part in sealed.layout.parts)
 
 
-def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
+def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
     """Whether a file is that of a seal: clean if it is, correctable if a word shows it."""
     tensors = FileTensors(file, sealed.layout)
     if abs(tensors.size - tensors.found) > WORD * sealed.seal.errors:
@@ -263,13 +260,15 @@ def _look(sealed: Sealed, file: BinaryIO) -> Verdict:
         return Verdict.UNKNOWN
     if outcome.verdict is Verdict.CLEAN:
         return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
+    if is_of_another(sealed, outcome, tensors, path):
+        return Verdict.UNKNOWN
     shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
     return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
 
 
 def _in_common(sealed: Sealed, path: Path) -> int:
     """How many of the last parts of a path are those of the file that was sealed."""
-    place = Path(str(sealed.seal.notes.get(PLACE, _name(sealed))))
+    place = Path(str(sealed.seal.notes.get(PLACE, name_of(sealed))))
     pairs = zip(reversed(place.parts), reversed(path.parts), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -282,14 +281,4 @@ def _is_equal(one: Sealed, other: Sealed) -> bool:
 def _key(seal: Seal) -> str:
     """By which a seal is named: its content, and the place of its file among the others."""
     place = str(seal.notes.get(PLACE, ""))
-    return hashlib.sha256(_content(seal) + place.encode(errors="surrogatepass")).hexdigest()
-
-
-def _content(seal: Seal) -> bytes:
-    """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
-    digest = hashlib.sha256()
-    for data in seal.blobs.values():
-        digest.update(hashlib.sha256(data).digest())
-    for word in seal.words:
-        digest.update(word.sha256 or hashlib.sha256(word.code.pack(word.target)).digest())
-    return digest.digest()
+    return hashlib.sha256(content_of(seal) + place.encode(errors="surrogatepass")).hexdigest()

@@ -123,7 +123,8 @@ def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
     with opened(path, seals) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
-        return looked_at(report_on(found.sealed, tensors, found.file, path, act), found)
+        outcome = report_on(found.sealed, tensors, found.file, path, act)
+        return looked_at(outcome, found, outcome)
 
 
 def quickest(groups: Sequence[Members]) -> Find:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damage_in
+from parimend.files.places import is_place, place_of
 from parimend.files.seals import Sealed, force_anew
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
@@ -33,13 +34,23 @@ def report_on(
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
     has_end = not (missing or surplus)
+    if is_of_another(sealed, outcome, tensors, path):
+        raise MismatchError(
+            f"{sealed.path or path} has the seal of {place_of(sealed, path)}, and much of {path} "
+            "is not what that was: it is the seal of another file (put its own there), or this "
+            "is that file, renamed and damaged (then give it that name to repair it)"
+        )
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
         _refuse_another_file(sealed, file, path)
-    header = _frame(tensors.has_header, is_ours)
     end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
+    # Where a file is cut for good, its header is what is left of it.
+    is_cut = end is Verdict.UNCORRECTABLE
+    header = _frame(
+        tensors.has_header_until(tensors.found) if is_cut else tensors.has_header, is_ours
+    )
     damage = damage_in(sealed.seal, sealed.layout, tensors, outcome)
-    if end is Verdict.UNCORRECTABLE:
+    if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     return replace(
         outcome,
@@ -64,6 +75,30 @@ def is_proven(outcome: FileOutcome) -> bool:
     """Whether a word shows that the seal belongs to the file."""
     good = (Verdict.CLEAN, Verdict.CORRECTABLE, Verdict.CORRECTED)
     return not outcome.words or any(word.verdict in good for word in outcome.words)
+
+
+def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path: Path) -> bool:
+    """Whether a file is probably not that of a seal, though its budget is enough to make it that.
+
+    Of small files everything may be made anew, whatever they are. So where the seal has another
+    name, and more than a quarter of the elements that are there would be changed, this is another
+    file. One that has its name is repaired however damaged it is.
+
+    Args:
+        sealed: the seal.
+        outcome: of comparing the file with it.
+        tensors: of the file.
+        path: of the file.
+    """
+    if is_place(path, place_of(sealed, path)):
+        return False
+    pairs = zip(sealed.seal.words, outcome.words, strict=True)
+    known = [(word, found) for word, found in pairs if found.verdict is not Verdict.UNCORRECTABLE]
+    gone = sum(
+        -(-tensors.missing(part) // part.itemsize) for word, _ in known for part in word.parts
+    )
+    wrong = sum(len(found.changes) for _, found in known) - gone
+    return 4 * wrong > sum(found.elements for _, found in known) - gone
 
 
 def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:
@@ -137,7 +172,7 @@ def _without_tail(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> Fil
     """Where a file is cut for good, what is known of words behind the cut has no place in it."""
     words = [
         replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
-        if found.verdict is Verdict.CORRECTABLE and any(tensors.missing(p) for p in word.parts)
+        if found.verdict is Verdict.CORRECTABLE and any(map(tensors.is_cut, word.parts))
         else found
         for word, found in zip(seal.words, outcome.words, strict=True)
     ]

@@ -11,15 +11,18 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from parimend.atomic import PathLike
 from parimend.carriers import repair_
-from parimend.errors import FormatError, ParimendError, SealError
+from parimend.errors import FormatError, ParimendError, SealError, SourceError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
+from parimend.files.examining import is_proven
 from parimend.files.opening import Opened, opened
-from parimend.files.seals import Beside, Sealed, Seals
+from parimend.files.places import Displaced, Origin, displaced, origin_of
+from parimend.files.seals import Beside, Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
     MEMBERS,
+    PLACE,
     has_others,
     index_first,
     is_index,
@@ -30,6 +33,7 @@ from parimend.files.targets import (
     others,
     shards,
 )
+from parimend.outcomes import FileOutcome
 from parimend.regular import read_regular
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors, LoadedTensors
@@ -44,11 +48,15 @@ class Looked(NamedTuple):
         found: what was found.
         notes: of its seal.
         listed: the names that it lists, if it is an index whose seal notes no members.
+        is_sure: whether a word shows that this seal is that of the member, and not its name alone.
+        origin: where the member was when it was sealed, if it was one of several.
     """
 
     found: Any
     notes: Mapping[str, Any]
     listed: list[str] | None
+    is_sure: bool
+    origin: Origin | None
 
 
 class Members:
@@ -78,6 +86,10 @@ class Members:
         self._noted: set[str] = set()
         self._left_out: set[str] = set()
         self._listed = False
+        self._sure: dict[Path, Mapping[str, Any]] = {}
+        self._unsure: dict[Path, Mapping[str, Any] | None] = {}
+        self._lying: dict[Path, Origin] = {}
+        self._displaced: dict[Path, Displaced] = {}
         self._at = 0
         self._found: dict[Path, Any] = {}
         self._failed: dict[Path, Exception] = {}
@@ -93,6 +105,8 @@ class Members:
         """Those that have not been given yet, as far as they are known; when there are none, the
         rest.
         """
+        if self._at == len(self._names):
+            self._learn()
         if self._at == len(self._names) and self._looks_around:
             self._add(self._rest())
         names = self._names[self._at :]
@@ -110,14 +124,12 @@ class Members:
             self._is_protected = True
             self._found[path] = looked.found
             if self.is_set:
-                self._learn_from(looked.notes, path)
-                if looked.listed is not None:
-                    self._listed = True
-                    self._add([self.name(path.parent / name) for name in looked.listed])
+                self._hear(looked, path)
             return
         self._failed[path] = looked
         if self.is_set:
-            self._learn_without(path)
+            self._is_protected |= self.seals.has(path)
+            self._unsure[path] = None
 
     def outcome(self) -> tuple[dict[Path, Any], dict[Path, str]]:
         """What was found in each member, and the problems of the others, in words; both in order.
@@ -140,17 +152,47 @@ class Members:
                     raise SealError(f"{none}, and {error}")
             raise SealError(f"{none} ({self._protect} makes them)")
         problems = {path: self._problem(error, path) for path, error in self._failed.items()}
-        return _in_order(self._found), _in_order(problems)
+        problems |= {path: self._why(where) for path, where in self._displaced.items()}
+        found = {path: each for path, each in self._found.items() if path not in problems}
+        return _in_order(found), _in_order(problems)
 
-    def _learn_without(self, path: Path) -> None:
-        """Ask what is left where a file or its seal cannot be read: the other one of both."""
-        self._is_protected |= self.seals.has(path)
-        with suppress(ParimendError, OSError):
-            self._learn_from(self.seals.notes(path), path)
-        with suppress(ParimendError, OSError):
-            if is_index(path):
-                names = listed_in(read_regular(path, MAX_INDEX)) or []
-                self._add([self.name(path.parent / name) for name in names])
+    def _hear(self, looked: Looked, path: Path) -> None:
+        if looked.is_sure:
+            self._sure[path] = looked.notes
+        else:
+            self._unsure[path] = looked.notes
+        if looked.is_sure and looked.origin:
+            self._lying[path] = looked.origin
+        if looked.listed is not None:
+            self._listed = True
+            self._add([self.name(path.parent / name) for name in looked.listed])
+
+    def _learn(self) -> None:
+        """Take up what the seals note of the members that were looked at since the last time.
+
+        A seal that only a name tells to be that of a member that is lost or damaged may be that of
+        another file of this name, and would tell of others where there are none, which again have
+        names. So it is only asked where no other seal names the member.
+        """
+        known = self.seals.known().items()
+        sides = {side: origin_of(each, Path(name_of(each))) for side, each in known}
+        apart = {side: origin for side, origin in sides.items() if origin}
+        seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
+        self._displaced = displaced(self._lying, apart, seen)
+        sure, self._sure = self._sure, {}
+        for path, notes in sure.items():
+            where = self._displaced.get(path)
+            self._learn_from({**notes, PLACE: where.place} if where else notes, path)
+        unsure, self._unsure = self._unsure, {}
+        for path in sorted(unsure, key=index_first):
+            found = unsure[path]
+            with suppress(ParimendError, OSError):
+                if self.name(path) not in self._noted:
+                    self._learn_from(self.seals.notes(path) if found is None else found, path)
+            with suppress(ParimendError, OSError):
+                if found is None and is_index(path):
+                    names = listed_in(read_regular(path, MAX_INDEX)) or []
+                    self._add([self.name(path.parent / name) for name in names])
 
     def _learn_from(self, notes: Mapping[str, Any], path: Path) -> None:
         """Take up what the seal of a file notes."""
@@ -167,9 +209,15 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         if not os.path.lexists(path):
+            if isinstance(error, SourceError):
+                return f"missing: {error}"
+            known = self.seals.has(path)
+            repair = (
+                f"parimend repair {command_word(path)}{self.seals.option} --in-place --from OTHER"
+            )
             return (
                 "missing: it was protected together with the others, or is listed with them; fetch "
-                "it again"
+                "it again" + f" ({repair} does, and proves it)" * known
             )
         if gone := missing(path):
             return f"missing: {gone}; fetch it again"
@@ -181,6 +229,18 @@ class Members:
                 f"({self._protect} takes it up)"
             )
         return str(error)
+
+    def _why(self, where: Displaced) -> str:
+        """What is the matter with a member that holds what another one held, in words."""
+        own = (
+            f"its own is in {where.own}: exchange them"
+            if where.own
+            else "its own is lost: fetch it"
+        )
+        force = f"remove {where.seal}" if where.seal else f"{self._protect} --force"
+        return (
+            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {force}"
+        )
 
     @property
     def _protect(self) -> str:
@@ -248,12 +308,13 @@ def listed_in(content: bytes | None) -> list[str] | None:
     return None
 
 
-def looked_at(found: Any, opened: Opened) -> Looked:
+def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:
     """What a look at a member gave, with what its seal says of others.
 
     Args:
         found: what was found.
         opened: the member.
+        outcome: of comparing it with its seal, if it was.
     """
     notes = opened.sealed.seal.notes
     listed = None
@@ -261,7 +322,8 @@ def looked_at(found: Any, opened: Opened) -> Looked:
         opened.path
     ):  # sealed before members were noted
         listed = listed_in(_original(opened.sealed, opened.file))
-    return Looked(found, notes, listed)
+    is_sure = outcome is not None and is_proven(outcome)
+    return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))
 
 
 def visit(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, NoReturn
 
 from parimend.atomic import is_locked
@@ -96,6 +97,20 @@ def opened(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
             raise failure
         time.sleep(_PAUSE)
     raise BusyError(f"{path} is saved over and over while it is being read: try again later")
+
+
+@contextmanager
+def absent(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
+    """As `opened`, of a file that is not there and has a seal: all of its bytes are missing.
+
+    Raises:
+        SealError, MismatchError, FormatError, OSError: if its seal cannot be read.
+    """
+    with TemporaryFile() as nothing:
+        before = _state(seals.place(path, None))
+        sealed = seals.find(nothing, path)
+        side = seals.place(path, sealed)
+        yield Opened(path, nothing, sealed, side, (None, before or _state(side)))
 
 
 def _state(side: Path | None) -> State | None:

@@ -23,7 +23,7 @@ from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
 from parimend.files.members import Looked, Members, looked_at, visit_all
-from parimend.files.opening import Opened, opened
+from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
 from parimend.files.writing import put_back
 from parimend.outcomes import FileOutcome, Report, Verdict
@@ -63,10 +63,11 @@ def repair_file(
             length too.
         seal_dir: see `check_file`.
         sources: other copies of the file, damaged or not, from which blocks of 64 KiB are taken
-            that are damaged beyond the budget: paths, or addresses that fsspec opens (``https://``,
-            ``s3://``, ``hf://``; extra ``remote``). A folder, or an address that ends in ``/``, is
-            where files of the same names are. The blocks lie in ``.NAME.fetched`` until the file is
-            repaired: what is interrupted goes on from there.
+            that are damaged beyond the budget, and all of a file that is missing: paths, or
+            addresses that fsspec opens (``https://``, ``s3://``, ``hf://``; extra ``remote``). A
+            folder, or an address that ends in ``/``, is where files of the same names are. The
+            blocks lie in ``.NAME.fetched`` until the file is repaired: what is interrupted goes on
+            from there.
 
     Raises:
         BusyError: if another process is writing the same file.
@@ -127,7 +128,12 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
     require_place(out or path)  # before the work
-    with opened(path, task.members.seals) as found:
+    seals = task.members.seals
+    is_gone = task.sources and seals.has(path) and not os.path.lexists(path)
+    if is_gone:
+        (out or path).parent.mkdir(parents=True, exist_ok=True)
+        task = task._replace(partial=False)  # there is nothing to put anything back into
+    with absent(path, seals) if is_gone else opened(path, seals) as found:
         if out and found.side and out.exists() and found.side.exists():
             _require_apart(out, found.side)
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
@@ -144,7 +150,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
-        return looked_at(report, found)
+        return looked_at(report, found, report)
 
 
 def _require_apart(out: Path, side: Path) -> None:

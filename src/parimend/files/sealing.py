@@ -17,7 +17,7 @@ from parimend.files.apart import Apart
 from parimend.files.choosing import for_index
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.seals import Sealed, Seals, sidecar_of
-from parimend.files.targets import MAX_INDEX, MEMBERS, PLACE, is_index, noted, shards
+from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
 from parimend.record import Record
@@ -222,7 +222,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
 
 
 def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
-    notes = {**sealed.seal.notes, **task.notes_of(path)}
+    notes = {**sealed.seal.notes, NAME: path.name, **task.notes_of(path)}
     if task.notes and PLACE not in task.notes_of(path):
         notes.pop(PLACE, None)
     seal = replace(sealed.seal, notes=notes)
@@ -272,7 +272,7 @@ def seal_beside(
     layout = layout_of(file, path)
     tensors = FileTensors(file, layout, progress)
     seal = protect_(ChosenTensors(tensors, names), request)
-    return _completed(seal, layout, notes), layout
+    return _completed(seal, layout, {NAME: path.name, **(notes or {})}), layout
 
 
 def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:

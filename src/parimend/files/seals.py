@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -57,6 +58,28 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def name_of(sealed: Sealed) -> str:
+    """The name that the file of a sidecar had when it was sealed.
+
+    >>> name_of(Sealed(None, None, Path("seals/a.bin.0123456789abcdef.parimend")))  # type: ignore
+    'a.bin'
+    """
+    assert sealed.path is not None
+    stem = sealed.path.name.removesuffix(SUFFIX)
+    match = DIGESTED.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def content_of(seal: Seal) -> bytes:
+    """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
+    digest = hashlib.sha256()
+    for data in seal.blobs.values():
+        digest.update(hashlib.sha256(data).digest())
+    for word in seal.words:
+        digest.update(word.sha256 or hashlib.sha256(word.code.pack(word.target)).digest())
+    return digest.digest()
+
+
 def is_seal(path: Path) -> bool:
     """Whether a file is one, by its name.
 
@@ -91,6 +114,10 @@ class Seals(ABC):
 
     option: str = ""
     """What commands are told of it, with a space before."""
+
+    def known(self) -> Mapping[Path, Sealed]:
+        """All seals by their paths, where they lie apart, and none says by itself whose it is."""
+        return {}
 
     @abstractmethod
     def find(self, file: BinaryIO, path: Path) -> Sealed:

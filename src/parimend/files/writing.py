@@ -94,7 +94,8 @@ def _write(
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     again = diagnose(replace(seal, words=clean), copy)
     copy.look()
-    if not (done.verdict.ok and again.verdict.ok and copy.has_header and copy.found == size):
+    has_header = copy.has_header_until(size)
+    if not (done.verdict.ok and again.verdict.ok and has_header and copy.found == size):
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
     outcomes |= zip(known, done.words, strict=True)
     return replace(

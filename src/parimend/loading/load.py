@@ -124,11 +124,13 @@ def load_folder(
     require_device(device)
     members = Members(folder, seals_in(seal_dir))
     if not (folder.is_dir() or is_index(folder)):
+        folder.stat()  # raises, if there is nothing at all
         raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")
 
     def look(file: Path) -> Looked:
         with opened(file, members.seals) as found:
-            return looked_at(content_of(found, on_damage), found)
+            content = content_of(found, on_damage)
+            return looked_at(content, found, content.outcome)
 
     visit_all(members, look)
     contents, problems = members.outcome()

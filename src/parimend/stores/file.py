@@ -58,8 +58,13 @@ class FileTensors(Tensors):
         """See how long the file is, and what is around its tensors."""
         self.found = os.fstat(self._file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = all(holds(self._file, at, data) for at, data in self._spans)
+        self.has_header = self.has_header_until(self.size)
         """Whether what belongs to no tensor is as it should be."""
+
+    def has_header_until(self, end: int) -> bool:
+        """Whether what belongs to no tensor is as it should be before some byte of the file."""
+        before = ((at, data[: end - at]) for at, data in self._spans if at < end)
+        return all(holds(self._file, at, data) for at, data in before)
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
@@ -85,6 +90,10 @@ class FileTensors(Tensors):
             return 0
         size = part.nbytes
         return min(max(self._place(part) + size - self.found, 0), size)
+
+    def is_cut(self, part: Part) -> bool:
+        """Whether the end of a part lies behind the end of the file, whoever knows its bytes."""
+        return self._place(part) + part.nbytes > self.found
 
     def _place(self, part: Part) -> int:
         return self._places[part.name] + part.start * part.itemsize

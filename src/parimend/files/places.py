@@ -1,0 +1,153 @@
+"""Which files of a set lie in the places of others of it.
+
+A seal elsewhere is found by the content of a file, and one beside a file may be moved with it. So a
+file that was overwritten with another one of its set, or exchanged with it, is just as a seal says;
+but that is the seal of another place, which seals note.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import NamedTuple
+
+from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_of, name_of
+from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a seal says of where its file was.
+
+    Attributes:
+        members: the names of all files of its set, from their folder on.
+        place: which of them it was.
+        content: a digest of what was sealed.
+    """
+
+    members: frozenset[str]
+    place: str
+    content: bytes
+
+
+def origin_of(sealed: Sealed, path: Path) -> Origin | None:
+    """What a seal says of where its file was; None if that is not one of the places of a set.
+
+    Args:
+        sealed: the seal.
+        path: of the file.
+    """
+    names, place = sealed.seal.notes.get(MEMBERS), place_of(sealed, path)
+    if not isinstance(names, list) or place not in names:
+        return None
+    members = frozenset(name for name in names if isinstance(name, str))
+    return Origin(members, place, content_of(sealed.seal))
+
+
+def place_of(sealed: Sealed, path: Path) -> str:
+    """What the file of a seal was called, from the folder of its set on, if it had one.
+
+    Args:
+        sealed: the seal.
+        path: of the file, which is believed where the seal notes nothing.
+    """
+    notes = sealed.seal.notes
+    noted = notes.get(PLACE, notes.get(NAME))
+    if is_inside(noted):
+        return str(noted)
+    if sealed.path and DIGESTED.fullmatch(sealed.path.name.removesuffix(SUFFIX)):
+        return name_of(sealed)
+    return path.name
+
+
+def is_place(path: Path, place: str) -> bool:
+    """Whether a path is one of a place, in some folder.
+
+    >>> is_place(Path("/models/unet/a.bin"), "unet/a.bin"), is_place(Path("b.bin"), "a.bin")
+    (True, False)
+    """
+    parts = tuple(place.split("/"))
+    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
+
+
+class Displaced(NamedTuple):
+    """A file that holds what was in another place of its set.
+
+    Attributes:
+        place: where it lies, from the folder of the set on.
+        holds: the place of what it holds.
+        own: the file that holds what was in its place; None if there is none.
+        seal: that of what was in its place, where seals are apart from files.
+    """
+
+    place: str
+    holds: str
+    own: Path | None
+    seal: Path | None
+
+
+Set = frozenset[str]
+"""A set of files, by their names."""
+Root = tuple[str, ...]
+"""The parts of the path of the folder of a set."""
+
+
+def displaced(
+    lying: Mapping[Path, Origin], apart: Mapping[Path, Origin], seen: Iterable[Path]
+) -> dict[Path, Displaced]:
+    """The files that hold what was sealed in another place of their set, and not in theirs.
+
+    Files may be renamed, and sets moved and copied. So a name alone does not tell that a file lies
+    in a place of its set: others of the set have to lie around it, one of them in its own place, or
+    files in all places.
+
+    Args:
+        lying: what the seals of files say that belong to them.
+        apart: what seals in a folder of their own say, of files that may be anywhere or lost.
+        seen: all files that there are, whatever is in them.
+    """
+    files = {Path(os.path.abspath(path)) for path in seen}
+    sealed = defaultdict[tuple[Set, str], dict[bytes, Path | None]](dict)
+    for side, origin in [*zip(repeat(None), lying.values()), *apart.items()]:
+        sealed[origin.members, origin.place][origin.content] = side
+    there = defaultdict[tuple[Set, Root], dict[str, Origin]](dict)
+    for path, origin in lying.items():
+        for root, place in _places(path, origin):
+            there[origin.members, root][place] = origin
+    at = {(each.members, each.content): path for path, each in lying.items()}
+
+    def is_set(members: Set, root: Root) -> bool:
+        """Whether the set is in a folder, as those that lie there tell."""
+        found = there[members, root]
+        fits = any(each.content in sealed[members, place] for place, each in found.items())
+        return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))
+
+    told = {}
+    for path, origin in lying.items():
+        members, places = origin.members, dict(_places(path, origin))
+        rank = max(
+            (len(there[members, r]) for r, p in places.items() if p == origin.place), default=0
+        )
+        for root, place in places.items():
+            contents = sealed[members, place]
+            # One that was found by its content may have an equal file's seal, if it has none.
+            is_equal = origin.content in contents or (apart and not contents)
+            if place == origin.place or is_equal or len(there[members, root]) <= rank:
+                continue
+            if is_set(members, root):
+                where = (at.get((members, content)) for content in contents)
+                own, side = next(filter(None, where), None), next(iter(contents.values()), None)
+                told[path] = Displaced(place, origin.place, own, side)
+    return told
+
+
+def _places(path: Path, origin: Origin) -> Iterator[tuple[Root, str]]:
+    """The places of a set that a path may be, as far as its names go, each with its folder."""
+    parts = Path(os.path.abspath(path)).parts
+    for count in range(1, len(parts)):
+        if (place := "/".join(parts[-count:])) in origin.members:
+            yield parts[:-count], place

@@ -1,0 +1,297 @@
+"""Files of a set that have the names of others, lie in their places, or hold what others held."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from parimend import check_file, load_file, load_folder, protect_file, repair_file, verify
+from parimend.errors import DamageError, MismatchError, SealError
+from parimend.files import seals_of, sidecar_of
+from parimend.outcomes import Verdict
+from tests.files.conftest import flip
+
+KEPT = "kept.npy"
+NAMES = ("m.npy", "o.npy", "sub/m.npy", "sub/o.npy", "sub/sub/m.npy")
+
+
+def save(folder, names):
+    """Arrays of one shape, each of its own number."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / name, np.full(300, number, np.float32))
+
+
+def looked_at(folder, **where):
+    return {
+        Path(file.path).relative_to(folder).as_posix() for file in check_file(folder, **where).files
+    }
+
+
+def exchange(one, other):
+    contents = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+
+
+def problems(folder, path=None, **where):
+    report = check_file(path or folder, **where)
+    return {
+        Path(file.path).relative_to(folder).as_posix(): file.problem
+        for file in report.files
+        if not file.ok
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sets(st.sampled_from(NAMES)),
+    st.sets(st.sampled_from(NAMES)),
+    st.sets(st.sampled_from(NAMES)),
+    st.lists(st.sampled_from(NAMES), max_size=2),
+)
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_whatever_is_lost_no_files_are_made_up(is_apart, files, seals, damaged, exchanged):
+    """Names are read from seals, and seals may be found by a name that several files have."""
+    with TemporaryDirectory() as place:
+        folder, apart = Path(place, "model"), Path(place, "seals")
+        save(folder, [KEPT, *NAMES])
+        where = {"seal_dir": apart} if is_apart else {}
+        made = protect_file(folder, 2, **where)
+        sides = {Path(one.path).relative_to(folder).as_posix(): Path(one.sidecar) for one in made}
+        for name in files:
+            (folder / name).unlink()
+        for name in damaged - files:
+            (folder / name).write_bytes(b"?" * 1000)
+        if len(exchanged) == 2:
+            exchange(*(sides[name] for name in exchanged))
+        for name in seals:
+            sides[name].unlink()
+        assert looked_at(folder, **where) == {KEPT, *NAMES}
+        found, problems = seals_of(folder, where.get("seal_dir"))
+        assert {*found, *problems} == {folder / name for name in (KEPT, *NAMES)}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(range(len(NAMES) + 1)), min_size=6, max_size=6))
+def test_every_file_that_holds_what_another_one_held_is_told(sources):
+    """Overwritten, exchanged, turned around: all contents are as sealed, but of other places."""
+    names = [*NAMES, KEPT]
+    with TemporaryDirectory() as place:
+        folder, seals = Path(place, "model"), Path(place, "seals")
+        save(folder, names)
+        protect_file(folder, 2, seal_dir=seals)
+        contents = [(folder / name).read_bytes() for name in names]
+        for name, source in zip(names, sources, strict=True):
+            (folder / name).write_bytes(contents[source])
+        wrong = {name: names[i] for name, i in zip(names, sources, strict=True) if name != names[i]}
+        told = problems(folder, seal_dir=seals)
+        assert {*told} == {*wrong}
+        for name, source in wrong.items():
+            # The only file of its name is compared with the only seal of that name.
+            assert name == KEPT or told[name].startswith(f"holds what was protected as {source},")
+
+
+SHARDS = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def sharded(tmp_path, rng):
+    """(folder, seals elsewhere, shards of one length)."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in SHARDS:
+        save_file({name: rng.standard_normal(300, dtype=np.float32)}, folder / name)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {name: name for name in SHARDS}}))
+    protect_file(folder, 2, seal_dir=tmp_path / "seals")
+    return folder, tmp_path / "seals", [folder / name for name in SHARDS]
+
+
+def test_a_shard_that_was_overwritten_with_another_one(sharded):
+    folder, seals, (one, other) = sharded
+    original = other.read_bytes()
+    shutil.copy(one, other)
+    for path in (folder, folder / INDEX):
+        [told] = problems(folder, path, seal_dir=seals).items()
+        assert told[0] == SHARDS[1]
+        assert f"holds what was protected as {SHARDS[0]}, and its own is lost" in told[1]
+        for act in (verify, load_folder):
+            for policy in ("raise", "repair"):
+                with pytest.raises(DamageError, match=rf"{SHARDS[1]} is not known to be right"):
+                    act(path, policy, seal_dir=seals)
+    assert repair_file(folder, seal_dir=seals).verdict is Verdict.UNKNOWN
+    other.write_bytes(original)
+    assert problems(folder, seal_dir=seals) == {}
+    assert [*load_folder(folder, seal_dir=seals)] == SHARDS
+
+
+def test_what_is_meant_to_be_there_is_said_by_taking_its_old_seal_away(sharded):
+    folder, seals, (one, other) = sharded
+    shutil.copy(one, other)
+    [told] = problems(folder, seal_dir=seals).values()
+    Path(told.partition("if that is meant, remove ")[2]).unlink()
+    assert problems(folder, seal_dir=seals) == {}
+
+
+def test_a_moved_or_copied_set_is_as_it_was(sharded):
+    folder, seals, _ = sharded
+    copy = folder.parent / "above" / "copy"
+    shutil.copytree(folder, copy)
+    moved = folder.rename(folder.parent / "above" / "moved")
+    for path in (copy, moved, copy.parent, copy / INDEX):
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+    shutil.copy(copy / SHARDS[0], copy / SHARDS[1])  # and one of both is known apart
+    assert [*problems(copy.parent, seal_dir=seals)] == [f"copy/{SHARDS[1]}"]
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_renamed_folders_of_a_pipeline_are_missing_and_nothing_else(tmp_path, is_apart):
+    folder = tmp_path / "model"
+    where = {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    save(folder, ["m.npy", "o.npy", "unet/m.npy", "unet/o.npy"])
+    protect_file(folder, 2, **where)
+    (folder / "unet").rename(folder / "other")
+    told = problems(folder, **where)
+    assert {*told} == {"unet/m.npy", "unet/o.npy"}
+    assert all(text.startswith("missing") for text in told.values())
+    assert problems(folder / "other", **where) == {}
+
+
+def test_files_of_one_content_are_each_in_their_places(tmp_path):
+    folder, seals = tmp_path / "model", tmp_path / "seals"
+    save(folder, NAMES)
+    for name in NAMES[1:3]:
+        shutil.copy(folder / NAMES[0], folder / name)
+    protect_file(folder, 2, seal_dir=seals)
+    assert check_file(folder, seal_dir=seals).verdict is Verdict.CLEAN
+    assert check_file(folder / "sub", seal_dir=seals).verdict is Verdict.CLEAN
+
+
+def test_names_in_a_cache_are_links(tmp_path):
+    """Two links are exchanged: their files are as they were."""
+    folder, seals, blobs = tmp_path / "snapshot", tmp_path / "seals", tmp_path / "blobs"
+    save(blobs, ["a1", "b2"])
+    (folder / "sub").mkdir(parents=True)
+    links = [folder / "m.npy", folder / "sub" / "m.npy"]
+    for link, blob in zip(links, ("a1.npy", "b2.npy"), strict=True):
+        link.symlink_to(blobs / blob)
+    protect_file(folder, 2, seal_dir=seals)
+    assert check_file(folder, seal_dir=seals).verdict is Verdict.CLEAN
+    assert check_file(blobs / "a1.npy", seal_dir=seals).verdict is Verdict.CLEAN
+    (links[0].rename(tmp_path / "link"), links[1].rename(links[0]))
+    (tmp_path / "link").rename(links[1])
+    assert {*problems(folder, seal_dir=seals)} == {"m.npy", "sub/m.npy"}
+
+
+def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
+    """Seals note the places of files in folders below."""
+    folder = tmp_path / "model"
+    names = ["unet/m.npy", "ema/m.npy", "vae/m.npy"]
+    save(folder, names)
+    protect_file(folder, 2)
+    for suffix in ("", ".parimend"):
+        exchange(*(folder / f"{name}{suffix}" for name in names[:2]))
+    told = problems(folder)
+    assert {*told} == {*names[:2]}
+    assert told["unet/m.npy"] == (
+        f"holds what was protected as ema/m.npy, and its own is in {folder / 'ema/m.npy'}: "
+        f"exchange them; or, if that is meant, parimend protect {folder} --force"
+    )
+    protect_file(folder, 2, force=True)
+    assert problems(folder) == {}
+
+
+def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
+    folder, _, shards = sharded
+    protect_file(folder, 2)
+    for suffix in ("", ".parimend"):
+        exchange(*(path.with_name(path.name + suffix) for path in shards))
+    assert {*problems(folder)} == {*SHARDS}
+    protect_file(folder, 2, force=True)
+    for suffix in ("", ".parimend"):
+        shutil.copy(f"{shards[0]}{suffix}", f"{shards[1]}{suffix}")
+    assert {*problems(folder)} == {SHARDS[1]}
+    protect_file(folder, 2, force=True)
+    assert problems(folder) == {}
+
+
+TEXTS = {
+    "config.json": '{"model_type": "llama", "hidden": 64}',
+    "generation_config.json": '{"do_sample": true, "eos": 2}',
+}
+
+
+@pytest.fixture(params=["raw", "npy", "folders"])
+def small(request, tmp_path, rng):
+    """Two files that are smaller than their budget, in one folder or in two."""
+    names = {
+        "raw": ("config.json", "generation_config.json"),
+        "npy": ("a.npy", "b.npy"),
+        "folders": ("unet/m.npy", "vae/m.npy"),
+    }[request.param]
+    for name in names:
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if request.param == "raw":
+            path.write_text(TEXTS[name])
+        else:
+            np.save(path, rng.standard_normal(40))
+    return tmp_path / "model", [tmp_path / "model" / name for name in names]
+
+
+def test_a_seal_of_another_file_makes_nothing_of_a_small_one(small):
+    folder, (one, other) = small
+    protect_file(folder, 210, everything=True)
+    content = other.read_bytes()
+    shutil.copy(sidecar_of(one), sidecar_of(other))
+    name = one.relative_to(folder).as_posix() if one.parent != folder else one.name
+    for act in (check_file, repair_file, partial(load_file, on_damage="repair")):
+        with pytest.raises(
+            MismatchError, match=rf"{other}.parimend has the seal of {name}, and much"
+        ):
+            act(other)
+    report = repair_file(folder)
+    assert [file.path for file in report.files if not file.ok] == [str(other)]
+    assert other.read_bytes() == content
+
+
+def test_a_small_file_without_a_seal_elsewhere_stays_as_it_is(small, tmp_path, rng):
+    """Of the size and with the header of one that has a seal there."""
+    _, (one, other) = small
+    other = other.rename(other.with_name("unprotected" + other.suffix))
+    header = one.read_bytes()[: 128 * (one.suffix == ".npy")]
+    content = header + rng.bytes(len(one.read_bytes()) - len(header))
+    other.write_bytes(content)
+    protect_file(one, 210, seal_dir=tmp_path / "seals")
+    with pytest.raises(SealError, match=r"no seal in \S+ is of its content"):
+        repair_file(other, seal_dir=tmp_path / "seals")
+    assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_a_renamed_file_is_repaired_with_its_seal(small, rng, count):
+    folder, (one, _) = small
+    protect_file(folder, 210, everything=True)
+    original = one.read_bytes()
+    new = one.rename(one.with_name("renamed" + one.suffix))
+    sidecar_of(one).rename(sidecar_of(new))
+    flip(new, rng, min(count, 1 + len(original) // 60), start=0)
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    new.write_bytes(original[:-20])
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    new.write_bytes(b"")
+    assert repair_file(new).verdict is Verdict.CORRECTED
+    assert new.read_bytes() == original
+    back = new.rename(one)
+    sidecar_of(new).rename(sidecar_of(one))
+    back.write_bytes(bytes(len(original)))
+    assert repair_file(back).verdict is Verdict.CORRECTED  # any so many wrong words, all of them
+    assert back.read_bytes() == original
