@@ -377,6 +377,15 @@ def test_tensors_that_are_tied_no_more_are_told(within):
         assert scrubber.sweep() == []
 
 
+def test_a_tied_tensor_that_is_gone_needs_no_protection():
+    model = torch.nn.ModuleDict({"in": torch.nn.Embedding(30, 8), "out": torch.nn.Linear(8, 30)})
+    model["out"].weight = model["in"].weight
+    scrubber = Scrubber(model, pm.protect_(model, 5, only=["in.*"]))
+    del model["out"]
+    assert scrubber.sweep() == []
+    assert not scrubber.unwatched
+
+
 def test_what_cannot_be_looked_at_is_told_until_it_can(monkeypatch, recwarn):
     monkeypatch.setattr("parimend.scrub.scrubber.REST", 0.01)
     model, told = network(), []

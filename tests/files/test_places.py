@@ -175,6 +175,34 @@ def test_files_of_one_content_are_each_in_their_places(tmp_path):
     assert check_file(folder / "sub", seal_dir=seals).verdict is Verdict.CLEAN
 
 
+def test_a_small_file_in_a_renamed_folder_is_repaired(tmp_path, rng):
+    save(tmp_path / "p", ["unet/a.npy", "vae/a.npy"])
+    protect_file(tmp_path / "p", errors=200)
+    shutil.copytree(tmp_path / "p" / "unet", tmp_path / "latest")
+    path = tmp_path / "latest" / "a.npy"
+    right = path.read_bytes()
+    flip(path, rng, 150, start=len(right) - 1200)
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == right
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_checkpoints_with_files_that_are_equal_in_all_of_them(tmp_path, is_apart):
+    """As trainers save them; copies and links of one of them are no files in the wrong place."""
+    out, where = tmp_path / "out", {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    save(out, ["model.npy", "step-5/model.npy", "step-9/model.npy"])
+    np.save(out / "step-5" / "optimizer.npy", np.arange(200.0))
+    for folder in (out, out / "step-5", out / "step-9"):
+        np.save(folder / "arguments.npy", np.ones(100))
+    protect_file(out, errors=3, **where)
+    assert problems(out, **where) == {}
+    shutil.copytree(out / "step-5", tmp_path / "deploy")
+    assert "model.npy" not in problems(tmp_path / "deploy", **where)
+    shutil.copytree(out / "step-9", out / "best")
+    assert not [name for name in problems(out, **where) if name.startswith("best/model")]
+    assert all("holds what" not in text for text in problems(out, **where).values())
+
+
 def test_names_in_a_cache_are_links(tmp_path):
     """Two links are exchanged: their files are as they were."""
     folder, seals, blobs = tmp_path / "snapshot", tmp_path / "seals", tmp_path / "blobs"

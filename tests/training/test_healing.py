@@ -3,6 +3,7 @@ import gc
 import io
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -393,6 +394,38 @@ def test_an_update_within_an_update_is_a_part_of_it():
             model[3].bias.fill_(2.0)
     assert (model[0].bias == 1.0).all()
     assert not healing.check_()
+
+
+def test_closures_may_compute_in_other_threads():
+    class Twice(torch.optim.SGD):
+        """Moves weights before it asks for the gradient again."""
+
+        def step(self, closure):
+            super().step()
+            with torch.enable_grad():
+                closure()
+            super().step()
+
+    def run(watch):
+        model = network()
+        optimizer = Twice(model.parameters(), lr=0.1)
+        healing = watch(model, optimizer)
+        with ThreadPoolExecutor(1) as pool:
+            for seed in range(3):
+                x = torch.full((4, 20), 1.0 + seed)
+                model(x).square().mean().backward()
+
+                def closure(x=x):
+                    optimizer.zero_grad()
+                    pool.submit(model, x).result().square().mean().backward()
+
+                optimizer.step(closure)
+        return model, healing
+
+    alone, _ = run(lambda model, optimizer: None)
+    model, healing = run(lambda model, optimizer: pm.heal_(model, optimizer, 1000))
+    assert healing.events == []
+    assert same(model.state_dict(), alone.state_dict())
 
 
 def test_a_step_that_an_exception_ends_is_over():

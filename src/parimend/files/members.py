@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -179,10 +180,19 @@ class Members:
         apart = {side: origin for side, origin in sides.items() if origin}
         seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
         self._displaced = displaced(self._lying, apart, seen)
+        places = defaultdict[tuple[frozenset[str], bytes], set[str]](set)
+        for each in (*apart.values(), *self._lying.values()):
+            places[each.members, each.content].add(each.place)
+        # Sets that surely begin in this folder: a file of theirs that has no equal is in its place.
+        here = {
+            each.members
+            for path, each in self._lying.items()
+            if places[each.members, each.content] == {self.name(path)}
+        }
         sure, self._sure = self._sure, {}
         for path, notes in sure.items():
-            where = self._displaced.get(path)
-            self._learn_from({**notes, PLACE: where.place} if where else notes, path)
+            place = self._place(path, here)
+            self._learn_from({**notes, PLACE: place} if place else notes, path)
         unsure, self._unsure = self._unsure, {}
         for path in sorted(unsure, key=index_first):
             found = unsure[path]
@@ -193,6 +203,14 @@ class Members:
                 if found is None and is_index(path):
                     names = listed_in(read_regular(path, MAX_INDEX)) or []
                     self._add([self.name(path.parent / name) for name in names])
+
+    def _place(self, path: Path, here: Collection[frozenset[str]]) -> str | None:
+        """Where a file lies in its set, if that is not where its seal says."""
+        if where := self._displaced.get(path):
+            return where.place
+        origin, name = self._lying.get(path), self.name(path)
+        # A seal elsewhere may be that of another file of this content.
+        return name if origin and origin.members in here and name in origin.members else None
 
     def _learn_from(self, notes: Mapping[str, Any], path: Path) -> None:
         """Take up what the seal of a file notes."""

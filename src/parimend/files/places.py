@@ -120,10 +120,19 @@ def displaced(
             there[origin.members, root][place] = origin
     at = {(each.members, each.content): path for path, each in lying.items()}
 
+    homes = defaultdict[tuple[Set, bytes], int](int)
+    for (members, _), known in sealed.items():
+        for content in known:
+            homes[members, content] += 1
+
     def is_set(members: Set, root: Root) -> bool:
         """Whether the set is in a folder, as those that lie there tell."""
         found = there[members, root]
-        fits = any(each.content in sealed[members, place] for place, each in found.items())
+        # What several places have, such as a configuration in every checkpoint, tells of none.
+        fits = any(
+            each.content in sealed[members, place] and homes[members, each.content] == 1
+            for place, each in found.items()
+        )
         return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))
 
     told = {}

@@ -45,7 +45,7 @@ from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
 from parimend.seal import Seal, SealedWord
 from parimend.stores.model import unwrapped
-from parimend.stores.naming import tied_to
+from parimend.stores.naming import leaves, tied_to
 
 ATTEMPTS = 3
 """Times that damage is looked for in a word in one sweep, while it changes."""
@@ -335,7 +335,9 @@ class Scrubber:
     def _tell_of_untied(self) -> None:
         """Tell of tensors that were protected as the memory of others, and are not any more."""
         still = tied_to(unwrapped(self._model), self._tensors.held)
-        before, self._untied = self._untied, self._tied.keys() - still.keys()
+        there = leaves(unwrapped(self._model))  # what is gone needs no protection
+        before = self._untied
+        self._untied = {name for name in self._tied if name in there and name not in still}
         for name in sorted(self._untied - before):
             what = f"{name} was the memory of {self._tied[name]}, and is not any more: protect it"
             self._teller.count(failures=1)

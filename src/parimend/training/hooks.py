@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,16 +45,23 @@ class Step:
 
     def __init__(self) -> None:
         self._frame: FrameType | None = None
+        self._thread = 0
 
     def begin(self) -> None:
         """To be called by a hook before the step."""
+        self._thread = threading.get_ident()
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code.co_filename != _STEPS:
             frame = frame.f_back
         self._frame = frame
 
     def __bool__(self) -> bool:
-        if self._frame is not None and not runs(self._frame, sys._getframe()):
+        if self._frame is None:
+            return False
+        # Closures may compute in threads of their own.
+        is_own = self._thread == threading.get_ident()
+        stack = sys._getframe() if is_own else sys._current_frames().get(self._thread)
+        if not runs(self._frame, stack):
             self._frame = None  # and what it holds
         return self._frame is not None
 
