@@ -45,7 +45,7 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
     strata = {}
     for name, source in spec.networks.items():
         model = load(source, spec.base, name)
-        words = bit_patterns(parameters(model))
+        words = bit_patterns(model)
         strata[name] = strata_of(spec.strata, words)
         for fault in spec.faults:
             for stratum in strata[name]:

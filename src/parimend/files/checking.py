@@ -17,7 +17,8 @@ from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, engine_of
 from parimend.files.examining import Act, report_on
-from parimend.files.members import Looked, Members, looked_at, visit
+from parimend.files.looking import Looked, looked_at
+from parimend.files.members import Members, visit
 from parimend.files.opening import opened
 from parimend.files.seals import Seals
 from parimend.files.targets import index_first

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damage_in
-from parimend.files.places import is_place, place_of
+from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew
-from parimend.files.targets import MEMBERS
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
@@ -91,14 +90,7 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
         tensors: of the file.
         path: of the file.
     """
-    place = place_of(sealed, path)
-    members = sealed.seal.notes.get(MEMBERS)
-    others = [each for each in members if "/" in str(each)] if isinstance(members, list) else []
-    # Folders may be renamed; but not to what another file of the set is in.
-    if is_place(path, place) or (
-        PurePosixPath(place).name == path.name
-        and not any(is_place(path, str(each)) for each in others)
-    ):
+    if may_be_of(sealed, path):
         return False
     pairs = zip(sealed.seal.words, outcome.words, strict=True)
     known = [(word, found) for word, found in pairs if found.verdict is not Verdict.UNCORRECTABLE]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from parimend.atomic import PathLike
-from parimend.carriers import repair_
 from parimend.errors import FormatError, ParimendError, SealError, SourceError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
-from parimend.files.examining import is_proven
-from parimend.files.opening import Opened, opened
-from parimend.files.places import Displaced, Origin, displaced, origin_of
+from parimend.files.looking import Looked, listed_in, looked_at
+from parimend.files.opening import opened
+from parimend.files.places import Displaced, Origin, displaced, homes, origin_of
 from parimend.files.seals import Beside, Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
@@ -32,32 +29,11 @@ from parimend.files.targets import (
     names_below,
     noted,
     others,
-    shards,
 )
-from parimend.outcomes import FileOutcome
 from parimend.regular import read_regular
 from parimend.showing import command_word
-from parimend.stores.file import FileTensors, LoadedTensors
 
 T = TypeVar("T")
-
-
-class Looked(NamedTuple):
-    """What a look at a member gave.
-
-    Attributes:
-        found: what was found.
-        notes: of its seal.
-        listed: the names that it lists, if it is an index whose seal notes no members.
-        is_sure: whether a word shows that this seal is that of the member, and not its name alone.
-        origin: where the member was when it was sealed, if it was one of several.
-    """
-
-    found: Any
-    notes: Mapping[str, Any]
-    listed: list[str] | None
-    is_sure: bool
-    origin: Origin | None
 
 
 class Members:
@@ -106,7 +82,7 @@ class Members:
         """Those that have not been given yet, as far as they are known; when there are none, the
         rest.
         """
-        if self._at == len(self._names):
+        if self._at == len(self._names) and self.is_set:
             self._learn()
         if self._at == len(self._names) and self._looks_around:
             self._add(self._rest())
@@ -180,9 +156,7 @@ class Members:
         apart = {side: origin for side, origin in sides.items() if origin}
         seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
         self._displaced = displaced(self._lying, apart, seen)
-        places = defaultdict[tuple[frozenset[str], bytes], set[str]](set)
-        for each in (*apart.values(), *self._lying.values()):
-            places[each.members, each.content].add(each.place)
+        places = homes((*apart.values(), *self._lying.values()))
         # Sets that surely begin in this folder: a file of theirs that has no equal is in its place.
         here = {
             each.members
@@ -297,51 +271,6 @@ class Members:
         with suppress(ParimendError, OSError):
             return others(self.path)
         return ()
-
-
-def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
-    """The content of an index as it was protected, repaired in memory; None if that is lost.
-
-    A damaged index must not say which files there are.
-    """
-    tensors = FileTensors(file, sealed.layout)
-    # No memory for what a seal claims and is not there.
-    if tensors.size > min(2 * tensors.found, MAX_INDEX):
-        return None
-    loaded = LoadedTensors(tensors)
-    try:
-        if not repair_(sealed.seal, loaded).verdict.ok:
-            return None
-    except ParimendError:
-        return None
-    content = io.BytesIO()
-    sealed.layout.write(content, loaded.data)
-    return content.getvalue()
-
-
-def listed_in(content: bytes | None) -> list[str] | None:
-    """The names that an index lists, if it can be read; that only ever adds members."""
-    with suppress(FormatError):
-        return shards(content or b"", "")
-    return None
-
-
-def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:
-    """What a look at a member gave, with what its seal says of others.
-
-    Args:
-        found: what was found.
-        opened: the member.
-        outcome: of comparing it with its seal, if it was.
-    """
-    notes = opened.sealed.seal.notes
-    listed = None
-    if not noted(notes, MEMBERS, opened.path.name) and is_index(
-        opened.path
-    ):  # sealed before members were noted
-        listed = listed_in(_original(opened.sealed, opened.file))
-    is_sure = outcome is not None and is_proven(outcome)
-    return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))
 
 
 def visit(

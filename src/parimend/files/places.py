@@ -12,11 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_of, name_of
 from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
+
+Set = frozenset[str]
+"""A set of files, by their names."""
+Root = tuple[str, ...]
+"""The parts of the path of the folder of a set."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Origin:
         content: a digest of what was sealed.
     """
 
-    members: frozenset[str]
+    members: Set
     place: str
     content: bytes
 
@@ -41,11 +46,8 @@ def origin_of(sealed: Sealed, path: Path) -> Origin | None:
         sealed: the seal.
         path: of the file.
     """
-    names, place = sealed.seal.notes.get(MEMBERS), place_of(sealed, path)
-    if not isinstance(names, list) or place not in names:
-        return None
-    members = frozenset(name for name in names if isinstance(name, str))
-    return Origin(members, place, content_of(sealed.seal))
+    members, place = _members_of(sealed), place_of(sealed, path)
+    return Origin(members, place, content_of(sealed.seal)) if place in members else None
 
 
 def place_of(sealed: Sealed, path: Path) -> str:
@@ -74,6 +76,26 @@ def is_place(path: Path, place: str) -> bool:
     return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
 
 
+def may_be_of(sealed: Sealed, path: Path) -> bool:
+    """Whether a path may be that of the file of a seal, as far as names go: folders may be renamed,
+    but not to what another file of the set is in.
+    """
+    place = place_of(sealed, path)
+    if is_place(path, place):
+        return True
+    others = (each for each in _members_of(sealed) if "/" in each)
+    same_name = PurePosixPath(place).name == path.name
+    return same_name and not any(is_place(path, each) for each in others)
+
+
+def homes(origins: Iterable[Origin]) -> Mapping[tuple[Set, bytes], set[str]]:
+    """All places of each set that have had the same content: a configuration is in several."""
+    found = defaultdict[tuple[Set, bytes], set[str]](set)
+    for each in origins:
+        found[each.members, each.content].add(each.place)
+    return found
+
+
 class Displaced(NamedTuple):
     """A file that holds what was in another place of its set.
 
@@ -88,12 +110,6 @@ class Displaced(NamedTuple):
     holds: str
     own: Path | None
     seal: Path | None
-
-
-Set = frozenset[str]
-"""A set of files, by their names."""
-Root = tuple[str, ...]
-"""The parts of the path of the folder of a set."""
 
 
 def displaced(
@@ -120,17 +136,14 @@ def displaced(
             there[origin.members, root][place] = origin
     at = {(each.members, each.content): path for path, each in lying.items()}
 
-    homes = defaultdict[tuple[Set, bytes], int](int)
-    for (members, _), known in sealed.items():
-        for content in known:
-            homes[members, content] += 1
+    all_homes = homes((*lying.values(), *apart.values()))
 
     def is_set(members: Set, root: Root) -> bool:
         """Whether the set is in a folder, as those that lie there tell."""
         found = there[members, root]
         # What several places have, such as a configuration in every checkpoint, tells of none.
         fits = any(
-            each.content in sealed[members, place] and homes[members, each.content] == 1
+            each.content in sealed[members, place] and len(all_homes[members, each.content]) == 1
             for place, each in found.items()
         )
         return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))
@@ -152,6 +165,12 @@ def displaced(
                 own, side = next(filter(None, where), None), next(iter(contents.values()), None)
                 told[path] = Displaced(place, origin.place, own, side)
     return told
+
+
+def _members_of(sealed: Sealed) -> Set:
+    """The names of all files of a seal's set; none if it notes none."""
+    names = sealed.seal.notes.get(MEMBERS)
+    return frozenset(filter(is_inside, names)) if isinstance(names, list) else frozenset()
 
 
 def _places(path: Path, origin: Origin) -> Iterator[tuple[Root, str]]:

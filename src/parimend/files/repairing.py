@@ -22,7 +22,8 @@ from parimend.files.blocks import damage_in
 from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
-from parimend.files.members import Looked, Members, looked_at, visit_all
+from parimend.files.looking import Looked, looked_at
+from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
 from parimend.files.writing import put_back

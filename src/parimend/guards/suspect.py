@@ -147,12 +147,7 @@ class Suspect:
         if len(samples) < _MANY:
             return set()
         some = self.at(torch.tensor(samples, device=self.y.device))
-        weight, bias = parameters()
-        b = None if bias is None else bias.to(torch.float64)
-        exact = self.checks.product.run(
-            some.x.to(torch.float64), weight.to(torch.float64), b, self.size
-        )
-        some.y = exact.reshape(some.y.shape).to(self.dtype).to(torch.float64)
+        some.y = some._exact(*parameters()).to(self.dtype).to(torch.float64)
         again = some.wrong().any(1).tolist()
         return {sample for sample, wrong in zip(samples, again, strict=True) if wrong}
 
@@ -221,21 +216,27 @@ class Suspect:
         repeated = again.wrong().any(1)
         if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)
-        run, x, W = self.checks.product.run, self.x.to(torch.float64), weight.to(torch.float64)
-        b = None if bias is None else bias.to(torch.float64)
-        exact = run(x, W, b, self.size).reshape(self.y.shape)
-        size = run(x.abs(), W.abs(), None if b is None else b.abs(), self.size)
-        size = size.reshape(self.y.shape)
+        exact = self._exact(weight, bias)
+        absolute = replace(self, x=self.x.abs())
+        size = absolute._exact(weight.abs(), None if bias is None else bias.abs())
         limit = self.limit.worst * size + self.limit.least
         for y in (self.y, again.y):
             repeated &= ((exact - y).abs() <= limit).flatten(1).all(1)
         if not self.limit.unit:
             return repeated
         # It may have been rounded before the bias was added.
-        before = exact if b is None else torch.maximum(exact.abs(), (exact - b[:, None]).abs())
-        limit = exact.abs() + (self.limit.roundings - 1) * before.abs()
+        before = exact.abs()
+        if bias is not None:
+            before = torch.maximum(before, (exact - bias.to(torch.float64)[:, None]).abs())
+        limit = exact.abs() + (self.limit.roundings - 1) * before
         limit = self.limit.unit * limit + self.limit.deviation * size + self.limit.least
         return repeated | ((exact - self.y).abs() <= limit).flatten(1).all(1)
+
+    def _exact(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """All outputs, computed in float64."""
+        b = None if bias is None else bias.to(torch.float64)
+        x, W = self.x.to(torch.float64), weight.to(torch.float64)
+        return self.checks.product.run(x, W, b, self.size).reshape(self.y.shape)
 
     def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
         """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""

@@ -11,7 +11,8 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.files.apart import seals_in
-from parimend.files.members import Looked, Members, looked_at, visit_all
+from parimend.files.looking import Looked, looked_at
+from parimend.files.members import Members, visit_all
 from parimend.files.opening import opened
 from parimend.files.targets import index_among, is_index, shards
 from parimend.loading.content import Content, content_of

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -132,7 +131,7 @@ class Scrubber:
         self._thread: threading.Thread | None = None
         self._updates = 0  # begun and ended: odd during an update
         self._replaced: set[str] = set()  # tensors that are not those that were sealed
-        self._tied = tied_to(unwrapped(model), self._tensors.held)
+        self._tied = tied_to(leaves(unwrapped(model)), self._tensors.held)
         self._untied: set[str] = set()
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
@@ -334,16 +333,13 @@ class Scrubber:
 
     def _tell_of_untied(self) -> None:
         """Tell of tensors that were protected as the memory of others, and are not any more."""
-        still = tied_to(unwrapped(self._model), self._tensors.held)
-        there = leaves(unwrapped(self._model))  # what is gone needs no protection
-        before = self._untied
-        self._untied = {name for name in self._tied if name in there and name not in still}
+        there = leaves(unwrapped(self._model))
+        still, before = tied_to(there, self._tensors.held), self._untied
+        # What is gone needs no protection.
+        self._untied = self._tied.keys() & there.keys() - still.keys()
         for name in sorted(self._untied - before):
             what = f"{name} was the memory of {self._tied[name]}, and is not any more: protect it"
-            self._teller.count(failures=1)
-            self._teller.tell(Event("unwatched", self.counters.sweeps, what))
-            with suppress(Warning):  # where warnings are errors; the event has been told
-                warnings.warn(f"parimend.Scrubber: {what}", stacklevel=2)
+            self._teller.fail("unwatched", what, then="")
 
     def _look(self, number: int, pause: bool) -> list[Event]:
         """Look at a word until nothing changes any more; tells what was noticed."""

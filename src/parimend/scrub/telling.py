@@ -45,8 +45,21 @@ class Teller:
         for channel, error in self._deliver(event):
             self.fail("failed", f"{channel} did not take an event", error)
 
-    def fail(self, kind: ScrubKind, what: str, error: BaseException | None = None) -> Event:
-        """Tell of something that went wrong, with a warning once for every cause."""
+    def fail(
+        self,
+        kind: ScrubKind,
+        what: str,
+        error: BaseException | None = None,
+        then: str = "; trying again",
+    ) -> Event:
+        """Tell of something that went wrong, with a warning once for every cause.
+
+        Args:
+            kind: of the event.
+            what: went wrong.
+            error: that was the cause, if one was.
+            then: what comes of it, for the warning.
+        """
         cause = "" if error is None else f": {type(error).__name__}: {error}"
         event = Event(kind, self.counters.sweeps, what + cause)
         self.count(failures=1)
@@ -54,7 +67,7 @@ class Teller:
         if (key := (what, type(error))) not in self._warned:
             self._warned.add(key)
             with suppress(Warning):  # where warnings are errors; the event has been told
-                warnings.warn(f"parimend.Scrubber: {what}{cause}; trying again", stacklevel=2)
+                warnings.warn(f"parimend.Scrubber: {what}{cause}{then}", stacklevel=2)
         return event
 
     def _deliver(self, event: Event) -> list[tuple[str, BaseException]]:

@@ -104,20 +104,22 @@ def buffers_of(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def tied_to(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Other names of a model for the memory of some of its tensors, and their names.
+def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Other names for the memory of some tensors among what `leaves` finds, and their names.
 
     Example:
         >>> layer = torch.nn.Linear(2, 2, bias=False)
-        >>> tied_to({"in": layer.weight, "out": layer.weight}, {"in": layer.weight})
+        >>> there = leaves({"in": layer.weight, "out": layer.weight})
+        >>> tied_to(there, {"in": layer.weight})
         {'out': 'in'}
     """
     names = {_place(t): name for name, t in tensors.items() if t.numel()}
     found = {}
-    for name, (_, value) in leaves(model).items():
+    for name, (_, value) in there.items():
         if name in tensors or not isinstance(value, torch.Tensor) or is_lazy(value):
             continue
-        if value.numel() and _address(local(value)) and (first := names.get(_place(value))):
+        place = _place(value)
+        if value.numel() and place[1] and (first := names.get(place)):
             found[name] = first
     return found
 

@@ -58,10 +58,8 @@ class Step:
     def __bool__(self) -> bool:
         if self._frame is None:
             return False
-        # Closures may compute in threads of their own.
-        is_own = self._thread == threading.get_ident()
-        stack = sys._getframe() if is_own else sys._current_frames().get(self._thread)
-        if not runs(self._frame, stack):
+        # Of the thread that takes it: closures may compute in others.
+        if not runs(self._frame, sys._current_frames().get(self._thread)):
             self._frame = None  # and what it holds
         return self._frame is not None
 

@@ -1,0 +1,81 @@
+"""What a look at one file of several gives, with what its seal says of the others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, BinaryIO, NamedTuple
+
+from parimend.carriers import repair_
+from parimend.errors import FormatError, ParimendError
+from parimend.files.examining import is_proven
+from parimend.files.opening import Opened
+from parimend.files.places import Origin, origin_of
+from parimend.files.seals import Sealed
+from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, shards
+from parimend.outcomes import FileOutcome
+from parimend.stores.file import FileTensors, LoadedTensors
+
+
+class Looked(NamedTuple):
+    """What a look at a member gave.
+
+    Attributes:
+        found: what was found.
+        notes: of its seal.
+        listed: the names that it lists, if it is an index whose seal notes no members.
+        is_sure: whether a word shows that this seal is that of the member, and not its name alone.
+        origin: where the member was when it was sealed, if it was one of several.
+    """
+
+    found: Any
+    notes: Mapping[str, Any]
+    listed: list[str] | None
+    is_sure: bool
+    origin: Origin | None
+
+
+def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:
+    """What a look at a member gave, with what its seal says of others.
+
+    Args:
+        found: what was found.
+        opened: the member.
+        outcome: of comparing it with its seal, if it was.
+    """
+    notes = opened.sealed.seal.notes
+    listed = None
+    if not noted(notes, MEMBERS, opened.path.name) and is_index(
+        opened.path
+    ):  # sealed before members were noted
+        listed = listed_in(_original(opened.sealed, opened.file))
+    is_sure = outcome is not None and is_proven(outcome)
+    return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))
+
+
+def listed_in(content: bytes | None) -> list[str] | None:
+    """The names that an index lists, if it can be read; that only ever adds members."""
+    with suppress(FormatError):
+        return shards(content or b"", "")
+    return None
+
+
+def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
+    """The content of an index as it was protected, repaired in memory; None if that is lost.
+
+    A damaged index must not say which files there are.
+    """
+    tensors = FileTensors(file, sealed.layout)
+    # No memory for what a seal claims and is not there.
+    if tensors.size > min(2 * tensors.found, MAX_INDEX):
+        return None
+    loaded = LoadedTensors(tensors)
+    try:
+        if not repair_(sealed.seal, loaded).verdict.ok:
+            return None
+    except ParimendError:
+        return None
+    content = io.BytesIO()
+    sealed.layout.write(content, loaded.data)
+    return content.getvalue()
