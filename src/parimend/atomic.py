@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ PathLike = str | os.PathLike[str]
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 _LONGEST = 255  # bytes of a file's name
+_PAUSES = (0.001, 0.01, 0.05)  # seconds
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -69,8 +71,24 @@ def locked(path: PathLike) -> Iterator[None]:
 
 
 def is_locked(path: PathLike) -> bool:
-    """Whether a file is probably being written: a killed process may have left its lock behind."""
-    return hidden(_place(path), "lock").exists()
+    """Whether a file is being written; probably, where there are no locks or that may not be asked.
+
+    A lock that a killed process left behind is none.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(hidden(_place(path), "lock"), flags)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _open_lock(lock: Path) -> int:
@@ -91,16 +109,19 @@ def _open_lock(lock: Path) -> int:
 
 
 def _take(descriptor: int, target: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(
-            f"{target} is being written by another process: try again when it is done"
-        ) from None
-    except OSError as error:
-        # Some network file systems have no locks.
-        if error.errno not in _NO_LOCKS:
-            raise
+    for pause in _PAUSES:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)  # perhaps somebody only asks whether it is locked
+        except OSError as error:
+            # Some network file systems have no locks.
+            if error.errno not in _NO_LOCKS:
+                raise
+            return
+        else:
+            return
+    raise BusyError(f"{target} is being written by another process: try again when it is done")
 
 
 @contextmanager

@@ -153,6 +153,8 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
             return super().rows(tasks)
 
     assert run(spec(), tmp_path, engine=Second(1)).finished
+    (tmp_path / ".rows.jsonl.lock").touch()  # as a killed process leaves it behind
+    assert not status(tmp_path).running
 
 
 def test_the_folder_of_another_spec_is_refused(tmp_path):

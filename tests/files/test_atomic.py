@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import safetensors.numpy
 import torch
 
 from parimend import check_file, protect_file, repair_file, save_file
-from parimend.atomic import atomic
+from parimend.atomic import atomic, is_locked
 from parimend.errors import BusyError, MismatchError
 from parimend.files import sidecar_of
 from parimend.outcomes import Verdict
@@ -209,11 +210,14 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     )
     assert holder.stdout.readline() == "locked\n"
     try:
+        assert is_locked(tmp_path / "a")
         with pytest.raises(BusyError, match="is being written by another process"):
             atomic(tmp_path / "a").__enter__()
     finally:
         holder.kill()
         holder.communicate()
+    assert Path(tmp_path, ".a.lock").exists()
+    assert not is_locked(tmp_path / "a"), "what a killed process left behind is no lock"
     with atomic(tmp_path / "a") as file:
         file.write(b"x")
 
@@ -228,9 +232,32 @@ def test_a_busy_file_is_not_repaired(model, rng):
     assert repair_file(model).verdict is Verdict.CORRECTED
 
 
+def test_who_asks_whether_a_file_is_locked_keeps_nobody_from_writing_it(tmp_path):
+    path, done, seen = tmp_path / "a", Event(), set()
+
+    def ask():
+        while not done.is_set():
+            seen.add(is_locked(path))
+
+    asking = [Thread(target=ask) for _ in range(2)]
+    for each in asking:
+        each.start()
+    try:
+        for number in range(100):
+            with atomic(path) as file:
+                file.write(b"%d" % number)
+    finally:
+        done.set()
+        for each in asking:
+            each.join()
+    assert path.read_bytes() == b"99"
+    assert seen <= {True, False}
+    assert False in seen
+
+
 WRITERS = """
 import sys
-from parimend.atomic import atomic
+from parimend.atomic import atomic, is_locked
 from parimend.errors import BusyError
 mine, done = sys.argv[2].encode() * 5000, 0
 while done < 40:
