@@ -53,6 +53,23 @@ def test_a_snapshot_from_protect_to_repair(folder, run):
     assert len(json.loads(run("inspect", folder, "--json")[1])["files"]) == 5
 
 
+def test_quiet_says_only_what_is_not_clean(folder, run):
+    assert run("protect", folder)[0] == 0
+    assert run("check", folder, "--quiet") == (0, "", "")
+    assert run("repair", folder, "--in-place", "-q") == (0, "", "")
+    hurt(folder / NAMES[0])
+    code, out, _ = run("check", folder, "-q")
+    assert (code, NAMES[0] in out, NAMES[1] in out) == (1, True, False)
+    assert "put right by: parimend repair" in out
+    code, out, _ = run("repair", folder, "--in-place", "--quiet", "--list")
+    assert (code, NAMES[0] in out, NAMES[1] in out) == (0, True, False)
+    assert out.splitlines()[-1].startswith("corrected")
+    (folder / NAMES[1]).unlink()
+    assert "missing" in run("check", folder, "-q")[1]
+    code, out, _ = run("check", folder, "--quiet", "--json")
+    assert (code, len(json.loads(out)["files"])) == (1, 3)
+
+
 def test_seals_elsewhere(folder, run, tmp_path):
     seals = tmp_path / "seals"
     before = sorted(folder.rglob("*"))

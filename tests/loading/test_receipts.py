@@ -124,6 +124,18 @@ def test_a_folder_in_the_place_of_a_file_is_written_down(folder):
     ]
 
 
+def test_a_receipt_that_cannot_be_written_is_told_before_looking(folder, tmp_path, monkeypatch):
+    from parimend.cli import main
+
+    def look(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(receipts, "check_file", look)
+    with pytest.raises(SystemExit) as end:
+        main(["check", str(folder), "--receipt", str(tmp_path / "nowhere" / "receipt.json")])
+    assert end.value.code == 2
+
+
 def test_a_receipt_replaces_nothing_that_is_looked_at(folder, capsys):
     from parimend.cli import main
 

@@ -23,8 +23,10 @@ Protected = Annotated[Path, typer.Argument(metavar="PATH", help="A " + _IS)]
 Listed = Annotated[
     bool, typer.Option("--list", "-l", "--verbose", help="List every wrong element.")
 ]
-
-
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing of what is clean: nothing at all if all is."),
+]
 Ranges = Annotated[
     bool,
     typer.Option(
@@ -67,6 +69,7 @@ def command(
         ),
     ] = EngineName.LOCAL,
     listed: Listed = False,
+    quiet: Quiet = False,
     ranges: Ranges = False,
     receipt: Written = None,
     json: Json = False,
@@ -99,7 +102,9 @@ def command(
         )
     if ranges and not json:
         raise typer.Exit(_print_ranges(report))
-    raise typer.Exit(show("check", report, as_json=json, listed=listed, seal_dir=seal_dir))
+    raise typer.Exit(
+        show("check", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)
+    )
 
 
 def _require_place(receipt: Path, known: Iterable[Path]) -> None:
@@ -132,7 +137,7 @@ def _with_receipt(
     from parimend.atomic import atomic
     from parimend.loading import receipt
 
-    made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
-    with atomic(out) as file:
+    with atomic(out) as file:  # what cannot be written is told before hours of looking
+        made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
         file.write(made.to_bytes())
     return report

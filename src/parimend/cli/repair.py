@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.check import Listed, Protected
+from parimend.cli.check import Listed, Protected, Quiet
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 
@@ -41,6 +41,7 @@ def command(
     ] = None,
     seal_dir: SealDir = None,
     listed: Listed = False,
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Put back every wrong element, bit for bit; the header and the length, too.
@@ -59,4 +60,6 @@ def command(
         report = repair_file(
             path, out, progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
         )
-    raise typer.Exit(show("repair", report, as_json=json, listed=listed, seal_dir=seal_dir))
+    raise typer.Exit(
+        show("repair", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)
+    )

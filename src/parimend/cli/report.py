@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def show(
-    command: str, report: Report, *, as_json: bool, listed: bool, seal_dir: Path | None = None
+    command: str,
+    report: Report,
+    *,
+    as_json: bool,
+    listed: bool,
+    quiet: bool,
+    seal_dir: Path | None = None,
 ) -> int:
     """Print a report.
 
@@ -24,25 +30,30 @@ def show(
         report: what was found.
         as_json: print JSON; it always lists every wrong element.
         listed: list every wrong element in a table too.
+        quiet: leave out of the text what is clean.
         seal_dir: where the seals are, if not beside the files.
 
     Returns:
         The exit status.
     """
     from parimend.files.remedies import remedy
+    from parimend.outcomes import Verdict
 
     remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
     if as_json:
         print_json(command, {**report.as_dict(), "remedies": remedies})
-    else:
-        _print(report, remedies, listed, repaired=command == "repair")
+    elif not (quiet and report.verdict is Verdict.CLEAN):
+        _print(report, remedies, listed, quiet, repaired=command == "repair")
     return Status.OK if report.ok else Status.FINDINGS
 
 
-def _print(report: Report, remedies: Mapping[str, str], listed: bool, repaired: bool) -> None:
-    from parimend.outcomes import Change, FileOutcome
+def _print(
+    report: Report, remedies: Mapping[str, str], listed: bool, quiet: bool, repaired: bool
+) -> None:
+    from parimend.outcomes import Change, FileOutcome, Verdict
 
-    print_table(FileOutcome.COLUMNS, [file.row for file in report.files])
+    files = [file for file in report.files if not (quiet and file.verdict is Verdict.CLEAN)]
+    print_table(FileOutcome.COLUMNS, [file.row for file in files])
     if listed and report.changes:
         print_table(Change.COLUMNS, [change.row for change in report.changes])
     for path, text in remedies.items():
