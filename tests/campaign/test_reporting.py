@@ -13,6 +13,7 @@ from parimend.campaign import Spec, Store, compare, lines, run
 from parimend.campaign.reporting import _bonett_price
 from parimend.cli import main
 from parimend.errors import SpecError
+from parimend.report import campaign_sheets
 from tests.campaign.conftest import HERE, tables
 
 TOML = """
@@ -193,12 +194,17 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
         run(given, out, workers=1, progress=_interrupt)
     code, text, _ = command("campaign", "status", out)
     assert (code, "interrupted, 20 trials in 1 tasks" in text) == (0, True)
+    for name in ("report", "compare"):
+        assert "interrupted, 20 trials in 1 tasks" in command("campaign", name, *[out] * 2)[1]
+    assert f"{out} is not finished: 20 trials so far" in campaign_sheets(out)[0].about
     code, text, _ = command("campaign", "resume", out, "--workers", 1)
     assert (code, "finished, 160 trials in 8 tasks" in text) == (0, True)
     code, text, _ = command("campaign", "report", out)
     assert code == 0
     assert "100 % (91.2-100)" in text
     assert "0 (< 7.2 %)" in text
+    assert "trials in" not in text
+    assert "not finished" not in campaign_sheets(out)[0].about
     code, text, _ = command("campaign", "compare", f"{out}:none", f"{out}:sidecar")
     assert code == 0
     assert "1.8e-12" in text
@@ -228,6 +234,9 @@ def test_commands_give_one_json_object(command, campaign):
     assert (given["schema"], given["command"]) == (1, "campaign report")
     assert given["lines"] == json.loads(json.dumps([each.as_dict() for each in lines(campaign)]))
     _, text, _ = command("campaign", "status", campaign, "--json")
+    assert given["campaigns"] == [
+        {key: value for key, value in json.loads(text).items() if key not in ("schema", "command")}
+    ]
     assert json.loads(text)["finished"] is True
     _, text, _ = command("campaign", "compare", campaign, campaign, "--json")
     assert len(json.loads(text)["comparisons"]) == 4

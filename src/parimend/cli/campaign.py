@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,10 +102,9 @@ def report_(
 
         title = f"Campaign {', '.join(each.name for each in outs)}"
         files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
-    if json:
-        print_json("campaign report", {"lines": [each.as_dict() for each in found]})
-    else:
+    if not json:
         print_lines(found)
+    _end("report", {"lines": [each.as_dict() for each in found]}, outs, json)
 
 
 @app.command("compare")
@@ -126,15 +125,15 @@ def compare_(
 
     files = Files(html, picture, csv)
     found = compare(a, b)
+    outs = list(dict.fromkeys(Path(each.partition(":")[0]) for each in (a, b)))
     if files:
         from parimend.report import comparison_sheets
 
-        confidence = Store(a.partition(":")[0]).spec.stop.confidence
+        confidence = Store(outs[0]).spec.stop.confidence
         files.write(comparison_sheets(found), f"{a} against {b}", confidence)
-    if json:
-        print_json("campaign compare", {"comparisons": [each.as_dict() for each in found]})
-    else:
+    if not json:
         print_comparisons(found)
+    _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json)
 
 
 def print_lines(found: list[Line]) -> None:
@@ -199,12 +198,29 @@ def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bo
 def _tell(name: str, ended: Status, json: bool) -> None:
     if json:
         print_json(f"campaign {name}", ended.as_dict())
+    else:
+        say(_progress(ended))
+
+
+def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool) -> None:
+    """Say of which campaigns something was told, and that there is more to come."""
+    from parimend.campaign import status
+
+    campaigns = [status(each) for each in outs]
+    if json:
+        print_json(
+            f"campaign {name}", {**found, "campaigns": [each.as_dict() for each in campaigns]}
+        )
         return
-    state = "finished" if ended.finished else "running" if ended.running else "interrupted"
-    damaged = f"; {ended.damaged} damaged lines do not count" if ended.damaged else ""
-    say(
-        f"{ended.path}: {state}, {ended.trials:,} trials in {ended.tasks:,} tasks{damaged}",
-    )
+    for each in campaigns:
+        if not each.finished or each.damaged:
+            say(_progress(each))
+
+
+def _progress(of: Status) -> str:
+    state = "finished" if of.finished else "running" if of.running else "interrupted"
+    damaged = f"; {of.damaged} damaged lines do not count" if of.damaged else ""
+    return f"{of.path}: {state}, {of.trials:,} trials in {of.tasks:,} tasks{damaged}"
 
 
 def _engine(name: str, workers: int | None, address: str | None) -> Engine:

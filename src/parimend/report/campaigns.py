@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parimend.campaign import Comparison, Estimate, Line, Setting, Store, lines
+from parimend.campaign import Comparison, Estimate, Line, Setting, Store, lines, status
 from parimend.experiment import Outcome
 from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
 
@@ -44,6 +44,9 @@ def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
         "network under one protection and one kind of fault; where nothing was seen it says below "
         "what the share is."
     )
+    for store in stores:
+        if not (now := status(store.path)).finished:
+            about += f" {now.path} is not finished: {now.trials:,} trials so far."
     table = _Table(faults, whole, scored)
     sheets = [Sheet("outcomes", about, table.columns(), table.rows(), table.chart())]
     if len(whole) < len(found):
