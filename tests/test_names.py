@@ -3,9 +3,13 @@
 import re
 
 import pytest
+import torch
+from torch import nn
 
+from parimend import guard_
 from parimend.errors import GuardError, WordError
 from parimend.names import listed, select, some
+from parimend.upsets import Upset, upset_
 
 NAMES = ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
 
@@ -23,17 +27,28 @@ def test_everything_by_default():
         (["conv?.[bw]*"], [0, 1]),
         ("*.weight", [0, 2]),
         ([], []),
+        ("!*.bias", [0, 2]),
+        (["!fc.*", "!*.bias"], [0]),
+        (["*.weight", "!fc.*"], [0]),
+        (["!fc.*", "*.weight"], [0]),
+        (["?onv1.weight", "!fc.*"], [0]),
     ],
 )
 def test_patterns_keep_the_order_of_the_names(only, chosen):
     assert select(NAMES, only) == [NAMES[i] for i in chosen]
 
 
-@pytest.mark.parametrize("pattern", ["FC.*", "fc", "head.*"])
+@pytest.mark.parametrize("pattern", ["FC.*", "fc", "head.*", "!head.*", "!!fc.*"])
 def test_a_pattern_that_matches_nothing(pattern):
     message = re.escape(f"no tensor matches {pattern!r}; there are conv1")
     with pytest.raises(WordError, match=message):
         select(NAMES, ["fc.*", pattern])
+
+
+@pytest.mark.parametrize("only", ["!*", ["fc.*", "!*.weight", "!*.bias"]])
+def test_patterns_that_leave_nothing(only):
+    with pytest.raises(WordError, match=r"only=\[.*\] leaves no tensor; there are conv1"):
+        select(NAMES, only)
 
 
 def test_the_message_stays_short():
@@ -41,6 +56,18 @@ def test_the_message_stays_short():
         select([f"w{i}" for i in range(100)], ["x"])
     with pytest.raises(WordError, match="there are none"):
         select([], ["x"])
+
+
+def test_patterns_that_only_take_out_leave_the_rest_of_the_usual():
+    """Layers are not asked for by their names then."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    with guard_(model, k=4, only="!2", impose="!1") as guards:
+        assert [each.cover for each in guards.coverage()] == ["imposed", "uncovered", "uncovered"]
+    with pytest.raises(GuardError, match="k=4 checks need more"):
+        guard_(model, k=4, only=["2", "!0"])
+    with upset_(model, Upset("offset"), only="!0") as upsets:
+        model(torch.ones(1, 64))
+    assert upsets.struck == [("2", 0)]
 
 
 def test_the_caller_says_what_is_chosen_from():

@@ -14,7 +14,7 @@ from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import SpecError
 from parimend.moving import moving
-from parimend.names import listed
+from parimend.names import listed, takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.model import ModelTensors, unwrapped
@@ -97,7 +97,7 @@ def tensors_to_protect(
     """
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
-    if only is None and not buffers:
+    if not takes_in(only) and not buffers:
         left_out = buffers_of(model)
         covered, more = (sum(t.nbytes for t in each.values()) for each in (tensors, left_out))
         if covered < more:

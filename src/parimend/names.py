@@ -9,6 +9,9 @@ from itertools import islice
 from parimend.arguments import require
 from parimend.errors import ParimendError, WordError
 
+_NOT = "!"
+_PATTERNS = "a shell pattern or a list of them"
+
 
 def select(
     names: Iterable[str],
@@ -18,32 +21,58 @@ def select(
     argument: str = "only",
     error: type[ParimendError] = WordError,
 ) -> list[str]:
-    """Those of ``names`` that match a shell pattern, in their order.
+    """Those of ``names`` that shell patterns choose, in their order.
 
     Args:
         names: to choose from.
-        only: shell patterns (``*``, ``?``, ``[...]``), case-sensitive; a name needs to match one of
-            them. None: all names.
+        only: shell patterns (``*``, ``?``, ``[...]``), case-sensitive. A name needs to match one of
+            them, and none of those that begin with ``!``; where all of them do, that is enough.
+            None: all names.
         what: the names stand for, for messages.
         argument: what ``only`` is called, for messages.
         error: to raise.
 
     Raises:
-        ParimendError: ``error``, if a pattern matches nothing.
+        ParimendError: ``error``, if a pattern matches nothing, or if they leave nothing.
         SpecError: if ``only`` is something else.
 
     Example:
         >>> select(["conv.weight", "conv.bias", "fc.weight"], ["*.weight"])
         ['conv.weight', 'fc.weight']
+        >>> select(["conv.weight", "conv.bias", "fc.weight"], ["*.weight", "!fc.*"])
+        ['conv.weight']
     """
     names = list(names)
-    if only is None:
-        return names
-    patterns = texts(only, argument, "a shell pattern or a list of them")
+    patterns = [] if only is None else texts(only, argument, _PATTERNS)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fnmatchcase(name, pattern.removeprefix(_NOT)) for name in names):
             raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    chosen = [name for name in names if is_chosen([name], only)]
+    if patterns and not chosen:
+        raise error(f"{argument}={patterns} leaves no {what}; there are {listed(names)}")
+    return chosen
+
+
+def takes_in(only: str | Sequence[str] | None) -> bool:
+    """Whether shell patterns say what to take; else it is the usual, but for what they take out.
+
+    >>> takes_in(["*.weight", "!fc.*"]), takes_in("!fc.*"), takes_in(None)
+    (True, False, False)
+    """
+    patterns = texts(only or (), "only", _PATTERNS)
+    return only is not None and (not patterns or any(p[:1] != _NOT for p in patterns))
+
+
+def is_chosen(names: Sequence[str], only: str | Sequence[str] | None) -> bool:
+    """Whether shell patterns choose what has some names; see `select`.
+
+    >>> is_chosen(["head.weight", "head.weight.scale"], "!head.weight")
+    False
+    """
+    patterns = texts(only or (), "only", _PATTERNS)
+    matching = {p for p in patterns for name in names if fnmatchcase(name, p.removeprefix(_NOT))}
+    out = any(pattern.startswith(_NOT) for pattern in matching)
+    return not out and (bool(matching) or not takes_in(only))
 
 
 def texts(value: str | Sequence[str], argument: str, what: str) -> list[str]:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parimend.dtypes import named
 from parimend.faults import FaultError
 from parimend.layers.registry import declared_product
-from parimend.names import select, texts
+from parimend.names import select, takes_in, texts
 from parimend.removable import Hook, Removable, wrap_forward_
 
 Kind = Literal["bitflip", "relative", "offset", "row", "tile", "stuck"]
@@ -263,12 +263,11 @@ def upset_(
         if not hasattr(torch.ops.aten, name):
             raise FaultError(f"operations={name!r} is no operation of torch.ops.aten")
     modules = dict(model.named_modules())
-    if only is not None:
-        chosen = select(modules, only, what="module", error=FaultError)
-    elif operations is None:
-        chosen = [n for n, m in modules.items() if declared_product(m) is not None]
-    else:
-        chosen = []
+    usual = [
+        n for n, m in modules.items() if operations is None and declared_product(m) is not None
+    ]
+    there = modules if takes_in(only) else usual
+    chosen = select(there, only, what="module", error=FaultError)
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
     upsets = Upsets(upset, seed, every)

@@ -57,6 +57,10 @@ class TestNamedTensors:
 
     def test_only(self):
         assert list(named_tensors(Tied(), only=["norm.*"])) == ["norm.weight", "norm.bias"]
+        assert list(named_tensors(Tied().state_dict(), only=["!norm.*", "!head.weight"])) == [
+            "embed.weight",
+            "head.bias",
+        ]
         # Tied, but this is the name that was asked for.
         assert list(named_tensors(Tied(), only=["head.weight"])) == ["head.weight"]
         with pytest.raises(WordError, match=r"no tensor matches 'tail\.\*'"):
@@ -238,6 +242,8 @@ class TestOddTensors:
         assert found["weight.data_"] is layer.weight.data_
         assert list(named_tensors(layer, only=["weight"])) == ["weight.data_", "weight.scale"]
         assert list(named_tensors(layer, only=["*.scale"])) == ["weight.scale"]
+        assert list(named_tensors(layer, only="!weight")) == ["bias"]
+        assert list(named_tensors(layer, only=["weight", "!*.scale"])) == ["weight.data_"]
         nested = Flattened(Flattened(torch.ones(3), torch.ones(1)), torch.ones(2))
         assert list(leaves({"w": nested})) == ["w.data_.data_", "w.data_.scale", "w.scale"]
 

@@ -29,7 +29,8 @@ class Options(TypedDict, total=False):
     """What can be asked of every protection, whatever its carrier is.
 
     Attributes:
-        only: shell patterns; the tensors whose names match one of them. All by default.
+        only: shell patterns; the tensors whose names match one of them, and none that begins with
+            ``!``. All by default.
         per: one protected word for everything, per tensor, or per output row.
         seed: selects the codes.
         guaranteed: any so many wrong 32-bit words, of the ``errors`` asked for, are to be repaired

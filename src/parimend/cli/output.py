@@ -25,7 +25,10 @@ SCHEMA = 1
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(help="Only tensors whose names match this shell pattern; may be repeated."),
+    typer.Option(
+        help="Only tensors whose names match this shell pattern, or, if it begins with !, do not; "
+        "may be repeated."
+    ),
 ]
 
 SealDir = Annotated[

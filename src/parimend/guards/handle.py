@@ -21,7 +21,7 @@ from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
 from parimend.moving import moving
-from parimend.names import select
+from parimend.names import select, takes_in
 from parimend.removable import Removable, wrappings
 
 
@@ -234,7 +234,8 @@ def guard_(
         policy: what to do on an alarm: an `Answer`, or a `Policy` with one and with what repairs
             weights.
         every: check one call of a layer in so many.
-        only: shell patterns; guards modules whose names match one of them. All by default.
+        only: shell patterns; guards modules whose names match one of them, and none that begins
+            with ``!``. All by default.
         activations: also do activations, additions, normalizations and pooling twice and compare,
             in the whole model; see `parimend.guards.repeat`. Not in compiled graphs.
         deferred: alarms wait for the end of the model's forward, and are read once: on a GPU the
@@ -267,12 +268,13 @@ def guard_(
     policy = policy if isinstance(policy, Policy) else Policy(policy)
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")
-    by_name = [] if isinstance(impose, bool) else _matching(chosen, impose, "impose")
-    moved = chosen if impose is True else by_name
+    patterns = None if isinstance(impose, bool) else impose
+    moved = [] if impose is False else _matching(chosen, patterns, "impose")
+    by_name = moved if takes_in(patterns) else []
     if activations and _is_repeated(model):
         raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
-        _refuse(site, k, blocks, only is not None, site in by_name, activations)
+        _refuse(site, k, blocks, takes_in(only), site in by_name, activations)
     guards = Guards(model, Journal(policy, every))
     try:
         guards._install(every_site, chosen, moved, k, blocks, seed, activations, deferred)

@@ -133,13 +133,13 @@ def _layers(model: nn.Module, watch: Watch, only: str | Sequence[str] | None) ->
     """Names of the modules to strike, in the order of the model."""
     modules = dict(model.named_modules())
     called = {site.layer for site in watch.sites}
-    if only is None:
+    found = list(modules)
+    if not names.takes_in(only):
         found = [name for name, module in modules.items() if declared_product(module) is not None]
         found = [name for name in found if name in called]
         if not found:
             raise FaultError("no linear layer or convolution is called: name modules with only=")
-        return found
-    found = names.select(modules, only, what="module", error=FaultError)
+    found = names.select(found, only, what="module", error=FaultError)
     for name in found:
         if name not in called:
             raise FaultError(f"module {name!r} is not called, or not watched: take another only=")

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
-from parimend.names import select
+from parimend.names import is_chosen, select
 from parimend.stores.spread import is_sharded, local
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -73,17 +73,18 @@ def named_tensors(
 
     Args:
         model: see `leaves`.
-        only: shell patterns of names to take; that of a tensor that is made of others takes these.
+        only: shell patterns of names to take, see `parimend.names.select`; that of a tensor that
+            is made of others stands for these.
         buffers: also take the buffers of modules.
 
     Raises:
         WordError: if nothing is selected, or something that is cannot be protected; names it.
     """
     found = leaves(model, buffers=buffers)
-    wanted = set(select(dict.fromkeys([*(leaf.owner for leaf in found.values()), *found]), only))
+    select(dict.fromkeys([*(leaf.owner for leaf in found.values()), *found]), only)
     chosen = {}
     for name, (owner, value) in found.items():
-        if not wanted.isdisjoint((owner, name)):
+        if is_chosen((owner, name), only):
             require_plain(name, value)
             _require_own_cells(name, value)
             chosen[name] = value
