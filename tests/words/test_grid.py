@@ -188,7 +188,7 @@ class TestChoice:
         ("values", "dtype", "bits", "message"),
         [
             ([1.0], "F16", None, f"F16 weights have no fixed-point grid; the real carrier holds "
-             f"{', '.join(GRID_DTYPES)}. Use carrier='sidecar'"),
+             f"{', '.join(GRID_DTYPES)}: leave it out with only='!fc.weight'"),
             ([1.0], "BF16", 8, "BF16 weights have no fixed-point grid"),
             ([1.0], "F32", 25, "a F32 grid has 4 to 24 bits, not 25"),
             ([1.0], "F32", 3, "a F32 grid has 4 to 24 bits, not 3"),

@@ -97,5 +97,5 @@ def _require_float32(word: Word) -> None:
         if part.dtype != "F32":
             raise WordError(
                 f"{part.name} is {part.dtype}, but the lowbits carrier holds F32: leave it out "
-                "with only=..., or use carrier='sidecar', which holds any dtype"
+                f"with only='!{part.name}', or use carrier='sidecar', which holds any dtype"
             )

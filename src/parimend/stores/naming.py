@@ -159,7 +159,7 @@ def require_plain(name: str, value: Any) -> None:
     if value.numel() and not value.is_meta and _is_subclass(value) and not _address(value):
         raise WordError(
             f"{name} is a {kind}, which hides its memory and does not tell what it is made of (by "
-            "__tensor_flatten__): leave it out with only=..., or protect it before it becomes one"
+            f"__tensor_flatten__): leave it out with only='!{name}', or protect it before it is one"
         )
 
 

@@ -123,7 +123,8 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
     if dtype not in GRID_DTYPES:
         raise WordError(
             f"{name}: {dtype} weights have no fixed-point grid; the real carrier holds "
-            f"{', '.join(GRID_DTYPES)}. Use carrier='sidecar', which holds any dtype"
+            f"{', '.join(GRID_DTYPES)}: leave it out with only='!{name}', or use "
+            "carrier='sidecar', which holds any dtype"
         )
     most, is_float = _most_bits(GRID_DTYPES[dtype]), GRID_DTYPES[dtype].is_float
     if bits is None:
