@@ -53,6 +53,42 @@ def test_a_snapshot_from_protect_to_repair(folder, run):
     assert len(json.loads(run("inspect", folder, "--json")[1])["files"]) == 5
 
 
+def test_several_paths(folder, run, tmp_path):
+    """As a shell gives them for a pattern."""
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / NAMES[0]).read_bytes())
+    code, out, _ = run("protect", alone, folder, "--json")
+    made = json.loads(out)
+    assert (code, len(made["files"])) == (0, 4)
+    assert sorted(made["others"]) == sorted(str(folder / name) for name in OTHERS)
+    original = alone.read_bytes()
+    hurt(alone)
+    hurt(folder / NAMES[1])
+    assert run("check", alone, folder)[0] == 1
+    nothing = tmp_path / "nothing.safetensors"
+    code, out, _ = run("repair", nothing, alone, folder, "--in-place", "--json")
+    verdicts = {file["path"]: file["verdict"] for file in json.loads(out)["files"]}
+    assert (code, verdicts[str(nothing)], verdicts[str(alone)]) == (1, "unknown", "corrected")
+    assert verdicts[str(folder / NAMES[1])] == "corrected"
+    assert alone.read_bytes() == original
+    assert run("check", alone, folder, "-q") == (0, "", "")
+    for command in (("protect", "--carrier", "real"), ("repair",)):
+        code, _, error = run(*command, alone, folder, "-o", tmp_path / "out")
+        assert (code, "is the place of one result" in error) == (2, True)
+    code, out, _ = run("protect", nothing, alone)
+    assert (code, f"not protected: {nothing}: it is missing" in out) == (1, True)
+
+
+def test_one_of_several_paths_that_cannot_be_protected(folder, run, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"{}")
+    code, out, _ = run("protect", broken, folder / NAMES[0], "--json")
+    made = json.loads(out)
+    assert (code, [each["path"] for each in made["problems"]]) == (1, [str(broken)])
+    assert [file["path"] for file in made["files"]] == [str(folder / NAMES[0])]
+    assert run("check", folder / NAMES[0])[0] == 0
+
+
 def test_quiet_says_only_what_is_not_clean(folder, run):
     assert run("protect", folder)[0] == 0
     assert run("check", folder, "--quiet") == (0, "", "")

@@ -65,11 +65,11 @@ def test_the_folder_is_made_with_the_first_seal(tmp_path, rng):
 def test_a_pipeline_in_a_cache(pipeline, seals, rng):  # noqa: F811
     folder, files = pipeline
     before = {*folder.parents[1].rglob("*")}
-    made = protect_all(folder, 10, seal_dir=seals, everything=True)
+    made = protect_all([folder], 10, seal_dir=seals, everything=True)
     assert len({one.sidecar for one in made.files}) == len(files)
     assert {*folder.parents[1].rglob("*")} == before
     assert all(
-        one.is_kept for one in protect_all(folder, 10, seal_dir=seals, everything=True).files
+        one.is_kept for one in protect_all([folder], 10, seal_dir=seals, everything=True).files
     )
     assert check_file(folder, seal_dir=seals).verdict is Verdict.CLEAN
     hurt = [name for name in files if "diffusion" in name]

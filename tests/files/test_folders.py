@@ -82,7 +82,7 @@ def damaged(folder, names, rng):
 
 def test_a_pipeline(pipeline, rng):
     folder, files = pipeline
-    made = protect_all(folder, errors=10)
+    made = protect_all([folder], errors=10)
     assert {Path(one.path).relative_to(folder).as_posix() for one in made.files} == {
         *files.keys() - {*OTHERS}
     }
@@ -100,7 +100,7 @@ def test_a_pipeline(pipeline, rng):
 def test_everything_else_is_asked_for(pipeline, rng):
     folder, files = pipeline
     (folder / "empty.txt").touch()
-    made = protect_all(folder, errors=2, everything=True)
+    made = protect_all([folder], errors=2, everything=True)
     assert {Path(one.path).relative_to(folder).as_posix() for one in made.files} == {*files}
     assert made.others == []
     hurt = sorted(OTHERS)
@@ -138,7 +138,7 @@ def test_what_was_protected_in_parts_is_checked_as_a_whole(pipeline):
     }
     shutil.copytree(folder / "old", folder / "new", symlinks=True)
     assert check_file(folder / "new").verdict is Verdict.CLEAN
-    made = protect_all(folder, errors=2)
+    made = protect_all([folder], errors=2)
     assert all(one.is_kept for one in made.files)
     [problem] = made.problems.values()
     assert "together with vae/diffusion_pytorch_model.fp16.safetensors, which is not" in problem
@@ -159,7 +159,7 @@ def test_missing_and_surplus_shards_are_told_each(pipeline, index):
     surplus = folder / f"{stem}-00003-of-00005.{suffix}"
     surplus.write_bytes(missing.read_bytes())
     missing.unlink()
-    made = protect_all(folder, errors=2)
+    made = protect_all([folder], errors=2)
     assert made.problems == {str(missing): "it is missing"}
     assert [*made.left_out] == [surplus.relative_to(folder).as_posix()]
     assert "a shard that no index lists" in made.left_out[surplus.relative_to(folder).as_posix()]
@@ -177,7 +177,7 @@ def test_missing_and_surplus_shards_are_told_each(pipeline, index):
 def test_shards_without_an_index_are_counted(tmp_path, rng, first):
     for number in (first, first + 3):
         (tmp_path / f"llama-{number:05}-of-00004.safetensors").write_bytes(weights(rng))
-    made = protect_all(tmp_path, errors=2)
+    made = protect_all([tmp_path], errors=2)
     assert [Path(path).name for path in made.problems] == [
         f"llama-{number:05}-of-00004.safetensors" for number in (first + 1, first + 2)
     ]
@@ -229,14 +229,14 @@ def test_a_link_that_leads_nowhere(pipeline):
         file.problem
         == "missing: it is a link to ../../blobs/gone, which is not there; fetch it again"
     )
-    made = protect_all(folder, errors=2)
+    made = protect_all([folder], errors=2)
     assert made.problems == {str(lost): "it is a link to ../../blobs/gone, which is not there"}
 
 
 def test_links_to_folders_are_not_followed(tmp_path, rng):
     (tmp_path / "model.safetensors").write_bytes(weights(rng))
     (tmp_path / "again").symlink_to(".")
-    made = protect_all(tmp_path, errors=2)
+    made = protect_all([tmp_path], errors=2)
     assert len(made.files) == 1
     assert [*made.left_out] == ["again/"]
     assert check_file(tmp_path).verdict is Verdict.CLEAN
@@ -260,7 +260,7 @@ def test_seals_inside_the_files_of_a_pipeline(pipeline, tmp_path, carrier, rng):
     shutil.rmtree(folder / "old")
     out = tmp_path / "out"
     out.mkdir()
-    made = protect_all(folder, 2, carrier, out)
+    made = protect_all([folder], 2, carrier, out)
     assert made.problems == {}
     expected = {n for n in files if n not in OTHERS and not n.startswith("old/")}
     report = check_file(out)

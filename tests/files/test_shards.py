@@ -114,7 +114,7 @@ def test_an_index_cannot_point_outside(folder, name):
     with pytest.raises(FormatError, match="outside its folder"):
         protect_file(folder / INDEX, errors=10)
     assert not list(folder.glob("*.parimend"))
-    made = protect_all(folder, errors=10)
+    made = protect_all([folder], errors=10)
     assert [*made.problems] == [str(folder / INDEX)]
     assert len(made.files) == 3
 

@@ -15,11 +15,14 @@ from parimend.cli.report import show
 if TYPE_CHECKING:
     from parimend.outcomes import Report
 
-_IS = (
-    "protected file; a folder, with all that is protected in it and below; or the index "
-    "(.index.json) of a sharded checkpoint."
-)
-Protected = Annotated[Path, typer.Argument(metavar="PATH", help="A " + _IS)]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH",
+        help="One or more of these: a protected file; a folder, with all that is protected in it "
+        "and below; or the index (.index.json) of a sharded checkpoint.",
+    ),
+]
 Listed = Annotated[
     bool, typer.Option("--list", "-l", "--verbose", help="List every wrong element.")
 ]
@@ -53,9 +56,7 @@ class EngineName(StrEnum):
 
 
 def command(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="One or more of these: a " + _IS)
-    ],
+    paths: Paths,
     seal_dir: SealDir = None,
     workers: Annotated[
         int | None,

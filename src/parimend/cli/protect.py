@@ -32,13 +32,13 @@ class PerName(StrEnum):
     ROW = "row"
 
 
-Source = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SRC",
-        help="A file of any format; a folder, of which all files of weights in it and below are "
-        "protected one by one; or the index (.index.json) of a sharded checkpoint.",
-    ),
+_IS = (
+    "file of any format; a folder, of which all files of weights in it and below are protected "
+    "one by one; or the index (.index.json) of a sharded checkpoint."
+)
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="A " + _IS)]
+Sources = Annotated[
+    list[Path], typer.Argument(metavar="SRC", help="One or more of these: a " + _IS)
 ]
 CarrierOption = Annotated[
     CarrierName,
@@ -70,7 +70,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
 
 
 def command(
-    src: Source,
+    srcs: Sources,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -103,7 +103,7 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Protect a file, so that any --errors wrong words of it can be found and repaired.
+    """Protect files, so that any --errors wrong words of each can be found and repaired.
 
     By default, SRC is left alone and SRC.parimend is written beside it. A word is 32 bits:
     one float32, half a float64, two weights of 16 bits, or four of 8. Protect before damage can
@@ -114,9 +114,10 @@ def command(
     """
     from parimend.files import protect_all, targets
 
-    with reading(targets(src, everything), "protecting") as progress:
+    known = [file for src in srcs for file in targets(src, everything)]
+    with reading(known, "protecting") as progress:
         made = protect_all(
-            src,
+            srcs,
             errors,
             carrier.value,
             out,

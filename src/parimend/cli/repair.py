@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.check import Listed, Protected, Quiet
+from parimend.cli.check import Listed, Paths, Quiet
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 
 
 def command(
-    path: Protected,
+    paths: Paths,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write the repaired file and its sidecar here."),
@@ -52,13 +52,14 @@ def command(
 
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
-    from parimend.files import known_members, repair_file
+    from parimend.files import known_members, repair_all
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
-    with reading(known_members(path, seal_dir), "repairing") as progress:
-        report = repair_file(
-            path, out, progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
+    known = [file for path in paths for file in known_members(path, seal_dir)]
+    with reading(known, "repairing") as progress:
+        report = repair_all(
+            paths, out, progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
         )
     raise typer.Exit(
         show("repair", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)

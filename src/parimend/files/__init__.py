@@ -6,7 +6,7 @@ Nothing here loads torch.
 from parimend.files.checking import check_all, check_file
 from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
-from parimend.files.repairing import repair_file
+from parimend.files.repairing import repair_all, repair_file
 from parimend.files.sealing import Protection
 from parimend.files.seals import SUFFIX, find_seal, sidecar_of
 from parimend.files.targets import left_out, targets
@@ -22,6 +22,7 @@ __all__ = [
     "left_out",
     "protect_all",
     "protect_file",
+    "repair_all",
     "repair_file",
     "seals_of",
     "sidecar_of",

@@ -100,16 +100,7 @@ def check_all(
     groups = [Members(path_of(path), seals) for path in paths]
     with chosen as looker:
         _look_at(groups, seals, looker, progress)
-    files: list[FileOutcome] = []
-    for group in groups:
-        try:
-            files += outcomes(group)
-        except (ParimendError, OSError) as error:
-            if len(groups) == 1:
-                raise
-            reason = error.strerror if isinstance(error, OSError) else None
-            files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
-    return Report(tuple(files), time.perf_counter() - began)
+    return Report(outcomes(groups), time.perf_counter() - began)
 
 
 def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
@@ -137,8 +128,26 @@ def quickest(groups: Sequence[Members]) -> Find:
     return find_hashed if size <= _HASHED else find
 
 
-def outcomes(members: Members) -> tuple[FileOutcome, ...]:
-    """What was found in each member, and why others could not be looked at."""
+def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
+    """What was found in each member of some groups, and why others could not be looked at.
+
+    Raises:
+        ParimendError, OSError: see `Members.outcome`; but of several groups one that could not be
+            looked at has a problem.
+    """
+    files: list[FileOutcome] = []
+    for group in groups:
+        try:
+            files += _outcomes(group)
+        except (ParimendError, OSError) as error:
+            if len(groups) == 1:
+                raise
+            reason = error.strerror if isinstance(error, OSError) else None
+            files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
+    return tuple(files)
+
+
+def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
     found, problems = members.outcome()
     found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
     found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -95,7 +97,7 @@ def protect_file(
         (10000, 'weights.bin.parimend')
     """
     made = protect_all(
-        path,
+        [path],
         errors,
         carrier,
         out,
@@ -111,15 +113,15 @@ def protect_file(
 
 @dataclass(frozen=True, repr=False)
 class Protected(Record):
-    """What came of protecting all that a path stands for.
+    """What came of protecting all that some paths stand for.
 
     Attributes:
         path: as given.
         files: how each file was protected.
         problems: why others of several were not, in words, by their paths.
         left_out: why weights in the folder and below do not belong to them, in words, by their
-            names from the folder on.
-        others: names of files of a folder that are no weights, and were not asked for.
+            names from the folder on; of several paths, by their paths.
+        others: the names of files of a folder that are no weights, and were not asked for.
     """
 
     path: str
@@ -153,7 +155,7 @@ class Protected(Record):
 
 
 def protect_all(
-    path: PathLike,
+    paths: Sequence[PathLike],
     errors: int | Planned,
     carrier: Carrier | CarrierName = "sidecar",
     out: PathLike | None = None,
@@ -164,14 +166,53 @@ def protect_all(
     progress: Progress = silent,
     **options: Unpack[Options],
 ) -> Protected:
-    """As `protect_file`, but of several files those that cannot be protected are told, not raised.
+    """As `protect_file`, of several paths; files that cannot be protected are told, not raised.
 
     Raises:
         MismatchError, FormatError, SpecError, WordError, BusyError, OSError: as `protect_file`
             does, but of several files only if none of them can be protected.
     """
     request = Request.of(errors, carrier, **options)
-    path = path_of(path)
+    if out is not None and len(paths) > 1:
+        raise SpecError(f"{out} is the place of one result: protect several paths one by one")
+    made: list[Protected] = []
+    failed: dict[Path, Exception] = {}
+    for path in map(path_of, paths):
+        try:
+            made.append(_protected(path, request, out, everything, seal_dir, force, progress))
+        except (ParimendError, OSError) as error:
+            failed[path] = error
+    if failed and not made:
+        raise next(iter(failed.values()))
+    return made[0] if len(paths) == 1 else _together(made, failed)
+
+
+def _together(made: Sequence[Protected], failed: Mapping[Path, Exception]) -> Protected:
+    """What came of several paths, as of one."""
+    problems = {str(path): _problem(error, path) for path, error in failed.items()}
+    return Protected(
+        path=", ".join([*(each.path for each in made), *map(str, failed)]),
+        files=tuple(file for each in made for file in each.files),
+        problems=dict(chain(*(each.problems.items() for each in made), problems.items())),
+        left_out={
+            os.path.join(_folder(Path(each.path)), name): why
+            for each in made
+            for name, why in each.left_out.items()
+        },
+        others=[os.path.join(each.path, name) for each in made for name in each.others],
+    )
+
+
+def _protected(
+    path: Path,
+    request: Request,
+    out: PathLike | None,
+    everything: bool,
+    seal_dir: PathLike | None,
+    force: bool,
+    progress: Progress,
+) -> Protected:
+    """What came of protecting all that one path stands for."""
     files = targets(path, everything)
     if is_seal(path):
         raise SpecError(f"{path} is a seal, which repairs itself: name the file that it belongs to")
@@ -179,7 +220,7 @@ def protect_all(
         files = _with_places(files, path)
     if request.balance is not None and len(files) > 1:
         raise SpecError(f"{path} has {len(files)} files, and this plan is for the tensors of one")
-    folder = path if path.is_dir() else path.parent
+    folder = _folder(path)
     seals = _seals(request, path, files, out, seal_dir)
     goals, root = files, folder
     if request.carrier.moves:
@@ -202,6 +243,11 @@ def protect_all(
     others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
     told = {str(file): text for file, text in (problems | more).items()}
     return Protected(str(path), tuple(made.values()), told, weights, others)
+
+
+def _folder(path: Path) -> Path:
+    """From which on the files that a path stands for are named."""
+    return path if path.is_dir() else path.parent
 
 
 def _why_out(name: str, path: Path) -> str:

@@ -89,25 +89,41 @@ def repair_file(
         ...     repair_file(path).verdict.value, path.read_bytes() == bytes(range(256))
         ('corrected', True)
     """
+    return repair_all([path], out, progress, partial=partial, seal_dir=seal_dir, sources=sources)
+
+
+def repair_all(
+    paths: Sequence[PathLike],
+    out: PathLike | None = None,
+    progress: Progress = silent,
+    *,
+    partial: bool = False,
+    seal_dir: PathLike | None = None,
+    sources: PathLike | Sequence[PathLike] = (),
+) -> Report:
+    """As `repair_file`, of several paths in one report.
+
+    Of several, one that cannot be repaired at all has the verdict `unknown`, and a problem.
+
+    Raises:
+        SpecError: also if the results of several paths would go to one place.
+    """
     began = time.perf_counter()
-    members = Members(path_of(path), seals_in(seal_dir))
+    seals = seals_in(seal_dir)
+    groups = [Members(path_of(path), seals) for path in paths]
     folder = None if out is None else path_of(out, "out")
-    count = len(members.first())
-    if folder and not folder.is_dir() and (count > 1 or is_index(Path(path))):
-        raise SpecError(f"{path} has {count} files: give an existing folder to write them to")
-
+    if folder and len(groups) > 1:
+        raise SpecError(f"{folder} is the place of one result: repair several paths one by one")
+    find = quickest(groups)
     others = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    task = _Task(progress, partial, others, members, quickest([members]))
-
-    def mend(target: Path) -> Looked:
-        new = folder
-        if folder and folder.is_dir():
-            new = folder / members.name(target)
-            new.parent.mkdir(parents=True, exist_ok=True)
-        return _repair(target, new, task)
-
-    visit_all(members, mend)
-    return Report(outcomes(members), time.perf_counter() - began)
+    for members in groups:
+        count = len(members.first())
+        if folder and not folder.is_dir() and (count > 1 or is_index(members.path)):
+            raise SpecError(
+                f"{members.path} has {count} files: give an existing folder to write them to"
+            )
+        _mend(folder, _Task(progress, partial, others, members, find))
+    return Report(outcomes(groups), time.perf_counter() - began)
 
 
 class _Task(NamedTuple):
@@ -123,6 +139,19 @@ class _Task(NamedTuple):
     sources: Sequence[PathLike]
     members: Members
     find: Find
+
+
+def _mend(folder: Path | None, task: _Task) -> None:
+    """Repair all members of a group; into a folder, if there is one."""
+
+    def mend(target: Path) -> Looked:
+        new = folder
+        if folder and folder.is_dir():
+            new = folder / task.members.name(target)
+            new.parent.mkdir(parents=True, exist_ok=True)
+        return _repair(target, new, task)
+
+    visit_all(task.members, mend)
 
 
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
