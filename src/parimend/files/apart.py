@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -24,6 +24,7 @@ from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
 from parimend.files.seals import (
+    FORCED,
     SUFFIX,
     Beside,
     Save,
@@ -125,6 +126,17 @@ class Apart(Seals):
     def has(self, path: Path) -> bool:
         return path.name in self._names
 
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        with open_regular(path) as file, suppress(SealError):
+            # Another file of the same content has a seal of its own.
+            return self.find(file, path).seal.notes.get(PLACE) == place
+        if self.is_one and self.where.exists():
+            raise MismatchError(
+                f"{self.where} is there already, and is not the seal of {path}: choose another "
+                f"place, {FORCED}"
+            )
+        return False
+
     def notes(self, path: Path) -> Mapping[str, Any]:
         found = [sealed for sealed in self._sealed if name_of(sealed) == path.name]
         if len(found) != 1:
@@ -148,12 +160,6 @@ class Apart(Seals):
         yield save
 
     def require_place(self, path: Path) -> None:
-        """Refuse to put the one seal where something else lies that is worth keeping.
-
-        Raises:
-            SpecError: if the file to be protected is there, or another one that is no seal; or a
-                file where the folder for seals is to be.
-        """
         if not self.is_one and self.where.exists() and not self.where.is_dir():
             raise SpecError(f"{self.where} is a file: choose a folder for the seals")
         if not (self.is_one and self.where.exists()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ from parimend.atomic import atomic
 from parimend.carriers import Chosen, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
-from parimend.files.apart import Apart
 from parimend.files.choosing import for_index
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import Sealed, Seals, sidecar_of
+from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
@@ -25,8 +23,6 @@ from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import Seal
 from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
 from parimend.words.layout import bytes_in
-
-_FORCED = "or use --force (in Python: force=True)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,16 +119,15 @@ def prepare(
     with open_regular(path) as file:
         layout = _with_room(file, path)
     if layout.format.seal_in(layout) is not None and not task.force:
-        raise MismatchError(f"{path} has a seal already: check it, {_FORCED} to replace it")
+        raise MismatchError(f"{path} has a seal already: check it, {FORCED} to replace it")
     return partial(_inside, task, path, out, names)
 
 
 def _prepare_beside(
     task: Task, path: Path, names: Collection[str] | None
 ) -> Callable[[], Protection]:
-    if isinstance(task.seals, Apart):
-        task.seals.require_place(path)
-    if task.force or not _is_sealed(task, path):
+    task.seals.require_place(path)
+    if task.force or not task.seals.is_sealed(path, task.notes_of(path).get(PLACE)):
         _require_readable(path)
         return partial(_beside, task, path, names)
     return partial(_keep, task, path, _kept(task, path, names))
@@ -144,23 +139,6 @@ def _require_readable(path: Path) -> None:
         shards(read_regular(path, MAX_INDEX), str(path))
     with open_regular(path) as file:
         layout_of(file, path)
-
-
-def _is_sealed(task: Task, path: Path) -> bool:
-    """Whether a file has a sidecar already."""
-    seals = task.seals
-    if not isinstance(seals, Apart):
-        return seals.has(path)
-    with open_regular(path) as file, suppress(SealError):
-        found = seals.find(file, path).seal.notes
-        # Another file of the same content has a seal of its own.
-        return found.get(PLACE) == task.notes_of(path).get(PLACE)
-    if seals.is_one and seals.where.exists():
-        raise MismatchError(
-            f"{seals.where} is there already, and is not the seal of {path}: choose another place, "
-            f"{_FORCED}"
-        )
-    return False
 
 
 def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
@@ -192,7 +170,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
         side = task.seals.place(path, None)
         by = f", by {side.name}" if side else ""
         return MismatchError(
-            f"{path} is protected already{by}{reason}: check it, {_FORCED} to protect "
+            f"{path} is protected already{by}{reason}: check it, {FORCED} to protect "
             "what is there now"
         )
 
@@ -345,7 +323,7 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
     stale = sidecar_of(out)
     if stale.exists() and not force:
         raise MismatchError(
-            f"{stale} belongs to another file that would be replaced: remove both, {_FORCED}"
+            f"{stale} belongs to another file that would be replaced: remove both, {FORCED}"
         )
 
 

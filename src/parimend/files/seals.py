@@ -29,6 +29,8 @@ SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
 DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
+FORCED = "or use --force (in Python: force=True)"
+"""What also helps where there is a seal already."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,26 @@ class Seals(ABC):
         """Whether there is a sidecar of the name of a file, which need not be there."""
 
     @abstractmethod
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        """Whether a file that is to be protected has a sidecar already.
+
+        Args:
+            path: of the file.
+            place: the `PLACE` that its seal would note.
+
+        Raises:
+            MismatchError, SealError: if it is not known, as the place of the sidecar is taken.
+        """
+
+    @abstractmethod
+    def require_place(self, path: Path) -> None:
+        """Refuse to put the seal of a file where something else lies that is worth keeping.
+
+        Raises:
+            SpecError: if something does; names it.
+        """
+
+    @abstractmethod
     def notes(self, path: Path) -> Mapping[str, Any]:
         """What the sidecar of the name of a file notes, if the file cannot be read.
 
@@ -173,6 +195,12 @@ class Beside(Seals):
 
     def has(self, path: Path) -> bool:
         return os.path.exists(sidecar_of(path))  # no error where the name is too long for one
+
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        return self.has(path)
+
+    def require_place(self, path: Path) -> None:
+        pass  # nobody else's file has such a name
 
     def notes(self, path: Path) -> Mapping[str, Any]:
         return load_sidecar(sidecar_of(path)).seal.notes
