@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
@@ -52,14 +53,13 @@ class FileTensors(Tensors):
         self._places = {entry.name: entry.begin for entry in layout.entries}
         self.size = layout.size
         """Bytes that the file should have."""
-        self.look()
-
-    def look(self) -> None:
-        """See how long the file is, and what is around its tensors."""
-        self.found = os.fstat(self._file.fileno()).st_size
+        self.found = os.fstat(file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = self.has_header_until(self.size)
+
+    @cached_property
+    def has_header(self) -> bool:
         """Whether what belongs to no tensor is as it should be."""
+        return self.has_header_until(self.size)
 
     def has_header_until(self, end: int) -> bool:
         """Whether what belongs to no tensor is as it should be before some byte of the file."""
