@@ -91,15 +91,22 @@ class SumsCode(Code):
 
     @abstractmethod
     def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
-        """Add a part of the words into ``sums``, in place; parts may come in any order.
+        """Add a part of the words into ``sums``, in place.
+
+        Parts may come in any order, and sums of different parts may be added with `add`: the result
+        is exact, so it does not depend on the order. Words that come in no part count as zero.
 
         Args:
             sums: as `zeros` gives them: all, and then all are summed up, or few.
             words: (k,) uint32: words start .. start + k - 1.
-            start: index of the first one, a multiple of 16.
+            start: index of the first one, a multiple of 16. (A part that is followed by another
+                one has therefore a multiple of 16 words too.)
 
         Returns:
             ``sums``.
+
+        Raises:
+            SpecError: if shapes, dtypes or ``start`` do not fit.
         """
 
     @abstractmethod

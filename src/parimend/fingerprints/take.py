@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of
-from parimend.codes.power import MAX_WORDS, PowerSums
+from parimend.codes.power import LONGEST, PowerSums
 from parimend.cores import cores
 from parimend.errors import FormatError, SpecError
 from parimend.files.targets import SAFETENSORS, index_among, is_index, targets
@@ -239,12 +239,12 @@ def _prints(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
 
 @cache
 def _code() -> PowerSums:
-    return PowerSums(MAX_WORDS, SUMS)
+    return PowerSums(LONGEST, SUMS)
 
 
 def _section(part: Part) -> int:
     """Elements of a tensor that sums are taken of together, whole lines: no code holds more."""
-    return WORD * MAX_WORDS // (part.itemsize * _line(part)) * _line(part)
+    return WORD * LONGEST // (part.itemsize * _line(part)) * _line(part)
 
 
 def _line(part: Part) -> int:
