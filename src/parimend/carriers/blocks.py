@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.sidecar import joined, reads
+from parimend.carriers.summing import joined, reads
 from parimend.codes.blocks import DIGEST, BlockSums
 from parimend.seal import SealedWord
 from parimend.stores.file import FileTensors

@@ -190,7 +190,11 @@ class Carrier(ABC):
         Raises:
             SpecError: for carriers that live in the weights: an update takes them out of the code.
         """
-        raise SpecError(
+        raise self.not_renewed()
+
+    def not_renewed(self) -> SpecError:
+        """The error to raise where weights are to be updated that carry a code."""
+        return SpecError(
             f"the {self.name} carrier lives in the weights: after an update protect them again, "
             "or train with constrain_"
         )
