@@ -146,6 +146,6 @@ def test_on_a_gpu_a_stream_of_its_own_is_timed(monkeypatch):
         lanes.timed(over, gpus)
     assert done.value.value == 7
     card.log.clear()
-    lanes.settle([torch.device("cpu"), gpus[1]])
+    lanes.wait_for([torch.device("cpu"), gpus[1]])
     assert card.log == [("all", gpus[1])]
     lanes._stream.cache_clear()

@@ -89,7 +89,7 @@ def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> b
     return digest.digest()
 
 
-def state_of(word: SealedWord, tensors: Tensors) -> bytes:
+def proof_of(word: SealedWord, tensors: Tensors) -> bytes:
     """What proves a word, as it is now: two that are equal are of equal bytes."""
     if word.sha256:
         return sha256_of(word.word, tensors)
@@ -249,7 +249,7 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
                 break
             if _is_original(word, tensors):
                 return _merged(written), Verdict.CORRECTED
-            if any(not held(word, element, tensors) for element in written[-1].elements):
+            if any(not is_in_place(word, element, tensors) for element in written[-1].elements):
                 finding = Finding(Verdict.UNCORRECTABLE, reason=NOT_HELD)
                 break
             finding = Finding(Verdict.UNCORRECTABLE, reason=_CHANGING)
@@ -277,7 +277,9 @@ def _merged(findings: Sequence[Finding]) -> Finding:
     return Finding(Verdict.CORRECTABLE, [(*at, first[at], last[at]) for at in sorted(first)])
 
 
-def held(word: CheckedWord, element: Element, tensors: Tensors, *, received: bool = False) -> bool:
+def is_in_place(
+    word: CheckedWord, element: Element, tensors: Tensors, *, received: bool = False
+) -> bool:
     """Whether the right bytes of an element are in their place; or those that were ``received``."""
     number, offset, before, original = element
     part = word.parts[number]

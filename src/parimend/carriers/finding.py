@@ -48,7 +48,7 @@ def places_of(parts: Sequence[Part], elements: Iterable[Element]) -> Iterator[Pl
                 yield (last := place)
 
 
-class Elements(Sequence[Element]):
+class WrongElements(Sequence[Element]):
     """Many wrong elements, in little memory; added in the order of parts and offsets."""
 
     def __init__(self) -> None:

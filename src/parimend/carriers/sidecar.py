@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
-from parimend.carriers.finding import Elements, Finding, Place
+from parimend.carriers.finding import Finding, Place, WrongElements
 from parimend.carriers.summing import add_sums, cut, joined, looks, reads, sums
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
@@ -102,7 +102,7 @@ class Sidecar(Carrier):
                 unexplained=decoding.unexplained,
                 reason="more damage than the code can repair",
             )
-        found = Elements()
+        found = WrongElements()
         numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
         for number in np.unique(numbers).tolist():
             first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
@@ -210,7 +210,7 @@ def _restore(
     positions: NDArray[np.int64],
     damage: NDArray[np.int64],
     prime: int,
-    found: Elements,
+    found: WrongElements,
 ) -> bool:
     """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
     size = part.itemsize
