@@ -30,7 +30,7 @@ from parimend.files.seals import (
     Save,
     Sealed,
     Seals,
-    content_of,
+    content_digest,
     find_inside,
     load_sidecar,
     name_of,
@@ -110,8 +110,8 @@ class Apart(Seals):
         if not sure:
             return self._inside(file, path)
         # Files of one content may have a seal each, all of which say the same.
-        content = content_of(sure[0].seal)
-        sure += [sealed for sealed in near if content_of(sealed.seal) == content]
+        content = content_digest(sure[0].seal)
+        sure += [sealed for sealed in near if content_digest(sealed.seal) == content]
         first = max(sure, key=lambda sealed: _in_common(sealed, path))
         if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
             raise MismatchError(
@@ -287,4 +287,4 @@ def _is_equal(one: Sealed, other: Sealed) -> bool:
 def _key(seal: Seal) -> str:
     """By which a seal is named: its content, and the place of its file among the others."""
     place = str(seal.notes.get(PLACE, ""))
-    return hashlib.sha256(content_of(seal) + place.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(content_digest(seal) + place.encode(errors="surrogatepass")).hexdigest()

@@ -77,7 +77,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedBlocks:
     """Where a file is damaged beyond its budget.
 
     Attributes:
@@ -96,7 +96,9 @@ class Damage:
         return tuple(merged((span.begin, span.end) for b in self.blocks for span in b.spans))
 
 
-def damage_in(seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOutcome) -> Damage:
+def damaged_blocks(
+    seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOutcome
+) -> DamagedBlocks:
     """Look for the damaged blocks of the words that cannot be repaired.
 
     Args:
@@ -117,7 +119,7 @@ def damage_in(seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOut
             numbers = sorted({*numbers, *_missing(word, layout, tensors.found)})
         intact |= DIGEST * len(numbers) < len(word.blocks)
         damaged += _blocks(word, numbers, layout)
-    return Damage(tuple(damaged), intact, tuple(unknown))
+    return DamagedBlocks(tuple(damaged), intact, tuple(unknown))
 
 
 def _missing(word: SealedWord, layout: Layout, found: int) -> Iterator[int]:

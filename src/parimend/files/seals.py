@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.walking import walk
-from parimend.formats import FORMATS, Layout, layout_of, promised
+from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
 from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
 from parimend.showing import command_word
@@ -72,7 +72,7 @@ def name_of(sealed: Sealed) -> str:
     return match[1] if match else stem
 
 
-def content_of(seal: Seal) -> bytes:
+def content_digest(seal: Seal) -> bytes:
     """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
     digest = hashlib.sha256()
     for data in seal.blobs.values():
@@ -280,7 +280,7 @@ def _is_of_model(beside: Path, path: Path) -> bool:
 
     A sidecar of that name would belong to a file called ``model``.
     """
-    expected = promised(path)
+    expected = of_suffix(path)
     if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
     return load_sidecar(beside).layout is None

@@ -11,7 +11,7 @@ from torch import Tensor
 from parimend import kernels
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.threshold import Spread, Threshold
+from parimend.guards.threshold import Noise, Threshold
 from parimend.kernels import screen_torch
 from parimend.layers.product import Product
 
@@ -54,7 +54,7 @@ class Checks:
     Attributes:
         imposed: P W and P b are zero.
         blocks: of outputs.
-        spread: what rounding errors make of the checks.
+        noise: what rounding errors make of the checks.
         weight_dtype: of the weights.
     """
 
@@ -84,7 +84,7 @@ class Checks:
             PW.reshape(len(W), blocks, code.m, -1).transpose(0, 1).transpose(1, 2).flatten(2)
         )
         of_inputs = of_inputs @ of_inputs.mT
-        self.spread = Spread(
+        self.noise = Noise(
             (P * square @ P.T / total).cpu(),
             (0.0 * of_inputs if self.imposed else of_inputs / total).cpu(),
             (left.reshape(blocks, -1) / total[..., 0] * self.imposed).cpu(),
@@ -143,7 +143,7 @@ class Checks:
         apart = self._has_bias and x is not None and product.adds_apart(x)
         now = arithmetic(y, product.dims > 0, product.overlaps, product.reaches, apart)
         if now not in self._limits:
-            self._limits[now] = Threshold.of(self.spread, now)
+            self._limits[now] = Threshold.of(self.noise, now)
         return self._limits[now]
 
     def floor(self, like: Tensor) -> float:

@@ -15,7 +15,7 @@ from parimend.errors import SpecError
 from parimend.files.opening import sidecars_of
 from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
-from parimend.formats import FORMATS, promised
+from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular
 
 
@@ -57,7 +57,7 @@ def save_file(
     """
     path = path_of(path)
     request = Request.of(errors, carrier, guaranteed=guaranteed)
-    expected = promised(path)
+    expected = of_suffix(path)
     is_named = expected is FORMATS["safetensors"]
     if expected and not is_named:
         raise SpecError(
