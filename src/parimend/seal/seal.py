@@ -35,6 +35,7 @@ from parimend.codes import Certificate, Promise
 from parimend.codes.promise import weakest
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
+from parimend.formats.base import MOST_BYTES
 from parimend.formats.raw import Raw
 from parimend.regular import read_regular
 from parimend.seal.word import SealedWord, entry_of, word_of
@@ -48,7 +49,6 @@ CARRIERS = ("sidecar", "real", "lowbits")
 """Where redundancy may live."""
 
 _MOST_ERRORS = (1 << 63) - 1
-_MOST_BYTES = 1 << 62  # of a tensor
 MAX_BYTES = 1 << 28
 """Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
@@ -319,9 +319,9 @@ def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
 
 def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
     if not isinstance(name, str) or any(
-        type(size) is not int or not 0 <= size <= _MOST_BYTES for size in shape
+        type(size) is not int or not 0 <= size <= MOST_BYTES for size in shape
     ):
         raise SealError("it names a tensor without a name, or without a shape")
-    if (part := whole(name, dtype, shape)).nbytes > _MOST_BYTES:
+    if (part := whole(name, dtype, shape)).nbytes > MOST_BYTES:
         raise SealError(f"it names a tensor of {part.count} elements")
     return part

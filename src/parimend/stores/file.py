@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from parimend.formats import Layout
 from parimend.regular import holds, read_at, write_at
-from parimend.stores.base import Tensors
+from parimend.stores.base import CHUNK, Tensors
 from parimend.words.layout import Part, whole
-
-_COPY_BYTES = 1 << 22
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of every read, from any thread."""
@@ -160,7 +158,7 @@ def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> Non
     It gets ``size`` bytes, cut or with zeros at its end.
     """
     source.seek(0)
-    shutil.copyfileobj(source, new, _COPY_BYTES)
+    shutil.copyfileobj(source, new, CHUNK)
     for at, data in layout.spans:
         new.seek(at)
         new.write(data)

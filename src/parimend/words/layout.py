@@ -135,7 +135,7 @@ def padded_words(*parts: Part) -> int:
     >>> padded_words(whole("w", "BF16", (5, 7)), whole("b", "F32", (16,)))
     48
     """
-    return sum(-(-part.nbytes // LINE) * (LINE // 4) for part in parts)
+    return sum(-(-part.nbytes // LINE) * (LINE // WORD) for part in parts)
 
 
 @dataclass(frozen=True, repr=False)
