@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parimend.arguments import whole_number
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
-from parimend.carriers.finding import Finding, Place
+from parimend.carriers.finding import Element, Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
@@ -228,7 +228,7 @@ def _elements_in(places: Sequence[Place], word: Word) -> NDArray[np.int64]:
 
 def _elements(
     piece: Piece, q: NDArray[np.int64], alphabet: Alphabet, decoding: Decoding
-) -> list[tuple[int, int, bytes, bytes]]:
+) -> list[Element]:
     """The wrong elements of a piece; without the right bytes where there are none."""
     at, which = common(piece.elements, decoding.positions)
     originals = q[at] - decoding.values[which]
