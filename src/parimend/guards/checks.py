@@ -99,21 +99,16 @@ class Checks:
         self._at_hand: dict[tuple[torch.device, torch.dtype], _Prepared] = {}
         of_blocks = torch.eye(blocks, dtype=W.dtype, device=W.device)
         of_blocks = of_blocks.repeat_interleave(code.n, 1)
-        w2 = self._by_group(of_blocks, W) @ W.square()
+        w2 = by_group(of_blocks, W) @ W.square()
         self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": w2}
 
     def _projected(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """W, P W and P b."""
         W = self.product.matrix(weight.detach()).to(torch.float64)
         P = checks_of(self.code, W.shape[0] * W.shape[1]).to(W.device)
-        PW = self._by_group(P, W) @ W
+        PW = by_group(P, W) @ W
         Pb = P @ bias.detach().to(torch.float64) if bias is not None else P.new_zeros(len(P))
         return W, PW, Pb
-
-    @staticmethod
-    def _by_group(rows: Tensor, W: Tensor) -> Tensor:
-        """Rows over all outputs, (r, C), as they meet W of every group: (groups, r, C / groups)."""
-        return rows.reshape(len(rows), len(W), -1).transpose(0, 1)
 
     def hold_for(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether weights have these P W and P b: then they are as good as the ones from before."""
@@ -265,6 +260,11 @@ def alarm_in(
         target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
     return screen_torch.suspicious(outputs, P, target, limits[0], limits[1]).any()
+
+
+def by_group(rows: Tensor, W: Tensor) -> Tensor:
+    """Rows over all outputs, (r, C), as they meet W of every group: (groups, r, C / groups)."""
+    return rows.reshape(len(rows), len(W), -1).transpose(0, 1)
 
 
 def checks_of(code: Output, outputs: int) -> Tensor:
