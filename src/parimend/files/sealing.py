@@ -12,7 +12,7 @@ from parimend.atomic import atomic
 from parimend.carriers import Chosen, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
-from parimend.files.choosing import for_index
+from parimend.files.choosing import of_file
 from parimend.files.opening import opened, sidecars_of
 from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
@@ -143,7 +143,7 @@ def _require_readable(path: Path) -> None:
 
 def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
     """An index carries nothing: a copy of it gets a sidecar."""
-    task = task._replace(request=for_index(task.request))
+    task = task._replace(request=of_file(task.request, path))
     content = read_regular(path, MAX_INDEX)
     was_copied = out.exists() and not out.samefile(path) and sidecar_of(out).exists()
     if was_copied and not task.force and read_regular(out, MAX_INDEX) == content:
@@ -182,7 +182,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
                 raise refusal(", in another way")
             if not tensors.has_header or tensors.found != tensors.size:
                 raise refusal(", and is not as it was then")
-            request = for_index(task.request) if is_index(path) else task.request
+            request = of_file(task.request, path)
             wanted = choose_codes(ChosenTensors(tensors, names), request)
             there = [Chosen(word.code, word.word, word.certificate) for word in seal.words]
             if request.errors != seal.errors or wanted != there:
@@ -212,7 +212,7 @@ def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
 
 
 def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection:
-    request = for_index(task.request) if is_index(path) else task.request
+    request = of_file(task.request, path)
     with open_regular(path) as file:
         before = state_of(file.fileno())
 
