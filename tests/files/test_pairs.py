@@ -229,7 +229,7 @@ def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatc
         return find(file, place)
 
     monkeypatch.setattr(seals, "find_seal", late)
-    with opened(path) as found:
+    with opened(path, seals.Beside()) as found:
         assert found.sealed.seal.errors == 4
         assert found.sealed.seal.covered == 300
     assert len(calls) == 2

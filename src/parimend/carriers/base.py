@@ -12,7 +12,6 @@ import numpy as np
 
 from parimend.carriers.carrier import carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
-from parimend.codes import SumsCode
 from parimend.errors import MismatchError, SpecError
 from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
@@ -59,12 +58,11 @@ def proven_by(word: SealedWord, tensors: Tensors, proof: Proof | None) -> Sealed
         raise SpecError(f"proof must be 'sha256', 'sums' or None, not {proof!r:.60}")
     if proof == "sha256" and not word.sha256:
         raise SpecError(f"{word.name} was sealed without SHA-256: take proof='sums'")
-    proves = isinstance(word.code, SumsCode) and word.code.proves
-    if proof == "sums" and not proves:
+    if proof == "sums" and not word.code.proves:
         raise SpecError(
             f"the checks of {word.name} ({word.code.family}) are no proof: take proof='sha256'"
         )
-    if proof is None and proves and all(map(tensors.is_elsewhere, word.parts)):
+    if proof is None and word.code.proves and all(map(tensors.is_elsewhere, word.parts)):
         proof = "sums"
     return replace(word, sha256=b"") if proof == "sums" and word.sha256 else word
 
@@ -207,7 +205,7 @@ def repair_(
     """
 
     def look(word: SealedWord) -> WordOutcome:
-        return outcome_of(word, *repair_word_(word, tensors, find))
+        return outcome_of(word, *_repair_word_(word, tensors, find))
 
     return _each(seal, tensors, look, proof)
 
@@ -230,7 +228,7 @@ def _each(
     )
 
 
-def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:
+def _repair_word_(word: SealedWord, tensors: Tensors, find: Find) -> tuple[Finding, Verdict]:
     """Put one word right, or leave it as it was found.
 
     Where something else in the word changes meanwhile, it is looked at again.

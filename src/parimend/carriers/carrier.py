@@ -179,7 +179,7 @@ class Carrier(ABC):
         return PlannedWord(
             name=word.name,
             elements=word.elements,
-            nbytes=int(bytes_in(word)),
+            nbytes=bytes_in(word),
             code=code,
             promise=chosen.promise(errors),
         )

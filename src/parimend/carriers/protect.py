@@ -18,7 +18,6 @@ from parimend.carriers.carrier import (
     carrier,
     carrier_of,
 )
-from parimend.carriers.sidecar import Sidecar
 from parimend.errors import SpecError
 from parimend.seal import Seal
 from parimend.stores.base import Tensors
@@ -54,7 +53,7 @@ class Request:
             )
         if self.balance is None:
             return
-        if not isinstance(self.carrier, Sidecar):
+        if self.carrier.moves:
             raise SpecError(
                 f"the {self.carrier.name} carrier holds whole weights: a budget that is balanced "
                 "over their bits takes carrier='sidecar'"

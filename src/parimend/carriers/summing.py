@@ -139,9 +139,7 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDA
     return total
 
 
-def _sums_here(
-    code: SumsCode, word: Word, tensors: Tensors, few: bool = False
-) -> NDArray[np.uint64]:
+def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> NDArray[np.uint64]:
     """The sums of a word in memory; threads share the work."""
     todo, lock = reads(word), Lock()
 

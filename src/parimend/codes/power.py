@@ -200,15 +200,6 @@ class PowerSums(SumsCode):
         """See `SumsCode.accumulate`; ``start`` is a multiple of 8 here.
 
         A part that does not begin and end with a tile costs up to two tiles more.
-
-        Example:
-            >>> code = PowerSums(n=100, m=8)
-            >>> words = np.arange(100, dtype=np.uint32)
-            >>> sums = code.zeros()
-            >>> for start in range(0, 100, 48):
-            ...     sums = code.accumulate(sums, words[start : start + 48], start)
-            >>> bool((sums == code.syndrome(words)).all())
-            True
         """
         self._checked(sums)
         self._require_words(words, start, LANES)

@@ -32,8 +32,6 @@ class SumsCode(Code):
 
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
     syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
-    erasures: ClassVar[bool] = False
-    """See `Promise.erasures`."""
 
     @property
     @abstractmethod
@@ -74,13 +72,6 @@ class SumsCode(Code):
     def few_shape(self) -> tuple[int, ...]:
         """Shape of what `few` gives."""
 
-    @property
-    def proves(self) -> bool:
-        """Whether weights whose sums are as sealed are as sealed: of all others, unless somebody
-        makes them for this code, a share of 2^-128 at most has the same sums.
-        """
-        return False
-
     def zeros(self, few: bool = False) -> Sums:
         """The sums of no words, to start `accumulate` with; all, or those of `few`."""
         return np.zeros(self.few_shape if few else self.syndrome_shape, np.uint64)
@@ -107,6 +98,15 @@ class SumsCode(Code):
 
         Raises:
             SpecError: if shapes, dtypes or ``start`` do not fit.
+
+        Example:
+            >>> from parimend.codes import sums_for
+            >>> code, words = sums_for(100, errors=4), np.arange(100, dtype=np.uint32)
+            >>> sums = code.zeros()
+            >>> for start in range(0, 100, 48):
+            ...     sums = code.accumulate(sums, words[start : start + 48], start)
+            >>> bool((sums == code.syndrome(words)).all())
+            True
         """
 
     @abstractmethod

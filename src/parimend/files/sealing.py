@@ -52,7 +52,7 @@ class Protection(Record):
     @property
     def covered_bytes(self) -> int:
         """Bytes of the elements that are protected."""
-        return int(bytes_in(part for word in self.seal.words for part in word.parts))
+        return bytes_in(part for word in self.seal.words for part in word.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""

@@ -103,14 +103,14 @@ def _whole(name: str, dtype: str, shape: tuple[int, ...]) -> Part:
     return Part(name, dtype, shape, 0, math.prod(shape))
 
 
-def bytes_in(parts: Iterable[Part]) -> float:
-    """How many bytes the bits of some parts are.
+def bytes_in(parts: Iterable[Part]) -> int:
+    """How many whole bytes the bits of some parts are.
 
     >>> w = Part("w", "F32", (10,), 0, 10)
     >>> bytes_in([w]), bytes_in([replace(w, mask=1), replace(w, mask=0xFE)])
-    (40.0, 10.0)
+    (40, 10)
     """
-    return sum(part.count * part.bits for part in parts) / 8
+    return sum(part.count * part.bits for part in parts) // 8
 
 
 def elements_in(parts: Iterable[Part]) -> int:
