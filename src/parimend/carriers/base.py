@@ -185,11 +185,7 @@ def diagnose(
         MismatchError: if the seal does not fit the tensors.
         SpecError: if a word cannot be proven in the way that is asked for; names it.
     """
-
-    def look(word: SealedWord) -> WordOutcome:
-        return outcome_of(word, find(word, tensors))
-
-    return _each(seal, tensors, look, proof)
+    return _each(seal, tensors, lambda word: outcome_of(word, find(word, tensors)), proof)
 
 
 def repair_(
@@ -203,11 +199,9 @@ def repair_(
     A word is written only after the result was proven to be what was sealed, and is read and proven
     again afterwards. What cannot be repaired is left as it was found.
     """
-
-    def look(word: SealedWord) -> WordOutcome:
-        return outcome_of(word, *_repair_word_(word, tensors, find))
-
-    return _each(seal, tensors, look, proof)
+    return _each(
+        seal, tensors, lambda word: outcome_of(word, *_repair_word_(word, tensors, find)), proof
+    )
 
 
 def _each(

@@ -24,7 +24,7 @@ from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
 from parimend.errors import SpecError
-from parimend.outcomes import Verdict
+from parimend.outcomes import Decoding, Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.bits import WORD
@@ -93,8 +93,8 @@ class Sidecar(Carrier):
             return Finding(Verdict.CLEAN)
         from parimend.decoders import prepared  # what is clean needs none
 
-        starts = np.array(sealed.word.lines)
-        erasures = np.array([starts[place.part] + place.word for place in erased], np.int64)
+        lines = sealed.word.lines
+        erasures = np.array([lines[place.part] + place.word for place in erased], np.int64)
         decoding = prepared(code).decode(changed, erasures)
         if decoding.verdict is not Verdict.CORRECTED:
             return Finding(
@@ -102,17 +102,11 @@ class Sidecar(Carrier):
                 unexplained=decoding.unexplained,
                 reason="more damage than the code can repair",
             )
-        found = WrongElements()
-        numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
-            positions = decoding.positions[first:last] - starts[number]
-            damage = decoding.values[first:last]
-            part = sealed.parts[number]
-            if not _restore(number, part, tensors, positions, damage, code.prime, found):
-                return Finding(
-                    Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
-                )
+        found = _restored(sealed, tensors, decoding)
+        if found is None:
+            return Finding(
+                Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
+            )
         return Finding(Verdict.CORRECTABLE, found)
 
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
@@ -203,44 +197,55 @@ class _Sums:
         return b"" if self._blocks is None else self._blocks.digests.tobytes()
 
 
-def _restore(
-    number: int,
-    part: Part,
-    tensors: Tensors,
-    positions: NDArray[np.int64],
-    damage: NDArray[np.int64],
-    prime: int,
-    found: WrongElements,
-) -> bool:
-    """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
+def _restored(sealed: CheckedWord, tensors: Tensors, decoding: Decoding) -> WrongElements | None:
+    """The elements in wrong words, as they are and were; None if they cannot have been so."""
+    assert isinstance(sealed.code, SumsCode)
+    found, starts = WrongElements(), np.array(sealed.word.lines)
+    numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
+    for number in np.unique(numbers).tolist():
+        first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
+        for some in range(first, last, _TOGETHER):
+            mine = slice(some, min(some + _TOGETHER, last))
+            at, damage = decoding.positions[mine] - starts[number], decoding.values[mine]
+            restored = _restored_in(sealed.parts[number], tensors, at, damage, sealed.code.prime)
+            if restored is None:
+                return None
+            for offset, old, new in restored:
+                found.add(number, offset, old, new)
+    return found
+
+
+def _restored_in(
+    part: Part, tensors: Tensors, at: NDArray[np.int64], damage: NDArray[np.int64], prime: int
+) -> list[tuple[int, bytes, bytes]] | None:
+    """Offset, received and original bytes of the elements of a part in its words ``at``."""
     size = part.itemsize
-    for some in range(0, positions.size, _TOGETHER):
-        at = positions[some : some + _TOGETHER]
-        # The elements that a word overlaps: several small ones, or half of a large one.
-        first = WORD * at // size
-        last = np.minimum(-(-WORD * (at + 1) // size), part.count)
-        if (first >= last).any():
-            return False  # a word of padding
-        received = [
-            tensors.read(replace(part, start=part.start + a, count=b - a))
-            for a, b in zip(first.tolist(), last.tolist(), strict=True)
-        ]
-        skipped = (WORD * at - first * size).tolist()
-        words = np.zeros((at.size, WORD), np.uint8)
-        for word, data, skip in zip(words, received, skipped, strict=True):
-            word[: data.size - skip] = data[skip : skip + WORD]
-        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER], prime)
-        if originals is None:
-            return False
-        right = originals.view(np.uint8).reshape(-1, WORD)
-        for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
-            within = min(data.size - skip, WORD)
-            if word[within:].any():
-                return False
-            repaired = data.copy()
-            repaired[skip : skip + within] = word[:within]
-            for k in range(data.size // size):
-                old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
-                if old != new:
-                    found.add(number, offset + k, old, new)
-    return True
+    # The elements that a word overlaps: several small ones, or half of a large one.
+    first = WORD * at // size
+    last = np.minimum(-(-WORD * (at + 1) // size), part.count)
+    if (first >= last).any():
+        return None  # a word of padding
+    received = [
+        tensors.read(replace(part, start=part.start + a, count=b - a))
+        for a, b in zip(first.tolist(), last.tolist(), strict=True)
+    ]
+    skipped = (WORD * at - first * size).tolist()
+    words = np.zeros((at.size, WORD), np.uint8)
+    for word, data, skip in zip(words, received, skipped, strict=True):
+        word[: data.size - skip] = data[skip : skip + WORD]
+    originals = restore(words.view("<u4")[:, 0], damage, prime)
+    if originals is None:
+        return None
+    found = []
+    right = originals.view(np.uint8).reshape(-1, WORD)
+    for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
+        within = min(data.size - skip, WORD)
+        if word[within:].any():
+            return None
+        repaired = data.copy()
+        repaired[skip : skip + within] = word[:within]
+        for k in range(data.size // size):
+            old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
+            if old != new:
+                found.append((offset + k, old, new))
+    return found

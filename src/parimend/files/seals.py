@@ -188,7 +188,25 @@ class Beside(Seals):
     """Every sidecar lies beside its file, and is found by the name."""
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
-        return find_seal(file, path)
+        beside = sidecar_of(path)
+        try:
+            seal, layout, is_intact = load_sidecar(beside)
+        except FileNotFoundError:
+            try:
+                return find_inside(file, path)
+            except SealError:
+                _, beside = seals_beside(path)
+                if not _is_of_model(beside, path):
+                    raise
+            seal, layout, is_intact = load_sidecar(beside)
+        if layout is None:  # a model's own seal, saved beside the file it was loaded from
+            layout = layout_of(file, path)
+            if not layout.format.strict:
+                raise FormatError(
+                    f"{path} is of no known format, or damaged where its tensors are named, which "
+                    f"{beside.name}, the seal of a model, needs to be known"
+                )
+        return Sealed(seal, layout, beside, is_intact)
 
     def place(self, path: Path, sealed: Sealed | None) -> Path:
         return sidecar_of(path)
@@ -232,37 +250,6 @@ def is_of_file(beside: Path) -> bool:
         return load_sidecar(beside).layout is not None
     except (ParimendError, OSError):
         return True
-
-
-def find_seal(file: BinaryIO, path: Path) -> Sealed:
-    """The seal of a file.
-
-    Args:
-        file: open for reading.
-        path: its path, by which the sidecar is found.
-
-    Raises:
-        SealError: if the file is not protected, or its seal cannot be read.
-    """
-    beside = sidecar_of(path)
-    try:
-        seal, layout, is_intact = load_sidecar(beside)
-    except FileNotFoundError:
-        try:
-            return find_inside(file, path)
-        except SealError:
-            _, beside = seals_beside(path)
-            if not _is_of_model(beside, path):
-                raise
-        seal, layout, is_intact = load_sidecar(beside)
-    if layout is None:  # a model's own seal, saved beside the file it was loaded from
-        layout = layout_of(file, path)
-        if not layout.format.strict:
-            raise FormatError(
-                f"{path} is of no known format, or damaged where its tensors are named, which "
-                f"{beside.name}, the seal of a model, needs to be known"
-            )
-    return Sealed(seal, layout, beside, is_intact)
 
 
 def load_sidecar(beside: Path) -> Unsealed:

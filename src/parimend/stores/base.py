@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.stores.spread import Spread, Whole
-from parimend.words.layout import LINE, Part
+from parimend.words.layout import Part
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +150,7 @@ def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
 
     By default all pieces but the last are whole lines of 64 bytes, as sums need them.
     """
-    size = part.itemsize
-    together = LINE // math.gcd(size, LINE)  # so many elements are whole lines
-    step = CHUNK // (size * together) * together if step is None else step
+    step = CHUNK // (part.itemsize * part.line) * part.line if step is None else step
     if part.count <= step:
         yield part
         return

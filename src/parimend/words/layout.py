@@ -78,6 +78,15 @@ class Part(Record):
         """
         return self.mask.bit_count() or 8 * self.itemsize
 
+    @property
+    def line(self) -> int:
+        """Number of elements that are whole lines of 64 bytes, the least there is.
+
+        >>> whole("w", "F32", (9,)).line, whole("w", "Q4_0", (9,)).line
+        (16, 32)
+        """
+        return LINE // math.gcd(self.itemsize, LINE)
+
     def index(self, offset: int) -> tuple[int, ...]:
         """The index in the tensor of the part's element ``offset``.
 
