@@ -36,7 +36,9 @@ class Held(NamedTuple):
     @property
     def offsets(self) -> NDArray[np.int64]:
         """``elements`` as an array."""
-        return numbers(self.elements)
+        if isinstance(self.elements, slice):
+            return np.arange(self.elements.start, self.elements.stop)
+        return self.elements
 
     def shifted(self, by: int) -> Elements:
         """``elements``, counted from ``by``."""
@@ -81,15 +83,6 @@ class Whole:
 
     def gather(self, items: list[Any]) -> list[Any]:
         return items
-
-
-def numbers(elements: Elements) -> NDArray[np.int64]:
-    """The elements as an array.
-
-    >>> numbers(slice(2, 5)).tolist()
-    [2, 3, 4]
-    """
-    return np.arange(elements.start, elements.stop) if isinstance(elements, slice) else elements
 
 
 def common(
