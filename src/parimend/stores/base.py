@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.stores.spread import Spread, Whole
+from parimend.stores.spread import Spread
 from parimend.words.layout import Part
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Tensors(ABC):
     What is read of a part with a mask has zeros for the others, and what is written keeps them.
     """
 
-    spread: Spread = Whole()
+    spread = Spread()
     """How elements are spread over processes. Of a store that is spread, all methods are
     collective: all processes call them, with the same arguments."""
     live: ClassVar[bool] = False
