@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding, Place
 from parimend.codes import Certificate, Code, Promise
@@ -21,8 +21,6 @@ from parimend.record import Record
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word, bytes_in
-
-CarrierName = Literal["sidecar", "real", "lowbits"]
 
 
 class Options(TypedDict, total=False):

@@ -11,7 +11,6 @@ from parimend.carriers.balance import Balance
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
     Carrier,
-    CarrierName,
     Chosen,
     Options,
     PlannedWord,
@@ -19,7 +18,7 @@ from parimend.carriers.carrier import (
     carrier_of,
 )
 from parimend.errors import SpecError
-from parimend.seal import Seal
+from parimend.seal import CarrierName, Seal
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, split
 

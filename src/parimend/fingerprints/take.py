@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.codes.power import LONGEST, PowerSums
 from parimend.cores import cores
 from parimend.errors import FormatError, SpecError
@@ -45,7 +46,7 @@ _THERE = 1 << 25  # bytes of a piece on another device
 
 
 def fingerprint(
-    of: Model | str | os.PathLike[str],
+    of: Model | PathLike,
     *,
     only: str | Sequence[str] | None = None,
     names: Names | None = None,

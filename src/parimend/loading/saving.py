@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
-from parimend.atomic import atomic, workspace
+from parimend.atomic import PathLike, atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request
 from parimend.errors import SpecError
 from parimend.files.opening import sidecars_of
@@ -21,7 +20,7 @@ from parimend.regular import open_regular
 
 def save_file(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: PathLike,
     errors: int,
     carrier: Carrier | CarrierName = "sidecar",
     *,

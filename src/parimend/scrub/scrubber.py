@@ -7,7 +7,6 @@ is repaired between two forward passes and proven by the SHA-256, or, on a GPU, 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from parimend.atomic import PathLike
 from parimend.carriers import carrier_of
 from parimend.carriers.base import find, is_in_place, outcome_of, proof_of, write_finding
 from parimend.carriers.finding import Element, Finding, places_of
@@ -93,7 +93,7 @@ class Scrubber:
         *,
         share: float = 0.01,
         on_event: Callable[[Event], None] = lambda event: None,
-        log: str | os.PathLike[str] | None = None,
+        log: PathLike | None = None,
         target: float | None = None,
         worst_rate: Rate | None = None,
         events: Events | Mapping[int, float] | str | None = None,

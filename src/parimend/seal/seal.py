@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.codes import Certificate, Promise
 from parimend.codes.promise import weakest
 from parimend.errors import ParimendError, SealError
@@ -45,8 +44,9 @@ from parimend.words.layout import Part, elements_in, whole
 
 VERSION = 2
 """Of seals with digests of blocks; those without are of version 1, as they were before."""
-CARRIERS = ("sidecar", "real", "lowbits")
+CarrierName = Literal["sidecar", "real", "lowbits"]
 """Where redundancy may live."""
+CARRIERS: tuple[str, ...] = get_args(CarrierName)
 
 _MOST_ERRORS = (1 << 63) - 1
 MAX_BYTES = 1 << 28
@@ -121,7 +121,7 @@ class Seal:
         seal = unsealed(data, name).seal
         return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write the seal to a file, all or nothing.
 
         Raises:
@@ -132,7 +132,7 @@ class Seal:
             file.write(self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Seal:
+    def load(cls, path: PathLike) -> Seal:
         """Read a seal from a file.
 
         Raises:
