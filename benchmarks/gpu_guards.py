@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from guard_models import MiniLM
+from guard_peers import TwiceUnread, WideChecksum
 from training import wrn
 
 import parimend as pm
@@ -62,7 +63,7 @@ class Guards:
                 model = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
                 peers = {
                     way: torch.nn.Sequential(peer, torch.nn.ReLU())
-                    for way, peer in (("abft", Checksum(layer)), ("twice", Twice(layer)))
+                    for way, peer in (("abft", WideChecksum(layer)), ("twice", TwiceUnread(layer)))
                 }
                 last = batch == batches[-1]
                 for how in hows if last else hows[:2]:
@@ -192,39 +193,3 @@ def strike(model: torch.nn.Module) -> None:
     layers = (torch.nn.Linear, torch.nn.Conv2d)
     weight = next(m.weight for m in model.modules() if isinstance(m, layers))
     weight.data[(0,) * weight.ndim] += 100.0
-
-
-class Checksum(torch.nn.Module):
-    """ABFT: one more output, the sum of the others, filled up to eight; its alarm is not read."""
-
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        super().__init__()
-        more = torch.zeros(8, layer.in_features, device=layer.weight.device)
-        more[0] = layer.weight.detach().float().sum(0)
-        bias = torch.zeros(8, device=layer.weight.device)
-        bias[0] = layer.bias.detach().float().sum()
-        self.weight = torch.cat([layer.weight.detach(), more.to(layer.weight.dtype)])
-        self.bias = torch.cat([layer.bias.detach(), bias.to(layer.weight.dtype)])
-        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=more.device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.nn.functional.linear(x, self.weight, self.bias)
-        y, check = y[:, :-8], y[:, -8]
-        off = (y.sum(1, dtype=torch.float32) - check).abs()
-        self.alarm |= ~(off <= 1e-2 * y.float().square().sum(1)).all()
-        return y
-
-
-class Twice(torch.nn.Module):
-    """A layer that runs twice, and compares; its alarm is not read."""
-
-    def __init__(self, layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        device = next(layer.parameters()).device
-        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool, device=device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.layer(x)
-        self.alarm |= (y != self.layer(x)).any()
-        return y

@@ -26,98 +26,12 @@ from pathlib import Path
 
 import torch
 from guard_models import cifar10, cifar_net, crops, fnn, minilm, mnist, recipe, sentences, train
+from guard_peers import PRODUCTS, Checksum, Clamp, Twice, calibrated, replaced, shared
 from safetensors.torch import load_file
 from torch import nn
 
 from parimend.guards import guard_
 from parimend.upsets import Upset, upset_
-
-PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)
-
-
-class Checksum(nn.Module):
-    """Classic ABFT: one more output, the sum of the others, compared on the scale of |x|."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = copy.deepcopy(layer)
-        with torch.no_grad():
-            weight = torch.cat([layer.weight, layer.weight.sum(0, keepdim=True)])
-            self.layer.weight = nn.Parameter(weight)
-            if layer.bias is not None:
-                self.layer.bias = nn.Parameter(torch.cat([layer.bias, layer.bias.sum()[None]]))
-        self.scale = float(
-            2.0 * 2**-24 * layer.weight.shape[0] ** 0.5 * layer.weight.norm(dim=1).max()
-        )
-        self.axis = -1 if isinstance(layer, nn.Linear) else 1
-        self.register_buffer("alarm", torch.zeros((), dtype=torch.bool))
-
-    def forward(self, x):
-        y = self.layer(x)
-        n = y.shape[self.axis] - 1
-        y, check = y.narrow(self.axis, 0, n), y.narrow(self.axis, n, 1)
-        right = (y.sum(self.axis, keepdim=True) - check).abs() <= self.scale * x.norm()
-        self.alarm |= ~right.all()
-        return y
-
-
-class Twice(nn.Module):
-    """Runs a layer twice and compares."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        y = self.layer(x)
-        if not torch.equal(y, self.layer(x)):
-            raise RuntimeError("the two differ")
-        return y
-
-
-class Clamp(nn.Module):
-    """Range restriction: outputs are clamped to what calibration has seen."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        self.range = [-10.0, 10.0]
-
-    def forward(self, x):
-        return self.layer(x).clamp(*self.range)
-
-
-def calibrated(model, x):
-    """A copy of a model, every product clamped to the range that its outputs have for ``x``."""
-    model = replaced(model, Clamp)
-    clamps = [m for m in model.modules() if isinstance(m, Clamp)]
-    for clamp in clamps:
-        clamp.range = [-torch.inf, torch.inf]
-        clamp.layer.register_forward_hook(
-            lambda _, args, y, clamp=clamp: setattr(clamp, "seen", [float(y.min()), float(y.max())])
-        )
-    model(x)
-    for clamp in clamps:
-        clamp.range = clamp.seen
-        clamp.layer._forward_hooks.clear()
-    return model
-
-
-def shared(model):
-    """A copy that shares the parameters: where weights lie in memory can cost 10 %."""
-    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
-
-
-def replaced(model, wrapper):
-    """A copy of a model, every product in a wrapper."""
-    if isinstance(model, PRODUCTS):
-        return wrapper(shared(model))
-    model = shared(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PRODUCTS):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, wrapper(module))
-    return model
 
 
 def guarded(model, k, **options):

@@ -28,8 +28,8 @@ _KINDS = {
 
 _PIECE = 1 << 22  # bytes
 
-State = tuple[int, int, int, int]
-"""Device, inode, size and time of change: when one of them is another, so is the content."""
+State = tuple[int, int, int, int, int]
+"""Device, inode, size and times of change: where they are the same, so is the content."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -86,12 +86,15 @@ def require_place(path: str | os.PathLike[str]) -> None:
 
 
 def state_of(path: str | os.PathLike[str] | int) -> State | None:
-    """What tells a file, by its path or descriptor, from another one; None if there is none."""
+    """What tells a file, by its path or descriptor, from others and from what it was before it was
+    written; None if there is none.
+    """
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # Whoever writes may set the time of modification back; that of the status is the system's own.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parimend.carriers import Chosen, Sidecar, sidecar
+from parimend.carriers import Chosen, Sidecar, summing
 from parimend.codes import Hashed, Modular, Screened
 from parimend.outcomes import Verdict
 from parimend.stores.model import ModelTensors
@@ -46,11 +46,11 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
         at += padded_words(part)
     with monkeypatch.context() as patch:
         patch.setattr("parimend.stores.base.CHUNK", chunk)
-        patch.setattr(sidecar, "JOINED", chunk)
-        reads = list(sidecar.reads(word))
+        patch.setattr(summing, "JOINED", chunk)
+        reads = list(summing.reads(word))
         assert all(padded_words(*pieces) * 4 <= chunk for pieces, _ in reads)
-        np.testing.assert_array_equal(sidecar.sums(code, word, tensors), expected)
-        few = sidecar.sums(code, word, tensors, few=True)
+        np.testing.assert_array_equal(summing.sums(code, word, tensors), expected)
+        few = summing.sums(code, word, tensors, few=True)
         np.testing.assert_array_equal(few, code.few(expected))
         [sealed] = Sidecar().seal_([Chosen(code, word)], tensors).words
     np.testing.assert_array_equal(sealed.target, expected)
@@ -60,10 +60,10 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
 @pytest.mark.parametrize("raised", [OSError, KeyboardInterrupt])
 def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
     monkeypatch.setattr("parimend.stores.base.CHUNK", 1 << 12)
-    monkeypatch.setattr(sidecar, "CHUNK", 1 << 12)
-    monkeypatch.setattr(sidecar, "JOINED", 1 << 12)
-    monkeypatch.setattr(sidecar, "cores", lambda: 2)
-    tensors, reads, read = tensors_of([1 << 20]), sidecar.reads, ModelTensors.read
+    monkeypatch.setattr(summing, "CHUNK", 1 << 12)
+    monkeypatch.setattr(summing, "JOINED", 1 << 12)
+    monkeypatch.setattr(summing, "cores", lambda: 2)
+    tensors, reads, read = tensors_of([1 << 20]), summing.reads, ModelTensors.read
     word, asked, closed = Word(tensors.whole()), [], Event()
 
     def told(*given):
@@ -79,16 +79,16 @@ def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
         assert closed.wait(60)
         return read(tensors, part)
 
-    monkeypatch.setattr(sidecar, "reads", told)
+    monkeypatch.setattr(summing, "reads", told)
     monkeypatch.setattr(tensors, "read", fails_once)
     with pytest.raises(raised):
-        sidecar.sums(Modular.for_errors(word.padded, 3), word, tensors)
+        summing.sums(Modular.for_errors(word.padded, 3), word, tensors)
     assert len(asked) <= 2 < len(list(reads(word)))
 
 
 def test_small_tensors_are_read_together():
     tensors = tensors_of([100] * 50)
-    [(pieces, start)] = sidecar.reads(Word(tuple(tensors.whole())))
+    [(pieces, start)] = summing.reads(Word(tuple(tensors.whole())))
     assert (len(pieces), start) == (50, 0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import PowerSums, from_spec
-from parimend.codes.power import MAX_ERRORS, MAX_WORDS
+from parimend.codes.power import LONGEST, MAX_ERRORS
 from parimend.errors import SealError, SpecError
 from parimend.kernels import power_numba
 from parimend.kernels.points import SIZES
@@ -136,9 +136,9 @@ def test_all_points_differ():
 
 
 def test_far_words_have_the_points_that_their_definition_says():
-    code = PowerSums(MAX_WORDS, 8)
+    code = PowerSums(LONGEST, 8)
     g, w = generator(0), pow(generator(0), (PRIME - 1) // 8, PRIME)
-    for i in (0, 63, 64, 10**9 + 7, MAX_WORDS - 1):
+    for i in (0, 63, 64, 10**9 + 7, LONGEST - 1):
         x = pow(g, -(8 * (i // 64) + i % 8), PRIME) * pow(w, i % 64 // 8, PRIME) % PRIME
         assert int(code.points(np.array([i]))[0]) % PRIME == x
 
@@ -179,7 +179,7 @@ def test_packed_sums_that_cannot_be_are_refused():
 
 
 def test_refuses_what_cannot_be():
-    for n, m in ((10, 3), (10, 2 * MAX_ERRORS + 2), (MAX_WORDS + 1, 2)):
+    for n, m in ((10, 3), (10, 2 * MAX_ERRORS + 2), (LONGEST + 1, 2)):
         with pytest.raises(SpecError, match="power sums"):
             PowerSums(n, m)
     for errors in (0, MAX_ERRORS + 1):

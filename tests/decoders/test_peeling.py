@@ -291,7 +291,7 @@ def test_damage_of_the_golden_files(case):
 
 @nb.njit
 def short_vectors(r):
-    return kernels._short_vectors(r)
+    return kernels.short_vectors(r)
 
 
 ODD = st.integers(0, 2**63 - 1).map(lambda a: 2 * a + 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import PowerSums
-from parimend.codes.power import MAX_WORDS
+from parimend.codes.power import LONGEST
 from parimend.decoders import ReedSolomon, decoder
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
@@ -105,8 +105,8 @@ def test_too_many_errors_are_told_or_repaired(data):
 
 
 def test_words_at_the_end_of_the_longest_code_are_found():
-    code = PowerSums(MAX_WORDS, 6)
-    where = np.array([0, MAX_WORDS // 3, MAX_WORDS - 1])
+    code = PowerSums(LONGEST, 6)
+    where = np.array([0, LONGEST // 3, LONGEST - 1])
     decoding = ReedSolomon().prepare(code).decode(code.sums_of(where, [1, 2, 3]))
     assert decoding.positions.tolist() == where.tolist()
 

@@ -220,16 +220,16 @@ def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatc
     from parimend.files import seals
 
     save_file(state(1), path, errors=3)
-    find, calls = seals.find_seal, []
+    find, calls = seals.Beside.find, []
 
-    def late(file, place):
+    def late(beside, file, place):
         calls.append(place)
         if len(calls) == 1:
             save_file(state(2, 300), path, errors=4)
-        return find(file, place)
+        return find(beside, file, place)
 
-    monkeypatch.setattr(seals, "find_seal", late)
-    with opened(path) as found:
+    monkeypatch.setattr(seals.Beside, "find", late)
+    with opened(path, seals.Beside()) as found:
         assert found.sealed.seal.errors == 4
         assert found.sealed.seal.covered == 300
     assert len(calls) == 2

@@ -10,7 +10,7 @@ from parimend import check_file, protect_file, repair_file
 from parimend.armor import armor, unarmor
 from parimend.errors import FormatError, SealError
 from parimend.files import sidecar_of
-from parimend.formats import FORMATS, layout_of, of_name, promised
+from parimend.formats import FORMATS, layout_of, of_name, of_suffix
 from parimend.outcomes import Verdict
 from parimend.regular import read_at
 from parimend.seal import Seal
@@ -34,7 +34,7 @@ class FormatContract:
     def test_it_is_registered_and_detected(self, format, path):
         assert FORMATS[self.name] is format
         assert (type(format).name, format.name) == (self.name, self.name)
-        assert promised(path) is (format if format.suffix else None)
+        assert of_suffix(path) is (format if format.suffix else None)
         other = path.rename(path.with_suffix(".other"))
         with other.open("rb") as file:
             assert layout_of(file, other).format is format

@@ -8,7 +8,7 @@ from torch import nn
 
 from parimend.guards import guard_
 from parimend.guards.arithmetic import Arithmetic
-from parimend.guards.threshold import Spread, Threshold
+from parimend.guards.threshold import Noise, Threshold
 from parimend.upsets import Upset, upset_
 
 
@@ -137,10 +137,10 @@ def test_blocks_of_convolutions(layout):
 
 def test_coarser_arithmetic_has_a_higher_threshold():
     one, none = torch.ones(1, 1, 1).double(), torch.zeros(1, 1, 1).double()
-    spread = Spread(one, none, none[0], 1.0, 512, 512, 64)
+    noise = Noise(one, none, none[0], 1.0, 512, 512, 64)
 
     def tau(**arithmetic):
-        return Threshold.of(spread, Arithmetic(**arithmetic)).tau
+        return Threshold.of(noise, Arithmetic(**arithmetic)).tau
 
     full, half, brain = torch.float32, torch.float16, torch.bfloat16
     rising = [

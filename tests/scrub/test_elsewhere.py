@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import parimend as pm
-from parimend.carriers import sidecar
+from parimend.carriers import summing
 from parimend.errors import SpecError
 from parimend.scrub import Scrubber, lanes
 from parimend.stores.model import ModelTensors
@@ -17,7 +17,7 @@ __all__ = ["brought"]
 
 @pytest.mark.parametrize("digest", [True, False])
 def test_they_are_scrubbed_there(brought, monkeypatch, digest):
-    monkeypatch.setattr(sidecar, "_THERE", 1 << 16)  # several pieces
+    monkeypatch.setattr(summing, "_THERE", 1 << 16)  # several pieces
     here = state()
     seal = pm.protect_(here, 10, pm.Sidecar(digest=digest))
     scrubber = Scrubber({name: Distant(tensor) for name, tensor in here.items()}, seal)
@@ -71,7 +71,7 @@ def test_what_cannot_prove_them_is_refused():
 @pytest.mark.parametrize("there", [range(6), [0, 1], [2, 3], [0, 2, 4], [5]])
 def test_pieces_follow_each_other_wherever_they_are(monkeypatch, there):
     """Whatever lies elsewhere, every word is looked at once, in its place."""
-    monkeypatch.setattr(sidecar, "_THERE", 1 << 12)
+    monkeypatch.setattr(summing, "_THERE", 1 << 12)
     torch.manual_seed(1)
     tensors = {f"t{i}": torch.randn(1 + 700 * i).to(torch.bfloat16) for i in range(6)}
     seal = pm.protect_(tensors, 20)
@@ -146,6 +146,6 @@ def test_on_a_gpu_a_stream_of_its_own_is_timed(monkeypatch):
         lanes.timed(over, gpus)
     assert done.value.value == 7
     card.log.clear()
-    lanes.settle([torch.device("cpu"), gpus[1]])
+    lanes.wait_for([torch.device("cpu"), gpus[1]])
     assert card.log == [("all", gpus[1])]
     lanes._stream.cache_clear()

@@ -4,7 +4,6 @@ from parimend.carriers.balance import Balance, Share
 from parimend.carriers.base import diagnose, repair_
 from parimend.carriers.carrier import (
     Carrier,
-    CarrierName,
     Chosen,
     Options,
     PlannedWord,
@@ -15,6 +14,7 @@ from parimend.carriers.lowbits import LowBits
 from parimend.carriers.protect import Planned, Request, choose, plan, protect_, refresh, seal_
 from parimend.carriers.real import Real
 from parimend.carriers.sidecar import Sidecar
+from parimend.seal import CarrierName
 
 __all__ = [
     "Balance",

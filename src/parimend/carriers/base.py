@@ -12,7 +12,6 @@ import numpy as np
 
 from parimend.carriers.carrier import carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
-from parimend.codes import SumsCode
 from parimend.errors import MismatchError, SpecError
 from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
@@ -59,12 +58,11 @@ def proven_by(word: SealedWord, tensors: Tensors, proof: Proof | None) -> Sealed
         raise SpecError(f"proof must be 'sha256', 'sums' or None, not {proof!r:.60}")
     if proof == "sha256" and not word.sha256:
         raise SpecError(f"{word.name} was sealed without SHA-256: take proof='sums'")
-    proves = isinstance(word.code, SumsCode) and word.code.proves
-    if proof == "sums" and not proves:
+    if proof == "sums" and not word.code.proves:
         raise SpecError(
             f"the checks of {word.name} ({word.code.family}) are no proof: take proof='sha256'"
         )
-    if proof is None and proves and all(map(tensors.is_elsewhere, word.parts)):
+    if proof is None and word.code.proves and all(map(tensors.is_elsewhere, word.parts)):
         proof = "sums"
     return replace(word, sha256=b"") if proof == "sums" and word.sha256 else word
 
@@ -89,7 +87,7 @@ def sha256_of(word: Word, tensors: Tensors, finding: Finding | None = None) -> b
     return digest.digest()
 
 
-def state_of(word: SealedWord, tensors: Tensors) -> bytes:
+def proof_of(word: SealedWord, tensors: Tensors) -> bytes:
     """What proves a word, as it is now: two that are equal are of equal bytes."""
     if word.sha256:
         return sha256_of(word.word, tensors)
@@ -187,11 +185,7 @@ def diagnose(
         MismatchError: if the seal does not fit the tensors.
         SpecError: if a word cannot be proven in the way that is asked for; names it.
     """
-
-    def look(word: SealedWord) -> WordOutcome:
-        return outcome_of(word, find(word, tensors))
-
-    return _each(seal, tensors, look, proof)
+    return _each(seal, tensors, lambda word: outcome_of(word, find(word, tensors)), proof)
 
 
 def repair_(
@@ -205,11 +199,9 @@ def repair_(
     A word is written only after the result was proven to be what was sealed, and is read and proven
     again afterwards. What cannot be repaired is left as it was found.
     """
-
-    def look(word: SealedWord) -> WordOutcome:
-        return outcome_of(word, *repair_word_(word, tensors, find))
-
-    return _each(seal, tensors, look, proof)
+    return _each(
+        seal, tensors, lambda word: outcome_of(word, *_repair_word_(word, tensors, find)), proof
+    )
 
 
 def _each(
@@ -230,7 +222,7 @@ def _each(
     )
 
 
-def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple[Finding, Verdict]:
+def _repair_word_(word: SealedWord, tensors: Tensors, find: Find) -> tuple[Finding, Verdict]:
     """Put one word right, or leave it as it was found.
 
     Where something else in the word changes meanwhile, it is looked at again.
@@ -249,7 +241,7 @@ def repair_word_(word: SealedWord, tensors: Tensors, find: Find = find) -> tuple
                 break
             if _is_original(word, tensors):
                 return _merged(written), Verdict.CORRECTED
-            if any(not held(word, element, tensors) for element in written[-1].elements):
+            if any(not is_in_place(word, element, tensors) for element in written[-1].elements):
                 finding = Finding(Verdict.UNCORRECTABLE, reason=NOT_HELD)
                 break
             finding = Finding(Verdict.UNCORRECTABLE, reason=_CHANGING)
@@ -277,7 +269,9 @@ def _merged(findings: Sequence[Finding]) -> Finding:
     return Finding(Verdict.CORRECTABLE, [(*at, first[at], last[at]) for at in sorted(first)])
 
 
-def held(word: CheckedWord, element: Element, tensors: Tensors, *, received: bool = False) -> bool:
+def is_in_place(
+    word: CheckedWord, element: Element, tensors: Tensors, *, received: bool = False
+) -> bool:
     """Whether the right bytes of an element are in their place; or those that were ``received``."""
     number, offset, before, original = element
     part = word.parts[number]

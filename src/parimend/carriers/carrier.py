@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding, Place
 from parimend.codes import Certificate, Code, Promise
@@ -21,8 +21,6 @@ from parimend.record import Record
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word, bytes_in
-
-CarrierName = Literal["sidecar", "real", "lowbits"]
 
 
 class Options(TypedDict, total=False):
@@ -179,7 +177,7 @@ class Carrier(ABC):
         return PlannedWord(
             name=word.name,
             elements=word.elements,
-            nbytes=int(bytes_in(word)),
+            nbytes=bytes_in(word),
             code=code,
             promise=chosen.promise(errors),
         )
@@ -190,7 +188,11 @@ class Carrier(ABC):
         Raises:
             SpecError: for carriers that live in the weights: an update takes them out of the code.
         """
-        raise SpecError(
+        raise self.not_renewed()
+
+    def not_renewed(self) -> SpecError:
+        """The error to raise where weights are to be updated that carry a code."""
+        return SpecError(
             f"the {self.name} carrier lives in the weights: after an update protect them again, "
             "or train with constrain_"
         )

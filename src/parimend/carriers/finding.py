@@ -6,16 +6,18 @@ A carrier may be told of memory that fails again and again, as `Place`s.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from operator import eq
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 from parimend.outcomes import Change, Verdict
 from parimend.showing import brief
 from parimend.words.bits import WORD
 from parimend.words.layout import Part
 
+T = TypeVar("T")
 Element = tuple[int, int, bytes, bytes]
 """A wrong element: (part number, offset in the part, received, original)."""
 
@@ -48,7 +50,29 @@ def places_of(parts: Sequence[Part], elements: Iterable[Element]) -> Iterator[Pl
                 yield (last := place)
 
 
-class Elements(Sequence[Element]):
+class _Made(Sequence[T]):
+    """Many items, each of which is made when it is asked for."""
+
+    @abstractmethod
+    def _item(self, i: int) -> T:
+        """Item i, 0 <= i < len(self)."""
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[T]: ...
+    def __getitem__(self, i: int | slice) -> T | Sequence[T]:
+        every = range(len(self))
+        return [self._item(k) for k in every[i]] if isinstance(i, slice) else self._item(every[i])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
+class WrongElements(_Made[Element]):
     """Many wrong elements, in little memory; added in the order of parts and offsets."""
 
     def __init__(self) -> None:
@@ -69,20 +93,10 @@ class Elements(Sequence[Element]):
     def __len__(self) -> int:
         return len(self._places) // 3
 
-    @overload
-    def __getitem__(self, i: int) -> Element: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Element]: ...
-    def __getitem__(self, i: int | slice) -> Element | Sequence[Element]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(len(self))[i]]
-        i = range(len(self))[i]
+    def _item(self, i: int) -> Element:
         number, offset, end = self._places[3 * i : 3 * i + 3]
         begin = self._places[3 * i - 1] if i else 0
         return number, offset, bytes(self._received[begin:end]), bytes(self._original[begin:end])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
 
 
 class Finding(NamedTuple):
@@ -101,8 +115,8 @@ class Finding(NamedTuple):
         return f"<Finding: {self.verdict}, {found}{self.reason and f', {brief(self.reason)}'}>"
 
 
-class Changes(Sequence[Change]):
-    """Wrong elements as records, each of which is made when it is asked for: they may be many."""
+class Changes(_Made[Change]):
+    """Wrong elements as records."""
 
     def __init__(self, parts: Sequence[Part], elements: Sequence[Element]) -> None:
         self._parts, self._elements = parts, elements
@@ -110,19 +124,7 @@ class Changes(Sequence[Change]):
     def __len__(self) -> int:
         return len(self._elements)
 
-    @overload
-    def __getitem__(self, i: int) -> Change: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Change]: ...
-    def __getitem__(self, i: int | slice) -> Change | Sequence[Change]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(len(self))[i]]
+    def _item(self, i: int) -> Change:
         number, offset, received, original = self._elements[i]
         part = self._parts[number]
         return Change(part.name, part.index(offset), part.dtype, received, original, part.mask)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))

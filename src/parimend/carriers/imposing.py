@@ -9,8 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from parimend.arguments import whole_number
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
-from parimend.carriers.finding import Finding, Place
+from parimend.carriers.finding import Element, Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
@@ -27,9 +26,6 @@ from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common
 from parimend.words.layout import Word
-
-if TYPE_CHECKING:
-    from parimend.decoders import Prepared
 
 
 class Alphabet(Protocol):
@@ -186,13 +182,6 @@ def positions_of(pieces: Sequence[Piece], word: Word, tensors: Tensors) -> Eleme
     return np.concatenate([piece.first + piece.held.offsets for piece in pieces])
 
 
-@lru_cache(maxsize=32)
-def _prepared(code: SparseIntegers) -> Prepared:
-    from parimend.decoders import Peeling  # what is clean needs none
-
-    return Peeling().prepare(code)
-
-
 def _all(
     erased: Sequence[NDArray[np.int64]], code: SparseIntegers, tensors: Tensors
 ) -> tuple[NDArray[np.int64], int]:
@@ -214,7 +203,9 @@ def _decode(
     """What is wrong in a word, or the finding that nothing is, or that it cannot be told."""
     if not located and not syndrome.any():
         return Finding(Verdict.CLEAN)
-    decoding = _prepared(code).decode(syndrome, erasures)
+    from parimend.decoders import prepared  # what is clean needs none
+
+    decoding = prepared(code).decode(syndrome, erasures)
     if decoding.verdict is Verdict.CORRECTED:
         return decoding
     where = f", of which {located} are located" if located else ""
@@ -237,7 +228,7 @@ def _elements_in(places: Sequence[Place], word: Word) -> NDArray[np.int64]:
 
 def _elements(
     piece: Piece, q: NDArray[np.int64], alphabet: Alphabet, decoding: Decoding
-) -> list[tuple[int, int, bytes, bytes]]:
+) -> list[Element]:
     """The wrong elements of a piece; without the right bytes where there are none."""
     at, which = common(piece.elements, decoding.positions)
     originals = q[at] - decoding.values[which]

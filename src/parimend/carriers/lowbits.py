@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from parimend import codes
 from parimend.carriers.carrier import Chosen
 from parimend.carriers.imposing import Alphabet, Draft, Imposing
+from parimend.codes.budget import MOST_POWER
+from parimend.codes.certificate import FEW
 from parimend.errors import SpecError, WordError
 from parimend.impose.lowering import lower_into
 from parimend.seal import SealedWord
@@ -60,7 +62,8 @@ class LowBits(Imposing):
         raise SpecError(
             "the lowbits carrier guarantees nothing: its words have 32 bits and its checks 64, so "
             "that for any two wrong words about one pair of values cancels in a check that they "
-            "share. Take 'sidecar', which guarantees all errors up to 1,000, or 'real', up to 3"
+            f"share. Take 'sidecar', which guarantees all errors up to {MOST_POWER:,}, or 'real', "
+            f"up to {FEW}"
         )
 
     def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:

@@ -11,16 +11,14 @@ from parimend.carriers.balance import Balance
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
     Carrier,
-    CarrierName,
     Chosen,
     Options,
     PlannedWord,
     carrier,
     carrier_of,
 )
-from parimend.carriers.sidecar import Sidecar
 from parimend.errors import SpecError
-from parimend.seal import Seal
+from parimend.seal import CarrierName, Seal
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, split
 
@@ -54,7 +52,7 @@ class Request:
             )
         if self.balance is None:
             return
-        if not isinstance(self.carrier, Sidecar):
+        if self.carrier.moves:
             raise SpecError(
                 f"the {self.carrier.name} carrier holds whole weights: a budget that is balanced "
                 "over their bits takes carrier='sidecar'"

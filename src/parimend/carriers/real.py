@@ -20,6 +20,7 @@ from parimend.arguments import whole_number
 from parimend.carriers.carrier import Carrier, Chosen, PlannedWord
 from parimend.carriers.imposing import Alphabet, Draft, Imposing, Piece, pieces_of, positions_of
 from parimend.codes import Sparse
+from parimend.codes.budget import MOST_POWER
 from parimend.codes.certificate import FEW
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError, WordError
@@ -161,7 +162,7 @@ def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
         raise SpecError(
             f"{word.name}: certificates are for {FEW} wrong weights at most, and guaranteed="
             f"{guaranteed} asks for {weights}, all in so many words of 32 bits: {remedy} "
-            "carrier='sidecar', which guarantees all errors up to 1,000"
+            f"carrier='sidecar', which guarantees all errors up to {MOST_POWER:,}"
         )
     try:
         proof = certified(chosen.code, weights)

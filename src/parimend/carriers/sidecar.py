@@ -1,48 +1,35 @@
 """The sidecar carrier: weights stay as they are, sums of their bit patterns are kept beside them.
 
-The bytes of every part are cut into 32-bit words, padded with zeros to a multiple of 16 words, and
-follow each other. A part's sums do not depend on how it is read, so a file and the model that was
-loaded from it fit the same seal.
+A part's sums do not depend on how it is read, so a file and the model that was loaded from it fit
+the same seal.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
-from itertools import groupby
-from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
-from parimend.carriers.finding import Elements, Finding, Place
+from parimend.carriers.finding import Finding, Place, WrongElements
+from parimend.carriers.summing import add_sums, cut, joined, looks, reads, sums
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
-from parimend.codes.power import MAX_WORDS
-from parimend.cores import cores
 from parimend.errors import SpecError
-from parimend.outcomes import Verdict
+from parimend.outcomes import Decoding, Verdict
 from parimend.seal import CheckedWord, SealedWord
-from parimend.stores.base import CHUNK, Tensors, subparts
-from parimend.words.bits import WORD, words_of
-from parimend.words.layout import Part, Word, padded_words
+from parimend.stores.base import Tensors
+from parimend.words.bits import WORD
+from parimend.words.layout import Part, Word
 
-if TYPE_CHECKING:
-    from parimend.decoders import Prepared
-
-JOINED = 1 << 20
-"""Bytes of small pieces that are copied together: few enough for the cache."""
-_THERE = 1 << 30
-"""Bytes on another device that are looked at together: it waits for every result."""
-_COPIED = 1 << 25  # bytes of a piece on another device that has to be copied
 _TOGETHER = 1 << 14  # wrong words that are restored together
 
 
@@ -104,33 +91,29 @@ class Sidecar(Carrier):
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)
-        starts = np.array(sealed.word.lines)
-        erasures = np.array([starts[place.part] + place.word for place in erased], np.int64)
-        decoding = _prepared(code).decode(changed, erasures)
+        from parimend.decoders import prepared  # what is clean needs none
+
+        lines = sealed.word.lines
+        erasures = np.array([lines[place.part] + place.word for place in erased], np.int64)
+        decoding = prepared(code).decode(changed, erasures)
         if decoding.verdict is not Verdict.CORRECTED:
             return Finding(
                 Verdict.UNCORRECTABLE,
                 unexplained=decoding.unexplained,
                 reason="more damage than the code can repair",
             )
-        found = Elements()
-        numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
-            positions = decoding.positions[first:last] - starts[number]
-            damage = decoding.values[first:last]
-            part = sealed.parts[number]
-            if not _restore(number, part, tensors, positions, damage, code.prime, found):
-                return Finding(
-                    Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
-                )
+        found = _restored(sealed, tensors, decoding)
+        if found is None:
+            return Finding(
+                Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
+            )
         return Finding(Verdict.CORRECTABLE, found)
 
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         code = sealed.code
         assert isinstance(code, SumsCode)
         total = code.zeros(few=True)
-        for pieces, start in _looks(sealed.word, tensors):
+        for pieces, start in looks(sealed.word, tensors):
             add_sums(code, total, tensors, pieces, start)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
@@ -149,171 +132,6 @@ class Sidecar(Carrier):
     def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
         assert isinstance(sealed.code, SumsCode)
         return _seal(sealed.code, sealed.word, tensors, bool(sealed.sha256))
-
-
-@lru_cache(maxsize=32)
-def _prepared(code: SumsCode) -> Prepared:
-    from parimend.decoders import decoder_for  # what is clean needs none
-
-    return decoder_for(code).prepare(code)
-
-
-def _starts(parts: Iterable[Part], at: int = 0) -> Iterator[tuple[Part, int]]:
-    """Every part with the index of its first word; the first one's is ``at``."""
-    for part in parts:
-        yield part, at
-        at += padded_words(part)
-
-
-def cut(word: Word, limit: int = MAX_WORDS) -> list[Word]:
-    """Cut a word that is too long for a code into several, each with a full budget of its own.
-
-    >>> from parimend.words.layout import whole
-    >>> [[(p.name, p.start, p.count) for p in word] for word in
-    ...     cut(Word((whole("a", "F32", (40,)), whole("b", "U8", (64,)))), limit=32)]
-    [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
-    """
-    size = WORD * limit
-    pieces = (p for part in word for p in subparts(part, size // part.itemsize))
-    return [Word(tuple(group)) for group in _together(pieces, limit)]
-
-
-def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
-    """Neighbours in groups of at most ``limit`` words; a piece that is longer is one of its own."""
-    group: list[Part] = []
-    room = limit
-    for piece in pieces:
-        size = padded_words(piece)
-        if group and size > room:
-            yield group
-            group, room = [], limit
-        group.append(piece)
-        room -= size
-    if group:
-        yield group
-
-
-def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
-    """The parts in pieces, as many of them together as are read at a time, and their first word;
-    that of the first piece is ``at``.
-
-    A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
-    """
-    for pieces in _together((piece for part in word for piece in subparts(part)), JOINED // WORD):
-        yield pieces, at
-        at += padded_words(*pieces)
-
-
-def _looks(word: Word, tensors: Tensors) -> Iterator[tuple[list[Part], int]]:
-    """`reads`, with larger pieces where parts are on another device and are not copied."""
-    for is_large, run in groupby(
-        zip(word, word.lines, strict=True),
-        lambda each: tensors.is_elsewhere(each[0]) and not tensors.copies(each[0]),
-    ):
-        parts, starts = zip(*run, strict=True)
-        if not is_large:
-            yield from reads(Word(parts), starts[0])
-            continue
-        at = starts[0]
-        pieces = (piece for part in parts for piece in subparts(part, _THERE // part.itemsize))
-        for group in _together(pieces, _THERE // WORD):
-            yield group, at
-            at += padded_words(*group)
-
-
-def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint32]:
-    """The words of pieces that follow each other, from the bytes of each; one is not copied.
-
-    >>> from parimend.words.layout import whole
-    >>> data = [np.ones(4, np.uint8), np.ones(68, np.uint8)]
-    >>> words = joined([whole("a", "U8", (4,)), whole("b", "U8", (68,))], data)
-    >>> words.size, words.nonzero()[0].tolist() == [0, *range(16, 33)]
-    (48, True)
-    """
-    if len(data) == 1:
-        return words_of(data[0])
-    padded = np.zeros(WORD * padded_words(*pieces), np.uint8)
-    for (_, at), piece in zip(_starts(pieces), data, strict=True):
-        padded[WORD * at : WORD * at + piece.size] = piece
-    return padded.view(np.uint32)
-
-
-def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
-    """The sums of a word, all or `SumsCode.few`, read once.
-
-    Those of parts on other devices are computed there; threads share the work if there are none.
-    """
-    total, here, copied = code.zeros(few), list[tuple[Part, int]](), list[tuple[Part, int]]()
-
-    def views() -> Iterator[tuple[Any, int]]:
-        for part, at in zip(word, word.lines, strict=True):
-            if tensors.copies(part):
-                copied.append((part, at))
-            elif (elements := tensors.resident(part)) is None:
-                here.append((part, at))
-            else:
-                yield elements, at
-
-    code.accumulate_resident(total, views())
-    if len(here) == len(word):
-        return _sums_here(code, word, tensors, few)
-    for part, at in copied:
-        for piece, start in _starts(subparts(part, _COPIED // part.itemsize), at):
-            code.accumulate_resident(total, [(tensors.resident(piece), start)])
-    for part, at in here:
-        for pieces, start in reads(Word((part,)), at):
-            add_sums(code, total, tensors, pieces, start)
-    return total
-
-
-def _sums_here(
-    code: SumsCode, word: Word, tensors: Tensors, few: bool = False
-) -> NDArray[np.uint64]:
-    """The sums of a word in memory; threads share the work."""
-    todo, lock = reads(word), Lock()
-
-    def work() -> NDArray[np.uint64]:
-        total = code.zeros(few)
-        while True:
-            with lock:
-                pieces, start = next(todo, ([], 0))
-            if not pieces:
-                return total
-            add_sums(code, total, tensors, pieces, start)
-
-    threads = min(tensors.threads or cores(), -(-word.padded // (CHUNK // WORD)))
-    if threads == 1 or tensors.spread.several:  # all processes must read in the same order
-        return work()
-    with ThreadPoolExecutor(threads) as pool:
-        parts = [pool.submit(work) for _ in range(threads)]
-        try:
-            done, _ = wait(parts, return_when=FIRST_EXCEPTION)
-            for part in done:
-                part.result()  # raises, whichever failed
-            return reduce(code.add, [part.result() for part in parts])
-        finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
-            with lock:
-                todo.close()
-
-
-def add_sums(
-    code: SumsCode, total: NDArray[np.uint64], tensors: Tensors, pieces: list[Part], start: int
-) -> None:
-    """Add the sums of pieces that follow each other into ``total``.
-
-    Those of pieces on other devices are computed there, together.
-    """
-    elsewhere = [tensors.resident(piece) for piece in pieces]
-    if all(elements is None for elements in elsewhere):
-        code.accumulate(total, joined(pieces, [tensors.read(piece) for piece in pieces]), start)
-        return
-    there = []
-    for (piece, at), elements in zip(_starts(pieces, start), elsewhere, strict=True):
-        if elements is None:
-            code.accumulate(total, words_of(tensors.read(piece)), at)
-        else:
-            there.append((elements, at))
-    code.accumulate_resident(total, there)
 
 
 def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:
@@ -379,44 +197,55 @@ class _Sums:
         return b"" if self._blocks is None else self._blocks.digests.tobytes()
 
 
-def _restore(
-    number: int,
-    part: Part,
-    tensors: Tensors,
-    positions: NDArray[np.int64],
-    damage: NDArray[np.int64],
-    prime: int,
-    found: Elements,
-) -> bool:
-    """Add the elements of a part in its wrong words to those found; False if they cannot be so."""
+def _restored(sealed: CheckedWord, tensors: Tensors, decoding: Decoding) -> WrongElements | None:
+    """The elements in wrong words, as they are and were; None if they cannot have been so."""
+    assert isinstance(sealed.code, SumsCode)
+    found, starts = WrongElements(), np.array(sealed.word.lines)
+    numbers = np.searchsorted(starts, decoding.positions, side="right") - 1
+    for number in np.unique(numbers).tolist():
+        first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
+        for some in range(first, last, _TOGETHER):
+            mine = slice(some, min(some + _TOGETHER, last))
+            at, damage = decoding.positions[mine] - starts[number], decoding.values[mine]
+            restored = _restored_in(sealed.parts[number], tensors, at, damage, sealed.code.prime)
+            if restored is None:
+                return None
+            for offset, old, new in restored:
+                found.add(number, offset, old, new)
+    return found
+
+
+def _restored_in(
+    part: Part, tensors: Tensors, at: NDArray[np.int64], damage: NDArray[np.int64], prime: int
+) -> list[tuple[int, bytes, bytes]] | None:
+    """Offset, received and original bytes of the elements of a part in its words ``at``."""
     size = part.itemsize
-    for some in range(0, positions.size, _TOGETHER):
-        at = positions[some : some + _TOGETHER]
-        # The elements that a word overlaps: several small ones, or half of a large one.
-        first = WORD * at // size
-        last = np.minimum(-(-WORD * (at + 1) // size), part.count)
-        if (first >= last).any():
-            return False  # a word of padding
-        received = [
-            tensors.read(replace(part, start=part.start + a, count=b - a))
-            for a, b in zip(first.tolist(), last.tolist(), strict=True)
-        ]
-        skipped = (WORD * at - first * size).tolist()
-        words = np.zeros((at.size, WORD), np.uint8)
-        for word, data, skip in zip(words, received, skipped, strict=True):
-            word[: data.size - skip] = data[skip : skip + WORD]
-        originals = restore(words.view("<u4")[:, 0], damage[some : some + _TOGETHER], prime)
-        if originals is None:
-            return False
-        right = originals.view(np.uint8).reshape(-1, WORD)
-        for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
-            within = min(data.size - skip, WORD)
-            if word[within:].any():
-                return False
-            repaired = data.copy()
-            repaired[skip : skip + within] = word[:within]
-            for k in range(data.size // size):
-                old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
-                if old != new:
-                    found.add(number, offset + k, old, new)
-    return True
+    # The elements that a word overlaps: several small ones, or half of a large one.
+    first = WORD * at // size
+    last = np.minimum(-(-WORD * (at + 1) // size), part.count)
+    if (first >= last).any():
+        return None  # a word of padding
+    received = [
+        tensors.read(replace(part, start=part.start + a, count=b - a))
+        for a, b in zip(first.tolist(), last.tolist(), strict=True)
+    ]
+    skipped = (WORD * at - first * size).tolist()
+    words = np.zeros((at.size, WORD), np.uint8)
+    for word, data, skip in zip(words, received, skipped, strict=True):
+        word[: data.size - skip] = data[skip : skip + WORD]
+    originals = restore(words.view("<u4")[:, 0], damage, prime)
+    if originals is None:
+        return None
+    found = []
+    right = originals.view(np.uint8).reshape(-1, WORD)
+    for offset, data, skip, word in zip(first.tolist(), received, skipped, right, strict=True):
+        within = min(data.size - skip, WORD)
+        if word[within:].any():
+            return None
+        repaired = data.copy()
+        repaired[skip : skip + within] = word[:within]
+        for k in range(data.size // size):
+            old, new = (x[k * size : (k + 1) * size].tobytes() for x in (data, repaired))
+            if old != new:
+                found.append((offset + k, old, new))
+    return found

@@ -53,6 +53,8 @@ class Code(ABC):
     """dtype of words, shape (n,)."""
     syndrome_dtype: ClassVar[np.dtype[Any]]
     """dtype of syndromes, shape `syndrome_shape`."""
+    erasures: ClassVar[bool] = False
+    """See `Promise.erasures`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -85,6 +87,13 @@ class Code(ABC):
     def most_errors(self) -> int:
         """No decoder repairs more wrong words than this."""
         return min(2 * self.m, self.n)
+
+    @property
+    def proves(self) -> bool:
+        """Whether words whose syndrome is as sealed are as sealed: of all others, unless somebody
+        makes them for this code, a share of 2^-128 at most has the same one.
+        """
+        return False
 
     def most_bytes(self, word: Word) -> int:
         """No decoder puts right more bytes of a word than this."""

@@ -12,6 +12,8 @@ time when a word is sealed: its first sums are those of its blocks, moved to the
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ _MOST_SUMS = 16  # first sums that are computed in one pass
 _SECOND = np.uint64(33)  # bits of the first sum
 
 
-def has_blocks(code: Code) -> bool:
+def has_blocks(code: Code) -> TypeGuard[Beside]:
     """Whether a code has digests of blocks: it has a few power sums, and there are two blocks."""
     return isinstance(code, Beside) and code.first <= _MOST_SUMS and code.n > BLOCK
 
@@ -149,10 +151,9 @@ def mixed(
 
 def _of_block(code: Code) -> PowerSums:
     """The code whose words are blocks: a part of the sums of one is a part of those of the word."""
-    if not (has_blocks(code) and isinstance(code, Beside)):
+    if not has_blocks(code):
         raise SpecError(f"{code!r} has no digests of blocks: it is too short, or of another family")
     screen = code.parts[0]
-    assert isinstance(screen, PowerSums)
     return PowerSums(BLOCK, screen.m, screen.seed)
 
 

@@ -9,13 +9,12 @@ vector whatever the damage is: what a decoder finds can be judged by a plain pro
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.base import RealCode, from_spec
-from parimend.errors import SpecError
+from parimend.codes.dense import Dense
 from parimend.hashing import stream_key, words
 from parimend.rng import log
 
@@ -106,14 +105,14 @@ def normals(key: np.uint64, start: int, count: int) -> NDArray[np.float64]:
     return np.where(w & np.uint64(1), -x, x)
 
 
-class Gaussian(RealCode):
+class Gaussian(Dense):
     """A dense real code: H[r, i] is normal number i m + r of the stream of the seed.
 
     H is made on first use (0.3 s and 42 MB for n = 5,120 and m = 1,024) and kept with the code.
 
     Args:
         n: number of words.
-        m: number of checks, less than n: only the zero word meets n checks.
+        m: number of checks, less than n.
         seed: selects one code of the family, 0 <= seed < 2^64.
         version: of the construction.
 
@@ -127,15 +126,6 @@ class Gaussian(RealCode):
     """
 
     family: ClassVar[str] = "gaussian"
-    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
-    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.m >= self.n:
-            raise SpecError(
-                f"a gaussian code needs m < n, not m={self.m}, n={self.n}: take fewer checks"
-            )
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
@@ -144,28 +134,13 @@ class Gaussian(RealCode):
         step = max(1, _BLOCK // self.m)
         for i in range(0, self.n, step):
             block = H[:, i : i + step]
-            block[...] = self._entries(i, block.shape[1])
+            block[...] = self._columns(i, block.shape[1])
         H.flags.writeable = False
         return H
 
-    def _entries(self, i: int, count: int) -> NDArray[np.float64]:
-        x = normals(stream_key(self.seed, self.version), i * self.m, count * self.m)
+    def _columns(self, start: int, count: int) -> NDArray[np.float64]:
+        x = normals(stream_key(self.seed, self.version), start * self.m, count * self.m)
         return x.reshape(count, self.m).T
-
-    def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """All checks, and column ``i`` of H, (m,) float64; made without the rest of H."""
-        return np.arange(self.m), self._entries(i, 1)[:, 0]
-
-    def _syndrome(self, word: NDArray[Any]) -> NDArray[np.float64]:
-        return self.matvec(word)
-
-    def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """H x, (n,) -> (m,)."""
-        return self.matrix @ x
-
-    def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The transpose of H times y, (m,) -> (n,)."""
-        return self.matrix.T @ y
 
     @cached_property
     def gram_factor(self) -> NDArray[np.float64]:
@@ -186,7 +161,3 @@ class Gaussian(RealCode):
         import scipy.linalg as sl  # see RealCode.solve_gram
 
         return sl.cho_solve((self.gram_factor, True), residual)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # H would travel along, and is made faster than it is read.
-        return from_spec, (self.spec(),)

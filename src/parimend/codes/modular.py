@@ -43,7 +43,6 @@ from parimend.hashing import stream_key
 from parimend.kernels.field import PRIME
 from parimend.kernels.modular import BASE, GROUP, most_groups
 
-"""Words in a group."""
 PRIMES = {1: (1 << 32) + 15, 2: PRIME}
 """p, by version."""
 
@@ -217,36 +216,8 @@ class Modular(SumsCode):
         """
         return sums[:, :1]
 
-    def accumulate(
-        self, sums: NDArray[np.uint64], words: NDArray[np.uint32], start: int = 0
-    ) -> NDArray[np.uint64]:
-        """Add a part of the words into ``sums``, in place.
-
-        Parts may come in any order, and sums of different parts may be added with `add`: the result
-        is exact, so it does not depend on the order. Words that come in no part count as zero.
-
-        Args:
-            sums: `syndrome_shape` uint64, below p; or the first bands of them, and only these are
-                summed up.
-            words: (k,) uint32: words start .. start + k - 1.
-            start: index of the first one, a multiple of 16. (A part that is followed by another
-                one has therefore a multiple of 16 words too.)
-
-        Returns:
-            ``sums``.
-
-        Raises:
-            SpecError: if shapes, dtypes or ``start`` do not fit.
-
-        Example:
-            >>> code = Modular(n=100, m=64)
-            >>> words = np.arange(100, dtype=np.uint32)
-            >>> sums = code.zeros()
-            >>> for start in range(0, 100, 48):
-            ...     sums = code.accumulate(sums, words[start : start + 48], start)
-            >>> bool((sums == code.syndrome(words)).all())
-            True
-        """
+    def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
+        """See `SumsCode.accumulate`; ``sums`` may be those of any number of first bands."""
         self._checked(sums, self._shape_of(sums))
         self._require_words(words, start, GROUP)
         # One compiled variant serves all: read-only, aligned and contiguous.

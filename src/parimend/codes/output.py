@@ -14,18 +14,17 @@ concurrent computing structures", Proceedings of the IEEE 74, 1986.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.codes.base import RealCode, from_spec
+from parimend.codes.dense import Dense
 from parimend.codes.gaussian import normals
-from parimend.errors import SpecError
 from parimend.hashing import stream_key
 
 
-class Output(RealCode):
+class Output(Dense):
     """P, with as many columns as the layer has outputs: every column has length sqrt(m).
 
     Args:
@@ -45,15 +44,6 @@ class Output(RealCode):
     """
 
     family: ClassVar[str] = "output"
-    word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
-    syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.m >= self.n:
-            raise SpecError(
-                f"an output code needs m < n, not m={self.m}, n={self.n}: take fewer checks"
-            )
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
@@ -63,7 +53,6 @@ class Output(RealCode):
         return P
 
     def _columns(self, start: int, count: int) -> NDArray[np.float64]:
-        """Columns start .. start + count - 1, (m, count)."""
         P = np.ones((self.m, count))
         if dense := self.m - 1:
             key = stream_key(self.seed, self.version)
@@ -74,21 +63,3 @@ class Output(RealCode):
                 square += row * row
             P[1:] = x * np.sqrt(dense / square)
         return P
-
-    def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """All checks, and column ``i`` of P, (m,) float64."""
-        return np.arange(self.m), self._columns(i, 1)[:, 0]
-
-    def _syndrome(self, word: NDArray[Any]) -> NDArray[np.float64]:
-        return self.matvec(word)
-
-    def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """P x, (n,) -> (m,)."""
-        return self.matrix @ x
-
-    def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The transpose of P times y, (m,) -> (n,)."""
-        return self.matrix.T @ y
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return from_spec, (self.spec(),)

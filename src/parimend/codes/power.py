@@ -41,8 +41,8 @@ from parimend.kernels.points import LANES, SIZES, Points
 
 MAX_ERRORS = SIZES[-1] // 2
 """Largest t."""
-MAX_WORDS = PRIME - 1 - LANES * LANES * SIZES[-1]
-"""Longest code: 16 GiB of data, less what the last tile may be filled up with."""
+LONGEST = PRIME - 1 - LANES * LANES * SIZES[-1]
+"""Words of the longest code: 16 GiB of data, less what the last tile may be filled up with."""
 _FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
 _SMALLEST = 3  # primitive root
 _GENERATOR, _FACTOR = 1, 2  # tags of random streams
@@ -65,7 +65,7 @@ class PowerSums(SumsCode):
     """m power sums of n words, which repair any m / 2 wrong ones.
 
     Args:
-        n: number of 32-bit words, at most `MAX_WORDS`.
+        n: number of 32-bit words, at most `LONGEST`.
         m: number of sums, even, at most 2 `MAX_ERRORS`.
         seed: selects the primitive root that the points are powers of.
         version: see `Code`.
@@ -95,8 +95,8 @@ class PowerSums(SumsCode):
                 f"power sums come in pairs, 2 to {2 * MAX_ERRORS} of them, not m={self.m}: "
                 "ask for fewer errors"
             )
-        if self.n > MAX_WORDS:
-            raise SpecError(f"power sums hold {MAX_WORDS} words, not {self.n}: split the data")
+        if self.n > LONGEST:
+            raise SpecError(f"power sums hold {LONGEST} words, not {self.n}: split the data")
 
     @classmethod
     def for_errors(cls, n: int, errors: int, seed: int = 0) -> PowerSums:
@@ -196,32 +196,10 @@ class PowerSums(SumsCode):
     def few(self, sums: Sums) -> Sums:
         return sums
 
-    def accumulate(
-        self, sums: NDArray[np.uint64], words: NDArray[np.uint32], start: int = 0
-    ) -> NDArray[np.uint64]:
-        """Add a part of the words into ``sums``, in place; parts may come in any order.
+    def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
+        """See `SumsCode.accumulate`; ``start`` is a multiple of 8 here.
 
         A part that does not begin and end with a tile costs up to two tiles more.
-
-        Args:
-            sums: (m,) uint64, below p.
-            words: (k,) uint32: words start .. start + k - 1.
-            start: index of the first one, a multiple of 8.
-
-        Returns:
-            ``sums``.
-
-        Raises:
-            SpecError: if shapes, dtypes or ``start`` do not fit.
-
-        Example:
-            >>> code = PowerSums(n=100, m=8)
-            >>> words = np.arange(100, dtype=np.uint32)
-            >>> sums = code.zeros()
-            >>> for start in range(0, 100, 48):
-            ...     sums = code.accumulate(sums, words[start : start + 48], start)
-            >>> bool((sums == code.syndrome(words)).all())
-            True
         """
         self._checked(sums)
         self._require_words(words, start, LANES)

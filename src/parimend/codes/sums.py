@@ -32,8 +32,6 @@ class SumsCode(Code):
 
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint32)
     syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint64)
-    erasures: ClassVar[bool] = False
-    """See `Promise.erasures`."""
 
     @property
     @abstractmethod
@@ -74,13 +72,6 @@ class SumsCode(Code):
     def few_shape(self) -> tuple[int, ...]:
         """Shape of what `few` gives."""
 
-    @property
-    def proves(self) -> bool:
-        """Whether weights whose sums are as sealed are as sealed: of all others, unless somebody
-        makes them for this code, a share of 2^-128 at most has the same sums.
-        """
-        return False
-
     def zeros(self, few: bool = False) -> Sums:
         """The sums of no words, to start `accumulate` with; all, or those of `few`."""
         return np.zeros(self.few_shape if few else self.syndrome_shape, np.uint64)
@@ -91,15 +82,31 @@ class SumsCode(Code):
 
     @abstractmethod
     def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
-        """Add a part of the words into ``sums``, in place; parts may come in any order.
+        """Add a part of the words into ``sums``, in place.
+
+        Parts may come in any order, and sums of different parts may be added with `add`: the result
+        is exact, so it does not depend on the order. Words that come in no part count as zero.
 
         Args:
             sums: as `zeros` gives them: all, and then all are summed up, or few.
             words: (k,) uint32: words start .. start + k - 1.
-            start: index of the first one, a multiple of 16.
+            start: index of the first one, a multiple of 16. (A part that is followed by another
+                one has therefore a multiple of 16 words too.)
 
         Returns:
             ``sums``.
+
+        Raises:
+            SpecError: if shapes, dtypes or ``start`` do not fit.
+
+        Example:
+            >>> from parimend.codes import sums_for
+            >>> code, words = sums_for(100, errors=4), np.arange(100, dtype=np.uint32)
+            >>> sums = code.zeros()
+            >>> for start in range(0, 100, 48):
+            ...     sums = code.accumulate(sums, words[start : start + 48], start)
+            >>> bool((sums == code.syndrome(words)).all())
+            True
         """
 
     @abstractmethod

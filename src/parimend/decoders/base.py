@@ -7,6 +7,7 @@ is not known). It never sees the word, the weights or the truth.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -153,3 +154,9 @@ def decoder_for(code: Code) -> Decoder:
         if each.usual and code.family in each.families:
             return each()
     raise SpecError(f"there is no decoder for {code.family} codes")
+
+
+@lru_cache(maxsize=32)
+def prepared(code: Code) -> Prepared:
+    """The usual decoder, made ready for a code, and kept."""
+    return decoder_for(code).prepare(code)

@@ -8,8 +8,8 @@ from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
 from parimend.files.repairing import repair_all, repair_file
 from parimend.files.sealing import Protection
-from parimend.files.seals import SUFFIX, find_seal, sidecar_of
-from parimend.files.targets import left_out, targets
+from parimend.files.seals import SUFFIX, sidecar_of
+from parimend.files.targets import targets
 
 __all__ = [
     "SUFFIX",
@@ -17,9 +17,7 @@ __all__ = [
     "Protection",
     "check_all",
     "check_file",
-    "find_seal",
     "known_members",
-    "left_out",
     "protect_all",
     "protect_file",
     "repair_all",

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -24,12 +24,13 @@ from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
 from parimend.files.seals import (
+    FORCED,
     SUFFIX,
     Beside,
     Save,
     Sealed,
     Seals,
-    content_of,
+    content_digest,
     find_inside,
     load_sidecar,
     name_of,
@@ -109,8 +110,8 @@ class Apart(Seals):
         if not sure:
             return self._inside(file, path)
         # Files of one content may have a seal each, all of which say the same.
-        content = content_of(sure[0].seal)
-        sure += [sealed for sealed in near if content_of(sealed.seal) == content]
+        content = content_digest(sure[0].seal)
+        sure += [sealed for sealed in near if content_digest(sealed.seal) == content]
         first = max(sure, key=lambda sealed: _in_common(sealed, path))
         if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
             raise MismatchError(
@@ -124,6 +125,17 @@ class Apart(Seals):
 
     def has(self, path: Path) -> bool:
         return path.name in self._names
+
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        with open_regular(path) as file, suppress(SealError):
+            # Another file of the same content has a seal of its own.
+            return self.find(file, path).seal.notes.get(PLACE) == place
+        if self.is_one and self.where.exists():
+            raise MismatchError(
+                f"{self.where} is there already, and is not the seal of {path}: choose another "
+                f"place, {FORCED}"
+            )
+        return False
 
     def notes(self, path: Path) -> Mapping[str, Any]:
         found = [sealed for sealed in self._sealed if name_of(sealed) == path.name]
@@ -148,12 +160,6 @@ class Apart(Seals):
         yield save
 
     def require_place(self, path: Path) -> None:
-        """Refuse to put the one seal where something else lies that is worth keeping.
-
-        Raises:
-            SpecError: if the file to be protected is there, or another one that is no seal; or a
-                file where the folder for seals is to be.
-        """
         if not self.is_one and self.where.exists() and not self.where.is_dir():
             raise SpecError(f"{self.where} is a file: choose a folder for the seals")
         if not (self.is_one and self.where.exists()):
@@ -281,4 +287,4 @@ def _is_equal(one: Sealed, other: Sealed) -> bool:
 def _key(seal: Seal) -> str:
     """By which a seal is named: its content, and the place of its file among the others."""
     place = str(seal.notes.get(PLACE, ""))
-    return hashlib.sha256(content_of(seal) + place.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(content_digest(seal) + place.encode(errors="surrogatepass")).hexdigest()

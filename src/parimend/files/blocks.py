@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.blocks import differing
-from parimend.codes.blocks import BLOCK, DIGEST, digest_of
+from parimend.carriers.summing import joined, reads
+from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of
 from parimend.formats import Layout
 from parimend.outcomes import FileOutcome, Verdict
 from parimend.regular import read_at
@@ -77,7 +77,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedBlocks:
     """Where a file is damaged beyond its budget.
 
     Attributes:
@@ -96,7 +96,9 @@ class Damage:
         return tuple(merged((span.begin, span.end) for b in self.blocks for span in b.spans))
 
 
-def damage_in(seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOutcome) -> Damage:
+def damaged_blocks(
+    seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOutcome
+) -> DamagedBlocks:
     """Look for the damaged blocks of the words that cannot be repaired.
 
     Args:
@@ -112,12 +114,26 @@ def damage_in(seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOut
         if not word.blocks and (word.word.masked or word.word.padded > BLOCK or not word.sha256):
             unknown.append(word)
             continue
-        numbers = differing(word, tensors).tolist() if word.blocks else [0]
+        numbers = _differing(word, tensors).tolist() if word.blocks else [0]
         if tensors.found < tensors.size:
             numbers = sorted({*numbers, *_missing(word, layout, tensors.found)})
         intact |= DIGEST * len(numbers) < len(word.blocks)
         damaged += _blocks(word, numbers, layout)
-    return Damage(tuple(damaged), intact, tuple(unknown))
+    return DamagedBlocks(tuple(damaged), intact, tuple(unknown))
+
+
+def _differing(word: SealedWord, tensors: FileTensors) -> NDArray[np.int64]:
+    """The numbers of the blocks whose digests are not as sealed, read once.
+
+    What is missing at the end of the file counts as zeros, and takes no time.
+    """
+    blocks = BlockSums(word.code)
+    for pieces, start in reads(word.word):
+        if all(tensors.missing(piece) == piece.nbytes for piece in pieces):
+            continue
+        blocks.add(joined(pieces, [tensors.read(piece) for piece in pieces]), start)
+    sealed = np.frombuffer(word.blocks, np.uint8).reshape(-1, DIGEST)
+    return np.flatnonzero((blocks.digests != sealed).any(axis=1))
 
 
 def _missing(word: SealedWord, layout: Layout, found: int) -> Iterator[int]:

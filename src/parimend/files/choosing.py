@@ -38,6 +38,8 @@ def choose(files: Sequence[Path], only: Sequence[str] | None) -> dict[Path, Coll
     return {path: wanted.intersection(names[path]) if path in names else None for path in files}
 
 
-def for_index(request: Request) -> Request:
-    """What is asked of an index, which has no weights to carry anything or to be chosen."""
+def of_file(request: Request, path: Path) -> Request:
+    """What is asked of one file: an index has no weights to carry anything or to be chosen."""
+    if not is_index(path):
+        return request
     return Request(request.errors, Sidecar(), seed=request.seed, guaranteed=request.guaranteed)

@@ -52,7 +52,7 @@ class Local(Engine):
 
     name = "local"
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None) -> None:
         self.cores = cores()
         self.workers = workers or self.cores
 
@@ -81,7 +81,7 @@ class Ray(Engine):
     name = "ray"
     cluster: Cluster
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None) -> None:
         self.cluster = Cluster(workers)
 
     def threads(self, files: int) -> int:

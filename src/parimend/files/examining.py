@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
-from parimend.files.blocks import damage_in
+from parimend.files.blocks import damaged_blocks
 from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew
 from parimend.formats import layout_of
@@ -49,7 +49,7 @@ def report_on(
     header = _frame(
         tensors.has_header_until(tensors.found) if is_cut else tensors.has_header, is_ours
     )
-    damage = damage_in(sealed.seal, sealed.layout, tensors, outcome)
+    damage = damaged_blocks(sealed.seal, sealed.layout, tensors, outcome)
     if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     return replace(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from parimend.atomic import PathLike, hidden, locked
 from parimend.carriers.finding import Place
-from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK, mixed
 from parimend.errors import MismatchError, SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
@@ -117,8 +116,7 @@ class Fetched:
     def doubts_of(self, word: SealedWord) -> list[Place]:
         """Those that are few enough to be erasures, which cost half of what other errors do."""
         code, doubts = word.code, set(self.doubts.get(word, ()))
-        able = isinstance(code, SumsCode) and code.erasures and len(doubts) < code.m
-        return sorted(doubts) if able else []
+        return sorted(doubts) if code.erasures and len(doubts) < code.m else []
 
     def note(self, text: str) -> None:
         """Note something once."""

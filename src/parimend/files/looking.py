@@ -46,9 +46,8 @@ def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) ->
     """
     notes = opened.sealed.seal.notes
     listed = None
-    if not noted(notes, MEMBERS, opened.path.name) and is_index(
-        opened.path
-    ):  # sealed before members were noted
+    # One that was sealed before members were noted.
+    if is_index(opened.path) and not noted(notes, MEMBERS, opened.path.name):
         listed = listed_in(_original(opened.sealed, opened.file))
     is_sure = outcome is not None and is_proven(outcome)
     return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))

@@ -15,7 +15,7 @@ from parimend.files.engines import Engine, Local
 from parimend.files.looking import Looked, listed_in, looked_at
 from parimend.files.opening import opened
 from parimend.files.places import Displaced, Origin, displaced, homes, origin_of
-from parimend.files.seals import Beside, Sealed, Seals, name_of
+from parimend.files.seals import Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
@@ -53,10 +53,10 @@ class Members:
         is_set: whether it stands for several files and not just for one.
     """
 
-    def __init__(self, path: Path, seals: Seals | None = None) -> None:
+    def __init__(self, path: Path, seals: Seals) -> None:
         is_folder = path.is_dir()
         self.path = path
-        self.seals = seals or Beside()
+        self.seals = seals
         self.is_set = is_folder or is_index(path)
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent

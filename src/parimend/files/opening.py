@@ -13,12 +13,11 @@ from typing import BinaryIO, NoReturn
 
 from parimend.atomic import is_locked
 from parimend.errors import BusyError, MismatchError, ParimendError
-from parimend.files.seals import Beside, Sealed, Seals, sidecar_of
+from parimend.files.seals import Sealed, Seals, sidecar_of
 from parimend.regular import State, open_regular, state_of
 
 _ATTEMPTS = 20
 _PAUSE = 0.02  # seconds
-_BESIDE = Beside()
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
+def opened(path: Path, seals: Seals) -> Iterator[Opened]:
     """Open a protected file and read its seal.
 
     Args:
@@ -100,7 +99,7 @@ def opened(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
 
 
 @contextmanager
-def absent(path: Path, seals: Seals = _BESIDE) -> Iterator[Opened]:
+def absent(path: Path, seals: Seals) -> Iterator[Opened]:
     """As `opened`, of a file that is not there and has a seal: all of its bytes are missing.
 
     Raises:

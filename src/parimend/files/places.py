@@ -15,7 +15,7 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_of, name_of
+from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_digest, name_of
 from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
 
 Set = frozenset[str]
@@ -47,7 +47,7 @@ def origin_of(sealed: Sealed, path: Path) -> Origin | None:
         path: of the file.
     """
     members, place = _members_of(sealed), place_of(sealed, path)
-    return Origin(members, place, content_of(sealed.seal)) if place in members else None
+    return Origin(members, place, content_digest(sealed.seal)) if place in members else None
 
 
 def place_of(sealed: Sealed, path: Path) -> str:

@@ -18,7 +18,7 @@ from parimend.carriers.base import Find, find, proven
 from parimend.carriers.finding import Finding
 from parimend.errors import SourceError, SpecError
 from parimend.files.apart import seals_in
-from parimend.files.blocks import damage_in
+from parimend.files.blocks import damaged_blocks
 from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
@@ -198,7 +198,7 @@ def _repair_from(
     """Repair what its budget is not enough for with the blocks of other copies."""
     layout = found.sealed.layout
     tensors = FileTensors(found.file, layout, task.progress)
-    damage = damage_in(found.sealed.seal, layout, tensors, report)
+    damage = damaged_blocks(found.sealed.seal, layout, tensors, report)
     if damage.unknown:
         name = damage.unknown[0].name
         return replace(

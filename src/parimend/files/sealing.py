@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ from parimend.atomic import atomic
 from parimend.carriers import Chosen, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
-from parimend.files.apart import Apart
-from parimend.files.choosing import for_index
+from parimend.files.choosing import of_file
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import Sealed, Seals, sidecar_of
+from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
@@ -25,8 +23,6 @@ from parimend.regular import open_regular, read_regular, state_of
 from parimend.seal import Seal
 from parimend.stores.file import ChosenTensors, FileTensors, LoadedTensors, Progress, silent
 from parimend.words.layout import bytes_in
-
-_FORCED = "or use --force (in Python: force=True)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +52,7 @@ class Protection(Record):
     @property
     def covered_bytes(self) -> int:
         """Bytes of the elements that are protected."""
-        return int(bytes_in(part for word in self.seal.words for part in word.parts))
+        return bytes_in(part for word in self.seal.words for part in word.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/files.md` describes the keys."""
@@ -123,16 +119,15 @@ def prepare(
     with open_regular(path) as file:
         layout = _with_room(file, path)
     if layout.format.seal_in(layout) is not None and not task.force:
-        raise MismatchError(f"{path} has a seal already: check it, {_FORCED} to replace it")
+        raise MismatchError(f"{path} has a seal already: check it, {FORCED} to replace it")
     return partial(_inside, task, path, out, names)
 
 
 def _prepare_beside(
     task: Task, path: Path, names: Collection[str] | None
 ) -> Callable[[], Protection]:
-    if isinstance(task.seals, Apart):
-        task.seals.require_place(path)
-    if task.force or not _is_sealed(task, path):
+    task.seals.require_place(path)
+    if task.force or not task.seals.is_sealed(path, task.notes_of(path).get(PLACE)):
         _require_readable(path)
         return partial(_beside, task, path, names)
     return partial(_keep, task, path, _kept(task, path, names))
@@ -146,26 +141,9 @@ def _require_readable(path: Path) -> None:
         layout_of(file, path)
 
 
-def _is_sealed(task: Task, path: Path) -> bool:
-    """Whether a file has a sidecar already."""
-    seals = task.seals
-    if not isinstance(seals, Apart):
-        return seals.has(path)
-    with open_regular(path) as file, suppress(SealError):
-        found = seals.find(file, path).seal.notes
-        # Another file of the same content has a seal of its own.
-        return found.get(PLACE) == task.notes_of(path).get(PLACE)
-    if seals.is_one and seals.where.exists():
-        raise MismatchError(
-            f"{seals.where} is there already, and is not the seal of {path}: choose another place, "
-            f"{_FORCED}"
-        )
-    return False
-
-
 def _prepare_copy(task: Task, path: Path, out: Path) -> Callable[[], Protection]:
     """An index carries nothing: a copy of it gets a sidecar."""
-    task = task._replace(request=for_index(task.request))
+    task = task._replace(request=of_file(task.request, path))
     content = read_regular(path, MAX_INDEX)
     was_copied = out.exists() and not out.samefile(path) and sidecar_of(out).exists()
     if was_copied and not task.force and read_regular(out, MAX_INDEX) == content:
@@ -192,7 +170,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
         side = task.seals.place(path, None)
         by = f", by {side.name}" if side else ""
         return MismatchError(
-            f"{path} is protected already{by}{reason}: check it, {_FORCED} to protect "
+            f"{path} is protected already{by}{reason}: check it, {FORCED} to protect "
             "what is there now"
         )
 
@@ -204,7 +182,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
                 raise refusal(", in another way")
             if not tensors.has_header or tensors.found != tensors.size:
                 raise refusal(", and is not as it was then")
-            request = for_index(task.request) if is_index(path) else task.request
+            request = of_file(task.request, path)
             wanted = choose_codes(ChosenTensors(tensors, names), request)
             there = [Chosen(word.code, word.word, word.certificate) for word in seal.words]
             if request.errors != seal.errors or wanted != there:
@@ -234,7 +212,7 @@ def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
 
 
 def _beside(task: Task, path: Path, names: Collection[str] | None) -> Protection:
-    request = for_index(task.request) if is_index(path) else task.request
+    request = of_file(task.request, path)
     with open_regular(path) as file:
         before = state_of(file.fileno())
 
@@ -345,7 +323,7 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
     stale = sidecar_of(out)
     if stale.exists() and not force:
         raise MismatchError(
-            f"{stale} belongs to another file that would be replaced: remove both, {_FORCED}"
+            f"{stale} belongs to another file that would be replaced: remove both, {FORCED}"
         )
 
 

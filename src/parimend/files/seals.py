@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.walking import walk
-from parimend.formats import FORMATS, Layout, layout_of, promised
+from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
 from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
 from parimend.showing import command_word
@@ -29,6 +29,8 @@ SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
 DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
+FORCED = "or use --force (in Python: force=True)"
+"""What also helps where there is a seal already."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def name_of(sealed: Sealed) -> str:
     return match[1] if match else stem
 
 
-def content_of(seal: Seal) -> bytes:
+def content_digest(seal: Seal) -> bytes:
     """A digest of what was sealed: of the frame, and of the SHA-256 or the sums of every word."""
     digest = hashlib.sha256()
     for data in seal.blobs.values():
@@ -141,6 +143,26 @@ class Seals(ABC):
         """Whether there is a sidecar of the name of a file, which need not be there."""
 
     @abstractmethod
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        """Whether a file that is to be protected has a sidecar already.
+
+        Args:
+            path: of the file.
+            place: the `PLACE` that its seal would note.
+
+        Raises:
+            MismatchError, SealError: if it is not known, as the place of the sidecar is taken.
+        """
+
+    @abstractmethod
+    def require_place(self, path: Path) -> None:
+        """Refuse to put the seal of a file where something else lies that is worth keeping.
+
+        Raises:
+            SpecError: if something does; names it.
+        """
+
+    @abstractmethod
     def notes(self, path: Path) -> Mapping[str, Any]:
         """What the sidecar of the name of a file notes, if the file cannot be read.
 
@@ -166,13 +188,37 @@ class Beside(Seals):
     """Every sidecar lies beside its file, and is found by the name."""
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
-        return find_seal(file, path)
+        beside = sidecar_of(path)
+        try:
+            seal, layout, is_intact = load_sidecar(beside)
+        except FileNotFoundError:
+            try:
+                return find_inside(file, path)
+            except SealError:
+                _, beside = seals_beside(path)
+                if not _is_of_model(beside, path):
+                    raise
+            seal, layout, is_intact = load_sidecar(beside)
+        if layout is None:  # a model's own seal, saved beside the file it was loaded from
+            layout = layout_of(file, path)
+            if not layout.format.strict:
+                raise FormatError(
+                    f"{path} is of no known format, or damaged where its tensors are named, which "
+                    f"{beside.name}, the seal of a model, needs to be known"
+                )
+        return Sealed(seal, layout, beside, is_intact)
 
     def place(self, path: Path, sealed: Sealed | None) -> Path:
         return sidecar_of(path)
 
     def has(self, path: Path) -> bool:
         return os.path.exists(sidecar_of(path))  # no error where the name is too long for one
+
+    def is_sealed(self, path: Path, place: str | None) -> bool:
+        return self.has(path)
+
+    def require_place(self, path: Path) -> None:
+        pass  # nobody else's file has such a name
 
     def notes(self, path: Path) -> Mapping[str, Any]:
         return load_sidecar(sidecar_of(path)).seal.notes
@@ -206,37 +252,6 @@ def is_of_file(beside: Path) -> bool:
         return True
 
 
-def find_seal(file: BinaryIO, path: Path) -> Sealed:
-    """The seal of a file.
-
-    Args:
-        file: open for reading.
-        path: its path, by which the sidecar is found.
-
-    Raises:
-        SealError: if the file is not protected, or its seal cannot be read.
-    """
-    beside = sidecar_of(path)
-    try:
-        seal, layout, is_intact = load_sidecar(beside)
-    except FileNotFoundError:
-        try:
-            return find_inside(file, path)
-        except SealError:
-            _, beside = seals_beside(path)
-            if not _is_of_model(beside, path):
-                raise
-        seal, layout, is_intact = load_sidecar(beside)
-    if layout is None:  # a model's own seal, saved beside the file it was loaded from
-        layout = layout_of(file, path)
-        if not layout.format.strict:
-            raise FormatError(
-                f"{path} is of no known format, or damaged where its tensors are named, which "
-                f"{beside.name}, the seal of a model, needs to be known"
-            )
-    return Sealed(seal, layout, beside, is_intact)
-
-
 def load_sidecar(beside: Path) -> Unsealed:
     """The seal in a sidecar.
 
@@ -252,7 +267,7 @@ def _is_of_model(beside: Path, path: Path) -> bool:
 
     A sidecar of that name would belong to a file called ``model``.
     """
-    expected = promised(path)
+    expected = of_suffix(path)
     if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
     return load_sidecar(beside).layout is None

@@ -141,7 +141,7 @@ def _why_none(error: FileNotFoundError) -> str:
     return f"the server answers {status}" if status not in (None, 404) else "there is no such file"
 
 
-def open_source(where: PathLike, name: str, is_set: bool = False) -> Source:
+def open_source(where: PathLike, name: str, is_set: bool) -> Source:
     """Another copy of a file.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any
 from parimend.errors import FormatError, MismatchError
 from parimend.files.seals import SUFFIX
 from parimend.files.walking import walk
-from parimend.formats import FORMATS, promised
+from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular
 
 MEMBERS = "members"
@@ -214,7 +214,7 @@ def shards(content: bytes, index: str) -> list[str]:
 
 def has_others(path: Path) -> bool:
     """Whether the name of a file promises a format of which other files may hold the rest."""
-    format = promised(path)
+    format = of_suffix(path)
     return format is not None and format.has_others
 
 
@@ -225,7 +225,7 @@ def others(path: Path) -> list[str]:
         FormatError: if it is not what its name promises, or they are not in its folder or below.
         OSError: if it cannot be read.
     """
-    format = promised(path)
+    format = of_suffix(path)
     if format is None or not format.has_others:
         return []
     with open_regular(path) as file:

@@ -93,9 +93,9 @@ def _write(
     outcomes = dict(zip(seal.words, report.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     again = diagnose(replace(seal, words=clean), copy)
-    copy.look()
-    has_header = copy.has_header_until(size)
-    if not (done.verdict.ok and again.verdict.ok and has_header and copy.found == size):
+    written = FileTensors(new, layout)
+    is_framed = written.found == size and written.has_header_until(size)
+    if not (done.verdict.ok and again.verdict.ok and is_framed):
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
     outcomes |= zip(known, done.words, strict=True)
     return replace(

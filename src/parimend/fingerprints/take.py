@@ -8,7 +8,6 @@ rest.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of
-from parimend.codes.power import MAX_WORDS, PowerSums
+from parimend.atomic import PathLike
+from parimend.codes.power import LONGEST, PowerSums
 from parimend.cores import cores
 from parimend.errors import FormatError, SpecError
 from parimend.files.targets import SAFETENSORS, index_among, is_index, targets
@@ -33,7 +33,7 @@ from parimend.stores.base import Tensors, subparts
 from parimend.stores.file import FileTensors
 from parimend.stores.spread import Elements, local
 from parimend.words.bits import WORD, words_of
-from parimend.words.layout import LINE, Part
+from parimend.words.layout import Part
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ _THERE = 1 << 25  # bytes of a piece on another device
 
 
 def fingerprint(
-    of: Model | str | os.PathLike[str],
+    of: Model | PathLike,
     *,
     only: str | Sequence[str] | None = None,
     names: Names | None = None,
@@ -239,17 +239,12 @@ def _prints(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
 
 @cache
 def _code() -> PowerSums:
-    return PowerSums(MAX_WORDS, SUMS)
+    return PowerSums(LONGEST, SUMS)
 
 
 def _section(part: Part) -> int:
     """Elements of a tensor that sums are taken of together, whole lines: no code holds more."""
-    return WORD * MAX_WORDS // (part.itemsize * _line(part)) * _line(part)
-
-
-def _line(part: Part) -> int:
-    """Elements that are whole lines of words."""
-    return LINE // math.gcd(part.itemsize, LINE)
+    return WORD * LONGEST // (part.itemsize * part.line) * part.line
 
 
 class _Piece(NamedTuple):
@@ -264,9 +259,9 @@ def _pieces(part: Part, tensors: Tensors) -> Iterator[_Piece]:
     """The pieces of a tensor in which this process holds elements."""
     begin, end = _range(tensors.spread.held(part).elements)
     size = _section(part)
-    step = _THERE // (part.itemsize * _line(part)) * _line(part)
+    step = _THERE // (part.itemsize * part.line) * part.line
     for start in range(0, part.count, size):
-        first = max(begin - start, 0) // _line(part) * _line(part)
+        first = max(begin - start, 0) // part.line * part.line
         last = min(end - start, size)
         if first < last:
             some = replace(part, start=start + first, count=last - first)

@@ -5,6 +5,6 @@ here loads torch.
 """
 
 from parimend.formats.base import Bytes, Entry, Format, Layout
-from parimend.formats.registry import FORMATS, layout_of, of_name, promised
+from parimend.formats.registry import FORMATS, layout_of, of_name, of_suffix
 
-__all__ = ["FORMATS", "Bytes", "Entry", "Format", "Layout", "layout_of", "of_name", "promised"]
+__all__ = ["FORMATS", "Bytes", "Entry", "Format", "Layout", "layout_of", "of_name", "of_suffix"]

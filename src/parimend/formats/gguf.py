@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 from parimend.dtypes import BLOCKS, DTYPES
 from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import Entry
-from parimend.formats.listed import Listed
+from parimend.formats.listed import MOST_TENSORS, Listed
 from parimend.formats.reading import Reader
 
 _MAGIC = b"GGUF"
@@ -27,7 +27,6 @@ _SIZES = MappingProxyType(  # bytes of a fact, by its type
 )
 _DEEPEST = 8  # arrays in arrays
 _MOST_DIMENSIONS = 8
-_MOST_TENSORS = 1 << 18
 # By the numbers of ggml.h.
 _TYPES = MappingProxyType(
     {
@@ -107,7 +106,7 @@ class _Header:
                 self._skip(kind, 0)
         if not 0 < alignment <= 1 << 20:
             raise FormatError(f"{self._reader.name} is damaged: its alignment is {alignment}")
-        if tensors > _MOST_TENSORS:
+        if tensors > MOST_TENSORS:
             raise FormatError(f"{self._reader.name} is damaged: it lists {tensors} tensors")
         return alignment, [self._info() for _ in range(tensors)]
 

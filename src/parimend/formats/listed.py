@@ -25,13 +25,14 @@ from typing import BinaryIO
 
 from parimend.errors import FormatError
 from parimend.formats.base import MOST_BYTES, Bytes, Entry, Format, Layout
-from parimend.formats.raw import NAME
+from parimend.formats.header import MAX_LENGTH
+from parimend.formats.raw import TENSOR
 from parimend.regular import read_at
 from parimend.strict_json import finite, refuse
 
 LONGEST_SPAN = 1 << 24
 """Bytes in a row that belong to no tensor; if they are more, they are a tensor of bytes."""
-MOST_AROUND = 100_000_000
+MOST_AROUND = MAX_LENGTH
 """Bytes that belong to no tensor, in all: as many as the header of a safetensors file may have."""
 
 MOST_TENSORS = 1 << 18
@@ -56,7 +57,7 @@ class Listed(Format):
             raise FormatError(f"{name} is empty: there is nothing in it to protect")
         found = _apart(islice(self._tensors(file, size, name), MOST_TENSORS + 1))
         if not any(entry.end > entry.begin for entry in found):
-            found = [Entry(NAME, "U8", (size,), 0, size)]
+            found = [Entry(TENSOR, "U8", (size,), 0, size)]
         if (last := found[-1]).end > size:
             raise FormatError(
                 f"{name} is truncated: it has {size} bytes, and {last.name} ends at {last.end}"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from parimend.dtypes import DTYPES
 from parimend.errors import AnotherFormatError, FormatError
-from parimend.formats.base import Entry
+from parimend.formats.base import MOST_BYTES, Entry
 from parimend.formats.listed import Listed
 from parimend.formats.reading import Reader
 from parimend.formats.zipped import COMPRESSED, STORED, members
@@ -115,7 +115,7 @@ def _facts(header: Any) -> tuple[str, bool, tuple[int, ...]]:
     # An array of objects is a pickle, and one of records is taken as its bytes.
     text = descr if isinstance(descr, str) and _OPAQUE.fullmatch(descr) else "RECORDS"
     if not isinstance(shape, tuple) or any(
-        type(n) is not int or not 0 <= n < 1 << 62 for n in shape
+        type(n) is not int or not 0 <= n <= MOST_BYTES for n in shape
     ):
         raise ValueError("no shape")
     return text, header["fortran_order"] is True, shape

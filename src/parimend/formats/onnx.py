@@ -23,7 +23,7 @@ from parimend.formats.protobuf import fields, varint
 from parimend.formats.reading import Reader
 from parimend.regular import State, open_regular, state_of
 
-SUFFIX = ".onnx"
+_SUFFIX = ".onnx"
 """What the names of models end in."""
 
 # By the numbers of onnx.proto.
@@ -95,7 +95,7 @@ class Onnx(Listed):
     """ONNX models. Constants without a name are called as what they are the output of."""
 
     name = "onnx"
-    suffix = SUFFIX
+    suffix = _SUFFIX
     loads = "onnx"
     has_others = True
 
@@ -130,7 +130,7 @@ def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
     found = []
     for folder in path.parents[:_LEVELS]:
         name = str(path.relative_to(folder))
-        for model in sorted(folder.glob(f"*{SUFFIX}")):
+        for model in sorted(folder.glob(f"*{_SUFFIX}")):
             tensors = _of_model(model, state_of(model))
             found += [(t, t.place) for t in tensors if t.place and t.place.location == name]
     return found

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from parimend.errors import FormatError
 from parimend.formats.base import MOST_BYTES, Bytes, Entry, Format, Layout
 
-NAME = "bytes"
+TENSOR = "bytes"
 """Name of the tensor."""
 _FRAME = 8  # bytes
 
@@ -35,7 +35,7 @@ class Raw(Format):
         size = int.from_bytes(frame, "little")
         if len(frame) != _FRAME or not 1 <= size <= MOST_BYTES:
             raise FormatError(f"{name} is not the size of a file: {bytes(frame[:_FRAME]).hex()}")
-        return Layout(self, (Entry(NAME, "U8", (size,), 0, size),), size, frame, ())
+        return Layout(self, (Entry(TENSOR, "U8", (size,), 0, size),), size, frame, ())
 
     @staticmethod
     def frame(size: int) -> bytes:

@@ -45,10 +45,10 @@ def of_name(name: str) -> Format:
         ) from None
 
 
-def promised(path: Path) -> Format | None:
+def of_suffix(path: Path) -> Format | None:
     """The format that the name of a file promises; None if it promises none.
 
-    >>> promised(Path("model.bin")) is None
+    >>> of_suffix(Path("model.bin")) is None
     True
     """
     found = (format for format in FORMATS.values() if format.suffix)
@@ -65,7 +65,7 @@ def layout_of(file: BinaryIO, path: Path) -> Layout:
     Raises:
         FormatError: if it is not, or is damaged, or empty.
     """
-    if expected := promised(path):
+    if expected := of_suffix(path):
         return expected.parse(file, str(path))
     *others, last = FORMATS.values()
     for format in others:

@@ -84,21 +84,12 @@ def _forward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """As `nn.MultiheadAttention.forward`."""
-    if query.is_nested or (
-        is_causal and attn_mask is None
-    ):  # the first unguarded, the second wrong
-        for name in guards:
-            guards[name].journal.passed[guards[name].name] += 1
-        return forward(
-            query,
-            key,
-            value,
-            key_padding_mask,
-            need_weights,
-            attn_mask,
-            average_attn_weights,
-            is_causal,
-        )
+    # The first cannot be guarded, the second is an error that PyTorch tells.
+    if query.is_nested or (is_causal and attn_mask is None):
+        for guard in guards.values():
+            guard.journal.passed[guard.name] += 1
+        masks = key_padding_mask, need_weights, attn_mask, average_attn_weights
+        return forward(query, key, value, *masks, is_causal)
 
     def project(name: str, x: Tensor) -> Tensor:
         parameters: Callable[[], tuple[Any, Any]] = partial(parameters_of, module, name)

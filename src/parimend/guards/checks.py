@@ -11,7 +11,7 @@ from torch import Tensor
 from parimend import kernels
 from parimend.codes.output import Output
 from parimend.guards.arithmetic import Arithmetic, arithmetic, unit_roundoff
-from parimend.guards.threshold import Spread, Threshold
+from parimend.guards.threshold import Noise, Threshold
 from parimend.kernels import screen_torch
 from parimend.layers.product import Product
 
@@ -54,7 +54,7 @@ class Checks:
     Attributes:
         imposed: P W and P b are zero.
         blocks: of outputs.
-        spread: what rounding errors make of the checks.
+        noise: what rounding errors make of the checks.
         weight_dtype: of the weights.
     """
 
@@ -84,7 +84,7 @@ class Checks:
             PW.reshape(len(W), blocks, code.m, -1).transpose(0, 1).transpose(1, 2).flatten(2)
         )
         of_inputs = of_inputs @ of_inputs.mT
-        self.spread = Spread(
+        self.noise = Noise(
             (P * square @ P.T / total).cpu(),
             (0.0 * of_inputs if self.imposed else of_inputs / total).cpu(),
             (left.reshape(blocks, -1) / total[..., 0] * self.imposed).cpu(),
@@ -99,21 +99,16 @@ class Checks:
         self._at_hand: dict[tuple[torch.device, torch.dtype], _Prepared] = {}
         of_blocks = torch.eye(blocks, dtype=W.dtype, device=W.device)
         of_blocks = of_blocks.repeat_interleave(code.n, 1)
-        w2 = self._by_group(of_blocks, W) @ W.square()
+        w2 = by_group(of_blocks, W) @ W.square()
         self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": w2}
 
     def _projected(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """W, P W and P b."""
         W = self.product.matrix(weight.detach()).to(torch.float64)
         P = checks_of(self.code, W.shape[0] * W.shape[1]).to(W.device)
-        PW = self._by_group(P, W) @ W
+        PW = by_group(P, W) @ W
         Pb = P @ bias.detach().to(torch.float64) if bias is not None else P.new_zeros(len(P))
         return W, PW, Pb
-
-    @staticmethod
-    def _by_group(rows: Tensor, W: Tensor) -> Tensor:
-        """Rows over all outputs, (r, C), as they meet W of every group: (groups, r, C / groups)."""
-        return rows.reshape(len(rows), len(W), -1).transpose(0, 1)
 
     def hold_for(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether weights have these P W and P b: then they are as good as the ones from before."""
@@ -143,7 +138,7 @@ class Checks:
         apart = self._has_bias and x is not None and product.adds_apart(x)
         now = arithmetic(y, product.dims > 0, product.overlaps, product.reaches, apart)
         if now not in self._limits:
-            self._limits[now] = Threshold.of(self.spread, now)
+            self._limits[now] = Threshold.of(self.noise, now)
         return self._limits[now]
 
     def floor(self, like: Tensor) -> float:
@@ -265,6 +260,11 @@ def alarm_in(
         target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
     return screen_torch.suspicious(outputs, P, target, limits[0], limits[1]).any()
+
+
+def by_group(rows: Tensor, W: Tensor) -> Tensor:
+    """Rows over all outputs, (r, C), as they meet W of every group: (groups, r, C / groups)."""
+    return rows.reshape(len(rows), len(W), -1).transpose(0, 1)
 
 
 def checks_of(code: Output, outputs: int) -> Tensor:

@@ -10,44 +10,19 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from parimend.errors import GuardError
-from parimend.guards.journal import Parameters
+
+if TYPE_CHECKING:
+    from parimend.guards.latch import Latch
+    from parimend.guards.layer import LayerGuard
 
 Constants = tuple[Tensor, Tensor, Tensor, Tensor]
 """P of a block, P W, P b, and the squares of the threshold."""
-
-
-class Inspector(Protocol):
-    """What looks at outputs."""
-
-    def constants(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        """See `parimend.guards.layer.LayerGuard.constants`."""
-
-    def answer(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> None:
-        """See `parimend.guards.layer.LayerGuard.answer`."""
-
-    def judge(self, alarm: Tensor, y: Tensor, x: Tensor, parameters: Parameters) -> bool:
-        """See `parimend.guards.layer.LayerGuard.judge`."""
-
-
-class Concluder(Protocol):
-    """What looks at all alarms of a model."""
-
-    def conclude(
-        self,
-        outputs: list[Tensor],
-        inputs: list[Tensor],
-        args: Sequence[Any],
-        kwargs: dict[str, Any],
-        alarms: Tensor,
-        layers: Sequence[int],
-    ) -> None:
-        """See `parimend.guards.latch.Latch.conclude`."""
 
 
 _ADMITTED: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -57,7 +32,7 @@ _CALLS: dict[str, tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]] = {}
 _TENSOR = "\0tensor"
 
 
-def admit(inspector: Inspector | Concluder) -> str:
+def admit(inspector: LayerGuard | Latch) -> str:
     """Lets graphs call it; its key, which no other has or will have."""
     key = str(next(_NUMBERS))
     _ADMITTED[key] = inspector

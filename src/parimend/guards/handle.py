@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from parimend.arguments import require
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
-from parimend.guards.checks import checks_of
+from parimend.guards.checks import by_group, checks_of
 from parimend.guards.journal import Answer, Cover, Coverage, GuardEvent, Journal, Policy
 from parimend.guards.known import unusable
 from parimend.guards.latch import Latch
@@ -23,6 +24,16 @@ from parimend.guards.sites import OtherSite, ProductSite, Site, sites
 from parimend.moving import moving
 from parimend.names import select, takes_in
 from parimend.removable import Removable, wrappings
+
+
+class _Asked(NamedTuple):
+    """What is asked of guards; see `guard_`."""
+
+    k: int
+    blocks: int
+    seed: int
+    activations: bool
+    deferred: bool
 
 
 class Guards(Removable):
@@ -131,8 +142,9 @@ class Guards(Removable):
         found = Coverage(site.name, type(site.module).__name__, cover, reason)
         self._known[site.name] = site.module, found
 
-    def _guard(self, site: ProductSite, k: int, blocks: int, seed: int, impose: bool) -> LayerGuard:
-        code = Output(n=site.outputs // site.blocks(k, blocks), m=k, seed=seed)
+    def _guard(self, site: ProductSite, asked: _Asked, impose: bool) -> LayerGuard:
+        blocks = site.blocks(asked.k, asked.blocks)
+        code = Output(n=site.outputs // blocks, m=asked.k, seed=asked.seed)
         if impose:
             _impose_(site, code)
         guard = LayerGuard(
@@ -150,7 +162,7 @@ class Guards(Removable):
             self._cover(site, "imposed")
         else:
             too_coarse = "rounding its weights leaves too much of P W" if impose else ""
-            self._cover(site, "kept", too_coarse or site.obstacle(k, blocks))
+            self._cover(site, "kept", too_coarse or site.obstacle(asked.k, asked.blocks))
         return guard
 
     def _install(
@@ -158,30 +170,26 @@ class Guards(Removable):
         every_site: Sequence[Site],
         chosen: Sequence[Site],
         moved: Sequence[Site],
-        k: int,
-        blocks: int,
-        seed: int,
-        activations: bool,
-        deferred: bool,
+        asked: _Asked,
     ) -> None:
         attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
-        if activations:
+        if asked.activations:
             self._removers.append(RepeatGuard(self._model, self._journal).attach_())
         for site in every_site:
-            if activations and isinstance(site, OtherSite) and site.repeatable:
+            if asked.activations and isinstance(site, OtherSite) and site.repeatable:
                 self._cover(site, "repeated")
             elif site not in chosen:
                 self._cover(site, "uncovered", "not selected by only=")
-            elif isinstance(site, ProductSite) and k < site.outputs:
-                imposes = site in moved and not site.obstacle(k, blocks)
-                guard = self._guard(site, k, blocks, seed, imposes)
+            elif isinstance(site, ProductSite) and asked.k < site.outputs:
+                imposes = site in moved and not site.obstacle(asked.k, asked.blocks)
+                guard = self._guard(site, asked, imposes)
                 if isinstance(site.module, nn.MultiheadAttention):
                     projection = site.name.rpartition(".")[2]
                     attentions.setdefault(site.module, {})[projection] = guard
                 else:
                     self._removers.append(guard.attach_(site.module))
             elif isinstance(site, ProductSite):
-                reason = f"has {site.outputs} outputs for {k} checks: take a smaller k"
+                reason = f"has {site.outputs} outputs for {asked.k} checks: take a smaller k"
                 self._cover(site, "uncovered", reason)
             else:
                 self._cover(site, "uncovered", site.reason)
@@ -190,7 +198,7 @@ class Guards(Removable):
         for module in self._model.modules():
             if isinstance(module, nn.TransformerEncoder):
                 self._removers.append(attention.without_nesting_(module))
-        if deferred:
+        if asked.deferred:
             self._journal.latch = Latch(self._model, self._journal, list(self._layers))
             self._removers.append(self._journal.latch.attach_())
 
@@ -266,6 +274,7 @@ def guard_(
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise GuardError(f"{name} must be a positive integer, not {number!r}")
     policy = policy if isinstance(policy, Policy) else Policy(policy)
+    asked = _Asked(k, blocks, seed, activations, deferred)
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")
     patterns = None if isinstance(impose, bool) else impose
@@ -274,10 +283,10 @@ def guard_(
     if activations and _is_repeated(model):
         raise GuardError("its activations are guarded already: remove() these guards first")
     for site in chosen:
-        _refuse(site, k, blocks, takes_in(only), site in by_name, activations)
+        _refuse(site, asked, takes_in(only), site in by_name)
     guards = Guards(model, Journal(policy, every))
     try:
-        guards._install(every_site, chosen, moved, k, blocks, seed, activations, deferred)
+        guards._install(every_site, chosen, moved, asked)
     except BaseException:
         guards.remove()
         raise
@@ -300,24 +309,22 @@ def _matching(
     return [site for site in sites if site.name in found]
 
 
-def _refuse(
-    site: Site, k: int, blocks: int, by_name: bool, imposed_by_name: bool, activations: bool
-) -> None:
+def _refuse(site: Site, asked: _Asked, by_name: bool, imposed_by_name: bool) -> None:
     """Raises if a module is guarded already, or cannot be guarded as asked for by its name."""
     hooks = site.module._forward_hooks
     if any(isinstance(h, LayerGuard | attention.Marker) for h in hooks.values()):
         raise GuardError(f"{site.name}: is guarded already: remove() its guards first")
     if isinstance(site, ProductSite):
-        if by_name and k >= site.outputs:
+        if by_name and asked.k >= site.outputs:
             raise GuardError(
-                f"{site.name}: k={k} checks need more than its {site.outputs} outputs: "
+                f"{site.name}: k={asked.k} checks need more than its {site.outputs} outputs: "
                 "take a smaller k, or leave it out of only="
             )
-        if imposed_by_name and (obstacle := site.obstacle(k, blocks)):
+        if imposed_by_name and (obstacle := site.obstacle(asked.k, asked.blocks)):
             raise GuardError(
                 f"{site.name}: cannot be imposed on: {obstacle}; leave it out of impose="
             )
-    elif by_name and not (activations and site.repeatable):
+    elif by_name and not (asked.activations and site.repeatable):
         raise GuardError(f"{site.name}: cannot be guarded: {site.reason}")
 
 
@@ -331,8 +338,7 @@ def _impose_(site: ProductSite, code: Output) -> None:
     with torch.no_grad(), moving(p for p in (weight, bias) if p is not None):
         matrix = site.product.matrix(weight)
         P = checks_of(code, site.outputs).to(weight.device)
-        by_group = P.reshape(len(P), *matrix.shape[:2]).transpose(0, 1)
-        nearest = round_evenly(project_outputs(matrix, by_group), weight.dtype)
+        nearest = round_evenly(project_outputs(matrix, by_group(P, matrix)), weight.dtype)
         weight.copy_(site.product.weight(nearest, weight))
         if bias is not None:
             nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)

@@ -16,7 +16,7 @@ from parimend.guards.action import is_wrong, settle
 from parimend.guards.checks import Checks, alarm_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
-from parimend.guards.observing import DTYPES, is_exporting, is_raised, observable
+from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
@@ -193,7 +193,7 @@ class LayerGuard(Hook):
         """`inspect`, also inside a graph that is being compiled."""
         if not torch.compiler.is_compiling():
             self.inspect(y, x, parameters)
-        elif not is_exporting() and y.dtype in DTYPES:  # what is exported runs without guards
+        elif not is_exporting() and y.dtype in CHECKED:  # what is exported runs without guards
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)
             imposed = self.checks_in(y.dtype).imposed  # made with the constants: only looked up

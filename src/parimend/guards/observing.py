@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from parimend.errors import GuardError
 
-DTYPES = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+CHECKED = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 """Dtypes of outputs that are fine enough to be checked."""
 
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -41,7 +41,7 @@ def observable(y: Any) -> bool:
     """
     return (
         type(y) is Tensor  # subclasses do as they like
-        and y.dtype in DTYPES
+        and y.dtype in CHECKED
         and y.layout is torch.strided
         and not (y.is_nested or y.is_meta)
         and _level() is None

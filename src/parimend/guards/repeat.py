@@ -117,9 +117,8 @@ class _Twice(TorchFunctionMode):
         output = function(*args, **kwargs)
         if not observable(output):
             return output
-        with (
-            torch.no_grad()
-        ):  # nothing is kept for a backward pass: activations may be checkpointed
+        # Nothing is kept for a backward pass: activations may be checkpointed.
+        with torch.no_grad():
             second = again()
         if _same(output, second):
             return output

@@ -54,7 +54,7 @@ mantissas that are spread over their range, and 1 for powers of two. What the sc
 with the powers of two themselves."""
 
 
-class Spread(NamedTuple):
+class Noise(NamedTuple):
     """What rounding errors of outputs and of inputs make of the checks, for every block of outputs.
 
     Attributes:
@@ -105,28 +105,28 @@ class Threshold:
     roundings: int
 
     @classmethod
-    def of(cls, spread: Spread, arithmetic: Arithmetic) -> Threshold:
+    def of(cls, noise: Noise, arithmetic: Arithmetic) -> Threshold:
         """The threshold of a layer."""
         unit, least = unit_roundoff(arithmetic.output), absolute_roundoff(arithmetic.output)
         check = ROUNDING**2 * unit_roundoff(arithmetic.wide) ** 2
         factors = arithmetic.factors**2 / 3.0
-        own = max(_OWN_TERMS, spread.width // _AT_ONCE)
-        sums = ROUNDING**2 * arithmetic.sums**2 * spread.terms + check * own + factors
+        own = max(_OWN_TERMS, noise.width // _AT_ONCE)
+        sums = ROUNDING**2 * arithmetic.sums**2 * noise.terms + check * own + factors
         roundings = arithmetic.roundings * unit**2 / 3.0
-        inputs = check * (spread.kept + own) + arithmetic.checks**2 / 3.0
-        rest = inputs * spread.inputs + torch.diag_embed(spread.own)
+        inputs = check * (noise.kept + own) + arithmetic.checks**2 / 3.0
+        rest = inputs * noise.inputs + torch.diag_embed(noise.own)
         # Where numbers are taken for zero, so may be every term of a sum; of sums that are rounded
         # before they are finished, what is added to them is, too.
         roundings_of_all = max(2 * arithmetic.roundings - 1, 0)
-        absolute = spread.gain * (roundings_of_all or spread.terms**2)
-        q = quantile(spread.own.shape[1])
+        absolute = noise.gain * (roundings_of_all or noise.terms**2)
+        q = quantile(noise.own.shape[1])
         return cls(
-            q * _largest((sums + _MANTISSA * roundings) * spread.outputs + rest),
+            q * _largest((sums + _MANTISSA * roundings) * noise.outputs + rest),
             q * math.sqrt(sums),
             q * math.sqrt(roundings),
             q * _largest(rest),
             q * least * math.sqrt(absolute / 3.0),
-            spread.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
+            noise.terms * arithmetic.sums + arithmetic.roundings * unit + 2.0 * arithmetic.factors,
             unit if arithmetic.roundings else 0.0,
             arithmetic.roundings,
         )

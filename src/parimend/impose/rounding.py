@@ -17,7 +17,7 @@ from parimend import kernels
 from parimend.codes.sparse import Sparse
 from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel
-from parimend.stores.spread import Elements, Spread, Whole, common
+from parimend.stores.spread import Elements, Spread, common
 
 
 class Rounded(NamedTuple):
@@ -60,7 +60,7 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
         raise SpecError(f"a word of this code has shape ({code.n},), not {x.shape}")
     if not np.isfinite(x).all():
         raise WordError(f"element {int(np.argmin(np.isfinite(x)))} of the word is not finite")
-    word, syndrome = round_held(code, slice(0, code.n), x, Whole())
+    word, syndrome = round_held(code, slice(0, code.n), x, Spread())
     return Rounded(word, syndrome, float(np.linalg.norm(word - x)))
 
 

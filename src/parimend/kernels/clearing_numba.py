@@ -9,6 +9,16 @@ import numpy as np
 from parimend.kernels.lattice_numba import shorten
 
 
+@nb.njit(inline="always")
+def _move(start, row, coefficient, columns, v, word, syndrome):
+    """Move the words of some columns, and the syndrome with them."""
+    for c in range(columns.size):
+        i = columns[c]
+        word[i] += v[c]
+        for p in range(start[i], start[i + 1]):
+            syndrome[row[p]] += coefficient[p] * v[c]
+
+
 @nb.njit(cache=True)
 def clear_exactly(start, row, coefficient, owned, own, bases, units, word, syndrome):
     """Clear the checks over the integers; see `parimend.impose.rounding`. Moves ``word``."""
@@ -29,11 +39,7 @@ def clear_exactly(start, row, coefficient, owned, own, bases, units, word, syndr
         for c in range(k):
             v[c] += rest * units[j, c]
         shorten(bases[j], v)
-        for c in range(k):
-            i = owned[j, c]
-            word[i] += v[c]
-            for p in range(start[i], start[i + 1]):
-                syndrome[row[p]] += coefficient[p] * v[c]
+        _move(start, row, coefficient, owned[j], v, word, syndrome)
 
 
 @nb.njit(cache=True)
@@ -50,8 +56,4 @@ def clear_modulo(start, row, coefficient, owned, inverse, bases, word, syndrome)
         v *= t >> np.int64(32)
         v[0] += t & np.int64(0xFFFFFFFF)
         shorten(bases[j], v)
-        for c in range(k):
-            i = owned[j, c]
-            word[i] += v[c]
-            for p in range(start[i], start[i + 1]):
-                syndrome[row[p]] += coefficient[p] * v[c]
+        _move(start, row, coefficient, owned[j], v, word, syndrome)

@@ -50,7 +50,7 @@ def by_rows(start, row, m):
 
 
 @nb.njit(inline="always")
-def _short_vectors(r):
+def short_vectors(r):
     """A basis (u, v) of the vectors with v = r u modulo 2^64, for odd r other than 1 and -1.
 
     Both entries of the first vector are at most 2^32 in magnitude; the second is about as short,
@@ -92,16 +92,16 @@ def pair_multipliers(row_start, column, entry, inverse, coefficient):
             for k in range(i + 1, row_start[j + 1]):
                 ratio = U(coefficient[entry[k]]) * inv
                 if ratio + U(1) > U(2):  # neither 1 nor -1
-                    u, _, _, _ = _short_vectors(ratio)
+                    u, _, _, _ = short_vectors(ratio)
                     out[at] = U(u) * inv
                 at += 1
     return first, out
 
 
 @nb.njit(inline="always")
-def _solve_pair(s, a, inv_a, b, inv_b, limit):
+def solve_pair(s, a, inv_a, b, inv_b, limit):
     """The x and y below limit with s = a x + b y, if any: (found, x, y)."""
-    u0, v0, u1, v1 = _short_vectors(U(b) * inv_a)
+    u0, v0, u1, v1 = short_vectors(U(b) * inv_a)
     t0 = np.float64(np.int64(U(u0) * inv_a * U(s)))
     t1 = np.float64(np.int64(U(u1) * inv_a * U(s)))
     determinant = np.float64(u0) * np.float64(v1) - np.float64(u1) * np.float64(v0)
@@ -210,7 +210,7 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
             if lost[j] and np.int64(erased[i]) + np.int64(erased[k]) < lost[j]:
                 continue
             e, h = entry[a0 + p], entry[a0 + r]
-            found, x, y = _solve_pair(
+            found, x, y = solve_pair(
                 s, coefficient[e], inverse[a0 + p], coefficient[h], inverse[a0 + r], limit
             )
             if not found or (x == 0 and not erased[i]) or (y == 0 and not erased[k]):

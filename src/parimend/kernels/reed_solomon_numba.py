@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 
 from parimend.kernels.field_numba import PRIME, centered, inverse, multiply, power
+from parimend.kernels.points import LANES
 
 
 @nb.njit(cache=True)
@@ -249,5 +250,5 @@ def positions_of(points, rows, most, small, small_order, giant, rooted, rooted_o
         turn = centered(multiply(points[q], power(generator, steps)))
         k = np.searchsorted(rooted, turn)
         if k < rooted.size and rooted[k] == turn:
-            out[q] = steps // 8 * 8 * rows + rooted_order[k] * 8 + steps % 8
+            out[q] = steps // LANES * LANES * rows + rooted_order[k] * LANES + steps % LANES
     return out

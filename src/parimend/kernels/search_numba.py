@@ -6,7 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from parimend.kernels.peeling_numba import U, _solve_pair
+from parimend.kernels.peeling_numba import U, solve_pair
 
 
 @nb.njit(inline="always")
@@ -57,7 +57,7 @@ def _pair_names(j, s, H, pairs, limit, names, sizes):
             if short * U(s) + bound >= bound + bound or short == 0:
                 continue
             a, b = coefficient[entry[p]], coefficient[entry[r]]
-            found, x, y = _solve_pair(s, a, inverse[p], b, inverse[r], limit)
+            found, x, y = solve_pair(s, a, inverse[p], b, inverse[r], limit)
             if found and x != 0 and y != 0:
                 if count < names.shape[0]:
                     names[count, 0], sizes[count, 0] = column[p], x

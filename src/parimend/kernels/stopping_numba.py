@@ -6,7 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from parimend.kernels.peeling_numba import U, _short_vectors
+from parimend.kernels.peeling_numba import U, short_vectors
 
 _NEED = 3  # columns in every check of a stopping set
 
@@ -14,7 +14,7 @@ _NEED = 3  # columns in every check of a stopping set
 @nb.njit(cache=True)
 def closest_pair(row_start, column, entry, inverse, coefficient):
     """(size, i, k): the pair of columns with the least first short vector among all that meet in a
-    check, and the larger entry of that vector, in magnitude; see `peeling_numba._short_vectors`.
+    check, and the larger entry of that vector, in magnitude; see `peeling_numba.short_vectors`.
     """
     best, one, other = np.int64(1) << 62, -1, -1
     for j in range(row_start.size - 1):
@@ -23,7 +23,7 @@ def closest_pair(row_start, column, entry, inverse, coefficient):
                 ratio = U(coefficient[entry[r]]) * inverse[p]
                 size = np.int64(1)  # coefficients of equal size cancel with x = +-y
                 if ratio + U(1) > U(2):
-                    u, v, _, _ = _short_vectors(ratio)
+                    u, v, _, _ = short_vectors(ratio)
                     size = max(abs(u), abs(v))
                 if size < best:
                     best, one, other = size, column[p], column[r]

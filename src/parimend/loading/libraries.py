@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     import torch
 
-Beside = Callable[["Path"], Content]
+Companion = Callable[["Path"], Content]
 """Gives the content of a file that holds the rest of another one's tensors."""
 _PAIRS = "float4_e2m1fn_x2"  # of the 4-bit numbers of files
 
 
-def built(content: Content, device: str | torch.device, beside: Beside) -> Any:
+def built(content: Content, device: str | torch.device, companion: Companion) -> Any:
     """What the format's own library makes of a file.
 
     Args:
         content: of the file.
         device: where tensors of torch go.
-        beside: see `Beside`.
+        companion: see `Companion`.
 
     Raises:
         FormatError: if there is no such library, or it is not installed.
@@ -52,7 +52,7 @@ def built(content: Content, device: str | torch.device, beside: Beside) -> Any:
             f"{content.path} is a file of the format {content.layout.format.name}, whose library "
             "gives nothing that lies on a device: leave device out, and move what you need"
         )
-    return _OF_OTHERS[kind](content, beside)
+    return _OF_OTHERS[kind](content, companion)
 
 
 def _tensors(content: Content, device: str | torch.device) -> dict[str, torch.Tensor]:
@@ -87,11 +87,11 @@ def _torch(content: Content, device: str | torch.device) -> Any:
     return torch.load(content.file(), map_location=device, weights_only=True)
 
 
-def _numpy(content: Content, beside: Beside) -> Any:
+def _numpy(content: Content, companion: Companion) -> Any:
     return np.load(content.file())
 
 
-def _gguf(content: Content, beside: Beside) -> Any:
+def _gguf(content: Content, companion: Companion) -> Any:
     gguf = _library("gguf", content)
     # It maps what has a name; this file has one in this process, and is nowhere on a disk.
     with os.fdopen(os.memfd_create(content.path.name[:200]), "w+b") as file:
@@ -100,7 +100,7 @@ def _gguf(content: Content, beside: Beside) -> Any:
         return gguf.GGUFReader(f"/proc/self/fd/{file.fileno()}")
 
 
-def _onnx(content: Content, beside: Beside) -> Any:
+def _onnx(content: Content, companion: Companion) -> Any:
     onnx = _library("onnx", content)
     model = onnx.load_model_from_string(content.file().read())
     files: dict[str, memoryview] = {}
@@ -109,7 +109,7 @@ def _onnx(content: Content, beside: Beside) -> Any:
             continue
         place = onnx.external_data_helper.ExternalDataInfo(tensor)
         if place.location not in files:
-            found = beside(content.path.parent / place.location)
+            found = companion(content.path.parent / place.location)
             files[place.location] = memoryview(found.file().read())
         begin = place.offset or 0
         end = begin + place.length if place.length else None
@@ -143,6 +143,6 @@ def _library(name: str, content: Content) -> Any:
 _OF_TORCH: Mapping[str, Callable[[Content, str | torch.device], Any]] = MappingProxyType(
     {"tensors": _tensors, "torch": _torch}
 )
-_OF_OTHERS: Mapping[str, Callable[[Content, Beside], Any]] = MappingProxyType(
+_OF_OTHERS: Mapping[str, Callable[[Content, Companion], Any]] = MappingProxyType(
     {"numpy": _numpy, "gguf": _gguf, "onnx": _onnx}
 )

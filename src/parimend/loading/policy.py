@@ -17,8 +17,6 @@ OnDamage = Literal["raise", "repair", "warn"]
 """What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
 and go on with what is there."""
 
-_STATE = {Verdict.UNKNOWN: "not known to be right"}
-
 
 def require_policy(on_damage: str) -> None:
     """Refuse what is no policy.
@@ -61,5 +59,6 @@ def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
 
 
 def _said_of(file: FileOutcome) -> str:
-    said = f"{file.path} is {_STATE.get(file.verdict, 'damaged')}: {'; '.join(file.findings)}"
+    state = "not known to be right" if file.verdict is Verdict.UNKNOWN else "damaged"
+    said = f"{file.path} is {state}: {'; '.join(file.findings)}"
     return f"{said}; {what}" if (what := remedy(file)) else said

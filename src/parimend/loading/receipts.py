@@ -21,11 +21,11 @@ from parimend.loading.unchanged import unchanged
 from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.record import Record
 from parimend.regular import open_regular
+from parimend.stores.base import CHUNK
 from parimend.stores.file import Progress, silent
 
 SCHEMA = 1
 """Version of receipts: it changes when something is taken away or gets another meaning."""
-_PIECE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,7 +151,7 @@ def _sha256(path: Path, progress: Progress) -> str:
     digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
-            while piece := file.read(_PIECE):
+            while piece := file.read(CHUNK):
                 digest.update(piece)
                 progress(len(piece))
     except (FormatError, OSError):

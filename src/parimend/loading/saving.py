@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
-from parimend.atomic import atomic, workspace
+from parimend.atomic import PathLike, atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request
 from parimend.errors import SpecError
 from parimend.files.opening import sidecars_of
 from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
-from parimend.formats import FORMATS, promised
+from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular
 
 
 def save_file(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: PathLike,
     errors: int,
     carrier: Carrier | CarrierName = "sidecar",
     *,
@@ -57,7 +56,7 @@ def save_file(
     """
     path = path_of(path)
     request = Request.of(errors, carrier, guaranteed=guaranteed)
-    expected = promised(path)
+    expected = of_suffix(path)
     is_named = expected is FORMATS["safetensors"]
     if expected and not is_named:
         raise SpecError(

@@ -20,7 +20,7 @@ import torch
 
 from parimend.arguments import require, whole_number
 from parimend.carriers import Balance, Request, Sidecar, choose, protect_
-from parimend.carriers.sidecar import cut
+from parimend.carriers.summing import cut
 from parimend.errors import SpecError
 from parimend.impose.batches import CalibrationError, batch_of
 from parimend.impose.moments import ENOUGH, CalibrationWarning, Moments, second_moments

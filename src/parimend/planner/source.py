@@ -12,8 +12,7 @@ from parimend import carriers
 from parimend.arguments import path_of
 from parimend.carriers import PlannedWord, Request
 from parimend.files import targets
-from parimend.files.choosing import choose, for_index
-from parimend.files.targets import is_index
+from parimend.files.choosing import choose, of_file
 from parimend.formats import layout_of
 from parimend.regular import open_regular
 from parimend.stores.base import Tensors
@@ -64,6 +63,6 @@ def sources(given: Any, request: Request) -> Iterator[list[Source]]:
         for target, names in choose(targets(path_of(given)), request.only).items():
             file = stack.enter_context(open_regular(target))
             tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
-            mine = for_index(request) if is_index(target) else request
+            mine = of_file(request, target)
             found.append(Source(str(target), tensors, mine))
         yield found

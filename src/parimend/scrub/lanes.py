@@ -56,7 +56,7 @@ def timed(work: Callable[[], Result], devices: Collection[torch.device]) -> tupl
     return result, max(spans) / 1e3
 
 
-def settle(devices: Collection[torch.device]) -> None:
+def wait_for(devices: Collection[torch.device]) -> None:
     """Wait until everything is done that was launched: calls of a model return before it is."""
     for device in devices:
         if device.type == "cuda":

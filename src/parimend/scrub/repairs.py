@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parimend.carriers.base import NOT_HELD, outcome_of
-from parimend.carriers.finding import Finding, Place, places_of
+from parimend.carriers.finding import Element, Finding, Place, places_of
 from parimend.events import Event, ScrubKind
 from parimend.outcomes import Verdict
 from parimend.risk.events import events_in
@@ -56,7 +56,7 @@ def repaired(
     verdict, reason = (Verdict.CORRECTABLE, NOT_HELD) if lost else (Verdict.CORRECTED, "")
     outcome = outcome_of(word, finding._replace(reason=reason), verdict)
 
-    def event(kind: ScrubKind, some: Sequence[tuple[int, int, bytes, bytes]], why: str) -> Event:
+    def event(kind: ScrubKind, some: Sequence[Element], why: str) -> Event:
         changes = outcome_of(word, finding._replace(elements=some)).changes
         if kind == "stuck":
             more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""

@@ -7,44 +7,33 @@ is repaired between two forward passes and proven by the SHA-256, or, on a GPU, 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
 import torch
 
-from parimend.carriers import carrier_of, refresh
-from parimend.carriers.base import (
-    find,
-    held,
-    outcome_of,
-    proven_by,
-    require_match,
-    state_of,
-    write_finding,
-)
+from parimend.atomic import PathLike
+from parimend.carriers import carrier_of
+from parimend.carriers.base import find, is_in_place, outcome_of, proof_of, write_finding
 from parimend.carriers.finding import Element, Finding, places_of
 from parimend.errors import SpecError
 from parimend.events import Event, ScrubKind
-from parimend.model import sealed_tensors
 from parimend.outcomes import Proof, Verdict
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
 from parimend.scrub.gate import Gate
-from parimend.scrub.lanes import settle, timed
+from parimend.scrub.lanes import timed, wait_for
 from parimend.scrub.memory import Memory
 from parimend.scrub.repairs import repaired
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
+from parimend.scrub.weights import Weights
 from parimend.seal import Seal, SealedWord
-from parimend.stores.model import unwrapped
-from parimend.stores.naming import leaves, tied_to
 
 ATTEMPTS = 3
 """Times that damage is looked for in a word in one sweep, while it changes."""
@@ -104,7 +93,7 @@ class Scrubber:
         *,
         share: float = 0.01,
         on_event: Callable[[Event], None] = lambda event: None,
-        log: str | os.PathLike[str] | None = None,
+        log: PathLike | None = None,
         target: float | None = None,
         worst_rate: Rate | None = None,
         events: Events | Mapping[int, float] | str | None = None,
@@ -113,13 +102,7 @@ class Scrubber:
         if not 0.0 < share <= 1.0:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
         self._model = model
-        self._seal = seal
-        self._tensors = sealed_tensors(model, seal)
-        require_match(seal, self._tensors)
-        self._proof: Proof | None = proof
-        self._by_sums: dict[SealedWord, SealedWord] = {}
-        for word in seal.words:
-            self._proven(word)
+        self._weights = Weights(model, seal, proof)
         self._share = share
         self._teller = Teller(on_event, log)
         self._memory = Memory(seal.words)
@@ -129,17 +112,13 @@ class Scrubber:
         self._sweeping = threading.RLock()  # callbacks may sweep
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._updates = 0  # begun and ended: odd during an update
-        self._replaced: set[str] = set()  # tensors that are not those that were sealed
-        self._tied = tied_to(leaves(unwrapped(model)), self._tensors.held)
-        self._untied: set[str] = set()
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
 
     @property
     def seal(self) -> Seal:
         """The seal in force."""
-        return self._seal
+        return self._weights.seal
 
     @property
     def counters(self) -> Counters:
@@ -241,20 +220,13 @@ class Scrubber:
         if self._gate.mine:  # an update within an update
             yield
             return
-        refresh(replace(self._seal, words=()), self._tensors)  # refuses other carriers
+        self._weights.require_renewable()
         with self._gate.exclusive():
-            self._updates += 1
             try:
-                yield
+                with self._weights.changed_on_purpose():
+                    yield
             finally:
-                try:
-                    self._tensors = sealed_tensors(self._model, self._seal)
-                    self._seal = refresh(self._seal, self._tensors)
-                    self._replaced = set()
-                    self._by_sums = {}
-                    self._memory = Memory(self._seal.words)
-                finally:
-                    self._updates += 1
+                self._memory = Memory(self.seal.words)
         self._teller.tell(Event("sealed", self.counters.sweeps))
 
     def _run(self) -> None:
@@ -294,7 +266,7 @@ class Scrubber:
             unwatched = set()
             self._schedule.began(time.monotonic())
             self._paused(self._look_up, pause)
-            for number, word in enumerate(self._seal.words):
+            for number, word in enumerate(self.seal.words):
                 if pause and self._stopped.is_set():
                     return events
                 try:
@@ -304,7 +276,7 @@ class Scrubber:
                     found = [self._teller.fail("unwatched", what, error)]
                     unwatched.add(word.name)
                 events += found
-            self._unwatched = frozenset(unwatched | self._untied)
+            self._unwatched = frozenset(unwatched | self._weights.untied)
             if not unwatched:
                 self._last_sweep = time.time()
             lost = any(event.kind == "uncorrectable" for event in events)
@@ -312,33 +284,12 @@ class Scrubber:
             self._teller.count(sweeps=1)
             return events
 
-    def _proven(self, word: SealedWord) -> SealedWord:
-        """A word with what proves it where it is now; the same one each time."""
-        proven = proven_by(word, self._tensors, self._proof)
-        return word if proven is word else self._by_sums.setdefault(word, proven)
-
-    def _devices(self, word: SealedWord) -> set[torch.device]:
-        return {self._tensors.held[part.name].device for part in word.parts}
-
     def _look_up(self) -> None:
         """Find the tensors that the model has now: they may have been replaced."""
-        before, self._tensors = self._tensors, sealed_tensors(self._model, self._seal)
-        now = self._tensors.held
-        replaced = {n for n, tensor in before.held.items() if now.get(n) is not tensor}
-        self._replaced |= replaced
-        if replaced:
+        if replaced := self._weights.look_up():
             self._memory.forget(replaced)
-        if self._tied:
-            self._tell_of_untied()
-
-    def _tell_of_untied(self) -> None:
-        """Tell of tensors that were protected as the memory of others, and are not any more."""
-        there = leaves(unwrapped(self._model))
-        still, before = tied_to(there, self._tensors.held), self._untied
-        # What is gone needs no protection.
-        self._untied = self._tied.keys() & there.keys() - still.keys()
-        for name in sorted(self._untied - before):
-            what = f"{name} was the memory of {self._tied[name]}, and is not any more: protect it"
+        for name, other in self._weights.come_untied().items():
+            what = f"{name} was the memory of {other}, and is not any more: protect it"
             self._teller.fail("unwatched", what, then="")
 
     def _look(self, number: int, pause: bool) -> list[Event]:
@@ -346,31 +297,30 @@ class Scrubber:
         events: list[Event] = []
         for _ in range(ATTEMPTS):
             # An update seals words anew: what follows is held against the seal of no other time.
-            updates, word = self._updates, self._seal.words[number]
-            require_match(replace(self._seal, words=(word,)), self._tensors)
-            word = self._proven(word)
-            if self._is_clean(word, pause) or not self._valid(word, updates):
+            word, since = self._weights.word(number)
+            if self._is_clean(word, pause) or not self._weights.is_valid(word, since):
                 break
             began = time.perf_counter()
-            told = self._treat(word, updates, pause)
+            told = self._treat(word, since, pause)
             events += told
             self._rest(time.perf_counter() - began, pause)
             if not any(event.kind in ("repaired", "changed") for event in told):
                 break
         return events
 
-    def _treat(self, word: SealedWord, updates: int, pause: bool) -> list[Event]:
+    def _treat(self, word: SealedWord, since: int, pause: bool) -> list[Event]:
         """Locate damage, repair it, and tell of it."""
-        before = state_of(word, self._tensors)
+        weights = self._weights
+        before = proof_of(word, weights.tensors)
         stuck = self._memory.stuck_in(word)
-        finding = find(word, self._tensors, looks=1, erased=stuck)
-        if finding.verdict is Verdict.CLEAN or not self._valid(word, updates):
+        finding = find(word, weights.tensors, looks=1, erased=stuck)
+        if finding.verdict is Verdict.CLEAN or not weights.is_valid(word, since):
             return []
         if finding.verdict is Verdict.CORRECTABLE:
-            return self._repair(word, finding, updates, pause)
-        if state_of(word, self._tensors) != before:
+            return self._repair(word, finding, since, pause)
+        if proof_of(word, weights.tensors) != before:
             return [self._found("changed", word, finding)]
-        return [self._found("uncorrectable", word, self._explained(word, finding))]
+        return [self._found("uncorrectable", word, weights.explained(word, finding))]
 
     def _found(self, kind: ScrubKind, word: SealedWord, finding: Finding) -> Event:
         """Tell of damage that was not repaired."""
@@ -380,34 +330,29 @@ class Scrubber:
         self._teller.tell(event)
         return event
 
-    def _explained(self, word: SealedWord, finding: Finding) -> Finding:
-        """An uncorrectable finding, with the reason if tensors are not those that were sealed."""
-        replaced = sorted(self._replaced & {part.name for part in word.parts})
-        if not replaced:
-            return finding
-        reason = f"{replaced[0]} was replaced by another tensor: replace weights within update()"
-        return finding._replace(reason=reason)
-
-    def _repair(self, word: SealedWord, finding: Finding, updates: int, pause: bool) -> list[Event]:
+    def _repair(self, word: SealedWord, finding: Finding, since: int, pause: bool) -> list[Event]:
         """Put back what was found, if it still is so once no forward pass runs, and tell of it."""
+        weights = self._weights
         stuck = set(self._memory.stuck_in(word))
 
         def abandon() -> bool:
             return pause and self._stopped.is_set()
 
         def still(element: Element) -> bool:
-            at_once = held(word, element, self._tensors, received=True)
+            at_once = is_in_place(word, element, weights.tensors, received=True)
             return at_once or stuck.issuperset(places_of(word.parts, [element]))
 
         holds: list[bool] = []
         with self._gate.exclusive(abandon, PATIENCE) as entered:
-            if entered and not self._valid(word, updates):
+            if entered and not weights.is_valid(word, since):
                 return []
             if entered:
-                settle(self._devices(word))
+                wait_for(weights.devices(word))
             if entered and all(map(still, finding.elements)):
-                write_finding(word, finding, self._tensors)
-                holds = [held(word, element, self._tensors) for element in finding.elements]
+                write_finding(word, finding, weights.tensors)
+                holds = [
+                    is_in_place(word, element, weights.tensors) for element in finding.elements
+                ]
         if not entered:
             what = f"{word.name} waits for forward passes to end to be repaired"
             return [] if abandon() else [self._teller.fail("failed", what)]
@@ -421,19 +366,10 @@ class Scrubber:
             self._teller.tell(event)
         return done.events
 
-    def _valid(self, word: SealedWord, updates: int) -> bool:
-        """Whether what was read are still the weights, and no update began or went on since
-        ``updates`` was read: else what looked like damage may be the update.
-        """
-        if updates != self._updates or updates % 2:
-            return False
-        now = sealed_tensors(self._model, self._seal).held
-        return all(now.get(p.name) is self._tensors.held[p.name] for p in word.parts)
-
     def _is_clean(self, word: SealedWord, pause: bool) -> bool:
         """Compare the checks of a word with its seal, with pauses."""
-        looking = carrier_of(word.code).look(word, self._tensors)
-        devices = self._devices(word)
+        looking = carrier_of(word.code).look(word, self._weights.tensors)
+        devices = self._weights.devices(word)
         while True:
             try:
                 read = self._paused(lambda: next(looking), pause, devices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from parimend.atomic import PathLike
 from parimend.events import Event, ScrubKind
 from parimend.scrub.counters import Counters
 
@@ -26,9 +26,7 @@ class Teller:
         thread: the scrubbing thread, which nothing that is raised may end.
     """
 
-    def __init__(
-        self, on_event: Callable[[Event], None], log: str | os.PathLike[str] | None
-    ) -> None:
+    def __init__(self, on_event: Callable[[Event], None], log: PathLike | None) -> None:
         self._on_event = on_event
         self._log = None if log is None else Path(log)
         self._warned: set[tuple[str, type]] = set()

@@ -22,19 +22,19 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from parimend.arguments import path_of
 from parimend.armor import armor, unarmored
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.codes import Certificate, Promise
 from parimend.codes.promise import weakest
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
+from parimend.formats.base import MOST_BYTES
 from parimend.formats.raw import Raw
 from parimend.regular import read_regular
 from parimend.seal.word import SealedWord, entry_of, word_of
@@ -44,11 +44,11 @@ from parimend.words.layout import Part, elements_in, whole
 
 VERSION = 2
 """Of seals with digests of blocks; those without are of version 1, as they were before."""
-CARRIERS = ("sidecar", "real", "lowbits")
+CarrierName = Literal["sidecar", "real", "lowbits"]
 """Where redundancy may live."""
+CARRIERS: tuple[str, ...] = get_args(CarrierName)
 
 _MOST_ERRORS = (1 << 63) - 1
-_MOST_BYTES = 1 << 62  # of a tensor
 MAX_BYTES = 1 << 28
 """Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
@@ -121,7 +121,7 @@ class Seal:
         seal = unsealed(data, name).seal
         return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write the seal to a file, all or nothing.
 
         Raises:
@@ -132,7 +132,7 @@ class Seal:
             file.write(self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Seal:
+    def load(cls, path: PathLike) -> Seal:
         """Read a seal from a file.
 
         Raises:
@@ -319,9 +319,9 @@ def _tensors(described: Sequence[Any]) -> tuple[Part, ...]:
 
 def _tensor(name: str, dtype: str, shape: Sequence[int]) -> Part:
     if not isinstance(name, str) or any(
-        type(size) is not int or not 0 <= size <= _MOST_BYTES for size in shape
+        type(size) is not int or not 0 <= size <= MOST_BYTES for size in shape
     ):
         raise SealError("it names a tensor without a name, or without a shape")
-    if (part := whole(name, dtype, shape)).nbytes > _MOST_BYTES:
+    if (part := whole(name, dtype, shape)).nbytes > MOST_BYTES:
         raise SealError(f"it names a tensor of {part.count} elements")
     return part

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parimend.codes import Certificate, Code, Promise, SumsCode, from_spec
+from parimend.codes import Certificate, Code, Promise, from_spec
 from parimend.codes.blocks import digests_size
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
@@ -128,7 +128,7 @@ def word_of(
     if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
     target, digest = code.unpack(data), _sha256(entry)
-    if not (digest or (isinstance(code, SumsCode) and code.proves)):
+    if not (digest or code.proves):
         raise SealError(f"one of its words has no SHA-256, which its {code.family} code needs")
     if blocks and (len(blocks) != digests_size(code) or not digest or word.masked):
         raise SealError(f"it has {len(blocks)} bytes of digests of blocks, which do not fit a word")

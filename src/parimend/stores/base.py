@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.stores.spread import Spread, Whole
-from parimend.words.layout import LINE, Part
+from parimend.stores.spread import Spread
+from parimend.words.layout import Part
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ class Tensors(ABC):
     What is read of a part with a mask has zeros for the others, and what is written keeps them.
     """
 
-    spread: Spread = Whole()
+    spread = Spread()
     """How elements are spread over processes. Of a store that is spread, all methods are
     collective: all processes call them, with the same arguments."""
     live: ClassVar[bool] = False
@@ -151,9 +150,7 @@ def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
 
     By default all pieces but the last are whole lines of 64 bytes, as sums need them.
     """
-    size = part.itemsize
-    together = LINE // math.gcd(size, LINE)  # so many elements are whole lines
-    step = CHUNK // (size * together) * together if step is None else step
+    step = CHUNK // (part.itemsize * part.line) * part.line if step is None else step
     if part.count <= step:
         yield part
         return

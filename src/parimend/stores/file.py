@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
@@ -12,10 +13,8 @@ from numpy.typing import NDArray
 
 from parimend.formats import Layout
 from parimend.regular import holds, read_at, write_at
-from parimend.stores.base import Tensors
+from parimend.stores.base import CHUNK, Tensors
 from parimend.words.layout import Part, whole
-
-_COPY_BYTES = 1 << 22
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of every read, from any thread."""
@@ -52,14 +51,13 @@ class FileTensors(Tensors):
         self._places = {entry.name: entry.begin for entry in layout.entries}
         self.size = layout.size
         """Bytes that the file should have."""
-        self.look()
-
-    def look(self) -> None:
-        """See how long the file is, and what is around its tensors."""
-        self.found = os.fstat(self._file.fileno()).st_size
+        self.found = os.fstat(file.fileno()).st_size
         """Bytes that it has."""
-        self.has_header = self.has_header_until(self.size)
+
+    @cached_property
+    def has_header(self) -> bool:
         """Whether what belongs to no tensor is as it should be."""
+        return self.has_header_until(self.size)
 
     def has_header_until(self, end: int) -> bool:
         """Whether what belongs to no tensor is as it should be before some byte of the file."""
@@ -160,7 +158,7 @@ def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> Non
     It gets ``size`` bytes, cut or with zeros at its end.
     """
     source.seek(0)
-    shutil.copyfileobj(source, new, _COPY_BYTES)
+    shutil.copyfileobj(source, new, CHUNK)
     for at, data in layout.spans:
         new.seek(at)
         new.write(data)

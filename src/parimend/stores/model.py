@@ -82,9 +82,8 @@ class ModelTensors(Tensors):
     ) -> None:
         data = self.held[part.name].detach()
         size = data.element_size()
-        reach = 1 + sum((n - 1) * step for n, step in zip(data.shape, data.stride(), strict=True))
         # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.
-        cells = data.as_strided((reach,), (1,)).view(torch.uint8).view(-1, size)
+        cells = data.as_strided((reach(data),), (1,)).view(torch.uint8).view(-1, size)
         at: slice | torch.Tensor
         if elements is None and data.is_contiguous():
             at = slice(part.start, part.start + part.count)
@@ -98,6 +97,13 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
+
+
+def reach(tensor: torch.Tensor) -> int:
+    """Number of elements from the first to the last in memory, of a tensor that is not empty."""
+    if tensor.is_contiguous():
+        return tensor.numel()
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import is_chosen, select
+from parimend.stores.model import reach
 from parimend.stores.spread import is_sharded, local
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -299,18 +300,11 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             left_out.add(name)
             continue
         places.add(place)
-        end = begin + tensor.element_size() * _reach(tensor)
+        end = begin + tensor.element_size() * reach(tensor)
         spans.append(_Span(str(tensor.device), begin, end, name))
     for group in _touching(spans):
         left_out |= _held_by_others(group, tensors)
     return {name: tensor for name, tensor in tensors.items() if name not in left_out}
-
-
-def _reach(tensor: torch.Tensor) -> int:
-    """Number of elements from the first to the last in memory."""
-    if tensor.is_contiguous():
-        return tensor.numel()
-    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _touching(spans: list[_Span]) -> Iterator[list[_Span]]:

@@ -29,7 +29,7 @@ from parimend.words.bits import byte_view
 from parimend.words.layout import Part, whole
 
 
-class Shards:
+class Shards(spread.Spread):
     """The shards of some tensors in this process.
 
     Args:
@@ -59,7 +59,6 @@ class Shards:
 
     @property
     def several(self) -> bool:
-        """Whether other processes hold other elements."""
         return bool(self._split)
 
     def local(self, name: str) -> torch.Tensor:
@@ -67,7 +66,6 @@ class Shards:
         return spread.local(self._tensors[name]).detach()
 
     def held(self, part: Part) -> Held:
-        """What this process holds of a part."""
         if part.name not in self._elements:
             self._elements[part.name] = self._held_of(self._tensors[part.name])
         every = self._elements[part.name]
@@ -97,11 +95,9 @@ class Shards:
         return np.arange(tensor.numel()).reshape(tensor.shape)[block].ravel()
 
     def sum(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sum over all shards; of integers modulo 2 to the number of their bits."""
         return self._reduce(array, "SUM")
 
     def largest(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The largest over all shards, element by element."""
         return self._reduce(array, "MAX")
 
     def _reduce(self, array: NDArray[Any], operation: str) -> NDArray[Any]:
@@ -116,7 +112,6 @@ class Shards:
         return total.cpu().numpy()
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all shards, in the same order everywhere. For a few small ones."""
         for along in self._split:
             import torch.distributed as dist
 
@@ -153,10 +148,11 @@ class ShardedTensors(Tensors):
     """
 
     live = True
+    spread: Shards
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
-        self.spread = self._shards = Shards(tensors)
+        self.spread = Shards(tensors)
         self._whole = [
             whole(name, of_torch(tensor.dtype, name).name, tuple(tensor.shape))
             for name, tensor in tensors.items()
@@ -184,7 +180,7 @@ class ShardedTensors(Tensors):
 
     def _read_held(self, part: Part) -> NDArray[np.uint8]:
         held = self.spread.held(part)
-        local = self._shards.local(part.name).view(-1)
+        local = self.spread.local(part.name).view(-1)
         return byte_view(local[held.start : held.stop], part.name)
 
     def _write_held(self, part: Part, values: NDArray[np.uint8]) -> None:
@@ -194,7 +190,7 @@ class ShardedTensors(Tensors):
     def _write_local(
         self, part: Part, elements: NDArray[np.int64], values: NDArray[np.uint8]
     ) -> None:
-        local = self._shards.local(part.name)
+        local = self.spread.local(part.name)
         if len(elements):
             there = whole(part.name, part.dtype, tuple(local.shape))
             ModelTensors({part.name: local}).write(there, elements, values)

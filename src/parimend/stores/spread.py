@@ -1,13 +1,13 @@
 """Which elements this process holds, and sums over the processes that hold the rest.
 
-`Whole` is the case of one process that holds everything: sums are what they are. `Shards` is that
+`Spread` is the case of one process that holds everything: sums are what they are. `Shards` is that
 of tensors that PyTorch spreads over processes. What is written in terms of these operations works
 for both.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ class Held(NamedTuple):
     @property
     def offsets(self) -> NDArray[np.int64]:
         """``elements`` as an array."""
-        return numbers(self.elements)
+        if isinstance(self.elements, slice):
+            return np.arange(self.elements.start, self.elements.stop)
+        return self.elements
 
     def shifted(self, by: int) -> Elements:
         """``elements``, counted from ``by``."""
@@ -45,51 +47,29 @@ class Held(NamedTuple):
         return self.elements + by
 
 
-class Spread(Protocol):
-    """How the elements of tensors are spread over processes."""
+class Spread:
+    """How the elements of tensors are spread over processes; here, one process holds them all."""
 
     @property
     def several(self) -> bool:
         """Whether other processes hold other elements."""
+        return False
 
     def held(self, part: Part) -> Held:
         """What this process holds of a part."""
-
-    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sum over all processes; of integers modulo 2 to the number of their bits."""
-
-    def largest(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The largest over all processes, element by element."""
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, in the same order everywhere. For a few small ones."""
-
-
-class Whole:
-    """Tensors in one piece."""
-
-    several = False
-
-    def held(self, part: Part) -> Held:
         return Held(part.start, part.start + part.count, slice(0, part.count))
 
     def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The sum over all processes; of integers modulo 2 to the number of their bits."""
         return array
 
     def largest(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The largest over all processes, element by element."""
         return array
 
     def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in the same order everywhere. For a few small ones."""
         return items
-
-
-def numbers(elements: Elements) -> NDArray[np.int64]:
-    """The elements as an array.
-
-    >>> numbers(slice(2, 5)).tolist()
-    [2, 3, 4]
-    """
-    return np.arange(elements.start, elements.stop) if isinstance(elements, slice) else elements
 
 
 def common(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.carriers import Chosen
-from parimend.carriers.sidecar import reads, sums
+from parimend.carriers.summing import reads, sums
 from parimend.codes import SumsCode
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors

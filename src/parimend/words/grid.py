@@ -167,10 +167,9 @@ def require_finite(values: NDArray[Any], name: str, start: int = 0) -> None:
         raise not_finite(name, wrong, values.size, first.tolist())
 
 
-def not_finite(name: str, wrong: int, of: int, first: list[int] | None = None) -> WordError:
+def not_finite(name: str, wrong: int, of: int, first: list[int]) -> WordError:
     """The error to raise for a tensor with ``wrong`` weights that are not finite."""
-    where = f" (first {first})" if first is not None else ""
     return WordError(
-        f"{name}: {wrong} of {of} elements are not finite{where}: repair the weights first, or use "
-        "carrier='sidecar', which holds any bits"
+        f"{name}: {wrong} of {of} elements are not finite (first {first}): repair the weights "
+        "first, or use carrier='sidecar', which holds any bits"
     )

@@ -78,6 +78,15 @@ class Part(Record):
         """
         return self.mask.bit_count() or 8 * self.itemsize
 
+    @property
+    def line(self) -> int:
+        """Number of elements that are whole lines of 64 bytes, the least there is.
+
+        >>> whole("w", "F32", (9,)).line, whole("w", "Q4_0", (9,)).line
+        (16, 32)
+        """
+        return LINE // math.gcd(self.itemsize, LINE)
+
     def index(self, offset: int) -> tuple[int, ...]:
         """The index in the tensor of the part's element ``offset``.
 
@@ -103,14 +112,14 @@ def _whole(name: str, dtype: str, shape: tuple[int, ...]) -> Part:
     return Part(name, dtype, shape, 0, math.prod(shape))
 
 
-def bytes_in(parts: Iterable[Part]) -> float:
-    """How many bytes the bits of some parts are.
+def bytes_in(parts: Iterable[Part]) -> int:
+    """How many whole bytes the bits of some parts are.
 
     >>> w = Part("w", "F32", (10,), 0, 10)
     >>> bytes_in([w]), bytes_in([replace(w, mask=1), replace(w, mask=0xFE)])
-    (40.0, 10.0)
+    (40, 10)
     """
-    return sum(part.count * part.bits for part in parts) / 8
+    return sum(part.count * part.bits for part in parts) // 8
 
 
 def elements_in(parts: Iterable[Part]) -> int:
@@ -135,7 +144,7 @@ def padded_words(*parts: Part) -> int:
     >>> padded_words(whole("w", "BF16", (5, 7)), whole("b", "F32", (16,)))
     48
     """
-    return sum(-(-part.nbytes // LINE) * (LINE // 4) for part in parts)
+    return sum(-(-part.nbytes // LINE) * (LINE // WORD) for part in parts)
 
 
 @dataclass(frozen=True, repr=False)
