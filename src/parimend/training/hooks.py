@@ -29,39 +29,50 @@ def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Step:
-    """Whether a step of an optimizer is being taken.
+    """Whether steps of optimizers are being taken, one within the other or in several threads.
 
-    Where an exception ends a step, its last hooks are not called, so the stack is asked.
+    Where an exception ends a step, its last hooks are not called, so stacks are asked.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
         >>> step = Step()
-        >>> hook = optimizer.register_step_pre_hook(lambda *_: step.begin())
+        >>> hook = optimizer.register_step_pre_hook(lambda *_: print(step.begin()))
+        >>> hook = optimizer.register_step_post_hook(lambda *_: print(step.end()))
         >>> optimizer.step(lambda: print(bool(step)))
+        True
+        True
         True
         >>> bool(step)
         False
     """
 
     def __init__(self) -> None:
-        self._frame: FrameType | None = None
-        self._thread = 0
+        self._frames: dict[FrameType, int] = {}  # of steps, and the threads that take them
 
-    def begin(self) -> None:
-        """To be called by a hook before the step."""
-        self._thread = threading.get_ident()
+    def begin(self) -> bool:
+        """To be called by a hook before a step; whether it is not within another one."""
+        first = not self
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code.co_filename != _STEPS:
             frame = frame.f_back
-        self._frame = frame
+        if frame is not None:
+            self._frames[frame] = threading.get_ident()
+        return first
+
+    def end(self) -> bool:
+        """To be called by a hook after a step; whether no other one is being taken."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and self._frames.pop(frame, None) is None:
+            frame = frame.f_back
+        return not self
 
     def __bool__(self) -> bool:
-        if self._frame is None:
-            return False
-        # Of the thread that takes it: closures may compute in others.
-        if not runs(self._frame, sys._current_frames().get(self._thread)):
-            self._frame = None  # and what it holds
-        return self._frame is not None
+        if self._frames:
+            # Of the threads that take them: closures may compute in others.
+            stacks = sys._current_frames()
+            running = {f: t for f, t in self._frames.items() if runs(f, stacks.get(t))}
+            self._frames = running  # without what the others hold
+        return bool(self._frames)
 
 
 def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
