@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of
@@ -33,15 +34,33 @@ class Gradient:
     ) -> None:
         self._optimizer, self._accepted = optimizer, accepted
         self._scale = Scale(factor)
+        # Gradients that a step has left, and their versions then.
+        self._left: MutableMapping[torch.Tensor, int] = WeakIdKeyDictionary()
+
+    def leave(self) -> None:
+        """To be called after a step with a closure, which computed the gradients there are now."""
+        self._left = WeakIdKeyDictionary({each: each._version for each in self._all()})
 
     @torch.no_grad()
-    def norm(self) -> torch.Tensor | None:
-        """() float, where the gradients are. A step with a closure may compute them itself, so
-        there may be none yet.
+    def norm(self, closure: bool = False) -> torch.Tensor | None:
+        """() float, where the gradients are, if there are any.
+
+        Args:
+            closure: whether the step gets one. It may compute the gradients itself then; those that
+                the step before has left, of the last trial of a line search perhaps, do not count.
         """
+        found = self._all()
+        if not found or (closure and all(self._left.get(g) == g._version for g in found)):
+            return None
+        # What torch's GradScaler leaves to fused optimizers: to unscale, and to take no step.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        overflow = getattr(self._optimizer, "found_inf", None)
+        norm = torch.nn.utils.get_total_norm([_measured(local(each), scale) for each in found])
+        return norm if overflow is None else norm.masked_fill(overflow.to(norm.device) > 0, 0.0)
+
+    def _all(self) -> list[torch.Tensor]:
         every = (parameter.grad for parameter in parameters_of([self._optimizer]))
-        gradients = [_values(local(each)) for each in every if each is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+        return [each for each in every if each is not None]
 
     def why_not(self, norm: float | None, again: bool = False) -> str:
         """Why the gradient is not to be used; empty if it is.
@@ -69,6 +88,12 @@ class Gradient:
             parameter.grad = None
 
 
-def _values(gradient: torch.Tensor) -> torch.Tensor:
-    """The elements of a gradient that are not zero for sure."""
-    return gradient if gradient.layout is torch.strided else gradient.coalesce().values()
+def _measured(gradient: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """What has the norm of a gradient without its scale, where its dtype holds that."""
+    if gradient.layout is not torch.strided:
+        gradient = gradient.coalesce().values()
+    if scale is not None:
+        gradient = gradient / scale.to(gradient.device)
+    if gradient.dtype == torch.float16:
+        return torch.linalg.vector_norm(gradient, dtype=torch.float32)
+    return gradient if scale is None else torch.linalg.vector_norm(gradient)

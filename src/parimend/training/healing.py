@@ -71,7 +71,7 @@ class Healing(Removable):
         require_ready(dict(self._model.named_parameters()))
         self._errors, self._on_event = errors, on_event
         accepted = partial(self._tell, "accepted")
-        self._gradients = [Gradient(each, gradient_factor, accepted) for each in optimizers]
+        self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
         self._skipped = 0  # steps in a row
         self._step = Step()
         self._begun: list[torch.optim.Optimizer] = []  # steps since the sums were taken
@@ -90,7 +90,7 @@ class Healing(Removable):
             self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
         self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
         self._stepped = uncompiled(self._after_step)
-        self._after = [each.register_step_post_hook(self._stepped) for each in self._optimizers]
+        self._after = {o: o.register_step_post_hook(self._stepped) for o in optimizers}
         watchers.add(self)
 
     def refresh(self) -> None:
@@ -172,7 +172,7 @@ class Healing(Removable):
                 "changed: go back to a checkpoint; if they were changed on purpose, do that "
                 "within update(), or call refresh() afterwards"
             )
-        if unsure := unsure - moved:
+        if unsure:
             what = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
             reason = (
                 f"{some(unsure)}: damage since step {self.steps} cannot be told from what {what} "
@@ -200,18 +200,16 @@ class Healing(Removable):
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        number = next(n for n, each in enumerate(self._optimizers) if each is optimizer)
         # Sums are taken after all other hooks: a constraint moves the weights.
-        self._after[number].remove()
-        self._after[number] = optimizer.register_step_post_hook(self._stepped)
+        self._after[optimizer].remove()
+        self._after[optimizer] = optimizer.register_step_post_hook(self._stepped)
         if self._step.begin() and not self._updating:
-            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-            self._judge(self._gradients[number], closure)
+            self._judge(self._gradients[optimizer], _closure(args, kwargs))
         self._begun.append(optimizer)
 
     def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
         """See that a step starts with right weights, and with a gradient that may be right."""
-        damaged, norm = self._check_(gradient.norm())
+        damaged, norm = self._check_(gradient.norm(closure is not None))
         reason = (
             "weights or optimizer state were wrong when the gradient was computed"
             if damaged
@@ -238,7 +236,11 @@ class Healing(Removable):
                 stacklevel=2,
             )
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if _closure(args, kwargs) is not None:
+            self._gradients[optimizer].leave()
         if self._step.end():
             self.steps += 1
             if not self._updating:
@@ -294,7 +296,7 @@ class Healing(Removable):
 
     def remove(self) -> None:
         watchers.discard(self)
-        for hook in (*self._hooks, *self._after):
+        for hook in (*self._hooks, *self._after.values()):
             hook.remove()
 
 
@@ -351,3 +353,9 @@ def heal_(
         (['repaired'], True)
     """
     return Healing(model, several(optimizer, "heal_"), errors, gradient_factor, on_event)
+
+
+def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """What a step was called with, after the optimizer."""
+    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    return closure
