@@ -8,6 +8,7 @@ those before it, is not used.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from parimend.training.hooks import (
     in_parallel,
     on_steps_of_others,
     parameters_of,
+    require_hooks,
     require_ready,
     several,
     stepped_by,
@@ -69,11 +71,13 @@ class Healing(Removable):
         require(model, "model", "a torch.nn.Module", torch.nn.Module)
         self._model, self._optimizers = unwrapped(model), list(optimizers)
         require_ready(dict(self._model.named_parameters()))
+        require_hooks(optimizers)
         self._errors, self._on_event = errors, on_event
         accepted = partial(self._tell, "accepted")
         self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
         self._skipped = 0  # steps in a row
         self._step = Step()
+        self._lock = threading.RLock()  # no step begins in one thread while another one looks
         self._begun: list[torch.optim.Optimizer] = []  # steps since the sums were taken
         self._updating = False
         self._loading: Any = None  # the module or the optimizer into which all is loaded
@@ -151,7 +155,10 @@ class Healing(Removable):
         Raises:
             DamageError: if more words have changed than can be repaired. They are left as found.
         """
-        return not self._within() and self._check_()[0]
+        if self._within():
+            return False
+        with self._lock:
+            return not self._within() and self._check_()[0]
 
     @torch.no_grad()
     def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
@@ -178,8 +185,7 @@ class Healing(Removable):
                 f"{some(unsure)}: damage since step {self.steps} cannot be told from what {what} "
                 "has left there: all of it is taken for right"
             )
-            self._tell("accepted", reason)
-            warnings.warn(reason, stacklevel=2)
+            self._accept(reason)
         if others:
             self.refresh()
         return bool(changes), size
@@ -203,9 +209,10 @@ class Healing(Removable):
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[optimizer].remove()
         self._after[optimizer] = optimizer.register_step_post_hook(self._stepped)
-        if self._step.begin() and not self._updating:
-            self._judge(self._gradients[optimizer], _closure(args, kwargs))
-        self._begun.append(optimizer)
+        with self._lock:
+            if self._step.begin() and not self._updating:
+                self._judge(self._gradients[optimizer], _closure(args, kwargs))
+            self._begun.append(optimizer)
 
     def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
         """See that a step starts with right weights, and with a gradient that may be right."""
@@ -241,10 +248,11 @@ class Healing(Removable):
     ) -> None:
         if _closure(args, kwargs) is not None:
             self._gradients[optimizer].leave()
-        if self._step.end():
-            self.steps += 1
-            if not self._updating:
-                self.refresh()
+        with self._lock:
+            if self._step.end():
+                self.steps += 1
+                if not self._updating:
+                    self.refresh()
 
     def _before_loading(self, target: Any, state: Any, prefix: str = "", *_: Any) -> None:
         """What is not loaded stays as it was: it is looked at before all is taken for right."""
@@ -255,7 +263,7 @@ class Healing(Removable):
         try:
             self.check_()
         except DamageError as error:  # perhaps that is why something is loaded
-            warnings.warn(f"{error}; what is not loaded now is taken for right", stacklevel=2)
+            self._accept(f"{error}; what is not loaded now is taken for right")
         self._outdated = True
 
     def _after_loading(self, target: Any, *_: Any) -> None:
@@ -287,6 +295,11 @@ class Healing(Removable):
         wrong = torch.tensor(int(bool(reason)), device=device)
         dist.all_reduce(wrong)
         return reason or ("wrong in another process" if int(wrong) else "")
+
+    def _accept(self, reason: str) -> None:
+        """Tell of what is taken for right without being known to be."""
+        self._tell("accepted", reason)
+        warnings.warn(reason, stacklevel=3)
 
     def _tell(self, kind: TrainingKind, reason: str, changes: tuple[Change, ...] = ()) -> None:
         event = Event(kind, self.steps, reason, changes)
@@ -323,9 +336,10 @@ def heal_(
 
     Whoever changes weights on purpose outside of a step does so within `Healing.update`, or calls
     `Healing.refresh` afterwards, or `Healing.remove` before, as when training is done and a
-    `Constraint` is to be sealed. Loading state dicts, moving tensors and changing their dtype is
-    noticed. What an exception in a closure leaves of a step is taken for right, with a warning and
-    an event ``accepted`` if weights or state had been moved already.
+    `Constraint` is to be sealed. Hooks of a step that move weights are registered after this.
+    Loading state dicts, moving tensors and changing their dtype is noticed. What an exception in a
+    closure leaves of a step is taken for right, with a warning and an event ``accepted`` if weights
+    or state had been moved already.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
     ones, and no memory but the sums. Buffers that a forward changes (running means) are
@@ -339,8 +353,8 @@ def heal_(
         on_event: called with every event.
 
     Raises:
-        SpecError: for a factor of 1 or less, a budget that cannot be, or parameters that are sparse
-            or have no values yet (lazy modules).
+        SpecError: for a factor of 1 or less, a budget that cannot be, parameters that are sparse or
+            have no values yet (lazy modules), or an optimizer that lacks hooks of torch.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)

@@ -67,11 +67,12 @@ class Step:
         return not self
 
     def __bool__(self) -> bool:
-        if self._frames:
-            # Of the threads that take them: closures may compute in others.
-            stacks = sys._current_frames()
-            running = {f: t for f, t in self._frames.items() if runs(f, stacks.get(t))}
-            self._frames = running  # without what the others hold
+        begun = list(self._frames.items())
+        # Of the threads that take them: closures may compute in others.
+        stacks = sys._current_frames() if begun else {}
+        for frame, thread in begun:
+            if not runs(frame, stacks.get(thread)):
+                self._frames.pop(frame, None)  # and what it holds
         return bool(self._frames)
 
 
@@ -182,3 +183,17 @@ def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
             )
         if parameter.layout is not torch.strided:
             raise SpecError(f"{name} is {parameter.layout}: only dense parameters can be watched")
+
+
+def require_hooks(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Check that optimizers tell of their steps and of loading.
+
+    Raises:
+        SpecError: names the first type that does not.
+    """
+    for each in optimizers:
+        if not hasattr(each, "_optimizer_load_state_dict_post_hooks"):
+            raise SpecError(
+                f"{type(each).__name__} does not have all hooks of torch.optim.Optimizer: it does "
+                "not call its __init__, so its state cannot be watched"
+            )
