@@ -34,12 +34,12 @@ class Gradient:
     ) -> None:
         self._optimizer, self._accepted = optimizer, accepted
         self._scale = Scale(factor)
-        # Gradients that a step has left, and their versions then.
-        self._left: MutableMapping[torch.Tensor, int] = WeakIdKeyDictionary()
+        # Gradients that a step has computed and used, and their versions then.
+        self._spent: MutableMapping[torch.Tensor, int] = WeakIdKeyDictionary()
 
-    def leave(self) -> None:
+    def spend(self) -> None:
         """To be called after a step with a closure, which computed the gradients there are now."""
-        self._left = WeakIdKeyDictionary({each: each._version for each in self._all()})
+        self._spent = WeakIdKeyDictionary({each: each._version for each in self._all()})
 
     @torch.no_grad()
     def norm(self, closure: bool = False) -> torch.Tensor | None:
@@ -50,7 +50,7 @@ class Gradient:
                 the step before has left, of the last trial of a line search perhaps, do not count.
         """
         found = self._all()
-        if not found or (closure and all(self._left.get(g) == g._version for g in found)):
+        if not found or (closure and all(self._spent.get(g) == g._version for g in found)):
             return None
         # What torch's GradScaler leaves to fused optimizers: to unscale, and to take no step.
         scale = getattr(self._optimizer, "grad_scale", None)

@@ -247,7 +247,7 @@ class Healing(Removable):
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if _closure(args, kwargs) is not None:
-            self._gradients[optimizer].leave()
+            self._gradients[optimizer].spend()
         with self._lock:
             if self._step.end():
                 self.steps += 1

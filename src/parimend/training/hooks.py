@@ -132,24 +132,24 @@ def on_steps_of_others(
     Returns:
         A handle with ``remove()``.
     """
-    watch = _Watch(weakref.WeakMethod(call), [weakref.ref(each) for each in ours])
+    listener = _Listener(weakref.WeakMethod(call), [weakref.ref(each) for each in ours])
     _listen()
-    _WATCHES.add(watch)
-    return watch
+    _LISTENERS.add(listener)
+    return listener
 
 
 @dataclass(frozen=True, eq=False)
-class _Watch:
+class _Listener:
     """Who wants to know of steps, and of which not."""
 
     method: weakref.WeakMethod[Callable[[torch.optim.Optimizer], None]]
     known: Sequence[weakref.ref[torch.optim.Optimizer]]
 
     def remove(self) -> None:
-        _WATCHES.discard(self)
+        _LISTENERS.discard(self)
 
 
-_WATCHES: set[_Watch] = set()
+_LISTENERS: set[_Listener] = set()
 
 
 @cache
@@ -161,11 +161,11 @@ def _listen() -> None:
 
 
 def _before_any_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for watch in tuple(_WATCHES):
-        here = watch.method()
+    for listener in tuple(_LISTENERS):
+        here = listener.method()
         if here is None:
-            watch.remove()
-        elif not any(optimizer is each() for each in watch.known):
+            listener.remove()
+        elif not any(optimizer is each() for each in listener.known):
             here(optimizer)
 
 
