@@ -85,6 +85,7 @@ class Healing(Removable):
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
         self._state = State(self._model, self._optimizers)
         self._stale = False  # tensors were found of which no sums are kept yet
+        self._outdated = False  # something was loaded since the sums were taken
         self.refresh()
         forward = uncompiled(self._before_forward)
         self._hooks.append(self._model.register_forward_pre_hook(Hook(forward)))
@@ -103,7 +104,6 @@ class Healing(Removable):
         To be called after changing them by hand; loading a state dict does, also that of a
         submodule. What is done within `update` needs no call.
         """
-        self._outdated = True  # until all is done
         self._stale |= self._state.find()
         if self._stale:  # also after a time at which that failed
             self._hear_of_loading()
@@ -163,7 +163,7 @@ class Healing(Removable):
     @torch.no_grad()
     def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
         """`check_`, and the value of a norm, which a device is not waited for once more."""
-        if self._outdated:
+        if self._outdated or self._stale:
             self.refresh()
             return False, read([], norm)[1]
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
