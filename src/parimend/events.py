@@ -29,7 +29,9 @@ by `heal_`, to within what a step moves by a constraint. ``skipped``: a gradient
 may have been, and its step was not taken. ``redone``: so it was computed again, by the closure
 that ``step`` got. ``unexplained``: a step moved the weights much farther than those before it,
 and no few weights explain it. ``accepted``: what seemed wrong came again and again, so the run
-has changed. ``unwatched``: something is not looked after any more."""
+has changed; or something is taken for right that may be damage: what a step that an exception ended
+has left, or whoever replaced tensors; what was beyond repair when a checkpoint was loaded.
+``unwatched``: something is not looked after any more."""
 
 GuardKind = Literal[
     "corrected",

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import gc
 import io
@@ -15,6 +16,7 @@ from parimend import kernels
 from parimend.errors import DamageError, SpecError, WordError
 from parimend.kernels import power_torch
 from parimend.stores.model import ModelTensors
+from parimend.training.kept import Kept
 
 
 def network(seed=0):
@@ -365,9 +367,22 @@ def test_the_old_memory_of_what_was_moved_is_not_touched(count):
     old.view(-1)[:count] = 5.0
     with torch.no_grad():
         model[3].bias[1] = 1e30
-    assert healing.check_() == (count == 3)  # what is in between cannot be told from so many
+    with pytest.warns(UserWarning, match="what moving 0.weight has left there"):
+        assert healing.check_() == (count == 3)  # what is in between cannot be told from so many
+    assert [event.kind for event in healing.events] == ["repaired", "accepted"][count > 3 :]
     assert (old.view(-1)[:count] == 5.0).all()
     assert (model[3].bias[1] == 1e30) == (count == 400)
+
+
+def test_damage_that_moves_with_its_tensor_is_told():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    struck(model[0].weight)
+    model[0].weight.data = model[0].weight.data.clone()
+    with pytest.warns(UserWarning, match="0.weight: damage since step 0 cannot be told"):
+        model(torch.ones(1, 20))
+    assert [event.kind for event in healing.events] == ["accepted"]
 
 
 def test_a_checkpoint_may_be_loaded_after_damage_beyond_repair():
@@ -382,7 +397,7 @@ def test_a_checkpoint_may_be_loaded_after_damage_beyond_repair():
     with pytest.warns(UserWarning, match="what is not loaded now is taken for right"):
         model.load_state_dict(good)
     train(model, optimizer, 1)
-    assert healing.events == []
+    assert [event.kind for event in healing.events] == ["accepted"]
 
 
 def test_an_update_within_an_update_is_a_part_of_it():
@@ -451,6 +466,200 @@ def test_a_step_that_an_exception_ends_is_over():
     assert [event.kind for event in healing.events] == ["unwatched"]
 
 
+def struck(tensor):
+    with torch.no_grad():
+        tensor.view(-1)[1] = 1e30
+
+
+def test_what_an_interrupted_step_has_moved_is_right_and_told():
+    def run(watch):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 3)
+        optimizer = torch.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
+        healing = watch(model, optimizer)
+        for step in range(4):
+            calls = 0
+
+            def closure(step=step):
+                nonlocal calls
+                if (calls := calls + 1) == 3 and step % 2:
+                    raise MemoryError
+                optimizer.zero_grad()
+                data = torch.Generator().manual_seed(step)
+                x, y = torch.randn(64, 4, generator=data), torch.rand(64, 3, generator=data)
+                loss = (model(x).tanh() - y).square().mean()
+                loss.backward()
+                return loss
+
+            with contextlib.suppress(MemoryError):
+                optimizer.step(closure)
+        return model, healing
+
+    alone, _ = run(lambda model, optimizer: None)
+    with pytest.warns(UserWarning, match="a step that an exception ended has left there"):
+        model, healing = run(pm.heal_)
+    assert same(model.state_dict(), alone.state_dict())
+    assert [event.kind for event in healing.events] == ["accepted"]  # the last one is not seen yet
+    assert healing.events[0].reason.startswith("bias, weight, weight (prev_flat_grad): damage")
+    assert healing.steps == 2
+    with pytest.warns(UserWarning, match="a step that an exception ended"):
+        assert not healing.check_()
+    struck(model.weight)
+    assert healing.check_()
+    assert same(model.state_dict(), alone.state_dict())
+
+
+def test_what_an_interrupted_step_has_not_moved_is_put_back():
+    model = network()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    for moved in (False, True):
+
+        def closure(moved=moved):
+            if moved:
+                model[0].bias.data[:3] += 1
+            struck(model[3].weight)
+            raise MemoryError
+
+        right = model[3].weight.clone()
+        with pytest.raises(MemoryError):
+            optimizer.step(closure)
+        left = model[0].bias.clone()
+        if moved:
+            with pytest.warns(UserWarning, match=r"0\.bias: damage since step 0"):
+                model(torch.ones(1, 20))
+        else:
+            model(torch.ones(1, 20))
+        assert torch.equal(model[3].weight, right)
+        assert torch.equal(model[0].bias, left)
+    assert [event.kind for event in healing.events] == ["repaired", "repaired", "accepted"]
+    # A step that does not begin moves nothing.
+    model[3].weight.data.fill_(2.0)
+    for _ in range(2):
+        with pytest.raises(DamageError):
+            optimizer.step()
+    with pytest.raises(DamageError):
+        healing.check_()
+
+
+def test_steps_within_steps_are_parts_of_them():
+    class Twice(torch.optim.SGD):
+        """Asks for the gradient again where its own steps and more have moved the weights."""
+
+        def step(self, closure):
+            super().step()
+            with torch.no_grad():
+                for parameter in self.param_groups[0]["params"]:
+                    parameter.add_(1e-3)
+            with torch.enable_grad():
+                closure()
+            super().step()
+
+    def run(watch):
+        model = network()
+        optimizer = Twice(model.parameters(), lr=0.1)
+        healing = watch(model, optimizer)
+        train(model, optimizer, 3, closure=True)
+        return model, healing
+
+    alone, _ = run(lambda model, optimizer: None)
+    model, healing = run(lambda model, optimizer: pm.heal_(model, optimizer, 1000))
+    assert same(model.state_dict(), alone.state_dict())
+    assert (healing.steps, healing.events) == (3, [])
+
+
+def test_steps_may_be_taken_by_several_threads():
+    def run(watch):
+        model = network()
+        optimizers = [torch.optim.SGD(model[n].parameters(), lr=0.1) for n in (0, 2, 3)]
+        healing = watch(model, optimizers)
+        with ThreadPoolExecutor(3) as pool:
+            for seed in range(20):
+                data = torch.Generator().manual_seed(seed)
+                model(torch.randn(4, 20, generator=data)).square().mean().backward()
+                list(pool.map(lambda each: each.step(), optimizers))
+                model.zero_grad()
+        return model, healing
+
+    alone, _ = run(lambda model, optimizers: None)
+    model, healing = run(pm.heal_)
+    assert healing.events == []
+    assert same(model.state_dict(), alone.state_dict())
+
+
+def test_steps_on_purpose_within_an_update_are_right():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    with healing.update():
+        model[0].bias.data += 1
+        right = model[0].bias.clone()
+        assert not healing.check_()
+        optimizer.step()
+        assert torch.equal(model[0].bias, right)
+    assert not healing.check_()
+    assert (healing.steps, healing.events) == (1, [])
+
+
+@pytest.mark.parametrize("what", ["model", "submodule", "optimizer"])
+def test_damage_right_after_loading_is_put_back(what):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    target = {"model": model, "submodule": model[3], "optimizer": optimizer}[what]
+    state = copy.deepcopy(target.state_dict())
+    train(model, optimizer, 2, first=2)
+    with mock.patch.object(Kept, "keep", autospec=True, side_effect=Kept.keep) as sums:
+        target.load_state_dict(state)
+    assert sums.call_count == 1
+    right = copy.deepcopy(model.state_dict())
+    struck(model[3].weight)
+    struck(optimizer.state[model[0].weight]["exp_avg"])
+    assert healing.check_()
+    assert same(model.state_dict(), right)
+    assert len(healing.events[0].changes) == 2
+
+
+def test_a_submodule_that_is_new_may_be_loaded():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    model[3] = torch.nn.Linear(40, 5)
+    optimizer.add_param_group({"params": list(model[3].parameters())})
+    train(model, optimizer, 1)
+    state = {name: 2 * tensor for name, tensor in model[3].state_dict().items()}
+    model[3].load_state_dict(state)
+    assert not healing.check_()
+    assert same(model[3].state_dict(), state)
+
+
+def test_optimizers_of_the_same_parameters_have_a_state_each():
+    model = network()
+    both = [torch.optim.Adam(model.parameters(), lr=lr) for lr in (1e-3, 1e-4)]
+    healing = pm.heal_(model, both)
+    for optimizer in both:
+        train(model, optimizer, 1)
+    for optimizer in both:
+        struck(optimizer.state[model[0].weight]["exp_avg"])
+    assert healing.check_()
+    assert [change.tensor for change in healing.events[0].changes] == [
+        "0.weight (exp_avg)",
+        "0.weight (exp_avg of optimizer 1)",
+    ]
+
+
+def test_the_history_of_lbfgs_is_put_back():
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 3, closure=True)
+    struck(optimizer.state[model[0].weight]["old_dirs"][1])
+    assert healing.check_()
+    [change] = healing.events[0].changes
+    assert (change.tensor, change.index) == ("0.weight (old_dirs 1)", (1,))
+
+
 def test_a_new_optimizer_in_place_of_the_old_one_is_told():
     model = network()
     healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -508,6 +717,70 @@ def test_parameters_may_be_moved_and_change_their_dtype():
     assert [event.kind for event in healing.events] == ["repaired"]
 
 
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**125, 2.0**127])
+@pytest.mark.parametrize("fused", [False, True])
+def test_scaled_gradients_of_a_healthy_run_are_used(scale, fused):
+    """A scale that is too large is found by the scaler itself, which has no step taken."""
+
+    def run(watch):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+        healing = watch(model, optimizer)
+        for step in range(30):
+            optimizer.zero_grad()
+            data = torch.Generator().manual_seed(step)
+            scaler.scale(model(torch.randn(8, 20, generator=data)).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return model, healing
+
+    alone, _ = run(lambda model, optimizer: None)
+    model, healing = run(pm.heal_)
+    assert healing.events == []
+    assert same(model.state_dict(), alone.state_dict())
+
+
+def test_gradients_in_half_precision_are_measured_in_single():
+    model = torch.nn.Linear(400, 100).half()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    healing = pm.heal_(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)  # a norm of 2e5
+    optimizer.step()
+    assert healing.events == []
+    model.bias.grad[3] = torch.inf
+    optimizer.step()
+    assert [event.kind for event in healing.events] == ["skipped"]
+
+
+def test_gradients_that_a_line_search_has_left_do_not_count():
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    calls = []
+
+    def closure():
+        calls.append(len(calls))
+        optimizer.zero_grad()
+        model(torch.ones(1, 4)).sum().backward()
+
+    def last_trial(*_):
+        model.weight.grad.fill_(torch.inf)
+
+    hook = optimizer.register_step_post_hook(last_trial)
+    for _ in range(3):
+        optimizer.step(closure)
+    assert (calls, healing.events) == ([0, 1, 2], [])
+    hook.remove()
+    model.weight.grad.fill_(torch.inf)  # not by the step
+    optimizer.step(closure)
+    assert [event.kind for event in healing.events] == ["redone"]
+    model.weight.grad = torch.full((1, 4), torch.inf)
+    optimizer.step(closure)
+    assert [event.kind for event in healing.events] == ["redone"] * 2
+
+
 def test_sparse_gradients():
     model = torch.nn.Embedding(50, 8, sparse=True)
     optimizer = torch.optim.SparseAdam(model.parameters(), lr=0.1)
@@ -551,12 +824,16 @@ def test_copies_leave_healing_behind_and_it_keeps_nothing_alive():
 
 
 def test_bad_arguments():
+    from pytorch_optimizer import Lookahead
+
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(SpecError, match="gradient_factor must be more than 1"):
         pm.heal_(model, optimizer, gradient_factor=1.0)
     with pytest.raises(SpecError, match="at least one error"):
         pm.heal_(model, optimizer, errors=0)
+    with pytest.raises(SpecError, match="Lookahead does not have all hooks"):
+        pm.heal_(model, Lookahead(optimizer))
     with pytest.raises(SpecError, match="heal_ takes an optimizer"):
         pm.heal_(model, list(model.parameters()))
 
@@ -580,7 +857,7 @@ def test_what_could_not_be_watched_is_watched_as_soon_as_it_can_be(monkeypatch, 
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
     with monkeypatch.context() as patch:
-        patch.setattr("parimend.training.healing.Watched", scarce)
+        patch.setattr("parimend.training.kept.Watched", scarce)
         with pytest.raises(torch.OutOfMemoryError):
             step()
     step()

@@ -43,7 +43,7 @@ from parimend.training.hooks import (
     uncompiled,
 )
 from parimend.training.outliers import Outliers, put_back_
-from parimend.training.pace import WATCHED, Pace
+from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
 from parimend.training.trained import Trained
 from parimend.words.layout import Word
@@ -115,7 +115,7 @@ class Constraint(Removable):
     def _stepping(self, *_: Any) -> None:
         """Before a step of any of the optimizers."""
         self._step.begin()
-        if self.steps < WATCHED:
+        if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
 
     def _stepped(self, *_: Any) -> None:
@@ -124,9 +124,9 @@ class Constraint(Removable):
         if self._pace.due(self.steps):
             with self._pace.timing():
                 self.project_()
-        if self.steps == WATCHED and self._unused:
+        if self.steps == TIMED and self._unused:
             warnings.warn(
-                f"{some(self._unused)} had no gradient in {WATCHED} steps, and is only moved to "
+                f"{some(self._unused)} had no gradient in {TIMED} steps, and is only moved to "
                 "keep its word inside the code: leave it out with only=...",
                 stacklevel=2,
             )
@@ -173,7 +173,7 @@ class Constraint(Removable):
             self._projection.require_finite(checks, self.steps)
             self._loaded = False
             return checks, True
-        odd = [n for n, watch in enumerate(self._outliers) if not watch.ordinary(checks[n])]
+        odd = [n for n, each in enumerate(self._outliers) if not each.ordinary(checks[n])]
         if not odd:
             return checks, True
         events = [
@@ -259,9 +259,9 @@ class Constraint(Removable):
                 {
                     "code": word.code.spec(),
                     "exponents": [part.exponent for part in word.word],
-                    "checks": watch.state(),
+                    "checks": outliers.state(),
                 }
-                for word, watch in zip(self._words, self._outliers, strict=True)
+                for word, outliers in zip(self._words, self._outliers, strict=True)
             ],
         }
 
@@ -283,8 +283,8 @@ class Constraint(Removable):
             parts = tuple(replace(p, exponent=e) for p, e in pairs)
             words.append(Constrained(word.code, Word(parts)))
         self._constrain(words)
-        for watch, entry in zip(self._outliers, state["words"], strict=True):
-            watch.load(entry["checks"])
+        for outliers, entry in zip(self._outliers, state["words"], strict=True):
+            outliers.load(entry["checks"])
         self.steps = int(state["steps"])
         self._pace.restart(state["every"])
 

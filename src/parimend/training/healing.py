@@ -8,48 +8,44 @@ those before it, is not used.
 
 from __future__ import annotations
 
-import math
+import threading
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import compress
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
 from parimend.arguments import require
-from parimend.carriers import Request, Sidecar, choose
-from parimend.carriers.base import outcome_of, write_finding
 from parimend.errors import DamageError, SpecError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
 from parimend.names import some
-from parimend.outcomes import Change, Verdict
+from parimend.outcomes import Change
 from parimend.removable import Hook, Removable
-from parimend.seal import CheckedWord
-from parimend.stores.model import ModelTensors, unwrapped
-from parimend.stores.spread import local
+from parimend.stores.model import unwrapped
+from parimend.training.gradient import Gradient
 from parimend.training.hooks import (
     Step,
     in_parallel,
     on_steps_of_others,
     parameters_of,
+    require_hooks,
     require_ready,
     several,
     stepped_by,
     uncompiled,
 )
+from parimend.training.kept import Kept
 from parimend.training.resident import read
-from parimend.training.scale import Scale
 from parimend.training.state import State
-from parimend.training.watched import Watched, in_memory_order
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
 STANDSTILL = 20
 """After so many skipped steps in a row a warning is given."""
-_CARRIER = Sidecar()
 
 
 class Healing(Removable):
@@ -75,31 +71,31 @@ class Healing(Removable):
         require(model, "model", "a torch.nn.Module", torch.nn.Module)
         self._model, self._optimizers = unwrapped(model), list(optimizers)
         require_ready(dict(self._model.named_parameters()))
+        require_hooks(optimizers)
         self._errors, self._on_event = errors, on_event
-        self._scales = [Scale(gradient_factor) for _ in optimizers]
+        accepted = partial(self._tell, "accepted")
+        self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
         self._skipped = 0  # steps in a row
-        self._state = State(self._model, self._optimizers)
-        self._orders: dict[str, tuple[int, ...]] = {}
-        self._watched: list[Watched] = []
-        self._fresh = False  # no forward has been seen since the sums were taken
         self._step = Step()
+        self._lock = threading.RLock()  # no step begins in one thread while another one looks
+        self._begun: list[torch.optim.Optimizer] = []  # steps since the sums were taken
         self._updating = False
-        self._loaded = False  # weights or state have been loaded since the sums were taken
-        self._stale = False  # tensors were found that are not watched yet
+        self._loading: Any = None  # the module or the optimizer into which all is loaded
+        self._hooks: list[Any] = []
+        self._hooked: WeakSet[torch.nn.Module] = WeakSet()
+        self._state = State(self._model, self._optimizers)
+        self._stale = False  # tensors were found of which no sums are kept yet
+        self._outdated = False  # something was loaded since the sums were taken
         self.refresh()
         forward = uncompiled(self._before_forward)
-        before, after = Hook(self._before_loading), Hook(self._after_loading)
-        self._hooks: list[Any] = [self._model.register_forward_pre_hook(Hook(forward))]
-        for module in self._model.modules():
-            self._hooks.append(module.register_load_state_dict_pre_hook(before))
-            self._hooks.append(module.register_load_state_dict_post_hook(after))
+        self._hooks.append(self._model.register_forward_pre_hook(Hook(forward)))
         for each in self._optimizers:
             self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
             self._hooks.append(each.register_load_state_dict_pre_hook(self._before_loading))
             self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
         self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
         self._stepped = uncompiled(self._after_step)
-        self._after = [each.register_step_post_hook(self._stepped) for each in self._optimizers]
+        self._after = {o: o.register_step_post_hook(self._stepped) for o in optimizers}
         watchers.add(self)
 
     def refresh(self) -> None:
@@ -110,23 +106,21 @@ class Healing(Removable):
         """
         self._stale |= self._state.find()
         if self._stale:  # also after a time at which that failed
-            self._watch()
+            self._hear_of_loading()
+            self._kept = Kept(self._state.tensors, self._errors)
             self._stale = False
-        for each in self._watched:
-            each.keep()
-        self._fresh, self._loaded = True, False
+        self._kept.keep()
+        self._fresh, self._outdated = True, False
+        self._begun.clear()
 
-    def _watch(self) -> None:
-        """Find what there is to sum up, and where it is."""
-        tensors = {name: t for name, t in self._state.tensors.items() if t.numel()}
-        views, self._orders = {}, {}
-        # What is on one device follows each other, to be read together.
-        for name in sorted(tensors, key=lambda name: str(tensors[name].device)):
-            views[name], self._orders[name] = in_memory_order(tensors[name])
-        self._store = ModelTensors(views)
-        self._addresses = {name: view.data_ptr() for name, view in views.items()}
-        chosen = choose(self._store, Request(self._errors, _CARRIER))
-        self._watched = [Watched(each, views) for each in chosen]
+    def _hear_of_loading(self) -> None:
+        """Put hooks on modules that are new."""
+        before, after = Hook(self._before_loading), Hook(self._after_loading)
+        for module in self._model.modules():
+            if module not in self._hooked:
+                self._hooked.add(module)
+                self._hooks.append(module.register_load_state_dict_pre_hook(before))
+                self._hooks.append(module.register_load_state_dict_post_hook(after))
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -156,71 +150,45 @@ class Healing(Removable):
     def check_(self) -> bool:
         """Put back every word that has changed since the last step; whether there were any.
 
+        Within a step or an `update` weights are on the move, and nothing is looked at.
+
         Raises:
             DamageError: if more words have changed than can be repaired. They are left as found.
         """
-        return self._check_()[0]
+        if self._within():
+            return False
+        with self._lock:
+            return not self._within() and self._check_()[0]
 
     @torch.no_grad()
     def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
         """`check_`, and the value of a norm, which a device is not waited for once more."""
-        if self._loaded or self._stale:
+        if self._outdated or self._stale:
             self.refresh()
             return False, read([], norm)[1]
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
-        watched = [each for each in self._watched if not moved or self._is_there(each)]
-        differ, size = read([each.differs() for each in watched], norm)
-        changes: list[Change] = []
-        for each in compress(watched, differ):
-            changes += self._repaired(each.kept(), moved)
+        others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
+        words, size = self._kept.differing(norm, moved)
+        changes, lost, unsure = self._kept.put_back_(words, others)
         if changes:
-            names = ", ".join(sorted({change.tensor for change in changes}))
+            names = some({change.tensor for change in changes})
             self._tell("repaired", f"wrong in {names}", tuple(changes))
-        if moved:
-            self.refresh()
-        return bool(changes), size
-
-    def _is_there(self, watched: Watched) -> bool:
-        """Whether the memory in which a word was is still there, to be compared on the host.
-
-        Tensors that are elsewhere now may have left theirs to somebody else, or freed it.
-        """
-        names = [part.name for part in watched.word]
-        held = self._store.held
-        return not watched.deferred and all(
-            held[name].data_ptr() == self._addresses[name] for name in names
-        )
-
-    def _repaired(self, word: CheckedWord, moved: Collection[str]) -> list[Change]:
-        """Put a word back that has changed; what was wrong.
-
-        Args:
-            word: as it was.
-            moved: tensors that are elsewhere now. Who has their old memory may change it.
-        """
-        changes: list[Change] = []
-        finding = _CARRIER.find(word, self._store)
-        elsewhere = {number for number, part in enumerate(word.parts) if part.name in moved}
-        if finding.verdict is Verdict.CORRECTABLE:
-            wrong = [each for each in finding.elements if each[0] not in elsewhere]
-            finding = finding._replace(elements=wrong)
-            write_finding(word, finding, self._store)
-            changes += map(self._told, outcome_of(word, finding).changes)
-            finding = _CARRIER.find(word, self._store)
-        if elsewhere:
-            return changes
-        if finding.verdict is not Verdict.CLEAN:
+        if lost:
             raise DamageError(
-                f"{word.name}: since step {self.steps} more than {self._errors} words have "
+                f"{some(lost)}: since step {self.steps} more than {self._errors} words have "
                 "changed: go back to a checkpoint; if they were changed on purpose, do that "
                 "within update(), or call refresh() afterwards"
             )
-        return changes
-
-    def _told(self, change: Change) -> Change:
-        """A change with its index as the model counts."""
-        places = dict(zip(self._orders[change.tensor], change.index, strict=True))
-        return replace(change, index=tuple(places[d] for d in range(len(places))))
+        if unsure:
+            what = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
+            reason = (
+                f"{some(unsure)}: damage since step {self.steps} cannot be told from what {what} "
+                "has left there: all of it is taken for right"
+            )
+            self._accept(reason)
+        if others:
+            self.refresh()
+        return bool(changes), size
 
     def _within(self) -> bool:
         """Whether weights are being moved: closures are called with those of a step half taken."""
@@ -229,39 +197,43 @@ class Healing(Removable):
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet. But
         # a device that is waited for here runs dry, in every step, for what is seldom there.
-        if (self._fresh or self._loaded) and not self._within():
-            if self._loaded or not all(each.deferred for each in self._watched):
+        behind = self._outdated or self._begun
+        if (self._fresh or behind) and not self._within():
+            if behind or not self._kept.deferred:
                 self.check_()
             self._fresh = False
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._step.begin()
-        number = next(n for n, each in enumerate(self._optimizers) if each is optimizer)
         # Sums are taken after all other hooks: a constraint moves the weights.
-        self._after[number].remove()
-        self._after[number] = optimizer.register_step_post_hook(self._stepped)
-        damaged, norm = self._check_(self._norm(number))
+        self._after[optimizer].remove()
+        self._after[optimizer] = optimizer.register_step_post_hook(self._stepped)
+        with self._lock:
+            if self._step.begin() and not self._updating:
+                self._judge(self._gradients[optimizer], _closure(args, kwargs))
+            self._begun.append(optimizer)
+
+    def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
+        """See that a step starts with right weights, and with a gradient that may be right."""
+        damaged, norm = self._check_(gradient.norm(closure is not None))
         reason = (
             "weights or optimizer state were wrong when the gradient was computed"
             if damaged
-            else self._gradient_is_wrong(number, norm)
+            else gradient.why_not(norm)
         )
         reason = self._everywhere(reason)
         if not reason:
             self._skipped = 0
             return
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:
             with torch.enable_grad():
                 closure()
-            _, norm = read([], self._norm(number))
-            if not self._everywhere(self._gradient_is_wrong(number, norm, again=True)):
+            _, norm = read([], gradient.norm())
+            if not self._everywhere(gradient.why_not(norm, again=True)):
                 self._tell("redone", reason)
                 return
-        for parameter in parameters_of([optimizer]):
-            parameter.grad = None  # optimizers leave such parameters alone
+        gradient.drop()
         self._tell("skipped", reason)
         self._skipped += 1
         if self._skipped == STANDSTILL:
@@ -271,23 +243,33 @@ class Healing(Removable):
                 stacklevel=2,
             )
 
-    def _after_step(self, *_: Any) -> None:
-        self.steps += 1
-        self.refresh()
+    def _after_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if _closure(args, kwargs) is not None:
+            self._gradients[optimizer].spend()
+        with self._lock:
+            if self._step.end():
+                self.steps += 1
+                if not self._updating:
+                    self.refresh()
 
-    def _before_loading(self, *_: Any) -> None:
+    def _before_loading(self, target: Any, state: Any, prefix: str = "", *_: Any) -> None:
         """What is not loaded stays as it was: it is looked at before all is taken for right."""
-        if self._loaded or self._within():
+        if not prefix:  # all of it, not one submodule after the other
+            self._loading = target
+        if self._outdated or self._within():
             return
         try:
             self.check_()
         except DamageError as error:  # perhaps that is why something is loaded
-            warnings.warn(f"{error}; what is not loaded now is taken for right", stacklevel=2)
-        self._loaded = True
+            self._accept(f"{error}; what is not loaded now is taken for right")
+        self._outdated = True
 
-    def _after_loading(self, *_: Any) -> None:
-        # Loading calls this once for every submodule; sums are taken when they are needed.
-        self._loaded = True
+    def _after_loading(self, target: Any, *_: Any) -> None:
+        self._outdated = True
+        if target is self._loading and not self._within():
+            self.refresh()
 
     def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave alone what another optimizer steps: its work is no damage."""
@@ -303,37 +285,6 @@ class Healing(Removable):
         self._tell("unwatched", reason)
         warnings.warn(f"{reason}: give heal_ all optimizers of the model", stacklevel=2)
 
-    @torch.no_grad()
-    def _norm(self, number: int) -> torch.Tensor | None:
-        """The norm of the gradient of an optimizer, where that is. A step with a closure may
-        compute the gradient itself, so there may be none yet.
-        """
-        parameters = parameters_of([self._optimizers[number]])
-        gradients = [_values(local(p.grad)) for p in parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else None
-
-    def _gradient_is_wrong(self, number: int, norm: float | None, again: bool = False) -> str:
-        """Why the gradient is not to be used; empty if it is.
-
-        Args:
-            number: of the optimizer.
-            norm: of the gradient, if there is one.
-            again: whether it has been computed a second time in this step.
-        """
-        if norm is None:
-            return ""
-        scale = self._scales[number]
-        largest = scale.largest
-        if scale.ordinary(norm):
-            return ""
-        if not math.isfinite(norm):
-            return "the gradient is not finite"
-        reason = f"the gradient's norm is {norm:.3g}; the largest before it was {largest:.3g}"
-        if again or not scale.persists(norm):
-            return reason
-        self._tell("accepted", f"{reason}; it stays so, and is no fault")
-        return ""
-
     def _everywhere(self, reason: str) -> str:
         """The reason, or that of another process: all take a step, or none does."""
         if not in_parallel():
@@ -345,6 +296,11 @@ class Healing(Removable):
         dist.all_reduce(wrong)
         return reason or ("wrong in another process" if int(wrong) else "")
 
+    def _accept(self, reason: str) -> None:
+        """Tell of what is taken for right without being known to be."""
+        self._tell("accepted", reason)
+        warnings.warn(reason, stacklevel=3)
+
     def _tell(self, kind: TrainingKind, reason: str, changes: tuple[Change, ...] = ()) -> None:
         event = Event(kind, self.steps, reason, changes)
         self.events.append(event)
@@ -353,7 +309,7 @@ class Healing(Removable):
 
     def remove(self) -> None:
         watchers.discard(self)
-        for hook in (*self._hooks, *self._after):
+        for hook in (*self._hooks, *self._after.values()):
             hook.remove()
 
 
@@ -380,8 +336,10 @@ def heal_(
 
     Whoever changes weights on purpose outside of a step does so within `Healing.update`, or calls
     `Healing.refresh` afterwards, or `Healing.remove` before, as when training is done and a
-    `Constraint` is to be sealed. Loading state dicts, moving tensors and changing their dtype is
-    noticed.
+    `Constraint` is to be sealed. Hooks of a step that move weights are registered after this.
+    Loading state dicts, moving tensors and changing their dtype is noticed. What an exception in a
+    closure leaves of a step is taken for right, with a warning and an event ``accepted`` if weights
+    or state had been moved already.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
     ones, and no memory but the sums. Buffers that a forward changes (running means) are
@@ -395,8 +353,8 @@ def heal_(
         on_event: called with every event.
 
     Raises:
-        SpecError: for a factor of 1 or less, a budget that cannot be, or parameters that are sparse
-            or have no values yet (lazy modules).
+        SpecError: for a factor of 1 or less, a budget that cannot be, parameters that are sparse or
+            have no values yet (lazy modules), or an optimizer that lacks hooks of torch.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
@@ -411,6 +369,7 @@ def heal_(
     return Healing(model, several(optimizer, "heal_"), errors, gradient_factor, on_event)
 
 
-def _values(gradient: torch.Tensor) -> torch.Tensor:
-    """The elements of a gradient that are not zero for sure."""
-    return gradient if gradient.layout is torch.strided else gradient.coalesce().values()
+def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """What a step was called with, after the optimizer."""
+    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    return closure

@@ -29,39 +29,51 @@ def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Step:
-    """Whether a step of an optimizer is being taken.
+    """Whether steps of optimizers are being taken, one within the other or in several threads.
 
-    Where an exception ends a step, its last hooks are not called, so the stack is asked.
+    Where an exception ends a step, its last hooks are not called, so stacks are asked.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
         >>> step = Step()
-        >>> hook = optimizer.register_step_pre_hook(lambda *_: step.begin())
+        >>> hook = optimizer.register_step_pre_hook(lambda *_: print(step.begin()))
+        >>> hook = optimizer.register_step_post_hook(lambda *_: print(step.end()))
         >>> optimizer.step(lambda: print(bool(step)))
+        True
+        True
         True
         >>> bool(step)
         False
     """
 
     def __init__(self) -> None:
-        self._frame: FrameType | None = None
-        self._thread = 0
+        self._frames: dict[FrameType, int] = {}  # of steps, and the threads that take them
 
-    def begin(self) -> None:
-        """To be called by a hook before the step."""
-        self._thread = threading.get_ident()
+    def begin(self) -> bool:
+        """To be called by a hook before a step; whether it is not within another one."""
+        first = not self
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code.co_filename != _STEPS:
             frame = frame.f_back
-        self._frame = frame
+        if frame is not None:
+            self._frames[frame] = threading.get_ident()
+        return first
+
+    def end(self) -> bool:
+        """To be called by a hook after a step; whether no other one is being taken."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and self._frames.pop(frame, None) is None:
+            frame = frame.f_back
+        return not self
 
     def __bool__(self) -> bool:
-        if self._frame is None:
-            return False
-        # Of the thread that takes it: closures may compute in others.
-        if not runs(self._frame, sys._current_frames().get(self._thread)):
-            self._frame = None  # and what it holds
-        return self._frame is not None
+        begun = list(self._frames.items())
+        # Of the threads that take them: closures may compute in others.
+        stacks = sys._current_frames() if begun else {}
+        for frame, thread in begun:
+            if not runs(frame, stacks.get(thread)):
+                self._frames.pop(frame, None)  # and what it holds
+        return bool(self._frames)
 
 
 def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -120,24 +132,24 @@ def on_steps_of_others(
     Returns:
         A handle with ``remove()``.
     """
-    watch = _Watch(weakref.WeakMethod(call), [weakref.ref(each) for each in ours])
+    listener = _Listener(weakref.WeakMethod(call), [weakref.ref(each) for each in ours])
     _listen()
-    _WATCHES.add(watch)
-    return watch
+    _LISTENERS.add(listener)
+    return listener
 
 
 @dataclass(frozen=True, eq=False)
-class _Watch:
+class _Listener:
     """Who wants to know of steps, and of which not."""
 
     method: weakref.WeakMethod[Callable[[torch.optim.Optimizer], None]]
     known: Sequence[weakref.ref[torch.optim.Optimizer]]
 
     def remove(self) -> None:
-        _WATCHES.discard(self)
+        _LISTENERS.discard(self)
 
 
-_WATCHES: set[_Watch] = set()
+_LISTENERS: set[_Listener] = set()
 
 
 @cache
@@ -149,11 +161,11 @@ def _listen() -> None:
 
 
 def _before_any_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for watch in tuple(_WATCHES):
-        here = watch.method()
+    for listener in tuple(_LISTENERS):
+        here = listener.method()
         if here is None:
-            watch.remove()
-        elif not any(optimizer is each() for each in watch.known):
+            listener.remove()
+        elif not any(optimizer is each() for each in listener.known):
             here(optimizer)
 
 
@@ -171,3 +183,17 @@ def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
             )
         if parameter.layout is not torch.strided:
             raise SpecError(f"{name} is {parameter.layout}: only dense parameters can be watched")
+
+
+def require_hooks(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Check that optimizers tell of their steps and of loading.
+
+    Raises:
+        SpecError: names the first type that does not.
+    """
+    for each in optimizers:
+        if not hasattr(each, "_optimizer_load_state_dict_post_hooks"):
+            raise SpecError(
+                f"{type(each).__name__} does not have all hooks of torch.optim.Optimizer: it does "
+                "not call its __init__, so its state cannot be watched"
+            )

@@ -47,14 +47,14 @@ class Outliers:
 
     Example:
         >>> code, rng = Sparse(n=5120, m=320), np.random.default_rng(0)
-        >>> watch = Outliers(code)
-        >>> all(watch.ordinary(code.matvec(rng.normal(0, 2, 5120))) for _ in range(100))
+        >>> outliers = Outliers(code)
+        >>> all(outliers.ordinary(code.matvec(rng.normal(0, 2, 5120))) for _ in range(100))
         True
         >>> step = rng.normal(0, 2, 5120)
         >>> step[1234] += 30_000
-        >>> watch.ordinary(code.matvec(step))
+        >>> outliers.ordinary(code.matvec(step))
         False
-        >>> damage = watch.locate(code.matvec(step), np.empty(0, np.int64))
+        >>> damage = outliers.locate(code.matvec(step), np.empty(0, np.int64))
         >>> damage.positions.tolist(), bool(abs(damage.values[0] - 30_000) < 100)
         ([1234], True)
     """
@@ -131,7 +131,7 @@ class Outliers:
 
 
 def put_back_(
-    projection: Projection, number: int, word: Constrained, watch: Outliers, step: int
+    projection: Projection, number: int, word: Constrained, outliers: Outliers, step: int
 ) -> Event:
     """Put back single weights that explain the odd checks of a word; tells what was done.
 
@@ -139,20 +139,20 @@ def put_back_(
         projection: of all words.
         number: of the word in it.
         word: itself.
-        watch: what its checks were before.
+        outliers: what its checks were before.
         step: number of the step, for the event.
     """
     name = some({part.name for part in word.word})
     wild = projection.wild(number)
     before = projection.get(number, wild)
     projection.set_(number, wild, np.zeros(len(wild)))
-    damage = watch.locate(projection.checks()[number], wild)
+    damage = outliers.locate(projection.checks()[number], wild)
     if damage is None:
         projection.set_(number, wild, before)
         reason = f"{name}: the step moved the checks far more than those before it"
         return Event("unexplained", step, reason)
     positions, values = damage
-    if np.isfinite(before).all() and watch.persists(positions):
+    if np.isfinite(before).all() and outliers.persists(positions):
         projection.set_(number, wild, before)
         reason = f"{name}: steps move the same weights far, again and again; it is no fault"
         return Event("accepted", step, reason)

@@ -14,7 +14,7 @@ import torch
 from parimend.stores.shards import Shards
 from parimend.training.hooks import in_parallel
 
-WATCHED = 20
+TIMED = 20
 """Steps that are timed before the interval is chosen; each of them is followed by a projection."""
 
 LONG = 20_000
@@ -98,7 +98,7 @@ class Pace:
         if self._left:
             self._timings.append((ended - began, began - self._left))
         self._left = ended
-        if len(self._timings) == WATCHED:
+        if len(self._timings) == TIMED:
             projections, steps = zip(*self._timings, strict=True)
             chosen = cheap_interval(self._n, projections, steps)
             self.every = int(self._shards.largest(np.array([chosen]))[0])

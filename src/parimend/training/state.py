@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from parimend.stores.spread import is_sharded, local
+from parimend.training.hooks import parameters_of
 
 
 class State:
@@ -35,6 +36,7 @@ class State:
         self._model, self._optimizers = model, optimizers
         self.tensors: dict[str, torch.Tensor] = {}
         self.left: frozenset[str] = frozenset()
+        self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
         self._places: list[tuple[Any, ...]] = []
         self._given: list[torch.Tensor] = []
 
@@ -50,7 +52,7 @@ class State:
         # A shard is a new tensor whenever it is asked for.
         if known and not any(map(is_sharded, given)) and not self.moved():
             return False
-        tensors = dict(self._named())
+        tensors = self._named()
         places = [_place(tensor) for tensor in tensors.values()]
         changed = places != self._places or list(tensors) != list(self.tensors)
         self.tensors, self._places, self._given = tensors, places, given
@@ -66,32 +68,57 @@ class State:
 
     def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is the memory of one that was found."""
-        there = {address for address, *_ in self._places if address}
-        return any(local(tensor).data_ptr() in there for tensor in tensors)
+        return bool(self._in_memory_of(tensors))
+
+    def moved_by(self, optimizers: Iterable[torch.optim.Optimizer]) -> set[str]:
+        """The tensors that steps of some of the optimizers move: parameters and their state."""
+        theirs = list(optimizers)
+        state = {name for name, keeper in self._keeper.items() if keeper in theirs}
+        return state | self._in_memory_of(parameters_of(theirs))
+
+    def _in_memory_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
+        addresses = {local(tensor).data_ptr() for tensor in tensors} - {0}
+        if not addresses:
+            return set()
+        places = zip(self.tensors, self._places, strict=True)
+        return {name for name, (address, *_) in places if address in addresses}
 
     def _all(self) -> list[torch.Tensor]:
         """Everything that there may be to watch, as it is given."""
-        entries = (value for *_, state in self._states() for value in state.values())
-        return [*self._model.parameters(), *(e for e in entries if isinstance(e, torch.Tensor))]
+        return [*self._model.parameters(), *(value for *_, value in self._states())]
 
-    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         names = {id(parameter): name for name, parameter in parameters.items()}
-        for name, parameter in parameters.items():
-            if name not in self.left:
-                yield name, local(parameter)
-        for number, parameter, state in self._states():
-            prefix = names.get(id(parameter), f"parameter {number}")
-            for key, value in state.items():
-                if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-                    yield f"{prefix} ({key})", local(value)
+        tensors = {n: local(each) for n, each in parameters.items() if n not in self.left}
+        self._keeper = {}
+        for optimizer, number, parameter, key, value in self._states():
+            name = f"{names.get(id(parameter), f'parameter {number}')} ({key})"
+            if name in tensors:  # of another optimizer
+                name = f"{name[:-1]} of optimizer {self._optimizers.index(optimizer)})"
+            tensors[name], self._keeper[name] = local(value), optimizer
+        return tensors
 
-    def _states(self) -> Iterator[tuple[int, torch.Tensor, Mapping[str, Any]]]:
+    def _states(
+        self,
+    ) -> Iterator[tuple[torch.optim.Optimizer, int, torch.Tensor, str, torch.Tensor]]:
         """What each optimizer keeps of each parameter, which is one of its own with a number."""
         for optimizer in self._optimizers:
             for number, (parameter, state) in enumerate(optimizer.state.items()):
                 if isinstance(state, Mapping):
-                    yield number, parameter, state
+                    for key, value in _leaves("", state):
+                        yield optimizer, number, parameter, key, value
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a value and in what it holds."""
+    if isinstance(value, torch.Tensor):
+        if value.layout is torch.strided:
+            yield key, value
+    elif isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for inner, each in pairs:
+            yield from _leaves(f"{key} {inner}".lstrip(), each)
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
