@@ -105,7 +105,7 @@ def bounded(values: Any, confidence: float = 0.95) -> tuple[float, float]:
     capital = log_capital(values, grid, confidence)
     inside = np.flatnonzero(capital < -np.log1p(-confidence))
     if not inside.size:  # narrower than the grid: beside the point with the least capital
-        inside = capital.argmin(keepdims=True)
+        inside = np.array([capital.argmin()])
     # The ends lie between the last points inside and the first ones outside.
     first, last = max(int(inside[0]) - 1, 0), min(int(inside[-1]) + 1, _GRID - 1)
     return float(grid[first]), float(grid[last])
