@@ -126,3 +126,9 @@ def test_bounded_numbers_are_closed_in_on(rng):
     assert bounded([]) == (0.0, 1.0)
     assert bounded([0.25] * 10**4)[1] < 0.26
     assert bernoulli(0, 0) == (0.0, 1.0)
+
+
+def test_a_mean_that_hardly_varies_lies_between_points_of_the_grid():
+    low, high = bounded(np.full(40_000, 0.50012))
+    assert low <= 0.50012 <= high
+    assert high - low < 0.001

@@ -7,12 +7,13 @@ import tomllib
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scipy.stats import binomtest
 
 from parimend.campaign import Spec, Store, compare, lines, run
 from parimend.campaign.reporting import _bonett_price
 from parimend.cli import main
-from parimend.errors import SpecError
+from parimend.errors import MismatchError, SpecError
 from parimend.report import campaign_sheets
 from tests.campaign.conftest import HERE, tables
 
@@ -105,6 +106,62 @@ def test_campaigns_are_added_and_no_trial_counts_twice(campaign, tmp_path):
     assert [line.as_dict() for line in lines(campaign, campaign)] == [
         line.as_dict() for line in lines(campaign)
     ]
+
+
+def _plain(out, seed=1, value=0.5, **more):
+    """A short campaign without a metric; where it is."""
+    file = out.with_suffix(".safetensors")
+    save_file({"w": np.full(60, value, np.float32)}, file)
+    given = {
+        "networks": {"w": {"file": str(file)}},
+        "protections": {"none": {}, "sidecar": {"errors": 3}},
+        "faults": {"four": {"kind": "random", "count": 4}},
+        "stop": {"trials": 30},
+        "seed": seed,
+    }
+    run(given | more, out, workers=1)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"faults": {"four": {"kind": "random", "count": 5}}}, "fault"),
+        ({"protections": {"none": {}, "sidecar": {"errors": 4}}}, "protection"),
+        ({"value": 0.25}, "weights"),
+        ({"stop": {"trials": 30, "outcomes": ["repaired"]}}, "what is looked for"),
+        ({"stop": {"trials": 30, "confidence": 0.5}}, "confidence"),
+    ],
+)
+def test_what_has_one_name_and_is_not_the_same_is_not_added(more, what, tmp_path):
+    one, other = _plain(tmp_path / "one"), _plain(tmp_path / "other", seed=2, **more)
+    for both in ((one, other), (other, one)):
+        with pytest.raises(MismatchError, match=f"differ in .*{what}"):
+            lines(*both)
+
+
+@pytest.mark.parametrize("more", [{"stop": {"trials": 45}}, {"block": 7}])
+def test_a_trial_in_tasks_of_two_sizes_is_not_counted_twice(more, tmp_path):
+    one, other = _plain(tmp_path / "one"), _plain(tmp_path / "other", **more)
+    with pytest.raises(MismatchError, match="of seed 1, which would count twice"):
+        lines(one, other)
+    two = _plain(tmp_path / "two", seed=2, **more)
+    trials = more.get("stop", {"trials": 30})["trials"]
+    assert {line.trials for line in lines(one, two)} == {30 + trials}
+
+
+def test_a_sum_with_a_campaign_that_was_ended_by_what_was_seen_has_sequences(tmp_path):
+    fixed = _plain(tmp_path / "fixed")
+    ended = _plain(tmp_path / "ended", seed=2, stop={"trials": 200, "width": 0.5, "first": 10})
+    for both in ((fixed, ended), (ended, fixed)):
+        assert {line.event.method for line in lines(*both)} == {"sequence"}
+
+
+def test_only_the_same_event_is_compared(tmp_path):
+    one = _plain(tmp_path / "one")
+    other = _plain(tmp_path / "other", stop={"trials": 30, "outcomes": ["repaired"]})
+    with pytest.raises(MismatchError, match="differ in what is looked for"):
+        compare(one, other)
 
 
 def test_protections_are_compared_trial_by_trial(campaign):

@@ -120,6 +120,23 @@ def test_what_cannot_be_met_says_why(file):
     assert "check" in it.reason
 
 
+def test_reads_ask_for_rarer_checks():
+    model = torch.nn.Linear(100, 50)
+    disk = pm.plan(model, 100, service=pm.Service("disk", target=1e-8), measure=False)
+    assert disk.met
+    daily = pm.Service("disk", interval=1.0, target=1e-8)
+    missed = pm.plan(model, 100, service=daily, measure=False)
+    assert "check less often, as every read may strike" in missed.reason
+
+
+def test_the_largest_guaranteed_budget_is_considered():
+    model = {"w": torch.empty((2000, 2000), device="meta")}
+    service = pm.Service(pm.Environment("x", rate=6e-6), target=1e-6)
+    found = pm.plan(model, service=service)
+    assert found.met
+    assert 900 < found.errors == found.guaranteed <= 1000
+
+
 def test_plans_are_carried_along_as_json(file):
     it = pm.plan(file, 5, service=pm.Service("leo", target=1e-6))
     record = json.loads(it.to_json())
@@ -140,9 +157,9 @@ def test_plans_are_carried_along_as_json(file):
         ),
         ({"where": "leo", "target": 0.0}, "between 0 and 1, not 0.0"),
         ({"where": "leo", "target": 1.5}, "between 0 and 1, not 1.5"),
-        ({"where": "leo", "interval": 0.0}, "interval must be above 0"),
-        ({"where": "leo", "years": -1.0}, "years must be above 0"),
-        ({"where": "leo", "interval": float("nan")}, "interval must be above 0"),
+        ({"where": "leo", "interval": 0.0}, "interval must be 1e-06 days or more"),
+        ({"where": "leo", "years": -1.0}, "years must be 1e-06 or more"),
+        ({"where": "leo", "interval": float("nan")}, "interval must be 1e-06 days or more"),
     ],
 )
 def test_what_cannot_be_is_refused(service, says):

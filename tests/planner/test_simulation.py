@@ -1,5 +1,7 @@
 """Formulas against years that are simulated with the real decoders."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,9 @@ def test_what_cannot_be_is_refused():
         simulate(pm.plan(MODEL, 3, measure=False), 10)
     with pytest.raises(SpecError, match="one year or more, not 0"):
         simulate(pm.plan(MODEL, 3, service="leo", measure=False), 0)
+    empty = replace(pm.plan(MODEL, 3, service="leo", measure=False), files=())
+    with pytest.raises(SpecError, match="needs a protected word, and the plan has none"):
+        simulate(empty, 10)
     quiet = pm.Environment("quiet")
     with pytest.raises(SpecError, match="nothing happens in the environment quiet"):
         simulate(pm.plan(MODEL, 3, service=quiet, measure=False), 10)

@@ -17,18 +17,36 @@ def test_one_input_a_fault_is_a_plain_wilson_interval(trials, data):
     found = share((np.arange(trials) < ones)[:, None])
     low, high = Rate(ones, trials).interval()
     assert found.value == ones / trials
-    # With n / (n - 1) in the variance, the number of trials is at most n.
     assert found.low == pytest.approx(low, abs=1e-9)
     assert found.high == pytest.approx(high, abs=1e-9)
 
 
-def test_inputs_that_agree_are_one_draw_and_inputs_that_do_not_are_many(rng):
-    alike = np.repeat(rng.random((40, 1)) < 0.3, 50, axis=1)
-    apart = rng.random((40, 50)) < 0.3
-    narrow, wide = share(apart), share(alike)
-    assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
-    low, high = Rate(int(alike[:, 0].sum()), 40).interval()
-    assert (wide.low, wide.high) == pytest.approx((low, high), rel=0.05)
+def test_inputs_of_one_fault_are_one_draw_and_others_are_many(rng):
+    rows = rng.random((40, 50)) < 0.3
+    wide, narrow = share(rows), share(rows, alike=False)
+    assert wide.value == narrow.value == pytest.approx(rows.mean())
+    assert (narrow.low, narrow.high) == pytest.approx(Rate(int(rows.sum()), 2000).interval())
+    assert wide.high - wide.low > 6 * (narrow.high - narrow.low)
+
+
+def test_faults_weigh_what_they_were_seen_on():
+    seen = np.full((11, 100), np.nan)
+    seen[0], seen[1:, 0] = 1.0, 0.0  # one fault has nearly all of the weight
+    found = share(seen)
+    assert found.value == pytest.approx(100 / 110)
+    assert found.low < 0.2
+
+
+@pytest.mark.parametrize("faults", [3, 20])
+@pytest.mark.parametrize("alike", [0.02, 0.2, 0.6])
+@pytest.mark.parametrize("true", [0.02, 0.5])
+def test_intervals_of_shares_cover_however_alike_inputs_are(faults, alike, true, rng):
+    hits, spread = 0, (1 - alike) / alike
+    for _ in range(200):
+        of_each = rng.beta(true * spread, (1 - true) * spread, (faults, 1))
+        found = share(rng.random((faults, 64)) < of_each)
+        hits += found.low <= true <= found.high
+    assert hits >= 190 - 14
 
 
 def test_a_share_of_nothing_seen_is_bounded_by_the_faults():

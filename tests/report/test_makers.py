@@ -70,6 +70,21 @@ def test_strata_are_a_table_of_their_own(tmp_path):
     assert sum(strata.values("trials")) == sum(whole.values("trials")) == 80
 
 
+def test_a_tensor_may_be_called_all(tmp_path):
+    given = tables(
+        networks={"n": {"file": "n.safetensors"}},
+        protections={"none": {}},
+        faults={"one": {"kind": "bitflip", "count": 1}},
+        strata={"layers": True},
+        stop={"trials": 20, "first": 10},
+    )
+    save_file({"all": torch.randn(30), "w": torch.randn(90)}, tmp_path / "n.safetensors")
+    pm.campaign.run(Spec.of(given, tmp_path), tmp_path / "out", workers=1)
+    whole, strata = campaign_sheets(tmp_path / "out")
+    assert whole.values("trials") == [20]
+    assert strata.values("layer") == ["all", "w"]
+
+
 def test_a_comparison_is_paired_differences(campaign):
     found = compare(f"{campaign}:none", f"{campaign}:sidecar")
     (sheet,) = comparison_sheets(found)

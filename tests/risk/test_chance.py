@@ -161,3 +161,60 @@ def test_every_environment_says_where_its_figures_are_from():
     for where in ENVIRONMENTS.values():
         assert len(where.source) > 40
         assert where.rate or where.read_rate
+
+
+def test_the_longest_interval_of_reads_is_found_from_above():
+    """Each read of a disk may strike: checking too often misses a target that rare checks meet."""
+    where = environment("disk")
+    target = risk([proven(4)], where, 30.0).yearly
+    assert risk([proven(4)], where, 1.0).yearly > target
+    days = longest_interval([proven(4)], where, target)
+    assert days == DAYS
+    both = Environment("both", rate=1e-12, read_rate=1e-14, events=Events.of({1: 0.99, 9: 0.01}))
+    middle = risk([proven(2)], both, 5.0).yearly
+    days = longest_interval([proven(2)], both, middle * 1.001)
+    assert 5.0 <= days < DAYS
+    assert risk([proven(2)], both, days).yearly <= middle * 1.001
+
+
+@pytest.mark.parametrize("needed", [513, 900, 1000])
+def test_the_largest_proven_budget_is_looked_at(needed):
+    """Beyond it budgets are measured, and may leave more than it does."""
+
+    def words(errors):
+        failing = np.zeros(errors + 1)
+        failing[5:] = 1e-3 if errors > 1000 else 0.0
+        return [Exposed(BITS, failing)]
+
+    where = Environment("x", rate=4e-7)  # 400 events a day
+    target = risk(words(needed), where, 1.0).yearly if needed < 900 else 1e-30
+    best = smallest_budget(words, where, 1.0, target, proven=1000)
+    assert best is not None
+    assert best <= 1000
+    assert risk(words(best), where, 1.0).yearly <= target
+    assert risk(words(best - 1), where, 1.0).yearly > target
+
+
+def test_an_interval_beyond_the_service_ends_with_it():
+    where = Environment("x", rate=1e-10)  # 36.5 events a year
+    at_the_end = risk([proven(30)], where, DAYS)
+    for interval in (2 * DAYS, 1e4 * DAYS):
+        beyond = risk([proven(30)], where, interval)
+        assert beyond.interval == interval
+        assert beyond.unrepaired == at_the_end.unrepaired
+    assert risk([proven(1)], where, 1e9).unrepaired == pytest.approx(1.0)
+
+
+def test_a_rate_of_losses_has_no_ceiling():
+    """What is lost for certain in the years of service is lost at some rate."""
+    few = risk([proven(0)], Environment("x", rate=1e-9), 1e-3, years=1.0)  # one event a day
+    assert few.fit == pytest.approx(1e9 / 24, rel=1e-3)
+    assert few.yearly == pytest.approx(1.0)
+    years = risk([proven(0)], Environment("x", rate=1e-13), 1.0, years=1e4)  # one in 27 years
+    assert years.unrepaired == pytest.approx(1.0)
+    assert years.yearly == pytest.approx(-math.expm1(-1e-4 * DAYS), rel=1e-3)
+
+
+def test_nothing_is_not_less_than_nothing():
+    none = risk([], environment("leo"), 1.0)
+    assert [math.copysign(1.0, x) for x in (none.unrepaired, none.fit, none.wrong)] == [1.0] * 3

@@ -72,6 +72,7 @@ def test_events_beyond_every_budget_count_once_each():
         ({1.5: 1.0}, r"a whole number of words, not 1\.5"),
         ("one:1", "such as 1:0.85,2:0.15, not 'one:1'"),
         ("", "such as 1:0.85,2:0.15"),
+        ("1:1,1:1", "events of 1 words are given twice in '1:1,1:1'"),
         ({}, "need a share for every size"),
         ({1: float("nan")}, "between 0 and 1, not nan"),
     ],

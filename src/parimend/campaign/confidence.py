@@ -102,10 +102,10 @@ def bounded(values: Any, confidence: float = 0.95) -> tuple[float, float]:
     """
     values = np.asarray(values, np.float64)
     grid = np.linspace(0.0, 1.0, _GRID)
-    inside = np.flatnonzero(log_capital(values, grid, confidence) < -np.log1p(-confidence))
-    if not inside.size:  # narrower than the grid
-        nearest = float(np.mean(values))
-        return max(nearest - 1.0 / _GRID, 0.0), min(nearest + 1.0 / _GRID, 1.0)
+    capital = log_capital(values, grid, confidence)
+    inside = np.flatnonzero(capital < -np.log1p(-confidence))
+    if not inside.size:  # narrower than the grid: beside the point with the least capital
+        inside = np.array([capital.argmin()])
     # The ends lie between the last points inside and the first ones outside.
     first, last = max(int(inside[0]) - 1, 0), min(int(inside[-1]) + 1, _GRID - 1)
     return float(grid[first]), float(grid[last])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.campaign.belonging import require_apart, require_same, terms
 from parimend.campaign.confidence import bernoulli, bounded
 from parimend.campaign.facts import Fact
 from parimend.campaign.rounds import Unit, batches, units
@@ -129,6 +130,10 @@ class _Sample:
     def sequential(self) -> bool:
         return len(self.unit.strata) > 1 or self.unit.spec.stop.width is not None
 
+    @property
+    def terms(self) -> dict[str, Any]:
+        return terms(self.unit, self.protection.name)
+
     def within(self, stratum: Stratum) -> _Sample:
         """The trials of one stratum, which is all that there is then."""
         alone = replace(stratum, weight=1.0)
@@ -143,7 +148,8 @@ def lines(*outs: str | os.PathLike[str], strata: bool = False) -> list[Line]:
         strata: a line for each stratum, after that of all places.
 
     Raises:
-        FormatError, MismatchError: as `Store` does; or if campaigns do not belong together.
+        FormatError, MismatchError: as `Store` does; or if campaigns do not belong together: what
+            has one name has to be the same, and no trial may be in two tasks.
     """
     groups: dict[tuple[str, str, str], list[_Sample]] = {}
     for sample in _samples(outs):
@@ -151,6 +157,7 @@ def lines(*outs: str | os.PathLike[str], strata: bool = False) -> list[Line]:
         groups.setdefault(key, []).append(sample)
     found = []
     for key, samples in groups.items():
+        _require_one(key, samples)
         found.append(_line(*key, samples, Stratum()))
         parts = samples[0].unit.strata if strata else ()
         for stratum in parts if len(parts) > 1 else ():
@@ -168,7 +175,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
 
     Raises:
         SpecError: if there is no such protection, or they share no trials; says why.
-        FormatError, MismatchError: as `Store` does.
+        FormatError, MismatchError: as `Store` does; or if they look for other things.
     """
     left, right = _chosen(os.fspath(a)), _chosen(os.fspath(b))
     found = []
@@ -184,6 +191,15 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
             "and seed, or two protections of one campaign (DIR:PROTECTION)"
         )
     return found
+
+
+def _require_one(key: Sequence[str], samples: Sequence[_Sample]) -> None:
+    """Refuse samples of one name that are not of one thing, or have a trial twice."""
+    first, what = samples[0], f"campaigns with {', '.join(key)}"
+    for other in samples[1:]:
+        one, two = ({**each.terms, "protection": each.protection} for each in (first, other))
+        require_same(what, one, two)
+    require_apart(what, (row for sample in samples for row in sample.flat))
 
 
 def _samples(outs: Sequence[str | os.PathLike[str]]) -> Iterator[_Sample]:
@@ -274,7 +290,7 @@ def _estimate(samples: Sequence[_Sample], value: Value) -> Estimate:
     (events,) = values.values()
     rate = Rate(int(events.sum()), len(events))
     upper = None if rate.count else rate.upper(confidence)
-    if samples[0].sequential:
+    if any(sample.sequential for sample in samples):
         low, high = bernoulli(rate.count, rate.trials, confidence)
         return Estimate(rate.share, low, high, None if rate.count else high, "sequence")
     return Estimate(rate.share, *rate.interval(confidence), upper, "wilson")
@@ -315,6 +331,7 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
     paired = _Sample(one.unit, one.protection, shared)
     if not all(round_ for rounds in shared.values() for round_ in rounds) or not paired.flat:
         return []
+    require_same(f"{a} and {b}", one.terms, other.terms)
 
     def gap(row: Row) -> list[float]:
         """Of the events in each trial: 1, 0 or -1."""

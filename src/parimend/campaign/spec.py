@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -150,6 +151,7 @@ class Spec:
         """
         require_table(given, "a spec")
         _require_tables(given)
+        _require_finite(given, "")
         networks = {
             name: _source(table(Source, each, f"[networks.{name}]"), name)
             for name, each in given["networks"].items()
@@ -201,6 +203,18 @@ def _require_tables(given: Mapping[str, Any]) -> None:
             raise SpecError(f"[{name}] is empty: a campaign needs one or more")
 
 
+def _require_finite(value: Any, where: str) -> None:
+    """Refuse NaN and infinity, which TOML has, wherever they are."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _require_finite(each, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _require_finite(each, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{where} must be finite, not {value}")
+
+
 def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setting, ...]:
     found = []
     for name, each in given[which].items():
@@ -231,6 +245,8 @@ def _source(source: Source, name: str) -> Source:
         text = getattr(source, key)
         if text is not None and text.count(":") != 1:
             raise SpecError(f"{where}: {key} is module:function, not {text!r}")
+    if source.tolerance < 0.0:
+        raise SpecError(f"{where}: tolerance is a drop, 0 or more, not {source.tolerance}")
     return source
 
 
@@ -243,12 +259,16 @@ def _require_sense(spec: Spec) -> None:
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SpecError(f"{name} must be a whole number from {least}, not {value!r}")
-    if not isinstance(spec.seed, int) or not 0 <= spec.seed < SEEDS:
+    if not isinstance(spec.seed, int) or isinstance(spec.seed, bool) or not 0 <= spec.seed < SEEDS:
         raise SpecError(f"seed must be a whole number below 2^64, not {spec.seed!r}")
     if not 0.0 < stop.confidence < 1.0:
         raise SpecError(f"[stop]: confidence lies between 0 and 1, not {stop.confidence}")
     if stop.width is not None and not 0.0 < stop.width < 1.0:
         raise SpecError(f"[stop]: width lies between 0 and 1, not {stop.width}")
+    if not stop.outcomes:
+        raise SpecError(
+            f"[stop]: outcomes is empty: name what is looked for, of {', '.join(Outcome)}"
+        )
     for outcome in stop.outcomes:
         if outcome not in list(Outcome):
             raise SpecError(f"[stop]: outcomes are {', '.join(Outcome)}, not {outcome!r}")

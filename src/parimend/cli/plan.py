@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -230,6 +231,8 @@ def _target(target: float | None, fit: float | None) -> float | None:
         raise typer.BadParameter("--target and --fit say the same: give one of them")
     if fit is None:
         return target
+    if not 0.0 < fit < math.inf:
+        raise typer.BadParameter(f"--fit is a number of failures above 0, not {fit}")
     from parimend.risk.chance import yearly_of
 
     return yearly_of(fit)

@@ -50,11 +50,12 @@ def _print_risk(made: Plan) -> None:
     assert risk is not None
     assert where is not None
     basis = "proven" if all(w.promise.proven for w in made.words) else "from above, as measured"
+    never = "" if where.read_rate else ", which no interval removes"
     rows = {
         "checked": f"every {_time(risk.interval)}",
         "events": f"{risk.events:.3g} a year, of which {risk.repairs:.3g} repairs",
         "unrepaired": f"{risk.unrepaired:.3g} in {_years(risk.years)}, {basis}; {risk.fit:.3g} FIT",
-        "of it": f"{risk.large:.3g} by single events beyond the budget, which no interval removes; "
+        "of it": f"{risk.large:.3g} by single events beyond the budget{never}; "
         f"{risk.hard:.3g} by cells that fail for good",
         "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",
         "source": f"{where.name}: {where.source}",

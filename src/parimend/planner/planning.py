@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.carriers.exposure import exposed
 from parimend.codes import Chance, Promise
+from parimend.codes.budget import MOST_POWER
 from parimend.codes.promise import weakest
 from parimend.errors import SpecError
 from parimend.planner.source import Source, sources
@@ -232,14 +233,14 @@ def _assessed(made: Plan, asked: Service) -> Plan:
             return replace(made, risk=risk(words, there, days, years), reason=why)
     left = risk(words, there, DAY if days is None else days, years)
     missed = target is not None and left.yearly > target * (1.0 + _ROUNDING)
-    why = made.reason or (_why(made.errors, left) if missed else "")
+    why = made.reason or (_why(made.errors, left, there) if missed else "")
     return replace(made, risk=left, reason=why)
 
 
-def _why(errors: int, left: Risk) -> str:
+def _why(errors: int, left: Risk, there: Environment) -> str:
     """Why a target is not met, and what would help."""
     rest = left.unrepaired / 2
-    if left.large > rest:
+    if left.large > rest and not there.read_rate:
         return (
             f"single events of more than {errors:,} words leave {left.large:.2g} however often it "
             "is checked: take a larger budget"
@@ -249,9 +250,10 @@ def _why(errors: int, left: Risk) -> str:
             f"cells that fail for good leave {left.hard:.2g}: take a larger budget, or replace the "
             "memory earlier"
         )
+    often = "less often, as every read may strike" if there.read_rate else "more often"
     return (
         f"checked every {left.interval:.3g} days, {left.unrepaired:.2g} is left: take a larger "
-        "budget, or check more often"
+        f"budget, or check {often}"
     )
 
 
@@ -261,7 +263,7 @@ def _smallest(
     """The smallest budget that meets a target, or the usual one and why there is none."""
     there, years = asked.environment, asked.years
     days = DAY if asked.interval is None else asked.interval
-    best = smallest_budget(words, there, days, target, years)
+    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER)
     if best is not None:
         return best, ""
     errors = MOST
@@ -274,7 +276,7 @@ def _smallest(
     else:
         return ERRORS, "there is no code for it"
     left = risk(most, there, days, years)
-    if left.large > target:
+    if left.large > target and not there.read_rate:
         why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
     elif any(word.failing[-1] for word in most):
         why = "so many are repaired with a measured probability only, which is not enough"

@@ -84,7 +84,7 @@ def simulate(
         progress: called with 1 after every year.
 
     Raises:
-        SpecError: if the plan has no environment, or nothing ever happens there.
+        SpecError: if the plan has no environment or no words, or nothing ever happens there.
 
     Example:
         >>> import torch
@@ -98,6 +98,8 @@ def simulate(
     if years < 1:
         raise SpecError(f"simulate one year or more, not {years}")
     words = plan.words[:WORDS]
+    if not words:
+        raise SpecError("a simulation needs a protected word, and the plan has none")
     factor = _raised(words, plan.where, CHECKS)
     where = _times(plan.where, factor)
     stream = Stream(seed, "planner simulation")

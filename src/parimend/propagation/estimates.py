@@ -68,33 +68,32 @@ def median(rows: Rows) -> Estimate:
     return Estimate(value, float(ranked[rank - 1]), float(ranked[-rank]))
 
 
-def share(rows: Rows) -> Estimate:
-    """The share of ones among zeros and ones.
+def share(rows: Rows, alike: bool = True) -> Estimate:
+    """The share of ones among zeros and ones, with a Wilson interval.
 
-    A Wilson interval for the number of independent trials that would vary as much as the faults do
-    (the effective sample size of surveys: Korn and Graubard 1998, Dean and Pagano 2015): at least
-    the number of faults, at most the number of observations. Where all are zeros, or all ones,
-    nothing says how alike the inputs of one fault are, and it is the number of faults.
+    Where the inputs of one fault are alike, nothing that few faults show tells how much: a rare one
+    that reaches all inputs is easily not among them. So the number of trials is that of the faults,
+    as if all inputs of each said the same; if they say it of different numbers of inputs, what
+    weighs as much (L. Kish, *Survey Sampling*, 1965). Else every observation is a trial.
 
     Args:
         rows: (faults, inputs), zeros and ones.
+        alike: whether one fault is what all inputs of a row met.
 
     Example:
-        >>> alike = np.repeat([[1.0], [0.0], [0.0], [0.0]], 100, axis=1)  # four faults, not 400
-        >>> print(share(alike))
+        >>> rows = np.repeat([[1.0], [0.0], [0.0], [0.0]], 100, axis=1)  # four faults, not 400
+        >>> print(share(rows))
         0.25 (0.0456 - 0.699)
+        >>> print(share(rows, alike=False))
+        0.25 (0.21 - 0.295)
     """
     rows = np.asarray(rows, np.float64)
-    rows = rows[~np.isnan(rows).all(1)]
-    counts, ones = (~np.isnan(rows)).sum(1), np.nansum(rows, 1)
-    faults, trials = len(rows), int(counts.sum())
+    counts = (~np.isnan(rows)).sum(1)
+    trials = int(counts.sum())
     if not trials:
         return Estimate(math.nan, 0.0, 1.0)
-    p = float(ones.sum() / trials)
-    effective = float(faults)
-    if faults > 1 and 0 < p < 1:
-        spread = float(np.square(ones - p * counts).sum()) * faults / (faults - 1) / trials**2
-        effective = min(max(p * (1 - p) / spread, faults), trials) if spread else float(trials)
+    effective = trials**2 / float(np.square(counts).sum()) if alike else trials
+    p = float(np.nansum(rows) / trials)
     return Estimate(p, *_wilson(p, effective))
 
 

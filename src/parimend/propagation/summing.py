@@ -32,6 +32,7 @@ class Runs:
         changed: the answer is another one.
         inputs: relative error of what goes into each site; NaN where it is not known.
         outputs: relative error of what comes out of it.
+        alike: all samples of a row met one fault: wrong weights, or one call among several.
     """
 
     layer: str
@@ -42,19 +43,20 @@ class Runs:
     changed: NDArray[np.bool_]
     inputs: Mapping[Site, Rows]
     outputs: Mapping[Site, Rows]
+    alike: bool
 
 
 def summed(sites: Mapping[Site, Clean], runs: Runs) -> Struck:
     """What came of one kind of fault in one layer."""
-    hit = runs.hit
+    hit, alike = runs.hit, runs.alike
     passages = [
         Passage(
             *site,
             sites[site].kind,
             error=median(np.where(hit, error, np.nan)),
             gain=_gain(np.where(hit, runs.inputs[site], np.nan), error),
-            masked=share(_where(hit, error, error == 0)),
-            rounding=share(_where(hit, error, error <= _unit(sites[site]))),
+            masked=share(_where(hit, error, error == 0), alike),
+            rounding=share(_where(hit, error, error <= _unit(sites[site])), alike),
         )
         for site, error in runs.outputs.items()
     ]
@@ -64,9 +66,9 @@ def summed(sites: Mapping[Site, Clean], runs: Runs) -> Struck:
         upset=_words(runs.upset),
         faults=int(hit.sum()),
         passages=passages,
-        changed=share(np.where(hit, runs.changed, np.nan)),
-        by_size=_groups(_decades(runs.entered), hit, runs.changed),
-        by_bit=_groups(runs.bits, hit & (runs.bits != UNKNOWN), runs.changed),
+        changed=share(np.where(hit, runs.changed, np.nan), alike),
+        by_size=_groups(runs, _decades(runs.entered), hit),
+        by_bit=_groups(runs, runs.bits, hit & (runs.bits != UNKNOWN)),
     )
 
 
@@ -79,7 +81,8 @@ def passing(sites: Mapping[Site, Clean], runs: Sequence[Runs]) -> Iterator[Layer
         inputs = np.concatenate([each.inputs[site] for each in reached])
         outputs = np.concatenate([each.outputs[site] for each in reached])
         if (inputs > 0).any():
-            masks = share(np.where(inputs > 0, outputs == 0, np.nan))
+            alike = any(each.alike for each in reached)
+            masks = share(np.where(inputs > 0, outputs == 0, np.nan), alike)
             yield Layer(*site, clean.kind, _gain(inputs, outputs), masks)
 
 
@@ -103,11 +106,11 @@ def _decades(errors: Rows) -> Rows:
     return np.where((errors > 0) & np.isfinite(errors), _DECADES[np.maximum(below, 0)], errors)
 
 
-def _groups(at: Any, which: NDArray[np.bool_], changed: NDArray[np.bool_]) -> tuple[Group, ...]:
+def _groups(runs: Runs, at: Any, which: NDArray[np.bool_]) -> tuple[Group, ...]:
     groups = []
     for value in np.unique(at[which]):
         those = which & (at == value)
-        found = share(np.where(those, changed, np.nan))
+        found = share(np.where(those, runs.changed, np.nan), runs.alike)
         groups.append(Group(value.item(), int(those.sum()), found))
     return tuple(groups)
 

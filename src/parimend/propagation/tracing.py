@@ -184,4 +184,5 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
         np.stack(changed),
         {site: rows("input", site) for site in behind},
         outputs,
+        alike=isinstance(kind, Faults) or calls > 1,
     )

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parimend.campaign import Comparison, Estimate, Line, Setting, Store, lines, status
+from parimend.campaign import (
+    Comparison,
+    Estimate,
+    Line,
+    Setting,
+    Store,
+    Stratum,
+    lines,
+    status,
+)
 from parimend.experiment import Outcome
 from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
 
@@ -38,7 +47,7 @@ def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
     stores = [Store(out) for out in outs]
     faults = {fault.name: fault for store in stores for fault in store.spec.faults}
     scored = any(line.score is not None for line in found)
-    whole = [line for line in found if line.where.name == "all"]
+    whole = [line for line in found if line.where == Stratum()]
     about = (
         "Every protection met the same seeded faults. A row is what became of the trials of one "
         "network under one protection and one kind of fault; where nothing was seen it says below "
@@ -50,7 +59,7 @@ def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
     table = _Table(faults, whole, scored)
     sheets = [Sheet("outcomes", about, table.columns(), table.rows(), table.chart())]
     if len(whole) < len(found):
-        parts = [line for line in found if line.where.name != "all"]
+        parts = [line for line in found if line.where != Stratum()]
         table = _Table(faults, parts, scored, strata=True)
         about = "The same, for the places that were struck: each stratum by itself."
         sheets.append(Sheet("strata", about, table.columns(), table.rows(), table.chart()))

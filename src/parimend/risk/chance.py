@@ -29,8 +29,10 @@ MOST = 1 << 16
 _HOURS = 24 * DAYS
 _NEARLY = 1.0 - 1e-16
 _NEVER = 1e-40
+_LEAST = 1e-300
 _NO_CHECK = 1e-6  # what rounding adds to a whole number of checks
-_STEPS = 44  # of a bisection
+_OCTAVE = math.log(2.0)
+_STEPS = 40  # of a bisection
 _MOST_HARD = 512
 """Cells that fail for good are counted up to here; a word with more is called lost."""
 
@@ -73,7 +75,7 @@ class Risk(Record):
         unrepaired: probability that some damage is not repaired.
         wrong: probability that some damage is not even noticed.
         large: part of ``unrepaired`` that is due to single events of more words than a budget; no
-            interval removes it.
+            interval removes it, but for events by reading.
         hard: part of ``unrepaired`` that is due to cells that fail for good.
         fit: unrepaired events in 10^9 hours.
         coverage: share of the events that are noticed (ISO 26262 calls it diagnostic coverage).
@@ -93,7 +95,7 @@ class Risk(Record):
     @property
     def yearly(self) -> float:
         """``unrepaired`` in one year, on average."""
-        return -math.expm1(math.log1p(-min(self.unrepaired, _NEARLY)) / self.years)
+        return yearly_of(self.fit)
 
 
 def lost(word: Exposed, where: Environment, days: float) -> float:
@@ -113,7 +115,8 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     Args:
         words: that are protected.
         where: they are.
-        interval: days between two checks of each.
+        interval: days between two checks of each; if that is more than the years of service, they
+            are looked at in the end.
         years: of service.
 
     Example:
@@ -122,6 +125,7 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         >>> f"{it.unrepaired:.2e} a year, {it.fit:.3g} FIT"
         '2.80e-05 a year, 3.19 FIT'
     """
+    given, interval = interval, min(interval, years * DAYS)  # what is wrong in the end counts
     checks, yearly = years * DAYS / interval, DAYS / interval
     soft = joint = 0.0  # logarithms of the probability that nothing is lost
     repairs = events = missed = large = 0.0
@@ -129,39 +133,39 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         chance = min(lost(word, where, interval), _NEARLY)
         n = word.times
         soft += n * checks * math.log1p(-chance)
-        gone = _lost_in_time(word, where, interval, checks, chance)
-        joint += n * math.log1p(-min(gone, _NEARLY))
+        joint += n * _log_kept(word, where, interval, checks, chance)
         expected = where.expected(word.bits, interval)
         events += n * expected
         repairs += n * max(0.0, -math.expm1(-expected) - chance)
         if word.missed:
             missed += n * word.missed * float(where.events.tails(expected, word.noticed).more[-1])
         large += n * expected * where.events.beyond(word.errors)
-    unrepaired = -math.expm1(joint)
+    unrepaired = abs(math.expm1(joint))
     return Risk(
-        interval=interval,
+        interval=given,
         years=years,
         events=events * yearly,
         repairs=repairs * yearly,
         unrepaired=unrepaired,
-        wrong=-math.expm1(-missed * checks),
-        large=-math.expm1(-large * checks),
+        wrong=abs(math.expm1(-missed * checks)),
+        large=abs(math.expm1(-large * checks)),
         hard=max(0.0, unrepaired + math.expm1(soft)),
-        fit=-joint / (years * _HOURS) * 1e9,
+        fit=abs(joint) / (years * _HOURS) * 1e9,
         coverage=1.0 - missed / events if events else 1.0,
     )
 
 
-def _lost_in_time(
+def _log_kept(
     word: Exposed, where: Environment, interval: float, checks: float, chance: float
 ) -> float:
-    """Probability that a word is lost at one of so many checks, with cells that fail for good.
+    """Logarithm of the probability that a word is lost at none of so many checks, with cells that
+    fail for good.
 
     These are a Markov chain: their number grows, and each takes a part of the budget, half of what
     others take if it is known to fail and so an erasure. The cells themselves stay wrong.
     """
     if not where.hard_rate:
-        return -math.expm1(checks * math.log1p(-chance))
+        return checks * math.log1p(-chance)
     fresh = where.expected_hard(word.bits, interval)
     whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
     most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
@@ -177,7 +181,9 @@ def _lost_in_time(
             step[known, known + a] = p * (1.0 - chance)
             step[known, -1] += p * chance
         step[known, -1] += float(new.more[len(here) - 1])
-    return min(1.0, float(np.linalg.matrix_power(step, math.ceil(checks - _NO_CHECK))[0, -1]))
+    *kept, gone = np.linalg.matrix_power(step, math.ceil(checks - _NO_CHECK))[0].tolist()
+    # Of the two the one that is not close to 1 says more.
+    return math.log1p(-gone) if gone < 0.5 else math.log(max(math.fsum(kept), _LEAST))
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
@@ -226,12 +232,16 @@ def longest_interval(
     def met(days: float) -> bool:
         return risk(words, where, days, years).yearly <= target
 
-    if not met(SHORTEST):
-        return None
     longest = years * DAYS
     if met(longest):
         return longest
-    low, high = math.log(SHORTEST), math.log(longest)
+    # Every read may strike, so that also too short an interval may miss the target.
+    high = math.log(longest)
+    while not met(max(math.exp(high - _OCTAVE), SHORTEST)):
+        high -= _OCTAVE
+        if high <= math.log(SHORTEST):
+            return None
+    low = max(high - _OCTAVE, math.log(SHORTEST))
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if met(math.exp(middle)) else (low, middle)
@@ -245,6 +255,7 @@ def smallest_budget(
     target: float,
     years: float = 1.0,
     most: int = MOST,
+    proven: int = 0,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
 
@@ -253,6 +264,7 @@ def smallest_budget(
         where, interval, years: see `risk`.
         target: see `longest_interval`.
         most: budgets above are not considered.
+        proven: the largest budget that is guaranteed; the next one may leave more than it does.
     """
 
     def met(errors: int) -> bool:
@@ -261,12 +273,14 @@ def smallest_budget(
         except SpecError:  # there is no such code
             return False
 
-    high = 1
-    while not met(high):
-        if high >= most:
-            return None
-        high = min(2 * high, most)
-    low = high // 2
+    doubled = {1 << k for k in range(most.bit_length())}
+    low = 0
+    for high in sorted(size for size in {*doubled, proven, most} if 0 < size <= most):
+        if met(high):
+            break
+        low = high
+    else:
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)

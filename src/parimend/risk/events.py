@@ -153,11 +153,14 @@ def _parsed(text: str) -> dict[int, float]:
     for item in text.split(","):
         size, colon, share = item.partition(":")
         try:
-            shares[int(size)] = float(share) if colon else 1.0
+            words, part = int(size), float(share) if colon else 1.0
         except ValueError:
             raise SpecError(
                 f"events are written as sizes and shares, such as 1:0.85,2:0.15, not {text!r}"
             ) from None
+        if words in shares:
+            raise SpecError(f"events of {words} words are given twice in {text!r}")
+        shares[words] = part
     return shares
 
 

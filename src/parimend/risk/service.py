@@ -36,9 +36,9 @@ class Service(Record):
 
     def __post_init__(self) -> None:
         _ = self.environment  # raises
-        for name, value in (("interval", self.interval), ("years", self.years)):
+        for name, value, unit in (("interval", self.interval, " days"), ("years", self.years, "")):
             if value is not None and not SHORTEST <= value < math.inf:
-                raise SpecError(f"{name} must be above 0 (interval in days), not {value}")
+                raise SpecError(f"{name} must be {SHORTEST:g}{unit} or more, not {value}")
         if self.target is not None and not 0.0 < self.target < 1.0:
             raise SpecError(
                 f"a target is a probability in a year, between 0 and 1, not {self.target}"
