@@ -26,7 +26,8 @@ class Agreement(Decoder):
 
     It takes words with at least two checks that no other wrong word disturbs, so about 4 checks for
     an error with columns of weight 3. The verdict is at best ``below_floor``: what is smaller than
-    `Decoding.floor`, in units of the word, cannot be seen.
+    `Decoding.floor`, in units of the word, cannot be seen. An explanation that needs words of less
+    than four times the noise is none: such a word makes up for what estimates of others lack.
 
     Example:
         >>> code = Sparse(n=5120, m=320)
@@ -70,27 +71,55 @@ class _Prepared(Prepared):
         steps = {"agree": int(found)}
         if erasures.size:
             steps["erasures"] = self._solve(erasures, rest, damage)
+        least, most = max(noise, 0.5), float(tolerance.max())
+        lowest, floor = 4.0 * least / code.unit, 4.0 * most / code.unit  # coefficients >= unit / 2
+        rest, damage = self._simplest(rest, damage, erasures, tolerance, lowest)
         unexplained = int(np.count_nonzero(np.abs(rest) > tolerance))
-        floor = 4.0 * float(tolerance.max()) / code.unit  # coefficients are at least unit / 2
-        if unexplained:
+        seen = np.setdiff1d(np.flatnonzero(damage), erasures)
+        if unexplained or (np.abs(damage[seen]) < lowest).any():
             return nothing(
                 Verdict.UNCORRECTABLE, rest, unexplained=unexplained, floor=floor, steps=steps
             )
         positions = np.union1d(np.flatnonzero(damage), erasures)
         return Decoding(Verdict.BELOW_FLOOR, positions, damage[positions], floor=floor, steps=steps)
 
+    def _simplest(
+        self,
+        rest: NDArray[np.float64],
+        damage: NDArray[np.float64],
+        erasures: NDArray[np.int64],
+        tolerance: NDArray[np.float64],
+        lowest: float,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What is left of the checks, and the damage, without words below the lowest floor that
+        the others do not need to explain all checks.
+        """
+        there = np.union1d(np.flatnonzero(damage), erasures)
+        small = np.setdiff1d(there[np.abs(damage[there]) < lowest], erasures)
+        if 2 * there.size > self.code.m:
+            return rest, damage
+        for i in small[np.argsort(np.abs(damage[small]))]:
+            fewer, left = damage.copy(), rest.copy()
+            rows, coefficients = self.code.column(int(i))
+            left[rows] += damage[i] * coefficients
+            fewer[i] = 0.0
+            self._solve(there[there != i], left, fewer)
+            if (np.abs(left) <= tolerance).all():
+                rest, damage, there = left, fewer, there[there != i]
+        return rest, damage
+
     def _solve(
-        self, erasures: NDArray[np.int64], rest: NDArray[np.float64], damage: NDArray[np.float64]
+        self, words: NDArray[np.int64], rest: NDArray[np.float64], damage: NDArray[np.float64]
     ) -> int:
-        """Least squares for the values of erased words; 0 if they are not determined."""
-        H = np.zeros((self.code.m, erasures.size))
-        for k, i in enumerate(erasures):
+        """Least squares for the values of some words; 0 if they are not determined."""
+        H = np.zeros((self.code.m, words.size))
+        for k, i in enumerate(words):
             rows, coefficients = self.code.column(int(i))
             H[rows, k] = coefficients
         unit = self.code.unit
         x, _, rank, _ = np.linalg.lstsq(H / unit, rest / unit, rcond=None)
-        if rank < erasures.size:
+        if rank < words.size:
             return 0
-        damage[erasures] += x
+        damage[words] += x
         rest -= H @ x
-        return int(erasures.size)
+        return int(words.size)
