@@ -163,6 +163,8 @@ def test_an_interval_for_quiet_days_does_not_hold_it():
         ({"target": math.nan}, "target must be a probability"),
         ({"worst": Environment("x")}, "the worst rate must be above 0 and at most 1"),
         ({"words": []}, "no protected word"),
+        *[({"longest": days}, "longest must be 1e-06 days or more") for days in (0.0, math.inf)],
+        ({"jumps": math.nan}, "jumps must be a rate per day, 0 or more, not nan"),
         (
             {"worst": storm(1e-9, "1:0.9,64:0.1")},
             "met at no interval.*up to 64 words.*budget of 8, and no scrubbing removes their 1 a y",
@@ -174,7 +176,7 @@ def test_an_interval_for_quiet_days_does_not_hold_it():
 def test_misuse(changes, message):
     arguments = {"words": [word(1e9, 8)], "worst": storm(1e-9), "target": 1e-3} | changes
     with pytest.raises(SpecError, match=message):
-        Pace.of(arguments["words"], arguments["worst"], arguments["target"])
+        Pace.of(**arguments)
 
 
 def test_what_no_interval_changes_is_left_out():

@@ -120,7 +120,8 @@ class Pace(Record):
 
         Raises:
             SpecError: if ``target`` is not between 0 and 1, the worst rate not above 0 and at most
-                1, or if the worst rate misses the target at any interval; says why.
+                1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the target at
+                any interval; says why.
         """
         if not 0.0 < target < 1.0:
             raise SpecError(f"target must be a probability between 0 and 1 per year, not {target}")
@@ -129,6 +130,10 @@ class Pace(Record):
                 f"the worst rate must be above 0 and at most 1 event per bit and day, not "
                 f"{worst.rate}"
             )
+        if not SHORTEST <= longest < math.inf:
+            raise SpecError(f"longest must be {SHORTEST:g} days or more, not {longest}")
+        if not 0.0 <= jumps < math.inf:
+            raise SpecError(f"jumps must be a rate per day, 0 or more, not {jumps}")
         if not words:
             raise SpecError("there is no protected word that could be checked")
         worst = replace(worst, hard_rate=0.0, read_rate=0.0)
