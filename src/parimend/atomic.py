@@ -21,8 +21,9 @@ PathLike = str | os.PathLike[str]
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 _LONGEST = 255  # bytes of a file's name
-_PAUSES = (0.001, 0.01, 0.05)  # seconds
+_PAUSES = (0.0, 0.001, 0.01)  # seconds before each attempt to take a lock
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def hidden(path: Path, what: str) -> Path:
@@ -75,9 +76,8 @@ def is_locked(path: PathLike) -> bool:
 
     A lock that a killed process left behind is none.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        descriptor = os.open(hidden(_place(path), "lock"), flags)
+        descriptor = os.open(hidden(_place(path), "lock"), os.O_RDONLY | _LOCK)
     except FileNotFoundError:
         return False
     except OSError:
@@ -96,12 +96,11 @@ def _open_lock(lock: Path) -> int:
         try:
             descriptor = os.open(lock, _NEW, 0o666)
         except FileExistsError:
-            flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             with suppress(FileNotFoundError):
                 try:
-                    return os.open(lock, os.O_RDWR | flags)
+                    return os.open(lock, os.O_RDWR | _LOCK)
                 except PermissionError:
-                    return os.open(lock, os.O_RDONLY | flags)
+                    return os.open(lock, os.O_RDONLY | _LOCK)
         else:
             # Whoever comes next can tell whether it is in use, also if this process is killed.
             os.fchmod(descriptor, 0o666)
@@ -110,17 +109,16 @@ def _open_lock(lock: Path) -> int:
 
 def _take(descriptor: int, target: Path) -> None:
     for pause in _PAUSES:
+        time.sleep(pause)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(pause)  # perhaps somebody only asks whether it is locked
+            continue  # perhaps somebody only asks whether it is locked
         except OSError as error:
             # Some network file systems have no locks.
             if error.errno not in _NO_LOCKS:
                 raise
-            return
-        else:
-            return
+        return
     raise BusyError(f"{target} is being written by another process: try again when it is done")
 
 

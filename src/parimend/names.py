@@ -43,11 +43,13 @@ def select(
         ['conv.weight']
     """
     names = list(names)
-    patterns = [] if only is None else texts(only, argument, _PATTERNS)
+    if only is None:
+        return names
+    patterns = texts(only, argument, _PATTERNS)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix(_NOT)) for name in names):
             raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")
-    chosen = [name for name in names if is_chosen([name], only)]
+    chosen = [name for name in names if is_chosen([name], patterns)]
     if patterns and not chosen:
         raise error(f"{argument}={patterns} leaves no {what}; there are {listed(names)}")
     return chosen
@@ -59,8 +61,10 @@ def takes_in(only: str | Sequence[str] | None) -> bool:
     >>> takes_in(["*.weight", "!fc.*"]), takes_in("!fc.*"), takes_in(None)
     (True, False, False)
     """
-    patterns = texts(only or (), "only", _PATTERNS)
-    return only is not None and (not patterns or any(p[:1] != _NOT for p in patterns))
+    if only is None:
+        return False
+    patterns = texts(only, "only", _PATTERNS)
+    return not patterns or not all(pattern.startswith(_NOT) for pattern in patterns)
 
 
 def is_chosen(names: Sequence[str], only: str | Sequence[str] | None) -> bool:
@@ -69,10 +73,12 @@ def is_chosen(names: Sequence[str], only: str | Sequence[str] | None) -> bool:
     >>> is_chosen(["head.weight", "head.weight.scale"], "!head.weight")
     False
     """
-    patterns = texts(only or (), "only", _PATTERNS)
+    if only is None:
+        return True
+    patterns = texts(only, "only", _PATTERNS)
     matching = {p for p in patterns for name in names if fnmatchcase(name, p.removeprefix(_NOT))}
     out = any(pattern.startswith(_NOT) for pattern in matching)
-    return not out and (bool(matching) or not takes_in(only))
+    return not out and (bool(matching) or not takes_in(patterns))
 
 
 def texts(value: str | Sequence[str], argument: str, what: str) -> list[str]:

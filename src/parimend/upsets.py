@@ -263,10 +263,11 @@ def upset_(
         if not hasattr(torch.ops.aten, name):
             raise FaultError(f"operations={name!r} is no operation of torch.ops.aten")
     modules = dict(model.named_modules())
-    usual = [
-        n for n, m in modules.items() if operations is None and declared_product(m) is not None
-    ]
-    there = modules if takes_in(only) else usual
+    there: list[str] = []
+    if takes_in(only):
+        there = list(modules)
+    elif operations is None:
+        there = [name for name, each in modules.items() if declared_product(each) is not None]
     chosen = select(there, only, what="module", error=FaultError)
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")

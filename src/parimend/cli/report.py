@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from parimend.cli.contract import Status
@@ -11,7 +11,7 @@ from parimend.cli.output import print_json, print_table, say
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parimend.outcomes import Report
+    from parimend.outcomes import FileOutcome, Report
 
 
 def show(
@@ -40,20 +40,24 @@ def show(
     from parimend.outcomes import Verdict
 
     remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
+    shown = [file for file in report.files if not (quiet and file.verdict is Verdict.CLEAN)]
     if as_json:
         print_json(command, {**report.as_dict(), "remedies": remedies})
-    elif not (quiet and report.verdict is Verdict.CLEAN):
-        _print(report, remedies, listed, quiet, repaired=command == "repair")
+    elif shown or not quiet:
+        _print(report, shown, remedies, listed, repaired=command == "repair")
     return Status.OK if report.ok else Status.FINDINGS
 
 
 def _print(
-    report: Report, remedies: Mapping[str, str], listed: bool, quiet: bool, repaired: bool
+    report: Report,
+    shown: Sequence[FileOutcome],
+    remedies: Mapping[str, str],
+    listed: bool,
+    repaired: bool,
 ) -> None:
-    from parimend.outcomes import Change, FileOutcome, Verdict
+    from parimend.outcomes import Change, FileOutcome
 
-    files = [file for file in report.files if not (quiet and file.verdict is Verdict.CLEAN)]
-    print_table(FileOutcome.COLUMNS, [file.row for file in files])
+    print_table(FileOutcome.COLUMNS, [file.row for file in shown])
     if listed and report.changes:
         print_table(Change.COLUMNS, [change.row for change in report.changes])
     for path, text in remedies.items():

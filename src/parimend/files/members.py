@@ -155,8 +155,8 @@ class Members:
         sides = {side: origin_of(each, Path(name_of(each))) for side, each in known}
         apart = {side: origin for side, origin in sides.items() if origin}
         seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
-        self._displaced = displaced(self._lying, apart, seen)
         places = homes((*apart.values(), *self._lying.values()))
+        self._displaced = displaced(self._lying, apart, seen, places)
         # Sets that surely begin in this folder: a file of theirs that has no equal is in its place.
         here = {
             each.members

@@ -113,7 +113,10 @@ class Displaced(NamedTuple):
 
 
 def displaced(
-    lying: Mapping[Path, Origin], apart: Mapping[Path, Origin], seen: Iterable[Path]
+    lying: Mapping[Path, Origin],
+    apart: Mapping[Path, Origin],
+    seen: Iterable[Path],
+    known: Mapping[tuple[Set, bytes], set[str]],
 ) -> dict[Path, Displaced]:
     """The files that hold what was sealed in another place of their set, and not in theirs.
 
@@ -125,6 +128,7 @@ def displaced(
         lying: what the seals of files say that belong to them.
         apart: what seals in a folder of their own say, of files that may be anywhere or lost.
         seen: all files that there are, whatever is in them.
+        known: `homes` of all of these origins.
     """
     files = {Path(os.path.abspath(path)) for path in seen}
     sealed = defaultdict[tuple[Set, str], dict[bytes, Path | None]](dict)
@@ -136,14 +140,12 @@ def displaced(
             there[origin.members, root][place] = origin
     at = {(each.members, each.content): path for path, each in lying.items()}
 
-    all_homes = homes((*lying.values(), *apart.values()))
-
     def is_set(members: Set, root: Root) -> bool:
         """Whether the set is in a folder, as those that lie there tell."""
         found = there[members, root]
         # What several places have, such as a configuration in every checkpoint, tells of none.
         fits = any(
-            each.content in sealed[members, place] and len(all_homes[members, each.content]) == 1
+            each.content in sealed[members, place] and len(known[members, each.content]) == 1
             for place, each in found.items()
         )
         return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))

@@ -175,25 +175,20 @@ def protect_all(
     request = Request.of(errors, carrier, **options)
     if out is not None and len(paths) > 1:
         raise SpecError(f"{out} is the place of one result: protect several paths one by one")
-    made: list[Protected] = []
-    failed: dict[Path, Exception] = {}
-    for path in map(path_of, paths):
-        try:
-            made.append(_protected(path, request, out, everything, seal_dir, force, progress))
-        except (ParimendError, OSError) as error:
-            failed[path] = error
-    if failed and not made:
-        raise next(iter(failed.values()))
-    return made[0] if len(paths) == 1 else _together(made, failed)
+    how = request, out, everything, seal_dir, force, progress
+    todo = [(path, partial(_protected, path, *how)) for path in map(path_of, paths)]
+    done, problems = each_of(todo, len(todo) > 1)
+    made = [each for _, each in done]
+    return made[0] if len(todo) == 1 else _together(made, problems)
 
 
-def _together(made: Sequence[Protected], failed: Mapping[Path, Exception]) -> Protected:
-    """What came of several paths, as of one."""
-    problems = {str(path): _problem(error, path) for path, error in failed.items()}
+def _together(made: Sequence[Protected], failed: Mapping[Path, str]) -> Protected:
+    """What came of several paths, as of one; and why others failed, in words."""
+    problems = ((str(path), why) for path, why in failed.items())
     return Protected(
         path=", ".join([*(each.path for each in made), *map(str, failed)]),
         files=tuple(file for each in made for file in each.files),
-        problems=dict(chain(*(each.problems.items() for each in made), problems.items())),
+        problems=dict(chain(*(each.problems.items() for each in made), problems)),
         left_out={
             os.path.join(_folder(Path(each.path)), name): why
             for each in made
@@ -229,20 +224,20 @@ def _protected(
     task = Task(request, notes_of(goals, root) if is_set else {}, root, seals, force, progress)
     balance = request.balance
     chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)
-    todo = {
-        file: partial(prepare, task, file, goal, chosen.get(file))
+    todo = [
+        (file, partial(prepare, task, file, goal, chosen.get(file)))
         for file, goal in zip(files, goals, strict=True)
-    }
+    ]
     goes_on = path.is_dir() or is_index(path)
-    ready, problems = each_of(todo, goes_on)
-    made, more = each_of(ready, goes_on)
+    ready, problems = each_of(todo, goes_on, _HOPELESS)
+    made, more = each_of(ready, goes_on, _HOPELESS)
     rest = left_out(files, folder) if is_set else []
     weights = {
         name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
     }
     others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
     told = {str(file): text for file, text in (problems | more).items()}
-    return Protected(str(path), tuple(made.values()), told, weights, others)
+    return Protected(str(path), tuple(each for _, each in made), told, weights, others)
 
 
 def _folder(path: Path) -> Path:
@@ -260,16 +255,20 @@ def _why_out(name: str, path: Path) -> str:
 
 
 T = TypeVar("T")
+_HOPELESS = SpecError, WordError  # what is asked for cannot be, of any file of a set
 
 
 def each_of(
-    todo: Mapping[Path, Callable[[], T]], goes_on: bool
-) -> tuple[dict[Path, T], dict[Path, str]]:
-    """Do something with every file.
+    todo: Sequence[tuple[Path, Callable[[], T]]],
+    goes_on: bool,
+    hopeless: tuple[type[Exception], ...] = (),
+) -> tuple[list[tuple[Path, T]], dict[Path, str]]:
+    """Do something with every path.
 
     Args:
-        todo: what to do, by the path of the file.
-        goes_on: whether a file with which it fails does not keep the others from it.
+        todo: paths, and what to do.
+        goes_on: whether a path with which it fails does not keep the others from it.
+        hopeless: errors that do so all the same.
 
     Returns:
         What came of each, and the problems of the others, in words.
@@ -277,13 +276,13 @@ def each_of(
     Raises:
         ParimendError, OSError: the first one, if it does not go on or all fail.
     """
-    done: dict[Path, T] = {}
+    done: list[tuple[Path, T]] = []
     failed: dict[Path, Exception] = {}
-    for path, do in todo.items():
+    for path, do in todo:
         try:
-            done[path] = do()
-        except (SpecError, WordError):
-            raise  # what is asked for cannot be, of any file
+            done.append((path, do()))
+        except hopeless:
+            raise
         except (ParimendError, OSError) as error:
             failed[path] = error
             if not goes_on:

@@ -85,40 +85,46 @@ class State:
 
     def _all(self) -> list[torch.Tensor]:
         """Everything that there may be to watch, as it is given."""
-        return [*self._model.parameters(), *(value for *_, value in self._states())]
+        return [
+            *self._model.parameters(),
+            *(value for *_, state in self._states() for _, value in _leaves(state.items())),
+        ]
 
     def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         names = {id(parameter): name for name, parameter in parameters.items()}
         tensors = {n: local(each) for n, each in parameters.items() if n not in self.left}
         self._keeper = {}
-        for optimizer, number, parameter, key, value in self._states():
-            name = f"{names.get(id(parameter), f'parameter {number}')} ({key})"
-            if name in tensors:  # of another optimizer
-                name = f"{name[:-1]} of optimizer {self._optimizers.index(optimizer)})"
-            tensors[name], self._keeper[name] = local(value), optimizer
+        for optimizer, number, parameter, state in self._states():
+            owner = names.get(id(parameter), f"parameter {number}")
+            for key, value in _leaves(state.items()):
+                name = f"{owner} ({key})"
+                if name in tensors:  # of another optimizer
+                    name = f"{name[:-1]} of optimizer {self._optimizers.index(optimizer)})"
+                tensors[name], self._keeper[name] = local(value), optimizer
         return tensors
 
     def _states(
         self,
-    ) -> Iterator[tuple[torch.optim.Optimizer, int, torch.Tensor, str, torch.Tensor]]:
+    ) -> Iterator[tuple[torch.optim.Optimizer, int, torch.Tensor, Mapping[str, Any]]]:
         """What each optimizer keeps of each parameter, which is one of its own with a number."""
         for optimizer in self._optimizers:
             for number, (parameter, state) in enumerate(optimizer.state.items()):
                 if isinstance(state, Mapping):
-                    for key, value in _leaves("", state):
-                        yield optimizer, number, parameter, key, value
+                    yield optimizer, number, parameter, state
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors in a value and in what it holds."""
-    if isinstance(value, torch.Tensor):
-        if value.layout is torch.strided:
-            yield key, value
-    elif isinstance(value, Mapping | list | tuple):
-        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for inner, each in pairs:
-            yield from _leaves(f"{key} {inner}".lstrip(), each)
+def _leaves(
+    held: Iterable[tuple[Any, Any]], prefix: str = ""
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """The tensors in a container, given as pairs, and in those in it; asked for in every step."""
+    for key, value in held:
+        if isinstance(value, torch.Tensor):
+            if value.layout is torch.strided:
+                yield f"{prefix}{key}" if prefix else key, value
+        elif isinstance(value, Mapping | list | tuple):
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            yield from _leaves(pairs, f"{prefix}{key} ")
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
