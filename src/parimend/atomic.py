@@ -21,7 +21,8 @@ PathLike = str | os.PathLike[str]
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 _LONGEST = 255  # bytes of a file's name
-_PAUSES = (0.0, 0.001, 0.01)  # seconds before each attempt to take a lock
+_PATIENCE = 2.0  # seconds, with those who ask whether a file is locked
+_PAUSE = 0.001  # seconds before the next attempt
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -108,18 +109,27 @@ def _open_lock(lock: Path) -> int:
 
 
 def _take(descriptor: int, target: Path) -> None:
-    for pause in _PAUSES:
-        time.sleep(pause)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # perhaps somebody only asks whether it is locked
-        except OSError as error:
-            # Some network file systems have no locks.
-            if error.errno not in _NO_LOCKS:
-                raise
-        return
-    raise BusyError(f"{target} is being written by another process: try again when it is done")
+    end = time.monotonic() + _PATIENCE
+    while not _has(descriptor, fcntl.LOCK_EX):
+        # Those who only ask whether it is locked share it for a moment; who writes does not.
+        if not _has(descriptor, fcntl.LOCK_SH) or time.monotonic() > end:
+            raise BusyError(
+                f"{target} is being written by another process: try again when it is done"
+            )
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(_PAUSE)
+
+
+def _has(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 @contextmanager

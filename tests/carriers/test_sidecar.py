@@ -60,7 +60,7 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
 @pytest.mark.parametrize("raised", [OSError, KeyboardInterrupt])
 def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
     monkeypatch.setattr("parimend.stores.base.CHUNK", 1 << 12)
-    monkeypatch.setattr(summing, "CHUNK", 1 << 12)
+    monkeypatch.setattr(summing, "_SHARE", 1 << 10)
     monkeypatch.setattr(summing, "JOINED", 1 << 12)
     monkeypatch.setattr(summing, "cores", lambda: 2)
     tensors, reads, read = tensors_of([1 << 20]), summing.reads, ModelTensors.read

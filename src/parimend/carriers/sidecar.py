@@ -114,7 +114,7 @@ class Sidecar(Carrier):
         assert isinstance(code, SumsCode)
         total = code.zeros(few=True)
         for pieces, start in looks(sealed.word, tensors):
-            add_sums(code, total, tensors, pieces, start)
+            add_sums(code, tensors, pieces, start, total)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
 

@@ -6,9 +6,9 @@ follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
 from threading import Lock
 from typing import Any
@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 
 from parimend.codes import SumsCode
 from parimend.codes.power import LONGEST
+from parimend.codes.sums import Sums
 from parimend.cores import cores
-from parimend.stores.base import CHUNK, Tensors, subparts
+from parimend.stores.base import Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
+_SMALL = 1 << 15
+"""Words of the largest pieces that are: a call costs about as much as summing up so many."""
+_SHARE = 1 << 21
+"""Words for every thread: with fewer, what threads cost is not worth it."""
 _THERE = 1 << 30
 """Bytes on another device that are looked at together: it waits for every result."""
 _COPIED = 1 << 25  # bytes of those that have to be copied for it
@@ -50,28 +55,30 @@ def cut(word: Word, limit: int = LONGEST) -> list[Word]:
     return [Word(tuple(group)) for group in _together(pieces, limit)]
 
 
-def _together(pieces: Iterable[Part], limit: int) -> Iterator[list[Part]]:
-    """Neighbours in groups of at most ``limit`` words; a piece that is longer is one of its own."""
+def _together(pieces: Iterable[Part], limit: int, small: int | None = None) -> Iterator[list[Part]]:
+    """Neighbours in groups of at most ``limit`` words; a piece of more than ``small`` words, by
+    default ``limit``, is one of its own.
+    """
+    small = limit if small is None else small
     group: list[Part] = []
     room = limit
     for piece in pieces:
         size = padded_words(piece)
-        if group and size > room:
+        if group and size > min(room, small):
             yield group
             group, room = [], limit
         group.append(piece)
-        room -= size
+        room = room - size if size <= small else 0
     if group:
         yield group
 
 
 def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
-    """The parts in pieces, as many of them together as are read at a time, and their first word;
-    that of the first piece is ``at``.
-
-    A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
+    """The parts in pieces, small ones together, and their first word; that of the first piece is
+    ``at``.
     """
-    return _numbered(_together((p for part in word for p in subparts(part)), JOINED // WORD), at)
+    pieces = (piece for part in word for piece in subparts(part))
+    return _numbered(_together(pieces, JOINED // WORD, _SMALL), at)
 
 
 def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part], int]]:
@@ -115,7 +122,7 @@ def joined(pieces: Sequence[Part], data: Sequence[NDArray[np.uint8]]) -> NDArray
     return padded.view(np.uint32)
 
 
-def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDArray[np.uint64]:
+def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> Sums:
     """The sums of a word, all or `SumsCode.few`, read once.
 
     Those of parts on other devices are computed there; threads share the work if there are none.
@@ -135,28 +142,44 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> NDA
     code.accumulate_resident(total, views())
     for part, at in rest:
         for pieces, start in looks(Word((part,)), tensors, at):
-            add_sums(code, total, tensors, pieces, start)
+            add_sums(code, tensors, pieces, start, total)
     return total
 
 
-def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> NDArray[np.uint64]:
+def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> Sums:
     """The sums of a word in memory; threads share the work."""
-    todo, lock = reads(word), Lock()
+    work = (partial(add_sums, code, tensors, pieces, start) for pieces, start in reads(word))
+    alone = tensors.spread.several  # all processes must read in the same order
+    return add_up(code, work, few, 1 if alone else threads_for(word.padded, tensors.threads))
 
-    def work() -> NDArray[np.uint64]:
+
+def threads_for(words: int, most: int | None = None) -> int:
+    """How many threads, at most so many, sum up so many words in memory faster than fewer do."""
+    return max(1, min(most or cores(), words // _SHARE))
+
+
+def add_up(
+    code: SumsCode,
+    work: Generator[Callable[[Sums], object], None, None],
+    few: bool = False,
+    threads: int = 1,
+) -> Sums:
+    """All sums, or `SumsCode.few`, that calls add to what they are given; threads share them."""
+    lock = Lock()
+
+    def some() -> Sums:
         total = code.zeros(few)
         while True:
             with lock:
-                pieces, start = next(todo, ([], 0))
-            if not pieces:
+                add = next(work, None)
+            if add is None:
                 return total
-            add_sums(code, total, tensors, pieces, start)
+            add(total)
 
-    threads = min(tensors.threads or cores(), -(-word.padded // (CHUNK // WORD)))
-    if threads == 1 or tensors.spread.several:  # all processes must read in the same order
-        return work()
+    if threads == 1:
+        return some()
     with ThreadPoolExecutor(threads) as pool:
-        parts = [pool.submit(work) for _ in range(threads)]
+        parts = [pool.submit(some) for _ in range(threads)]
         try:
             done, _ = wait(parts, return_when=FIRST_EXCEPTION)
             for part in done:
@@ -164,12 +187,10 @@ def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> NDArr
             return reduce(code.add, [part.result() for part in parts])
         finally:  # after an interrupt, or if a piece cannot be read, the rest is not waited for
             with lock:
-                todo.close()
+                work.close()
 
 
-def add_sums(
-    code: SumsCode, total: NDArray[np.uint64], tensors: Tensors, pieces: list[Part], start: int
-) -> None:
+def add_sums(code: SumsCode, tensors: Tensors, pieces: list[Part], start: int, total: Sums) -> None:
     """Add the sums of pieces that follow each other into ``total``.
 
     Those of pieces on other devices are computed there, together.

@@ -119,12 +119,12 @@ class PowerSums(SumsCode):
         """m: any m columns are independent."""
         return self.m
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """B, rows of a tile."""
         return next(size for size in SIZES if size >= self.m)
 
-    @property
+    @cached_property
     def tile(self) -> int:
         """Words in a tile."""
         return LANES * self.rows
@@ -259,8 +259,12 @@ class PowerSums(SumsCode):
 
     def _to_collect(self, last: int) -> tuple[float, float]:
         """What `collect` moves sums of lanes and tiles by; ``last``: the last tile."""
-        g = self.generator
-        return element(pow(g, -1, PRIME)), element(pow(g, -LANES * last, PRIME))
+        return self._inverse, element(pow(self.generator, -LANES * last, PRIME))
+
+    @cached_property
+    def _inverse(self) -> float:
+        """1 / g."""
+        return element(pow(self.generator, -1, PRIME))
 
     def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
         """A part of a tile as a whole one."""

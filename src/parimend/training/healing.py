@@ -342,8 +342,8 @@ def heal_(
     or state had been moved already.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
-    ones, and no memory but the sums. Buffers that a forward changes (running means) are
-    not covered. Of sharded tensors every process looks after its own shard.
+    ones, and no memory but the sums and copies of small tensors. Buffers that a forward changes
+    (running means) are not covered. Of sharded tensors every process looks after its own shard.
 
     Args:
         model: the module that is trained.

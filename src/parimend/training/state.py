@@ -6,8 +6,9 @@ Both is asked for in every step, so what has not changed is seen at little cost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,8 +38,9 @@ class State:
         self.tensors: dict[str, torch.Tensor] = {}
         self.left: frozenset[str] = frozenset()
         self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
-        self._places: list[tuple[Any, ...]] = []
-        self._given: list[torch.Tensor] = []
+        self._places = _places({})
+        self._given: list[Any] = []
+        self._sharded = False
 
     def leave(self, names: set[str]) -> None:
         """Look at some parameters no more, from the next `find` on."""
@@ -50,21 +52,21 @@ class State:
         given = self._all()
         known = len(given) == len(self._given) and all(map(is_, given, self._given))
         # A shard is a new tensor whenever it is asked for.
-        if known and not any(map(is_sharded, given)) and not self.moved():
+        if known and not self._sharded and _places(self.tensors) == self._places:
             return False
         tensors = self._named()
-        places = [_place(tensor) for tensor in tensors.values()]
+        places = _places(tensors)
         changed = places != self._places or list(tensors) != list(self.tensors)
         self.tensors, self._places, self._given = tensors, places, given
+        self._sharded = any(map(is_sharded, given))
         return changed
 
     def moved(self) -> set[str]:
-        """Tensors that are elsewhere now, or of another shape or dtype: damage does not do that."""
-        places = [_place(tensor) for tensor in self.tensors.values()]
-        if places == self._places:
+        """Tensors that are elsewhere now: damage to their elements does not do that."""
+        before, now = self._places.addresses, _addresses(self.tensors)
+        if now == before:
             return set()
-        pairs = zip(self.tensors, places, self._places, strict=True)
-        return {name for name, now, before in pairs if now != before}
+        return {name for name, a, b in zip(self.tensors, before, now, strict=True) if a != b}
 
     def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is the memory of one that was found."""
@@ -80,15 +82,14 @@ class State:
         addresses = {local(tensor).data_ptr() for tensor in tensors} - {0}
         if not addresses:
             return set()
-        places = zip(self.tensors, self._places, strict=True)
-        return {name for name, (address, *_) in places if address in addresses}
+        places = zip(self.tensors, self._places.addresses, strict=True)
+        return {name for name, address in places if address in addresses}
 
-    def _all(self) -> list[torch.Tensor]:
-        """Everything that there may be to watch, as it is given."""
-        return [
-            *self._model.parameters(),
-            *(value for *_, state in self._states() for _, value in _leaves(state.items())),
-        ]
+    def _all(self) -> list[Any]:
+        """Everything that there may be to watch, as it is given; names would take far longer."""
+        found = [each for m in self._model.modules() for each in m._parameters.values()]
+        states = (state.values() for *_, state in self._states())
+        return found + _tensors_in(chain.from_iterable(states))
 
     def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
@@ -117,7 +118,7 @@ class State:
 def _leaves(
     held: Iterable[tuple[Any, Any]], prefix: str = ""
 ) -> Iterator[tuple[Any, torch.Tensor]]:
-    """The tensors in a container, given as pairs, and in those in it; asked for in every step."""
+    """The tensors with memory in a container, given as pairs, and in those in it."""
     for key, value in held:
         if isinstance(value, torch.Tensor):
             if value.layout is torch.strided:
@@ -127,6 +128,33 @@ def _leaves(
             yield from _leaves(pairs, f"{prefix}{key} ")
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What damage to a tensor's elements cannot change."""
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
+    """All tensors among values, and in the containers among them."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += _tensors_in(value.values())
+        elif isinstance(value, list | tuple):
+            found += _tensors_in(value)
+    return found
+
+
+class _Places(NamedTuple):
+    """In which memory tensors are: what damage to their elements cannot change."""
+
+    addresses: list[int]
+    shapes: list[torch.Size]
+    strides: list[tuple[int, ...]]
+
+
+def _places(tensors: Mapping[str, torch.Tensor]) -> _Places:
+    every = tensors.values()
+    return _Places(
+        _addresses(tensors), [each.shape for each in every], [each.stride() for each in every]
+    )
+
+
+def _addresses(tensors: Mapping[str, torch.Tensor]) -> list[int]:
+    return list(map(torch.Tensor.data_ptr, tensors.values()))

@@ -7,6 +7,7 @@ up, so a tensor is taken in the order in which its memory is, and is not copied 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -14,16 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.carriers import Chosen
-from parimend.carriers.summing import reads, sums
+from parimend.carriers.summing import add_up, joined, reads, sums, threads_for
 from parimend.codes import SumsCode
+from parimend.codes.sums import Sums
+from parimend.kernels.pieces_torch import is_plain
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors
 from parimend.training.resident import Resident
 from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word, padded_words
-
-_SHORT = 1 << 20
-"""Words on the CPU up to this length are read by one thread, and what is read is kept at hand."""
 
 
 def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
@@ -76,13 +76,14 @@ class Watched:
         assert isinstance(code, SumsCode)
         self.code, self.word = code, chosen.word
         self._store = ModelTensors(tensors)
-        contiguous = all(tensors[part.name].is_contiguous() for part in self.word)
-        here = [part for part in self.word if not self._store.is_elsewhere(part)]
-        self._planned = contiguous and padded_words(*here) <= _SHORT
+        # What is not plain is copied whenever it is read.
+        self._planned = all(is_plain(tensors[part.name]) for part in self.word)
         self._there: list[tuple[torch.Tensor, int]] = []
         self._resident: Resident | None = None
         if self._planned:
-            self._here = list(_joined(self.word, self._store))
+            self._here = _joined(self.word, self._store)
+            here = sum(each.size for each in self._here)
+            self._threads = threads_for(here, torch.get_num_threads())
             there = list(_there(self.word, self._store))
             self._resident = Resident.of(code, there) if there else None
             self._there = there if self._resident is None else []
@@ -117,11 +118,10 @@ class Watched:
         """The sums of the word as it is now, less those of what is resident."""
         if not self._planned:
             return sums(self.code, self.word, self._store, few)
-        total = self.code.zeros(few)
+        work = (partial(joined.add, self.code) for joined in self._here)
+        total = add_up(self.code, work, few, self._threads)
         if self._there:
             self.code.accumulate_resident(total, self._there)
-        for joined in self._here:
-            self.code.accumulate(total, joined.words(), joined.start)
         return total
 
 
@@ -134,25 +134,30 @@ def _there(word: Word, store: ModelTensors) -> Iterator[tuple[torch.Tensor, int]
 
 
 class _Joined:
-    """Small tensors that are summed up together, as their words: from ``start`` on."""
+    """Tensors in memory that are summed up together, as their words: from ``start`` on."""
 
     def __init__(self, parts: Sequence[Part], start: int, store: ModelTensors) -> None:
         self.start = start
-        self._room = np.zeros(WORD * padded_words(*parts), np.uint8)
+        data = [store.read(part) for part in parts]
+        self._words = joined(parts, data)
         self._copies, at = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]](), 0
-        for part in parts:
-            data = store.read(part)
-            self._copies.append((self._room[at : at + data.size], data))
+        self.size = self._words.size
+        if np.may_share_memory(self._words, data[0]):
+            return  # one that is as it has to be
+        room = self._words.view(np.uint8)
+        for part, piece in zip(parts, data, strict=True):
+            self._copies.append((room[at : at + piece.size], piece))
             at += WORD * padded_words(part)
 
-    def words(self) -> NDArray[np.uint32]:
-        for room, data in self._copies:
-            room[:] = data
-        return self._room.view(np.uint32)
+    def add(self, code: SumsCode, total: Sums) -> None:
+        """Add their sums, as they are now."""
+        for room, piece in self._copies:
+            room[:] = piece
+        code.accumulate(total, self._words, self.start)
 
 
 def _joined(word: Word, store: ModelTensors) -> Sequence[_Joined]:
-    """All parts of a word that are on the CPU, neighbours together."""
+    """All parts of a word that are on the CPU, small neighbours together."""
     found = []
     numbered = zip(word, word.lines, strict=True)
     for elsewhere, group in groupby(numbered, lambda item: store.is_elsewhere(item[0])):
