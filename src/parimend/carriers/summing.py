@@ -26,8 +26,6 @@ from parimend.words.layout import Part, Word, padded_words
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
-_SMALL = 1 << 15
-"""Words of the largest pieces that are: a call costs about as much as summing up so many."""
 _SHARE = 1 << 21
 """Words for every thread: with fewer, what threads cost is not worth it."""
 _THERE = 1 << 30
@@ -56,8 +54,8 @@ def cut(word: Word, limit: int = LONGEST) -> list[Word]:
 
 
 def _together(pieces: Iterable[Part], limit: int, small: int | None = None) -> Iterator[list[Part]]:
-    """Neighbours in groups of at most ``limit`` words; a piece of more than ``small`` words, by
-    default ``limit``, is one of its own.
+    """Neighbours in groups of at most ``limit`` words; a piece of more, or of more than ``small``,
+    is one of its own.
     """
     small = limit if small is None else small
     group: list[Part] = []
@@ -73,12 +71,17 @@ def _together(pieces: Iterable[Part], limit: int, small: int | None = None) -> I
         yield group
 
 
-def reads(word: Word, at: int = 0) -> Generator[tuple[list[Part], int], None, None]:
-    """The parts in pieces, small ones together, and their first word; that of the first piece is
-    ``at``.
+def reads(
+    word: Word, at: int = 0, small: int | None = None
+) -> Generator[tuple[list[Part], int], None, None]:
+    """The parts in pieces, as many of them together as are read at a time, and their first word;
+    that of the first piece is ``at``.
+
+    A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
+    Pieces of more than ``small`` words are read alone.
     """
     pieces = (piece for part in word for piece in subparts(part))
-    return _numbered(_together(pieces, JOINED // WORD, _SMALL), at)
+    return _numbered(_together(pieces, JOINED // WORD, small), at)
 
 
 def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part], int]]:

@@ -25,6 +25,10 @@ from parimend.training.resident import Resident
 from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word, padded_words
 
+_SMALL = 1 << 15
+"""Words of the largest tensors that are copied, to be summed up together: what that saves of each
+takes as long as summing up so many."""
+
 
 def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
     """A tensor with its dimensions in the order of its memory, and that order.
@@ -163,5 +167,7 @@ def _joined(word: Word, store: ModelTensors) -> Sequence[_Joined]:
     for elsewhere, group in groupby(numbered, lambda item: store.is_elsewhere(item[0])):
         if not elsewhere:
             parts, starts = zip(*group, strict=True)
-            found += [_Joined(some, at, store) for some, at in reads(Word(parts), starts[0])]
+            found += [
+                _Joined(some, at, store) for some, at in reads(Word(parts), starts[0], _SMALL)
+            ]
     return found
