@@ -373,14 +373,21 @@ class Bench:
         return self.found
 
     def calls(self, work: Callable[[], Any], count: int) -> dict[str, float]:
-        """How often one of ``count`` steps launches something, and waits for the device."""
+        """How often one of ``count`` steps launches something and waits for the device, and how
+        long that works for it.
+        """
         if not self.is_gpu:
             return {}
         with torch.profiler.profile() as profile:
             work()
             self.wait()
         events = profile.key_averages()
-        return {
+        there = (
+            e.self_device_time_total
+            for e in events
+            if e.device_type is torch.autograd.DeviceType.CUDA
+        )
+        return {"ms of the device": round(1e-3 * sum(there) / count, 3)} | {
             what: round(sum(e.count for e in events if key in e.key and "cu" in e.key) / count, 1)
             for what, key in (("launches", "Launch"), ("waits", "Synchronize"))
         }
