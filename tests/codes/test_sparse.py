@@ -227,6 +227,12 @@ class TestForErrors:
         assert code.imposed > 0
         assert code.word_bits == word_bits
 
+    @given(n=st.integers(1_500_000, 10**9), errors=st.integers(1, 30))
+    def test_long_words_have_few_errors_too(self, n, errors):
+        code = Sparse.for_errors(n, errors)
+        assert code.own >= 4
+        assert code.m <= max(Sparse.for_errors(10**6, errors).m, 40)
+
     @given(n=st.integers(120, 20_000), data=st.data())
     def test_takes_a_given_number_of_checks(self, n, data):
         m = data.draw(st.integers(24, n // 5))
@@ -236,6 +242,10 @@ class TestForErrors:
     def test_says_which_numbers_of_checks_fit(self, m):
         with pytest.raises(SpecError, match=rf"{m} checks do not fit 5120 weights, 24 to 1024 do"):
             Sparse.for_errors(5120, 10, m=m)
+
+    def test_says_how_many_checks_long_words_take(self):
+        with pytest.raises(SpecError, match="24 checks do not fit 17200000 weights, 28 to 3440000"):
+            Sparse.for_errors(17_200_000, 1, m=24)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
