@@ -144,8 +144,8 @@ class SparseIntegers(Code):
 
     @classmethod
     @abstractmethod
-    def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:
-        """How long coefficients should be."""
+    def _coefficient_bits(cls, word_bits: int, own: int = 12, members: int = 1) -> int:
+        """How long coefficients should be, of checks with so many members."""
 
     @classmethod
     @abstractmethod
@@ -233,7 +233,9 @@ class SparseIntegers(Code):
             free=free,
             word_bits=word_bits,
             # With checks to spare, pairs need not be told apart.
-            coefficient_bits=cls._coefficient_bits(word_bits, own if m >= without else 12),
+            coefficient_bits=cls._coefficient_bits(
+                word_bits, own if m >= without else 12, 1 if pairs else n * light // m
+            ),
         )
 
     def promise(self, errors: int, word: Word) -> Promise:

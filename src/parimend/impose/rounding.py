@@ -100,10 +100,12 @@ def round_held(
         q[here] = owned[where]
         if _worst(q, spread) < limit:
             return q, syndrome
+    crowded = code.n < 100 * code.m  # elsewhere rounding leaves more than owned columns can take
+    remedy = "more weights in one word, fewer errors" if crowded else "fewer weights in one word"
     raise WordError(
         f"{code.m} checks cannot be imposed on {code.n} weights that stay below {limit} steps: "
-        "take more weights in one word, fewer errors, more bits where the dtype has them, or "
-        "carrier='sidecar', which moves no weights"
+        f"take {remedy}, more bits where the dtype has them, or carrier='sidecar', which moves "
+        "no weights"
     )
 
 
