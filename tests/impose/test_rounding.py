@@ -9,6 +9,7 @@ from parimend.codes import Sparse
 from parimend.errors import SpecError, WordError
 from parimend.impose.rounding import round_into
 from parimend.words.grid import Grid
+from tests.impose.filling import filled
 
 
 def near_codeword(code, seed, scale=0.25):
@@ -96,12 +97,8 @@ def test_of_the_longest_and_shortest_coefficients(word_bits, coefficient_bits, o
     seed=st.integers(0, 1000),
 )
 def test_any_share_of_integer_weights_may_be_at_the_ends(word_bits, n, share, seed):
-    limit = 1 << (word_bits - 1)
     code = Sparse.for_errors(n, n // 60, word_bits=word_bits, seed=seed)
-    rng = np.random.default_rng(seed)
-    q = np.clip(np.rint(rng.normal(size=n) * limit / 3), -limit, limit - 1)
-    at = rng.random(n) < share
-    q[at] = rng.choice([-limit, limit - 1], np.count_nonzero(at))
+    q = filled(code, share, np.random.default_rng(seed))
     x = code.project(q)
     rounded = round_into(code, x)
     assert_inside(code, rounded, x)

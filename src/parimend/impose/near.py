@@ -42,7 +42,7 @@ def near(
         (k,) int64.
 
     Example:
-        >>> code = Sparse(n=500, m=24, word_bits=8, coefficient_bits=20, free=12)
+        >>> code = Sparse.for_errors(500, 4, word_bits=8)
         >>> x = np.random.default_rng(0).choice([-128.0, 127.0], 500)
         >>> q = near(code, code.columns, x, np.full(500, 127.0), Spread())
         >>> bool(np.abs(q).max() == 127 and np.abs(code.matvec(q))[: code.imposed].max() < 20)
