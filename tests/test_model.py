@@ -145,24 +145,50 @@ def test_real_holds_other_dtypes_on_a_grid(dtype):
     assert torch.equal(tensors["w"], before)
 
 
-@pytest.mark.parametrize("limit", [20, 60, 100, 127])
-def test_integers_have_no_other_step_than_one(limit, tmp_path):
-    """They are moved a little, or refused: not halved to have room."""
-    weights = torch.randint(
-        -limit, limit + 1, (20_000,), generator=torch.Generator().manual_seed(0)
-    )
-    tensors = {"w": weights.to(torch.int8)}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            seal = pm.protect_(tensors, 20, "real")
-    except WordError as error:
-        assert "use a larger step (integers have none)" in str(error)  # noqa: PT017
-        assert torch.equal(tensors["w"].long(), weights)
-        return
-    assert (tensors["w"] - weights).abs().float().mean() < 4.0
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16])
+def test_integers_stay_in_their_range(dtype, share, tmp_path, rng):
+    """They have no other step than one, and many are at the ends: they are moved a little."""
+    ends = torch.iinfo(dtype)
+    tensors = {}
+    for name, shape in {"a": (90, 50), "b": (60, 10, 5), "c": (40,)}.items():
+        weights = np.clip(rng.normal(size=shape) * ends.max / 3, ends.min, ends.max)
+        extremes = rng.choice([ends.min, ends.max], shape)
+        weights = np.where(rng.random(shape) < share, extremes, weights)
+        tensors[name] = torch.from_numpy(weights).to(dtype)
+    before = copy.deepcopy(tensors)
+    seal = pm.protect_(tensors, 5, "real")
+    moved = torch.cat([(tensors[n].double() - before[n].double()).flatten() for n in tensors])
+    size = torch.cat([before[name].double().flatten() for name in tensors]).norm()
+    assert seal.notes["moved"] == [pytest.approx(float(moved.norm() / size), rel=0.01)]
+    assert seal.notes["moved"][0] < 0.2
     seal.save(tmp_path / "w.parimend")
-    assert pm.check(tensors, pm.Seal.load(tmp_path / "w.parimend")).verdict is Verdict.CLEAN
+    seal = pm.Seal.load(tmp_path / "w.parimend")
+    good = copy.deepcopy(tensors)
+    for bit in range(8):  # of five words of 32 bits, of which the lowest integer is one result
+        for place in rng.choice(4500 // 4, 5, replace=False) * 4:
+            tensors["a"].view(torch.uint8).view(-1)[place] ^= 1 << bit
+        assert pm.repair_(tensors, seal).verdict is Verdict.CORRECTED
+        assert all(torch.equal(tensors[name], good[name]) for name in tensors)
+    assert min(int(tensor.min()) for tensor in tensors.values()) > ends.min
+
+
+def test_integers_of_fewer_bits_stay_in_their_range(rng):
+    weights = torch.from_numpy(rng.integers(-8, 8, (100, 200))).to(torch.int8)
+    tensors = {"w": weights.clone()}
+    pm.protect_(tensors, 10, pm.Real(bits=4))
+    assert int(tensors["w"].abs().max()) == 7
+    assert (tensors["w"] - weights).abs().float().mean() < 1
+    with pytest.raises(WordError, match="w: integers as large as 16 are beyond a grid of 4 bits"):
+        pm.protect_({"w": weights * 2}, 10, pm.Real(bits=4))
+
+
+def test_integers_that_leave_no_room_are_refused_and_left_alone(rng):
+    tensors = {name: torch.full((75,), 7, dtype=torch.int8) for name in ("a", "b")}
+    before = copy.deepcopy(tensors)
+    with pytest.raises(WordError, match=r"a \.\. b: 53 checks .* take more weights in one"):
+        pm.protect_(tensors, 5, pm.Real(bits=4))
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
 
 
 def test_memory_formats_and_tied_weights(carrier):

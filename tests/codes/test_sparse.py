@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from parimend.codes import LowBits, RealCode, Sparse, from_spec
+from parimend.decoders import prepared
 from parimend.errors import SpecError
 from tests.codes.contract import RealCodeContract
 
@@ -227,6 +228,12 @@ class TestForErrors:
         assert code.imposed > 0
         assert code.word_bits == word_bits
 
+    @given(n=st.integers(1_500_000, 10**9), errors=st.integers(1, 30))
+    def test_long_words_have_few_errors_too(self, n, errors):
+        code = Sparse.for_errors(n, errors)
+        assert code.own >= 4
+        assert code.m <= max(Sparse.for_errors(10**6, errors).m, 40)
+
     @given(n=st.integers(120, 20_000), data=st.data())
     def test_takes_a_given_number_of_checks(self, n, data):
         m = data.draw(st.integers(24, n // 5))
@@ -236,6 +243,33 @@ class TestForErrors:
     def test_says_which_numbers_of_checks_fit(self, m):
         with pytest.raises(SpecError, match=rf"{m} checks do not fit 5120 weights, 24 to 1024 do"):
             Sparse.for_errors(5120, 10, m=m)
+
+    @given(
+        word_bits=st.sampled_from([4, 6, 8, 12, 16]),
+        n=st.integers(40_000, 10**8),
+        errors=st.integers(1, 1000),
+    )
+    def test_members_of_a_check_rarely_explain_it_by_chance(self, word_bits, n, errors):
+        code = Sparse.for_errors(n, errors, word_bits=word_bits)
+        members = n * code.weights[0][0] / code.m
+        assert members * 2.0 ** (word_bits + 1 - code.coefficient_bits) < 0.25
+
+    def test_long_words_of_short_integers_are_repaired(self, rng):
+        """With coefficients of 20 bits, as in short words, one in twenty was not."""
+        code = Sparse.for_errors(1_000_000, 80, word_bits=8)
+        decoder = prepared(code)
+        for _ in range(60):
+            at = np.sort(rng.choice(code.n, 80, replace=False))
+            values = rng.integers(1, 128, 80) * rng.choice([-1, 1], 80)
+            decoding = decoder.decode(
+                code.columns.take(at).multiply(values, np.zeros(code.m, np.int64))
+            )
+            np.testing.assert_array_equal(decoding.positions, at)
+            np.testing.assert_array_equal(decoding.values, values)
+
+    def test_says_how_many_checks_long_words_take(self):
+        with pytest.raises(SpecError, match="24 checks do not fit 17200000 weights, 28 to 3440000"):
+            Sparse.for_errors(17_200_000, 1, m=24)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

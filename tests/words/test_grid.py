@@ -170,6 +170,7 @@ class TestChoice:
     def test_bits_of_integers_are_at_most_those_of_the_type(self):
         assert choose_grid(np.array([3], np.int8), "I8", "w", 18) == Grid(8, 0)
         assert choose_grid(np.array([3], np.int16), "I16", "w", 12) == Grid(12, 0)
+        assert choose_grid(np.array([-128, 127], np.int8), "I8", "w") == Grid(8, 0)
 
     @pytest.mark.parametrize("values", [[], [0.0, 0.0], [-0.0]])
     def test_zeros_have_a_grid_too(self, values):
@@ -194,6 +195,8 @@ class TestChoice:
             ([1.0], "F32", 3, "a F32 grid has 4 to 24 bits, not 3"),
             ([1.0], "F64", 33, "a F64 grid has 4 to 32 bits, not 33"),
             ([1], "I8", 3, "a I8 grid has 4 to 8 bits, not 3"),
+            ([-9, 8], "I8", 4, "integers as large as 9 are beyond a grid of 4 bits: take more"),
+            ([-129], "I16", 8, "integers as large as 129 are beyond a grid of 8 bits"),
             ([[1.0, 2.0], [np.nan, 0.0]], "F32", None, "1 of 4 elements are not finite (first [1"),
             ([1.0, -np.inf], "F32", None, "1 of 2 elements are not finite (first [1])"),
             ([3e38], "F32", None, "weights as large as 3e+38 have no grid of 18 bits"),

@@ -46,7 +46,8 @@ class Real(Imposing):
 
     Args:
         rows: number of checks of every word, instead of as many as are needed.
-        bits: of a float weight on its grid; 18 by default.
+        bits: of a weight on its grid: 18 by default, of integers all that they have. With fewer,
+            these stay in the range of fewer: int8 weights between -7 and 7 with 4.
         calibration: batches of inputs: the weights then move where that changes the outputs of the
             model least, not where the way is shortest. 500 inputs or more; a batch is a tensor, a
             tuple that begins with one, or a dict of keyword arguments.
@@ -108,7 +109,7 @@ class Real(Imposing):
         try:
             q, target = round_held(code, mine, x, spread)
         except WordError as error:
-            raise WordError(f"{word.parts[0].name}: {error}") from None
+            raise WordError(f"{word.name}: {error}") from None
         squares = spread.sum(np.array([np.sum((q - before) ** 2), np.sum(before**2)]))
         moved = math.sqrt(squares[0] / max(squares[1], 1e-300))
         if self._project is None:

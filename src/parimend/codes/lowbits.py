@@ -40,7 +40,7 @@ class LowBits(SparseIntegers):
         return self.n == word.elements and not word.masked and floats
 
     @classmethod
-    def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:
+    def _coefficient_bits(cls, word_bits: int, own: int = 12, members: int = 1) -> int:
         return 63
 
     @classmethod

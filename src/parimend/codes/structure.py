@@ -144,8 +144,8 @@ class SparseIntegers(Code):
 
     @classmethod
     @abstractmethod
-    def _coefficient_bits(cls, word_bits: int, own: int = 12) -> int:
-        """How long coefficients should be."""
+    def _coefficient_bits(cls, word_bits: int, own: int = 12, members: int = 1) -> int:
+        """How long coefficients should be, of checks with so many members."""
 
     @classmethod
     @abstractmethod
@@ -191,10 +191,11 @@ class SparseIntegers(Code):
             raise SpecError(f"a sparse code needs n >= 1 and m >= 1, not n={n}, m={m}")
         word_bits = cls.word_bits if word_bits is None else word_bits
         root = math.sqrt(errors)
-        without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, 24)
+        fewest = _fewest_checks(n)
+        without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, fewest)
         given = m
         if m is None:
-            m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, 24)
+            m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, fewest)
             while m < without and not cls._pairs_possible(n, m, word_bits):
                 m += 1
         pairs = cls._pairs_possible(n, m, word_bits)
@@ -209,9 +210,9 @@ class SparseIntegers(Code):
             weights = ((light, 920), (max(16, light + 1), 80)) if m >= 64 else ((light, 1000),)
             share = weights[0][1]
         own = min(12, _choices(free, light - 1, 12), n * share // 1000 // max(imposed, 1))
-        if own < 4 and given and n >= 5 * 24:
+        if own < 4 and given and n >= 5 * fewest:
             raise SpecError(
-                f"{given} checks do not fit {n} weights, 24 to {n // 5} do: take as many, or "
+                f"{given} checks do not fit {n} weights, {fewest} to {n // 5} do: take as many, or "
                 "protect more weights in one word"
             )
         if own < 4:
@@ -232,7 +233,9 @@ class SparseIntegers(Code):
             free=free,
             word_bits=word_bits,
             # With checks to spare, pairs need not be told apart.
-            coefficient_bits=cls._coefficient_bits(word_bits, own if m >= without else 12),
+            coefficient_bits=cls._coefficient_bits(
+                word_bits, own if m >= without else 12, 1 if pairs else n * light // m
+            ),
         )
 
     def promise(self, errors: int, word: Word) -> Promise:
@@ -367,6 +370,18 @@ def _choices(m: int, d: int, enough: int) -> int:
             break
         count = count * (m - k) // (k + 1)
     return count if d <= m else 0
+
+
+def _fewest_checks(n: int) -> int:
+    """The fewest checks that give n columns distinct supports: 24 up to two million columns.
+
+    >>> _fewest_checks(5120), _fewest_checks(17_200_000)
+    (24, 28)
+    """
+    m = 24
+    while lightest(n, m, 3) == m:
+        m += 1
+    return m
 
 
 def lightest(n: int, m: int, light: int) -> int:

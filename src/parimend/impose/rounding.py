@@ -1,9 +1,9 @@
 """Exact rounding: from real numbers near a code to an integer word inside it.
 
-Rounding to the grid leaves a residual of a few units in every check. The checks are then cleared
-one after the other: each moves the columns that it owns by a short integer vector that cancels its
-residual exactly and, because the other checks of those columns come later, disturbs no check that
-is already clear.
+Integers near to the code (`parimend.impose.near`) leave a residual of a few units in every check.
+The checks are then cleared one after the other: each moves the columns that it owns by a short
+integer vector that cancels its residual exactly and, because the other checks of those columns come
+later, disturbs no check that is already clear.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from parimend import kernels
 from parimend.codes.sparse import Sparse
 from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel
+from parimend.impose.near import near
 from parimend.stores.spread import Elements, Spread, common
+
+_ROOMS = (0, 1, 2, 4, 8, 12)  # sixteenths of the range, left free for moves of owned columns
 
 
 class Rounded(NamedTuple):
@@ -37,8 +40,8 @@ class Rounded(NamedTuple):
 def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
     """The integer word of the code near ``x``.
 
-    If an entry ends out of range, the outermost 16th of the range is cut off ``x`` first: what the
-    largest entries then lack is cleared like the residual of rounding, and they have room.
+    It is in the range of the code's words, also where ``x`` is not. If a check moves a column that
+    it owns out of range, all owned columns start farther from the ends, so that they have room.
 
     Args:
         code: a sparse code.
@@ -46,8 +49,7 @@ def round_into(code: Sparse, x: NDArray[np.float64]) -> Rounded:
 
     Raises:
         SpecError: if ``x`` has another shape.
-        WordError: if an entry is not finite, is beyond the range of the code's words by more than a
-            quarter, or cannot be kept in it.
+        WordError: if an entry is not finite, or no word in range is found.
 
     Example:
         >>> code = Sparse(n=2000, m=64)
@@ -84,36 +86,32 @@ def round_held(
         WordError: see `round_into`.
     """
     limit = 1 << (code.word_bits - 1)
-    worst = _worst(x, spread)
-    if worst <= 1.25 * limit:
-        clear, columns = Clearing(code), code.columns.take(mine)
-        here, where = common(mine, code.owned.ravel())
-        for edge in (limit - 1, limit - 1 - limit // 16):
-            q = np.rint(np.clip(x, -edge, edge)).astype(np.int64)
-            syndrome = spread.sum(columns.multiply(q, np.zeros(code.m, np.int64)))
-            owned = np.zeros(code.owned.size, np.int64)
-            owned[where] = q[here]
-            owned = spread.sum(owned)
-            clear(owned, syndrome)
-            q[here] = owned[where]
-            worst = _worst(q, spread)
-            if worst < limit:
-                return q, syndrome
-    raise out_of_range(code, worst)
+    clear, columns = Clearing(code), code.columns.take(mine)
+    here, where = common(mine, code.owned.ravel())
+    edges = np.full(len(x), limit - 1.0)
+    for sixteenths in _ROOMS:
+        edges[here] = limit - 1 - limit * sixteenths // 16
+        q = near(code, columns, x, edges, spread)
+        syndrome = spread.sum(columns.multiply(q, np.zeros(code.m, np.int64)))
+        owned = np.zeros(code.owned.size, np.int64)
+        owned[where] = q[here]
+        owned = spread.sum(owned)
+        clear(owned, syndrome)
+        q[here] = owned[where]
+        if _worst(q, spread) < limit:
+            return q, syndrome
+    crowded = code.n < 100 * code.m  # elsewhere rounding leaves more than owned columns can take
+    remedy = "more weights in one word, fewer errors" if crowded else "fewer weights in one word"
+    raise WordError(
+        f"{code.m} checks cannot be imposed on {code.n} weights that stay below {limit} steps: "
+        f"take {remedy}, more bits where the dtype has them, or carrier='sidecar', which moves "
+        "no weights"
+    )
 
 
 def _worst(values: NDArray[Any], spread: Spread) -> float:
     """The largest magnitude in the whole word."""
     return float(spread.largest(np.array([np.abs(values).max(initial=0)], np.float64))[0])
-
-
-def out_of_range(code: Sparse, worst: float) -> WordError:
-    """The error to raise for a word with an entry of ``worst`` grid steps."""
-    return WordError(
-        f"a weight needs {worst:.0f} grid steps, but words of this code stay below "
-        f"{1 << (code.word_bits - 1)}: use a larger step (integers have none), ask for fewer "
-        "errors, or take carrier='sidecar', which moves no weights"
-    )
 
 
 class Clearing:

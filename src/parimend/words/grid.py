@@ -103,7 +103,9 @@ class Grid(NamedTuple):
 def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = None) -> Grid:
     """The grid of a tensor: the finest power-of-two step at which its weights fit.
 
-    One part in 16 of the range is kept free, so that imposing a code may move the largest weights.
+    One part in 16 of the range is kept free, so that imposing a code may move the largest weights;
+    not of integers, which have no other step. The lowest of two's complement, -128 of int8, is off
+    the grid, which is symmetric: it is moved to -127, or farther.
 
     Args:
         values: the weights, any shape.
@@ -113,8 +115,8 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
             bits of the type for integers.
 
     Raises:
-        WordError: for a dtype without a grid, non-finite weights, or weights too small or too large
-            for any grid; names the tensor.
+        WordError: for a dtype without a grid, non-finite weights, weights too small or too large
+            for any grid, or integers that need more bits; names the tensor.
 
     Example:
         >>> choose_grid(np.array([0.2, -0.11], np.float32), "F32", "w")
@@ -133,10 +135,15 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
         bits = min(bits, most)  # they were chosen for the float tensors beside it
     if not 4 <= bits <= most:
         raise WordError(f"{name}: a {dtype} grid has 4 to {most} bits, not {bits}")
-    if not is_float:
-        return Grid(bits, 0)
     require_finite(values, name)
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
+    if not is_float:
+        if largest > 1 << (bits - 1):
+            raise WordError(
+                f"{name}: integers as large as {largest:.0f} are beyond a grid of {bits} bits: "
+                f"take more bits, up to {most}"
+            )
+        return Grid(bits, 0)
     room = (1 << (bits - 1)) * (1.0 - 1.0 / 16.0)
     exponent = math.frexp(largest / room)[1] if largest else 1 - bits
     if exponent < bits - 126 or exponent + bits > 127:
