@@ -265,6 +265,11 @@ def test_plan_says_what_protect_does():
     assert word.moved == 0
 
 
+def test_zeros_are_hardly_moved():
+    seal = pm.protect_({"w": torch.zeros(50, 40)}, 5, "lowbits")
+    assert seal.notes["moved"][0] < 1
+
+
 def test_a_large_move_is_announced():
     with pytest.warns(UserWarning, match=r"0\.weight .. 3\.bias: the constraint moved"):
         pm.protect_(network(), 60, pm.Real(rows=300))

@@ -25,6 +25,9 @@ from parimend.stores.base import Tensors
 from parimend.words.grid import require_finite
 from parimend.words.layout import Word, whole
 
+_SMALLEST = 2.0**-126
+"""The least normal number: moves are relative to weights that large, or larger."""
+
 
 class Patterns:
     """Elements of 32 bits as unsigned integers: none is impossible."""
@@ -81,8 +84,8 @@ class LowBits(Imposing):
         except WordError as error:
             raise WordError(f"{word.parts[0].name}: {error}") from None
         after = lowered.word.view("<f4")
-        size = float(np.linalg.norm(before.astype(np.float64)))
-        moved = float(np.linalg.norm(after.astype(np.float64) - before) / max(size, 1e-300))
+        size = max(float(np.linalg.norm(before.astype(np.float64))), _SMALLEST * code.n**0.5)
+        moved = float(np.linalg.norm(after.astype(np.float64) - before) / size)
         data = [
             piece.view(np.uint8).reshape(-1, 4)[tensors.spread.held(part).elements]
             for part, piece in zip(word, word.split(lowered.word), strict=True)
