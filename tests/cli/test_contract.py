@@ -1,5 +1,6 @@
 """How commands end: exit status, one line that says why, and an object with ``--json``."""
 
+import errno
 import json
 import os
 import re
@@ -187,7 +188,8 @@ def unread():
 
 
 @pytest.mark.parametrize(
-    ("made", "status", "says"), [(full, 2, "No space left on device"), (unread, 141, "")]
+    ("made", "status", "says"),
+    [(full, 2, "parimend: No space left on device"), (unread, 141, "")],
 )
 def test_an_output_that_takes_nothing(model, made, status, says):
     out = made()
@@ -198,6 +200,45 @@ def test_an_output_that_takes_nothing(model, made, status, says):
     assert done.returncode == status
     assert done.stderr.decode().count("\n") == bool(says)
     assert says in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["check", "MODEL", "--receipt", "OUT.json"], "verdict"),
+        (["plan", "MODEL", "--map", "OUT.json"], "guaranteed"),
+        (["plan", "MODEL", "--csv", "OUT.csv"], "guaranteed"),
+        (["inject", "MODEL", "-o", "broken.npy", "-f", "zero", "--save", "OUT.json"], "faults"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_answer_is_given_though_what_goes_beside_it_cannot_be_written(
+    model, run, tmp_path, monkeypatch, arguments, key, as_json
+):
+    """As on a full disk, after hours of work."""
+
+    def full(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if ".OUT" in name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("parimend.planner.maps.BUDGETS", (3,))
+    monkeypatch.chdir(tmp_path)
+    given = [str(model) if each == "MODEL" else each for each in arguments]
+    without = run(*given[:-2], *["--json"] * as_json)
+    status, out, err = run(*given, *["--json"] * as_json)
+    assert (without[0], status) == (0, 2)
+    told = f"{given[-1]}: No space left on device"
+    assert err == f"parimend: {told}\n"
+    assert not (tmp_path / given[-1]).exists()
+    if as_json:
+        told_without, said = json.loads(without[1]), json.loads(out)
+        assert said.pop("error") == told
+        assert said.keys() == told_without.keys()
+        assert said[key] == told_without[key]
+    else:
+        assert len(out.splitlines()) == len(without[1].splitlines()) > 0
 
 
 def test_no_output_at_all(model):

@@ -59,9 +59,10 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_json(command: str, content: dict[str, Any]) -> None:
-    """One JSON object on a line of its own."""
-    print(json.dumps({"schema": SCHEMA, "command": command, **content}))
+def print_json(command: str, content: dict[str, Any], error: str = "") -> None:
+    """One JSON object on a line of its own; with an error, if there is one."""
+    error_of = {"error": error} if error else {}
+    print(json.dumps({"schema": SCHEMA, "command": command, **content, **error_of}))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
