@@ -34,7 +34,10 @@ from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 
 # Why nothing can be written somewhere, whatever it is.
-_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_HERE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+}
 _ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 
 
