@@ -79,9 +79,13 @@ def test_several_paths(folder, run, tmp_path):
     assert (code, f"not protected: {nothing}: it is missing" in out) == (1, True)
 
 
-def test_one_of_several_paths_that_cannot_be_protected(folder, run, tmp_path):
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"{}")
+@pytest.mark.parametrize("name", ["broken.safetensors", "broken.onnx", "x.index.json", "empty/"])
+def test_one_of_several_paths_that_cannot_be_protected(folder, run, tmp_path, name):
+    broken = tmp_path / name
+    if name.endswith("/"):
+        broken.mkdir()
+    else:
+        broken.write_bytes(b"{}")
     code, out, _ = run("protect", broken, folder / NAMES[0], "--json")
     made = json.loads(out)
     assert (code, [each["path"] for each in made["problems"]]) == (1, [str(broken)])
