@@ -229,9 +229,14 @@ class Members:
             if where.own
             else "its own is lost: fetch it"
         )
-        force = f"remove {where.seal}" if where.seal else f"{self._protect} --force"
+        # Not --force: it would seal what is damaged elsewhere in the set.
+        meant = (
+            f"remove {where.seal}"
+            if where.seal
+            else f"{self._protect}, with the options of before, notes it"
+        )
         return (
-            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {force}"
+            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {meant}"
         )
 
     @property
