@@ -24,6 +24,7 @@ from parimend.files.targets import (
     has_others,
     index_first,
     is_index,
+    is_shard,
     is_weights,
     missing,
     names_below,
@@ -203,14 +204,7 @@ class Members:
         if not os.path.lexists(path):
             if isinstance(error, SourceError):
                 return f"missing: {error}"
-            known = self.seals.has(path)
-            repair = (
-                f"parimend repair {command_word(path)}{self.seals.option} --in-place --from OTHER"
-            )
-            return (
-                "missing: it was protected together with the others, or is listed with them; fetch "
-                "it again" + f" ({repair} does, and proves it)" * known
-            )
+            return self._missing(path)
         if gone := missing(path):
             return f"missing: {gone}; fetch it again"
         if isinstance(error, OSError):
@@ -221,6 +215,23 @@ class Members:
                 f"({self._protect} takes it up)"
             )
         return str(error)
+
+    def _missing(self, path: Path) -> str:
+        """What to do about a member that is not there, in words."""
+        is_noted, known = self.name(path) in self._noted, self.seals.has(path)
+        why = "it was protected together with the others, or is listed with them"
+        if known and not is_noted:
+            why = "its seal is there"
+        at = f"{command_word(path)}{self.seals.option}"
+        fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)" * known
+        steps = []
+        if self.path.is_dir() and not is_shard(path.name):
+            side = self.seals.place(path, None)
+            steps += [f"remove {command_word(side)}"] if side and known else []
+            # Only then: --force seals what is damaged as it is.
+            steps += [f"when the others are clean, {self._protect} --force"] if is_noted else []
+        unwanted = f"; or, if it is no longer wanted, {', and '.join(steps)}" if steps else ""
+        return f"missing: {why}; fetch it again{fetch}{unwanted}"
 
     def _why(self, where: Displaced) -> str:
         """What is the matter with a member that holds what another one held, in words."""
