@@ -17,7 +17,7 @@ from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, engine_of
 from parimend.files.examining import Act, report_on
-from parimend.files.looking import Looked, looked_at
+from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit
 from parimend.files.opening import opened
 from parimend.files.seals import Seals
@@ -115,7 +115,7 @@ def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
     with opened(path, seals) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
-        outcome = report_on(found.sealed, tensors, found.file, path, act)
+        outcome = settled(report_on(found.sealed, tensors, found.file, path, act), found)
         return looked_at(outcome, found, outcome)
 
 
