@@ -151,6 +151,18 @@ def test_what_is_left_out_of_a_set_is_not_said_to_be_missing(pipeline):
         protect_file(folder, errors=2)
 
 
+def test_what_another_path_brings_is_not_left_out(pipeline):
+    folder, _ = pipeline
+    index, vocabulary = folder / INDICES[0], folder / "tokenizer" / "vocab.txt"
+    apart = index.with_name("apart.safetensors")
+    apart.write_bytes((folder / "consolidated.safetensors").read_bytes())
+    assert str(apart) in protect_all([index, vocabulary], 2).left_out
+    assert str(apart) not in protect_all([index, apart], 2).left_out
+    made = protect_all([folder, vocabulary], 2)
+    assert str(vocabulary) in {file.path for file in made.files}
+    assert sorted(made.others) == [str(folder / name) for name in OTHERS if "vocab" not in name]
+
+
 @pytest.mark.parametrize("index", INDICES)
 def test_missing_and_surplus_shards_are_told_each(pipeline, index):
     folder, _ = pipeline

@@ -185,16 +185,24 @@ def protect_all(
 def _together(made: Sequence[Protected], failed: Mapping[Path, str]) -> Protected:
     """What came of several paths, as of one; and why others failed, in words."""
     problems = ((str(path), why) for path, why in failed.items())
+    files = tuple(file for each in made for file in each.files)
+    taken = {Path(file.path) for file in files}
     return Protected(
         path=", ".join([*(each.path for each in made), *map(str, failed)]),
-        files=tuple(file for each in made for file in each.files),
+        files=files,
         problems=dict(chain(*(each.problems.items() for each in made), problems)),
         left_out={
             os.path.join(_folder(Path(each.path)), name): why
             for each in made
             for name, why in each.left_out.items()
+            if _folder(Path(each.path)) / name not in taken
         },
-        others=[os.path.join(each.path, name) for each in made for name in each.others],
+        others=[
+            os.path.join(each.path, name)
+            for each in made
+            for name in each.others
+            if Path(each.path, name) not in taken
+        ],
     )
 
 
@@ -229,9 +237,9 @@ def _protected(
         for file, goal in zip(files, goals, strict=True)
     ]
     goes_on = path.is_dir() or is_index(path)
+    rest = left_out(files, folder) if goes_on else []
     ready, problems = each_of(todo, goes_on, _HOPELESS)
     made, more = each_of(ready, goes_on, _HOPELESS)
-    rest = left_out(files, folder) if is_set else []
     weights = {
         name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
     }
