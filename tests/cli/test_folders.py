@@ -72,6 +72,11 @@ def test_several_paths(folder, run, tmp_path):
     assert verdicts[str(folder / NAMES[1])] == "corrected"
     assert alone.read_bytes() == original
     assert run("check", alone, folder, "-q") == (0, "", "")
+    code, out, _ = run("inspect", nothing, alone, folder, "--json")
+    told = {file["path"]: file.get("problem") for file in json.loads(out)["files"]}
+    assert (code, len(told), told.pop(str(nothing))) == (1, 5, "it is missing")
+    assert {*told.values()} == {None}
+    assert run("inspect", alone, folder)[0] == 0
     for command in (("protect", "--carrier", "real"), ("repair",)):
         code, _, error = run(*command, alone, folder, "-o", tmp_path / "out")
         assert (code, "is the place of one result" in error) == (2, True)
