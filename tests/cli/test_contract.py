@@ -241,6 +241,17 @@ def test_an_answer_is_given_though_what_goes_beside_it_cannot_be_written(
         assert len(out.splitlines()) == len(without[1].splitlines()) > 0
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_what_is_printed_to_is_not_replaced(model, tmp_path, stream):
+    """As /dev/stdout, redirected to a file: what is printed would be lost."""
+    log = tmp_path / "log"
+    command = f'"$0" -m parimend check "$1" --receipt /dev/fd/{stream} >>"$2" 2>&1'
+    log.write_text("before\n")
+    assert subprocess.run(["sh", "-c", command, sys.executable, model, log]).returncode == 2
+    told = f"/dev/fd/{stream} is what this process prints to: name another file"
+    assert log.read_text() == f"before\nparimend: {told}\n"
+
+
 def test_no_output_at_all(model):
     command = '"$0" -m parimend check "$1" >&- 2>&-'
     assert subprocess.run(["sh", "-c", command, sys.executable, model]).returncode == 0
