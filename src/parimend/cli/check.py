@@ -21,6 +21,7 @@ Paths = Annotated[
     list[Path],
     typer.Argument(
         metavar="PATH",
+        readable=False,  # it is told of each when its turn comes
         help="One or more of these: a protected file; a folder, with all that is protected in it "
         "and below; or the index (.index.json) of a sharded checkpoint.",
     ),

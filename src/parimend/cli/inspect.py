@@ -25,6 +25,7 @@ def command(
         list[Path],
         typer.Argument(
             metavar="PATH",
+            readable=False,  # it is told of each when its turn comes
             help="One or more of these: a protected file; a folder; or the index of shards.",
         ),
     ],

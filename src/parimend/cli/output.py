@@ -95,7 +95,7 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
         return
     from rich.progress import DownloadColumn, TimeRemainingColumn
 
-    total = sum(file.stat().st_size for file in files if file.exists())
+    total = sum(os.path.getsize(file) for file in files if os.path.exists(file))
     with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
 

@@ -39,7 +39,12 @@ _IS = (
 )
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="A " + _IS)]
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="SRC", help="One or more of these: a " + _IS)
+    list[Path],
+    typer.Argument(
+        metavar="SRC",
+        readable=False,  # it is told of each when its turn comes
+        help="One or more of these: a " + _IS,
+    ),
 ]
 CarrierOption = Annotated[
     CarrierName,

@@ -36,7 +36,7 @@ from parimend.files.seals import (
     name_of,
 )
 from parimend.files.targets import PLACE
-from parimend.files.walking import walk
+from parimend.files.walking import require_readable, walk
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
 from parimend.seal import Seal
@@ -206,6 +206,7 @@ class Apart(Seals):
     def _files(self) -> list[Path]:
         if self.is_one:
             return [self.where] if self.where.exists() else []
+        require_readable(self.where)
         return sorted(self.where / name for name in walk(self.where) if name.endswith(SUFFIX))
 
     @cached_property

@@ -30,7 +30,9 @@ from parimend.files.targets import (
     names_below,
     noted,
     others,
+    reason,
 )
+from parimend.files.walking import unreadable
 from parimend.regular import read_regular
 from parimend.showing import command_word
 
@@ -55,7 +57,7 @@ class Members:
     """
 
     def __init__(self, path: Path, seals: Seals) -> None:
-        is_folder = path.is_dir()
+        is_folder = os.path.isdir(path)  # no error where it cannot be seen
         self.path = path
         self.seals = seals
         self.is_set = is_folder or is_index(path)
@@ -71,6 +73,7 @@ class Members:
         self._at = 0
         self._found: dict[Path, Any] = {}
         self._failed: dict[Path, Exception] = {}
+        self._unseen = unreadable(path) if is_folder else {}
         self._is_protected = False
         self._names: list[str] = []
         self._known: set[str] = set()
@@ -122,6 +125,8 @@ class Members:
                 raise error
         elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
+            for error in self._unseen.values():
+                raise error
             if not self._failed:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
             none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
@@ -129,7 +134,8 @@ class Members:
                 if isinstance(error.__cause__, FormatError):  # it is damaged
                     raise SealError(f"{none}, and {error}")
             raise SealError(f"{none} ({self._protect} makes them)")
-        problems = {path: self._problem(error, path) for path, error in self._failed.items()}
+        failed = self._failed | self._unseen
+        problems = {path: self._problem(error, path) for path, error in failed.items()}
         problems |= {path: self._why(where) for path, where in self._displaced.items()}
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
@@ -201,14 +207,15 @@ class Members:
 
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
-        if not os.path.lexists(path):
+        is_hidden = isinstance(error, PermissionError)  # by itself, or by a folder on the way
+        if not is_hidden and not os.path.lexists(path):
             if isinstance(error, SourceError):
                 return f"missing: {error}"
             return self._missing(path)
-        if gone := missing(path):
+        if not is_hidden and (gone := missing(path)):
             return f"missing: {gone}; fetch it again"
         if isinstance(error, OSError):
-            return f"cannot be looked at: {error.strerror or error}"
+            return f"cannot be looked at: {reason(error, path)}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
             return (
                 "added: it has no seal, and was not protected together with the others "

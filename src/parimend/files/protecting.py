@@ -25,6 +25,7 @@ from parimend.files.targets import (
     left_out,
     missing,
     notes_of,
+    reason,
     targets,
 )
 from parimend.formats import FORMATS
@@ -303,7 +304,8 @@ def each_of(
 def _problem(error: Exception, path: Path) -> str:
     if not isinstance(error, OSError):
         return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-    return missing(path) or str(error.strerror or error)
+    gone = "" if isinstance(error, PermissionError) else missing(path)
+    return gone or reason(error, path)
 
 
 def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
