@@ -1,5 +1,6 @@
 """How commands end: exit status, one line that says why, and an object with ``--json``."""
 
+import ctypes
 import errno
 import json
 import os
@@ -152,6 +153,25 @@ def test_a_real_interrupt(run, monkeypatch):
     monkeypatch.setattr("parimend.files.known_members", stop)
     code, out, err = run("check", "x", "--json")
     assert (code, json.loads(out)["error"], err) == (130, "interrupted", "parimend: interrupted\n")
+
+
+def test_an_interrupt_that_a_compiler_loses(capsys):
+    """As LLVM does, which calls Python back: what it fails with then is no error of ours."""
+
+    @ctypes.CFUNCTYPE(None)
+    def called_back():
+        raise KeyboardInterrupt
+
+    @held("it")
+    def command(json):
+        called_back()
+        raise RuntimeError("no compiled object yet")
+
+    before = sys.unraisablehook
+    with pytest.raises(SystemExit) as end:
+        command(json=False)
+    assert (end.value.code, capsys.readouterr().err) == (130, "parimend: interrupted\n")
+    assert sys.unraisablehook is before
 
 
 @pytest.fixture

@@ -72,6 +72,12 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         tell(text)
         raise SystemExit(status) from None
 
+    # An interrupt while a compiler calls back is lost there, and makes it fail later.
+    lost: list[object] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: (
+        lost.append(told.exc_type) if told.exc_type is KeyboardInterrupt else hook(told)
+    )
     try:
         yield
         sys.stdout.flush()
@@ -91,9 +97,13 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception:
+        if lost:
+            fail("interrupted", Status.INTERRUPTED)
         for line in traceback.format_exc().splitlines():
             tell(line, prefix="")
         fail("this is an error of parimend itself; please report what is printed above")
+    finally:
+        sys.unraisablehook = hook
 
 
 def reason(error: ParimendError | OSError) -> str:
