@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.contract import reason, require_written
+from parimend.cli.contract import reason, require_written, tell
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 from parimend.errors import ParimendError
@@ -133,13 +133,18 @@ def _require_place(receipt: Path, known: Iterable[Path]) -> None:
 
 
 def _print_ranges(report: Report) -> int:
-    """Print what is to be fetched, for programs; the exit status."""
+    """Print what is to be fetched, for programs, and tell of files of which that is not known; the
+    exit status.
+    """
     from parimend.files.blocks import ranges_text
+    from parimend.outcomes import Verdict
 
     for file in report.files:
         if file.ranges:
             name = f"{file.path}\t" if len(report.files) > 1 else ""
             print(name + ranges_text(file.ranges))
+        elif not file.ok and file.verdict is not Verdict.CORRECTABLE:
+            tell(f"{file.path}: {'; '.join(file.findings)}")
     return 0 if report.ok else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -121,7 +122,9 @@ class Members:
             FormatError: if a folder has no files that could be.
         """
         if not self.is_set:
-            for error in self._failed.values():
+            for path, error in self._failed.items():
+                if isinstance(error, FileNotFoundError) and self._is_gone(path):
+                    raise FileNotFoundError(errno.ENOENT, self._missing(path), str(path)) from None
                 raise error
         elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
@@ -222,6 +225,10 @@ class Members:
                 f"({self._protect} takes it up)"
             )
         return str(error)
+
+    def _is_gone(self, path: Path) -> bool:
+        """Whether a file is not there, and its seal is."""
+        return not os.path.lexists(path) and self.seals.has(path)
 
     def _missing(self, path: Path) -> str:
         """What to do about a member that is not there, in words."""
