@@ -388,10 +388,13 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, rng, hide, is_together):
     """What is in it is not known, so that what is around it does not make up a clean whole."""
     paths = [tmp_path / "a.bin", tmp_path / "below" / "b.bin"]
     paths[1].parent.mkdir()
+    (tmp_path / "lost+found").mkdir()
     for path in paths:
         path.write_bytes(weights(rng))
     for path in [tmp_path] if is_together else paths:
         protect_file(path, 2)
+    hide(tmp_path / "lost+found")
+    assert check_file(tmp_path).verdict is Verdict.CLEAN
     hide(tmp_path / "below")
     for act in (check_file, repair_file):
         told = {file.path: file.problem for file in act(tmp_path).files}

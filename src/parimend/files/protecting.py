@@ -315,7 +315,7 @@ def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
     if not found:
         raise FormatError(
             f"{folder} has no file with a place for a seal in it ({', '.join(able)}): protect it "
-            "with carrier='sidecar'"
+            "with --carrier sidecar (in Python: carrier='sidecar')"
         )
     return found
 
@@ -337,11 +337,14 @@ def _seals(
         if seal_dir is not None:
             raise SpecError(
                 f"carrier={request.carrier.name!r} puts the seal into the file: it takes no "
-                "seal_dir"
+                "--seal-dir (in Python: seal_dir=)"
             )
         return Beside()
     if out is not None and seal_dir is not None:
-        raise SpecError("out and seal_dir both say where the seal goes: give one of them")
+        raise SpecError(
+            "-o and --seal-dir (in Python: out= and seal_dir=) both say where the seal goes: give "
+            "one of them"
+        )
     if seal_dir is not None:
         return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_one=False)
     if out is None:
@@ -349,7 +352,8 @@ def _seals(
     where = path_of(out, "out")
     if not where.is_dir() and (len(files) > 1 or path.is_dir()):
         raise SpecError(
-            f"{path} has {len(files)} files: give a folder for their seals, with seal_dir"
+            f"{path} has {len(files)} files: give a folder for their seals, with --seal-dir (in "
+            "Python: seal_dir=)"
         )
     return Apart(where, proven=True)
 

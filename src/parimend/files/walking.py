@@ -10,8 +10,8 @@ from pathlib import Path
 def walk(folder: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
     """Names of the files in and below a folder, from it on, folder by folder.
 
-    Hidden ones and what is no regular file are left out; a link that leads nowhere is not. Folders
-    that are links are named, as ``name/``, and not followed: they may lead back.
+    Hidden ones, ``lost+found`` and what is no regular file are left out; a link that leads nowhere
+    is not. Folders that are links are named, as ``name/``, and not followed: they may lead back.
 
     Args:
         folder: the folder.
@@ -19,11 +19,15 @@ def walk(folder: Path, onerror: Callable[[OSError], object] | None = None) -> It
     """
     for base, folders, files in os.walk(folder, onerror=onerror):
         links = {name for name in folders if os.path.islink(os.path.join(base, name))}
-        shown = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in folders if not _is_hidden(name))
         folders[:] = [name for name in shown if name not in links]
         prefix = "" if base == os.fspath(folder) else os.path.relpath(base, folder) + "/"
         yield from (prefix + name for name in sorted(files) if _is_file(base, name))
         yield from (f"{prefix}{name}/" for name in shown if name in links)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "lost+found"  # where disks begin, and root's alone
 
 
 def _is_file(base: str, name: str) -> bool:
