@@ -133,6 +133,28 @@ def test_a_shard_that_was_overwritten_with_another_one(sharded):
     assert [*load_folder(folder, seal_dir=seals)] == SHARDS
 
 
+@pytest.mark.parametrize("count", [40, 3000])
+def test_a_file_copied_over_one_of_its_size_and_header_is_known_by_its_content(
+    tmp_path, rng, count
+):
+    """As ``cp last best``; the larger one has more wrong words than the budget, the other fewer."""
+    folder, where = tmp_path / "model", {"seal_dir": tmp_path / "seals"}
+    folder.mkdir()
+    for name in ("best.npy", "last.npy"):
+        np.save(folder / name, rng.standard_normal(count, np.float32))
+    protect_file(folder, 210, **where)
+    shutil.copy(folder / "last.npy", folder / "best.npy")
+    [(name, told)] = problems(folder, **where).items()
+    assert (name, told.partition(":")[0]) == (
+        "best.npy",
+        "holds what was protected as last.npy, and its own is lost",
+    )
+    assert repair_file(folder, **where).verdict is Verdict.UNKNOWN
+    assert all(made.is_kept for made in protect_file(folder, 210, **where))
+    Path(told.partition("if that is meant, remove ")[2]).unlink()
+    assert problems(folder, **where) == {}
+
+
 def test_what_is_meant_to_be_there_is_said_by_taking_its_old_seal_away(sharded):
     folder, seals, (one, other) = sharded
     shutil.copy(one, other)
