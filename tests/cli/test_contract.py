@@ -146,6 +146,17 @@ def test_whatever_ends_a_command(capsys, raised, status, says, as_json):
     assert error == (says if as_json else "")
 
 
+@pytest.mark.parametrize("given", [[""], ["x", "--seal-dir="], ["x", "--seal-dir", ""], ["--", ""]])
+def test_what_a_variable_that_is_not_set_leaves(run, monkeypatch, tmp_path, given):
+    """As a path it would be this folder, and all of it protected or checked."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones(9))
+    for command in (["check"], ["protect"], ["repair", "--in-place"]):
+        code, out, err = run(*command, *given)
+        assert (code, out, "(this folder is .)" in err) == (2, "", True)
+    assert os.listdir() == ["x.npy"]
+
+
 def test_a_real_interrupt(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
