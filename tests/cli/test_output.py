@@ -40,6 +40,11 @@ def test_a_path_is_typed_as_a_shell_reads_it(rng):
 CELL = st.text(st.characters(), max_size=40)
 
 
+def test_names_are_not_broken_at_hyphens():
+    lines = list(table(["file"], [["cannot be found: model-00001-of-00002"]], 24))
+    assert lines[-2:] == ["cannot be found:", "model-00001-of-00002"]
+
+
 @given(st.data(), st.integers(1, 4), st.none() | st.integers(1, 60))
 def test_tables_cut_no_text(data, count, width):
     columns = data.draw(st.lists(CELL.map(escaped), min_size=count, max_size=count))
