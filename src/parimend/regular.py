@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -76,13 +79,22 @@ def require_place(path: str | os.PathLike[str]) -> None:
     """Refuse a path that is taken by something that a file must not replace.
 
     Raises:
-        FormatError: if there is something else than a regular file.
+        FormatError: if there is something else than a regular file, or the one that this process
+            prints to, as ``/dev/stdout`` may be: what is printed would be lost with it.
     """
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return
     _require_regular(found, path)
+    if any(os.path.samestat(found, each) for each in _printed_to()):
+        raise FormatError(f"{os.fspath(path)} is what this process prints to: name another file")
+
+
+def _printed_to() -> Iterator[os.stat_result]:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, closed, or no file
+            yield os.fstat(stream.fileno())
 
 
 def state_of(path: str | os.PathLike[str] | int) -> State | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,13 +31,24 @@ def escaped(text: str) -> str:
 
 
 def command_word(path: object) -> str:
-    """A path as it is typed in a shell.
+    r"""A path as it is typed in a shell, on one line; where that takes ``$'...'``, in bash or zsh.
 
     >>> print("parimend check", command_word("my model.bin"), command_word("-x"))
     parimend check 'my model.bin' ./-x
+    >>> print(command_word("a\n'b'"))
+    $'a\x0a\x27b\x27'
     """
     text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    text = f"./{text}" if text.startswith("-") else text
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(map(_typed, text)) + "'"
+
+
+def _typed(character: str) -> str:
+    if character.isprintable() and character not in "'\\":
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def brief(text: str, most: int = 100) -> str:
@@ -92,7 +104,11 @@ def table(
     yield line(columns)
     yield "-" * (sum(sizes[:-1]) + 2 * len(sizes) - 2 + min(sizes[-1], room))
     for *cells, last in shown:
-        first, *more = wrap(last, room, break_long_words=False) if len(last) > room else [last]
+        first, *more = (
+            wrap(last, room, break_long_words=False, break_on_hyphens=False)
+            if len(last) > room
+            else [last]
+        )
         yield line([*cells, first])
         for text in more:
             yield line([*("" for _ in cells), text])

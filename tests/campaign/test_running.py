@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.campaign import Spec, Store, resume, run, status
-from parimend.campaign.engines import Engine, Local, WorkerDiedError
+from parimend.campaign.engines import Engine, Local, WorkerDiedError, local
 from parimend.errors import BusyError, CampaignError, FormatError, MismatchError, SpecError
 from parimend.experiment import Counts
 from tests.campaign.conftest import HERE, RECIPE, tables
@@ -278,6 +281,21 @@ def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
     given = spec(networks={"digits": network}, faults={"flip": {"kind": "bitflip", "count": 1}})
     assert run(given, tmp_path / "out", workers=2).finished
     assert mark.exists()
+
+
+def test_an_interrupt_of_all_processes_ends_the_campaign(tmp_path, monkeypatch):
+    """As Ctrl-C in a terminal: what waits is cancelled, and the workers are gone already."""
+    monkeypatch.setattr(local, "_work", lambda folder, base, task: task or time.sleep(60))
+    engine = Local(2).start(tmp_path, tmp_path)
+    rows = engine.rows([1, *[0] * 20])
+    assert next(rows) == 1
+    for worker in [*engine.pool._processes]:
+        os.kill(worker, signal.SIGKILL)
+    closing = threading.Thread(target=rows.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()
+    engine.stop()
 
 
 def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatch):

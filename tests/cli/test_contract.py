@@ -1,5 +1,7 @@
 """How commands end: exit status, one line that says why, and an object with ``--json``."""
 
+import ctypes
+import errno
 import json
 import os
 import re
@@ -144,6 +146,17 @@ def test_whatever_ends_a_command(capsys, raised, status, says, as_json):
     assert error == (says if as_json else "")
 
 
+@pytest.mark.parametrize("given", [[""], ["x", "--seal-dir="], ["x", "--seal-dir", ""], ["--", ""]])
+def test_what_a_variable_that_is_not_set_leaves(run, monkeypatch, tmp_path, given):
+    """As a path it would be this folder, and all of it protected or checked."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones(9))
+    for command in (["check"], ["protect"], ["repair", "--in-place"]):
+        code, out, err = run(*command, *given)
+        assert (code, out, "(this folder is .)" in err) == (2, "", True)
+    assert os.listdir() == ["x.npy"]
+
+
 def test_a_real_interrupt(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -151,6 +164,25 @@ def test_a_real_interrupt(run, monkeypatch):
     monkeypatch.setattr("parimend.files.known_members", stop)
     code, out, err = run("check", "x", "--json")
     assert (code, json.loads(out)["error"], err) == (130, "interrupted", "parimend: interrupted\n")
+
+
+def test_an_interrupt_that_a_compiler_loses(capsys):
+    """As LLVM does, which calls Python back: what it fails with then is no error of ours."""
+
+    @ctypes.CFUNCTYPE(None)
+    def called_back():
+        raise KeyboardInterrupt
+
+    @held("it")
+    def command(json):
+        called_back()
+        raise RuntimeError("no compiled object yet")
+
+    before = sys.unraisablehook
+    with pytest.raises(SystemExit) as end:
+        command(json=False)
+    assert (end.value.code, capsys.readouterr().err) == (130, "parimend: interrupted\n")
+    assert sys.unraisablehook is before
 
 
 @pytest.fixture
@@ -187,7 +219,8 @@ def unread():
 
 
 @pytest.mark.parametrize(
-    ("made", "status", "says"), [(full, 2, "No space left on device"), (unread, 141, "")]
+    ("made", "status", "says"),
+    [(full, 2, "parimend: No space left on device"), (unread, 141, "")],
 )
 def test_an_output_that_takes_nothing(model, made, status, says):
     out = made()
@@ -198,6 +231,56 @@ def test_an_output_that_takes_nothing(model, made, status, says):
     assert done.returncode == status
     assert done.stderr.decode().count("\n") == bool(says)
     assert says in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["check", "MODEL", "--receipt", "OUT.json"], "verdict"),
+        (["plan", "MODEL", "--map", "OUT.json"], "guaranteed"),
+        (["plan", "MODEL", "--csv", "OUT.csv"], "guaranteed"),
+        (["inject", "MODEL", "-o", "broken.npy", "-f", "zero", "--save", "OUT.json"], "faults"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_answer_is_given_though_what_goes_beside_it_cannot_be_written(
+    model, run, tmp_path, monkeypatch, arguments, key, as_json
+):
+    """As on a full disk, after hours of work."""
+
+    def full(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if ".OUT" in name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("parimend.planner.maps.BUDGETS", (3,))
+    monkeypatch.chdir(tmp_path)
+    given = [str(model) if each == "MODEL" else each for each in arguments]
+    without = run(*given[:-2], *["--json"] * as_json)
+    status, out, err = run(*given, *["--json"] * as_json)
+    assert (without[0], status) == (0, 2)
+    told = f"{given[-1]}: No space left on device"
+    assert err == f"parimend: {told}\n"
+    assert not (tmp_path / given[-1]).exists()
+    if as_json:
+        told_without, said = json.loads(without[1]), json.loads(out)
+        assert said.pop("error") == told
+        assert said.keys() == told_without.keys()
+        assert said[key] == told_without[key]
+    else:
+        assert len(out.splitlines()) == len(without[1].splitlines()) > 0
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_what_is_printed_to_is_not_replaced(model, tmp_path, stream):
+    """As /dev/stdout, redirected to a file: what is printed would be lost."""
+    log = tmp_path / "log"
+    command = f'"$0" -m parimend check "$1" --receipt /dev/fd/{stream} >>"$2" 2>&1'
+    log.write_text("before\n")
+    assert subprocess.run(["sh", "-c", command, sys.executable, model, log]).returncode == 2
+    told = f"/dev/fd/{stream} is what this process prints to: name another file"
+    assert log.read_text() == f"before\nparimend: {told}\n"
 
 
 def test_no_output_at_all(model):

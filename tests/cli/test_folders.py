@@ -72,6 +72,11 @@ def test_several_paths(folder, run, tmp_path):
     assert verdicts[str(folder / NAMES[1])] == "corrected"
     assert alone.read_bytes() == original
     assert run("check", alone, folder, "-q") == (0, "", "")
+    code, out, _ = run("inspect", nothing, alone, folder, "--json")
+    told = {file["path"]: file.get("problem") for file in json.loads(out)["files"]}
+    assert (code, len(told), told.pop(str(nothing))) == (1, 5, "it is missing")
+    assert {*told.values()} == {None}
+    assert run("inspect", alone, folder)[0] == 0
     for command in (("protect", "--carrier", "real"), ("repair",)):
         code, _, error = run(*command, alone, folder, "-o", tmp_path / "out")
         assert (code, "is the place of one result" in error) == (2, True)
@@ -79,9 +84,13 @@ def test_several_paths(folder, run, tmp_path):
     assert (code, f"not protected: {nothing}: it is missing" in out) == (1, True)
 
 
-def test_one_of_several_paths_that_cannot_be_protected(folder, run, tmp_path):
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"{}")
+@pytest.mark.parametrize("name", ["broken.safetensors", "broken.onnx", "x.index.json", "empty/"])
+def test_one_of_several_paths_that_cannot_be_protected(folder, run, tmp_path, name):
+    broken = tmp_path / name
+    if name.endswith("/"):
+        broken.mkdir()
+    else:
+        broken.write_bytes(b"{}")
     code, out, _ = run("protect", broken, folder / NAMES[0], "--json")
     made = json.loads(out)
     assert (code, [each["path"] for each in made["problems"]]) == (1, [str(broken)])

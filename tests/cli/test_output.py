@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend import protect_file
-from parimend.showing import escaped, table
+from parimend.showing import command_word, escaped, table
 
 NAME = "w\x1b[2J\u202e\x07\nmöd 模\x9b"
 
@@ -25,7 +26,23 @@ def test_escaped_text_is_one_printable_line(text):
     assert shown == text or not text.isprintable()
 
 
+def test_a_path_is_typed_as_a_shell_reads_it(rng):
+    any_bytes = [bytes(rng.integers(1, 256, rng.integers(1, 9), np.uint8)) for _ in range(500)]
+    names = [*any_bytes, b"-x", b"my model.bin", b"a'b\nc\\d", "größe\t模".encode()]
+    words = [command_word(Path(os.fsdecode(name))) for name in names]
+    assert all(word.isprintable() for word in words)
+    command = f"LC_ALL=C.UTF-8; printf '%s\\0' {' '.join(words)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    read = [name.removeprefix(b"./") for name in done.stdout.split(b"\0")[:-1]]
+    assert read == [os.fsencode(Path(os.fsdecode(name))) for name in names]
+
+
 CELL = st.text(st.characters(), max_size=40)
+
+
+def test_names_are_not_broken_at_hyphens():
+    lines = list(table(["file"], [["cannot be found: model-00001-of-00002"]], 24))
+    assert lines[-2:] == ["cannot be found:", "model-00001-of-00002"]
 
 
 @given(st.data(), st.integers(1, 4), st.none() | st.integers(1, 60))

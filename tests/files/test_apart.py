@@ -238,7 +238,8 @@ def test_what_was_killed_goes_on_there(tmp_path, seals, rng):
 
 
 @pytest.mark.parametrize("seal_dir", [False, True])
-def test_a_place_that_cannot_be_written(tmp_path, seals, rng, monkeypatch, seal_dir):
+@pytest.mark.parametrize("why", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_place_that_cannot_be_written(tmp_path, seals, rng, monkeypatch, seal_dir, why):
     """Check looks; repair says what it found, that it cannot write it, and where else to."""
     folder = tmp_path / "cache"
     originals = {f"{name}.safetensors": save(folder / f"{name}.safetensors", rng) for name in "ab"}
@@ -249,12 +250,13 @@ def test_a_place_that_cannot_be_written(tmp_path, seals, rng, monkeypatch, seal_
 
     def read_only(path, flags, *mode, **how):
         if str(path).startswith(str(folder)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            raise OSError(why, os.strerror(why), str(path))
         return real(path, flags, *mode, **how)
 
     monkeypatch.setattr("os.open", read_only)
     assert check_file(folder, **where).verdict is Verdict.CORRECTABLE
-    with pytest.raises(OSError, match="Read-only file system: it cannot be repaired in its place"):
+    said = f"{os.strerror(why)}: it cannot be repaired in its place"
+    with pytest.raises(OSError, match=said):
         repair_file(folder / "a.safetensors", **where)
     first, second = repair_file(folder, **where).files
     assert (first.ok, second.ok, first.written) == (False, True, "")

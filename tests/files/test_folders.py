@@ -1,5 +1,6 @@
 """Folders as hubs and libraries lay them out: caches of links, pipelines, every kind of index."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import SAMPLES
 
-from parimend import check_file, protect_file, repair_file, verify
+from parimend import check_file, fingerprint, protect_file, repair_file, verify
 from parimend.errors import FormatError, MismatchError, SealError
-from parimend.files import protect_all, seals_of, sidecar_of, targets
+from parimend.files import check_all, protect_all, seals_of, sidecar_of, targets
 from parimend.files.targets import MEMBERS, noted
 from parimend.outcomes import Verdict
 from tests.files.conftest import flip
@@ -149,6 +150,18 @@ def test_what_is_left_out_of_a_set_is_not_said_to_be_missing(pipeline):
     protect_file(folder, errors=2, everything=True)
     with pytest.raises(MismatchError, match=r"together with .*, which is left out now"):
         protect_file(folder, errors=2)
+
+
+def test_what_another_path_brings_is_not_left_out(pipeline):
+    folder, _ = pipeline
+    index, vocabulary = folder / INDICES[0], folder / "tokenizer" / "vocab.txt"
+    apart = index.with_name("apart.safetensors")
+    apart.write_bytes((folder / "consolidated.safetensors").read_bytes())
+    assert str(apart) in protect_all([index, vocabulary], 2).left_out
+    assert str(apart) not in protect_all([index, apart], 2).left_out
+    made = protect_all([folder, vocabulary], 2)
+    assert str(vocabulary) in {file.path for file in made.files}
+    assert sorted(made.others) == [str(folder / name) for name in OTHERS if "vocab" not in name]
 
 
 @pytest.mark.parametrize("index", INDICES)
@@ -347,3 +360,52 @@ def test_no_note_leads_outside(steps):
         for each in noted(notes, MEMBERS, name):
             assert not os.path.normpath(each).startswith(("..", "/"))
             assert os.path.normpath(each) == each
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    """Let what lies in and below a folder be out of sight: root may see all, whatever its mode."""
+
+    def hide(folder):
+        for name in ("scandir", "stat", "lstat", "open"):
+            real = getattr(os, name)
+
+            def seen(path, *arguments, real=real, name=name, **how):
+                inside = isinstance(path, str | os.PathLike) and Path(path)
+                if inside and (
+                    folder in inside.parents or (name == "scandir" and inside == folder)
+                ):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return real(path, *arguments, **how)
+
+            monkeypatch.setattr(os, name, seen)
+
+    return hide
+
+
+@pytest.mark.parametrize("is_together", [True, False])
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, rng, hide, is_together):
+    """What is in it is not known, so that what is around it does not make up a clean whole."""
+    paths = [tmp_path / "a.bin", tmp_path / "below" / "b.bin"]
+    paths[1].parent.mkdir()
+    (tmp_path / "lost+found").mkdir()
+    for path in paths:
+        path.write_bytes(weights(rng))
+    for path in [tmp_path] if is_together else paths:
+        protect_file(path, 2)
+    hide(tmp_path / "lost+found")
+    assert check_file(tmp_path).verdict is Verdict.CLEAN
+    hide(tmp_path / "below")
+    for act in (check_file, repair_file):
+        told = {file.path: file.problem for file in act(tmp_path).files}
+        assert told.pop(str(tmp_path / "a.bin")) == ""
+        expected = [tmp_path / "below", *paths[1:]] if is_together else [tmp_path / "below"]
+        assert told == {str(path): "cannot be looked at: Permission denied" for path in expected}
+    for act in (protect_file, fingerprint):
+        with pytest.raises(PermissionError) as error:
+            act(tmp_path, *[2] * (act is protect_file))
+        assert error.value.filename == str(tmp_path / "below")
+    with pytest.raises(PermissionError):
+        check_file(tmp_path / "below")
+    one, other = check_all([paths[1], paths[0]]).files
+    assert (one.problem, other.verdict) == ("Permission denied", Verdict.CLEAN)

@@ -104,7 +104,7 @@ def test_misuse_is_refused(plain, tmp_path):
         protect_file(plain, 5, "real")
     with pytest.raises(SpecError, match="write the new one somewhere else"):
         protect_file(plain, 5, "real", plain)
-    with pytest.raises(SpecError, match="takes no seal_dir"):
+    with pytest.raises(SpecError, match="takes no --seal-dir"):
         protect_file(plain, 5, "real", out, seal_dir=tmp_path)
     with pytest.raises(SpecError, match="both say where the seal goes"):
         protect_file(plain, 5, "sidecar", out, seal_dir=tmp_path)

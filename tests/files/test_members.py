@@ -120,6 +120,28 @@ def test_any_seal_that_is_left_tells_who_is_missing(checkpoint):
     assert len(report.files) == 3 + bool(index)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_file_that_is_no_longer_wanted(tmp_path, together):
+    """As old checkpoints in a folder: what is said ends in a folder that is clean."""
+    paths = [tmp_path / f"{number}.npy" for number in (1, 2, 3)]
+    for path in paths:
+        np.save(path, np.full(300, ord(path.name[0])))
+    for path in [tmp_path] if together else paths:
+        protect_file(path, 10)
+    paths[0].unlink()
+    [told] = [file.problem for file in check_file(tmp_path).files if not file.ok]
+    side, protect = sidecar_of(paths[0]), f"parimend protect {tmp_path} --force"
+    steps = f"remove {side}" + f", and when the others are clean, {protect}" * together
+    assert told.endswith(f"; or, if it is no longer wanted, {steps}")
+    assert told.startswith("missing: " + ("it was protected" if together else "its seal is there"))
+    side.unlink()
+    if together:
+        [told] = [file.problem for file in check_file(tmp_path).files if not file.ok]
+        assert told.endswith(f"if it is no longer wanted, when the others are clean, {protect}")
+        protect_file(tmp_path, 10, force=True)
+    assert check_file(tmp_path).verdict is Verdict.CLEAN
+
+
 def test_a_renamed_file_is_missing_and_added(checkpoint):
     folder, index, shards = checkpoint
     renamed = shards[0].rename(shards[0].with_stem("other"))

@@ -214,6 +214,26 @@ def test_the_command_prints_ranges(large, capsys):
     assert told["ranges"] == [list(each) for each in file.ranges]
 
 
+def test_what_is_gone_has_no_ranges_and_is_told(large, capsys):
+    """Whoever fetches what is printed would not have all."""
+    path, good = large
+    other = path.with_name("other.bin")
+    other.write_bytes(good)
+    protect_file(other, 2)
+    other.unlink()
+    path.write_bytes(spoilt(good, 200_000))
+    fetch = f"fetch it again (parimend repair {other} --in-place --from OTHER does, and proves it)"
+    with pytest.raises(SystemExit) as status:
+        main(["check", str(path), str(other), "--ranges"])
+    said = capsys.readouterr()
+    assert (status.value.code, said.out.count("\n")) == (1, 1)
+    assert said.err == f"parimend: {other}: missing: its seal is there; {fetch}\n"
+    for act in (check_file, repair_file):
+        with pytest.raises(FileNotFoundError, match="missing: its seal is there") as error:
+            act(other)
+        assert error.value.filename == str(other)
+
+
 # Repairing
 
 

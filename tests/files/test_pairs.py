@@ -171,6 +171,27 @@ def test_what_is_changed_in_place_during_a_repair_stays(path, rng, monkeypatch):
     assert path.read_bytes() == after[0]
 
 
+@pytest.mark.parametrize("act", [check_file, repair_file])
+@pytest.mark.parametrize("how", ["in place", "anew"])
+def test_what_is_written_while_it_is_looked_at_is_not_called_damaged(path, act, how):
+    """As by a training run that has the file half written at that time."""
+    save_file(state(1, 50_000), path, errors=3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert check_file(path).verdict is Verdict.UNCORRECTABLE
+
+    def write(count):
+        other = path if how == "in place" else path.with_name("other")
+        other.write_bytes(whole)
+        other.replace(path)
+
+    [found] = act(path, progress=write).files
+    assert (found.verdict, found.words, found.ranges) == (Verdict.UNKNOWN, (), ())
+    assert "written while it was being looked at: check it again" in found.problem
+    assert path.read_bytes() == whole
+    assert act(path).verdict is Verdict.CLEAN
+
+
 def test_saving_is_refused_during_a_repair(path, rng, monkeypatch):
     """Once the repaired file is being written."""
     save_file(state(1), path, errors=3)

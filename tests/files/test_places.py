@@ -133,6 +133,28 @@ def test_a_shard_that_was_overwritten_with_another_one(sharded):
     assert [*load_folder(folder, seal_dir=seals)] == SHARDS
 
 
+@pytest.mark.parametrize("count", [40, 3000])
+def test_a_file_copied_over_one_of_its_size_and_header_is_known_by_its_content(
+    tmp_path, rng, count
+):
+    """As ``cp last best``; the larger one has more wrong words than the budget, the other fewer."""
+    folder, where = tmp_path / "model", {"seal_dir": tmp_path / "seals"}
+    folder.mkdir()
+    for name in ("best.npy", "last.npy"):
+        np.save(folder / name, rng.standard_normal(count, np.float32))
+    protect_file(folder, 210, **where)
+    shutil.copy(folder / "last.npy", folder / "best.npy")
+    [(name, told)] = problems(folder, **where).items()
+    assert (name, told.partition(":")[0]) == (
+        "best.npy",
+        "holds what was protected as last.npy, and its own is lost",
+    )
+    assert repair_file(folder, **where).verdict is Verdict.UNKNOWN
+    assert all(made.is_kept for made in protect_file(folder, 210, **where))
+    Path(told.partition("if that is meant, remove ")[2]).unlink()
+    assert problems(folder, **where) == {}
+
+
 def test_what_is_meant_to_be_there_is_said_by_taking_its_old_seal_away(sharded):
     folder, seals, (one, other) = sharded
     shutil.copy(one, other)
@@ -217,6 +239,9 @@ def test_names_in_a_cache_are_links(tmp_path):
     (links[0].rename(tmp_path / "link"), links[1].rename(links[0]))
     (tmp_path / "link").rename(links[1])
     assert {*problems(folder, seal_dir=seals)} == {"m.npy", "sub/m.npy"}
+    links[0].unlink()
+    links[0].symlink_to(blobs / "a1.npy")  # both are links to one of them now
+    assert {*problems(folder, seal_dir=seals)} == {"sub/m.npy"}
 
 
 def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
@@ -231,9 +256,10 @@ def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
     assert {*told} == {*names[:2]}
     assert told["unet/m.npy"] == (
         f"holds what was protected as ema/m.npy, and its own is in {folder / 'ema/m.npy'}: "
-        f"exchange them; or, if that is meant, parimend protect {folder} --force"
+        f"exchange them; or, if that is meant, parimend protect {folder}, with the options of "
+        "before, notes it"
     )
-    protect_file(folder, 2, force=True)
+    assert all(made.is_kept for made in protect_file(folder, 2))
     assert problems(folder) == {}
 
 
@@ -243,12 +269,26 @@ def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
     for suffix in ("", ".parimend"):
         exchange(*(path.with_name(path.name + suffix) for path in shards))
     assert {*problems(folder)} == {*SHARDS}
-    protect_file(folder, 2, force=True)
+    protect_file(folder, 2)
     for suffix in ("", ".parimend"):
         shutil.copy(f"{shards[0]}{suffix}", f"{shards[1]}{suffix}")
     assert {*problems(folder)} == {SHARDS[1]}
-    protect_file(folder, 2, force=True)
+    protect_file(folder, 2)
     assert problems(folder) == {}
+
+
+def test_a_link_to_a_file_of_the_set_with_a_link_to_its_sidecar(tmp_path):
+    """As ``best`` to one of the checkpoints; one seal cannot note both names."""
+    save(tmp_path, ["1.npy", "2.npy"])
+    for suffix in ("", ".parimend"):
+        (tmp_path / f"best.npy{suffix}").symlink_to(f"2.npy{suffix}")
+    for _ in range(2):
+        protect_file(tmp_path, 2)
+        assert problems(tmp_path) == {}
+    for suffix in ("", ".parimend"):  # and a copy instead of it is the best one of then
+        (tmp_path / f"best.npy{suffix}").unlink()
+        shutil.copy(tmp_path / f"1.npy{suffix}", tmp_path / f"best.npy{suffix}")
+    assert {*problems(tmp_path)} == {"best.npy"}
 
 
 TEXTS = {

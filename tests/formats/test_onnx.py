@@ -13,7 +13,7 @@ from samples import load, make_onnx, make_onnx_data
 from parimend import check_file, protect_file, repair_file
 from parimend.dtypes import DTYPES
 from parimend.errors import FormatError, SealError, SpecError
-from parimend.files import sidecar_of
+from parimend.files import protect_all, sidecar_of
 from parimend.formats import layout_of
 from parimend.outcomes import Verdict
 
@@ -219,6 +219,12 @@ def test_a_model_and_its_data_are_protected_together(pair, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert load(data) == before
     assert all(file.is_kept for file in protect_file(model, 3))
+
+
+def test_what_else_lies_beside_a_model_is_not_left_out(pair):
+    model, data = pair
+    data.with_name("other.bin").write_bytes(b"other")
+    assert protect_all([model], 3).left_out == {}
 
 
 def test_what_is_missing_is_named(pair):

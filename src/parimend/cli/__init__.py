@@ -7,6 +7,7 @@ imported before the command runs.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -45,9 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
         with ending("", as_json="--json" in options):
+            _require_filled(given)
             # The first word is the command; what has none, or a wrong one, is told of all of them.
             app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
             sys.exit(app(given, prog_name="parimend", standalone_mode=False))
+
+
+def _require_filled(given: Iterable[str]) -> None:
+    """Refuse what a variable that is not set leaves: as a path, it would be this folder."""
+    for each in given:
+        if re.fullmatch(r"(--[\w-]+=)?", each):
+            which = f"{each} has nothing behind it" if each else "an argument is empty"
+            raise typer.BadParameter(f"{which}: name what is meant (this folder is .)")
 
 
 def app_of(names: Iterable[str]) -> typer.Typer:

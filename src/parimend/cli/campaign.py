@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.cli.contract import held
+from parimend.cli.contract import held, require_written
 from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
@@ -97,14 +97,15 @@ def report_(
 
     files = Files(html, picture, csv)
     found = lines(*outs)
+    trouble = ""
     if files:
         from parimend.report import campaign_sheets
 
         title = f"Campaign {', '.join(each.name for each in outs)}"
-        files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
+        trouble = files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
     if not json:
         print_lines(found)
-    _end("report", {"lines": [each.as_dict() for each in found]}, outs, json)
+    _end("report", {"lines": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
 @app.command("compare")
@@ -126,14 +127,15 @@ def compare_(
     files = Files(html, picture, csv)
     found = compare(a, b)
     outs = list(dict.fromkeys(Path(each.partition(":")[0]) for each in (a, b)))
+    trouble = ""
     if files:
         from parimend.report import comparison_sheets
 
         confidence = Store(outs[0]).spec.stop.confidence
-        files.write(comparison_sheets(found), f"{a} against {b}", confidence)
+        trouble = files.write(comparison_sheets(found), f"{a} against {b}", confidence)
     if not json:
         print_comparisons(found)
-    _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json)
+    _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
 def print_lines(found: list[Line]) -> None:
@@ -202,19 +204,20 @@ def _tell(name: str, ended: Status, json: bool) -> None:
         say(_progress(ended))
 
 
-def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool) -> None:
-    """Say of which campaigns something was told, and that there is more to come."""
+def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, trouble: str) -> None:
+    """Say of which campaigns something was told, that there is more to come, and what could not be
+    written beside it.
+    """
     from parimend.campaign import status
 
     campaigns = [status(each) for each in outs]
     if json:
-        print_json(
-            f"campaign {name}", {**found, "campaigns": [each.as_dict() for each in campaigns]}
-        )
-        return
+        facts = {**found, "campaigns": [each.as_dict() for each in campaigns]}
+        print_json(f"campaign {name}", facts, trouble)
     for each in campaigns:
-        if not each.finished or each.damaged:
+        if not json and (not each.finished or each.damaged):
             say(_progress(each))
+    require_written(trouble)
 
 
 def _progress(of: Status) -> str:

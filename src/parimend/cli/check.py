@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parimend.cli.contract import reason, require_written, tell
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
+from parimend.errors import ParimendError
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -19,6 +21,7 @@ Paths = Annotated[
     list[Path],
     typer.Argument(
         metavar="PATH",
+        readable=False,  # it is told of each when its turn comes
         help="One or more of these: a protected file; a folder, with all that is protected in it "
         "and below; or the index (.index.json) of a sharded checkpoint.",
     ),
@@ -95,17 +98,29 @@ def command(
         _require_place(receipt, known)
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
+    trouble = ""
     with reading(known, "checking") as progress:
-        report = (
-            _with_receipt(paths[0], receipt, progress, seal_dir, workers)
-            if receipt
-            else check_all(paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value)
+        if receipt:
+            report, trouble = _with_receipt(paths[0], receipt, progress, seal_dir, workers)
+        else:
+            report = check_all(
+                paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value
+            )
+    status = (
+        _print_ranges(report)
+        if ranges and not json
+        else show(
+            "check",
+            report,
+            as_json=json,
+            listed=listed,
+            quiet=quiet,
+            seal_dir=seal_dir,
+            error=trouble,
         )
-    if ranges and not json:
-        raise typer.Exit(_print_ranges(report))
-    raise typer.Exit(
-        show("check", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)
     )
+    require_written(trouble)
+    raise typer.Exit(status)
 
 
 def _require_place(receipt: Path, known: Iterable[Path]) -> None:
@@ -118,13 +133,18 @@ def _require_place(receipt: Path, known: Iterable[Path]) -> None:
 
 
 def _print_ranges(report: Report) -> int:
-    """Print what is to be fetched, for programs; the exit status."""
+    """Print what is to be fetched, for programs, and tell of files of which that is not known; the
+    exit status.
+    """
     from parimend.files.blocks import ranges_text
+    from parimend.outcomes import Verdict
 
     for file in report.files:
         if file.ranges:
             name = f"{file.path}\t" if len(report.files) > 1 else ""
             print(name + ranges_text(file.ranges))
+        elif not file.ok and file.verdict is not Verdict.CORRECTABLE:
+            tell(f"{file.path}: {'; '.join(file.findings)}")
     return 0 if report.ok else 1
 
 
@@ -134,11 +154,18 @@ def _with_receipt(
     progress: Callable[[int], None],
     seal_dir: Path | None,
     workers: int | None,
-) -> Report:
+) -> tuple[Report, str]:
+    """What was found, and why the receipt of it could not be written, if so."""
     from parimend.atomic import atomic
     from parimend.loading import receipt
 
-    with atomic(out) as file:  # what cannot be written is told before hours of looking
-        made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
-        file.write(made.to_bytes())
-    return report
+    report = None
+    try:
+        with atomic(out) as file:  # what cannot be written is told before hours of looking
+            made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
+            file.write(made.to_bytes())
+    except (ParimendError, OSError) as error:
+        if report is None:
+            raise
+        return report, reason(error)
+    return report, ""

@@ -72,6 +72,12 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         tell(text)
         raise SystemExit(status) from None
 
+    # An interrupt while a compiler calls back is lost there, and makes it fail later.
+    lost: list[object] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: (
+        lost.append(told.exc_type) if told.exc_type is KeyboardInterrupt else hook(told)
+    )
     try:
         yield
         sys.stdout.flush()
@@ -83,7 +89,7 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     except ParimendError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        fail(reason(error))
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", Status.INTERRUPTED)
     except MemoryError:
@@ -91,9 +97,44 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception:
+        if lost:
+            fail("interrupted", Status.INTERRUPTED)
         for line in traceback.format_exc().splitlines():
             tell(line, prefix="")
         fail("this is an error of parimend itself; please report what is printed above")
+    finally:
+        sys.unraisablehook = hook
+
+
+def reason(error: ParimendError | OSError) -> str:
+    """Why something could not be done, in words."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def unwritten(write: Callable[[], None]) -> str:
+    """Write what goes beside an answer, which is printed all the same.
+
+    Returns:
+        Why it could not be written, in words, for `print_json` and `require_written`; or nothing.
+    """
+    try:
+        write()
+    except (ParimendError, OSError) as error:
+        return reason(error)
+    return ""
+
+
+def require_written(trouble: str) -> None:
+    """After the answer, say what could not be written beside it.
+
+    Raises:
+        SystemExit: if there is anything to say.
+    """
+    if trouble:
+        tell(trouble)
+        raise SystemExit(Status.FAILED)
 
 
 def tell(text: str, prefix: str = "parimend: ") -> None:

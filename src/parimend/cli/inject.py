@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from parimend.faults import FaultList
 
 
 def _kinds() -> list[str]:
@@ -70,8 +74,7 @@ def command(
     faults = damage_file(
         path, out, fault, count, seed, only=only, placement=placement, replay=replay
     )
-    if save is not None:
-        faults.save(save)
+    trouble = unwritten(lambda: faults.save(save)) if save is not None else ""
     if json:
         listed = [
             {
@@ -84,10 +87,13 @@ def command(
             for fault in faults
         ]
         facts = {"kind": faults.kind, "placement": faults.placement, "seed": faults.seed}
-        print_json("inject", {"path": str(out), **facts, "faults": listed})
-        return
+        print_json("inject", {"path": str(out), **facts, "faults": listed}, trouble)
+    else:
+        _print(out, faults)
+    require_written(trouble)
+
+
+def _print(out: Path, faults: FaultList) -> None:
     per_tensor = [(name, int((faults.tensor == i).sum())) for i, name in enumerate(faults.names)]
     print_table(["tensor", "elements changed"], [[name, f"{n:,}"] for name, n in per_tensor])
-    say(
-        f"{out}: {len(faults):,} faults ({faults.kind}, {faults.placement}, seed {faults.seed})",
-    )
+    say(f"{out}: {len(faults):,} faults ({faults.kind}, {faults.placement}, seed {faults.seed})")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +21,13 @@ Verified = dict["Certificate", str]
 
 
 def command(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="A protected file, or a folder or index of shards."),
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            readable=False,  # it is told of each when its turn comes
+            help="One or more of these: a protected file; a folder; or the index of shards.",
+        ),
     ],
     verify_certificate: Annotated[
         bool,
@@ -35,7 +40,7 @@ def command(
     seal_dir: SealDir = None,
     json: Json = False,
 ) -> None:
-    """Show how a file is protected: its tensors and what its seal says of them.
+    """Show how files are protected: their tensors and what their seals say of them.
 
     Reads the seal, and nothing of the data: whether they are right is what check says.
 
@@ -44,9 +49,13 @@ def command(
     words are noticed by a check, always; missed: the probability that more are not, at most.
     """
     from parimend.files import seals_of
+    from parimend.files.protecting import each_of
 
-    found, problems = seals_of(path, seal_dir)
-    verified = _verified(path, found) if verify_certificate else {}
+    todo = [(path, partial(seals_of, path, seal_dir)) for path in paths]
+    done, problems = each_of(todo, len(paths) > 1)
+    found = {target: sealed for _, (some, _) in done for target, sealed in some.items()}
+    problems |= {target: text for _, (_, some) in done for target, text in some.items()}
+    verified = _verified(paths, found) if verify_certificate else {}
     if json:
         files = [_as_dict(target, sealed, verified) for target, sealed in found.items()]
         files += [{"path": str(target), "problem": text} for target, text in problems.items()]
@@ -59,7 +68,7 @@ def command(
     raise typer.Exit(1 if problems or any(verified.values()) else 0)
 
 
-def _verified(path: Path, found: Mapping[Path, Sealed]) -> Verified:
+def _verified(paths: Sequence[Path], found: Mapping[Path, Sealed]) -> Verified:
     """Prove every certificate of some files again, equal ones once."""
     from parimend.errors import SealError, SpecError
 
@@ -71,8 +80,9 @@ def _verified(path: Path, found: Mapping[Path, Sealed]) -> Verified:
     }
     if not words:
         raise SpecError(
-            f"{path} has no certificate to verify: what its seal guarantees is proven for every "
-            "code of its kind (docs/guarantees.md); protect --carrier real --guaranteed 3 makes one"
+            f"{', '.join(map(str, paths))} has no certificate to verify: what its seal guarantees "
+            "is proven for every code of its kind (docs/guarantees.md); protect --carrier real "
+            "--guaranteed 3 makes one"
         )
     verified: Verified = {}
     with counting(len(words), "verifying certificates") as advance:

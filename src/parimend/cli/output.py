@@ -59,9 +59,10 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_json(command: str, content: dict[str, Any]) -> None:
-    """One JSON object on a line of its own."""
-    print(json.dumps({"schema": SCHEMA, "command": command, **content}))
+def print_json(command: str, content: dict[str, Any], error: str = "") -> None:
+    """One JSON object on a line of its own; with an error, if there is one."""
+    error_of = {"error": error} if error else {}
+    print(json.dumps({"schema": SCHEMA, "command": command, **content, **error_of}))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -94,7 +95,7 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
         return
     from rich.progress import DownloadColumn, TimeRemainingColumn
 
-    total = sum(file.stat().st_size for file in files if file.exists())
+    total = sum(os.path.getsize(file) for file in files if os.path.exists(file))
     with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
 

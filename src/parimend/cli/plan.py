@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, counting, print_json
 from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.protect import (
@@ -153,21 +154,23 @@ def command(
         service=service,
         **options,
     )
+    trouble = ""
     if map_ is not None or files:
         if service is not None and made.risk:
             service = replace(service, interval=made.risk.interval)
-        _map(src, map_, files, service, options)
+        trouble = _map(src, map_, files, service, options)
     simulated = None
     if verify is not None:
         with counting(verify, "simulating") as progress:
             simulated = simulate(made, verify, seed, progress=progress)
     if json:
         more = {"simulation": simulated and simulated.as_dict()}
-        print_json("plan", {**made.as_dict(), **more})
+        print_json("plan", {**made.as_dict(), **more}, trouble)
     else:
         print_plan(made)
         if simulated:
             print_simulation(simulated)
+    require_written(trouble)
     raise typer.Exit(0 if made.met else 1)
 
 
@@ -177,18 +180,19 @@ def _map(
     files: Files,
     service: Service | None,
     options: Options,
-) -> None:
-    """Plan all carriers and budgets, and write and draw what they give and take."""
+) -> str:
+    """Plan all carriers and budgets, and write and draw what they give; see `unwritten`."""
     from parimend.planner.maps import BUDGETS, CARRIERS, map_of
 
     with counting(len(BUDGETS) * len(CARRIERS), "planning") as progress:
         found = map_of(src, service=service, progress=progress, **options)
-    if out is not None:
-        found.save(out)
+    trouble = unwritten(lambda: found.save(out)) if out is not None else ""
     if files:
         from parimend.report import map_sheets
 
-        files.write(map_sheets(found), f"{found.source}, {found.where}".removesuffix(", "))
+        title = f"{found.source}, {found.where}".removesuffix(", ")
+        trouble = trouble or files.write(map_sheets(found), title)
+    return trouble
 
 
 def _service(

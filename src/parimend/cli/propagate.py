@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parimend.cli.contract import require_written
 from parimend.cli.output import Json, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
@@ -76,15 +77,17 @@ def command(
     model, inputs, *answer = _made(source, arguments or [])
     options = {"answer": answer[0]} if answer else {}
     found = trace(model, inputs, kinds, seeds=range(seeds), only=only, **options)
+    trouble = ""
     if files:
         from parimend.report import trace_sheets
 
-        files.write(trace_sheets(found), f"How errors travel in {source}")
+        trouble = files.write(trace_sheets(found), f"How errors travel in {source}")
     if json:
-        print_json("propagate", found.as_dict())
+        print_json("propagate", found.as_dict(), trouble)
     else:
         print_table(Struck.COLUMNS, [each.row for each in found.struck])
         print_table(Layer.COLUMNS, [each.row for each in found.layers])
+    require_written(trouble)
 
 
 def _made(source: str, arguments: list[str]) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +39,12 @@ _IS = (
 )
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="A " + _IS)]
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="SRC", help="One or more of these: a " + _IS)
+    list[Path],
+    typer.Argument(
+        metavar="SRC",
+        readable=False,  # it is told of each when its turn comes
+        help="One or more of these: a " + _IS,
+    ),
 ]
 CarrierOption = Annotated[
     CarrierName,
@@ -112,10 +118,9 @@ def command(
 
     Example: parimend protect model.safetensors --errors 1000
     """
-    from parimend.files import protect_all, targets
+    from parimend.files import protect_all
 
-    known = [file for src in srcs for file in targets(src, everything)]
-    with reading(known, "protecting") as progress:
+    with reading(_known(srcs, everything), "protecting") as progress:
         made = protect_all(
             srcs,
             errors,
@@ -136,6 +141,16 @@ def command(
     else:
         _print(made)
     raise typer.Exit(1 if made.problems else 0)
+
+
+def _known(srcs: Sequence[Path], everything: bool) -> Iterator[Path]:
+    """The files that are read; what stands for none is told when its turn comes."""
+    from parimend.errors import ParimendError
+    from parimend.files import targets
+
+    for src in srcs:
+        with suppress(ParimendError, OSError):
+            yield from targets(src, everything)
 
 
 def _print(made: Protected) -> None:

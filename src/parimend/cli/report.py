@@ -22,6 +22,7 @@ def show(
     listed: bool,
     quiet: bool,
     seal_dir: Path | None = None,
+    error: str = "",
 ) -> int:
     """Print a report.
 
@@ -32,6 +33,7 @@ def show(
         listed: list every wrong element in a table too.
         quiet: leave out of the text what is clean.
         seal_dir: where the seals are, if not beside the files.
+        error: what could not be written beside it, for JSON; see `unwritten`.
 
     Returns:
         The exit status.
@@ -42,7 +44,7 @@ def show(
     remedies = {file.path: text for file in report.files if (text := remedy(file, seal_dir))}
     shown = [file for file in report.files if not (quiet and file.verdict is Verdict.CLEAN)]
     if as_json:
-        print_json(command, {**report.as_dict(), "remedies": remedies})
+        print_json(command, {**report.as_dict(), "remedies": remedies}, error)
     elif shown or not quiet:
         _print(report, shown, remedies, listed, repaired=command == "repair")
     return Status.OK if report.ok else Status.FINDINGS

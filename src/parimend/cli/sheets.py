@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parimend.cli.contract import unwritten
+
 if TYPE_CHECKING:
     from parimend.report import Sheet
 
@@ -64,13 +66,16 @@ class Files:
     def __bool__(self) -> bool:
         return any(path is not None for path in (self.html, self.picture, self.csv))
 
-    def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> None:
-        """Write the files that are asked for."""
+    def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> str:
+        """Write the files that are asked for; see `unwritten`."""
         from parimend.report import write_csv, write_page, write_picture
 
-        if self.html is not None:
-            write_page(sheets, self.html, title, confidence=confidence)
-        if self.picture is not None:
-            write_picture(sheets[0], self.picture, title)
-        if self.csv is not None:
-            write_csv(sheets, self.csv)
+        def write() -> None:
+            if self.html is not None:
+                write_page(sheets, self.html, title, confidence=confidence)
+            if self.picture is not None:
+                write_picture(sheets[0], self.picture, title)
+            if self.csv is not None:
+                write_csv(sheets, self.csv)
+
+        return unwritten(write)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -36,7 +36,7 @@ from parimend.files.seals import (
     name_of,
 )
 from parimend.files.targets import PLACE
-from parimend.files.walking import walk
+from parimend.files.walking import require_readable, walk
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
 from parimend.seal import Seal
@@ -105,6 +105,9 @@ class Apart(Seals):
             sure += [sealed] if is_named and is_whole and tensors.has_header else []
         if len(sure) != 1 or self._proven:
             sure = _fitting(near, file, path)
+        elif len(near) > 1 and _look(sure[0], file, path) is not Verdict.CLEAN:
+            # A name is not believed against the content.
+            sure = _fitting(near, file, path, shown=()) or sure
         if not sure and not self._proven:
             sure = self._sealed if self.is_one else named
         if not sure:
@@ -206,6 +209,7 @@ class Apart(Seals):
     def _files(self) -> list[Path]:
         if self.is_one:
             return [self.where] if self.where.exists() else []
+        require_readable(self.where)
         return sorted(self.where / name for name in walk(self.where) if name.endswith(SUFFIX))
 
     @cached_property
@@ -239,14 +243,19 @@ def _show(sealed: Sealed) -> str:
     return sealed.path.name
 
 
-def _fitting(near: Sequence[Sealed], file: BinaryIO, path: Path) -> list[Sealed]:
-    """Those of some seals of which a file is; of damaged files those that show in some word.
+def _fitting(
+    near: Sequence[Sealed],
+    file: BinaryIO,
+    path: Path,
+    shown: Collection[Verdict] = (Verdict.CLEAN, Verdict.CORRECTABLE),
+) -> list[Sealed]:
+    """Those of some seals of which a file is; of damaged files those that are ``shown`` in some
+    word.
 
     That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
     """
     looks = [(sealed, _look(sealed, file, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]
-    shown = (Verdict.CLEAN, Verdict.CORRECTABLE)
     return sure or [each for each, verdict in looks if verdict in shown]
 
 

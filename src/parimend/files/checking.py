@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,11 @@ from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, engine_of
 from parimend.files.examining import Act, report_on
-from parimend.files.looking import Looked, looked_at
+from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit
 from parimend.files.opening import opened
 from parimend.files.seals import Seals
-from parimend.files.targets import index_first
+from parimend.files.targets import index_first, reason
 from parimend.outcomes import FileOutcome, Report
 from parimend.stores.file import FileTensors, Progress, silent
 
@@ -115,7 +116,7 @@ def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
     with opened(path, seals) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
-        outcome = report_on(found.sealed, tensors, found.file, path, act)
+        outcome = settled(report_on(found.sealed, tensors, found.file, path, act), found)
         return looked_at(outcome, found, outcome)
 
 
@@ -124,7 +125,7 @@ def quickest(groups: Sequence[Members]) -> Find:
     if kernels.loaded():
         return find
     files = (path for members in groups for path in members.first())
-    size = sum(path.stat().st_size for path in files if path.exists())
+    size = sum(os.path.getsize(path) for path in files if os.path.exists(path))
     return find_hashed if size <= _HASHED else find
 
 
@@ -142,8 +143,8 @@ def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
         except (ParimendError, OSError) as error:
             if len(groups) == 1:
                 raise
-            reason = error.strerror if isinstance(error, OSError) else None
-            files.append(FileOutcome((), str(group.path), problem=reason or str(error)))
+            why = reason(error, group.path) if isinstance(error, OSError) else str(error)
+            files.append(FileOutcome((), str(group.path), problem=why))
     return tuple(files)
 
 

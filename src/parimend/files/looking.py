@@ -15,6 +15,7 @@ from parimend.files.places import Origin, origin_of
 from parimend.files.seals import Sealed
 from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, shards
 from parimend.outcomes import FileOutcome
+from parimend.regular import state_of
 from parimend.stores.file import FileTensors, LoadedTensors
 
 
@@ -51,6 +52,16 @@ def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) ->
         listed = listed_in(_original(opened.sealed, opened.file))
     is_sure = outcome is not None and is_proven(outcome)
     return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))
+
+
+def settled(found: FileOutcome, opened: Opened) -> FileOutcome:
+    """What was found in a file; where it is not right, and the file was written meanwhile, only
+    that: what was read is then neither what was there nor what is.
+    """
+    if found.ok or found.written or state_of(opened.path) == opened.states[0]:
+        return found
+    problem = "it was written while it was being looked at: check it again when that is done"
+    return FileOutcome((), str(opened.path), problem=problem)
 
 
 def listed_in(content: bytes | None) -> list[str] | None:

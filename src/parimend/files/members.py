@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,12 +25,15 @@ from parimend.files.targets import (
     has_others,
     index_first,
     is_index,
+    is_shard,
     is_weights,
     missing,
     names_below,
     noted,
     others,
+    reason,
 )
+from parimend.files.walking import unreadable
 from parimend.regular import read_regular
 from parimend.showing import command_word
 
@@ -54,7 +58,7 @@ class Members:
     """
 
     def __init__(self, path: Path, seals: Seals) -> None:
-        is_folder = path.is_dir()
+        is_folder = os.path.isdir(path)  # no error where it cannot be seen
         self.path = path
         self.seals = seals
         self.is_set = is_folder or is_index(path)
@@ -70,6 +74,7 @@ class Members:
         self._at = 0
         self._found: dict[Path, Any] = {}
         self._failed: dict[Path, Exception] = {}
+        self._unseen = unreadable(path) if is_folder else {}
         self._is_protected = False
         self._names: list[str] = []
         self._known: set[str] = set()
@@ -117,10 +122,14 @@ class Members:
             FormatError: if a folder has no files that could be.
         """
         if not self.is_set:
-            for error in self._failed.values():
+            for path, error in self._failed.items():
+                if isinstance(error, FileNotFoundError) and self._is_gone(path):
+                    raise FileNotFoundError(errno.ENOENT, self._missing(path), str(path)) from None
                 raise error
         elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
+            for error in self._unseen.values():
+                raise error
             if not self._failed:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
             none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
@@ -128,7 +137,8 @@ class Members:
                 if isinstance(error.__cause__, FormatError):  # it is damaged
                     raise SealError(f"{none}, and {error}")
             raise SealError(f"{none} ({self._protect} makes them)")
-        problems = {path: self._problem(error, path) for path, error in self._failed.items()}
+        failed = self._failed | self._unseen
+        problems = {path: self._problem(error, path) for path, error in failed.items()}
         problems |= {path: self._why(where) for path, where in self._displaced.items()}
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
@@ -200,27 +210,42 @@ class Members:
 
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
-        if not os.path.lexists(path):
+        is_hidden = isinstance(error, PermissionError)  # by itself, or by a folder on the way
+        if not is_hidden and not os.path.lexists(path):
             if isinstance(error, SourceError):
                 return f"missing: {error}"
-            known = self.seals.has(path)
-            repair = (
-                f"parimend repair {command_word(path)}{self.seals.option} --in-place --from OTHER"
-            )
-            return (
-                "missing: it was protected together with the others, or is listed with them; fetch "
-                "it again" + f" ({repair} does, and proves it)" * known
-            )
-        if gone := missing(path):
+            return self._missing(path)
+        if not is_hidden and (gone := missing(path)):
             return f"missing: {gone}; fetch it again"
         if isinstance(error, OSError):
-            return f"cannot be looked at: {error.strerror or error}"
+            return f"cannot be looked at: {reason(error, path)}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
             return (
                 "added: it has no seal, and was not protected together with the others "
                 f"({self._protect} takes it up)"
             )
         return str(error)
+
+    def _is_gone(self, path: Path) -> bool:
+        """Whether a file is not there, and its seal is."""
+        return not os.path.lexists(path) and self.seals.has(path)
+
+    def _missing(self, path: Path) -> str:
+        """What to do about a member that is not there, in words."""
+        is_noted, known = self.name(path) in self._noted, self.seals.has(path)
+        why = "it was protected together with the others, or is listed with them"
+        if known and not is_noted:
+            why = "its seal is there"
+        at = f"{command_word(path)}{self.seals.option}"
+        fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)" * known
+        steps = []
+        if self.path.is_dir() and not is_shard(path.name):
+            side = self.seals.place(path, None)
+            steps += [f"remove {command_word(side)}"] if side and known else []
+            # Only then: --force seals what is damaged as it is.
+            steps += [f"when the others are clean, {self._protect} --force"] if is_noted else []
+        unwanted = f"; or, if it is no longer wanted, {', and '.join(steps)}" if steps else ""
+        return f"missing: {why}; fetch it again{fetch}{unwanted}"
 
     def _why(self, where: Displaced) -> str:
         """What is the matter with a member that holds what another one held, in words."""
@@ -229,9 +254,14 @@ class Members:
             if where.own
             else "its own is lost: fetch it"
         )
-        force = f"remove {where.seal}" if where.seal else f"{self._protect} --force"
+        # Not --force: it would seal what is damaged elsewhere in the set.
+        meant = (
+            f"remove {where.seal}"
+            if where.seal
+            else f"{self._protect}, with the options of before, notes it"
+        )
         return (
-            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {force}"
+            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {meant}"
         )
 
     @property

@@ -162,6 +162,9 @@ def displaced(
             is_equal = origin.content in contents or (apart and not contents)
             if place == origin.place or is_equal or len(there[members, root]) <= rank:
                 continue
+            home = Path(*root, origin.place)
+            if not contents and os.path.realpath(path) == os.path.realpath(home):
+                continue  # a link, whose sidecar is one, too: one file in both places
             if is_set(members, root):
                 where = (at.get((members, content)) for content in contents)
                 own, side = next(filter(None, where), None), next(iter(contents.values()), None)

@@ -25,6 +25,7 @@ from parimend.files.targets import (
     left_out,
     missing,
     notes_of,
+    reason,
     targets,
 )
 from parimend.formats import FORMATS
@@ -185,16 +186,24 @@ def protect_all(
 def _together(made: Sequence[Protected], failed: Mapping[Path, str]) -> Protected:
     """What came of several paths, as of one; and why others failed, in words."""
     problems = ((str(path), why) for path, why in failed.items())
+    files = tuple(file for each in made for file in each.files)
+    taken = {Path(file.path) for file in files}
     return Protected(
         path=", ".join([*(each.path for each in made), *map(str, failed)]),
-        files=tuple(file for each in made for file in each.files),
+        files=files,
         problems=dict(chain(*(each.problems.items() for each in made), problems)),
         left_out={
             os.path.join(_folder(Path(each.path)), name): why
             for each in made
             for name, why in each.left_out.items()
+            if _folder(Path(each.path)) / name not in taken
         },
-        others=[os.path.join(each.path, name) for each in made for name in each.others],
+        others=[
+            os.path.join(each.path, name)
+            for each in made
+            for name in each.others
+            if Path(each.path, name) not in taken
+        ],
     )
 
 
@@ -229,9 +238,9 @@ def _protected(
         for file, goal in zip(files, goals, strict=True)
     ]
     goes_on = path.is_dir() or is_index(path)
+    rest = left_out(files, folder) if goes_on else []
     ready, problems = each_of(todo, goes_on, _HOPELESS)
     made, more = each_of(ready, goes_on, _HOPELESS)
-    rest = left_out(files, folder) if is_set else []
     weights = {
         name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
     }
@@ -295,7 +304,8 @@ def each_of(
 def _problem(error: Exception, path: Path) -> str:
     if not isinstance(error, OSError):
         return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-    return missing(path) or str(error.strerror or error)
+    gone = "" if isinstance(error, PermissionError) else missing(path)
+    return gone or reason(error, path)
 
 
 def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
@@ -305,7 +315,7 @@ def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
     if not found:
         raise FormatError(
             f"{folder} has no file with a place for a seal in it ({', '.join(able)}): protect it "
-            "with carrier='sidecar'"
+            "with --carrier sidecar (in Python: carrier='sidecar')"
         )
     return found
 
@@ -327,11 +337,14 @@ def _seals(
         if seal_dir is not None:
             raise SpecError(
                 f"carrier={request.carrier.name!r} puts the seal into the file: it takes no "
-                "seal_dir"
+                "--seal-dir (in Python: seal_dir=)"
             )
         return Beside()
     if out is not None and seal_dir is not None:
-        raise SpecError("out and seal_dir both say where the seal goes: give one of them")
+        raise SpecError(
+            "-o and --seal-dir (in Python: out= and seal_dir=) both say where the seal goes: give "
+            "one of them"
+        )
     if seal_dir is not None:
         return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_one=False)
     if out is None:
@@ -339,7 +352,8 @@ def _seals(
     where = path_of(out, "out")
     if not where.is_dir() and (len(files) > 1 or path.is_dir()):
         raise SpecError(
-            f"{path} has {len(files)} files: give a folder for their seals, with seal_dir"
+            f"{path} has {len(files)} files: give a folder for their seals, with --seal-dir (in "
+            "Python: seal_dir=)"
         )
     return Apart(where, proven=True)
 

@@ -22,7 +22,7 @@ from parimend.files.blocks import damaged_blocks
 from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
 from parimend.files.fetching import Fetched, PatchedTensors, fetching
-from parimend.files.looking import Looked, looked_at
+from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
@@ -34,7 +34,10 @@ from parimend.stores.base import Tensors
 from parimend.stores.file import FileTensors, Progress, silent
 
 # Why nothing can be written somewhere, whatever it is.
-_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_HERE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+}
 _ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 
 
@@ -180,6 +183,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
+        report = settled(report, found)
         return looked_at(report, found, report)
 
 

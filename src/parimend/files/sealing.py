@@ -311,7 +311,7 @@ def _with_room(file: BinaryIO, path: Path) -> Layout:
         able = ", ".join(name for name, format in FORMATS.items() if format.holds_seal)
         raise FormatError(
             f"{path} has no place for a seal, as it is no {able} file: protect it with "
-            "carrier='sidecar'"
+            "--carrier sidecar (in Python: carrier='sidecar')"
         )
     return layout
 

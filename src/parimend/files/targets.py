@@ -18,7 +18,7 @@ from typing import Any
 
 from parimend.errors import FormatError, MismatchError
 from parimend.files.seals import SUFFIX
-from parimend.files.walking import walk
+from parimend.files.walking import require_readable, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular
 
@@ -125,6 +125,7 @@ def targets(path: Path, everything: bool = False) -> list[Path]:
 
 
 def _targets_in(folder: Path, everything: bool) -> list[Path]:
+    require_readable(folder)
     names = names_below(folder)
     listed = _listed(folder, names)
     taken = {name for name in names if is_weights(name) or is_index(Path(name))}
@@ -297,6 +298,13 @@ def missing(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return f"it is a link to {os.readlink(path)}, which is not there"
     return "" if path.exists() else "it is missing"
+
+
+def reason(error: OSError, path: Path) -> str:
+    """Why a path cannot be read or written, in words, and what else that is the fault of."""
+    why = str(error.strerror or error)
+    is_its_own = error.filename is None or Path(error.filename) == path
+    return why if is_its_own else f"{error.filename}: {why}"
 
 
 def names_below(folder: Path) -> list[str]:

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def walk(folder: Path) -> Iterator[str]:
+def walk(folder: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
     """Names of the files in and below a folder, from it on, folder by folder.
 
-    Hidden ones and what is no regular file are left out; a link that leads nowhere is not. Folders
-    that are links are named, as ``name/``, and not followed: they may lead back.
+    Hidden ones, ``lost+found`` and what is no regular file are left out; a link that leads nowhere
+    is not. Folders that are links are named, as ``name/``, and not followed: they may lead back.
+
+    Args:
+        folder: the folder.
+        onerror: called for folders that cannot be read, which are passed over.
     """
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=onerror):
         links = {name for name in folders if os.path.islink(os.path.join(base, name))}
-        shown = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in folders if not _is_hidden(name))
         folders[:] = [name for name in shown if name not in links]
         prefix = "" if base == os.fspath(folder) else os.path.relpath(base, folder) + "/"
         yield from (prefix + name for name in sorted(files) if _is_file(base, name))
         yield from (f"{prefix}{name}/" for name in shown if name in links)
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "lost+found"  # where disks begin, and root's alone
+
+
 def _is_file(base: str, name: str) -> bool:
     path = os.path.join(base, name)
     return not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path))
+
+
+def unreadable(folder: Path) -> dict[Path, OSError]:
+    """Which folders there cannot be read, and why; nobody knows what is in them."""
+    errors: list[OSError] = []
+    for _ in walk(folder, errors.append):
+        pass
+    # What is not there (any more) has nothing in it.
+    return {
+        Path(error.filename): error for error in errors if not isinstance(error, FileNotFoundError)
+    }
+
+
+def require_readable(folder: Path) -> None:
+    """Refuse a folder of which not all can be seen.
+
+    Raises:
+        OSError: if one in or below it cannot be read; it names that.
+    """
+    for error in unreadable(folder).values():
+        raise error

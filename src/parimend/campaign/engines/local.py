@@ -69,9 +69,8 @@ class Local(Engine):
                 "a worker died, perhaps killed for want of memory: take fewer workers"
             ) from error
         finally:
-            for each in running:
-                each.cancel()
-            wait(running)
+            # Of workers that are gone, too, nobody ever tells that what is cancelled has ended.
+            wait([each for each in running if not each.cancel()])
 
     def stop(self) -> None:
         _bench.cache_clear()
