@@ -45,6 +45,7 @@ from parimend.training.hooks import (
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
+from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.words.layout import Word
 
@@ -71,6 +72,7 @@ class Constraint(Removable):
         if every is not None and every < 1:
             raise SpecError(f"every must be at least 1, not {every}")
         self._model, self._request = unwrapped(model), request
+        self._optimizers = list(optimizers)
         self._trained = Trained(self._model, optimizers, request.only)
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
@@ -96,6 +98,11 @@ class Constraint(Removable):
         self._words = tuple(words)
         self._projection = Projection(self._parameters, words, self._shards)
         self._outliers = [Outliers(word.code) for word in words]
+        self._tangents = {
+            each: Tangent(self._parameters, words, self._shards, each)
+            for each in self._optimizers
+            if infers(each)
+        }
 
     @property
     def every(self) -> int:
@@ -112,11 +119,15 @@ class Constraint(Removable):
         """The code of every constrained word."""
         return tuple(word.code for word in self._words)
 
-    def _stepping(self, *_: Any) -> None:
-        """Before a step of any of the optimizers."""
+    def _stepping(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before a step of any of the optimizers; what it is called with, where that is changed."""
         self._step.begin()
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
+        tangent = self._tangents.get(optimizer)
+        return tangent and tangent.called_with(args, kwargs)
 
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""
