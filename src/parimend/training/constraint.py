@@ -50,6 +50,10 @@ from parimend.training.trained import Trained
 from parimend.words.layout import Word
 
 
+STANDSTILL = 20
+"""After so many backward passes without a step the weights are looked at."""
+
+
 class Constraint(Removable):
     """Keeps weights of a model inside real codes while they are trained; see `constrain_`.
 
@@ -86,6 +90,7 @@ class Constraint(Removable):
         self._unused = set(self._parameters)
         before, after = uncompiled(self._stepping), uncompiled(self._stepped)
         self._step = Step()  # of any of the optimizers
+        self._backwards = 0  # since the last step
         self._loaded = False  # weights, since the last projection
         self._others: set[str] = set()  # parameters that other optimizers step
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
@@ -93,6 +98,8 @@ class Constraint(Removable):
             self._hooks.append(module.register_load_state_dict_post_hook(Hook(self._after_loading)))
         self._hooks.append(on_steps_of_others(optimizers, self._before_step_of_other))
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
+        if not self.sharded:  # processes would have to look together
+            self._hooks.append(weight.register_post_accumulate_grad_hook(self._after_backward))
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
@@ -132,6 +139,7 @@ class Constraint(Removable):
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""
         self.steps += 1
+        self._backwards = 0
         if self._pace.due(self.steps):
             with self._pace.timing():
                 self.project_()
@@ -141,6 +149,19 @@ class Constraint(Removable):
                 "keep its word inside the code: leave it out with only=...",
                 stacklevel=2,
             )
+
+    def _after_backward(self, *_: Any) -> None:
+        """Look at the weights now and then while no step is taken: `torch.amp.GradScaler` takes
+        none with gradients that are not finite, so it stands still when a weight is not.
+        """
+        self._backwards += 1
+        if self._backwards % STANDSTILL == 0 and not self._step:
+            # Not before the end of this pass, which may need the weights as they are.
+            torch.autograd.Variable._execution_engine.queue_callback(self._require_numbers)
+
+    def _require_numbers(self) -> None:
+        if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
+            self.project_()
 
     def _after_loading(self, *_: Any) -> None:
         self._loaded = True

@@ -1,9 +1,10 @@
-"""Gradients along codes: for optimizers that learn from step to step how the loss bends.
+"""Gradients along codes: for optimizers that learn from gradients how the loss bends.
 
-L-BFGS infers curvature from how gradients changed along the steps that it took. Weights that are
-moved back to a code between its steps have gone another way than it knows, and what it infers is
-nonsense. A gradient without its part across the code leaves nothing to be moved back: its steps are
-sums of gradients, so they stay inside, and what it learns is true of the loss there.
+L-BFGS infers curvature from how gradients changed along the steps that it took, Rprop makes steps
+longer while gradients keep their signs. Weights that are moved back to a code between steps have gone
+another way than these know, and what is inferred is nonsense. A gradient without its part across the
+code leaves nothing to be moved back: sums of such gradients stay inside, and vanish where the loss is
+least there.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ RTOL = 1e-10
 
 
 def infers(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer infers curvature from the gradients along its steps."""
-    return isinstance(optimizer, torch.optim.LBFGS)
+    """Whether an optimizer infers from gradients how the loss bends along its steps."""
+    return isinstance(optimizer, torch.optim.LBFGS | torch.optim.Rprop)
 
 
 class Tangent:
@@ -82,10 +83,14 @@ class Tangent:
     def called_with(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a step is to get in place of its arguments: its closure computes such gradients."""
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": self._after(kwargs["closure"])}
-        return (args[0], *map(self._after, args[1:])), kwargs
+        """What a step is to be called with so that it uses such gradients, which its closure
+        computes or which are there already.
+        """
+        optimizer, closure, *_ = (*args, kwargs.get("closure"))
+        if closure is not None:
+            return (optimizer, self._after(closure)), {}
+        self.project_()
+        return args, kwargs
 
     def _after(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def computed() -> Any:
