@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def test_gradients_lose_what_leads_out_of_the_code_and_nothing_else(monkeypatch,
     weights = {"a": torch.nn.Parameter(torch.ones(40, 20)), "b": torch.nn.Parameter(torch.ones(100))}
     code = Sparse(n=900, m=40)
     parts = whole("a", "F32", (40, 20)), whole("b", "F32", (100,))
-    word = Word((parts[0].__class__(**{**vars(parts[0]), "exponent": -15}), parts[1]))
+    word = Word(tuple(replace(p, exponent=e) for p, e in zip(parts, (-16, -18), strict=True)))
     tangent = Tangent(
         weights, [Constrained(code, word)], Shards(weights), torch.optim.LBFGS(weights.values())
     )
