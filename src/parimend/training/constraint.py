@@ -37,6 +37,7 @@ from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
     Step,
+    on_gradient,
     on_steps_of_others,
     several,
     stepped_by,
@@ -99,7 +100,7 @@ class Constraint(Removable):
         self._hooks.append(on_steps_of_others(optimizers, self._before_step_of_other))
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
         if not self.sharded:  # processes would have to look together
-            self._hooks.append(weight.register_post_accumulate_grad_hook(self._after_backward))
+            self._hooks.append(on_gradient(weight, self._after_backward))
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
@@ -150,7 +151,7 @@ class Constraint(Removable):
                 stacklevel=2,
             )
 
-    def _after_backward(self, *_: Any) -> None:
+    def _after_backward(self) -> None:
         """Look at the weights now and then while no step is taken: `torch.amp.GradScaler` takes
         none with gradients that are not finite, so it stands still when a weight is not.
         """
