@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+from pytorch_optimizer import ScheduleFreeAdamW
 
 import parimend as pm
 from parimend.errors import DamageError, MismatchError, SpecError, WordError
@@ -510,3 +511,20 @@ def test_signs_of_reflections_are_not_moved():
     smooth = orthogonal(torch.nn.Linear(24, 4), orthogonal_map="cayley")
     optimizer = torch.optim.SGD(smooth.parameters(), lr=0.1)
     assert pm.constrain_(smooth, optimizer, 2).residual() < 1e-6
+
+
+def test_what_a_schedule_free_optimizer_evaluates_is_inside_too():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = ScheduleFreeAdamW(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, optimizer, 8, every=1)
+    losses = train(model, optimizer, 30)
+    trained = constraint.residual()
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(state)  # its points are other tensors now
+    losses += train(model, optimizer, 30, seed=2)
+    optimizer.eval()
+    assert max(trained, constraint.residual()) < 1e-6
+    assert losses[-1] < 0.7 * losses[0]
+    assert constraint.events == []
+    assert max(constraint.seal_().notes["moved"]) < 2e-3

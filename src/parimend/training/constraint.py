@@ -43,6 +43,7 @@ from parimend.training.hooks import (
     stepped_by,
     uncompiled,
 )
+from parimend.training.iterates import Iterates
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
@@ -106,6 +107,7 @@ class Constraint(Removable):
         self._words = tuple(words)
         self._projection = Projection(self._parameters, words, self._shards)
         self._outliers = [Outliers(word.code) for word in words]
+        self._iterates = Iterates(self._parameters, words, self._optimizers)
         self._tangents = {
             each: Tangent(self._parameters, words, self._shards, each)
             for each in self._optimizers
@@ -196,6 +198,7 @@ class Constraint(Removable):
         with moving(self._parameters.values()):
             checks, _ = self._heal_()
             self._projection.project_(checks)
+            self._iterates.project_()
 
     def _heal_(self) -> tuple[list[NDArray[np.float64]], bool]:
         """Put back single weights that explain odd checks; the checks then, and whether all that
