@@ -20,7 +20,10 @@ from parimend.words.layout import Word, whole
 def test_gradients_lose_what_leads_out_of_the_code_and_nothing_else(monkeypatch, largest):
     monkeypatch.setattr(grams, "_LARGEST", largest)  # factorized, or step by step
     torch.manual_seed(0)
-    weights = {"a": torch.nn.Parameter(torch.ones(40, 20)), "b": torch.nn.Parameter(torch.ones(100))}
+    weights = {
+        "a": torch.nn.Parameter(torch.ones(40, 20)),
+        "b": torch.nn.Parameter(torch.ones(100)),
+    }
     code = Sparse(n=900, m=40)
     parts = whole("a", "F32", (40, 20)), whole("b", "F32", (100,))
     word = Word(tuple(replace(p, exponent=e) for p, e in zip(parts, (-16, -18), strict=True)))

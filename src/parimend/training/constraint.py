@@ -51,7 +51,6 @@ from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.words.layout import Word
 
-
 STANDSTILL = 20
 """After so many backward passes without a step the weights are looked at."""
 
@@ -137,7 +136,7 @@ class Constraint(Removable):
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
         tangent = self._tangents.get(optimizer)
-        return tangent and tangent.called_with(args, kwargs)
+        return None if tangent is None else tangent.called_with(args, kwargs)
 
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""

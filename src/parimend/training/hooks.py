@@ -42,7 +42,7 @@ def on_gradient(parameter: torch.Tensor, call: Callable[[], None]) -> Any:
         if (here := method()) is not None:
             here()
 
-    return parameter.register_post_accumulate_grad_hook(computed)
+    return parameter.register_post_accumulate_grad_hook(computed)  # type: ignore[no-untyped-call]
 
 
 class Step:

@@ -1,8 +1,8 @@
 """Second points of schedule-free optimizers, kept inside codes as the weights are.
 
-Such an optimizer trains weights y and keeps a point z beside them; what its ``eval()`` puts into the
-model is on the line through both (Defazio et al., The Road Less Scheduled, 2024). That is inside
-a code where y and z are.
+Such an optimizer trains weights y and keeps a point z beside them; what its ``eval()`` puts into
+the model is on the line through both (Defazio et al., The Road Less Scheduled, 2024). That is
+inside a code where y and z are.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Gradients along codes: for optimizers that learn from gradients how the loss bends.
 
 L-BFGS infers curvature from how gradients changed along the steps that it took, Rprop makes steps
-longer while gradients keep their signs. Weights that are moved back to a code between steps have gone
-another way than these know, and what is inferred is nonsense. A gradient without its part across the
-code leaves nothing to be moved back: sums of such gradients stay inside, and vanish where the loss is
-least there.
+longer while gradients keep their signs. Weights that are moved back to a code between steps have
+gone another way than these know, and what is inferred is nonsense. A gradient without its part
+across the code leaves nothing to be moved back: sums of such gradients stay inside, and vanish
+where the loss is least there.
 """
 
 from __future__ import annotations
