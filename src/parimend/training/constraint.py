@@ -352,7 +352,8 @@ def constrain_(
     """Train weights inside real codes, so that any ``errors`` wrong ones can be repaired.
 
     The weights are projected now and after optimizer steps. When training is done, call
-    `Constraint.seal_` for the last projection, exact rounding and the seal.
+    `Constraint.seal_` for the last projection, exact rounding and the seal. Gradients are left as
+    they are, but for `torch.optim.LBFGS` and `torch.optim.Rprop`, see `parimend.training.tangent`.
 
     Args:
         model: the module that is trained. Its forward, state_dict and parameters stay as they are.
@@ -372,8 +373,9 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            frozen or not the optimizer's; names it.
-        WordError: if a parameter cannot be on a grid (half precision, for instance); names it.
+            frozen or not the optimizer's, or L-BFGS or Rprop step a part of a word; names it.
+        WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
+            of Householder reflections; names it.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
