@@ -18,7 +18,13 @@ from parimend.names import listed, takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.model import ModelTensors, unwrapped
-from parimend.stores.naming import buffers_of, leaves, named_tensors, require_plain
+from parimend.stores.naming import (
+    buffers_of,
+    leaves,
+    named_tensors,
+    require_movable,
+    require_plain,
+)
 from parimend.stores.shards import ShardedTensors, store_of
 
 Model = torch.nn.Module | Mapping[str, Any]
@@ -83,6 +89,8 @@ def protect_(
         raise SpecError("a plan says which tensors are protected: give no buffers beside it")
     else:
         tensors = _named(model, request.balance.names)
+    if request.carrier.moves:
+        require_movable(model, tensors.held)
     with moving(tensors.held.values() if request.carrier.moves else ()):
         return carriers.protect_(tensors, request.fitted(model))
 

@@ -10,6 +10,7 @@ from tests.distributed import workers
     "name",
     [
         "fsdp",
+        "along_the_code",
         "resumed",
         "healed_in_a_step",
         "parallel",

@@ -127,6 +127,29 @@ def fsdp(rank):
         assert torch.equal(parameter.to_local().view(torch.int32), bits.view(torch.int32))
 
 
+def along_the_code(rank):
+    """Gradients of shards lose what leads out of the code of the whole word."""
+    torch.manual_seed(0)  # of even shards: torch flattens no others
+    layers = torch.nn.Linear(20, 60), torch.nn.ReLU(), torch.nn.Linear(60, 8)
+    model = torch.nn.Sequential(*layers)
+    fully_shard(model)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
+    constraint = pm.constrain_(model, optimizer, 30, every=1000)
+    data = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 20, generator=data), torch.randint(0, 7, (32,), generator=data)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert constraint.residual() < 1e-5
+    assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
+
+
 def resumed(rank):
     def start():
         model = network()

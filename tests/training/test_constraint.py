@@ -1,7 +1,10 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
+from pytorch_optimizer import ScheduleFreeAdamW
 
 import parimend as pm
 from parimend.errors import DamageError, MismatchError, SpecError, WordError
@@ -439,3 +442,89 @@ def test_a_constrained_model_is_copied_without_the_constraint():
         model.head.weight[3, 7] = 1e6
     constraint.project_()
     assert [event.kind for event in constraint.events] == ["repaired"]
+
+
+def stand_still(model, optimizer, passes):
+    scaler = torch.amp.GradScaler("cpu")
+    for _ in range(passes):
+        loss = model(torch.ones(4, 20)).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def test_a_weight_that_is_no_number_is_put_back_where_a_scaler_takes_no_step():
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    with torch.no_grad():
+        model.head.weight[3, 7] = float("nan")
+    stand_still(model, steps, 25)
+    assert [(event.kind, event.where) for event in constraint.events] == [("repaired", 30)]
+    assert constraint.steps == 35
+    assert model.head.weight.isfinite().all()
+
+
+def test_weights_that_are_no_numbers_end_the_standstill_of_a_scaler():
+    model, steps, _ = start()
+    with torch.no_grad():
+        model.head.weight[3, 7] = float("nan")
+    with pytest.raises(WordError, match=r"head\.weight has non-finite values after 0 steps"):
+        stand_still(model, steps, 25)
+
+
+def test_passes_without_a_step_are_not_disturbed():
+    model, steps, constraint = start()
+    train(model, steps, 3)
+    before = copy.deepcopy(model.state_dict())
+    model.eval()
+    for _ in range(45):
+        (model(torch.ones(4, 20)).sum() * float("nan")).backward()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    constraint.remove()
+    with torch.no_grad():
+        model.head.weight[3, 7] = float("nan")
+    for _ in range(45):
+        model(torch.ones(4, 20)).sum().backward()
+    assert constraint.events == []
+
+
+def test_a_constrained_model_can_be_thrown_away():
+    model, steps, constraint = start()
+    train(model, steps, 2)
+    gone = weakref.ref(model), weakref.ref(constraint)
+    del model, steps, constraint
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+def test_signs_of_reflections_are_not_moved():
+    orthogonal = torch.nn.utils.parametrizations.orthogonal
+    model = torch.nn.Sequential(torch.nn.Linear(8, 24), orthogonal(torch.nn.Linear(24, 4)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(WordError, match=r"1\.parametrizations\.weight\.original holds the signs"):
+        pm.constrain_(model, optimizer, 4)
+    with pytest.raises(WordError, match=r"1\.parametrizations\.weight\.original holds the signs"):
+        pm.protect_(model, 4, "lowbits", buffers=True)
+    pm.protect_(model, 4, "sidecar", buffers=True)
+    pm.constrain_(model, optimizer, 4, only=["!1.*"])
+    smooth = orthogonal(torch.nn.Linear(24, 4), orthogonal_map="cayley")
+    optimizer = torch.optim.SGD(smooth.parameters(), lr=0.1)
+    assert pm.constrain_(smooth, optimizer, 2).residual() < 1e-6
+
+
+def test_what_a_schedule_free_optimizer_evaluates_is_inside_too():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = ScheduleFreeAdamW(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, optimizer, 8, every=1)
+    losses = train(model, optimizer, 30)
+    trained = constraint.residual()
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(state)  # its points are other tensors now
+    losses += train(model, optimizer, 30, seed=2)
+    optimizer.eval()
+    assert max(trained, constraint.residual()) < 1e-6
+    assert losses[-1] < 0.7 * losses[0]
+    assert constraint.events == []
+    assert max(constraint.seal_().notes["moved"]) < 2e-3

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.codes.gram import conjugate_gradients
 from parimend.codes.promise import Promise
 from parimend.errors import SealError, SpecError
 from parimend.words.layout import Word
@@ -208,15 +209,6 @@ class RealCode(Code):
             x -= self.rmatvec(self.solve_gram(residual))
         return x
 
-    def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """H H^T y, (m,) -> (m,)."""
-        return self.matvec(self.rmatvec(y))
-
-    @property
-    def gram_diagonal(self) -> NDArray[np.float64]:
-        """The diagonal of H H^T, (m,), or something like it: it speeds up `solve_gram`."""
-        return np.ones(self.m)
-
     def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
         """The y with H H^T y = residual, (m,) -> (m,).
 
@@ -230,17 +222,13 @@ class RealCode(Code):
         Raises:
             SpecError: if H has dependent rows.
         """
-        # Not at the top: it takes longer to load than a file to check.
-        import scipy.sparse.linalg as spl
+        try:
+            return self._solve_gram(residual, rtol)
+        except ArithmeticError:
+            raise self.dependent_rows() from None
 
-        shape, inverse = (self.m, self.m), 1.0 / np.maximum(self.gram_diagonal, 1e-300)
-        gram = spl.LinearOperator(shape, matvec=self.gram_product, dtype=np.float64)
-        scaling = spl.LinearOperator(shape, matvec=lambda y: inverse * y, dtype=np.float64)
-        most = 20 * self.m + 100
-        y, failed = spl.cg(gram, residual, rtol=rtol, atol=0.0, maxiter=most, M=scaling)
-        if failed:
-            raise self.dependent_rows()
-        return y
+    def _solve_gram(self, residual: NDArray[np.float64], rtol: float) -> NDArray[np.float64]:
+        return conjugate_gradients(lambda y: self.matvec(self.rmatvec(y)), residual, rtol)
 
     def dependent_rows(self) -> SpecError:
         """The error to raise when H H^T turns out to be singular."""

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes.base import RealCode
+from parimend.codes.gram import Gram
 from parimend.codes.structure import SparseIntegers, lightest
 from parimend.errors import SpecError
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
-
-_LARGEST_GRAM = 4096  # rows up to which H H^T is factorized, 128 MB
 
 
 @dataclass(frozen=True)
@@ -84,30 +83,9 @@ class Sparse(SparseIntegers, RealCode):
             *self.columns, np.asarray(y, np.float64) / self.unit
         )
 
-    def gram_product(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return kernels.on("sparse").multiply_gram(
-            *self.columns, y, 1.0 / self.unit, np.zeros(self.m)
-        )
+    def _solve_gram(self, residual: NDArray[np.float64], rtol: float) -> NDArray[np.float64]:
+        return self._gram.solve(residual, rtol)
 
     @cached_property
-    def gram_diagonal(self) -> NDArray[np.float64]:
-        _, row, coefficient = self.columns
-        return np.bincount(row, (coefficient / self.unit) ** 2, self.m).astype(np.float64)
-
-    def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
-        if self.m > _LARGEST_GRAM:
-            return super().solve_gram(residual, rtol)
-        import scipy.linalg  # see RealCode.solve_gram
-
-        return scipy.linalg.cho_solve(self._gram_factor, residual, check_finite=False)
-
-    @cached_property
-    def _gram_factor(self) -> tuple[NDArray[np.float64], bool]:
-        """Cholesky factor of H H^T: worth keeping, training projects thousands of times."""
-        import scipy.linalg
-
-        gram = kernels.on("sparse").gram(*self.columns, self.m, 1.0 / self.unit)
-        try:
-            return scipy.linalg.cho_factor(gram, lower=True)
-        except scipy.linalg.LinAlgError:
-            raise self.dependent_rows() from None
+    def _gram(self) -> Gram:
+        return Gram([(self.columns, 1.0 / self.unit)], self.m)

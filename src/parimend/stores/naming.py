@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _OrthMaps
 
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
@@ -162,6 +163,30 @@ def require_plain(name: str, value: Any) -> None:
             f"{name} is a {kind}, which hides its memory and does not tell what it is made of (by "
             f"__tensor_flatten__): leave it out with only='!{name}', or protect it before it is one"
         )
+
+
+def require_movable(model: Any, names: Iterable[str]) -> None:
+    """Refuse parameters that a module reads as whole numbers: moved by a little, they are others.
+
+    torch's orthogonal parametrization keeps signs, 1.0 and -1.0, on the diagonal of what it makes
+    Householder reflections of, and cuts off what follows the point.
+
+    Raises:
+        WordError: names the first such parameter, and says what to do.
+    """
+    lists = {
+        name: module
+        for name, module in (model.named_modules() if isinstance(model, torch.nn.Module) else ())
+        if isinstance(module, torch.nn.utils.parametrize.ParametrizationList)
+        and any(getattr(e, "orthogonal_map", None) == _OrthMaps.householder for e in module)
+    }
+    for name in names:
+        if name.rpartition(".")[0] in lists:
+            raise WordError(
+                f"{name} holds the signs of Householder reflections, which are lost if it is moved "
+                "a little: make the layer with orthogonal(..., orthogonal_map='matrix_exp') or "
+                f"'cayley', or leave it out with only='!{name}'"
+            )
 
 
 def _require_own_cells(name: str, tensor: torch.Tensor) -> None:

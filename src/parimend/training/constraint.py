@@ -37,16 +37,22 @@ from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
 from parimend.training.hooks import (
     Step,
+    on_gradient,
     on_steps_of_others,
     several,
     stepped_by,
     uncompiled,
 )
+from parimend.training.iterates import Iterates
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
+from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.words.layout import Word
+
+STANDSTILL = 20
+"""After so many backward passes without a step the weights are looked at."""
 
 
 class Constraint(Removable):
@@ -71,6 +77,7 @@ class Constraint(Removable):
         if every is not None and every < 1:
             raise SpecError(f"every must be at least 1, not {every}")
         self._model, self._request = unwrapped(model), request
+        self._optimizers = list(optimizers)
         self._trained = Trained(self._model, optimizers, request.only)
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
@@ -84,6 +91,7 @@ class Constraint(Removable):
         self._unused = set(self._parameters)
         before, after = uncompiled(self._stepping), uncompiled(self._stepped)
         self._step = Step()  # of any of the optimizers
+        self._backwards = 0  # since the last step
         self._loaded = False  # weights, since the last projection
         self._others: set[str] = set()  # parameters that other optimizers step
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
@@ -91,11 +99,19 @@ class Constraint(Removable):
             self._hooks.append(module.register_load_state_dict_post_hook(Hook(self._after_loading)))
         self._hooks.append(on_steps_of_others(optimizers, self._before_step_of_other))
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
+        if not self.sharded:  # processes would have to look together
+            self._hooks.append(on_gradient(weight, self._after_backward))
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
         self._projection = Projection(self._parameters, words, self._shards)
         self._outliers = [Outliers(word.code) for word in words]
+        self._iterates = Iterates(self._parameters, words, self._optimizers)
+        self._tangents = {
+            each: Tangent(self._parameters, words, self._shards, each)
+            for each in self._optimizers
+            if infers(each)
+        }
 
     @property
     def every(self) -> int:
@@ -112,15 +128,20 @@ class Constraint(Removable):
         """The code of every constrained word."""
         return tuple(word.code for word in self._words)
 
-    def _stepping(self, *_: Any) -> None:
-        """Before a step of any of the optimizers."""
+    def _stepping(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before a step of any of the optimizers; what it is called with, where that is changed."""
         self._step.begin()
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
+        tangent = self._tangents.get(optimizer)
+        return None if tangent is None else tangent.called_with(args, kwargs)
 
     def _stepped(self, *_: Any) -> None:
         """After a step of the last optimizer."""
         self.steps += 1
+        self._backwards = 0
         if self._pace.due(self.steps):
             with self._pace.timing():
                 self.project_()
@@ -130,6 +151,19 @@ class Constraint(Removable):
                 "keep its word inside the code: leave it out with only=...",
                 stacklevel=2,
             )
+
+    def _after_backward(self) -> None:
+        """Look at the weights now and then while no step is taken: `torch.amp.GradScaler` takes
+        none with gradients that are not finite, so it stands still when a weight is not.
+        """
+        self._backwards += 1
+        if self._backwards % STANDSTILL == 0 and not self._step:
+            # Not before the end of this pass, which may need the weights as they are.
+            torch.autograd.Variable._execution_engine.queue_callback(self._require_numbers)
+
+    def _require_numbers(self) -> None:
+        if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
+            self.project_()
 
     def _after_loading(self, *_: Any) -> None:
         self._loaded = True
@@ -163,6 +197,7 @@ class Constraint(Removable):
         with moving(self._parameters.values()):
             checks, _ = self._heal_()
             self._projection.project_(checks)
+            self._iterates.project_()
 
     def _heal_(self) -> tuple[list[NDArray[np.float64]], bool]:
         """Put back single weights that explain odd checks; the checks then, and whether all that
@@ -317,7 +352,8 @@ def constrain_(
     """Train weights inside real codes, so that any ``errors`` wrong ones can be repaired.
 
     The weights are projected now and after optimizer steps. When training is done, call
-    `Constraint.seal_` for the last projection, exact rounding and the seal.
+    `Constraint.seal_` for the last projection, exact rounding and the seal. Gradients are left as
+    they are, but for `torch.optim.LBFGS` and `torch.optim.Rprop`, see `parimend.training.tangent`.
 
     Args:
         model: the module that is trained. Its forward, state_dict and parameters stay as they are.
@@ -337,8 +373,9 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            frozen or not the optimizer's; names it.
-        WordError: if a parameter cannot be on a grid (half precision, for instance); names it.
+            frozen or not the optimizer's, or L-BFGS or Rprop step a part of a word; names it.
+        WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
+            of Householder reflections; names it.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)

@@ -28,6 +28,23 @@ def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
     return disabled
 
 
+def on_gradient(parameter: torch.Tensor, call: Callable[[], None]) -> Any:
+    """Call a method whenever a gradient of a parameter is complete in a backward pass.
+
+    The method's object is not kept for this: what hangs on a tensor is never found to be garbage.
+
+    Returns:
+        A handle with ``remove()``.
+    """
+    method = weakref.WeakMethod(call)
+
+    def computed(_: torch.Tensor) -> None:
+        if (here := method()) is not None:
+            here()
+
+    return parameter.register_post_accumulate_grad_hook(computed)  # type: ignore[no-untyped-call]
+
+
 class Step:
     """Whether steps of optimizers are being taken, one within the other or in several threads.
 

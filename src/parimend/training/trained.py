@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from parimend.errors import MismatchError, SpecError
-from parimend.stores.naming import named_tensors
+from parimend.stores.naming import named_tensors, require_movable
 from parimend.training.hooks import parameters_of, require_ready
 
 
@@ -24,6 +24,7 @@ class Trained:
 
     Raises:
         SpecError: if a parameter has no values yet, is frozen or not the optimizers'; names it.
+        WordError: if moving one by a little makes it another one; names it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Trained:
         self._model, self._optimizers = model, optimizers
         self.parameters: dict[str, torch.nn.Parameter] = named_tensors(model, only=only)
         require_ready(self.parameters)
+        require_movable(model, self.parameters)
         self._require_trainable()
         self._dtypes = {name: each.dtype for name, each in self.parameters.items()}
 
