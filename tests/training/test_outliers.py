@@ -49,6 +49,14 @@ def test_what_only_seems_to_be_damage_is_left_out():
     assert np.abs(damage.values - sizes).max() < 50
 
 
+def test_what_rounding_to_the_grid_explains_is_no_damage(rng):
+    """Where an optimizer steps along the code its checks are noise, until the data change."""
+    watch = watching(rng, 1e-6)
+    for _ in range(1000):
+        assert watch.ordinary(CODE.matvec(rng.uniform(-0.5, 0.5, CODE.n)))
+    assert not watching(rng, 1e-6).ordinary(CODE.matvec(200.0 * np.eye(CODE.n)[7]))
+
+
 def test_single_weights_are_located_nearly_always(rng):
     watch = watching(rng)
     found = 0

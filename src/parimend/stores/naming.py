@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrizations import _OrthMaps
 
 from parimend.dtypes import of_torch
 from parimend.errors import WordError
@@ -175,10 +174,10 @@ def require_movable(model: Any, names: Iterable[str]) -> None:
         WordError: names the first such parameter, and says what to do.
     """
     lists = {
-        name: module
+        name
         for name, module in (model.named_modules() if isinstance(model, torch.nn.Module) else ())
         if isinstance(module, torch.nn.utils.parametrize.ParametrizationList)
-        and any(getattr(e, "orthogonal_map", None) == _OrthMaps.householder for e in module)
+        and any(_map_of(each) == "householder" for each in module)
     }
     for name in names:
         if name.rpartition(".")[0] in lists:
@@ -187,6 +186,11 @@ def require_movable(model: Any, names: Iterable[str]) -> None:
                 "a little: make the layer with orthogonal(..., orthogonal_map='matrix_exp') or "
                 f"'cayley', or leave it out with only='!{name}'"
             )
+
+
+def _map_of(parametrization: Any) -> str:
+    """How torch's orthogonal parametrization makes orthogonal matrices; empty for others."""
+    return str(getattr(getattr(parametrization, "orthogonal_map", None), "name", ""))
 
 
 def _require_own_cells(name: str, tensor: torch.Tensor) -> None:

@@ -27,6 +27,8 @@ FEWEST = 20
 """So many must have been seen."""
 FACTOR = 10.0
 """A check is damaged if it is so many times as large as the largest of those."""
+SIGMAS = 6.0
+"""How far a check is from zero at most where its weights are rounded to the grid."""
 
 PERSISTENT = 3
 """So many times in a row the same weights are not damaged: training moves them so far."""
@@ -68,14 +70,23 @@ class Outliers:
     @property
     def limit(self) -> float:
         """Checks beyond this are damaged; infinite until enough have been seen."""
-        return FACTOR * max(self._largest) if len(self._largest) >= FEWEST else np.inf
+        if len(self._largest) < FEWEST:
+            return np.inf
+        return max(FACTOR * max(self._largest), self._rounding)
+
+    @cached_property
+    def _rounding(self) -> float:
+        """What rounding weights to the grid may make of checks: less says nothing of damage."""
+        _, row, coefficient = self._code.columns
+        squares = np.bincount(row, (coefficient / self._code.unit) ** 2, self._code.m)
+        return SIGMAS * float(np.sqrt(squares.max() / 12))
 
     def ordinary(self, checks: NDArray[np.float64]) -> bool:
         """Whether checks before a projection, (m,) in the scale of `Sparse.matvec`, are like those
         before; always while too few have been seen, if they are finite.
         """
         largest = float(np.abs(checks).max())
-        if not np.isfinite(largest) or largest > max(self.limit, 1e-300):
+        if not np.isfinite(largest) or largest > self.limit:
             return False
         self._times = 0
         self.accept(checks)
