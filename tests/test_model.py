@@ -265,6 +265,17 @@ def test_plan_says_what_protect_does():
     assert word.moved == 0
 
 
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_all_tensors_that_a_carrier_cannot_hold_are_told_at_once(carrier):
+    weights = {f"{i}.half": torch.ones(40, 30, dtype=torch.float16) for i in range(5)}
+    weights |= {"ids": torch.arange(9), "fine": torch.randn(40, 30)}
+    with pytest.raises(WordError, match=r"0\.half, 1\.half, 2\.half and 3 more are F16, I64, but"):
+        pm.protect_(weights, 5, carrier)
+    with pytest.raises(WordError, match=r"ids is I64, .* leave it out with only='!ids'"):
+        pm.protect_(weights, 5, carrier, only="!*.half")
+    assert pm.protect_(weights, 5, carrier, only=["!*.half", "!ids"]).words
+
+
 def test_zeros_are_hardly_moved():
     seal = pm.protect_({"w": torch.zeros(50, 40)}, 5, "lowbits")
     assert seal.notes["moved"][0] < 1

@@ -7,7 +7,7 @@ piece that is all of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -20,7 +20,8 @@ from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Element, Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
-from parimend.errors import SpecError
+from parimend.errors import SpecError, WordError
+from parimend.names import listed, some
 from parimend.outcomes import Decoding, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
@@ -104,6 +105,26 @@ class Imposing(Carrier):
     @abstractmethod
     def draft(self, chosen: Chosen, tensors: Tensors) -> Draft:
         """Bring a word into its code; nothing is written."""
+
+    def require_held(self, words: Sequence[Word], dtypes: Collection[str]) -> None:
+        """Refuse words with tensors that this carrier cannot hold.
+
+        Raises:
+            WordError: names the first of them, and their dtypes.
+        """
+        others = {part.name: part.dtype for word in words for part in word}
+        others = {name: dtype for name, dtype in others.items() if dtype not in dtypes}
+        if not others:
+            return
+        kinds, name = listed(sorted(set(others.values()))), next(iter(others))
+        left = f"it out with only='!{name}'"
+        if len(others) > 1:
+            left = "them out with only='!NAME' for each, or a pattern for several"
+        raise WordError(
+            f"{some(others)} {'is' if len(others) == 1 else 'are'} {kinds}, but the {self.name} "
+            f"carrier holds {listed(dtypes)}: leave {left}, or use carrier='sidecar', which holds "
+            "any dtype"
+        )
 
     def code_for(self, word: Word, word_bits: int, errors: int, seed: int) -> Chosen:
         """The code for a word in which any ``errors`` words of 32 bits may be wrong.

@@ -57,8 +57,7 @@ class LowBits(Imposing):
     def choose(
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
-        for word in words:
-            _require_float32(word)
+        self.require_held(words, ["F32"])
         return [self.code_for(word, 32, errors, seed) for word in words]
 
     def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
@@ -91,17 +90,3 @@ class LowBits(Imposing):
             for part, piece in zip(word, word.split(lowered.word), strict=True)
         ]
         return Draft(code, word, lowered.target, data, moved)
-
-
-def _require_float32(word: Word) -> None:
-    """Refuse words that this carrier cannot hold.
-
-    Raises:
-        WordError: names the tensor and its dtype.
-    """
-    for part in word:
-        if part.dtype != "F32":
-            raise WordError(
-                f"{part.name} is {part.dtype}, but the lowbits carrier holds F32: leave it out "
-                f"with only='!{part.name}', or use carrier='sidecar', which holds any dtype"
-            )

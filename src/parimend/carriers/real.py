@@ -80,6 +80,7 @@ class Real(Imposing):
     def choose(
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
+        self.require_held(words, GRID_DTYPES)
         placed = self._on_grids(words, tensors)
         return [self.code_for(word, bits, errors, seed) for word, bits in placed]
 
