@@ -43,6 +43,22 @@ def test_marks_are_at_the_values_and_arrows_at_the_bounds(lying):
     assert (axes.get_yscale() if lying else axes.get_xscale()) == "log"
 
 
+@pytest.mark.parametrize("lying", [False, True])
+def test_numbers_on_logarithmic_axes_are_read_as_they_are(tmp_path, lying):
+    columns = (Column("bytes", log=True), Column("check", "ms", log=True))
+    crowded = [(25, 0.07), (96, 0.09), (99, 0.1), (1749, 0.2), (8267, 3.0)]
+    roomy = [(1, 10.0), (10, 1e4), (1000, 1e9)]
+    for rows, told in (
+        (crowded, {"1,000", "0.1"}),
+        (roomy, {"1", "10", "1,000", "1e+06", "100,000"}),
+    ):
+        chart = Chart(("bytes",), ("check",), (), lying=lying)
+        write_picture(Sheet("s", "", columns, rows, chart), tmp_path / "a.svg")
+        texts = {each.text for each in ElementTree.parse(tmp_path / "a.svg").iter() if each.text}
+        assert told <= texts
+        assert not [text for text in texts if "$" in text or "mathdefault" in text]
+
+
 def test_series_are_told_apart_by_colour_mark_and_dash():
     _, handles = drawn(sheet(names=["_a", "b"], layers=2, joined=True), "count", "kept")
     legend = {handle.get_label(): handle for handle in handles}

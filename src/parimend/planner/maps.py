@@ -181,7 +181,8 @@ def _point(made: Plan, source: Any, options: Options) -> Point:
 def _command(made: Plan, source: Any, options: Options) -> str:
     """What makes a point: on the command line for a file, in Python for a model."""
     if not isinstance(source, str | os.PathLike):
-        more = "".join(f", {key}={value!r}" for key, value in options.items())
+        asked = {key: value for key, value in options.items() if value is not None}
+        more = "".join(f", {key}={value!r}" for key, value in asked.items())
         return f'pm.protect_(model, {made.errors}, "{made.carrier}"{more})'
     path = command_word(path_of(source))
     parts = [f"parimend protect {path} --carrier {made.carrier} --errors {made.errors}"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ _DASHES = ("-", "--", ":", "-.", (0, (6, 2)))
 _FORMATS = (".svg", ".png", ".pdf")
 _FEW = 12
 """Numbers that all stand at their axis."""
+_CHARACTER = 0.025
+"""The part of a lone panel's width that a character takes, with the space between numbers."""
+_LINE = 0.06  # of its height
 _APART = 0.6
 """The part of a place that the marks of several series take side by side."""
 
@@ -107,6 +112,7 @@ class _Panel:
         self.places = (
             [float(self.names.index(text)) for text in texts] if self.named else numbers(cells)
         )
+        self.ticks = dict(zip(texts, self.places, strict=True))
         self.cells = sheet.values(value)
         self.crowded = self.named and not chart.joined and len(self.names) < len(cells)
         self.known = sheet.values(chart.known) if chart.known else ["proven"] * len(cells)
@@ -145,6 +151,9 @@ class _Panel:
             axes.set(**{f"{axis}label": column.title})
             if column.log:
                 axes.set(**{f"{axis}scale": "log"})
+                scaled = getattr(axes, f"{axis}axis")
+                scaled.set_major_formatter(_plain_numbers())
+                scaled.set_minor_formatter(_plain_numbers())
         if self.named:
             axes.set(
                 **{f"{across}ticks": range(len(self.names)), f"{across}ticklabels": self.names}
@@ -154,13 +163,27 @@ class _Panel:
                 axes.set(ylabel="")
             elif len("".join(self.names)) > 40:
                 axes.tick_params(axis="x", rotation=30)
-        elif self.along.log and len(self.names) < _FEW:
-            ticks = dict(zip(self.names, dict.fromkeys(self.places), strict=True))
-            axes.set(**{f"{across}ticks": list(ticks.values()), f"{across}ticklabels": list(ticks)})
+        elif self.along.log and len(self.names) < _FEW and self._has_room():
+            axes.set(
+                **{
+                    f"{across}ticks": list(self.ticks.values()),
+                    f"{across}ticklabels": list(self.ticks),
+                }
+            )
             axes.minorticks_off()
         if self.value.neutral is not None:
             line = axes.axvline if self.chart.lying else axes.axhline
             line(self.value.neutral, color="#888888", linewidth=0.8, linestyle=":")
+
+    def _has_room(self) -> bool:
+        """Whether numbers fit beside each other along a logarithmic axis."""
+        there = sorted((place, text) for text, place in self.ticks.items() if place and place > 0)
+        character = _CHARACTER * len(self.chart.pictured())
+        return all(
+            math.log(b / a) / math.log(there[-1][0] / there[0][0])
+            >= (_LINE if self.chart.lying else character * (len(left) + len(right)) / 2)
+            for (a, left), (b, right) in pairwise(there)
+        )
 
     def _series(
         self, axes: Any, one: tuple[str, ...], apart: float, style: dict[str, Any], dash: Any
@@ -197,6 +220,17 @@ class _Panel:
         """Places and heights as x and y."""
         pair = tuple(pair) or ((), ())
         return pair[::-1] if self.chart.lying else pair
+
+
+def _plain_numbers() -> Any:
+    """What labels logarithmic axes: matplotlib's writes powers as formulas, which are not read."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:,.6g}" if super().__call__(x, pos) else ""
+
+    return Plain()
 
 
 def _unseen(cell: object) -> bool:
