@@ -70,17 +70,23 @@ def test_the_command_that_a_point_names_makes_it(tmp_path):
     path = tmp_path / "my model's.safetensors"
     save_file({"a": torch.randn(60, 50), "b": torch.randn(9)}, path)
     out = tmp_path / "map.json"
-    run("plan", path, "--only", "a*", "--guaranteed", 3, "--map", out)
-    for at, each in enumerate(json.loads(out.read_text())["points"]):
-        if each["errors"] != 4:
-            continue
+    run("plan", path, "--only", "a*", "--map", out)
+    points = json.loads(out.read_text())["points"]
+    # Of real words certificates are sought, which takes minutes where there are few checks.
+    points += [
+        each.as_dict()
+        for each in map_of(path, carriers=["sidecar"], only="a*", guaranteed=3).points
+    ]
+    chosen = [each for each in points if each["errors"] == 4]
+    assert len(chosen) == 4
+    for at, each in enumerate(chosen):
         target = tmp_path / f"{at}.safetensors"
         command = each["command"].replace("--out OUT", f"--out {target}")
         run(*shlex.split(command)[1:])
         protected = target if target.exists() else path
         [file] = pm.check_file(protected).files
         assert (file.carrier, file.errors, file.covered) == (each["carrier"], 4, 3000)
-        assert "--guaranteed 3" in command
+    assert "--guaranteed 3" in chosen[-1]["command"]
     points = map_of(path, carriers=["sidecar"], budgets=[4], only="a*", seed=5).points
     assert points[0].command.endswith("--errors 4 --only 'a*' --seed 5")
 
