@@ -302,6 +302,8 @@ def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatc
     write, written = os.write, []
 
     def full(file, data):
+        if not os.readlink(f"/proc/self/fd/{file}").endswith("rows.jsonl"):
+            return write(file, data)  # a pipe of another thread
         written.append(len(data))
         return write(file, data[:100]) if len(written) == 4 else write(file, data)
 
