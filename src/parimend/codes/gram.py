@@ -51,13 +51,14 @@ class Gram:
             ArithmeticError: if the rows are dependent.
         """
         if self.m > _LARGEST:
-            return conjugate_gradients(self.product, residual, rtol, self._diagonal)
+            return conjugate_gradients(self.product, residual, rtol, self.diagonal)
         import scipy.linalg  # see conjugate_gradients
 
         return scipy.linalg.cho_solve(self._factor, residual, check_finite=False)
 
     @cached_property
-    def _diagonal(self) -> NDArray[np.float64]:
+    def diagonal(self) -> NDArray[np.float64]:
+        """(m,): squares of the rows of H D."""
         total = np.zeros(self.m)
         for columns, scale in self.pieces:
             entries = slice(columns.start[0], columns.start[-1])

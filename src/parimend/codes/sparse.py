@@ -84,8 +84,9 @@ class Sparse(SparseIntegers, RealCode):
         )
 
     def _solve_gram(self, residual: NDArray[np.float64], rtol: float) -> NDArray[np.float64]:
-        return self._gram.solve(residual, rtol)
+        return self.gram.solve(residual, rtol)
 
     @cached_property
-    def _gram(self) -> Gram:
+    def gram(self) -> Gram:
+        """H H^T."""
         return Gram([(self.columns, 1.0 / self.unit)], self.m)

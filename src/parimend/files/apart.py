@@ -36,7 +36,7 @@ from parimend.files.seals import (
     name_of,
 )
 from parimend.files.targets import PLACE
-from parimend.files.walking import require_readable, walk
+from parimend.files.walking import refuse, walk
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
 from parimend.seal import Seal
@@ -209,8 +209,8 @@ class Apart(Seals):
     def _files(self) -> list[Path]:
         if self.is_one:
             return [self.where] if self.where.exists() else []
-        require_readable(self.where)
-        return sorted(self.where / name for name in walk(self.where) if name.endswith(SUFFIX))
+        names = walk(self.where, refuse)
+        return sorted(self.where / name for name in names if name.endswith(SUFFIX))
 
     @cached_property
     def _loaded(self) -> tuple[list[Sealed], list[str]]:

@@ -11,14 +11,14 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
 from parimend.files.seals import SUFFIX
-from parimend.files.walking import require_readable, walk
+from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular
 
@@ -125,8 +125,7 @@ def targets(path: Path, everything: bool = False) -> list[Path]:
 
 
 def _targets_in(folder: Path, everything: bool) -> list[Path]:
-    require_readable(folder)
-    names = names_below(folder)
+    names = names_below(folder, refuse)
     listed = _listed(folder, names)
     taken = {name for name in names if is_weights(name) or is_index(Path(name))}
     surplus = _unlisted(taken, listed)
@@ -307,9 +306,9 @@ def reason(error: OSError, path: Path) -> str:
     return why if is_its_own else f"{error.filename}: {why}"
 
 
-def names_below(folder: Path) -> list[str]:
+def names_below(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[str]:
     """Names of the files in and below a folder, from it on, without seals; see `walk`."""
-    return [name for name in walk(folder) if not name.endswith(("/", SUFFIX))]
+    return [name for name in walk(folder, onerror) if not name.endswith(("/", SUFFIX))]
 
 
 def is_inside(name: object) -> bool:

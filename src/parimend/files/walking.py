@@ -37,20 +37,27 @@ def _is_file(base: str, name: str) -> bool:
 
 def unreadable(folder: Path) -> dict[Path, OSError]:
     """Which folders there cannot be read, and why; nobody knows what is in them."""
-    errors: list[OSError] = []
-    for _ in walk(folder, errors.append):
+    errors: dict[Path, OSError] = {}
+
+    def note(error: OSError) -> None:
+        if not _is_gone(error):
+            errors[Path(error.filename)] = error
+
+    for _ in walk(folder, note):
         pass
-    # What is not there (any more) has nothing in it.
-    return {
-        Path(error.filename): error for error in errors if not isinstance(error, FileNotFoundError)
-    }
+    return errors
 
 
-def require_readable(folder: Path) -> None:
-    """Refuse a folder of which not all can be seen.
+def refuse(error: OSError) -> None:
+    """What `walk` calls where all of a folder has to be seen.
 
     Raises:
-        OSError: if one in or below it cannot be read; it names that.
+        OSError: if a folder cannot be read; it names that.
     """
-    for error in unreadable(folder).values():
+    if not _is_gone(error):
         raise error
+
+
+def _is_gone(error: OSError) -> bool:
+    """Whether it is about a folder that is not there (any more), which has nothing in it."""
+    return isinstance(error, FileNotFoundError)

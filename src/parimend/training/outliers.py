@@ -77,9 +77,7 @@ class Outliers:
     @cached_property
     def _rounding(self) -> float:
         """What rounding weights to the grid may make of checks: less says nothing of damage."""
-        _, row, coefficient = self._code.columns
-        squares = np.bincount(row, (coefficient / self._code.unit) ** 2, self._code.m)
-        return SIGMAS * float(np.sqrt(squares.max() / 12))
+        return SIGMAS * float(np.sqrt(self._code.gram.diagonal.max() / 12))
 
     def ordinary(self, checks: NDArray[np.float64]) -> bool:
         """Whether checks before a projection, (m,) in the scale of `Sparse.matvec`, are like those
