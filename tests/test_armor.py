@@ -101,16 +101,28 @@ class TestDamage:
         for hit in (range(PREFIX), range(PREFIX, 2 * PREFIX)):
             assert unarmor(damaged(data, hit, rng), "x") == (b"", True)
 
-    @given(st.lists(st.integers(0, 19), max_size=6), st.lists(st.integers(0, 19), max_size=6))
-    def test_damage_of_both_ends(self, front, back):
-        """As long as one of them has the CRC of the payload, and both look like what they were."""
+    @given(
+        st.lists(st.integers(0, 15), max_size=6),
+        st.lists(st.integers(0, 15), max_size=6),
+        st.permutations(range(16, 24)),
+        st.integers(1, 4),
+    )
+    def test_damage_of_both_ends(self, front, back, order, split):
+        """As long as half of the checksums is left in either, and both look like prefixes."""
         data = armor(b"payload" * 60)
+        # Four are wrong in both, the others in one each but the last.
         places = [
-            *(set(front) | {20}),
-            *(len(data) - PREFIX + i for i in {*back, 21} - {*range(16, 20)}),
+            *{*front, *order[:4], *order[4 : 4 + split]},
+            *(len(data) - PREFIX + i for i in {*back, *order[:4], *order[4 + split :]}),
         ]
-        hit = damaged(data, places, np.random.default_rng(len(front)))
+        hit = damaged(data, [*places, 100], np.random.default_rng(len(front)))
         assert unarmor(hit, "x") == (b"payload" * 60, True)
+
+    def test_nothing_is_proven_by_less_than_half_of_the_checksums(self, rng):
+        data = armor(b"payload" * 60)
+        places = [at + i for at in (0, len(data) - PREFIX) for i in range(16, 21)]
+        with pytest.raises(SealError, match="file: the seal is damaged beyond repair"):
+            unarmor(damaged(data, places, rng), "file")
 
     def test_ends_of_which_nothing_is_left_make_it_foreign(self, rng):
         data = armor(b"payload" * 60)
