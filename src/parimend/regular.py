@@ -76,15 +76,21 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def require_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that is taken by something that a file must not replace.
+    """Refuse a path where no file can be, or that is taken by what a file must not replace.
 
     Raises:
-        FormatError: if there is something else than a regular file, or the one that this process
-            prints to, as ``/dev/stdout`` may be: what is printed would be lost with it.
+        FormatError: if its folder is not there; if there is something else than a regular file,
+            or the one that this process prints to, as ``/dev/stdout`` may be: what is printed
+            would be lost with it.
     """
     try:
         found = os.stat(path)
     except FileNotFoundError:
+        folder = os.path.dirname(os.fspath(path)) or os.curdir
+        if not os.path.isdir(folder):
+            raise FormatError(
+                f"{os.fspath(path)}: there is no folder {folder}: make it, or take another"
+            ) from None
         return
     _require_regular(found, path)
     if any(os.path.samestat(found, each) for each in _printed_to()):

@@ -272,6 +272,29 @@ def test_an_answer_is_given_though_what_goes_beside_it_cannot_be_written(
         assert len(out.splitlines()) == len(without[1].splitlines()) > 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "MODEL", "--receipt", "gone/r.json"],
+        ["repair", "MODEL", "-o", "gone/r.npy"],
+        ["plan", "MODEL", "--map", "gone/r.json"],
+        ["plan", "MODEL", "--csv", "gone/r.csv"],
+        ["inject", "MODEL", "-o", "gone/r.npy", "-f", "zero"],
+        ["inject", "MODEL", "-o", "r.npy", "-f", "zero", "--save", "gone/r.json"],
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_before_the_work(
+    model, run, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    there = sorted(tmp_path.rglob("*"))
+    status, out, err = run(*[str(model) if each == "MODEL" else each for each in arguments])
+    where = next(each for each in arguments if each.startswith("gone"))
+    assert (status, out) == (2, "")
+    assert err == f"parimend: {where}: there is no folder gone: make it, or take another\n"
+    assert sorted(tmp_path.rglob("*")) == there
+
+
 @pytest.mark.parametrize("stream", [1, 2])
 def test_what_is_printed_to_is_not_replaced(model, tmp_path, stream):
     """As /dev/stdout, redirected to a file: what is printed would be lost."""

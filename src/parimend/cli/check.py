@@ -13,6 +13,7 @@ from parimend.cli.contract import reason, require_written, tell
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 from parimend.errors import ParimendError
+from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -127,6 +128,7 @@ def _require_place(receipt: Path, known: Iterable[Path]) -> None:
     """Refuse a receipt in the place of what is looked at."""
     from parimend.files import SUFFIX
 
+    require_place(receipt)
     there = [file for file in known if file.exists() and receipt.exists()]
     if receipt.suffix == SUFFIX or any(map(receipt.samefile, there)):
         raise typer.BadParameter(f"--receipt would replace {receipt}: choose another place for it")

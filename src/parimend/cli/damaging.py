@@ -17,7 +17,7 @@ from parimend.faults.words import FORMATS
 from parimend.files.opening import sidecars_of
 from parimend.files.seals import sidecar_of
 from parimend.formats import Entry, layout_of
-from parimend.regular import open_regular, read_regular
+from parimend.regular import open_regular, read_regular, require_place
 from parimend.seal import MAX_BYTES
 from parimend.stores.file import copy_data
 
@@ -52,6 +52,7 @@ def damage_file(
     """
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be damaged: write the copy somewhere else")
+    require_place(out)
     with open_regular(path) as file, ExitStack() as stack:
         # What is entered first takes its place last: a sidecar never lies beside another file.
         if sidecar_of(path).exists():

@@ -9,6 +9,7 @@ import typer
 
 from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, print_json, print_table, say
+from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.faults import FaultList
@@ -71,6 +72,8 @@ def command(
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    if save is not None:
+        require_place(save)
     faults = damage_file(
         path, out, fault, count, seed, only=only, placement=placement, replay=replay
     )

@@ -22,6 +22,7 @@ from parimend.cli.protect import (
     Source,
 )
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.carriers import Options
@@ -139,6 +140,8 @@ def command(
     from parimend.planner import plan, simulate
 
     files = Files(html, picture, csv)
+    if map_ is not None:
+        require_place(map_)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {

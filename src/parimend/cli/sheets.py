@@ -42,7 +42,7 @@ class Files:
     """Where sheets go; nowhere by default.
 
     Raises:
-        SpecError: if one of them cannot be written, before anything long begins.
+        ParimendError: if one of them cannot be written, before anything long begins.
     """
 
     html: Path | None = None

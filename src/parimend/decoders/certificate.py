@@ -47,7 +47,7 @@ from parimend.decoders.peeling import Peeling, PreparedPeeling
 from parimend.errors import SpecError
 
 _STEPS = 2 * 10**7
-"""Of the enumeration; a minute or two."""
+"""Of the enumeration; up to half a minute."""
 _SEEDS = 8
 """So many codes are tried for one with a certificate: most have one."""
 
@@ -96,7 +96,7 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
         start, row, *prepared.rows[:2], errors + FEW, _STEPS
     )
     if not ended:
-        raise SpecError(f"{what}: the search has no end in {_STEPS:,} steps; take more checks")
+        raise SpecError(f"{what}: the search takes more than {_STEPS:,} steps; take more checks")
     found = [[int(i) for i in columns if i >= 0] for columns in sets]
     if left := [columns for columns in found if not _excluded(code, columns, errors)]:
         shown = "; ".join(", ".join(map(str, columns)) for columns in left[:8])

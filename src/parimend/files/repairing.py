@@ -160,12 +160,12 @@ def _mend(folder: Path | None, task: _Task) -> None:
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
-    require_place(out or path)  # before the work
     seals = task.members.seals
     is_gone = task.sources and seals.has(path) and not os.path.lexists(path)
     if is_gone:
         (out or path).parent.mkdir(parents=True, exist_ok=True)
         task = task._replace(partial=False)  # there is nothing to put anything back into
+    require_place(out or path)  # before the work
     with absent(path, seals) if is_gone else opened(path, seals) as found:
         if out and found.side and out.exists() and found.side.exists():
             _require_apart(out, found.side)

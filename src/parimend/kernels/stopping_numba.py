@@ -9,6 +9,11 @@ import numpy as np
 from parimend.kernels.peeling_numba import U, short_vectors
 
 _NEED = 3  # columns in every check of a stopping set
+# A search is given up where it takes six times as many steps as its share of first columns would
+# (the first ones, which have the most candidates, take up to five times as many), and not before
+# so many of them.
+_SHARE = 6.0
+_SOONEST = 0.01
 
 
 @nb.njit(cache=True)
@@ -94,7 +99,8 @@ def stopping_sets(start, row, row_start, column, most, steps):
     those taken before are excluded, so that every set is reached once.
 
     Returns:
-        ((sets, most) columns, -1 for none; whether the search ended within ``steps`` steps).
+        ((sets, most) columns, -1 for none; whether the search ended within ``steps`` steps, and
+        did not look from early on as if it would not).
     """
     H = (start, row, row_start, column)
     n = start.size - 1
@@ -108,13 +114,13 @@ def stopping_sets(start, row, row_start, column, most, steps):
     candidate = np.empty((most + 1, n), np.int64)
     candidates, tried = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
     out = np.full((1024, most), -1, np.int64)
-    found = 0
+    found = taken = 0
     candidate[0], candidates[0] = np.arange(n), n  # as first column
     depth = 0
     while depth >= 0:
         if tried[depth] < candidates[depth]:
-            steps -= 1
-            if steps < 0:
+            taken += 1
+            if taken > steps * min(1.0, _SHARE * max(tried[0] / n, _SOONEST)):
                 return out[:found], False
             i = candidate[depth, tried[depth]]
             tried[depth] += 1

@@ -39,6 +39,7 @@ def write_page(
 
     Raises:
         SpecError: for another kind of file, or without plotly.
+        FormatError: without the folder, or if something else than a file is there.
         OSError: if the file cannot be written.
     """
     target = require_page(path)
@@ -51,7 +52,7 @@ def require_page(path: str | os.PathLike[str]) -> Path:
     """The path of a page that can be written: to be asked before the work of a long run is done.
 
     Raises:
-        SpecError: as `write_page` does.
+        SpecError, FormatError: as `write_page` does.
     """
     return place(path, "a page", (".html",), "plotly", "report")
 

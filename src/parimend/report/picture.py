@@ -41,6 +41,7 @@ def write_picture(sheet: Sheet, path: str | os.PathLike[str], title: str = "") -
 
     Raises:
         SpecError: for another kind of file, a sheet without a chart, or without matplotlib.
+        FormatError: without the folder, or if something else than a file is there.
         OSError: if the file cannot be written.
     """
     target = require_picture(path)
@@ -87,7 +88,7 @@ def require_picture(path: str | os.PathLike[str]) -> Path:
     """The path of a picture that can be drawn: to be asked before the work of a long run is done.
 
     Raises:
-        SpecError: as `write_picture` does.
+        SpecError, FormatError: as `write_picture` does.
     """
     return place(path, "a picture", _FORMATS, "matplotlib", "plot")
 

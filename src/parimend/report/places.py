@@ -28,8 +28,8 @@ def place(
         extra: see there.
 
     Raises:
-        SpecError: for another suffix, without the folder, or without the library.
-        FormatError: if something else than a regular file is there.
+        SpecError: for another suffix, or without the library.
+        FormatError: without the folder, or if something else than a regular file is there.
 
     >>> place("map.gif", "a picture", (".svg", ".png"))
     Traceback (most recent call last):
@@ -39,8 +39,6 @@ def place(
     if target.suffix not in suffixes:
         raise SpecError(f"{target}: {what} is a file {' or '.join(suffixes)}")
     require_place(target)
-    if not target.parent.is_dir():
-        raise SpecError(f"{target}: there is no folder {target.parent}: make it, or take another")
     if library and find_spec(library) is None:
         raise SpecError(f"{target}: {what} needs {library}: pip install 'parimend[{extra}]'")
     return target

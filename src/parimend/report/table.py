@@ -31,6 +31,7 @@ def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Pat
 
     Raises:
         SpecError: for another kind of file.
+        FormatError: without the folder, or if something else than a file is there.
         OSError: if a file cannot be written.
     """
     target = require_csv(path)
@@ -47,7 +48,7 @@ def require_csv(path: str | os.PathLike[str]) -> Path:
     """The path of a CSV file.
 
     Raises:
-        SpecError: as `write_csv` does.
+        SpecError, FormatError: as `write_csv` does.
     """
     return place(path, "a table", (".csv",))
 
