@@ -32,7 +32,7 @@ def _judged(
     wrong = suspect.wrong().any(1)
     if wrong.any():
         at = wrong.nonzero().flatten()
-        wrong[at] = ~suspect.at(at).excused(parameters)
+        wrong[at] = ~suspect.at(at).excused(x, parameters)
     guard.journal.screened += int((~wrong).sum())
     return suspect, wrong
 

@@ -201,7 +201,7 @@ class Suspect:
         channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
         return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
 
-    def excused(self, parameters: Parameters) -> Tensor:
+    def excused(self, x: Tensor, parameters: Parameters) -> Tensor:
         """Which samples are right although their checks failed, (samples,) bool.
 
         No quantile bounds the sum of errors that are not independent: outputs with equal weights
@@ -209,10 +209,14 @@ class Suspect:
         them allows are right; and what the layer gives every time counts as rounding up to the
         largest error that rounding may make. Both as long as the weights are those that are
         checked.
+
+        Args:
+            x: inputs of the whole call: how sums are ordered depends on the number of samples.
+            parameters: gives weight and bias.
         """
         weight, bias = parameters()
-        again = replace(self, y=self.y.clone())
-        again.recompute(torch.arange(len(self.y), device=self.y.device), parameters)
+        fresh = self.checks.product.run(self.checks.product.samples(x), weight, bias, self.size)
+        again = replace(self, y=fresh.reshape(len(fresh), *self.y.shape[1:])[self.index].to(self.dtype).to(torch.float64))
         repeated = again.wrong().any(1)
         if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)
