@@ -11,6 +11,8 @@ from parimend.errors import ComputationError, GuardError
 from parimend.guards import guard_
 from parimend.upsets import Upset, upset_
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 class Residual(nn.Module):
     """What is no product: by modules, functions and operators, in place or not."""
@@ -136,6 +138,74 @@ def test_nan_equals_itself(model, x):
     with guard_(model, activations=True) as guards:
         model(x)
         assert {e.action for e in guards.events} == {"input"}
+
+
+class Once(nn.Module):
+    """A product, and one operation on what comes out."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.operation = operation
+
+    def forward(self, x):
+        return self.operation(self.linear(x))
+
+
+def squared(y):
+    y *= y
+    return y
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        squared,
+        lambda y: y.mul_(y),
+        lambda y: y.sub_(other=y),
+        lambda y: y.add_(y.view_as(y)),
+        lambda y: y.add_(y.flip(0)),
+        lambda y: (y[1:].mul_(y[1:].view(-1, 8)), y)[1],
+        lambda y: torch.relu_(input=y),
+        lambda y: F.relu(input=y, inplace=True),
+    ],
+)
+def test_an_operand_that_is_changed_may_be_there_twice_or_by_name(operation):
+    torch.manual_seed(0)
+    model, x = Once(operation), torch.randn(4, 8)
+    with torch.no_grad():
+        right = model(x)
+        with guard_(model, activations=True) as guards:
+            assert torch.equal(model(x), right)
+        assert guards.events == ()
+
+
+def test_an_operand_there_twice_is_seen_and_corrected():
+    model, x = Once(lambda y: y.mul_(y)), torch.randn(4, 8)
+    with torch.no_grad(), guard_(model, activations=True) as guards:
+        right = model(x)
+        with upset_(model, Upset("offset", size=1e-6), operations=["mul"], every=3) as upsets:
+            while not upsets.struck:
+                assert torch.equal(model(x), right)
+        assert {e.action for e in guards.events} == {"recomputed"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "wrong"),
+    [
+        (lambda y: F.relu(y - 10.0), "relu", torch.nan),
+        (lambda y: F.hardtanh(y + torch.inf, 0.0, LARGEST), "hardtanh", torch.inf),
+    ],
+    ids=["NaN for zero", "infinity for the largest number"],
+)
+def test_what_is_no_finite_number_is_seen(operation, name, wrong):
+    model, x = Once(operation), torch.ones(4, 8)
+    with torch.no_grad(), guard_(model, activations=True) as guards:
+        right = model(x)
+        with upset_(model, Upset("stuck", size=wrong), operations=[name], every=3) as upsets:
+            while not upsets.struck:
+                assert torch.equal(model(x), right)
+        assert {e.action for e in guards.events} == {"recomputed"}
 
 
 def test_one_forward_in_so_many_and_threads(model, x):

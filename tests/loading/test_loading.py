@@ -124,6 +124,21 @@ def test_beyond_repair(tmp_path, rng):
             act(path, "repair")
 
 
+def test_a_file_of_which_nobody_knows_what_lies_where_is_not_loaded(tmp_path):
+    """What is protected can be put back, but what is not has moved."""
+    path = tmp_path / "model.safetensors"
+    plain_save({"a": torch.arange(1000.0), "b": torch.arange(1000.0)}, path)
+    pm.protect_file(path, errors=4, only=["a"])
+    good = path.read_bytes()
+    path.write_bytes(good[:-40] + b"more" + good[-40:])
+    assert pm.repair_file(path).verdict is pm.Verdict.UNCORRECTABLE
+    for policy in ("raise", "repair"):
+        with pytest.raises(DamageError, match="4 bytes too many"):
+            pm.load_file(path, on_damage=policy)
+    path.write_bytes(good[:10] + b"x" + good[11:])
+    assert torch.equal(pm.load_file(path, on_damage="repair")["b"], torch.arange(1000.0))
+
+
 def test_a_damaged_header_does_not_stop_loading(tmp_path):
     path = tmp_path / "model.safetensors"
     pm.save_file(state(), path, errors=2)

@@ -109,10 +109,20 @@ class _Twice(TorchFunctionMode):
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
             in_place = in_place or any(argument is True for argument in args[1:])
-        saved = args[0].clone() if in_place else None
+        changed = (args[0] if args else kwargs["input"]) if in_place else None
+        others = [x for x in (*args, *kwargs.values()) if x is not changed]
+        if in_place and any(_shares(x, changed) for x in others):
+            return function(*args, **kwargs)  # what the others were is not known afterwards
+        saved = changed.clone() if in_place else None
 
         def again() -> Any:
-            return function(*args if saved is None else (saved.clone(), *args[1:]), **kwargs)
+            if saved is None:
+                return function(*args, **kwargs)
+            fresh = saved.clone()  # also where it is an operand twice, as in x *= x
+            return function(
+                *(fresh if x is changed else x for x in args),
+                **{name: fresh if x is changed else x for name, x in kwargs.items()},
+            )
 
         output = function(*args, **kwargs)
         if not observable(output):
@@ -141,7 +151,7 @@ class _Twice(TorchFunctionMode):
             two_agree = _same(second, third) or _same(output, third)
             action = "recomputed" if two_agree else "suspect"
         with torch.no_grad():
-            where = ~((output == third) | (output.isnan() & third.isnan()))
+            where = ~_equal(output, third)
             index = where.nonzero()[0].tolist() if where.any() else []
             rms = third.to(torch.float32).square().mean().sqrt()
             error = ((output - third).abs().max() / rms).nan_to_num(torch.inf, torch.inf)
@@ -178,6 +188,17 @@ def _updates(
     return bool(training) and mean is not None
 
 
+def _shares(x: Any, changed: Tensor) -> bool:
+    """Whether an argument lies in the memory of the one that is changed."""
+    if not isinstance(x, Tensor) or {x.layout, changed.layout} != {torch.strided}:
+        return False
+    return x.untyped_storage().data_ptr() == changed.untyped_storage().data_ptr()
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     # NaN equals itself here: it is what the operation gives.
-    return bool(torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num()))
+    return bool(torch.equal(a, b) or _equal(a, b).all())
+
+
+def _equal(a: Tensor, b: Tensor) -> Tensor:
+    return (a == b) | (a.isnan() & b.isnan())

@@ -216,7 +216,8 @@ class Suspect:
         """
         weight, bias = parameters()
         fresh = self.checks.product.run(self.checks.product.samples(x), weight, bias, self.size)
-        again = replace(self, y=fresh.reshape(len(fresh), *self.y.shape[1:])[self.index].to(self.dtype).to(torch.float64))
+        fresh = fresh.reshape(len(fresh), *self.y.shape[1:])[self.index].to(self.dtype)
+        again = replace(self, y=fresh.to(torch.float64))
         repeated = again.wrong().any(1)
         if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)

@@ -16,7 +16,7 @@ from parimend.files.examining import is_truncated, report_on
 from parimend.files.opening import Opened
 from parimend.formats import Layout
 from parimend.loading.policy import OnDamage
-from parimend.outcomes import FileOutcome
+from parimend.outcomes import FileOutcome, Verdict
 from parimend.stores.file import FileTensors, LoadedTensors
 
 
@@ -66,5 +66,6 @@ def content_of(found: Opened, on_damage: OnDamage) -> Content:
     act = repair_ if on_damage == "repair" else diagnose
     outcome = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
     # What is around the tensors comes from the seal.
-    mended = on_damage == "repair" and all(word.verdict.ok for word in outcome.words)
+    is_whole = outcome.frame is not Verdict.UNCORRECTABLE  # else nobody knows what lies where
+    mended = on_damage == "repair" and is_whole and all(word.verdict.ok for word in outcome.words)
     return Content(path, sealed.layout, loaded.data, outcome, mended or outcome.ok)
