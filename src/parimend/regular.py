@@ -115,6 +115,12 @@ def state_of(path: str | os.PathLike[str] | int) -> State | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file; 0 if there is none, or no more."""
+    state = state_of(path)
+    return state[2] if state else 0
+
+
 def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
     """Bytes of a file; zeros beyond its end."""
     data = np.empty(count, np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from parimend.files.opening import opened
 from parimend.files.seals import Seals
 from parimend.files.targets import index_first, reason
 from parimend.outcomes import FileOutcome, Report
+from parimend.regular import size_of
 from parimend.stores.file import FileTensors, Progress, silent
 
 _HASHED = 1 << 28
@@ -109,8 +109,8 @@ def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: 
     threads = engine.threads(sum(len(group.first()) for group in groups))
     look = functools.partial(_look, seals, act, silent if engine.cluster else progress, threads)
     for path in visit(groups, look, engine):
-        if engine.cluster and path.exists():
-            progress(path.stat().st_size)
+        if engine.cluster:
+            progress(size_of(path))
 
 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
@@ -124,8 +124,7 @@ def quickest(groups: Sequence[Members]) -> Find:
     """What says soonest that files are clean."""
     if kernels.loaded():
         return find
-    files = (path for members in groups for path in members.first())
-    size = sum(os.path.getsize(path) for path in files if os.path.exists(path))
+    size = sum(size_of(path) for members in groups for path in members.first())
     return find_hashed if size <= _HASHED else find
 
 
