@@ -150,5 +150,8 @@ def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
 def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
     found, problems = members.outcome()
     found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
-    found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
+    for path, text in problems.items():
+        # What was found in a file that lies in the wrong place, and done about it, is told, too.
+        was = members.looked(path) or FileOutcome(())
+        found[path] = replace(was, path=str(path), problem=text)
     return tuple(found[path] for path in sorted(found, key=index_first))

@@ -259,6 +259,10 @@ def _put_back(
     fetched: Fetched | None = None,
 ) -> FileOutcome:
     """`put_back`, if it is known what; nothing is put into a file that may be another one."""
+    if report.verdict is Verdict.UNKNOWN:  # probably saved anew: what was is written elsewhere
+        if not out:
+            return report
+        report = replace(report, problem="")
     if not is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
         return report
     return put_back(found, report, findings, out, task.progress, fetched)
