@@ -9,7 +9,6 @@ from parimend.dtypes import DTYPES, named
 from parimend.stores.base import masked
 from parimend.words.layout import Part
 
-
 WHOLE = [name for name, dtype in DTYPES.items() if dtype.bits % 8 == 0]  # bytes
 
 
