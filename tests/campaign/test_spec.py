@@ -61,7 +61,7 @@ def test_a_file_is_its_tables(tmp_path):
         ("[faults.leo]\ndays = inf", r"faults\.leo\.days must be finite, not inf"),
         ("[faults.f]\nkind = 'noise'\ncount = 1\nscale = nan", r"faults\.f\.scale must be finite"),
         ("[networks.n]\nfile = 'a'\ntolerance = nan", "tolerance must be finite, not nan"),
-        ("[networks.n]\nfile = 'a'\ntolerance = -0.1", "tolerance is a difference .* 0 or more, not -0.1"),
+        ("[networks.n]\nfile = 'a'\ntolerance = -0.1", "tolerance is a difference, 0 or more, not"),
         ("[stop]\noutcomes = []", "outcomes is empty: name what is looked for"),
         ("sead = 7", "unknown key 'sead'; did you mean 'seed'"),
         ("seed = -1", "seed must be a whole number below 2"),

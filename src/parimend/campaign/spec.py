@@ -261,7 +261,7 @@ def _source(source: Source, name: str) -> Source:
         if text is not None and text.count(":") != 1:
             raise SpecError(f"{where}: {key} is module:function, not {text!r}")
     if source.tolerance < 0.0:
-        raise SpecError(f"{where}: tolerance is a difference of scores, 0 or more, not {source.tolerance}")
+        raise SpecError(f"{where}: tolerance is a difference, 0 or more, not {source.tolerance}")
     return source
 
 

@@ -109,7 +109,8 @@ class Subject:
         )
         if state.changed or not state.upsets:
             return not state.changed
-        assert state.ran is not None and self.score_intact is not None
+        assert state.ran is not None
+        assert self.score_intact is not None
         return abs(state.ran - self.score_intact) <= self.slack
 
     def score(self, state: Struck) -> float:
