@@ -24,6 +24,7 @@ from parimend.experiment import (
     Rate,
     SumsTarget,
     Trial,
+    bit_patterns,
     grid_of,
     on_grid,
     run,
@@ -280,6 +281,12 @@ def test_dtypes_that_numpy_lacks(dtype):
     tensors = {"w": torch.linspace(-1, 1, 600).to(dtype)}
     target = ModelTarget(tensors, pm.protect_(tensors, 3))
     assert run(target, Faults("bitflip", 3), range(4)) == Counts(repaired=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.bool])
+def test_dtypes_that_are_not_struck(dtype):
+    with pytest.raises(FaultError, match=f"head is {dtype}, which is not struck: convert it"):
+        bit_patterns({"w": torch.ones(3), "head": torch.ones(3, dtype=dtype)})
 
 
 def test_memory_that_no_flat_view_reaches_is_not_taken_for_damaged():

@@ -81,6 +81,7 @@ def _protected(
         given = metric(model) if metric else None
         weights = weights_hash(model)
         facts = []
+        source = spec.networks[name]
         for setting in spec.protections:
             state = copy.deepcopy(model)
             run = (lambda state=state: metric(state)) if metric else None
@@ -94,8 +95,9 @@ def _protected(
                 "model": state,
                 "kept": kept,
                 "protection": setting,
-                "metric": spec.networks[name].metric,
+                "metric": source.metric,
                 "score": score,
+                "slack": source.slack(score) if score is not None else 0.0,
             }
             torch.save(packed, folder / packed_name(name, setting.name))
             nbytes = protection.nbytes(kept)

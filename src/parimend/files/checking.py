@@ -32,8 +32,8 @@ _HASHED = 1 << 28
 
 def check_file(
     path: PathLike,
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     seal_dir: PathLike | None = None,
     workers: int | None = 1,
     engine: str = "local",
@@ -81,13 +81,15 @@ def check_file(
         >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
-    return check_all([path], progress, seal_dir=seal_dir, workers=workers, engine=engine)
+    return check_all(
+        [path], progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
+    )
 
 
 def check_all(
     paths: Sequence[PathLike],
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     seal_dir: PathLike | None = None,
     workers: int | None = 1,
     engine: str = "local",

@@ -50,7 +50,8 @@ class Bench:
         if packed["metric"]:
             metric = Metric(packed["metric"], self.base, self._data(network))
         protecting = protection_of(packed["protection"])
-        return Subject(packed["model"], intact, protecting, packed["kept"], metric, packed["score"])
+        score, slack = packed["score"], packed["slack"]
+        return Subject(packed["model"], intact, protecting, packed["kept"], metric, score, slack)
 
     def _open_data(self, network: str) -> Any:
         return self._load(packed_name(network))
