@@ -158,9 +158,7 @@ def test_weights_that_cannot_be_looked_at_before_an_update_are_told_and_may_come
     write(model[0].weight, 7.0, 1)
     with pytest.warns(UserWarning, match="is not watched"), one.update():
         model[2] = layer
-    kinds = [event.kind for event in told]
-    assert set(kinds) == {"repaired", "unwatched", "sealed"}
-    assert kinds[-1] == "sealed"
+    assert [event.kind for event in told] == ["repaired", "unwatched", "unwatched", "sealed"]
     assert one.sweep() == []
     assert one.last_sweep
 
@@ -324,19 +322,44 @@ def test_a_word_that_an_update_overtakes_is_looked_at_again(monkeypatch, times, 
 def test_within_an_update_nothing_is_looked_at():
     model = network()
     one = scrubber(model)
+    sweeping, go_on = threading.Event(), threading.Event()
+
+    def sweep():
+        assert one.sweep() == []
+        with one._sweeping:
+            sweeping.set()
+            go_on.wait(20)
+
+    other = threading.Thread(target=sweep)
     with one.update():
         write(model[0].weight, 7.0, 500)
-        assert one.sweep() == []
-        seen = []
-        other = threading.Thread(target=lambda: seen.append(one.sweep()))
         other.start()
+        assert sweeping.wait(20)
+        assert one.sweep() == []
+        assert other.is_alive()  # it was not waited for: it may wait for this update
+        go_on.set()
         other.join()
-    assert seen == [[]]
-    assert (one.counters.sweeps, one.last_sweep, one.counters.bytes_read > 0) == (0, 0.0, True)
+    assert (one.counters.sweeps, one.last_sweep) == (0, 0.0)
 
 
-def test_a_repair_gives_way_to_an_update(monkeypatch):
-    """What was located is none of its damage."""
+def test_a_thread_that_sees_nothing_rests(monkeypatch):
+    monkeypatch.setattr("parimend.scrub.scrubber.REST", 30.0)
+    model, begun = network(), []
+    with scrubber(model, share=1.0) as one:
+        assert until(lambda: one.last_sweep)
+        monkeypatch.setattr(one._looks, "look_up", lambda pause: begun.append(pause))
+        with one.update():
+            before = begun.count(True)
+            time.sleep(0.2)
+            assert begun.count(True) <= before + 1
+
+
+@pytest.mark.filterwarnings("ignore:parimend.Scrubber")
+@pytest.mark.parametrize(
+    ("count", "kinds"),
+    [(1, ["repaired", "sealed"]), (400, ["uncorrectable", "failed", "sealed"])],
+)
+def test_what_was_located_is_no_damage_of_what_an_update_wrote(monkeypatch, count, kinds):
     model, told = network(), []
     one = scrubber(model, on_event=told.append)
     reached, updated = threading.Event(), threading.Event()
@@ -350,7 +373,7 @@ def test_a_repair_gives_way_to_an_update(monkeypatch):
 
     find = looks.find
     monkeypatch.setattr(looks, "find", locating)
-    write(model[0].weight, 7.0, 1)
+    write(model[0].weight, 7.0, count)
     sweeping = threading.Thread(target=one.sweep)
     sweeping.start()
     assert reached.wait(20)
@@ -358,7 +381,7 @@ def test_a_repair_gives_way_to_an_update(monkeypatch):
         write(model[0].weight, 5.0, 500)
     updated.set()
     sweeping.join()
-    assert [event.kind for event in told] == ["repaired", "sealed"]
+    assert [event.kind for event in told] == kinds
     assert (model[0].weight.view(-1)[:500] == 5.0).all()
 
 
