@@ -76,7 +76,7 @@ class Looks:
     def forget(self) -> None:
         """The words were sealed anew: what is known of them is known no more."""
         self.memory = Memory(self._weights.seal.words)
-        self._lost: dict[int, bytes] = {}  # words that were told beyond repair, as they were then
+        self._lost: dict[int, bytes] = {}  # what was told of and not put right, as it was then
 
     def stops(self, pause: bool) -> bool:
         """Whether looks with pauses, or those without, are to end."""
@@ -99,7 +99,7 @@ class Looks:
         try:
             return self._look(number, pause)
         except Exception as error:
-            self._lost[number] = b""
+            self._lost[number] = self._as_it_is(number)
             what = f"{self._weights.seal.words[number].name} is not watched"
             return Looked([self._teller.fail("unwatched", what, error)], False)
 
@@ -117,7 +117,7 @@ class Looks:
                 wait_for(self._weights.devices())
                 words = range(len(self._weights.seal.words))
                 wrong = [number for number in words if not self._is_right(number)]
-                new = [number for number in wrong if not self._is_told(number)]
+                new = [n for n in wrong if self._lost.get(n) != self._as_it_is(n)]
                 if not (new and left):
                     yield wrong
                     return
@@ -132,14 +132,13 @@ class Looks:
         except Exception:  # `look` tells of it
             return False
 
-    def _is_told(self, number: int) -> bool:
-        """Whether a word was told to be beyond repair as it is now."""
+    def _as_it_is(self, number: int) -> bytes:
+        """What tells a word from what it is at other times; nothing if it cannot be read."""
         try:
             word, since = self._weights.word(number)
-            now = proof_of(word, since.tensors)
+            return proof_of(word, since.tensors)
         except Exception:
-            now = b""
-        return self._lost.get(number) == now
+            return b""
 
     def _look(self, number: int, pause: bool) -> Looked:
         events: list[Event] = []
