@@ -259,7 +259,7 @@ def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():
 
 
 def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
-    monkeypatch.setattr("parimend.scrub.scrubber.PATIENCE", 0.1)
+    monkeypatch.setattr("parimend.scrub.looks.PATIENCE", 0.1)
     model, x, told = Interruptible(), torch.zeros(1, 30), []
     inside, go_on = threading.Event(), threading.Event()
     model.during = lambda: (inside.set(), go_on.wait(20))

@@ -21,7 +21,8 @@ again, told once; its place is taken for lost from then on, which leaves more of
 ``changed``: the damage changed while it was being located, and is looked at again. ``sealed``:
 the weights were updated and have a new seal. ``unwatched``: a word could not be looked at, so
 nothing is known of it; it is tried again in the next sweep. ``failed``: the scrubber could not
-do something else: write its log, call ``on_event``, or repair while a forward ran on."""
+do something else: write its log, call ``on_event``, repair while a forward ran on, or end an
+update; or tell damage that was beyond repair before an update from what that did."""
 
 TrainingKind = Literal["repaired", "skipped", "redone", "unexplained", "accepted", "unwatched"]
 """Of `parimend.heal_` and `parimend.constrain_`. ``repaired``: elements were put back; bit for bit

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import accumulate, chain, repeat
 from types import FrameType
 from typing import Any, Self
 
@@ -43,16 +47,28 @@ def _left_behind() -> Callable[..., None]:
     return nothing
 
 
-def runs(frame: FrameType, stack: FrameType | None) -> bool:
-    """Whether a call is on a stack; PyTorch calls no hook where an exception ends one.
+def runs(frame: FrameType, thread: int) -> bool:
+    """Whether a call still runs; PyTorch calls no hook where an exception ends one.
+
+    The stack of a thread that runs on must not be kept: up to Python 3.11 the frame of a call that
+    is just ending is memory that is used anew, and to ask it for the next one ends the process. So
+    no bytecode is run from taking the stack to the end of it, and no other thread.
 
     Args:
         frame: of the call.
-        stack: the last call of it; None for an empty one.
+        thread: that it was made in.
+
+    Example:
+        >>> import sys, threading
+        >>> runs(sys._getframe(), threading.get_ident()), runs(sys._getframe(), -1)
+        (True, False)
     """
-    while stack is not None and stack is not frame:
-        stack = stack.f_back
-    return stack is frame
+    stacks = map(operator.call, (sys._current_frames,))
+    last = map(dict.get, stacks, (thread,))
+    links: Iterator[Any] = chain(last, repeat("f_back"))
+    with suppress(AttributeError):  # of None, which is above the first call
+        return frame in accumulate(links, getattr)
+    return False
 
 
 class _Wrapper:

@@ -38,6 +38,21 @@ def test_they_are_scrubbed_there(brought, monkeypatch, digest):
     assert brought() < total // 2
 
 
+def test_an_update_looks_at_them_there(brought):
+    here, told = state(), []
+    seal = pm.protect_(here, 10)
+    there = {name: Distant(tensor) for name, tensor in here.items()}
+    scrubber = Scrubber(there, seal, on_event=told.append)
+    right = {name: tensor.clone() for name, tensor in here.items()}
+    here["weight"][3, 4] = 7.0
+    with scrubber.update():
+        here["half"].add_(1.0)
+        right["half"].add_(1.0)
+    assert [event.kind for event in told] == ["repaired", "sealed"]
+    assert all(torch.equal(here[name], right[name]) for name in here)
+    assert scrubber.sweep() == []
+
+
 def test_memory_that_fails_is_known_there_too(brought):
     here = state()
     seal = pm.protect_(here, 10)

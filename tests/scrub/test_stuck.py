@@ -146,14 +146,14 @@ def test_a_cell_that_flickers_does_not_keep_others_from_being_repaired(cells, mo
     cells.add(("w", 83))
     state["w"][2, 3] = 0.125
     assert [event.kind for event in scrubber.sweep()] == ["stuck"]
-    find, values = pm.scrub.scrubber.find, iter(range(1, 9))
+    find, values = pm.scrub.looks.find, iter(range(1, 9))
 
     def flickering(*args, **kwargs):
         finding = find(*args, **kwargs)
         state["w"][2, 3] = float(next(values))
         return finding
 
-    monkeypatch.setattr(pm.scrub.scrubber, "find", flickering)
+    monkeypatch.setattr(pm.scrub.looks, "find", flickering)
     state["v"][3, 3] = 0.5
     assert [event.kind for event in scrubber.sweep()] == ["repaired"]
     assert torch.equal(state["v"], good["v"])

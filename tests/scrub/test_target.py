@@ -47,19 +47,24 @@ def test_a_schedule_learns_from_whole_sweeps():
     schedule = Schedule(first, now=1000.0)
     schedule.began(1000.0 + DAY)
     schedule.found = 3
-    schedule.ended(complete=False, lost=False)  # what was found is kept
+    schedule.ended(complete=False)  # what was found is kept, and the next one is due
     assert schedule.pace is first
+    assert schedule.seconds_left(1000.0 + DAY) == 0.0
     schedule.began(1000.0 + 2 * DAY)
     schedule.found += 1
-    schedule.ended(complete=True, lost=False)
+    schedule.ended(complete=True)
     assert (schedule.pace.weights == first.after(4, 2.0).weights).all()
     assert schedule.found == 0
     due = 1000.0 + 2 * DAY + DAY * schedule.pace.interval
     assert schedule.seconds_left(due - 60.0) == pytest.approx(60.0, abs=1e-3)
     schedule.began(due)
-    schedule.found = 7
-    schedule.ended(complete=True, lost=True)  # nobody knows how many events that took
-    assert (schedule.pace, schedule.found) == (first, 0)
+    schedule.found, schedule.lost = 7, True
+    schedule.ended(complete=False)
+    schedule.began(due)
+    schedule.ended(complete=True)  # nobody knows how many events that took
+    assert (schedule.pace, schedule.found, schedule.lost) == (first, 0, False)
+    schedule.hurry()
+    assert schedule.seconds_left(due) == 0.0
 
 
 def test_a_schedule_is_late_when_a_sweep_takes_longer_than_the_interval():

@@ -12,7 +12,7 @@ class Counters(Record):
     """Totals since the scrubber was made.
 
     Attributes:
-        sweeps: rounds over all words.
+        sweeps: rounds in which all of every word was seen.
         bytes_read: of weights.
         repairs: words with damage that was repaired.
         elements_repaired: elements in them.

@@ -75,7 +75,7 @@ class Gate:
         with self._condition:
             if thread in self._inside:
                 first, depth = self._inside[thread]
-                if runs(first, caller):
+                if runs(first, thread):
                     self._inside[thread] = first, depth + 1
                     return
                 del self._inside[thread]  # a pass that was interrupted
@@ -140,11 +140,10 @@ class Gate:
     def _is_empty(self) -> bool:
         """Whether no other thread is inside; forgets passes whose frames are gone."""
         if self._inside:
-            stacks = sys._current_frames()
             self._inside = {
                 thread: (first, depth)
                 for thread, (first, depth) in self._inside.items()
-                if runs(first, stacks.get(thread))
+                if runs(first, thread)
             }
         return not self._inside.keys() - {threading.get_ident()}
 

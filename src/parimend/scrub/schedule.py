@@ -30,6 +30,8 @@ class Schedule:
     Attributes:
         pace: what is known now.
         found: events that were repaired since the last sweep that saw every word.
+        lost: whether a word was beyond repair since then. How many events that takes cannot be
+            told, so that what is known of their rate is given up.
         late: whether the last sweep took longer than the interval.
     """
 
@@ -37,31 +39,32 @@ class Schedule:
         self._first = self.pace = pace
         self._since = self._began = now
         self.found = 0
-        self.late = False
+        self.lost = self.late = False
+        self._due = False  # whatever the interval is
 
     def began(self, now: float) -> None:
         """A sweep begins."""
-        self._began = now
+        self._began, self._due = now, False
 
-    def ended(self, *, complete: bool, lost: bool) -> None:
-        """The sweep is over that began last.
+    def hurry(self) -> None:
+        """The next sweep is due at once."""
+        self._due = True
 
-        Args:
-            complete: it saw every word.
-            lost: some were beyond repair. How many events that takes cannot be told, so that what
-                is known of their rate is given up.
+    def ended(self, *, complete: bool) -> None:
+        """The sweep is over that began last; ``complete``: it saw every word. If not, the next one
+        is due at once.
         """
-        if self.pace is None or not complete:
-            return
-        days = max(self._began - self._since, 0.0) / _DAY
-        self.pace = self._first if lost else self.pace.after(self.found, days)
-        self.found, self._since = 0, self._began
+        if not complete:
+            self.hurry()
+        elif self.pace is not None:
+            days = max(self._began - self._since, 0.0) / _DAY
+            self.pace = self._first if self.lost else self.pace.after(self.found, days)
+            self.found, self.lost, self._since = 0, False, self._began
 
     def seconds_left(self, now: float) -> float:
         """Seconds until the next sweep; negative if it should have begun before."""
-        if self.pace is None:
-            return 0.0
-        return self._began + _DAY * self.pace.interval - now
+        left = 0.0 if self.pace is None else self._began + _DAY * self.pace.interval - now
+        return min(left, 0.0) if self._due else left
 
     def is_newly_late(self, now: float) -> bool:
         """Whether the sweep that ends now took longer than the interval, and the last one not."""

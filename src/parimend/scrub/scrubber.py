@@ -9,40 +9,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 
 from parimend.atomic import PathLike
-from parimend.carriers import carrier_of
-from parimend.carriers.base import find, is_in_place, outcome_of, proof_of, write_finding
-from parimend.carriers.finding import Element, Finding, places_of
 from parimend.errors import SpecError
-from parimend.events import Event, ScrubKind
-from parimend.outcomes import Proof, Verdict
+from parimend.events import Event
+from parimend.names import some
+from parimend.outcomes import Proof
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
-from parimend.scrub.gate import Gate
-from parimend.scrub.lanes import timed, wait_for
-from parimend.scrub.memory import Memory
-from parimend.scrub.repairs import repaired
+from parimend.scrub.looks import Looks
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
 from parimend.scrub.weights import Weights
-from parimend.seal import Seal, SealedWord
+from parimend.seal import Seal
 
-ATTEMPTS = 3
-"""Times that damage is looked for in a word in one sweep, while it changes."""
-PATIENCE = 10.0
-"""Seconds that a repair waits for forward passes to end, and others for it."""
 REST = 1.0
-"""Seconds between sweeps in which something failed, and between looks whether one is due."""
-
-Result = TypeVar("Result")
+"""Seconds after a sweep that did not see all or failed, and between looks whether one is due."""
 
 
 class Scrubber:
@@ -57,7 +45,8 @@ class Scrubber:
         seal: from `protect_`.
         share: of one core's time that the thread may use, 0 to 1; for weights on a GPU, of the time
             of its memory.
-        on_event: called with every `Event`, in the scrubbing thread.
+        on_event: called with every `Event`, in the thread that noticed it, while no forward pass
+            waits for it.
         log: file to which every event is appended as a line of JSON.
         target: probability of an unrepaired event in a year. Sweeps then come as often as that
             takes after what was repaired before, see `parimend.risk.pace`; without a target they
@@ -105,12 +94,10 @@ class Scrubber:
         self._weights = Weights(model, seal, proof)
         self._share = share
         self._teller = Teller(on_event, log)
-        self._memory = Memory(seal.words)
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
-        self._gate = Gate()
+        self._looks = Looks(self._weights, self._teller, self._schedule, share)
         self._sweeping = threading.RLock()  # callbacks may sweep
-        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
@@ -137,7 +124,7 @@ class Scrubber:
     def stuck(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Words of 32 bits that fail again and again: tensor, and index of the first element."""
         found = []
-        for word, places in self._memory.stuck.copy().items():
+        for word, places in self._looks.memory.stuck.copy().items():
             for place in places:
                 part = word.parts[place.part]
                 found.append((part.name, part.index(place.elements(part)[0])))
@@ -170,22 +157,21 @@ class Scrubber:
         """
         if self.alive:
             raise SpecError("this scrubber runs already")
-        self._sweeping, self._stopped = threading.RLock(), threading.Event()
-        self._gate.remove()
-        self._gate = Gate()
+        self._sweeping = threading.RLock()
+        self._looks.renew_locks()
         if isinstance(self._model, torch.nn.Module):
-            self._gate.attach(self._model)
+            self._looks.gate.attach(self._model)
         self._thread = threading.Thread(target=self._run, name="parimend-scrubber", daemon=True)
         self._teller.thread = self._thread
         self._thread.start()
 
     def stop(self) -> None:
         """Stop, and take the hooks off the model."""
-        self._stopped.set()
+        self._looks.stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._thread = None
-        self._gate.remove()
+        self._looks.gate.remove()
 
     def __enter__(self) -> Scrubber:
         self.start()
@@ -200,8 +186,11 @@ class Scrubber:
         self.stop()
 
     def sweep(self) -> list[Event]:
-        """Look at every word once, now and without pauses; returns what was noticed."""
-        return self._sweep(pause=False)
+        """Look at every word once, now and without pauses; returns what was noticed.
+
+        Within an `update` nothing is looked at.
+        """
+        return [] if self._looks.gate.mine else self._sweep(pause=False)
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -210,6 +199,13 @@ class Scrubber:
         The tensors themselves may be replaced too (``load_state_dict(..., assign=True)``, another
         module in place of one) by others of the same shape and dtype.
 
+        Every word is looked at before, so that no damage is sealed as right. What is beyond repair
+        is told as ``uncorrectable`` before, and as ``failed`` afterwards if the word is not again
+        what it was: nobody can tell then whether the damage is still in it.
+
+        If the block raises, the seal stays, which is told as ``failed``. What was changed counts as
+        damage: the next sweep begins at once, and puts it back or tells that it cannot.
+
         Sidecar seals only: the other carriers live in the weights and are renewed by training with
         `constrain_`.
 
@@ -217,37 +213,52 @@ class Scrubber:
             SpecError: for another carrier; nothing was changed then.
             MismatchError: if the seal does not fit the weights any more; they are not watched then.
         """
-        if self._gate.mine:  # an update within an update
+        if self._looks.gate.mine:  # an update within an update
             yield
             return
         self._weights.require_renewable()
-        with self._gate.exclusive():
-            try:
-                with self._weights.changed_on_purpose():
-                    yield
-            finally:
-                self._memory = Memory(self.seal.words)
+        begun = False
+        try:
+            with self._looks.all_right() as wrong, self._weights.changed_on_purpose():
+                begun = True
+                yield
+                taken = self._weights.renew(wrong)
+                self._looks.forget()
+        except BaseException as error:
+            if begun:
+                self._schedule.hurry()
+                what = "an update was cut short, what it changed counts as damage"
+                self._teller.fail("failed", what, error, then="")
+            raise
+        if taken:
+            what = (
+                f"{some(taken)}: what was wrong could not be repaired before an update; if that "
+                "did not replace it, it is sealed as right"
+            )
+            self._teller.fail("failed", what, then="")
         self._teller.tell(Event("sealed", self.counters.sweeps))
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            failures = self.counters.failures
+        stopped = self._looks.stopped
+        while not stopped.is_set():
+            before = self.counters
             with suppress(BaseException):  # not even too little memory to tell of it ends this
                 try:
                     self._sweep(pause=True)
                     self._tell_if_late()
                 except BaseException as error:
                     self._teller.fail("failed", "a sweep was cut short", error)
-            if self.counters.failures > failures:
-                self._stopped.wait(REST)
+            now = self.counters
+            if now.failures > before.failures or now.sweeps == before.sweeps:
+                stopped.wait(REST)
                 continue
             while (left := self._schedule.seconds_left(time.monotonic())) > 0.0:
-                if self._stopped.wait(min(left, REST)):  # another sweep may shorten it
+                if stopped.wait(min(left, REST)):  # it may come to be due earlier
                     break
 
     def _tell_if_late(self) -> None:
         """Tell if the next sweep should have begun before this one ended."""
-        if self._stopped.is_set():
+        if self._looks.stopped.is_set():
             return
         now = time.monotonic()
         newly, late = self._schedule.is_newly_late(now), -self._schedule.seconds_left(now)
@@ -263,131 +274,21 @@ class Scrubber:
     def _sweep(self, pause: bool) -> list[Event]:
         with self._sweeping:
             events: list[Event] = []
-            unwatched = set()
+            unwatched, complete = set(), True
             self._schedule.began(time.monotonic())
-            self._paused(self._look_up, pause)
+            self._looks.look_up(pause)
             for number, word in enumerate(self.seal.words):
-                if pause and self._stopped.is_set():
+                if self._looks.stops(pause):
                     return events
-                try:
-                    found = self._look(number, pause)
-                except Exception as error:
-                    what = f"{word.name} is not watched"
-                    found = [self._teller.fail("unwatched", what, error)]
-                    unwatched.add(word.name)
+                found, seen = self._looks.look(number, pause)
                 events += found
+                complete &= seen
+                if any(event.kind == "unwatched" for event in found):
+                    unwatched.add(word.name)
             self._unwatched = frozenset(unwatched | self._weights.untied)
-            if not unwatched:
+            with self._teller.lock:
+                self._schedule.ended(complete=complete)
+            if complete:
                 self._last_sweep = time.time()
-            lost = any(event.kind == "uncorrectable" for event in events)
-            self._schedule.ended(complete=not unwatched, lost=lost)
-            self._teller.count(sweeps=1)
+                self._teller.count(sweeps=1)
             return events
-
-    def _look_up(self) -> None:
-        """Find the tensors that the model has now: they may have been replaced."""
-        if replaced := self._weights.look_up():
-            self._memory.forget(replaced)
-        for name, other in self._weights.come_untied().items():
-            what = f"{name} was the memory of {other}, and is not any more: protect it"
-            self._teller.fail("unwatched", what, then="")
-
-    def _look(self, number: int, pause: bool) -> list[Event]:
-        """Look at a word until nothing changes any more; tells what was noticed."""
-        events: list[Event] = []
-        for _ in range(ATTEMPTS):
-            # An update seals words anew: what follows is held against the seal of no other time.
-            word, since = self._weights.word(number)
-            if self._is_clean(word, pause) or not self._weights.is_valid(word, since):
-                break
-            began = time.perf_counter()
-            told = self._treat(word, since, pause)
-            events += told
-            self._rest(time.perf_counter() - began, pause)
-            if not any(event.kind in ("repaired", "changed") for event in told):
-                break
-        return events
-
-    def _treat(self, word: SealedWord, since: int, pause: bool) -> list[Event]:
-        """Locate damage, repair it, and tell of it."""
-        weights = self._weights
-        before = proof_of(word, weights.tensors)
-        stuck = self._memory.stuck_in(word)
-        finding = find(word, weights.tensors, looks=1, erased=stuck)
-        if finding.verdict is Verdict.CLEAN or not weights.is_valid(word, since):
-            return []
-        if finding.verdict is Verdict.CORRECTABLE:
-            return self._repair(word, finding, since, pause)
-        if proof_of(word, weights.tensors) != before:
-            return [self._found("changed", word, finding)]
-        return [self._found("uncorrectable", word, weights.explained(word, finding))]
-
-    def _found(self, kind: ScrubKind, word: SealedWord, finding: Finding) -> Event:
-        """Tell of damage that was not repaired."""
-        self._teller.count(**{kind: 1})
-        outcome = outcome_of(word, finding)
-        event = Event(kind, self.counters.sweeps, outcome.reason, outcome.changes, outcome)
-        self._teller.tell(event)
-        return event
-
-    def _repair(self, word: SealedWord, finding: Finding, since: int, pause: bool) -> list[Event]:
-        """Put back what was found, if it still is so once no forward pass runs, and tell of it."""
-        weights = self._weights
-        stuck = set(self._memory.stuck_in(word))
-
-        def abandon() -> bool:
-            return pause and self._stopped.is_set()
-
-        def still(element: Element) -> bool:
-            at_once = is_in_place(word, element, weights.tensors, received=True)
-            return at_once or stuck.issuperset(places_of(word.parts, [element]))
-
-        holds: list[bool] = []
-        with self._gate.exclusive(abandon, PATIENCE) as entered:
-            if entered and not weights.is_valid(word, since):
-                return []
-            if entered:
-                wait_for(weights.devices(word))
-            if entered and all(map(still, finding.elements)):
-                write_finding(word, finding, weights.tensors)
-                holds = [
-                    is_in_place(word, element, weights.tensors) for element in finding.elements
-                ]
-        if not entered:
-            what = f"{word.name} waits for forward passes to end to be repaired"
-            return [] if abandon() else [self._teller.fail("failed", what)]
-        if not holds:
-            return [self._found("changed", word, finding)]
-        done = repaired(word, finding, holds, self._memory, self.counters.sweeps)
-        self._schedule.found += done.struck
-        if done.elements:
-            self._teller.count(repairs=1, elements_repaired=done.elements)
-        for event in done.events:
-            self._teller.tell(event)
-        return done.events
-
-    def _is_clean(self, word: SealedWord, pause: bool) -> bool:
-        """Compare the checks of a word with its seal, with pauses."""
-        looking = carrier_of(word.code).look(word, self._weights.tensors)
-        devices = self._weights.devices(word)
-        while True:
-            try:
-                read = self._paused(lambda: next(looking), pause, devices)
-                self._teller.count(bytes_read=read)
-            except StopIteration as done:
-                return bool(done.value)
-            if pause and self._stopped.is_set():
-                return True
-
-    def _paused(
-        self, work: Callable[[], Result], pause: bool, devices: Collection[torch.device] = ()
-    ) -> Result:
-        """Do a piece of work, then rest so that the share is kept."""
-        result, seconds = timed(work, devices)
-        self._rest(seconds, pause)
-        return result
-
-    def _rest(self, seconds: float, pause: bool) -> None:
-        self._teller.count(busy_seconds=seconds)
-        if pause:
-            self._stopped.wait(seconds * (1.0 / self._share - 1.0))

@@ -24,6 +24,7 @@ class Teller:
     Attributes:
         counters: totals.
         thread: the scrubbing thread, which nothing that is raised may end.
+        lock: held while totals, and what is remembered of repairs, change.
     """
 
     def __init__(self, on_event: Callable[[Event], None], log: PathLike | None) -> None:
@@ -32,11 +33,14 @@ class Teller:
         self._warned: set[tuple[str, type]] = set()
         self.counters = Counters()
         self.thread: threading.Thread | None = None
+        self.lock = threading.RLock()
 
     def count(self, **more: float) -> None:
         """Add to the totals."""
-        now = self.counters
-        self.counters = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
+        with self.lock:
+            now = self.counters
+            total = {name: getattr(now, name) + n for name, n in more.items()}
+            self.counters = replace(now, **total)
 
     def tell(self, event: Event) -> None:
         """Tell of something that was noticed."""

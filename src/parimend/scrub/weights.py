@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from parimend.carriers import carrier_of, refresh
@@ -13,9 +15,18 @@ from parimend.carriers.base import proven_by, require_match
 from parimend.carriers.finding import Finding
 from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
+from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
-from parimend.stores.model import unwrapped
+from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
+from parimend.stores.shards import ShardedTensors
+
+
+class Since(NamedTuple):
+    """Since when something holds, and of which tensors; see `Weights.is_valid`."""
+
+    changes: int
+    tensors: ModelTensors | ShardedTensors
 
 
 class Weights:
@@ -55,9 +66,10 @@ class Weights:
 
     def look_up(self) -> set[str]:
         """Find the tensors that the model has now; names of those that were replaced."""
-        before, self.tensors = self.tensors, sealed_tensors(self._model, self.seal)
-        now = self.tensors.held
-        replaced = {name for name, tensor in before.held.items() if now.get(name) is not tensor}
+        before, now = self.tensors, sealed_tensors(self._model, self.seal)
+        replaced = {n for n, tensor in before.held.items() if now.held.get(n) is not tensor}
+        if replaced or now.held.keys() != before.held.keys():
+            self.tensors = now  # what was read of the others ends to be valid
         self._replaced |= replaced
         return replaced
 
@@ -73,28 +85,31 @@ class Weights:
         self.untied = self._tied.keys() & there.keys() - still.keys()
         return {name: self._tied[name] for name in sorted(self.untied - before)}
 
-    def word(self, number: int) -> tuple[SealedWord, int]:
+    def word(self, number: int) -> tuple[SealedWord, Since]:
         """A word as it is sealed now, and since when that holds; see `is_valid`.
 
         Raises:
             MismatchError: if the seal does not fit its tensors any more.
         """
-        since, word = self._changes, self.seal.words[number]
-        require_match(replace(self.seal, words=(word,)), self.tensors)
+        since, word = Since(self._changes, self.tensors), self.seal.words[number]
+        require_match(replace(self.seal, words=(word,)), since.tensors)
         return self._proven(word), since
 
-    def is_valid(self, word: SealedWord, since: int) -> bool:
+    def is_valid(self, word: SealedWord, since: Since) -> bool:
         """Whether what was read are still the weights, and no change on purpose began or went on
         since: else what looked like damage may be that.
         """
-        if since != self._changes or since % 2:
+        changes, tensors = since
+        if changes != self._changes or changes % 2 or tensors is not self.tensors:
             return False
         now = sealed_tensors(self._model, self.seal).held
-        return all(now.get(part.name) is self.tensors.held[part.name] for part in word.parts)
+        return all(now.get(part.name) is tensors.held[part.name] for part in word.parts)
 
-    def devices(self, word: SealedWord) -> set[torch.device]:
-        """Where a word is."""
-        return {self.tensors.held[part.name].device for part in word.parts}
+    def devices(self, word: SealedWord | None = None) -> set[torch.device]:
+        """Where a word is, or all of them."""
+        held = self.tensors.held
+        names = held if word is None else [part.name for part in word.parts]
+        return {held[name].device for name in names}
 
     def explained(self, word: SealedWord, finding: Finding) -> Finding:
         """An uncorrectable finding, with the reason if tensors are not those that were sealed."""
@@ -116,17 +131,35 @@ class Weights:
 
     @contextmanager
     def changed_on_purpose(self) -> Iterator[None]:
-        """What is done to the weights within it is right: they are sealed anew at its end."""
+        """What is done to the weights within it is no damage; `renew` ends it, or it was none."""
         self._changes += 1
         try:
             yield
         finally:
-            try:
-                self.tensors = sealed_tensors(self._model, self.seal)
-                self.seal = refresh(self.seal, self.tensors)
-                self._replaced, self._by_sums = set(), {}
-            finally:
-                self._changes += 1
+            self._changes += 1
+
+    def renew(self, wrong: Iterable[int]) -> list[str]:
+        """Seal the weights as they are now.
+
+        Args:
+            wrong: numbers of words that were not as they had been sealed.
+
+        Returns:
+            Names of those that still are not, and count as right now.
+
+        Raises:
+            MismatchError: if the seal does not fit its tensors any more; it stays as it is then.
+        """
+        self.tensors = sealed_tensors(self._model, self.seal)
+        wait_for(self.devices())
+        before, self.seal = self.seal, refresh(self.seal, self.tensors)
+        self._replaced, self._by_sums = set(), {}
+        pairs = [(before.words[number], self.seal.words[number]) for number in wrong]
+        return [
+            new.name
+            for old, new in pairs
+            if old.sha256 != new.sha256 or not np.array_equal(old.target, new.target)
+        ]
 
     def _proven(self, word: SealedWord) -> SealedWord:
         """A word with what proves it where it is now; the same one each time."""

@@ -84,11 +84,9 @@ class Step:
         return not self
 
     def __bool__(self) -> bool:
-        begun = list(self._frames.items())
-        # Of the threads that take them: closures may compute in others.
-        stacks = sys._current_frames() if begun else {}
-        for frame, thread in begun:
-            if not runs(frame, stacks.get(thread)):
+        # In the threads that take them: closures may compute in others.
+        for frame, thread in list(self._frames.items()):
+            if not runs(frame, thread):
                 self._frames.pop(frame, None)  # and what it holds
         return bool(self._frames)
 

@@ -1,0 +1,260 @@
+"""Looking at the words of a running model: compared, located, repaired, told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from parimend.carriers import carrier_of
+from parimend.carriers.base import find, is_in_place, outcome_of, proof_of, write_finding
+from parimend.carriers.finding import Element, Finding, places_of
+from parimend.events import Event, ScrubKind
+from parimend.outcomes import Verdict
+from parimend.scrub.gate import Gate
+from parimend.scrub.lanes import timed, wait_for
+from parimend.scrub.memory import Memory
+from parimend.scrub.repairs import Repaired, repaired
+from parimend.scrub.schedule import Schedule
+from parimend.scrub.telling import Teller
+from parimend.scrub.weights import Since, Weights
+from parimend.seal import SealedWord
+
+ATTEMPTS = 3
+"""Times that damage is looked for in a word in one sweep, while it changes."""
+PATIENCE = 10.0
+"""Seconds that a repair waits for forward passes to end, and others for it."""
+
+Result = TypeVar("Result")
+
+
+class Looked(NamedTuple):
+    """What came of looking at a word.
+
+    Attributes:
+        events: that were told.
+        seen: whether all of it was looked at and is known now: right, put right, or beyond repair.
+    """
+
+    events: list[Event]
+    seen: bool
+
+
+class Looks:
+    """Looks at words and puts right what is wrong, from any thread.
+
+    Nothing is told while forward passes wait: whoever is told may wait for one.
+
+    Args:
+        weights: that are sealed.
+        teller: is told what is noticed.
+        schedule: is told what was struck.
+        share: of the time that looks with pauses may use.
+
+    Attributes:
+        gate: keeps forward passes apart from repairs.
+        stopped: when set, looks with pauses end as soon as they can.
+        memory: what is known of memory that fails.
+    """
+
+    def __init__(self, weights: Weights, teller: Teller, schedule: Schedule, share: float) -> None:
+        self._weights, self._teller, self._schedule = weights, teller, schedule
+        self._share = share
+        self.gate, self.stopped = Gate(), threading.Event()
+        self.forget()
+
+    def renew_locks(self) -> None:
+        """In a forked process, nobody will release those of the old one."""
+        self.gate.remove()
+        self.gate, self.stopped = Gate(), threading.Event()
+        self._teller.lock = threading.RLock()
+
+    def forget(self) -> None:
+        """The words were sealed anew: what is known of them is known no more."""
+        self.memory = Memory(self._weights.seal.words)
+        self._lost: dict[int, bytes] = {}  # what was told of and not put right, as it was then
+
+    def stops(self, pause: bool) -> bool:
+        """Whether looks with pauses, or those without, are to end."""
+        return pause and self.stopped.is_set()
+
+    def look_up(self, pause: bool) -> None:
+        """Find the tensors that the model has now: they may have been replaced."""
+        self._paused(self._look_up, pause)
+
+    def _look_up(self) -> None:
+        if replaced := self._weights.look_up():
+            with self._teller.lock:
+                self.memory.forget(replaced)
+        for name, other in self._weights.come_untied().items():
+            what = f"{name} was the memory of {other}, and is not any more: protect it"
+            self._teller.fail("unwatched", what, then="")
+
+    def look(self, number: int, pause: bool) -> Looked:
+        """Look at a word until nothing changes any more; tells what was noticed."""
+        try:
+            return self._look(number, pause)
+        except Exception as error:
+            self._lost[number] = self._as_it_is(number)
+            what = f"{self._weights.seal.words[number].name} is not watched"
+            return Looked([self._teller.fail("unwatched", what, error)], False)
+
+    @contextmanager
+    def all_right(self) -> Iterator[list[int]]:
+        """Let no forward pass begin, once all words are right or were told to be beyond repair.
+
+        Yields:
+            Numbers of the words that are not right.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            with suppress(Exception):  # it is told below, word for word
+                self.look_up(pause=False)
+            with self.gate.exclusive():
+                wait_for(self._weights.devices())
+                words = range(len(self._weights.seal.words))
+                wrong = [number for number in words if not self._is_right(number)]
+                new = [n for n in wrong if self._lost.get(n) != self._as_it_is(n)]
+                if not (new and left):
+                    yield wrong
+                    return
+            for number in new:
+                self.look(number, pause=False)
+
+    def _is_right(self, number: int) -> bool:
+        try:
+            word, since = self._weights.word(number)
+            right = self._is_clean(word, since, pause=False)
+            return right and self._weights.is_valid(word, since)
+        except Exception:  # `look` tells of it
+            return False
+
+    def _as_it_is(self, number: int) -> bytes:
+        """What tells a word from what it is at other times; nothing if it cannot be read."""
+        try:
+            word, since = self._weights.word(number)
+            return proof_of(word, since.tensors)
+        except Exception:
+            return b""
+
+    def _look(self, number: int, pause: bool) -> Looked:
+        events: list[Event] = []
+        seen = False
+        for _ in range(ATTEMPTS):
+            seen = False
+            # An update seals words anew: what follows is held against the seal of no other time.
+            word, since = self._weights.word(number)
+            if not self._weights.is_valid(word, since):
+                break
+            clean = self._is_clean(word, since, pause)
+            if self.stops(pause):
+                break
+            if not self._weights.is_valid(word, since):
+                continue
+            if clean:
+                return Looked(events, True)
+            began = time.perf_counter()
+            told, seen = self._treat(number, word, since, pause)
+            events += told
+            self._rest(time.perf_counter() - began, pause)
+            kinds = {event.kind for event in told}
+            if (kinds or seen) and kinds.isdisjoint(("repaired", "changed")):
+                break
+        return Looked(events, seen)
+
+    def _treat(self, number: int, word: SealedWord, since: Since, pause: bool) -> Looked:
+        """Locate damage, repair it, and tell of it."""
+        weights, tensors = self._weights, since.tensors
+        before = proof_of(word, tensors)
+        finding = find(word, tensors, looks=1, erased=self.memory.stuck_in(word))
+        lost = finding.verdict is Verdict.UNCORRECTABLE
+        changed = lost and proof_of(word, tensors) != before
+        if not weights.is_valid(word, since):
+            return Looked([], False)
+        if finding.verdict is Verdict.CLEAN:
+            return Looked([], True)
+        if not lost:
+            return self._repair(word, finding, since, pause)
+        if changed:
+            return Looked([self._found("changed", word, finding)], False)
+        self._lost[number] = before
+        self._schedule.lost = True
+        return Looked([self._found("uncorrectable", word, weights.explained(word, finding))], True)
+
+    def _found(self, kind: ScrubKind, word: SealedWord, finding: Finding) -> Event:
+        """Tell of damage that was not repaired."""
+        self._teller.count(**{kind: 1})
+        outcome = outcome_of(word, finding)
+        event = Event(kind, self._teller.counters.sweeps, outcome.reason, outcome.changes, outcome)
+        self._teller.tell(event)
+        return event
+
+    def _repair(self, word: SealedWord, finding: Finding, since: Since, pause: bool) -> Looked:
+        """Put back what was found, if it still is so once no forward pass runs, and tell of it."""
+        done: Repaired | None = None
+
+        def abandon() -> bool:
+            return self.stops(pause) or not self._weights.is_valid(word, since)
+
+        with self.gate.exclusive(abandon, PATIENCE) as entered:
+            if valid := entered and self._weights.is_valid(word, since):
+                done = self._put_back(word, finding, since)
+        if done:
+            for event in done.events:
+                self._teller.tell(event)
+            return Looked(done.events, True)
+        if valid:
+            return Looked([self._found("changed", word, finding)], False)
+        if entered or abandon():
+            return Looked([], False)
+        what = f"{word.name} waits for forward passes to end to be repaired"
+        return Looked([self._teller.fail("failed", what)], False)
+
+    def _put_back(self, word: SealedWord, finding: Finding, since: Since) -> Repaired | None:
+        """Write what was found, while no forward pass runs; None if it is not so any more."""
+        tensors, stuck = since.tensors, set(self.memory.stuck_in(word))
+
+        def still(element: Element) -> bool:
+            at_once = is_in_place(word, element, tensors, received=True)
+            return at_once or stuck.issuperset(places_of(word.parts, [element]))
+
+        wait_for(self._weights.devices(word))
+        if not all(map(still, finding.elements)):
+            return None
+        write_finding(word, finding, tensors)
+        holds = [is_in_place(word, element, tensors) for element in finding.elements]
+        with self._teller.lock:
+            done = repaired(word, finding, holds, self.memory, self._teller.counters.sweeps)
+            self._schedule.found += done.struck
+            if done.elements:
+                self._teller.count(repairs=1, elements_repaired=done.elements)
+        return done
+
+    def _is_clean(self, word: SealedWord, since: Since, pause: bool) -> bool:
+        """Compare the checks of a word with its seal, with pauses; stopped, it says False."""
+        looking = carrier_of(word.code).look(word, since.tensors)
+        devices = self._weights.devices(word)
+        while True:
+            try:
+                read = self._paused(lambda: next(looking), pause, devices)
+                self._teller.count(bytes_read=read)
+            except StopIteration as done:
+                return bool(done.value)
+            if self.stops(pause):
+                return False
+
+    def _paused(
+        self, work: Callable[[], Result], pause: bool, devices: Collection[torch.device] = ()
+    ) -> Result:
+        """Do a piece of work, then rest so that the share is kept."""
+        result, seconds = timed(work, devices)
+        self._rest(seconds, pause)
+        return result
+
+    def _rest(self, seconds: float, pause: bool) -> None:
+        self._teller.count(busy_seconds=seconds)
+        if pause:
+            self.stopped.wait(seconds * (1.0 / self._share - 1.0))
