@@ -420,6 +420,24 @@ def test_an_update_within_an_update_is_a_part_of_it():
     assert not healing.check_()
 
 
+@pytest.mark.parametrize("count", [1, 1000])
+def test_what_a_block_leaves_that_raises_is_not_taken_for_right(count):
+    model = network()
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), errors=3)
+    right = model[0].weight.clone()
+    with pytest.raises(KeyError), healing.update(), torch.no_grad():
+        model[0].weight.view(-1)[:count] += 1.0
+        raise KeyError("the teacher")
+    if count == 1:
+        assert healing.check_()
+        assert torch.equal(model[0].weight, right)
+    else:
+        with pytest.raises(DamageError):
+            healing.check_()
+        healing.refresh()
+        assert not healing.check_()
+
+
 def test_closures_may_compute_in_other_threads():
     class Twice(torch.optim.SGD):
         """Moves weights before it asks for the gradient again."""

@@ -127,7 +127,8 @@ class Healing(Removable):
         """Change weights or optimizer state on purpose: checked before, taken for right afterwards.
 
         For example to put an average of the weights into the model for a while, and to take it out
-        again.
+        again. What a block leaves that an exception ends is not taken for right: the next look puts
+        it back, or raises `DamageError`.
 
         Raises:
             DamageError: if they are damaged already, and cannot be repaired.
@@ -141,7 +142,7 @@ class Healing(Removable):
             yield
         finally:
             self._updating = False
-            self.refresh()
+        self.refresh()
 
     def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is watched, and nobody is moving weights already."""
