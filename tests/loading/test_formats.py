@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from safetensors import safe_open
 from samples import SAMPLES, arrays, load
 
 import parimend as pm
@@ -146,6 +147,30 @@ def test_shards_without_an_index(shards):
         file.unlink()
     pm.protect_file(folder, errors=5)
     assert same(pm.load_folder(folder), tensors)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_what_is_there_is_loaded_with_a_warning(shards, indexed):
+    folder, tensors = shards
+    first, second, index = (
+        folder / name for name in ("m-1.safetensors", "m-2.safetensors", "m.safetensors.index.json")
+    )
+    if not indexed:
+        index.unlink()
+        sidecar_of(index).unlink()
+    for lost in ([index] if indexed else []) + [first]:
+        sidecar_of(lost).unlink()
+        with pytest.warns(UserWarning, match=rf"{lost} is not known .* is not protected"):
+            assert same(pm.load_folder(folder, "warn"), tensors)
+    sidecar_of(second).write_bytes(b"no seal")
+    flip(second)  # what is there, and not what was
+    with pytest.warns(UserWarning, match=rf"{second} is not known .* seal"):
+        assert pm.load_folder(folder, "warn").keys() == tensors.keys()
+    first.write_bytes(b"no tensors")
+    with safe_open(second, "pt") as file:
+        names = {*file.keys()}
+    with pytest.warns(UserWarning, match=rf"{first} is not known .*; nothing of it is loaded"):
+        assert pm.load_folder(folder, "warn").keys() == names
 
 
 def test_shards_of_torch(tmp_path):

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from parimend.carriers import diagnose, repair_
 from parimend.files.examining import is_truncated, report_on
 from parimend.files.opening import Opened
-from parimend.formats import Layout
+from parimend.formats import Layout, layout_of
 from parimend.loading.policy import OnDamage
 from parimend.outcomes import FileOutcome, Verdict
+from parimend.regular import open_regular
 from parimend.stores.file import FileTensors, LoadedTensors
 
 
@@ -70,3 +71,15 @@ def content_of(found: Opened, on_damage: OnDamage) -> Content:
     is_known = outcome.frame is not Verdict.UNCORRECTABLE and not outcome.problem
     mended = on_damage == "repair" and is_known and all(word.verdict.ok for word in outcome.words)
     return Content(path, sealed.layout, loaded.data, outcome, mended or outcome.ok)
+
+
+def unverified(path: Path) -> Content:
+    """What lies in a file of which no seal is known.
+
+    Raises:
+        FormatError, OSError: if it cannot be read.
+    """
+    with open_regular(path) as file:
+        layout = layout_of(file, path)
+        data = LoadedTensors(FileTensors(file, layout)).data
+    return Content(path, layout, data, FileOutcome((), str(path)), False)

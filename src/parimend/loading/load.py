@@ -15,7 +15,7 @@ from parimend.files.looking import Looked, looked_at
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import opened
 from parimend.files.targets import index_among, is_index, shards
-from parimend.loading.content import Content, content_of
+from parimend.loading.content import Content, content_of, unverified
 from parimend.loading.libraries import built
 from parimend.loading.policy import OnDamage, require_device, require_policy, tell
 from parimend.outcomes import FileOutcome
@@ -101,7 +101,8 @@ def load_folder(
 
     Returns:
         Named tensors: those that the index lists; without an index all of the safetensors files, or
-        where there are none, those of the only archive of torch.
+        where there are none, those of the only archive of torch. For ``warn`` also those in files
+        that could not be verified, as without a seal, if they can be read.
 
     Raises:
         DamageError: if a file is damaged, missing or cannot be looked at, or for ``repair`` beyond
@@ -136,6 +137,8 @@ def load_folder(
     visit_all(members, look)
     contents, problems = members.outcome()
     wrong = [found.outcome for found in contents.values() if not found.is_right]
+    if on_damage == "warn":
+        contents, problems = _with_unverified(contents, problems)
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
     tell([*wrong, *unknown], on_damage)
     tensors: dict[str, torch.Tensor] = {}
@@ -154,6 +157,19 @@ def load_folder(
         first |= dict.fromkeys(names or found, file)
         tensors |= {name: found[name] for name in names or found}
     return tensors
+
+
+def _with_unverified(
+    contents: Mapping[Path, Content], problems: Mapping[Path, str]
+) -> tuple[dict[Path, Content], dict[Path, str]]:
+    """Both, with what lies in files that could not be verified; what cannot be read is told."""
+    found, told = dict(contents), dict(problems)
+    for file in problems:
+        try:
+            found[file] = unverified(file)
+        except (FormatError, OSError):
+            told[file] += "; nothing of it is loaded"
+    return found, told
 
 
 def _wanted(contents: Mapping[Path, Content], path: Path) -> dict[Path, set[str] | None]:
