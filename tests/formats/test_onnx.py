@@ -1,6 +1,8 @@
 """ONNX models and the files that hold their weights, against the onnx library."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -288,12 +290,60 @@ def test_a_file_for_each_tensor(saved, tmp_path, rng):
     assert len(check_file(tmp_path / "model.onnx").files) == 4
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_model_of_a_folder_is_checked_with_its_own_data_alone(pair, tmp_path, rng, is_apart):
+    model, data = pair
+    for name in ("other.onnx", "more.onnx"):
+        onnx.save(helper.make_model(graph(name=name)), model.with_name(name))
+    seals = {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    protect_file(model.parent, 3, **seals)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    kept = {name: model.with_name(name).read_bytes() for name in (model.name, data.name)}
+    for name in (*kept, "more.onnx"):
+        for file in model.parent.glob(f"{name}*"):
+            shutil.copy(file, alone)
+
+    def looked_at(name):
+        report = check_file(alone / name, **seals)
+        return [Path(file.path).name for file in report.files], report.verdict
+
+    assert looked_at("more.onnx") == (["more.onnx"], Verdict.CLEAN)
+    assert looked_at(model.name) == ([model.name, data.name], Verdict.CLEAN)
+    for name, old, new in ((model.name, data.name.encode(), b"w"), (data.name, None, b"\0\1\2")):
+        at = kept[name].index(old) if old else 9
+        content = bytearray(kept[name])
+        content[at : at + len(new)] = new
+        (alone / name).write_bytes(content)
+        assert looked_at(model.name) == ([model.name, data.name], Verdict.CORRECTABLE)
+        assert repair_file(alone / model.name, **seals).ok
+        assert (alone / name).read_bytes() == kept[name]
+    (alone / data.name).unlink()
+    assert looked_at(model.name) == ([model.name, data.name], Verdict.UNKNOWN)
+    (alone / model.name).unlink()
+    assert repair_file(alone / model.name, sources=model.parent, **seals).ok
+    assert {name: (alone / name).read_bytes() for name in kept} == kept
+
+
 def external(location, **more):
     tensor = numpy_helper.from_array(np.zeros(9), "w")
     onnx.external_data_helper.set_external_data(tensor, location, **more)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     return graph(held=[tensor])
+
+
+def test_a_damaged_model_without_weights_of_its_own_still_names_its_data(tmp_path):
+    model, data = tmp_path / "model.onnx", tmp_path / "w.data"
+    onnx.save(helper.make_model(external(data.name)), model)
+    onnx.save(helper.make_model(graph(name="other")), tmp_path / "other.onnx")
+    data.write_bytes(original := bytes(range(72)))
+    protect_file(tmp_path, 3)
+    model.write_bytes(model.read_bytes().replace(data.name.encode(), b"x.data"))
+    data.write_bytes(original[::-1][:4] + original[4:])
+    assert repair_file(model).ok
+    assert data.read_bytes() == original
+    assert len(check_file(model).files) == 2
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b", "..", ""])

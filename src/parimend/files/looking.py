@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import suppress
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
 from parimend.carriers import repair_
+from parimend.carriers.base import find_hashed
 from parimend.errors import FormatError, ParimendError
 from parimend.files.examining import is_proven
 from parimend.files.opening import Opened
 from parimend.files.places import Origin, origin_of
 from parimend.files.seals import Sealed
-from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, noted, shards
+from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, is_inside, noted, shards
 from parimend.outcomes import FileOutcome
 from parimend.regular import state_of
 from parimend.stores.file import FileTensors, LoadedTensors
@@ -71,8 +73,29 @@ def listed_in(content: bytes | None) -> list[str] | None:
     return None
 
 
+def companions_in(opened: Opened) -> list[str]:
+    """The names of the files with the rest of a file's tensors, from its folder on, as the file was
+    when it was sealed.
+
+    Raises:
+        FormatError: if that is lost.
+        OSError: if there is no room for a file of its length, without its tensors.
+    """
+    layout = opened.sealed.layout
+    with TemporaryFile() as file:
+        if layout.spans:  # what is around tensors names those that are elsewhere
+            for at, data in layout.spans:
+                file.seek(at)
+                file.write(data)
+            file.truncate(layout.size)
+        else:
+            file.write(_original(opened.sealed, opened.file) or b"")
+            file.flush()
+        return [name for name in layout.format.others(file, str(opened.path)) if is_inside(name)]
+
+
 def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
-    """The content of an index as it was protected, repaired in memory; None if that is lost.
+    """The content of a file as it was protected, repaired in memory; None if that is lost.
 
     A damaged index must not say which files there are.
     """
@@ -82,7 +105,7 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
         return None
     loaded = LoadedTensors(tensors)
     try:
-        if not repair_(sealed.seal, loaded).verdict.ok:
+        if not repair_(sealed.seal, loaded, find_hashed).verdict.ok:
             return None
     except ParimendError:
         return None

@@ -13,8 +13,8 @@ from parimend.atomic import PathLike
 from parimend.errors import FormatError, ParimendError, SealError, SourceError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
-from parimend.files.looking import Looked, listed_in, looked_at
-from parimend.files.opening import opened
+from parimend.files.looking import Looked, companions_in, listed_in, looked_at
+from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, homes, origin_of
 from parimend.files.seals import Sealed, Seals, name_of
 from parimend.files.targets import (
@@ -44,7 +44,8 @@ class Members:
     """The files that a path stands for when they are to be checked.
 
     A folder stands for everything that is protected in it and below and everything that should be;
-    an index, or a file whose tensors are also in others, for what was protected together with it.
+    an index for what was protected together with it; a file for itself and those that hold the rest
+    of its tensors.
     Each file is given once, also those that are not there; what is learned meanwhile from the seals
     may add more of them.
 
@@ -206,7 +207,8 @@ class Members:
         members = noted(notes, MEMBERS, name)
         self._left_out |= noted(notes, LEFT_OUT, name)
         self._noted |= members
-        self._add(members)
+        if self._looks_around:
+            self._add(members)
 
     def name(self, path: Path) -> str:
         """What a member is called, from the folder on."""
@@ -300,6 +302,10 @@ class Members:
 
     def _companions(self) -> Collection[str]:
         """The names of the files with the rest of a file's tensors, as its seal or it says."""
+        with suppress(ParimendError, OSError):
+            read = absent if self._is_gone(self.path) else opened
+            with read(self.path, self.seals) as found:
+                return companions_in(found)
         with suppress(ParimendError, OSError):
             return noted(self.seals.notes(self.path), MEMBERS, self.path.name)
         with suppress(ParimendError, OSError):
