@@ -379,7 +379,7 @@ def folder(model, rng):
 
 def test_what_is_left_out_is_said(folder, run):
     code, out, _ = run("protect", folder)
-    said = "left out, as they hold no weights: 1, such as config.json (--all takes them in)"
+    said = "left out, as not known to hold weights: config.json (--all protects them)"
     assert (code, said in out) == (0, True)
     code, out, _ = run("protect", folder)
     assert (code, out.count("(kept)")) == (0, 3)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+from samples import SAMPLES
 
 NAMES = ("unet/model-00001-of-00002.safetensors", "unet/model-00002-of-00002.safetensors")
 OTHERS = ("model_index.json", "tokenizer/vocab.txt")
@@ -37,7 +38,10 @@ def hurt(path):
 def test_a_snapshot_from_protect_to_repair(folder, run):
     code, out, _ = run("protect", folder)
     assert (code, out.count("1,200 of 1,200")) == (0, 3)
-    assert "left out, as they hold no weights: 2, such as model_index.json (--all takes" in out
+    assert (
+        "left out, as not known to hold weights: model_index.json, tokenizer/vocab.txt (--all"
+        in out
+    )
     original = (folder / NAMES[0]).read_bytes()
     hurt(folder / NAMES[0])
     code, out, _ = run("check", folder, "--json")
@@ -51,6 +55,25 @@ def test_a_snapshot_from_protect_to_repair(folder, run):
     hurt(folder / OTHERS[0])
     assert run("check", folder)[0] == 1
     assert len(json.loads(run("inspect", folder, "--json")[1])["files"]) == 5
+
+
+def test_what_is_not_known_to_hold_weights_is_named(folder, run, rng):
+    """Who reads it sees whether something of worth is among it: what is large comes first."""
+    taken = ["a.GGUF", "b.Safetensors", "best.pth.tar", "c.PT", "d.engine", "e.pt2", "f.keras"]
+    for name in taken:
+        shutil.copy(folder / NAMES[0], folder / name)
+    (folder / "weights.unheard").write_bytes(rng.bytes(99))
+    for number in range(4):
+        (folder / f"note{number}.txt").write_bytes(b"a")
+    shutil.copy(SAMPLES["gguf"](folder, rng), folder / "a.GGUF")
+    code, out, _ = run("protect", folder)
+    said = "not known to hold weights: weights.unheard, model_index.json, tokenizer/vocab.txt, "
+    assert (code, said in out, "and 2 smaller ones (--all" in out) == (0, True, True)
+    for name in taken:
+        hurt(folder / name)
+    code, out, _ = run("check", folder, "--json")
+    wrong = [file["path"] for file in json.loads(out)["files"] if file["verdict"] == "correctable"]
+    assert (code, wrong) == (1, [str(folder / name) for name in taken])
 
 
 def test_several_paths(folder, run, tmp_path):

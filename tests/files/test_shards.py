@@ -100,7 +100,9 @@ def test_what_a_path_stands_for(folder, tmp_path):
     ]
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(FormatError, match=r"empty has no files of weights and no index$"):
+    with pytest.raises(
+        FormatError, match=r"empty has no files known to hold weights, and no index$"
+    ):
         targets(empty)
     (empty / "config.json").write_text("{}")
     with pytest.raises(FormatError, match="no index; --all protects its other files"):

@@ -33,9 +33,11 @@ class PerName(StrEnum):
     ROW = "row"
 
 
+_SHOWN = 5
+"""Names of files that are left out, of which most are of no interest."""
 _IS = (
-    "file of any format; a folder, of which all files of weights in it and below are protected "
-    "one by one; or the index (.index.json) of a sharded checkpoint."
+    "file of any format; a folder, of which all files of weights, by their names, in it and below "
+    "are protected one by one; or the index (.index.json) of a sharded checkpoint."
 )
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="A " + _IS)]
 Sources = Annotated[
@@ -95,7 +97,7 @@ def command(
     everything: Annotated[
         bool,
         typer.Option(
-            "--all", help="Of a folder, what is no weights, too: tokenizers, configurations."
+            "--all", help="Of a folder, all other files, too: tokenizers, configurations."
         ),
     ] = False,
     seal_dir: Annotated[
@@ -185,9 +187,10 @@ def _print(made: Protected) -> None:
     for name, reason in made.left_out.items():
         say(f"left out: {name}: {reason}")
     if made.others:
+        more = f", and {len(made.others) - _SHOWN} smaller ones" * (len(made.others) > _SHOWN)
         say(
-            f"left out, as they hold no weights: {len(made.others)}, such as {made.others[0]} "
-            "(--all takes them in)"
+            f"left out, as not known to hold weights: {', '.join(made.others[:_SHOWN])}{more} "
+            "(--all protects them)"
         )
 
 

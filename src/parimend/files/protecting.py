@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -28,7 +28,7 @@ from parimend.files.targets import (
     reason,
     targets,
 )
-from parimend.formats import FORMATS
+from parimend.formats import FORMATS, of_suffix
 from parimend.record import Record
 from parimend.stores.file import Progress, silent
 
@@ -53,17 +53,17 @@ def protect_file(
 
     Args:
         path: a file; the index of a sharded checkpoint, which stands for itself and its shards; or
-            a folder, which stands for all files of weights in it and below, and their indices. They
-            are protected one by one, each for that many errors. (An index has no weights to carry
-            anything: it always gets a sidecar.)
+            a folder, which stands for all files of weights, by their names, in it and below, and
+            their indices. They are protected one by one, each for that many errors. (An index has
+            no weights to carry anything: it always gets a sidecar.)
         errors: number of wrong 32-bit words to repair wherever they fall in a file, or a plan; see
             `parimend.protect_`.
         carrier: where the redundancy lives: its name, or `parimend.Sidecar`, `parimend.Real` or
             `parimend.LowBits` with their options.
         out: where to write the protected file, for the carriers that change it; for several files
             an existing folder. For a sidecar, where to write that of a single file.
-        everything: of a folder, protect what is no weights, too: tokenizers, configurations and
-            the like.
+        everything: of a folder, protect all other files, too: tokenizers, configurations and the
+            like.
         seal_dir: a folder for the sidecars, instead of beside the files; it is made if it is not
             there. Whoever checks says where it is, and each is found by the content of its file.
         force: protect what is there now, even if the file has a seal already.
@@ -122,7 +122,8 @@ class Protected(Record):
         problems: why others of several were not, in words, by their paths.
         left_out: why weights in the folder and below do not belong to them, in words, by their
             names from the folder on; of several paths, by their paths.
-        others: the names of files of a folder that are no weights, and were not asked for.
+        others: the names of files of a folder that are not known to hold weights, and were not
+            asked for, the largest ones first.
     """
 
     path: str
@@ -198,12 +199,12 @@ def _together(made: Sequence[Protected], failed: Mapping[Path, str]) -> Protecte
             for name, why in each.left_out.items()
             if _folder(Path(each.path)) / name not in taken
         },
-        others=[
+        others=_largest_first(
             os.path.join(each.path, name)
             for each in made
             for name in each.others
             if Path(each.path, name) not in taken
-        ],
+        ),
     )
 
 
@@ -244,7 +245,8 @@ def _protected(
     weights = {
         name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
     }
-    others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
+    are_told = path.is_dir() and not everything
+    others = _largest_first((n for n in rest if n not in weights and are_told), folder)
     told = {str(file): text for file, text in (problems | more).items()}
     return Protected(str(path), tuple(each for _, each in made), told, weights, others)
 
@@ -252,6 +254,14 @@ def _protected(
 def _folder(path: Path) -> Path:
     """From which on the files that a path stands for are named."""
     return path if path.is_dir() else path.parent
+
+
+def _largest_first(names: Iterable[str], folder: Path = Path()) -> list[str]:
+    def size(name: str) -> int:
+        path = folder / name
+        return path.stat().st_size if path.exists() else 0
+
+    return sorted(names, key=size, reverse=True)
 
 
 def _why_out(name: str, path: Path) -> str:
@@ -310,11 +320,12 @@ def _problem(error: Exception, path: Path) -> str:
 
 def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
     """The files of a folder that have a place for a seal in them, and indices."""
-    able = {format.suffix for format in FORMATS.values() if format.holds_seal}
-    found = [file for file in files if file.suffix in able or is_index(file)]
+    able = [format for format in FORMATS.values() if format.holds_seal]
+    found = [file for file in files if of_suffix(file) in able or is_index(file)]
     if not found:
+        suffixes = ", ".join(format.suffix for format in able)
         raise FormatError(
-            f"{folder} has no file with a place for a seal in it ({', '.join(able)}): protect it "
+            f"{folder} has no file with a place for a seal in it ({suffixes}): protect it "
             "with --carrier sidecar (in Python: carrier='sidecar')"
         )
     return found

@@ -43,9 +43,15 @@ SAFETENSORS = FORMATS["safetensors"].suffix
 """What the names of safetensors files end in."""
 _WEIGHTS = {
     SAFETENSORS,
-    *(".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".onnx_data"),
-    *(".h5", ".msgpack", ".npz", ".npy", ".tflite", ".pb", ".mlmodel"),
+    *(".bin", ".pt", ".pt2", ".pth", ".pte", ".ptl", ".t7", ".ckpt", ".distcp", ".nemo"),
+    *(".gguf", ".ggml", ".onnx", ".onnx_data", ".ort", ".engine", ".plan", ".trt"),
+    *(".h5", ".hdf5", ".keras", ".tflite", ".pb", ".msgpack", ".npz", ".npy"),
+    *(".pdparams", ".pdopt", ".pdiparams", ".params", ".caffemodel", ".weights"),
+    *(".mlmodel", ".dlc", ".mnn", ".rknn"),
 }
+_PACKED = {".tar", ".zip", ".gz", ".bz2", ".xz", ".zst"}
+# Of TensorFlow: variables.data-00000-of-00001
+_PIECE = re.compile(r"\.data-\d{5}-of-\d{5}")
 
 
 def is_index(path: Path) -> bool:
@@ -58,12 +64,16 @@ def is_index(path: Path) -> bool:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a name is one of those that files with weights have.
+    """Whether a name is one of those that files with weights have, packed or not.
 
     >>> is_weights("unet/model.fp16.safetensors"), is_weights("tokenizer.json")
     (True, False)
+    >>> is_weights("MODEL.GGUF"), is_weights("best.pth.tar"), is_weights("pictures.tar")
+    (True, True, False)
     """
-    return PurePosixPath(name).suffix in _WEIGHTS
+    path = PurePosixPath(name.lower())
+    suffix = PurePosixPath(path.stem).suffix if path.suffix in _PACKED else path.suffix
+    return suffix in _WEIGHTS or _PIECE.fullmatch(suffix) is not None
 
 
 def is_shard(name: str) -> bool:
@@ -87,7 +97,7 @@ def index_among(files: Iterable[Path], path: Path) -> Path | None:
         MismatchError: if there are several.
     """
     indices = [file for file in files if is_index(file)]
-    indices = [file for file in indices if SAFETENSORS in file.name] or indices
+    indices = [file for file in indices if SAFETENSORS in file.name.lower()] or indices
     if len(indices) > 1:
         names = ", ".join(file.name for file in indices)
         raise MismatchError(f"{path} has several indices, {names}: name one of them")
@@ -105,8 +115,8 @@ def targets(path: Path, everything: bool = False) -> list[Path]:
     Args:
         path: a file, which stands for itself and those that hold the rest of its tensors; the index
             of a sharded checkpoint, which stands for itself and its shards; or a folder, which
-            stands for all files of weights in it and below, and their indices.
-        everything: of a folder, also what is no weights: tokenizers, configurations and the like.
+            stands for all files of weights, by their names, in it and below, and their indices.
+        everything: of a folder, also all other files: tokenizers, configurations and the like.
 
     Returns:
         They, the index of a folder first. Of a folder also shards that should be there and are not:
@@ -135,7 +145,7 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
         found |= {n for n in names if n not in surplus and not _is_empty(folder / n)}
     if not found:
         hint = "; --all protects its other files" if names and not everything else ""
-        raise FormatError(f"{folder} has no files of weights and no index{hint}")
+        raise FormatError(f"{folder} has no files known to hold weights, and no index{hint}")
     return sorted((folder / name for name in found), key=index_first)
 
 

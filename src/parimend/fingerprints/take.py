@@ -24,9 +24,9 @@ from parimend.atomic import PathLike
 from parimend.codes.power import LONGEST, PowerSums
 from parimend.cores import cores
 from parimend.errors import FormatError, SpecError
-from parimend.files.targets import SAFETENSORS, index_among, is_index, targets
+from parimend.files.targets import index_among, is_index, targets
 from parimend.fingerprints.record import SUMS, Fingerprint, Print
-from parimend.formats import Layout, layout_of
+from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.names import select
 from parimend.regular import open_regular
 from parimend.stores.base import Tensors, subparts
@@ -141,7 +141,8 @@ def _files_of(path: Path) -> list[Path]:
             found = targets(index)
         else:
             found = own or found
-            found = [place for place in found if place.suffix == SAFETENSORS] or found
+            named = FORMATS["safetensors"]
+            found = [place for place in found if of_suffix(place) is named] or found
     return [place for place in found if not is_index(place)]
 
 

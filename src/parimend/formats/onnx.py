@@ -25,6 +25,7 @@ from parimend.regular import State, open_regular, state_of
 
 _SUFFIX = ".onnx"
 """What the names of models end in."""
+_MODELS = "*.[oO][nN][nN][xX]"
 
 # By the numbers of onnx.proto.
 _DTYPES = MappingProxyType(
@@ -130,7 +131,7 @@ def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
     found = []
     for folder in path.parents[:_LEVELS]:
         name = str(path.relative_to(folder))
-        for model in sorted(folder.glob(f"*{_SUFFIX}")):
+        for model in sorted(folder.glob(_MODELS)):
             tensors = _of_model(model, state_of(model))
             found += [(t, t.place) for t in tensors if t.place and t.place.location == name]
     return found

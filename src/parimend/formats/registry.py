@@ -46,13 +46,13 @@ def of_name(name: str) -> Format:
 
 
 def of_suffix(path: Path) -> Format | None:
-    """The format that the name of a file promises; None if it promises none.
+    """The format that the name of a file promises, in whatever case; None if it promises none.
 
-    >>> of_suffix(Path("model.bin")) is None
-    True
+    >>> of_suffix(Path("model.bin")) is None, of_suffix(Path("MODEL.GGUF")).name
+    (True, 'gguf')
     """
     found = (format for format in FORMATS.values() if format.suffix)
-    return next((format for format in found if path.suffix == format.suffix), None)
+    return next((format for format in found if path.suffix.lower() == format.suffix), None)
 
 
 def layout_of(file: BinaryIO, path: Path) -> Layout:
