@@ -246,6 +246,31 @@ def test_a_link_that_leads_nowhere(pipeline):
     assert made.problems == {str(lost): "it is a link to ../../blobs/gone, which is not there"}
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_hidden_file_that_has_a_seal_is_looked_at(tmp_path, rng, is_apart):
+    folder = tmp_path / "checkpoint"
+    (folder / "below").mkdir(parents=True)
+    hidden = [folder / ".metadata", folder / "below" / ".state"]
+    seals = {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    for path in (folder / "a.bin", *hidden):
+        path.write_bytes(rng.bytes(999))
+        protect_file(path, errors=2, **seals)
+    # What is no seal, and no file of anybody's: left by macOS, by a killed process, by nobody.
+    for name in ("._a.bin.parimend", "._a.bin", ".a.bin.new", ".a.bin.parimend.new", ".parimend"):
+        (folder / name).write_bytes(b"no seal")
+    made = protect_all([folder], errors=2, everything=True, **seals)
+    assert ([made.path], len(made.files)) == ([str(folder)], 1)
+    assert names(check_file(folder, **seals), folder) == [".metadata", "a.bin", "below/.state"]
+    assert check_file(folder, **seals).ok
+    for path in hidden:
+        flip(path, rng, 1, start=0)
+    wrong = {".metadata": "correctable", "below/.state": "correctable"}
+    assert verdicts(check_file(folder, **seals), folder) == wrong
+    assert repair_file(folder, **seals).ok
+    hidden[0].unlink()
+    assert check_file(folder, **seals).ok == is_apart  # there, a seal may be one of elsewhere
+
+
 def test_links_to_folders_are_not_followed(tmp_path, rng):
     (tmp_path / "model.safetensors").write_bytes(weights(rng))
     (tmp_path / "again").symlink_to(".")

@@ -292,9 +292,12 @@ def test_the_hidden_file_of_a_distributed_checkpoint(tmp_path, rng):
     before = Distributed().load(path)
     hidden = path / ".metadata"
     spoil(hidden, rng, count=5)
-    with pytest.raises(DamageError, match=r"\.metadata is damaged"):
-        pm.verify(hidden)
-    with pm.verified(path) as place, pm.verified(hidden, "repair"):
+    for verified in (hidden, path):
+        with pytest.raises(DamageError, match=r"\.metadata is damaged"):
+            pm.verify(verified)
+    with pm.verified(path, "repair", copy_to="/dev/shm") as place:
+        assert same(Distributed().load(place), before)
+    with pm.verified(path, "repair") as place:
         assert same(Distributed().load(place), before)
 
 

@@ -34,6 +34,7 @@ from parimend.files.seals import (
     find_inside,
     load_sidecar,
     name_of,
+    seals_below,
 )
 from parimend.files.targets import PLACE
 from parimend.files.walking import refuse, walk
@@ -147,7 +148,7 @@ class Apart(Seals):
         return found[0].seal.notes
 
     def names(self, folder: Path) -> list[str]:
-        return [name for name in walk(folder) if Path(name).name in self._names]
+        return [name for name in walk(folder, hidden=True) if Path(name).name in self._names]
 
     @contextmanager
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
@@ -209,8 +210,7 @@ class Apart(Seals):
     def _files(self) -> list[Path]:
         if self.is_one:
             return [self.where] if self.where.exists() else []
-        names = walk(self.where, refuse)
-        return sorted(self.where / name for name in names if name.endswith(SUFFIX))
+        return sorted(self.where / side for side, _ in seals_below(self.where, refuse))
 
     @cached_property
     def _loaded(self) -> tuple[list[Sealed], list[str]]:

@@ -91,6 +91,17 @@ def is_seal(path: Path) -> bool:
     return path.suffix == SUFFIX and not path.is_dir()
 
 
+def seals_below(
+    folder: Path, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Names of the sidecars in and below a folder, hidden or not, and of what they lie beside."""
+    for name in walk(folder, onerror, hidden=True):
+        of = name.removesuffix(SUFFIX)
+        # What macOS keeps of a file in another one, as ._NAME, is called like it and none.
+        if of != name and os.path.basename(of) and not os.path.basename(of).startswith("._"):
+            yield name, of
+
+
 def seals_beside(path: Path) -> tuple[Path, Path]:
     """Where seals of a file may lie: its sidecar, and the seal of a live model that it holds."""
     return sidecar_of(path), path.with_suffix(SUFFIX)
@@ -224,12 +235,10 @@ class Beside(Seals):
         return load_sidecar(sidecar_of(path)).seal.notes
 
     def names(self, folder: Path) -> list[str]:
-        sides = [name for name in walk(folder) if name.endswith(SUFFIX)]
-        named = [(name.removesuffix(SUFFIX), folder / name) for name in sides]
         return [
             of
-            for of, side in named
-            if (folder / of).exists() or (is_of_file(side) and not DIGESTED.fullmatch(of))
+            for side, of in seals_below(folder)
+            if (folder / of).exists() or (is_of_file(folder / side) and not DIGESTED.fullmatch(of))
         ]
 
     @contextmanager

@@ -7,22 +7,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def walk(folder: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
+def walk(
+    folder: Path,
+    onerror: Callable[[OSError], object] | None = None,
+    *,
+    hidden: bool = False,
+) -> Iterator[str]:
     """Names of the files in and below a folder, from it on, folder by folder.
 
-    Hidden ones, ``lost+found`` and what is no regular file are left out; a link that leads nowhere
-    is not. Folders that are links are named, as ``name/``, and not followed: they may lead back.
+    Hidden folders, ``lost+found`` and what is no regular file are left out; a link that leads
+    nowhere is not. Folders that are links are named, as ``name/``, and not followed: they may lead
+    back.
 
     Args:
         folder: the folder.
         onerror: called for folders that cannot be read, which are passed over.
+        hidden: whether hidden files are named, too.
     """
     for base, folders, files in os.walk(folder, onerror=onerror):
         links = {name for name in folders if os.path.islink(os.path.join(base, name))}
         shown = sorted(name for name in folders if not _is_hidden(name))
         folders[:] = [name for name in shown if name not in links]
         prefix = "" if base == os.fspath(folder) else os.path.relpath(base, folder) + "/"
-        yield from (prefix + name for name in sorted(files) if _is_file(base, name))
+        named = sorted(name for name in files if hidden or not name.startswith("."))
+        yield from (prefix + name for name in named if _is_file(base, name))
         yield from (f"{prefix}{name}/" for name in shown if name in links)
 
 
@@ -32,7 +40,7 @@ def _is_hidden(name: str) -> bool:
 
 def _is_file(base: str, name: str) -> bool:
     path = os.path.join(base, name)
-    return not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path))
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def unreadable(folder: Path) -> dict[Path, OSError]:
