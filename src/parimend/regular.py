@@ -86,7 +86,8 @@ def require_place(path: str | os.PathLike[str]) -> None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        folder = os.path.dirname(os.fspath(path)) or os.curdir
+        place = os.path.realpath(path) if os.path.islink(path) else os.fspath(path)
+        folder = os.path.dirname(place) or os.curdir
         if not os.path.isdir(folder):
             raise FormatError(
                 f"{os.fspath(path)}: there is no folder {folder}: make it, or take another"

@@ -238,9 +238,11 @@ def test_a_link_that_leads_nowhere(pipeline):
     lost.unlink()
     lost.symlink_to("../../blobs/gone")
     [file] = [file for file in check_file(folder).files if not file.ok]
-    assert (
-        file.problem
-        == "missing: it is a link to ../../blobs/gone, which is not there; fetch it again"
+    assert file.problem == (
+        "missing: it is a link to ../../blobs/gone, which is not there; fetch it again "
+        f"(parimend repair {lost} --in-place --from OTHER does, and proves it); or, if it is no "
+        f"longer wanted, remove {lost} and {sidecar_of(lost)}, and when the others are clean, "
+        f"parimend protect {folder} --force"
     )
     made = protect_all([folder], errors=2)
     assert made.problems == {str(lost): "it is a link to ../../blobs/gone, which is not there"}

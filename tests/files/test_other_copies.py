@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from parimend import Seal, check_file, protect_file, repair_file
 from parimend.cli import main
 from parimend.codes import sums_for
 from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of, has_blocks, mixed
-from parimend.errors import MismatchError, SourceError
+from parimend.errors import FormatError, MismatchError, SourceError
 from parimend.files import sidecar_of
 from parimend.files.blocks import merged, ranges_text
 from parimend.files.writing import put_back
@@ -731,6 +732,27 @@ def test_what_is_missing_is_fetched(folders):
     out = folder.parent / "out.npy"
     assert repair_file(folder / "a.npy", out, sources=copy, **where).verdict is Verdict.CORRECTED
     assert (out.read_bytes(), (folder / "a.npy").exists()) == ((copy / "a.npy").read_bytes(), False)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_what_a_link_led_to_is_fetched(folders, tmp_path, one):
+    """As in the cache of a hub: the link stays, and what it leads to is put back."""
+    folder, other, where = folders
+    path, blob = folder / "a.npy", tmp_path / "blobs" / "0123"
+    blob.parent.mkdir()
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(blob)
+    given, source = (path, other / path.name) if one else (folder, other)
+    if one:
+        with pytest.raises(FileNotFoundError, match=r"it is a link to .*0123.* --from OTHER does"):
+            check_file(path, **where)
+    assert repair_file(given, sources=source, **where).ok
+    assert (path.is_symlink(), blob.read_bytes()) == (True, content)
+    shutil.rmtree(blob.parent)
+    with pytest.raises(FormatError, match=rf"no folder {blob.parent}") if one else nullcontext():
+        [file] = [f for f in repair_file(given, sources=source, **where).files if not f.ok]
+        assert f"missing: {path}: there is no folder {blob.parent}" in file.problem
 
 
 @pytest.mark.parametrize("partial", [False, True])

@@ -217,12 +217,10 @@ class Members:
     def _problem(self, error: Exception, path: Path) -> str:
         """Why a member could not be looked at, in words."""
         is_hidden = isinstance(error, PermissionError)  # by itself, or by a folder on the way
-        if not is_hidden and not os.path.lexists(path):
-            if isinstance(error, SourceError):
+        if not is_hidden and not os.path.exists(path):
+            if isinstance(error, SourceError | FormatError):  # it cannot be fetched, or put there
                 return f"missing: {error}"
             return self._missing(path)
-        if not is_hidden and (gone := missing(path)):
-            return f"missing: {gone}; fetch it again"
         if isinstance(error, OSError):
             return f"cannot be looked at: {reason(error, path)}"
         if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
@@ -234,20 +232,23 @@ class Members:
 
     def _is_gone(self, path: Path) -> bool:
         """Whether a file is not there, and its seal is."""
-        return not os.path.lexists(path) and self.seals.has(path)
+        return not os.path.exists(path) and self.seals.has(path)
 
     def _missing(self, path: Path) -> str:
         """What to do about a member that is not there, in words."""
         is_noted, known = self.name(path) in self._noted, self.seals.has(path)
         why = "it was protected together with the others, or is listed with them"
-        if known and not is_noted:
+        if path.is_symlink():
+            why = missing(path)
+        elif known and not is_noted:
             why = "its seal is there"
         at = f"{command_word(path)}{self.seals.option}"
         fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)" * known
         steps = []
         if self.path.is_dir() and not is_shard(path.name):
             side = self.seals.place(path, None)
-            steps += [f"remove {command_word(side)}"] if side and known else []
+            stale = [path] * path.is_symlink() + [side] * bool(side and known)
+            steps += [f"remove {' and '.join(map(command_word, stale))}"] if stale else []
             # Only then: --force seals what is damaged as it is.
             steps += [f"when the others are clean, {self._protect} --force"] if is_noted else []
         unwanted = f"; or, if it is no longer wanted, {', and '.join(steps)}" if steps else ""

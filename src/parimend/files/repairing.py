@@ -163,7 +163,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
     if out and out.exists() and out.samefile(path):
         out = None
     seals = task.members.seals
-    is_gone = task.sources and seals.has(path) and not os.path.lexists(path)
+    is_gone = task.sources and seals.has(path) and not os.path.exists(path)
     if is_gone:
         (out or path).parent.mkdir(parents=True, exist_ok=True)
         task = task._replace(partial=False)  # there is nothing to put anything back into
