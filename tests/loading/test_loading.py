@@ -78,6 +78,20 @@ def test_every_dtype_comes_back_as_the_library_gives_it(tmp_path, dtype, shape):
         same(pm.load_file(path), expected)
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_views_that_are_read_differently_are_saved_as_they_are_read(tmp_path, name):
+    values = torch.randn(5, 3, dtype=torch.complex64)
+    views = {
+        "conjugated": values.conj(),
+        "negated": torch._neg_view(torch.randn(7)),
+        "both": torch._neg_view(torch.randn(4, dtype=torch.complex64).conj()),
+        "plain": values,
+    }
+    pm.save_file(views, tmp_path / name, errors=2)
+    loaded = pm.load_file(tmp_path / name)
+    assert all(torch.equal(loaded[each], view) for each, view in views.items())
+
+
 def test_pairs_of_four_bits_are_saved(tmp_path):
     path = tmp_path / "model.safetensors"
     pairs = torch.arange(12, dtype=torch.uint8).view(torch.float4_e2m1fn_x2).reshape(3, 4)

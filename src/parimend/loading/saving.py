@@ -83,11 +83,16 @@ def save_file(
 
 
 def _write(tensors: Any, plain: Path, metadata: dict[str, str] | None, is_named: bool) -> None:
-    if not is_named:
-        import torch
+    import torch
 
+    if not is_named:
         torch.save(tensors, plain)
         return
     from safetensors.torch import save_file as save
 
-    save(dict(tensors), plain, metadata)
+    # It writes what lies in memory, which is something else for views that are read differently.
+    resolved = {
+        name: value.resolve_conj().resolve_neg() if isinstance(value, torch.Tensor) else value
+        for name, value in tensors.items()
+    }
+    save(resolved, plain, metadata)
