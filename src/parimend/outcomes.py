@@ -244,6 +244,7 @@ class FileOutcome(Record):
         fetched: bytes that were fetched from other copies.
         problem: what is the matter with the file as a whole, in words: why it could not be looked
             at, or that it is probably another file by now; empty if there is nothing to say.
+        note: what else there is to know, in words, and is no finding; or empty.
     """
 
     COLUMNS: ClassVar = ("file", "verdict", "elements covered", "findings")
@@ -263,6 +264,7 @@ class FileOutcome(Record):
     ranges: Sequence[tuple[int, int]] = ()
     fetched: int = 0
     problem: str = ""
+    note: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -330,7 +332,8 @@ class FileOutcome(Record):
     def row(self) -> tuple[str, ...]:
         """The file in a table with `COLUMNS`."""
         covered = f"{self.covered:,} of {self.elements:,}" if self.carrier else "-"
-        return self.path or "-", self.verdict.value, covered, "; ".join(self.findings) or "-"
+        said = (*self.findings, self.note) if self.note else self.findings
+        return self.path or "-", self.verdict.value, covered, "; ".join(said) or "-"
 
     def __repr__(self) -> str:
         found = brief("; ".join(self.findings))

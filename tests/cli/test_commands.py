@@ -137,6 +137,7 @@ def test_json(model, run, tmp_path):
         "ranges",
         "fetched",
         "problem",
+        "note",
         "words",
     }
     [word] = file["words"]

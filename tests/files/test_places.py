@@ -1,6 +1,7 @@
 """Files of a set that have the names of others, lie in their places, or hold what others held."""
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from parimend import check_file, load_file, load_folder, protect_file, repair_file, verify
 from parimend.errors import DamageError, MismatchError, SealError
-from parimend.files import seals_of, sidecar_of
+from parimend.files import check_all, seals_of, sidecar_of
 from parimend.outcomes import Verdict
 from tests.files.conftest import flip
 
@@ -256,8 +257,8 @@ def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
     assert {*told} == {*names[:2]}
     assert told["unet/m.npy"] == (
         f"holds what was protected as ema/m.npy, and its own is in {folder / 'ema/m.npy'}: "
-        f"exchange them; or, if that is meant, parimend protect {folder}, with the options of "
-        "before, notes it"
+        "exchange them, with their seals; or, if that is meant, parimend protect "
+        f"{folder}, with the options of before, notes it"
     )
     assert all(made.is_kept for made in protect_file(folder, 2))
     assert problems(folder) == {}
@@ -275,6 +276,36 @@ def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
     assert {*problems(folder)} == {SHARDS[1]}
     protect_file(folder, 2)
     assert problems(folder) == {}
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_files_of_no_set_that_were_exchanged(tmp_path, is_apart):
+    folder, seals = tmp_path / "model", {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    names = ["a.npy", "b.npy", "c.npy"]
+    save(folder, names)
+    paths = [folder / name for name in names]
+    for path in paths:
+        protect_file(path, 2, **seals)
+
+    def rename(path, name):
+        for side in ("",) if is_apart else ("", ".parimend"):
+            os.rename(f"{path}{side}", folder / f"{name}{side}")
+
+    rename(paths[2], "d.npy")  # which anybody may do
+    [renamed] = check_file(folder / "d.npy", **seals).files
+    told = "" if is_apart else "it was protected as c.npy, and renamed or exchanged since"
+    assert (renamed.ok, renamed.note, renamed.row[-1]) == (True, told, told or "-")
+    for here, there in (("a.npy", "x"), ("b.npy", "a.npy"), ("x", "b.npy")):
+        rename(folder / here, there)
+    for path in paths[:2]:
+        assert check_file(path, **seals).ok  # alone it may have been renamed, too
+    for report in (check_all(paths[:2], **seals), check_file(folder, **seals)):
+        found = {Path(file.path).name: file.problem for file in report.files if not file.ok}
+        assert {*found} == {"a.npy", "b.npy"}
+        assert f"holds what was protected as b.npy, and its own is in {paths[1]}" in found["a.npy"]
+    for path in paths[:2]:
+        assert protect_file(path, 2, **seals)[0].is_kept
+    assert check_all(paths[:2], **seals).ok
 
 
 def test_a_link_to_a_file_of_the_set_with_a_link_to_its_sidecar(tmp_path):

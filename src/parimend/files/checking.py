@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,9 +136,10 @@ def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
             looked at has a problem.
     """
     files: list[FileOutcome] = []
+    named = {path: name for group in groups for path, name in group.named.items()}
     for group in groups:
         try:
-            files += _outcomes(group)
+            files += _outcomes(group, named)
         except (ParimendError, OSError) as error:
             if len(groups) == 1:
                 raise
@@ -147,9 +148,12 @@ def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
     return tuple(files)
 
 
-def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
-    found, problems = members.outcome()
-    found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
+def _outcomes(members: Members, named: Mapping[Path, str]) -> tuple[FileOutcome, ...]:
+    found, problems = members.outcome(named)
+    found = {
+        path: replace(outcome, path=str(path), note=members.note(path))
+        for path, outcome in found.items()
+    }
     for path, text in problems.items():
         # What was found in a file that lies in the wrong place, and done about it, is told, too.
         was = members.looked(path) or FileOutcome(())

@@ -15,16 +15,18 @@ from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
-from parimend.files.places import Displaced, Origin, displaced, homes, origin_of
+from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.seals import Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
     MEMBERS,
+    NAME,
     PLACE,
     has_others,
     index_first,
     is_index,
+    is_inside,
     is_shard,
     is_weights,
     missing,
@@ -56,6 +58,7 @@ class Members:
     Attributes:
         path: the path.
         is_set: whether it stands for several files and not just for one.
+        named: what the members were called when they were sealed, as far as that is known.
     """
 
     def __init__(self, path: Path, seals: Seals) -> None:
@@ -63,6 +66,7 @@ class Members:
         self.path = path
         self.seals = seals
         self.is_set = is_folder or is_index(path)
+        self.named: dict[Path, str] = {}
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
         self._noted: set[str] = set()
@@ -106,6 +110,9 @@ class Members:
         if isinstance(looked, Looked):
             self._is_protected = True
             self._found[path] = looked.found
+            name = looked.notes.get(NAME)
+            if looked.is_sure and is_inside(name):
+                self.named[path] = str(name)
             if self.is_set:
                 self._hear(looked, path)
             return
@@ -114,8 +121,13 @@ class Members:
             self._is_protected |= self.seals.has(path)
             self._unsure[path] = None
 
-    def outcome(self) -> tuple[dict[Path, Any], dict[Path, str]]:
+    def outcome(
+        self, named: Mapping[Path, str] | None = None
+    ) -> tuple[dict[Path, Any], dict[Path, str]]:
         """What was found in each member, and the problems of the others, in words; both in order.
+
+        Args:
+            named: `named` of all files that were looked at, if these are more.
 
         Raises:
             ParimendError, OSError: why a single file could not be looked at.
@@ -140,13 +152,21 @@ class Members:
             raise SealError(f"{none} ({self._protect} makes them)")
         failed = self._failed | self._unseen
         problems = {path: self._problem(error, path) for path, error in failed.items()}
-        problems |= {path: self._why(where) for path, where in self._displaced.items()}
+        elsewhere = exchanged(named or self.named) | self._displaced
+        problems |= {path: self._why(elsewhere[path]) for path in elsewhere if path in self._found}
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
 
     def looked(self, path: Path) -> Any:
         """What was found in a member, wherever it lies; None if it could not be looked at."""
         return self._found.get(path)
+
+    def note(self, path: Path) -> str:
+        """What there is to know of a member in which nothing else is wrong, in words."""
+        name = self.named.get(path, path.name)
+        # Where seals are elsewhere, names mean little, and files of one content have one seal.
+        is_told = name != path.name and not self.seals.known()
+        return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
     def _hear(self, looked: Looked, path: Path) -> None:
         if looked.is_sure:
@@ -256,8 +276,9 @@ class Members:
 
     def _why(self, where: Displaced) -> str:
         """What is the matter with a member that holds what another one held, in words."""
+        with_seals = "" if self.seals.option else ", with their seals"
         own = (
-            f"its own is in {where.own}: exchange them"
+            f"its own is in {where.own}: exchange them{with_seals}"
             if where.own
             else "its own is lost: fetch it"
         )

@@ -172,6 +172,24 @@ def displaced(
     return told
 
 
+def exchanged(named: Mapping[Path, str]) -> dict[Path, Displaced]:
+    """The files that took each other's names, with their seals: one alone may have been renamed.
+
+    Args:
+        named: what files were called when they were sealed, by what they are called now.
+    """
+    now = {Path(os.path.abspath(path)): path for path in named}
+    was = {place: place.parent / named[path] for place, path in now.items()}
+    found = {}
+    for place, path in now.items():
+        ring = [place]
+        while (other := was[ring[-1]]) in was and other not in ring:
+            ring.append(other)
+        if len(ring) > 1 and other == place:
+            found[path] = Displaced(path.name, named[path], now[ring[-1]], None)
+    return found
+
+
 def _members_of(sealed: Sealed) -> Set:
     """The names of all files of a seal's set; none if it notes none."""
     names = sealed.seal.notes.get(MEMBERS)
