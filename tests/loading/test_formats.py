@@ -76,6 +76,8 @@ def test_a_model_of_onnx_holds_all_of_its_tensors(tmp_path, rng):
     sidecar_of(tmp_path / "model.onnx_data").unlink()
     with pytest.raises(SealError, match="is not protected"):
         pm.load_file(tmp_path / "model.onnx")
+    with pytest.warns(UserWarning, match=r"model\.onnx_data is not known .*is not protected"):
+        assert pm.load_file(tmp_path / "model.onnx", "warn") == model
 
 
 @pytest.mark.parametrize("name", ["gguf", "npz", "onnx"])
@@ -199,7 +201,7 @@ def test_devices_that_cannot_be_used(shards, device):
 
 
 def test_folders_that_cannot_be_loaded(shards, tmp_path):
-    folder, _ = shards
+    folder, tensors = shards
     with pytest.raises(SpecError, match=r"is a file: .* use load_file"):
         pm.load_folder(folder / "m-1.safetensors")
     for lost in ("nothing", "nothing/m.index.json"):
@@ -212,6 +214,8 @@ def test_folders_that_cannot_be_loaded(shards, tmp_path):
     pm.protect_file(index, errors=5, force=True)
     with pytest.raises(FormatError, match=r"m-1\.safetensors has no more, which the index says"):
         pm.load_folder(folder)
+    with pytest.warns(UserWarning, match=r"m-1\.safetensors has no more, which the index says"):
+        assert same(pm.load_folder(folder, "warn"), tensors)
     (folder / "n.safetensors.index.json").write_text(json.dumps(text))
     pm.protect_file(folder / "n.safetensors.index.json", errors=5, force=True)
     with pytest.raises(MismatchError, match=r"several indices, .*: name one of them"):

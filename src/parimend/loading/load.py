@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
-from parimend.errors import FormatError, MismatchError, SpecError
+from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.apart import seals_in
 from parimend.files.looking import Looked, looked_at
 from parimend.files.members import Members, visit_all
@@ -79,7 +80,16 @@ def load_file(
             tell([content.outcome], on_damage)
         return content
 
-    return built(verified_content(path_of(path)), device, verified_content)
+    def companion(file: Path) -> Content:
+        try:
+            return verified_content(file)
+        except (SealError, MismatchError) as error:
+            if on_damage != "warn":
+                raise
+            tell([FileOutcome((), str(file), problem=str(error))], on_damage)
+            return unverified(file)
+
+    return built(verified_content(path_of(path)), device, companion)
 
 
 def load_folder(
@@ -108,7 +118,7 @@ def load_folder(
         DamageError: if a file is damaged, missing or cannot be looked at, or for ``repair`` beyond
             repair. Names all of them.
         FormatError: if there is nothing that has named tensors, or the index names a tensor that is
-            not in its shard.
+            not in its shard, of which ``warn`` warns.
         MismatchError: if there are several indices, or archives without an index, or two files
             have a tensor of the same name.
         SealError, SpecError, OSError: as `parimend.check_file` does.
@@ -147,15 +157,19 @@ def load_folder(
         found = built(contents.pop(file), device, contents.__getitem__)
         if not isinstance(found, Mapping):
             raise FormatError(f"{file} holds no tensors with names: load it with load_file")
-        if missing := (names or set()) - set(found):
-            raise FormatError(f"{file} has no {min(missing)}, which the index says is in it")
-        if twice := first.keys() & (names or found):
+        there = [name for name in found if names is None or name in names]
+        if lost := (names or set()).difference(there):
+            text = f"{file} has no {min(lost)}, which the index says is in it"
+            if on_damage != "warn":
+                raise FormatError(text)
+            warnings.warn(text, stacklevel=2)
+        if twice := first.keys() & there:
             name = min(twice)
             raise MismatchError(
                 f"{first[name]} and {file} both have a tensor {name}: use load_file for each"
             )
-        first |= dict.fromkeys(names or found, file)
-        tensors |= {name: found[name] for name in names or found}
+        first |= dict.fromkeys(there, file)
+        tensors |= {name: found[name] for name in there}
     return tensors
 
 
