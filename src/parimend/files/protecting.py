@@ -30,6 +30,7 @@ from parimend.files.targets import (
 )
 from parimend.formats import FORMATS, of_suffix
 from parimend.record import Record
+from parimend.regular import size_of
 from parimend.stores.file import Progress, silent
 
 
@@ -257,11 +258,7 @@ def _folder(path: Path) -> Path:
 
 
 def _largest_first(names: Iterable[str], folder: Path = Path()) -> list[str]:
-    def size(name: str) -> int:
-        path = folder / name
-        return path.stat().st_size if path.exists() else 0
-
-    return sorted(names, key=size, reverse=True)
+    return sorted(names, key=lambda name: size_of(folder / name), reverse=True)
 
 
 def _why_out(name: str, path: Path) -> str:
