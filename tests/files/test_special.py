@@ -94,7 +94,7 @@ def test_places(special, model, tmp_path):
     work = []
     if says != "is a folder":  # in which the file gets its own name
         with pytest.raises(FormatError, match=says):
-            repair_file(model, place, work.append)
+            repair_file(model, place, progress=work.append)
         with pytest.raises(FormatError, match=says):
             protect_file(model, 3, "lowbits", place, progress=work.append)
     with pytest.raises(FormatError, match=says):
