@@ -36,7 +36,7 @@ class Status(Record):
         path: of its folder.
         tasks: that are done.
         trials: that are done.
-        finished: whether the statistics file of all of them is there.
+        finished: whether the rows of all tasks are there, and the statistics file of them.
         running: whether a process is probably at work.
         damaged: lines of the rows that do not count, since they are torn or damaged.
     """
@@ -125,9 +125,16 @@ def _spec_of(spec: Any) -> Spec:
 
 def _status(store: Store, done: Statistics) -> Status:
     trials = sum(row.task.stop - row.task.start for row in done.rows.values())
-    finished = (store.path / "statistics.jsonl").exists()
+    finished = store.has_statistics and store.prepared is not None
+    if finished:  # rows may have been lost since then
+        finished = not _missing(units(store.spec, store.prepared), done)
     path = str(store.path)
     return Status(path, len(done), trials, finished, store.running, store.damaged)
+
+
+def _missing(all_units: Iterable[Unit], done: Statistics) -> list[Task]:
+    """What the next rounds lack; nothing if there is enough of all."""
+    return [task for unit in all_units for task in unit.advance(done)[1]]
 
 
 def _run(store: Store, engine: Engine, progress: Progress) -> Status:
@@ -150,7 +157,7 @@ def _work(
 ) -> None:
     """Do rounds until there is nothing missing."""
     all_units, failed = list(all_units), 0
-    while missing := [task for unit in all_units for task in unit.advance(done)[1]]:
+    while missing := _missing(all_units, done):
         known = _trials(row.task for row in done.rows.values())
         total = known + _trials(missing)
         progress(known, total)
