@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
+from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.damage import require_fault
-from parimend.campaign.protections import protection_of
+from parimend.campaign.protections import PROTECTIONS, protection_of
 from parimend.campaign.tables import require_keys, require_table, table
 from parimend.campaign.task import Setting, content_hash
 from parimend.errors import SpecError
@@ -274,7 +275,23 @@ def _require_sense(spec: Spec) -> None:
             raise SpecError(f"[stop]: outcomes are {', '.join(Outcome)}, not {outcome!r}")
     if stop.harmed and not all(source.metric for source in spec.networks.values()):
         raise SpecError("[stop]: harmed needs a metric for every network")
+    _require_runs(spec)
     _require_strata(spec)
+
+
+def _require_runs(spec: Spec) -> None:
+    """Refuse what has to see a network run where one cannot be run."""
+    watching = [
+        *(f"[protections.{each.name}]" for each in spec.protections if PROTECTIONS[each.kind].runs),
+        *(f"[faults.{each.name}]" for each in spec.faults if each.kind == UPSET),
+    ]
+    for name, source in spec.networks.items():
+        if watching and not (source.metric and (source.build or source.folder)):
+            raise SpecError(
+                f"{', '.join(watching)} on {name}: this is about what a network computes, and "
+                f"[networks.{name}] cannot be run: give it a build (or folder) and a metric, or "
+                "leave these out"
+            )
 
 
 def _require_strata(spec: Spec) -> None:
