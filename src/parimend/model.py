@@ -19,11 +19,11 @@ from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import (
-    buffers_of,
     leaves,
     named_tensors,
     require_movable,
     require_plain,
+    share_of,
 )
 from parimend.stores.shards import ShardedTensors, store_of
 
@@ -106,12 +106,11 @@ def tensors_to_protect(
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
     if not takes_in(only) and not buffers:
-        left_out = buffers_of(model)
-        covered, more = (sum(t.nbytes for t in each.values()) for each in (tensors, left_out))
-        if covered < more:
+        share = share_of(model, tensors)
+        if share.is_small:
             warnings.warn(
-                f"{covered} of {covered + more} bytes are protected: the others are buffers, which "
-                f"buffers=True takes in ({listed(left_out, most=3)})",
+                f"{share.taken} of {share.taken + share.left} bytes are protected: the others are "
+                f"buffers, which buffers=True takes in ({listed(share.buffers, most=3)})",
                 stacklevel=3,
             )
     return store_of(tensors)

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from parimend.campaign.facts import Reach
 from parimend.campaign.spec import Source
-from parimend.errors import CampaignError, ParimendError, SpecError
+from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
+from parimend.names import listed
+from parimend.stores.naming import leaves, named_tensors, share_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -32,13 +35,13 @@ def load(source: Source, base: Path, name: str) -> Model:
         raise
     except Exception as error:
         raise CampaignError(f"{where}: cannot be loaded: {_said(error)}") from error
-    if not isinstance(model, torch.nn.Module | Mapping):
-        kind = type(model).__name__
-        raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
     if isinstance(model, torch.nn.Module):
         model = model.cpu().eval()
-        for parameter in model.parameters():
-            parameter.data = parameter.data.contiguous()
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.contiguous()
+    elif build:
+        kind = type(model).__name__
+        raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
     return model
 
 
@@ -58,15 +61,68 @@ def _load(source: Source, base: Path, build: Callable[..., Any] | None) -> Any:
     return model
 
 
-def parameters(model: Model) -> dict[str, torch.Tensor]:
-    """What is protected and struck: the parameters of a module, or all tensors of a state dict."""
-    named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
-    return {name: tensor.detach() for name, tensor in named}
+def struck(model: Model, buffers: bool | None = None) -> dict[str, torch.Tensor]:
+    """What is struck and protected: what `parimend.protect_` takes in.
+
+    Args:
+        model: as `load` gives it.
+        buffers: of the network's `Source`.
+
+    Raises:
+        WordError: if there is nothing, or a tensor cannot be protected; names it.
+    """
+    named = named_tensors(model, buffers=bool(buffers))
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def reach_of(model: Model, source: Source, name: str) -> Reach:
+    """How much of a network is struck and protected.
+
+    Raises:
+        SpecError: if it is less than half, and the spec does not say that it is to be so.
+    """
+    where, packed = f"[networks.{name}]", _packed(model)
+    if packed and not any(tensor.numel() for tensor in state_of(model).values()):
+        raise SpecError(f"{where}: {_said_of_packed(packed)}")
+    try:
+        share = share_of(model, struck(model, source.buffers))
+    except WordError as error:
+        raise SpecError(f"{where}: {error}") from None
+    hidden = sum(packed.values())
+    if hidden > share.taken:
+        raise SpecError(f"{where}: {_said_of_packed(packed)}")
+    if source.buffers is None and share.is_small:
+        raise SpecError(
+            f"{where}: {share.left:,} of {share.taken + share.left:,} bytes are in buffers "
+            f"({listed(share.buffers, most=3)}): say buffers = true, and they are struck and "
+            "protected, or buffers = false, and they are neither"
+        )
+    return Reach(name, share.taken, share.left, hidden)
+
+
+def _packed(model: Model) -> dict[str, int]:
+    """Bytes of the tensors that a module saves and has neither as parameters nor as buffers."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    there = {tensor.data_ptr() for tensor in state_of(model).values()}
+    return {
+        name: value.nbytes
+        for name, (_, value) in leaves(model.state_dict()).items()
+        if isinstance(value, torch.Tensor) and value.numel() and value.data_ptr() not in there
+    }
+
+
+def _said_of_packed(packed: Mapping[str, int]) -> str:
+    return (
+        "most of its bytes are in objects of their own, in which nothing can be struck, as "
+        f"quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights in parameters "
+        "or buffers, or strike the file that is deployed (file = ...; see docs/campaigns.md)"
+    )
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
-    """All tensors that make a network what it is, buffers too."""
-    return dict(model.state_dict() if isinstance(model, torch.nn.Module) else model)
+    """All tensors that make a network what it is, buffers too, also those that are not saved."""
+    return {name: value.detach() for name, (_, value) in leaves(model).items()}
 
 
 def weights_hash(model: Model) -> str:

@@ -35,6 +35,8 @@ class Source:
         arguments: of that function.
         file: a safetensors file.
         folder: of a model in the layout of a hub, read by transformers.
+        buffers: whether the buffers of the module are struck and protected, too. Unless it is said
+            they are not, and a network that has most of its bytes there is refused.
         data: ``module:function`` that gives the data; called once.
         data_arguments: of that function.
         metric: ``module:function`` that scores a network, and is given the network and, if there
@@ -46,6 +48,7 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
     folder: str | None = None
+    buffers: bool | None = None
     data: str | None = None
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
-from parimend.campaign.networks import Metric, Model, parameters, state_of
+from parimend.campaign.networks import Metric, Model, state_of, struck
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
@@ -34,6 +34,7 @@ class Subject:
         kept: what that keeps beside the weights; damage may strike it, too.
         metric: that scores it; None without one.
         score: of the intact network.
+        buffers: whether they are struck and protected, too.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Subject:
         kept: Any,
         metric: Metric | None = None,
         score: float | None = None,
+        buffers: bool | None = None,
     ) -> None:
         self.model, self.protection, self.kept = model, protection, kept
         self.metric, self.score_intact = metric, score
-        self.tensors = parameters(model)
+        self.tensors = struck(model, buffers)
         self.words = bit_patterns(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
         exposed = protection.exposed(kept)

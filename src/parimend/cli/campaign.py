@@ -203,6 +203,7 @@ def _tell(name: str, ended: Status, json: bool) -> None:
         print_json(f"campaign {name}", ended.as_dict())
     else:
         say(_progress(ended))
+        _say_reach([ended])
 
 
 def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, trouble: str) -> None:
@@ -218,7 +219,16 @@ def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, tro
     for each in campaigns:
         if not json and (not each.finished or each.damaged):
             say(_progress(each))
+    if not json:
+        _say_reach(campaigns)
     require_written(trouble)
+
+
+def _say_reach(campaigns: Sequence[Status]) -> None:
+    """Say what of the networks is neither struck nor protected, once of each."""
+    for said in dict.fromkeys(reach.said for each in campaigns for reach in each.reach):
+        if said:
+            say(said)
 
 
 def _progress(of: Status) -> str:

@@ -106,6 +106,40 @@ def buffers_of(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
+class Share(NamedTuple):
+    """How much of a model some of its tensors are.
+
+    Attributes:
+        taken: bytes of these.
+        buffers: of each buffer that is not among them.
+    """
+
+    taken: int
+    buffers: Mapping[str, int]
+
+    @property
+    def left(self) -> int:
+        """Bytes of the buffers that are not among them."""
+        return sum(self.buffers.values())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether most bytes are left in buffers: those of weights then, not of statistics."""
+        return self.taken < self.left
+
+
+def share_of(model: Any, tensors: Mapping[str, torch.Tensor]) -> Share:
+    """How much of a model some of its tensors are, by `named_tensors`.
+
+    Example:
+        >>> model = torch.nn.BatchNorm1d(3)
+        >>> share_of(model, named_tensors(model))
+        Share(taken=24, buffers={'running_mean': 12, 'running_var': 12, 'num_batches_tracked': 8})
+    """
+    left = {n: tensor.nbytes for n, tensor in buffers_of(model).items() if n not in tensors}
+    return Share(sum(tensor.nbytes for tensor in tensors.values()), left)
+
+
 def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Other names for the memory of some tensors among what `leaves` finds, and their names.
 
