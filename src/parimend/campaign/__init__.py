@@ -7,6 +7,7 @@ others.
 """
 
 from parimend.campaign.facts import Fact, Prepared, Reach
+from parimend.campaign.filed import filled
 from parimend.campaign.reporting import Comparison, Estimate, Line, compare, lines
 from parimend.campaign.running import Status, resume, run, status
 from parimend.campaign.spec import Source, Spec, Stop, Strata
@@ -33,6 +34,7 @@ __all__ = [
     "Stratum",
     "Task",
     "compare",
+    "filled",
     "lines",
     "resume",
     "run",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from parimend.campaign.facts import Reach
+from parimend.campaign.filed import tensors_of
 from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
@@ -18,6 +19,7 @@ from parimend.stores.naming import leaves, named_tensors, share_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
+_WITHOUT_BUILD = " (without build it is given the tensors of the file by name, and no module)"
 
 
 def load(source: Source, base: Path, name: str) -> Model:
@@ -52,9 +54,7 @@ def _load(source: Source, base: Path, build: Callable[..., Any] | None) -> Any:
         return AutoModel.from_pretrained(base / source.folder)
     model = build(**source.arguments) if build else None
     if source.file:
-        from safetensors.torch import load_file
-
-        tensors = load_file(base / source.file)
+        tensors = tensors_of(base / source.file)
         if model is None:
             return tensors
         model.load_state_dict(tensors)
@@ -135,7 +135,7 @@ def weights_hash(model: Model) -> str:
 
 
 class Metric:
-    """How a network is scored.
+    """How a network is scored: a module, or the tensors of a file by name.
 
     Args:
         text: ``module:function``.
@@ -158,7 +158,9 @@ class Metric:
                 given = (model,) if self.data is None else (model, self.data)
                 score = float(self.function(*given))
             except Exception as error:
-                raise CampaignError(f"the metric {self.text} fails: {_said(error)}") from error
+                hint = "" if isinstance(model, torch.nn.Module) else _WITHOUT_BUILD
+                said = f"the metric {self.text} fails: {_said(error)}{hint}"
+                raise CampaignError(said) from error
         try:
             return score_of(score, f"the metric {self.text}")
         except SpecError as error:

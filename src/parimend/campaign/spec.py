@@ -26,21 +26,21 @@ from parimend.rng import SEEDS
 class Source:
     """Where a network comes from, and how it is scored.
 
-    One or two of ``build``, ``file`` and ``folder`` say what it is: a file alone is damaged and
-    repaired but cannot be run; with ``build`` its tensors are loaded into what that gives.
+    One or two of ``build``, ``file`` and ``folder`` say what it is: of a file alone the tensors are
+    damaged and repaired; with ``build`` they are loaded into what that gives.
 
     Attributes:
         build: ``module:function`` that gives a module, such as a recipe. The module is looked for
             beside the spec first.
         arguments: of that function.
-        file: a safetensors file.
+        file: of any format, or the index of a sharded checkpoint.
         folder: of a model in the layout of a hub, read by transformers.
         buffers: whether the buffers of the module are struck and protected, too. Unless it is said
             they are not, and a network that has most of its bytes there is refused.
         data: ``module:function`` that gives the data; called once.
         data_arguments: of that function.
-        metric: ``module:function`` that scores a network, and is given the network and, if there
-            are any, the data. Larger is better.
+        metric: ``module:function`` that scores a network, and is given the network (of a file alone
+            its tensors by name) and, if there are any, the data. Larger is better.
         tolerance: a score that is lower than the intact one's by more than this counts as harmed.
     """
 
@@ -243,8 +243,6 @@ def _source(source: Source, name: str) -> Source:
         raise SpecError(f"{where}: folder says what the network is; leave out build and file")
     if not (source.build or source.file or source.folder):
         raise SpecError(f"{where}: say where it comes from: build, file or folder")
-    if source.metric and not (source.build or source.folder):
-        raise SpecError(f"{where}: a file alone cannot be run: give build, or leave out metric")
     for key in ("build", "data", "metric"):
         text = getattr(source, key)
         if text is not None and text.count(":") != 1:

@@ -12,7 +12,6 @@ from parimend.dtypes import of_torch
 from parimend.errors import SpecError
 from parimend.experiment.trials import Answer, Faults
 from parimend.faults import Words
-from parimend.faults.words import FORMATS
 from parimend.seal import Seal
 from parimend.words.bits import byte_view
 from parimend.words.grid import Grid
@@ -58,11 +57,10 @@ def bit_patterns(model: Model) -> list[Words]:
     found = []
     named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
     for name, tensor in named:
-        dtype = of_torch(tensor.dtype, name).name
-        dtype = dtype if dtype in FORMATS else "U8"
-        bits = byte_view(tensor.detach(), name).view(FORMATS[dtype].unsigned)
-        bits.flags.writeable &= tensor.is_cpu and tensor.is_contiguous()
-        found.append(Words(name, bits, dtype))
+        data = byte_view(tensor.detach(), name)
+        words = Words.of_bytes(name, data, of_torch(tensor.dtype, name).name)
+        words.bits.flags.writeable &= tensor.is_cpu and tensor.is_contiguous()
+        found.append(words)
     return found
 
 
