@@ -184,7 +184,7 @@ def test_upsets_that_cannot_be_are_refused(given, message):
 @pytest.mark.parametrize("source", [{"file": "w.safetensors"}, {"build": "no_recipe:network"}])
 def test_what_is_computed_is_of_a_network_that_runs(given, source):
     """It is said before anything is loaded, and of all protections and faults alike."""
-    message = r"\[(protections|faults).p\] on n: .* give it a build \(or folder\) and a metric"
+    message = r"\[(protections|faults).p\] on n: .* needs a build \(or folder\) and a metric"
     with pytest.raises(SpecError, match=message):
         Spec.of(tables(networks={"n": source}, **given))
 

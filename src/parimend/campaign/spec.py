@@ -289,9 +289,9 @@ def _require_runs(spec: Spec) -> None:
     for name, source in spec.networks.items():
         if watching and not (source.metric and (source.build or source.folder)):
             raise SpecError(
-                f"{', '.join(watching)} on {name}: this is about what a network computes, and "
-                f"[networks.{name}] cannot be run: give it a build (or folder) and a metric, or "
-                "leave these out"
+                f"{', '.join(watching)} on {name}: this is about what a network computes, so "
+                f"[networks.{name}] needs a build (or folder) and a metric: give them, or leave "
+                "these out"
             )
 
 
