@@ -24,6 +24,7 @@ from parimend.experiment import (
     Rate,
     SumsTarget,
     Trial,
+    bit_patterns,
     grid_of,
     on_grid,
     run,
@@ -278,6 +279,15 @@ def test_buffers_and_the_sign_of_zero_count_as_bits():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_dtypes_that_numpy_lacks(dtype):
     tensors = {"w": torch.linspace(-1, 1, 600).to(dtype)}
+    target = ModelTarget(tensors, pm.protect_(tensors, 3))
+    assert run(target, Faults("bitflip", 3), range(4)) == Counts(repaired=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.bool])
+def test_dtypes_without_numbers_of_their_own_are_struck_byte_by_byte(dtype):
+    tensors = {"head": torch.ones(300, dtype=dtype)}
+    [words] = bit_patterns(tensors)
+    assert (words.dtype, len(words)) == ("U8", tensors["head"].nbytes)
     target = ModelTarget(tensors, pm.protect_(tensors, 3))
     assert run(target, Faults("bitflip", 3), range(4)) == Counts(repaired=4)
 

@@ -7,7 +7,7 @@ import torch
 from parimend.campaign.damage import damage_of
 from parimend.campaign.protections import Network, protection_of
 from parimend.campaign.spec import Spec
-from parimend.campaign.subject import Subject
+from parimend.campaign.subject import Struck, Subject
 from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
 from parimend.experiment import bit_patterns
@@ -79,16 +79,16 @@ def test_two_copies_that_are_wrong_outvote_the_right_one():
 def test_secded_knows_a_wrong_check_bit_and_loses_the_word_if_there_is_another():
     made = subject("secded")
     made.kept["w"][7] ^= 4
-    assert made.repair_(made.model) == ("clean", 0)
+    assert made.repair_(Struck()) == ("clean", 0)
     made.live["w"][8 * 7] ^= 1
-    assert made.repair_(made.model) == ("uncorrectable", 1)
+    assert made.repair_(Struck()) == ("uncorrectable", 1)
 
 
 def test_a_wrong_checksum_is_not_believed_after_a_reload():
     made = subject("reload")
     made.kept.digests["w"][3] ^= 1
-    assert made.repair_(made.model).verdict.value == "uncorrectable"
-    assert made.same(made.model)
+    assert made.repair_(Struck()).verdict.value == "uncorrectable"
+    assert made.same(Struck())
 
 
 def test_a_seal_repairs_itself_and_says_so_if_it_cannot():
@@ -96,11 +96,11 @@ def test_a_seal_repairs_itself_and_says_so_if_it_cannot():
     (seal,) = made.beside
     seal.bits[10] ^= 255
     made.live["w"][5] ^= 64
-    assert made.repair_(made.model).verdict.value == "corrected"
-    assert made.same(made.model)
+    assert made.repair_(Struck()).verdict.value == "corrected"
+    assert made.same(Struck())
     seal.bits[:] = 0
     made.live["w"][5] ^= 64
-    assert made.repair_(made.model).verdict.value == "uncorrectable"
+    assert made.repair_(Struck()).verdict.value == "uncorrectable"
 
 
 def test_radar_keeps_two_bits_a_group():
@@ -108,7 +108,7 @@ def test_radar_keeps_two_bits_a_group():
     assert sum(len(each) for each in made.beside) == 200 // 4 + 4 // 4
     assert bit_patterns(made.tensors)
     made.kept["w"][0] ^= 0b11000000  # the first group
-    assert made.repair_(made.model) == ("uncorrectable", 1)
+    assert made.repair_(Struck()) == ("uncorrectable", 1)
     assert (made.model["w"].reshape(-1)[::200] == 0).all()
 
 

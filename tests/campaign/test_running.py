@@ -72,12 +72,21 @@ def test_all_protections_meet_the_same_faults(tmp_path):
 
 
 def test_workers_and_blocks_and_order_do_not_change_a_number(tmp_path):
-    run(spec(), tmp_path / "one", workers=1)
-    run(spec(), tmp_path / "two", workers=2)
-    run(spec(), tmp_path / "backwards", engine=Backwards())
+    kinds = {
+        "protections": {"none": {}, "sidecar": {"errors": 2}, "guards": {"k": 3}, "abft": {}},
+        "faults": {
+            "five": {"kind": "random", "count": 5},
+            "stuck": {"kind": "bitflip", "count": 3, "stays": True},
+            "tile": {"kind": "upset", "pattern": "tile", "size": 4},
+        },
+        "stop": {"trials": 10},
+    }
+    run(spec(**kinds), tmp_path / "one", workers=1)
+    run(spec(**kinds), tmp_path / "two", workers=2)
+    run(spec(**kinds), tmp_path / "backwards", engine=Backwards())
     assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "two")
     assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "backwards")
-    run(spec(block=7), tmp_path / "blocks", workers=1)
+    run(spec(**kinds, block=7), tmp_path / "blocks", workers=1)
     assert counts_of(tmp_path / "blocks") == counts_of(tmp_path / "one")
 
 

@@ -267,6 +267,7 @@ class TestRequests:
             ([(9, {"v": 0})], "a share is of v, which is not there"),
             ([(0, {"w": 0})], "at least one error, not 0"),
             ([(2.5, {"w": 0})], "a whole number, not a float"),
+            ([], "a balance needs at least one share"),
         ],
     )
     def test_balances_that_are_none(self, shares, message):

@@ -195,6 +195,12 @@ class TestStake:
         it = pm.plan(model, 5, "lowbits", metric=lambda m: float(m.weight.isfinite().all())).stake
         assert (it.intact, it.protected) == (1.0, 1.0)
 
+    def test_an_empty_parameter_is_at_no_stake(self):
+        model = torch.nn.Linear(64, 32)
+        without = pm.plan(model, 5, metric=lambda m: float(m.weight.detach().sum())).stake
+        model.empty = torch.nn.Parameter(torch.zeros(0, 3))
+        assert pm.plan(model, 5, metric=lambda m: float(m.weight.detach().sum())).stake == without
+
     def test_what_cannot_be_is_refused(self):
         model = torch.nn.Linear(20, 5)
         with pytest.raises(SpecError, match="30 calibration inputs are too few: give 100 or more"):

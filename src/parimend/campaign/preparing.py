@@ -84,6 +84,7 @@ def _protected(
         weights = weights_hash(model)
         buffers = spec.networks[name].buffers
         facts = []
+        source = spec.networks[name]
         for setting in spec.protections:
             state = copy.deepcopy(model)
             run = (lambda state=state: metric(state)) if metric else None
@@ -99,8 +100,9 @@ def _protected(
                 "buffers": buffers,
                 "kept": kept,
                 "protection": setting,
-                "metric": spec.networks[name].metric,
+                "metric": source.metric,
                 "score": score,
+                "slack": source.slack(score) if score is not None else 0.0,
             }
             torch.save(packed, folder / packed_name(name, setting.name))
             nbytes = protection.nbytes(kept)

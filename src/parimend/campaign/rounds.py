@@ -95,9 +95,9 @@ class Unit:
 
     def harmed(self, row: Row) -> list[float]:
         """For each trial, whether the score is lower than that of the intact network."""
-        fact = self.facts[row.task.protection.name]
-        assert fact.score is not None
-        least = fact.score - self.spec.networks[self.network].tolerance
+        intact = self.facts[row.task.protection.name].score
+        assert intact is not None
+        least = intact - self.spec.networks[self.network].slack(intact)
         return [float(score < least) for score in row.scores]
 
     def interval(

@@ -21,6 +21,8 @@ from parimend.errors import SpecError
 from parimend.experiment import Outcome
 from parimend.rng import SEEDS
 
+_ROUNDING = 2.0**-20
+
 
 @dataclass(frozen=True)
 class Source:
@@ -41,7 +43,8 @@ class Source:
         data_arguments: of that function.
         metric: ``module:function`` that scores a network, and is given the network (of a file alone
             its tensors by name) and, if there are any, the data. Larger is better.
-        tolerance: a score that is lower than the intact one's by more than this counts as harmed.
+        tolerance: a score that differs from the intact one's by no more than this counts as equal
+            to it; see `slack`.
     """
 
     build: str | None = None
@@ -53,6 +56,18 @@ class Source:
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     tolerance: float = 0.0
+
+    def slack(self, intact: float) -> float:
+        """How far a score may be from that of the intact network and count as equal to it.
+
+        It is the tolerance, and no less than a part in a million (2^-20) of the score: what is
+        computed right a second time, in another order, is right to within rounding. That is what
+        float32 leaves of a score that is a mean; coarser arithmetic needs a tolerance.
+
+        >>> Source(tolerance=0.0).slack(0.5), Source(tolerance=0.01).slack(0.5)
+        (4.76837158203125e-07, 0.01)
+        """
+        return max(self.tolerance, _ROUNDING * abs(intact))
 
 
 @dataclass(frozen=True)
@@ -248,7 +263,7 @@ def _source(source: Source, name: str) -> Source:
         if text is not None and text.count(":") != 1:
             raise SpecError(f"{where}: {key} is module:function, not {text!r}")
     if source.tolerance < 0.0:
-        raise SpecError(f"{where}: tolerance is a drop, 0 or more, not {source.tolerance}")
+        raise SpecError(f"{where}: tolerance is a difference, 0 or more, not {source.tolerance}")
     return source
 
 

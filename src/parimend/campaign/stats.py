@@ -117,7 +117,7 @@ class Statistics:
             raise MismatchError(
                 f"the trials {row.task.start} to {row.task.stop - 1} of {row.task.network}, "
                 f"{row.task.protection.name}, {row.task.fault.name} have two results: the network, "
-                "the metric or the machine does not give the same numbers again"
+                "the metric, its tolerance or the machine is not the same"
             )
 
     def __add__(self, other: Statistics) -> Statistics:

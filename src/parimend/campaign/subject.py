@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,23 @@ from parimend.outcomes import Verdict, worst
 from parimend.words.bits import byte_view
 
 
+@dataclass
+class Struck:
+    """The network in one trial. All that is known of a trial is here, and ends with it.
+
+    Attributes:
+        stuck: faults that are there again after a repair.
+        upsets: makes runs wrong as long as its context lasts.
+        ran: score of the run that belongs to the repair.
+        changed: whether weights are others than before, after the repair.
+    """
+
+    stuck: FaultList | None = None
+    upsets: Callable[[], AbstractContextManager[Any]] | None = None
+    ran: float | None = None
+    changed: bool = False
+
+
 class Subject:
     """A target of experiments that damages one network in place and puts it back afterwards.
 
@@ -34,6 +52,7 @@ class Subject:
         kept: what that keeps beside the weights; damage may strike it, too.
         metric: that scores it; None without one.
         score: of the intact network.
+        slack: a score that is no further from that one counts as the same.
         buffers: whether they are struck and protected, too.
     """
 
@@ -45,10 +64,11 @@ class Subject:
         kept: Any,
         metric: Metric | None = None,
         score: float | None = None,
+        slack: float = 0.0,
         buffers: bool | None = None,
     ) -> None:
         self.model, self.protection, self.kept = model, protection, kept
-        self.metric, self.score_intact = metric, score
+        self.metric, self.score_intact, self.slack = metric, score, slack
         self.tensors = struck(model, buffers)
         self.words = bit_patterns(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
@@ -56,52 +76,53 @@ class Subject:
         self.beside = [Words(name, data, "U8") for name, data in exposed.items() if data.size]
         self.beside_intact = [words.bits.copy() for words in self.beside]
         self.watch = protection.watch_(model, kept)
-        self.differs: list[str] = []
-        self.stuck: FaultList | None = None
-        self.upsets: Callable[[], AbstractContextManager[Any]] | None = None
-        self.ran: float | None = None
+        if protection.tells:
+            # What watches may look at weights in the first run, as guards do when autocast has
+            # them in another dtype: these must not be those of some trial.
+            with one_thread():
+                self._run(Struck())
 
-    def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Model:
+    def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Struck:
         self.restore_()
         if isinstance(damage, Computing):
-            self.upsets = lambda: damage.strike_(self.model, seed)  # type: ignore[arg-type]
-            return self.model
+            return Struck(upsets=lambda: damage.strike_(self.model, seed))  # type: ignore[arg-type]
         faults = damage.draw(self.words, seed)
         beside = damage.draw_beside(self.beside, self.words, seed)
         faults.apply_(self.words)
         if beside is not None:
             beside.apply_(self.beside)
-        self.stuck = faults if damage.stays else None
-        return self.model
+        return Struck(stuck=faults if damage.stays else None)
 
-    def repair_(self, state: Model) -> Answer:
+    def repair_(self, state: Struck) -> Answer:
         answer = self.protection.repair_(self.tensors, self.kept)
-        if self.upsets or self.protection.tells:
+        if state.upsets or self.protection.tells:
             answer = _both(answer, self._run(state))
-        if self.stuck is None:
+        if state.stuck is None:
             return answer
-        self.stuck.apply_(self.words, force=True)
+        state.stuck.apply_(self.words, force=True)
         # What was put right is wrong again: found, and not repaired.
         repaired = answer.verdict is Verdict.CORRECTED
         return Answer(Verdict.UNCORRECTABLE, answer.found) if repaired else answer
 
-    def same(self, state: Model) -> bool:
+    def same(self, state: Struck) -> bool:
         """Whether the weights are as before; of upsets, which leave them alone, the score."""
-        self.differs = [
-            name for name, data in self.live.items() if not np.array_equal(data, self.intact[name])
-        ]
-        if self.upsets:
-            return not self.differs and self.ran == self.score_intact
-        return not self.differs
+        state.changed = any(
+            not np.array_equal(data, self.intact[name]) for name, data in self.live.items()
+        )
+        if state.changed or not state.upsets:
+            return not state.changed
+        assert state.ran is not None
+        assert self.score_intact is not None
+        return abs(state.ran - self.score_intact) <= self.slack
 
-    def score(self, state: Model) -> float:
+    def score(self, state: Struck) -> float:
         """The score; that of the intact network is known."""
         assert self.metric is not None
-        if self.ran is not None and self.stuck is None:
-            return self.ran
-        if not self.differs and self.score_intact is not None:
+        if state.ran is not None and state.stuck is None:
+            return state.ran
+        if not state.changed and self.score_intact is not None:
             return self.score_intact
-        return self.metric(state)
+        return self.metric(self.model)
 
     def restore_(self) -> None:
         """Put back what is not as it was."""
@@ -110,13 +131,13 @@ class Subject:
                 data[:] = self.intact[name]
         for words, intact in zip(self.beside, self.beside_intact, strict=True):
             words.bits[:] = intact
-        self.upsets = self.ran = None
 
-    def _run(self, state: Model) -> Answer:
+    def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""
         assert self.metric is not None
-        with self.upsets() if self.upsets else nullcontext():
-            self.ran = self.metric(state)
+        self.watch.seen()  # of runs before this one, as for a score: no part of the answer
+        with state.upsets() if state.upsets else nullcontext():
+            state.ran = self.metric(self.model)
         return self.watch.seen()
 
     def work(self, task: Task) -> Row:

@@ -12,9 +12,9 @@ from typing import Any
 from parimend.hashing import stream_key, words
 from parimend.record import Record
 
-RULES = 2
-"""Version of what a task means: how faults are drawn, what protections do. It is part of every
-hash, so that results of other rules are never counted."""
+RULES = 3
+"""Version of what a task means: how faults are drawn, what protections do, what outcomes are. It is
+part of every hash, so that results of other rules are never counted."""
 
 
 def canonical(value: Any) -> bytes:

@@ -41,7 +41,7 @@ class Balance(Record):
         shares: as sealed words, in this order.
 
     Raises:
-        SpecError: if a bit is in no share or in two; names the tensor.
+        SpecError: if a bit is in no share or in two, naming the tensor; or if there are no shares.
 
     Example:
         >>> w = whole("w", "BF16", (40, 30))
@@ -56,6 +56,8 @@ class Balance(Record):
     shares: tuple[Share, ...]
 
     def __post_init__(self) -> None:
+        if not self.shares:
+            raise SpecError("a balance needs at least one share: budgets and bits of tensors")
         left: dict[str, int] = {}
         for part in self._parts:
             every = (1 << 8 * part.itemsize) - 1

@@ -50,7 +50,7 @@ def bit_patterns(model: Model) -> list[Words]:
     memory. Those of tensors that are not contiguous, or not on the CPU, are read-only copies.
 
     Raises:
-        FaultError: if a dtype cannot be struck.
+        WordError: if a tensor has no plain bytes, as quantized and sparse ones; names it.
     """
     import torch
 

@@ -111,4 +111,6 @@ def _flip_(tensors: Tensors, count: int, seed: int) -> None:
     most = sum(array.size for array in arrays.values())
     draw("bitflip", arrays, min(count, most), seed).apply_(arrays)
     for part in tensors.whole():
-        tensors.write(part, None, arrays[part.name].view(np.uint8).reshape(part.count, -1))
+        tensors.write(
+            part, None, arrays[part.name].view(np.uint8).reshape(part.count, part.itemsize)
+        )

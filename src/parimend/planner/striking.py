@@ -158,7 +158,7 @@ def _flip_(tensors: Tensors, part: Part, places: NDArray[np.int64]) -> _Before:
     element, which = np.divmod(places, part.bits)
     elements, row = np.unique(element, return_inverse=True)
     whole = replace(part, mask=0)
-    before = tensors.read(whole).reshape(part.count, -1)[elements].copy()
+    before = tensors.read(whole).reshape(part.count, part.itemsize)[elements].copy()
     after, bit = before.copy(), bits[which]
     np.bitwise_xor.at(after, (row, bit // 8), (1 << bit % 8).astype(np.uint8))
     tensors.write(whole, elements, after)

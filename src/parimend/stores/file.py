@@ -124,7 +124,7 @@ class LoadedTensors(Tensors):
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        rows = self._read(part).reshape(part.count, -1)
+        rows = self._read(part).reshape(part.count, part.itemsize)
         rows[... if elements is None else elements] = values
 
 

@@ -51,8 +51,8 @@ class Bench:
             metric = Metric(packed["metric"], self.base, self._data(network))
         protecting = protection_of(packed["protection"])
         return Subject(
-            *(packed["model"], intact, protecting, packed["kept"], metric, packed["score"]),
-            buffers=packed["buffers"],
+            *(packed["model"], intact, protecting, packed["kept"], metric),
+            *(packed["score"], packed["slack"], packed["buffers"]),
         )
 
     def _open_data(self, network: str) -> Any:
