@@ -86,7 +86,7 @@ def test_a_damaged_seal_is_repaired_or_refused_never_misread(carrier, data):
 
 def reworded(change, carrier="sidecar"):
     """A well-armored seal whose text was changed."""
-    payload, _ = unarmor(golden(carrier)[1].read_bytes(), "golden")
+    payload = bytes(unarmor(golden(carrier)[1].read_bytes(), "golden")[0])
     (length,) = struct.unpack_from("<I", payload)
     text = json.loads(payload[4 : 4 + length])
     change(text)

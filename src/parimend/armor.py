@@ -54,7 +54,8 @@ def armor(payload: bytes) -> bytes:
     Example:
         >>> data = bytearray(armor(b"worth keeping"))
         >>> data[30:40] = bytes(10)
-        >>> unarmor(bytes(data), "example")
+        >>> payload, is_damaged = unarmor(bytes(data), "example")
+        >>> bytes(payload), is_damaged
         (b'worth keeping', True)
     """
     if len(payload) > _MAX_LENGTH:
@@ -63,8 +64,10 @@ def armor(payload: bytes) -> bytes:
     return b"".join((head, payload, parity_of(payload).tobytes(), head))
 
 
-def unarmor(data: bytes | memoryview, name: str) -> tuple[bytes, bool]:
+def unarmor(data: bytes | memoryview, name: str) -> tuple[memoryview, bool]:
     """The payload of `armor`, and whether ``data`` differs from what `armor` returned.
+
+    No copy is made of what is intact: it is a part of ``data``.
 
     Args:
         data: what `armor` returned, possibly damaged.
@@ -74,12 +77,6 @@ def unarmor(data: bytes | memoryview, name: str) -> tuple[bytes, bool]:
         SealError: if this is no armored data, was written by a newer version, is truncated, or is
             damaged beyond repair.
     """
-    payload, is_damaged = unarmored(data, name)
-    return bytes(payload), is_damaged
-
-
-def unarmored(data: bytes | memoryview, name: str) -> tuple[memoryview, bool]:
-    """`unarmor` without a copy: what is intact is returned as a part of ``data``."""
     data = memoryview(data).cast("B").toreadonly()
     length, checksums = _expected(data, name)
     whole = _length(length)

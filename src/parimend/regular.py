@@ -115,6 +115,12 @@ def state_of(path: str | os.PathLike[str] | int) -> State | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file; 0 if there is none, or no more."""
+    state = state_of(path)
+    return state[2] if state else 0
+
+
 def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
     """Bytes of a file; zeros beyond its end."""
     data = np.empty(count, np.uint8)
@@ -129,13 +135,21 @@ def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
 
 
 def holds(file: BinaryIO, at: int, data: bytes | memoryview) -> bool:
-    """Whether a file has some bytes at a place; read in pieces, as they may be many."""
+    """Whether a file has some bytes at a place."""
+    return not any(_compared(file, at, data))
+
+
+def differing(file: BinaryIO, at: int, data: bytes | memoryview) -> int:
+    """How many bytes at a place of a file are not what they should be."""
+    return sum(_compared(file, at, data))
+
+
+def _compared(file: BinaryIO, at: int, data: bytes | memoryview) -> Iterator[int]:
+    """The same of one piece after the other, as they may be many."""
     expected = np.frombuffer(data, np.uint8)
-    pieces = (slice(start, start + _PIECE) for start in range(0, expected.size, _PIECE))
-    return all(
-        np.array_equal(read_at(file, at + piece.start, expected[piece].size), expected[piece])
-        for piece in pieces
-    )
+    for start in range(0, expected.size, _PIECE):
+        piece = expected[start : start + _PIECE]
+        yield int(np.count_nonzero(read_at(file, at + start, piece.size) != piece))
 
 
 def write_at(file: BinaryIO, at: int, values: NDArray[Any]) -> None:

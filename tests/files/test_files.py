@@ -11,8 +11,9 @@ import safetensors
 import safetensors.numpy
 from samples import SAMPLES
 
-from parimend import Seal, check_file, plan, protect_file, repair_file
+from parimend import Seal, check_file, load_file, plan, protect_file, repair_file
 from parimend.errors import (
+    DamageError,
     FormatError,
     MismatchError,
     SealError,
@@ -260,6 +261,32 @@ def test_other_weights_of_the_same_shape_are_not_repaired(model, rng):
     content = model.read_bytes()
     assert repair_file(model).verdict is Verdict.UNCORRECTABLE
     assert model.read_bytes() == content
+
+
+def test_a_small_file_that_was_saved_anew_is_not_put_back_in_its_place(tmp_path, rng):
+    """Its budget is enough for all of it, and would undo the training."""
+    path, before = tmp_path / "small.npy", tmp_path / "before.npy"
+    np.save(path, rng.standard_normal(400, dtype=np.float32))
+    was = path.read_bytes()
+    protect_file(path, errors=1000)
+    os.utime(sidecar_of(path), (1e9, 1e9))
+    np.save(path, rng.standard_normal(400, dtype=np.float32))
+    now = path.read_bytes()
+    for act in (check_file, repair_file):
+        report = act(path)
+        assert report.verdict is Verdict.UNKNOWN
+        assert "400 elements are not what they were: probably saved anew" in report.files[0].problem
+        assert "protect" in report.files[0].problem
+    with pytest.raises(DamageError, match="probably saved anew"):
+        load_file(path, on_damage="repair")
+    assert path.read_bytes() == now
+    assert repair_file(path, before).verdict is Verdict.CORRECTED
+    assert (path.read_bytes(), before.read_bytes()) == (now, was)
+    # What damage leaves is put back: a few wrong elements, a filled area, a missing end.
+    for content in (was[:300] + now[300:500] + was[500:], was[:200] + bytes(1528), was[:150]):
+        path.write_bytes(content)
+        assert repair_file(path).verdict is Verdict.CORRECTED
+        assert path.read_bytes() == was
 
 
 def test_unprotected_files_are_refused(model):

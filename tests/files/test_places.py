@@ -331,6 +331,47 @@ def test_a_seal_of_another_file_makes_nothing_of_a_small_one(small):
     assert other.read_bytes() == content
 
 
+@pytest.mark.parametrize("length", [20, 110, 140, 300])
+@pytest.mark.parametrize("where", ["beside", "elsewhere"])
+def test_what_a_shorter_file_holds_is_not_made_another(tmp_path, rng, length, where):
+    """Of a file that ends within the header of another, no element is there to tell them apart."""
+    one, other = tmp_path / "a.npy", tmp_path / "config.bin"
+    np.save(one, rng.standard_normal(40, dtype=np.float32))
+    protect_file(one, 210)
+    content = rng.bytes(length)
+    other.write_bytes(content)
+    if where == "beside":
+        shutil.copy(sidecar_of(one), sidecar_of(other))
+    seals = sidecar_of(one) if where == "elsewhere" else None
+    for act in (check_file, repair_file):
+        with pytest.raises(MismatchError, match=r"has the seal of a\.npy, and much of"):
+            act(other, seal_dir=seals)
+    assert other.read_bytes() == content
+
+
+def test_what_is_repaired_in_the_wrong_place_is_told(tmp_path, rng):
+    places = [tmp_path / name for name in ("a.npy", "b.npy", "c.npy")]
+    for path in places:
+        np.save(path, rng.standard_normal(400))
+    protect_file(tmp_path, 20)
+    one, other, aside = *places[:2], tmp_path / "aside"
+    for each in (Path, sidecar_of):
+        each(one).rename(aside)
+        each(other).rename(each(one))
+        aside.rename(each(other))
+    right = one.read_bytes()
+    flip(one, rng, 2, start=128)
+    for report, does in ((check_file(tmp_path), "can be"), (repair_file(tmp_path), "corrected")):
+        found = {Path(file.path): file for file in report.files}
+        assert found[one].verdict is found[other].verdict is Verdict.UNKNOWN
+        assert "2 wrong elements" in found[one].findings[0]
+        assert does in found[one].findings[0]
+        assert "holds what was protected as b.npy" in found[one].findings[1]
+    assert found[one].written == str(one)
+    assert found[other].written == ""
+    assert one.read_bytes() == right
+
+
 def test_a_small_file_without_a_seal_elsewhere_stays_as_it_is(small, tmp_path, rng):
     """Of the size and with the header of one that has a seal there."""
     _, (one, other) = small

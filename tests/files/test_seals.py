@@ -50,7 +50,7 @@ def test_no_sidecar(model, content):
 def test_a_newer_seal_is_not_understood(model):
     protect_file(model, errors=20)
     path = sidecar_of(model)
-    payload = unarmor(path.read_bytes(), "")[0]
+    payload = bytes(unarmor(path.read_bytes(), "")[0])
     path.write_bytes(armor(payload.replace(b'"version":1,"words"', b'"version":9,"words"')))
     with pytest.raises(SealError, match=r"its version is 9, .*: install a newer one"):
         check_file(model)
@@ -63,7 +63,7 @@ PAYLOAD = {}
 def payload(model):
     if not PAYLOAD:
         protect_file(model, errors=3, per="tensor")
-        PAYLOAD[0] = unarmor(sidecar_of(model).read_bytes(), "")[0]
+        PAYLOAD[0] = bytes(unarmor(sidecar_of(model).read_bytes(), "")[0])
     return PAYLOAD[0]
 
 

@@ -34,7 +34,7 @@ def test_sidecars(path):
     seal = older(protect_file(path, errors=4)[0].seal)
     seal.save(sidecar_of(path))
     beside = sidecar_of(path).read_bytes()
-    assert (b'"tensors":[["bytes"' in unarmor(beside, "it")[0]) == (path.suffix == ".pt")
+    assert (b'"tensors":[["bytes"' in bytes(unarmor(beside, "it")[0])) == (path.suffix == ".pt")
     assert protect_file(path, errors=4)[0].is_kept
     damaged = bytearray(original)
     damaged[3] ^= 4

@@ -90,5 +90,7 @@ def test_trainer_resumes_from_what_was_verified(tmp_path, rng):
 def test_bad_policies():
     with pytest.raises(SpecError, match="on_damage must be"):
         ProtectedCheckpoints(errors=3, on_damage="ignore")
+    with pytest.raises(SpecError, match="storage_options"):
+        ProtectedCheckpoints(errors=3).save_checkpoint({}, "last.ckpt", storage_options={"key": 1})
     with pytest.raises(SpecError, match="errors must be a whole number"):
         ProtectCheckpoints(errors=3.5)

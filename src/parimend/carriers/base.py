@@ -135,7 +135,7 @@ def find_hashed(word: SealedWord, tensors: Tensors) -> Finding:
     finding = find(word, tensors)
     if finding.verdict is Verdict.CLEAN:
         return Finding(
-            Verdict.UNCORRECTABLE, reason="the SHA-256 is not as sealed, but all sums are"
+            Verdict.UNCORRECTABLE, reason="the SHA-256 is not as sealed, but the sums are"
         )
     return finding
 

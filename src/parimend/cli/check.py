@@ -105,7 +105,7 @@ def command(
             report, trouble = _with_receipt(paths[0], receipt, progress, seal_dir, workers)
         else:
             report = check_all(
-                paths, progress, seal_dir=seal_dir, workers=workers, engine=engine.value
+                paths, progress=progress, seal_dir=seal_dir, workers=workers, engine=engine.value
             )
     status = (
         _print_ranges(report)
@@ -164,7 +164,9 @@ def _with_receipt(
     report = None
     try:
         with atomic(out) as file:  # what cannot be written is told before hours of looking
-            made, report = receipt(path, progress, seal_dir=seal_dir, workers=workers)
+            made, report = receipt(
+                path, progress=progress, seal_dir=seal_dir, workers=workers
+            )
             file.write(made.to_bytes())
     except (ParimendError, OSError) as error:
         if report is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parimend.regular import size_of
 from parimend.showing import escaped, table
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def reading(files: Iterable[Path], what: str) -> Iterator[Callable[[int], None]]
         return
     from rich.progress import DownloadColumn, TimeRemainingColumn
 
-    total = sum(os.path.getsize(file) for file in files if os.path.exists(file))
+    total = sum(map(size_of, files))
     with _progress(DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from parimend.files.opening import opened
 from parimend.files.seals import Seals
 from parimend.files.targets import index_first, reason
 from parimend.outcomes import FileOutcome, Report
+from parimend.regular import size_of
 from parimend.stores.file import FileTensors, Progress, silent
 
 _HASHED = 1 << 28
@@ -32,8 +32,8 @@ _HASHED = 1 << 28
 
 def check_file(
     path: PathLike,
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     seal_dir: PathLike | None = None,
     workers: int | None = 1,
     engine: str = "local",
@@ -81,13 +81,15 @@ def check_file(
         >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
-    return check_all([path], progress, seal_dir=seal_dir, workers=workers, engine=engine)
+    return check_all(
+        [path], progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
+    )
 
 
 def check_all(
     paths: Sequence[PathLike],
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     seal_dir: PathLike | None = None,
     workers: int | None = 1,
     engine: str = "local",
@@ -109,8 +111,8 @@ def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: 
     threads = engine.threads(sum(len(group.first()) for group in groups))
     look = functools.partial(_look, seals, act, silent if engine.cluster else progress, threads)
     for path in visit(groups, look, engine):
-        if engine.cluster and path.exists():
-            progress(path.stat().st_size)
+        if engine.cluster:
+            progress(size_of(path))
 
 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
@@ -124,8 +126,7 @@ def quickest(groups: Sequence[Members]) -> Find:
     """What says soonest that files are clean."""
     if kernels.loaded():
         return find
-    files = (path for members in groups for path in members.first())
-    size = sum(os.path.getsize(path) for path in files if os.path.exists(path))
+    size = sum(size_of(path) for members in groups for path in members.first())
     return find_hashed if size <= _HASHED else find
 
 
@@ -151,5 +152,8 @@ def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:
 def _outcomes(members: Members) -> tuple[FileOutcome, ...]:
     found, problems = members.outcome()
     found = {path: replace(outcome, path=str(path)) for path, outcome in found.items()}
-    found |= {path: FileOutcome((), str(path), problem=text) for path, text in problems.items()}
+    for path, text in problems.items():
+        # What was found in a file that lies in the wrong place, and done about it, is told, too.
+        was = members.looked(path) or FileOutcome(())
+        found[path] = replace(was, path=str(path), problem=text)
     return tuple(found[path] for path in sorted(found, key=index_first))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -19,11 +18,14 @@ from parimend.files.seals import Sealed, force_anew
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
+from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
 
 Act = Callable[[Seal, FileTensors], FileOutcome]
+_MANY = 32
+"""Wrong elements from which on a file that was written after its seal may be another one."""
 _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
@@ -62,7 +64,7 @@ def report_on(
         missing=missing,
         surplus=surplus,
         ranges=damage.ranges,
-        problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, file, path),
+        problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path),
     )
 
 
@@ -81,8 +83,8 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
     """Whether a file is probably not that of a seal, though its budget is enough to make it that.
 
     Of small files everything may be made anew, whatever they are. So where the seal has another
-    name, and more than a quarter of the elements that are there would be changed, this is another
-    file. One that has its name is repaired however damaged it is.
+    name, and more than a quarter of the elements or of the header that are there would be changed,
+    this is another file. One that has its name is repaired however damaged it is.
 
     Args:
         sealed: the seal.
@@ -90,35 +92,55 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
         tensors: of the file.
         path: of the file.
     """
-    if may_be_of(sealed, path):
+    if may_be_of(sealed, path) or not is_proven(outcome):
         return False
     pairs = zip(sealed.seal.words, outcome.words, strict=True)
-    known = [(word, found) for word, found in pairs if found.verdict is not Verdict.UNCORRECTABLE]
-    gone = sum(
-        -(-tensors.missing(part) // part.itemsize) for word, _ in known for part in word.parts
-    )
+    known = [pair for pair in pairs if pair[1].verdict is not Verdict.UNCORRECTABLE]
+    gone = _gone((word for word, _ in known), tensors)
     wrong = sum(len(found.changes) for _, found in known) - gone
-    return 4 * wrong > sum(found.elements for _, found in known) - gone
+    there = sum(found.elements for _, found in known) - gone
+    return 4 * wrong > there or tensors.is_header_of_another()
 
 
-def _saved_anew(sealed: Sealed, outcome: FileOutcome, file: BinaryIO, path: Path) -> str:
+def _gone(words: Iterable[SealedWord], tensors: FileTensors) -> int:
+    """Elements of words that are missing at the end of a file."""
+    parts = (part for word in words for part in word.parts)
+    return sum(-(-tensors.missing(part) // part.itemsize) for part in parts)
+
+
+def _saved_anew(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path: Path) -> str:
     """Says so if a file was probably saved anew after it was protected, and not damaged.
 
-    Then no check holds, and the file is newer than its seal: damage does not change its time.
+    Then no check holds, or of a small file, all of which a budget may be enough for, hardly an
+    element is what it was; and the file is newer than its seal: damage does not change its time.
     """
     words = list(zip(sealed.seal.words, outcome.words, strict=True))
     if not sealed.path or not words:
         return ""
-    if any(10 * found.unexplained < 9 * word.code.m for word, found in words):
+    wrong = sum(len(found.changes) for found in outcome.words) - _gone(sealed.seal.words, tensors)
+    if all(10 * found.unexplained >= 9 * word.code.m for word, found in words):
+        shown = "no check holds"
+        lost = "it is damaged beyond repair: fetch it again"
+    elif (
+        wrong >= _MANY
+        and 4 * wrong > 3 * sum(found.elements for found in outcome.words)
+        # Areas that were lost are filled with one value; missing elements read as zeros.
+        and len({change.received for change in outcome.changes}) > 2
+    ):
+        shown = f"{wrong:,} elements are not what they were"
+        out = command_word(path.with_name(f"repaired-{path.name}"))
+        is_beside = sealed.path.parent == path.parent
+        where = "" if is_beside else f" --seal-dir {command_word(sealed.path)}"
+        lost = f"get back what was: parimend repair {command_word(path)} -o {out}{where}"
+    else:
         return ""
-    written, taken = os.fstat(file.fileno()).st_mtime, sealed.path.stat().st_mtime
+    written, taken = tensors.written, sealed.path.stat().st_mtime
     if written <= taken:
         return ""
     return (
-        f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and no check "
-        "holds: probably saved anew after it was protected. If somebody did so, seal what is there "
-        f"now: {force_anew(sealed, path)}; if nobody did, it is damaged beyond repair: fetch it "
-        "again"
+        f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and {shown}: "
+        "probably saved anew after it was protected. If somebody did so, seal what is there now: "
+        f"{force_anew(sealed, path)}; if nobody did, {lost}"
     )
 
 

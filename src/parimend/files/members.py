@@ -143,6 +143,10 @@ class Members:
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
 
+    def looked(self, path: Path) -> Any:
+        """What was found in a member, wherever it lies; None if it could not be looked at."""
+        return self._found.get(path)
+
     def _hear(self, looked: Looked, path: Path) -> None:
         if looked.is_sure:
             self._sure[path] = looked.notes

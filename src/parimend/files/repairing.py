@@ -44,8 +44,8 @@ _ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 def repair_file(
     path: PathLike,
     out: PathLike | None = None,
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     partial: bool = False,
     seal_dir: PathLike | None = None,
     sources: PathLike | Sequence[PathLike] = (),
@@ -92,14 +92,16 @@ def repair_file(
         ...     repair_file(path).verdict.value, path.read_bytes() == bytes(range(256))
         ('corrected', True)
     """
-    return repair_all([path], out, progress, partial=partial, seal_dir=seal_dir, sources=sources)
+    return repair_all(
+        [path], out, progress=progress, partial=partial, seal_dir=seal_dir, sources=sources
+    )
 
 
 def repair_all(
     paths: Sequence[PathLike],
     out: PathLike | None = None,
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     partial: bool = False,
     seal_dir: PathLike | None = None,
     sources: PathLike | Sequence[PathLike] = (),
@@ -259,6 +261,10 @@ def _put_back(
     fetched: Fetched | None = None,
 ) -> FileOutcome:
     """`put_back`, if it is known what; nothing is put into a file that may be another one."""
+    if report.verdict is Verdict.UNKNOWN:  # probably saved anew: what was is written elsewhere
+        if not out:
+            return report
+        report = replace(report, problem="")
     if not is_proven(report) or (report.verdict is Verdict.UNCORRECTABLE and not task.partial):
         return report
     return put_back(found, report, findings, out, task.progress, fetched)

@@ -20,7 +20,7 @@ from parimend.errors import FormatError, MismatchError
 from parimend.files.seals import SUFFIX
 from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
-from parimend.regular import open_regular, read_regular
+from parimend.regular import open_regular, read_regular, state_of
 
 MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
@@ -140,7 +140,8 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
 
 
 def _is_empty(path: Path) -> bool:
-    return path.exists() and not path.stat().st_size
+    state = state_of(path)
+    return state is not None and not state[2]
 
 
 def _listed(folder: Path, names: Sequence[str]) -> dict[str, str]:

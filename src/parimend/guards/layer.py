@@ -98,7 +98,8 @@ class LayerGuard(Hook):
             return self.checks
         if dtype not in self._cast:
             weights = _cast(self.parameters(), dtype)
-            usable = not unusable(*weights)  # some may be too large for the dtype
+            # Some may be too large for the dtype; and what was damaged since is not to be known.
+            usable = not unusable(*weights) and self.checks.hold_for(*self.parameters())
             self._cast[dtype] = Checks(self.product, self.code, *weights) if usable else self.checks
         return self._cast[dtype]
 

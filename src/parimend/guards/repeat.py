@@ -109,7 +109,7 @@ class _Twice(TorchFunctionMode):
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
             in_place = in_place or any(argument is True for argument in args[1:])
-        changed = (args[0] if args else kwargs["input"]) if in_place else None
+        changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
         others = [x for x in (*args, *kwargs.values()) if x is not changed]
         if in_place and any(_shares(x, changed) for x in others):
             return function(*args, **kwargs)  # what the others were is not known afterwards

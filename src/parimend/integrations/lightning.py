@@ -14,6 +14,7 @@ import lightning
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from parimend.arguments import path_of, whole_number
+from parimend.errors import SpecError
 from parimend.files import sidecar_of
 from parimend.integrations.inside import Inside
 from parimend.loading import OnDamage, save_file, verified
@@ -79,6 +80,11 @@ class ProtectedCheckpoints(TorchCheckpointIO):
         self._errors, self._on_damage = whole_number(errors), on_damage
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None:
+            raise SpecError(
+                "storage_options are for other places than file systems of this machine, where "
+                "protected checkpoints are saved: leave them out"
+            )
         place = path_of(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         save_file(checkpoint, place, self._errors)

@@ -66,6 +66,7 @@ def content_of(found: Opened, on_damage: OnDamage) -> Content:
     act = repair_ if on_damage == "repair" else diagnose
     outcome = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
     # What is around the tensors comes from the seal.
-    is_whole = outcome.frame is not Verdict.UNCORRECTABLE  # else nobody knows what lies where
-    mended = on_damage == "repair" and is_whole and all(word.verdict.ok for word in outcome.words)
+    # Without its end nobody knows what lies where; with a problem, whether it was damaged at all.
+    is_known = outcome.frame is not Verdict.UNCORRECTABLE and not outcome.problem
+    mended = on_damage == "repair" and is_known and all(word.verdict.ok for word in outcome.words)
     return Content(path, sealed.layout, loaded.data, outcome, mended or outcome.ok)

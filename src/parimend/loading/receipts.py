@@ -93,8 +93,8 @@ class Receipt(Record):
 
 def receipt(
     path: PathLike,
-    progress: Progress = silent,
     *,
+    progress: Progress = silent,
     seal_dir: PathLike | None = None,
     workers: int | None = 1,
 ) -> tuple[Receipt, Report]:
@@ -118,7 +118,7 @@ def receipt(
     """
     path = path_of(path)
     with unchanged(path, "looked at", seal_dir):
-        report = check_file(path, progress, seal_dir=seal_dir, workers=workers)
+        report = check_file(path, progress=progress, seal_dir=seal_dir, workers=workers)
         seals, _ = seals_of(path, seal_dir)
         sides = {str(file): sealed.path for file, sealed in seals.items()}
         base = path if path.is_dir() else path.parent

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from parimend.arguments import path_of
 from parimend.atomic import atomic
@@ -30,7 +30,7 @@ from parimend.showing import command_word
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
 
-CARRIERS: tuple[CarrierName, ...] = ("sidecar", "real", "lowbits")
+CARRIERS: tuple[CarrierName, ...] = get_args(CarrierName)
 BUDGETS = (1, 4, 16, 64, 210, 500, 1000, 2000, 10_000)
 _ALIKE = 1.25  # times that differ by less are noise
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from parimend.arguments import path_of
-from parimend.armor import armor, unarmored
+from parimend.armor import armor, unarmor
 from parimend.atomic import PathLike, atomic
 from parimend.codes import Certificate, Promise
 from parimend.codes.promise import weakest
@@ -225,7 +225,7 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
     Raises:
         SealError: if it is no seal, newer than this version, or damaged beyond repair.
     """
-    payload, is_damaged = unarmored(data, name)
+    payload, is_damaged = unarmor(data, name)
     try:
         seal, layout = _parse(payload)
     except _UNREADABLE as error:

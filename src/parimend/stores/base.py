@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -126,7 +127,8 @@ def masked(data: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
     >>> masked(np.full(4, 0xFF, np.uint8), Part("w", "I16", (9,), 0, 2, mask=0x8001)).tolist()
     [1, 128, 1, 128]
     """
-    pattern = np.frombuffer(_bytes(part), f"<u{min(part.itemsize, 8)}")
+    width = math.gcd(part.itemsize, 8)  # of blocks of other formats as far as it goes
+    pattern = np.frombuffer(_bytes(part), f"<u{width}")
     return (data.view(pattern.dtype).reshape(-1, pattern.size) & pattern).reshape(-1).view(np.uint8)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.formats import Layout
-from parimend.regular import holds, read_at, write_at
+from parimend.regular import differing, holds, read_at, write_at
 from parimend.stores.base import CHUNK, Tensors
 from parimend.words.layout import Part, whole
 
@@ -51,8 +51,11 @@ class FileTensors(Tensors):
         self._places = {entry.name: entry.begin for entry in layout.entries}
         self.size = layout.size
         """Bytes that the file should have."""
-        self.found = os.fstat(file.fileno()).st_size
+        state = os.fstat(file.fileno())
+        self.found = state.st_size
         """Bytes that it has."""
+        self.written = state.st_mtime
+        """When it was written last, in seconds since 1970."""
 
     @cached_property
     def has_header(self) -> bool:
@@ -63,6 +66,12 @@ class FileTensors(Tensors):
         """Whether what belongs to no tensor is as it should be before some byte of the file."""
         before = ((at, data[: end - at]) for at, data in self._spans if at < end)
         return all(holds(self._file, at, data) for at, data in before)
+
+    def is_header_of_another(self) -> bool:
+        """Whether more than a quarter of what is there and belongs to no tensor is wrong."""
+        there = [(at, data[: self.found - at]) for at, data in self._spans if at < self.found]
+        wrong = sum(differing(self._file, at, data) for at, data in there)
+        return 4 * wrong > sum(len(data) for _, data in there)
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
