@@ -353,6 +353,23 @@ def test_autocast(model, x):
         torch.testing.assert_close(y, right, rtol=0.05, atol=0.05)
 
 
+def test_damage_before_the_first_run_in_another_dtype_is_not_learned(model, x):
+    def run():  # autocasting keeps the weights that it has cast, so anew for each
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            model(x.repeat(50, 1))
+        return [(e.layer, e.action) for e in guards.events]
+
+    with guard_(model, 4) as guards:
+        weights = model[0].weight.data.view(-1).view(torch.int32)
+        weights[70] ^= 1 << 30
+        told = run()
+        assert set(told) == {("0", "suspect")}
+        weights[70] ^= 1 << 30
+        assert run() == told
+        with upset_(model, Upset("offset", size=0.5), only=["0"]):
+            assert {action for _, action in run()[len(told) :]} == {"corrected"}
+
+
 def test_overflow_is_told_from_a_fault():
     layer = nn.Linear(8, 16).half()
     with torch.no_grad():

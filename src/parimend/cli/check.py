@@ -164,9 +164,7 @@ def _with_receipt(
     report = None
     try:
         with atomic(out) as file:  # what cannot be written is told before hours of looking
-            made, report = receipt(
-                path, progress=progress, seal_dir=seal_dir, workers=workers
-            )
+            made, report = receipt(path, progress=progress, seal_dir=seal_dir, workers=workers)
             file.write(made.to_bytes())
     except (ParimendError, OSError) as error:
         if report is None:

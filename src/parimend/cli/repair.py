@@ -59,7 +59,12 @@ def command(
     known = [file for path in paths for file in known_members(path, seal_dir)]
     with reading(known, "repairing") as progress:
         report = repair_all(
-            paths, out, progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
+            paths,
+            out,
+            progress=progress,
+            partial=partial,
+            seal_dir=seal_dir,
+            sources=sources or (),
         )
     raise typer.Exit(
         show("repair", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)

@@ -81,9 +81,7 @@ def check_file(
         >>> report.verdict.value, [(c.index, c.received[0], c.original[0]) for c in report.changes]
         ('correctable', [((0,), 7, 0), ((1,), 0, 1), ((2,), 9, 2)])
     """
-    return check_all(
-        [path], progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
-    )
+    return check_all([path], progress=progress, seal_dir=seal_dir, workers=workers, engine=engine)
 
 
 def check_all(

@@ -97,9 +97,10 @@ class LayerGuard(Hook):
         if dtype.itemsize >= self.checks.weight_dtype.itemsize:
             return self.checks
         if dtype not in self._cast:
+            if not self.checks.hold_for(*self.parameters()):  # damaged before the first run
+                return self.checks
             weights = _cast(self.parameters(), dtype)
-            # Some may be too large for the dtype; and what was damaged since is not to be known.
-            usable = not unusable(*weights) and self.checks.hold_for(*self.parameters())
+            usable = not unusable(*weights)  # some may be too large for the dtype
             self._cast[dtype] = Checks(self.product, self.code, *weights) if usable else self.checks
         return self._cast[dtype]
 
