@@ -15,7 +15,7 @@ from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
-from parimend.stores.naming import leaves, named_tensors, share_of
+from parimend.stores.naming import leaves, named_tensors, packed_in, share_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -81,43 +81,27 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
     Raises:
         SpecError: if it is less than half, and the spec does not say that it is to be so.
     """
-    where, packed = f"[networks.{name}]", _packed(model)
-    if packed and not any(tensor.numel() for tensor in state_of(model).values()):
-        raise SpecError(f"{where}: {_said_of_packed(packed)}")
+    where, packed = f"[networks.{name}]", packed_in(model)
     try:
-        share = share_of(model, struck(model, source.buffers))
+        taken = {} if packed and not leaves(model) else struck(model, source.buffers)
     except WordError as error:
         raise SpecError(f"{where}: {error}") from None
-    hidden = sum(packed.values())
+    share, hidden = share_of(model, taken), sum(packed.values())
     if hidden > share.taken:
-        raise SpecError(f"{where}: {_said_of_packed(packed)}")
-    if source.buffers is None and share.is_small:
         raise SpecError(
-            f"{where}: {share.left:,} of {share.taken + share.left:,} bytes are in buffers "
+            f"{where}: most of its bytes are in objects of their own, in which nothing can be "
+            f"struck, as quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights "
+            "in parameters or buffers, or strike the file that is deployed (file = ...; see "
+            "docs/campaigns.md)"
+        )
+    if source.buffers is None and share.is_small:
+        buffers = share.left - hidden
+        raise SpecError(
+            f"{where}: {buffers:,} of {share.taken + share.left:,} bytes are in buffers "
             f"({listed(share.buffers, most=3)}): say buffers = true, and they are struck and "
             "protected, or buffers = false, and they are neither"
         )
-    return Reach(name, share.taken, share.left, hidden)
-
-
-def _packed(model: Model) -> dict[str, int]:
-    """Bytes of the tensors that a module saves and has neither as parameters nor as buffers."""
-    if not isinstance(model, torch.nn.Module):
-        return {}
-    there = {tensor.data_ptr() for tensor in state_of(model).values()}
-    return {
-        name: value.nbytes
-        for name, (_, value) in leaves(model.state_dict()).items()
-        if isinstance(value, torch.Tensor) and value.numel() and value.data_ptr() not in there
-    }
-
-
-def _said_of_packed(packed: Mapping[str, int]) -> str:
-    return (
-        "most of its bytes are in objects of their own, in which nothing can be struck, as "
-        f"quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights in parameters "
-        "or buffers, or strike the file that is deployed (file = ...; see docs/campaigns.md)"
-    )
+    return Reach(name, share.taken, share.left - hidden, hidden)
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
