@@ -284,9 +284,12 @@ def test_dtypes_that_numpy_lacks(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.bool])
-def test_dtypes_that_are_not_struck(dtype):
-    with pytest.raises(FaultError, match=f"head is {dtype}, which is not struck: convert it"):
-        bit_patterns({"w": torch.ones(3), "head": torch.ones(3, dtype=dtype)})
+def test_dtypes_without_numbers_of_their_own_are_struck_byte_by_byte(dtype):
+    tensors = {"head": torch.ones(300, dtype=dtype)}
+    [words] = bit_patterns(tensors)
+    assert (words.dtype, len(words)) == ("U8", tensors["head"].nbytes)
+    target = ModelTarget(tensors, pm.protect_(tensors, 3))
+    assert run(target, Faults("bitflip", 3), range(4)) == Counts(repaired=4)
 
 
 def test_memory_that_no_flat_view_reaches_is_not_taken_for_damaged():

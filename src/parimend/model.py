@@ -19,11 +19,11 @@ from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import (
-    buffers_of,
     leaves,
     named_tensors,
     require_movable,
     require_plain,
+    share_of,
 )
 from parimend.stores.shards import ShardedTensors, store_of
 
@@ -53,8 +53,8 @@ def protect_(
             four of 8. Or a plan, which says everything: no other argument goes with it.
         carrier: where the redundancy lives: its name, or `Sidecar`, `Real` or `LowBits` with their
             options, such as ``Real(calibration=batches)``.
-        buffers: protect the buffers of modules too. Without them, and without ``only``, a warning
-            says if more than half of the bytes are left out.
+        buffers: protect the buffers of modules too. Without ``only`` a warning says if more than
+            half of the bytes are left out.
         **options: ``only``, ``per``, ``seed``, and ``guaranteed`` for a proof that any so many are
             repaired; see `Options`.
 
@@ -98,22 +98,25 @@ def protect_(
 def tensors_to_protect(
     model: Model, only: Sequence[str] | None, buffers: bool
 ) -> ModelTensors | ShardedTensors:
-    """The tensors to protect; warns where most of a model is in buffers that nobody asked for.
+    """The tensors to protect; warns where most of a model is in buffers that nobody asked for, or
+    in objects that hide their tensors.
 
     Raises:
         WordError: if there is nothing to protect, or a tensor cannot be; names it.
     """
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
-    if not takes_in(only) and not buffers:
-        left_out = buffers_of(model)
-        covered, more = (sum(t.nbytes for t in each.values()) for each in (tensors, left_out))
-        if covered < more:
-            warnings.warn(
-                f"{covered} of {covered + more} bytes are protected: the others are buffers, which "
-                f"buffers=True takes in ({listed(left_out, most=3)})",
-                stacklevel=3,
-            )
+    if not takes_in(only) and (share := share_of(model, tensors)).is_small:
+        left = []
+        if share.buffers:
+            left.append(f"buffers, which buffers=True takes in ({listed(share.buffers, most=3)})")
+        if share.packed:
+            left.append(f"in objects that hide them ({listed(share.packed, most=3)})")
+        warnings.warn(
+            f"{share.taken} of {share.taken + share.left} bytes are protected: the others are "
+            f"{', or '.join(left)}",
+            stacklevel=3,
+        )
     return store_of(tensors)
 
 

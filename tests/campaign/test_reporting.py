@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.stats import binomtest
 
-from parimend.campaign import Spec, Store, compare, lines, run
+from parimend.campaign import Spec, Store, compare, lines, resume, run
 from parimend.campaign.reporting import _bonett_price
 from parimend.cli import main
 from parimend.errors import MismatchError, SpecError
@@ -250,9 +250,9 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     with pytest.raises(KeyboardInterrupt):
         run(given, out, workers=1, progress=_interrupt)
     code, text, _ = command("campaign", "status", out)
-    assert (code, "interrupted, 20 trials in 1 tasks" in text) == (0, True)
+    assert (code, "interrupted, 20 trials in 1 task\n" in text) == (0, True)
     for name in ("report", "compare"):
-        assert "interrupted, 20 trials in 1 tasks" in command("campaign", name, *[out] * 2)[1]
+        assert "interrupted, 20 trials in 1 task\n" in command("campaign", name, *[out] * 2)[1]
     assert f"{out} is not finished: 20 trials so far" in campaign_sheets(out)[0].about
     code, text, _ = command("campaign", "resume", out, "--workers", 1)
     assert (code, "finished, 160 trials in 8 tasks" in text) == (0, True)
@@ -265,6 +265,24 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     code, text, _ = command("campaign", "compare", f"{out}:none", f"{out}:sidecar")
     assert code == 0
     assert "1.8e-12" in text
+    assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("lost", "said"), [(1, ""), (2, "; 2 damaged lines: not counted")])
+def test_a_campaign_whose_rows_were_lost_is_not_finished(command, tmp_path, campaign, lost, said):
+    """What is there says how far it is, whatever was written when it ended."""
+    out = tmp_path / "out"
+    shutil.copytree(campaign, out)
+    rows = (campaign / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    torn = b"".join(line[:40] + b"\n" for line in rows[:lost] if said)
+    (out / "rows.jsonl").write_bytes(torn + b"".join(rows[lost:]))
+    told = f"interrupted, {20 * (8 - lost)} trials in {8 - lost} tasks{said}\n"
+    for name in ("status", "report"):
+        code, text, _ = command("campaign", name, out)
+        assert (code, told in text) == (0, True)
+    assert not json.loads(command("campaign", "status", out, "--json")[1])["finished"]
+    assert f"{out} is not finished" in campaign_sheets(out)[0].about
+    assert resume(out, workers=1).finished
     assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
 
 

@@ -325,16 +325,18 @@ def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatc
 
 
 def test_a_module_with_weights_from_a_file(tmp_path):
-    file = tmp_path / "digits.safetensors"
+    file, archive = tmp_path / "digits.safetensors", tmp_path / "digits.pt"
     sys.path.append(str(HERE))
     from digits_recipe import network
 
     trained = network(steps=40)
     save_file({name: t.numpy() for name, t in trained.state_dict().items()}, file)
-    source = tables()["networks"]["digits"] | {"file": str(file), "arguments": {"steps": 0}}
-    run(spec(networks={"digits": source}), tmp_path / "file", workers=1)
+    torch.save(trained.state_dict(), archive)
     run(spec(), tmp_path / "built", workers=1)
-    assert counts_of(tmp_path / "file") == counts_of(tmp_path / "built")
+    for path in (file, archive):
+        source = tables()["networks"]["digits"] | {"file": str(path), "arguments": {"steps": 0}}
+        run(spec(networks={"digits": source}), tmp_path / path.suffix, workers=1)
+        assert counts_of(tmp_path / path.suffix) == counts_of(tmp_path / "built")
 
 
 def test_a_folder_of_a_hub(tmp_path):

@@ -76,7 +76,6 @@ def test_a_file_is_its_tables(tmp_path):
         ("[stop]\noutcomes = 'silent'", "outcomes must be a list"),
         ("[networks.n]\nfile = 'a'\nmetrics = 'a:b'", r"\[networks.n\]: .* 'metric'"),
         ("[networks.n]", "say where it comes from: build, file or folder"),
-        ("[networks.n]\nfile = 'a'\nmetric = 'a:b'", "a file alone cannot be run"),
         ("[networks.n]\nfolder = 'a'\nfile = 'b'", "leave out build and file"),
         ("[networks.n]\nbuild = 'recipe'", "build is module:function, not 'recipe'"),
         ("[protections.p]\nkind = 'sidcar'", "unknown kind 'sidcar'; did you mean 'sidecar'"),

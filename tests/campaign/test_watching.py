@@ -1,6 +1,5 @@
 """What runs beside a network: checksums of products, guards; and upsets that they meet."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -173,17 +172,27 @@ def test_upsets_that_cannot_be_are_refused(given, message):
         Spec.of(tables(faults={"u": {"kind": "upset", **given}}))
 
 
-def test_upsets_need_something_that_runs(tmp_path):
-    from safetensors.numpy import save_file
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"protections": {"none": {}, "p": {"kind": "guards"}}},
+        {"protections": {"none": {}, "p": {"kind": "abft"}}},
+        {"protections": {"none": {}, "p": {"kind": "ranger"}}},
+        {"faults": {"p": {"kind": "upset", "pattern": "bitflip"}}},
+    ],
+)
+@pytest.mark.parametrize("source", [{"file": "w.safetensors"}, {"build": "no_recipe:network"}])
+def test_what_is_computed_is_of_a_network_that_runs(given, source):
+    """It is said before anything is loaded, and of all protections and faults alike."""
+    message = r"\[(protections|faults).p\] on n: .* needs a build \(or folder\) and a metric"
+    with pytest.raises(SpecError, match=message):
+        Spec.of(tables(networks={"n": source}, **given))
 
+
+def test_upsets_that_strike_nothing_are_refused(tmp_path):
     from parimend.campaign import run
 
-    save_file({"w": np.ones(9, np.float32)}, tmp_path / "w.safetensors")
-    faults = {"u": {"kind": "upset", "pattern": "bitflip"}}
-    bare = tables(networks={"n": {"file": str(tmp_path / "w.safetensors")}}, faults=faults)
-    with pytest.raises(SpecError, match=r"\[faults.u\] on n: upsets strike a network that runs"):
-        run(bare, tmp_path / "a", workers=1)
-    given = tables(faults={"u": {**faults["u"], "only": ["nowhere"]}})
+    given = tables(faults={"u": {"kind": "upset", "pattern": "bitflip", "only": ["nowhere"]}})
     given["networks"]["digits"]["arguments"] = {"steps": 1}
     with pytest.raises(SpecError, match="on digits: no module matches 'nowhere'"):
-        run(Spec.of(given, HERE), tmp_path / "b", workers=1)
+        run(Spec.of(given, HERE), tmp_path, workers=1)

@@ -6,7 +6,8 @@ whoever made them: so it can be interrupted at any moment, run on many machines,
 others.
 """
 
-from parimend.campaign.facts import Fact, Prepared
+from parimend.campaign.facts import Fact, Prepared, Reach
+from parimend.campaign.filed import filled
 from parimend.campaign.reporting import Comparison, Estimate, Line, compare, lines
 from parimend.campaign.running import Status, resume, run, status
 from parimend.campaign.spec import Source, Spec, Stop, Strata
@@ -20,6 +21,7 @@ __all__ = [
     "Fact",
     "Line",
     "Prepared",
+    "Reach",
     "Row",
     "Setting",
     "Source",
@@ -32,6 +34,7 @@ __all__ = [
     "Stratum",
     "Task",
     "compare",
+    "filled",
     "lines",
     "resume",
     "run",

@@ -164,7 +164,7 @@ def try_out(
         fault: of the spec.
         stratum: that is struck.
         words: of the network.
-        model: that runs; None if it cannot be run.
+        model: the network.
         where: the network, for messages.
 
     Raises:
@@ -174,8 +174,6 @@ def try_out(
     try:
         if not isinstance(damage, Computing):
             damage.draw(words, 0)
-        elif model is None:
-            raise FaultError("upsets strike a network that runs: give it a metric")
         else:
             damage.strike_(model, 0).remove()
     except FaultError as error:

@@ -36,6 +36,37 @@ class Fact(Record):
     guaranteed: int = 0
 
 
+@dataclass(frozen=True, repr=False)
+class Reach(Record):
+    """How much of a network is struck and protected: what `parimend.protect_` takes in.
+
+    Attributes:
+        network: its name.
+        struck: bytes that faults can reach.
+        buffers: bytes that are left out as buffers.
+        packed: bytes that are left out as they are neither parameters nor buffers.
+    """
+
+    network: str
+    struck: int
+    buffers: int
+    packed: int
+
+    @property
+    def said(self) -> str:
+        """What is left out, in a sentence; empty if nothing is."""
+        left, where = self.buffers + self.packed, "buffers"
+        if not left:
+            return ""
+        if self.packed:
+            where = "buffers or packed objects" if self.buffers else "packed objects"
+        share = 100.0 * left / (left + self.struck)
+        return (
+            f"{self.network}: {left:,} of {left + self.struck:,} bytes ({share:.2g} %) are neither "
+            f"struck nor protected, being in {where}."
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What tasks are made of.
@@ -43,10 +74,12 @@ class Prepared:
     Attributes:
         facts: of every network under every protection.
         strata: of every network.
+        reach: of every network; of none in campaigns that were begun before this was kept.
     """
 
     facts: tuple[Fact, ...]
     strata: Mapping[str, tuple[Stratum, ...]]
+    reach: tuple[Reach, ...] = ()
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Prepared:
@@ -55,11 +88,12 @@ class Prepared:
             name: tuple(Stratum.of(each) for each in found)
             for name, found in given["strata"].items()
         }
-        return cls(tuple(Fact(**each) for each in given["facts"]), strata)
+        facts = tuple(Fact(**each) for each in given["facts"])
+        return cls(facts, strata, tuple(Reach(**each) for each in given.get("reach", ())))
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"facts": plain(self.facts), "strata": plain(self.strata)}
+        return {name: plain(value) for name, value in vars(self).items()}
 
     def of(self, network: str) -> dict[str, Fact]:
         """The facts of a network, by protection."""

@@ -9,12 +9,17 @@ from typing import Any
 
 import torch
 
+from parimend.campaign.facts import Reach
+from parimend.campaign.filed import tensors_of
 from parimend.campaign.spec import Source
-from parimend.errors import CampaignError, ParimendError, SpecError
+from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
+from parimend.names import listed
+from parimend.stores.naming import leaves, named_tensors, packed_in, share_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
+_WITHOUT_BUILD = " (without build it is given the tensors of the file by name, and no module)"
 
 
 def load(source: Source, base: Path, name: str) -> Model:
@@ -32,13 +37,13 @@ def load(source: Source, base: Path, name: str) -> Model:
         raise
     except Exception as error:
         raise CampaignError(f"{where}: cannot be loaded: {_said(error)}") from error
-    if not isinstance(model, torch.nn.Module | Mapping):
-        kind = type(model).__name__
-        raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
     if isinstance(model, torch.nn.Module):
         model = model.cpu().eval()
-        for parameter in model.parameters():
-            parameter.data = parameter.data.contiguous()
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.contiguous()
+    elif build:
+        kind = type(model).__name__
+        raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
     return model
 
 
@@ -49,24 +54,59 @@ def _load(source: Source, base: Path, build: Callable[..., Any] | None) -> Any:
         return AutoModel.from_pretrained(base / source.folder)
     model = build(**source.arguments) if build else None
     if source.file:
-        from safetensors.torch import load_file
-
-        tensors = load_file(base / source.file)
+        tensors = tensors_of(base / source.file)
         if model is None:
             return tensors
         model.load_state_dict(tensors)
     return model
 
 
-def parameters(model: Model) -> dict[str, torch.Tensor]:
-    """What is protected and struck: the parameters of a module, or all tensors of a state dict."""
-    named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
-    return {name: tensor.detach() for name, tensor in named}
+def struck(model: Model, buffers: bool | None = None) -> dict[str, torch.Tensor]:
+    """What is struck and protected: what `parimend.protect_` takes in.
+
+    Args:
+        model: as `load` gives it.
+        buffers: of the network's `Source`.
+
+    Raises:
+        WordError: if there is nothing, or a tensor cannot be protected; names it.
+    """
+    named = named_tensors(model, buffers=bool(buffers))
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def reach_of(model: Model, source: Source, name: str) -> Reach:
+    """How much of a network is struck and protected.
+
+    Raises:
+        SpecError: if it is less than half, and the spec does not say that it is to be so.
+    """
+    where, packed = f"[networks.{name}]", packed_in(model)
+    try:
+        taken = {} if packed and not leaves(model) else struck(model, source.buffers)
+    except WordError as error:
+        raise SpecError(f"{where}: {error}") from None
+    share, hidden = share_of(model, taken), sum(packed.values())
+    if hidden > share.taken:
+        raise SpecError(
+            f"{where}: most of its bytes are in objects of their own, in which nothing can be "
+            f"struck, as quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights "
+            "in parameters or buffers, or strike the file that is deployed (file = ...; see "
+            "docs/campaigns.md)"
+        )
+    if source.buffers is None and share.is_small:
+        buffers = share.left - hidden
+        raise SpecError(
+            f"{where}: {buffers:,} of {share.taken + share.left:,} bytes are in buffers "
+            f"({listed(share.buffers, most=3)}): say buffers = true, and they are struck and "
+            "protected, or buffers = false, and they are neither"
+        )
+    return Reach(name, share.taken, share.left - hidden, hidden)
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
-    """All tensors that make a network what it is, buffers too."""
-    return dict(model.state_dict() if isinstance(model, torch.nn.Module) else model)
+    """All tensors that make a network what it is, buffers too, also those that are not saved."""
+    return {name: value.detach() for name, (_, value) in leaves(model).items()}
 
 
 def weights_hash(model: Model) -> str:
@@ -79,7 +119,7 @@ def weights_hash(model: Model) -> str:
 
 
 class Metric:
-    """How a network is scored.
+    """How a network is scored: a module, or the tensors of a file by name.
 
     Args:
         text: ``module:function``.
@@ -102,7 +142,9 @@ class Metric:
                 given = (model,) if self.data is None else (model, self.data)
                 score = float(self.function(*given))
             except Exception as error:
-                raise CampaignError(f"the metric {self.text} fails: {_said(error)}") from error
+                hint = "" if isinstance(model, torch.nn.Module) else _WITHOUT_BUILD
+                said = f"the metric {self.text} fails: {_said(error)}{hint}"
+                raise CampaignError(said) from error
         try:
             return score_of(score, f"the metric {self.text}")
         except SpecError as error:

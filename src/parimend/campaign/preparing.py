@@ -17,7 +17,8 @@ from parimend.campaign.networks import (
     Metric,
     Model,
     load,
-    parameters,
+    reach_of,
+    struck,
     weights_hash,
 )
 from parimend.campaign.protections import Network, protection_of
@@ -42,19 +43,20 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
         CampaignError: if a network cannot be loaded, or a metric fails.
     """
     facts: list[Fact] = []
-    strata = {}
+    reach, strata = [], {}
     for name, source in spec.networks.items():
         model = load(source, spec.base, name)
-        words = bit_patterns(model)
+        reach.append(reach_of(model, source, name))
+        words = bit_patterns(struck(model, source.buffers))
         strata[name] = strata_of(spec.strata, words)
         for fault in spec.faults:
             for stratum in strata[name]:
-                try_out(fault, stratum, words, model if source.metric else None, name)
+                try_out(fault, stratum, words, model, name)
         data = _data(source, spec.base, name)
         metric = Metric(source.metric, spec.base, data) if source.metric else None
         torch.save(data, folder / packed_name(name))
         facts += _protected(spec, name, model, metric, folder)
-    return Prepared(tuple(facts), strata)
+    return Prepared(tuple(facts), strata, tuple(reach))
 
 
 def packed_name(network: str, protection: str | None = None) -> str:
@@ -80,6 +82,7 @@ def _protected(
     with one_thread():
         given = metric(model) if metric else None
         weights = weights_hash(model)
+        buffers = spec.networks[name].buffers
         facts = []
         source = spec.networks[name]
         for setting in spec.protections:
@@ -87,12 +90,14 @@ def _protected(
             run = (lambda state=state: metric(state)) if metric else None
             began = time.perf_counter()
             protection = protection_of(setting)
-            kept = _protect_(protection, Network(state, parameters(state), run), setting, name)
+            tensors = struck(state, buffers)
+            kept = _protect_(protection, Network(state, tensors, run), setting, name)
             seconds = round(time.perf_counter() - began, 6)
             with protection.watching(state, kept):
                 score = metric(state) if metric else None
             packed = {
                 "model": state,
+                "buffers": buffers,
                 "kept": kept,
                 "protection": setting,
                 "metric": source.metric,
@@ -108,7 +113,7 @@ def _protected(
 
 def _protect_(protection: Any, network: Network, setting: Setting, name: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is left out: only= says it, or the report
+        warnings.simplefilter("ignore")  # of what is left out: only= says it
         try:
             return protection.protect_(network)
         except ParimendError as error:

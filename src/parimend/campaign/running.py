@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parimend.campaign.engines import Engine, WorkerDiedError, engine_of
-from parimend.campaign.facts import Prepared
+from parimend.campaign.facts import Prepared, Reach
 from parimend.campaign.preparing import prepare
 from parimend.campaign.rounds import Unit, units
 from parimend.campaign.spec import Spec
@@ -36,9 +36,10 @@ class Status(Record):
         path: of its folder.
         tasks: that are done.
         trials: that are done.
-        finished: whether the statistics file of all of them is there.
+        finished: whether the rows of all tasks are there, and the statistics file of them.
         running: whether a process is probably at work.
         damaged: lines of the rows that do not count, since they are torn or damaged.
+        reach: how much of each network is struck and protected; of none before it was loaded.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Status(Record):
     finished: bool
     running: bool
     damaged: int
+    reach: tuple[Reach, ...]
 
 
 def run(
@@ -125,9 +127,18 @@ def _spec_of(spec: Any) -> Spec:
 
 def _status(store: Store, done: Statistics) -> Status:
     trials = sum(row.task.stop - row.task.start for row in done.rows.values())
-    finished = (store.path / "statistics.jsonl").exists()
+    finished, reach = False, tuple[Reach, ...]()
+    if store.prepared is not None:
+        reach = store.prepared.reach
+        # Rows may have been lost since the statistics were written.
+        finished = store.has_statistics and not _missing(units(store.spec, store.prepared), done)
     path = str(store.path)
-    return Status(path, len(done), trials, finished, store.running, store.damaged)
+    return Status(path, len(done), trials, finished, store.running, store.damaged, reach)
+
+
+def _missing(all_units: Iterable[Unit], done: Statistics) -> list[Task]:
+    """What the next rounds lack; nothing if there is enough of all."""
+    return [task for unit in all_units for task in unit.advance(done)[1]]
 
 
 def _run(store: Store, engine: Engine, progress: Progress) -> Status:
@@ -150,7 +161,7 @@ def _work(
 ) -> None:
     """Do rounds until there is nothing missing."""
     all_units, failed = list(all_units), 0
-    while missing := [task for unit in all_units for task in unit.advance(done)[1]]:
+    while missing := _missing(all_units, done):
         known = _trials(row.task for row in done.rows.values())
         total = known + _trials(missing)
         progress(known, total)

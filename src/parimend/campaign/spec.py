@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
+from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.damage import require_fault
-from parimend.campaign.protections import protection_of
+from parimend.campaign.protections import PROTECTIONS, protection_of
 from parimend.campaign.tables import require_keys, require_table, table
 from parimend.campaign.task import Setting, content_hash
 from parimend.errors import SpecError
@@ -27,19 +28,21 @@ _ROUNDING = 2.0**-20
 class Source:
     """Where a network comes from, and how it is scored.
 
-    One or two of ``build``, ``file`` and ``folder`` say what it is: a file alone is damaged and
-    repaired but cannot be run; with ``build`` its tensors are loaded into what that gives.
+    One or two of ``build``, ``file`` and ``folder`` say what it is: of a file alone the tensors are
+    damaged and repaired; with ``build`` they are loaded into what that gives.
 
     Attributes:
         build: ``module:function`` that gives a module, such as a recipe. The module is looked for
             beside the spec first.
         arguments: of that function.
-        file: a safetensors file.
+        file: of any format, or the index of a sharded checkpoint.
         folder: of a model in the layout of a hub, read by transformers.
+        buffers: whether the buffers of the module are struck and protected, too. Unless it is said
+            they are not, and a network that has most of its bytes there is refused.
         data: ``module:function`` that gives the data; called once.
         data_arguments: of that function.
-        metric: ``module:function`` that scores a network, and is given the network and, if there
-            are any, the data. Larger is better.
+        metric: ``module:function`` that scores a network, and is given the network (of a file alone
+            its tensors by name) and, if there are any, the data. Larger is better.
         tolerance: a score that differs from the intact one's by no more than this counts as equal
             to it; see `slack`.
     """
@@ -48,6 +51,7 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
     folder: str | None = None
+    buffers: bool | None = None
     data: str | None = None
     data_arguments: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
@@ -254,8 +258,6 @@ def _source(source: Source, name: str) -> Source:
         raise SpecError(f"{where}: folder says what the network is; leave out build and file")
     if not (source.build or source.file or source.folder):
         raise SpecError(f"{where}: say where it comes from: build, file or folder")
-    if source.metric and not (source.build or source.folder):
-        raise SpecError(f"{where}: a file alone cannot be run: give build, or leave out metric")
     for key in ("build", "data", "metric"):
         text = getattr(source, key)
         if text is not None and text.count(":") != 1:
@@ -289,7 +291,23 @@ def _require_sense(spec: Spec) -> None:
             raise SpecError(f"[stop]: outcomes are {', '.join(Outcome)}, not {outcome!r}")
     if stop.harmed and not all(source.metric for source in spec.networks.values()):
         raise SpecError("[stop]: harmed needs a metric for every network")
+    _require_runs(spec)
     _require_strata(spec)
+
+
+def _require_runs(spec: Spec) -> None:
+    """Refuse what has to see a network run where one cannot be run."""
+    watching = [
+        *(f"[protections.{each.name}]" for each in spec.protections if PROTECTIONS[each.kind].runs),
+        *(f"[faults.{each.name}]" for each in spec.faults if each.kind == UPSET),
+    ]
+    for name, source in spec.networks.items():
+        if watching and not (source.metric and (source.build or source.folder)):
+            raise SpecError(
+                f"{', '.join(watching)} on {name}: this is about what a network computes, so "
+                f"[networks.{name}] needs a build (or folder) and a metric: give them, or leave "
+                "these out"
+            )
 
 
 def _require_strata(spec: Spec) -> None:

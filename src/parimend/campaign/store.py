@@ -111,10 +111,9 @@ class Store:
 
     def finish(self, statistics: Statistics) -> Path:
         """Write the statistics file, all or nothing."""
-        path = self.path / "statistics.jsonl"
-        with atomic(path) as file:
+        with atomic(self._statistics) as file:
             file.write(statistics.to_bytes())
-        return path
+        return self._statistics
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
@@ -132,6 +131,11 @@ class Store:
                 writer.close()
 
     @property
+    def has_statistics(self) -> bool:
+        """Whether the statistics file was written."""
+        return self._statistics.exists()
+
+    @property
     def running(self) -> bool:
         """Whether a process is probably at work here."""
         return is_locked(self._rows)
@@ -139,6 +143,10 @@ class Store:
     @property
     def _head(self) -> Path:
         return self.path / "campaign.json"
+
+    @property
+    def _statistics(self) -> Path:
+        return self.path / "statistics.jsonl"
 
     @property
     def _rows(self) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
-from parimend.campaign.networks import Metric, Model, parameters, state_of
+from parimend.campaign.networks import Metric, Model, state_of, struck
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
@@ -53,6 +53,7 @@ class Subject:
         metric: that scores it; None without one.
         score: of the intact network.
         slack: a score that is no further from that one counts as the same.
+        buffers: whether they are struck and protected, too.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Subject:
         metric: Metric | None = None,
         score: float | None = None,
         slack: float = 0.0,
+        buffers: bool | None = None,
     ) -> None:
         self.model, self.protection, self.kept = model, protection, kept
         self.metric, self.score_intact, self.slack = metric, score, slack
-        self.tensors = parameters(model)
+        self.tensors = struck(model, buffers)
         self.words = bit_patterns(self.tensors)
         self.live, self.intact = _bytes_of(model), _bytes_of(intact)
         exposed = protection.exposed(kept)

@@ -12,6 +12,7 @@ import typer
 from parimend.cli.contract import held, require_written
 from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.campaign import Comparison, Estimate, Line, Status
@@ -202,6 +203,7 @@ def _tell(name: str, ended: Status, json: bool) -> None:
         print_json(f"campaign {name}", ended.as_dict())
     else:
         say(_progress(ended))
+        _say_reach([ended])
 
 
 def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, trouble: str) -> None:
@@ -217,13 +219,23 @@ def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, tro
     for each in campaigns:
         if not json and (not each.finished or each.damaged):
             say(_progress(each))
+    if not json:
+        _say_reach(campaigns)
     require_written(trouble)
+
+
+def _say_reach(campaigns: Sequence[Status]) -> None:
+    """Say what of the networks is neither struck nor protected, once of each."""
+    for said in dict.fromkeys(reach.said for each in campaigns for reach in each.reach):
+        if said:
+            say(said)
 
 
 def _progress(of: Status) -> str:
     state = "finished" if of.finished else "running" if of.running else "interrupted"
-    damaged = f"; {of.damaged} damaged lines do not count" if of.damaged else ""
-    return f"{of.path}: {state}, {of.trials:,} trials in {of.tasks:,} tasks{damaged}"
+    damaged = f"; {counted(of.damaged, 'damaged line')}: not counted" if of.damaged else ""
+    done = f"{counted(of.trials, 'trial')} in {counted(of.tasks, 'task')}"
+    return f"{of.path}: {state}, {done}{damaged}"
 
 
 def _engine(name: str, workers: int | None, address: str | None) -> Engine:

@@ -8,15 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parimend.atomic import atomic
 from parimend.errors import SpecError
 from parimend.faults import FaultList, Words, draw
-from parimend.faults.words import FORMATS
 from parimend.files.opening import sidecars_of
 from parimend.files.seals import sidecar_of
-from parimend.formats import Entry, layout_of
+from parimend.formats import layout_of
 from parimend.regular import open_regular, read_regular, require_place
 from parimend.seal import MAX_BYTES
 from parimend.stores.file import copy_data
@@ -63,17 +61,13 @@ def damage_file(
         copy_data(file, new, layout, layout.size)
         # Shared, so that what is changed in memory is changed in the file.
         mapped = np.frombuffer(mmap.mmap(new.fileno(), 0), np.uint8)
-        words = [_words(entry, mapped) for entry in layout.entries]
+        words = [
+            Words.of_bytes(entry.name, mapped[entry.begin : entry.end], entry.part().dtype)
+            for entry in layout.entries
+        ]
         if replay is not None:
             faults = FaultList.load(replay)
         else:
             faults = draw(kind or "", words, count, seed, only=only, placement=placement)
         faults.apply_(words)
     return faults
-
-
-def _words(entry: Entry, mapped: NDArray[np.uint8]) -> Words:
-    data = mapped[entry.begin : entry.end]
-    # What has no number format is damaged byte by byte.
-    dtype = entry.part().dtype if entry.part().dtype in FORMATS else "U8"
-    return Words(entry.name, data.view(FORMATS[dtype].unsigned), dtype)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parimend.dtypes import of_torch
-from parimend.errors import FaultError, SpecError
+from parimend.errors import SpecError
 from parimend.experiment.trials import Answer, Faults
 from parimend.faults import Words
-from parimend.faults.words import FORMATS
 from parimend.seal import Seal
 from parimend.words.bits import byte_view
 from parimend.words.grid import Grid
@@ -51,7 +50,6 @@ def bit_patterns(model: Model) -> list[Words]:
     memory. Those of tensors that are not contiguous, or not on the CPU, are read-only copies.
 
     Raises:
-        FaultError: if a dtype cannot be struck, such as complex64; names the tensor.
         WordError: if a tensor has no plain bytes, as quantized and sparse ones; names it.
     """
     import torch
@@ -59,14 +57,10 @@ def bit_patterns(model: Model) -> list[Words]:
     found = []
     named = model.named_parameters() if isinstance(model, torch.nn.Module) else model.items()
     for name, tensor in named:
-        dtype = of_torch(tensor.dtype, name)
-        if dtype.name not in FORMATS:
-            raise FaultError(
-                f"{name} is {tensor.dtype}, which is not struck: convert it or leave it out"
-            )
-        bits = byte_view(tensor.detach(), name).view(dtype.unsigned)
-        bits.flags.writeable &= tensor.is_cpu and tensor.is_contiguous()
-        found.append(Words(name, bits, dtype.name))
+        data = byte_view(tensor.detach(), name)
+        words = Words.of_bytes(name, data, of_torch(tensor.dtype, name).name)
+        words.bits.flags.writeable &= tensor.is_cpu and tensor.is_contiguous()
+        found.append(words)
     return found
 
 

@@ -121,6 +121,21 @@ class Words:
             flat.flags.writeable = False
         return cls(name, flat, dtype)
 
+    @classmethod
+    def of_bytes(cls, name: str, data: NDArray[np.uint8], dtype: str) -> Words:
+        """The words of a tensor's bytes: a view.
+
+        Args:
+            name: of the tensor.
+            data: flat.
+            dtype: by any name; what is none of `FORMATS` is damaged byte by byte.
+
+        >>> Words.of_bytes("mask", np.ones(4, np.uint8), "BOOL").dtype
+        'U8'
+        """
+        dtype = dtype if dtype in FORMATS else "U8"
+        return cls(name, data.view(FORMATS[dtype].unsigned), dtype)
+
     @property
     def format(self) -> DType:
         """The dtype of the words."""

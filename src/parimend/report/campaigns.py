@@ -53,9 +53,12 @@ def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
         "network under one protection and one kind of fault; where nothing was seen it says below "
         "what the share is."
     )
-    for store in stores:
-        if not (now := status(store.path)).finished:
+    campaigns = [status(store.path) for store in stores]
+    for now in campaigns:
+        if not now.finished:
             about += f" {now.path} is not finished: {now.trials:,} trials so far."
+    for said in dict.fromkeys(reach.said for now in campaigns for reach in now.reach):
+        about += f" {said}" * bool(said)
     table = _Table(faults, whole, scored)
     sheets = [Sheet("outcomes", about, table.columns(), table.rows(), table.chart())]
     if len(whole) < len(found):

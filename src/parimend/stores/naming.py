@@ -106,6 +106,58 @@ def buffers_of(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
+class Share(NamedTuple):
+    """How much of a model some of its tensors are.
+
+    Attributes:
+        taken: bytes of these.
+        buffers: of each buffer that is not among them.
+        packed: of each tensor that a module saves, and has neither as a parameter nor as a buffer:
+            inside of objects of their own, as quantized layers of torch have them.
+    """
+
+    taken: int
+    buffers: Mapping[str, int]
+    packed: Mapping[str, int]
+
+    @property
+    def left(self) -> int:
+        """Bytes that are not among them."""
+        return sum(self.buffers.values()) + sum(self.packed.values())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether most bytes are left out: those of weights then, not of statistics."""
+        return self.taken < self.left
+
+
+def share_of(model: Any, tensors: Mapping[str, torch.Tensor]) -> Share:
+    """How much of a model some of its tensors are, by `named_tensors`.
+
+    Example:
+        >>> model = torch.nn.BatchNorm1d(3)
+        >>> share_of(model, named_tensors(model)).buffers
+        {'running_mean': 12, 'running_var': 12, 'num_batches_tracked': 8}
+    """
+    left = {n: tensor.nbytes for n, tensor in buffers_of(model).items() if n not in tensors}
+    return Share(sum(tensor.nbytes for tensor in tensors.values()), left, packed_in(model))
+
+
+def packed_in(model: Any) -> dict[str, int]:
+    """Bytes of the tensors that a module saves and has neither as parameters nor as buffers."""
+    saved: dict[str, Any] = {}
+    for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
+        if type(module)._save_to_state_dict is not torch.nn.Module._save_to_state_dict:
+            module._save_to_state_dict(saved, f"{name}." if name else "", False)
+    found = {n: value for n, (_, value) in leaves(saved).items() if isinstance(value, torch.Tensor)}
+    known = {_place(each.value) for each in leaves(model).values()} if found else set()
+    return {
+        name: value.nbytes
+        for name, value in found.items()
+        if value.numel() and _address(value) and _place(value) not in known
+    }
+
+
 def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Other names for the memory of some tensors among what `leaves` finds, and their names.
 

@@ -50,8 +50,10 @@ class Bench:
         if packed["metric"]:
             metric = Metric(packed["metric"], self.base, self._data(network))
         protecting = protection_of(packed["protection"])
-        score, slack = packed["score"], packed["slack"]
-        return Subject(packed["model"], intact, protecting, packed["kept"], metric, score, slack)
+        return Subject(
+            *(packed["model"], intact, protecting, packed["kept"], metric),
+            *(packed["score"], packed["slack"], packed["buffers"]),
+        )
 
     def _open_data(self, network: str) -> Any:
         return self._load(packed_name(network))

@@ -51,6 +51,7 @@ class Abft(Protection):
         "on Computers C-33, 1984; for convolutions: Hari, Sullivan, Tsai, Keckler, Making "
         "convolutions resilient via algorithm-based error detection techniques (arXiv 2006.04984)"
     )
+    runs: ClassVar[bool] = True
     tells: ClassVar[bool] = True
 
     def protect_(self, network: Network) -> dict[str, Checksum]:

@@ -62,6 +62,8 @@ class Protection(ABC):
     """As specs write it."""
     source: ClassVar[str]
     """Where the rule is from."""
+    runs: ClassVar[bool] = False
+    """Whether it looks at what a network computes: it is for modules that can be run."""
     tells: ClassVar[bool] = False
     """Whether it finds what is wrong while the network runs: a run belongs to its repair then."""
 

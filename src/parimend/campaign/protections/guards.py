@@ -46,6 +46,7 @@ class Guarded(Protection):
     errors: int | None = None
     kind: ClassVar[str] = "guards"
     source: ClassVar[str] = "docs/guards.md"
+    runs: ClassVar[bool] = True
     tells: ClassVar[bool] = True
 
     def protect_(self, network: Network) -> Kept:

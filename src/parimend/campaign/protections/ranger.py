@@ -35,6 +35,7 @@ class Ranger(Protection):
 
     layers: tuple[str, ...] = ACTIVATIONS
     kind: ClassVar[str] = "ranger"
+    runs: ClassVar[bool] = True
     source: ClassVar[str] = (
         "Chen, Li, Pattabiraman, A low-cost fault corrector for deep neural networks through range "
         "restriction, DSN 2021 (arXiv 2003.13874)"

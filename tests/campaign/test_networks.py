@@ -1,0 +1,128 @@
+"""What of a network is struck and protected, and what is said of the rest."""
+
+import json
+
+import pytest
+import torch
+
+from parimend.campaign import Spec, Store, lines, run, status
+from parimend.campaign.facts import Reach
+from parimend.cli import main
+from parimend.errors import CampaignError, SpecError
+from parimend.report import campaign_sheets
+from tests.campaign.conftest import HERE
+
+
+class Quantized(torch.nn.Module):
+    """A layer as quantizers write them: 640 bytes of weights in a buffer, 40 of parameters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.register_buffer("weight", torch.randint(-100, 100, (10, 64), dtype=torch.int8))
+        self.bias = torch.nn.Parameter(torch.zeros(10))
+
+
+def normalized():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.BatchNorm1d(8))
+
+
+def masked():
+    """With bits of truth that are not saved."""
+    model = torch.nn.Linear(2, 3)
+    model.register_buffer("mask", torch.ones(500, dtype=torch.bool), persistent=False)
+    return model
+
+
+class Packed(torch.nn.Module):
+    """A layer that saves what it has neither as a parameter nor as a buffer."""
+
+    def __init__(self, packed):
+        super().__init__()
+        torch.manual_seed(0)
+        self.bias = torch.nn.Parameter(torch.ones(10)) if packed < 1000 else None
+        self.packed = torch.ones(packed, dtype=torch.int8)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "packed"] = (self.packed.clone(), None)
+
+
+def tensors():
+    return {"w": torch.ones(10)}
+
+
+def spec(build, arguments=None, **source):
+    name = f"tests.campaign.test_networks:{build}"
+    return Spec.of(
+        {
+            "networks": {"n": {"build": name, "arguments": arguments or {}, **source}},
+            "protections": {"none": {}, "sidecar": {"errors": 2}},
+            "faults": {"flip": {"kind": "bitflip", "count": 1}},
+            "stop": {"trials": 30},
+        },
+        HERE,
+    )
+
+
+def test_most_of_a_network_in_buffers_is_no_evidence_unless_it_is_asked_for(tmp_path):
+    message = r"\[networks.n\]: 640 of 680 bytes are in buffers \(weight\): say buffers = true"
+    with pytest.raises(SpecError, match=message):
+        run(spec("Quantized"), tmp_path / "a", workers=1)
+    for buffers, reach in ((True, Reach("n", 680, 0, 0)), (False, Reach("n", 40, 640, 0))):
+        out = tmp_path / str(buffers)
+        assert run(spec("Quantized", buffers=buffers), out, workers=1).reach == (reach,)
+        assert status(out).reach == (reach,)
+        shares = {line.protection: line.outcomes for line in lines(out)}
+        assert shares["none"]["silent"].share == shares["sidecar"]["repaired"].share == 1.0
+
+
+def test_buffers_are_struck_and_put_back(tmp_path):
+    """Also those that are not saved: three flips are beyond a budget of two words, mostly."""
+    given = spec("masked", buffers=True).as_dict()
+    given["faults"]["flip"] = {"kind": "bitflip", "count": 3, "only": ["mask"]}
+    run(Spec.of(given, HERE), tmp_path, workers=1)
+    outcomes = {
+        row.task.protection.name: row.outcomes for row in Store(tmp_path).statistics().sorted()
+    }
+    assert set(outcomes["none"]) == {"s"}
+    assert set(outcomes["sidecar"]) <= {"d", "r"}
+    assert "d" in outcomes["sidecar"]
+
+
+def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
+    run(spec("normalized"), tmp_path, workers=1)
+    said = "n: 72 of 808 bytes (8.9 %) are neither struck nor protected, being in buffers."
+    for command in ("status", "report"):
+        with pytest.raises(SystemExit):
+            main(["campaign", command, str(tmp_path)])
+        assert capsys.readouterr().out.count(said) == 1
+        with pytest.raises(SystemExit):
+            main(["campaign", command, str(tmp_path), "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert told.get("campaigns", [told])[0]["reach"] == [
+            {"network": "n", "struck": 736, "buffers": 72, "packed": 0}
+        ]
+    assert said in campaign_sheets(tmp_path)[0].about
+
+
+@pytest.mark.parametrize("packed", [41, 1000])
+def test_weights_in_objects_that_hide_them_are_refused(packed, tmp_path):
+    message = r"\[networks.n\]: most of its bytes are in objects of their own.* \(packed.0\)"
+    with pytest.raises(SpecError, match=message):
+        run(spec("Packed", {"packed": packed}), tmp_path, workers=1)
+
+
+def test_what_little_is_hidden_is_said(tmp_path):
+    [reach] = run(spec("Packed", {"packed": 10}), tmp_path, workers=1).reach
+    assert reach == Reach("n", 40, 0, 10)
+    assert "10 of 50 bytes (20 %)" in reach.said
+    assert reach.said.endswith("being in packed objects.")
+    assert Reach("n", 40, 5, 10).said.endswith("being in buffers or packed objects.")
+    assert Reach("n", 40, 0, 0).said == ""
+
+
+def test_what_builds_a_network_gives_a_module(tmp_path):
+    with pytest.raises(CampaignError, match=r"tensors gives a dict, not a torch\.nn\.Module"):
+        run(spec("tensors"), tmp_path, workers=1)
