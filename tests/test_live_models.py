@@ -76,18 +76,14 @@ class Packed(torch.nn.Module):
 
 def test_a_seal_that_leaves_most_of_a_model_out_as_it_is_hidden_says_so():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), Packed(100), Packed(100))
-    message = (
-        r"^60 of 860 bytes .* are in objects that hide them \(1.packed.0, 2.packed.0\)$"
-    )
+    message = r"^60 of 860 bytes .* are in objects that hide them \(1.packed.0, 2.packed.0\)$"
     for buffers in (False, True):
         with pytest.warns(UserWarning, match=message):
             pm.protect_(model, errors=2, buffers=buffers)
     pm.protect_(model, errors=2, only=["0.*"])
     pm.protect_(torch.nn.Sequential(model[0], Packed(10)), errors=2)
     model.register_buffer("table", torch.zeros(10))
-    message = (
-        r"buffers, which buffers=True takes in \(table\), or in objects that hide them \(1"
-    )
+    message = r"buffers, which buffers=True takes in \(table\), or in objects that hide them \(1"
     with pytest.warns(UserWarning, match=message):
         pm.plan(model, errors=2)
 
