@@ -403,6 +403,22 @@ def test_what_is_repaired_in_the_wrong_place_is_told(tmp_path, rng):
     assert one.read_bytes() == right
 
 
+def test_a_seal_that_is_lost_is_told_from_one_that_never_was(tmp_path, rng):
+    """To protect what is there would seal its damage."""
+    for name in ("a.npy", "b.npy", "c.npy"):
+        np.save(tmp_path / name, rng.standard_normal(400))
+    protect_file(tmp_path, 20)
+    lost = tmp_path / "b.npy"
+    sidecar_of(lost).unlink()
+    flip(lost, rng, 1, start=128)
+    np.save(tmp_path / "new.npy", rng.standard_normal(400))
+    found = {Path(file.path).name: file.problem for file in check_file(tmp_path).files}
+    assert found["b.npy"].startswith("its seal is lost: it was protected together with the others")
+    assert "compare it with a copy before" in found["b.npy"]
+    assert found["new.npy"].startswith("added: it has no seal")
+    assert found["a.npy"] == found["c.npy"] == ""
+
+
 def test_a_small_file_without_a_seal_elsewhere_stays_as_it_is(small, tmp_path, rng):
     """Of the size and with the header of one that has a seal there."""
     _, (one, other) = small

@@ -243,12 +243,20 @@ class Members:
             return self._missing(path)
         if isinstance(error, OSError):
             return f"cannot be looked at: {reason(error, path)}"
-        if isinstance(error, SealError) and self._noted and self.name(path) not in self._noted:
+        if not isinstance(error, SealError) or not self._noted:
+            return str(error)
+        if self.name(path) not in self._noted:
             return (
                 "added: it has no seal, and was not protected together with the others "
                 f"({self._protect} takes it up)"
             )
-        return str(error)
+        if self.seals.has(path) or isinstance(error.__cause__, FormatError):
+            return str(error)
+        return (
+            "its seal is lost: it was protected together with the others, and nobody knows whether "
+            "it is what it was; fetch its seal again, or compare it with a copy before "
+            f"{self._protect} seals what is there now"
+        )
 
     def _is_gone(self, path: Path) -> bool:
         """Whether a file is not there, and its seal is."""
