@@ -44,6 +44,14 @@ def test_a_measured_budget_is_bounded_from_above():
     assert it.lost / it.years <= it.formula + 0.1
 
 
+def test_errors_that_meet_in_a_small_word_are_bounded_from_above():
+    it = simulate(pm.plan(torch.nn.Linear(30, 10), errors=100, service="leo"), years=60)
+    assert it.bounded
+    assert it.high < it.formula
+    roomy = simulate(pm.plan(torch.nn.Linear(512, 10), errors=4, service="leo"), years=10)
+    assert not roomy.bounded
+
+
 def test_seeds_repeat():
     plan = pm.plan(MODEL, 3, service=environment(), measure=False)
     told = []
