@@ -17,13 +17,13 @@ from parimend.moving import moving
 from parimend.names import listed, takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
+from parimend.stores.extent import extent_of
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import (
     leaves,
     named_tensors,
     require_movable,
     require_plain,
-    share_of,
 )
 from parimend.stores.shards import ShardedTensors, store_of
 
@@ -106,14 +106,14 @@ def tensors_to_protect(
     """
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
-    if not takes_in(only) and (share := share_of(model, tensors)).is_small:
+    if not takes_in(only) and (extent := extent_of(model, tensors)).is_small:
         left = []
-        if share.buffers:
-            left.append(f"buffers, which buffers=True takes in ({listed(share.buffers, most=3)})")
-        if share.packed:
-            left.append(f"in objects that hide them ({listed(share.packed, most=3)})")
+        if extent.buffers:
+            left.append(f"buffers, which buffers=True takes in ({listed(extent.buffers, most=3)})")
+        if extent.packed:
+            left.append(f"in objects that hide them ({listed(extent.packed, most=3)})")
         warnings.warn(
-            f"{share.taken} of {share.taken + share.left} bytes are protected: the others are "
+            f"{extent.taken} of {extent.taken + extent.left} bytes are protected: the others are "
             f"{', or '.join(left)}",
             stacklevel=3,
         )

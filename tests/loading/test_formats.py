@@ -162,7 +162,9 @@ def test_what_is_there_is_loaded_with_a_warning(shards, indexed):
         sidecar_of(index).unlink()
     for lost in ([index] if indexed else []) + [first]:
         sidecar_of(lost).unlink()
-        with pytest.warns(UserWarning, match=rf"{lost} is not known .* (its seal is lost|is not protected)"):
+        with pytest.warns(
+            UserWarning, match=rf"{lost} is not known .* (its seal is lost|is not protected)"
+        ):
             assert same(pm.load_folder(folder, "warn"), tensors)
     sidecar_of(second).write_bytes(b"no seal")
     flip(second)  # what is there, and not what was

@@ -15,7 +15,8 @@ from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
-from parimend.stores.naming import leaves, named_tensors, packed_in, share_of
+from parimend.stores.extent import extent_of, packed_in
+from parimend.stores.naming import leaves, named_tensors
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -86,22 +87,22 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
         taken = {} if packed and not leaves(model) else struck(model, source.buffers)
     except WordError as error:
         raise SpecError(f"{where}: {error}") from None
-    share, hidden = share_of(model, taken), sum(packed.values())
-    if hidden > share.taken:
+    extent, hidden = extent_of(model, taken), sum(packed.values())
+    if hidden > extent.taken:
         raise SpecError(
             f"{where}: most of its bytes are in objects of their own, in which nothing can be "
             f"struck, as quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights "
             "in parameters or buffers, or strike the file that is deployed (file = ...; see "
             "docs/campaigns.md)"
         )
-    if source.buffers is None and share.is_small:
-        buffers = share.left - hidden
+    if source.buffers is None and extent.is_small:
+        buffers = extent.left - hidden
         raise SpecError(
-            f"{where}: {buffers:,} of {share.taken + share.left:,} bytes are in buffers "
-            f"({listed(share.buffers, most=3)}): say buffers = true, and they are struck and "
+            f"{where}: {buffers:,} of {extent.taken + extent.left:,} bytes are in buffers "
+            f"({listed(extent.buffers, most=3)}): say buffers = true, and they are struck and "
             "protected, or buffers = false, and they are neither"
         )
-    return Reach(name, share.taken, share.left - hidden, hidden)
+    return Reach(name, extent.taken, extent.left - hidden, hidden)
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:

@@ -94,70 +94,6 @@ def named_tensors(
     return _once(chosen)
 
 
-def buffers_of(model: Any) -> dict[str, torch.Tensor]:
-    """The buffers of a module, or of those in a state dict, that have values."""
-    if isinstance(model, torch.nn.Module) and next(model.buffers(), None) is None:
-        return {}
-    others = leaves(model, buffers=False)
-    return {
-        name: value
-        for name, (_, value) in leaves(model).items()
-        if name not in others and isinstance(value, torch.Tensor) and not is_lazy(value)
-    }
-
-
-class Share(NamedTuple):
-    """How much of a model some of its tensors are.
-
-    Attributes:
-        taken: bytes of these.
-        buffers: of each buffer that is not among them.
-        packed: of each tensor that a module saves, and has neither as a parameter nor as a buffer:
-            inside of objects of their own, as quantized layers of torch have them.
-    """
-
-    taken: int
-    buffers: Mapping[str, int]
-    packed: Mapping[str, int]
-
-    @property
-    def left(self) -> int:
-        """Bytes that are not among them."""
-        return sum(self.buffers.values()) + sum(self.packed.values())
-
-    @property
-    def is_small(self) -> bool:
-        """Whether most bytes are left out: those of weights then, not of statistics."""
-        return self.taken < self.left
-
-
-def share_of(model: Any, tensors: Mapping[str, torch.Tensor]) -> Share:
-    """How much of a model some of its tensors are, by `named_tensors`.
-
-    Example:
-        >>> model = torch.nn.BatchNorm1d(3)
-        >>> share_of(model, named_tensors(model)).buffers
-        {'running_mean': 12, 'running_var': 12, 'num_batches_tracked': 8}
-    """
-    left = {n: tensor.nbytes for n, tensor in buffers_of(model).items() if n not in tensors}
-    return Share(sum(tensor.nbytes for tensor in tensors.values()), left, packed_in(model))
-
-
-def packed_in(model: Any) -> dict[str, int]:
-    """Bytes of the tensors that a module saves and has neither as parameters nor as buffers."""
-    saved: dict[str, Any] = {}
-    for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
-        if type(module)._save_to_state_dict is not torch.nn.Module._save_to_state_dict:
-            module._save_to_state_dict(saved, f"{name}." if name else "", False)
-    found = {n: value for n, (_, value) in leaves(saved).items() if isinstance(value, torch.Tensor)}
-    known = {_place(each.value) for each in leaves(model).values()} if found else set()
-    return {
-        name: value.nbytes
-        for name, value in found.items()
-        if value.numel() and _address(value) and _place(value) not in known
-    }
-
-
 def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Other names for the memory of some tensors among what `leaves` finds, and their names.
 
@@ -167,12 +103,12 @@ def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> d
         >>> tied_to(there, {"in": layer.weight})
         {'out': 'in'}
     """
-    names = {_place(t): name for name, t in tensors.items() if t.numel()}
+    names = {place_of(t): name for name, t in tensors.items() if t.numel()}
     found = {}
     for name, (_, value) in there.items():
         if name in tensors or not isinstance(value, torch.Tensor) or is_lazy(value):
             continue
-        place = _place(value)
+        place = place_of(value)
         if value.numel() and place[1] and (first := names.get(place)):
             found[name] = first
     return found
@@ -209,7 +145,7 @@ def require_plain(name: str, value: Any) -> None:
             f"{name} is a view that is conjugated or negated when it is read: put what "
             "resolve_conj().resolve_neg() gives in its place"
         )
-    if value.numel() and not value.is_meta and _is_subclass(value) and not _address(value):
+    if value.numel() and not value.is_meta and _is_subclass(value) and not address_of(value):
         raise WordError(
             f"{name} is a {kind}, which hides its memory and does not tell what it is made of (by "
             f"__tensor_flatten__): leave it out with only='!{name}', or protect it before it is one"
@@ -342,7 +278,7 @@ def _is_subclass(tensor: torch.Tensor) -> bool:
     return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
-def _address(tensor: torch.Tensor) -> int:
+def address_of(tensor: torch.Tensor) -> int:
     """Where its first element is; 0 if it has no memory of its own."""
     try:
         return tensor.data_ptr()
@@ -350,9 +286,9 @@ def _address(tensor: torch.Tensor) -> int:
         return 0
 
 
-def _place(tensor: torch.Tensor) -> tuple[torch.device, int]:
+def place_of(tensor: torch.Tensor) -> tuple[torch.device, int]:
     """Where its first element is that this process holds."""
-    return tensor.device, _address(local(tensor))
+    return tensor.device, address_of(local(tensor))
 
 
 class _Span(NamedTuple):
@@ -373,7 +309,7 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     spans, places = [], set()
     left_out: set[str] = set()
     for name, tensor in tensors.items():
-        begin = _address(tensor)
+        begin = address_of(tensor)
         if not tensor.numel() or not begin:
             continue
         place = (tensor.device, begin, tensor.shape, tensor.stride(), tensor.dtype)
