@@ -39,6 +39,7 @@ from parimend.training.hooks import (
     Step,
     on_gradient,
     on_steps_of_others,
+    require_parameters,
     several,
     stepped_by,
     uncompiled,
@@ -80,6 +81,7 @@ class Constraint(Removable):
         self._model, self._request = unwrapped(model), request
         self._optimizers = list(optimizers)
         self._trained = Trained(self._model, optimizers, request.only)
+        require_parameters(self._model, optimizers, "constrain_")
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
@@ -406,7 +408,8 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            frozen or not the optimizer's, or L-BFGS or Rprop step a part of a word; names it.
+            frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
+            Rprop step a part of a word; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 
