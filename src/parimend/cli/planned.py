@@ -17,7 +17,7 @@ def print_plan(made: Plan) -> None:
         "word",
         "elements",
         "checks",
-        "of checks",
+        "their size",
         "guaranteed",
         "redundancy",
         "moved",
@@ -39,9 +39,8 @@ def print_plan(made: Plan) -> None:
             for word in file.words
         ],
     )
-    say(
-        f"{made.errors:,} errors in each word; {size(made.seal_bytes)} of checks; a seal has headers, too"
-    )
+    checks = f"{size(made.seal_bytes)} of checks; a seal has headers, too"
+    say(f"{made.errors:,} errors in each word; {checks}")
     say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:
