@@ -187,3 +187,15 @@ def test_a_table_takes_no_more_rows_than_it_shows():
     rows = ([str(i)] for i in range(10**9) if taken.append(i) is None)
     assert html_table(["n"], rows, 10**9).endswith("and 999,999,976 more</td></tr></table>")
     assert len(taken) <= ROWS + 1
+
+
+def test_a_report_counts_nothing_that_is_not_known():
+    change = Change("w", (0,), "U8", b"\1", b"\0")
+    known = WordOutcome("w", Verdict.CORRECTABLE, 9, (change,))
+    lost = WordOutcome("v", Verdict.UNCORRECTABLE, 9, unexplained=3, reason="too much")
+    for words, says in (
+        ((known,), "1 word of 9 elements, 1 wrong>"),
+        ((lost,), "1 word of 9 elements, unknown how many are wrong>"),
+        ((known, lost), "2 words of 9 elements, more than 1 wrong>"),
+    ):
+        assert repr(Report((FileOutcome(words, covered=9),))).endswith(says)

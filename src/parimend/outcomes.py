@@ -396,10 +396,13 @@ class Report(Record):
         has_files = any(file.path for file in self.files)
         files = f"{counted(len(self.files), 'file')}, " if has_files else ""
         what = f"{counted(len(self.words), 'word')} of {counted(self.covered, 'element')}"
-        wrong = sum(len(word.changes) for word in self.words)
+        known = sum(len(word.changes) for word in self.words)
+        wrong = f"{known:,} wrong"
+        if any(word.verdict is Verdict.UNCORRECTABLE for word in self.words):
+            wrong = f"more than {wrong}" if known else "unknown how many are wrong"
         bytes_ = sum(file.fetched for file in self.files)
         fetched = f", {counted(bytes_, 'byte')} fetched" if bytes_ else ""
-        return f"<Report: {self.verdict}, {files}{what}, {wrong:,} wrong{fetched}>"
+        return f"<Report: {self.verdict}, {files}{what}, {wrong}{fetched}>"
 
     def _repr_html_(self) -> str:
         """Tables of files, words and wrong elements for a notebook; the worst first."""

@@ -295,6 +295,94 @@ def test_a_folder_that_is_not_there_is_told_before_the_work(
     assert sorted(tmp_path.rglob("*")) == there
 
 
+WRITTEN = [
+    ["check", "MODEL", "--receipt", "OUT"],
+    ["plan", "MODEL", "--map", "OUT"],
+    ["plan", "MODEL", "--csv", "OUT.csv"],
+    ["plan", "MODEL", "--html", "OUT.html"],
+    ["plan", "MODEL", "--picture", "OUT.svg"],
+    ["inject", "MODEL", "-o", "broken.npy", "-f", "zero", "--save", "OUT"],
+    ["inject", "MODEL", "-f", "zero", "-o", "OUT"],
+    ["repair", "MODEL", "-o", "OUT"],
+    ["protect", "--carrier", "lowbits", "plain.safetensors", "-o", "OUT"],
+]
+
+
+@pytest.fixture
+def others(model, tmp_path, monkeypatch):
+    """A folder to write to, with a file of weights that is not protected."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("parimend.planner.maps.BUDGETS", (3,))
+    safetensors.numpy.save_file({"w": np.ones(2000, np.float32)}, folder / "plain.safetensors")
+    return folder
+
+
+def _written(run, model, arguments):
+    """Run a command that writes OUT; the status, what it says, and where that is."""
+    out = next(each for each in arguments if each.startswith("OUT"))
+    return *run(*[str(model) if each == "MODEL" else each for each in arguments])[::2], out
+
+
+def _content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("arguments", WRITTEN)
+@pytest.mark.parametrize("kept", ["beside", "inside", "gone"])
+def test_no_command_replaces_a_file_that_has_a_seal(run, model, others, arguments, kept):
+    out = others / next(each for each in arguments if each.startswith("OUT"))
+    if kept == "inside":
+        lowbits = ["--carrier", "lowbits", "--errors", "2"]
+        assert run("protect", "plain.safetensors", "-o", out, *lowbits)[0] == 0
+    else:
+        np.save(others / "precious.npy", np.arange(100.0))
+        (others / "precious.npy").rename(out)
+        protect_file(out, errors=3)
+        if kept == "gone":
+            out.unlink()
+    before = _content(others)
+    status, err, name = _written(run, model, arguments)
+    assert status == 2
+    has = "has a seal inside" if kept == "inside" else f"has the seal {name}.parimend"
+    remedy = "take another name, or remove what is there"
+    assert err.startswith(f"parimend: {name} {has} and would be replaced: {remedy}")
+    assert _content(others) == before
+
+
+@pytest.mark.parametrize("arguments", WRITTEN)
+def test_what_a_command_has_written_it_may_write_again(run, model, others, arguments):
+    if arguments[0] == "protect":
+        arguments = [*arguments, "--errors", "2", "--force"]
+    first = _written(run, model, arguments)
+    assert first[0] == 0, first
+    assert _written(run, model, arguments) == first
+
+
+@pytest.mark.parametrize("arguments", [each for each in WRITTEN if each[-1] == "OUT"][:3])
+@pytest.mark.parametrize("content", [b"\x93NUMPY", b'{"a": 1}', b"x"])
+def test_what_is_written_about_files_replaces_nothing_of_another_kind(
+    run, model, others, arguments, content
+):
+    out = others / "OUT"
+    out.write_bytes(content)
+    before = _content(others)
+    status, err, _ = _written(run, model, arguments)
+    assert (status, _content(others)) == (2, before)
+    assert err.startswith("parimend: OUT is of another kind and would be replaced: ")
+    out.write_bytes(b"")  # as tempfile makes them
+    assert _written(run, model, arguments)[0] == 0
+
+
+@pytest.mark.parametrize("arguments", WRITTEN[:1] + WRITTEN[-3:])
+def test_results_do_not_take_names_of_seals(run, model, others, arguments):
+    given = ["OUT.parimend" if each == "OUT" else each for each in arguments]
+    status, err, _ = _written(run, model, given)
+    assert (status, "has the name of a seal" in err) == (2, True)
+    assert list(_content(others)) == ["plain.safetensors"]
+
+
 @pytest.mark.parametrize("stream", [1, 2])
 def test_what_is_printed_to_is_not_replaced(model, tmp_path, stream):
     """As /dev/stdout, redirected to a file: what is printed would be lost."""

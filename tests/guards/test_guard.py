@@ -95,7 +95,13 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
     with guard_(model, 4) as guards:
         with torch.no_grad():
             model[0].weight[5] += 1.0
-        model(x)
+        with pytest.warns(
+            UserWarning, match="^0: outputs are wrong, also when computed again, and"
+        ):
+            model(x)
+        told = len(guards.events)
+        model(x)  # of a layer that was told of no warning is given, but events are
+        assert len(guards.events) == 2 * told
         assert {e.action for e in guards.events} == {"suspect"}
     model.load_state_dict(sound.state_dict())
     told = []
@@ -112,6 +118,7 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
         assert {e.action for e in guards.events} == {"repaired"}
 
 
+@pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
 def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
     torch.manual_seed(0)
     layer, x, located = nn.Linear(64, 32), torch.randn(60, 64), []

@@ -113,6 +113,7 @@ def test_policies(model, x):
     assert torch._C._len_torch_function_stack() == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
 def test_an_operation_that_is_wrong_every_time_is_suspect(model, x):
     with guard_(model, activations=True) as guards, torch.no_grad():
         with upset_(model, Upset("offset"), operations=["sigmoid"]):
@@ -208,6 +209,7 @@ def test_what_is_no_finite_number_is_seen(operation, name, wrong):
         assert {e.action for e in guards.events} == {"recomputed"}
 
 
+@pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
 def test_one_forward_in_so_many_and_threads(model, x):
     with guard_(model, activations=True, every=2) as guards, torch.no_grad():
         with upset_(model, Upset("offset", size=1e-6), operations=["sigmoid"]):

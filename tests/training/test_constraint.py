@@ -402,13 +402,116 @@ def test_damage_before_sealing_is_put_back_or_refused():
     assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
 
 
+@pytest.mark.parametrize("value", [1e30, 1.0, 0.1, float("nan")])
+@pytest.mark.parametrize("steps", [0, 3, 24])
+def test_what_is_wrong_directly_after_a_projection_is_put_back(value, steps):
+    model, optimizer, constraint = start(every=3)
+    train(model, optimizer, steps)
+    before = model.head.weight.detach().clone()
+    with torch.no_grad():
+        model.head.weight[3, 7] = value
+    seal = constraint.seal_()
+    [event] = constraint.events
+    assert event.kind == "repaired"
+    assert [(c.tensor, c.index) for c in event.changes] == [("head.weight", (3, 7))]
+    assert (model.head.weight - before).abs().max() < 1e-4
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def test_much_that_is_wrong_directly_after_a_projection_is_refused():
+    model, optimizer, constraint = start()
+    train(model, optimizer, 3)
+    with torch.no_grad():
+        model.head.weight[:, 7:17] = 1e30
+    with pytest.raises(DamageError, match="left their code without a step"):
+        constraint.seal_()
+
+
+@pytest.mark.parametrize("value", [1e30, -1e3, float("inf")])
+@pytest.mark.parametrize("steps", [2, 10])
+def test_what_stands_out_is_put_back_though_little_is_known_of_steps(value, steps):
+    model, optimizer, constraint = start(every=8)
+    train(model, optimizer, steps)
+    average = copy.deepcopy(model)
+    before = model.head.weight.detach().clone()
+    for each, other in (average, average), (model, None):
+        with torch.no_grad():
+            each.head.weight[3, 7] = value
+        seal = constraint.seal_(other)
+        assert constraint.events.pop().changes[0].index == (3, 7)
+        assert (each.head.weight - before).abs().max() < 0.2
+        assert pm.check(each, seal).verdict is Verdict.CLEAN
+    assert constraint.events == []
+
+
+def test_weights_that_no_training_leads_to_are_not_sealed_whatever_is_known():
+    model, optimizer, constraint = start(every=8)
+    train(model, optimizer, 10)
+    with torch.no_grad():
+        model.head.weight[:, 7:17] = 1e30
+    with pytest.raises(DamageError, match="left the range that training can lead to"):
+        constraint.seal_()
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+@pytest.mark.parametrize("steps", [2, 10, 30])
+@pytest.mark.parametrize("every", [1, 8])
+def test_what_training_does_is_no_damage(rate, steps, every):
+    """Rates that grow, and weights that outgrow the range of their grids."""
+    model, optimizer, constraint = start(every=every)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * ((step + 1) / steps) ** 2
+        train(model, optimizer, 1, seed=step)
+    assert pm.check(model, constraint.seal_()).ok
+    assert constraint.events == []
+
+
+def test_few_are_found_also_where_weights_have_outgrown_their_range():
+    model, optimizer, constraint = start()
+    for step in range(30):
+        optimizer.param_groups[0]["lr"] = 1.0
+        train(model, optimizer, 1, seed=step)
+    before = model.head.weight.detach().clone()
+    assert before.abs().max() > 2.0
+    with torch.no_grad():
+        model.head.weight[3, 7] += 1.0
+    constraint.seal_()
+    assert [c.index for event in constraint.events for c in event.changes] == [(3, 7)]
+    assert (model.head.weight - before).abs().max() < 1e-2
+
+
+def test_an_average_that_was_put_in_is_no_damage():
+    model, optimizer, constraint = start()
+    states = []
+    for _ in range(5):
+        train(model, optimizer, 1)
+        states.append(copy.deepcopy(model.state_dict()))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.stack([state[name] for state in states]).mean(0))
+    constraint.seal_()
+    assert constraint.events == []
+
+
+def test_weights_set_by_hand_are_taken_for_right_by_projecting():
+    model, optimizer, constraint = start(only=["head.weight"])
+    train(model, optimizer, 30)
+    with torch.no_grad():
+        model.head.weight[3, 7] = 20.0
+    constraint.project_()
+    constraint.seal_()
+    assert constraint.events == []
+    assert model.head.weight[3, 7] > 15.0
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_not_sealed(value):
     model, steps, constraint = start()
     train(model, steps, 3)
     average = copy.deepcopy(model)
     with torch.no_grad():
-        model.head.weight[3, 7] = average.head.weight[3, 7] = value
+        for each in model, average:
+            each.head.weight[:, 7:17] = value
     with pytest.raises(WordError, match=r"head\.weight"):
         constraint.seal_()
     with pytest.raises(WordError, match=r"head\.weight"):
@@ -440,7 +543,7 @@ def test_a_constrained_model_is_copied_without_the_constraint():
     other.load_state_dict({name: t + 1 for name, t in model.state_dict().items()})
     with torch.no_grad():
         model.head.weight[3, 7] = 1e6
-    constraint.project_()
+    constraint.seal_()
     assert [event.kind for event in constraint.events] == ["repaired"]
 
 

@@ -888,3 +888,21 @@ def test_what_could_not_be_watched_is_watched_as_soon_as_it_can_be(monkeypatch, 
             tensor[3, 4] = 1e30
         assert healing.check_()
         assert tensor[3, 4].item() < 1e30
+
+
+@pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
+def test_an_optimizer_of_another_model_is_refused(watch):
+    model, other = network(), network()
+    theirs = torch.optim.Adam(other.parameters())
+    with pytest.raises(SpecError, match="step"):
+        watch(model, theirs)
+    with pytest.raises(SpecError, match="Adam steps no parameter of this model"):
+        watch(model, [torch.optim.SGD(model.parameters(), lr=0.1), theirs])
+
+
+def test_a_model_without_parameters_is_refused():
+    optimizer = torch.optim.Adam(network().parameters())
+    with pytest.raises(SpecError, match="heal_: ReLU has no parameters"):
+        pm.heal_(torch.nn.ReLU(), optimizer)
+    with pytest.raises(WordError, match="no tensors to protect"):
+        pm.constrain_(torch.nn.ReLU(), optimizer, errors=5)

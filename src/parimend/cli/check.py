@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,6 @@ from parimend.cli.contract import reason, require_written, tell
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
 from parimend.errors import ParimendError
-from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -96,7 +95,9 @@ def command(
         raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
-        _require_place(receipt, known)
+        from parimend.cli.places import RECEIPT, require_free
+
+        require_free(receipt, RECEIPT)
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
     trouble = ""
@@ -122,16 +123,6 @@ def command(
     )
     require_written(trouble)
     raise typer.Exit(status)
-
-
-def _require_place(receipt: Path, known: Iterable[Path]) -> None:
-    """Refuse a receipt in the place of what is looked at."""
-    from parimend.files import SUFFIX
-
-    require_place(receipt)
-    there = [file for file in known if file.exists() and receipt.exists()]
-    if receipt.suffix == SUFFIX or any(map(receipt.samefile, there)):
-        raise typer.BadParameter(f"--receipt would replace {receipt}: choose another place for it")
 
 
 def _print_ranges(report: Report) -> int:

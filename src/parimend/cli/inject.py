@@ -9,7 +9,6 @@ import typer
 
 from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, print_json, print_table, say
-from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.faults import FaultList
@@ -69,11 +68,13 @@ def command(
     Example: parimend inject model.safetensors -o broken.safetensors --fault bitflip --count 210
     """
     from parimend.cli.damaging import damage_file
+    from parimend.cli.places import FAULTS, require_free, require_free_for
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    require_free_for(out, path)
     if save is not None:
-        require_place(save)
+        require_free(save, FAULTS)
     faults = damage_file(
         path, out, fault, count, seed, only=only, placement=placement, replay=replay
     )

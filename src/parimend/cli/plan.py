@@ -22,7 +22,6 @@ from parimend.cli.protect import (
     Source,
 )
 from parimend.cli.sheets import Csv, Files, Html, Picture
-from parimend.regular import require_place
 
 if TYPE_CHECKING:
     from parimend.carriers import Options
@@ -137,11 +136,12 @@ def command(
 
     Exit status: 1 if a target is not met.
     """
+    from parimend.cli.places import MAP, require_free
     from parimend.planner import plan, simulate
 
     files = Files(html, picture, csv)
     if map_ is not None:
-        require_place(map_)
+        require_free(map_, MAP)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {

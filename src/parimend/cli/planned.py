@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
 def print_plan(made: Plan) -> None:
     """The words, what is known of their budget, and what an environment leaves."""
-    columns = ["file", "word", "elements", "checks", "bytes", "guaranteed", "redundancy", "moved"]
+    columns = [
+        "file",
+        "word",
+        "elements",
+        "checks",
+        "their size",
+        "guaranteed",
+        "redundancy",
+        "moved",
+    ]
     print_table(
         columns,
         [
@@ -21,16 +30,17 @@ def print_plan(made: Plan) -> None:
                 word.name,
                 f"{word.elements:,}",
                 f"{word.checks:,}",
-                f"{word.seal_bytes:,}",
+                size(word.seal_bytes),
                 f"{word.promise.guaranteed:,}",
-                f"{word.redundancy:.2%}",
+                f"{word.redundancy:.2%}" if word.redundancy else "-",
                 f"{word.moved:.2g}",
             ]
             for file in made.files
             for word in file.words
         ],
     )
-    say(f"{made.errors:,} errors in each word; {size(made.seal_bytes)} of checks")
+    checks = f"{size(made.seal_bytes)} of checks; a seal has headers, too"
+    say(f"{made.errors:,} errors in each word; {checks}")
     say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:

@@ -122,6 +122,10 @@ def command(
     """
     from parimend.files import protect_all
 
+    if out is not None and carrier is not CarrierName.SIDECAR and not (force or out.is_dir()):
+        from parimend.cli.places import require_free
+
+        require_free(out, instead=", or use --force")
     with reading(_known(srcs, everything), "protecting") as progress:
         made = protect_all(
             srcs,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parimend.cli.check import Listed, Paths, Quiet
 from parimend.cli.output import Json, SealDir, reading
 from parimend.cli.report import show
+
+if TYPE_CHECKING:
+    from parimend.files.seals import Seals
 
 
 def command(
@@ -53,10 +57,13 @@ def command(
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
     from parimend.files import known_members, repair_all
+    from parimend.files.apart import seals_in
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
     known = [file for path in paths for file in known_members(path, seal_dir)]
+    if out is not None:
+        _require_free(out, paths, seals_in(seal_dir))
     with reading(known, "repairing") as progress:
         report = repair_all(
             paths,
@@ -69,3 +76,13 @@ def command(
     raise typer.Exit(
         show("repair", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)
     )
+
+
+def _require_free(out: Path, paths: Sequence[Path], seals: Seals) -> None:
+    """Refuse to write repaired files where others are that have a seal."""
+    from parimend.cli.places import require_free_for
+    from parimend.files.members import Members
+
+    for members in (Members(path, seals) for path in paths):
+        for file in members.first():
+            require_free_for(out / members.name(file) if out.is_dir() else out, file, seals)

@@ -52,6 +52,7 @@ class Files:
     def __post_init__(self) -> None:
         if not self:
             return
+        from parimend.cli.places import require_free
         from parimend.report import require_csv, require_page, require_picture
 
         asked = (
@@ -62,6 +63,7 @@ class Files:
         for path, require in asked:
             if path is not None:
                 require(path)
+                require_free(path)
 
     def __bool__(self) -> bool:
         return any(path is not None for path in (self.html, self.picture, self.csv))

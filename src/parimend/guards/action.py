@@ -111,6 +111,7 @@ def settle(
                 _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     finally:  # also where on_weights, which is not ours, raises something
         journal.events.extend(events.values())
+    journal.warn_of(events.values())
     if policy.answer == "raise" and faulty:
         raise ComputationError(
             f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "

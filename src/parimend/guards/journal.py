@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -131,6 +132,7 @@ class Journal:
         screened: outputs that the screen stopped and a look at the input let pass.
         passed: for every layer, the calls that could not be checked.
         latch: keeps alarms until the model's forward ends; None if each is dealt with at once.
+        warned: layers whose outputs could not be put right, of which a warning was given.
     """
 
     policy: Policy
@@ -139,3 +141,15 @@ class Journal:
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     latch: Latch | None = None
+    warned: set[str] = field(default_factory=set)
+
+    def warn_of(self, events: Iterable[GuardEvent]) -> None:
+        """Warn, once for a layer, of wrong outputs that go on, as nothing has put them right."""
+        for layer in {event.layer for event in events if event.kind == "suspect"} - self.warned:
+            self.warned.add(layer)
+            warnings.warn(
+                f"{layer or 'an operation'}: outputs are wrong, also when computed again, and go "
+                "on: its weights may be damaged; repair them in Policy(on_weights=...), or stop at "
+                "such outputs with the policy 'raise'",
+                stacklevel=2,
+            )

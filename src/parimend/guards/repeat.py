@@ -167,6 +167,7 @@ class _Twice(TorchFunctionMode):
         self._journal.events.append(event)
         if action == "raised":
             raise ComputationError(f"wrong outputs: {event}; run it again")
+        self._journal.warn_of([event])
         return action != "recorded"
 
     def _layer(self) -> str:

@@ -39,11 +39,13 @@ from parimend.training.hooks import (
     Step,
     on_gradient,
     on_steps_of_others,
+    require_parameters,
     several,
     stepped_by,
     uncompiled,
 )
 from parimend.training.iterates import Iterates
+from parimend.training.judging import Since, judge_
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
@@ -79,6 +81,7 @@ class Constraint(Removable):
         self._model, self._request = unwrapped(model), request
         self._optimizers = list(optimizers)
         self._trained = Trained(self._model, optimizers, request.only)
+        require_parameters(self._model, optimizers, "constrain_")
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
@@ -93,6 +96,8 @@ class Constraint(Removable):
         self._step = Step()  # of any of the optimizers
         self._backwards = 0  # since the last step
         self._loaded = False  # weights, since the last projection
+        self._inside = False  # nothing has moved them since then
+        self._projected = 0  # steps seen then
         self._others: set[str] = set()  # parameters that other optimizers step
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
         for module in self._model.modules():
@@ -133,6 +138,7 @@ class Constraint(Removable):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Before a step of any of the optimizers; what it is called with, where that is changed."""
         self._step.begin()
+        self._inside = False
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
         tangent = self._tangents.get(optimizer)
@@ -144,7 +150,7 @@ class Constraint(Removable):
         self._backwards = 0
         if self._pace.due(self.steps):
             with self._pace.timing():
-                self.project_()
+                self._return_()
         if self.steps == TIMED and self._unused:
             warnings.warn(
                 f"{some(self._unused)} had no gradient in {TIMED} steps, and is only moved to "
@@ -163,17 +169,18 @@ class Constraint(Removable):
 
     def _require_numbers(self) -> None:
         if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
-            self.project_()
+            self._return_()
 
     def _after_loading(self, *_: Any) -> None:
-        self._loaded = True
+        self._loaded, self._inside = True, False
 
     def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell of weights that are trained, and not projected after it."""
         if self._step:
             return  # one that works inside ours
-        taken = stepped_by(optimizer, self._parameters.items()) - self._others
-        if taken:
+        theirs = stepped_by(optimizer, self._parameters.items())
+        self._inside &= not theirs
+        if taken := theirs - self._others:
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
             self.events.append(Event("unwatched", self.steps, reason))
@@ -182,45 +189,54 @@ class Constraint(Removable):
                 stacklevel=2,
             )
 
-    @torch.no_grad()
     def project_(self) -> None:
-        """Put back weights that went wrong since the last projection, as far as they can be told
-        from what training does, and move all to the nearest ones inside their codes.
+        """Move all weights to the nearest ones inside their codes, and take them for right: to be
+        called after changing them by hand.
 
         Raises:
-            WordError: if weights are not finite, and it cannot be told what they were; names them.
-                Nothing was changed then.
+            WordError: if weights are not finite; names them. Nothing was changed then.
             MismatchError: if a parameter was replaced, has become of another dtype, or was taken
                 out of the optimizer; names it.
         """
+        self._loaded = True  # they say nothing about steps
+        self._return_()
+
+    @torch.no_grad()
+    def _return_(self) -> None:
+        """Put back weights that went wrong since the last projection, as far as they can be told
+        from what training does, and move all to the nearest ones inside their codes.
+        """
         self._trained.require_same()
         with moving(self._parameters.values()):
-            checks, _ = self._heal_()
-            self._projection.project_(checks)
-            self._iterates.project_()
+            self._projection.project_(self._heal_())
+            self._inside = self._iterates.project_()
+            self._projected = self.steps
 
-    def _heal_(self) -> tuple[list[NDArray[np.float64]], bool]:
-        """Put back single weights that explain odd checks; the checks then, and whether all that
-        was odd is explained.
-        """
+    def _heal_(self) -> list[NDArray[np.float64]]:
+        """Put back single weights that explain odd checks; the checks then."""
         checks = self._projection.checks()
         if not self.steps or self._loaded:  # these weights say nothing about steps
             self._projection.require_finite(checks, self.steps)
             self._loaded = False
-            return checks, True
+            return checks
+        self._expect(self.steps - self._projected)
         odd = [n for n, each in enumerate(self._outliers) if not each.ordinary(checks[n])]
         if not odd:
-            return checks, True
-        events = [
+            return checks
+        self.events += [
             put_back_(self._projection, n, self._words[n], self._outliers[n], self.steps)
             for n in odd
         ]
-        self.events += events
         checks = self._projection.checks()
         self._projection.require_finite(checks, self.steps)
         for number in odd:
             self._outliers[number].accept(checks[number])
-        return checks, all(event.kind != "unexplained" for event in events)
+        return checks
+
+    def _expect(self, steps: int) -> None:
+        """Judge checks by what so many steps may do."""
+        for each in self._outliers:
+            each.steps = max(1, steps)
 
     def residual(self) -> float:
         """The largest check, relative to the norm of its word: rounding noise after a projection.
@@ -232,47 +248,65 @@ class Constraint(Removable):
     def seal_(self, model: torch.nn.Module | None = None) -> Seal:
         """Finish: a last projection, exact rounding to the grid, and the seal; removes the hooks.
 
+        Weights that went wrong since the last projection are put back first, as far as that can be
+        told, see `parimend.training.judging`: all of them where no step was taken since.
+
         Args:
             model: a copy of the trained model to seal instead, for example a running average of its
                 weights. The training can go on then.
 
         Raises:
             DamageError: if the weights have moved farther since the last projection than training
-                moves them, and it cannot be told which. Nothing was changed then.
+                moves them, and it cannot be told which. Nothing was sealed then.
             WordError: if weights are not finite or have no grid; names the parameter.
             MismatchError: if a parameter was replaced or has become of another dtype, or the copy
                 lacks one, or has one of another shape.
         """
-        if model is None and self.steps == 0 and self.residual() > 1e-3:
-            warnings.warn(
-                "the weights have changed, but the optimizer given to constrain_ took no step: the "
-                "network was not trained inside the code",
-                stacklevel=2,
-            )
-        parameters = self._parameters if model is None else self._trained.same_in(unwrapped(model))
+        ours = model is None
+        parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
         with moving(parameters.values()):
-            if model is None:
-                self._require_explained()
+            self._judge_(parameters, ours)
+            if ours and self.steps == 0 and self.residual() > 1e-3:
+                warnings.warn(
+                    "the weights have changed, but the optimizer given to constrain_ took no step: "
+                    "the network was not trained inside the code",
+                    stacklevel=2,
+                )
             tensors = store_of(parameters)
             chosen = [
                 each._replace(certificate=self._certificates[each.code])
                 for each in _on_grids(self._words, tensors)
             ]
             seal = seal_words_(tensors, chosen, self._request)
-        if model is None:
+        if ours:
             self.remove()
         return seal
 
-    def _require_explained(self) -> None:
-        """Refuse weights that have moved farther than training moves them, for no known reason."""
-        self._trained.require_same(stepped=False)
-        with torch.no_grad():
-            _, explained = self._heal_()
-        if not explained:
-            raise DamageError(
-                f"{self.events[-1].reason}, and no few weights explain it: they are damaged, "
-                "or were changed by hand; if so, call project_() and seal_() again"
-            )
+    @property
+    def _since(self) -> Since:
+        return "unknown" if self._loaded else "inside" if self._inside else "stepped"
+
+    @torch.no_grad()
+    def _judge_(self, parameters: Mapping[str, torch.Tensor], ours: bool) -> None:
+        """Refuse weights that training has not led to, unless they can be put back."""
+        if ours:
+            self._trained.require_same(stepped=False)
+            projection, since = self._projection, self._since
+            # An average that was put in is as far from the code as what it was made of.
+            self._expect(self.every if self._inside else self.steps - self._projected)
+        else:
+            projection = Projection(parameters, self._words, Shards(parameters))
+            since = "unknown"
+        events = judge_(projection, self._words, self._outliers, since, self.steps)
+        self.events += events
+        projection.require_finite(projection.checks(), self.steps)
+        for event in events:
+            if event.kind == "unexplained":
+                raise DamageError(
+                    f"{event.reason}, and no few weights explain it: they are damaged, or the "
+                    "training diverged, or they were changed by hand; then call project_() and "
+                    "seal_() again"
+                )
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -320,8 +354,9 @@ class Constraint(Removable):
         self._constrain(words)
         for outliers, entry in zip(self._outliers, state["words"], strict=True):
             outliers.load(entry["checks"])
-        self.steps = int(state["steps"])
+        self.steps, self._inside = int(state["steps"]), False
         self._pace.restart(state["every"])
+        self._projected = self.steps - self.steps % self.every
 
 
 def _on_grids(words: Sequence[Constrained], tensors: Tensors) -> Iterator[Chosen]:
@@ -373,7 +408,8 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            frozen or not the optimizer's, or L-BFGS or Rprop step a part of a word; names it.
+            frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
+            Rprop step a part of a word; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 

@@ -33,6 +33,7 @@ from parimend.training.hooks import (
     on_steps_of_others,
     parameters_of,
     require_hooks,
+    require_parameters,
     require_ready,
     several,
     stepped_by,
@@ -70,6 +71,7 @@ class Healing(Removable):
         self.events: list[Event] = []
         require(model, "model", "a torch.nn.Module", torch.nn.Module)
         self._model, self._optimizers = unwrapped(model), list(optimizers)
+        require_parameters(self._model, optimizers, "heal_")
         require_ready(dict(self._model.named_parameters()))
         require_hooks(optimizers)
         self._errors, self._on_event = errors, on_event
@@ -354,8 +356,9 @@ def heal_(
         on_event: called with every event.
 
     Raises:
-        SpecError: for a factor of 1 or less, a budget that cannot be, parameters that are sparse or
-            have no values yet (lazy modules), or an optimizer that lacks hooks of torch.
+        SpecError: for a factor of 1 or less, a budget that cannot be, a model without parameters,
+            parameters that are sparse or have no values yet (lazy modules), or an optimizer that
+            lacks hooks of torch or steps no parameter of the model.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)

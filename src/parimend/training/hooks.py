@@ -200,6 +200,25 @@ def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
             raise SpecError(f"{name} is {parameter.layout}: only dense parameters can be watched")
 
 
+def require_parameters(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], caller: str
+) -> None:
+    """Check that every optimizer steps some parameters of the model.
+
+    Raises:
+        SpecError: if it has no parameters, or an optimizer steps those of another one.
+    """
+    named = dict(model.named_parameters())
+    if not named:
+        raise SpecError(f"{caller}: {type(model).__name__} has no parameters to look after")
+    for each in optimizers:
+        if not stepped_by(each, named.items()):
+            raise SpecError(
+                f"{caller}: {type(each).__name__} steps no parameter of this model: make it with "
+                "model.parameters(), after the model was moved, cast or sharded"
+            )
+
+
 def require_hooks(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Check that optimizers tell of their steps and of loading.
 

@@ -36,17 +36,23 @@ class Iterates:
         self._optimizers = [each for each in optimizers if hasattr(each, "eval")]
         self._points: dict[str, torch.Tensor] = {}
 
-    def project_(self) -> None:
-        """Move them to the nearest ones inside the codes; collective if they are sharded."""
+    def project_(self) -> bool:
+        """Move them to the nearest ones inside the codes; collective if they are sharded.
+
+        Returns:
+            Whether all are inside, so whatever the optimizer makes of them is.
+        """
         points = self._find() if self._optimizers else {}
         if len(points) < len(self._parameters):
-            return
+            return not self._optimizers
         if any(point is not self._points.get(name) for name, point in points.items()):
             self._points = points  # made in the first step, or loaded
             self._projection = Projection(points, self._words, Shards(points))
         checks = self._projection.checks()
-        if all(np.isfinite(each).all() for each in checks):
+        finite = all(np.isfinite(each).all() for each in checks)
+        if finite:
             self._projection.project_(checks)
+        return finite
 
     def _find(self) -> dict[str, torch.Tensor]:
         return {

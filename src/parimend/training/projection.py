@@ -124,18 +124,32 @@ class Projection:
                 share.subtract_([piece.of(flat) for piece in pieces], y)
         self._put_back(flat)
 
-    def wild(self, number: int) -> NDArray[np.int64]:
-        """Positions of a word whose weights are no numbers or far out of range: (k,), increasing.
+    def wild(self, number: int, scale: float = 1.0) -> NDArray[np.int64]:
+        """Positions of a word whose weights are no numbers or far out of a range that is so many
+        times that of their grid: (k,), increasing.
 
         Of more than m + 1 of them, which cannot be solved for, only some. Collective.
         """
         code, flat, first, found = self._words[number].code, self._flat(), 0, []
         for piece in self._pieces[number]:
-            wild = ~(piece.of(flat).abs() < piece.step * 2.0**code.word_bits)
+            wild = ~(piece.of(flat).abs() < scale * piece.step * 2.0**code.word_bits)
             if wild.any():
                 found += (piece.held.offsets[wild.cpu().numpy()] + first).tolist()
             first += piece.part.count
         return np.array(sorted(self._shards.gather(found[: code.m + 1])), np.int64)
+
+    def largest(self, number: int) -> float:
+        """The largest magnitude of a weight of a word; collective."""
+        flat = self._flat()
+        sizes = (piece.of(flat).abs() for piece in self._pieces[number])
+        most = max((float(each.max()) for each in sizes if each.numel()), default=0.0)
+        return float(self._shards.largest(np.array([most]))[0])
+
+    def steps(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The steps of the grids of weights of a word, (k,)."""
+        word = self._words[number].word
+        exponents = [word.parts[word.locate(i)[0]].exponent for i in positions.tolist()]
+        return np.ldexp(1.0, np.array(exponents, int))
 
     def get(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weights of a word at increasing positions, in grid steps; collective."""

@@ -1,0 +1,129 @@
+"""Weights before they are sealed: inside their code, as training leaves them, or damaged.
+
+Where no step was taken since the last projection the weights are inside their code to within
+rounding, and everything else is damage. After steps they are where steps like those before may have
+led. Where nothing is known of steps, a weight is damaged if it explains the checks and is far
+larger than all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parimend.codes import Sparse
+from parimend.events import Event
+from parimend.training.outliers import (
+    FACTOR,
+    OUTGROWN,
+    Noise,
+    Outliers,
+    Suspects,
+    set_back_,
+    suspects,
+    unexplained,
+)
+from parimend.training.projection import Constrained, Projection
+
+USUAL = 2.0
+"""Checks of so many times the largest of those before hold no damage that can be told from a
+step."""
+APART = 100.0
+"""Where nothing is known of steps, a wrong weight is so many times as large as all others."""
+FLOAT_BITS = 20
+"""Weights of so many bits are rounded to whole steps at worst by what has moved them, in float32
+and not solved for exactly."""
+
+Since = Literal["inside", "stepped", "unknown"]
+"""What the weights have been through since they were projected: nothing, steps like those before,
+or what nothing is known of."""
+
+
+def judge_(
+    projection: Projection,
+    words: Sequence[Constrained],
+    outliers: Sequence[Outliers],
+    since: Since,
+    step: int,
+) -> list[Event]:
+    """Put back single weights that are no result of training; tells what was done.
+
+    Args:
+        projection: of all words.
+        words: all of them.
+        outliers: what the checks of each were before.
+        since: what they have been through since they were projected.
+        step: number of the step, for the events.
+
+    Returns:
+        An event ``repaired`` for every word of which weights were put back, and ``unexplained``
+        where there is damage and it cannot be told which.
+    """
+    judged = (
+        _judge_(projection, number, word, each, since, step)
+        for number, (word, each) in enumerate(zip(words, outliers, strict=True))
+    )
+    return [event for event in judged if event is not None]
+
+
+def _judge_(
+    projection: Projection,
+    number: int,
+    word: Constrained,
+    outliers: Outliers,
+    since: Since,
+    step: int,
+) -> Event | None:
+    least = partial(_rounding, word.code, outliers)
+
+    def at_least(level: float) -> Noise:
+        return lambda checks, scale: max(level, least(checks, scale))
+
+    # Averages of weights that steps led to are as far from the code as these at most, however few.
+    limit = max(FACTOR * outliers.largest, outliers.rounding)
+    levels: list[Noise]
+    if since == "inside":
+        levels, what = [least, at_least(limit)], "the weights have left their code without a step"
+    elif since == "stepped" and outliers.enough:
+        levels = [at_least(USUAL * outliers.largest), at_least(limit)]
+        what = "the checks have moved far more than in the steps before"
+    else:
+        # What few wrong weights do is not in most checks.
+        levels = [lambda c, s: max(FACTOR * float(np.median(np.abs(c))), least(c, s))]
+        limit, what = np.inf, "the weights have left the range that training can lead to"
+    checks = projection.checks()[number]
+    largest = float(np.abs(checks).max())
+    event = None
+    for level in levels if not largest <= levels[0](checks, 1.0) else ():
+        found = suspects(projection, number, outliers, level)
+        if found is not None:
+            if limit == np.inf:
+                found = _apart(projection, number, found)
+            if found.positions.size:
+                event = set_back_(projection, number, found, step)
+            break
+    else:
+        if not largest <= limit:
+            return unexplained(word, step, what)
+    outgrown = projection.wild(number, OUTGROWN).size
+    return unexplained(word, step, what) if outgrown else event
+
+
+def _rounding(code: Sparse, outliers: Outliers, checks: NDArray[np.float64], scale: float) -> float:
+    """What rounding may make of checks: to the grid, or to floats where weights are larger."""
+    return outliers.rounding * max(1.0, scale * 2.0 ** (code.word_bits - FLOAT_BITS))
+
+
+def _apart(projection: Projection, number: int, found: Suspects) -> Suspects:
+    """Those that are far larger than all others."""
+    projection.set_(number, found.positions, found.now)
+    others = projection.largest(number)
+    projection.set_(number, found.positions, found.received)
+    sizes = np.abs(found.received) * projection.steps(number, found.positions)
+    # Where all others are zero, training has begun to make something of them.
+    apart = ~(sizes <= (APART * others or float(np.finfo(np.float64).max)))
+    return found.where(apart)
