@@ -145,5 +145,7 @@ def test_a_receipt_replaces_nothing_that_is_looked_at(folder, capsys):
         with pytest.raises(SystemExit) as end:
             main(["check", str(folder), "--receipt", str(out)])
         assert end.value.code == 2
-        assert f"--receipt would replace {out}" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert told.startswith(f"parimend: {out} ")
+        assert "would be replaced: take another name" in told
     assert (first.read_bytes(), sidecar_of(first).read_bytes()) == before
