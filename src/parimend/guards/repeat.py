@@ -110,8 +110,7 @@ class _Twice(TorchFunctionMode):
         if plain in _MAY_BE_IN_PLACE:
             in_place = in_place or any(argument is True for argument in args[1:])
         changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
-        others = [x for x in (*args, *kwargs.values()) if x is not changed]
-        if in_place and any(_shares(x, changed) for x in others):
+        if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
             return function(*args, **kwargs)  # what the others were is not known afterwards
         saved = changed.clone() if in_place else None
 
@@ -190,8 +189,8 @@ def _updates(
 
 
 def _shares(x: Any, changed: Tensor) -> bool:
-    """Whether an argument lies in the memory of the one that is changed."""
-    if not isinstance(x, Tensor) or {x.layout, changed.layout} != {torch.strided}:
+    """Whether another argument lies in the memory of the one that is changed."""
+    if x is changed or not isinstance(x, Tensor) or {x.layout, changed.layout} != {torch.strided}:
         return False
     return x.untyped_storage().data_ptr() == changed.untyped_storage().data_ptr()
 
