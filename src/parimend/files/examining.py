@@ -118,9 +118,11 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path
     if not sealed.path or not words:
         return ""
     wrong = sum(len(found.changes) for found in outcome.words) - _gone(sealed.seal.words, tensors)
+    is_beside = sealed.path.parent == path.parent
+    at = command_word(path) + ("" if is_beside else f" --seal-dir {command_word(sealed.path)}")
     if all(10 * found.unexplained >= 9 * word.code.m for word, found in words):
         shown = "no check holds"
-        lost = "it is damaged beyond repair: fetch it again"
+        lost = f"fetch it again: parimend repair {at} --in-place --from OTHER does"
     elif (
         wrong >= _MANY
         and 4 * wrong > 3 * sum(found.elements for found in outcome.words)
@@ -129,9 +131,7 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path
     ):
         shown = f"{wrong:,} elements are not what they were"
         out = command_word(path.with_name(f"repaired-{path.name}"))
-        is_beside = sealed.path.parent == path.parent
-        where = "" if is_beside else f" --seal-dir {command_word(sealed.path)}"
-        lost = f"get back what was: parimend repair {command_word(path)} -o {out}{where}"
+        lost = f"get back what was: parimend repair {at} -o {out}"
     else:
         return ""
     written, taken = tensors.written, sealed.path.stat().st_mtime
@@ -139,8 +139,8 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path
         return ""
     return (
         f"it was written after its seal ({_day(written)}, the seal {_day(taken)}), and {shown}: "
-        "probably saved anew after it was protected. If somebody did so, seal what is there now: "
-        f"{force_anew(sealed, path)}; if nobody did, {lost}"
+        "probably saved anew after it was protected, or another file was put in its place. If that "
+        f"was not meant, {lost}; if it was, seal what is there now: {force_anew(sealed, path)}"
     )
 
 
