@@ -99,7 +99,7 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
     gone = _gone((word for word, _ in known), tensors)
     wrong = sum(len(found.changes) for _, found in known) - gone
     there = sum(found.elements for _, found in known) - gone
-    return 4 * wrong > there or tensors.is_header_of_another()
+    return any(4 * bad > all_ for bad, all_ in ((wrong, there), tensors.header_damage()))
 
 
 def _gone(words: Iterable[SealedWord], tensors: FileTensors) -> int:

@@ -120,9 +120,12 @@ class Suspect:
 
     def recompute(self, which: Tensor, parameters: Parameters) -> None:
         """Runs the layer again on some of the samples."""
-        weight, bias = parameters()
-        fresh = self.checks.product.run(self.x[which], weight, bias, self.size)
-        self.y[which] = fresh.reshape(-1, *self.y.shape[1:]).to(self.dtype).to(torch.float64)
+        self.y[which] = self._run(self.x[which], *parameters()).to(torch.float64)
+
+    def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's outputs for other inputs, (samples, C, positions), in their dtype."""
+        y = self.checks.product.run(x, weight, bias, self.size)
+        return y.reshape(len(x), *self.y.shape[1:]).to(self.dtype)
 
     def at(self, which: slice | Tensor) -> Suspect:
         """Some of the samples; as a view of them if they are a slice."""
@@ -215,17 +218,16 @@ class Suspect:
             parameters: gives weight and bias.
         """
         weight, bias = parameters()
-        fresh = self.checks.product.run(self.checks.product.samples(x), weight, bias, self.size)
-        fresh = fresh.reshape(len(fresh), *self.y.shape[1:])[self.index].to(self.dtype)
-        again = replace(self, y=fresh.to(torch.float64))
-        repeated = again.wrong().any(1)
+        again = self._run(self.checks.product.samples(x), weight, bias)[self.index]
+        again = again.to(torch.float64)
+        repeated = replace(self, y=again).wrong().any(1)
         if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)
         exact = self._exact(weight, bias)
         absolute = replace(self, x=self.x.abs())
         size = absolute._exact(weight.abs(), None if bias is None else bias.abs())
         limit = self.limit.worst * size + self.limit.least
-        for y in (self.y, again.y):
+        for y in (self.y, again):
             repeated &= ((exact - y).abs() <= limit).flatten(1).all(1)
         if not self.limit.unit:
             return repeated

@@ -67,11 +67,11 @@ class FileTensors(Tensors):
         before = ((at, data[: end - at]) for at, data in self._spans if at < end)
         return all(holds(self._file, at, data) for at, data in before)
 
-    def is_header_of_another(self) -> bool:
-        """Whether more than a quarter of what is there and belongs to no tensor is wrong."""
+    def header_damage(self) -> tuple[int, int]:
+        """How many bytes that belong to no tensor are wrong, and how many are there."""
         there = [(at, data[: self.found - at]) for at, data in self._spans if at < self.found]
         wrong = sum(differing(self._file, at, data) for at, data in there)
-        return 4 * wrong > sum(len(data) for _, data in there)
+        return wrong, sum(len(data) for _, data in there)
 
     def whole(self) -> tuple[Part, ...]:
         return self._parts
