@@ -1,18 +1,23 @@
-"""What a step of training asks of a device that is not the CPU: operations, launches and waits.
+"""What a step of training, and the guard of a layer, ask of a device that is not the CPU:
+operations, launches and waits, and of the host.
 
     python benchmarks/operations.py
 
 Counted on the CPU, where the operations for other devices run as well: those of torch, views left
 out; launches of Triton's kernels, which are not run; and what is read by the host, which waits
-each time for all that the device has to do.
+each time for all that the device has to do. The host's time for a layer is that without launches
+of Triton's kernels, but with operations of torch on a few numbers.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,11 +30,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import parimend as pm
 from parimend.demo import Network
-from parimend.kernels import on, power_triton, product_triton, sparse_torch, stream_triton
+from parimend.guards.layer import LayerGuard, as_used
+from parimend.kernels import (
+    on,
+    power_triton,
+    product_triton,
+    screen_triton,
+    sparse_torch,
+    stream_triton,
+)
 from parimend.stores.model import ModelTensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from cifar10_wrn import WideResNet
+
+REPEATED = 300
 
 
 def wrn() -> torch.nn.Module:
@@ -134,6 +149,37 @@ def healing(model: torch.nn.Module, only: None = None) -> Counted:
     return found
 
 
+def guarding(layer: torch.nn.Module, x: torch.Tensor, impose: bool) -> tuple[int, int, float]:
+    """What the guard of a layer adds to a call in eager mode: operations, launches, microseconds of
+    the host.
+    """
+    model = torch.nn.Sequential(layer).bfloat16()
+    x = x.bfloat16()
+    with torch.no_grad(), _elsewhere(screen_triton), ExitStack() as patched:
+        replace = partial(mock.patch.object, screen_triton)
+        patched.enter_context(replace("works", return_value=True))
+        counted = Counted()
+        for kernel in ("_check_rows", "_check_products", "_check_planes"):
+            patched.enter_context(replace(kernel, counted))
+        y, alarms = model(x), torch.zeros(2, dtype=torch.int32)
+        patched.enter_context(pm.guard_(model, impose=impose))
+        guard = next(h for h in layer._forward_hooks.values() if isinstance(h, LayerGuard))
+
+        def check() -> None:
+            guard.checks_in(y.dtype).suspicious(y, as_used(x, y), alarms[1])
+
+        check()
+        counted.launches = 0
+        asked = counted.of(check).operations, counted.launches
+        times = []
+        for _ in range(REPEATED):
+            begin = time.perf_counter()
+            for _ in range(REPEATED):
+                check()
+            times.append((time.perf_counter() - begin) / REPEATED)
+    return *asked, 1e6 * min(times)
+
+
 def _is_large(store: ModelTensors, part: Any) -> bool:
     """Everything but the optimizer's counters of steps, which it keeps on the CPU."""
     return store.held[part.name].numel() > 1
@@ -152,6 +198,17 @@ def main() -> None:
     ):
         found = count(model(), only)
         print(f"| {what} | {found.operations} | {found.launches} | {found.reads} |", flush=True)
+    print(
+        "\n| guard of | operations | launches of compiled kernels | host, us |\n|---|---|---|---|"
+    )
+    image = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last)
+    for what, layer, x in (
+        ("nn.Linear", torch.nn.Linear(16, 16), torch.randn(8, 16)),
+        ("nn.Conv2d, channels last", torch.nn.Conv2d(16, 16, 3, padding=1), image),
+    ):
+        for how, impose in (("imposed", True), ("kept", False)):
+            operations, launches, host = guarding(copy.deepcopy(layer), x, impose)
+            print(f"| {what}, {how} | {operations} | {launches} | {host:.1f} |")
 
 
 if __name__ == "__main__":

@@ -83,43 +83,53 @@ works = Trust(_try, "check outputs there, more slowly")
 
 
 def _row(y, P, target, tau2, least2, into) -> Tensor:
-    k, n = P.shape
-    rows = len(y)
+    (k, n), rows = P.shape, y.shape[0]
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
-    room = triton.next_power_of_2(k)
+    room = _power_of_2(k)
     tile = _tile(n, room)
     at_once = _rows_at_once(rows, tile * room)
-    _check_rows[(triton.cdiv(rows, at_once),)](
+    _check_rows[(_parts(rows, at_once),)](
         y, P, target, out, tau2, least2, rows, n,
-        GIVEN=len(target) > 0, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
+        GIVEN=target.shape[0] > 0, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
     )  # fmt: skip
     return out
 
 
 def _product(y, P, x, PW, Pb, tau2, least2, into) -> Tensor:
-    (k, n), rows, fan_in = P.shape, len(y), x.shape[1]
+    (k, n), rows, fan_in = P.shape, y.shape[0], x.shape[1]
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     blocks = y.shape[1] // n
-    room, every = triton.next_power_of_2(k), triton.next_power_of_2(len(PW))
+    room, every = _power_of_2(k), _power_of_2(PW.shape[0])
     tile, wide = _tile(n, room), _tile(fan_in, every)
     at_once = _rows_at_once(rows, max(tile * room, wide * every))
-    _check_products[(triton.cdiv(rows, at_once),)](
+    _check_products[(_parts(rows, at_once),)](
         y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
-        BLOCKS=blocks, CHECKS=k, ROOM=room, EVERY=every, PARTS=triton.next_power_of_2(blocks),
+        BLOCKS=blocks, CHECKS=k, ROOM=room, EVERY=every, PARTS=_power_of_2(blocks),
         ROWS=at_once, TILE=tile, WIDE=wide, num_warps=WARPS,
     )  # fmt: skip
     return out
 
 
+# Those of Triton itself can be compiled as well, and take ten times as long.
+def _power_of_2(number) -> int:
+    """The smallest that is not below a number."""
+    return 1 << (number - 1).bit_length()
+
+
+def _parts(whole, size) -> int:
+    """How many of a size there are in a whole, the last one included."""
+    return -(-whole // size)
+
+
 def _tile(width, checks) -> int:
     """How many numbers of a row are multiplied with so many checks at a time."""
-    return min(triton.next_power_of_2(width), max(TILE // checks, 16))
+    return min(_power_of_2(width), max(TILE // checks, 16))
 
 
 def _rows_at_once(rows, products) -> int:
     """How many rows, of so many products each, one program takes."""
     at_once = max(WORK // products, 1)
-    while at_once > 1 and triton.cdiv(rows, at_once) < _PROGRAMS:
+    while at_once > 1 and _parts(rows, at_once) < _PROGRAMS:
         at_once //= 2
     return at_once
 
@@ -127,12 +137,12 @@ def _rows_at_once(rows, products) -> int:
 def _plane(y, P, target, tau2, least2, into) -> Tensor:
     outer, n, inner = y.shape
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
-    room = triton.next_power_of_2(len(P))
-    positions = min(triton.next_power_of_2(inner), _POSITIONS)
-    channels = min(max(WORK // (room * positions), 2), triton.next_power_of_2(n))
-    _check_planes[(outer, triton.cdiv(inner, positions))](
+    room = _power_of_2(P.shape[0])
+    positions = min(_power_of_2(inner), _POSITIONS)
+    channels = min(max(WORK // (room * positions), 2), _power_of_2(n))
+    _check_planes[(outer, _parts(inner, positions))](
         y, P, target, out, tau2, least2, n, inner,
-        GIVEN=len(target) > 0, CHECKS=len(P), ROOM=room,
+        GIVEN=target.shape[0] > 0, CHECKS=P.shape[0], ROOM=room,
         POSITIONS=positions, CHANNELS=channels, num_warps=WARPS,
     )  # fmt: skip
     return out
