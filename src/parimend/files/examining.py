@@ -104,6 +104,8 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
 
 def _gone(words: Iterable[SealedWord], tensors: FileTensors) -> int:
     """Elements of words that are missing at the end of a file."""
+    if tensors.found >= tensors.size:
+        return 0
     parts = (part for word in words for part in word.parts)
     return sum(-(-tensors.missing(part) // part.itemsize) for part in parts)
 
@@ -220,6 +222,8 @@ def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
 
     Where words have some bits of an element, as many of its bytes as these bits are.
     """
+    if tensors.found >= tensors.size:
+        return 0
     missing = Fraction(sum(tensors.missing(part) for part in tensors.whole()))
     for part in (part for word in seal.words for part in word.parts):
         missing -= Fraction(tensors.missing(part) * part.bits, 8 * part.itemsize)

@@ -51,7 +51,7 @@ class Part(Record):
     exponent: int = 0
     mask: int = 0
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of an element.
 
@@ -106,7 +106,7 @@ def whole(name: str, dtype: str, shape: Sequence[int]) -> Part:
     return _whole(name, dtype, tuple(shape))
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 16)
 def _whole(name: str, dtype: str, shape: tuple[int, ...]) -> Part:
     """Kept, since models are looked at again and again."""
     return Part(name, dtype, shape, 0, math.prod(shape))
