@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parimend.atomic import PathLike
-from parimend.errors import FormatError, ParimendError, SealError, SourceError
+from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.apart import seals_in
 from parimend.files.engines import Engine, Local
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
+from parimend.files.problems import Problems
 from parimend.files.seals import Sealed, Seals, name_of
 from parimend.files.targets import (
     LEFT_OUT,
@@ -27,17 +28,13 @@ from parimend.files.targets import (
     index_first,
     is_index,
     is_inside,
-    is_shard,
     is_weights,
-    missing,
     names_below,
     noted,
     others,
-    reason,
 )
 from parimend.files.walking import unreadable
 from parimend.regular import read_regular
-from parimend.showing import command_word
 
 T = TypeVar("T")
 
@@ -70,6 +67,7 @@ class Members:
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
         self._noted: set[str] = set()
+        self._problems = Problems(path, seals, self.name, self._noted)
         self._left_out: set[str] = set()
         self._listed = False
         self._sure: dict[Path, Mapping[str, Any]] = {}
@@ -137,7 +135,8 @@ class Members:
         if not self.is_set:
             for path, error in self._failed.items():
                 if isinstance(error, FileNotFoundError) and self._is_gone(path):
-                    raise FileNotFoundError(errno.ENOENT, self._missing(path), str(path)) from None
+                    why = self._problems.missing(path)
+                    raise FileNotFoundError(errno.ENOENT, why, str(path)) from None
                 raise error
         elif not self._is_protected:
             self.path.stat()  # raises, if there is nothing at all
@@ -149,17 +148,25 @@ class Members:
             for error in self._failed.values():
                 if isinstance(error.__cause__, FormatError):  # it is damaged
                     raise SealError(f"{none}, and {error}")
-            raise SealError(f"{none} ({self._protect} makes them)")
+            raise SealError(f"{none} ({self._problems.protect} makes them)")
         failed = self._failed | self._unseen
-        problems = {path: self._problem(error, path) for path, error in failed.items()}
+        problems = {path: self._problems.of(error, path) for path, error in failed.items()}
         elsewhere = exchanged(named or self.named) | self._displaced
-        problems |= {path: self._why(elsewhere[path]) for path in elsewhere if path in self._found}
+        problems |= {
+            path: self._problems.displaced(where)
+            for path, where in elsewhere.items()
+            if path in self._found
+        }
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
 
     def looked(self, path: Path) -> Any:
         """What was found in a member, wherever it lies; None if it could not be looked at."""
         return self._found.get(path)
+
+    def name(self, path: Path) -> str:
+        """What a member is called, from the folder on."""
+        return path.relative_to(self._folder).as_posix()
 
     def note(self, path: Path) -> str:
         """What there is to know of a member in which nothing else is wrong, in words."""
@@ -230,79 +237,9 @@ class Members:
         if self._looks_around:
             self._add(members)
 
-    def name(self, path: Path) -> str:
-        """What a member is called, from the folder on."""
-        return path.relative_to(self._folder).as_posix()
-
-    def _problem(self, error: Exception, path: Path) -> str:
-        """Why a member could not be looked at, in words."""
-        is_hidden = isinstance(error, PermissionError)  # by itself, or by a folder on the way
-        if not is_hidden and not os.path.exists(path):
-            if isinstance(error, SourceError | FormatError):  # it cannot be fetched, or put there
-                return f"missing: {error}"
-            return self._missing(path)
-        if isinstance(error, OSError):
-            return f"cannot be looked at: {reason(error, path)}"
-        if not isinstance(error, SealError) or not self._noted:
-            return str(error)
-        if self.name(path) not in self._noted:
-            return (
-                "added: it has no seal, and was not protected together with the others "
-                f"({self._protect} takes it up)"
-            )
-        if self.seals.has(path) or isinstance(error.__cause__, FormatError):
-            return str(error)
-        return (
-            "its seal is lost: it was protected together with the others, and nobody knows whether "
-            "it is what it was; fetch its seal again, or compare it with a copy before "
-            f"{self._protect} seals what is there now"
-        )
-
     def _is_gone(self, path: Path) -> bool:
         """Whether a file is not there, and its seal is."""
         return not os.path.exists(path) and self.seals.has(path)
-
-    def _missing(self, path: Path) -> str:
-        """What to do about a member that is not there, in words."""
-        is_noted, known = self.name(path) in self._noted, self.seals.has(path)
-        why = "it was protected together with the others, or is listed with them"
-        if path.is_symlink():
-            why = missing(path)
-        elif known and not is_noted:
-            why = "its seal is there"
-        at = f"{command_word(path)}{self.seals.option}"
-        fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)" * known
-        steps = []
-        if self.path.is_dir() and not is_shard(path.name):
-            side = self.seals.place(path, None)
-            stale = [path] * path.is_symlink() + [side] * bool(side and known)
-            steps += [f"remove {' and '.join(map(command_word, stale))}"] if stale else []
-            # Only then: --force seals what is damaged as it is.
-            steps += [f"when the others are clean, {self._protect} --force"] if is_noted else []
-        unwanted = f"; or, if it is no longer wanted, {', and '.join(steps)}" if steps else ""
-        return f"missing: {why}; fetch it again{fetch}{unwanted}"
-
-    def _why(self, where: Displaced) -> str:
-        """What is the matter with a member that holds what another one held, in words."""
-        with_seals = "" if self.seals.option else ", with their seals"
-        own = (
-            f"its own is in {where.own}: exchange them{with_seals}"
-            if where.own
-            else "its own is lost: fetch it"
-        )
-        # Not --force: it would seal what is damaged elsewhere in the set.
-        meant = (
-            f"remove {where.seal}"
-            if where.seal
-            else f"{self._protect}, with the options of before, notes it"
-        )
-        return (
-            f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {meant}"
-        )
-
-    @property
-    def _protect(self) -> str:
-        return f"parimend protect {command_word(self.path)}{self.seals.option}"
 
     def _add(self, names: Collection[str]) -> None:
         new = sorted({*names} - self._known, key=lambda name: (not is_index(Path(name)), name))
