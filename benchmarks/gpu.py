@@ -367,7 +367,7 @@ class Bench:
                     "added %": round(100 * (took / plain - 1), 1),
                     **self.calls(lambda run=run, every=every: run.steps(every), every),
                 }
-                if how == "heal":
+                if how.startswith("heal"):
                     self.found[f"{name}, {how}"]["heals"] = heals(run)
                 run.remove()
         return self.found

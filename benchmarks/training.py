@@ -28,7 +28,7 @@ from parimend.demo import Network
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from cifar10_wrn import WideResNet
 
-VARIANTS = ("plain", "head", "all", "heal")
+VARIANTS = ("plain", "head", "all", "heal", "heal, copies")
 
 
 def fnn() -> tuple[torch.nn.Module, torch.Tensor, int]:
@@ -63,8 +63,9 @@ class Run:
             only = ["head.*"] if how == "head" else None
             self.handle = pm.constrain_(self.model, self.optimizer, 210, only=only)
             self.hooks.append(self.handle)
-        elif how == "heal":
-            self.hooks.append(pm.heal_(self.model, self.optimizer))
+        elif how.startswith("heal"):
+            errors = None if "copies" in how else 100
+            self.hooks.append(pm.heal_(self.model, self.optimizer, errors))
         self.times: list[float] = []
         # As recipes/cifar10_wrn.py does; on a CPU bfloat16 is slower.
         self.amp = torch.device(device).type == "cuda" and self.x.ndim == 4

@@ -61,7 +61,7 @@ class Healing(Removable):
         self,
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        errors: int,
+        errors: int | None,
         gradient_factor: float,
         on_event: Callable[[Event], None] | None,
     ) -> None:
@@ -172,15 +172,24 @@ class Healing(Removable):
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
         others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
         words, size = self._kept.differing(norm, moved)
-        changes, lost, unsure = self._kept.put_back_(words, others)
+        changes, total, lost, unsure = self._kept.put_back_(words, others)
         if changes:
-            names = some({change.tensor for change in changes})
-            self._tell("repaired", f"wrong in {names}", tuple(changes))
+            reason = f"wrong in {some({change.tensor for change in changes})}"
+            if total > len(changes):
+                reason += f": {total:,} elements, of which the first of each tensor are listed"
+                warnings.warn(
+                    f"{reason}, put back to what they were after step {self.steps}; if they were "
+                    "changed on purpose, do that within update(), or call refresh() afterwards",
+                    stacklevel=3,
+                )
+            self._tell("repaired", reason, tuple(changes))
         if lost:
+            what = f"more than {self._errors} words have changed"
+            if self._errors is None:
+                what = "they have changed, and so have the copies that were kept"
             raise DamageError(
-                f"{some(lost)}: since step {self.steps} more than {self._errors} words have "
-                "changed: go back to a checkpoint; if they were changed on purpose, do that "
-                "within update(), or call refresh() afterwards"
+                f"{some(lost)}: since step {self.steps} {what}: go back to a checkpoint; if they "
+                "were changed on purpose, do that within update(), or call refresh() afterwards"
             )
         if unsure:
             what = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
@@ -319,7 +328,7 @@ class Healing(Removable):
 def heal_(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
-    errors: int = 100,
+    errors: int | None = 100,
     *,
     gradient_factor: float = GRADIENT_FACTOR,
     on_event: Callable[[Event], None] | None = None,
@@ -345,13 +354,16 @@ def heal_(
     or state had been moved already.
 
     Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
-    ones, and no memory but the sums and copies of small tensors. Buffers that a forward changes
-    (running means) are not covered. Of sharded tensors every process looks after its own shard.
+    ones, and no memory but the sums and copies of small tensors, unless copies of all are asked
+    for. Buffers that a forward changes (running means) are not covered. Of sharded tensors every
+    process looks after its own shard.
 
     Args:
         model: the module that is trained.
         optimizer: the one that steps its parameters, or several. What others step is not watched.
-        errors: number of wrong 32-bit words between two steps that can be repaired.
+        errors: number of wrong 32-bit words between two steps that can be repaired. None for any
+            number: copies of weights and state are kept then, on their devices, which take as much
+            memory as these once more and less time than the sums for many errors.
         gradient_factor: how many times the largest norm of the last 100 steps a gradient may have.
         on_event: called with every event.
 

@@ -1,4 +1,4 @@
-"""What a run keeps from one step to the next: sums of its tensors, to put back what has changed."""
+"""What a run keeps from one step to the next, to put back what has changed: sums, or copies."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ from typing import NamedTuple
 import torch
 
 from parimend.carriers import Request, Sidecar, choose
-from parimend.carriers.base import outcome_of, write_finding
-from parimend.outcomes import Change, Verdict
-from parimend.seal import CheckedWord
+from parimend.outcomes import Change
 from parimend.stores.model import ModelTensors
+from parimend.training.copied import Copied, Copies
 from parimend.training.resident import read
 from parimend.training.watched import Watched, in_memory_order
-
-_CARRIER = Sidecar()
 
 
 class Remains(NamedTuple):
     """What is left of a difference.
 
     Attributes:
-        changes: what was wrong and is right again.
+        changes: what was wrong and is right again, or the first elements of every tensor.
+        total: how many elements were.
         lost: names of words that are wrong.
         unsure: names of tensors that someone may have changed, or damage.
     """
 
     changes: Sequence[Change]
+    total: int
     lost: Collection[str]
     unsure: AbstractSet[str]
 
 
 class Kept:
-    """Exact sums of tensors, in words of many: which differ, and what was there before.
+    """Exact sums of tensors, in words of many, or copies: which differ, and what was there before.
 
     Args:
         tensors: by name; strided, on any devices.
-        errors: number of wrong 32-bit words that can be put back.
+        errors: number of wrong 32-bit words that can be put back; any number, from copies, if None.
 
     Raises:
         SpecError: for a budget that cannot be.
@@ -55,7 +54,7 @@ class Kept:
         ([(1, 2)], 1.0)
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], errors: int) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], errors: int | None) -> None:
         views: dict[str, torch.Tensor] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
         # What is on one device follows each other, to be read together.
@@ -64,7 +63,12 @@ class Kept:
                 views[name], self._orders[name] = in_memory_order(tensors[name])
         self._store = ModelTensors(views)
         self._addresses = {name: view.data_ptr() for name, view in views.items()}
-        self._watched = [Watched(c, views) for c in choose(self._store, Request(errors, _CARRIER))]
+        self._copies = Copies(views) if errors is None else None
+        chosen = choose(self._store, Request(1 if errors is None else errors, Sidecar()))
+        self._watched: list[Watched | Copied] = [
+            Watched(c, views) if self._copies is None else Copied(c, views, self._copies.held)
+            for c in chosen
+        ]
 
     @property
     def deferred(self) -> bool:
@@ -77,12 +81,14 @@ class Kept:
         Raises:
             torch.OutOfMemoryError: if a device has too little memory for its sums.
         """
+        if self._copies is not None:
+            self._copies.make()
         for each in self._watched:
             each.keep()
 
     def differing(
         self, norm: torch.Tensor | None = None, moved: Collection[str] = ()
-    ) -> tuple[list[Watched], float | None]:
+    ) -> tuple[list[Watched | Copied], float | None]:
         """The words that have changed, and the value of a norm, for which a device is not waited
         once more.
 
@@ -94,7 +100,7 @@ class Kept:
         differ, size = read([each.differs() for each in watched], norm)
         return list(compress(watched, differ)), size
 
-    def _is_there(self, watched: Watched) -> bool:
+    def _is_there(self, watched: Watched | Copied) -> bool:
         """Whether the memory in which a word was is still there, to be compared on the host.
 
         Tensors that are elsewhere now may have left theirs to somebody else, or freed it.
@@ -105,7 +111,7 @@ class Kept:
         )
 
     def put_back_(
-        self, words: Sequence[Watched], others: AbstractSet[str] = frozenset()
+        self, words: Sequence[Watched | Copied], others: AbstractSet[str] = frozenset()
     ) -> Remains:
         """Put words back that differ, as far as they can be.
 
@@ -113,37 +119,19 @@ class Kept:
             words: that differ.
             others: tensors that someone may have changed on purpose; they stay as they are.
         """
-        changes: list[Change] = []
+        changes, total = list[Change](), 0
         lost, unsure = list[str](), set[str]()
         for each in words:
-            word = each.kept()
-            put_back, wrong = self._put_back_(word, others)
-            changes += put_back
-            if wrong is None and others & {part.name for part in word.parts}:
-                unsure |= {part.name for part in word.parts}
-            elif wrong is None or wrong - others:
+            word, found = each.word, each.put_back_(others)
+            changes += map(self._told, found.changes)
+            total += found.total
+            if found.left is None and others & {part.name for part in word}:
+                unsure |= {part.name for part in word}
+            elif found.left is None or found.left - others:
                 lost.append(word.name)
             else:
-                unsure |= wrong
-        return Remains(changes, lost, unsure)
-
-    def _put_back_(
-        self, word: CheckedWord, others: AbstractSet[str]
-    ) -> tuple[list[Change], set[str] | None]:
-        """What was wrong in a word, and which tensors still are; None if that is not known."""
-        changes: list[Change] = []
-        finding = _CARRIER.find(word, self._store)
-        if finding.verdict is Verdict.CORRECTABLE:
-            ours = [each for each in finding.elements if word.parts[each[0]].name not in others]
-            finding = finding._replace(elements=ours)
-            write_finding(word, finding, self._store)
-            changes += map(self._told, outcome_of(word, finding).changes)
-            finding = _CARRIER.find(word, self._store)
-        if finding.verdict is Verdict.CLEAN:
-            return changes, set()
-        if finding.verdict is not Verdict.CORRECTABLE:
-            return changes, None
-        return changes, {word.parts[number].name for number, *_ in finding.elements}
+                unsure |= found.left
+        return Remains(changes, total, lost, unsure)
 
     def _told(self, change: Change) -> Change:
         """A change with its index as the model counts."""

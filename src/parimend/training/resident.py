@@ -31,9 +31,12 @@ class Resident:
         self._kept: list[torch.Tensor] = []
 
     @classmethod
-    def of(cls, code: SumsCode, pieces: Sequence[tuple[torch.Tensor, int]]) -> Resident | None:
+    def of(
+        cls, code: SumsCode, pieces: Sequence[tuple[torch.Tensor, int]], only_few: bool = False
+    ) -> Resident | None:
         """The sums of pieces that stay where they are; None where they have to be waited for."""
-        few, all = (code.prepare_resident(pieces, few) for few in (True, False))
+        few = code.prepare_resident(pieces, few=True)
+        all = few if only_few else code.prepare_resident(pieces)
         return None if few is None or all is None else cls(code, few, all)
 
     def keep(self) -> None:
@@ -44,6 +47,10 @@ class Resident:
         """() bool, on the device: whether a few sums are no longer those that were kept."""
         [few] = self._few()
         return ((few - self._kept[0]) % self._code.prime).any()
+
+    def compare_with(self, other: Resident) -> None:
+        """Take over what another one has kept."""
+        self._kept = other._kept
 
     def kept(self) -> NDArray[np.uint64]:
         """All sums that were kept."""

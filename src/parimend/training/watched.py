@@ -7,33 +7,38 @@ up, so a tensor is taken in the order in which its memory is, and is not copied 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.carriers import Chosen
+from parimend.carriers import Chosen, Sidecar
+from parimend.carriers.base import outcome_of, write_finding
 from parimend.carriers.summing import add_up, joined, reads, sums, threads_for
 from parimend.codes import SumsCode
 from parimend.codes.sums import Sums
 from parimend.kernels.pieces_torch import is_plain
+from parimend.outcomes import Change, Verdict
 from parimend.seal import CheckedWord
 from parimend.stores.model import ModelTensors
 from parimend.training.resident import Resident
 from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word, padded_words
 
+_CARRIER = Sidecar()
 _SMALL = 1 << 15
 """Words of the largest tensors that are copied, to be summed up together: what that saves of each
 takes as long as summing up so many."""
 
 
 def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """A tensor with its dimensions in the order of its memory, and that order.
+    """A tensor as its memory is, with its dimensions in the order there, and that order.
 
-    The tensor itself where it has gaps. The memory is shared.
+    In its own order where it has gaps. The memory is shared.
 
     >>> images = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
     >>> view, order = in_memory_order(images)
@@ -41,6 +46,10 @@ def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]
     (torch.Size([2, 4, 5, 3]), (0, 2, 3, 1), True)
     """
     tensor, same = tensor.detach(), tuple(range(tensor.dim()))
+    if tensor.is_conj():
+        tensor = tensor.conj()
+    if tensor.is_neg():
+        tensor = torch._neg_view(tensor)
     if tensor.is_contiguous():
         return tensor, same
     steps = tensor.stride()
@@ -49,12 +58,27 @@ def in_memory_order(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]
     return (view, order) if view.is_contiguous() else (tensor, same)
 
 
+class PutBack(NamedTuple):
+    """What was put back in a word.
+
+    Attributes:
+        changes: elements that were wrong, or the first of them.
+        total: how many were.
+        left: names of the tensors that are wrong now; None if that is not known.
+    """
+
+    changes: Sequence[Change]
+    total: int
+    left: AbstractSet[str] | None
+
+
 class Watched:
     """A word and its code, compared again and again with what it was.
 
     Args:
         chosen: the word and its code.
         tensors: those that it is made of, by name. They have to stay where they are.
+        few: only a few sums are kept, see `SumsCode.few`: nothing can be put back with them.
 
     Attributes:
         deferred: whether its sums stay on a device, which has to be waited for to compare them.
@@ -75,10 +99,12 @@ class Watched:
         True
     """
 
-    def __init__(self, chosen: Chosen, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, chosen: Chosen, tensors: Mapping[str, torch.Tensor], few: bool = False
+    ) -> None:
         code = chosen.code
         assert isinstance(code, SumsCode)
-        self.code, self.word = code, chosen.word
+        self.code, self.word, self._few = code, chosen.word, few
         self._store = ModelTensors(tensors)
         # What is not plain is copied whenever it is read.
         self._planned = all(is_plain(tensors[part.name]) for part in self.word)
@@ -89,10 +115,10 @@ class Watched:
             here = sum(each.size for each in self._here)
             self._threads = threads_for(here, torch.get_num_threads())
             there = list(_there(self.word, self._store))
-            self._resident = Resident.of(code, there) if there else None
+            self._resident = Resident.of(code, there, few) if there else None
             self._there = there if self._resident is None else []
         self.deferred = self._resident is not None
-        self._kept = code.zeros()
+        self._kept = code.zeros(few)
 
     def keep(self) -> None:
         """Take the word as it is now for right. On a device that is begun, and not waited for.
@@ -102,14 +128,21 @@ class Watched:
         """
         if self._resident is not None:
             self._resident.keep()
-        self._kept = self._sums()
+        self._kept = self._sums(self._few)
+
+    def compare_with(self, other: Watched) -> None:
+        """Take over what another one has kept, of tensors like these."""
+        self._kept = other._kept
+        if self._resident is not None and other._resident is not None:
+            self._resident.compare_with(other._resident)
 
     def differs(self) -> bool | torch.Tensor:
         """Whether it is another one now, as far as a few of its sums tell; see `SumsCode.few`.
 
         Where the answer has to be waited for, () bool on the device that knows it.
         """
-        if not np.array_equal(self._sums(few=True), self.code.few(self._kept)):
+        few = self._kept if self._few else self.code.few(self._kept)
+        if not np.array_equal(self._sums(few=True), few):
             return True
         return False if self._resident is None else self._resident.differ()
 
@@ -117,6 +150,25 @@ class Watched:
         """The word with the sums that were kept."""
         there = self.code.zeros() if self._resident is None else self._resident.kept()
         return CheckedWord(self.code, self.word, self.code.add(self._kept, there))
+
+    def put_back_(self, others: AbstractSet[str] = frozenset()) -> PutBack:
+        """Put back what is wrong in it, as far as its sums tell.
+
+        Args:
+            others: tensors that someone may have changed on purpose; they stay as they are.
+        """
+        word, changes = self.kept(), list[Change]()
+        finding = _CARRIER.find(word, self._store)
+        if finding.verdict is Verdict.CORRECTABLE:
+            ours = [each for each in finding.elements if word.parts[each[0]].name not in others]
+            finding = finding._replace(elements=ours)
+            write_finding(word, finding, self._store)
+            changes += outcome_of(word, finding).changes
+            finding = _CARRIER.find(word, self._store)
+        left = None
+        if finding.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE):
+            left = {word.parts[number].name for number, *_ in finding.elements}
+        return PutBack(changes, len(changes), left)
 
     def _sums(self, few: bool = False) -> NDArray[np.uint64]:
         """The sums of the word as it is now, less those of what is resident."""
