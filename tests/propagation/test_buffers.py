@@ -85,7 +85,7 @@ def test_weights_in_buffers_are_left_out_with_a_note():
         "4 of 68 bytes of the weights of 0.0 can be struck: the others are buffers, which "
         "buffers=True takes in (0.0.weight)"
     )
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="bytes of") as warned:
         found = trace(model, X, FLIP, only="0.0", seeds=range(2))
     assert [str(each.message) for each in warned] == [said]
     assert warned[0].filename == __file__

@@ -45,7 +45,7 @@ def require_own(module: nn.Module, name: str, buffers: bool) -> dict[str, Tensor
 
 
 def note_of(model: nn.Module, layers: Iterable[str], buffers: bool, *, whole: bool) -> str:
-    """What is to be said where most weights are left out, with most meant as `protect_` means it.
+    """What is to be said where most bytes of weights are left out.
 
     Args:
         model: that is traced.
@@ -57,12 +57,10 @@ def note_of(model: nn.Module, layers: Iterable[str], buffers: bool, *, whole: bo
         A sentence; empty where there is nothing to say.
 
     Example:
-        >>> layer = nn.Linear(2, 3)
-        >>> layer.weight = None
-        >>> layer.register_buffer("table", torch.ones(9, 2, dtype=torch.int8))
+        >>> layer = nn.Linear(1, 2)
+        >>> layer.register_buffer("table", Tensor(20))
         >>> note_of(nn.Sequential(layer), ["0"], False, whole=True)
-        '12 of 30 bytes of weights can be struck: the others are buffers, which buffers=True takes \
-in (0.table)'
+        '16 of 96 bytes of weights can be struck: the others are buffers, which buffers=True...'
     """
     modules = dict(model.named_modules())
 
@@ -76,7 +74,7 @@ in (0.table)'
 
     found, of = extent(modules if whole else ()), "weights"
     if not found.is_small:
-        # What a layer's bias does says nothing of its weights, however few of the model's these are.
+        # What a layer's bias does says nothing of its weights, however few these are.
         small = [name for name in layers if extent([name]).is_small]
         found, of = extent(small), f"the weights of {listed(small, most=3)}"
     if not found.is_small:

@@ -139,9 +139,7 @@ def _memory(tensor: Tensor) -> tuple[torch.device, int] | None:
         return None
 
 
-def _run_with(
-    model: nn.Module, layer: str, tensors: dict[str, Tensor], inputs: Arguments
-) -> Any:
+def _run_with(model: nn.Module, layer: str, tensors: dict[str, Tensor], inputs: Arguments) -> Any:
     """Run a model with other tensors than its own; it is left as it is."""
     held = vars(module := model.get_submodule(layer)).copy()
     try:
