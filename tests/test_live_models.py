@@ -62,6 +62,16 @@ def test_a_seal_that_leaves_most_of_a_model_out_says_so():
     pm.protect_(model, errors=2)
 
 
+def test_what_is_left_out_is_counted_once():
+    model = torch.nn.Linear(4, 3)
+    table = torch.zeros(14)
+    for name in "abcd":
+        model.register_buffer(name, table.view(7, 2))
+    model.register_buffer("sparse", torch.eye(100).to_sparse())
+    pm.protect_(model, errors=2)  # 60 bytes, beside 56 under four names
+    pm.protect_(model, errors=2, buffers=True, only=["!sparse"])
+
+
 class Packed(torch.nn.Module):
     """A layer that saves what it has neither as a parameter nor as a buffer."""
 

@@ -14,7 +14,7 @@ from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import SpecError
 from parimend.moving import moving
-from parimend.names import listed, takes_in
+from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.stores.extent import extent_of
@@ -107,14 +107,9 @@ def tensors_to_protect(
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
     if not takes_in(only) and (extent := extent_of(model, tensors)).is_small:
-        left = []
-        if extent.buffers:
-            left.append(f"buffers, which buffers=True takes in ({listed(extent.buffers, most=3)})")
-        if extent.packed:
-            left.append(f"in objects that hide them ({listed(extent.packed, most=3)})")
         warnings.warn(
             f"{extent.taken} of {extent.taken + extent.left} bytes are protected: the others are "
-            f"{', or '.join(left)}",
+            f"{extent.others}",
             stacklevel=3,
         )
     return store_of(tensors)

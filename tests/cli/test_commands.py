@@ -511,6 +511,13 @@ def made(tmp_path, monkeypatch):
         "    return torch.nn.Sequential(*layers).eval(), torch.ones(2, 4)\n"
         "def asked():\n"
         "    return *model(), lambda y: y.argmax(1)\n"
+        "def quantized():\n"
+        "    model = torch.nn.Linear(4, 5)\n"
+        "    del model.weight\n"
+        "    model.bias = torch.nn.Parameter(torch.zeros(1))\n"
+        "    model.register_buffer('weight', torch.ones(5, 4, dtype=torch.int8))\n"
+        "    model.forward = lambda x: x @ model.weight.to(x.dtype).T + model.bias\n"
+        "    return torch.nn.Sequential(model).eval(), torch.ones(2, 4)\n"
         "def needs_more(it):\n"
         "    return 1\n"
         "def nothing():\n"
@@ -536,6 +543,23 @@ def test_propagate(made, run):
     assert "offset of 0.5" in out
     assert "weights: zero x 1" in out
     assert "gain" in out
+
+
+def test_propagate_in_buffers(made, run):
+    command = ("propagate", "made_here:quantized", "--weights", "bitflip", "--seeds", 2)
+    status, out, err = run(*command, "--json")
+    found = json.loads(out)
+    assert (status, found["buffers"]) == (0, False)
+    assert found["note"].startswith("4 of 24 bytes of weights can be struck: the others are buff")
+    assert err == f"parimend: warning: {found['note']}\n"
+    assert run(*command)[2] == err
+    status, out, err = run(*command, "--buffers", "--json")
+    found = json.loads(out)
+    assert (status, found["buffers"], found["note"], err) == (0, True, "", "")
+    assert {each["at"] for each in found["struck"][0]["by_bit"]} <= set(range(8))
+    assert "weights and buffers: bitflip x 1" in run(*command, "--buffers")[1]
+    status, _, err = run("propagate", "made_here:quantized", "--buffers")
+    assert (status, "give Faults" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

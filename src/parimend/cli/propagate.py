@@ -52,6 +52,10 @@ def command(
         list[str] | None,
         typer.Option(help="Strike only modules whose names match; may be repeated."),
     ] = None,
+    buffers: Annotated[
+        bool,
+        typer.Option("--buffers", help="Let --weights strike the buffers of modules, too."),
+    ] = False,
     html: Html = None,
     picture: Picture = None,
     csv: Csv = None,
@@ -76,7 +80,7 @@ def command(
     kinds += [Faults(kind, count) for kind in weights or ()]
     model, inputs, *answer = _made(source, arguments or [])
     options = {"answer": answer[0]} if answer else {}
-    found = trace(model, inputs, kinds, seeds=range(seeds), only=only, **options)
+    found = trace(model, inputs, kinds, seeds=range(seeds), only=only, buffers=buffers, **options)
     trouble = ""
     if files:
         from parimend.report import trace_sheets

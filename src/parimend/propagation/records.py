@@ -127,6 +127,9 @@ class Trace(Record):
         layers: one for every call of a module that an error arrived at.
         left_out: names of modules that were called and not watched: their outputs have no samples
             along the first axis.
+        buffers: whether faults in weights could strike the buffers of modules, too.
+        note: what is to be known of it, in a sentence, where most weights are out of the reach of
+            faults; else empty.
     """
 
     samples: int
@@ -134,6 +137,8 @@ class Trace(Record):
     struck: Sequence[Struck]
     layers: Sequence[Layer]
     left_out: Sequence[str]
+    buffers: bool = False
+    note: str = ""
 
     def __repr__(self) -> str:
         changed = max(self.struck, key=lambda each: each.changed.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from parimend.experiment import Faults, bit_patterns
-from parimend.faults import FaultError, FaultList
+from parimend.faults import FaultList
+from parimend.propagation.reach import require_own
 from parimend.removable import Hook
+from parimend.stores.naming import distinct
 from parimend.upsets import Upset, axis_of
 
 Fault = Upset | Faults
@@ -49,6 +52,7 @@ def strike(
     inputs: Arguments,
     samples: int,
     calls: int,
+    buffers: bool = False,
 ) -> Run:
     """A run in which a layer computes wrongly, or has wrong weights; the model is left as it is.
 
@@ -60,16 +64,18 @@ def strike(
         inputs: of the model.
         samples: in the inputs.
         calls: of the layer in one run.
+        buffers: whether `Faults` strike the buffers of the layer, too.
 
     Raises:
         FaultError: if there cannot be such damage.
+        WordError: if a tensor to strike has no plain memory of its own; names it.
     """
     bits = np.full(samples, UNKNOWN)
     if isinstance(upset, Faults):
-        damaged, faults = _damaged(model.get_submodule(layer), layer, upset, seed)
+        damaged, faults = _damaged(model, layer, upset, seed, buffers)
         if len(faults) == 1:
             bits[:] = _bit(int(faults.before[0] ^ faults.after[0]))
-        return Run(lambda: functional_call(model, damaged, *inputs), 0, bits)
+        return Run(lambda: _run_with(model, layer, damaged, inputs), 0, bits)
     rng = np.random.default_rng([seed, zlib.crc32(layer.encode())])
     call = int(rng.integers(calls))
 
@@ -96,21 +102,51 @@ def strike(
 
 
 def _damaged(
-    module: nn.Module, layer: str, faults: Faults, seed: int
+    model: nn.Module, layer: str, faults: Faults, seed: int, buffers: bool
 ) -> tuple[dict[str, Tensor], FaultList]:
-    """Damaged copies of a module's own parameters, under the names that the model gives them."""
-    copies = {
-        name: parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, parameter in module.named_parameters(layer, recurse=False)
+    """Damaged copies of a module's own tensors, and of all that share memory with them, by name."""
+    struck = distinct(require_own(model.get_submodule(layer), layer, buffers))
+    memory = {_memory(tensor) for tensor in struck.values()}
+    # Copied together, what shares memory shares that of the copies: it is one cell that is wrong.
+    copies = copy.deepcopy(
+        {
+            id(tensor): tensor.detach()
+            for tensor in (*model.parameters(), *model.buffers())
+            if _memory(tensor) in memory
+        }
+    )
+    damaged = {
+        name: copies[id(tensor)]
+        for tensors in (model.named_parameters, model.named_buffers)
+        for name, tensor in tensors(remove_duplicate=False)
+        if id(tensor) in copies
     }
-    words = bit_patterns(copies)
-    if not words:
-        raise FaultError(f"module {layer!r} has no weights of its own: name others with only=")
+    rows = {name: damaged[name].cpu().contiguous() for name in struck}
+    words = bit_patterns(rows)
     # Seeds are 64 bits wide: layers of one shape are not to be struck at the same places.
     drawn = faults.draw(words, (seed << 32 | zlib.crc32(layer.encode())) % 2**64)
     drawn.apply_(words)
-    devices = {name: p.device for name, p in module.named_parameters(layer, recurse=False)}
-    return {name: copy.to(devices[name]) for name, copy in copies.items()}, drawn
+    for name, row in rows.items():
+        damaged[name].copy_(row)
+    return damaged, drawn
+
+
+def _memory(tensor: Tensor) -> tuple[torch.device, int] | None:
+    """Where the memory begins that a tensor is in; None if it has none of its own."""
+    try:
+        return tensor.device, tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return None
+
+
+def _run_with(model: nn.Module, layer: str, tensors: dict[str, Tensor], inputs: Arguments) -> Any:
+    """Run a model with other tensors than its own; it is left as it is."""
+    held = vars(module := model.get_submodule(layer)).copy()
+    try:
+        return functional_call(model, tensors, *inputs)
+    finally:
+        # Weights that a module makes of others when it runs (pruning, weight_norm) were wrong, too.
+        vars(module).update(held)
 
 
 def _single_bits(right: Tensor, wrong: Tensor) -> NDArray[np.int64]:

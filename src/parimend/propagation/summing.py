@@ -46,8 +46,8 @@ class Runs:
     alike: bool
 
 
-def summed(sites: Mapping[Site, Clean], runs: Runs) -> Struck:
-    """What came of one kind of fault in one layer."""
+def summed(sites: Mapping[Site, Clean], runs: Runs, buffers: bool) -> Struck:
+    """What came of one kind of fault in one layer; ``buffers`` as of `Trace`."""
     hit, alike = runs.hit, runs.alike
     passages = [
         Passage(
@@ -63,7 +63,7 @@ def summed(sites: Mapping[Site, Clean], runs: Runs) -> Struck:
     return Struck(
         layer=runs.layer,
         kind=passages[0].kind,
-        upset=_words(runs.upset),
+        upset=_words(runs.upset, buffers),
         faults=int(hit.sum()),
         passages=passages,
         changed=share(np.where(hit, runs.changed, np.nan), alike),
@@ -115,10 +115,10 @@ def _groups(runs: Runs, at: Any, which: NDArray[np.bool_]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _words(upset: Fault) -> str:
+def _words(upset: Fault, buffers: bool) -> str:
     """A kind of fault for people."""
     if isinstance(upset, Faults):
-        return f"weights: {upset.kind} x {upset.count}"
+        return f"weights{' and buffers' * buffers}: {upset.kind} x {upset.count}"
     count = f" x {upset.count}" if upset.count > 1 else ""
     size = f" of {upset.size:g}" if upset.kind not in ("bitflip", "row") else ""
     bits = f", {upset.bits} bits" if upset.bits > 1 else ""

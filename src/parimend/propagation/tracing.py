@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from parimend.arguments import require
 from parimend.errors import FaultError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
+from parimend.propagation.reach import has_buffers, note_of
 from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
@@ -32,6 +34,7 @@ class _Subject:
     samples: int
     answer: Callable[[Any], Tensor]
     right: Tensor
+    buffers: bool
 
 
 def trace(
@@ -42,6 +45,7 @@ def trace(
     seeds: Iterable[int] = range(20),
     only: str | Sequence[str] | None = None,
     answer: Callable[[Any], Tensor] = classes,
+    buffers: bool = False,
 ) -> Trace:
     """Strike layer after layer, and follow the errors to the answer.
 
@@ -59,16 +63,20 @@ def trace(
         inputs: a tensor, a tuple of arguments, or a mapping of keywords; samples along the first
             axis of the first tensor in it.
         upsets: kinds of faults: `parimend.upsets.Upset` in computed outputs,
-            `parimend.experiment.Faults` in weights and biases.
+            `parimend.experiment.Faults` in weights and biases: the parameters of a module itself.
         seeds: of the faults; from six on there are intervals of medians.
         only: shell patterns of modules to strike; by default all linear layers and convolutions
-            that are called.
+            that are called, and with ``buffers`` the modules that have some of their own.
         answer: of what the model gives: (samples, ...); an answer changes where any element does.
+        buffers: let faults in weights strike the buffers of modules, too; those of truth values
+            byte by byte. Else a warning, which `Trace.note` keeps, says if most weights are there;
+            statistics of batch normalization are no weights.
 
     Raises:
         FaultError: if the model is in training mode or computes other things each time, if there
             is nothing to strike or no such damage, or a pattern matches no module.
         SpecError: for arguments of another type.
+        WordError: if a tensor to strike has no plain memory of its own; names it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
@@ -86,20 +94,23 @@ def trace(
     chosen, arguments, samples = list(seeds), *_arguments(inputs)
     if not kinds or not chosen:
         raise FaultError("there is nothing to do: give at least one kind of fault and one seed")
+    stored = any(isinstance(kind, Faults) for kind in kinds)
+    if buffers and not stored:
+        raise FaultError("buffers=True is for faults in weights: give Faults among the upsets")
     if any(module.training for module in model.modules()):
         raise FaultError("the model is in training mode: call model.eval() first")
     with torch.no_grad(), Watch(model, samples) as watch:
         right = answer(watch.clean(lambda: model(*arguments[0], **arguments[1])))
         _require_repeatable(model, watch, arguments)
-        subject = _Subject(model, watch, arguments, samples, answer, right)
-        runs = [
-            _run(subject, layer, kind, chosen)
-            for layer in _layers(model, watch, only)
-            for kind in kinds
-        ]
-    struck = tuple(summed(watch.sites, each) for each in runs)
+        subject = _Subject(model, watch, arguments, samples, answer, right, buffers)
+        found = _layers(model, watch, only, buffers)
+        whole = not names.takes_in(only)
+        if note := note_of(model, found, buffers, whole=whole) if stored else "":
+            warnings.warn(note, stacklevel=2)
+        runs = [_run(subject, layer, kind, chosen) for layer in found for kind in kinds]
+    struck = tuple(summed(watch.sites, each, buffers) for each in runs)
     layers = tuple(passing(watch.sites, runs))
-    return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out))
+    return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out), buffers, note)
 
 
 def _arguments(inputs: Any) -> tuple[Arguments, int]:
@@ -129,14 +140,20 @@ def _require_repeatable(model: nn.Module, watch: Watch, arguments: Arguments) ->
             )
 
 
-def _layers(model: nn.Module, watch: Watch, only: str | Sequence[str] | None) -> list[str]:
+def _layers(
+    model: nn.Module, watch: Watch, only: str | Sequence[str] | None, buffers: bool
+) -> list[str]:
     """Names of the modules to strike, in the order of the model."""
     modules = dict(model.named_modules())
     called = {site.layer for site in watch.sites}
     found = list(modules)
     if not names.takes_in(only):
-        found = [name for name, module in modules.items() if declared_product(module) is not None]
-        found = [name for name in found if name in called]
+        found = [
+            name
+            for name, module in modules.items()
+            if name in called
+            and (declared_product(module) is not None or (buffers and has_buffers(module)))
+        ]
         if not found:
             raise FaultError("no linear layer or convolution is called: name modules with only=")
     found = names.select(found, only, what="module", error=FaultError)
@@ -152,7 +169,8 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
     calls = sum(site.layer == layer for site in watch.sites)
     passed, places, bits, changed = list[Mapping[Site, Passed]](), list[Site](), [], []
     for seed in seeds:
-        run = strike(model, layer, kind, seed, subject.arguments, samples, calls)
+        inputs, buffers = subject.arguments, subject.buffers
+        run = strike(model, layer, kind, seed, inputs, samples, calls, buffers)
         output, errors = watch.damaged(run.forward)
         passed.append(errors)
         places.append(Site(layer, run.call))

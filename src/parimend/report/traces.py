@@ -41,9 +41,10 @@ def _struck(found: Trace) -> Sheet:
         for each in found.struck
     ]
     left_out = f" Not watched: {', '.join(found.left_out)}." if found.left_out else ""
+    note = f" Note: {found.note}." if found.note else ""
     about = (
         f"Each layer was struck by {found.faults:,} faults of each kind, seen on {found.samples:,} "
-        f"inputs, and what is left of the error in the answer was compared.{left_out}"
+        f"inputs, and what is left of the error in the answer was compared.{left_out}{note}"
     )
     values = ("changed", "masked", "error of the answer", "error there")
     return Sheet(

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 
+from parimend.names import listed
 from parimend.stores.naming import address_of, leaves, place_of
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:
-    """The buffers of a module, or of those in a state dict, that have values."""
+    """The buffers of a module, or of those in a state dict."""
     if isinstance(model, torch.nn.Module) and next(model.buffers(), None) is None:
         return {}
     others = leaves(model, buffers=False)
     return {
         name: value
         for name, (_, value) in leaves(model).items()
-        if name not in others and isinstance(value, torch.Tensor) and not is_lazy(value)
+        if name not in others and isinstance(value, torch.Tensor)
     }
 
 
@@ -43,6 +44,16 @@ class Extent(NamedTuple):
         return sum(self.buffers.values()) + sum(self.packed.values())
 
     @property
+    def others(self) -> str:
+        """Where the bytes are that are not among them, for a sentence; empty if there are none."""
+        found = []
+        if self.buffers:
+            found.append(f"buffers, which buffers=True takes in ({listed(self.buffers, most=3)})")
+        if self.packed:
+            found.append(f"in objects that hide them ({listed(self.packed, most=3)})")
+        return ", or ".join(found)
+
+    @property
     def is_small(self) -> bool:
         """Whether most bytes are left out: those of weights then, not of statistics."""
         return self.taken < self.left
@@ -57,8 +68,37 @@ def extent_of(model: Any, tensors: Mapping[str, torch.Tensor]) -> Extent:
         >>> extent_of(model, named_tensors(model)).buffers
         {'running_mean': 12, 'running_var': 12, 'num_batches_tracked': 8}
     """
-    left = {n: tensor.nbytes for n, tensor in _buffers_of(model).items() if n not in tensors}
-    return Extent(sum(tensor.nbytes for tensor in tensors.values()), left, packed_in(model))
+    return extent_beside(tensors, _buffers_of(model), packed_in(model))
+
+
+def extent_beside(
+    tensors: Mapping[str, torch.Tensor],
+    buffers: Mapping[str, torch.Tensor],
+    packed: Mapping[str, int],
+) -> Extent:
+    """The extent of tensors beside buffers, some of which may be among them, and what is packed;
+    memory under several names counts once, and what has no plain memory not at all.
+
+    Example:
+        >>> table = torch.zeros(10)
+        >>> extent_beside({"a": torch.zeros(2)}, {"b": table, "c": table}, {}).buffers
+        {'b': 40}
+    """
+    seen = set()
+
+    def sizes(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        found = {}
+        for name, tensor in named.items():
+            if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.nbytes:
+                continue
+            place = (*place_of(tensor), tensor.nbytes)
+            if not place[1] or place not in seen:
+                seen.add(place)
+                found[name] = tensor.nbytes
+        return found
+
+    taken = sum(sizes(tensors).values())
+    return Extent(taken, sizes({n: t for n, t in buffers.items() if n not in tensors}), packed)
 
 
 def packed_in(model: Any) -> dict[str, int]:

@@ -83,15 +83,27 @@ def named_tensors(
     """
     found = leaves(model, buffers=buffers)
     select(dict.fromkeys([*(leaf.owner for leaf in found.values()), *found]), only)
-    chosen = {}
-    for name, (owner, value) in found.items():
-        if is_chosen((owner, name), only):
-            require_plain(name, value)
-            _require_own_cells(name, value)
-            chosen[name] = value
+    chosen = distinct({n: value for n, (of, value) in found.items() if is_chosen((of, n), only)})
     if not any(tensor.numel() for tensor in chosen.values()):
         raise WordError("the model has no tensors to protect, or all of them are empty")
-    return _once(chosen)
+    return chosen
+
+
+def distinct(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some tensors whose memory no other one has: what several share is taken once.
+
+    Raises:
+        WordError: if one has no plain memory of its own, or two share a part of it; names it.
+
+    Example:
+        >>> weight = torch.ones(2, 3)
+        >>> list(distinct({"a": weight, "b": weight.t(), "c": weight[0], "d": torch.ones(3)}))
+        ['a', 'd']
+    """
+    for name, value in tensors.items():
+        require_plain(name, value)
+        _require_own_cells(name, value)
+    return _once(tensors)
 
 
 def tied_to(there: Mapping[str, Leaf], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
