@@ -1,5 +1,7 @@
 """Faults in buffers: what is struck, what is said where it is not, and what is left behind."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -320,3 +322,13 @@ def test_traces_of_before_have_no_buffers():
     found = trace(nn.Sequential(nn.Linear(4, 2)).eval(), X, FLIP, seeds=[0])
     old = {k: v for k, v in vars(found).items() if k not in ("buffers", "note")}
     assert pm.propagation.Trace(**old) == pm.propagation.Trace(**old, buffers=False, note="")
+
+
+def test_weights_that_parametrizations_make_are_struck_in_what_they_are_made_of():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3, bias=False))
+    model = nn.Sequential(layer).eval()
+    before = copy.deepcopy(model.state_dict())
+    found = trace(model, X, [Faults("zero", 15)], seeds=range(3))  # all of both
+    [struck] = found.struck
+    assert (struck.layer, struck.changed.value, found.note) == ("0", 1.0, "")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

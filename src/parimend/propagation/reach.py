@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from parimend.errors import FaultError
 from parimend.names import listed
@@ -15,19 +16,35 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def own(module: nn.Module, name: str, buffers: bool) -> dict[str, Tensor]:
-    """A module's own tensors that faults strike, under the names that the model gives them.
+    """A module's own tensors that faults strike, under the names that the model gives them; also
+    those of which parametrizations make its weights.
 
     Example:
         >>> list(own(nn.BatchNorm1d(3), "0", False)), len(own(nn.BatchNorm1d(3), "0", True))
         (['0.weight', '0.bias'], 5)
+        >>> list(own(nn.utils.parametrizations.weight_norm(nn.Linear(2, 1)), "0", False))
+        ['0.bias', '0.parametrizations.weight.original0', '0.parametrizations.weight.original1']
     """
-    found: dict[str, Tensor] = dict(module.named_parameters(name, recurse=False))
-    return found | (dict(module.named_buffers(name, recurse=False)) if buffers else {})
+    found: dict[str, Tensor] = {}
+    for within, part, recurse in _parts(module, name):
+        found |= dict(part.named_parameters(within, recurse=recurse))
+        if buffers:
+            found |= dict(part.named_buffers(within, recurse=recurse))
+    return found
+
+
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, bool]]:
+    """What holds tensors of a module's own: its name, it, and whether what is in it counts."""
+    yield name, module, False
+    if is_parametrized(module):
+        dot = "." if name else ""
+        yield f"{name}{dot}parametrizations", module.get_submodule("parametrizations"), True
 
 
 def has_buffers(module: nn.Module) -> bool:
     """Whether a module has buffers of its own in which there is something to strike."""
-    return any(buffer.numel() for buffer in module.buffers(recurse=False))
+    parameters = own(module, "", False)
+    return any(each.numel() for n, each in own(module, "", True).items() if n not in parameters)
 
 
 def require_own(module: nn.Module, name: str, buffers: bool) -> dict[str, Tensor]:
