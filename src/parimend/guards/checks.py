@@ -100,7 +100,8 @@ class Checks:
         of_blocks = torch.eye(blocks, dtype=W.dtype, device=W.device)
         of_blocks = of_blocks.repeat_interleave(code.n, 1)
         w2 = by_group(of_blocks, W) @ W.square()
-        self._source = {"P": P, "PW": PW, "Pb": Pb, "w2": w2}
+        arranged = product.arranged(PW)
+        self._source = {"P": P, "PW": PW, "arranged": arranged, "Pb": Pb, "w2": w2}
 
     def _projected(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """W, P W and P b."""
@@ -121,9 +122,9 @@ class Checks:
         )
 
     def tensor(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """``P`` of one block (k, C / blocks), ``PW`` (groups, blocks * k, fan-in), ``Pb``
-        (blocks * k,), or ``w2`` (groups, blocks, fan-in), the sums of the squares of the weights
-        over the outputs of a block.
+        """``P`` of one block (k, C / blocks), ``PW`` (groups, blocks * k, fan-in), the same as
+        ``arranged`` by the `Product`, ``Pb`` (blocks * k,), or ``w2`` (groups, blocks, fan-in), the
+        sums of the squares of the weights over the outputs of a block.
         """
         key = name, like.device, dtype
         if key not in self._tensors:
@@ -152,9 +153,11 @@ class Checks:
         if self.imposed:
             return None
         with torch.no_grad():
-            rows, bias = self.tensor("PW", x, dtype), self.tensor("Pb", x, dtype)
+            rows = self.tensor("arranged", x, dtype)
+            bias = self.tensor("Pb", x, dtype) if self._has_bias else None
+            samples = self.product.samples(x.to(dtype))
             with screen_torch.exactly(x):
-                found = self.product.multiply(self.product.samples(x.to(dtype)), rows, bias, size)
+                found = self.product.multiply_arranged(samples, rows, bias, size)
             return found.reshape(-1, self.code.m, size.numel())
 
     def by_block(self, y: Tensor) -> Tensor:

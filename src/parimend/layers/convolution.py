@@ -104,33 +104,30 @@ class ConvProduct(_Windows):
             for i, length, step, dilation in geometry
         ]
 
-    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
-        kernels = self._kernels(rows)
-        if self.dims == 2 and self.stride == (1, 1) and not isinstance(self.padding, str):
-            reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
-            left = tuple(far - near for far, near in zip(reach, self.padding, strict=True))
-            if min(left) >= 0:
-                return self._fold(x, kernels, bias, size, left)
-        return self._convolve(x, kernels, bias, 1)
-
-    def _fold(
-        self,
-        x: Tensor,
-        kernels: Tensor,
-        bias: Tensor | None,
-        size: torch.Size,
-        left: tuple[int, ...],
-    ) -> Tensor:
-        """One product for every place in the kernel, and the sum of these, shifted.
+    @functools.cached_property
+    def _left(self) -> tuple[int, ...]:
+        """Rows and columns of the products of all places in the kernel that lie outside of the
+        outputs, where outputs are the sum of these, shifted; else empty.
 
         Convolutions with a few outputs are slow: for one output this takes a seventh of the time.
-
-        Args:
-            left: rows and columns of all products that lie outside of the outputs.
         """
-        x = self._bordered(x)
-        taps = kernels.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
-        y = F.fold(taps @ x.flatten(2), size, self.kernel, self.dilation, left)
+        if self.dims != 2 or self.stride != (1, 1) or isinstance(self.padding, str):
+            return ()
+        reach = [d * (n - 1) for d, n in zip(self.dilation, self.kernel, strict=True)]
+        left = tuple(far - near for far, near in zip(reach, self.padding, strict=True))
+        return left if min(left) >= 0 else ()
+
+    def arranged(self, rows: Tensor) -> Tensor:
+        kernels = self._kernels(rows)
+        return kernels.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) if self._left else kernels
+
+    def multiply_arranged(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        if not self._left:
+            return self._convolve(x, rows, bias, 1)
+        products = rows @ self._bordered(x).flatten(2)
+        y = F.fold(products, size, self.kernel, self.dilation, self._left)
         return y if bias is None else y + bias[:, None, None]
 
     def _bordered(self, x: Tensor) -> Tensor:
@@ -185,10 +182,14 @@ class TransposedProduct(_Windows):
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return self._transposed(x, weight, bias, size, self.groups)
 
-    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
-        r = rows.shape[1]
-        kernels = rows.reshape(self.groups, r, -1, *self.kernel).transpose(1, 2)
-        return self._transposed(x, kernels.flatten(0, 1), bias, size, 1)
+    def arranged(self, rows: Tensor) -> Tensor:
+        kernels = rows.reshape(self.groups, rows.shape[1], -1, *self.kernel)
+        return kernels.transpose(1, 2).flatten(0, 1)
+
+    def multiply_arranged(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        return self._transposed(x, rows, bias, size, 1)
 
     def _transposed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size, groups: int

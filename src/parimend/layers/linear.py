@@ -34,8 +34,13 @@ class LinearProduct(Product):
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
-        return F.linear(x, rows.squeeze(0), bias)
+    def arranged(self, rows: Tensor) -> Tensor:
+        return rows.squeeze(0)
+
+    def multiply_arranged(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        return F.linear(x, rows, bias)
 
     def multiply_fused(
         self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size

@@ -93,7 +93,6 @@ class Product(ABC):
             size: spatial shape of the outputs.
         """
 
-    @abstractmethod
     def multiply(self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size) -> Tensor:
         """Other rows times the same inputs, summed over the groups.
 
@@ -106,6 +105,17 @@ class Product(ABC):
         Returns:
             ``(samples, r, *size)``.
         """
+        return self.multiply_arranged(x, self.arranged(rows), bias, size)
+
+    @abstractmethod
+    def arranged(self, rows: Tensor) -> Tensor:
+        """Rows (groups, r, fan-in) as `multiply_arranged` takes them, to be made once."""
+
+    @abstractmethod
+    def multiply_arranged(
+        self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
+    ) -> Tensor:
+        """`multiply` of rows that are `arranged`."""
 
     def multiply_fused(
         self, x: Tensor, rows: Tensor, bias: Tensor | None, size: torch.Size
