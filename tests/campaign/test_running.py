@@ -15,8 +15,15 @@ from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.campaign import Spec, Store, resume, run, status
-from parimend.campaign.engines import Engine, Local, WorkerDiedError, local
-from parimend.errors import BusyError, CampaignError, FormatError, MismatchError, SpecError
+from parimend.campaign.engines import Engine, Local, Ray, local
+from parimend.errors import (
+    BusyError,
+    CampaignError,
+    FormatError,
+    MismatchError,
+    SpecError,
+    WorkerDiedError,
+)
 from tests.campaign.conftest import HERE, RECIPE, tables
 
 ROOT = HERE.parents[1]
@@ -355,6 +362,19 @@ def test_engines_are_named(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'local'"):
         run(spec(), tmp_path, engine="locale")
     assert issubclass(Local, Engine)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [(0, "at least 1, not 0"), (-2, "at least 1, not -2"), (1.5, "a whole number"), (True, "bool")],
+)
+def test_workers_are_a_number_of_them(tmp_path, engine, workers, says):
+    with pytest.raises(SpecError, match=f"workers must be .*{says}"):
+        run(spec(), tmp_path / "out", engine=engine, workers=workers)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SpecError, match=says):
+        {"local": Local, "ray": Ray}[engine](workers)
 
 
 def test_the_room_is_the_public_name():

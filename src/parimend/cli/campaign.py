@@ -12,6 +12,7 @@ import typer
 from parimend.cli.contract import held, require_written
 from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.cluster import EngineName
 from parimend.showing import counted
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a campaign.")]
-EngineName = Annotated[
-    str, typer.Option("--engine", help="What does the work: local (processes) or ray (a cluster).")
+EngineOption = Annotated[
+    EngineName,
+    typer.Option("--engine", help="What does the work: local (processes) or ray (a cluster)."),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="How many work at once; by default one for each core.")
@@ -41,7 +43,7 @@ Address = Annotated[
 def run_(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
-    engine: EngineName = "local",
+    engine: EngineOption = "local",
     workers: Workers = None,
     address: Address = None,
     json: Json = False,
@@ -59,7 +61,7 @@ def run_(
 @held("campaign resume")
 def resume_(
     out: Folder,
-    engine: EngineName = "local",
+    engine: EngineOption = "local",
     workers: Workers = None,
     address: Address = None,
     json: Json = False,
