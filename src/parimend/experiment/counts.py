@@ -11,11 +11,10 @@ from parimend.outcomes import Verdict
 
 
 class Outcome(StrEnum):
-    """What came of one trial.
+    """What came of one trial; `meaning` says it in words.
 
-    ``masked``: nothing was found, and nothing is wrong. ``repaired``: all is as before, bit for
-    bit. ``detected``: something was found wrong and not repaired. ``miscorrected``: a repair was
-    claimed, and something is wrong. ``silent``: nothing was found, and something is wrong.
+    >>> Outcome.SILENT.meaning
+    'nothing was found, and something is wrong'
     """
 
     MASKED = "masked"
@@ -23,6 +22,10 @@ class Outcome(StrEnum):
     DETECTED = "detected"
     MISCORRECTED = "miscorrected"
     SILENT = "silent"
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
 
     @classmethod
     def of(cls, verdict: Verdict, same: bool) -> Outcome:
@@ -36,6 +39,15 @@ class Outcome(StrEnum):
         if verdict is Verdict.CORRECTED:
             return cls.REPAIRED if same else cls.MISCORRECTED
         return cls.MASKED if same else cls.SILENT
+
+
+_MEANINGS = {
+    Outcome.MASKED: "nothing was found, and nothing is wrong",
+    Outcome.REPAIRED: "all is as before, bit for bit",
+    Outcome.DETECTED: "something was found wrong and not repaired",
+    Outcome.MISCORRECTED: "a repair was claimed, and something is wrong",
+    Outcome.SILENT: "nothing was found, and something is wrong",
+}
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,6 @@ from parimend.campaign import (
 from parimend.experiment import Outcome
 from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
 
-_MEANING = {
-    Outcome.MASKED: "nothing was found, and nothing is wrong.",
-    Outcome.REPAIRED: "all is as before, bit for bit.",
-    Outcome.DETECTED: "something was found wrong and not repaired.",
-    Outcome.MISCORRECTED: "a repair was claimed, and something is wrong.",
-    Outcome.SILENT: "nothing was found, and something is wrong.",
-}
 _AMOUNTS = ("rate", "count", "days")
 """Options of a fault that say how much of it there is."""
 
@@ -138,7 +131,7 @@ class _Table:
             *where,
             Column("trials"),
             Column("guaranteed", "words", Known.PROVEN, guaranteed),
-            *(Column(each, "%", Known.MEASURED, _MEANING[each]) for each in Outcome),
+            *(Column(each, "%", Known.MEASURED, f"{each.meaning}.") for each in Outcome),
             *scores * self.scored,
             Column("kept", "bytes", note="beside the weights."),
             Column("repair", "ms", Known.MEASURED, "median time."),
