@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from scipy.stats import binomtest
 
 from parimend.campaign import Spec, Store, compare, lines, resume, run
-from parimend.campaign.reporting import _bonett_price
+from parimend.campaign.estimates import bonett_price
 from parimend.cli import main
 from parimend.errors import MismatchError, SpecError
 from parimend.report import campaign_sheets
@@ -180,7 +180,7 @@ def test_protections_are_compared_trial_by_trial(campaign):
 
 def test_the_paired_interval_is_that_of_the_paper():
     """Bonett and Price 2012: p12 = (f12 + 1) / (n + 2), p21 likewise."""
-    found = _bonett_price(12, 4, 100, 0.95)
+    found = bonett_price(12, 4, 100, 0.95)
     p12, p21 = 13 / 102, 5 / 102
     half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
     assert found.share == pytest.approx(0.08)
@@ -191,7 +191,7 @@ def test_paired_intervals_cover(rng):
     missed = 0
     for _ in range(2000):
         kinds = rng.multinomial(200, [0.08, 0.03, 0.89])
-        found = _bonett_price(int(kinds[0]), int(kinds[1]), 200, 0.95)
+        found = bonett_price(int(kinds[0]), int(kinds[1]), 200, 0.95)
         missed += not found.low <= 0.05 <= found.high
     assert missed <= 120  # 5 %, and a little for the simulation
 

@@ -6,9 +6,10 @@ whoever made them: so it can be interrupted at any moment, run on many machines,
 others.
 """
 
+from parimend.campaign.estimates import Estimate
 from parimend.campaign.facts import Fact, Prepared, Reach
 from parimend.campaign.filed import filled
-from parimend.campaign.reporting import Comparison, Estimate, Line, compare, lines
+from parimend.campaign.reporting import Comparison, Line, compare, lines
 from parimend.campaign.running import Status, resume, run, status
 from parimend.campaign.spec import Source, Spec, Stop, Strata
 from parimend.campaign.stats import Row, Statistics
