@@ -13,7 +13,7 @@ from parimend.campaign.confidence import bernoulli, bounded
 from parimend.campaign.rounds import batches
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Stratum
-from parimend.experiment import Rate
+from parimend.experiment import Rate, quantile
 from parimend.record import Record
 
 Value = Callable[[Row], Sequence[float]]
@@ -70,8 +70,6 @@ def probability(
 
 def mean(samples: Sequence[Rounds], value: Value, confidence: float) -> Estimate:
     """A mean over strata, with its normal interval; see `probability`."""
-    from scipy.stats import norm
-
     values = _by_stratum(samples, value)
     if any(len(each) < 2 for each in values.values()):
         return Estimate(math.nan, -math.inf, math.inf, None, "normal")
@@ -79,7 +77,7 @@ def mean(samples: Sequence[Rounds], value: Value, confidence: float) -> Estimate
     variance = sum(
         stratum.weight**2 * float(each.var(ddof=1)) / len(each) for stratum, each in values.items()
     )
-    half = float(norm.ppf(0.5 + confidence / 2.0)) * math.sqrt(variance)
+    half = quantile(confidence) * math.sqrt(variance)
     return Estimate(share, share - half, share + half, None, "normal")
 
 
@@ -94,11 +92,9 @@ def bonett_price(only_a: int, only_b: int, trials: int, confidence: float) -> Es
     """Difference of paired proportions (Bonett and Price, Journal of Educational and Behavioral
     Statistics 37, 2012): Wald's interval with one trial more of each kind.
     """
-    from scipy.stats import norm
-
     more, less = (only_a + 1) / (trials + 2), (only_b + 1) / (trials + 2)
     spread = math.sqrt((more + less - (more - less) ** 2) / (trials + 2))
-    half = float(norm.ppf(0.5 + confidence / 2.0)) * spread
+    half = quantile(confidence) * spread
     low, high = max(more - less - half, -1.0), min(more - less + half, 1.0)
     return Estimate((only_a - only_b) / trials, low, high, None, "bonett-price")
 

@@ -19,7 +19,7 @@ True
 """
 
 from parimend.experiment.codes import CodeTarget, DenseTarget, Received, Struck, Sums, SumsTarget
-from parimend.experiment.counts import Counts, Outcome, Rate, Trial
+from parimend.experiment.counts import Counts, Outcome, Rate, Trial, quantile, wilson
 from parimend.experiment.models import (
     ModelTarget,
     bit_patterns,
@@ -47,7 +47,9 @@ __all__ = [
     "bit_patterns",
     "grid_of",
     "on_grid",
+    "quantile",
     "run",
     "same_bits",
     "trial",
+    "wilson",
 ]

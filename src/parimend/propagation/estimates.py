@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.experiment import wilson
 from parimend.record import Record
 
 Rows = NDArray[Any]
 """(faults, inputs) float64 or bool."""
 
 _TAIL = 0.025
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,17 +94,7 @@ def share(rows: Rows, alike: bool = True) -> Estimate:
         return Estimate(math.nan, 0.0, 1.0)
     effective = trials**2 / float(np.square(counts).sum()) if alike else trials
     p = float(np.nansum(rows) / trials)
-    return Estimate(p, *_wilson(p, effective))
-
-
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's interval; `experiment.Rate` has it for whole numbers of trials."""
-    center = p + _Z * _Z / (2 * n)
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
-    scale = 1 + _Z * _Z / n
-    # Rounding may not take the ends off 0 and 1.
-    low, high = (center - half) / scale, (center + half) / scale
-    return 0.0 if p == 0 else max(low, 0.0), 1.0 if p == 1 else min(high, 1.0)
+    return Estimate(p, *wilson(p, effective))
 
 
 def _middle(values: Rows) -> float:
