@@ -6,7 +6,6 @@ whoever made them: so it can be interrupted at any moment, run on many machines,
 others.
 """
 
-from parimend.campaign.estimates import Estimate
 from parimend.campaign.facts import Fact, Prepared, Reach
 from parimend.campaign.filed import filled
 from parimend.campaign.reporting import Comparison, Line, compare, lines
@@ -18,7 +17,6 @@ from parimend.campaign.task import Setting, Stratum, Task
 
 __all__ = [
     "Comparison",
-    "Estimate",
     "Fact",
     "Line",
     "Prepared",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,32 +12,12 @@ from parimend.campaign.confidence import bernoulli, bounded
 from parimend.campaign.rounds import batches
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Stratum
-from parimend.experiment import Rate, quantile
-from parimend.record import Record
+from parimend.experiment import Estimate, Rate, quantile
 
 Value = Callable[[Row], Sequence[float]]
 """A number for each trial of a row."""
 Rounds = Mapping[Stratum, Sequence[Sequence[Row]]]
 """The rows of every stratum, round by round."""
-
-
-@dataclass(frozen=True, repr=False)
-class Estimate(Record):
-    """A probability, or a mean, and what is known of it.
-
-    Attributes:
-        share: as it was seen, strata weighed; NaN without trials.
-        low, high: two-sided interval.
-        upper: one-sided bound where nothing was seen; else None.
-        method: of the interval: ``wilson``, ``bonett-price``, ``sequence`` (it holds at any number
-            of trials) or ``normal``.
-    """
-
-    share: float
-    low: float
-    high: float
-    upper: float | None
-    method: str
 
 
 def probability(

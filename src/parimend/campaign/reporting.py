@@ -13,7 +13,6 @@ from typing import Any
 
 from parimend.campaign.belonging import require_apart, require_same, terms
 from parimend.campaign.estimates import (
-    Estimate,
     Value,
     bonett_price,
     mcnemar,
@@ -27,7 +26,7 @@ from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
 from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
-from parimend.experiment import Outcome
+from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
 
 

@@ -16,8 +16,9 @@ from parimend.cluster import EngineName
 from parimend.showing import counted
 
 if TYPE_CHECKING:
-    from parimend.campaign import Comparison, Estimate, Line, Status
+    from parimend.campaign import Comparison, Line, Status
     from parimend.campaign.engines import Engine
+    from parimend.experiment import Estimate
 
 app = typer.Typer(
     help="Many seeded faults, under several protections, with statistics that hold.",
@@ -252,14 +253,14 @@ def _engine(name: str, workers: int | None, address: str | None) -> Engine:
 
 def _share(of: Estimate) -> str:
     """A share with its interval, in per cent."""
-    if math.isnan(of.share):
+    if math.isnan(of.value):
         return "-"
     if of.upper is not None:
         return f"0 (< {100 * of.upper:.2g} %)"
-    return f"{100 * of.share:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
+    return f"{100 * of.value:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
 
 
 def _number(of: Estimate | None) -> str:
-    if of is None or math.isnan(of.share):
+    if of is None or math.isnan(of.value):
         return "-"
-    return f"{of.share:.4f} ({of.low:.4f} to {of.high:.4f})"
+    return f"{of.value:.4f} ({of.low:.4f} to {of.high:.4f})"

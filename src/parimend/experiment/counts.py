@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from statistics import NormalDist
 from typing import Any
 
+from parimend.experiment.estimates import Rate
 from parimend.outcomes import Verdict
 
 
@@ -50,65 +49,6 @@ _MEANINGS = {
     Outcome.MISCORRECTED: "a repair was claimed, and something is wrong",
     Outcome.SILENT: "nothing was found, and something is wrong",
 }
-
-
-@dataclass(frozen=True)
-class Rate:
-    """``count`` out of ``trials`` independent trials.
-
-    >>> rate = Rate(0, 1000)
-    >>> f"{rate.upper():.4f}"
-    '0.0030'
-    """
-
-    count: int
-    trials: int
-
-    @property
-    def share(self) -> float:
-        """The observed rate; NaN without trials."""
-        return self.count / self.trials if self.trials else float("nan")
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval of the rate; see `wilson`."""
-        return wilson(self.share, self.trials, confidence)
-
-    def upper(self, confidence: float = 0.95) -> float:
-        """One-sided exact upper bound of the rate (Clopper and Pearson 1934)."""
-        from scipy.stats import binomtest  # takes half a second to load
-
-        if not self.trials:
-            return 1.0
-        test = binomtest(self.count, self.trials, alternative="less")
-        return float(test.proportion_ci(confidence, "exact").high)
-
-
-def wilson(share: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a probability; 0 to 1 without trials.
-
-    Args:
-        share: of the trials, in which the event came.
-        trials: of which there may be an effective number, that is not whole.
-        confidence: that the interval holds the probability.
-    """
-    if not trials:
-        return 0.0, 1.0
-    z = quantile(confidence)
-    center = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    # Rounding may not take the ends off 0 and 1.
-    low, high = (center - half) / scale, (center + half) / scale
-    return 0.0 if share == 0 else max(low, 0.0), 1.0 if share == 1 else min(high, 1.0)
-
-
-def quantile(confidence: float) -> float:
-    """Standard deviations to both sides of the mean that hold so much of a normal distribution.
-
-    >>> f"{quantile(0.95):.3f}"
-    '1.960'
-    """
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 @dataclass(frozen=True)
