@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,22 +14,6 @@ from parimend.cli.output import Json, Only, print_json, print_table, reading, sa
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
-
-
-class CarrierName(StrEnum):
-    """`parimend.carriers.CarrierName`, as typer wants it."""
-
-    SIDECAR = "sidecar"
-    REAL = "real"
-    LOWBITS = "lowbits"
-
-
-class PerName(StrEnum):
-    """`parimend.words.layout.Per`, as typer wants it."""
-
-    MODEL = "model"
-    TENSOR = "tensor"
-    ROW = "row"
 
 
 _SHOWN = 5
@@ -48,8 +31,9 @@ Sources = Annotated[
         help="One or more of these: a " + _IS,
     ),
 ]
+# `CarrierName` and `Per` of the library, which takes longer to load than a help text may.
 CarrierOption = Annotated[
-    CarrierName,
+    Literal["sidecar", "real", "lowbits"],
     typer.Option(
         help="Where the redundancy lives. sidecar: in a small file beside SRC, which stays as it "
         "is. real: in linear constraints, to which weights are moved (needs retraining for large "
@@ -63,7 +47,8 @@ Errors = Annotated[
     ),
 ]
 PerOption = Annotated[
-    PerName, typer.Option(help="What has that budget of errors: the file, each tensor, each row.")
+    Literal["model", "tensor", "row"],
+    typer.Option(help="What has that budget of errors: the file, each tensor, each row."),
 ]
 Guaranteed = Annotated[
     int | None,
@@ -88,10 +73,10 @@ def command(
             "sidecar where to write that of a single file.",
         ),
     ] = None,
-    carrier: CarrierOption = CarrierName.SIDECAR,
+    carrier: CarrierOption = "sidecar",
     errors: Errors = 210,
     only: Only = None,
-    per: PerOption = PerName.MODEL,
+    per: PerOption = "model",
     seed: Seed = 0,
     guaranteed: Guaranteed = None,
     everything: Annotated[
@@ -122,7 +107,7 @@ def command(
     """
     from parimend.files import protect_all
 
-    if out is not None and carrier is not CarrierName.SIDECAR and not (force or out.is_dir()):
+    if out is not None and carrier != "sidecar" and not (force or out.is_dir()):
         from parimend.cli.places import require_free
 
         require_free(out, instead=", or use --force")
@@ -130,14 +115,14 @@ def command(
         made = protect_all(
             srcs,
             errors,
-            carrier.value,
+            carrier,
             out,
             everything=everything,
             seal_dir=seal_dir,
             force=force,
             progress=progress,
             only=only,
-            per=per.value,
+            per=per,
             seed=seed,
             guaranteed=guaranteed,
         )
