@@ -26,6 +26,7 @@ class Outcome(StrEnum):
 
     @property
     def meaning(self) -> str:
+        """What came of such a trial, in words."""
         return _MEANINGS[self]
 
     @classmethod
