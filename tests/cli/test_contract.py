@@ -11,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
-from parimend import protect_file
+from parimend import protect_, protect_file
 from parimend.cli import COMMANDS, app_of, campaign
 from parimend.cli.contract import Status, held
 from parimend.errors import SpecError
@@ -349,6 +351,33 @@ def test_no_command_replaces_a_file_that_has_a_seal(run, model, others, argument
     remedy = "take another name, or remove what is there"
     assert err.startswith(f"parimend: {name} {has} and would be replaced: {remedy}")
     assert _content(others) == before
+
+
+@pytest.mark.parametrize("arguments", WRITTEN)
+@pytest.mark.parametrize("kept", ["beside", "on the way", "of a model"])
+def test_no_command_writes_through_a_link_to_a_file_that_has_a_seal(
+    run, model, others, arguments, kept
+):
+    """A link may lead to another one, and each of them may be what was protected."""
+    out = others / next(each for each in arguments if each.startswith("OUT"))
+    way, end = others / "way", others / "precious.safetensors"
+    weights = {"w": torch.arange(90.0)}
+    safetensors.torch.save_file(weights, end)
+    out.symlink_to(way.name)
+    way.symlink_to(end.name)
+    if kept == "of a model":
+        protect_(weights, 3).save(others / "precious.parimend")
+    else:
+        protect_file(way if kept == "on the way" else end, errors=3)
+    before = _content(others)
+    status, err, name = _written(run, model, arguments)
+    led, side = {
+        "beside": ("precious.safetensors", "precious.safetensors.parimend"),
+        "on the way": ("way", "way.parimend"),
+        "of a model": ("precious.safetensors", "precious.parimend"),
+    }[kept]
+    assert (status, _content(others)) == (2, before)
+    assert err.startswith(f"parimend: {name} leads to {led}, which has the seal {side} and would ")
 
 
 @pytest.mark.parametrize("arguments", WRITTEN)

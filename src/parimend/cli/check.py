@@ -96,8 +96,11 @@ def command(
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
         from parimend.cli.places import RECEIPT, require_free
+        from parimend.files.apart import Apart
 
-        require_free(receipt, RECEIPT)
+        # Not by its name: a single seal would be that of any file.
+        apart = Apart(seal_dir, proven=True) if seal_dir else None
+        require_free(receipt, RECEIPT, seals=apart)
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
     trouble = ""

@@ -122,10 +122,8 @@ def command(
     """
     from parimend.files import protect_all
 
-    if out is not None and carrier is not CarrierName.SIDECAR and not (force or out.is_dir()):
-        from parimend.cli.places import require_free
-
-        require_free(out, instead=", or use --force")
+    if out is not None and not force:
+        _require_free(out, srcs, carrier, everything)
     with reading(_known(srcs, everything), "protecting") as progress:
         made = protect_all(
             srcs,
@@ -147,6 +145,25 @@ def command(
     else:
         _print(made)
     raise typer.Exit(1 if made.problems else 0)
+
+
+def _require_free(out: Path, srcs: Sequence[Path], carrier: CarrierName, everything: bool) -> None:
+    """Refuse to write protected files where others are; a seal takes the place of none."""
+    from parimend.cli.places import require_free
+    from parimend.errors import ParimendError
+    from parimend.files.protecting import goals_of
+    from parimend.files.seals import is_seal
+
+    goals = [out]
+    if carrier is CarrierName.SIDECAR:
+        goals = [] if out.exists() or is_seal(out) else goals
+    elif out.is_dir():
+        goals = []
+        for src in srcs:
+            with suppress(ParimendError, OSError):  # it is told of when its turn comes
+                goals += [goal for goal in goals_of(src, out, everything) if goal.parent.is_dir()]
+    for goal in goals:
+        require_free(goal, instead=", or use --force")
 
 
 def _known(srcs: Sequence[Path], everything: bool) -> Iterator[Path]:

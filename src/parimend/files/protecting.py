@@ -366,6 +366,17 @@ def _seals(
     return Apart(where, proven=True)
 
 
+def goals_of(path: Path, out: Path, everything: bool = False) -> list[Path]:
+    """Where a carrier that changes weights writes the protected files; see `protect_file`.
+
+    Raises:
+        FormatError, SpecError, OSError: as `protect_file` does.
+    """
+    files = targets(path, everything)
+    files = _with_places(files, path) if path.is_dir() else files
+    return _goals(path, _folder(path), files, out)[0]
+
+
 def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[list[Path], Path]:
     """Where the protected files go, and the folder from which on they are named."""
     if out.is_dir():

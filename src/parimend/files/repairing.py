@@ -160,7 +160,8 @@ def _mend(folder: Path | None, task: _Task) -> None:
 
 
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
-    if out and out.exists() and out.samefile(path):
+    # Another name of the same file is another place: what is written there leaves the first alone.
+    if out and os.path.realpath(out) == os.path.realpath(path):
         out = None
     seals = task.members.seals
     is_gone = task.sources and seals.has(path) and not os.path.exists(path)

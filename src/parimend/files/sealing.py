@@ -320,8 +320,8 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
     """Refuse to replace what is to be protected, or what a sidecar protects."""
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
-    stale = sidecar_of(out)
-    if stale.exists() and not force:
+    stale = next((side for side in sidecars_of(out) if side.exists()), None)
+    if stale and not force:
         raise MismatchError(
             f"{stale} belongs to another file that would be replaced: remove both, {FORCED}"
         )
