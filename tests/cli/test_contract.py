@@ -328,7 +328,7 @@ def _written(run, model, arguments):
 
 
 def _content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("arguments", WRITTEN)
@@ -410,6 +410,73 @@ def test_results_do_not_take_names_of_seals(run, model, others, arguments):
     status, err, _ = _written(run, model, given)
     assert (status, "has the name of a seal" in err) == (2, True)
     assert list(_content(others)) == ["plain.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["name", "link", "hard link", "dots"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["repair", "READ", "-o", "WRITTEN"],
+        ["repair", "other", "-o", "WRITTEN", "--from", "READ"],
+        ["inject", "READ", "-f", "zero", "-o", "WRITTEN"],
+        ["inject", "READ", "-f", "zero", "-o", "new", "--save", "WRITTEN"],
+        ["inject", "other", "-o", "WRITTEN", "--replay", "READ"],
+        ["inject", "other", "-o", "new", "--replay", "READ", "--save", "WRITTEN"],
+        ["protect", "READ", "--carrier", "lowbits", "-o", "WRITTEN", "--force"],
+        ["plan", "READ", "--map", "WRITTEN"],
+        ["plan", "READ", "--csv", "WRITTEN.csv"],
+        ["check", "READ", "--receipt", "WRITTEN", "--seal-dir", "seals"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(run, others, arguments, how):
+    end = ".csv" if "WRITTEN.csv" in arguments else ""
+    read, written = "read" + end, ("written" if "link" in how else "read") + end
+    (others / "plain.safetensors").rename(read)
+    (others / "other").write_bytes(os.urandom(900))
+    if "check" in arguments or "repair" in arguments:
+        protect_file(read, 3, seal_dir="seals" if "check" in arguments else None)
+        protect_file("other", 3)
+    if "--replay" in arguments or "--save" in arguments:
+        (others / read).write_text('{"format": "parimend.faults"}')
+    if "--map" in arguments:
+        (others / read).write_text('{\n "source": ')
+    if "check" in arguments:
+        (others / read).write_text('{"files":[')
+    if how == "link":
+        os.symlink(read, written)
+    if how == "hard link":
+        os.link(read, written)
+    out = os.path.join(os.pardir, others.name, written) if how == "dots" else written
+    given = {"READ": read, "WRITTEN": out, "WRITTEN.csv": out}
+    before = _content(others)
+    status, printed, err = run(*[given.get(each, each) for each in arguments])
+    assert (status, printed, _content(others)) == (2, "", before)
+    assert " is read by this command, too: take another name" in err
+
+
+def test_a_folder_is_not_repaired_into_itself(run, others):
+    protect_file(others / "plain.safetensors", 3)
+    before = _content(others)
+    for path in (".", "plain.safetensors"):
+        status, _, err = run("repair", path, "-o", ".")
+        assert (status, _content(others)) == (2, before)
+        assert err.endswith("read by this command, too: take another name, or use --in-place\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inject", "MODEL", "-f", "zero", "-o", "OUT", "--save", "OUT"],
+        ["plan", "MODEL", "--map", "OUT.csv", "--csv", "OUT.csv"],
+        ["plan", "MODEL", "--html", "OUT.html", "--csv", "LINK.csv"],
+    ],
+)
+def test_a_command_writes_each_file_to_a_place_of_its_own(run, model, others, arguments):
+    (others / "LINK.csv").symlink_to("OUT.html")
+    before = sorted(os.listdir())
+    status, err, _ = _written(run, model, arguments)
+    assert (status, sorted(os.listdir())) == (2, before)
+    assert " is where this command writes something else: take two names" in err
 
 
 @pytest.mark.parametrize("stream", [1, 2])

@@ -95,12 +95,13 @@ def command(
         raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
-        from parimend.cli.places import RECEIPT, require_free
+        from parimend.cli.places import RECEIPT, require_distinct, require_free
         from parimend.files.apart import Apart
 
         # Not by its name: a single seal would be that of any file.
         apart = Apart(seal_dir, proven=True) if seal_dir else None
         require_free(receipt, RECEIPT, seals=apart)
+        require_distinct([receipt], [*known, seal_dir])
     if engine is EngineName.LOCAL and workers is None:
         workers = 1
     trouble = ""

@@ -68,10 +68,11 @@ def command(
     Example: parimend inject model.safetensors -o broken.safetensors --fault bitflip --count 210
     """
     from parimend.cli.damaging import damage_file
-    from parimend.cli.places import FAULTS, require_free, require_free_for
+    from parimend.cli.places import FAULTS, require_distinct, require_free, require_free_for
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    require_distinct([out, save], [path, replay])
     require_free_for(out, path)
     if save is not None:
         require_free(save, FAULTS)

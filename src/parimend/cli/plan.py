@@ -20,6 +20,7 @@ from parimend.cli.protect import (
     PerOption,
     Seed,
     Source,
+    known,
 )
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
@@ -136,12 +137,14 @@ def command(
 
     Exit status: 1 if a target is not met.
     """
-    from parimend.cli.places import MAP, require_free
+    from parimend.cli.places import MAP, require_distinct, require_free
     from parimend.planner import plan, simulate
 
-    files = Files(html, picture, csv)
+    read = [src, *known([src])]
+    files = Files(html, picture, csv, read=read, beside=map_)
     if map_ is not None:
         require_free(map_, MAP)
+        require_distinct([map_], read)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -121,10 +121,13 @@ def command(
     Example: parimend protect model.safetensors --errors 1000
     """
     from parimend.files import protect_all
+    from parimend.files.seals import is_seal
 
-    if out is not None and not force:
-        _require_free(out, srcs, carrier, everything)
-    with reading(_known(srcs, everything), "protecting") as progress:
+    if out is not None and carrier is not CarrierName.SIDECAR:
+        _require_free(_goals(out, srcs, everything), known(srcs, everything), force)
+    elif out is not None and not (out.exists() or is_seal(out)):
+        _require_free([out], srcs, force)
+    with reading(known(srcs, everything), "protecting") as progress:
         made = protect_all(
             srcs,
             errors,
@@ -147,26 +150,30 @@ def command(
     raise typer.Exit(1 if made.problems else 0)
 
 
-def _require_free(out: Path, srcs: Sequence[Path], carrier: CarrierName, everything: bool) -> None:
-    """Refuse to write protected files where others are; a seal takes the place of none."""
-    from parimend.cli.places import require_free
-    from parimend.errors import ParimendError
-    from parimend.files.protecting import goals_of
-    from parimend.files.seals import is_seal
+def _require_free(goals: Sequence[Path], read: Iterable[Path], force: bool) -> None:
+    """Refuse to write protected files or seals where others are."""
+    from parimend.cli.places import require_distinct, require_free
 
-    goals = [out]
-    if carrier is CarrierName.SIDECAR:
-        goals = [] if out.exists() or is_seal(out) else goals
-    elif out.is_dir():
-        goals = []
-        for src in srcs:
-            with suppress(ParimendError, OSError):  # it is told of when its turn comes
-                goals += [goal for goal in goals_of(src, out, everything) if goal.parent.is_dir()]
-    for goal in goals:
+    require_distinct(goals, read)
+    for goal in () if force else goals:
         require_free(goal, instead=", or use --force")
 
 
-def _known(srcs: Sequence[Path], everything: bool) -> Iterator[Path]:
+def _goals(out: Path, srcs: Sequence[Path], everything: bool) -> list[Path]:
+    """Where protected files are written, as far as that is known."""
+    from parimend.errors import ParimendError
+    from parimend.files.protecting import goals_of
+
+    if not out.is_dir():
+        return [out]
+    goals = []
+    for src in srcs:
+        with suppress(ParimendError, OSError):  # it is told of when its turn comes
+            goals += [goal for goal in goals_of(src, out, everything) if goal.parent.is_dir()]
+    return goals
+
+
+def known(srcs: Sequence[Path], everything: bool = False) -> Iterator[Path]:
     """The files that are read; what stands for none is told when its turn comes."""
     from parimend.errors import ParimendError
     from parimend.files import targets

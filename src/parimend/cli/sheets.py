@@ -41,6 +41,11 @@ Csv = Annotated[
 class Files:
     """Where sheets go; nowhere by default.
 
+    Attributes:
+        html, picture, csv: the files.
+        read: what the command reads.
+        beside: what else it writes.
+
     Raises:
         ParimendError: if one of them cannot be written, before anything long begins.
     """
@@ -48,11 +53,13 @@ class Files:
     html: Path | None = None
     picture: Path | None = None
     csv: Path | None = None
+    read: Sequence[Path] = ()
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
         if not self:
             return
-        from parimend.cli.places import require_free
+        from parimend.cli.places import require_distinct, require_free
         from parimend.report import require_csv, require_page, require_picture
 
         asked = (
@@ -64,15 +71,22 @@ class Files:
             if path is not None:
                 require(path)
                 require_free(path)
+        require_distinct([self.beside, self.html, self.picture, self.csv], self.read)
 
     def __bool__(self) -> bool:
         return any(path is not None for path in (self.html, self.picture, self.csv))
 
     def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> str:
         """Write the files that are asked for; see `unwritten`."""
-        from parimend.report import write_csv, write_page, write_picture
+        from parimend.cli.places import require_distinct, require_free
+        from parimend.report import csv_files, write_csv, write_page, write_picture
 
         def write() -> None:
+            # What lies beside the table is known when its sheets are.
+            tables = csv_files(sheets, self.csv) if self.csv is not None else []
+            for path in tables:
+                require_free(path)
+            require_distinct([self.beside, *tables], self.read)
             if self.html is not None:
                 write_page(sheets, self.html, title, confidence=confidence)
             if self.picture is not None:

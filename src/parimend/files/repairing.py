@@ -78,6 +78,7 @@ def repair_file(
         SourceError: if a source that is needed cannot be read in ranges, or is of another file.
         MismatchError: also if a file was saved anew while it was being repaired.
         FormatError: also if ``out`` is something else than a regular file or a folder.
+        SpecError: if ``out`` is a hard link to the file.
         OSError: if a file cannot be read or written. Nothing was changed then.
         SealError, MismatchError, FormatError: as `check_file` does.
 
@@ -160,9 +161,12 @@ def _mend(folder: Path | None, task: _Task) -> None:
 
 
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
-    # Another name of the same file is another place: what is written there leaves the first alone.
     if out and os.path.realpath(out) == os.path.realpath(path):
         out = None
+    if out and out.exists() and os.path.exists(path) and out.samefile(path):
+        raise SpecError(
+            f"{out} is another name of {path}, a hard link: write the repaired file somewhere else"
+        )
     seals = task.members.seals
     is_gone = task.sources and seals.has(path) and not os.path.exists(path)
     if is_gone:
