@@ -297,6 +297,33 @@ def test_a_folder_that_is_not_there_is_told_before_the_work(
     assert sorted(tmp_path.rglob("*")) == there
 
 
+@pytest.mark.parametrize("end", ["/", "/.", "//"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "MODEL", "--receipt", "new"],
+        ["repair", "MODEL", "-o", "new"],
+        ["protect", "MODEL", "-o", "new", "--carrier", "lowbits"],
+        ["protect", "MODEL", "-o", "new"],
+        ["plan", "MODEL", "--map", "new"],
+        ["plan", "MODEL", "--csv", "new.csv"],
+        ["plan", "MODEL", "--html", "new.html"],
+        ["plan", "MODEL", "--picture", "new.svg"],
+        ["inject", "MODEL", "-f", "zero", "-o", "new"],
+        ["inject", "MODEL", "-f", "zero", "-o", "broken", "--save", "new"],
+    ],
+)
+def test_what_ends_in_a_separator_is_a_folder(model, run, tmp_path, monkeypatch, arguments, end):
+    monkeypatch.chdir(tmp_path)
+    given = [str(model) if each == "MODEL" else each for each in arguments]
+    given = [each + end if each.startswith("new") else each for each in given]
+    there = sorted(tmp_path.rglob("*"))
+    status, out, err = run(*given)
+    assert (status, out, sorted(tmp_path.rglob("*"))) == (2, "", there)
+    assert " is no folder: make it first, or name a file" in err
+    assert (err.count("\n"), f"{end} is no folder" in err) == (1, True)
+
+
 WRITTEN = [
     ["check", "MODEL", "--receipt", "OUT"],
     ["plan", "MODEL", "--map", "OUT"],

@@ -355,6 +355,9 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
         (lambda path: check_file(""), "path must be the path of a file"),
         (lambda path: check_file("a\0b"), "path must be the path of a file"),
         (lambda path: repair_file(path, out=1), "out must be the path of a file"),
+        (lambda path: repair_file(path, out=f"{path}-new/"), "-new/ is no folder: make it first"),
+        (lambda path: protect_file(path, 5, out=f"{path}-new/"), "-new/ is no folder"),
+        (lambda path: protect_file(path, 5, "real", f"{path}-new/"), "-new/ is no folder"),
     ],
 )
 def test_arguments_of_the_wrong_type_are_one_sentence(model, call, says):

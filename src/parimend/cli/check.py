@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import reason, require_written, tell
-from parimend.cli.output import Json, SealDir, reading
+from parimend.cli.output import Json, SealDir, reading, written
 from parimend.cli.report import show
 from parimend.errors import ParimendError
 
@@ -46,6 +46,7 @@ Written = Annotated[
     typer.Option(
         "--receipt",
         metavar="FILE",
+        parser=written,
         help="Write down which files these are and what is found, as JSON to be signed.",
     ),
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, counting, print_json
+from parimend.cli.output import Json, Only, counting, print_json, written
 from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.protect import (
     CarrierName,
@@ -99,7 +99,12 @@ Verify = Annotated[
 ]
 Map = Annotated[
     Path | None,
-    typer.Option("--map", help="Write what carriers and budgets give and take to this JSON file."),
+    typer.Option(
+        "--map",
+        parser=written,
+        metavar="PATH",
+        help="Write what carriers and budgets give and take to this JSON file.",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size
+from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size, written
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
@@ -84,6 +84,8 @@ def command(
         typer.Option(
             "--out",
             "-o",
+            parser=written,
+            metavar="PATH",
             help="The protected file, for real and lowbits; for several an existing folder. For "
             "sidecar where to write that of a single file.",
         ),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.check import Listed, Paths, Quiet
-from parimend.cli.output import Json, SealDir, reading
+from parimend.cli.output import Json, SealDir, reading, written
 from parimend.cli.report import show
 
 
@@ -17,7 +17,13 @@ def command(
     paths: Paths,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the repaired file and its sidecar here."),
+        typer.Option(
+            "--out",
+            "-o",
+            parser=written,
+            metavar="PATH",
+            help="Write the repaired file and its sidecar here.",
+        ),
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Let the repaired file take the damaged one's place.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import unwritten
+from parimend.cli.output import written
 
 if TYPE_CHECKING:
     from parimend.report import Sheet
@@ -20,19 +21,27 @@ Html = Annotated[
     Path | None,
     typer.Option(
         help="Write a page with tables, figures and filters to this file (.html).",
+        parser=written,
+        metavar="PATH",
         rich_help_panel=_FILES,
     ),
 ]
 Picture = Annotated[
     Path | None,
     typer.Option(
-        help="Draw a picture into this file (.svg, .png or .pdf).", rich_help_panel=_FILES
+        help="Draw a picture into this file (.svg, .png or .pdf).",
+        parser=written,
+        metavar="PATH",
+        rich_help_panel=_FILES,
     ),
 ]
 Csv = Annotated[
     Path | None,
     typer.Option(
-        help="Write the table to this file (.csv); more go beside it.", rich_help_panel=_FILES
+        help="Write the table to this file (.csv); more go beside it.",
+        parser=written,
+        metavar="PATH",
+        rich_help_panel=_FILES,
     ),
 ]
 
