@@ -15,8 +15,8 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
+from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
+from parimend.files.targets import MEMBERS, PLACE, is_inside
 
 Set = frozenset[str]
 """A set of files, by their names."""

@@ -14,8 +14,8 @@ from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.choosing import of_file
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
-from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
+from parimend.files.seals import FORCED, NAME, Sealed, Seals, sidecar_of
+from parimend.files.targets import MAX_INDEX, MEMBERS, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
 from parimend.record import Record

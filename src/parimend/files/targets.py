@@ -26,8 +26,6 @@ MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
-NAME = "name"
-"""The note of a seal that names its file, without folders."""
 PLACE = "place"
 """The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 
