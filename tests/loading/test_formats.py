@@ -237,7 +237,7 @@ def test_an_index_that_is_named_is_the_one_that_is_meant(shards):
     folder, tensors = shards
     named, other = (folder / f"{each}.safetensors.index.json" for each in "mn")
     text = json.loads(named.read_text())
-    left_out, shard = text["weight_map"].popitem()
+    left_out, _ = text["weight_map"].popitem()
     other.write_text(json.dumps(text))
     pm.protect_file(folder, errors=5)
     assert same(pm.load_folder(named), tensors)
