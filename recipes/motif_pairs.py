@@ -15,7 +15,8 @@ from scipy import stats
 from torch import Tensor
 
 from parimend.errors import SpecError
-from parimend.report import Chart, Column, Interval, Known, Sheet, write_csv, write_page
+from parimend.experiment import Estimate
+from parimend.report import Chart, Column, Known, Sheet, write_csv, write_page
 from parimend.report.sheet import Value
 
 N = TypeVar("N", bound=Hashable)
@@ -191,7 +192,7 @@ class Atlas(Generic[N]):
             for measure in self.measures:
                 a, b = self.both(pair, measure)
                 found = difference(measure, a, b, intervals=1)
-                row += [float(np.mean(a)), Interval(found.value, found.low, found.high)]
+                row += [float(np.mean(a)), Estimate(found.value, found.low, found.high)]
             rows.append(tuple(row))
         shown = [title for title in titles if title != "accuracy"] + ["accuracy"]
         chart = Chart(("pair",), tuple(shown), ("motif",), lying=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 import parimend as pm
 from parimend.codes import Gaussian, Modular, Sparse
@@ -29,6 +29,7 @@ from parimend.experiment import (
     on_grid,
     run,
     trial,
+    wilson,
 )
 from parimend.outcomes import Verdict
 
@@ -89,12 +90,22 @@ def test_rates_have_intervals_and_bounds():
     # The Wilson interval: rates whose distance from 3 % is 1.96 of their own standard errors.
     for bound in (low, high):
         assert abs(bound - 0.03) == pytest.approx(1.959964 * (bound * (1 - bound) / 100) ** 0.5)
+    assert (low, high) == wilson(0.03, 100)
     # The exact bound: so few of them would come in one of twenty experiments.
     assert binom.cdf(3, 100, rate.upper()) == pytest.approx(0.05)
     assert binom.cdf(3, 100, rate.upper(0.99)) == pytest.approx(0.01)
     assert Rate(0, 0).interval() == (0.0, 1.0)
     assert Rate(0, 0).upper() == 1.0
     assert Rate(5, 5).upper() == 1.0
+
+
+@given(st.integers(1, 5000), st.floats(0.5, 0.999), st.data())
+def test_intervals_are_those_of_scipy(trials, confidence, data):
+    count = data.draw(st.integers(0, trials))
+    low, high = Rate(count, trials).interval(confidence)
+    theirs = binomtest(count, trials).proportion_ci(confidence, "wilson")
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0.0 <= low <= count / trials <= high <= 1.0
 
 
 class Byte:

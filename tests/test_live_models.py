@@ -194,3 +194,15 @@ def test_threads_that_repair_one_model_at_once(carrier):
     assert Verdict.UNCORRECTABLE not in verdicts
     assert "uncorrectable" not in kinds
     assert verdicts.count(Verdict.CORRECTED) + kinds.count("repaired") >= 6
+
+
+def test_rows_that_a_model_shortens_itself_are_told():
+    layer = torch.nn.Embedding.from_pretrained(torch.eye(40) * 3.0, max_norm=2.0)
+    with pytest.warns(UserWarning, match="40 rows of 0.weight are longer than the max_norm"):
+        pm.protect_(torch.nn.Sequential(layer), 3)
+    layer.weight.data.renorm_(2, 0, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seal = pm.protect_(torch.nn.Sequential(layer), 3)
+    layer(torch.arange(40))
+    assert pm.check(torch.nn.Sequential(layer), seal).ok

@@ -67,12 +67,12 @@ def cell(line: Line) -> str:
     """Mean score in per cent; shares of trials as before / detected / wrong without a word."""
     if line.trials < 2:
         return "-"
-    return f"{100 * line.score.share:.1f}, {' / '.join(shares(line))}"
+    return f"{100 * line.score.value:.1f}, {' / '.join(shares(line))}"
 
 
 def shares(line: Line) -> Iterable[str]:
     for names in (("repaired", "masked"), ("detected",), ("miscorrected", "silent")):
-        yield f"{100 * sum(line.outcomes[name].share for name in names):.0f}"
+        yield f"{100 * sum(line.outcomes[name].value for name in names):.0f}"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def place_of(value: object, name: str = "path") -> Path:
     return path
 
 
-def whole_number(value: object, name: str = "errors") -> int:
+def whole_number(value: object, name: str = "errors", least: int | None = None) -> int:
     """A whole number that was given as an argument, numpy's included; True and False are none.
 
     >>> whole_number(2.5)
@@ -50,10 +50,24 @@ def whole_number(value: object, name: str = "errors") -> int:
     """
     if not isinstance(value, bool):
         try:
-            return operator.index(value)  # type: ignore[arg-type]
+            number = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
+        else:
+            if least is None or number >= least:
+                return number
+            raise SpecError(f"{name} must be at least {least}, not {number}")
     raise SpecError(f"{name} must be a whole number, not {_shown(value)}")
+
+
+def workers_of(value: object) -> int | None:
+    """How many work at the same time, as it was given as an argument; None for one on each core.
+
+    >>> workers_of(0)
+    Traceback (most recent call last):
+    parimend.errors.SpecError: workers must be at least 1, not 0
+    """
+    return None if value is None else whole_number(value, "workers", least=1)
 
 
 def require(value: object, name: str, what: str, *types: type) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
+from parimend.arguments import workers_of
 from parimend.errors import SpecError, WorkerDiedError
 
 T = TypeVar("T")
 R = TypeVar("R")
+EngineName = Literal["local", "ray"]
+"""Who does work: this machine, or those of a cluster."""
 
 _AHEAD = 2  # tasks for each worker, so that none waits for tasks
 _RETRIES = 8
@@ -25,10 +28,13 @@ class Cluster:
         workers: tasks that run at once; by default as many as the cluster has cores.
         address: of a cluster; by default the one that this process is connected to, or a new one on
             this machine.
+
+    Raises:
+        SpecError: if ``workers`` is no number of them.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
-        self.workers, self.address = workers, address
+        self.workers, self.address = workers_of(workers), address
         self._own = False
 
     def start(self) -> Self:

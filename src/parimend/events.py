@@ -31,7 +31,8 @@ may have been, and its step was not taken. ``redone``: so it was computed again,
 that ``step`` got. ``unexplained``: a step moved the weights much farther than those before it,
 and no few weights explain it. ``accepted``: what seemed wrong came again and again, so the run
 has changed; or something is taken for right that may be damage: what a step that an exception ended
-has left, or whoever replaced tensors; what was beyond repair when a checkpoint was loaded.
+has left, or whoever replaced tensors; what was beyond repair when a checkpoint was loaded;
+weights that are off their code when they are sealed, though no step was taken.
 ``unwatched``: something is not looked after any more."""
 
 GuardKind = Literal[

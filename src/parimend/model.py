@@ -17,6 +17,7 @@ from parimend.moving import moving
 from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
+from parimend.showing import counted
 from parimend.stores.extent import extent_of
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import (
@@ -25,6 +26,7 @@ from parimend.stores.naming import (
     require_movable,
     require_plain,
 )
+from parimend.stores.renorm import renormalizing, too_long
 from parimend.stores.shards import ShardedTensors, store_of
 
 Model = torch.nn.Module | Mapping[str, Any]
@@ -99,7 +101,7 @@ def tensors_to_protect(
     model: Model, only: Sequence[str] | None, buffers: bool
 ) -> ModelTensors | ShardedTensors:
     """The tensors to protect; warns where most of a model is in buffers that nobody asked for, or
-    in objects that hide their tensors.
+    in objects that hide their tensors, and of weights that the model itself will change.
 
     Raises:
         WordError: if there is nothing to protect, or a tensor cannot be; names it.
@@ -112,6 +114,15 @@ def tensors_to_protect(
             f"{extent.others}",
             stacklevel=3,
         )
+    for name, layer in renormalizing(model).items():
+        if name in tensors and (rows := too_long(layer)):
+            warnings.warn(
+                f"{counted(rows, 'row')} of {name} are longer than the max_norm of their layer, "
+                "which shortens them when it reads them; that will be taken for damage: run "
+                f"weight.data.renorm_({layer.norm_type:g}, 0, {layer.max_norm:g}) before, or leave "
+                f"it out with only='!{name}'",
+                stacklevel=3,
+            )
     return store_of(tensors)
 
 

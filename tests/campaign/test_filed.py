@@ -42,7 +42,7 @@ def test_a_file_of_any_format_is_its_tensors(name, tmp_path, rng):
     byte_view(tensors[changed], changed)[0] ^= 1
     assert sum(a != b for a, b in zip(filled(path, tensors), content, strict=True)) == 1
     shares = {line.protection: line.outcomes for line in _lines(path, tmp_path / "out")}
-    assert shares["none"]["silent"].share == shares["sidecar"]["repaired"].share == 1.0
+    assert shares["none"]["silent"].value == shares["sidecar"]["repaired"].value == 1.0
 
 
 def _lines(path, out):
@@ -85,8 +85,8 @@ def test_a_quantized_onnx_file_is_scored_by_its_own_library(tmp_path):
     given = spec(path, **more, data_arguments={"path": str(path)})
     assert run(given, tmp_path / "out", workers=1).finished
     found = {line.protection: line for line in lines(tmp_path / "out")}
-    assert found["none"].intact == found["sidecar"].score.share == 1.0
-    assert found["none"].score.share < 1.0
+    assert found["none"].intact == found["sidecar"].score.value == 1.0
+    assert found["none"].score.value < 1.0
 
 
 def test_what_cannot_be_a_network_says_so(tmp_path):

@@ -75,7 +75,7 @@ def test_most_of_a_network_in_buffers_is_no_evidence_unless_it_is_asked_for(tmp_
         assert run(spec("Quantized", buffers=buffers), out, workers=1).reach == (reach,)
         assert status(out).reach == (reach,)
         shares = {line.protection: line.outcomes for line in lines(out)}
-        assert shares["none"]["silent"].share == shares["sidecar"]["repaired"].share == 1.0
+        assert shares["none"]["silent"].value == shares["sidecar"]["repaired"].value == 1.0
 
 
 def test_buffers_are_struck_and_put_back(tmp_path):

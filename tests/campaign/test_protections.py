@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.campaign.protections import PROTECTIONS, Network, protection_of
-from parimend.campaign.protections.base import byte_rows, put_back
-from parimend.campaign.protections.secded import checks, columns
+from parimend.campaign.protections.secded import byte_rows, checks, columns, put_back
 from parimend.campaign.task import Setting
 from parimend.errors import SpecError, WordError
 from parimend.outcomes import Verdict
@@ -232,7 +231,7 @@ def test_a_carrier_beyond_its_budget_says_so():
 
 def test_rows_of_bytes_go_back_where_they_were():
     tensors = {"a": torch.arange(7.0), "b": torch.arange(3, dtype=torch.int16)}
-    rows = byte_rows(tensors, 8)
+    rows = byte_rows(tensors)
     assert {name: each.shape for name, each in rows.items()} == {"a": (4, 8), "b": (1, 8)}
     for each in rows.values():
         each[:] = 1

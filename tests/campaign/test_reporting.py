@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from scipy.stats import binomtest
 
 from parimend.campaign import Spec, Store, compare, lines, resume, run
-from parimend.campaign.reporting import _bonett_price
+from parimend.campaign.estimates import bonett_price
 from parimend.cli import main
 from parimend.errors import MismatchError, SpecError
 from parimend.report import campaign_sheets
@@ -68,15 +68,15 @@ def test_a_line_counts_the_trials_with_intervals(campaign):
     assert len(found) == 4
     lost = found["sidecar", "four"]
     assert lost.trials == 40
-    assert lost.outcomes["detected"].share == 1.0
+    assert lost.outcomes["detected"].value == 1.0
     none = found["none", "one"].outcomes["silent"]
     interval = binomtest(40, 40).proportion_ci(0.95, "wilson")
-    assert (none.share, none.low, none.high) == (1.0, interval.low, interval.high)
+    assert (none.value, none.low, none.high) == (1.0, interval.low, interval.high)
     assert (none.method, none.upper) == ("wilson", None)
     unseen = found["sidecar", "one"].event
-    assert unseen.share == 0.0
+    assert unseen.value == 0.0
     assert unseen.upper == pytest.approx(1 - 0.05 ** (1 / 40))
-    assert found["sidecar", "one"].outcomes["repaired"].share == 1.0
+    assert found["sidecar", "one"].outcomes["repaired"].value == 1.0
     assert found["sidecar", "one"].nbytes > 0
     assert found["sidecar", "one"].change == 0.0
     assert (found["sidecar", "one"].guaranteed, found["none", "one"].guaranteed) == (3, 0)
@@ -92,12 +92,12 @@ def test_scores_are_those_of_the_trials(campaign):
     ]
     scores = np.array([score for row in rows for score in row.scores])
     line = found["none", "four"]
-    assert line.score.share == pytest.approx(scores.mean())
+    assert line.score.value == pytest.approx(scores.mean())
     half = 1.959964 * scores.std(ddof=1) / math.sqrt(40)
     assert line.score.high == pytest.approx(scores.mean() + half)
-    assert line.harmed.share == np.mean(scores < line.intact)
-    assert line.harmed.share > 0.5
-    assert found["sidecar", "one"].harmed.share == 0.0
+    assert line.harmed.value == np.mean(scores < line.intact)
+    assert line.harmed.value > 0.5
+    assert found["sidecar", "one"].harmed.value == 0.0
 
 
 def test_campaigns_are_added_and_no_trial_counts_twice(campaign, tmp_path):
@@ -169,9 +169,9 @@ def test_protections_are_compared_trial_by_trial(campaign):
     one = found["one"]
     assert (one.trials, one.only_a, one.only_b) == (40, 40, 0)
     assert one.p == pytest.approx(2.0**-39)
-    assert one.difference.share == 1.0
+    assert one.difference.value == 1.0
     assert 0.8 < one.difference.low < 1.0
-    assert one.score.share <= 0.0
+    assert one.score.value <= 0.0
     same = compare(f"{campaign}:none", f"{campaign}:none")[0]
     assert (same.p, same.only_a, same.only_b) == (1.0, 0, 0)
     assert same.difference.low < 0.0 < same.difference.high
@@ -180,10 +180,10 @@ def test_protections_are_compared_trial_by_trial(campaign):
 
 def test_the_paired_interval_is_that_of_the_paper():
     """Bonett and Price 2012: p12 = (f12 + 1) / (n + 2), p21 likewise."""
-    found = _bonett_price(12, 4, 100, 0.95)
+    found = bonett_price(12, 4, 100, 0.95)
     p12, p21 = 13 / 102, 5 / 102
     half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
-    assert found.share == pytest.approx(0.08)
+    assert found.value == pytest.approx(0.08)
     assert (found.low, found.high) == pytest.approx((p12 - p21 - half, p12 - p21 + half))
 
 
@@ -191,7 +191,7 @@ def test_paired_intervals_cover(rng):
     missed = 0
     for _ in range(2000):
         kinds = rng.multinomial(200, [0.08, 0.03, 0.89])
-        found = _bonett_price(int(kinds[0]), int(kinds[1]), 200, 0.95)
+        found = bonett_price(int(kinds[0]), int(kinds[1]), 200, 0.95)
         missed += not found.low <= 0.05 <= found.high
     assert missed <= 120  # 5 %, and a little for the simulation
 
@@ -205,20 +205,20 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     run(Spec.of(given, HERE), tmp_path, workers=1)
     none, sidecar = lines(tmp_path)
     assert (none.trials, none.event.method) == (240, "sequence")
-    assert 0.0 < none.event.share < 0.4
-    assert none.event.low <= none.event.share <= none.event.high
+    assert 0.0 < none.event.value < 0.4
+    assert none.event.low <= none.event.value <= none.event.high
     whole, *parts = lines(tmp_path, strata=True)[:4]
     assert whole.as_dict() == none.as_dict()
     assert [part.where.bits for part in parts] == [(0, 22), (23, 30), (31, 31)]
     assert sum(part.trials for part in parts) == none.trials
-    assert sum(part.where.weight * part.event.share for part in parts) == pytest.approx(
-        none.event.share
+    assert sum(part.where.weight * part.event.value for part in parts) == pytest.approx(
+        none.event.value
     )
-    assert all(part.event.low <= part.event.share <= part.event.high for part in parts)
+    assert all(part.event.low <= part.event.value <= part.event.high for part in parts)
     assert {part.event.method for part in parts} == {"sequence"}
-    score = sum(part.where.weight * part.score.share for part in parts)
-    assert score == pytest.approx(none.score.share)
-    assert sidecar.event.share == 0.0
+    score = sum(part.where.weight * part.score.value for part in parts)
+    assert score == pytest.approx(none.score.value)
+    assert sidecar.event.value == 0.0
     assert sidecar.event.upper == sidecar.event.high
     assert [each.as_dict() for each in lines(tmp_path, tmp_path)] == [
         none.as_dict(),
@@ -227,8 +227,8 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     (found,) = compare(f"{tmp_path}:none", f"{tmp_path}:sidecar")
     assert found.p is None
     assert found.difference.method == "sequence"
-    assert found.difference.share == pytest.approx(none.event.share)
-    assert found.difference.low <= found.difference.share <= found.difference.high
+    assert found.difference.value == pytest.approx(none.event.value)
+    assert found.difference.low <= found.difference.value <= found.difference.high
     assert found.only_b == 0
 
 

@@ -15,9 +15,15 @@ from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.campaign import Spec, Store, resume, run, status
-from parimend.campaign.engines import Engine, Local, WorkerDiedError, local
-from parimend.errors import BusyError, CampaignError, FormatError, MismatchError, SpecError
-from parimend.experiment import Counts
+from parimend.campaign.engines import Engine, Local, Ray, local
+from parimend.errors import (
+    BusyError,
+    CampaignError,
+    FormatError,
+    MismatchError,
+    SpecError,
+    WorkerDiedError,
+)
 from tests.campaign.conftest import HERE, RECIPE, tables
 
 ROOT = HERE.parents[1]
@@ -31,11 +37,13 @@ def statistics_of(out):
     return (out / "statistics.jsonl").read_bytes()
 
 
-def counts_of(out):
+def trials_of(out):
+    """By protection and fault, a letter and a score for each trial, in their order."""
     found = {}
     for row in Store(out).statistics().sorted():
         key = row.task.protection.name, row.task.fault.name
-        found[key] = found.get(key, Counts()) + row.counts
+        outcomes, scores = found.get(key, ("", ()))
+        found[key] = outcomes + row.outcomes, scores + row.scores
     return found
 
 
@@ -45,17 +53,17 @@ def test_a_campaign_counts_what_became_of_every_trial(tmp_path):
     assert (end.trials, end.tasks, end.finished, end.running) == (80, 16, True, False)
     assert seen[0] == (0, 80)
     assert seen[-1] == (80, 80)
-    counts = counts_of(tmp_path)
-    assert counts["none", "flip"] == Counts(silent=20, after=counts["none", "flip"].after)
-    assert counts["sidecar", "flip"].repaired == 20
-    assert counts["sidecar", "five"].detected == 20  # more than its budget
+    trials = trials_of(tmp_path)
+    assert trials["none", "flip"][0] == 20 * "s"
+    assert trials["sidecar", "flip"][0] == 20 * "r"
+    assert trials["sidecar", "five"][0] == 20 * "d"  # more than its budget
     store = Store(tmp_path)
     facts = {fact.protection: fact for fact in store.prepared.facts}
     assert facts["none"].nbytes == 0
     assert facts["sidecar"].nbytes > 0
     assert facts["sidecar"].score == facts["none"].score > 0.7
-    assert set(counts["sidecar", "flip"].after) == {facts["sidecar"].score}
-    assert min(counts["none", "five"].after) < facts["none"].score
+    assert set(trials["sidecar", "flip"][1]) == {facts["sidecar"].score}
+    assert min(trials["none", "five"][1]) < facts["none"].score
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "campaign.json",
         "rows.jsonl",
@@ -87,7 +95,7 @@ def test_workers_and_blocks_and_order_do_not_change_a_number(tmp_path):
     assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "two")
     assert statistics_of(tmp_path / "one") == statistics_of(tmp_path / "backwards")
     run(spec(**kinds, block=7), tmp_path / "blocks", workers=1)
-    assert counts_of(tmp_path / "blocks") == counts_of(tmp_path / "one")
+    assert trials_of(tmp_path / "blocks") == trials_of(tmp_path / "one")
 
 
 class Backwards(Local):
@@ -336,7 +344,7 @@ def test_a_module_with_weights_from_a_file(tmp_path):
     for path in (file, archive):
         source = tables()["networks"]["digits"] | {"file": str(path), "arguments": {"steps": 0}}
         run(spec(networks={"digits": source}), tmp_path / path.suffix, workers=1)
-        assert counts_of(tmp_path / path.suffix) == counts_of(tmp_path / "built")
+        assert trials_of(tmp_path / path.suffix) == trials_of(tmp_path / "built")
 
 
 def test_a_folder_of_a_hub(tmp_path):
@@ -354,6 +362,19 @@ def test_engines_are_named(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'local'"):
         run(spec(), tmp_path, engine="locale")
     assert issubclass(Local, Engine)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [(0, "at least 1, not 0"), (-2, "at least 1, not -2"), (1.5, "a whole number"), (True, "bool")],
+)
+def test_workers_are_a_number_of_them(tmp_path, engine, workers, says):
+    with pytest.raises(SpecError, match=f"workers must be .*{says}"):
+        run(spec(), tmp_path / "out", engine=engine, workers=workers)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SpecError, match=says):
+        {"local": Local, "ray": Ray}[engine](workers)
 
 
 def test_the_room_is_the_public_name():

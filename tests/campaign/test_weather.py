@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from parimend.campaign.damage import damage_of
 from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather, merged
+from parimend.errors import FaultError
 from parimend.faults import draw, select
 from parimend.risk import Environment, Events
 
@@ -38,6 +39,12 @@ def test_nothing_comes_where_nothing_happens():
 def test_an_event_is_no_longer_than_a_tensor():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
     assert any(len(Weather(where, 1.0).draw(select(MODEL), seed)) == 4000 for seed in range(9))
+
+
+def test_more_events_than_can_be_drawn_are_refused():
+    where = Environment("here", rate=1.0 / BITS, events=Events.of({1: 1.0}))
+    with pytest.raises(FaultError, match=r"in 2e\+06 days 2e\+06 events are expected.*fewer days"):
+        Weather(where, 2e6).draw(select(MODEL), 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**32)), max_size=4))

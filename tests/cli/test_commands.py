@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ import safetensors.numpy
 from safetensors.torch import save_file
 
 import parimend as pm
-from parimend.carriers import Balance, Request
+from parimend.carriers import Balance, CarrierName, Request
+from parimend.cli.protect import CarrierOption, PerOption
 from parimend.files import seals_of
-from parimend.words.layout import whole
+from parimend.words.layout import Per, whole
 
 
 @pytest.fixture
@@ -596,3 +598,9 @@ def test_propagate_names_what_is_missing(made, run, source, says):
     status, _, err = run("propagate", source)
     assert status == 2
     assert says in err
+
+
+def test_choices_are_those_of_the_library():
+    """They are written down once more, as the library takes longer to load than a help text may."""
+    for option, names in ((CarrierOption, CarrierName), (PerOption, Per)):
+        assert get_args(get_args(option)[0]) == get_args(names)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from parimend.codes import Gaussian
-from parimend.decoders import decoder as by_name
 from parimend.decoders.amp import AMP
 from parimend.decoders.l1 import L1
 from parimend.outcomes import Verdict
@@ -46,7 +45,3 @@ def test_damage_of_all_sizes(rng):
         decoding = prepared.decode(code.syndrome(damage))
         assert decoding.verdict is Verdict.CORRECTED
         np.testing.assert_array_equal(decoding.positions, np.flatnonzero(damage))
-
-
-def test_is_registered():
-    assert by_name("amp") is AMP

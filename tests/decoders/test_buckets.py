@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from parimend.codes import Modular, restore
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.modular import PRIMES
-from parimend.decoders import Buckets, decoder
+from parimend.decoders import Buckets
 from parimend.errors import SpecError
 from parimend.kernels import modular_numba
 from parimend.kernels.buckets_numba import _inverse
@@ -179,7 +179,6 @@ def test_misuse_is_refused():
         prepared.decode(code.sums_of(np.array([3]), np.array([9])), noise=1.0)
     with pytest.raises(SpecError, match="residues"):
         prepared.decode(code.zeros() + np.uint64(PRIME))
-    assert decoder("buckets") is Buckets
 
 
 @given(st.sampled_from(list(PRIMES.values())), st.data())

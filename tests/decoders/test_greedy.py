@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from parimend.codes import Gaussian
-from parimend.decoders import decoder as by_name
 from parimend.decoders.greedy import OMP
 from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
@@ -33,7 +32,3 @@ def test_values_of_all_sizes(rng):
         decoding = prepared.decode(code.syndrome(damage))
         assert decoding.verdict is Verdict.CORRECTED
         np.testing.assert_array_equal(decoding.positions, np.flatnonzero(damage))
-
-
-def test_is_registered():
-    assert by_name("omp") is OMP

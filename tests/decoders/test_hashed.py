@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Hashed, restore
-from parimend.decoders import Buckets, HashedSums, decoder
+from parimend.decoders import Buckets, HashedSums
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
@@ -239,4 +239,3 @@ def test_misuse_is_refused():
         wrong[which] = PRIME
         with pytest.raises(SpecError, match="residues"):
             prepared.decode(wrong)
-    assert decoder("hashed") is HashedSums

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from parimend.codes import Gaussian
-from parimend.decoders import decoder as by_name
 from parimend.decoders.l1 import L1
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
@@ -65,10 +64,6 @@ def test_the_reference_case_at_a_fifth(values, rng):
         assert decoding.verdict is Verdict.CORRECTED
         np.testing.assert_array_equal(decoding.positions, np.flatnonzero(damage))
         np.testing.assert_allclose(decoding.values, damage[decoding.positions], atol=1e-11)
-
-
-def test_is_registered():
-    assert by_name("l1") is L1
 
 
 def test_refuses_unknown_methods():

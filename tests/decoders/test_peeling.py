@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from parimend.codes import Sparse, from_spec
 from parimend.codes.lowbits import LowBits
-from parimend.decoders.base import decoder as by_name
 from parimend.decoders.peeling import Peeling
 from parimend.errors import SpecError
 from parimend.kernels import peeling_numba as kernels
@@ -227,9 +226,6 @@ class TestUse:
     @pytest.fixture
     def code(self):
         return Sparse.for_errors(2000, 80)
-
-    def test_is_found_by_its_name(self):
-        assert by_name("peeling") is Peeling
 
     def test_noise_is_refused(self, code):
         with pytest.raises(SpecError, match="exact"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from parimend.codes import PowerSums
 from parimend.codes.power import LONGEST
-from parimend.decoders import ReedSolomon, decoder
+from parimend.decoders import ReedSolomon
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
 from tests.decoders.contract import DecoderContract
@@ -134,7 +134,3 @@ def test_refuses_noise_and_numbers_that_are_no_sums():
         prepared.decode(np.ones(4, np.uint64), noise=1.0)
     with pytest.raises(SpecError, match="residues"):
         prepared.decode(np.full(4, PRIME, np.uint64))
-
-
-def test_is_found_by_its_name():
-    assert decoder("reed-solomon") is ReedSolomon

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.errors import ParimendError
+from parimend.errors import (
+    FaultFileError,
+    ImpossibleFaultError,
+    ParimendError,
+    StaleFaultError,
+)
 from parimend.faults import (
     KINDS,
     PATTERNS,
     PLACEMENTS,
     FaultError,
-    FaultFileError,
     FaultList,
-    ImpossibleFaultError,
-    StaleFaultError,
     Words,
     draw,
 )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parimend.faults import Fault, FaultError, FaultList, StaleFaultError, draw
+from parimend.errors import StaleFaultError
+from parimend.faults import Fault, FaultError, FaultList, draw
 
 
 @pytest.fixture

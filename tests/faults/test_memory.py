@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from parimend.campaign.damage import damage_of
 from parimend.campaign.task import Setting, Stratum
-from parimend.faults import FIELDS, KINDS, FaultError, ImpossibleFaultError, draw, select
+from parimend.errors import ImpossibleFaultError
+from parimend.faults import FIELDS, KINDS, FaultError, draw, select
 
 ROW = 2048
 """Words of 32 bits in a row of 8 KiB."""

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.faults import PATTERNS, FaultError, ImpossibleFaultError, Words, draw
+from parimend.errors import ImpossibleFaultError
+from parimend.faults import PATTERNS, FaultError, Words, draw
 from parimend.faults.patterns import Pattern
 from parimend.faults.words import FORMATS
 from parimend.rng import Stream

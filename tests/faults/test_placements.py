@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from parimend.faults import FaultList, ImpossibleFaultError, Words, draw
+from parimend.errors import ImpossibleFaultError
+from parimend.faults import FaultList, Words, draw
 from parimend.faults.placements import LINE_BYTES, PAGE_BYTES
 from tests.chisquare import assert_uniform
 

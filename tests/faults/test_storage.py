@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.errors import ParimendError
-from parimend.faults import FaultError, FaultFileError, FaultList, Words, draw
+from parimend.errors import FaultFileError, ParimendError
+from parimend.faults import FaultError, FaultList, Words, draw
 
 from .tensors import counts, kinds, models, placements, seeds
 from .test_draw import attempt

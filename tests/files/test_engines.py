@@ -14,7 +14,7 @@ import safetensors.numpy
 from parimend import check_file, protect_file
 from parimend.errors import ParimendError, SealError, SpecError
 from parimend.files import check_all
-from parimend.files.engines import Local, attempt
+from parimend.files.engines import Threads, attempt
 from parimend.outcomes import Verdict
 from tests.cli.conftest import run  # noqa: F401
 from tests.files.conftest import flip
@@ -98,7 +98,7 @@ def test_one_path_that_cannot_be_checked_does_not_stop_the_others(folders, tmp_p
 def test_workers_look_at_the_same_time():
     """All of three wait until all of three are there."""
     together = threading.Barrier(3, timeout=60)
-    found = {*Local(3).each(lambda path: together.wait() * 0 + path, [1, 2, 3])}
+    found = {*Threads(3).each(lambda path: together.wait() * 0 + path, [1, 2, 3])}
     assert found == {(0, 1), (1, 2), (2, 3)}
 
 
@@ -113,7 +113,7 @@ def test_what_ends_the_others_is_not_swallowed():
         return path
 
     with pytest.raises(KeyboardInterrupt):
-        [*Local(2).each(look, range(1000))]
+        [*Threads(2).each(look, range(1000))]
     assert len(looked) < 1000
     assert isinstance(attempt(lambda path: (_ for _ in ()).throw(SealError("no")), 1), SealError)
 
@@ -124,6 +124,8 @@ def test_what_ends_the_others_is_not_swallowed():
         ({"engine": "dask"}, "unknown engine 'dask': there are local, ray"),
         ({"workers": 0}, "workers must be at least 1, not 0"),
         ({"workers": 1.5}, "workers must be a whole number"),
+        ({"workers": True}, "workers must be a whole number"),
+        ({"workers": -2, "engine": "ray"}, "workers must be at least 1, not -2"),
     ],
 )
 def test_engines_that_there_are_not(folders, how, says):
@@ -151,6 +153,6 @@ def test_the_exit_status_is_that_of_the_worst(folders, run):  # noqa: F811
     ("workers", "files", "threads"), [(1, 9, 8), (2, 9, 4), (9, 2, 4), (9, 9, 1)]
 )
 def test_files_that_are_looked_at_together_share_the_cores(workers, files, threads):
-    engine = Local(workers)
+    engine = Threads(workers)
     engine.cores = 8
     assert engine.threads(files) == threads

@@ -198,7 +198,7 @@ def test_outputs_that_all_round_in_the_same_direction_are_no_fault(dtype):
     with guard_(layer, 1) as guards, torch.no_grad():
         layer.weight[3] += 50.0
         layer(x)
-        assert {e.action for e in guards.events} == {"suspect"}
+        assert {e.kind for e in guards.events} == {"suspect"}
 
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

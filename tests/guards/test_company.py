@@ -209,7 +209,7 @@ def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
         model.load_state_dict(other.state_dict(), assign=True)
         for _ in range(2):
             torch.testing.assert_close(model(x), other(x))
-        assert [(e.layer, e.action) for e in guards.events] == [("0", "replaced")]
+        assert [(e.layer, e.kind) for e in guards.events] == [("0", "replaced")]
         assert guards.passed == {"0": 2}
         assert "replaced" in guards.coverage()[0].reason
         guards.project_()

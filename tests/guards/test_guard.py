@@ -38,7 +38,7 @@ def test_one_wrong_output_is_named(model, x):
         [event] = guards.events
     assert (event.layer, event.where, event.sample, event.channels) == ("0", 0, (3,), (7,))
     assert event.positions == ((),)
-    assert event.action == "corrected"
+    assert event.kind == "corrected"
     assert 1 < event.magnitude < 100
     assert "sample (3,)" in str(event)
 
@@ -59,27 +59,27 @@ def test_an_input_that_is_nan_is_no_fault(model, x, k):
     x[2, 5], x[4, 0] = float("nan"), float("inf")
     with guard_(model, k, policy="raise") as guards:
         y = model(x)
-        assert {(e.sample, e.action) for e in guards.events} == {((2,), "input"), ((4,), "input")}
+        assert {(e.sample, e.kind) for e in guards.events} == {((2,), "input"), ((4,), "input")}
     assert y[[2, 4]].isnan().all()
 
 
 def test_record_and_raise_change_nothing(model, x):
     with guard_(model, 4, policy="record") as guards, upset_(model, Upset("offset"), only=["2"]):
         wrong = model(x)
-        assert {e.action for e in guards.events} == {"recorded"}
+        assert {e.kind for e in guards.events} == {"recorded"}
         assert len(guards.events) == len(x)
     assert (wrong - model(x)).abs().max() > 0.1
     with guard_(model, 4, policy="raise") as guards, upset_(model, Upset("offset"), only=["2"]):
         with pytest.raises(ComputationError, match=r"2, call 0: sample \(0,\)"):
             model(x)
-        assert {e.action for e in guards.events} == {"raised"}
+        assert {e.kind for e in guards.events} == {"raised"}
 
 
 def test_recompute_does_not_locate(model, x):
     right = model(x)
     with guard_(model, 8, policy="recompute") as guards, upset_(model, Upset("offset"), only=["0"]):
         torch.testing.assert_close(model(x), right)
-    assert {e.action for e in guards.events} == {"recomputed"}
+    assert {e.kind for e in guards.events} == {"recomputed"}
 
 
 def test_two_wrong_outputs_of_a_sample_are_located(model, x):
@@ -102,7 +102,7 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
         told = len(guards.events)
         model(x)  # of a layer that was told of no warning is given, but events are
         assert len(guards.events) == 2 * told
-        assert {e.action for e in guards.events} == {"suspect"}
+        assert {e.kind for e in guards.events} == {"suspect"}
     model.load_state_dict(sound.state_dict())
     told = []
 
@@ -115,7 +115,7 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
             model[0].weight[5] += 1.0
         torch.testing.assert_close(model(x), right)
         assert told == ["0"]
-        assert {e.action for e in guards.events} == {"repaired"}
+        assert {e.kind for e in guards.events} == {"repaired"}
 
 
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
@@ -128,7 +128,7 @@ def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
     with guard_(layer, 4) as guards, torch.no_grad():
         layer.weight[3, 5] += 10.0
         right = layer(x)
-        assert {e.action for e in guards.events} == {"suspect"}
+        assert {e.kind for e in guards.events} == {"suspect"}
         assert len(guards.events) == 53
         before = len(guards.events)
 
@@ -138,8 +138,8 @@ def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
         layer.register_forward_hook(hook, prepend=True)
         torch.testing.assert_close(layer(x), right)
         found = {e.sample[0]: e for e in guards.events[before:]}
-        assert {e.action for at, e in found.items() if at >= 7} == {"suspect"}
-        assert [found[at].action for at in range(3)] == ["corrected"] * 3
+        assert {e.kind for at, e in found.items() if at >= 7} == {"suspect"}
+        assert [found[at].kind for at in range(3)] == ["corrected"] * 3
         assert [found[at].channels for at in range(3)] == [(9,)] * 3
     assert len(located) == 3  # where nothing can be located, nobody searches
 
@@ -255,7 +255,7 @@ def test_compiled_without_a_graph_break(model, x, grad, monkeypatch):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), right)
         [event] = guards.events
-        assert (event.sample, event.channels, event.action) == ((3,), (7,), "corrected")
+        assert (event.sample, event.channels, event.kind) == ((3,), (7,), "corrected")
     assert (compiled(x) - right).abs().max() > 0.01
     assert len(guards.events) == 1
 
@@ -364,7 +364,7 @@ def test_damage_before_the_first_run_in_another_dtype_is_not_learned(model, x):
     def run():  # autocasting keeps the weights that it has cast, so anew for each
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
             model(x.repeat(50, 1))
-        return [(e.layer, e.action) for e in guards.events]
+        return [(e.layer, e.kind) for e in guards.events]
 
     with guard_(model, 4) as guards:
         weights = model[0].weight.data.view(-1).view(torch.int32)
@@ -384,7 +384,7 @@ def test_overflow_is_told_from_a_fault():
         layer.weight[3] = 6e4
     with guard_(layer, 1) as guards:
         assert layer(torch.ones(1, 8).half())[0, 3] == float("inf")
-        assert [e.action for e in guards.events] == ["overflow"]
+        assert [e.kind for e in guards.events] == ["overflow"]
 
 
 def test_a_layer_that_cancels_its_inputs_gives_no_false_alarm():

@@ -77,7 +77,7 @@ def test_a_wrong_forward_is_run_again(model, x, calls, action, where):
         same(model(x, scale=2.0), right)
         handle.remove()
         [event] = guards.events
-        assert (event.layer, event.action, event.where) == ("first", action, where)
+        assert (event.layer, event.kind, event.where) == ("first", action, where)
         same(model(x, scale=2.0), right)
         assert len(guards.events) == 1
 
@@ -92,13 +92,13 @@ def test_every_policy_keeps_its_word(model, x, calls):
                 model(x)
             handle.remove()
             same(model(x), right)
-            assert [e.action for e in guards.events] == ["raised"]
+            assert [e.kind for e in guards.events] == ["raised"]
         with guard_(model, 4, policy="record", deferred=True) as guards:
             handle = failing(model, calls)
             wrong = model(x)
             handle.remove()
             assert float((wrong["hidden"][0] - right["hidden"][0])[2, 3]) > 4
-            assert [e.action for e in guards.events] == ["recorded"]
+            assert [e.kind for e in guards.events] == ["recorded"]
 
 
 def test_modes_without_gradients_may_change(model, x):
@@ -110,7 +110,7 @@ def test_modes_without_gradients_may_change(model, x):
                 handle = failing(model, 1)
                 same(model(x), right)
                 handle.remove()
-        assert [e.action for e in guards.events] == ["recomputed"] * 3
+        assert [e.kind for e in guards.events] == ["recomputed"] * 3
 
 
 def test_weights_are_repaired_in_the_second_run(model, x):
@@ -124,7 +124,7 @@ def test_weights_are_repaired_in_the_second_run(model, x):
         with guard_(model, 4, policy=policy, deferred=True) as guards:
             model.first.weight[3] += 1.0
             same(model(x), right)
-            assert {e.action for e in guards.events} == {"repaired"}
+            assert {e.kind for e in guards.events} == {"repaired"}
 
 
 def test_nothing_waits_where_a_forward_may_not_be_repeated(model, x):
@@ -202,7 +202,7 @@ def test_no_harmless_stop_of_the_second_run_hides_an_alarm(kind, answer):
             handle.remove()
             [event] = guards.events[before:]
             said = {"raise": "raised", "record": "recorded"}.get(answer, "recomputed")
-            assert (event.layer, event.action, event.where) == ("0", said, -1)
+            assert (event.layer, event.kind, event.where) == ("0", said, -1)
         counted.remove()
 
 
@@ -225,7 +225,7 @@ def test_compiled_alarms_wait_on_a_cpu_for_what_is_wrong_alone(monkeypatch):
         monkeypatch.setattr(nn.Linear, "forward", wrong)
         torch._dynamo.reset()
         torch.testing.assert_close(compiled(x), right)
-        assert [(e.action, e.where) for e in guards.events] == [("recomputed", -1)]
+        assert [(e.kind, e.where) for e in guards.events] == [("recomputed", -1)]
 
 
 def test_an_alarm_is_told_where_the_second_run_fails(model, x):
@@ -256,7 +256,7 @@ def test_every_call_of_the_second_run_is_checked(model, x):
         handle = failing(model, 99)
         model(x), model(x)
         handle.remove()
-        assert [e.action for e in guards.events] == ["corrected"]
+        assert [e.kind for e in guards.events] == ["corrected"]
         same(model(x), right)
 
 
@@ -292,7 +292,7 @@ class TestCapturedGraphs:
             assert not guards.settle()
             same(y, right)
             [event] = guards.events
-            assert (event.layer, event.action, event.where) == ("first", "recomputed", -1)
+            assert (event.layer, event.kind, event.where) == ("first", "recomputed", -1)
             assert guards.settle()
             x.mul_(2.0)  # the graph's input is what the next replay reads
             self.place(guards)[1] = 1
@@ -312,7 +312,7 @@ class TestCapturedGraphs:
             self.place(guards)[0] = 1
             assert not guards.settle()
             assert torch.equal(y, right)
-            assert [(e.action, e.where) for e in guards.events] == [("recomputed", -1)]
+            assert [(e.kind, e.where) for e in guards.events] == [("recomputed", -1)]
 
     @pytest.mark.parametrize("compiled", [False, True])
     def test_several_forwards_in_one_graph(self, model, x, compiled):
@@ -370,7 +370,7 @@ class TestCapturedGraphs:
             assert not guards.settle()
             same(y, right)
             [event] = guards.events
-            assert (event.action, event.where) == ("recomputed", -1)
+            assert (event.kind, event.where) == ("recomputed", -1)
             assert guards.settle()
 
     def test_alarms_of_a_compiled_model_add_up(self, model, x, monkeypatch):
@@ -451,7 +451,7 @@ def test_a_compiled_part_of_a_model_does_not_wait(model, x):
         model.first.weight[3] += 1.0
         part = torch.compile(model.first, backend="aot_eager", fullgraph=True)
         part(x)
-        assert {e.action for e in guards.events} == {"suspect"}
+        assert {e.kind for e in guards.events} == {"suspect"}
         model.first.weight[3] -= 1.0
         same(model(x), right)
 
@@ -484,7 +484,7 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
         for run in (compiled, model):
             before = len(guards.events)
             run(x)
-            assert {e.action for e in guards.events[before:]} == {"suspect"}
+            assert {e.kind for e in guards.events[before:]} == {"suspect"}
         assert guards._journal.latch.traced is None
 
 

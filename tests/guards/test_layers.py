@@ -65,9 +65,9 @@ def test_an_error_is_corrected(case, k, impose, kind):
         with upset_(layer, Upset(kind, size=0.05 if kind == "offset" else 3.0)):
             y = layer(x)
         assert guards.events
-        assert {e.action for e in guards.events} <= {"corrected", "recomputed"}
+        assert {e.kind for e in guards.events} <= {"corrected", "recomputed"}
         if k == 4 and kind == "offset":
-            assert all(e.action == "corrected" and len(e.channels) == 1 for e in guards.events)
+            assert all(e.kind == "corrected" and len(e.channels) == 1 for e in guards.events)
         torch.testing.assert_close(y, right, rtol=0, atol=1e-5)
 
 

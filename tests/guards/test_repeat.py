@@ -69,7 +69,7 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
             while not upsets.struck:
                 assert torch.equal(model(x), right)
         assert upsets.struck[0] == (operation, every - 1)
-        assert {(e.layer, e.action) for e in guards.events} == {(layer, "recomputed")}
+        assert {(e.layer, e.kind) for e in guards.events} == {(layer, "recomputed")}
 
 
 def test_the_input_of_an_operation_in_place_is_kept(model, x):
@@ -101,14 +101,14 @@ def test_policies(model, x):
     with guard_(model, activations=True, policy="record") as guards, torch.no_grad():
         with upset_(model, upset, operations=["sigmoid"]):
             assert not torch.equal(model(x), right)
-        assert {e.action for e in guards.events} == {"recorded"}
+        assert {e.kind for e in guards.events} == {"recorded"}
     with guard_(model, activations=True, policy="raise") as guards, torch.no_grad():
         with (
             upset_(model, upset, operations=["sigmoid"]),
             pytest.raises(ComputationError, match="run it again"),
         ):
             model(x)
-        assert {e.action for e in guards.events} == {"raised"}
+        assert {e.kind for e in guards.events} == {"raised"}
         torch.testing.assert_close(model(x), right)  # and nothing is left behind
     assert torch._C._len_torch_function_stack() == 0
 
@@ -118,7 +118,7 @@ def test_an_operation_that_is_wrong_every_time_is_suspect(model, x):
     with guard_(model, activations=True) as guards, torch.no_grad():
         with upset_(model, Upset("offset"), operations=["sigmoid"]):
             model(x)
-        assert {e.action for e in guards.events} == {"suspect"}
+        assert {e.kind for e in guards.events} == {"suspect"}
 
 
 def test_statistics_are_not_updated_twice(model, x):
@@ -138,7 +138,7 @@ def test_nan_equals_itself(model, x):
     x[1] = float("nan")
     with guard_(model, activations=True) as guards:
         model(x)
-        assert {e.action for e in guards.events} == {"input"}
+        assert {e.kind for e in guards.events} == {"input"}
 
 
 class Once(nn.Module):
@@ -188,7 +188,7 @@ def test_an_operand_there_twice_is_seen_and_corrected():
         with upset_(model, Upset("offset", size=1e-6), operations=["mul"], every=3) as upsets:
             while not upsets.struck:
                 assert torch.equal(model(x), right)
-        assert {e.action for e in guards.events} == {"recomputed"}
+        assert {e.kind for e in guards.events} == {"recomputed"}
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_what_is_no_finite_number_is_seen(operation, name, wrong):
         with upset_(model, Upset("stuck", size=wrong), operations=[name], every=3) as upsets:
             while not upsets.struck:
                 assert torch.equal(model(x), right)
-        assert {e.action for e in guards.events} == {"recomputed"}
+        assert {e.kind for e in guards.events} == {"recomputed"}
 
 
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")

@@ -96,7 +96,7 @@ def test_blocks_lower_the_floor_and_locate():
                 with upset_(layer, Upset("offset", size=1.5 * floors[blocks])):
                     torch.testing.assert_close(layer(x), right, rtol=0.01, atol=0.01)
                 assert len(guards.events) == len(x)
-                assert {e.action for e in guards.events} == {"corrected"}
+                assert {e.kind for e in guards.events} == {"corrected"}
                 assert all(len(e.channels) == 1 for e in guards.events)
     assert floors[8] < 0.5 < floors[1]
     assert floors[16] < 0.8 * floors[8]
@@ -132,7 +132,7 @@ def test_blocks_of_convolutions(layout):
         assert guards.events == ()
         with upset_(layer, Upset("offset", size=2.0)):
             torch.testing.assert_close(layer(x), right)
-        assert {e.action for e in guards.events} == {"corrected"}
+        assert {e.kind for e in guards.events} == {"corrected"}
 
 
 def test_coarser_arithmetic_has_a_higher_threshold():

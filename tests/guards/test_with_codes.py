@@ -38,7 +38,7 @@ def test_a_suspect_layer_has_its_weights_repaired(model, x, impose):
             model[0].weight[5, 3:9] += 1.0
         torch.testing.assert_close(model(x), right)
         assert [report.verdict for report in reports] == [Verdict.CORRECTED]
-        assert {(e.layer, e.action) for e in guards.events} == {("0", "repaired")}
+        assert {(e.layer, e.kind) for e in guards.events} == {("0", "repaired")}
         assert all(torch.equal(model.state_dict()[name], sound[name]) for name in sound)
 
 

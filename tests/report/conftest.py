@@ -1,6 +1,7 @@
 """Sheets that all tests of this folder share."""
 
-from parimend.report import Chart, Column, Interval, Known, Sheet
+from parimend.experiment import Estimate
+from parimend.report import Chart, Column, Known, Sheet
 from tests.cli.conftest import quick_disk, run  # noqa: F401
 
 HOSTILE = (
@@ -35,4 +36,4 @@ def sheet(names=("none", "secded", *HOSTILE), layers=4, **chart):
 
 
 def _share(value):
-    return Interval(0.0, 0.0, 3.7, 2.95) if value % 3 else Interval(value / 2, value / 3, value)
+    return Estimate(0.0, 0.0, 3.7, 2.95) if value % 3 else Estimate(value / 2, value / 3, value)

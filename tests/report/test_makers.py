@@ -43,10 +43,10 @@ def test_a_campaign_is_a_row_for_each_line(campaign):
         found, *map(sheet.values, ("silent", "score", "harmed")), strict=True
     ):
         there = line.outcomes["silent"]
-        assert (silent.value, silent.low) == (100 * there.share, 100 * there.low)
+        assert (silent.value, silent.low) == (100 * there.value, 100 * there.low)
         assert silent.upper == (None if there.upper is None else 100 * there.upper)
-        assert (score.value, score.high) == (line.score.share, line.score.high)
-        assert harmed.value == 100 * line.harmed.share
+        assert (score.value, score.high) == (line.score.value, line.score.high)
+        assert harmed.value == 100 * line.harmed.value
     assert sheet.chart.along == ("count", "fault")
     assert sheet.chart.joined
 
@@ -92,7 +92,7 @@ def test_a_comparison_is_paired_differences(campaign):
     assert [cell.low for cell in sheet.values("difference")] == [
         100 * each.difference.low for each in found
     ]
-    assert [cell.value for cell in sheet.values("score")] == [each.score.share for each in found]
+    assert [cell.value for cell in sheet.values("score")] == [each.score.value for each in found]
     assert sheet.column("difference").text(sheet.values("difference")[0]).endswith(" *")
 
 

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from parimend.errors import SpecError
-from parimend.report import Chart, Column, Interval, Sheet, places, write_picture
+from parimend.experiment import Estimate
+from parimend.report import Chart, Column, Sheet, places, write_picture
 from parimend.report.picture import _Panel
 from tests.report.conftest import HOSTILE, sheet
 
@@ -28,7 +29,7 @@ def marks(axes):
 
 @pytest.mark.parametrize("lying", [False, True])
 def test_marks_are_at_the_values_and_arrows_at_the_bounds(lying):
-    cells = [Interval(4.0, 3.0, 6.0), Interval(0.0, 0.0, 3.7, 2.95)]
+    cells = [Estimate(4.0, 3.0, 6.0), Estimate(0.0, 0.0, 3.7, 2.95)]
     columns = (Column("count", log=True), Column("silent", "%"))
     chart = Chart(("count",), ("silent",), (), lying=lying)
     axes, _ = drawn(

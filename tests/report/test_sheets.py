@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.errors import SpecError
-from parimend.report import (
-    Chart,
-    Column,
-    Interval,
-    Known,
-    Sheet,
-    csv_files,
-    places,
-    write_csv,
-    write_page,
-)
+from parimend.experiment import Estimate
+from parimend.report import Chart, Column, Known, Sheet, csv_files, places, write_csv, write_page
 from parimend.report import page as pages
 from parimend.showing import escaped
 from tests.report.conftest import HOSTILE, sheet
@@ -42,11 +33,11 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (Interval(-1.5, -2.0, -1.0), "-1.5 (-2 to -1) *"),
-        (Interval(-1.5, -2.0, 0.0), "-1.5 (-2 to 0)"),
-        (Interval(0.0, 0.0, 4.0, 3.0), "0 (< 3)"),
-        (Interval(math.nan, 0.0, math.inf), "-"),
-        (Interval(2.0, 1.0, math.inf), "2 (1 to inf) *"),
+        (Estimate(-1.5, -2.0, -1.0), "-1.5 (-2 to -1) *"),
+        (Estimate(-1.5, -2.0, 0.0), "-1.5 (-2 to 0)"),
+        (Estimate(0.0, 0.0, 4.0, 3.0), "0 (< 3)"),
+        (Estimate(math.nan, 0.0, math.inf), "-"),
+        (Estimate(2.0, 1.0, math.inf), "2 (1 to inf) *"),
         (math.nan, "-"),
         (0.12345, "0.1235"),
         (12345, "12,345"),
@@ -65,8 +56,8 @@ def test_rows_that_are_chosen_at_first():
 def test_csv_has_all_numbers_in_full(tmp_path):
     columns = (Column("name"), Column("silent", "%"), Column("score"))
     rows = [
-        ('a, "b"', Interval(1 / 3, 0.1, math.inf), 0.1),
-        ("c\nd", Interval(0.0, 0.0, 0.5, 0.25), None),
+        ('a, "b"', Estimate(1 / 3, 0.1, math.inf), 0.1),
+        ("c\nd", Estimate(0.0, 0.0, 0.5, 0.25), None),
         ("e", None, math.nan),
     ]
     first, second = Sheet("one", "", columns, rows), Sheet("by bit", "", columns, rows[:1])

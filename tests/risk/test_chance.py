@@ -130,8 +130,8 @@ def test_budgets_that_no_code_has_are_passed_over():
         return [proven(errors)]
 
     where = Environment("x", rate=1e-9)
-    assert smallest_budget(words, where, 1.0, 1e-12, most=64) is None
-    assert smallest_budget(words, where, 1e-4, 1e-4, most=64) == 2
+    assert smallest_budget(words, where, 1.0, 1e-12) is None
+    assert smallest_budget(words, where, 1e-4, 1e-4) == 2
 
 
 def test_coverage_counts_what_is_not_noticed():

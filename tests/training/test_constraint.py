@@ -631,3 +631,99 @@ def test_what_a_schedule_free_optimizer_evaluates_is_inside_too():
     assert losses[-1] < 0.7 * losses[0]
     assert constraint.events == []
     assert max(constraint.seal_().notes["moved"]) < 2e-3
+
+
+def trained_inside(every=1, steps=60, seed=0):
+    """A classifier after some steps inside the code, its constraint, and what takes more steps."""
+    torch.manual_seed(seed)
+    model, target = torch.nn.Linear(512, 10), torch.randn(512, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    constraint = pm.constrain_(model, optimizer, errors=210, every=every)
+
+    def go(steps):
+        for _ in range(steps):
+            x = torch.randn(64, 512)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), (x @ target).argmax(1)).backward()
+            optimizer.step()
+
+    go(steps)
+    return model, constraint, go
+
+
+@pytest.mark.parametrize("count", [1, 20, 50, 200])
+@pytest.mark.parametrize("size", [0.5, 1.0, 1e20])
+def test_many_wrong_weights_without_a_step_are_put_back_or_refused(count, size):
+    model, constraint, _ = trained_inside()
+    right = model.weight.detach().clone()
+    for seed in range(2):
+        model, constraint, _ = trained_inside()
+        draw = torch.Generator().manual_seed(seed)
+        at = torch.randperm(5120, generator=draw)[:count]
+        with torch.no_grad():
+            model.weight.view(-1)[at] += size * torch.randn(count, generator=draw)
+        wrong = model.weight.detach().clone()
+        refused = ""
+        try:
+            constraint.seal_()
+        except DamageError as error:
+            refused = str(error)
+        [event] = constraint.events
+        if event.kind == "repaired":
+            assert not refused
+            assert (model.weight - right).abs().max() < 0.005
+        else:
+            assert event.kind == "unexplained"
+            assert "without a step" in refused
+            assert torch.equal(model.weight, wrong)
+            assert count > 1
+
+
+def test_an_average_that_was_put_in_is_sealed_and_told():
+    model, constraint, go = trained_inside(every=4)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    for _ in range(30):
+        go(3)
+        average.update_parameters(model)
+    go(-constraint.steps % 4)
+    with torch.no_grad():
+        model.weight.copy_(average.module.weight)
+        model.bias.copy_(average.module.bias)
+    with pytest.warns(UserWarning, match="taken for right, as an average that was put in is"):
+        seal = constraint.seal_()
+    assert [event.kind for event in constraint.events] == ["accepted"]
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def test_the_model_itself_may_be_given_to_be_sealed():
+    model, constraint, _ = trained_inside()
+    right = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight[3, 5] = 0.9
+    constraint.seal_(model)
+    assert [event.kind for event in constraint.events] == ["repaired"]
+    assert (model.weight - right).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_copy_of_another_dtype_is_refused(dtype):
+    model, constraint, _ = trained_inside(steps=3)
+    with pytest.raises(MismatchError, match=rf"{dtype} in the copy.*copy.to\(torch.float32"):
+        constraint.seal_(copy.deepcopy(model).to(dtype))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_of_several_optimizers_may_go_on_alone(which):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 80))
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.1, momentum=0.9) for i in (0, 2)]
+    constraint = pm.constrain_(model, optimizers, errors=20, every=1)
+    for step in range(60):
+        model.zero_grad()
+        (model(torch.randn(32, 64)) - torch.randn(32, 80)).square().mean().backward()
+        for optimizer in optimizers if step < 30 else optimizers[which:][:1]:
+            optimizer.step()
+    assert constraint.steps == 60 - (which == 0)  # the last round is not known to be over
+    seal = constraint.seal_()
+    assert constraint.events == []
+    assert pm.check(model, seal).verdict is Verdict.CLEAN

@@ -906,3 +906,27 @@ def test_a_model_without_parameters_is_refused():
         pm.heal_(torch.nn.ReLU(), optimizer)
     with pytest.raises(WordError, match="no tensors to protect"):
         pm.constrain_(torch.nn.ReLU(), optimizer, errors=5)
+
+
+def test_embeddings_that_are_renormalized_in_a_forward_are_left_alone():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(50, 8, max_norm=1.0), torch.nn.Flatten(), torch.nn.Linear(32, 5)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"0\.weight: its layer changes it in a forward"):
+        healing = pm.heal_(model, optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randint(50, (16, 4))).square().mean().backward()
+        optimizer.step()
+    assert [event.kind for event in healing.events] == ["unwatched"]
+    struck(model[2].weight)
+    assert healing.check_()
+
+
+@pytest.mark.parametrize("errors", ["3", 2.5, True, -1])
+def test_a_number_of_errors_that_is_none(errors):
+    model = network()
+    with pytest.raises(SpecError, match="error"):
+        pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), errors)

@@ -8,7 +8,7 @@ others.
 
 from parimend.campaign.facts import Fact, Prepared, Reach
 from parimend.campaign.filed import filled
-from parimend.campaign.reporting import Comparison, Estimate, Line, compare, lines
+from parimend.campaign.reporting import Comparison, Line, compare, lines
 from parimend.campaign.running import Status, resume, run, status
 from parimend.campaign.spec import Source, Spec, Stop, Strata
 from parimend.campaign.stats import Row, Statistics
@@ -17,7 +17,6 @@ from parimend.campaign.task import Setting, Stratum, Task
 
 __all__ = [
     "Comparison",
-    "Estimate",
     "Fact",
     "Line",
     "Prepared",

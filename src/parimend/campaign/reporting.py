@@ -5,47 +5,29 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from parimend.campaign.belonging import require_apart, require_same, terms
-from parimend.campaign.confidence import bernoulli, bounded
+from parimend.campaign.estimates import (
+    Value,
+    bonett_price,
+    mcnemar,
+    mean,
+    probability,
+    sequence,
+)
 from parimend.campaign.facts import Fact
-from parimend.campaign.rounds import Unit, batches, units
+from parimend.campaign.rounds import Unit, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
 from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
-from parimend.experiment import Outcome, Rate
+from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
-
-Value = Callable[[Row], Sequence[float]]
-
-
-@dataclass(frozen=True, repr=False)
-class Estimate(Record):
-    """A probability, or a mean, and what is known of it.
-
-    Attributes:
-        share: as it was seen, strata weighed; NaN without trials.
-        low, high: two-sided interval.
-        upper: one-sided bound where nothing was seen; else None.
-        method: of the interval: ``wilson``, ``bonett-price``, ``sequence`` (it holds at any number
-            of trials) or ``normal``.
-    """
-
-    share: float
-    low: float
-    high: float
-    upper: float | None
-    method: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -247,21 +229,26 @@ def _chosen(which: str) -> list[_Sample]:
 def _line(
     network: str, protection: str, fault: str, samples: list[_Sample], where: Stratum
 ) -> Line:
-    first = samples[0]
+    first, rounds = samples[0], [sample.rows for sample in samples]
     rows = [row for sample in samples for row in sample.flat]
     fact = first.fact
     change = None if fact.score is None or fact.given is None else fact.score - fact.given
     confidence = first.unit.spec.stop.confidence
     scored = bool(rows) and fact.score is not None
+    sequential = any(sample.sequential for sample in samples)
+
+    def share(event: Value) -> Estimate:
+        return probability(rounds, event, confidence, sequential)
+
     return Line(
         network=network,
         protection=protection,
         fault=fault,
         trials=sum(len(row.outcomes) for row in rows),
-        outcomes={each.value: _estimate(samples, _came(each)) for each in Outcome},
-        event=_estimate(samples, first.unit.event),
-        harmed=_estimate(samples, first.unit.harmed) if scored else None,
-        score=_mean(_by_stratum(samples, lambda row: row.scores), confidence) if scored else None,
+        outcomes={each.value: share(_came(each)) for each in Outcome},
+        event=share(first.unit.event),
+        harmed=share(first.unit.harmed) if scored else None,
+        score=mean(rounds, lambda row: row.scores, confidence) if scored else None,
         intact=fact.score,
         change=change,
         nbytes=fact.nbytes,
@@ -273,52 +260,6 @@ def _line(
 
 def _came(outcome: Outcome) -> Value:
     return lambda row: row.which([outcome])
-
-
-def _estimate(samples: Sequence[_Sample], value: Value) -> Estimate:
-    """The estimate of an event's probability."""
-    confidence = samples[0].unit.spec.stop.confidence
-    values = _by_stratum(samples, value)
-    if len(values) > 1:
-        weights = [stratum.weight for stratum in values]
-        means = [float(np.mean(each)) if len(each) else math.nan for each in values.values()]
-        share = float(np.dot(weights, means))
-        low, high = bounded(
-            [x for sample in samples for x in batches(sample.rows, value)], confidence
-        )
-        return Estimate(share, low, high, None if share else high, "sequence")
-    (events,) = values.values()
-    rate = Rate(int(events.sum()), len(events))
-    upper = None if rate.count else rate.upper(confidence)
-    if any(sample.sequential for sample in samples):
-        low, high = bernoulli(rate.count, rate.trials, confidence)
-        return Estimate(rate.share, low, high, None if rate.count else high, "sequence")
-    return Estimate(rate.share, *rate.interval(confidence), upper, "wilson")
-
-
-def _by_stratum(samples: Sequence[_Sample], value: Value) -> dict[Stratum, NDArray[np.float64]]:
-    found: dict[Stratum, list[float]] = {}
-    for sample in samples:
-        for stratum, rounds in sample.rows.items():
-            mine = found.setdefault(stratum, [])
-            for round_ in rounds:
-                for row in round_:
-                    mine += value(row)
-    return {stratum: np.array(values, np.float64) for stratum, values in found.items()}
-
-
-def _mean(values: Mapping[Stratum, NDArray[np.float64]], confidence: float) -> Estimate:
-    """A mean over strata, with its normal interval."""
-    from scipy.stats import norm
-
-    if any(len(each) < 2 for each in values.values()):
-        return Estimate(math.nan, -math.inf, math.inf, None, "normal")
-    share = sum(stratum.weight * float(each.mean()) for stratum, each in values.items())
-    variance = sum(
-        stratum.weight**2 * float(each.var(ddof=1)) / len(each) for stratum, each in values.items()
-    )
-    half = float(norm.ppf(0.5 + confidence / 2.0)) * math.sqrt(variance)
-    return Estimate(share, share - half, share + half, None, "normal")
 
 
 def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
@@ -356,45 +297,16 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
             trials=len(gaps),
             only_a=only_a,
             only_b=only_b,
-            p=_mcnemar(only_a, only_b) if fixed else None,
+            p=mcnemar(only_a, only_b) if fixed else None,
             difference=(
-                _bonett_price(only_a, only_b, len(gaps), confidence)
+                bonett_price(only_a, only_b, len(gaps), confidence)
                 if fixed
-                else _sequence(paired, gap, confidence)
+                else sequence(paired.rows, gap, confidence)
             ),
-            score=_mean(_by_stratum([paired], score_gap), confidence) if scored else None,
+            score=mean([paired.rows], score_gap, confidence) if scored else None,
         )
     ]
 
 
 def _place(row: Row) -> tuple[Any, ...]:
     return row.task.seed, row.task.stratum.name, row.task.start, row.task.stop
-
-
-def _mcnemar(only_a: int, only_b: int) -> float:
-    """Probability of a split at least as uneven, were both equally likely."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def _bonett_price(only_a: int, only_b: int, trials: int, confidence: float) -> Estimate:
-    """Difference of paired proportions (Bonett and Price, Journal of Educational and Behavioral
-    Statistics 37, 2012): Wald's interval with one trial more of each kind.
-    """
-    from scipy.stats import norm
-
-    more, less = (only_a + 1) / (trials + 2), (only_b + 1) / (trials + 2)
-    spread = math.sqrt((more + less - (more - less) ** 2) / (trials + 2))
-    half = float(norm.ppf(0.5 + confidence / 2.0)) * spread
-    low, high = max(more - less - half, -1.0), min(more - less + half, 1.0)
-    return Estimate((only_a - only_b) / trials, low, high, None, "bonett-price")
-
-
-def _sequence(sample: _Sample, gap: Value, confidence: float) -> Estimate:
-    """Difference of paired proportions whose number was chosen by what was seen."""
-    shares = _by_stratum([sample], gap)
-    share = sum(stratum.weight * float(each.mean()) for stratum, each in shares.items())
-    halves = batches(sample.rows, lambda row: [(1.0 + x) / 2.0 for x in gap(row)])
-    low, high = bounded(halves, confidence)
-    return Estimate(share, 2.0 * low - 1.0, 2.0 * high - 1.0, None, "sequence")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parimend.campaign.engines import Engine, WorkerDiedError, engine_of
+from parimend.campaign.engines import Engine, engine_of
 from parimend.campaign.facts import Prepared, Reach
 from parimend.campaign.preparing import prepare
 from parimend.campaign.rounds import Unit, units
@@ -18,7 +18,7 @@ from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Statistics
 from parimend.campaign.store import Store, Writer
 from parimend.campaign.task import Task
-from parimend.errors import CampaignError
+from parimend.errors import CampaignError, WorkerDiedError
 from parimend.record import Record
 
 Progress = Callable[[int, int], None]
@@ -71,7 +71,8 @@ def run(
         progress: told about trials.
 
     Raises:
-        SpecError: if the spec says something that cannot be; names it.
+        SpecError: if the spec says something that cannot be, which it names, or there is no such
+            engine, or ``workers`` is no number of them.
         MismatchError: if the folder is another campaign's, or a network is not what it was.
         BusyError: if another process runs this campaign.
         CampaignError: if a network, a metric or the workers fail.
@@ -95,8 +96,8 @@ def run(
         >>> status.trials, status.finished
         (60, True)
     """
-    store = Store.make(out, _spec_of(spec))
-    return _run(store, engine_of(engine, workers), progress)
+    chosen = engine_of(engine, workers)  # before a folder is made
+    return _run(Store.make(out, _spec_of(spec)), chosen, progress)
 
 
 def resume(

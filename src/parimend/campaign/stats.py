@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from parimend.campaign.task import Task, canonical
 from parimend.errors import MismatchError
-from parimend.experiment import Counts, Outcome, Trial
+from parimend.experiment import Outcome, Trial
 from parimend.record import Record
 
 _LETTERS: dict[Outcome, str] = {
@@ -38,7 +38,7 @@ class Row(Record):
     outcomes: str
     found: tuple[int, ...]
     scores: tuple[float, ...]
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...] = field(compare=False)
 
     @classmethod
     def of(cls, task: Task, trials: Iterable[Trial]) -> Row:
@@ -66,28 +66,6 @@ class Row(Record):
         if lengths != {trials} or not set(row.outcomes) <= set(_OUTCOMES):
             raise ValueError("the columns do not fit the task")
         return row
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Row) and self._compared == other._compared
-
-    def __hash__(self) -> int:
-        return hash(self._compared)
-
-    @property
-    def _compared(self) -> tuple[Any, ...]:
-        return self.task, self.outcomes, self.found, self.scores
-
-    @property
-    def counts(self) -> Counts:
-        """The trials as counts, which add up."""
-        numbers: dict[str, Any] = {
-            outcome.value: self.outcomes.count(letter) for outcome, letter in _LETTERS.items()
-        }
-        return Counts(
-            **numbers,
-            seconds=tuple(sorted(self.seconds)),
-            after=tuple(sorted(self.scores)),
-        )
 
     def which(self, outcomes: Sequence[Outcome]) -> list[float]:
         """For each trial, whether one of these came out: 1 or 0."""

@@ -8,9 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from parimend.errors import FaultError
 from parimend.faults import FaultList, Words, draw, select
 from parimend.risk import Environment
 from parimend.rng import Stream
+
+MOST_EVENTS = 1e6
+"""More are expected at once where somebody meant other units."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Weather:
         """Draw the damage of a seed for a network, which is not changed.
 
         Raises:
-            FaultError: if a tensor cannot be struck.
+            FaultError: if a tensor cannot be struck, or more than a million events are expected.
         """
         return self._struck(select(tuple(words), self.only), seed)
 
@@ -63,6 +67,11 @@ class Weather:
         """The size and the seed of every event."""
         from scipy.stats import poisson  # takes half a second to load
 
+        if expected > MOST_EVENTS:
+            raise FaultError(
+                f"{self.where.name}: in {self.days:g} days {expected:.3g} events are expected, and "
+                f"at most {MOST_EVENTS:.0e} can be drawn: take fewer days"
+            )
         count = int(poisson.ppf(stream.uniforms(1)[0] + 2.0**-54, expected))
         sizes = self.where.events.drawn(stream.uniforms(count))
         return list(zip(sizes, stream.raw(count).tolist(), strict=True))

@@ -12,11 +12,13 @@ import typer
 from parimend.cli.contract import held, require_written
 from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.cluster import EngineName
 from parimend.showing import counted
 
 if TYPE_CHECKING:
-    from parimend.campaign import Comparison, Estimate, Line, Status
+    from parimend.campaign import Comparison, Line, Status
     from parimend.campaign.engines import Engine
+    from parimend.experiment import Estimate
 
 app = typer.Typer(
     help="Many seeded faults, under several protections, with statistics that hold.",
@@ -25,8 +27,9 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a campaign.")]
-EngineName = Annotated[
-    str, typer.Option("--engine", help="What does the work: local (processes) or ray (a cluster).")
+EngineOption = Annotated[
+    EngineName,
+    typer.Option("--engine", help="What does the work: local (processes) or ray (a cluster)."),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="How many work at once; by default one for each core.")
@@ -41,7 +44,7 @@ Address = Annotated[
 def run_(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
-    engine: EngineName = "local",
+    engine: EngineOption = "local",
     workers: Workers = None,
     address: Address = None,
     json: Json = False,
@@ -59,7 +62,7 @@ def run_(
 @held("campaign resume")
 def resume_(
     out: Folder,
-    engine: EngineName = "local",
+    engine: EngineOption = "local",
     workers: Workers = None,
     address: Address = None,
     json: Json = False,
@@ -250,14 +253,14 @@ def _engine(name: str, workers: int | None, address: str | None) -> Engine:
 
 def _share(of: Estimate) -> str:
     """A share with its interval, in per cent."""
-    if math.isnan(of.share):
+    if math.isnan(of.value):
         return "-"
     if of.upper is not None:
         return f"0 (< {100 * of.upper:.2g} %)"
-    return f"{100 * of.share:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
+    return f"{100 * of.value:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
 
 
 def _number(of: Estimate | None) -> str:
-    if of is None or math.isnan(of.share):
+    if of is None or math.isnan(of.value):
         return "-"
-    return f"{of.share:.4f} ({of.low:.4f} to {of.high:.4f})"
+    return f"{of.value:.4f} ({of.low:.4f} to {of.high:.4f})"

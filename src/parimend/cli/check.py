@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 from parimend.cli.contract import reason, require_written, tell
 from parimend.cli.output import Json, SealDir, reading, written
 from parimend.cli.report import show
+from parimend.cluster import EngineName
 from parimend.errors import ParimendError
 
 if TYPE_CHECKING:
@@ -52,13 +52,6 @@ Written = Annotated[
 ]
 
 
-class EngineName(StrEnum):
-    """`parimend.files.engines.ENGINES`, as typer wants it."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def command(
     paths: Paths,
     seal_dir: SealDir = None,
@@ -72,7 +65,7 @@ def command(
             help="Who looks: threads here, or tasks of a Ray cluster, on whose machines the files "
             "have the same paths."
         ),
-    ] = EngineName.LOCAL,
+    ] = "local",
     listed: Listed = False,
     quiet: Quiet = False,
     ranges: Ranges = False,
@@ -92,7 +85,7 @@ def command(
     """
     from parimend.files import check_all, known_members
 
-    if receipt and (len(paths) > 1 or engine is EngineName.RAY):
+    if receipt and (len(paths) > 1 or engine == "ray"):
         raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
@@ -103,7 +96,7 @@ def command(
         apart = Apart(seal_dir, proven=True) if seal_dir else None
         require_free(receipt, RECEIPT, seals=apart)
         require_distinct([receipt], [*known, seal_dir])
-    if engine is EngineName.LOCAL and workers is None:
+    if engine == "local" and workers is None:
         workers = 1
     trouble = ""
     with reading(known, "checking") as progress:
@@ -111,7 +104,7 @@ def command(
             report, trouble = _with_receipt(paths[0], receipt, progress, seal_dir, workers)
         else:
             report = check_all(
-                paths, progress=progress, seal_dir=seal_dir, workers=workers, engine=engine.value
+                paths, progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
             )
     status = (
         _print_ranges(report)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from parimend.cli.output import Json, print_json, reaching, say
 
 
-class DataName(StrEnum):
-    """Data sets that the demonstration knows."""
-
-    DIGITS = "digits"
-    MNIST = "mnist"
-    FASHION_MNIST = "fashion-mnist"
-
-
 def command(
     data: Annotated[
-        DataName, typer.Option(help="Digits ship with scikit-learn; the others need --root.")
-    ] = DataName.DIGITS,
+        Literal["digits", "mnist", "fashion-mnist"],
+        typer.Option(help="Digits ship with scikit-learn; the others need --root."),
+    ] = "digits",
     root: Annotated[
         Path | None, typer.Option(help="Folder of the IDX files, packed (.gz) or not.")
     ] = None,
@@ -51,7 +43,7 @@ def command(
 
     with reaching("training") as told:
         result = demo.run(
-            datasets.load(data.value, root),
+            datasets.load(data, root),
             errors=errors,
             seed=seed,
             faults=fault or demo.FAULTS,

@@ -12,16 +12,7 @@ import typer
 from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, counting, print_json, written
 from parimend.cli.planned import print_plan, print_simulation
-from parimend.cli.protect import (
-    CarrierName,
-    CarrierOption,
-    Guaranteed,
-    PerName,
-    PerOption,
-    Seed,
-    Source,
-    known,
-)
+from parimend.cli.protect import CarrierOption, Guaranteed, PerOption, Seed, Source, known
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
@@ -110,11 +101,11 @@ Map = Annotated[
 
 def command(
     src: Source,
-    carrier: CarrierOption = CarrierName.SIDECAR,
+    carrier: CarrierOption = "sidecar",
     errors: Errors = None,
     guaranteed: Guaranteed = None,
     only: Only = None,
-    per: PerOption = PerName.MODEL,
+    per: PerOption = "model",
     seed: Seed = 0,
     environment: Where = None,
     rate: Rate = None,
@@ -152,19 +143,8 @@ def command(
         require_distinct([map_], read)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
-    options: Options = {
-        "only": only,
-        "per": per.value,
-        "seed": seed,
-        "guaranteed": guaranteed,
-    }
-    made = plan(
-        src,
-        errors,
-        carrier.value,
-        service=service,
-        **options,
-    )
+    options: Options = {"only": only, "per": per, "seed": seed, "guaranteed": guaranteed}
+    made = plan(src, errors, carrier, service=service, **options)
     trouble = ""
     if map_ is not None or files:
         if service is not None and made.risk:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,22 +14,6 @@ from parimend.cli.output import Json, Only, print_json, print_table, reading, sa
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
-
-
-class CarrierName(StrEnum):
-    """`parimend.carriers.CarrierName`, as typer wants it."""
-
-    SIDECAR = "sidecar"
-    REAL = "real"
-    LOWBITS = "lowbits"
-
-
-class PerName(StrEnum):
-    """`parimend.words.layout.Per`, as typer wants it."""
-
-    MODEL = "model"
-    TENSOR = "tensor"
-    ROW = "row"
 
 
 _SHOWN = 5
@@ -48,8 +31,9 @@ Sources = Annotated[
         help="One or more of these: a " + _IS,
     ),
 ]
+# `CarrierName` and `Per` of the library, which takes longer to load than a help text may.
 CarrierOption = Annotated[
-    CarrierName,
+    Literal["sidecar", "real", "lowbits"],
     typer.Option(
         help="Where the redundancy lives. sidecar: in a small file beside SRC, which stays as it "
         "is. real: in linear constraints, to which weights are moved (needs retraining for large "
@@ -63,7 +47,8 @@ Errors = Annotated[
     ),
 ]
 PerOption = Annotated[
-    PerName, typer.Option(help="What has that budget of errors: the file, each tensor, each row.")
+    Literal["model", "tensor", "row"],
+    typer.Option(help="What has that budget of errors: the file, each tensor, each row."),
 ]
 Guaranteed = Annotated[
     int | None,
@@ -90,10 +75,10 @@ def command(
             "sidecar where to write that of a single file.",
         ),
     ] = None,
-    carrier: CarrierOption = CarrierName.SIDECAR,
+    carrier: CarrierOption = "sidecar",
     errors: Errors = 210,
     only: Only = None,
-    per: PerOption = PerName.MODEL,
+    per: PerOption = "model",
     seed: Seed = 0,
     guaranteed: Guaranteed = None,
     everything: Annotated[
@@ -125,7 +110,7 @@ def command(
     from parimend.files import protect_all
     from parimend.files.seals import is_seal
 
-    if out is not None and carrier is not CarrierName.SIDECAR:
+    if out is not None and carrier != "sidecar":
         _require_free(_goals(out, srcs, everything), known(srcs, everything), force)
     elif out is not None and not (out.exists() or is_seal(out)):
         _require_free([out], srcs, force)
@@ -133,14 +118,14 @@ def command(
         made = protect_all(
             srcs,
             errors,
-            carrier.value,
+            carrier,
             out,
             everything=everything,
             seal_dir=seal_dir,
             force=force,
             progress=progress,
             only=only,
-            per=per.value,
+            per=per,
             seed=seed,
             guaranteed=guaranteed,
         )

@@ -2,7 +2,7 @@
 
 from parimend.decoders.agreement import Agreement
 from parimend.decoders.amp import AMP
-from parimend.decoders.base import Decoder, Prepared, decoder, decoder_for, prepared
+from parimend.decoders.base import Decoder, Prepared, decoder_for, prepared
 from parimend.decoders.buckets import Buckets
 from parimend.decoders.certificate import certified, certify, verify_certificate
 from parimend.decoders.greedy import OMP
@@ -26,7 +26,6 @@ __all__ = [
     "ScreenedSums",
     "certified",
     "certify",
-    "decoder",
     "decoder_for",
     "prepared",
     "verify_certificate",

@@ -18,14 +18,14 @@ from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
 
-_DECODERS: dict[str, type[Decoder]] = {}
+_DECODERS: list[type[Decoder]] = []
 
 
 class Decoder(ABC):
     """The settings of a decoding method; subclasses are frozen dataclasses."""
 
     name: ClassVar[str]
-    """Name of the method, as users write it."""
+    """Name of the method, as users know it."""
     families: ClassVar[tuple[str, ...]]
     """Families of codes that it can decode."""
     usual: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class Decoder(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            _DECODERS[cls.name] = cls
+            _DECODERS.append(cls)
 
     def prepare(self, code: Code) -> Prepared:
         """Do what depends on the code alone.
@@ -130,27 +130,13 @@ def nothing(verdict: Verdict, syndrome: NDArray[Any], **fields: Any) -> Decoding
     return Decoding(verdict, np.empty(0, np.int64), np.empty(0, dtype), **fields)
 
 
-def decoder(name: str) -> type[Decoder]:
-    """Look a decoder up by its name.
-
-    Raises:
-        SpecError: if there is none of that name.
-    """
-    try:
-        return _DECODERS[name]
-    except KeyError:
-        raise SpecError(
-            f"unknown decoder {name!r}: there are {', '.join(sorted(_DECODERS))}"
-        ) from None
-
-
 def decoder_for(code: Code) -> Decoder:
     """The usual decoder of a code's family, with its usual settings: the first that may be.
 
     Raises:
         SpecError: if there is none.
     """
-    for each in _DECODERS.values():
+    for each in _DECODERS:
         if each.usual and code.family in each.families:
             return each()
     raise SpecError(f"there is no decoder for {code.family} codes")

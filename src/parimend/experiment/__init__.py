@@ -19,7 +19,8 @@ True
 """
 
 from parimend.experiment.codes import CodeTarget, DenseTarget, Received, Struck, Sums, SumsTarget
-from parimend.experiment.counts import Counts, Outcome, Rate, Trial
+from parimend.experiment.counts import Counts, Outcome, Trial
+from parimend.experiment.estimates import Estimate, Rate, quantile, wilson
 from parimend.experiment.models import (
     ModelTarget,
     bit_patterns,
@@ -34,6 +35,7 @@ __all__ = [
     "CodeTarget",
     "Counts",
     "DenseTarget",
+    "Estimate",
     "Faults",
     "ModelTarget",
     "Outcome",
@@ -47,7 +49,9 @@ __all__ = [
     "bit_patterns",
     "grid_of",
     "on_grid",
+    "quantile",
     "run",
     "same_bits",
     "trial",
+    "wilson",
 ]

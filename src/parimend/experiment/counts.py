@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from parimend.experiment.estimates import Rate
 from parimend.outcomes import Verdict
 
 
 class Outcome(StrEnum):
-    """What came of one trial.
+    """What came of one trial; `meaning` says it in words.
 
-    ``masked``: nothing was found, and nothing is wrong. ``repaired``: all is as before, bit for
-    bit. ``detected``: something was found wrong and not repaired. ``miscorrected``: a repair was
-    claimed, and something is wrong. ``silent``: nothing was found, and something is wrong.
+    >>> Outcome.SILENT.meaning
+    'nothing was found, and something is wrong'
     """
 
     MASKED = "masked"
@@ -23,6 +23,11 @@ class Outcome(StrEnum):
     DETECTED = "detected"
     MISCORRECTED = "miscorrected"
     SILENT = "silent"
+
+    @property
+    def meaning(self) -> str:
+        """What came of such a trial, in words."""
+        return _MEANINGS[self]
 
     @classmethod
     def of(cls, verdict: Verdict, same: bool) -> Outcome:
@@ -38,40 +43,13 @@ class Outcome(StrEnum):
         return cls.MASKED if same else cls.SILENT
 
 
-@dataclass(frozen=True)
-class Rate:
-    """``count`` out of ``trials`` independent trials.
-
-    >>> rate = Rate(0, 1000)
-    >>> f"{rate.upper():.4f}"
-    '0.0030'
-    """
-
-    count: int
-    trials: int
-
-    @property
-    def share(self) -> float:
-        """The observed rate; NaN without trials."""
-        return self.count / self.trials if self.trials else float("nan")
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Two-sided Wilson score interval of the rate."""
-        from scipy.stats import binomtest  # takes half a second to load
-
-        if not self.trials:
-            return 0.0, 1.0
-        low, high = binomtest(self.count, self.trials).proportion_ci(confidence, "wilson")
-        return float(low), float(high)
-
-    def upper(self, confidence: float = 0.95) -> float:
-        """One-sided exact upper bound of the rate (Clopper and Pearson 1934)."""
-        from scipy.stats import binomtest
-
-        if not self.trials:
-            return 1.0
-        test = binomtest(self.count, self.trials, alternative="less")
-        return float(test.proportion_ci(confidence, "exact").high)
+_MEANINGS = {
+    Outcome.MASKED: "nothing was found, and nothing is wrong",
+    Outcome.REPAIRED: "all is as before, bit for bit",
+    Outcome.DETECTED: "something was found wrong and not repaired",
+    Outcome.MISCORRECTED: "a repair was claimed, and something is wrong",
+    Outcome.SILENT: "nothing was found, and something is wrong",
+}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@
 >>> faults.revert_(model)
 """
 
-from parimend.errors import FaultError, FaultFileError, ImpossibleFaultError, StaleFaultError
-from parimend.faults.drawing import KINDS, PATTERNS, PLACEMENTS, Kind, draw
+from parimend.errors import FaultError
+from parimend.faults.drawing import KINDS, PATTERNS, PLACEMENTS, draw
 from parimend.faults.faultlist import Fault, FaultList
-from parimend.faults.fields import FIELDS, Field
+from parimend.faults.fields import FIELDS
 from parimend.faults.words import Tensors, Words, select
 
 __all__ = [
@@ -23,12 +23,7 @@ __all__ = [
     "PLACEMENTS",
     "Fault",
     "FaultError",
-    "FaultFileError",
     "FaultList",
-    "Field",
-    "ImpossibleFaultError",
-    "Kind",
-    "StaleFaultError",
     "Tensors",
     "Words",
     "draw",

@@ -8,11 +8,10 @@ from parimend.files.members import known_members, seals_of
 from parimend.files.protecting import Protected, protect_all, protect_file
 from parimend.files.repairing import repair_all, repair_file
 from parimend.files.sealing import Protection
-from parimend.files.seals import SUFFIX, sidecar_of
+from parimend.files.seals import sidecar_of
 from parimend.files.targets import targets
 
 __all__ = [
-    "SUFFIX",
     "Protected",
     "Protection",
     "check_all",

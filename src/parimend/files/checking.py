@@ -66,7 +66,8 @@ def check_file(
         MismatchError: if the sidecar was made for another file, or ``seal_dir`` has several seals
             for it.
         FormatError: if a folder has nothing to check.
-        SpecError: if ``path`` is no path.
+        SpecError: if ``path`` is no path, ``workers`` no number of them, or ``engine`` none of
+            these.
         OSError: if the file cannot be read.
 
     Example:

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Self, TypeVar, get_args
 
-from parimend.arguments import whole_number
-from parimend.cluster import Cluster
+from parimend.arguments import workers_of
+from parimend.cluster import Cluster, EngineName
 from parimend.cores import cores
 from parimend.errors import ParimendError, SpecError
 
@@ -20,7 +20,6 @@ Look = Callable[[Path], R]
 class Engine(ABC):
     """Looks at files, used as a context. What is found does not depend on who looks."""
 
-    name: ClassVar[str]
     cluster: Cluster | None = None
     """The machines that look, if it is not this one; they cannot tell how far they are."""
 
@@ -44,17 +43,15 @@ class Engine(ABC):
         """What a look gives, or why there is none, with the number of its path, in any order."""
 
 
-class Local(Engine):
+class Threads(Engine):
     """Threads of this process; with one worker, one file after the other.
 
     Sums, hashing and reading do not hold the interpreter's lock, and threads need no time to start.
     """
 
-    name = "local"
-
     def __init__(self, workers: int | None) -> None:
         self.cores = cores()
-        self.workers = workers or self.cores
+        self.workers = workers_of(workers) or self.cores
 
     def threads(self, files: int) -> int:
         return max(1, self.cores // max(1, min(self.workers, files)))
@@ -75,10 +72,9 @@ class Local(Engine):
                 pool.shutdown(cancel_futures=True)
 
 
-class Ray(Engine):
+class Machines(Engine):
     """Tasks of a Ray cluster, on whose machines the files have the same paths."""
 
-    name = "ray"
     cluster: Cluster
 
     def __init__(self, workers: int | None) -> None:
@@ -94,25 +90,19 @@ class Ray(Engine):
         yield from self.cluster.each(_numbered, look, tasks)
 
 
-ENGINES: dict[str, type[Local] | type[Ray]] = {each.name: each for each in (Local, Ray)}
-"""Engines by name."""
-
-
 def engine_of(name: str, workers: int | None) -> Engine:
     """An engine, by its name.
 
     Args:
-        name: of one of `ENGINES`.
+        name: one of `EngineName`.
         workers: files that are looked at at the same time; by default one for each core.
 
     Raises:
         SpecError: if there is none of that name, or workers are no number of them.
     """
-    if name not in ENGINES:
-        raise SpecError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
-    if workers is not None and whole_number(workers, "workers") < 1:
-        raise SpecError(f"workers must be at least 1, not {workers}")
-    return ENGINES[name](workers)
+    if name not in get_args(EngineName):
+        raise SpecError(f"unknown engine {name!r}: there are {', '.join(get_args(EngineName))}")
+    return Machines(workers) if name == "ray" else Threads(workers)
 
 
 def attempt(look: Look[R], path: Path) -> R | ParimendError | OSError:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from parimend.atomic import PathLike
 from parimend.errors import FormatError, ParimendError, SealError
 from parimend.files.apart import seals_in
-from parimend.files.engines import Engine, Local
+from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
@@ -301,7 +301,7 @@ def visit(
 
 def visit_all(members: Members, look: Callable[[Path], Looked]) -> None:
     """`visit` one group, one member after the other, in this thread."""
-    for _ in visit([members], look, Local(1)):
+    for _ in visit([members], look, Threads(1)):
         pass
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from parimend import strict_json
 from parimend.errors import FormatError
 from parimend.kernels.field import PRIME
 from parimend.names import listed, select
 from parimend.record import Record
-from parimend.strict_json import finite, refuse
 
 VERSION = 1
 """Of the sums: fingerprints of another version are not compared."""
@@ -190,7 +190,7 @@ class Fingerprint(Record):
             FormatError: if it is no fingerprint.
         """
         try:
-            given = json.loads(text, parse_constant=refuse, parse_float=finite)
+            given = strict_json.loads(text)
             tensors = {each: _print(found) for each, found in given["tensors"].items()}
             tied = {str(each): str(of) for each, of in given["tied"].items()}
             return cls(tensors, tied, int(given["version"]))

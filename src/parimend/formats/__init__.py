@@ -4,7 +4,7 @@ A format turns a file into a `Layout` and back, whatever is done with the file m
 here loads torch.
 """
 
-from parimend.formats.base import Bytes, Entry, Format, Layout
+from parimend.formats.base import Bytes, Entry, Layout
 from parimend.formats.registry import FORMATS, layout_of, of_name, of_suffix
 
-__all__ = ["FORMATS", "Bytes", "Entry", "Format", "Layout", "layout_of", "of_name", "of_suffix"]
+__all__ = ["FORMATS", "Bytes", "Entry", "Layout", "layout_of", "of_name", "of_suffix"]

@@ -22,10 +22,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from parimend import strict_json
 from parimend.dtypes import DTYPES, SAFETENSORS
 from parimend.errors import FormatError
 from parimend.formats.base import MOST_BYTES, Bytes, Entry
-from parimend.strict_json import finite, refuse
 
 MAX_LENGTH = 100_000_000
 """Longest header that the format allows."""
@@ -208,12 +208,10 @@ def _end_of_value(raw: Bytes, at: int, name: str) -> int:
 
 def _integer(text: str) -> int | float:
     # Others are no integers to the library, minus zero included.
-    return int(text) if len(text) <= 20 and text.isdecimal() else finite(text)
+    return int(text) if len(text) <= 20 and text.isdecimal() else strict_json.finite(text)
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=list, parse_constant=refuse, parse_float=finite, parse_int=_integer
-)
+_DECODER = strict_json.decoder(object_pairs_hook=list, parse_int=_integer)
 
 
 def _entry(raw: Bytes, at: int, name: str) -> tuple[Entry, int]:

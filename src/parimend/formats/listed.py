@@ -23,12 +23,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO
 
+from parimend import strict_json
 from parimend.errors import FormatError
 from parimend.formats.base import MOST_BYTES, Bytes, Entry, Format, Layout
 from parimend.formats.header import MAX_LENGTH
 from parimend.formats.raw import TENSOR
 from parimend.regular import read_at
-from parimend.strict_json import finite, refuse
 
 LONGEST_SPAN = 1 << 24
 """Bytes in a row that belong to no tensor; if they are more, they are a tensor of bytes."""
@@ -39,7 +39,7 @@ MOST_TENSORS = 1 << 18
 """Tensors of a file, at most."""
 
 _MOST_LISTED = 1 << 24  # bytes of the list; a tensor takes about 80
-_DECODER = json.JSONDecoder(parse_constant=refuse, parse_float=finite)
+_DECODER = strict_json.decoder()
 _HEAD = struct.Struct("<QI")
 
 

@@ -53,11 +53,6 @@ class GuardEvent(Event):
     channels: tuple[int, ...] = ()
     magnitude: float = 0.0
 
-    @property
-    def action(self) -> str:
-        """What was done: the kind."""
-        return self.kind
-
     def __str__(self) -> str:
         where = f"sample {self.sample}"
         if self.positions and self.positions[0]:

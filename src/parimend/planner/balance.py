@@ -141,10 +141,9 @@ def balance(
         2
     """
     require(model, "model", "a torch.nn.Module, which can be run", torch.nn.Module)
-    numbers = {"errors": (errors, 1), "checks": (checks, 1), "floor": (floor, 1)}
-    for name, (value, least) in (numbers | {"trials": (trials, 2)}).items():
-        if whole_number(value, name) < least:
-            raise SpecError(f"{name} must be at least {least}, not {value}")
+    for name, value in {"errors": errors, "checks": checks, "floor": floor}.items():
+        whole_number(value, name, least=1)
+    whole_number(trials, "trials", least=2)
     if not 0.0 < tolerance < math.inf:
         raise SpecError(f"tolerance must be above 0, not {tolerance}: what may damage cost?")
     model = copy.deepcopy(model).eval()

@@ -13,13 +13,11 @@
 1.0
 """
 
-from parimend.propagation.estimates import Estimate
 from parimend.propagation.records import Group, Layer, Passage, Struck, Trace
 from parimend.propagation.tracing import trace
 from parimend.propagation.watching import classes
 
 __all__ = [
-    "Estimate",
     "Group",
     "Layer",
     "Passage",

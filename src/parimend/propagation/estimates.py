@@ -8,37 +8,18 @@ nothing observed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.record import Record
+from parimend.experiment import Estimate, wilson
 
 Rows = NDArray[Any]
 """(faults, inputs) float64 or bool."""
 
 _TAIL = 0.025
-_Z = 1.959963984540054
-
-
-@dataclass(frozen=True, repr=False)
-class Estimate(Record):
-    """A number that is not negative, with a 95 % interval.
-
-    Attributes:
-        value: what was observed; NaN if nothing was.
-        low: lower end of the interval.
-        high: upper end of the interval; infinity if there were too few observations for one.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} - {self.high:.3g})"
+_RANKS = "order-statistics"
 
 
 def median(rows: Rows) -> Estimate:
@@ -58,14 +39,14 @@ def median(rows: Rows) -> Estimate:
 
     kept = rows[~np.isnan(rows).all(1)]
     if not len(kept):
-        return Estimate(math.nan, 0.0, math.inf)
+        return Estimate(math.nan, 0.0, math.inf, method=_RANKS)
     with np.errstate(invalid="ignore"):  # the middle of two infinities is one of them
         ranked = np.sort([_middle(row[~np.isnan(row)]) for row in kept])
         value = _middle(ranked)
     rank = int(binom.ppf(_TAIL, len(ranked), 0.5))
     if not rank:
-        return Estimate(value, 0.0, math.inf)
-    return Estimate(value, float(ranked[rank - 1]), float(ranked[-rank]))
+        return Estimate(value, 0.0, math.inf, method=_RANKS)
+    return Estimate(value, float(ranked[rank - 1]), float(ranked[-rank]), method=_RANKS)
 
 
 def share(rows: Rows, alike: bool = True) -> Estimate:
@@ -91,20 +72,10 @@ def share(rows: Rows, alike: bool = True) -> Estimate:
     counts = (~np.isnan(rows)).sum(1)
     trials = int(counts.sum())
     if not trials:
-        return Estimate(math.nan, 0.0, 1.0)
+        return Estimate(math.nan, 0.0, 1.0, method="wilson")
     effective = trials**2 / float(np.square(counts).sum()) if alike else trials
     p = float(np.nansum(rows) / trials)
-    return Estimate(p, *_wilson(p, effective))
-
-
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's interval; `experiment.Rate` has it for whole numbers of trials."""
-    center = p + _Z * _Z / (2 * n)
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
-    scale = 1 + _Z * _Z / n
-    # Rounding may not take the ends off 0 and 1.
-    low, high = (center - half) / scale, (center + half) / scale
-    return 0.0 if p == 0 else max(low, 0.0), 1.0 if p == 1 else min(high, 1.0)
+    return Estimate(p, *wilson(p, effective), method="wilson")
 
 
 def _middle(values: Rows) -> float:

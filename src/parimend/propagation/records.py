@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parimend.propagation.estimates import Estimate
+from parimend.experiment import Estimate
 from parimend.record import Record
 from parimend.showing import html_table
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.experiment import Faults
-from parimend.propagation.estimates import Estimate, median, share
+from parimend.experiment import Estimate, Faults
+from parimend.propagation.estimates import median, share
 from parimend.propagation.records import Group, Layer, Passage, Struck
 from parimend.propagation.striking import UNKNOWN, Fault
 from parimend.propagation.watching import Clean, Site

@@ -16,14 +16,13 @@ from parimend.report.campaigns import campaign_sheets, comparison_sheets
 from parimend.report.maps import map_sheets
 from parimend.report.page import require_page, write_page
 from parimend.report.picture import require_picture, write_picture
-from parimend.report.sheet import Chart, Column, Interval, Known, Sheet
+from parimend.report.sheet import Chart, Column, Known, Sheet
 from parimend.report.table import csv_files, require_csv, write_csv
 from parimend.report.traces import trace_sheets
 
 __all__ = [
     "Chart",
     "Column",
-    "Interval",
     "Known",
     "Sheet",
     "campaign_sheets",

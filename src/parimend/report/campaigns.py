@@ -9,7 +9,6 @@ from typing import Any
 
 from parimend.campaign import (
     Comparison,
-    Estimate,
     Line,
     Setting,
     Store,
@@ -17,16 +16,9 @@ from parimend.campaign import (
     lines,
     status,
 )
-from parimend.experiment import Outcome
-from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
+from parimend.experiment import Estimate, Outcome
+from parimend.report.sheet import Chart, Column, Known, Sheet, Value
 
-_MEANING = {
-    Outcome.MASKED: "nothing was found, and nothing is wrong.",
-    Outcome.REPAIRED: "all is as before, bit for bit.",
-    Outcome.DETECTED: "something was found wrong and not repaired.",
-    Outcome.MISCORRECTED: "a repair was claimed, and something is wrong.",
-    Outcome.SILENT: "nothing was found, and something is wrong.",
-}
 _AMOUNTS = ("rate", "count", "days")
 """Options of a fault that say how much of it there is."""
 
@@ -95,7 +87,7 @@ def comparison_sheets(found: Sequence[Comparison]) -> list[Sheet]:
     )
     rows = [
         (each.network, each.fault, each.a, each.b, each.trials, each.only_a, each.only_b)
-        + (_percent(each.difference), each.p, _interval(each.score))
+        + (_percent(each.difference), each.p, each.score)
         for each in found
     ]
     about = (
@@ -138,7 +130,7 @@ class _Table:
             *where,
             Column("trials"),
             Column("guaranteed", "words", Known.PROVEN, guaranteed),
-            *(Column(each, "%", Known.MEASURED, _MEANING[each]) for each in Outcome),
+            *(Column(each, "%", Known.MEASURED, f"{each.meaning}.") for each in Outcome),
             *scores * self.scored,
             Column("kept", "bytes", note="beside the weights."),
             Column("repair", "ms", Known.MEASURED, "median time."),
@@ -168,7 +160,7 @@ class _Table:
         options: dict[str, Any] = dict(setting.options)
         low, high = line.where.bits or (None, None)
         where = (", ".join(line.where.tensors) or "all", "all" if low is None else f"{low}-{high}")
-        scores = (_interval(line.score), line.intact, line.change, _percent(line.harmed))
+        scores = (line.score, line.intact, line.change, _percent(line.harmed))
         return (
             *(line.network, line.protection, line.fault, setting.kind),
             *(options.get(name) for name in self.amounts),
@@ -182,10 +174,5 @@ class _Table:
         )
 
 
-def _interval(of: Estimate | None) -> Interval | None:
-    return None if of is None else Interval(of.share, of.low, of.high, of.upper)
-
-
-def _percent(of: Estimate | None) -> Interval | None:
-    found = _interval(of)
-    return found and found.scaled(100.0)
+def _percent(of: Estimate | None) -> Estimate | None:
+    return of and of.scaled(100.0)

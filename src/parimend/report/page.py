@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from parimend.atomic import atomic
+from parimend.experiment import Estimate
 from parimend.report.places import place
-from parimend.report.sheet import Column, Interval, Sheet, Value, finite, numbers
+from parimend.report.sheet import Column, Sheet, Value, finite, numbers
 from parimend.showing import escaped
 
 
@@ -113,7 +114,7 @@ def _column(column: Column, values: Sequence[Value]) -> dict[str, Any]:
     }
     if numeric:
         made["numbers"] = numbers(values)
-    if any(isinstance(value, Interval) for value in values):
+    if any(isinstance(value, Estimate) for value in values):
         for end in ("low", "high", "upper"):
             made[end] = [finite(getattr(value, end, None)) for value in values]
     return made

@@ -10,8 +10,9 @@ from typing import Any
 
 from parimend.atomic import atomic
 from parimend.errors import SpecError
+from parimend.experiment import Estimate
 from parimend.report.places import place
-from parimend.report.sheet import Chart, Interval, Sheet, finite, numbers
+from parimend.report.sheet import Chart, Sheet, finite, numbers
 from parimend.showing import escaped
 
 # Told apart by colour-blind people (Okabe and Ito), by shape and by dashes.
@@ -235,19 +236,19 @@ def _plain_numbers() -> Any:
 
 
 def _unseen(cell: object) -> bool:
-    return isinstance(cell, Interval) and cell.upper is not None
+    return isinstance(cell, Estimate) and cell.upper is not None
 
 
 def _height(cell: object) -> float | None:
     """Where a mark is: at the value, or at the bound where nothing was seen."""
-    if isinstance(cell, Interval):
+    if isinstance(cell, Estimate):
         return finite(cell.value if cell.upper is None else cell.upper)
     return finite(cell)
 
 
 def _ends(cell: object) -> tuple[float, float]:
     """How far the interval reaches below and above the mark."""
-    if not isinstance(cell, Interval) or cell.upper is not None:
+    if not isinstance(cell, Estimate) or cell.upper is not None:
         return 0.0, 0.0
     below, above = finite(cell.value - cell.low), finite(cell.high - cell.value)
     # Rounding may take an end across the value.

@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from parimend.errors import SpecError
+from parimend.experiment import Estimate
 
 
 class Known(StrEnum):
@@ -23,27 +24,7 @@ class Known(StrEnum):
     GIVEN = "given"
 
 
-class Interval(NamedTuple):
-    """A number with its interval.
-
-    Attributes:
-        value: as it was seen; NaN if nothing was.
-        low, high: two-sided interval; may be infinite.
-        upper: one-sided bound where nothing was seen; else None.
-    """
-
-    value: float
-    low: float
-    high: float
-    upper: float | None = None
-
-    def scaled(self, factor: float) -> Interval:
-        """All of it times a factor, such as 100 for per cent."""
-        upper = None if self.upper is None else factor * self.upper
-        return Interval(factor * self.value, factor * self.low, factor * self.high, upper)
-
-
-Value = str | int | float | Interval | None
+Value = str | int | float | Estimate | None
 """What a cell holds; None where there is nothing to say."""
 
 
@@ -80,12 +61,12 @@ class Column:
         """A cell as people read it.
 
         >>> share = Column("silent", "%")
-        >>> share.text(Interval(12.5, 8.04, 19.3)), share.text(Interval(0.0, 0.0, 3.7, 2.95))
+        >>> share.text(Estimate(12.5, 8.04, 19.3)), share.text(Estimate(0.0, 0.0, 3.7, 2.95))
         ('12.5 (8.04 to 19.3)', '0 (< 2.95)')
         >>> Column("bytes").text(3256400), Column("score").text(None)
         ('3,256,400', '-')
         """
-        if isinstance(value, Interval):
+        if isinstance(value, Estimate):
             return self._interval(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return "-"
@@ -93,7 +74,7 @@ class Column:
             return f"{value:.4g}"
         return value if isinstance(value, str) else f"{value:,}"
 
-    def _interval(self, value: Interval) -> str:
+    def _interval(self, value: Estimate) -> str:
         if math.isnan(value.value):
             return "-"
         if value.upper is not None:
@@ -197,10 +178,10 @@ def _named(chart: Chart | None) -> Iterator[str]:
 def numbers(values: Sequence[Value]) -> list[float | None]:
     """Cells as numbers, of intervals the value; None where there is none that can be drawn.
 
-    >>> numbers([3, Interval(0.5, 0.1, 0.9), None, float("inf")])
+    >>> numbers([3, Estimate(0.5, 0.1, 0.9), None, float("inf")])
     [3.0, 0.5, None, None]
     """
-    return [finite(each.value if isinstance(each, Interval) else each) for each in values]
+    return [finite(each.value if isinstance(each, Estimate) else each) for each in values]
 
 
 def finite(value: Any) -> float | None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parimend.atomic import atomic
+from parimend.experiment import Estimate
 from parimend.report.places import place
-from parimend.report.sheet import Interval, Sheet, Value
+from parimend.report.sheet import Sheet, Value
 
 _ENDS = ("low", "high", "at most")
 
@@ -59,7 +60,7 @@ def require_csv(path: str | os.PathLike[str]) -> Path:
 
 def _csv(sheet: Sheet) -> str:
     ranged = [
-        any(isinstance(value, Interval) for value in sheet.values(each.name))
+        any(isinstance(value, Estimate) for value in sheet.values(each.name))
         for each in sheet.columns
     ]
     text = io.StringIO()
@@ -77,8 +78,9 @@ def _csv(sheet: Sheet) -> str:
 
 
 def _cells(value: Value, has_ends: bool) -> list[object]:
-    if isinstance(value, Interval):
-        return [_number(each) for each in value]
+    if isinstance(value, Estimate):
+        ends = value.value, value.low, value.high, value.upper
+        return [_number(each) for each in ends]
     return [_number(value), *[""] * (len(_ENDS) * has_ends)]
 
 

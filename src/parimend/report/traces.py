@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from parimend.propagation import Estimate, Struck, Trace
-from parimend.report.sheet import Chart, Column, Interval, Known, Sheet, Value
+from parimend.experiment import Estimate
+from parimend.propagation import Struck, Trace
+from parimend.report.sheet import Chart, Column, Known, Sheet, Value
 
 _ERROR = "relative error of an output: the median."
 _GAIN = "relative error of the output in that of the input: the median."
@@ -37,7 +38,7 @@ def _struck(found: Trace) -> Sheet:
     rows = [
         (_layer(each.layer), each.kind, each.upset, each.faults)
         + (_percent(each.changed), _percent(each.passages[-1].masked))
-        + (_interval(each.passages[0].error), _interval(each.passages[-1].error))
+        + (each.passages[0].error, each.passages[-1].error)
         for each in found.struck
     ]
     left_out = f" Not watched: {', '.join(found.left_out)}." if found.left_out else ""
@@ -62,7 +63,7 @@ def _passages(found: Trace) -> Sheet:
     )
     rows: list[tuple[Value, ...]] = [
         (_layer(each.layer), each.upset, _call(at.layer, at.call), at.kind)
-        + (_interval(at.error), _interval(at.gain), _percent(at.masked), _percent(at.rounding))
+        + (at.error, at.gain, _percent(at.masked), _percent(at.rounding))
         for each in found.struck
         for at in each.passages
     ]
@@ -78,7 +79,7 @@ def _layers(found: Trace) -> Sheet:
         Column("masks", "%", Known.MEASURED, "wrong inputs that leave no error."),
     )
     rows = [
-        (_call(each.layer, each.call), each.kind, _interval(each.gain), _percent(each.masks))
+        (_call(each.layer, each.call), each.kind, each.gain, _percent(each.masks))
         for each in found.layers
     ]
     about = "What every module does to errors that arrive, whatever layer they are from."
@@ -125,9 +126,5 @@ def _call(name: str, call: int) -> str:
     return f"{_layer(name)}, call {call + 1}" if call else _layer(name)
 
 
-def _interval(of: Estimate) -> Interval:
-    return Interval(of.value, of.low, of.high)
-
-
-def _percent(of: Estimate) -> Interval:
-    return _interval(of).scaled(100.0)
+def _percent(of: Estimate) -> Estimate:
+    return of.scaled(100.0)

@@ -254,7 +254,6 @@ def smallest_budget(
     interval: float,
     target: float,
     years: float = 1.0,
-    most: int = MOST,
     proven: int = 0,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
@@ -263,7 +262,6 @@ def smallest_budget(
         words: what is exposed with a budget of so many errors; raises SpecError if that cannot be.
         where, interval, years: see `risk`.
         target: see `longest_interval`.
-        most: budgets above are not considered.
         proven: the largest budget that is guaranteed; the next one may leave more than it does.
     """
 
@@ -273,9 +271,9 @@ def smallest_budget(
         except SpecError:  # there is no such code
             return False
 
-    doubled = {1 << k for k in range(most.bit_length())}
+    doubled = {1 << k for k in range(MOST.bit_length())}
     low = 0
-    for high in sorted(size for size in {*doubled, proven, most} if 0 < size <= most):
+    for high in sorted({*doubled, proven, MOST} - {0}):
         if met(high):
             break
         low = high

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+from parimend import strict_json
 from parimend.arguments import path_of, place_of
 from parimend.armor import armor, unarmor
 from parimend.atomic import PathLike, atomic
@@ -39,7 +40,6 @@ from parimend.formats.raw import Raw
 from parimend.regular import read_regular
 from parimend.seal.word import SealedWord, entry_of, word_of
 from parimend.showing import brief, counted, html_table
-from parimend.strict_json import finite, refuse
 from parimend.words.layout import Part, elements_in, whole
 
 VERSION = 2
@@ -235,7 +235,7 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
 
 def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     (length,) = struct.unpack_from("<I", payload)
-    text = json.loads(bytes(payload[4 : 4 + length]), parse_constant=refuse, parse_float=finite)
+    text = strict_json.loads(bytes(payload[4 : 4 + length]))
     if text["version"] not in range(1, VERSION + 1):
         raise SealError(
             f"its version is {text['version']}, this parimend knows {VERSION}: install a newer one"

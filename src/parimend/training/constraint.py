@@ -92,8 +92,9 @@ class Constraint(Removable):
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
         self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
-        before, after = uncompiled(self._stepping), uncompiled(self._stepped)
+        before, after = uncompiled(self._stepping), uncompiled(self._after_step)
         self._step = Step()  # of any of the optimizers
+        self._have_stepped: set[torch.optim.Optimizer] = set()  # since `steps` was counted up
         self._backwards = 0  # since the last step
         self._loaded = False  # weights, since the last projection
         self._inside = False  # nothing has moved them since then
@@ -137,15 +138,23 @@ class Constraint(Removable):
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Before a step of any of the optimizers; what it is called with, where that is changed."""
-        self._step.begin()
+        if self._step.begin():
+            if optimizer in self._have_stepped:  # and the last one has not, this time
+                self._stepped()
+            self._have_stepped.add(optimizer)
         self._inside = False
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
         tangent = self._tangents.get(optimizer)
         return None if tangent is None else tangent.called_with(args, kwargs)
 
-    def _stepped(self, *_: Any) -> None:
+    def _after_step(self, *_: Any) -> None:
         """After a step of the last optimizer."""
+        self._stepped()
+
+    def _stepped(self) -> None:
+        """All optimizers that step in this round have done so."""
+        self._have_stepped.clear()
         self.steps += 1
         self._backwards = 0
         if self._pace.due(self.steps):
@@ -260,9 +269,9 @@ class Constraint(Removable):
                 moves them, and it cannot be told which. Nothing was sealed then.
             WordError: if weights are not finite or have no grid; names the parameter.
             MismatchError: if a parameter was replaced or has become of another dtype, or the copy
-                lacks one, or has one of another shape.
+                lacks one, or has one of another shape or dtype.
         """
-        ours = model is None
+        ours = model is None or unwrapped(model) is self._model
         parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
         with moving(parameters.values()):
             self._judge_(parameters, ours)
@@ -304,8 +313,14 @@ class Constraint(Removable):
             if event.kind == "unexplained":
                 raise DamageError(
                     f"{event.reason}, and no few weights explain it: they are damaged, or the "
-                    "training diverged, or they were changed by hand; then call project_() and "
-                    "seal_() again"
+                    "training diverged; or they were changed by hand, or steps have just become "
+                    "far longer: then call project_() and seal_() again"
+                )
+            if event.kind == "accepted":
+                warnings.warn(
+                    f"{event.reason}: taken for right, as an average that was put in is, and "
+                    "damage may be, too",
+                    stacklevel=3,
                 )
 
     def remove(self) -> None:

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import torch
 
-from parimend.arguments import require
+from parimend.arguments import require, whole_number
 from parimend.errors import DamageError, SpecError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
@@ -26,6 +26,7 @@ from parimend.names import some
 from parimend.outcomes import Change
 from parimend.removable import Hook, Removable
 from parimend.stores.model import unwrapped
+from parimend.stores.renorm import renormalizing
 from parimend.training.gradient import Gradient
 from parimend.training.hooks import (
     Step,
@@ -65,6 +66,7 @@ class Healing(Removable):
         gradient_factor: float,
         on_event: Callable[[Event], None] | None,
     ) -> None:
+        errors = errors if errors is None else whole_number(errors)
         if not gradient_factor > 1.0:
             raise SpecError(f"gradient_factor must be more than 1, not {gradient_factor}")
         self.steps = 0
@@ -88,6 +90,7 @@ class Healing(Removable):
         self._state = State(self._model, self._optimizers)
         self._stale = False  # tensors were found of which no sums are kept yet
         self._outdated = False  # something was loaded since the sums were taken
+        self._leave_renormalized()
         self.refresh()
         forward = uncompiled(self._before_forward)
         self._hooks.append(self._model.register_forward_pre_hook(Hook(forward)))
@@ -99,6 +102,14 @@ class Healing(Removable):
         self._stepped = uncompiled(self._after_step)
         self._after = {o: o.register_step_post_hook(self._stepped) for o in optimizers}
         watchers.add(self)
+
+    def _leave_renormalized(self) -> None:
+        """Leave alone what is changed by every forward."""
+        if names := renormalizing(self._model).keys() - self._state.left:
+            self._state.leave(names)
+            reason = f"{some(names)}: its layer changes it in a forward (max_norm)"
+            self._tell("unwatched", reason)
+            warnings.warn(f"{reason}, so heal_ does not watch it", stacklevel=4)
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.

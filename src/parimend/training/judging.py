@@ -23,6 +23,7 @@ from parimend.training.outliers import (
     Noise,
     Outliers,
     Suspects,
+    accepted,
     set_back_,
     suspects,
     unexplained,
@@ -60,14 +61,14 @@ def judge_(
         step: number of the step, for the events.
 
     Returns:
-        An event ``repaired`` for every word of which weights were put back, and ``unexplained``
-        where there is damage and it cannot be told which.
+        An event ``repaired`` for every word of which weights were put back, ``unexplained`` where
+        there is damage and it cannot be told which, and ``accepted`` where there may be.
     """
-    judged = (
-        _judge_(projection, number, word, each, since, step)
+    return [
+        event
         for number, (word, each) in enumerate(zip(words, outliers, strict=True))
-    )
-    return [event for event in judged if event is not None]
+        for event in _judge_(projection, number, word, each, since, step)
+    ]
 
 
 def _judge_(
@@ -77,14 +78,15 @@ def _judge_(
     outliers: Outliers,
     since: Since,
     step: int,
-) -> Event | None:
+) -> list[Event]:
     least = partial(_rounding, word.code, outliers)
 
     def at_least(level: float) -> Noise:
         return lambda checks, scale: max(level, least(checks, scale))
 
-    # Averages of weights that steps led to are as far from the code as these at most, however few.
-    limit = max(FACTOR * outliers.largest, outliers.rounding)
+    # Averages of weights that steps led to are as far from the code as these at most.
+    is_known = since == "inside" and outliers.enough
+    limit = max((USUAL if is_known else FACTOR) * outliers.largest, outliers.rounding)
     levels: list[Noise]
     if since == "inside":
         levels, what = [least, at_least(limit)], "the weights have left their code without a step"
@@ -95,22 +97,32 @@ def _judge_(
         # What few wrong weights do is not in most checks.
         levels = [lambda c, s: max(FACTOR * float(np.median(np.abs(c))), least(c, s))]
         limit, what = np.inf, "the weights have left the range that training can lead to"
-    checks = projection.checks()[number]
-    largest = float(np.abs(checks).max())
-    event = None
-    for level in levels if not largest <= levels[0](checks, 1.0) else ():
+    checks, put_back = projection.checks()[number], None
+    usual = levels[0](checks, 1.0)
+    events = list[Event]()
+    for level in levels if not _largest(checks) <= usual else ():
         found = suspects(projection, number, outliers, level)
-        if found is not None:
-            if limit == np.inf:
-                found = _apart(projection, number, found)
-            if found.positions.size:
-                event = set_back_(projection, number, found, step)
-            break
-    else:
-        if not largest <= limit:
-            return unexplained(word, step, what)
-    outgrown = projection.wild(number, OUTGROWN).size
-    return unexplained(word, step, what) if outgrown else event
+        if found is None:
+            continue
+        if limit == np.inf:
+            found = _apart(projection, number, found)
+        if found.positions.size:
+            put_back = found
+            events.append(set_back_(projection, number, found, step))
+            checks = projection.checks()[number]
+        break
+    left = _largest(checks)
+    if not left <= limit or projection.wild(number, OUTGROWN).size:
+        if put_back:  # what is not all of it may be none of it
+            projection.set_(number, put_back.positions, put_back.received)
+        return [unexplained(word, step, what)]
+    if since == "inside" and left > FACTOR * usual:
+        events.append(accepted(word, step, f"{what}, no farther than steps lead"))
+    return events
+
+
+def _largest(checks: NDArray[np.float64]) -> float:
+    return float(np.abs(checks).max())
 
 
 def _rounding(code: Sparse, outliers: Outliers, checks: NDArray[np.float64], scale: float) -> float:

@@ -251,7 +251,7 @@ def put_back_(
         return unexplained(word, step, "the step moved the checks far more than those before it")
     if np.isfinite(found.received).all() and outliers.persists(found.positions):
         reason = "steps move the same weights far, again and again; it is no fault"
-        return Event("accepted", step, f"{_names(word)}: {reason}")
+        return accepted(word, step, reason)
     return set_back_(projection, number, found, step)
 
 
@@ -261,6 +261,11 @@ def set_back_(projection: Projection, number: int, found: Suspects, step: int) -
     changes = projection.changes(number, *found)
     names = some({change.tensor for change in changes})
     return Event("repaired", step, f"wrong in {names}", changes)
+
+
+def accepted(word: Constrained, step: int, why: str) -> Event:
+    """Tells of a word that is taken for right."""
+    return Event("accepted", step, f"{_names(word)}: {why}")
 
 
 def unexplained(word: Constrained, step: int, what: str) -> Event:

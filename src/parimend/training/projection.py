@@ -20,7 +20,7 @@ from parimend.names import some
 from parimend.outcomes import Change
 from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
-from parimend.training.share import Share
+from parimend.training.share import Share, take_back_
 from parimend.words.grid import Grid
 from parimend.words.layout import Part, Word
 
@@ -210,11 +210,8 @@ class Projection:
         return {name: self._shards.local(name).reshape(-1) for name in self._names}
 
     def _put_back(self, flat: Mapping[str, torch.Tensor]) -> None:
-        changed = []
-        for name, values in flat.items():
-            local = self._shards.local(name)
-            if values.data_ptr() != local.data_ptr():  # its memory has gaps or another order
-                local.copy_(values.view(local.shape))
-            changed.append(local)
+        changed = [self._shards.local(name) for name in flat]
+        for local, values in zip(changed, flat.values(), strict=True):
+            take_back_(local, values)
         # Arrays of numpy change them behind the back of autograd.
         torch.autograd.graph.increment_version(changed)

@@ -78,3 +78,9 @@ class Share:
         pieces = [(columns.take(self.pieces[k][0]), self.pieces[k][1]) for k in numbers]
         made = kernels.on("sparse", device.type).Products
         return made(pieces, self.code.m, self.code.unit, device)
+
+
+def take_back_(tensor: torch.Tensor, flat: torch.Tensor) -> None:
+    """Write into a tensor what became of ``tensor.reshape(-1)``, if that was a copy."""
+    if flat.data_ptr() != tensor.data_ptr():  # its memory has gaps or another order
+        tensor.copy_(flat.view(tensor.shape))

@@ -23,7 +23,7 @@ from parimend.stores.shards import Shards
 from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of
 from parimend.training.projection import Constrained
-from parimend.training.share import Share
+from parimend.training.share import Share, take_back_
 from parimend.words.grid import Grid
 
 RTOL = 1e-10
@@ -113,9 +113,7 @@ class Tangent:
             if np.isfinite(across).all():
                 word.subtract_(flat, across)
         for name, values in flat.items():
-            there = gradients[name]
-            if values.data_ptr() != there.data_ptr():  # its memory has gaps or another order
-                there.copy_(values.view(there.shape))
+            take_back_(gradients[name], values)
 
 
 class _Directions:

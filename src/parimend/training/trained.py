@@ -85,7 +85,7 @@ class Trained:
         """The same parameters of a copy of the model.
 
         Raises:
-            MismatchError: if it lacks one, or has one of another shape.
+            MismatchError: if it lacks one, or has one of another shape or dtype.
         """
         there: dict[str, torch.Tensor] = dict(copy.named_parameters(remove_duplicate=False))
         for name, parameter in self.parameters.items():
@@ -95,5 +95,10 @@ class Trained:
                 raise MismatchError(
                     f"{name} has shape {list(found.shape)} in the copy, but {list(parameter.shape)}"
                     " in the model that was trained"
+                )
+            if found.dtype != parameter.dtype:
+                raise MismatchError(
+                    f"{name} is {found.dtype} in the copy, but {parameter.dtype} in the model that "
+                    f"was trained: seal copy.to({parameter.dtype})"
                 )
         return {name: there[name] for name in self.parameters}

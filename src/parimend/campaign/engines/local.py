@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+from parimend.arguments import workers_of
 from parimend.campaign.engines.base import Engine
 from parimend.campaign.engines.bench import Bench
 from parimend.campaign.stats import Row
@@ -30,12 +31,15 @@ class Local(Engine):
 
     Args:
         workers: number of them; by default one for each core.
+
+    Raises:
+        SpecError: if ``workers`` is no number of them.
     """
 
     name = "local"
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or cores()
+        self.workers = workers_of(workers) or cores()
         self.folder = self.base = ""
         self.pool: Any = None
 

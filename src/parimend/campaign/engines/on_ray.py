@@ -28,6 +28,9 @@ class Ray(Engine):
         workers: tasks that run at once; by default as many as the cluster has cores.
         address: of a cluster; by default the one that this process is connected to, or a new one on
             this machine.
+
+    Raises:
+        SpecError: if ``workers`` is no number of them.
     """
 
     name = "ray"

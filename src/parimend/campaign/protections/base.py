@@ -117,20 +117,3 @@ def float_words(tensors: Tensors, kind: str) -> dict[str, Words]:
             raise WordError(f"{kind} is a rule for float32, and {name} is {tensor.dtype}")
         found[name] = byte_view(tensor, name).view(np.uint32)
     return found
-
-
-def byte_rows(tensors: Tensors, width: int) -> dict[str, Bytes]:
-    """Copies of the bytes of tensors in rows of ``width``, the last one filled up with zeros."""
-    rows = {}
-    for name, tensor in tensors.items():
-        data = byte_view(tensor, name)
-        rows[name] = np.concatenate([data, np.zeros(-data.size % width, np.uint8)])
-        rows[name] = rows[name].reshape(-1, width)
-    return rows
-
-
-def put_back(tensors: Tensors, rows: Mapping[str, Bytes]) -> None:
-    """Write rows of `byte_rows` into the tensors they are from."""
-    for name, tensor in tensors.items():
-        data = byte_view(tensor, name)
-        data[:] = rows[name].reshape(-1)[: data.size]

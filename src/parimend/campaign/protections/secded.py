@@ -11,16 +11,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.campaign.protections.base import (
-    Bytes,
-    Network,
-    Protection,
-    Tensors,
-    byte_rows,
-    put_back,
-)
+from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.experiment import Answer
 from parimend.outcomes import Verdict
+from parimend.words.bits import byte_view
 
 
 @dataclass(frozen=True)
@@ -39,10 +33,10 @@ class Secded(Protection):
     )
 
     def protect_(self, network: Network) -> dict[str, Bytes]:
-        return {name: checks(rows) for name, rows in byte_rows(network.tensors, 8).items()}
+        return {name: checks(rows) for name, rows in byte_rows(network.tensors).items()}
 
     def repair_(self, tensors: Tensors, kept: dict[str, Bytes]) -> Answer:
-        rows, corrected, detected = byte_rows(tensors, 8), 0, 0
+        rows, corrected, detected = byte_rows(tensors), 0, 0
         which = _position()
         for name, words in rows.items():
             syndrome = checks(words) ^ kept[name]
@@ -63,6 +57,22 @@ class Secded(Protection):
 
 
 _UNKNOWN, _CHECK = -2, -1
+
+
+def byte_rows(tensors: Tensors) -> dict[str, Bytes]:
+    """Copies of the bytes of tensors in rows of 8, the last one filled up with zeros."""
+    rows = {}
+    for name, tensor in tensors.items():
+        data = byte_view(tensor, name)
+        rows[name] = np.concatenate([data, np.zeros(-data.size % 8, np.uint8)]).reshape(-1, 8)
+    return rows
+
+
+def put_back(tensors: Tensors, rows: Mapping[str, Bytes]) -> None:
+    """Write rows of `byte_rows` into the tensors they are from."""
+    for name, tensor in tensors.items():
+        data = byte_view(tensor, name)
+        data[:] = rows[name].reshape(-1)[: data.size]
 
 
 def checks(rows: Bytes) -> Bytes:
