@@ -49,6 +49,28 @@ class Packed(torch.nn.Module):
         destination[prefix + "packed"] = (self.packed.clone(), None)
 
 
+class Counting(torch.nn.Linear):
+    """One that counts its runs, in one way or another."""
+
+    def __init__(self, how):
+        super().__init__(20, 8)
+        self.how = how
+        self.register_buffer("runs", torch.zeros(1))
+
+    def forward(self, x):
+        if self.how == "in place":
+            self.runs += 1
+        if self.how == "anew":
+            self.runs = self.runs + 1
+        if self.how == "moved":
+            self.weight.data = self.weight.data.clone()
+        return super().forward(x)
+
+
+def run_once(model):
+    return float(model(torch.ones(20)).sum())
+
+
 def tensors():
     return {"w": torch.ones(10)}
 
@@ -89,6 +111,24 @@ def test_buffers_are_struck_and_put_back(tmp_path):
     assert set(outcomes["none"]) == {"s"}
     assert set(outcomes["sidecar"]) <= {"d", "r"}
     assert "d" in outcomes["sidecar"]
+
+
+@pytest.mark.parametrize("buffers", [True, False])
+@pytest.mark.parametrize(
+    ("how", "changed"), [("in place", "runs"), ("anew", "runs"), ("moved", "weight")]
+)
+def test_a_metric_leaves_the_network_where_it_is(tmp_path, how, changed, buffers):
+    """What it changes would be damage that nothing repairs; what it moves would not be struck."""
+    metric = "tests.campaign.test_networks:run_once"
+    source = {"arguments": {"how": how}, "buffers": buffers, "metric": metric}
+    message = (
+        rf"^\[networks.n\]: the metric {metric} changes {changed}, which trials would take for"
+    )
+    with pytest.raises(CampaignError, match=message):
+        run(spec("Counting", **source), tmp_path / "a", workers=1)
+    source["arguments"] = {"how": "not"}
+    run(spec("Counting", **source), tmp_path / "b", workers=1)
+    assert {line.outcomes["miscorrected"].value for line in lines(tmp_path / "b")} == {0.0}
 
 
 def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):

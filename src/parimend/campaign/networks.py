@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
 from parimend.stores.extent import extent_of, packed_in
-from parimend.stores.naming import leaves, named_tensors
+from parimend.stores.naming import leaves, named_tensors, place_of
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -117,6 +118,41 @@ def weights_hash(model: Model) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(byte_view(tensor, name).data)
     return digest.hexdigest()[:32]
+
+
+@contextmanager
+def left_alone(model: Model, where: str) -> Iterator[None]:
+    """Require that a run leaves a network as it was, and where it was: what is another tensor after
+    it is not the one that is struck, and what has other values would be taken for damage.
+
+    Args:
+        model: the network.
+        where: the run, for the message.
+
+    Raises:
+        CampaignError: names the tensors.
+    """
+    before = _marks(model)
+    yield
+    after = _marks(model)
+    if moved := [name for name in before | after if before.get(name) != after.get(name)]:
+        raise CampaignError(
+            f"{where} changes {listed(moved, most=3)}, which trials would take for damage that is "
+            "not repaired: let it run a copy (copy.deepcopy), or put back what it changes"
+        )
+
+
+def _marks(model: Model) -> dict[str, tuple[Any, ...]]:
+    """By which tensors are known again: their places and what is in them."""
+    return {
+        name: (
+            place_of(value),
+            value.dtype,
+            value.shape,
+            hashlib.sha256(byte_view(value, name)).digest(),
+        )
+        for name, value in state_of(model).items()
+    }
 
 
 class Metric:
