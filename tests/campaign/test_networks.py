@@ -49,6 +49,28 @@ class Packed(torch.nn.Module):
         destination[prefix + "packed"] = (self.packed.clone(), None)
 
 
+class Graph(torch.nn.Linear):
+    """A layer on a graph, whose edges are a buffer of some kind."""
+
+    def __init__(self, kind):
+        super().__init__(10, 10)
+        edges = torch.eye(10)
+        if kind == "meta":
+            edges = edges.to("meta")
+        elif kind == "quantized":
+            edges = torch.quantize_per_tensor(edges, 0.1, 0, torch.qint8)
+        else:
+            edges = getattr(edges, kind)()
+        self.register_buffer("edges", edges)
+
+    def forward(self, x):
+        return super().forward(self.edges @ x)
+
+
+def on_graph(model):
+    return float(model(torch.ones(10, 10)).sum())
+
+
 class Counting(torch.nn.Linear):
     """One that counts its runs, in one way or another."""
 
@@ -129,6 +151,24 @@ def test_a_metric_leaves_the_network_where_it_is(tmp_path, how, changed, buffers
     source["arguments"] = {"how": "not"}
     run(spec("Counting", **source), tmp_path / "b", workers=1)
     assert {line.outcomes["miscorrected"].value for line in lines(tmp_path / "b")} == {0.0}
+
+
+def test_a_sparse_buffer_is_left_out_as_elsewhere(tmp_path):
+    metric = "tests.campaign.test_networks:on_graph"
+    source = {"arguments": {"kind": "to_sparse"}, "metric": metric}
+    for buffers in (None, False):
+        given = source if buffers is None else source | {"buffers": buffers}
+        run(spec("Graph", **given), tmp_path / str(buffers), workers=1)
+        shares = {line.protection: line.outcomes for line in lines(tmp_path / str(buffers))}
+        assert shares["sidecar"]["repaired"].value == 1.0
+    with pytest.raises(SpecError, match=r"^\[networks.n\]: edges is torch\.sparse_coo: only"):
+        run(spec("Graph", **source, buffers=True), tmp_path / "asked for", workers=1)
+
+
+@pytest.mark.parametrize("kind", ["to_sparse_csr", "quantized", "meta"])
+def test_a_buffer_that_cannot_be_compared_is_refused_by_its_name(tmp_path, kind):
+    with pytest.raises((SpecError, CampaignError), match=r"^\[networks.n\]: "):
+        run(spec("Graph", arguments={"kind": kind}, buffers=False), tmp_path, workers=1)
 
 
 def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):

@@ -17,7 +17,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
 from parimend.stores.extent import extent_of, packed_in
-from parimend.stores.naming import leaves, named_tensors, place_of
+from parimend.stores.naming import leaves, named_tensors, place_of, require_plain
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -28,24 +28,31 @@ def load(source: Source, base: Path, name: str) -> Model:
     """The network that a spec names, on the CPU, in evaluation mode.
 
     Raises:
-        SpecError: if what builds it is not there.
+        SpecError: if what builds it is not there, or it has a tensor without plain memory, which
+            nobody could compare or put back; names it.
         CampaignError: if it cannot be loaded; names the network.
     """
     where = f"[networks.{name}]"
     build = function_of(source.build, base, where) if source.build else None
     try:
         model = _load(source, base, build)
+        if isinstance(model, torch.nn.Module):
+            model = model.cpu().eval()
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.layout is torch.strided and not tensor.is_nested:
+                    tensor.data = tensor.data.contiguous()
     except ParimendError:
         raise
     except Exception as error:
         raise CampaignError(f"{where}: cannot be loaded: {_said(error)}") from error
-    if isinstance(model, torch.nn.Module):
-        model = model.cpu().eval()
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = tensor.data.contiguous()
-    elif build:
+    if build and not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
         raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
+    try:
+        for each, tensor in state_of(model).items():
+            require_plain(each, tensor)
+    except WordError as error:
+        raise SpecError(f"{where}: {error}") from None
     return model
 
 
@@ -107,8 +114,20 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
-    """All tensors that make a network what it is, buffers too, also those that are not saved."""
-    return {name: value.detach() for name, (_, value) in leaves(model).items()}
+    """All tensors that make a network what it is, buffers too, also those that are not saved; of
+    sparse ones the tensors that these are made of.
+    """
+    return {
+        f"{name}{part}": value
+        for name, (_, tensor) in leaves(model).items()
+        for part, value in _parts_of(tensor.detach()).items()
+    }
+
+
+def _parts_of(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if tensor.layout is torch.sparse_coo:
+        return {".indices": tensor._indices(), ".values": tensor._values()}
+    return {"": tensor}  # torch cannot copy the other kinds that are not plain
 
 
 def weights_hash(model: Model) -> str:
