@@ -49,6 +49,20 @@ class Packed(torch.nn.Module):
         destination[prefix + "packed"] = (self.packed.clone(), None)
 
 
+class Sharing(torch.nn.Linear):
+    """A layer with buffers in the memory of its weights, or around it, and one of its own."""
+
+    def __init__(self, view):
+        super().__init__(20, 8)
+        around = torch.zeros(200)
+        self.weight.data = around[:160].view(8, 20)
+        self.register_buffer("row", self.weight.data[0])
+        if view:
+            self.turned = torch.nn.Parameter(self.weight.data.t())
+        self.register_buffer("around", around)
+        self.register_buffer("own", torch.zeros(3))
+
+
 class Graph(torch.nn.Linear):
     """A layer on a graph, whose edges are a buffer of some kind."""
 
@@ -185,6 +199,20 @@ def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
             {"network": "n", "struck": 736, "buffers": 72, "packed": 0}
         ]
     assert said in campaign_sheets(tmp_path)[0].about
+
+
+def test_buffers_that_are_memory_of_weights_are_struck_with_them(tmp_path):
+    for buffers, reach in ((False, Reach("n", 672, 172, 0)), (True, Reach("n", 844, 0, 0))):
+        out = tmp_path / str(buffers)
+        source = {"arguments": {"view": False}, "buffers": buffers}
+        assert run(spec("Sharing", **source), out, workers=1).reach == (reach,)
+
+
+def test_what_shares_memory_in_another_order_is_not_taken_apart(tmp_path):
+    """One fault is in both, which no copy of one of them would have."""
+    message = r"^\[networks.n\]: turned lies in the memory of another tensor, in another order: "
+    with pytest.raises(SpecError, match=message):
+        run(spec("Sharing", {"view": True}), tmp_path, workers=1)
 
 
 @pytest.mark.parametrize("packed", [41, 1000])

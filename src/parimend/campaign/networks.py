@@ -17,7 +17,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
 from parimend.stores.extent import extent_of, packed_in
-from parimend.stores.naming import leaves, named_tensors, place_of, require_plain
+from parimend.stores.naming import added_bytes, leaves, named_tensors, place_of, require_plain
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -38,9 +38,7 @@ def load(source: Source, base: Path, name: str) -> Model:
         model = _load(source, base, build)
         if isinstance(model, torch.nn.Module):
             model = model.cpu().eval()
-            for tensor in (*model.parameters(), *model.buffers()):
-                if tensor.layout is torch.strided and not tensor.is_nested:
-                    tensor.data = tensor.data.contiguous()
+            _lay_out_(model, where)
     except ParimendError:
         raise
     except Exception as error:
@@ -54,6 +52,25 @@ def load(source: Source, base: Path, name: str) -> Model:
     except WordError as error:
         raise SpecError(f"{where}: {error}") from None
     return model
+
+
+def _lay_out_(model: torch.nn.Module, where: str) -> None:
+    """Put the elements of every tensor in a row, so that they can be struck where they are.
+
+    Raises:
+        SpecError: if that takes apart what shares memory; names the tensors.
+    """
+    named = {name: value for name, (_, value) in leaves(model).items()}
+    plain = {n: v for n, v in named.items() if v.layout is torch.strided and not v.is_nested}
+    others = [name for name, tensor in plain.items() if not tensor.is_contiguous()]
+    before = sum(added_bytes(plain).values())
+    for name in others:
+        plain[name].data = plain[name].data.contiguous()
+    if sum(added_bytes(plain).values()) > before:
+        raise SpecError(
+            f"{where}: {listed(others, most=3)} lies in the memory of another tensor, in another "
+            "order: a fault there strikes both; let the forward compute it, as by weight.t()"
+        )
 
 
 def _load(source: Source, base: Path, build: Callable[..., Any] | None) -> Any:
@@ -168,7 +185,7 @@ def _marks(model: Model) -> dict[str, tuple[Any, ...]]:
             place_of(value),
             value.dtype,
             value.shape,
-            hashlib.sha256(byte_view(value, name)).digest(),
+            hashlib.sha256(byte_view(value, name).data).digest(),
         )
         for name, value in state_of(model).items()
     }
