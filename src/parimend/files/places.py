@@ -104,12 +104,14 @@ class Displaced(NamedTuple):
         holds: the place of what it holds.
         own: the file that holds what was in its place; None if there is none.
         seal: that of what was in its place, where seals are apart from files.
+        beside: the seal of what it holds, if that lies beside another file.
     """
 
     place: str
     holds: str
     own: Path | None
     seal: Path | None
+    beside: Path | None = None
 
 
 def displaced(
