@@ -123,8 +123,9 @@ def test_seals_are_not_replaced_by_accident(made, tmp_path):
     sidecar_of(out).write_bytes(b"")
     with pytest.raises(MismatchError, match="belongs to another file"):
         protect_file(made, 5, "lowbits", out, only=["a"])
-    link = tmp_path / "link.safetensors"
-    link.symlink_to(out)
+    way, link = tmp_path / "way.safetensors", tmp_path / "link.safetensors"
+    way.symlink_to(out)
+    link.symlink_to(way)
     with pytest.raises(MismatchError, match="belongs to another file"):
         protect_file(made, 5, "lowbits", link, only=["a"])
     protect_file(made, 5, "lowbits", out, only=["a"], force=True)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from parimend.errors import MismatchError, ParimendError, SpecError
-from parimend.files.opening import absent, opened
+from parimend.files.opening import absent, opened, steps
 from parimend.files.seals import Beside, Seals, content_digest, is_of_file, is_seal, seals_beside
 from parimend.regular import open_regular, require_place
 
@@ -54,9 +54,10 @@ def require_free_for(out: Path, path: Path, seals: Seals | None = None) -> None:
     Raises:
         MismatchError: says what lies there.
     """
-    ours = _content(path, seals or Beside())
-    others = (why for why, content in _kept(out, seals) if not content or content != ours)
-    _require_nothing(next(others, ""), out)
+    if kept := [*_kept(out, seals)]:
+        ours = _content(path, seals or Beside())
+        others = (why for why, content in kept if not content or content != ours)
+        _require_nothing(next(others, ""), out)
 
 
 def require_distinct(
@@ -106,7 +107,7 @@ def _kept(out: Path, apart: Seals | None) -> Iterator[tuple[str, bytes]]:
         out: the file.
         apart: where there are more seals than beside files.
     """
-    for path in _steps(out):
+    for path in steps(out):
         by = "" if path == out else f"leads to {path}, which "
         beside, live = seals_beside(path)
         if is_seal(path):
@@ -115,7 +116,7 @@ def _kept(out: Path, apart: Seals | None) -> Iterator[tuple[str, bytes]]:
             yield f"{by}has the seal {beside}", _content(path, Beside())
         elif live.is_file() and not is_of_file(live):
             yield f"{by}has the seal {live}", _content(path, Beside())
-        elif inside := _content(path, Beside()):
+        elif path.exists() and (inside := _content(path, Beside())):
             yield f"{by}has a seal inside", inside
     if apart is not None and out.exists():
         yield from _kept_apart(out, apart)
@@ -130,16 +131,6 @@ def _kept_apart(out: Path, apart: Seals) -> Iterator[tuple[str, bytes]]:
                 yield f"has the seal {side}", content_digest(seal)
         except MismatchError:  # it is not known which one
             yield f"may have one of several seals ({apart.option.strip()})", b""
-
-
-def _steps(path: Path) -> Iterator[Path]:
-    """A path, and what it leads to, link by link: each of these may have a seal."""
-    seen = set[Path]()
-    while path not in seen:
-        yield path
-        seen.add(path)
-        with suppress(OSError):  # it is no link
-            path = path.parent / os.readlink(path)
 
 
 def _content(path: Path, seals: Seals) -> bytes:
