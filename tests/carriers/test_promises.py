@@ -229,3 +229,14 @@ def test_a_repair_that_fails_later_is_undone(carrier):
     assert repair.verdict == "uncorrectable"
     assert repair.changes == ()
     assert tensors["w"][2, 3] == 0.125
+
+
+@pytest.mark.parametrize("errors", [3, 10, 50, 210])
+def test_weights_are_moved_as_far_as_planned_and_no_farther(errors):
+    torch.manual_seed(errors)
+    moved = []
+    for seed in range(20):
+        model = torch.nn.Linear(512, 10, bias=False)
+        moved += pm.protect_(model, errors, "real", seed=seed).notes["moved"]
+    [word] = pm.plan(model, errors, "real").words
+    assert np.sqrt(np.mean(np.square(moved))) == pytest.approx(word.moved, rel=0.1)

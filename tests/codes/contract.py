@@ -167,6 +167,15 @@ class RealCodeContract(CodeContract):
         projected = code.project(x, target)
         np.testing.assert_allclose(code.matvec(projected), target, rtol=0, atol=1e-10)
 
+    def test_projection_onto_the_first_checks_is_the_shortest_way(self, code: RealCode) -> None:
+        rng, H = np.random.default_rng(4), self.real_matrix(code)
+        x, target = rng.normal(size=code.n), code.matvec(rng.normal(size=code.n))
+        for rows in {1, code.m // 2, code.m}:
+            first = H[:rows]
+            moved = first.T @ np.linalg.solve(first @ first.T, first @ x - target[:rows])
+            projected = code.project(x, target, rows)
+            np.testing.assert_allclose(projected, x - moved, rtol=0, atol=1e-9)
+
     def test_projection_is_idempotent(self, code: RealCode) -> None:
         once = code.project(np.random.default_rng(2).normal(size=code.n))
         np.testing.assert_allclose(code.project(once), once, rtol=0, atol=1e-10)

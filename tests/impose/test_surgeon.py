@@ -196,6 +196,15 @@ def test_without_preferences_it_is_the_plain_projection(code: RealCode) -> None:
     np.testing.assert_allclose(project(code, x, Identity()), code.project(x), atol=1e-7)
 
 
+@pytest.mark.parametrize("code", codes_for(100))
+def test_the_first_checks_alone_are_met(code: RealCode) -> None:
+    x, rows = np.random.default_rng(1).normal(size=code.n), code.m // 2
+    np.testing.assert_allclose(
+        project(code, x, Identity(), rows=rows), code.project(x, rows=rows), atol=1e-7
+    )
+    assert np.abs(code.matvec(project(code, x, Identity(), rows=rows)))[:rows].max() < 1e-9
+
+
 def test_a_word_of_the_code_stays() -> None:
     code = codes_for(100)[0]
     assert not project(code, np.zeros(100), Identity()).any()

@@ -120,7 +120,7 @@ class Real(Imposing):
     def _projected(
         self, code: Sparse, mine: Elements, x: NDArray[np.float64], word: Word, tensors: Tensors
     ) -> NDArray[np.float64]:
-        """The values of the nearest codeword that are held here."""
+        """The values of the nearest word with its imposed checks at zero that are held here."""
         if self._project is not None:
             if tensors.spread.several:
                 raise SpecError(
@@ -130,9 +130,10 @@ class Real(Imposing):
         columns, x = code.columns.take(mine), x.copy()
         for _ in range(2):  # the second time clears the rounding errors of the first
             checks = tensors.spread.sum(columns.multiply(x, np.zeros(code.m))) / code.unit
-            if not checks.any():
+            if not (imposed := checks[: code.imposed]).any():
                 break
-            columns.subtract_transposed(code.solve_gram(checks) / code.unit, x)
+            y = code.filled(code.solve_gram(imposed))
+            columns.subtract_transposed(y / code.unit, x)
         return x
 
     def _on_grids(self, words: Sequence[Word], tensors: Tensors) -> Iterator[tuple[Word, int]]:

@@ -188,13 +188,18 @@ class RealCode(Code):
         """The transpose of `matvec`, (m,) -> (n,)."""
 
     def project(
-        self, x: NDArray[np.float64], target: NDArray[np.float64] | None = None
+        self,
+        x: NDArray[np.float64],
+        target: NDArray[np.float64] | None = None,
+        rows: int | None = None,
     ) -> NDArray[np.float64]:
         """The nearest real vector with H x = target: x - H^T (H H^T)^-1 (H x - target).
 
         Args:
             x: (n,) float64.
             target: (m,) float64 in the scale of `matvec`; zero if absent.
+            rows: the first so many checks shall be met, and the others may be what they like; all
+                by default.
 
         Raises:
             SpecError: if H has dependent rows and the target cannot be met.
@@ -204,19 +209,23 @@ class RealCode(Code):
             residual = self.matvec(x)
             if target is not None:
                 residual -= target
-            if not residual.any():
+            if not residual[:rows].any():
                 break
-            x -= self.rmatvec(self.solve_gram(residual))
+            x -= self.rmatvec(self.filled(self.solve_gram(residual[:rows])))
         return x
 
+    def filled(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Multipliers of the first rows, (k,), as those of all, (m,): zero for the others."""
+        return np.concatenate([y, np.zeros(self.m - len(y))])
+
     def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
-        """The y with H H^T y = residual, (m,) -> (m,).
+        """The y with H H^T y = residual, (k,) -> (k,), where H is the first k of m rows.
 
         By conjugate gradients: H H^T is well conditioned for every family here, so that a few dozen
         products with H and H^T are enough at any size.
 
         Args:
-            residual: (m,) float64.
+            residual: (k,) float64.
             rtol: how exactly, relative to the norm of the residual; a direct solver is exact.
 
         Raises:
@@ -228,7 +237,10 @@ class RealCode(Code):
             raise self.dependent_rows() from None
 
     def _solve_gram(self, residual: NDArray[np.float64], rtol: float) -> NDArray[np.float64]:
-        return conjugate_gradients(lambda y: self.matvec(self.rmatvec(y)), residual, rtol)
+        k = len(residual)
+        return conjugate_gradients(
+            lambda y: self.matvec(self.rmatvec(self.filled(y)))[:k], residual, rtol
+        )
 
     def dependent_rows(self) -> SpecError:
         """The error to raise when H H^T turns out to be singular."""

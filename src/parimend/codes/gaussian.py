@@ -157,7 +157,10 @@ class Gaussian(Dense):
             raise self.dependent_rows() from None
 
     def solve_gram(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
-        """The y with H H^T y = residual, (m,) -> (m,), by the Cholesky factor."""
+        """The y with H H^T y = residual, (k,) -> (k,), of the first k rows, by the Cholesky factor:
+        that of the leading block is the leading block of that of all.
+        """
         import scipy.linalg as sl  # see RealCode.solve_gram
 
-        return sl.cho_solve((self.gram_factor, True), residual)
+        k = len(residual)
+        return sl.cho_solve((self.gram_factor[:k, :k], True), residual)

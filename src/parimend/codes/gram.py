@@ -45,16 +45,26 @@ class Gram:
         return total
 
     def solve(self, residual: NDArray[np.float64], rtol: float = 1e-13) -> NDArray[np.float64]:
-        """The y whose product is ``residual``, (m,) -> (m,); see `RealCode.solve_gram`.
+        """The y whose product is ``residual``, (k,) -> (k,), of the first k of m rows; see
+        `RealCode.solve_gram`.
 
         Raises:
             ArithmeticError: if the rows are dependent.
         """
+        k = len(residual)
         if self.m > _LARGEST:
-            return conjugate_gradients(self.product, residual, rtol, self.diagonal)
+            rest = np.zeros(self.m - k)
+            return conjugate_gradients(
+                lambda y: self.product(np.concatenate([y, rest]))[:k],
+                residual,
+                rtol,
+                self.diagonal[:k],
+            )
         import scipy.linalg  # see conjugate_gradients
 
-        return scipy.linalg.cho_solve(self._factor, residual, check_finite=False)
+        factor, lower = self._factor
+        # The factor of the leading block is the leading block of the factor.
+        return scipy.linalg.cho_solve((factor[:k, :k], lower), residual, check_finite=False)
 
     @cached_property
     def diagonal(self) -> NDArray[np.float64]:

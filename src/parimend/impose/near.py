@@ -1,9 +1,10 @@
 """Integers within bounds, near to a word and so near to a code that little is left to be cleared.
 
-The x' within bounds with H x' = 0 that is nearest to x is clip(x - H^T y) for some multipliers y.
+H stands for the imposed checks alone; free checks need not be zero. The x' within bounds with
+H x' = 0 that is nearest to x is clip(x - H^T y) for some multipliers y.
 Steps y += (H H^T)^-1 H clip(x - H^T y) lead there: the gradient of the dual problem divided by the
 largest curvature that it can have, so that no step goes too far. As zero is within bounds, there
-always is an x'. Free checks are kept out of the steps; they need not be zero.
+always is an x'.
 
 Rounding leaves in a check of k weights a residual of about sqrt(k / 12). It is a part of every
 step, so that the next one clears that, too, by the few weights that are closest to being rounded
@@ -52,8 +53,9 @@ def near(
     for _ in range(_MOST_STEPS):
         q = np.rint(np.clip(moved, -edges, edges))
         checks = spread.sum(columns.multiply(q, np.zeros(code.m))) / code.unit
-        checks[code.imposed :] = 0.0
-        if np.linalg.norm(checks) <= left * np.sqrt(code.imposed):
+        imposed = checks[: code.imposed]
+        if np.linalg.norm(imposed) <= left * np.sqrt(code.imposed):
             break
-        columns.subtract_transposed(code.solve_gram(checks) / code.unit, moved)
+        y = code.filled(code.solve_gram(imposed))
+        columns.subtract_transposed(y / code.unit, moved)
     return q.astype(np.int64)

@@ -162,6 +162,7 @@ def project(
     x: NDArray[np.float64],
     metric: Metric,
     target: NDArray[np.float64] | None = None,
+    rows: int | None = None,
 ) -> NDArray[np.float64]:
     """The word with H x' = target that is nearest to x in the metric.
 
@@ -174,6 +175,7 @@ def project(
         x: (n,) float64, in grid steps.
         metric: of words of this code; `BlockMetric` unless there is a better one.
         target: (m,) float64 in the scale of `RealCode.matvec`; zero if absent.
+        rows: of H, from the first on; all by default. See `RealCode.project`.
 
     Returns:
         (n,) float64. Weights may have grown: the grid must have room for that, or be chosen anew.
@@ -202,10 +204,14 @@ def project(
         )
     import scipy.sparse.linalg as spl  # see RealCode.solve_gram
 
-    residual = code.matvec(x) - (0.0 if target is None else target)
+    residual = (code.matvec(x) - (0.0 if target is None else target))[:rows]
+
+    def moves(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return metric.solve(code.rmatvec(code.filled(y)))
+
     gram = spl.LinearOperator(
-        (code.m, code.m),
-        matvec=lambda y: code.matvec(metric.solve(code.rmatvec(y))),
+        (len(residual), len(residual)),
+        matvec=lambda y: code.matvec(moves(y))[:rows],
         dtype=np.float64,
     )
     with np.errstate(all="ignore"):  # where it breaks down it says so
@@ -215,7 +221,7 @@ def project(
             f"in this metric the {code.m} rows of this {code.family} code (n={code.n}, "
             f"seed={code.seed}) are close to dependent: take fewer rows or more damping"
         )
-    return code.project(x - metric.solve(code.rmatvec(y)), target)
+    return code.project(x - moves(y), target, rows)
 
 
 def gentlest(
@@ -234,4 +240,6 @@ def gentlest(
     if not isinstance(model, torch.nn.Module):
         raise SpecError("calibration is for a module, which can be run, not for a state dict")
     moments = second_moments(model, batches)
-    return lambda code, x, word: project(code, x, BlockMetric(moments, word.parts))
+    return lambda code, x, word: project(
+        code, x, BlockMetric(moments, word.parts), rows=code.imposed
+    )
