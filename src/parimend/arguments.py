@@ -23,14 +23,14 @@ def path_of(value: object, name: str = "path") -> Path:
     raise SpecError(f"{name} must be the path of a file, not {_shown(value)}")
 
 
-def place_of(value: object, name: str = "path") -> Path:
+def goal_of(value: object, name: str = "path") -> Path:
     """A path that was given as an argument, and is written to. What ends in a separator is a
     folder, which a `Path` would forget.
 
     Raises:
         SpecError: also if it is to be a folder and is none.
 
-    >>> place_of("no-such-folder/")
+    >>> goal_of("no-such-folder/")
     Traceback (most recent call last):
     parimend.errors.SpecError: no-such-folder/ is no folder: make it first, or name a file
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.arguments import place_of
+from parimend.arguments import goal_of
 from parimend.errors import SpecError
 from parimend.regular import size_of
 from parimend.showing import escaped, table
@@ -51,7 +51,7 @@ def written(text: str) -> Path:
         BadParameter: if it is to be a folder, and there is none.
     """
     try:
-        return place_of(text)
+        return goal_of(text)
     except SpecError as error:
         raise typer.BadParameter(str(error)) from None
 

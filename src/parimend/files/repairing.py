@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from parimend.arguments import path_of, place_of
+from parimend.arguments import goal_of, path_of
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import Find, find, proven
@@ -117,7 +117,7 @@ def repair_all(
     began = time.perf_counter()
     seals = seals_in(seal_dir)
     groups = [Members(path_of(path), seals) for path in paths]
-    folder = None if out is None else place_of(out, "out")
+    folder = None if out is None else goal_of(out, "out")
     if folder and len(groups) > 1:
         raise SpecError(f"{folder} is the place of one result: repair several paths one by one")
     find = quickest(groups)
