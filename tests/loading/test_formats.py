@@ -233,6 +233,27 @@ def test_folders_that_cannot_be_loaded(shards, tmp_path):
         pm.load_folder(other)
 
 
+def test_an_index_that_is_named_is_the_one_that_is_meant(shards):
+    folder, tensors = shards
+    named, other = (folder / f"{each}.safetensors.index.json" for each in "mn")
+    text = json.loads(named.read_text())
+    left_out, _ = text["weight_map"].popitem()
+    other.write_text(json.dumps(text))
+    pm.protect_file(folder, errors=5)
+    assert same(pm.load_folder(named), tensors)
+    assert pm.load_folder(other).keys() == tensors.keys() - {left_out}
+    with pytest.raises(MismatchError, match=r"several indices, .*: name one of them"):
+        pm.load_folder(folder)
+    # Where it cannot be read, none takes its place.
+    named.unlink()
+    with pytest.warns(UserWarning, match="m.safetensors.index.json.*missing"):
+        assert same(pm.load_folder(named, "warn"), tensors)
+    with pytest.raises(SpecError, match=r"is an index, and has no tensors: load_folder loads"):
+        pm.load_file(other)
+    with pytest.raises(FileNotFoundError):
+        pm.load_file(named)
+
+
 def test_what_lies_below_is_verified_and_not_loaded(shards):
     folder, tensors = shards
     (folder / "unet").mkdir()

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -166,6 +167,19 @@ def test_unprotected(tmp_path):
     sidecar_of(path).unlink()
     with pytest.raises(SealError, match="is not protected"):
         pm.load_file(path)
+
+
+def test_no_name_keeps_the_seal_of_what_was_there(tmp_path):
+    """Links lead from one name to the next, and each of them may have a seal."""
+    names = [tmp_path / f"{each}.safetensors" for each in ("end", "way", "link")]
+    pm.save_file(state(), names[0], errors=2)
+    for to, path in pairwise(names):
+        path.symlink_to(to.name)
+        pm.protect_file(path, errors=2)
+    new = {"w": torch.ones(9)}
+    pm.save_file(new, names[2], errors=2)
+    same(pm.load_file(names[2]), new)
+    assert [sidecar_of(path).exists() for path in names] == [False, False, True]
 
 
 def test_checkpoints_with_an_optimizer(tmp_path, rng):

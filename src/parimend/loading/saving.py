@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from parimend.arguments import path_of
+from parimend.arguments import goal_of
 from parimend.atomic import PathLike, atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request
 from parimend.errors import SpecError
@@ -54,7 +54,7 @@ def save_file(
         ...     int(pm.load_file(path)["w"].sum())
         100
     """
-    path = path_of(path)
+    path = goal_of(path)
     request = Request.of(errors, carrier, guaranteed=guaranteed)
     expected = of_suffix(path)
     is_named = expected is FORMATS["safetensors"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from parimend.names import listed
-from parimend.stores.naming import address_of, leaves, place_of
+from parimend.stores.naming import added_bytes, address_of, leaves, place_of
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:
@@ -84,21 +84,15 @@ def extent_beside(
         >>> extent_beside({"a": torch.zeros(2)}, {"b": table, "c": table}, {}).buffers
         {'b': 40}
     """
-    seen = set()
-
-    def sizes(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
-        found = {}
-        for name, tensor in named.items():
-            if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.nbytes:
-                continue
-            place = (*place_of(tensor), tensor.nbytes)
-            if not place[1] or place not in seen:
-                seen.add(place)
-                found[name] = tensor.nbytes
-        return found
-
-    taken = sum(sizes(tensors).values())
-    return Extent(taken, sizes({n: t for n, t in buffers.items() if n not in tensors}), packed)
+    plain = {
+        name: tensor
+        for name, tensor in {**buffers, **tensors}.items()
+        if not (is_lazy(tensor) or tensor.is_nested) and tensor.layout is torch.strided
+    }
+    first = sorted(plain, key=lambda name: name not in tensors)
+    added = added_bytes({name: plain[name] for name in first})
+    left = {name: count for name, count in added.items() if count and name not in tensors}
+    return Extent(sum(added.values()) - sum(left.values()), left, packed)
 
 
 def packed_in(model: Any) -> dict[str, int]:
