@@ -79,8 +79,8 @@ class Hashed(Beside):
         return Chance(errors, MEASURED, "random damage, bursts, lines and pages")
 
     def bounded(self, errors: int) -> Chance | None:
-        """See `bound`: of the last quarter of a budget it says nothing, nor of more words than there
-        are groups; and for large budgets it takes long.
+        """See `bound`: it says nothing of the last quarter of a budget, or of more words than there
+        are groups, and takes long for large budgets.
         """
         fewer = min(errors * 3 // 4, -(-self.n // GROUP), _BOUNDED)
         what = "words in different groups of 16, over the draw of the seed"
