@@ -20,8 +20,8 @@ from parimend.propagation.reach import has_buffers, note_of
 from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
-from parimend.propagation.watching import Passed, Site, Watch, classes, first_tensor
-from parimend.upsets import Upset
+from parimend.propagation.watching import Passed, Site, Watch, classes
+from parimend.upsets import Upset, first_tensor
 
 
 @dataclass(frozen=True)
