@@ -46,8 +46,10 @@ def unpack_(model: nn.Module) -> Callable[[], None]:
     for each in model.modules():
         if isinstance(each, nn.TransformerEncoderLayer):
             removers.append(wrap_forward_(each, partial(_padded, each)))
-        elif isinstance(each, nn.TransformerEncoder) and _is_plain(each):
-            removers.append(wrap_forward_(each, partial(_whole, each)))
+        elif isinstance(each, nn.TransformerEncoder) and _packs_unasked(each):
+            # Here, as it loads the compiler.
+            eagerly: Any = torch.compiler.disable(_call)  # type: ignore[no-untyped-call]
+            removers.append(wrap_forward_(each, partial(_whole, eagerly)))
 
     def remove() -> None:
         for each in removers:
@@ -56,12 +58,14 @@ def unpack_(model: nn.Module) -> Callable[[], None]:
     return remove
 
 
-def _is_plain(encoder: nn.TransformerEncoder) -> bool:
-    return type(encoder).forward is nn.TransformerEncoder.forward
+def _packs_unasked(encoder: nn.TransformerEncoder) -> bool:
+    """Whether it packs samples also while it is being compiled."""
+    plain = type(encoder).forward is nn.TransformerEncoder.forward
+    return plain and encoder.use_nested_tensor and not getattr(encoder, "mask_check", True)
 
 
 def _whole(
-    encoder: nn.TransformerEncoder,
+    eagerly: Callable[..., Any],
     forward: Callable[..., Any],
     src: Tensor,
     mask: Tensor | None = None,
@@ -71,14 +75,12 @@ def _whole(
     """The forward of an encoder. Dynamo breaks its graph where samples are packed, and some
     versions of it end the process over what follows: a function with a nested tensor.
     """
-    unsure = src_key_padding_mask is not None and not getattr(encoder, "mask_check", True)
-    if unsure and encoder.use_nested_tensor and torch.compiler.is_compiling():
-        return _eagerly(forward, src, mask, src_key_padding_mask, is_causal)
+    if src_key_padding_mask is not None and torch.compiler.is_compiling():
+        return eagerly(forward, src, mask, src_key_padding_mask, is_causal)
     return forward(src, mask, src_key_padding_mask, is_causal)
 
 
-@torch.compiler.disable
-def _eagerly(forward: Callable[..., Any], *args: Any) -> Any:
+def _call(forward: Callable[..., Any], *args: Any) -> Any:
     return forward(*args)
 
 
