@@ -72,10 +72,12 @@ class Gate:
             model.register_forward_pre_hook(_untraced()(self._enter)),
             model.register_forward_hook(_untraced()(self._leave), always_call=True),
         ]
-        # Of a module with a forward of its own, that is compiled: the hooks stay outside of the
-        # graph, where they are called in every run. It is left behind when the gate is removed:
-        # graphs that were compiled with it would not be found again.
-        if _as_it_is not in wrappings(model):
+        # Of modules of torch.nn all is compiled, hooks too, except with a forward of their own.
+        # Then hooks stay outside of the graph, as those of other classes do, where they are called
+        # in every run. It is left behind when the gate is removed: graphs that were compiled with
+        # it would not be found again.
+        of_torch = type(model).forward.__module__.startswith("torch.")
+        if of_torch and _as_it_is not in wrappings(model):
             wrap_forward_(model, _as_it_is)
 
     def remove(self) -> None:
