@@ -217,7 +217,7 @@ def test_what_shares_memory_in_another_order_is_not_taken_apart(tmp_path):
 
 @pytest.mark.parametrize("packed", [41, 1000])
 def test_weights_in_objects_that_hide_them_are_refused(packed, tmp_path):
-    message = r"\[networks.n\]: most of its bytes are in objects of their own.* \(packed.0\)"
+    message = r"\[networks.n\]: most of its bytes are in attributes that are neither.* \(packed.0\)"
     with pytest.raises(SpecError, match=message):
         run(spec("Packed", {"packed": packed}), tmp_path, workers=1)
 
@@ -226,8 +226,8 @@ def test_what_little_is_hidden_is_said(tmp_path):
     [reach] = run(spec("Packed", {"packed": 10}), tmp_path, workers=1).reach
     assert reach == Reach("n", 40, 0, 10)
     assert "10 of 50 bytes (20 %)" in reach.said
-    assert reach.said.endswith("being in packed objects.")
-    assert Reach("n", 40, 5, 10).said.endswith("being in buffers or packed objects.")
+    assert reach.said.endswith("being in other attributes.")
+    assert Reach("n", 40, 5, 10).said.endswith("being in buffers or other attributes.")
     assert Reach("n", 40, 0, 0).said == ""
 
 

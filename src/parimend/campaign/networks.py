@@ -115,10 +115,10 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
     extent, hidden = extent_of(model, taken), sum(packed.values())
     if hidden > extent.taken:
         raise SpecError(
-            f"{where}: most of its bytes are in objects of their own, in which nothing can be "
-            f"struck, as quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights "
-            "in parameters or buffers, or strike the file that is deployed (file = ...; see "
-            "docs/campaigns.md)"
+            f"{where}: most of its bytes are in attributes that are neither parameters nor "
+            f"buffers, where nothing is struck ({listed(packed, most=3)}), as quantize_dynamic has "
+            "them: keep the weights in parameters or buffers, or strike the file that is deployed "
+            "(file = ...; see docs/campaigns.md)"
         )
     if source.buffers is None and extent.is_small:
         buffers = extent.left - hidden

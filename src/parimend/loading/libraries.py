@@ -77,7 +77,8 @@ def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     else:
         dtype = named(entry.dtype).torch_dtype(entry.name)
     if not data.size:
-        return torch.empty(shape, dtype=dtype)  # torch cannot view nothing as another type
+        # torch cannot view nothing as another type
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
