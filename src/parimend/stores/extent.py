@@ -9,7 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from parimend.names import listed
-from parimend.stores.naming import added_bytes, address_of, leaves, place_of
+from parimend.stores.naming import added_bytes, address_of, leaves
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:
