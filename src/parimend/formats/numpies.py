@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from parimend.dtypes import DTYPES
 from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import MOST_BYTES, Entry
@@ -72,6 +74,21 @@ class Npz(Listed):
                 yield member.as_bytes(title, COMPRESSED)
             elif title != member.name:
                 yield _array(Reader(file, name, member.begin, member.end), title)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype, or in numpy's letters if it has none.
+
+    Args:
+        dtype: little-endian.
+
+    Example:
+        >>> dtype_name(np.dtype("<f4")), dtype_name(np.dtype("<U3"))
+        ('F32', '<U3')
+        >>> dtype_name(np.dtype([("x", "<f4"), ("n", "<i8")]))
+        "[('x', '<f4'), ('n', '<i8')]"
+    """
+    return _OF_NUMPY.get(dtype.str, dtype.str) if dtype.names is None else str(dtype.descr)
 
 
 def _array(reader: Reader, title: str) -> Entry:
