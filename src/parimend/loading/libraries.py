@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Companion = Callable[[Path], Content]
 """Gives the content of a file that holds the rest of another one's tensors."""
 _PAIRS = "float4_e2m1fn_x2"  # of the 4-bit numbers of files
+_ANOTHER = "install a newer one, or load it with another library within parimend.verified"
 _LONGEST = 200  # characters of what a library says
 
 
@@ -180,12 +181,14 @@ def _gguf(content: Content, companion: Companion) -> Any:
     with os.fdopen(os.memfd_create(content.path.name[:200]), "w+b") as file:
         content.layout.write(file, content.data)
         file.flush()
-        return gguf.GGUFReader(f"/proc/self/fd/{file.fileno()}")
+        with reading(f"{content.path} cannot be loaded by the package gguf", _ANOTHER):
+            return gguf.GGUFReader(f"/proc/self/fd/{file.fileno()}")
 
 
 def _onnx(content: Content, companion: Companion) -> Any:
     onnx = _library("onnx", content)
-    model = onnx.load_model_from_string(content.file().read())
+    with reading(f"{content.path} cannot be loaded by the package onnx", _ANOTHER):
+        model = onnx.load_model_from_string(content.file().read())
     files: dict[str, memoryview] = {}
     for tensor in _all_tensors(model, onnx.TensorProto):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
