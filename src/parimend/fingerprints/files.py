@@ -105,7 +105,7 @@ def _of_torch(loaded: Any, only: Only) -> tuple[Sequence[str], Found]:
     import torch
 
     if not isinstance(loaded, torch.nn.Module | Mapping):
-        loaded = {ARRAY if isinstance(loaded, torch.Tensor) else "": loaded}
+        loaded = {"" if isinstance(loaded, list | tuple) else ARRAY: loaded}
     tensors = tensors_of(loaded)
     return list(tensors), found_in({n: t for n, t in tensors.items() if is_chosen([n], only)})
 

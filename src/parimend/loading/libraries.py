@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Companion = Callable[[Path], Content]
 """Gives the content of a file that holds the rest of another one's tensors."""
-_PAIRS = "float4_e2m1fn_x2"  # of the 4-bit numbers of files
+PAIRS = "float4_e2m1fn_x2"
+"""What torch has for the 4-bit numbers of files."""
 _ANOTHER = "install a newer one, or load it with another library within parimend.verified"
 _LONGEST = 200  # characters of what a library says
 
@@ -69,13 +70,13 @@ def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     import torch
 
     shape = entry.shape
-    if entry.dtype == "F4" and hasattr(torch, _PAIRS):
+    if entry.dtype == "F4" and hasattr(torch, PAIRS):
         if not shape or shape[-1] % 2:
             raise WordError(
                 f"{entry.name} is F4 {list(shape)}, of which torch can only hold pairs along the "
                 "last axis: load it with another library"
             )
-        shape, dtype = (*shape[:-1], shape[-1] // 2), getattr(torch, _PAIRS)
+        shape, dtype = (*shape[:-1], shape[-1] // 2), getattr(torch, PAIRS)
     else:
         dtype = named(entry.dtype).torch_dtype(entry.name)
     if not data.size:
