@@ -58,7 +58,10 @@ class Npy(Listed):
 
 
 class Npz(Listed):
-    """Archives of arrays. Those that are compressed are protected as the bytes that are there."""
+    """Archives of arrays. Those that are compressed are protected as the bytes that are there.
+
+    So is an archive without any.
+    """
 
     name = "npz"
     suffix = ".npz"
@@ -66,7 +69,7 @@ class Npz(Listed):
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         found = members(file, size, name)
-        if not any(member.name.endswith(_SUFFIX) for member in found):
+        if found and not any(member.name.endswith(_SUFFIX) for member in found):
             raise AnotherFormatError(f"{name} is no archive of arrays: no member is called *.npy")
         for member in found:
             title = member.name.removesuffix(_SUFFIX)
@@ -96,7 +99,16 @@ def _array(reader: Reader, title: str) -> Entry:
     descr, is_turned, shape = _header(reader, title)
     begin, size = reader.at, reader.end - reader.at
     dtype = _OF_NUMPY.get(descr, descr)
-    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != size:
+    takes = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else size
+    if size >= takes + len(_MAGIC):
+        reader.skip(takes)
+        if reader.take(len(_MAGIC)) == _MAGIC:
+            raise AnotherFormatError(
+                f"{reader.name} has several arrays, one after the other, of which numpy.load gives "
+                "the first: save them with numpy.savez, or call the file something.bin, which is "
+                "protected as bytes"
+            )
+    if size != takes:
         raise FormatError(
             f"{reader.name} is damaged or truncated: {title} is {dtype} {list(shape)}, and has "
             f"{size} bytes"

@@ -125,7 +125,13 @@ def numpy_load(file: BinaryIO, path: Path) -> Any:
         FormatError: if it makes nothing of it; names the file.
     """
     with reading_array(f"{path}"):
-        return np.load(file)
+        found = np.load(file)
+    if isinstance(found, np.ndarray) and file.read(1):
+        raise FormatError(
+            f"{path} has more than the array that numpy.load reads: read one after the other of an "
+            "open file, within parimend.verified"
+        )
+    return found
 
 
 @contextmanager
