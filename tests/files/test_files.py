@@ -242,6 +242,20 @@ def test_surplus_bytes_are_cut_off(model):
     repaired(model, original)
 
 
+@pytest.mark.parametrize("arrays", [{}, {"a": np.zeros((0, 4), np.float32)}])
+def test_what_follows_a_header_without_data_is_cut_off(tmp_path, arrays):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    protect_file(path, errors=5)
+    original = path.read_bytes()
+    path.write_bytes(original + b"abc")
+    assert check_file(path).files[0].findings == ("3 bytes too many after the end",)
+    repaired(path, original)
+    # Where the header is wrong as well, nothing says where it ended.
+    path.write_bytes(b"?" + original + b"abc")
+    assert repair_file(path).verdict is Verdict.UNCORRECTABLE
+
+
 def test_the_sidecar_of_another_file_is_refused(model, tmp_path, rng):
     other = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"a": rng.standard_normal(5000)}, other)

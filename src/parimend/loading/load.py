@@ -55,7 +55,7 @@ def load_file(
     Raises:
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
-        FormatError: also if the format's library is not installed.
+        FormatError: also if the format's library is not installed, or does not load the file.
         SpecError: also for a ``device`` that cannot be used, or where the library knows none, and
             for the index of a sharded checkpoint.
 
