@@ -396,3 +396,20 @@ def test_command(tmp_path, capsys):
     assert (code, pm.fingerprint(tmp_path / "one.safetensors").digest in out) == (0, True)
     (tmp_path / "x.json").write_text("{}")
     assert run(tmp_path / "x.json")[0] == 2
+
+
+def test_what_holds_no_tensors_beside_those_that_do_counts_by_its_bytes(tmp_path):
+    """Folders of trainers hold states of random generators and arguments."""
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        torch.save({"w": torch.ones(3, 4)}, folder / "pytorch_model.bin")
+        for other in ("rng_state.pth", "training_args.bin", "scheduler.pt"):
+            torch.save({"other": other, "state": np.random.RandomState(0)}, folder / other)
+    one, other = (pm.fingerprint(tmp_path / name) for name in ("a", "b"))
+    assert one == other
+    assert {"w", "rng_state.pth", "training_args.bin"} <= one.tensors.keys()
+    torch.save({"state": np.random.RandomState(1)}, tmp_path / "b" / "rng_state.pth")
+    assert [each.name for each in one.compare(pm.fingerprint(tmp_path / "b")).differences] == [
+        "rng_state.pth"
+    ]

@@ -21,6 +21,7 @@ from parimend.fingerprints.record import Print
 from parimend.fingerprints.sums import prints_of
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.formats.numpies import ARRAY, dtype_name
+from parimend.formats.raw import Raw
 from parimend.loading.libraries import numpy_load, reading_array, torch_load
 from parimend.names import is_chosen, select
 from parimend.regular import open_regular
@@ -38,8 +39,9 @@ def found_in_files(path: Path, only: Only) -> Found:
     first: dict[str, Path] = {}
     prints: dict[str, Print] = {}
     tied: dict[str, str] = {}
-    for place in _files_of(path):
-        names, found = _found_in(place, only)
+    places = _files_of(path)
+    for place in places:
+        names, found = _found_in(place, only, among_others=len(places) > 1)
         if twice := first.keys() & names:
             name = min(twice)
             raise FormatError(f"{first[name]} and {place} both have a tensor {name}")
@@ -66,25 +68,40 @@ def _files_of(path: Path) -> list[Path]:
     return [place for place in found if not is_index(place)]
 
 
-def _found_in(place: Path, only: Only) -> tuple[Sequence[str], Found]:
-    """The names of the tensors of a file, and what is kept of those that are chosen."""
+def _found_in(place: Path, only: Only, among_others: bool) -> tuple[Sequence[str], Found]:
+    """The names of the tensors of a file, and what is kept of those that are chosen.
+
+    Files that lie among others and hold no tensors (states of random generators, arguments) have
+    their bytes under their name.
+    """
     with open_regular(place) as file:
         layout = layout_of(file, place)
         names: Sequence[str] = ()
         if layout.format.loads == "numpy":
             names, found = _of_numpy(numpy_load(file, place), place, only)
         elif layout.format.loads == "torch":
-            names, found = _of_torch(_loaded(file, place, layout), only)
+            strict = layout.format.strict and not among_others
+            names, found = _of_torch(_loaded(file, place, strict), only)
+        if not names and among_others:
+            return _of_bytes(file, place, only)
         # Where a library finds no tensors, all of the file counts, as it does in a seal.
         return (names, found) if names else _of_layout(file, layout, only)
 
 
-def _loaded(file: BinaryIO, place: Path, layout: Layout) -> Any:
-    """What torch makes of a file; nothing, if it may be no file of torch at all."""
+def _of_bytes(file: BinaryIO, place: Path, only: Only) -> tuple[Sequence[str], Found]:
+    layout, name = Raw().parse(file, str(place)), place.name
+    if not is_chosen([name], only):
+        return [name], Found({}, {})
+    [found] = prints_of(FileTensors(file, layout), layout.parts).values()
+    return [name], Found({name: found}, {})
+
+
+def _loaded(file: BinaryIO, place: Path, strict: bool) -> Any:
+    """What torch makes of a file; nothing, if it need not be one that torch loads."""
     try:
         return torch_load(file, place)
     except FormatError:
-        if layout.format.strict:
+        if strict:
             raise
         return {}
 
