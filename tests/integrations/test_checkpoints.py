@@ -1,5 +1,6 @@
 """Checkpoints that are protected when they are saved, and verified when a run resumes."""
 
+import functools
 import os
 import shutil
 
@@ -23,25 +24,27 @@ def same(a, b):
     return all(torch.equal(t, b[name]) for name, t in a.items())
 
 
-def test_lightning_resumes_from_what_was_verified(tmp_path, rng):
-    def fit(epochs, resume=None, on_damage="raise"):
-        model = Net()
-        keep = lightning.pytorch.callbacks.ModelCheckpoint(
-            tmp_path / "kept", save_last=True, every_n_epochs=1, filename="{epoch}"
-        )
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            callbacks=[keep],
-            plugins=[ProtectedCheckpoints(errors=50, on_damage=on_damage)],
-            logger=False,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
-        trainer.fit(model, batches, ckpt_path=resume)
-        return model.state_dict()
+def fit_lightning(folder, epochs, resume=None, on_damage="raise", last=True):
+    model = Net()
+    keep = lightning.pytorch.callbacks.ModelCheckpoint(
+        folder, save_last=last, every_n_epochs=1, filename="{epoch}"
+    )
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        callbacks=[keep],
+        plugins=[ProtectedCheckpoints(errors=50, on_damage=on_damage)],
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
+    trainer.fit(model, batches, ckpt_path=resume)
+    return model.state_dict()
 
+
+def test_lightning_resumes_from_what_was_verified(tmp_path, rng):
+    fit = functools.partial(fit_lightning, tmp_path / "kept")
     expected = fit(3)
     kept = sorted(os.listdir(tmp_path / "kept"))
     assert kept == [
@@ -53,6 +56,25 @@ def test_lightning_resumes_from_what_was_verified(tmp_path, rng):
     with pytest.raises(DamageError):
         fit(3, tmp_path / "kept" / "last.ckpt")
     assert same(fit(3, tmp_path / "kept" / "last.ckpt", "repair"), expected)
+
+
+@pytest.mark.parametrize("before", [True, "link"])
+def test_lightning_resumes_from_what_a_link_leads_to(tmp_path, rng, before):
+    """A seal that was made for the name alone is of another checkpoint."""
+    kept, last = tmp_path / "kept", tmp_path / "kept" / "last.ckpt"
+    expected = fit_lightning(tmp_path / "whole", 4)
+    fit_lightning(kept, 1, last=before)
+    fit_lightning(kept, 3, last, last="link")
+    assert last.is_symlink()
+    assert pm.verify(last).ok
+    assert pm.verify(kept).ok
+    content = last.read_bytes()
+    flip(last.resolve(), rng, 40, start=0)
+    with pytest.raises(DamageError):
+        fit_lightning(kept, 4, last)
+    fit_lightning(kept, 3, last, "repair", last="link")
+    assert last.read_bytes() == content
+    assert same(fit_lightning(kept, 4, last), expected)
 
 
 def test_trainer_resumes_from_what_was_verified(tmp_path, rng):
