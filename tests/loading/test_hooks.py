@@ -101,8 +101,7 @@ class Distributed:
 
     def save(self, folder):
         dcp.save(torch.nn.Linear(60, 70).state_dict(), checkpoint_id=folder)
-        for file in folder.iterdir():
-            pm.protect_file(file, errors=20)
+        pm.protect_file(folder, errors=20)
         return folder, next(folder.glob("*.distcp"))
 
     def load(self, path):
@@ -299,6 +298,9 @@ def test_the_hidden_file_of_a_distributed_checkpoint(tmp_path, rng):
         assert same(Distributed().load(place), before)
     with pm.verified(path, "repair") as place:
         assert same(Distributed().load(place), before)
+    hidden.unlink()
+    with pytest.raises(DamageError, match=r"\.metadata.* missing: it was protected together"):
+        pm.verify(path)
 
 
 def test_bad_arguments(tmp_path):
