@@ -303,6 +303,23 @@ def test_the_hidden_file_of_a_distributed_checkpoint(tmp_path, rng):
         pm.verify(path)
 
 
+@pytest.mark.parametrize("to", ["..", "below/../..", "../../checkpoint/below/..", "ABSOLUTE/.."])
+def test_a_copy_of_what_lies_above(tmp_path, monkeypatch, to):
+    """A path that ends in two dots has no name."""
+    folder = tmp_path / "checkpoint"
+    (folder / "below" / "below").mkdir(parents=True)
+    weights = {"w": torch.arange(9.0)}
+    pm.save_file(weights, folder / "m.safetensors", errors=2)
+    monkeypatch.chdir(folder / "below")
+    path = to.replace("ABSOLUTE", str(folder / "below"))
+    with pm.verified(path, copy_to=tmp_path) as copy:
+        assert (copy.name, same(pm.load_folder(copy), weights)) == ("checkpoint", True)
+        assert (copy / "below" / "below").exists()
+    with pm.verified(f"{path}/m.safetensors", copy_to=tmp_path) as copy:
+        assert (copy.parent.name, same(pm.load_file(copy), weights)) == ("checkpoint", True)
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_bad_arguments(tmp_path):
     with pytest.raises(SpecError, match="on_damage must be"), pm.verified(tmp_path, "ignore"):
         pass

@@ -178,7 +178,8 @@ def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:
     own |= {sidecar_of(file).absolute(): sidecar_for(file) for file in files}
     is_folder = path.is_dir()
     folder = (path if is_folder else path.parent).absolute()
-    copy = place / folder.name
+    name = folder.resolve().name if folder.name in ("", os.pardir) else folder.name
+    copy = place / (name or "root")
     _mirror(folder, copy, own, links=is_folder or is_index(path))
     return copy if is_folder else copy / path.name
 
