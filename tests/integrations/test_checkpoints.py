@@ -77,6 +77,27 @@ def test_lightning_resumes_from_what_a_link_leads_to(tmp_path, rng, before):
     assert same(fit_lightning(kept, 4, last), expected)
 
 
+def test_lightning_with_addresses(tmp_path, monkeypatch):
+    """What is not on this machine is not saved to it under another name."""
+    monkeypatch.chdir(tmp_path)
+    plugin = ProtectedCheckpoints(errors=3)
+    for address in ("memory://bucket/run/a.ckpt", "s3://bucket/a.ckpt", "simplecache::s3://b/a"):
+        for use in (functools.partial(plugin.save_checkpoint, {}), plugin.load_checkpoint):
+            with pytest.raises(SpecError, match=f"{address} is on no file system of this machine"):
+                use(address)
+        with pytest.raises(SpecError, match="on no file system"):
+            plugin.remove_checkpoint(address)
+    with pytest.raises(SpecError, match=r"memory://bucket/run/epoch=0\.ckpt is on no file system"):
+        fit_lightning("memory://bucket/run", 1)
+    assert os.listdir(tmp_path) == []
+    path = f"file://{tmp_path}/kept/a.ckpt"
+    plugin.save_checkpoint({"epoch": 1}, path)
+    assert plugin.load_checkpoint(path) == {"epoch": 1}
+    assert sorted(os.listdir(tmp_path / "kept")) == ["a.ckpt", "a.ckpt.parimend"]
+    plugin.remove_checkpoint(path)
+    assert os.listdir(tmp_path / "kept") == []
+
+
 def test_trainer_resumes_from_what_was_verified(tmp_path, rng):
     x, y = data()
 

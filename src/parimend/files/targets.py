@@ -125,8 +125,8 @@ def targets(path: Path, everything: bool = False) -> list[Path]:
 
     Returns:
         They, the index of a folder first. Of a folder also shards that should be there and are not:
-        those that an index lists, and those that are missing in the numbers of others. Of checkpoints
-        of ``torch.distributed`` the hidden ``.metadata``, too.
+        those that an index lists, and those that are missing in the numbers of others. Of
+        checkpoints of ``torch.distributed`` the hidden ``.metadata``, too.
 
     Raises:
         FormatError: if an index or a file with others cannot be read, or names files that are not
