@@ -159,6 +159,41 @@ def test_links_of_a_folder_that_lead_elsewhere(tmp_path, versions, rng):
     assert (blobs / "ccc").read_bytes() == original
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_seal_that_came_with_a_file_from_a_hub(tmp_path, rng, is_apart):
+    """It was made of a file, and both are links in the cache, or the seals are elsewhere."""
+    folder, blobs, seals = (tmp_path / name for name in ("snapshot", "blobs", "seals"))
+    where = {"seal_dir": seals} if is_apart else {}
+    folder.mkdir()
+    np.save(folder / "m.npy", rng.standard_normal(900))
+    protect_file(folder / "m.npy", 20, **where)
+    blobs.mkdir()
+    for path in sorted(folder.iterdir()):
+        path.rename(blobs / f"0123-{len(path.name)}")
+        path.symlink_to(f"../blobs/0123-{len(path.name)}")
+    before = contents(tmp_path)
+    flip(folder / "m.npy")
+    for path in (folder / "m.npy", folder):
+        assert repair_file(path, **where).ok
+    assert contents(tmp_path) == before
+    assert (folder / "m.npy").is_symlink()
+
+
+def test_a_link_to_a_seal_is_that_of_the_file_beside_it(versions, tmp_path):
+    link, first, second = versions
+    protect_file(first, 100)
+    sidecar_of(link).symlink_to(sidecar_of(first).name)
+    before = contents(tmp_path)
+    flip(first)
+    assert repair_file(link).ok
+    assert contents(tmp_path) == before
+    lead(link, second.name)
+    before = contents(tmp_path)
+    with pytest.raises(MismatchError, match="is something else"):
+        repair_file(link)
+    assert contents(tmp_path) == before
+
+
 def test_a_link_to_a_file_of_the_same_name_elsewhere(tmp_path, versions):
     _, first, second = versions
     for path, name in ((first, "1"), (second, "2")):

@@ -96,8 +96,13 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
     own = [link for link in links if link.name == name or sealed.path in seals_beside(link)]
     if noted is not None:
         return bool(own) and not any(leads_to(link, noted) for link in own)
-    # It was no link then; the file itself may have been moved, and a link left in its place.
-    return any(file.name != (name or link.name) for link in own) and os.path.exists(file)
+    # It was no link then.
+    beside = [link for link in own if sealed.path in seals_beside(link)]
+    if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
+        side = Path(os.path.realpath(sealed.path))
+        return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
+    # The file itself may have been moved, and a link left in its place.
+    return any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
 
 
 def names_of(path: Path) -> dict[str, Any]:
