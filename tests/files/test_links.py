@@ -187,6 +187,10 @@ def test_a_link_to_a_seal_is_that_of_the_file_beside_it(versions, tmp_path):
     flip(first)
     assert repair_file(link).ok
     assert contents(tmp_path) == before
+    flip(first)
+    protect_file(link, 100, force=True)
+    assert check_file(first).ok
+    assert sidecar_of(link).is_symlink()
     lead(link, second.name)
     before = contents(tmp_path)
     with pytest.raises(MismatchError, match="is something else"):

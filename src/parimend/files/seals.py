@@ -295,7 +295,11 @@ class Beside(Seals):
             def save(seal: Seal) -> Path:
                 new.write(seal.to_bytes())
                 for step in [*steps(path)][1:]:
-                    _renew(sidecar_of(step), seal, names_of(step))
+                    side = sidecar_of(step)
+                    if os.path.exists(side) and not (
+                        os.path.exists(beside) and side.samefile(beside)
+                    ):
+                        _renew(side, seal, names_of(step))
                 return beside
 
             yield save
@@ -303,8 +307,6 @@ class Beside(Seals):
 
 def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
     """Let the sidecar of a file by another name say what the seal says that is made of it."""
-    if not os.path.exists(side):
-        return
     with suppress(ParimendError):
         old = load_sidecar(side).seal
         if content_digest(old) == content_digest(seal):
