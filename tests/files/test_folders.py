@@ -273,6 +273,26 @@ def test_a_hidden_file_that_has_a_seal_is_looked_at(tmp_path, rng, is_apart):
     assert check_file(folder, **seals).ok == is_apart  # there, a seal may be one of elsewhere
 
 
+@pytest.mark.parametrize("plans", [[".metadata"], ["__0.metadata", "__1.metadata"]])
+def test_checkpoints_of_torch_distributed(tmp_path, rng, plans):
+    """What is hidden says what is where."""
+    folder = tmp_path / "out" / "model"
+    folder.mkdir(parents=True)
+    pieces = ["__0_0.distcp", "__1_0.distcp"]
+    for name in (*pieces, *plans, ".other"):
+        (folder / name).write_bytes(rng.bytes(999))
+    made = protect_all([tmp_path / "out"], errors=2)
+    assert sorted(os.path.basename(one.path) for one in made.files) == sorted(pieces + plans)
+    (folder / plans[0]).unlink()
+    for path in (folder, tmp_path / "out"):
+        wrong = [(file.path, file.problem[:8]) for file in check_file(path).files if not file.ok]
+        assert wrong == [(str(folder / plans[0]), "missing:")]
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(folder / pieces[0], other)
+    assert protect_all([other], errors=2).problems == {str(other / ".metadata"): "it is missing"}
+
+
 def test_links_to_folders_are_not_followed(tmp_path, rng):
     (tmp_path / "model.safetensors").write_bytes(weights(rng))
     (tmp_path / "again").symlink_to(".")

@@ -101,8 +101,7 @@ class Distributed:
 
     def save(self, folder):
         dcp.save(torch.nn.Linear(60, 70).state_dict(), checkpoint_id=folder)
-        for file in folder.iterdir():
-            pm.protect_file(file, errors=20)
+        pm.protect_file(folder, errors=20)
         return folder, next(folder.glob("*.distcp"))
 
     def load(self, path):
@@ -299,6 +298,26 @@ def test_the_hidden_file_of_a_distributed_checkpoint(tmp_path, rng):
         assert same(Distributed().load(place), before)
     with pm.verified(path, "repair") as place:
         assert same(Distributed().load(place), before)
+    hidden.unlink()
+    with pytest.raises(DamageError, match=r"\.metadata.* missing: it was protected together"):
+        pm.verify(path)
+
+
+@pytest.mark.parametrize("to", ["..", "below/../..", "../../checkpoint/below/..", "ABSOLUTE/.."])
+def test_a_copy_of_what_lies_above(tmp_path, monkeypatch, to):
+    """A path that ends in two dots has no name."""
+    folder = tmp_path / "checkpoint"
+    (folder / "below" / "below").mkdir(parents=True)
+    weights = {"w": torch.arange(9.0)}
+    pm.save_file(weights, folder / "m.safetensors", errors=2)
+    monkeypatch.chdir(folder / "below")
+    path = to.replace("ABSOLUTE", str(folder / "below"))
+    with pm.verified(path, copy_to=tmp_path) as copy:
+        assert (copy.name, same(pm.load_folder(copy), weights)) == ("checkpoint", True)
+        assert (copy / "below" / "below").exists()
+    with pm.verified(f"{path}/m.safetensors", copy_to=tmp_path) as copy:
+        assert (copy.parent.name, same(pm.load_file(copy), weights)) == ("checkpoint", True)
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_bad_arguments(tmp_path):

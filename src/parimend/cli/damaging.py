@@ -12,7 +12,7 @@ import numpy as np
 from parimend.atomic import atomic
 from parimend.faults import FaultList, Words, draw
 from parimend.files.opening import sidecars_of
-from parimend.files.seals import sidecar_of
+from parimend.files.seals import sidecar_for, sidecar_of
 from parimend.formats import layout_of
 from parimend.regular import open_regular, read_regular, require_place
 from parimend.seal import MAX_BYTES
@@ -49,9 +49,9 @@ def damage_file(
     require_place(out)
     with open_regular(path) as file, ExitStack() as stack:
         # What is entered first takes its place last: a sidecar never lies beside another file.
-        if sidecar_of(path).exists():
+        if (own := sidecar_for(path)).exists():
             side = stack.enter_context(atomic(sidecar_of(out), like=path))
-            side.write(read_regular(sidecar_of(path), MAX_BYTES))
+            side.write(read_regular(own, MAX_BYTES))
         new = stack.enter_context(atomic(out, like=path, stale=sidecars_of(out)))
         layout = layout_of(file, path)
         copy_data(file, new, layout, layout.size)

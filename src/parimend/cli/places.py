@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from parimend.errors import MismatchError, ParimendError, SpecError
-from parimend.files.opening import absent, opened, steps
+from parimend.files.links import steps
+from parimend.files.opening import absent, opened
 from parimend.files.seals import Beside, Seals, content_digest, is_of_file, is_seal, seals_beside
 from parimend.regular import open_regular, require_place
 
@@ -116,7 +117,7 @@ def _kept(out: Path, apart: Seals | None) -> Iterator[tuple[str, bytes]]:
             yield f"{by}has the seal {beside}", _content(path, Beside())
         elif live.is_file() and not is_of_file(live):
             yield f"{by}has the seal {live}", _content(path, Beside())
-        elif path.exists() and (inside := _content(path, Beside())):
+        elif path.exists() and not path.is_symlink() and (inside := _content(path, Beside())):
             yield f"{by}has a seal inside", inside
     if apart is not None and out.exists():
         yield from _kept_apart(out, apart)

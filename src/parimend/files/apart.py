@@ -32,6 +32,7 @@ from parimend.files.seals import (
     Seals,
     content_digest,
     find_inside,
+    is_led_elsewhere,
     load_sidecar,
     name_of,
     seals_below,
@@ -114,6 +115,7 @@ class Apart(Seals):
             sure = self._sealed if self.is_one else named
         if not sure:
             return self._inside(file, path)
+        sure = [sealed for sealed in sure if not is_led_elsewhere(sealed, path)] or sure
         # Files of one content may have a seal each, all of which say the same.
         content = content_digest(sure[0].seal)
         sure += [sealed for sealed in near if content_digest(sealed.seal) == content]

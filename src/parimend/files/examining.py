@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damaged_blocks
+from parimend.files.links import LED_TO
 from parimend.files.places import may_be_of, place_of
-from parimend.files.seals import Sealed, force_anew
+from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
@@ -36,6 +38,9 @@ def report_on(
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
     has_end = not (missing or surplus)
+    is_whole = has_end and tensors.has_header and outcome.verdict is Verdict.CLEAN
+    if not is_whole and is_led_elsewhere(sealed, path):
+        _refuse_what_is_led_to(sealed, path)
     if is_of_another(sealed, outcome, tensors, path):
         raise MismatchError(
             f"{sealed.path or path} has the seal of {place_of(sealed, path)}, and much of {path} "
@@ -65,6 +70,18 @@ def report_on(
         surplus=surplus,
         ranges=damage.ranges,
         problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path),
+    )
+
+
+def _refuse_what_is_led_to(sealed: Sealed, path: Path) -> NoReturn:
+    file = Path(os.path.realpath(path))
+    led = sealed.seal.notes.get(LED_TO)
+    *_, last = led if isinstance(led, list) and led else [led]
+    was = f"while it led to {last}" if led else f"of {place_of(sealed, path)}, not of that file"
+    raise MismatchError(
+        f"{path} leads to {file}, and its seal {sealed.path} was made {was}, which is something "
+        f"else: let it lead there again; or seal what is there now: {force_anew(sealed, path)}; "
+        f"or, if {file} is what was sealed, damaged, move the seal to {sidecar_of(file)}"
     )
 
 

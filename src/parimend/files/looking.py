@@ -12,9 +12,10 @@ from parimend.carriers import repair_
 from parimend.carriers.base import find_hashed
 from parimend.errors import FormatError, ParimendError
 from parimend.files.examining import is_proven
+from parimend.files.links import steps
 from parimend.files.opening import Opened
 from parimend.files.places import Origin, origin_of
-from parimend.files.seals import Sealed
+from parimend.files.seals import Sealed, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, is_inside, noted, shards
 from parimend.outcomes import FileOutcome
 from parimend.regular import state_of
@@ -49,13 +50,17 @@ def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) ->
         opened: the member.
         outcome: of comparing it with its seal, if it was.
     """
+    is_sure = outcome is not None and is_proven(outcome)
+    is_strange = outcome is not None and not is_sure and _is_all_other(outcome, opened.sealed)
+    _, *led_to = steps(opened.path)
+    if opened.sealed.path in [sidecar_of(step) for step in led_to]:
+        # What lies beside the file that a link leads to tells of others there, not of those here.
+        return Looked(found, {}, None, is_sure, None, is_strange)
     notes = opened.sealed.seal.notes
     listed = None
     # One that was sealed before members were noted.
     if is_index(opened.path) and not noted(notes, MEMBERS, opened.path.name):
         listed = listed_in(_original(opened.sealed, opened.file))
-    is_sure = outcome is not None and is_proven(outcome)
-    is_strange = outcome is not None and not is_sure and _is_all_other(outcome, opened.sealed)
     origin = origin_of(opened.sealed, opened.path)
     return Looked(found, notes, listed, is_sure, origin, is_strange)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,6 +12,7 @@ from typing import BinaryIO, NoReturn
 
 from parimend.atomic import is_locked
 from parimend.errors import BusyError, MismatchError, ParimendError
+from parimend.files.links import steps
 from parimend.files.seals import Sealed, Seals, sidecar_of
 from parimend.regular import State, open_regular, state_of
 
@@ -92,7 +92,7 @@ def opened(path: Path, seals: Seals) -> Iterator[Opened]:
                 yield Opened(path, file, sealed, side, (states[0], _state(side)))
                 return
         # The new one may not be there yet.
-        if attempt == _ATTEMPTS or side is None or not is_locked(side):
+        if attempt == _ATTEMPTS or side is None or not any(map(is_locked, sidecars_of(path))):
             raise failure
         time.sleep(_PAUSE)
     raise BusyError(f"{path} is saved over and over while it is being read: try again later")
@@ -119,13 +119,3 @@ def _state(side: Path | None) -> State | None:
 def sidecars_of(path: Path) -> list[Path]:
     """Where sidecars of a file's content may be: beside its name, and beside what that links to."""
     return sorted({sidecar_of(step) for step in steps(path)})
-
-
-def steps(path: Path) -> Iterator[Path]:
-    """A path, and what it leads to, link by link: each of these may have a seal."""
-    seen = set[Path]()
-    while path not in seen:
-        yield path
-        seen.add(path)
-        with suppress(OSError):  # it is no link
-            path = path.parent / os.readlink(path)

@@ -15,6 +15,7 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from parimend.files.links import steps
 from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
 from parimend.files.targets import MEMBERS, PLACE, is_inside
 
@@ -80,6 +81,10 @@ def may_be_of(sealed: Sealed, path: Path) -> bool:
     """Whether a path may be that of the file of a seal, as far as names go: folders may be renamed,
     but not to what another file of the set is in.
     """
+    return any(_may_be(sealed, step) for step in steps(path))
+
+
+def _may_be(sealed: Sealed, path: Path) -> bool:
     place = place_of(sealed, path)
     if is_place(path, place):
         return True

@@ -13,8 +13,9 @@ from parimend.carriers import Chosen, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.choosing import of_file
+from parimend.files.links import LED_TO
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import FORCED, NAME, Sealed, Seals, sidecar_of
+from parimend.files.seals import FORCED, Sealed, Seals, names_of, sidecar_of
 from parimend.files.targets import MAX_INDEX, MEMBERS, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
@@ -130,7 +131,10 @@ def _prepare_beside(
     if task.force or not task.seals.is_sealed(path, task.notes_of(path).get(PLACE)):
         _require_readable(path)
         return partial(_beside, task, path, names)
-    return partial(_keep, task, path, _kept(task, path, names))
+    sealed = _kept(task, path, names)
+    if task.seals.place(path, None) not in (None, sealed.path):  # that of what a link leads to
+        return partial(_beside, task, path, names)
+    return partial(_keep, task, path, sealed)
 
 
 def _require_readable(path: Path) -> None:
@@ -200,7 +204,9 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
 
 
 def _keep(task: Task, path: Path, sealed: Sealed) -> Protection:
-    notes = {**sealed.seal.notes, NAME: path.name, **task.notes_of(path)}
+    notes = {**sealed.seal.notes, **names_of(path), **task.notes_of(path)}
+    if not path.is_symlink():
+        notes.pop(LED_TO, None)
     if task.notes and PLACE not in task.notes_of(path):
         notes.pop(PLACE, None)
     seal = replace(sealed.seal, notes=notes)
@@ -250,7 +256,7 @@ def seal_beside(
     layout = layout_of(file, path)
     tensors = FileTensors(file, layout, progress)
     seal = protect_(ChosenTensors(tensors, names), request)
-    return _completed(seal, layout, {NAME: path.name, **(notes or {})}), layout
+    return _completed(seal, layout, {**names_of(path), **(notes or {})}), layout
 
 
 def _inside(task: Task, path: Path, out: Path, names: Collection[str] | None) -> Protection:

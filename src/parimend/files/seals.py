@@ -12,13 +12,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
+from parimend.files.links import LED_TO, leads_to, led_to, steps
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
@@ -60,6 +61,53 @@ def sidecar_of(path: Path) -> Path:
     'model.safetensors.parimend'
     """
     return path.with_name(path.name + SUFFIX)
+
+
+def sidecar_for(path: Path) -> Path:
+    """The sidecar that is that of a file, by whatever name: where links lead to it, what lies
+    beside the file itself, or as near as there is one, says what it is. One beside the path counts
+    if it says the same.
+    """
+    own, *others = map(sidecar_of, steps(path))
+    nearest = next((side for side in reversed(others) if os.path.exists(side)), own)
+    return own if _say_the_same(own, nearest) else nearest
+
+
+def _say_the_same(one: Path, other: Path) -> bool:
+    if one == other:
+        return True
+    with suppress(ParimendError, OSError):
+        seals = load_sidecar(one).seal, load_sidecar(other).seal
+        return content_digest(seals[0]) == content_digest(seals[1])
+    return False
+
+
+def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
+    """Whether a path is a link that led to another file when this seal was made of it.
+
+    Args:
+        sealed: the seal, which may be that of another name.
+        path: of a file.
+    """
+    *links, file = steps(path)
+    if sealed.path in (None, *seals_beside(file)):
+        return False
+    name, noted = sealed.seal.notes.get(NAME), sealed.seal.notes.get(LED_TO)
+    own = [link for link in links if link.name == name or sealed.path in seals_beside(link)]
+    if noted is not None:
+        return bool(own) and not any(leads_to(link, noted) for link in own)
+    # It was no link then.
+    beside = [link for link in own if sealed.path in seals_beside(link)]
+    if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
+        side = Path(os.path.realpath(sealed.path))
+        return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
+    # The file itself may have been moved, and a link left in its place.
+    return any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
+
+
+def names_of(path: Path) -> dict[str, Any]:
+    """What the seal of a file notes of how it is called."""
+    return {NAME: path.name, **({LED_TO: led_to(path)} if path.is_symlink() else {})}
 
 
 def name_of(sealed: Sealed) -> str:
@@ -207,34 +255,24 @@ class Beside(Seals):
     """Every sidecar lies beside its file, and is found by the name."""
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
-        beside = sidecar_of(path)
         try:
-            seal, layout, is_intact = load_sidecar(beside)
+            sealed = _beside(sidecar_for(path), file, path)
         except FileNotFoundError:
-            try:
-                return find_inside(file, path)
-            except SealError:
-                _, beside = seals_beside(path)
-                if not _is_of_model(beside, path):
-                    raise
-            seal, layout, is_intact = load_sidecar(beside)
-        if layout is None:  # a model's own seal, saved beside the file it was loaded from
-            layout = layout_of(file, path)
-            if not layout.format.strict:
-                raise FormatError(
-                    f"{path} is of no known format, or damaged where its tensors are named, which "
-                    f"{beside.name}, the seal of a model, needs to be known"
-                )
-        return Sealed(seal, layout, beside, is_intact)
+            return _without_sidecar(file, path)
+        if is_led_elsewhere(sealed, path):  # the file itself may have another one
+            with suppress(ParimendError, OSError):
+                return _without_sidecar(file, path)
+        return sealed
 
-    def place(self, path: Path, sealed: Sealed | None) -> Path:
-        return sidecar_of(path)
+    def place(self, path: Path, sealed: Sealed | None) -> Path | None:
+        sides = [sidecar_of(step) for step in steps(path)]
+        return sealed.path if sealed and sealed.path in sides else sides[0]
 
     def has(self, path: Path) -> bool:
         return os.path.exists(sidecar_of(path))  # no error where the name is too long for one
 
     def is_sealed(self, path: Path, place: str | None) -> bool:
-        return self.has(path)
+        return os.path.exists(sidecar_for(path))
 
     def require_place(self, path: Path) -> None:
         pass  # nobody else's file has such a name
@@ -256,9 +294,50 @@ class Beside(Seals):
 
             def save(seal: Seal) -> Path:
                 new.write(seal.to_bytes())
+                for step in [*steps(path)][1:]:
+                    side = sidecar_of(step)
+                    if os.path.exists(side) and not (
+                        os.path.exists(beside) and side.samefile(beside)
+                    ):
+                        _renew(side, seal, names_of(step))
                 return beside
 
             yield save
+
+
+def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
+    """Let the sidecar of a file by another name say what the seal says that is made of it."""
+    with suppress(ParimendError):
+        old = load_sidecar(side).seal
+        if content_digest(old) == content_digest(seal):
+            return
+        notes = {**old.notes, **notes}
+    replace(seal, notes=notes).save(side)
+
+
+def _beside(side: Path, file: BinaryIO, path: Path) -> Sealed:
+    """The seal of a file that lies beside it."""
+    seal, layout, is_intact = load_sidecar(side)
+    if layout is None:  # a model's own seal, saved beside the file it was loaded from
+        layout = layout_of(file, path)
+        if not layout.format.strict:
+            raise FormatError(
+                f"{path} is of no known format, or damaged where its tensors are named, which "
+                f"{side.name}, the seal of a model, needs to be known"
+            )
+    return Sealed(seal, layout, side, is_intact)
+
+
+def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
+    """The seal in a file, or that of a model that was loaded from it."""
+    try:
+        return find_inside(file, path)
+    except SealError:
+        for step in reversed([*steps(path)]):
+            _, live = seals_beside(step)
+            if _is_of_model(live, step):
+                return _beside(live, file, path)
+        raise
 
 
 def is_of_file(beside: Path) -> bool:

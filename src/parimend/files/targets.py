@@ -51,6 +51,11 @@ _PACKED = {".tar", ".zip", ".gz", ".bz2", ".xz", ".zst"}
 # Of TensorFlow: variables.data-00000-of-00001
 _PIECE = re.compile(r"\.data-\d{5}-of-\d{5}")
 
+# Of torch.distributed.checkpoint: __0_0.distcp, and .metadata, which says what is in them, or
+# __0.metadata of every process.
+_PIECES = ".distcp"
+_PLAN = re.compile(r"(__\d+)?\.metadata")
+
 
 def is_index(path: Path) -> bool:
     """Whether a file's name is that of the index of a sharded checkpoint.
@@ -120,7 +125,8 @@ def targets(path: Path, everything: bool = False) -> list[Path]:
 
     Returns:
         They, the index of a folder first. Of a folder also shards that should be there and are not:
-        those that an index lists, and those that are missing in the numbers of others.
+        those that an index lists, and those that are missing in the numbers of others. Of
+        checkpoints of ``torch.distributed`` the hidden ``.metadata``, too.
 
     Raises:
         FormatError: if an index or a file with others cannot be read, or names files that are not
@@ -140,6 +146,7 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
     taken = {name for name in names if is_weights(name) or is_index(Path(name))}
     surplus = _unlisted(taken, listed)
     found = taken - surplus | listed.keys() | _gaps(taken - listed.keys() - surplus)
+    found |= _distributed(folder, taken)
     if everything:
         # An empty file has nothing to protect.
         found |= {n for n in names if n not in surplus and not _is_empty(folder / n)}
@@ -147,6 +154,19 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
         hint = "; --all protects its other files" if names and not everything else ""
         raise FormatError(f"{folder} has no files known to hold weights, and no index{hint}")
     return sorted((folder / name for name in found), key=index_first)
+
+
+def _distributed(folder: Path, names: Collection[str]) -> set[str]:
+    """The hidden files without which nobody can read checkpoints of ``torch.distributed``; also one
+    that is missing.
+    """
+    found = set()
+    for at in {os.path.dirname(name) for name in names if name.lower().endswith(_PIECES)}:
+        there = {
+            os.path.join(at, name) for name in os.listdir(folder / at) if _PLAN.fullmatch(name)
+        }
+        found |= there or {os.path.join(at, ".metadata")}
+    return found
 
 
 def _is_empty(path: Path) -> bool:

@@ -66,7 +66,7 @@ def put_back(
             report = _write(found, report, known, new, progress, fetched)
             report = replace(report, written=str(goal))
         elif place is not None:
-            if place == sidecar_of(goal):
+            if place in sidecars_of(goal):
                 stack.enter_context(locked(goal))
             found.require_unchanged()
     return report

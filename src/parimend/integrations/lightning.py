@@ -6,11 +6,14 @@ accelerate needs no callback: `parimend.constrain_` takes its optimizers as they
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from parimend.arguments import path_of, whole_number
@@ -85,15 +88,32 @@ class ProtectedCheckpoints(TorchCheckpointIO):
                 "storage_options are for other places than file systems of this machine, where "
                 "protected checkpoints are saved: leave them out"
             )
-        place = path_of(path)
+        place = _here(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         save_file(checkpoint, place, self._errors)
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> Any:
-        with verified(path, self._on_damage) as place:
+        with verified(_here(path), self._on_damage) as place:
             return super().load_checkpoint(place, *arguments, **options)
 
     def remove_checkpoint(self, path: Any) -> None:
-        super().remove_checkpoint(path)
+        place = _here(path)
+        super().remove_checkpoint(place)
         with suppress(FileNotFoundError):
-            sidecar_of(Path(path)).unlink()
+            sidecar_of(place).unlink()
+
+
+def _here(path: Any) -> Path:
+    """The path of a checkpoint, which Lightning may give as an address.
+
+    Raises:
+        SpecError: if it is on no file system of this machine.
+    """
+    place = path_of(path)
+    if get_protocol(os.fspath(path)) not in LocalFileSystem.protocol:
+        raise SpecError(
+            f"{path} is on no file system of this machine, where protected checkpoints are saved: "
+            "give a folder of it to ModelCheckpoint (dirpath) or Trainer (default_root_dir)"
+        )
+    is_address = "://" in os.fspath(path)
+    return Path(LocalFileSystem._strip_protocol(os.fspath(path))) if is_address else place

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from parimend.arguments import whole_number
-from parimend.files import protect_file, sidecar_of
-from parimend.files.seals import SUFFIX
+from parimend.errors import MismatchError
+from parimend.files import protect_all
+from parimend.files.seals import seals_below
 from parimend.integrations.inside import Inside
+
+_STATE = "trainer_state.json"
+_KEYS = ("global_step", "log_history")
+"""What tells the state of a Trainer from others."""
 
 
 class TrainInside(Inside, TrainerCallback, ExportableState):
@@ -45,7 +54,8 @@ class TrainInside(Inside, TrainerCallback, ExportableState):
 
 
 class ProtectCheckpoints(TrainerCallback):
-    """Protects every checkpoint when it is saved: weights, optimizer, scheduler and the rest.
+    """Protects every checkpoint when it is saved: weights, optimizer, scheduler and the rest, in
+    folders below, too. The files of all processes are waited for.
 
     The Trainer loads a checkpoint before it asks its callbacks: verify it before it resumes, with
     ``pm.verify(checkpoint, on_damage="repair")``.
@@ -62,10 +72,49 @@ class ProtectCheckpoints(TrainerCallback):
         self._errors = whole_number(errors)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
+        PartialState().wait_for_everyone()  # each process has files of its own in the checkpoint
+        if not args.should_save:
             return
-        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and file.stat().st_size and file.suffix != SUFFIX:
-                # A checkpoint of an earlier run may have been here.
-                protect_file(file, self._errors, force=sidecar_of(file).exists())
+        folder = _just_saved(Path(args.output_dir), state)
+        _forget_overwritten(folder)
+        made = protect_all([folder], self._errors, everything=True)
+        for path, problem in made.problems.items():
+            warnings.warn(f"{path} of this checkpoint is not protected: {problem}", stacklevel=2)
+
+
+def _just_saved(out: Path, state: Any) -> Path:
+    """The checkpoint that the Trainer saved last: the newest one with its state. In a search for
+    hyperparameters each trial has a folder of its own.
+
+    Raises:
+        MismatchError: if there is none.
+    """
+    name = f"checkpoint-{state.global_step}"
+    trials = [*out.glob("*/"), *([out / state.trial_name] if state.trial_name else [])]
+    found = [each / name for each in (out, *trials) if _is_of(each / name, state)]
+    if not found:
+        raise MismatchError(
+            f"no {name} in {out} and its folders has the state of the Trainer that saved one just "
+            "now: leave ProtectCheckpoints out, and protect what it saves with pm.protect_file"
+        )
+    return max(found, key=lambda folder: (folder / _STATE).stat().st_mtime_ns)
+
+
+def _is_of(folder: Path, state: Any) -> bool:
+    try:
+        saved = json.loads((folder / _STATE).read_bytes())
+        there = [saved[key] for key in _KEYS]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    here = [getattr(state, key) for key in _KEYS]
+    return json.dumps(there, sort_keys=True) == json.dumps(here, sort_keys=True)
+
+
+def _forget_overwritten(folder: Path) -> None:
+    """Remove seals of files that were saved over, as in an earlier run's checkpoint; of the others
+    damage is to be seen.
+    """
+    for side, of in seals_below(folder):
+        with suppress(FileNotFoundError):
+            if (folder / of).stat().st_mtime_ns > (folder / side).stat().st_mtime_ns:
+                (folder / side).unlink()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,9 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.files.checking import check_file
-from parimend.files.members import known_members
+from parimend.files.members import known_members, seals_of
 from parimend.files.repairing import repair_file
-from parimend.files.seals import seals_beside
+from parimend.files.seals import is_led_elsewhere, seals_beside, sidecar_for, sidecar_of
 from parimend.files.targets import is_index
 from parimend.loading.policy import OnDamage, require_policy, tell
 from parimend.loading.unchanged import unchanged
@@ -168,24 +169,30 @@ def _tell(report: Report, on_damage: OnDamage) -> None:
 
 def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:
     """A private copy of what is protected, under the same names; in a folder, links to the rest."""
+    sealed, _ = seals_of(path, seal_dir)
+    for file, each in sealed.items():
+        if is_led_elsewhere(each, file):  # which a copy would no longer tell
+            check_file(file, seal_dir=seal_dir)
     files = known_members(path, seal_dir)
-    own = {file.absolute() for member in files for file in (member, *seals_beside(member))}
+    own = {member.absolute(): member for file in files for member in (file, *seals_beside(file))}
+    own |= {sidecar_of(file).absolute(): sidecar_for(file) for file in files}
     is_folder = path.is_dir()
     folder = (path if is_folder else path.parent).absolute()
-    copy = place / folder.name
+    name = folder.resolve().name if folder.name in ("", os.pardir) else folder.name
+    copy = place / (name or "root")
     _mirror(folder, copy, own, links=is_folder or is_index(path))
     return copy if is_folder else copy / path.name
 
 
-def _mirror(folder: Path, copy: Path, own: set[Path], *, links: bool) -> None:
+def _mirror(folder: Path, copy: Path, own: Mapping[Path, Path], *, links: bool) -> None:
     copy.mkdir()
-    for entry in folder.iterdir():
+    for entry in {*folder.iterdir(), *(each for each in own if each.parent == folder)}:
         new = copy / entry.name
-        if entry in own and entry.exists():
-            shutil.copyfile(entry, new)
+        if entry in own and own[entry].exists():
+            shutil.copyfile(own[entry], new)
         elif entry.is_dir() and any(entry in file.parents for file in own):
             _mirror(entry, new, own, links=links)
-        elif links:
+        elif links and os.path.lexists(entry):
             new.symlink_to(entry)
 
 
