@@ -76,16 +76,19 @@ def _found_in(place: Path, only: Only, among_others: bool) -> tuple[Sequence[str
     """
     with open_regular(place) as file:
         layout = layout_of(file, place)
-        names: Sequence[str] = ()
         if layout.format.loads == "numpy":
             names, found = _of_numpy(numpy_load(file, place), place, only)
         elif layout.format.loads == "torch":
             strict = layout.format.strict and not among_others
             names, found = _of_torch(_loaded(file, place, strict), only)
-        if not names and among_others:
+        else:
+            return _of_layout(file, layout, only)
+        if names:
+            return names, found
+        if among_others:
             return _of_bytes(file, place, only)
         # Where a library finds no tensors, all of the file counts, as it does in a seal.
-        return (names, found) if names else _of_layout(file, layout, only)
+        return _of_layout(file, layout, only)
 
 
 def _of_bytes(file: BinaryIO, place: Path, only: Only) -> tuple[Sequence[str], Found]:
