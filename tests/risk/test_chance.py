@@ -215,6 +215,39 @@ def test_a_rate_of_losses_has_no_ceiling():
     assert years.yearly == pytest.approx(-math.expm1(-1e-4 * DAYS), rel=1e-3)
 
 
+@pytest.mark.parametrize("years", [1, 10, 1000, 1e6])
+def test_a_loss_that_is_certain_is_no_small_one_over_many_years(years):
+    """Of two events a day, four and more are wrong long before the first check."""
+    where = Environment("x", rate=2e-9)
+    it = risk([proven(4)], where, years * DAYS, years)
+    assert (it.unrepaired, it.yearly) == (1.0, 1.0)
+    days = longest_interval([proven(4)], where, 0.4, years)
+    assert 0 < days < 1
+    assert risk([proven(4)], where, days, years).yearly <= 0.4
+
+
+def test_no_more_is_lost_than_every_word_at_every_check():
+    burning = Environment("x", rate=1.0)
+    monthly = risk([proven(4, times=3)], burning, 30.0)
+    assert monthly.fit == pytest.approx(3 * 1e9 / (30 * 24))
+    worn = Environment("x", hard_rate=1e-3)
+    assert risk([proven(4)], worn, 30.0).fit == pytest.approx(1e9 / (30 * 24))
+
+
+@pytest.mark.parametrize("erasures", [False, True])
+def test_a_year_is_the_worst_one(erasures):
+    """Cells that fail add up, so that the last year is the worst."""
+    worn, word = Environment("x", hard_rate=3e-13), proven(4, erasures=erasures)
+    left = [risk([word], worn, 1.0, years) for years in (1, 9, 10)]
+    assert left[0].yearly == left[0].unrepaired
+    last = (left[2].unrepaired - left[1].unrepaired) / (1 - left[1].unrepaired)
+    assert left[2].yearly == pytest.approx(last, rel=0.02)
+    assert left[2].yearly > 2 * left[2].unrepaired / 10
+    target = 1.01 * left[2].yearly
+    assert longest_interval([word], worn, target, 10) >= 1.0
+    assert longest_interval([word], worn, left[2].unrepaired / 10, 10) is None
+
+
 def test_nothing_is_not_less_than_nothing():
     none = risk([], environment("leo"), 1.0)
     assert [math.copysign(1.0, x) for x in (none.unrepaired, none.fit, none.wrong)] == [1.0] * 3

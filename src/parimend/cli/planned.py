@@ -8,6 +8,7 @@ from parimend.cli.output import print_table, say, size
 
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
+    from parimend.risk.chance import Risk
 
 
 def print_plan(made: Plan) -> None:
@@ -64,7 +65,7 @@ def _print_risk(made: Plan) -> None:
     rows = {
         "checked": f"every {_time(risk.interval)}",
         "events": f"{risk.events:.3g} a year, of which {risk.repairs:.3g} repairs",
-        "unrepaired": f"{risk.unrepaired:.3g} in {_years(risk.years)}, {basis}; {risk.fit:.3g} FIT",
+        "unrepaired": f"{_left(risk)}, {basis}; {risk.fit:.3g} FIT",
         "of it": f"{risk.large:.3g} by single events beyond the budget{never}; "
         f"{risk.hard:.3g} by cells that fail for good",
         "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",
@@ -88,8 +89,11 @@ def print_simulation(it: Simulation) -> None:
     )
 
 
-def _years(count: float) -> str:
-    return "a year" if count == 1.0 else f"{count:g} years"
+def _left(risk: Risk) -> str:
+    if risk.years == 1.0:
+        return f"{risk.unrepaired:.3g} in a year"
+    which = "the worst of them" if risk.years > 1.0 else "a year"
+    return f"{risk.unrepaired:.3g} in {risk.years:g} years, {risk.yearly:.3g} in {which}"
 
 
 def _time(days: float) -> str:

@@ -27,10 +27,7 @@ MOST = 1 << 16
 """Budgets that are considered to meet a target."""
 
 _HOURS = 24 * DAYS
-_NEARLY = 1.0 - 1e-16
 _NEVER = 1e-40
-_LEAST = 1e-300
-_NO_CHECK = 1e-6  # what rounding adds to a whole number of checks
 _OCTAVE = math.log(2.0)
 _STEPS = 40  # of a bisection
 _MOST_HARD = 512
@@ -77,7 +74,9 @@ class Risk(Record):
         large: part of ``unrepaired`` that is due to single events of more words than a budget; no
             interval removes it, but for events by reading.
         hard: part of ``unrepaired`` that is due to cells that fail for good.
-        fit: unrepaired events in 10^9 hours.
+        yearly: ``unrepaired`` in the worst year of service: the last one, if everything was
+            repaired until then. A year has 365.25 / ``interval`` checks, but one at least.
+        fit: unrepaired events in 10^9 hours of that year, one in a word and check at most.
         coverage: share of the events that are noticed (ISO 26262 calls it diagnostic coverage).
     """
 
@@ -89,13 +88,9 @@ class Risk(Record):
     wrong: float
     large: float
     hard: float
+    yearly: float
     fit: float
     coverage: float
-
-    @property
-    def yearly(self) -> float:
-        """``unrepaired`` in one year, on average."""
-        return yearly_of(self.fit)
 
 
 def lost(word: Exposed, where: Environment, days: float) -> float:
@@ -127,13 +122,18 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     """
     given, interval = interval, min(interval, years * DAYS)  # what is wrong in the end counts
     checks, yearly = years * DAYS / interval, DAYS / interval
-    soft = joint = 0.0  # logarithms of the probability that nothing is lost
-    repairs = events = missed = large = 0.0
+    last = min(years, 1.0)  # the worst year, or all of a shorter service
+    within = max(1.0, last * DAYS / interval)  # checks of it
+    soft = joint = worst = 0.0  # logarithms of the probability that nothing is lost
+    repairs = events = missed = large = losses = 0.0
     for word in words:
-        chance = min(lost(word, where, interval), _NEARLY)
+        chance = lost(word, where, interval)
         n = word.times
-        soft += n * checks * math.log1p(-chance)
-        joint += n * _log_kept(word, where, interval, checks, chance)
+        kept, kept_last = _logs_kept(word, where, interval, chance, checks, within)
+        soft += n * (checks * _log_kept(chance))
+        joint += n * kept
+        worst += n * kept_last
+        losses -= n * within * math.expm1(kept_last / within)
         expected = where.expected(word.bits, interval)
         events += n * expected
         repairs += n * max(0.0, -math.expm1(-expected) - chance)
@@ -150,22 +150,48 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         wrong=abs(math.expm1(-missed * checks)),
         large=abs(math.expm1(-large * checks)),
         hard=max(0.0, unrepaired + math.expm1(soft)),
-        fit=abs(joint) / (years * _HOURS) * 1e9,
+        yearly=abs(math.expm1(worst / last)),
+        fit=losses / (last * _HOURS) * 1e9,
         coverage=1.0 - missed / events if events else 1.0,
     )
 
 
-def _log_kept(
-    word: Exposed, where: Environment, interval: float, checks: float, chance: float
-) -> float:
-    """Logarithm of the probability that a word is lost at none of so many checks, with cells that
-    fail for good.
+def _log_kept(chance: float) -> float:
+    """Logarithm of the probability that what has this chance does not happen."""
+    return math.log1p(-chance) if chance < 1.0 else -math.inf
 
-    These are a Markov chain: their number grows, and each takes a part of the budget, half of what
-    others take if it is known to fail and so an erasure. The cells themselves stay wrong.
+
+def _logs_kept(
+    word: Exposed,
+    where: Environment,
+    interval: float,
+    chance: float,
+    checks: float,
+    within: float,
+) -> tuple[float, float]:
+    """Logarithms of the probability that a word is lost at none of so many checks, and at none of
+    those within the last year, if at none before. Checks need not be a whole number.
     """
     if not where.hard_rate:
-        return checks * math.log1p(-chance)
+        return checks * _log_kept(chance), within * _log_kept(chance)
+    step = _ageing(word, where, interval, checks)
+    before = math.ceil(checks - within)  # if it is not a whole number, the last year is a bit older
+    long_kept, known = _aged(step, np.eye(len(step) - 1)[0], before)
+    rest, _ = _aged(step, known, checks - before)
+    return long_kept + rest, _aged(step, known, within)[0]
+
+
+def _ageing(
+    word: Exposed, where: Environment, interval: float, checks: float
+) -> NDArray[np.float64]:
+    """One of so many checks of a word with cells that fail for good, as a Markov chain.
+
+    Their number grows, and each takes a part of the budget, half of what others take if it is known
+    to fail and so an erasure. The cells themselves stay wrong.
+
+    Returns:
+        (k + 1, k + 1): from how many of them, below k, or from a lost word, to what.
+    """
     fresh = where.expected_hard(word.bits, interval)
     whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
     most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
@@ -181,9 +207,33 @@ def _log_kept(
             step[known, known + a] = p * (1.0 - chance)
             step[known, -1] += p * chance
         step[known, -1] += float(new.more[len(here) - 1])
-    *kept, gone = np.linalg.matrix_power(step, math.ceil(checks - _NO_CHECK))[0].tolist()
+    return step
+
+
+def _aged(
+    step: NDArray[np.float64], known: NDArray[np.float64], checks: float
+) -> tuple[float, NDArray[np.float64]]:
+    """What so many checks do; the part of one does so in proportion.
+
+    Args:
+        step: of the Markov chain; see `_ageing`.
+        known: (k,) with which probability so many cells have failed.
+        checks: need not be a whole number.
+
+    Returns:
+        The logarithm of the probability that nothing is lost, and how many cells have failed then,
+        after the whole checks.
+    """
+    whole = math.floor(checks)
+    after = known @ np.linalg.matrix_power(step, whole)[:-1]
+    kept = math.fsum(after[:-1].tolist())
+    if not kept:
+        return -math.inf, known
     # Of the two the one that is not close to 1 says more.
-    return math.log1p(-gone) if gone < 0.5 else math.log(max(math.fsum(kept), _LEAST))
+    log = math.log1p(-after[-1]) if after[-1] < 0.5 else math.log(kept)
+    known = after[:-1] / kept
+    part = checks - whole
+    return log + (part * _log_kept(float(known @ step[:-1, -1])) if part else 0.0), known
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
@@ -220,7 +270,7 @@ def longest_interval(
 
     Args:
         words, where, years: see `risk`.
-        target: probability of an unrepaired event in a year.
+        target: probability of an unrepaired event in the worst year; see `Risk.yearly`.
 
     Example:
         >>> word = Exposed(bits=1e9, failing=np.zeros(5))
