@@ -251,3 +251,26 @@ def test_a_year_is_the_worst_one(erasures):
 def test_nothing_is_not_less_than_nothing():
     none = risk([], environment("leo"), 1.0)
     assert [math.copysign(1.0, x) for x in (none.unrepaired, none.fit, none.wrong)] == [1.0] * 3
+
+
+def test_no_more_words_are_wrong_than_there_are():
+    """A budget for all of a small word is enough for any event, any rate and all cells."""
+    where = Environment("x", rate=1e-9, hard_rate=1e-9, events=Events.of({1: 0.5, 4096: 0.5}))
+    for errors in (420, 1000):
+        it = risk([proven(errors, words=420, noticed=1000, missed=1e-9)], where, 1.0, 10)
+        assert (it.unrepaired, it.yearly, it.large, it.hard, it.fit, it.wrong) == (0.0,) * 6
+        assert it.repairs == pytest.approx(DAYS * -math.expm1(-1.0), rel=1e-9)
+    almost = risk([proven(419, words=420)], where, 1.0, 10)
+    assert almost.large == pytest.approx(1.0)
+
+
+def test_a_measured_budget_for_all_of_a_word_counts_as_measured():
+    failing = np.full(1001, 1e-3)
+    failing[:5] = 0.0
+    where = Environment("x", rate=1e-10, events=Events.of({4096: 1.0}))
+    damaged = -math.expm1(-0.1)
+    chance = lost(Exposed(BITS, failing, words=420), where, 1.0)
+    assert chance == pytest.approx(1e-3 * damaged, rel=1e-9)
+    assert lost(Exposed(BITS, failing), where, 1.0) == pytest.approx(damaged, rel=1e-9)
+    worn = Environment("x", rate=1e-10, hard_rate=1e-9, events=Events.of({4096: 1.0}))
+    assert risk([Exposed(BITS, failing, words=420)], worn, 1.0, 0.1).yearly < 0.5

@@ -45,6 +45,7 @@ class Exposed(NamedTuple):
         missed: probability that more than that are not.
         erasures: whether words that are known to fail cost half of what others do.
         times: how many such words there are.
+        words: of 32 bits that it has, at most; no more can be wrong at once.
     """
 
     bits: float
@@ -53,11 +54,22 @@ class Exposed(NamedTuple):
     missed: float = 0.0
     erasures: bool = False
     times: int = 1
+    words: float = math.inf
 
     @property
     def errors(self) -> int:
         """The budget."""
         return len(self.failing) - 1
+
+    @property
+    def reach(self) -> int:
+        """Wrong words up to which they are counted: the budget, or all that there are."""
+        return int(min(self.errors, self.words))
+
+    @property
+    def beyond(self) -> float:
+        """With which probability more events than that are not repaired, at most."""
+        return 1.0 if self.words > self.errors else float(self.failing[self.reach])
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +113,7 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.errors), 0)
+    return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
@@ -137,9 +149,10 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         expected = where.expected(word.bits, interval)
         events += n * expected
         repairs += n * max(0.0, -math.expm1(-expected) - chance)
-        if word.missed:
+        if word.missed and word.noticed < word.words:
             missed += n * word.missed * float(where.events.tails(expected, word.noticed).more[-1])
-        large += n * expected * where.events.beyond(word.errors)
+        if word.words > word.errors:
+            large += n * expected * where.events.beyond(word.errors)
     unrepaired = abs(math.expm1(joint))
     return Risk(
         interval=given,
@@ -172,7 +185,7 @@ def _logs_kept(
     """Logarithms of the probability that a word is lost at none of so many checks, and at none of
     those within the last year, if at none before. Checks need not be a whole number.
     """
-    if not where.hard_rate:
+    if not where.hard_rate or not word.beyond:  # or all may be wrong
         return checks * _log_kept(chance), within * _log_kept(chance)
     step = _ageing(word, where, interval, checks)
     before = math.ceil(checks - within)  # if it is not a whole number, the last year is a bit older
@@ -194,9 +207,9 @@ def _ageing(
     """
     fresh = where.expected_hard(word.bits, interval)
     whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
-    most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
+    most = min(whole * word.reach, _MOST_HARD, _quantile(fresh * checks))
     new = Events().tails(fresh, min(most, _quantile(fresh)))
-    soft = where.events.tails(where.expected(word.bits, interval), word.errors)
+    soft = where.events.tails(where.expected(word.bits, interval), word.reach)
     gone = [_lost_with(word, soft, used) for used in range(-(-most // whole) + len(new.exactly))]
     step = np.zeros((most + 2, most + 2))
     step[-1, -1] = 1.0  # lost, for ever; summed up from small numbers, as 1 - kept would not be
@@ -238,13 +251,13 @@ def _aged(
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
     """Probability that a word is lost when so many errors of its budget are used up already."""
-    if used > word.errors:
-        return 1.0
+    if used > word.reach:
+        return word.beyond
     # What is next to impossible is not worth a sum over a large budget.
     likely = int(np.searchsorted(-soft.more, -_NEVER))
-    last = min(word.errors - used, likely)
+    last = min(word.reach - used, likely)
     some = soft.exactly[: last + 1] @ word.failing[used : used + last + 1]
-    return min(1.0, float(some) + float(soft.more[last]))
+    return min(1.0, float(some) + float(soft.more[last]) * word.beyond)
 
 
 def _quantile(expected: float) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -246,14 +246,14 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
     Sizes of words are rounded up to steps of the grid, so that words of one budget share a table.
     """
     bits = max(word.bits for word in words)
-    budgets = {word.failing.tobytes(): word for word in words}
-    steps = Counter[tuple[bytes, int]]()
+    budgets = {_budget(word): word for word in words}
+    steps = Counter[tuple[Hashable, int]]()
     for word in words:
         below = math.floor(_PER_OCTAVE * math.log2(bits / word.bits))
-        steps[word.failing.tobytes(), below] += word.times
-    known: dict[tuple[bytes, int], float] = {}
+        steps[_budget(word), below] += word.times
+    known: dict[tuple[Hashable, int], float] = {}
 
-    def alone(budget: bytes, at: int) -> float:
+    def alone(budget: Hashable, at: int) -> float:
         if (budget, at) not in known:
             word = budgets[budget]._replace(bits=bits)
             known[budget, at] = lost(word, worst, longest * _STEP**at)
@@ -263,6 +263,11 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
         return math.fsum(n * alone(budget, at - s) for (budget, s), n in steps.items())
 
     return losses
+
+
+def _budget(word: Exposed) -> Hashable:
+    """What a loss depends on, beside the size."""
+    return word.failing.tobytes(), word.reach, word.beyond
 
 
 def _why_never(words: Sequence[Exposed], worst: Environment, target: float) -> str:
