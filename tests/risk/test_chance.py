@@ -274,3 +274,16 @@ def test_a_measured_budget_for_all_of_a_word_counts_as_measured():
     assert lost(Exposed(BITS, failing), where, 1.0) == pytest.approx(damaged, rel=1e-9)
     worn = Environment("x", rate=1e-10, hard_rate=1e-9, events=Events.of({4096: 1.0}))
     assert risk([Exposed(BITS, failing, words=420)], worn, 1.0, 0.1).yearly < 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.7, DAYS), st.sampled_from([0.3, 1.0, 1.5, 7.0]), st.booleans())
+def test_cells_that_never_fail_change_nothing(interval, years, erasures):
+    """Checks need be no whole number, with them as without."""
+    word = proven(4, erasures=erasures)
+    without = risk([word], Environment("x", rate=1e-11), interval, years)
+    never = risk([word], Environment("x", rate=1e-11, hard_rate=1e-28), interval, years)
+    assert never.unrepaired == pytest.approx(without.unrepaired, rel=1e-6)
+    assert never.yearly == pytest.approx(without.yearly, rel=1e-6)
+    assert never.fit == pytest.approx(without.fit, rel=1e-6)
+    assert never.hard <= 1e-6 * never.unrepaired
