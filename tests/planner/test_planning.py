@@ -129,6 +129,29 @@ def test_reads_ask_for_rarer_checks():
     assert "check less often, as every read may strike" in missed.reason
 
 
+def test_what_is_said_to_help_helps():
+    """More checks of a measured budget lose more, and rarer reads are not rare enough."""
+    model = torch.nn.Linear(500, 200)
+
+    def reason(errors, carrier, where, interval=None):
+        service = pm.Service(where, interval, target=1e-6)
+        it = pm.plan(model, errors, carrier, service=service, measure=False)
+        assert not it.met
+        return it.reason
+
+    for interval in (None, 1.0, 1 / 24):
+        why = reason(210, "real", "leo", interval)
+        assert "damage within the budget is not repaired with a probability of up to 0.001" in why
+        assert "take one that is guaranteed, of up to 1,000 errors" in why
+        assert "often" not in why
+    why = reason(2000, "sidecar", pm.Environment("x", read_rate=4e-10, events=pm.Events((1024,))))
+    assert why.endswith("none for events of 1,024 words is guaranteed")
+    disk = pm.Environment("disk", read_rate=1e-7, events=pm.Events.of({1: 1.0}))
+    why = reason(4, "sidecar", disk)
+    assert why.endswith("at no interval little enough: take a larger budget")
+    assert "check more often" in reason(8, "sidecar", "leo", 30.0)
+
+
 def test_the_largest_guaranteed_budget_is_considered():
     model = {"w": torch.empty((2000, 2000), device="meta")}
     service = pm.Service(pm.Environment("x", rate=6e-6), target=1e-6)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.carriers.exposure import exposed
 from parimend.codes import Chance, Promise
@@ -237,29 +239,46 @@ def _assessed(made: Plan, asked: Service) -> Plan:
             )
             return replace(made, risk=risk(words, there, days, years), reason=why)
     left = risk(words, there, DAY if days is None else days, years)
-    missed = target is not None and left.yearly > target * (1.0 + _ROUNDING)
-    why = made.reason or (_why(made.errors, left, there) if missed else "")
+    why = made.reason
+    if target is not None and not why and left.yearly > target * (1.0 + _ROUNDING):
+        why = _why(words, left, asked, target)
     return replace(made, risk=left, reason=why)
 
 
-def _why(errors: int, left: Risk, there: Environment) -> str:
-    """Why a target is not met, and what would help."""
-    rest = left.unrepaired / 2
-    if left.large > rest and not there.read_rate:
+def _why(words: Sequence[Exposed], left: Risk, asked: Service, target: float) -> str:
+    """Why a target is not met, and what would help: only what was tried is said to."""
+    there, years = asked.environment, asked.years
+
+    def possible(words: Sequence[Exposed], there: Environment) -> float | None:
+        return longest_interval(words, there, target, years)
+
+    rest = f"checked every {left.interval:.3g} days, {left.yearly:.2g} a year is left"
+    if asked.interval is not None and (days := possible(words, there)) is not None:
+        often = "more often" if days < left.interval else "less often, as every read may strike"
+        return f"{rest}: take a larger budget, or check {often}"
+    if unsure := max(float(word.failing.max()) for word in words):
+        sure = [word._replace(failing=np.zeros_like(word.failing)) for word in words]
+        if possible(sure, there) is not None:
+            largest = there.events.largest
+            advice = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
+            if largest > MOST_POWER:
+                advice = f"none for events of {largest:,} words is guaranteed"
+            return (
+                f"{rest}, at no interval little enough, as damage within the budget is not "
+                f"repaired with a probability of up to {unsure:g}: {advice}"
+            )
+    weakest = min(words, key=lambda word: word.errors)
+    if left.large > target and not there.read_rate:
         return (
-            f"single events of more than {errors:,} words leave {left.large:.2g} however often it "
-            "is checked: take a larger budget"
+            f"single events of more than {weakest.errors:,} words leave {left.large:.2g} however "
+            "often it is checked: take a larger budget"
         )
-    if left.hard > rest:
+    if there.hard_rate and possible(words, replace(there, hard_rate=0.0)) is not None:
         return (
             f"cells that fail for good leave {left.hard:.2g}: take a larger budget, or replace the "
             "memory earlier"
         )
-    often = "less often, as every read may strike" if there.read_rate else "more often"
-    return (
-        f"checked every {left.interval:.3g} days, {left.unrepaired:.2g} is left: take a larger "
-        f"budget, or check {often}"
-    )
+    return f"{rest}, at no interval little enough: take a larger budget"
 
 
 def _smallest(
