@@ -129,6 +129,29 @@ def test_reads_ask_for_rarer_checks():
     assert "check less often, as every read may strike" in missed.reason
 
 
+def test_budgets_that_are_no_power_of_two_are_found():
+    rows = pm.Environment("rows", rate=1e-8, events=pm.Events.of({300: 1.0}))
+    service = pm.Service(rows, interval=1.0, target=0.01)
+    it = pm.plan(torch.nn.Linear(128, 10), carrier="real", service=service, measure=False)
+    assert it.met
+    assert it.errors == 300
+
+
+def test_a_plan_that_cannot_be_met_has_a_budget_that_can_be():
+    rows = pm.Environment("rows", rate=1e-8, events=pm.Events.of({300: 1.0}))
+    service = pm.Service(rows, interval=1.0, target=0.01)
+    it = pm.plan(torch.nn.Linear(35, 10), carrier="real", service=service, measure=False)
+    assert not it.met
+    assert it.reason.startswith(f"no budget up to {it.errors} errors meets it")
+
+
+def test_what_is_to_be_guaranteed_is_the_smallest_budget():
+    model, service = torch.nn.Linear(500, 200), pm.Service("leo", target=1e-6)
+    it = pm.plan(model, service=service, guaranteed=300, measure=False)
+    assert (it.met, it.errors, it.guaranteed) == (True, 300, 300)
+    assert pm.plan(model, guaranteed=300, measure=False).errors == 300
+
+
 def test_what_is_said_to_help_helps():
     """More checks of a measured budget lose more, and rarer reads are not rare enough."""
     model = torch.nn.Linear(500, 200)

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
-from parimend.risk.chance import Exposed, longest_interval, lost, risk, smallest_budget
+from parimend.risk.chance import (
+    Exposed,
+    largest_budget,
+    longest_interval,
+    lost,
+    risk,
+    smallest_budget,
+)
 from parimend.risk.environment import DAYS, ENVIRONMENTS
 
 BITS = 1e9
@@ -287,3 +294,20 @@ def test_cells_that_never_fail_change_nothing(interval, years, erasures):
     assert never.yearly == pytest.approx(without.yearly, rel=1e-6)
     assert never.fit == pytest.approx(without.fit, rel=1e-6)
     assert never.hard <= 1e-6 * never.unrepaired
+
+
+def test_the_last_budget_that_there_is_is_looked_at():
+    """It is no power of two, and larger ones that no code has do not end the search."""
+
+    def words(errors):
+        if not 3 <= errors <= 440:
+            raise SpecError("no such code")
+        return [proven(errors)]
+
+    assert (largest_budget(words), largest_budget(words, least=500)) == (440, None)
+    where = Environment("x", rate=1e-9, events=Events.of({300: 1.0}))
+    once = risk([proven(300)], where, 1e-3).yearly  # two events meet
+    assert smallest_budget(words, where, 1e-3, once * 1.01) == 300
+    assert smallest_budget(words, where, 1e-3, once * 1.01, least=310) == 310
+    rows = Environment("x", rate=1e-9, events=Events.of({441: 1.0}))
+    assert smallest_budget(words, rows, 1e-3, once * 1.01) is None

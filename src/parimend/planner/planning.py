@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -21,9 +22,9 @@ from parimend.planner.timing import Seconds, seconds
 from parimend.record import Record
 from parimend.risk import Environment, Service
 from parimend.risk.chance import (
-    MOST,
     Exposed,
     Risk,
+    largest_budget,
     longest_interval,
     risk,
     smallest_budget,
@@ -153,7 +154,8 @@ def plan(
 
     Args:
         source: a module, a state dict, a checkpoint, or the path of a file, a folder or an index.
-        errors: the budget of every word; by default 210, or the smallest that meets the target.
+        errors: the budget of every word; by default 210 (or what is to be guaranteed, if that is
+            more), or the smallest that meets the target.
         carrier, buffers: as `parimend.protect_` takes them.
         **options: the same; see `parimend.Options`.
         service: where it runs, how often it is checked, and a target; see `parimend.Service`. The
@@ -179,12 +181,16 @@ def plan(
         (173, 0.034, 128)
     """
     asked = None if service is None else Service.of(service)
-    request = Request.of(ERRORS if errors is None else errors, carrier, **options)
+    least = options.get("guaranteed") or 1
+    usual = max(ERRORS, least) if isinstance(least, int) else ERRORS
+    request = Request.of(usual if errors is None else errors, carrier, **options)
     request = replace(request, buffers=buffers)
     with sources(source, request) as found:
         unmet = ""
         if errors is None and asked is not None and asked.target is not None:
-            best, unmet = _smallest(lambda t: _words(found, t), asked, asked.target)
+            best, unmet = _smallest(
+                lambda t: _words(found, t), asked, asked.target, request.guaranteed or 1
+            )
             request = replace(request, errors=best)
         files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
         taken = seconds(found, request.errors) if measure else None
@@ -282,23 +288,26 @@ def _why(words: Sequence[Exposed], left: Risk, asked: Service, target: float) ->
 
 
 def _smallest(
-    words: Callable[[int], list[Exposed]], asked: Service, target: float
+    words: Callable[[int], list[Exposed]], asked: Service, target: float, least: int
 ) -> tuple[int, str]:
-    """The smallest budget that meets a target, or the usual one and why there is none."""
+    """The smallest budget that meets a target, or the usual one and why there is none.
+
+    Args:
+        words: see `smallest_budget`.
+        asked: of them.
+        target: of it.
+        least: that is guaranteed, so that no budget is smaller.
+    """
     there, years = asked.environment, asked.years
     days = DAY if asked.interval is None else asked.interval
-    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER)
+    words = cache(words)
+    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER, least=least)
     if best is not None:
         return best, ""
-    errors = MOST
-    while errors:
-        try:
-            most = words(errors)
-            break
-        except SpecError:  # there is no such code
-            errors //= 2
-    else:
-        return ERRORS, "there is no code for it"
+    errors = largest_budget(words, least)
+    if errors is None:
+        return max(ERRORS, least), "there is no code for it"
+    most = words(errors)
     left = risk(most, there, days, years)
     if left.large > target and not there.read_rate:
         why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
@@ -309,6 +318,6 @@ def _smallest(
     else:
         why = f"{left.unrepaired:.2g} is left: check more often"
     return (
-        ERRORS,
+        max(min(ERRORS, errors), least),
         f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}",
     )

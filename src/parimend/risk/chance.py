@@ -318,6 +318,7 @@ def smallest_budget(
     target: float,
     years: float = 1.0,
     proven: int = 0,
+    least: int = 1,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
 
@@ -326,6 +327,7 @@ def smallest_budget(
         where, interval, years: see `risk`.
         target: see `longest_interval`.
         proven: the largest budget that is guaranteed; the next one may leave more than it does.
+        least: smaller ones are not considered.
     """
 
     def met(errors: int) -> bool:
@@ -335,14 +337,45 @@ def smallest_budget(
             return False
 
     doubled = {1 << k for k in range(MOST.bit_length())}
-    low = 0
-    for high in sorted({*doubled, proven, MOST} - {0}):
-        if met(high):
-            break
-        low = high
-    else:
+    tried = [t for t in sorted({*doubled, proven, least, MOST}) if t >= least]
+    high = next((t for t in tried if met(t)), None) or largest_budget(words, least)
+    if high is None or not met(high):
         return None
+    low = max((t for t in tried if t < high), default=least - 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)
     return high
+
+
+def largest_budget(words: Callable[[int], Sequence[Exposed]], least: int = 1) -> int | None:
+    """The largest number of errors up to `MOST` that there is a code for; None if there is none.
+
+    Args:
+        words, least: see `smallest_budget`.
+
+    Example:
+        >>> def words(errors):
+        ...     if errors > 300:
+        ...         raise SpecError("too few weights")
+        ...     return [Exposed(bits=1e9, failing=np.zeros(errors + 1))]
+        >>> largest_budget(words)
+        300
+    """
+
+    def possible(errors: int) -> bool:
+        try:
+            words(errors)
+        except SpecError:
+            return False
+        return True
+
+    low, high = max(MOST, least), max(MOST, least) + 1
+    while not possible(low):
+        if low == least:
+            return None
+        low, high = max(low // 2, least), low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if possible(middle) else (low, middle)
+    return low
