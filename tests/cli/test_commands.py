@@ -295,6 +295,17 @@ def test_a_seal_is_not_taken_for_a_file(model, run):
     assert run("check", model)[0] == 0
 
 
+def test_the_interval_that_is_printed_meets_the_target(model, run):
+    for target in (1e-6, 3e-6, 1e-5, 4e-5):
+        plan = ["plan", model, "--environment", "leo", "--target", target]
+        out = run(*plan)[1]
+        errors = re.search(r"(\d+) errors in each word", out).group(1)
+        number, unit = re.search(r"checked     every (\S+) (\w+)", out).groups()
+        interval = number + {"days": "d", "hours": "h"}[unit]
+        code, out, _ = run(*plan, "--errors", errors, "--interval", interval)
+        assert code == 0, out
+
+
 def test_a_plan_is_simulated(model, run):
     plan = ["plan", model, "-e", "4", "--rate", "1e-9", "--interval", "12h", "--verify", "50"]
     out = run(*plan)[1]

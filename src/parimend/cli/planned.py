@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 from parimend.cli.output import print_table, say, size
@@ -9,6 +10,8 @@ from parimend.cli.output import print_table, say, size
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
     from parimend.risk.chance import Risk
+
+_EXACT = 1e-9  # what rounding adds to 3 hours
 
 
 def print_plan(made: Plan) -> None:
@@ -97,12 +100,17 @@ def _left(risk: Risk) -> str:
 
 
 def _time(days: float) -> str:
-    """A time for people.
+    """A time for people, rounded down: checked so often, a target is still met.
 
-    >>> _time(0.5), _time(3.0), _time(1e-4)
-    ('12 hours', '3 days', '8.64 s')
+    >>> _time(0.5), _time(3.0), _time(1e-4), _time(1.1899)
+    ('12 hours', '3 days', '8.64 s', '1.18 days')
     """
     for unit, length in (("days", 1.0), ("hours", 1 / 24), ("min", 1 / 1440)):
         if days >= length:
-            return f"{days / length:.3g} {unit}"
-    return f"{days * 86_400:.3g} s"
+            return f"{_down(days / length):.3g} {unit}"
+    return f"{_down(days * 86_400):.3g} s"
+
+
+def _down(value: float) -> float:
+    """Three digits of a number, not more than it but for rounding."""
+    return float(Context(prec=3, rounding=ROUND_FLOOR).create_decimal(value * (1.0 + _EXACT)))
