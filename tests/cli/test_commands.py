@@ -306,6 +306,18 @@ def test_the_interval_that_is_printed_meets_the_target(model, run):
         assert code == 0, out
 
 
+def test_a_plan_says_how_its_figures_are_meant(model, run):
+    plan = ["plan", model, "--rate", "1e-12"]
+    out = run(*plan, "-e", "64")[1]
+    assert re.search(r"unrepaired  less than 1e-\d\d in a year, proven; less than 1e-\d\d FIT", out)
+    assert re.search(r"unrepaired  [\d.e-]+ in a year", run(*plan, "-e", "1")[1])
+    assert re.search(r"events .* a year; [\d.e-]+ checks a year find damage and repair it", out)
+    rows = run(*plan, "-e", "1", "--per", "row", "--verify", "5")[1]
+    assert re.search(r"lost something in the first 8 of \d+ words, at", rows)
+    whole = run(*plan, "-e", "1", "--verify", "5")[1]
+    assert "lost something, at" in whole
+
+
 def test_a_plan_is_simulated(model, run):
     plan = ["plan", model, "-e", "4", "--rate", "1e-9", "--interval", "12h", "--verify", "50"]
     out = run(*plan)[1]

@@ -1,5 +1,6 @@
 """Plans: what they say is what is done, and what an environment leaves of it."""
 
+import dataclasses
 import json
 import math
 
@@ -211,6 +212,14 @@ def test_plans_are_carried_along_as_json(file):
 def test_what_cannot_be_is_refused(service, says):
     with pytest.raises(SpecError, match=says):
         pm.plan(torch.nn.Linear(64, 10), service=pm.Service(**service))
+
+
+def test_known_events_strike_what_there_is():
+    """With figures of one's own beside them, too."""
+    model = torch.nn.Linear(64, 10)
+    known = pm.plan(model, 5, service="sea-level-dram", measure=False).risk
+    same = dataclasses.replace(pm.risk.environment("sea-level-dram"), name="mine")
+    assert pm.plan(model, 5, service=same, measure=False).risk == known
 
 
 def test_nothing_to_protect_is_refused():

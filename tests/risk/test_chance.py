@@ -260,6 +260,14 @@ def test_nothing_is_not_less_than_nothing():
     assert [math.copysign(1.0, x) for x in (none.unrepaired, none.fit, none.wrong)] == [1.0] * 3
 
 
+@pytest.mark.parametrize("errors", [16, 64, 210, 1000])
+def test_what_is_next_to_impossible_is_an_upper_bound(errors):
+    it = risk([proven(errors, times=3)], Environment("x", rate=1e-12), 1.0)
+    assert 0 <= it.unrepaired <= it.resolved == pytest.approx(3e-40 * DAYS)
+    likely = risk([proven(4)], Environment("x", rate=1e-12), 1.0)
+    assert likely.unrepaired > 1e10 * likely.resolved
+
+
 def test_no_more_words_are_wrong_than_there_are():
     """A budget for all of a small word is enough for any event, any rate and all cells."""
     where = Environment("x", rate=1e-9, hard_rate=1e-9, events=Events.of({1: 0.5, 4096: 0.5}))

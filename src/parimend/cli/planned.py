@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,9 @@ def _print_risk(made: Plan) -> None:
     never = "" if where.read_rate else ", which no interval removes"
     rows = {
         "checked": f"every {_time(risk.interval)}",
-        "events": f"{risk.events:.3g} a year, of which {risk.repairs:.3g} repairs",
-        "unrepaired": f"{_left(risk)}, {basis}; {risk.fit:.3g} FIT",
+        "events": f"{risk.events:.3g} a year; {risk.repairs:.3g} checks a year find damage and "
+        "repair it",
+        "unrepaired": f"{_left(risk)}, {basis}; {_shown(risk.fit, risk)} FIT",
         "of it": f"{risk.large:.3g} by single events beyond the budget{never}; "
         f"{risk.hard:.3g} by cells that fail for good",
         "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",
@@ -80,13 +82,14 @@ def _print_risk(made: Plan) -> None:
         say(f"not met     {made.reason}")
 
 
-def print_simulation(it: Simulation) -> None:
-    """What was simulated, beside what the formula says."""
+def print_simulation(it: Simulation, words: int) -> None:
+    """What was simulated, beside what the formula says, of a plan of so many words."""
+    which = f" in the first {it.words} of {words:,} words" if it.words < words else ""
     verdict = "inside" if it.inside else "outside"
     if it.bounded and it.formula > it.high:
         verdict = "above, as an upper bound may be"
     say(
-        f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something, at "
+        f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something{which}, at "
         f"{it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); the formula says "
         f"{it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
     )
@@ -94,9 +97,17 @@ def print_simulation(it: Simulation) -> None:
 
 def _left(risk: Risk) -> str:
     if risk.years == 1.0:
-        return f"{risk.unrepaired:.3g} in a year"
+        return f"{_shown(risk.unrepaired, risk)} in a year"
     which = "the worst of them" if risk.years > 1.0 else "a year"
-    return f"{risk.unrepaired:.3g} in {risk.years:g} years, {risk.yearly:.3g} in {which}"
+    left, yearly = _shown(risk.unrepaired, risk), _shown(risk.yearly, risk)
+    return f"{left} in {risk.years:g} years, {yearly} in {which}"
+
+
+def _shown(chance: float, risk: Risk) -> str:
+    """What is left, or a power of ten above where that is next to impossible and not resolved."""
+    if 0.0 < chance and risk.unrepaired <= risk.resolved:
+        return f"less than {10.0 ** math.ceil(math.log10(chance)):.0e}"
+    return f"{chance:.3g}"
 
 
 def _time(days: float) -> str:

@@ -218,9 +218,9 @@ def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
-    """Refuse given events of more words than there are; known environments strike what there is."""
-    room = sum(word.nbytes for word in words) // WORD
-    if there.events.largest > max(room, 1) and there not in ENVIRONMENTS.values():
+    """Refuse given events of more words than there are; known ones strike what there is."""
+    room, known = sum(word.nbytes for word in words) // WORD, ENVIRONMENTS.values()
+    if there.events.largest > max(room, 1) and there.events not in [it.events for it in known]:
         raise SpecError(
             f"an event of {there.events.largest:,} words is larger than all that is protected, "
             f"{room:,} words: give smaller events"

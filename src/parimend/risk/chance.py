@@ -27,7 +27,7 @@ MOST = 1 << 16
 """Budgets that are considered to meet a target."""
 
 _HOURS = 24 * DAYS
-_NEVER = 1e-40
+_NEVER = 1e-40  # at a check; less is not worth computing
 _OCTAVE = math.log(2.0)
 _STEPS = 40  # of a bisection
 _MOST_HARD = 512
@@ -80,7 +80,8 @@ class Risk(Record):
         interval: days between two checks.
         years: for which the probabilities hold.
         events: expected in a year, in all words.
-        repairs: expected in a year: words that are found damaged and put right.
+        repairs: expected in a year: checks of a word that find damage and put it right, whatever
+            its number of events.
         unrepaired: probability that some damage is not repaired.
         wrong: probability that some damage is not even noticed.
         large: part of ``unrepaired`` that is due to single events of more words than a budget; no
@@ -90,6 +91,7 @@ class Risk(Record):
             repaired until then. A year has 365.25 / ``interval`` checks, but one at least.
         fit: unrepaired events in 10^9 hours of that year, one in a word and check at most.
         coverage: share of the events that are noticed (ISO 26262 calls it diagnostic coverage).
+        resolved: what is below that is not computed: ``unrepaired`` is then less than it says.
     """
 
     interval: float
@@ -103,6 +105,7 @@ class Risk(Record):
     yearly: float
     fit: float
     coverage: float
+    resolved: float
 
 
 def lost(word: Exposed, where: Environment, days: float) -> float:
@@ -166,6 +169,7 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         yearly=abs(math.expm1(worst / last)),
         fit=losses / (last * _HOURS) * 1e9,
         coverage=1.0 - missed / events if events else 1.0,
+        resolved=abs(math.expm1(-_NEVER * checks * sum(word.times for word in words))),
     )
 
 

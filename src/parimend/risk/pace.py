@@ -157,7 +157,8 @@ class Pace(Record):
     def left(self) -> float:
         """Probability of a loss in a year, if every interval were as the next one."""
         at = int(np.searchsorted(self.horizon.intervals, self.interval))
-        return float(min(1.0, self._losses()[at] * DAYS / self.interval))
+        within = float(self._losses()[at])
+        return -math.expm1(DAYS / self.interval * math.log1p(-within)) if within < 1.0 else 1.0
 
     @property
     def rate(self) -> float:
