@@ -153,6 +153,17 @@ def test_what_is_to_be_guaranteed_is_the_smallest_budget():
     assert pm.plan(model, guaranteed=300, measure=False).errors == 300
 
 
+def test_where_no_budget_will_do_it_is_said_what_does():
+    burning = pm.Environment("burning", rate=1e-2)
+    model = torch.nn.Linear(500, 200)
+    service = pm.Service(burning, target=1e-6)
+    it = pm.plan(model, service=service, measure=False)
+    assert it.reason.endswith("a year is left: check more often")
+    often = pm.plan(model, 1000, service=service, measure=False)
+    assert often.met
+    assert often.risk.interval < 1.0
+
+
 def test_what_is_said_to_help_helps():
     """More checks of a measured budget lose more, and rarer reads are not rare enough."""
     model = torch.nn.Linear(500, 200)

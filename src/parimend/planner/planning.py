@@ -251,40 +251,54 @@ def _assessed(made: Plan, asked: Service) -> Plan:
     return replace(made, risk=left, reason=why)
 
 
-def _why(words: Sequence[Exposed], left: Risk, asked: Service, target: float) -> str:
-    """Why a target is not met, and what would help: only what was tried is said to."""
+def _why(
+    words: Sequence[Exposed], left: Risk, asked: Service, target: float, larger: bool = True
+) -> str:
+    """Why a target is not met, and what would help: only what was tried is said to.
+
+    Args:
+        words: that miss it.
+        left: of them.
+        asked: of them.
+        target: of it.
+        larger: whether there are larger budgets.
+    """
     there, years = asked.environment, asked.years
 
     def possible(words: Sequence[Exposed], there: Environment) -> float | None:
         return longest_interval(words, there, target, years)
 
+    def advice(*more: str) -> str:
+        helps = [*(["take a larger budget"] if larger else []), *more]
+        return f": {', or '.join(helps)}" if helps else ""
+
     rest = f"checked every {left.interval:.3g} days, {left.yearly:.2g} a year is left"
     if asked.interval is not None and (days := possible(words, there)) is not None:
         often = "more often" if days < left.interval else "less often, as every read may strike"
-        return f"{rest}: take a larger budget, or check {often}"
+        return rest + advice(f"check {often}")
+    rest += ", at no interval little enough"
     if unsure := max(float(word.failing.max()) for word in words):
         sure = [word._replace(failing=np.zeros_like(word.failing)) for word in words]
         if possible(sure, there) is not None:
             largest = there.events.largest
-            advice = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
+            help_ = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
             if largest > MOST_POWER:
-                advice = f"none for events of {largest:,} words is guaranteed"
+                help_ = f"none for events of {largest:,} words is guaranteed"
             return (
-                f"{rest}, at no interval little enough, as damage within the budget is not "
-                f"repaired with a probability of up to {unsure:g}: {advice}"
+                f"{rest}, as damage within the budget is not repaired with a probability of up to "
+                f"{unsure:g}: {help_}"
             )
     weakest = min(words, key=lambda word: word.errors)
-    if left.large > target and not there.read_rate:
+    if not there.read_rate and 1.0 - (1.0 - left.large) ** (1.0 / max(years, 1.0)) > target:
         return (
             f"single events of more than {weakest.errors:,} words leave {left.large:.2g} however "
-            "often it is checked: take a larger budget"
+            f"often it is checked{advice()}"
         )
     if there.hard_rate and possible(words, replace(there, hard_rate=0.0)) is not None:
-        return (
-            f"cells that fail for good leave {left.hard:.2g}: take a larger budget, or replace the "
-            "memory earlier"
+        return f"cells that fail for good leave {left.hard:.2g}" + advice(
+            "replace the memory earlier"
         )
-    return f"{rest}, at no interval little enough: take a larger budget"
+    return rest + advice()
 
 
 def _smallest(
@@ -307,17 +321,9 @@ def _smallest(
     errors = largest_budget(words, least)
     if errors is None:
         return max(ERRORS, least), "there is no code for it"
-    most = words(errors)
-    left = risk(most, there, days, years)
-    if left.large > target and not there.read_rate:
-        why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
-    elif any(word.failing[-1] for word in most):
-        why = "so many are repaired with a measured probability only, which is not enough"
-    elif left.hard > target:
-        why = f"cells that fail for good leave {left.hard:.2g}: replace the memory earlier"
-    else:
-        why = f"{left.unrepaired:.2g} is left: check more often"
-    return (
-        max(min(ERRORS, errors), least),
-        f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}",
-    )
+    # The largest that is guaranteed may do what the largest that is measured cannot.
+    tried = [words(t) for t in sorted({errors, max(least, min(errors, MOST_POWER))}, reverse=True)]
+    able = (most for most in tried if longest_interval(most, there, target, years) is not None)
+    most = next(able, tried[0])
+    why = _why(most, risk(most, there, days, years), replace(asked, interval=days), target, False)
+    return max(min(ERRORS, errors), least), f"no budget up to {errors:,} errors meets it: {why}"
