@@ -1,5 +1,6 @@
 """Data flows one way, and what has to start at once loads nothing heavy."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,19 @@ def _source(module):
     path = SRC.joinpath(*module.split(".")[1:])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return file.read_text()
+
+
+FACTORIES = {
+    "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand", "randint",
+    "randn", "randperm", "scalar_tensor", "tensor", "zeros",
+}  # fmt: skip
+
+
+def test_tensors_are_made_on_a_device_that_is_named():
+    # Else they are where `torch.set_default_device` says, and not where those are they meet.
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                makes = ast.unparse(node.func.value) == "torch" and node.func.attr in FACTORIES
+                where = {keyword.arg for keyword in node.keywords}
+                assert not makes or "device" in where, f"{path}:{node.lineno}"

@@ -5,11 +5,15 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import prune
 
 import parimend as pm
 from parimend.errors import MismatchError, WordError
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber
+from parimend.stores.extent import extent_of
+from parimend.stores.naming import named_tensors
 from tests.stores.test_naming import Flattened, Opaque
 
 
@@ -86,14 +90,14 @@ class Packed(torch.nn.Module):
 
 def test_a_seal_that_leaves_most_of_a_model_out_as_it_is_hidden_says_so():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), Packed(100), Packed(100))
-    message = r"^60 of 860 bytes .* are in objects that hide them \(1.packed.0, 2.packed.0\)$"
+    message = r"^60 of 860 bytes .* are in attributes .* \(1.packed.0, 2.packed.0\)$"
     for buffers in (False, True):
         with pytest.warns(UserWarning, match=message):
             pm.protect_(model, errors=2, buffers=buffers)
     pm.protect_(model, errors=2, only=["0.*"])
     pm.protect_(torch.nn.Sequential(model[0], Packed(10)), errors=2)
     model.register_buffer("table", torch.zeros(10))
-    message = r"buffers, which buffers=True takes in \(table\), or in objects that hide them \(1"
+    message = r"buffers, which buffers=True takes in \(table\), or in attributes .* \(1"
     with pytest.warns(UserWarning, match=message):
         pm.plan(model, errors=2)
 
@@ -206,3 +210,64 @@ def test_rows_that_a_model_shortens_itself_are_told():
         seal = pm.protect_(torch.nn.Sequential(layer), 3)
     layer(torch.arange(40))
     assert pm.check(torch.nn.Sequential(layer), seal).ok
+
+
+class Holding(nn.Module):
+    """A layer of 12 elements, and whatever else."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (torch.randn(1000), "w"),
+        ([torch.randn(10), torch.randn(10)], "w.0, w.1"),
+        ({"a": (torch.randn(20), None)}, "w.a.0"),
+        ([nn.Parameter(torch.randn(20))], "w.0"),
+    ],
+)
+def test_weights_that_are_plain_attributes_are_told(value, names):
+    message = rf"neither parameters nor buffers \({names}\)$"
+    for model in (Holding(w=value), Holding(w=value, again=value)):
+        with pytest.warns(UserWarning, match=message):
+            pm.protect_(model, 3)
+    with pytest.warns(UserWarning, match=message.replace("(w", "(0.w").replace(", w", ", 0.w")):
+        pm.protect_(nn.Sequential(Holding(w=value)), 3)
+    pm.protect_(Holding(w=value), 3, only=["layer.*"])  # asked for
+
+
+def test_attributes_that_hold_no_weights_of_their_own_are_not_told():
+    weight = nn.Parameter(torch.randn(99))
+    loop = [torch.empty(0), torch.eye(99).to_sparse(), torch.empty(99, device="meta")]
+    loop.append(loop)
+    model = Holding(names=["a"], cache={}, views=[weight, weight.data[50:]], loop=loop)
+    model.register_parameter("weight", weight)
+    model.small = torch.ones(3)
+    pm.protect_(model, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_weights_that_are_computed_from_parameters_are_not_told(change):
+    layer = nn.Linear(30, 30)
+    change(layer)
+    with torch.no_grad():
+        layer.eval()(torch.ones(1, 30))
+    assert extent_of(layer, named_tensors(layer)).packed == {}
+    lstm = nn.utils.weight_norm(nn.LSTM(4, 5), "weight_hh_l0")
+    with torch.no_grad():
+        lstm(torch.ones(2, 3, 4))
+    assert extent_of(lstm, named_tensors(lstm)).packed == {}

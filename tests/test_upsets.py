@@ -1,9 +1,11 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from parimend.faults import FaultError
-from parimend.upsets import Upset, upset_
+from parimend.upsets import Kind, Upset, upset_
 
 
 @pytest.fixture
@@ -74,6 +76,81 @@ def test_areas(model, x):
     assert (int(rows.sum()), int(columns.sum())) == (4, 4)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(16, 9), (16,)),
+        (nn.Conv1d(3, 4, 3), (3, 8)),
+        (nn.Conv2d(3, 4, 3), (3, 6, 6)),
+        (nn.ConvTranspose2d(3, 4, 3), (3, 6, 6)),
+        (nn.Conv3d(3, 4, 3), (3, 5, 5, 5)),
+    ],
+)
+def test_one_sample_without_a_batch_is_one_sample(layer, shape):
+    x = torch.randn(shape)
+    with torch.no_grad():
+        right = layer(x)
+        for kind in ("bitflip", "relative", "offset", "tile"):
+            with upset_(layer, Upset(kind)) as upsets:
+                assert int((layer(x) != right).sum()) == 1
+            assert upsets.struck == [("", 0)]
+        with upset_(layer, Upset("row"), seed=3):
+            wrong = layer(x)[None]
+        with upset_(layer, Upset("row"), seed=3):
+            assert torch.equal(layer(x[None]), wrong)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_nothing_is_struck_where_there_is_no_output(kind):
+    layer = nn.Linear(16, 9)
+    with upset_(layer, Upset(kind)) as upsets:
+        assert layer(torch.ones(0, 16)).shape == (0, 9)
+        assert upsets.struck == []
+        layer(torch.ones(2, 16))
+        assert upsets.struck == [("", 1)]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.MultiheadAttention])
+def test_of_several_results_the_first_is_struck(kind, batch_first):
+    module = kind(8, 4, batch_first=batch_first).eval()
+    x = torch.randn(3, 5, 8)
+    args = (x, x, x) if kind is nn.MultiheadAttention else (x,)
+    with torch.no_grad():
+        right = module(*args)
+        with upset_(module, Upset("relative"), only=[""]) as upsets:
+            wrong = module(*args)
+    assert upsets.struck == [("", 0)]
+    counts = (wrong[0] != right[0]).sum((1, 2) if batch_first else (0, 2))
+    assert counts.tolist() == [1] * len(counts)  # in every sample
+    torch.testing.assert_close(wrong[1:], right[1:])
+
+
+def test_a_projection_that_its_attention_never_calls_is_left_out():
+    layer, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.randn(3, 5, 8)
+    with torch.no_grad(), upset_(layer, Upset("row")) as upsets:
+        layer(x)
+    assert {name for name, _ in upsets.struck} == {"linear1", "linear2"}
+    with pytest.raises(FaultError, match=r"out_proj is never called.*only='self_attn'"):
+        upset_(layer, Upset("row"), only="*.out_proj")
+    with pytest.raises(FaultError, match="out_proj is never called"):
+        upset_(nn.MultiheadAttention(8, 2), Upset("row"))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_that_packs_padded_samples():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 8)
+    padding = torch.arange(5) >= torch.tensor([5, 3])[:, None]
+    with torch.no_grad():
+        right = encoder(x, src_key_padding_mask=padding)
+        with upset_(encoder, Upset("stuck", size=9.0), only="layers.1.linear2") as upsets:
+            wrong = encoder(x, src_key_padding_mask=padding)
+        assert torch.equal(encoder(x, src_key_padding_mask=padding), right)
+    assert upsets.struck == [("layers.1.linear2", 0)]
+    assert ((wrong != right).any(2) == ~padding).all()
+
+
 def test_one_call_in_so_many_and_an_end(model, x):
     right = model(x)
     with upset_(model, Upset("row"), every=3) as upsets, torch.no_grad():
@@ -133,3 +210,30 @@ def test_more_than_there_is(x):
     layer = nn.Linear(2, 3)
     with upset_(layer, Upset("bitflip", count=4)), pytest.raises(FaultError, match="3 outputs"):
         layer(torch.ones(1, 2))
+
+
+class Gives(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self):
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (None, "gives a NoneType without a tensor"),
+        (torch.arange(3), "outputs are torch.int64"),
+        (torch.eye(3).to_sparse(), "outputs are torch.float32, torch.sparse_coo"),
+        (torch.ones(3, dtype=torch.complex128), "bits of torch.complex128"),
+    ],
+)
+def test_outputs_that_cannot_be_struck_are_named(what, message):
+    model = nn.Sequential(nn.Identity(), Gives(what))
+    with (
+        upset_(model, Upset("bitflip"), only="1"),
+        pytest.raises(FaultError, match=f"^1:? {message}"),
+    ):
+        model[1]()

@@ -23,6 +23,24 @@ def path_of(value: object, name: str = "path") -> Path:
     raise SpecError(f"{name} must be the path of a file, not {_shown(value)}")
 
 
+def goal_of(value: object, name: str = "path") -> Path:
+    """A path that was given as an argument, and is written to. What ends in a separator is a
+    folder, which a `Path` would forget.
+
+    Raises:
+        SpecError: also if it is to be a folder and is none.
+
+    >>> goal_of("no-such-folder/")
+    Traceback (most recent call last):
+    parimend.errors.SpecError: no-such-folder/ is no folder: make it first, or name a file
+    """
+    path = path_of(value, name)
+    text = os.fspath(value)  # type: ignore[call-overload]
+    if os.path.basename(text) in ("", os.curdir) and not path.is_dir():
+        raise SpecError(f"{text} is no folder: make it first, or name a file")
+    return path
+
+
 def whole_number(value: object, name: str = "errors", least: int | None = None) -> int:
     """A whole number that was given as an argument, numpy's included; True and False are none.
 

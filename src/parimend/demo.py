@@ -97,7 +97,7 @@ def train(
     done, total = 0, epochs * -(-len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total)
     for _ in range(epochs):
-        order = torch.randperm(len(x), generator=shuffle)
+        order = torch.randperm(len(x), generator=shuffle, device="cpu")
         for index in torch.split(order, batch):
             loss = torch.nn.functional.cross_entropy(model(x[index]), y[index])
             optimizer.zero_grad()

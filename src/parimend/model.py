@@ -101,7 +101,7 @@ def tensors_to_protect(
     model: Model, only: Sequence[str] | None, buffers: bool
 ) -> ModelTensors | ShardedTensors:
     """The tensors to protect; warns where most of a model is in buffers that nobody asked for, or
-    in objects that hide their tensors, and of weights that the model itself will change.
+    in other attributes of its modules, and of weights that the model itself will change.
 
     Raises:
         WordError: if there is nothing to protect, or a tensor cannot be; names it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.dtypes import named
 from parimend.faults import FaultError
+from parimend.layers.nesting import unpack_
 from parimend.layers.registry import declared_product
 from parimend.names import select, takes_in, texts
 from parimend.removable import Hook, Removable, wrap_forward_
@@ -66,18 +67,37 @@ class Upset:
         """Outputs as they would have been.
 
         Args:
-            y: outputs, samples first; unchanged.
+            y: outputs, samples first; those of one sample where ``axis`` is the first one.
+                Unchanged.
             axis: along which the outputs of one product lie.
             rng: decides what is struck.
 
         Returns:
             A new tensor.
+
+        Raises:
+            FaultError: if it is not a dense tensor of floating-point numbers, or has fewer outputs
+                or bits than are to be struck.
         """
+        if (
+            y.is_nested
+            or y.layout is not torch.strided
+            or not (y.is_floating_point() or y.is_complex())
+        ):
+            kind = "nested" if y.is_nested else f"{y.dtype}, {y.layout}"
+            raise FaultError(f"outputs are {kind}: only dense floating-point numbers can be struck")
+        if not y.numel():
+            return y.detach().clone()
+        if y.dim() == 0:
+            return self.strike(y.reshape(1), -1, rng).reshape(())
+        if axis % y.dim() == 0:
+            return self.strike(y.unsqueeze(0), axis % y.dim() + 1, rng).squeeze(0)
         # (samples, positions, C): one row is one product.
         rows = y.detach().movedim(axis, -1)
         shape = rows.shape
         rows = rows.reshape(shape[0], -1, shape[-1]).clone(memory_format=torch.contiguous_format)
-        rms = float(rows.to(torch.float64).square().mean().sqrt())
+        wide = torch.complex128 if rows.is_complex() else torch.float64
+        rms = float(rows.to(wide).abs().square().mean().sqrt())
         getattr(self, f"_{self.kind}")(rows, rms, rng)
         return rows.reshape(shape).movedim(-1, axis)
 
@@ -92,6 +112,8 @@ class Upset:
 
     def _bitflip(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
         width = 8 * rows.element_size()
+        if width > 64:
+            raise FaultError(f"bits of {rows.dtype} cannot be flipped: take another kind of upset")
         if self.bits > width:
             raise FaultError(f"{rows.dtype} has {width} bits, not {self.bits}: lower bits=")
         sample, place = self._places(rows, rng)
@@ -125,6 +147,21 @@ class Upset:
         rows[..., rng.integers(rows.shape[-1])] = self.size * rms
 
 
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in what a module takes or gives; None if there is none.
+
+    >>> first_tensor(({}, [None, torch.ones(2)])).tolist()
+    [1.0, 1.0]
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return None
+    return next((found for each in value if (found := first_tensor(each)) is not None), None)
+
+
 def axis_of(module: nn.Module) -> int:
     """Along which the outputs lie that a module computes from the same inputs.
 
@@ -145,7 +182,8 @@ class Upsets(Removable):
     """Faults that strike a running model; as a context manager it ends them.
 
     Attributes:
-        struck: (layer or operation, call) of every output that was made wrong.
+        struck: (layer or operation, call) of every output that was made wrong. Empty if none of
+            them was called, or had an output.
     """
 
     def __init__(self, upset: Upset, seed: int, every: int) -> None:
@@ -161,12 +199,15 @@ class Upsets(Removable):
 
         def strike(y: Tensor, axis: int) -> None:
             call = next(calls)
-            if (call + 1) % self._every:
+            if (call + 1) % self._every or not y.numel():
                 return
             # Seeded by what it strikes, so that threads and other layers change nothing.
             rng = np.random.default_rng([self._seed, zlib.crc32(name.encode()), call])
             with torch.no_grad():
-                y.copy_(self._upset.strike(y, axis, rng))
+                try:
+                    y.copy_(self._upset.strike(y, axis, rng))
+                except FaultError as error:
+                    raise FaultError(f"{name or 'the model'}: {error}") from None
             self.struck.append((name, call))
 
         return strike
@@ -174,8 +215,19 @@ class Upsets(Removable):
     def _strike_module_(self, name: str, module: nn.Module) -> None:
         axis = axis_of(module)
         strike = self._striker(name)
+
         # Before all other hooks, so that guards see what the layer is made to compute.
-        hook = Hook(lambda module, args, y: strike(y, axis))
+        def struck(module: nn.Module, args: Any, output: Any) -> None:
+            if (y := first_tensor(output)) is None:
+                raise FaultError(
+                    f"{name or 'the model'} gives a {type(output).__name__} without a tensor: "
+                    "leave it out of only="
+                )
+            of_sequences = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+            late = of_sequences and not module.batch_first and y.dim() == 3
+            strike(y.transpose(0, 1) if late else y, axis)
+
+        hook = Hook(struck)
         self._removers.append(module.register_forward_hook(hook, prepend=True).remove)
 
     def _strike_operations_(self, model: nn.Module, names: Sequence[str]) -> None:
@@ -231,11 +283,14 @@ def upset_(
     """Makes layers or operations of a model compute wrongly from now on.
 
     Args:
-        model: to strike. Only modules that give one tensor and are called can be struck.
+        model: to strike. Only modules that are called can be struck; of several tensors that one
+            gives, the first. `Upsets.struck` tells what was.
         upset: what happens to an output.
         seed: the same seed strikes the same outputs in the same calls.
         only: shell patterns; strikes the modules whose names match one of them. By default all
-            linear layers and convolutions, or none if operations are named.
+            linear layers and convolutions, or none if operations are named. `nn.MultiheadAttention`
+            calls no layer: name it itself, and the output of its ``out_proj`` is struck, behind
+            what guards see of it.
         operations: names of PyTorch's own (`torch.ops.aten`), such as ``add``, ``relu`` or
             ``bmm``: whatever calls them while the model runs in eager mode is struck.
         every: strikes one call of a layer, or of an operation, in so many, the last one of them.
@@ -244,8 +299,8 @@ def upset_(
         The handle that ends it.
 
     Raises:
-        FaultError: if a pattern matches nothing, an operation does not exist, or nothing is left
-            to be struck.
+        FaultError: if a pattern matches nothing, or only what is never called, an operation does
+            not exist, or nothing is left to be struck.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -268,12 +323,30 @@ def upset_(
         there = list(modules)
     elif operations is None:
         there = [name for name, each in modules.items() if declared_product(each) is not None]
-    chosen = select(there, only, what="module", error=FaultError)
+    named = select(there, only, what="module", error=FaultError)
+    inside = _never_called(modules)
+    chosen = [name for name in named if name not in inside]
+    if named and not chosen:
+        raise FaultError(
+            f"{named[0]} is never called: its attention uses the weight alone; name that with "
+            f"only={inside[named[0]]!r}"
+        )
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
     upsets = Upsets(upset, seed, every)
+    if chosen:
+        upsets._removers.append(unpack_(model))
     for name in chosen:
         upsets._strike_module_(name, modules[name])
     if operators:
         upsets._strike_operations_(model, operators)
     return upsets
+
+
+def _never_called(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Projections that attentions have as modules and do not call, and the attention of each."""
+    return {
+        f"{name}.out_proj" if name else "out_proj": name
+        for name, each in modules.items()
+        if isinstance(each, nn.MultiheadAttention)
+    }

@@ -49,6 +49,64 @@ class Packed(torch.nn.Module):
         destination[prefix + "packed"] = (self.packed.clone(), None)
 
 
+class Sharing(torch.nn.Linear):
+    """A layer with buffers in the memory of its weights, or around it, and one of its own."""
+
+    def __init__(self, view):
+        super().__init__(20, 8)
+        around = torch.zeros(200)
+        self.weight.data = around[:160].view(8, 20)
+        self.register_buffer("row", self.weight.data[0])
+        if view:
+            self.turned = torch.nn.Parameter(self.weight.data.t())
+        self.register_buffer("around", around)
+        self.register_buffer("own", torch.zeros(3))
+
+
+class Graph(torch.nn.Linear):
+    """A layer on a graph, whose edges are a buffer of some kind."""
+
+    def __init__(self, kind):
+        super().__init__(10, 10)
+        edges = torch.eye(10)
+        if kind == "meta":
+            edges = edges.to("meta")
+        elif kind == "quantized":
+            edges = torch.quantize_per_tensor(edges, 0.1, 0, torch.qint8)
+        else:
+            edges = getattr(edges, kind)()
+        self.register_buffer("edges", edges)
+
+    def forward(self, x):
+        return super().forward(self.edges @ x)
+
+
+def on_graph(model):
+    return float(model(torch.ones(10, 10)).sum())
+
+
+class Counting(torch.nn.Linear):
+    """One that counts its runs, in one way or another."""
+
+    def __init__(self, how):
+        super().__init__(20, 8)
+        self.how = how
+        self.register_buffer("runs", torch.zeros(1))
+
+    def forward(self, x):
+        if self.how == "in place":
+            self.runs += 1
+        if self.how == "anew":
+            self.runs = self.runs + 1
+        if self.how == "moved":
+            self.weight.data = self.weight.data.clone()
+        return super().forward(x)
+
+
+def run_once(model):
+    return float(model(torch.ones(20)).sum())
+
+
 def tensors():
     return {"w": torch.ones(10)}
 
@@ -91,6 +149,42 @@ def test_buffers_are_struck_and_put_back(tmp_path):
     assert "d" in outcomes["sidecar"]
 
 
+@pytest.mark.parametrize("buffers", [True, False])
+@pytest.mark.parametrize(
+    ("how", "changed"), [("in place", "runs"), ("anew", "runs"), ("moved", "weight")]
+)
+def test_a_metric_leaves_the_network_where_it_is(tmp_path, how, changed, buffers):
+    """What it changes would be damage that nothing repairs; what it moves would not be struck."""
+    metric = "tests.campaign.test_networks:run_once"
+    source = {"arguments": {"how": how}, "buffers": buffers, "metric": metric}
+    message = (
+        rf"^\[networks.n\]: the metric {metric} changes {changed}, which trials would take for"
+    )
+    with pytest.raises(CampaignError, match=message):
+        run(spec("Counting", **source), tmp_path / "a", workers=1)
+    source["arguments"] = {"how": "not"}
+    run(spec("Counting", **source), tmp_path / "b", workers=1)
+    assert {line.outcomes["miscorrected"].value for line in lines(tmp_path / "b")} == {0.0}
+
+
+def test_a_sparse_buffer_is_left_out_as_elsewhere(tmp_path):
+    metric = "tests.campaign.test_networks:on_graph"
+    source = {"arguments": {"kind": "to_sparse"}, "metric": metric}
+    for buffers in (None, False):
+        given = source if buffers is None else source | {"buffers": buffers}
+        run(spec("Graph", **given), tmp_path / str(buffers), workers=1)
+        shares = {line.protection: line.outcomes for line in lines(tmp_path / str(buffers))}
+        assert shares["sidecar"]["repaired"].value == 1.0
+    with pytest.raises(SpecError, match=r"^\[networks.n\]: edges is torch\.sparse_coo: only"):
+        run(spec("Graph", **source, buffers=True), tmp_path / "asked for", workers=1)
+
+
+@pytest.mark.parametrize("kind", ["to_sparse_csr", "quantized", "meta"])
+def test_a_buffer_that_cannot_be_compared_is_refused_by_its_name(tmp_path, kind):
+    with pytest.raises((SpecError, CampaignError), match=r"^\[networks.n\]: "):
+        run(spec("Graph", arguments={"kind": kind}, buffers=False), tmp_path, workers=1)
+
+
 def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
     run(spec("normalized"), tmp_path, workers=1)
     said = "n: 72 of 808 bytes (8.9 %) are neither struck nor protected, being in buffers."
@@ -107,9 +201,23 @@ def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
     assert said in campaign_sheets(tmp_path)[0].about
 
 
+def test_buffers_that_are_memory_of_weights_are_struck_with_them(tmp_path):
+    for buffers, reach in ((False, Reach("n", 672, 172, 0)), (True, Reach("n", 844, 0, 0))):
+        out = tmp_path / str(buffers)
+        source = {"arguments": {"view": False}, "buffers": buffers}
+        assert run(spec("Sharing", **source), out, workers=1).reach == (reach,)
+
+
+def test_what_shares_memory_in_another_order_is_not_taken_apart(tmp_path):
+    """One fault is in both, which no copy of one of them would have."""
+    message = r"^\[networks.n\]: turned lies in the memory of another tensor, in another order: "
+    with pytest.raises(SpecError, match=message):
+        run(spec("Sharing", {"view": True}), tmp_path, workers=1)
+
+
 @pytest.mark.parametrize("packed", [41, 1000])
 def test_weights_in_objects_that_hide_them_are_refused(packed, tmp_path):
-    message = r"\[networks.n\]: most of its bytes are in objects of their own.* \(packed.0\)"
+    message = r"\[networks.n\]: most of its bytes are in attributes that are neither.* \(packed.0\)"
     with pytest.raises(SpecError, match=message):
         run(spec("Packed", {"packed": packed}), tmp_path, workers=1)
 
@@ -118,8 +226,8 @@ def test_what_little_is_hidden_is_said(tmp_path):
     [reach] = run(spec("Packed", {"packed": 10}), tmp_path, workers=1).reach
     assert reach == Reach("n", 40, 0, 10)
     assert "10 of 50 bytes (20 %)" in reach.said
-    assert reach.said.endswith("being in packed objects.")
-    assert Reach("n", 40, 5, 10).said.endswith("being in buffers or packed objects.")
+    assert reach.said.endswith("being in other attributes.")
+    assert Reach("n", 40, 5, 10).said.endswith("being in buffers or other attributes.")
     assert Reach("n", 40, 0, 0).said == ""
 
 

@@ -9,7 +9,7 @@ from parimend.campaign.protections import Network, protection_of
 from parimend.campaign.spec import Spec
 from parimend.campaign.subject import Subject
 from parimend.campaign.task import Setting, Stratum, Task
-from parimend.errors import SpecError
+from parimend.errors import CampaignError, SpecError
 from parimend.outcomes import Verdict
 from parimend.upsets import Upset, upset_
 from tests.campaign.conftest import HERE, tables
@@ -136,6 +136,12 @@ def test_upsets_strike_a_run_and_end_with_it():
     assert subject.metric(subject.model) == 1.0
     again, _ = work("none", upset())
     assert row == again
+
+
+@pytest.mark.parametrize("options", [{"every": 99}, {"only": [], "operations": ["bmm"]}])
+def test_a_run_in_which_nothing_was_struck_is_not_counted(options):
+    with pytest.raises(CampaignError, match="n, none, u, trial 0: nothing was struck"):
+        work("none", upset(**options))
 
 
 def test_guards_and_checksums_put_upsets_right_and_a_sidecar_does_not_see_them():

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.campaign.damage import damage_of
+from parimend.campaign.damage import Damage, damage_of
 from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather, merged
 from parimend.errors import FaultError
+from parimend.experiment import Faults
 from parimend.faults import draw, select
 from parimend.risk import Environment, Events
 
@@ -36,9 +37,26 @@ def test_nothing_comes_where_nothing_happens():
     faults.apply_(MODEL)
 
 
-def test_an_event_is_no_longer_than_a_tensor():
+def test_events_go_on_from_one_tensor_to_the_next():
+    """Memory knows no tensors: so many words are wrong whatever they are of."""
+    where = Environment("here", rate=3.0 / BITS, events=Events.of({300: 1.0}))
+    small = {f"{i:02d}": np.zeros(50, np.float32) for i in range(100)}
+    counts = [
+        np.mean([len(Weather(where, 1.0).draw(select(model), seed)) for seed in range(200)])
+        for model in (MODEL, small)
+    ]
+    assert counts[1] == pytest.approx(counts[0], rel=0.05)
+    [struck] = {
+        len(draws)
+        for seed in range(300)
+        if len(draws := Weather(where, 0.01).draw(select(small), seed))
+    }
+    assert struck == 300
+
+
+def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
-    assert any(len(Weather(where, 1.0).draw(select(MODEL), seed)) == 4000 for seed in range(9))
+    assert {len(Weather(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {0, 5000}
 
 
 def test_more_events_than_can_be_drawn_are_refused():
@@ -57,3 +75,12 @@ def test_merged_faults_do_what_they_do_one_after_the_other(parts):
             expected[fault.tensor][fault.index] ^= np.uint32(fault.before ^ fault.after)
     merged(lists, 0, "here").apply_(model)
     assert all(np.array_equal(model[name].view(np.uint32), expected[name]) for name in model)
+
+
+def test_a_rate_at_which_words_would_be_struck_twice_is_refused():
+    model = select({"w": np.zeros(10_000, np.float32)})
+    assert len(Damage(Faults("bitflip", 0), rate=0.01).draw(model, 0)) == pytest.approx(
+        3200, rel=0.1
+    )
+    with pytest.raises(FaultError, match=r"1\.6 faults for every word.*a rate of 0\.016 here"):
+        Damage(Faults("bitflip", 0), rate=0.05).draw(model, 0)

@@ -358,7 +358,7 @@ def test_a_plan_is_simulated(model, run):
             "the lowbits carrier guarantees nothing",
         ),
         (["inject", "MODEL", "-o", "x"], "give either --fault KIND or --replay FILE"),
-        (["inject", "MODEL", "-o", "MODEL", "-f", "sign"], "is the file to be damaged"),
+        (["inject", "MODEL", "-o", "MODEL", "-f", "sign"], "MODEL is read by this command, too"),
         (["inject", "MODEL", "-o", "OUT", "-f", "rust"], "unknown kind of damage 'rust'"),
     ],
 )
@@ -534,6 +534,9 @@ def made(tmp_path, monkeypatch):
         "    torch.manual_seed(0)\n"
         "    layers = torch.nn.Linear(4, int(width)), torch.nn.Linear(int(width), 3)\n"
         "    return torch.nn.Sequential(*layers).eval(), torch.ones(2, 4)\n"
+        "def read(name):\n"
+        "    open(name).close()\n"
+        "    return model()\n"
         "def asked():\n"
         "    return *model(), lambda y: y.argmax(1)\n"
         "def quantized():\n"
@@ -568,6 +571,22 @@ def test_propagate(made, run):
     assert "offset of 0.5" in out
     assert "weights: zero x 1" in out
     assert "gain" in out
+
+
+@pytest.mark.parametrize("taken", ["kept", "led to", "read"])
+def test_tables_that_lie_beside_the_table_replace_nothing_either(made, run, tmp_path, taken):
+    """They are known when the answer is, which is printed."""
+    beside, kept = tmp_path / "t-layers-passed.csv", tmp_path / "kept"
+    kept.write_text("precious")
+    kept.rename(beside) if taken != "led to" else beside.symlink_to(kept)
+    if taken != "read":
+        run("protect", kept if taken == "led to" else beside)
+    there = sorted(os.listdir())
+    function = ["made_here:read", beside.name] if taken == "read" else ["made_here:model"]
+    options = ("--csv", "t.csv", "--html", "t.html", "--seeds", 1)
+    status, out, err = run("propagate", *function, *options)
+    assert (status, "gain" in out, beside.name in err) == (2, True, True)
+    assert (beside.read_text(), sorted({*os.listdir()} - {"__pycache__"})) == ("precious", there)
 
 
 def test_propagate_in_buffers(made, run):

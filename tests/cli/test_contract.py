@@ -11,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
-from parimend import protect_file
+from parimend import protect_, protect_file
 from parimend.cli import COMMANDS, app_of, campaign
 from parimend.cli.contract import Status, held
 from parimend.errors import SpecError
@@ -295,6 +297,33 @@ def test_a_folder_that_is_not_there_is_told_before_the_work(
     assert sorted(tmp_path.rglob("*")) == there
 
 
+@pytest.mark.parametrize("end", ["/", "/.", "//"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "MODEL", "--receipt", "new"],
+        ["repair", "MODEL", "-o", "new"],
+        ["protect", "MODEL", "-o", "new", "--carrier", "lowbits"],
+        ["protect", "MODEL", "-o", "new"],
+        ["plan", "MODEL", "--map", "new"],
+        ["plan", "MODEL", "--csv", "new.csv"],
+        ["plan", "MODEL", "--html", "new.html"],
+        ["plan", "MODEL", "--picture", "new.svg"],
+        ["inject", "MODEL", "-f", "zero", "-o", "new"],
+        ["inject", "MODEL", "-f", "zero", "-o", "broken", "--save", "new"],
+    ],
+)
+def test_what_ends_in_a_separator_is_a_folder(model, run, tmp_path, monkeypatch, arguments, end):
+    monkeypatch.chdir(tmp_path)
+    given = [str(model) if each == "MODEL" else each for each in arguments]
+    given = [each + end if each.startswith("new") else each for each in given]
+    there = sorted(tmp_path.rglob("*"))
+    status, out, err = run(*given)
+    assert (status, out, sorted(tmp_path.rglob("*"))) == (2, "", there)
+    assert " is no folder: make it first, or name a file" in err
+    assert (err.count("\n"), f"{end} is no folder" in err) == (1, True)
+
+
 WRITTEN = [
     ["check", "MODEL", "--receipt", "OUT"],
     ["plan", "MODEL", "--map", "OUT"],
@@ -326,7 +355,7 @@ def _written(run, model, arguments):
 
 
 def _content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("arguments", WRITTEN)
@@ -349,6 +378,33 @@ def test_no_command_replaces_a_file_that_has_a_seal(run, model, others, argument
     remedy = "take another name, or remove what is there"
     assert err.startswith(f"parimend: {name} {has} and would be replaced: {remedy}")
     assert _content(others) == before
+
+
+@pytest.mark.parametrize("arguments", WRITTEN)
+@pytest.mark.parametrize("kept", ["beside", "on the way", "of a model"])
+def test_no_command_writes_through_a_link_to_a_file_that_has_a_seal(
+    run, model, others, arguments, kept
+):
+    """A link may lead to another one, and each of them may be what was protected."""
+    out = others / next(each for each in arguments if each.startswith("OUT"))
+    way, end = others / "way", others / "precious.safetensors"
+    weights = {"w": torch.arange(90.0)}
+    safetensors.torch.save_file(weights, end)
+    out.symlink_to(way.name)
+    way.symlink_to(end.name)
+    if kept == "of a model":
+        protect_(weights, 3).save(others / "precious.parimend")
+    else:
+        protect_file(way if kept == "on the way" else end, errors=3)
+    before = _content(others)
+    status, err, name = _written(run, model, arguments)
+    led, side = {
+        "beside": ("precious.safetensors", "precious.safetensors.parimend"),
+        "on the way": ("way", "way.parimend"),
+        "of a model": ("precious.safetensors", "precious.parimend"),
+    }[kept]
+    assert (status, _content(others)) == (2, before)
+    assert err.startswith(f"parimend: {name} leads to {led}, which has the seal {side} and would ")
 
 
 @pytest.mark.parametrize("arguments", WRITTEN)
@@ -381,6 +437,73 @@ def test_results_do_not_take_names_of_seals(run, model, others, arguments):
     status, err, _ = _written(run, model, given)
     assert (status, "has the name of a seal" in err) == (2, True)
     assert list(_content(others)) == ["plain.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["name", "link", "hard link", "dots"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["repair", "READ", "-o", "WRITTEN"],
+        ["repair", "other", "-o", "WRITTEN", "--from", "READ"],
+        ["inject", "READ", "-f", "zero", "-o", "WRITTEN"],
+        ["inject", "READ", "-f", "zero", "-o", "new", "--save", "WRITTEN"],
+        ["inject", "other", "-o", "WRITTEN", "--replay", "READ"],
+        ["inject", "other", "-o", "new", "--replay", "READ", "--save", "WRITTEN"],
+        ["protect", "READ", "--carrier", "lowbits", "-o", "WRITTEN", "--force"],
+        ["plan", "READ", "--map", "WRITTEN"],
+        ["plan", "READ", "--csv", "WRITTEN.csv"],
+        ["check", "READ", "--receipt", "WRITTEN", "--seal-dir", "seals"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(run, others, arguments, how):
+    end = ".csv" if "WRITTEN.csv" in arguments else ""
+    read, written = "read" + end, ("written" if "link" in how else "read") + end
+    (others / "plain.safetensors").rename(read)
+    (others / "other").write_bytes(os.urandom(900))
+    if "check" in arguments or "repair" in arguments:
+        protect_file(read, 3, seal_dir="seals" if "check" in arguments else None)
+        protect_file("other", 3)
+    if "--replay" in arguments or "--save" in arguments:
+        (others / read).write_text('{"format": "parimend.faults"}')
+    if "--map" in arguments:
+        (others / read).write_text('{\n "source": ')
+    if "check" in arguments:
+        (others / read).write_text('{"files":[')
+    if how == "link":
+        os.symlink(read, written)
+    if how == "hard link":
+        os.link(read, written)
+    out = os.path.join(os.pardir, others.name, written) if how == "dots" else written
+    given = {"READ": read, "WRITTEN": out, "WRITTEN.csv": out}
+    before = _content(others)
+    status, printed, err = run(*[given.get(each, each) for each in arguments])
+    assert (status, printed, _content(others)) == (2, "", before)
+    assert " is read by this command, too: take another name" in err
+
+
+def test_a_folder_is_not_repaired_into_itself(run, others):
+    protect_file(others / "plain.safetensors", 3)
+    before = _content(others)
+    for path in (".", "plain.safetensors"):
+        status, _, err = run("repair", path, "-o", ".")
+        assert (status, _content(others)) == (2, before)
+        assert err.endswith("read by this command, too: take another name, or use --in-place\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inject", "MODEL", "-f", "zero", "-o", "OUT", "--save", "OUT"],
+        ["plan", "MODEL", "--map", "OUT.csv", "--csv", "OUT.csv"],
+        ["plan", "MODEL", "--html", "OUT.html", "--csv", "LINK.csv"],
+    ],
+)
+def test_a_command_writes_each_file_to_a_place_of_its_own(run, model, others, arguments):
+    (others / "LINK.csv").symlink_to("OUT.html")
+    before = sorted(os.listdir())
+    status, err, _ = _written(run, model, arguments)
+    assert (status, sorted(os.listdir())) == (2, before)
+    assert " is where this command writes something else: take two names" in err
 
 
 @pytest.mark.parametrize("stream", [1, 2])

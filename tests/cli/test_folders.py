@@ -192,3 +192,82 @@ def test_bad_members(folder, run):
     code, out, _ = run("check", folder, "--json")
     verdicts = [file["verdict"] for file in json.loads(out)["files"]]
     assert (code, verdicts.count("unknown")) == (1, 2)
+
+
+def sets_of(tmp_path, rng, *names):
+    """Folders with files of the same names and shapes."""
+    for name in names:
+        (tmp_path / name).mkdir()
+        for part in ("a", "b"):
+            weights = {"w": rng.standard_normal((30, 40), dtype=np.float32)}
+            safetensors.numpy.save_file(weights, tmp_path / name / f"{part}.safetensors")
+    return [tmp_path / name for name in names]
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_protected_by_seals_elsewhere_is_not_replaced(run, tmp_path, rng):
+    """A file that has a seal there, and a whole set; the same files may be written again."""
+    first, second = sets_of(tmp_path, rng, "first", "second")
+    seals, third = tmp_path / "seals", tmp_path / "third"
+    third.mkdir()
+    assert run("protect", first, second, "--seal-dir", seals)[0] == 0
+    before = content_of(tmp_path)
+    for path, out in (
+        (first, second),
+        (first / "a.safetensors", first / "b.safetensors"),
+        (first / "a.safetensors", second),
+    ):
+        code, _, err = run("repair", path, "-o", out, "--seal-dir", seals)
+        assert (code, content_of(tmp_path)) == (2, before)
+        assert f" has the seal {seals}" in err
+    for out in (third, third, tmp_path / "new.safetensors", tmp_path / "new.safetensors"):
+        path = first if out == third else first / "a.safetensors"
+        assert run("repair", path, "-o", out, "--seal-dir", seals)[0] == 0
+    assert (third / "b.safetensors").read_bytes() == (first / "b.safetensors").read_bytes()
+
+
+def test_a_receipt_does_not_replace_one_that_has_a_seal_elsewhere(run, tmp_path, rng):
+    [folder] = sets_of(tmp_path, rng, "folder")
+    seals, receipt = tmp_path / "seals", tmp_path / "receipt.json"
+    check = ("check", folder, "--seal-dir", seals, "--receipt", receipt)
+    assert run("protect", folder, "--seal-dir", seals)[0] == 0
+    assert [run(*check)[0], run(*check)[0]] == [0, 0]
+    assert run("protect", receipt, "--seal-dir", seals)[0] == 0
+    before = receipt.read_bytes()
+    code, _, err = run(*check)
+    assert (code, "has the seal" in err, receipt.read_bytes()) == (2, True, before)
+
+
+def test_protected_files_do_not_replace_others_in_a_folder(run, tmp_path, rng):
+    first, second, out = sets_of(tmp_path, rng, "first", "second", "out")
+    options = ("--carrier", "lowbits", "--errors", 3, "-o", out)
+    assert run("protect", first, *options)[0] == 0
+    before = content_of(out)
+    code, _, err = run("protect", second, *options)
+    assert (code, content_of(out)) == (2, before)
+    assert "a.safetensors has a seal inside and would be replaced" in err
+    assert "or use --force" in err
+    assert run("protect", second, *options, "--force")[0] == 0
+
+
+@pytest.mark.parametrize("lost", ["a file", "one of a set"])
+def test_a_lost_file_is_fetched_to_another_place_again(run, tmp_path, rng, lost):
+    copy, folder, out = sets_of(tmp_path, rng, "copy", "folder", "out")
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    assert run("protect", folder)[0] == 0
+    name = "b.safetensors"
+    (folder / name).unlink()
+    path, goal = (folder / name, out / "c") if lost == "a file" else (folder, out)
+    repair = ("repair", path, "-o", goal, "--from", f"{copy}/")
+    for _ in range(2):
+        assert run(*repair)[0] == 0
+    assert (goal / name if goal.is_dir() else goal).read_bytes() == (copy / name).read_bytes()
+    # What lies there is known by its seal: that of another file is kept.
+    (folder / f"{name}.parimend").unlink()
+    (folder / "a.safetensors").rename(folder / name)
+    (folder / "a.safetensors.parimend").rename(folder / f"{name}.parimend")
+    assert run("repair", folder / name, "-o", out / "c" if lost == "a file" else out)[0] == 2

@@ -153,6 +153,20 @@ def test_seals_inside_the_folder_are_not_taken_for_those_of_lost_files(tmp_path,
         check_file(tmp_path)
 
 
+@pytest.mark.parametrize("where", ["", "below/"])
+def test_a_lost_file_may_be_called_like_a_seal_in_a_folder_of_seals(tmp_path, rng, where):
+    name = where + "w.0123456789abcdef"
+    save(tmp_path / "a.safetensors", rng)
+    save(tmp_path / name, rng)
+    for path in ("a.safetensors", name):
+        protect_file(tmp_path / path, 20)
+    (tmp_path / name).unlink()
+    [clean, gone] = check_file(tmp_path).files
+    assert (clean.verdict, gone.verdict) == (Verdict.CLEAN, Verdict.UNKNOWN)
+    assert gone.path == str(tmp_path / name)
+    assert gone.problem.startswith("missing: its seal is there")
+
+
 def test_one_seal_in_its_place(tmp_path, rng):
     path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     save(path, rng)

@@ -242,6 +242,20 @@ def test_surplus_bytes_are_cut_off(model):
     repaired(model, original)
 
 
+@pytest.mark.parametrize("arrays", [{}, {"a": np.zeros((0, 4), np.float32)}])
+def test_what_follows_a_header_without_data_is_cut_off(tmp_path, arrays):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    protect_file(path, errors=5)
+    original = path.read_bytes()
+    path.write_bytes(original + b"abc")
+    assert check_file(path).files[0].findings == ("3 bytes too many after the end",)
+    repaired(path, original)
+    # Where the header is wrong as well, nothing says where it ended.
+    path.write_bytes(b"?" + original + b"abc")
+    assert repair_file(path).verdict is Verdict.UNCORRECTABLE
+
+
 def test_the_sidecar_of_another_file_is_refused(model, tmp_path, rng):
     other = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"a": rng.standard_normal(5000)}, other)
@@ -355,11 +369,29 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
         (lambda path: check_file(""), "path must be the path of a file"),
         (lambda path: check_file("a\0b"), "path must be the path of a file"),
         (lambda path: repair_file(path, out=1), "out must be the path of a file"),
+        (lambda path: repair_file(path, out=f"{path}-new/"), "-new/ is no folder: make it first"),
+        (lambda path: protect_file(path, 5, out=f"{path}-new/"), "-new/ is no folder"),
+        (lambda path: protect_file(path, 5, "real", f"{path}-new/"), "-new/ is no folder"),
     ],
 )
 def test_arguments_of_the_wrong_type_are_one_sentence(model, call, says):
     with pytest.raises(SpecError, match=says):
         call(model)
+
+
+def test_a_hard_link_is_not_taken_for_the_file_itself(model, tmp_path, rng):
+    protect_file(model, errors=5)
+    original = model.read_bytes()
+    flip(model, rng, 3)
+    damaged, other, link = model.read_bytes(), tmp_path / "other", tmp_path / "link"
+    other.hardlink_to(model)
+    with pytest.raises(SpecError, match=r"other is another name of .*, a hard link"):
+        repair_file(model, other)
+    assert model.read_bytes() == other.read_bytes() == damaged
+    # What links to it is.
+    link.symlink_to(model)
+    repair_file(model, link)
+    assert (model.read_bytes(), link.is_symlink(), other.read_bytes()) == (original, True, damaged)
 
 
 def test_protecting_twice_must_be_meant(model, rng):

@@ -123,6 +123,11 @@ def test_seals_are_not_replaced_by_accident(made, tmp_path):
     sidecar_of(out).write_bytes(b"")
     with pytest.raises(MismatchError, match="belongs to another file"):
         protect_file(made, 5, "lowbits", out, only=["a"])
+    way, link = tmp_path / "way.safetensors", tmp_path / "link.safetensors"
+    way.symlink_to(out)
+    link.symlink_to(way)
+    with pytest.raises(MismatchError, match="belongs to another file"):
+        protect_file(made, 5, "lowbits", link, only=["a"])
     protect_file(made, 5, "lowbits", out, only=["a"], force=True)
     assert not sidecar_of(out).exists()
     assert check_file(out).files[0].covered == 1200

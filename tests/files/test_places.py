@@ -278,6 +278,79 @@ def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):
     assert problems(folder) == {}
 
 
+def shard_names(folder, rng):
+    """Files with names of tensors that are all their own, as shards have."""
+    names = [f"m-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
+    for name in names:
+        save_file({name: rng.standard_normal(900, dtype=np.float32)}, folder / name)
+    return names
+
+
+def checkpoints(folder, rng):
+    """Files that differ in nothing but their values."""
+    names = ["1/m.npy", "2/m.npy", "3/m.npy"]
+    for name in names:
+        (folder / name).parent.mkdir()
+        np.save(folder / name, rng.standard_normal(900).astype(np.float32))
+    return names
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+@pytest.mark.parametrize("fill", [shard_names, checkpoints])
+def test_files_that_were_exchanged_without_their_sidecars(tmp_path, rng, fill, is_newer):
+    """Whoever sealed what is there now would seal the exchange."""
+    names = fill(tmp_path, rng)
+    protect_file(tmp_path, 2)
+    one, other, last = (tmp_path / name for name in names)
+
+    def times():
+        for path in (one, other):
+            shift = 100 if is_newer else -100
+            at = sidecar_of(path).stat().st_mtime + shift
+            os.utime(path, (at, at))
+
+    original = one.read_bytes()
+    exchange(one, other)
+    times()
+    told = problems(tmp_path)
+    assert {*told} == {*names[:2]}
+    assert told[names[0]] == (
+        f"holds what was protected as {names[1]}, and its own is in {other}: exchange them; or, if "
+        f"that is meant, put {sidecar_of(other)} beside it as its seal, and parimend protect "
+        f"{tmp_path}, with the options of before, notes it"
+    )
+    assert problems(tmp_path).keys() == told.keys()
+    assert repair_file(tmp_path).verdict is Verdict.UNKNOWN
+    with pytest.raises(DamageError, match=f"holds what was protected as {names[1]}"):
+        verify(tmp_path)
+    # What is meant is said by exchanging the seals, too.
+    exchange(sidecar_of(one), sidecar_of(other))
+    protect_file(tmp_path, 2)
+    assert problems(tmp_path) == {}
+    # One that was copied over another one, whose own is lost.
+    shutil.copy(last, other)
+    times()
+    [(name, text)] = problems(tmp_path).items()
+    assert (name, text.partition(";")[0]) == (
+        names[1],
+        f"holds what was protected as {names[2]}, and its own is lost: fetch it",
+    )
+    other.write_bytes(original)
+    assert problems(tmp_path) == {}
+
+
+def test_what_is_no_file_of_the_set_is_only_looked_at(tmp_path, rng):
+    names = checkpoints(tmp_path, rng)
+    protect_file(tmp_path, 2)
+    np.save(tmp_path / names[0], rng.standard_normal(900).astype(np.float32))
+    assert "probably saved anew" in problems(tmp_path)[names[0]]
+    with open(tmp_path / names[1], "r+b") as file:
+        file.seek(200)
+        file.write(rng.bytes(60))
+    assert {*problems(tmp_path)} == {*names[:2]}
+    assert not any("holds what" in text for text in problems(tmp_path).values())
+
+
 @pytest.mark.parametrize("is_apart", [False, True])
 def test_files_of_no_set_that_were_exchanged(tmp_path, is_apart):
     folder, seals = tmp_path / "model", {"seal_dir": tmp_path / "seals"} if is_apart else {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 from samples import make_npy, make_npz
 
-from parimend import check_file, protect_file, repair_file
+from parimend import check_file, fingerprint, load_file, protect_file, repair_file
 from parimend.dtypes import DTYPES
 from parimend.errors import FormatError
 from parimend.formats import layout_of
@@ -222,3 +222,35 @@ def test_npy_values(tmp_path, rng):
     [change] = check_file(path).changes
     assert (change.tensor, change.index) == ("array", (29, 40))
     assert change.value(change.original) == array[-1, -1] == -change.value(change.received)
+
+
+def test_an_archive_without_arrays(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path)
+    content = path.read_bytes()
+    protect_file(path, 2)
+    assert load_file(path).files == []
+    path.write_bytes(b"?" + content[1:])
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<U3"])
+def test_arrays_one_after_the_other(tmp_path, dtype):
+    """numpy writes such files, and its load gives the first array of them."""
+    content = saved(np.zeros(5, dtype)) + saved(np.ones(3, dtype))
+    for name in ("two.npy", "two.bin"):
+        (tmp_path / name).write_bytes(content)
+    if dtype == "<f4":
+        with pytest.raises(FormatError, match=r"two\.npy has several arrays.*savez.*\.bin"):
+            protect_file(tmp_path / "two.npy", 2)
+        assert parse(tmp_path / "two.bin").format.name == "raw"
+        (tmp_path / "two.npy").write_bytes(content[:-20])
+        with pytest.raises(FormatError, match="several arrays"):
+            protect_file(tmp_path / "two.npy", 2)
+        return
+    # How long these are only numpy knows: they are bytes, and nothing of them is passed over.
+    protect_file(tmp_path / "two.npy", 2)
+    for act in (load_file, fingerprint):
+        with pytest.raises(FormatError, match=r"two\.npy has more than the array"):
+            act(tmp_path / "two.npy")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from parimend.guards import guard_
+from parimend.guards import guard_, repeat
 
 
 @pytest.fixture
@@ -67,23 +67,86 @@ def test_every_projection_is_guarded(x, projection, impose, monkeypatch):
         torch.testing.assert_close(y, right)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("options", [{}, {"activations": True}, {"only": "layers.1.linear2"}])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("lengths", [(5, 3, 0), (2, 4, 3), (5, 5, 5), None])
+def test_padded_positions_of_an_encoder_are_what_they_are_without_guards(x, options, norm, lengths):
+    # Zero where PyTorch packs samples, and something else where it does not.
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(32) if norm else None).eval()
+    if norm:
+        nn.init.normal_(encoder.norm.bias)
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[0, 0] = True  # from the left: not packed
+    if lengths is not None:
+        padding = torch.arange(5) >= torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        right = encoder(x, src_key_padding_mask=padding)
+        with guard_(encoder, **options) as guards:
+            torch.testing.assert_close(encoder(x, src_key_padding_mask=padding), right)
+            assert guards.events == ()
+            assert not guards.passed
+        assert torch.equal(encoder(x, src_key_padding_mask=padding), right)
+    with guard_(encoder):  # where gradients are computed, nothing is packed
+        y = encoder(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(y, encoder(x, src_key_padding_mask=padding))
+    assert not any("forward" in vars(each) for each in encoder.modules())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
+@pytest.mark.parametrize("activations", [False, True])
+@pytest.mark.parametrize("mask_check", [False, True])
+def test_padded_positions_of_a_compiled_encoder(x, activations, mask_check):
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, mask_check=mask_check).eval()
+    padding = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
+
+    def compiled():
+        torch.compiler.reset()
+        fast = torch.compile(encoder, backend="aot_eager", fullgraph=mask_check)
+        return fast(x, src_key_padding_mask=padding)
+
+    with torch.no_grad():
+        right = compiled()
+        with guard_(encoder, activations=activations) as guards:
+            torch.testing.assert_close(compiled(), right)
+            assert guards.events == ()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_activations_of_an_encoder_are_done_twice_where_samples_are_packed(x, monkeypatch):
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(32)).eval()
+    padding = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
+    shapes = []
+    same = repeat._same
+    monkeypatch.setattr(repeat, "_same", lambda a, b: shapes.append(a.shape) or same(a, b))
+    with torch.no_grad(), guard_(encoder, activations=True):
+        encoder(x)  # prepares what is kept beside weights
+        shapes.clear()
+        encoder(x)
+        unpacked = list(shapes)
+        shapes.clear()
+        encoder(x, src_key_padding_mask=padding)
+    assert unpacked.count(x.shape) > 2
+    assert shapes.count(x.shape) == unpacked.count(x.shape)
+
+
 def test_an_encoder_leaves_its_fast_path(x):
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2).eval()
-    padding = torch.zeros(3, 5, dtype=torch.bool)
-    padding[0, 3:] = True
     with torch.no_grad():
         right = encoder(x)
         with guard_(encoder, 4, policy="record") as guards:
             torch.testing.assert_close(encoder(x), right)
-            encoder(x, src_key_padding_mask=padding)
             assert guards.events == ()
             for module in encoder.modules():  # not as they were when they were guarded
                 for parameter in module.parameters(recurse=False):
                     parameter.mul_(1.0 + torch.rand_like(parameter))
             encoder(x)
             assert {e.layer for e in guards.events} == set(guards.floor)
-        assert encoder.use_nested_tensor
 
 
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")

@@ -277,3 +277,18 @@ def test_a_layer_that_is_used_twice(x):
         with upset_(model, Upset("offset"), only=["layer"]):
             model(x)
         assert {e.where for e in guards.events} == {2, 3}
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 4, "impose": True}, {"k": 4, "deferred": True}])
+def test_a_default_device_is_not_that_of_the_model(options):
+    # As `torch.set_default_device("cuda")` with a model that stays on the CPU.
+    with torch.device("cpu"):
+        model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(), nn.Linear(256, 32, bias=False))
+        x = torch.randn(5, 3, 6, 6)
+    with torch.no_grad(), torch.device("meta"), guard_(model, **options) as guards:
+        right = model(x)
+        assert guards.events == ()
+        with upset_(model, Upset("bitflip", bits=8), seed=1):
+            y = model(x)
+        assert guards.events
+    torch.testing.assert_close(y, right)

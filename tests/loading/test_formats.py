@@ -1,8 +1,11 @@
 """Every format is loaded by its own library, from what was verified."""
 
 import json
+import pickle
 import sys
+import warnings
 
+import gguf
 import numpy as np
 import onnx
 import pytest
@@ -233,6 +236,27 @@ def test_folders_that_cannot_be_loaded(shards, tmp_path):
         pm.load_folder(other)
 
 
+def test_an_index_that_is_named_is_the_one_that_is_meant(shards):
+    folder, tensors = shards
+    named, other = (folder / f"{each}.safetensors.index.json" for each in "mn")
+    text = json.loads(named.read_text())
+    left_out, _ = text["weight_map"].popitem()
+    other.write_text(json.dumps(text))
+    pm.protect_file(folder, errors=5)
+    assert same(pm.load_folder(named), tensors)
+    assert pm.load_folder(other).keys() == tensors.keys() - {left_out}
+    with pytest.raises(MismatchError, match=r"several indices, .*: name one of them"):
+        pm.load_folder(folder)
+    # Where it cannot be read, none takes its place.
+    named.unlink()
+    with pytest.warns(UserWarning, match="m.safetensors.index.json.*missing"):
+        assert same(pm.load_folder(named, "warn"), tensors)
+    with pytest.raises(SpecError, match=r"is an index, and has no tensors: load_folder loads"):
+        pm.load_file(other)
+    with pytest.raises(FileNotFoundError):
+        pm.load_file(named)
+
+
 def test_what_lies_below_is_verified_and_not_loaded(shards):
     folder, tensors = shards
     (folder / "unet").mkdir()
@@ -274,3 +298,48 @@ def test_a_tensor_in_two_files_without_an_index(tmp_path):
         pm.save_file({"w": torch.rand(9)}, tmp_path / name, errors=2)
     with pytest.raises(MismatchError, match=r"model\.safetensors both have a tensor w"):
         pm.load_folder(tmp_path)
+
+
+def of_script(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch gives it up
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("hello.bin", lambda path: path.write_bytes(b"hello world"), "KeyError: 101"),
+        ("abc.bin", lambda path: path.write_bytes(b"abc"), "pop from empty list"),
+        ("dots.bin", lambda path: path.write_bytes(b"." * 40), ""),
+        ("tokenizer.json", lambda path: path.write_text("{}"), "Unsupported operand 123"),
+        ("module.pt", lambda path: torch.save(torch.nn.Linear(2, 2), path), "Linear was not an"),
+        ("array.pt", lambda path: torch.save(np.ones(3), path), "_reconstruct was not an allowed"),
+        ("script.pt", of_script, "TorchScript archives"),
+        ("array.pkl", lambda path: path.write_bytes(pickle.dumps(np.ones(9), 4)), ""),
+        ("o.npy", lambda path: np.save(path, np.array([1, "a"], object), True), "Object arrays"),
+    ],
+)
+def test_what_its_library_does_not_load(name, make, reason, tmp_path):
+    """It is healthy, and said by name what it takes to load it."""
+    path = tmp_path / name
+    make(path)
+    pm.protect_file(path, errors=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(FormatError, match=rf"{name} cannot be loaded .*\(.*{reason}.*\): "):
+            pm.load_file(path)
+
+
+@pytest.mark.parametrize("name", ["gguf", "onnx"])
+def test_libraries_that_fail(name, tmp_path, rng, monkeypatch):
+    path = SAMPLES[name](tmp_path, rng)
+    pm.protect_file(path, errors=2)
+
+    def fail(*_):
+        raise ValueError("99 is not a valid type")
+
+    readers = {"gguf": (gguf, "GGUFReader"), "onnx": (onnx, "load_model_from_string")}
+    monkeypatch.setattr(*readers[name], fail)
+    with pytest.raises(FormatError, match=rf"{path} cannot .* {name} \(99 is not a valid type\)"):
+        pm.load_file(path)

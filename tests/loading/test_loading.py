@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -92,6 +93,59 @@ def test_views_that_are_read_differently_are_saved_as_they_are_read(tmp_path, na
     assert all(torch.equal(loaded[each], view) for each, view in views.items())
 
 
+def test_tensors_are_saved_however_they_lie(tmp_path):
+    path = tmp_path / "model.safetensors"
+    w, flat = torch.arange(24.0), torch.arange(40.0)
+    values = torch.randn(6, dtype=torch.complex64)
+    tensors = {
+        "turned": w.view(4, 6).t(),
+        "images": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "strided": torch.arange(9.0)[::2],
+        "expanded": torch.ones(1).expand(5),
+        "parameter": torch.nn.Parameter(torch.ones(3)),
+        # Of one memory, and none of it twice.
+        **{"a": flat[:10], "b": flat[10:20], "left": flat[20:].view(4, 5)[:, :2]},
+        **{"right": flat[20:].view(4, 5)[:, 2:], "re": values.real, "im": values.imag},
+        **{"none": torch.empty(0), "empty": flat[3:3]},
+    }
+    pm.save_file(tensors, path, errors=2)
+    same(pm.load_file(path), {name: t.detach().contiguous() for name, t in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "message"),
+    [
+        (lambda w: {"b": w, "a": w}, WordError, "b and a share memory.*clone"),
+        (lambda w: {"a": w, "b": w.t()}, WordError, "a and b share memory"),
+        (lambda w: {"row": w[1], "x": torch.ones(3), "all": w}, WordError, "all and row share"),
+        (lambda w: {"a": w[:, :2], "b": w[:, 1:]}, WordError, "a and b share memory"),
+        (lambda w: {"a": w, "bits": w.view(torch.int32)}, WordError, "a and bits share"),
+        (lambda w: {"w": w.numpy()}, WordError, r"w is ndarray, .*from_numpy"),
+        (lambda w: {"w": w, "epoch": 3}, WordError, "epoch is int, .*another name"),
+        (lambda w: {"w": w, "inner": {"a": w}}, WordError, "inner is dict"),
+        (lambda w: {"w": w.to_sparse()}, WordError, "w has no plain memory"),
+        (lambda w: {"w": w.to("meta")}, WordError, "w has no plain memory"),
+        (lambda w: {"w": w.to(torch.complex128)}, WordError, "w is C128, which safetensors"),
+        (lambda w: {3: w}, SpecError, "texts as names"),
+        (lambda w: [w], SpecError, "not list"),
+        (lambda w: w, SpecError, "not Tensor"),
+        (lambda w: torch.nn.Linear(2, 2), SpecError, r"state_dict\(\).*not Linear"),
+    ],
+)
+def test_what_a_safetensors_file_cannot_hold(tmp_path, tensors, error, message):
+    path = tmp_path / "model.safetensors"
+    pm.save_file({"w": torch.ones(3)}, path, errors=2)
+    with pytest.raises(error, match=message):
+        pm.save_file(tensors(torch.arange(9.0).view(3, 3)), path, errors=2)
+    same(pm.load_file(path), {"w": torch.ones(3)})
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, sidecar_of(path).name]
+
+
+def test_metadata_are_texts(tmp_path):
+    with pytest.raises(SpecError, match="metadata are texts by name"):
+        pm.save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", 2, metadata={"epoch": 3})
+
+
 def test_pairs_of_four_bits_are_saved(tmp_path):
     path = tmp_path / "model.safetensors"
     pairs = torch.arange(12, dtype=torch.uint8).view(torch.float4_e2m1fn_x2).reshape(3, 4)
@@ -166,6 +220,19 @@ def test_unprotected(tmp_path):
     sidecar_of(path).unlink()
     with pytest.raises(SealError, match="is not protected"):
         pm.load_file(path)
+
+
+def test_no_name_keeps_the_seal_of_what_was_there(tmp_path):
+    """Links lead from one name to the next, and each of them may have a seal."""
+    names = [tmp_path / f"{each}.safetensors" for each in ("end", "way", "link")]
+    pm.save_file(state(), names[0], errors=2)
+    for to, path in pairwise(names):
+        path.symlink_to(to.name)
+        pm.protect_file(path, errors=2)
+    new = {"w": torch.ones(9)}
+    pm.save_file(new, names[2], errors=2)
+    same(pm.load_file(names[2]), new)
+    assert [sidecar_of(path).exists() for path in names] == [False, False, True]
 
 
 def test_checkpoints_with_an_optimizer(tmp_path, rng):

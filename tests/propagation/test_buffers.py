@@ -307,9 +307,9 @@ def test_weights_that_objects_hide_are_named():
 
     model = nn.Sequential(Packed(), nn.Linear(4, 2)).eval()
     for buffers in (False, True):
-        with pytest.warns(UserWarning, match=r"the others are in objects that hide them \(0\.pa"):
+        with pytest.warns(UserWarning, match=r"the others are in attributes .* \(0\.pa"):
             trace(model, X, FLIP, seeds=[0], buffers=buffers)
-    with pytest.raises(FaultError, match=r"'0' has no weights of its own but in objects"):
+    with pytest.raises(FaultError, match=r"'0' has no weights of its own but in attributes"):
         trace(model, X, FLIP, only="0", buffers=True)
 
 

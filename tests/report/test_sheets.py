@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from parimend.errors import SpecError
 from parimend.experiment import Estimate
-from parimend.report import Chart, Column, Known, Sheet, places, write_csv, write_page
+from parimend.report import Chart, Column, Known, Sheet, csv_files, places, write_csv, write_page
 from parimend.report import page as pages
 from parimend.showing import escaped
 from tests.report.conftest import HOSTILE, sheet
@@ -62,6 +62,7 @@ def test_csv_has_all_numbers_in_full(tmp_path):
     ]
     first, second = Sheet("one", "", columns, rows), Sheet("by bit", "", columns, rows[:1])
     written = write_csv([first, second], tmp_path / "t.csv")
+    assert written == csv_files([first, second], tmp_path / "t.csv")
     assert [path.name for path in written] == ["t.csv", "t-by-bit.csv"]
     with open(written[0], newline="") as file:
         assert list(csv.reader(file)) == [

@@ -21,6 +21,9 @@ from parimend.rng import Stream
 STRIKES = ("weights", "everything")
 """What faults strike: the weights, or also what a protection keeps beside them."""
 
+MOST = 0.5
+"""Faults for a word where they are drawn at a rate, at most: each strikes another one."""
+
 _OWN = ("count", "rate", "only", "placement", "stays", "strikes")
 _FIELD_OWN = ("count", "only", "stays")
 
@@ -52,6 +55,14 @@ class Damage:
         words = tuple(words)
         if self.rate is None:
             return self.faults.draw(words, seed, self.only)
+        chosen = select(words, self.only)
+        expected, there = self.rate * _bits(chosen), sum(map(len, chosen))
+        if expected > MOST * there:
+            raise FaultError(
+                f"a rate of {self.rate:g} a bit is {expected / there:.2g} faults for every word, "
+                f"and each strikes another one: at most {MOST:g} can be drawn, which is a rate of "
+                f"{MOST * there / _bits(chosen):.2g} here"
+            )
         return self._at(self.rate, words, seed, self.only)
 
     def draw_beside(

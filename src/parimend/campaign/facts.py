@@ -59,7 +59,7 @@ class Reach(Record):
         if not left:
             return ""
         if self.packed:
-            where = "buffers or packed objects" if self.buffers else "packed objects"
+            where = "buffers or other attributes" if self.buffers else "other attributes"
         share = 100.0 * left / (left + self.struck)
         return (
             f"{self.network}: {left:,} of {left + self.struck:,} bytes ({share:.2g} %) are neither "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
 from parimend.stores.extent import extent_of, packed_in
-from parimend.stores.naming import leaves, named_tensors
+from parimend.stores.naming import added_bytes, leaves, named_tensors, place_of, require_plain
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -27,25 +28,49 @@ def load(source: Source, base: Path, name: str) -> Model:
     """The network that a spec names, on the CPU, in evaluation mode.
 
     Raises:
-        SpecError: if what builds it is not there.
+        SpecError: if what builds it is not there, or it has a tensor without plain memory, which
+            nobody could compare or put back; names it.
         CampaignError: if it cannot be loaded; names the network.
     """
     where = f"[networks.{name}]"
     build = function_of(source.build, base, where) if source.build else None
     try:
         model = _load(source, base, build)
+        if isinstance(model, torch.nn.Module):
+            model = model.cpu().eval()
+            _lay_out_(model, where)
     except ParimendError:
         raise
     except Exception as error:
         raise CampaignError(f"{where}: cannot be loaded: {_said(error)}") from error
-    if isinstance(model, torch.nn.Module):
-        model = model.cpu().eval()
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = tensor.data.contiguous()
-    elif build:
+    if build and not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
         raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
+    try:
+        for each, tensor in state_of(model).items():
+            require_plain(each, tensor)
+    except WordError as error:
+        raise SpecError(f"{where}: {error}") from None
     return model
+
+
+def _lay_out_(model: torch.nn.Module, where: str) -> None:
+    """Put the elements of every tensor in a row, so that they can be struck where they are.
+
+    Raises:
+        SpecError: if that takes apart what shares memory; names the tensors.
+    """
+    named = {name: value for name, (_, value) in leaves(model).items()}
+    plain = {n: v for n, v in named.items() if v.layout is torch.strided and not v.is_nested}
+    others = [name for name, tensor in plain.items() if not tensor.is_contiguous()]
+    before = sum(added_bytes(plain).values())
+    for name in others:
+        plain[name].data = plain[name].data.contiguous()
+    if sum(added_bytes(plain).values()) > before:
+        raise SpecError(
+            f"{where}: {listed(others, most=3)} lies in the memory of another tensor, in another "
+            "order: a fault there strikes both; let the forward compute it, as by weight.t()"
+        )
 
 
 def _load(source: Source, base: Path, build: Callable[..., Any] | None) -> Any:
@@ -90,10 +115,10 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
     extent, hidden = extent_of(model, taken), sum(packed.values())
     if hidden > extent.taken:
         raise SpecError(
-            f"{where}: most of its bytes are in objects of their own, in which nothing can be "
-            f"struck, as quantize_dynamic makes them ({listed(packed, most=3)}): keep the weights "
-            "in parameters or buffers, or strike the file that is deployed (file = ...; see "
-            "docs/campaigns.md)"
+            f"{where}: most of its bytes are in attributes that are neither parameters nor "
+            f"buffers, where nothing is struck ({listed(packed, most=3)}), as quantize_dynamic has "
+            "them: keep the weights in parameters or buffers, or strike the file that is deployed "
+            "(file = ...; see docs/campaigns.md)"
         )
     if source.buffers is None and extent.is_small:
         buffers = extent.left - hidden
@@ -106,8 +131,20 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
-    """All tensors that make a network what it is, buffers too, also those that are not saved."""
-    return {name: value.detach() for name, (_, value) in leaves(model).items()}
+    """All tensors that make a network what it is, buffers too, also those that are not saved; of
+    sparse ones the tensors that these are made of.
+    """
+    return {
+        f"{name}{part}": value
+        for name, (_, tensor) in leaves(model).items()
+        for part, value in _parts_of(tensor.detach()).items()
+    }
+
+
+def _parts_of(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if tensor.layout is torch.sparse_coo:
+        return {".indices": tensor._indices(), ".values": tensor._values()}
+    return {"": tensor}  # torch cannot copy the other kinds that are not plain
 
 
 def weights_hash(model: Model) -> str:
@@ -117,6 +154,41 @@ def weights_hash(model: Model) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(byte_view(tensor, name).data)
     return digest.hexdigest()[:32]
+
+
+@contextmanager
+def left_alone(model: Model, where: str) -> Iterator[None]:
+    """Require that a run leaves a network as it was, and where it was: what is another tensor after
+    it is not the one that is struck, and what has other values would be taken for damage.
+
+    Args:
+        model: the network.
+        where: the run, for the message.
+
+    Raises:
+        CampaignError: names the tensors.
+    """
+    before = _marks(model)
+    yield
+    after = _marks(model)
+    if moved := [name for name in before | after if before.get(name) != after.get(name)]:
+        raise CampaignError(
+            f"{where} changes {listed(moved, most=3)}, which trials would take for damage that is "
+            "not repaired: let it run a copy (copy.deepcopy), or put back what it changes"
+        )
+
+
+def _marks(model: Model) -> dict[str, tuple[Any, ...]]:
+    """By which tensors are known again: their places and what is in them."""
+    return {
+        name: (
+            place_of(value),
+            value.dtype,
+            value.shape,
+            hashlib.sha256(byte_view(value, name).data).digest(),
+        )
+        for name, value in state_of(model).items()
+    }
 
 
 class Metric:

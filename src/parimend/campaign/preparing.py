@@ -16,6 +16,7 @@ from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
     Metric,
     Model,
+    left_alone,
     load,
     reach_of,
     struck,
@@ -80,7 +81,10 @@ def _protected(
     spec: Spec, name: str, model: Model, metric: Metric | None, folder: Path
 ) -> list[Fact]:
     with one_thread():
-        given = metric(model) if metric else None
+        given = None
+        if metric:
+            with left_alone(model, f"[networks.{name}]: the metric {metric.text}"):
+                given = metric(model)
         weights = weights_hash(model)
         buffers = spec.networks[name].buffers
         facts = []

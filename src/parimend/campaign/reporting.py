@@ -266,11 +266,13 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
     """The comparison of two samples, if they share trials."""
     partners = {_place(row): row for row in other.flat}
     shared = {
-        stratum: [[row for row in round_ if _place(row) in partners] for round_ in rounds]
+        stratum: [
+            some for round_ in rounds if (some := [r for r in round_ if _place(r) in partners])
+        ]
         for stratum, rounds in one.rows.items()
     }
     paired = _Sample(one.unit, one.protection, shared)
-    if not all(round_ for rounds in shared.values() for round_ in rounds) or not paired.flat:
+    if not all(shared.values()) or not paired.flat:
         return []
     require_same(f"{a} and {b}", one.terms, other.terms)
 

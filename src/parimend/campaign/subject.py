@@ -23,6 +23,7 @@ from parimend.errors import CampaignError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
 from parimend.outcomes import Verdict, worst
+from parimend.upsets import Upsets
 from parimend.words.bits import byte_view
 
 
@@ -38,7 +39,7 @@ class Struck:
     """
 
     stuck: FaultList | None = None
-    upsets: Callable[[], AbstractContextManager[Any]] | None = None
+    upsets: Callable[[], AbstractContextManager[Upsets]] | None = None
     ran: float | None = None
     changed: bool = False
 
@@ -138,8 +139,13 @@ class Subject:
         """Run the network, and ask what was seen on the way."""
         assert self.metric is not None
         self.watch.seen()  # of runs before this one, as for a score: no part of the answer
-        with _told(), state.upsets() if state.upsets else nullcontext():
+        with _told(), state.upsets() if state.upsets else nullcontext() as upsets:
             state.ran = self.metric(self.model)
+        if upsets is not None and not upsets.struck:
+            raise CampaignError(
+                "nothing was struck, so the run says nothing about the fault: in the metric, what "
+                "only= and operations= name is never called, or less often than every="
+            )
         return self.watch.seen()
 
     def work(self, task: Task) -> Row:

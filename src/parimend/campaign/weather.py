@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,9 @@ class Weather:
     """Events of an environment, as many as come in some days.
 
     Their number is Poisson; each strikes a run of words of 32 bits or, of other dtypes, of as many
-    elements: a single one by a flipped bit, longer runs by random patterns. Cells that fail for
+    elements: a single one by a flipped bit, longer runs by random patterns. Tensors lie one after
+    the other, and a run goes on from one to the next; how much of the first and last it strikes is
+    that of the run, and where in them is drawn. Cells that fail for
     good are left out: there is ``stays`` for them.
 
     Attributes:
@@ -56,10 +58,10 @@ class Weather:
     def _struck(self, chosen: Sequence[Words], seed: int) -> FaultList:
         bits = sum(len(each) * each.format.bits for each in chosen)
         stream = Stream(seed, "campaign events")
-        longest = max(map(len, chosen))
         lists = [
-            draw("bitflip" if size == 1 else "burst", chosen, min(size, longest), int(own))
+            found
             for size, own in self._events(self.where.expected(bits, self.days), stream)
+            for found in _event(chosen, size, own)
         ]
         return merged(lists, seed, self.where.name)
 
@@ -75,6 +77,21 @@ class Weather:
         count = int(poisson.ppf(stream.uniforms(1)[0] + 2.0**-54, expected))
         sizes = self.where.events.drawn(stream.uniforms(count))
         return list(zip(sizes, stream.raw(count).tolist(), strict=True))
+
+
+def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]:
+    """What one event of so many words strikes."""
+    if size == 1:
+        yield draw("bitflip", chosen, 1, seed)
+        return
+    total = sum(map(len, chosen))
+    begin = int(Stream(seed, "campaign run").integers(max(total - size, 0) + 1, 1)[0])
+    first = 0
+    for each in chosen:
+        count = min(first + len(each), begin + size) - max(first, begin)
+        first += len(each)
+        if count > 0:
+            yield draw("burst", [each], count, seed)
 
 
 def merged(lists: Iterable[FaultList], seed: int, kind: str) -> FaultList:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import reason, require_written, tell
-from parimend.cli.output import Json, SealDir, reading
+from parimend.cli.output import Json, SealDir, reading, written
 from parimend.cli.report import show
 from parimend.cluster import EngineName
 from parimend.errors import ParimendError
@@ -46,6 +46,7 @@ Written = Annotated[
     typer.Option(
         "--receipt",
         metavar="FILE",
+        parser=written,
         help="Write down which files these are and what is found, as JSON to be signed.",
     ),
 ]
@@ -88,9 +89,13 @@ def command(
         raise typer.BadParameter("--receipt is of one path that is looked at here")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
-        from parimend.cli.places import RECEIPT, require_free
+        from parimend.cli.places import RECEIPT, require_distinct, require_free
+        from parimend.files.apart import Apart
 
-        require_free(receipt, RECEIPT)
+        # Not by its name: a single seal would be that of any file.
+        apart = Apart(seal_dir, proven=True) if seal_dir else None
+        require_free(receipt, RECEIPT, seals=apart)
+        require_distinct([receipt], [*known, seal_dir])
     if engine == "local" and workers is None:
         workers = 1
     trouble = ""

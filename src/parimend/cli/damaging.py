@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from parimend.atomic import atomic
-from parimend.errors import SpecError
 from parimend.faults import FaultList, Words, draw
 from parimend.files.opening import sidecars_of
 from parimend.files.seals import sidecar_of
@@ -35,7 +34,7 @@ def damage_file(
 
     Args:
         path: a whole file; not changed.
-        out: where to write the copy.
+        out: where to write the copy; another place.
         kind, count, seed, only, placement: see `parimend.faults.draw`.
         replay: apply these stored faults instead of drawing any.
 
@@ -43,13 +42,10 @@ def damage_file(
         What was changed.
 
     Raises:
-        SpecError: if ``out`` is ``path``.
         FormatError: if the file is not what its name says.
         FaultError: if there cannot be such damage, or stored faults do not fit.
         OSError: if a file cannot be read or written.
     """
-    if out.exists() and out.samefile(path):
-        raise SpecError(f"{out} is the file to be damaged: write the copy somewhere else")
     require_place(out)
     with open_regular(path) as file, ExitStack() as stack:
         # What is entered first takes its place last: a sidecar never lies beside another file.

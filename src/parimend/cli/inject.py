@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, print_json, print_table, say
+from parimend.cli.output import Json, Only, print_json, print_table, say, written
 
 if TYPE_CHECKING:
     from parimend.faults import FaultList
@@ -30,7 +30,12 @@ def command(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="An undamaged file; it is not changed.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the damaged copy.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", parser=written, metavar="PATH", help="Where to write the damaged copy."
+        ),
+    ],
     fault: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +59,10 @@ def command(
         ),
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Also write the list of faults here (JSON lines).")
+        Path | None,
+        typer.Option(
+            parser=written, metavar="PATH", help="Also write the list of faults here (JSON lines)."
+        ),
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Apply this list of faults instead of drawing one.")
@@ -68,10 +76,11 @@ def command(
     Example: parimend inject model.safetensors -o broken.safetensors --fault bitflip --count 210
     """
     from parimend.cli.damaging import damage_file
-    from parimend.cli.places import FAULTS, require_free, require_free_for
+    from parimend.cli.places import FAULTS, require_distinct, require_free, require_free_for
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    require_distinct([out, save], [path, replay])
     require_free_for(out, path)
     if save is not None:
         require_free(save, FAULTS)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parimend.arguments import goal_of
+from parimend.errors import SpecError
 from parimend.regular import size_of
 from parimend.showing import escaped, table
 
@@ -40,6 +42,18 @@ SealDir = Annotated[
         "or one seal. By default they lie beside the files.",
     ),
 ]
+
+
+def written(text: str) -> Path:
+    """What an option names that names a file to write.
+
+    Raises:
+        BadParameter: if it is to be a folder, and there is none.
+    """
+    try:
+        return goal_of(text)
+    except SpecError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def say(text: str) -> None:

@@ -3,46 +3,44 @@
 A file that has a seal is kept, and so is the seal. Only the same file takes its place, repaired or
 damaged on purpose: the one with the same seal. What is written about files (receipts, maps, lists
 of faults) takes the place of its own kind, and of nothing else. Pages, pictures and tables are
-known by their names, which have to be such.
+known by their names, which have to be such. What a command reads it does not write over, and no
+file of its own either. Links are followed, as whatever is written follows them.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from parimend.errors import MismatchError, ParimendError
-from parimend.files.apart import seals_in
-from parimend.files.seals import (
-    Seals,
-    content_digest,
-    find_inside,
-    is_of_file,
-    is_seal,
-    load_sidecar,
-    seals_beside,
-)
+from parimend.errors import MismatchError, ParimendError, SpecError
+from parimend.files.opening import absent, opened, steps
+from parimend.files.seals import Beside, Seals, content_digest, is_of_file, is_seal, seals_beside
 from parimend.regular import open_regular, require_place
 
 RECEIPT, MAP, FAULTS = b'{"files":[', b'{\n "source": ', b'{"format": "parimend.faults"'
 """How what is written about files begins."""
 
 
-def require_free(out: Path, head: bytes = b"", instead: str = "") -> None:
+def require_free(
+    out: Path, head: bytes = b"", instead: str = "", seals: Seals | None = None
+) -> None:
     """Refuse to write where something lies that is worth keeping.
 
     Args:
         out: where a command is to write a file.
         head: how files of this kind begin, where it is not known by the name.
         instead: what the user may do else.
+        seals: where there are more than beside files.
 
     Raises:
         MismatchError: says what lies there.
         FormatError: if no file can be there; see `require_place`.
     """
     require_place(out)
-    _require_nothing(_kept(out) or _other_kind(out, head), out, instead)
+    there = next((why for why, _ in _kept(out, seals)), "") or _other_kind(out, head)
+    _require_nothing(there, out, instead)
 
 
 def require_free_for(out: Path, path: Path, seals: Seals | None = None) -> None:
@@ -50,19 +48,49 @@ def require_free_for(out: Path, path: Path, seals: Seals | None = None) -> None:
 
     Args:
         out: where a command is to write a file.
-        path: what is written there, repaired or damaged.
+        path: what is written there, repaired or damaged; it may be gone.
         seals: where its seal is; beside it by default.
 
     Raises:
         MismatchError: says what lies there.
     """
-    kept = _kept(out)
-    if kept and not is_seal(out):
-        with suppress(ParimendError, OSError), open_regular(path) as file:
-            sealed = (seals or seals_in(None)).find(file, path)
-            if content_digest(sealed.seal) == _digest(out):
-                return
-    _require_nothing(kept, out)
+    if kept := [*_kept(out, seals)]:
+        ours = _content(path, seals or Beside())
+        others = (why for why, content in kept if not content or content != ours)
+        _require_nothing(next(others, ""), out)
+
+
+def require_distinct(
+    written: Sequence[Path | None], read: Iterable[Path | None] = (), instead: str = ""
+) -> None:
+    """Refuse to write two files to one place, or over one that the same command reads.
+
+    Args:
+        written: where a command is to write files.
+        read: what it reads.
+        instead: what the user may do else.
+
+    Raises:
+        SpecError: names the file.
+    """
+    seen = {same for path in read if path is not None for same in _identities(path)}
+    taken = set[object]()
+    for path in (path for path in written if path is not None):
+        here = _identities(path)
+        if here & seen:
+            raise SpecError(f"{path} is read by this command, too: take another name{instead}")
+        if here & taken:
+            raise SpecError(f"{path} is where this command writes something else: take two names")
+        taken |= here
+
+
+def _identities(path: Path) -> set[object]:
+    """By which a file is known, if it is there or will be."""
+    found: set[object] = {os.path.realpath(path)}
+    with suppress(OSError):
+        state = os.stat(path)
+        found.add((state.st_dev, state.st_ino))
+    return found
 
 
 def _require_nothing(there: str, out: Path, instead: str = "") -> None:
@@ -71,26 +99,47 @@ def _require_nothing(there: str, out: Path, instead: str = "") -> None:
         raise MismatchError(f"{out} {there} and would be replaced: {remedy}")
 
 
-def _kept(out: Path) -> str:
-    """Why a file is to be kept, if it is there or has been."""
-    if is_seal(out):
-        return "has the name of a seal"
-    beside, live = seals_beside(out)
-    if os.path.lexists(beside):
-        return f"has the seal {beside}"
-    if live.is_file() and not is_of_file(live):
-        return f"has the seal {live}"
-    return "has a seal inside" if _digest(out) else ""
+def _kept(out: Path, apart: Seals | None) -> Iterator[tuple[str, bytes]]:
+    """Why a file is to be kept, if it is there or has been, and of each reason a digest of what
+    the seal seals; nothing if that cannot be told.
+
+    Args:
+        out: the file.
+        apart: where there are more seals than beside files.
+    """
+    for path in steps(out):
+        by = "" if path == out else f"leads to {path}, which "
+        beside, live = seals_beside(path)
+        if is_seal(path):
+            yield f"{by}has the name of a seal", b""
+        elif os.path.lexists(beside):
+            yield f"{by}has the seal {beside}", _content(path, Beside())
+        elif live.is_file() and not is_of_file(live):
+            yield f"{by}has the seal {live}", _content(path, Beside())
+        elif path.exists() and (inside := _content(path, Beside())):
+            yield f"{by}has a seal inside", inside
+    if apart is not None and out.exists():
+        yield from _kept_apart(out, apart)
 
 
-def _digest(out: Path) -> bytes:
-    """Of what the seal of a file seals; nothing if it has none that can be read."""
-    beside, _ = seals_beside(out)
+def _kept_apart(out: Path, apart: Seals) -> Iterator[tuple[str, bytes]]:
     with suppress(ParimendError, OSError):
-        if beside.exists():
-            return content_digest(load_sidecar(beside).seal)
-        with open_regular(out) as file:
-            return content_digest(find_inside(file, out).seal)
+        try:
+            with opened(out, apart) as found:
+                seal, side = found.sealed.seal, found.sealed.path
+            if side is not None:
+                yield f"has the seal {side}", content_digest(seal)
+        except MismatchError:  # it is not known which one
+            yield f"may have one of several seals ({apart.option.strip()})", b""
+
+
+def _content(path: Path, seals: Seals) -> bytes:
+    """A digest of what the seal of a file seals, which may be gone; nothing if it has none that
+    can be read.
+    """
+    read = opened if os.path.exists(path) else absent
+    with suppress(ParimendError, OSError), read(path, seals) as found:
+        return content_digest(found.sealed.seal)
     return b""
 
 

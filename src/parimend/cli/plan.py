@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, counting, print_json
+from parimend.cli.output import Json, Only, counting, print_json, written
 from parimend.cli.planned import print_plan, print_simulation
-from parimend.cli.protect import CarrierOption, Guaranteed, PerOption, Seed, Source
+from parimend.cli.protect import CarrierOption, Guaranteed, PerOption, Seed, Source, known
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
@@ -90,7 +90,12 @@ Verify = Annotated[
 ]
 Map = Annotated[
     Path | None,
-    typer.Option("--map", help="Write what carriers and budgets give and take to this JSON file."),
+    typer.Option(
+        "--map",
+        parser=written,
+        metavar="PATH",
+        help="Write what carriers and budgets give and take to this JSON file.",
+    ),
 ]
 
 
@@ -128,12 +133,14 @@ def command(
 
     Exit status: 1 if a target is not met.
     """
-    from parimend.cli.places import MAP, require_free
+    from parimend.cli.places import MAP, require_distinct, require_free
     from parimend.planner import plan, simulate
 
-    files = Files(html, picture, csv)
+    read = [src, *known([src])]
+    files = Files(html, picture, csv, read=read, beside=map_)
     if map_ is not None:
         require_free(map_, MAP)
+        require_distinct([map_], read)
     where = _environment(environment, rate, events, hard_rate)
     service = _service(where, _days(interval), years, _target(target, fit))
     options: Options = {"only": only, "per": per, "seed": seed, "guaranteed": guaranteed}

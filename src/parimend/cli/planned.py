@@ -90,8 +90,8 @@ def print_simulation(it: Simulation, words: int) -> None:
         verdict = "above, as an upper bound may be"
     say(
         f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something"
-        f"{which}, at {it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); the formula says "
-        f"{it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
+        f"{which}, at {it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); "
+        f"the formula says {it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
     )
 
 

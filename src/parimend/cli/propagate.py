@@ -74,7 +74,7 @@ def command(
     from parimend.propagation import Layer, Struck, trace
     from parimend.upsets import Upset
 
-    files = Files(html, picture, csv)
+    files = Files(html, picture, csv, read=[Path(each) for each in arguments or ()])
     computed = upset or ([] if weights else ["bitflip"])
     kinds: list[Upset | Faults] = [Upset(kind, count, size=size) for kind in computed]  # type: ignore[arg-type]
     kinds += [Faults(kind, count) for kind in weights or ()]

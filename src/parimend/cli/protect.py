@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size
+from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size, written
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
@@ -69,6 +69,8 @@ def command(
         typer.Option(
             "--out",
             "-o",
+            parser=written,
+            metavar="PATH",
             help="The protected file, for real and lowbits; for several an existing folder. For "
             "sidecar where to write that of a single file.",
         ),
@@ -106,12 +108,13 @@ def command(
     Example: parimend protect model.safetensors --errors 1000
     """
     from parimend.files import protect_all
+    from parimend.files.seals import is_seal
 
-    if out is not None and carrier != "sidecar" and not (force or out.is_dir()):
-        from parimend.cli.places import require_free
-
-        require_free(out, instead=", or use --force")
-    with reading(_known(srcs, everything), "protecting") as progress:
+    if out is not None and carrier != "sidecar":
+        _require_free(_goals(out, srcs, everything), known(srcs, everything), force)
+    elif out is not None and not (out.exists() or is_seal(out)):
+        _require_free([out], srcs, force)
+    with reading(known(srcs, everything), "protecting") as progress:
         made = protect_all(
             srcs,
             errors,
@@ -134,7 +137,30 @@ def command(
     raise typer.Exit(1 if made.problems else 0)
 
 
-def _known(srcs: Sequence[Path], everything: bool) -> Iterator[Path]:
+def _require_free(goals: Sequence[Path], read: Iterable[Path], force: bool) -> None:
+    """Refuse to write protected files or seals where others are."""
+    from parimend.cli.places import require_distinct, require_free
+
+    require_distinct(goals, read)
+    for goal in () if force else goals:
+        require_free(goal, instead=", or use --force")
+
+
+def _goals(out: Path, srcs: Sequence[Path], everything: bool) -> list[Path]:
+    """Where protected files are written, as far as that is known."""
+    from parimend.errors import ParimendError
+    from parimend.files.protecting import goals_of
+
+    if not out.is_dir():
+        return [out]
+    goals = []
+    for src in srcs:
+        with suppress(ParimendError, OSError):  # it is told of when its turn comes
+            goals += [goal for goal in goals_of(src, out, everything) if goal.parent.is_dir()]
+    return goals
+
+
+def known(srcs: Sequence[Path], everything: bool = False) -> Iterator[Path]:
     """The files that are read; what stands for none is told when its turn comes."""
     from parimend.errors import ParimendError
     from parimend.files import targets

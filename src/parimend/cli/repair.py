@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from parimend.cli.check import Listed, Paths, Quiet
-from parimend.cli.output import Json, SealDir, reading
+from parimend.cli.output import Json, SealDir, reading, written
 from parimend.cli.report import show
-
-if TYPE_CHECKING:
-    from parimend.files.seals import Seals
 
 
 def command(
     paths: Paths,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the repaired file and its sidecar here."),
+        typer.Option(
+            "--out",
+            "-o",
+            parser=written,
+            metavar="PATH",
+            help="Write the repaired file and its sidecar here.",
+        ),
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Let the repaired file take the damaged one's place.")
@@ -57,13 +60,12 @@ def command(
     Exit status: 0 the file is or was right, 1 findings remain, 2 the repair could not run.
     """
     from parimend.files import known_members, repair_all
-    from parimend.files.apart import seals_in
 
     if (out is None) != in_place:
         raise typer.BadParameter("give either -o DST or --in-place")
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if out is not None:
-        _require_free(out, paths, seals_in(seal_dir))
+        _require_free(out, paths, seal_dir, sources or ())
     with reading(known, "repairing") as progress:
         report = repair_all(
             paths,
@@ -78,11 +80,21 @@ def command(
     )
 
 
-def _require_free(out: Path, paths: Sequence[Path], seals: Seals) -> None:
-    """Refuse to write repaired files where others are that have a seal."""
-    from parimend.cli.places import require_free_for
+def _require_free(
+    out: Path, paths: Sequence[Path], seal_dir: Path | None, sources: Sequence[str]
+) -> None:
+    """Refuse to write repaired files where others are that have a seal, or that are read."""
+    from parimend.cli.places import require_distinct, require_free_for
+    from parimend.files.apart import seals_in
     from parimend.files.members import Members
 
+    seals = seals_in(seal_dir)
     for members in (Members(path, seals) for path in paths):
-        for file in members.first():
-            require_free_for(out / members.name(file) if out.is_dir() else out, file, seals)
+        files = {file: members.name(file) for file in members.first()}
+        others = [source for source in map(Path, sources) if not source.is_dir()]
+        others += [Path(source, name) for source in sources for name in files.values()]
+        goals = [out / name for name in files.values()] if out.is_dir() else [out]
+        require_distinct(goals, files, ", or use --in-place")
+        require_distinct(goals, [seal_dir, *others])
+        for file, name in files.items():
+            require_free_for(out / name if out.is_dir() else out, file, seals)

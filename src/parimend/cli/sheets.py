@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import unwritten
+from parimend.cli.output import written
 
 if TYPE_CHECKING:
     from parimend.report import Sheet
@@ -20,19 +21,27 @@ Html = Annotated[
     Path | None,
     typer.Option(
         help="Write a page with tables, figures and filters to this file (.html).",
+        parser=written,
+        metavar="PATH",
         rich_help_panel=_FILES,
     ),
 ]
 Picture = Annotated[
     Path | None,
     typer.Option(
-        help="Draw a picture into this file (.svg, .png or .pdf).", rich_help_panel=_FILES
+        help="Draw a picture into this file (.svg, .png or .pdf).",
+        parser=written,
+        metavar="PATH",
+        rich_help_panel=_FILES,
     ),
 ]
 Csv = Annotated[
     Path | None,
     typer.Option(
-        help="Write the table to this file (.csv); more go beside it.", rich_help_panel=_FILES
+        help="Write the table to this file (.csv); more go beside it.",
+        parser=written,
+        metavar="PATH",
+        rich_help_panel=_FILES,
     ),
 ]
 
@@ -41,6 +50,11 @@ Csv = Annotated[
 class Files:
     """Where sheets go; nowhere by default.
 
+    Attributes:
+        html, picture, csv: the files.
+        read: what the command reads.
+        beside: what else it writes.
+
     Raises:
         ParimendError: if one of them cannot be written, before anything long begins.
     """
@@ -48,11 +62,13 @@ class Files:
     html: Path | None = None
     picture: Path | None = None
     csv: Path | None = None
+    read: Sequence[Path] = ()
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
         if not self:
             return
-        from parimend.cli.places import require_free
+        from parimend.cli.places import require_distinct, require_free
         from parimend.report import require_csv, require_page, require_picture
 
         asked = (
@@ -64,15 +80,22 @@ class Files:
             if path is not None:
                 require(path)
                 require_free(path)
+        require_distinct([self.beside, self.html, self.picture, self.csv], self.read)
 
     def __bool__(self) -> bool:
         return any(path is not None for path in (self.html, self.picture, self.csv))
 
     def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> str:
         """Write the files that are asked for; see `unwritten`."""
-        from parimend.report import write_csv, write_page, write_picture
+        from parimend.cli.places import require_distinct, require_free
+        from parimend.report import csv_files, write_csv, write_page, write_picture
 
         def write() -> None:
+            # What lies beside the table is known when its sheets are.
+            tables = csv_files(sheets, self.csv) if self.csv is not None else []
+            for path in tables:
+                require_free(path)
+            require_distinct([self.beside, *tables], self.read)
             if self.html is not None:
                 write_page(sheets, self.html, title, confidence=confidence)
             if self.picture is not None:

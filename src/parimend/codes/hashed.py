@@ -17,6 +17,7 @@ from parimend.codes.modular import Modular
 from parimend.codes.power import PowerSums
 from parimend.codes.promise import MEASURED, Chance
 from parimend.errors import SpecError
+from parimend.kernels.modular import GROUP
 
 _BOUNDED = 6000  # words
 
@@ -78,10 +79,10 @@ class Hashed(Beside):
         return Chance(errors, MEASURED, "random damage, bursts, lines and pages")
 
     def bounded(self, errors: int) -> Chance | None:
-        """See `bound`: it says nothing of the last quarter of a budget, and takes long for large
-        ones.
+        """See `bound`: it says nothing of the last quarter of a budget, or of more words than there
+        are groups, and takes long for large budgets.
         """
-        fewer = min(min(errors, self.n) * 3 // 4, _BOUNDED)
+        fewer = min(errors * 3 // 4, -(-self.n // GROUP), _BOUNDED)
         what = "words in different groups of 16, over the draw of the seed"
         bound = self.bound(fewer)
         return Chance(fewer, bound, what) if bound < 1.0 else None

@@ -22,6 +22,10 @@ MEASURED = 1e-3
 proof are dimensioned for, and what ``docs/measurements.md`` says of them."""
 
 
+CROWDED, SHARE = 1e-2, 8
+"""The same of sparse codes where more than one in so many weights may be wrong."""
+
+
 @dataclass(frozen=True, repr=False)
 class Chance(Record):
     """Up to ``errors`` wrong words of 32 bits are not repaired with at most some probability.

@@ -50,10 +50,11 @@ class Sparse(SparseIntegers, RealCode):
     def _coefficient_bits(cls, word_bits: int, own: int = 12, members: int = 1) -> int:
         """Long coefficients tell errors apart but cost longer moves to impose, about
         2^(bits / (own - 1)): of a float weight's many steps a few dozen are nothing, of an int8
-        weight's 127 they are too much. Yet few of the members of a check may explain it by chance.
+        weight's 127 they are too much. Yet few of the members of a check may explain it by chance,
+        and of pairs of them hardly any.
         """
         least = word_bits + 4 + members.bit_length()
-        bits = 62 - word_bits if word_bits > 16 else max(2 * word_bits + 4, least)
+        bits = 62 - word_bits if word_bits >= 16 else max(2 * word_bits + 4, least)
         return min(bits, 62 - word_bits, max(6 * (own - 1) - 2, 16))
 
     @classmethod

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes.base import MAX_WORDS, Code
-from parimend.codes.promise import MEASURED, Chance, Promise
+from parimend.codes.promise import CROWDED, MEASURED, SHARE, Chance, Promise
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.words.layout import Word
@@ -165,7 +165,8 @@ class SparseIntegers(Code):
         """The code for words of length ``n`` with any ``errors`` of them wrong.
 
         The number of checks is the smallest for which simulation found at least 99.9 % of random
-        damage repaired (`benchmarks/decoding.py`). Up to about 30,000 weights, two errors in one
+        damage repaired (`benchmarks/decoding.py`); 99 % where more than an eighth of the weights
+        may be wrong. Up to about 30,000 weights, two errors in one
         check can be told apart and fewer checks than errors are enough; beyond, it takes 1.4 checks
         for an error.
 
@@ -244,10 +245,21 @@ class SparseIntegers(Code):
         of weights that are sharded over processes.
         """
         weights = word.elements_within(errors)
-        is_usual = self.m >= _usual_checks(type(self), self.n, weights, self.word_bits)
-        measured = Chance(errors, MEASURED, "random damage") if is_usual else None
+        most = CROWDED if SHARE * weights > self.n else MEASURED
+        measured = Chance(errors, most, "random damage") if self._is_usual(weights) else None
         alone = int(word.elements_within(1) == 1)
         return Promise(0, measured=measured, noticed=alone, missed=2.0**-256)
+
+    def _is_usual(self, errors: int) -> bool:
+        """Whether it has what was found to be enough for so many wrong weights: checks, and
+        coefficients as long as codes with so many checks have now.
+        """
+        fewest, alike = (
+            _usual(type(self), self.n, errors, self.word_bits, m) for m in (None, self.m)
+        )
+        if fewest is None or alike is None:
+            return False
+        return self.m >= fewest.m and self.coefficient_bits >= alike.coefficient_bits
 
     def _counts(self) -> list[tuple[int, int]]:
         """(column weight, number of columns of that weight), lightest first."""
@@ -324,12 +336,14 @@ class SparseIntegers(Code):
 
 
 @lru_cache(maxsize=1024)
-def _usual_checks(family: type[SparseIntegers], n: int, errors: int, word_bits: int) -> int | float:
-    """The number of checks that was found to be enough; infinity if none is."""
+def _usual(
+    family: type[SparseIntegers], n: int, errors: int, word_bits: int, m: int | None
+) -> SparseIntegers | None:
+    """What was found to be enough, with ``m`` checks or as few as are; None if nothing is."""
     try:
-        return family.for_errors(n, errors, word_bits=word_bits).m
+        return family.for_errors(n, errors, m=m, word_bits=word_bits)
     except SpecError:
-        return math.inf
+        return None
 
 
 def _starts(counts: list[tuple[int, int]]) -> NDArray[np.int64]:

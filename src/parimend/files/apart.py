@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -35,6 +35,7 @@ from parimend.files.seals import (
     load_sidecar,
     name_of,
     seals_below,
+    sidecar_of,
 )
 from parimend.files.targets import PLACE
 from parimend.files.walking import refuse, walk
@@ -236,6 +237,34 @@ class Apart(Seals):
     @cached_property
     def _names(self) -> set[str]:
         return {name_of(sealed) for sealed in self._sealed}
+
+
+def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]:
+    """Which of some files are just what the sidecar beside another file seals, and whose that is.
+
+    Args:
+        files: that are not as their own sidecars say; each is read once for every sidecar of a file
+            of its size and header.
+        others: the files whose sidecars are asked, which may be lost.
+    """
+    found: dict[Path, Path] = {}
+    for other in others:
+        with suppress(ParimendError, OSError):
+            seal, layout, is_intact = load_sidecar(sidecar_of(other))
+            if layout is None:  # that of a live model
+                continue
+            sealed = Sealed(seal, layout, sidecar_of(other), is_intact)
+            for path in [path for path in files if path not in (other, *found)]:
+                with suppress(OSError), open_regular(path) as file:
+                    if _is_just(sealed, file, path):
+                        found[path] = other
+    return found
+
+
+def _is_just(sealed: Sealed, file: BinaryIO, path: Path) -> bool:
+    tensors = FileTensors(file, sealed.layout)
+    is_near = tensors.found == tensors.size and tensors.has_header and _is_whole(sealed)
+    return is_near and _look(sealed, file, path) is Verdict.CLEAN
 
 
 def _show(sealed: Sealed) -> str:

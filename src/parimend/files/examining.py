@@ -212,7 +212,7 @@ def _knows_end(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> bool:
     # Bytes may have come in anywhere in tensors that are not protected.
     last = next((part for part in reversed(tensors.whole()) if part.count), None)
     if last is None:
-        return False
+        return tensors.has_header  # which says so: what follows it belongs to nothing
     parts = (part for word in seal.words for part in word.parts if part.name == last.name)
     return elements_in(parts) == last.count
 

@@ -30,6 +30,7 @@ class Looked(NamedTuple):
         listed: the names that it lists, if it is an index whose seal notes no members.
         is_sure: whether a word shows that this seal is that of the member, and not its name alone.
         origin: where the member was when it was sealed, if it was one of several.
+        is_strange: whether it is probably another file than the one of this seal.
     """
 
     found: Any
@@ -37,6 +38,7 @@ class Looked(NamedTuple):
     listed: list[str] | None
     is_sure: bool
     origin: Origin | None
+    is_strange: bool
 
 
 def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:
@@ -53,7 +55,15 @@ def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) ->
     if is_index(opened.path) and not noted(notes, MEMBERS, opened.path.name):
         listed = listed_in(_original(opened.sealed, opened.file))
     is_sure = outcome is not None and is_proven(outcome)
-    return Looked(found, notes, listed, is_sure, origin_of(opened.sealed, opened.path))
+    is_strange = outcome is not None and not is_sure and _is_all_other(outcome, opened.sealed)
+    origin = origin_of(opened.sealed, opened.path)
+    return Looked(found, notes, listed, is_sure, origin, is_strange)
+
+
+def _is_all_other(outcome: FileOutcome, sealed: Sealed) -> bool:
+    """Whether hardly anything in a file is what it was, or it was probably saved anew."""
+    other = sum(end - begin for begin, end in outcome.ranges)
+    return bool(outcome.problem) or 10 * other > 9 * sealed.layout.data_bytes
 
 
 def settled(found: FileOutcome, opened: Opened) -> FileOutcome:

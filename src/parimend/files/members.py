@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parimend.atomic import PathLike
-from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.apart import seals_in
+from parimend.errors import FormatError, MismatchError, ParimendError, SealError
+from parimend.files.apart import holding, seals_in
 from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import Sealed, Seals, name_of
+from parimend.files.seals import NAME, Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
     MEMBERS,
-    NAME,
     PLACE,
     has_others,
     index_first,
@@ -77,6 +76,7 @@ class Members:
         self._at = 0
         self._found: dict[Path, Any] = {}
         self._failed: dict[Path, Exception] = {}
+        self._strange: set[Path] = set()
         self._unseen = unreadable(path) if is_folder else {}
         self._is_protected = False
         self._names: list[str] = []
@@ -108,6 +108,7 @@ class Members:
         if isinstance(looked, Looked):
             self._is_protected = True
             self._found[path] = looked.found
+            self._strange.update([path] if looked.is_strange else [])
             name = looked.notes.get(NAME)
             if looked.is_sure and is_inside(name):
                 self.named[path] = str(name)
@@ -115,6 +116,7 @@ class Members:
                 self._hear(looked, path)
             return
         self._failed[path] = looked
+        self._strange.update([path] if isinstance(looked, MismatchError) else [])
         if self.is_set:
             self._is_protected |= self.seals.has(path)
             self._unsure[path] = None
@@ -157,8 +159,21 @@ class Members:
             for path, where in elsewhere.items()
             if path in self._found
         }
+        for path, where in self._left_seals():
+            problems[path] = self._problems.displaced(where)
+            self._found.pop(path, None)  # compared with the seal of another file
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
+
+    def _left_seals(self) -> Iterator[tuple[Path, Displaced]]:
+        """Files that took each other's places and left their seals: each is as another's says."""
+        if not self.is_set or self.seals.option or not self._strange:
+            return
+        holds = holding(sorted(self._strange), (self._folder / name for name in self._names))
+        own = {held: path for path, held in holds.items()}
+        for path, held in holds.items():
+            names = self.name(path), self.name(held)
+            yield path, Displaced(*names, own.get(path), None, sidecar_of(held))
 
     def looked(self, path: Path) -> Any:
         """What was found in a member, wherever it lies; None if it could not be looked at."""

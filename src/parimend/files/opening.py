@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -118,4 +118,14 @@ def _state(side: Path | None) -> State | None:
 
 def sidecars_of(path: Path) -> list[Path]:
     """Where sidecars of a file's content may be: beside its name, and beside what that links to."""
-    return sorted({sidecar_of(path), sidecar_of(Path(os.path.realpath(path)))})
+    return sorted({sidecar_of(step) for step in steps(path)})
+
+
+def steps(path: Path) -> Iterator[Path]:
+    """A path, and what it leads to, link by link: each of these may have a seal."""
+    seen = set[Path]()
+    while path not in seen:
+        yield path
+        seen.add(path)
+        with suppress(OSError):  # it is no link
+            path = path.parent / os.readlink(path)

@@ -15,8 +15,8 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import MEMBERS, NAME, PLACE, is_inside
+from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
+from parimend.files.targets import MEMBERS, PLACE, is_inside
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -104,12 +104,14 @@ class Displaced(NamedTuple):
         holds: the place of what it holds.
         own: the file that holds what was in its place; None if there is none.
         seal: that of what was in its place, where seals are apart from files.
+        beside: the seal of what it holds, if that lies beside another file.
     """
 
     place: str
     holds: str
     own: Path | None
     seal: Path | None
+    beside: Path | None = None
 
 
 def displaced(

@@ -77,18 +77,18 @@ class Problems:
 
     def displaced(self, where: Displaced) -> str:
         """What is the matter with a member that holds what another one held, in words."""
-        with_seals = "" if self._seals.option else ", with their seals"
+        with_seals = "" if self._seals.option or where.beside else ", with their seals"
         own = (
             f"its own is in {where.own}: exchange them{with_seals}"
             if where.own
             else "its own is lost: fetch it"
         )
         # Not --force: it would seal what is damaged elsewhere in the set.
-        meant = (
-            f"remove {where.seal}"
-            if where.seal
-            else f"{self.protect}, with the options of before, notes it"
-        )
+        meant = f"{self.protect}, with the options of before, notes it"
+        if where.seal:
+            meant = f"remove {where.seal}"
+        elif where.beside:
+            meant = f"put {where.beside} beside it as its seal, and {meant}"
         return (
             f"holds what was protected as {where.holds}, and {own}; or, if that is meant, {meant}"
         )

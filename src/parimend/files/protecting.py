@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from parimend.arguments import path_of
+from parimend.arguments import goal_of, path_of
 from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
@@ -230,7 +230,7 @@ def _protected(
     seals = _seals(request, path, files, out, seal_dir)
     goals, root = files, folder
     if request.carrier.moves:
-        goals, root = _goals(path, folder, files, path_of(out, "out"))
+        goals, root = _goals(path, folder, files, goal_of(out, "out"))
     is_set = path.is_dir() or is_index(path) or len(files) > 1
     task = Task(request, notes_of(goals, root) if is_set else {}, root, seals, force, progress)
     balance = request.balance
@@ -357,13 +357,24 @@ def _seals(
         return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_one=False)
     if out is None:
         return Beside()
-    where = path_of(out, "out")
+    where = goal_of(out, "out")
     if not where.is_dir() and (len(files) > 1 or path.is_dir()):
         raise SpecError(
             f"{path} has {len(files)} files: give a folder for their seals, with --seal-dir (in "
             "Python: seal_dir=)"
         )
     return Apart(where, proven=True)
+
+
+def goals_of(path: Path, out: Path, everything: bool = False) -> list[Path]:
+    """Where a carrier that changes weights writes the protected files; see `protect_file`.
+
+    Raises:
+        FormatError, SpecError, OSError: as `protect_file` does.
+    """
+    files = targets(path, everything)
+    files = _with_places(files, path) if path.is_dir() else files
+    return _goals(path, _folder(path), files, out)[0]
 
 
 def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[list[Path], Path]:

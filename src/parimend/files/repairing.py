@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from parimend.arguments import path_of
+from parimend.arguments import goal_of, path_of
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import Find, find, proven
@@ -78,6 +78,7 @@ def repair_file(
         SourceError: if a source that is needed cannot be read in ranges, or is of another file.
         MismatchError: also if a file was saved anew while it was being repaired.
         FormatError: also if ``out`` is something else than a regular file or a folder.
+        SpecError: if ``out`` is a hard link to the file.
         OSError: if a file cannot be read or written. Nothing was changed then.
         SealError, MismatchError, FormatError: as `check_file` does.
 
@@ -116,7 +117,7 @@ def repair_all(
     began = time.perf_counter()
     seals = seals_in(seal_dir)
     groups = [Members(path_of(path), seals) for path in paths]
-    folder = None if out is None else path_of(out, "out")
+    folder = None if out is None else goal_of(out, "out")
     if folder and len(groups) > 1:
         raise SpecError(f"{folder} is the place of one result: repair several paths one by one")
     find = quickest(groups)
@@ -160,8 +161,12 @@ def _mend(folder: Path | None, task: _Task) -> None:
 
 
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
-    if out and out.exists() and out.samefile(path):
+    if out and os.path.realpath(out) == os.path.realpath(path):
         out = None
+    if out and out.exists() and os.path.exists(path) and out.samefile(path):
+        raise SpecError(
+            f"{out} is another name of {path}, a hard link: write the repaired file somewhere else"
+        )
     seals = task.members.seals
     is_gone = task.sources and seals.has(path) and not os.path.exists(path)
     if is_gone:

@@ -14,8 +14,8 @@ from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.choosing import of_file
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
-from parimend.files.targets import MAX_INDEX, MEMBERS, NAME, PLACE, is_index, noted, shards
+from parimend.files.seals import FORCED, NAME, Sealed, Seals, sidecar_of
+from parimend.files.targets import MAX_INDEX, MEMBERS, PLACE, is_index, noted, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
 from parimend.record import Record
@@ -320,8 +320,8 @@ def _require_free(path: Path, out: Path, force: bool) -> None:
     """Refuse to replace what is to be protected, or what a sidecar protects."""
     if out.exists() and out.samefile(path):
         raise SpecError(f"{out} is the file to be protected: write the new one somewhere else")
-    stale = sidecar_of(out)
-    if stale.exists() and not force:
+    stale = next((side for side in sidecars_of(out) if side.exists()), None)
+    if stale and not force:
         raise MismatchError(
             f"{stale} belongs to another file that would be replaced: remove both, {FORCED}"
         )

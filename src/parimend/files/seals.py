@@ -29,6 +29,8 @@ SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
 DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
+NAME = "name"
+"""The note of a seal that names its file, without folders."""
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -61,15 +63,21 @@ def sidecar_of(path: Path) -> Path:
 
 
 def name_of(sealed: Sealed) -> str:
-    """The name that the file of a sidecar had when it was sealed.
-
-    >>> name_of(Sealed(None, None, Path("seals/a.bin.0123456789abcdef.parimend")))  # type: ignore
-    'a.bin'
-    """
+    """The name that the file of a sidecar had when it was sealed, as that of the sidecar says."""
     assert sealed.path is not None
-    stem = sealed.path.name.removesuffix(SUFFIX)
+    return _named(sealed.path.name.removesuffix(SUFFIX), sealed.seal.notes)
+
+
+def _named(stem: str, notes: Mapping[str, Any]) -> str:
+    """The same; a file may itself be called as sidecars in folders of seals are.
+
+    >>> _named("a.bin.0123456789abcdef", {}), _named("a.0123456789abcdef", {"name": "a"})
+    ('a.bin', 'a')
+    >>> _named("a.0123456789abcdef", {"name": "a.0123456789abcdef"})
+    'a.0123456789abcdef'
+    """
     match = DIGESTED.fullmatch(stem)
-    return match[1] if match else stem
+    return match[1] if match and notes.get(NAME) != stem else stem
 
 
 def content_digest(seal: Seal) -> bytes:
@@ -238,7 +246,7 @@ class Beside(Seals):
         return [
             of
             for side, of in seals_below(folder)
-            if (folder / of).exists() or (is_of_file(folder / side) and not DIGESTED.fullmatch(of))
+            if (folder / of).exists() or _is_of_lost(folder / side)
         ]
 
     @contextmanager
@@ -259,6 +267,18 @@ def is_of_file(beside: Path) -> bool:
         return load_sidecar(beside).layout is not None
     except (ParimendError, OSError):
         return True
+
+
+def _is_of_lost(side: Path) -> bool:
+    """Whether a sidecar that lies beside no file belongs there: that of a live model does not, nor
+    one in a folder of seals.
+    """
+    stem = side.name.removesuffix(SUFFIX)
+    try:
+        seal, layout, _ = load_sidecar(side)
+    except (ParimendError, OSError):
+        return not DIGESTED.fullmatch(stem)
+    return layout is not None and _named(stem, seal.notes) == stem
 
 
 def load_sidecar(beside: Path) -> Unsealed:

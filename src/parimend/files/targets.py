@@ -26,8 +26,6 @@ MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
-NAME = "name"
-"""The note of a seal that names its file, without folders."""
 PLACE = "place"
 """The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 
@@ -91,12 +89,14 @@ def index_among(files: Iterable[Path], path: Path) -> Path | None:
 
     Args:
         files: of the folder.
-        path: what the user named, for the message.
+        path: what the user named: the folder, or one of its indices, which is meant then.
 
     Raises:
         MismatchError: if there are several.
     """
     indices = [file for file in files if is_index(file)]
+    if is_index(path) and not path.is_dir():
+        indices = [file for file in indices if file == path]
     indices = [file for file in indices if SAFETENSORS in file.name.lower()] or indices
     if len(indices) > 1:
         names = ", ".join(file.name for file in indices)

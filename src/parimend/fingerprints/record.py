@@ -14,8 +14,9 @@ from parimend.kernels.field import PRIME
 from parimend.names import listed, select
 from parimend.record import Record
 
-VERSION = 1
-"""Of the sums: fingerprints of another version are not compared."""
+VERSION = 2
+"""Of what is summed up: fingerprints of another version are not compared. Up to 1 what was kept of
+archives of torch and numpy was their storages, and not the tensors in them."""
 SUMS = 4
 """Of every tensor: any four wrong words always change one of them."""
 
@@ -151,7 +152,7 @@ class Fingerprint(Record):
         if self.version != other.version:
             raise FormatError(
                 f"fingerprints of versions {self.version} and {other.version} cannot be compared: "
-                "make both with the same parimend"
+                "take both again, with the same parimend"
             )
         here, there = self._against(other), other._against(self)
         names = sorted({*here, *there})

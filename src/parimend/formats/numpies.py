@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from parimend.dtypes import DTYPES
 from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import MOST_BYTES, Entry
@@ -56,7 +58,10 @@ class Npy(Listed):
 
 
 class Npz(Listed):
-    """Archives of arrays. Those that are compressed are protected as the bytes that are there."""
+    """Archives of arrays. Those that are compressed are protected as the bytes that are there.
+
+    So is an archive without any.
+    """
 
     name = "npz"
     suffix = ".npz"
@@ -64,7 +69,7 @@ class Npz(Listed):
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         found = members(file, size, name)
-        if not any(member.name.endswith(_SUFFIX) for member in found):
+        if found and not any(member.name.endswith(_SUFFIX) for member in found):
             raise AnotherFormatError(f"{name} is no archive of arrays: no member is called *.npy")
         for member in found:
             title = member.name.removesuffix(_SUFFIX)
@@ -74,12 +79,36 @@ class Npz(Listed):
                 yield _array(Reader(file, name, member.begin, member.end), title)
 
 
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype, or in numpy's letters if it has none.
+
+    Args:
+        dtype: little-endian.
+
+    Example:
+        >>> dtype_name(np.dtype("<f4")), dtype_name(np.dtype("<U3"))
+        ('F32', '<U3')
+        >>> dtype_name(np.dtype([("x", "<f4"), ("n", "<i8")]))
+        "[('x', '<f4'), ('n', '<i8')]"
+    """
+    return _OF_NUMPY.get(dtype.str, dtype.str) if dtype.names is None else str(dtype.descr)
+
+
 def _array(reader: Reader, title: str) -> Entry:
     """The array that a reader is at, whose data go to the end."""
     descr, is_turned, shape = _header(reader, title)
     begin, size = reader.at, reader.end - reader.at
     dtype = _OF_NUMPY.get(descr, descr)
-    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != size:
+    takes = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else size
+    if size >= takes + len(_MAGIC):
+        reader.skip(takes)
+        if reader.take(len(_MAGIC)) == _MAGIC:
+            raise AnotherFormatError(
+                f"{reader.name} has several arrays, one after the other, of which numpy.load gives "
+                "the first: save them with numpy.savez, or call the file something.bin, which is "
+                "protected as bytes"
+            )
+    if size != takes:
         raise FormatError(
             f"{reader.name} is damaged or truncated: {title} is {dtype} {list(shape)}, and has "
             f"{size} bytes"

@@ -68,7 +68,8 @@ def members(file: BinaryIO, size: int, name: str) -> list[Member]:
             where several archives follow each other.
         FormatError: if it begins as one, and its directory is missing or makes no sense.
     """
-    if Reader(file, name, 0, size).take(min(4, size)) != _LOCAL:
+    # One without members is the end of a directory alone.
+    if Reader(file, name, 0, size).take(min(4, size)) not in (_LOCAL, _END):
         raise AnotherFormatError(f"{name} is no zip archive")
     try:
         start, end, count, before = _directory(file, size, name)

@@ -59,17 +59,6 @@ def guard_attention_(
     return remove
 
 
-def without_nesting_(module: nn.TransformerEncoder) -> Callable[[], None]:
-    """Keeps an encoder from packing padded samples, which only its fast path can read.
-
-    Returns:
-        What undoes it.
-    """
-    before = module.use_nested_tensor
-    module.use_nested_tensor = False
-    return lambda: setattr(module, "use_nested_tensor", before)
-
-
 def _forward(
     module: nn.MultiheadAttention,
     guards: Mapping[str, LayerGuard],

@@ -273,4 +273,4 @@ def by_group(rows: Tensor, W: Tensor) -> Tensor:
 def checks_of(code: Output, outputs: int) -> Tensor:
     """The checks of a code for every block of so many outputs, (blocks * k, outputs) float64."""
     P = torch.from_numpy(code.matrix.copy())
-    return torch.kron(torch.eye(outputs // code.n, dtype=P.dtype), P)
+    return torch.kron(torch.eye(outputs // code.n, dtype=P.dtype, device=P.device), P)

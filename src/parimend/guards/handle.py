@@ -21,6 +21,7 @@ from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
 from parimend.guards.repeat import RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
+from parimend.layers.nesting import unpack_
 from parimend.moving import moving
 from parimend.names import select, takes_in
 from parimend.removable import Removable, wrappings
@@ -195,9 +196,7 @@ class Guards(Removable):
                 self._cover(site, "uncovered", site.reason)
         for attended, projections in attentions.items():
             self._removers.append(attention.guard_attention_(attended, projections))
-        for module in self._model.modules():
-            if isinstance(module, nn.TransformerEncoder):
-                self._removers.append(attention.without_nesting_(module))
+        self._removers.append(unpack_(self._model))
         if asked.deferred:
             self._journal.latch = Latch(self._model, self._journal, list(self._layers))
             self._removers.append(self._journal.latch.attach_())

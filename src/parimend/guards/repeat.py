@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import (
+    TorchFunctionMode,
+    _pop_mode_temporarily,
+)
+from torch.overrides import _get_current_function_mode as _function_mode
 
 from parimend.errors import ComputationError
 from parimend.events import GuardKind
@@ -65,6 +71,7 @@ class RepeatGuard:
         self._model = model
         self._journal = journal
         self._calls = itertools.count()
+        self._within = threading.local()  # `twice`, the mode that waits while an encoder decides
 
     def attach_(self) -> Callable[[], None]:
         """Guards the model.
@@ -72,7 +79,19 @@ class RepeatGuard:
         Returns:
             What undoes it.
         """
-        return wrap_forward_(self._model, self.forward)
+        removers = []
+        for encoder in self._model.modules():
+            if isinstance(encoder, nn.TransformerEncoder):
+                removers.append(wrap_forward_(encoder, self._unwatched))
+                children = (*encoder.layers, *filter(None, [encoder.norm]))
+                removers += [wrap_forward_(each, self._watched) for each in children]
+        removers.append(wrap_forward_(self._model, self.forward))
+
+        def remove() -> None:
+            for each in removers:
+                each()
+
+        return remove
 
     def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The forward of the guarded model."""
@@ -84,6 +103,29 @@ class RepeatGuard:
         if nested or call % self._journal.every:
             return forward(*args, **kwargs)
         with _Twice(self._model, call, self._journal):
+            return forward(*args, **kwargs)
+
+    def _unwatched(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The forward of an encoder, which would not pack padded samples if it were watched, and
+        then padded positions of its output would not be zero.
+        """
+        if torch.compiler.is_compiling():
+            return forward(*args, **kwargs)
+        twice = _function_mode()  # type: ignore[no-untyped-call]
+        if not isinstance(twice, _Twice):
+            return forward(*args, **kwargs)
+        before, self._within.twice = getattr(self._within, "twice", None), twice
+        try:
+            with _pop_mode_temporarily():
+                return forward(*args, **kwargs)
+        finally:
+            self._within.twice = before
+
+    def _watched(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The forward of what an encoder calls."""
+        if torch.compiler.is_compiling():
+            return forward(*args, **kwargs)
+        with getattr(self._within, "twice", None) or nullcontext():
             return forward(*args, **kwargs)
 
 

@@ -252,7 +252,7 @@ class Suspect:
         W = product.matrix(weight)
         rows = W.new_zeros(len(W), len(channels), W.shape[2], dtype=torch.float64)
         group, row = channels // W.shape[1], channels % W.shape[1]
-        rows[group, torch.arange(len(channels))] = W[group, row].to(torch.float64)
+        rows[group, torch.arange(len(channels), device=W.device)] = W[group, row].to(torch.float64)
         b = None if bias is None else bias[channels].to(torch.float64)
         fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
         return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)

@@ -78,7 +78,7 @@ class LayerMoments:
 
     def places(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row and column in the weight's matrix of some elements of the weight, (count,) each."""
-        places = torch.arange(math.prod(self.shape)).reshape(self._matrix)
+        places = torch.arange(math.prod(self.shape), device="cpu").reshape(self._matrix)
         weight = self.product.weight(places, torch.empty(self.shape, device="meta"))
         return np.divmod(weight.flatten()[start : start + count].numpy(), self.width)
 
@@ -219,7 +219,7 @@ class _Sum:
         k = width + (self._bias is not None)
         self._full = groups * k * k * 8 <= LARGEST
         shape = (groups, k, k) if self._full else (groups, k)
-        self._total = torch.zeros(shape, dtype=torch.float64)
+        self._total = torch.zeros(shape, dtype=torch.float64, device="cpu")
 
     def see(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> None:
         """Forward hook."""

@@ -55,8 +55,9 @@ def load_file(
     Raises:
         DamageError: if the file is damaged, or for ``repair`` beyond repair.
         SealError, MismatchError, FormatError, OSError: as `parimend.check_file` does.
-        FormatError: also if the format's library is not installed.
-        SpecError: also for a ``device`` that cannot be used, or where the library knows none.
+        FormatError: also if the format's library is not installed, or does not load the file.
+        SpecError: also for a ``device`` that cannot be used, or where the library knows none, and
+            for the index of a sharded checkpoint.
 
     Example:
         >>> import tempfile, torch, parimend as pm
@@ -71,7 +72,10 @@ def load_file(
     """
     require_policy(on_damage)
     require_device(device)
-    seals = seals_in(seal_dir)
+    path, seals = path_of(path), seals_in(seal_dir)
+    if is_index(path) and not path.is_dir():
+        path.stat()  # raises, if there is none
+        raise SpecError(f"{path} is an index, and has no tensors: load_folder loads those it lists")
 
     def verified_content(file: Path) -> Content:
         with opened(file, seals) as found:
@@ -89,7 +93,7 @@ def load_file(
             tell([FileOutcome((), str(file), problem=str(error))], on_damage)
             return unverified(file)
 
-    return built(verified_content(path_of(path)), device, companion)
+    return built(verified_content(path), device, companion)
 
 
 def load_folder(

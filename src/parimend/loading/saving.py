@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from parimend.arguments import path_of
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.typing import NDArray
+
+from parimend.arguments import goal_of
 from parimend.atomic import PathLike, atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request
-from parimend.errors import SpecError
+from parimend.dtypes import SAFETENSORS, of_torch
+from parimend.errors import SpecError, WordError
 from parimend.files.opening import sidecars_of
 from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, of_suffix
+from parimend.loading.libraries import PAIRS
 from parimend.regular import open_regular
+from parimend.stores.spread import is_sharded
+
+if TYPE_CHECKING:
+    import torch
 
 
 def save_file(
@@ -35,7 +46,8 @@ def save_file(
     old pair, the new pair, or the new or old file alone. Links, modes and owners are kept.
 
     Args:
-        tensors: named tensors, or for ``torch.save`` anything.
+        tensors: named tensors, or for ``torch.save`` anything. Those in a safetensors file may lie
+            in any order, and are row-major there; none may share memory with another one.
         path: where to.
         errors: number of wrong 32-bit words that can be repaired, see `parimend.protect_file`.
         carrier: where the redundancy lives; those but ``sidecar`` need a safetensors file.
@@ -43,7 +55,7 @@ def save_file(
         metadata: texts for a safetensors file.
 
     Raises:
-        SpecError, WordError: if they cannot be protected in this way.
+        SpecError, WordError: if they cannot be saved or protected in this way.
         OSError: if the file cannot be written.
 
     Example:
@@ -54,7 +66,7 @@ def save_file(
         ...     int(pm.load_file(path)["w"].sum())
         100
     """
-    path = path_of(path)
+    path = goal_of(path)
     request = Request.of(errors, carrier, guaranteed=guaranteed)
     expected = of_suffix(path)
     is_named = expected is FORMATS["safetensors"]
@@ -65,6 +77,8 @@ def save_file(
         )
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
+    if any(not isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
+        raise SpecError("metadata are texts by name: make texts of numbers, as with json.dumps")
     with ExitStack() as stack:
         # A library that is given a name puts a file of its own there.
         plain = stack.enter_context(workspace(path)) / "plain"
@@ -83,16 +97,85 @@ def save_file(
 
 
 def _write(tensors: Any, plain: Path, metadata: dict[str, str] | None, is_named: bool) -> None:
+    if is_named:
+        from safetensors.torch import save_file as save
+
+        save(_contiguous(tensors), plain, metadata)
+    else:
+        import torch
+
+        torch.save(tensors, plain)
+
+
+def _contiguous(tensors: Any) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors files hold them: in row-major order, each with memory of its own.
+
+    Raises:
+        SpecError: if they have no names.
+        WordError: if one is no tensor, or has no such memory; names it.
+    """
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+        raise SpecError(
+            "safetensors files hold tensors by name: give a state dict (of a module its "
+            f"state_dict()), with texts as names, not {type(tensors).__name__}; files with other "
+            "names hold anything"
+        )
+    # The library writes what lies in memory, which is something else for views read differently.
+    resolved = {name: _plain(name, value) for name, value in tensors.items()}
+    _require_apart(resolved)
+    return {name: tensor.contiguous() for name, tensor in resolved.items()}
+
+
+def _plain(name: str, value: Any) -> torch.Tensor:
     import torch
 
-    if not is_named:
-        torch.save(tensors, plain)
-        return
-    from safetensors.torch import save_file as save
+    if not isinstance(value, torch.Tensor):
+        raise WordError(
+            f"{name} is {type(value).__name__}, and safetensors files hold tensors of torch alone: "
+            "make one of it (torch.from_numpy, torch.tensor), or save a file with another name"
+        )
+    if value.layout is not torch.strided or value.is_nested or value.is_meta or is_sharded(value):
+        raise WordError(
+            f"{name} has no plain memory here (it is sparse, nested, sharded or on the meta "
+            "device): make it a dense tensor in one piece, or leave it out"
+        )
+    if str(value.dtype).removeprefix("torch.") != PAIRS:
+        dtype = of_torch(value.dtype, name).name
+        if dtype not in SAFETENSORS:
+            raise WordError(f"{name} is {dtype}, which safetensors files do not have: convert it")
+    return value.detach().resolve_conj().resolve_neg()
 
-    # It writes what lies in memory, which is something else for views that are read differently.
-    resolved = {
-        name: value.resolve_conj().resolve_neg() if isinstance(value, torch.Tensor) else value
-        for name, value in tensors.items()
+
+def _require_apart(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that share memory: loaded again they would be apart.
+
+    Raises:
+        WordError: names two of them.
+    """
+    cells = {name: _cells(tensor) for name, tensor in tensors.items() if tensor.numel()}
+    before: list[str] = []
+    # In the order of their places: what ended before one begins is out of reach of all that follow.
+    for name in sorted(cells, key=lambda each: cells[each].ctypes.data):
+        begin, device = cells[name].ctypes.data, tensors[name].device
+        before = [each for each in before if byte_bounds(cells[each])[1] > begin]
+        for each in before:
+            if tensors[each].device == device and np.shares_memory(cells[each], cells[name]):
+                raise WordError(
+                    f"{each} and {name} share memory, and a safetensors file would hold it twice: "
+                    "leave one of them out, and tie them again when they are loaded (as save_model "
+                    "and load_model of safetensors.torch do), or put a clone() in its place"
+                )
+        before.append(name)
+
+
+def _cells(tensor: torch.Tensor) -> NDArray[Any]:
+    """An array at the same addresses, of whatever device; it must not be read."""
+    size = tensor.element_size()
+    described = {
+        "data": (tensor.data_ptr(), True),
+        "shape": tuple(tensor.shape),
+        "strides": tuple(size * stride for stride in tensor.stride()),
+        "typestr": f"|V{size}",
+        "version": 3,
     }
-    save(resolved, plain, metadata)
+    return np.asarray(SimpleNamespace(__array_interface__=described))

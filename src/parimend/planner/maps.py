@@ -14,10 +14,9 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from parimend.arguments import path_of
+from parimend.arguments import goal_of, path_of
 from parimend.atomic import atomic
 from parimend.carriers import CarrierName, Options
 from parimend.errors import SpecError, WordError
@@ -100,7 +99,7 @@ class Map(Record):
         Raises:
             OSError: if the file cannot be written.
         """
-        with atomic(Path(path)) as file:
+        with atomic(goal_of(path)) as file:
             file.write(json.dumps(self.as_dict(), indent=1, allow_nan=False).encode() + b"\n")
 
 

@@ -20,8 +20,8 @@ from parimend.propagation.reach import has_buffers, note_of
 from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
-from parimend.propagation.watching import Passed, Site, Watch, classes, first_tensor
-from parimend.upsets import Upset
+from parimend.propagation.watching import Passed, Site, Watch, classes
+from parimend.upsets import Upset, first_tensor
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
         differs = subject.answer(output) != subject.right
         changed.append(differs.reshape(samples, -1).any(1).cpu().numpy())
     order = {site: i for i, site in enumerate(watch.sites)}
-    nothing = torch.full((samples,), torch.nan, dtype=torch.float64)
+    nothing = torch.full((samples,), torch.nan, dtype=torch.float64, device="cpu")
 
     def rows(which: str, site: Site) -> Rows:
         # What ended before the fault struck has not seen it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from parimend.errors import FaultError
+from parimend.layers.nesting import unpack_
 from parimend.removable import Hook, Removable
+from parimend.upsets import first_tensor
 
 
 class Site(NamedTuple):
@@ -61,7 +63,7 @@ class Watch(Removable):
         self._samples = samples
         self._passed: dict[Site, Passed] | None = None
         self._begin()
-        self._removers: list[Callable[[], None]] = []
+        self._removers: list[Callable[[], None]] = [unpack_(model)]
         for name, module in model.named_modules():
             before, after = Hook(self._before), Hook(partial(self._after, name))
             for handle in (
@@ -123,21 +125,6 @@ class Watch(Removable):
 
     def _fits(self, y: Tensor) -> bool:
         return y.is_floating_point() and y.dim() > 0 and len(y) == self._samples
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in what a module takes or gives; None if there is none.
-
-    >>> first_tensor(({}, [None, torch.ones(2)])).tolist()
-    [1.0, 1.0]
-    """
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, tuple | list):
-        return None
-    return next((found for each in value if (found := first_tensor(each)) is not None), None)
 
 
 def classes(output: Any) -> Tensor:

@@ -17,7 +17,7 @@ from parimend.report.maps import map_sheets
 from parimend.report.page import require_page, write_page
 from parimend.report.picture import require_picture, write_picture
 from parimend.report.sheet import Chart, Column, Known, Sheet
-from parimend.report.table import require_csv, write_csv
+from parimend.report.table import csv_files, require_csv, write_csv
 from parimend.report.traces import trace_sheets
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Sheet",
     "campaign_sheets",
     "comparison_sheets",
+    "csv_files",
     "map_sheets",
     "require_csv",
     "require_page",

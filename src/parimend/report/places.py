@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from parimend.arguments import path_of
+from parimend.arguments import goal_of
 from parimend.errors import SpecError
 from parimend.regular import require_place
 
@@ -35,7 +35,7 @@ def place(
     Traceback (most recent call last):
     parimend.errors.SpecError: map.gif: a picture is a file .svg or .png
     """
-    target = path_of(path)
+    target = goal_of(path)
     if target.suffix not in suffixes:
         raise SpecError(f"{target}: {what} is a file {' or '.join(suffixes)}")
     require_place(target)

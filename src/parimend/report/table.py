@@ -35,14 +35,18 @@ def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Pat
         FormatError: without the folder, or if something else than a file is there.
         OSError: if a file cannot be written.
     """
-    target = require_csv(path)
-    written = []
-    for at, sheet in enumerate(sheets):
-        name = target.name if not at else f"{target.stem}-{sheet.name.replace(' ', '-')}.csv"
-        with atomic(target.with_name(name)) as file:
+    written = csv_files(sheets, path)
+    for sheet, target in zip(sheets, written, strict=True):
+        with atomic(target) as file:
             file.write(_csv(sheet).encode())
-        written.append(target.with_name(name))
     return written
+
+
+def csv_files(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `write_csv` writes, which see."""
+    target = require_csv(path)
+    names = [f"{target.stem}-{sheet.name.replace(' ', '-')}.csv" for sheet in sheets[1:]]
+    return [target, *(target.with_name(name) for name in names)][: len(sheets)]
 
 
 def require_csv(path: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -9,16 +10,34 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
 import torch
 
 from parimend import removable
-from parimend.removable import Hook, runs
+from parimend.removable import Hook, runs, wrap_forward_, wrappings
 
+_DISABLED = os.path.join("torch", "_dynamo", "eval_frame.py")
 LOOK_AGAIN = 0.05
 """Seconds after which a change that waits for forward passes looks whether they still run."""
+
+
+@cache
+def _untraced() -> type[Hook]:
+    """Hooks that dynamo leaves alone: they have to be called when the graph runs.
+
+    Made when it is needed, as that loads the compiler.
+    """
+    why = {"reason": "a Scrubber sees every run of its model: compile that alone, after start()"}
+    known = inspect.signature(torch.compiler.disable).parameters
+    disable: Any = partial(torch.compiler.disable, **(why if "reason" in known else {}))
+
+    class Untraced(Hook):
+        __call__ = disable(Hook.__call__)
+
+    return Untraced
 
 
 class Gate:
@@ -50,9 +69,16 @@ class Gate:
     def attach(self, model: torch.nn.Module) -> None:
         """Put the gate before the forward passes of a model."""
         self._handles = [
-            model.register_forward_pre_hook(Hook(self._enter)),
-            model.register_forward_hook(Hook(self._leave), always_call=True),
+            model.register_forward_pre_hook(_untraced()(self._enter)),
+            model.register_forward_hook(_untraced()(self._leave), always_call=True),
         ]
+        # Of modules of torch.nn all is compiled, hooks too, except with a forward of their own.
+        # Then hooks stay outside of the graph, as those of other classes do, where they are called
+        # in every run. It is left behind when the gate is removed: graphs that were compiled with
+        # it would not be found again.
+        of_torch = type(model).forward.__module__.startswith("torch.")
+        if of_torch and _as_it_is not in wrappings(model):
+            wrap_forward_(model, _as_it_is)
 
     def remove(self) -> None:
         """Take it away."""
@@ -157,8 +183,17 @@ class Gate:
         )
 
 
+def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)
+
+
 def _caller_of_hook(frame: FrameType) -> FrameType:
     """The first frame up from ``frame`` that outlives the hook."""
-    while frame.f_code.co_filename in (__file__, removable.__file__) and frame.f_back is not None:
+    while _is_of_hook(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return frame
+
+
+def _is_of_hook(file: str) -> bool:
+    """Whether a hook is called by code in this file, as also what dynamo leaves alone is."""
+    return file in (__file__, removable.__file__) or file.endswith(_DISABLED)

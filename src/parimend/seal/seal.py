@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from parimend import strict_json
-from parimend.arguments import path_of
+from parimend.arguments import goal_of, path_of
 from parimend.armor import armor, unarmor
 from parimend.atomic import PathLike, atomic
 from parimend.codes import Certificate, Promise
@@ -128,7 +128,7 @@ class Seal:
             OSError: if the file cannot be written.
             BusyError: if another process is writing it.
         """
-        with atomic(path_of(path)) as file:
+        with atomic(goal_of(path)) as file:
             file.write(self.to_bytes())
 
     @classmethod

@@ -1,15 +1,15 @@
-"""How much of a model its named tensors are, and what is left out: buffers, packed weights."""
+"""How much of a model its named tensors are, and what is left out: buffers, tensors elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from parimend.names import listed
-from parimend.stores.naming import address_of, leaves, place_of
+from parimend.stores.naming import added_bytes, address_of, leaves
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:
@@ -30,8 +30,7 @@ class Extent(NamedTuple):
     Attributes:
         taken: bytes of these.
         buffers: of each buffer that is not among them.
-        packed: of each tensor that a module saves, and has neither as a parameter nor as a buffer:
-            inside of objects of their own, as quantized layers of torch have them.
+        packed: of each tensor that is neither a parameter nor a buffer, see `packed_in`.
     """
 
     taken: int
@@ -50,7 +49,8 @@ class Extent(NamedTuple):
         if self.buffers:
             found.append(f"buffers, which buffers=True takes in ({listed(self.buffers, most=3)})")
         if self.packed:
-            found.append(f"in objects that hide them ({listed(self.packed, most=3)})")
+            where = "in attributes that are neither parameters nor buffers"
+            found.append(f"{where} ({listed(self.packed, most=3)})")
         return ", or ".join(found)
 
     @property
@@ -84,33 +84,86 @@ def extent_beside(
         >>> extent_beside({"a": torch.zeros(2)}, {"b": table, "c": table}, {}).buffers
         {'b': 40}
     """
-    seen = set()
-
-    def sizes(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
-        found = {}
-        for name, tensor in named.items():
-            if is_lazy(tensor) or tensor.layout is not torch.strided or not tensor.nbytes:
-                continue
-            place = (*place_of(tensor), tensor.nbytes)
-            if not place[1] or place not in seen:
-                seen.add(place)
-                found[name] = tensor.nbytes
-        return found
-
-    taken = sum(sizes(tensors).values())
-    return Extent(taken, sizes({n: t for n, t in buffers.items() if n not in tensors}), packed)
+    plain = {
+        name: tensor
+        for name, tensor in {**buffers, **tensors}.items()
+        if not (is_lazy(tensor) or tensor.is_nested) and tensor.layout is torch.strided
+    }
+    first = sorted(plain, key=lambda name: name not in tensors)
+    added = added_bytes({name: plain[name] for name in first})
+    left = {name: count for name, count in added.items() if count and name not in tensors}
+    return Extent(sum(added.values()) - sum(left.values()), left, packed)
 
 
 def packed_in(model: Any) -> dict[str, int]:
-    """Bytes of the tensors that a module saves and has neither as parameters nor as buffers."""
+    """Bytes of the tensors of a module that are neither parameters nor buffers: what it saves
+    besides these, as quantized layers of torch do, else its attributes, and lists, tuples and
+    dictionaries of tensors among them. What is computed from parameters is left out, such as the
+    ``weight`` that pruning makes.
+
+    Example:
+        >>> module = torch.nn.Linear(2, 2)
+        >>> module.table, module.same = [torch.zeros(3)], module.weight[0]
+        >>> packed_in(module)
+        {'table.0': 12}
+    """
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    found: dict[str, torch.Tensor] = {}
+    known = {_storage_of(value) for _, value in leaves(model).values()}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        saved = {key: each for key, each in _saved_by(module) if _storage_of(each) not in known}
+        if saved:  # the same as some attributes, or copies of them
+            found |= {prefix + key: each for key, each in saved.items()}
+            continue
+        computed: list[tuple[str, torch.Tensor]] = []
+        attributes: list[tuple[str, torch.Tensor]] = []
+        for key, value in vars(module).items():
+            if key not in ("_parameters", "_buffers", "_modules"):
+                (computed if _is_computed(module, key) else attributes).extend(_within(key, value))
+        known |= {_storage_of(each) for _, each in computed}
+        found |= {prefix + key: each for key, each in attributes if each.grad_fn is None}
+    sizes, seen = {}, set()
+    for key, each in found.items():
+        place = (address_of(each), each.nbytes)
+        if each.numel() and place[0] and _storage_of(each) not in known and place not in seen:
+            seen.add(place)
+            sizes[key] = each.nbytes
+    return sizes
+
+
+def _saved_by(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a module itself saves if it has a way of its own."""
     saved: dict[str, Any] = {}
-    for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
-        if type(module)._save_to_state_dict is not torch.nn.Module._save_to_state_dict:
-            module._save_to_state_dict(saved, f"{name}." if name else "", False)
-    found = {n: value for n, (_, value) in leaves(saved).items() if isinstance(value, torch.Tensor)}
-    known = {place_of(each.value) for each in leaves(model).values()} if found else set()
-    return {
-        name: value.nbytes
-        for name, value in found.items()
-        if value.numel() and address_of(value) and place_of(value) not in known
-    }
+    if type(module)._save_to_state_dict is not torch.nn.Module._save_to_state_dict:
+        module._save_to_state_dict(saved, "", False)
+    for name, (_, value) in leaves(saved).items():
+        yield from _within(name, value)
+
+
+def _is_computed(module: torch.nn.Module, name: str) -> bool:
+    """Whether an attribute is made of ``weight_orig``, ``weight_g`` and the like."""
+    made_of = (*module._parameters, *module._buffers)
+    return any(each.startswith(f"{name}_") for each in made_of)
+
+
+def _within(
+    name: str, value: Any, above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor, or the tensors in plain containers, by name."""
+    if isinstance(value, torch.Tensor):
+        if not is_lazy(value) and value.layout is torch.strided and not value.is_nested:
+            yield name, value
+    elif isinstance(value, list | tuple | dict) and id(value) not in above:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, each in list(pairs):
+            yield from _within(f"{name}.{key}", each, (*above, id(value)))
+
+
+def _storage_of(value: Any) -> tuple[torch.device, int] | None:
+    """The memory that a tensor is in; None if it has none of its own."""
+    try:
+        return value.device, value.untyped_storage().data_ptr()
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.parameter import is_lazy
 
 from parimend.dtypes import of_torch
@@ -318,22 +319,55 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     Raises:
         WordError: if two share a part of their memory only; names both.
     """
-    spans, places = [], set()
-    left_out: set[str] = set()
+    spans, left_out = _spans(tensors)
+    for group in _touching(spans):
+        left_out |= _held_by_others(group, tensors)
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}
+
+
+def _spans(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Span], set[str]]:
+    """Where some tensors lie that have memory, and the names of those that are others again."""
+    spans, places, again = [], set(), set()
     for name, tensor in tensors.items():
         begin = address_of(tensor)
         if not tensor.numel() or not begin:
             continue
         place = (tensor.device, begin, tensor.shape, tensor.stride(), tensor.dtype)
         if place in places:
-            left_out.add(name)
+            again.add(name)
             continue
         places.add(place)
         end = begin + tensor.element_size() * reach(tensor)
         spans.append(_Span(str(tensor.device), begin, end, name))
+    return spans, again
+
+
+def added_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """How many bytes each of some tensors has that those before it do not have.
+
+    Example:
+        >>> weight = torch.zeros(2, 3)
+        >>> added_bytes({"w": weight, "view": weight[0], "more": torch.zeros(5)})
+        {'w': 24, 'view': 0, 'more': 20}
+    """
+    held = {name: local(tensor) for name, tensor in tensors.items()}
+    spans, again = _spans(held)
+    found = {name: 0 if name in again else tensor.nbytes for name, tensor in tensors.items()}
+    order = {name: i for i, name in enumerate(tensors)}
     for group in _touching(spans):
-        left_out |= _held_by_others(group, tensors)
-    return {name: tensor for name, tensor in tensors.items() if name not in left_out}
+        taken = np.zeros(max(span.end for span in group) - group[0].begin, bool)
+        for span in sorted(group, key=lambda span: order[span.name]):
+            mine = _bytes_in(taken, span.begin - group[0].begin, held[span.name])
+            found[span.name] = mine.size - int(np.count_nonzero(mine))
+            mine[...] = True
+    return found
+
+
+def _bytes_in(group: NDArray[np.bool_], at: int, tensor: torch.Tensor) -> NDArray[np.bool_]:
+    """The bytes of a tensor among those of tensors that overlap, from the one ``at`` on."""
+    size = tensor.element_size()
+    strides = (*(size * stride for stride in tensor.stride()), 1)
+    return np.lib.stride_tricks.as_strided(group[at:], (*tensor.shape, size), strides)
 
 
 def _touching(spans: list[_Span]) -> Iterator[list[_Span]]:
@@ -358,13 +392,7 @@ def _held_by_others(group: list[_Span], tensors: Mapping[str, torch.Tensor]) -> 
     taken = np.zeros(max(span.end for span in group) - first, bool)
     held = set()
     for span in sorted(group, key=lambda s: (-tensors[s.name].nbytes, order[s.name])):
-        tensor = tensors[span.name]
-        size = tensor.element_size()
-        mine = np.lib.stride_tricks.as_strided(
-            taken[span.begin - first :],
-            (*tensor.shape, size),
-            (*(size * stride for stride in tensor.stride()), 1),
-        )
+        mine = _bytes_in(taken, span.begin - first, tensors[span.name])
         if mine.all():
             held.add(span.name)
         elif mine.any():

@@ -104,7 +104,8 @@ def _products(model: Any) -> Iterator[tuple[str, tuple[Any, Product]]]:
 
 def _checksum(module: Any, product: Product) -> Checksum:
     rows = product.matrix(module.weight.detach()).double().sum(1, keepdim=True)
-    bias = torch.zeros(1) if module.bias is None else module.bias.detach().double().sum(0, True)
+    nothing = torch.zeros(1, device=rows.device)
+    bias = nothing if module.bias is None else module.bias.detach().double().sum(0, True)
     return Checksum(rows.float().numpy(), bias.float().numpy(), np.zeros(1, np.float32))
 
 
