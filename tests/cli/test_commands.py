@@ -295,6 +295,29 @@ def test_a_seal_is_not_taken_for_a_file(model, run):
     assert run("check", model)[0] == 0
 
 
+def test_the_interval_that_is_printed_meets_the_target(model, run):
+    for target in (1e-6, 3e-6, 1e-5, 4e-5):
+        plan = ["plan", model, "--environment", "leo", "--target", target]
+        out = run(*plan)[1]
+        errors = re.search(r"(\d+) errors in each word", out).group(1)
+        number, unit = re.search(r"checked     every (\S+) (\w+)", out).groups()
+        interval = number + {"days": "d", "hours": "h"}[unit]
+        code, out, _ = run(*plan, "--errors", errors, "--interval", interval)
+        assert code == 0, out
+
+
+def test_a_plan_says_how_its_figures_are_meant(model, run):
+    plan = ["plan", model, "--rate", "1e-12"]
+    out = run(*plan, "-e", "64")[1]
+    assert re.search(r"unrepaired  less than 1e-\d\d in a year, proven; less than 1e-\d\d FIT", out)
+    assert re.search(r"unrepaired  [\d.e-]+ in a year", run(*plan, "-e", "1")[1])
+    assert re.search(r"events .* a year; [\d.e-]+ checks a year find damage and repair it", out)
+    rows = run(*plan, "-e", "1", "--per", "row", "--verify", "5")[1]
+    assert re.search(r"lost something in the first 8 of \d+ words, at", rows)
+    whole = run(*plan, "-e", "1", "--verify", "5")[1]
+    assert "lost something, at" in whole
+
+
 def test_a_plan_is_simulated(model, run):
     plan = ["plan", model, "-e", "4", "--rate", "1e-9", "--interval", "12h", "--verify", "50"]
     out = run(*plan)[1]

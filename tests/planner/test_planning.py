@@ -1,5 +1,6 @@
 """Plans: what they say is what is done, and what an environment leaves of it."""
 
+import dataclasses
 import json
 import math
 
@@ -129,6 +130,63 @@ def test_reads_ask_for_rarer_checks():
     assert "check less often, as every read may strike" in missed.reason
 
 
+def test_budgets_that_are_no_power_of_two_are_found():
+    rows = pm.Environment("rows", rate=1e-8, events=pm.Events.of({300: 1.0}))
+    service = pm.Service(rows, interval=1.0, target=0.01)
+    it = pm.plan(torch.nn.Linear(128, 10), carrier="real", service=service, measure=False)
+    assert it.met
+    assert it.errors == 300
+
+
+def test_a_plan_that_cannot_be_met_has_a_budget_that_can_be():
+    rows = pm.Environment("rows", rate=1e-8, events=pm.Events.of({300: 1.0}))
+    service = pm.Service(rows, interval=1.0, target=0.01)
+    it = pm.plan(torch.nn.Linear(35, 10), carrier="real", service=service, measure=False)
+    assert not it.met
+    assert it.reason.startswith(f"no budget up to {it.errors} errors meets it")
+
+
+def test_what_is_to_be_guaranteed_is_the_smallest_budget():
+    model, service = torch.nn.Linear(500, 200), pm.Service("leo", target=1e-6)
+    it = pm.plan(model, service=service, guaranteed=300, measure=False)
+    assert (it.met, it.errors, it.guaranteed) == (True, 300, 300)
+    assert pm.plan(model, guaranteed=300, measure=False).errors == 300
+
+
+def test_where_no_budget_will_do_it_is_said_what_does():
+    burning = pm.Environment("burning", rate=1e-2)
+    model = torch.nn.Linear(500, 200)
+    service = pm.Service(burning, target=1e-6)
+    it = pm.plan(model, service=service, measure=False)
+    assert it.reason.endswith("a year is left: check more often")
+    often = pm.plan(model, 1000, service=service, measure=False)
+    assert often.met
+    assert often.risk.interval < 1.0
+
+
+def test_what_is_said_to_help_helps():
+    """More checks of a measured budget lose more, and rarer reads are not rare enough."""
+    model = torch.nn.Linear(500, 200)
+
+    def reason(errors, carrier, where, interval=None):
+        service = pm.Service(where, interval, target=1e-6)
+        it = pm.plan(model, errors, carrier, service=service, measure=False)
+        assert not it.met
+        return it.reason
+
+    for interval in (None, 1.0, 1 / 24):
+        why = reason(210, "real", "leo", interval)
+        assert "damage within the budget is not repaired with a probability of up to 0.001" in why
+        assert "take one that is guaranteed, of up to 1,000 errors" in why
+        assert "often" not in why
+    why = reason(2000, "sidecar", pm.Environment("x", read_rate=4e-10, events=pm.Events((1024,))))
+    assert why.endswith("none for events of 1,024 words is guaranteed")
+    disk = pm.Environment("disk", read_rate=1e-7, events=pm.Events.of({1: 1.0}))
+    why = reason(4, "sidecar", disk)
+    assert why.endswith("at no interval little enough: take a larger budget")
+    assert "check more often" in reason(8, "sidecar", "leo", 30.0)
+
+
 def test_the_largest_guaranteed_budget_is_considered():
     model = {"w": torch.empty((2000, 2000), device="meta")}
     service = pm.Service(pm.Environment("x", rate=6e-6), target=1e-6)
@@ -165,6 +223,14 @@ def test_plans_are_carried_along_as_json(file):
 def test_what_cannot_be_is_refused(service, says):
     with pytest.raises(SpecError, match=says):
         pm.plan(torch.nn.Linear(64, 10), service=pm.Service(**service))
+
+
+def test_known_events_strike_what_there_is():
+    """With figures of one's own beside them, too."""
+    model = torch.nn.Linear(64, 10)
+    known = pm.plan(model, 5, service="sea-level-dram", measure=False).risk
+    same = dataclasses.replace(pm.risk.environment("sea-level-dram"), name="mine")
+    assert pm.plan(model, 5, service=same, measure=False).risk == known
 
 
 def test_nothing_to_protect_is_refused():

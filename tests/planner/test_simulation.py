@@ -52,6 +52,14 @@ def test_errors_that_meet_in_a_small_word_are_bounded_from_above():
     assert not roomy.bounded
 
 
+def test_a_word_whose_budget_is_all_of_it_is_never_lost():
+    plan = pm.plan(torch.nn.Linear(20, 20), 1000, service="sea-level-dram", measure=False)
+    assert plan.guaranteed == 1000
+    assert plan.risk.unrepaired == 0.0
+    it = simulate(plan, years=20)
+    assert (it.formula, it.lost, it.inside) == (0.0, 0, True)
+
+
 def test_seeds_repeat():
     plan = pm.plan(MODEL, 3, service=environment(), measure=False)
     told = []

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
-from parimend.risk.chance import Exposed, longest_interval, lost, risk, smallest_budget
+from parimend.risk.chance import (
+    Exposed,
+    largest_budget,
+    longest_interval,
+    lost,
+    risk,
+    smallest_budget,
+)
 from parimend.risk.environment import DAYS, ENVIRONMENTS
 
 BITS = 1e9
@@ -215,6 +222,100 @@ def test_a_rate_of_losses_has_no_ceiling():
     assert years.yearly == pytest.approx(-math.expm1(-1e-4 * DAYS), rel=1e-3)
 
 
+@pytest.mark.parametrize("years", [1, 10, 1000, 1e6])
+def test_a_loss_that_is_certain_is_no_small_one_over_many_years(years):
+    """Of two events a day, four and more are wrong long before the first check."""
+    where = Environment("x", rate=2e-9)
+    it = risk([proven(4)], where, years * DAYS, years)
+    assert (it.unrepaired, it.yearly) == (1.0, 1.0)
+    days = longest_interval([proven(4)], where, 0.4, years)
+    assert 0 < days < 1
+    assert risk([proven(4)], where, days, years).yearly <= 0.4
+
+
+def test_no_more_is_lost_than_every_word_at_every_check():
+    burning = Environment("x", rate=1.0)
+    monthly = risk([proven(4, times=3)], burning, 30.0)
+    assert monthly.fit == pytest.approx(3 * 1e9 / (30 * 24))
+    worn = Environment("x", hard_rate=1e-3)
+    assert risk([proven(4)], worn, 30.0).fit == pytest.approx(1e9 / (30 * 24))
+
+
+@pytest.mark.parametrize("erasures", [False, True])
+def test_a_year_is_the_worst_one(erasures):
+    """Cells that fail add up, so that the last year is the worst."""
+    worn, word = Environment("x", hard_rate=3e-13), proven(4, erasures=erasures)
+    left = [risk([word], worn, 1.0, years) for years in (1, 9, 10)]
+    assert left[0].yearly == left[0].unrepaired
+    last = (left[2].unrepaired - left[1].unrepaired) / (1 - left[1].unrepaired)
+    assert left[2].yearly == pytest.approx(last, rel=0.02)
+    assert left[2].yearly > 2 * left[2].unrepaired / 10
+    target = 1.01 * left[2].yearly
+    assert longest_interval([word], worn, target, 10) >= 1.0
+    assert longest_interval([word], worn, left[2].unrepaired / 10, 10) is None
+
+
 def test_nothing_is_not_less_than_nothing():
     none = risk([], environment("leo"), 1.0)
     assert [math.copysign(1.0, x) for x in (none.unrepaired, none.fit, none.wrong)] == [1.0] * 3
+
+
+@pytest.mark.parametrize("errors", [16, 64, 210, 1000])
+def test_what_is_next_to_impossible_is_an_upper_bound(errors):
+    it = risk([proven(errors, times=3)], Environment("x", rate=1e-12), 1.0)
+    assert 0 <= it.unrepaired <= it.resolved == pytest.approx(3e-40 * DAYS)
+    likely = risk([proven(4)], Environment("x", rate=1e-12), 1.0)
+    assert likely.unrepaired > 1e10 * likely.resolved
+
+
+def test_no_more_words_are_wrong_than_there_are():
+    """A budget for all of a small word is enough for any event, any rate and all cells."""
+    where = Environment("x", rate=1e-9, hard_rate=1e-9, events=Events.of({1: 0.5, 4096: 0.5}))
+    for errors in (420, 1000):
+        it = risk([proven(errors, words=420, noticed=1000, missed=1e-9)], where, 1.0, 10)
+        assert (it.unrepaired, it.yearly, it.large, it.hard, it.fit, it.wrong) == (0.0,) * 6
+        assert it.repairs == pytest.approx(DAYS * -math.expm1(-1.0), rel=1e-9)
+    almost = risk([proven(419, words=420)], where, 1.0, 10)
+    assert almost.large == pytest.approx(1.0)
+
+
+def test_a_measured_budget_for_all_of_a_word_counts_as_measured():
+    failing = np.full(1001, 1e-3)
+    failing[:5] = 0.0
+    where = Environment("x", rate=1e-10, events=Events.of({4096: 1.0}))
+    damaged = -math.expm1(-0.1)
+    chance = lost(Exposed(BITS, failing, words=420), where, 1.0)
+    assert chance == pytest.approx(1e-3 * damaged, rel=1e-9)
+    assert lost(Exposed(BITS, failing), where, 1.0) == pytest.approx(damaged, rel=1e-9)
+    worn = Environment("x", rate=1e-10, hard_rate=1e-9, events=Events.of({4096: 1.0}))
+    assert risk([Exposed(BITS, failing, words=420)], worn, 1.0, 0.1).yearly < 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.7, DAYS), st.sampled_from([0.3, 1.0, 1.5, 7.0]), st.booleans())
+def test_cells_that_never_fail_change_nothing(interval, years, erasures):
+    """Checks need be no whole number, with them as without."""
+    word = proven(4, erasures=erasures)
+    without = risk([word], Environment("x", rate=1e-11), interval, years)
+    never = risk([word], Environment("x", rate=1e-11, hard_rate=1e-28), interval, years)
+    assert never.unrepaired == pytest.approx(without.unrepaired, rel=1e-6)
+    assert never.yearly == pytest.approx(without.yearly, rel=1e-6)
+    assert never.fit == pytest.approx(without.fit, rel=1e-6)
+    assert never.hard <= 1e-6 * never.unrepaired
+
+
+def test_the_last_budget_that_there_is_is_looked_at():
+    """It is no power of two, and larger ones that no code has do not end the search."""
+
+    def words(errors):
+        if not 3 <= errors <= 440:
+            raise SpecError("no such code")
+        return [proven(errors)]
+
+    assert (largest_budget(words), largest_budget(words, least=500)) == (440, None)
+    where = Environment("x", rate=1e-9, events=Events.of({300: 1.0}))
+    once = risk([proven(300)], where, 1e-3).yearly  # two events meet
+    assert smallest_budget(words, where, 1e-3, once * 1.01) == 300
+    assert smallest_budget(words, where, 1e-3, once * 1.01, least=310) == 310
+    rows = Environment("x", rate=1e-9, events=Events.of({441: 1.0}))
+    assert smallest_budget(words, rows, 1e-3, once * 1.01) is None

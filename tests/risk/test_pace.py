@@ -118,6 +118,7 @@ def test_whatever_was_found_the_target_or_the_worst_case_holds(history, name, mo
         assert (after.weights >= 0).all()
         assert pace.shortest <= after.interval <= 1.0
         yearly = -math.log1p(-target)
+        assert after.left <= target * 1.01 or after.interval == after.shortest
         assert after.left <= yearly * (1 + 1e-9) or after.interval == after.shortest
         assert pace.after(events + more, days).interval <= after.interval
         pace = after

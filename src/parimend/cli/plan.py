@@ -160,7 +160,7 @@ def command(
     else:
         print_plan(made)
         if simulated:
-            print_simulation(simulated)
+            print_simulation(simulated, len(made.words))
     require_written(trouble)
     raise typer.Exit(0 if made.met else 1)
 

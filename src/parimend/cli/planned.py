@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 from parimend.cli.output import print_table, say, size
 
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
+    from parimend.risk.chance import Risk
+
+_EXACT = 1e-9  # what rounding adds to 3 hours
 
 
 def print_plan(made: Plan) -> None:
@@ -63,8 +68,9 @@ def _print_risk(made: Plan) -> None:
     never = "" if where.read_rate else ", which no interval removes"
     rows = {
         "checked": f"every {_time(risk.interval)}",
-        "events": f"{risk.events:.3g} a year, of which {risk.repairs:.3g} repairs",
-        "unrepaired": f"{risk.unrepaired:.3g} in {_years(risk.years)}, {basis}; {risk.fit:.3g} FIT",
+        "events": f"{risk.events:.3g} a year; {risk.repairs:.3g} checks a year find damage and "
+        "repair it",
+        "unrepaired": f"{_left(risk)}, {basis}; {_shown(risk.fit, risk)} FIT",
         "of it": f"{risk.large:.3g} by single events beyond the budget{never}; "
         f"{risk.hard:.3g} by cells that fail for good",
         "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",
@@ -76,29 +82,46 @@ def _print_risk(made: Plan) -> None:
         say(f"not met     {made.reason}")
 
 
-def print_simulation(it: Simulation) -> None:
-    """What was simulated, beside what the formula says."""
+def print_simulation(it: Simulation, words: int) -> None:
+    """What was simulated, beside what the formula says, of a plan of so many words."""
+    which = f" in the first {it.words} of {words:,} words" if it.words < words else ""
     verdict = "inside" if it.inside else "outside"
     if it.bounded and it.formula > it.high:
         verdict = "above, as an upper bound may be"
     say(
-        f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something, at "
-        f"{it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); the formula says "
-        f"{it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
+        f"simulated   {it.lost:,} of {it.years:,} years of {it.checks} checks lost something"
+        f"{which}, at {it.factor:.3g} times the rate ({it.low:.4f} to {it.high:.4f}); "
+        f"the formula says {it.formula:.4f}: {verdict}; wrong answers {it.wrong}",
     )
 
 
-def _years(count: float) -> str:
-    return "a year" if count == 1.0 else f"{count:g} years"
+def _left(risk: Risk) -> str:
+    if risk.years == 1.0:
+        return f"{_shown(risk.unrepaired, risk)} in a year"
+    which = "the worst of them" if risk.years > 1.0 else "a year"
+    left, yearly = _shown(risk.unrepaired, risk), _shown(risk.yearly, risk)
+    return f"{left} in {risk.years:g} years, {yearly} in {which}"
+
+
+def _shown(chance: float, risk: Risk) -> str:
+    """What is left, or a power of ten above where that is next to impossible and not resolved."""
+    if 0.0 < chance and risk.unrepaired <= risk.resolved:
+        return f"less than {10.0 ** math.ceil(math.log10(chance)):.0e}"
+    return f"{chance:.3g}"
 
 
 def _time(days: float) -> str:
-    """A time for people.
+    """A time for people, rounded down: checked so often, a target is still met.
 
-    >>> _time(0.5), _time(3.0), _time(1e-4)
-    ('12 hours', '3 days', '8.64 s')
+    >>> _time(0.5), _time(3.0), _time(1e-4), _time(1.1899)
+    ('12 hours', '3 days', '8.64 s', '1.18 days')
     """
     for unit, length in (("days", 1.0), ("hours", 1 / 24), ("min", 1 / 1440)):
         if days >= length:
-            return f"{days / length:.3g} {unit}"
-    return f"{days * 86_400:.3g} s"
+            return f"{_down(days / length):.3g} {unit}"
+    return f"{_down(days * 86_400):.3g} s"
+
+
+def _down(value: float) -> float:
+    """Three digits of a number, not more than it but for rounding."""
+    return float(Context(prec=3, rounding=ROUND_FLOOR).create_decimal(value * (1.0 + _EXACT)))

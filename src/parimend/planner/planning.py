@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.carriers.exposure import exposed
@@ -19,9 +22,9 @@ from parimend.planner.timing import Seconds, seconds
 from parimend.record import Record
 from parimend.risk import Environment, Service
 from parimend.risk.chance import (
-    MOST,
     Exposed,
     Risk,
+    largest_budget,
     longest_interval,
     risk,
     smallest_budget,
@@ -151,7 +154,8 @@ def plan(
 
     Args:
         source: a module, a state dict, a checkpoint, or the path of a file, a folder or an index.
-        errors: the budget of every word; by default 210, or the smallest that meets the target.
+        errors: the budget of every word; by default 210 (or what is to be guaranteed, if that is
+            more), or the smallest that meets the target.
         carrier, buffers: as `parimend.protect_` takes them.
         **options: the same; see `parimend.Options`.
         service: where it runs, how often it is checked, and a target; see `parimend.Service`. The
@@ -177,12 +181,16 @@ def plan(
         (173, 0.034, 128)
     """
     asked = None if service is None else Service.of(service)
-    request = Request.of(ERRORS if errors is None else errors, carrier, **options)
+    least = options.get("guaranteed") or 1
+    usual = max(ERRORS, least) if isinstance(least, int) else ERRORS
+    request = Request.of(usual if errors is None else errors, carrier, **options)
     request = replace(request, buffers=buffers)
     with sources(source, request) as found:
         unmet = ""
         if errors is None and asked is not None and asked.target is not None:
-            best, unmet = _smallest(lambda t: _words(found, t), asked, asked.target)
+            best, unmet = _smallest(
+                lambda t: _words(found, t), asked, asked.target, request.guaranteed or 1
+            )
             request = replace(request, errors=best)
         files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
         taken = seconds(found, request.errors) if measure else None
@@ -197,7 +205,12 @@ def plan(
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
-    return exposed((word.nbytes, word.promise) for word in words)
+    return exposed((word.nbytes, word.promise, _size(word)) for word in words)
+
+
+def _size(word: PlannedWord) -> int:
+    """Words of 32 bits that it has, at most: some lie at the end of a tensor, and are not full."""
+    return max(-(-word.nbytes // WORD), int(word.code.n))
 
 
 def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
@@ -205,9 +218,9 @@ def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
-    """Refuse given events of more words than there are; known environments strike what there is."""
-    room = sum(word.nbytes for word in words) // WORD
-    if there.events.largest > max(room, 1) and there not in ENVIRONMENTS.values():
+    """Refuse given events of more words than there are; known ones strike what there is."""
+    room, known = sum(word.nbytes for word in words) // WORD, ENVIRONMENTS.values()
+    if there.events.largest > max(room, 1) and there.events not in [it.events for it in known]:
         raise SpecError(
             f"an event of {there.events.largest:,} words is larger than all that is protected, "
             f"{room:,} words: give smaller events"
@@ -232,59 +245,85 @@ def _assessed(made: Plan, asked: Service) -> Plan:
             )
             return replace(made, risk=risk(words, there, days, years), reason=why)
     left = risk(words, there, DAY if days is None else days, years)
-    missed = target is not None and left.yearly > target * (1.0 + _ROUNDING)
-    why = made.reason or (_why(made.errors, left, there) if missed else "")
+    why = made.reason
+    if target is not None and not why and left.yearly > target * (1.0 + _ROUNDING):
+        why = _why(words, left, asked, target)
     return replace(made, risk=left, reason=why)
 
 
-def _why(errors: int, left: Risk, there: Environment) -> str:
-    """Why a target is not met, and what would help."""
-    rest = left.unrepaired / 2
-    if left.large > rest and not there.read_rate:
+def _why(
+    words: Sequence[Exposed], left: Risk, asked: Service, target: float, larger: bool = True
+) -> str:
+    """Why a target is not met, and what would help: only what was tried is said to.
+
+    Args:
+        words: that miss it.
+        left: of them.
+        asked: of them.
+        target: of it.
+        larger: whether there are larger budgets.
+    """
+    there, years = asked.environment, asked.years
+
+    def possible(words: Sequence[Exposed], there: Environment) -> float | None:
+        return longest_interval(words, there, target, years)
+
+    def advice(*more: str) -> str:
+        helps = [*(["take a larger budget"] if larger else []), *more]
+        return f": {', or '.join(helps)}" if helps else ""
+
+    rest = f"checked every {left.interval:.3g} days, {left.yearly:.2g} a year is left"
+    if asked.interval is not None and (days := possible(words, there)) is not None:
+        often = "more often" if days < left.interval else "less often, as every read may strike"
+        return rest + advice(f"check {often}")
+    rest += ", at no interval little enough"
+    if unsure := max(float(word.failing.max()) for word in words):
+        sure = [word._replace(failing=np.zeros_like(word.failing)) for word in words]
+        if possible(sure, there) is not None:
+            largest = there.events.largest
+            help_ = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
+            if largest > MOST_POWER:
+                help_ = f"none for events of {largest:,} words is guaranteed"
+            return (
+                f"{rest}, as damage within the budget is not repaired with a probability of up to "
+                f"{unsure:g}: {help_}"
+            )
+    weakest = min(words, key=lambda word: word.errors)
+    if not there.read_rate and 1.0 - (1.0 - left.large) ** (1.0 / max(years, 1.0)) > target:
         return (
-            f"single events of more than {errors:,} words leave {left.large:.2g} however often it "
-            "is checked: take a larger budget"
+            f"single events of more than {weakest.errors:,} words leave {left.large:.2g} however "
+            f"often it is checked{advice()}"
         )
-    if left.hard > rest:
-        return (
-            f"cells that fail for good leave {left.hard:.2g}: take a larger budget, or replace the "
-            "memory earlier"
+    if there.hard_rate and possible(words, replace(there, hard_rate=0.0)) is not None:
+        return f"cells that fail for good leave {left.hard:.2g}" + advice(
+            "replace the memory earlier"
         )
-    often = "less often, as every read may strike" if there.read_rate else "more often"
-    return (
-        f"checked every {left.interval:.3g} days, {left.unrepaired:.2g} is left: take a larger "
-        f"budget, or check {often}"
-    )
+    return rest + advice()
 
 
 def _smallest(
-    words: Callable[[int], list[Exposed]], asked: Service, target: float
+    words: Callable[[int], list[Exposed]], asked: Service, target: float, least: int
 ) -> tuple[int, str]:
-    """The smallest budget that meets a target, or the usual one and why there is none."""
+    """The smallest budget that meets a target, or the usual one and why there is none.
+
+    Args:
+        words: see `smallest_budget`.
+        asked: of them.
+        target: of it.
+        least: that is guaranteed, so that no budget is smaller.
+    """
     there, years = asked.environment, asked.years
     days = DAY if asked.interval is None else asked.interval
-    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER)
+    words = cache(words)
+    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER, least=least)
     if best is not None:
         return best, ""
-    errors = MOST
-    while errors:
-        try:
-            most = words(errors)
-            break
-        except SpecError:  # there is no such code
-            errors //= 2
-    else:
-        return ERRORS, "there is no code for it"
-    left = risk(most, there, days, years)
-    if left.large > target and not there.read_rate:
-        why = f"single events of more than that leave {left.large:.2g}, however often it is checked"
-    elif any(word.failing[-1] for word in most):
-        why = "so many are repaired with a measured probability only, which is not enough"
-    elif left.hard > target:
-        why = f"cells that fail for good leave {left.hard:.2g}: replace the memory earlier"
-    else:
-        why = f"{left.unrepaired:.2g} is left: check more often"
-    return (
-        ERRORS,
-        f"no budget up to {errors:,} errors meets it, checked every {days:.3g} days: {why}",
-    )
+    errors = largest_budget(words, least)
+    if errors is None:
+        return max(ERRORS, least), "there is no code for it"
+    # The largest that is guaranteed may do what the largest that is measured cannot.
+    tried = [words(t) for t in sorted({errors, max(least, min(errors, MOST_POWER))}, reverse=True)]
+    able = (most for most in tried if longest_interval(most, there, target, years) is not None)
+    most = next(able, tried[0])
+    why = _why(most, risk(most, there, days, years), replace(asked, interval=days), target, False)
+    return max(min(ERRORS, errors), least), f"no budget up to {errors:,} errors meets it: {why}"

@@ -27,10 +27,7 @@ MOST = 1 << 16
 """Budgets that are considered to meet a target."""
 
 _HOURS = 24 * DAYS
-_NEARLY = 1.0 - 1e-16
-_NEVER = 1e-40
-_LEAST = 1e-300
-_NO_CHECK = 1e-6  # what rounding adds to a whole number of checks
+_NEVER = 1e-40  # at a check; less is not worth computing
 _OCTAVE = math.log(2.0)
 _STEPS = 40  # of a bisection
 _MOST_HARD = 512
@@ -48,6 +45,7 @@ class Exposed(NamedTuple):
         missed: probability that more than that are not.
         erasures: whether words that are known to fail cost half of what others do.
         times: how many such words there are.
+        words: of 32 bits that it has, at most; no more can be wrong at once.
     """
 
     bits: float
@@ -56,11 +54,22 @@ class Exposed(NamedTuple):
     missed: float = 0.0
     erasures: bool = False
     times: int = 1
+    words: float = math.inf
 
     @property
     def errors(self) -> int:
         """The budget."""
         return len(self.failing) - 1
+
+    @property
+    def reach(self) -> int:
+        """Wrong words up to which they are counted: the budget, or all that there are."""
+        return int(min(self.errors, self.words))
+
+    @property
+    def beyond(self) -> float:
+        """With which probability more events than that are not repaired, at most."""
+        return 1.0 if self.words > self.errors else float(self.failing[self.reach])
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,14 +80,18 @@ class Risk(Record):
         interval: days between two checks.
         years: for which the probabilities hold.
         events: expected in a year, in all words.
-        repairs: expected in a year: words that are found damaged and put right.
+        repairs: expected in a year: checks of a word that find damage and put it right, whatever
+            its number of events.
         unrepaired: probability that some damage is not repaired.
         wrong: probability that some damage is not even noticed.
         large: part of ``unrepaired`` that is due to single events of more words than a budget; no
             interval removes it, but for events by reading.
         hard: part of ``unrepaired`` that is due to cells that fail for good.
-        fit: unrepaired events in 10^9 hours.
+        yearly: ``unrepaired`` in the worst year of service: the last one, if everything was
+            repaired until then. A year has 365.25 / ``interval`` checks, but one at least.
+        fit: unrepaired events in 10^9 hours of that year, one in a word and check at most.
         coverage: share of the events that are noticed (ISO 26262 calls it diagnostic coverage).
+        resolved: what is below that is not computed: ``unrepaired`` is then less than it says.
     """
 
     interval: float
@@ -89,13 +102,10 @@ class Risk(Record):
     wrong: float
     large: float
     hard: float
+    yearly: float
     fit: float
     coverage: float
-
-    @property
-    def yearly(self) -> float:
-        """``unrepaired`` in one year, on average."""
-        return yearly_of(self.fit)
+    resolved: float
 
 
 def lost(word: Exposed, where: Environment, days: float) -> float:
@@ -106,7 +116,7 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.errors), 0)
+    return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
@@ -127,19 +137,25 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     """
     given, interval = interval, min(interval, years * DAYS)  # what is wrong in the end counts
     checks, yearly = years * DAYS / interval, DAYS / interval
-    soft = joint = 0.0  # logarithms of the probability that nothing is lost
-    repairs = events = missed = large = 0.0
+    last = min(years, 1.0)  # the worst year, or all of a shorter service
+    within = max(1.0, last * DAYS / interval)  # checks of it
+    soft = joint = worst = 0.0  # logarithms of the probability that nothing is lost
+    repairs = events = missed = large = losses = 0.0
     for word in words:
-        chance = min(lost(word, where, interval), _NEARLY)
+        chance = lost(word, where, interval)
         n = word.times
-        soft += n * checks * math.log1p(-chance)
-        joint += n * _log_kept(word, where, interval, checks, chance)
+        kept, kept_last = _logs_kept(word, where, interval, chance, checks, within)
+        soft += n * (checks * _log_kept(chance))
+        joint += n * kept
+        worst += n * kept_last
+        losses -= n * within * math.expm1(kept_last / within)
         expected = where.expected(word.bits, interval)
         events += n * expected
         repairs += n * max(0.0, -math.expm1(-expected) - chance)
-        if word.missed:
+        if word.missed and word.noticed < word.words:
             missed += n * word.missed * float(where.events.tails(expected, word.noticed).more[-1])
-        large += n * expected * where.events.beyond(word.errors)
+        if word.words > word.errors:
+            large += n * expected * where.events.beyond(word.errors)
     unrepaired = abs(math.expm1(joint))
     return Risk(
         interval=given,
@@ -150,27 +166,54 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         wrong=abs(math.expm1(-missed * checks)),
         large=abs(math.expm1(-large * checks)),
         hard=max(0.0, unrepaired + math.expm1(soft)),
-        fit=abs(joint) / (years * _HOURS) * 1e9,
+        yearly=abs(math.expm1(worst / last)),
+        fit=losses / (last * _HOURS) * 1e9,
         coverage=1.0 - missed / events if events else 1.0,
+        resolved=abs(math.expm1(-_NEVER * checks * sum(word.times for word in words))),
     )
 
 
-def _log_kept(
-    word: Exposed, where: Environment, interval: float, checks: float, chance: float
-) -> float:
-    """Logarithm of the probability that a word is lost at none of so many checks, with cells that
-    fail for good.
+def _log_kept(chance: float) -> float:
+    """Logarithm of the probability that what has this chance does not happen."""
+    return math.log1p(-chance) if chance < 1.0 else -math.inf
 
-    These are a Markov chain: their number grows, and each takes a part of the budget, half of what
-    others take if it is known to fail and so an erasure. The cells themselves stay wrong.
+
+def _logs_kept(
+    word: Exposed,
+    where: Environment,
+    interval: float,
+    chance: float,
+    checks: float,
+    within: float,
+) -> tuple[float, float]:
+    """Logarithms of the probability that a word is lost at none of so many checks, and at none of
+    those within the last year, if at none before. Checks need not be a whole number.
     """
-    if not where.hard_rate:
-        return checks * math.log1p(-chance)
+    if not where.hard_rate or not word.beyond:  # or all may be wrong
+        return checks * _log_kept(chance), within * _log_kept(chance)
+    step = _ageing(word, where, interval, checks)
+    before = math.ceil(checks - within)  # if it is not a whole number, the last year is a bit older
+    long_kept, known = _aged(step, np.eye(len(step) - 1)[0], before)
+    rest, _ = _aged(step, known, checks - before)
+    return long_kept + rest, _aged(step, known, within)[0]
+
+
+def _ageing(
+    word: Exposed, where: Environment, interval: float, checks: float
+) -> NDArray[np.float64]:
+    """One of so many checks of a word with cells that fail for good, as a Markov chain.
+
+    Their number grows, and each takes a part of the budget, half of what others take if it is known
+    to fail and so an erasure. The cells themselves stay wrong.
+
+    Returns:
+        (k + 1, k + 1): from how many of them, below k, or from a lost word, to what.
+    """
     fresh = where.expected_hard(word.bits, interval)
     whole = 2 if word.erasures else 1  # what an unknown error takes, in parts of the budget
-    most = min(whole * word.errors, _MOST_HARD, _quantile(fresh * checks))
+    most = min(whole * word.reach, _MOST_HARD, _quantile(fresh * checks))
     new = Events().tails(fresh, min(most, _quantile(fresh)))
-    soft = where.events.tails(where.expected(word.bits, interval), word.errors)
+    soft = where.events.tails(where.expected(word.bits, interval), word.reach)
     gone = [_lost_with(word, soft, used) for used in range(-(-most // whole) + len(new.exactly))]
     step = np.zeros((most + 2, most + 2))
     step[-1, -1] = 1.0  # lost, for ever; summed up from small numbers, as 1 - kept would not be
@@ -181,20 +224,44 @@ def _log_kept(
             step[known, known + a] = p * (1.0 - chance)
             step[known, -1] += p * chance
         step[known, -1] += float(new.more[len(here) - 1])
-    *kept, gone = np.linalg.matrix_power(step, math.ceil(checks - _NO_CHECK))[0].tolist()
+    return step
+
+
+def _aged(
+    step: NDArray[np.float64], known: NDArray[np.float64], checks: float
+) -> tuple[float, NDArray[np.float64]]:
+    """What so many checks do; the part of one does so in proportion.
+
+    Args:
+        step: of the Markov chain; see `_ageing`.
+        known: (k,) with which probability so many cells have failed.
+        checks: need not be a whole number.
+
+    Returns:
+        The logarithm of the probability that nothing is lost, and how many cells have failed then,
+        after the whole checks.
+    """
+    whole = math.floor(checks)
+    after = known @ np.linalg.matrix_power(step, whole)[:-1]
+    kept = math.fsum(after[:-1].tolist())
+    if not kept:
+        return -math.inf, known
     # Of the two the one that is not close to 1 says more.
-    return math.log1p(-gone) if gone < 0.5 else math.log(max(math.fsum(kept), _LEAST))
+    log = math.log1p(-after[-1]) if after[-1] < 0.5 else math.log(kept)
+    known = after[:-1] / kept
+    part = checks - whole
+    return log + (part * _log_kept(float(known @ step[:-1, -1])) if part else 0.0), known
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
     """Probability that a word is lost when so many errors of its budget are used up already."""
-    if used > word.errors:
-        return 1.0
+    if used > word.reach:
+        return word.beyond
     # What is next to impossible is not worth a sum over a large budget.
     likely = int(np.searchsorted(-soft.more, -_NEVER))
-    last = min(word.errors - used, likely)
+    last = min(word.reach - used, likely)
     some = soft.exactly[: last + 1] @ word.failing[used : used + last + 1]
-    return min(1.0, float(some) + float(soft.more[last]))
+    return min(1.0, float(some) + float(soft.more[last]) * word.beyond)
 
 
 def _quantile(expected: float) -> int:
@@ -220,7 +287,7 @@ def longest_interval(
 
     Args:
         words, where, years: see `risk`.
-        target: probability of an unrepaired event in a year.
+        target: probability of an unrepaired event in the worst year; see `Risk.yearly`.
 
     Example:
         >>> word = Exposed(bits=1e9, failing=np.zeros(5))
@@ -255,6 +322,7 @@ def smallest_budget(
     target: float,
     years: float = 1.0,
     proven: int = 0,
+    least: int = 1,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
 
@@ -263,6 +331,7 @@ def smallest_budget(
         where, interval, years: see `risk`.
         target: see `longest_interval`.
         proven: the largest budget that is guaranteed; the next one may leave more than it does.
+        least: smaller ones are not considered.
     """
 
     def met(errors: int) -> bool:
@@ -272,14 +341,45 @@ def smallest_budget(
             return False
 
     doubled = {1 << k for k in range(MOST.bit_length())}
-    low = 0
-    for high in sorted({*doubled, proven, MOST} - {0}):
-        if met(high):
-            break
-        low = high
-    else:
+    tried = [t for t in sorted({*doubled, proven, least, MOST}) if t >= least]
+    high = next((t for t in tried if met(t)), None) or largest_budget(words, least)
+    if high is None or not met(high):
         return None
+    low = max((t for t in tried if t < high), default=least - 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)
     return high
+
+
+def largest_budget(words: Callable[[int], Sequence[Exposed]], least: int = 1) -> int | None:
+    """The largest number of errors up to `MOST` that there is a code for; None if there is none.
+
+    Args:
+        words, least: see `smallest_budget`.
+
+    Example:
+        >>> def words(errors):
+        ...     if errors > 300:
+        ...         raise SpecError("too few weights")
+        ...     return [Exposed(bits=1e9, failing=np.zeros(errors + 1))]
+        >>> largest_budget(words)
+        300
+    """
+
+    def possible(errors: int) -> bool:
+        try:
+            words(errors)
+        except SpecError:
+            return False
+        return True
+
+    low, high = max(MOST, least), max(MOST, least) + 1
+    while not possible(low):
+        if low == least:
+            return None
+        low, high = max(low // 2, least), low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if possible(middle) else (low, middle)
+    return low

@@ -19,7 +19,8 @@ class Service(Record):
         where: the environment; its name is enough.
         interval: days between two checks; None for a day, or the longest that meets the target.
         years: of service, for the probabilities.
-        target: probability, in a year, of damage that is not repaired; None if there is none.
+        target: probability, in the worst year of service, of damage that is not repaired; None if
+            there is none. See `parimend.risk.chance.Risk.yearly`.
 
     Raises:
         SpecError: if there is no such environment, or a number cannot be what it is.
