@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 
 from parimend.codes import Promise
 from parimend.risk.chance import Exposed
+from parimend.words.bits import WORD
 
 
-def exposed(words: Iterable[tuple[int, Promise] | tuple[int, Promise, int]]) -> list[Exposed]:
+def exposed(words: Iterable[tuple[int, int, Promise]]) -> list[Exposed]:
     """What `parimend.risk.chance` has to know of words, equal ones together.
 
     Args:
-        words: of each its bytes, what is promised of it and, if that is known, of how many words of
-            32 bits it is, at most.
+        words: of each its bytes, the length of its code, and what is promised of it.
 
-    >>> [word.times for word in exposed([(100, Promise(4)), (60, Promise(4)), (100, Promise(4))])]
+    >>> four = Promise(4)
+    >>> [word.times for word in exposed([(100, 25, four), (60, 15, four), (100, 25, four)])]
     [2, 1]
     """
     return [
@@ -28,7 +28,8 @@ def exposed(words: Iterable[tuple[int, Promise] | tuple[int, Promise, int]]) -> 
             missed=promise.missed,
             erasures=promise.erasures,
             times=times,
-            words=size[0] if size else math.inf,
+            # Words of 32 bits, at most: some lie at the end of a tensor, and are not full.
+            words=max(-(-nbytes // WORD), n),
         )
-        for (nbytes, promise, *size), times in Counter(words).items()
+        for (nbytes, n, promise), times in Counter(words).items()
     ]

@@ -205,12 +205,7 @@ def plan(
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
-    return exposed((word.nbytes, word.promise, _size(word)) for word in words)
-
-
-def _size(word: PlannedWord) -> int:
-    """Words of 32 bits that it has, at most: some lie at the end of a tensor, and are not full."""
-    return max(-(-word.nbytes // WORD), int(word.code.n))
+    return exposed((word.nbytes, word.code.n, word.promise) for word in words)
 
 
 def _words(found: Sequence[Source], errors: int) -> list[Exposed]:

@@ -97,7 +97,9 @@ def pace_for(
             "or the name of an environment"
         )
     worst = _worst(worst_rate, events)
-    words = exposed((bytes_in(word.parts), word.promise(seal.errors)) for word in seal.words)
+    words = exposed(
+        (bytes_in(word.parts), word.code.n, word.promise(seal.errors)) for word in seal.words
+    )
     return Pace.of(words, worst, target)
 
 
