@@ -72,8 +72,8 @@ def outcomes(kind, fault, trials=40, **options):
 
 
 def test_two_copies_that_are_wrong_outvote_the_right_one():
-    assert outcomes("copies", {**FLIPS, "rate": 0.02}, trials=3) == "rrr"
-    assert "x" in outcomes("copies", {**ALL, "rate": 0.02}, trials=3)
+    assert outcomes("copies", {**FLIPS, "rate": 0.015}, trials=3) == "rrr"
+    assert "x" in outcomes("copies", {**ALL, "rate": 0.015}, trials=3)
 
 
 def test_secded_knows_a_wrong_check_bit_and_loses_the_word_if_there_is_another():
