@@ -28,7 +28,8 @@ INTRODUCTION = """# Maps
 `{command}`: every carrier with budgets from 1 to 10,000 wrong words of 32 bits. Filled
 marks are guaranteed, open ones measured; points that another one beats or equals in everything are
 left out, so that what is left is a choice. Times are of two shared cores. `unrepaired` is the
-probability in a year of low Earth orbit (no ECC), checked every hour; from 1e-36 on it is less than is shown.
+probability in a year of low Earth orbit (no ECC), checked every hour; from 1e-36 on it is less than
+is shown.
 """
 
 
