@@ -1,7 +1,10 @@
 """Compiled models: every run of a graph goes through the gate, also where it may have no breaks."""
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,3 +142,40 @@ class Counting:
 
     def __getattr__(self, name):
         return getattr(self._condition, name)
+
+
+def test_where_nobody_compiles_the_compiler_is_not_loaded():
+    """And who does so later waits all the same."""
+    code = """
+import sys, threading, warnings
+import torch
+from parimend.scrub.gate import Gate
+from tests.scrub.test_compiled import MAKERS
+
+models, gates = [make() for make in MAKERS], [Gate() for _ in MAKERS]
+for model, gate in zip(models, gates):
+    gate.attach(model)
+    model(torch.ones(1, 8))
+assert "torch._dynamo" not in sys.modules
+warnings.simplefilter("ignore")
+for model, gate in zip(models, gates):
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        compiled(torch.ones(1, 8))
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: (compiled(torch.ones(1, 8)), done.set()))
+        with gate.exclusive() as entered:
+            assert entered
+            thread.start()
+            assert not done.wait(0.3)
+        thread.join()
+        assert done.is_set()
+print("all waited")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "all waited\n", done.stderr[-2000:]

@@ -26,10 +26,7 @@ LOOK_AGAIN = 0.05
 
 @cache
 def _untraced() -> type[Hook]:
-    """Hooks that dynamo leaves alone: they have to be called when the graph runs.
-
-    Made when it is needed, as that loads the compiler.
-    """
+    """Hooks that dynamo leaves alone: they have to be called when the graph runs. Loads dynamo."""
     why = {"reason": "a Scrubber sees every run of its model: compile that alone, after start()"}
     known = inspect.signature(torch.compiler.disable).parameters
     disable: Any = partial(torch.compiler.disable, **(why if "reason" in known else {}))
@@ -38,6 +35,13 @@ def _untraced() -> type[Hook]:
         __call__ = disable(Hook.__call__)
 
     return Untraced
+
+
+def _hook() -> type[Hook]:
+    """Where nobody compiles, dynamo is not loaded: a second, and 140 MB. Others it traces, breaks
+    its graph at them, and so calls them in every run, too.
+    """
+    return _untraced() if "torch._dynamo" in sys.modules else Hook
 
 
 class Gate:
@@ -69,8 +73,8 @@ class Gate:
     def attach(self, model: torch.nn.Module) -> None:
         """Put the gate before the forward passes of a model."""
         self._handles = [
-            model.register_forward_pre_hook(_untraced()(self._enter)),
-            model.register_forward_hook(_untraced()(self._leave), always_call=True),
+            model.register_forward_pre_hook(_hook()(self._enter)),
+            model.register_forward_hook(_hook()(self._leave), always_call=True),
         ]
         # Of modules of torch.nn all is compiled, hooks too, except with a forward of their own.
         # Then hooks stay outside of the graph, as those of other classes do, where they are called
