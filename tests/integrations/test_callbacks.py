@@ -88,24 +88,27 @@ def test_lightning_seals_the_weights_that_stay(tmp_path, last):
     assert max(callback.seal.notes["moved"]) < 0.02
 
 
-def test_transformers(tmp_path):
+def trainer_for(model, folder, steps, callback, kind=Trainer, **options):
     x, y = data()
+    arguments = TrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=16,
+        lr_scheduler_type="constant",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
+    return kind(model, arguments, train_dataset=rows, callbacks=[callback])
 
+
+def test_transformers(tmp_path):
     def fit(name, steps, resume=None):
         model = Net()
         callback = for_transformers.TrainInside(path=tmp_path / "seal", **OPTIONS)
-        arguments = TrainingArguments(
-            output_dir=tmp_path / name,
-            max_steps=steps,
-            per_device_train_batch_size=16,
-            save_steps=10,
-            lr_scheduler_type="constant",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
-        trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])
+        trainer = trainer_for(model, tmp_path / name, steps, callback, save_steps=10)
         trainer.train(resume_from_checkpoint=resume)
         return model, callback
 

@@ -17,7 +17,7 @@ from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.integrations.lightning import ProtectedCheckpoints
 from parimend.integrations.transformers import ProtectCheckpoints
 from tests.files.conftest import flip
-from tests.integrations.test_callbacks import Net, data
+from tests.integrations.test_callbacks import Net, data, trainer_for
 
 # What these packages warn about is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -102,22 +102,9 @@ def test_lightning_with_addresses(tmp_path, monkeypatch):
 
 
 def fit_trainer(folder, steps, resume=None, kind=transformers.Trainer, **options):
-    x, y = data()
-    model = Net()
-    arguments = transformers.TrainingArguments(
-        output_dir=folder,
-        max_steps=steps,
-        per_device_train_batch_size=16,
-        save_steps=5,
-        logging_steps=2,
-        lr_scheduler_type="constant",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        **options,
-    )
-    rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
-    trainer = kind(model, arguments, train_dataset=rows, callbacks=[ProtectCheckpoints(errors=50)])
+    model, callback = Net(), ProtectCheckpoints(errors=50)
+    options = {"save_steps": 5, "logging_steps": 2} | options
+    trainer = trainer_for(model, folder, steps, callback, kind, **options)
     trainer.train(resume_from_checkpoint=resume)
     return model.state_dict()
 

@@ -63,7 +63,7 @@ class Damage:
                 f"and each strikes another one: at most {MOST:g} can be drawn, which is a rate of "
                 f"{MOST * there / _bits(chosen):.2g} here"
             )
-        return self._at(self.rate, words, seed, self.only)
+        return self._at(self.rate, chosen, seed)
 
     def draw_beside(
         self, kept: Iterable[Words], words: Iterable[Words], seed: int
@@ -79,15 +79,12 @@ class Damage:
         if not self.beside or not kept:
             return None
         rate = self.rate or self.faults.count / _bits(select(words, self.only))
-        return self._at(min(rate, 1.0), kept, seed, None)
+        return self._at(min(rate, 1.0), select(kept), seed)
 
-    def _at(
-        self, rate: float, words: tuple[Words, ...], seed: int, only: Sequence[str] | None
-    ) -> FaultList:
-        """Faults whose number is drawn."""
-        chosen = select(words, only)
+    def _at(self, rate: float, chosen: Sequence[Words], seed: int) -> FaultList:
+        """Faults in some tensors, whose number is drawn."""
         count = min(_binomial(_bits(chosen), rate, seed), sum(map(len, chosen)))
-        return replace(self.faults, count=count).draw(words, seed, only)
+        return replace(self.faults, count=count).draw(chosen, seed)
 
 
 def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:

@@ -18,7 +18,7 @@ from parimend.experiment import Faults, bit_patterns
 from parimend.faults import FaultList
 from parimend.propagation.reach import require_own
 from parimend.removable import Hook
-from parimend.stores.naming import distinct
+from parimend.stores.naming import distinct, storage_of
 from parimend.upsets import Upset, axis_of
 
 Fault = Upset | Faults
@@ -106,13 +106,13 @@ def _damaged(
 ) -> tuple[dict[str, Tensor], FaultList]:
     """Damaged copies of a module's own tensors, and of all that share memory with them, by name."""
     struck = distinct(require_own(model.get_submodule(layer), layer, buffers))
-    memory = {_memory(tensor) for tensor in struck.values()}
+    memory = {storage_of(tensor) for tensor in struck.values()}
     # Copied together, what shares memory shares that of the copies: it is one cell that is wrong.
     copies = copy.deepcopy(
         {
             id(tensor): tensor.detach()
             for tensor in (*model.parameters(), *model.buffers())
-            if _memory(tensor) in memory
+            if storage_of(tensor) in memory
         }
     )
     damaged = {
@@ -129,14 +129,6 @@ def _damaged(
     for name, row in rows.items():
         damaged[name].copy_(row)
     return damaged, drawn
-
-
-def _memory(tensor: Tensor) -> tuple[torch.device, int] | None:
-    """Where the memory begins that a tensor is in; None if it has none of its own."""
-    try:
-        return tensor.device, tensor.untyped_storage().data_ptr()
-    except RuntimeError:
-        return None
 
 
 def _run_with(model: nn.Module, layer: str, tensors: dict[str, Tensor], inputs: Arguments) -> Any:

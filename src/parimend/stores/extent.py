@@ -9,7 +9,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from parimend.names import listed
-from parimend.stores.naming import added_bytes, address_of, leaves
+from parimend.stores.naming import added_bytes, address_of, leaves, storage_of
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:
@@ -110,10 +110,10 @@ def packed_in(model: Any) -> dict[str, int]:
     if not isinstance(model, torch.nn.Module):
         return {}
     found: dict[str, torch.Tensor] = {}
-    known = {_storage_of(value) for _, value in leaves(model).values()}
+    known = {storage_of(value) for _, value in leaves(model).values()}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        saved = {key: each for key, each in _saved_by(module) if _storage_of(each) not in known}
+        saved = {key: each for key, each in _saved_by(module) if storage_of(each) not in known}
         if saved:  # the same as some attributes, or copies of them
             found |= {prefix + key: each for key, each in saved.items()}
             continue
@@ -122,12 +122,12 @@ def packed_in(model: Any) -> dict[str, int]:
         for key, value in vars(module).items():
             if key not in ("_parameters", "_buffers", "_modules"):
                 (computed if _is_computed(module, key) else attributes).extend(_within(key, value))
-        known |= {_storage_of(each) for _, each in computed}
+        known |= {storage_of(each) for _, each in computed}
         found |= {prefix + key: each for key, each in attributes if each.grad_fn is None}
     sizes, seen = {}, set()
     for key, each in found.items():
         place = (address_of(each), each.nbytes)
-        if each.numel() and place[0] and _storage_of(each) not in known and place not in seen:
+        if each.numel() and place[0] and storage_of(each) not in known and place not in seen:
             seen.add(place)
             sizes[key] = each.nbytes
     return sizes
@@ -159,11 +159,3 @@ def _within(
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in list(pairs):
             yield from _within(f"{name}.{key}", each, (*above, id(value)))
-
-
-def _storage_of(value: Any) -> tuple[torch.device, int] | None:
-    """The memory that a tensor is in; None if it has none of its own."""
-    try:
-        return value.device, value.untyped_storage().data_ptr()
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return None

@@ -299,6 +299,14 @@ def address_of(tensor: torch.Tensor) -> int:
         return 0
 
 
+def storage_of(value: Any) -> tuple[torch.device, int] | None:
+    """The memory that a tensor is in, from its beginning; None if it has none of its own."""
+    try:
+        return value.device, value.untyped_storage().data_ptr()
+    except (AttributeError, RuntimeError):
+        return None
+
+
 def place_of(tensor: torch.Tensor) -> tuple[torch.device, int]:
     """Where its first element is that this process holds."""
     return tensor.device, address_of(local(tensor))
