@@ -28,19 +28,9 @@ from parimend.kernels.field_numba import (
     residue,
 )
 from parimend.kernels.points import LANES
+from parimend.kernels.prefetch_numba import ask
 
-_AHEAD = 3072
-"""Words that are asked of memory before their turn: what a processor fetches ahead on its own ends
-with every page, and the arithmetic takes too long to look far ahead itself."""
-
-
-def _prefetch(builder, pointer):
-    """Ask memory for what is at a pointer, which may be beyond the end of an array."""
-    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-    fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-    for_reading, near, data = i32(0), i32(3), i32(1)
-    builder.call(fetch, [builder.bitcast(pointer, byte), for_reading, near, data])
+_AHEAD = 3072  # words that are asked of memory before their turn
 
 
 def _butterfly(radix, first, last):
@@ -85,7 +75,7 @@ def _butterfly(radix, first, last):
                     source = builder.bitcast(builder.gep(words, [offset]), narrow.as_pointer())
                     if not last or m % 2 == 0:  # rows that follow each other share a line
                         ahead = builder.gep(words, [builder.add(offset, i64(_AHEAD))])
-                        _prefetch(builder, ahead)
+                        ask(builder, ahead)
                     word = builder.uitofp(builder.load(source, align=4), wide)
                     row = builder.add(at, line[m])
                     y, over = (place(data, row, wide) for data in (factor, quotient))
