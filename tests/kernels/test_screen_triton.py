@@ -21,7 +21,7 @@ def new():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("k", "blocks"), [(1, 1), (3, 2), (1, 5)])
 def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
-    monkeypatch.setattr(screen_triton, "TILE", 32)  # several, and a part of one
+    monkeypatch.setattr(screen_triton, "WORK", 64)  # several tiles, and a part of one
     monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
     torch.manual_seed(0)
     n, rows = 40, 6
