@@ -10,6 +10,7 @@ from parimend import kernels
 from parimend.codes import PowerSums
 from parimend.kernels import power_torch, power_triton, product_triton, stream_triton
 from parimend.kernels.field_numba import PRIME
+from parimend.kernels.pieces_torch import launching_on
 from parimend.words.bits import byte_view, words_of
 from tests.interpreted import small_portions
 from tests.kernels.test_power_torch import DTYPES, elements_of
@@ -261,3 +262,12 @@ def test_it_is_picked_where_triton_is_there_and_new_enough(monkeypatch, version,
         assert kernels.on("modular", "cuda").__name__.endswith("modular_torch")
     finally:
         kernels._has_triton.cache_clear()
+
+
+def test_kernels_go_to_the_device_of_their_tensors(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: device)
+    assert launching_on(torch.device("cuda", 0)) == torch.device("cuda", 0)
+    for here in (torch.device("cuda", 1), torch.device("cpu")):
+        with launching_on(here) as switched:
+            assert switched is None

@@ -1,6 +1,8 @@
 """The check in Triton, interpreted, finds what operations of torch find."""
 
 import warnings
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -95,6 +97,26 @@ def test_too_little_memory_says_nothing_of_a_device(monkeypatch):
     monkeypatch.setattr(screen_triton, "_row", scarce)
     with pytest.raises(torch.OutOfMemoryError):
         screen_triton.works(CPU)
+
+
+def test_kernels_go_to_the_device_of_the_outputs(monkeypatch):
+    y, P, none, on = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1), list[torch.device]()
+
+    @contextmanager
+    def launching_on(device):
+        on.append(device)
+        yield
+        on.pop()
+
+    def within(kernel, *args):
+        assert on == [y.device]
+        return kernel(*args)
+
+    for name in ("_row", "_product", "_plane"):
+        monkeypatch.setattr(screen_triton, name, partial(within, getattr(screen_triton, name)))
+    monkeypatch.setattr(screen_triton, "launching_on", launching_on)
+    assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+    assert screen_triton.works(y.device)
 
 
 def test_it_is_picked_for_a_gpu():

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from parimend.kernels import screen_numba, screen_torch
+from parimend.kernels.pieces_torch import launching_on
 from parimend.kernels.trust_triton import Trust
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
@@ -50,7 +51,8 @@ def _found(kernel, instead, y, P, others, tau2, least2, into) -> Tensor:
     """What a kernel finds, or an operation of torch instead."""
     if y.dtype != torch.float64 and works(y.device):
         try:
-            return kernel(y, P, *others, tau2, least2, into)
+            with launching_on(y.device):
+                return kernel(y, P, *others, tau2, least2, into)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a program for shapes that were not tried: it was not launched
@@ -70,11 +72,12 @@ def _try(device) -> None:
     none = torch.zeros(1, device=device)
     five = x.sum(1, keepdim=True)
     for rows, right in ((y, False), (bad, True)):
-        found = (
-            _product(rows, P, x, PW, none, 1e-8, 0.0, None),
-            _row(rows, P, five, 1e-8, 0.0, None),
-            _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
-        )
+        with launching_on(y.device):
+            found = (
+                _product(rows, P, x, PW, none, 1e-8, 0.0, None),
+                _row(rows, P, five, 1e-8, 0.0, None),
+                _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
+            )
         if any(bool(each) != right for each in found):
             raise ArithmeticError("a wrong row was taken for a right one, or the reverse")
 
