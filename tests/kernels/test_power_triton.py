@@ -70,6 +70,21 @@ def test_items_of_full_size(monkeypatch):
     np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
 
 
+@pytest.mark.parametrize(("least", "most"), [(2, 8), (8, 8), (16, 8)])
+def test_items_are_smaller_where_there_are_few_words(monkeypatch, least, most):
+    monkeypatch.setattr(stream_triton, "_LEAST", least)
+    monkeypatch.setattr(stream_triton, "_ITEMS", 3)
+    rows = set()
+    for words in (700, 900, 1700, 4000):
+        elements = elements_of(torch.int32, words)
+        code = PowerSums(words + 16, 4)
+        prepared = stream_triton.Prepared(code.places, [(elements.view(torch.uint8), 16)])
+        rows.add(prepared._rows)
+        found = prepared.start().numpy() % PRIME
+        np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
+    assert rows == ({2, 4, 8} if least < most else {8})
+
+
 def test_more_pieces_than_a_launch_takes(monkeypatch):
     monkeypatch.setattr(stream_triton, "_AT_ONCE", 2)
     pieces = [(elements_of(torch.int8, 33, seed), 16 * seed) for seed in range(5)]
