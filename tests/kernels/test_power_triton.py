@@ -198,6 +198,19 @@ def test_nothing_has_no_sums(m):
     assert not power_triton.sums_of(code.places, m, []).any()
 
 
+@pytest.mark.parametrize("launch", [1, 1 << 30])
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_pieces_are_brought_together_in_words_and_in_bytes(monkeypatch, launch, cut):
+    monkeypatch.setattr(product_triton, "_LAUNCH", launch)  # one by one, and all at once
+    pieces = [
+        (elements_of(torch.uint8, 256, seed)[cut:], 64 * seed + 16 * (seed == 2))
+        for seed in range(4)
+    ]
+    code = PowerSums(400, 6)
+    found = power_triton.sums_of(code.places, 6, pieces)
+    np.testing.assert_array_equal(found, expected(code, pieces))
+
+
 def test_too_little_memory_is_met_with_smaller_matrices(monkeypatch):
     rooms = []
     start = product_triton.Prepared._start

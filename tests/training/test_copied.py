@@ -12,6 +12,7 @@ import parimend as pm
 from parimend.carriers import summing
 from parimend.errors import DamageError
 from parimend.kernels import power_triton
+from parimend.training.copied import Copies
 from parimend.training.kept import Kept
 from tests.interpreted import small_portions
 from tests.training.test_healing import network, same, train
@@ -25,6 +26,25 @@ MANY = r"elements, of which the first of each tensor are listed"
 def spoil(tensor, value):
     with torch.no_grad():
         tensor.fill_(value)
+
+
+def test_tensors_of_one_type_are_copied_together(monkeypatch):
+    """A GPU copies others one by one."""
+    types, copy_ = [], torch._foreach_copy_
+
+    def copied(copies, originals):
+        types.append({each.dtype for each in originals})
+        copy_(copies, originals)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", copied)
+    tensors = {
+        str(i): torch.full((3,), i).to(dtype)
+        for i, dtype in enumerate((torch.float32, torch.bfloat16, torch.float32))
+    }
+    copies = Copies(tensors)
+    copies.make()
+    assert same(copies.held, tensors)
+    assert types == [{torch.float32}, {torch.bfloat16}]
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.0, 1e30])
