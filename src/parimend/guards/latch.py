@@ -29,6 +29,7 @@ from parimend.events import GuardKind
 from parimend.guards import graph
 from parimend.guards.journal import GuardEvent, Journal
 from parimend.guards.observing import capturing, is_exporting
+from parimend.kernels.reading_torch import read
 from parimend.removable import wrap_forward_
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -203,7 +204,7 @@ class Latch:
         """The layers with an alarm, which is over with that."""
         raised: set[int] = set()
         for each in alarms:
-            found = [i for i, alarm in enumerate(each.tolist()) if alarm]
+            found = [i for i, alarm in enumerate(read(each)) if alarm]
             if found:
                 each.zero_()
             raised.update(found)
@@ -303,7 +304,7 @@ class Latch:
             self._captured.append(_Captured(args, kwargs, outputs, {alarms.device: places}, inputs))
             self._here.is_captured = True
             return
-        raised = alarms.tolist()
+        raised = read(alarms)
         if any(raised):
             numbers = sorted({layers[i] for i, alarm in enumerate(raised) if alarm})
             again = partial(self._model.forward, *args, **kwargs)
