@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parimend import kernels
-from parimend.kernels import screen_torch, screen_triton
+from parimend.kernels import screen_torch, screen_triton, trust_triton
 
 CPU = torch.device("cpu")
 
@@ -97,6 +97,12 @@ def test_too_little_memory_says_nothing_of_a_device(monkeypatch):
     monkeypatch.setattr(screen_triton, "_row", scarce)
     with pytest.raises(torch.OutOfMemoryError):
         screen_triton.works(CPU)
+
+
+def test_no_option_is_asked_for_that_a_compiler_does_not_have(monkeypatch):
+    assert trust_triton.limited(64) == {"maxnreg": 64}
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert trust_triton.limited(64) == {}
 
 
 def test_kernels_go_to_the_device_of_the_outputs(monkeypatch):

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from parimend.kernels import screen_numba, screen_torch
 from parimend.kernels.pieces_torch import launching_on
-from parimend.kernels.trust_triton import Trust
+from parimend.kernels.trust_triton import Trust, limited
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
 WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does it
-_REGISTERS = 128  # of a thread, so that `_PROGRAMS` of them are at work at once on a large GPU
+_LIMIT = limited(128)  # registers of a thread: on a large GPU `_PROGRAMS` are at work at once
 _PROGRAMS = 1024
 _TILE = 32  # outputs or inputs of a row that are read at a time, at least: the memory gives so many
 _POSITIONS = 256  # of one program
@@ -94,7 +94,7 @@ def _row(y, P, target, tau2, least2, into) -> Tensor:
     _check_rows[(_parts(rows, at_once),)](
         y, P, target, out, tau2, least2, rows, n,
         GIVEN=target.shape[0] > 0, CHECKS=k, ROOM=room, ROWS=at_once,
-        TILE=_tile(n, at_once * room), num_warps=WARPS, maxnreg=_REGISTERS,
+        TILE=_tile(n, at_once * room), num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 
@@ -109,7 +109,7 @@ def _product(y, P, x, PW, Pb, tau2, least2, into) -> Tensor:
         y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
         BLOCKS=blocks, CHECKS=k, ROOM=room, EVERY=every, PARTS=_power_of_2(blocks),
         ROWS=at_once, TILE=_tile(n, at_once * room), WIDE=_tile(fan_in, at_once * every),
-        num_warps=WARPS, maxnreg=_REGISTERS,
+        num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 
@@ -149,7 +149,7 @@ def _plane(y, P, target, tau2, least2, into) -> Tensor:
     _check_planes[(outer, _parts(inner, positions))](
         y, P, target, out, tau2, least2, n, inner,
         GIVEN=target.shape[0] > 0, CHECKS=P.shape[0], ROOM=room,
-        POSITIONS=positions, CHANNELS=channels, num_warps=WARPS, maxnreg=_REGISTERS,
+        POSITIONS=positions, CHANNELS=channels, num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 

@@ -26,6 +26,7 @@ from parimend.kernels.field_triton import PRIME, times
 from parimend.kernels.pieces_torch import stream_on
 from parimend.kernels.points import Points
 from parimend.kernels.points_numba import powers_of, products
+from parimend.kernels.trust_triton import limited
 
 SUMS = 4
 """So many are computed."""
@@ -34,7 +35,7 @@ ROWS = 512  # rows of the largest items: 1 MiB
 _LEAST = 64  # and of the smallest: with fewer, what a program does before and after counts
 _ITEMS = 2048  # which a large GPU takes in four rounds
 _WARPS = 4
-_REGISTERS = 128  # of a thread, so that four programs share a processor
+_LIMIT = limited(128)  # registers of a thread, so that four programs share a processor
 _AT_ONCE = 1024  # pieces in a launch
 _LIMB = 17
 
@@ -94,7 +95,7 @@ class Prepared:
                 REACH=tables.columns.shape[1],
                 ROW=WIDTH,
                 num_warps=_WARPS,
-                maxnreg=_REGISTERS,
+                **_LIMIT,
             )
         return out
 
