@@ -62,6 +62,25 @@ def test_nothing_that_is_not_finite_or_huge_passes(value):
     assert screen_triton.any_suspicious_plane(y[..., None], P, none[..., None], 1.0, 0.0)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1 << 25), (1 << 17, 2, 1), (70_000, 2, 300)])
+def test_there_may_be_any_number_of_planes_and_positions(monkeypatch, shape):
+    """A GPU takes up to 2^31 programs along the first axis, and 65,535 along others."""
+    grids = []
+
+    class Launched:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **kwargs: None
+
+    monkeypatch.setattr(screen_triton, "works", lambda device: True)
+    monkeypatch.setattr(screen_triton, "_check_planes", Launched())
+    P, none, place = torch.ones(1, 2), torch.empty(0, 1, 1), torch.zeros((), dtype=torch.int32)
+    screen_triton.any_suspicious_plane(torch.zeros(()).expand(shape), P, none, 1.0, 0.0, place)
+    [(programs, *others)] = grids
+    assert programs < 1 << 31
+    assert all(count < 1 << 16 for count in others)
+
+
 @pytest.mark.parametrize("kernel", [screen_triton, screen_torch])
 def test_alarms_add_up_in_a_place(kernel):
     P, none, place = torch.ones(1, 40), torch.empty(0, 1), torch.zeros((), dtype=torch.int32)

@@ -22,7 +22,7 @@ WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does
 _LIMIT = limited(128)  # registers of a thread: on a large GPU `_PROGRAMS` are at work at once
 _PROGRAMS = 1024
 _TILE = 32  # outputs or inputs of a row that are read at a time, at least: the memory gives so many
-_POSITIONS = 256  # of one program
+_POSITIONS, _LEAST = 256, 64  # of one program, and where there are few of them
 _TRIED = 70  # outputs of a row that a device has to judge
 
 
@@ -145,8 +145,10 @@ def _plane(y, P, target, tau2, least2, into) -> Tensor:
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     room = _power_of_2(P.shape[0])
     positions = min(_power_of_2(inner), _POSITIONS)
+    while positions > _LEAST and outer * _parts(inner, positions) < _PROGRAMS:
+        positions //= 2
     channels = min(max(WORK // (room * positions), 2), _power_of_2(n))
-    _check_planes[(outer, _parts(inner, positions))](
+    _check_planes[(outer * _parts(inner, positions),)](  # of no other axis may there be so many
         y, P, target, out, tau2, least2, n, inner,
         GIVEN=target.shape[0] > 0, CHECKS=P.shape[0], ROOM=room,
         POSITIONS=positions, CHANNELS=channels, num_warps=WARPS, **_LIMIT,
@@ -232,10 +234,11 @@ def _check_products(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, BLOCKS:
 @triton.jit(do_not_specialize=["tau2", "least2"])
 def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip  # noqa: E501
     """Some positions of one block of one sample."""
-    at = tl.program_id(1) * POSITIONS + tl.arange(0, POSITIONS)
+    parts = (inner + POSITIONS - 1) // POSITIONS
+    at = tl.program_id(0) % parts * POSITIONS + tl.arange(0, POSITIONS)
     q = tl.arange(0, ROOM)
     there, used = at < inner, q < CHECKS
-    plane = tl.program_id(0).to(tl.int64)
+    plane = (tl.program_id(0) // parts).to(tl.int64)
     # See `_products`; neighbours read neighbouring positions, wherever a channel begins.
     first = tl.max_contiguous(tl.arange(0, CHANNELS), 1)[None, :, None]
     begin, within = y + plane * n * inner + at[None, None, :], there[None, None, :]
