@@ -265,15 +265,19 @@ def _came(outcome: Outcome) -> Value:
 def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
     """The comparison of two samples, if they share trials."""
     partners = {_place(row): row for row in other.flat}
-    shared = {
-        stratum: [
-            some for round_ in rounds if (some := [r for r in round_ if _place(r) in partners])
-        ]
-        for stratum, rounds in one.rows.items()
-    }
-    paired = _Sample(one.unit, one.protection, shared)
-    if not all(shared.values()) or not paired.flat:
+    shared = [
+        [[row for row in part if _place(row) in partners] for part in round_]
+        for round_ in zip(*one.rows.values(), strict=True)
+    ]
+    # A round counts where all strata have trials in it: its batches are estimates of the whole.
+    whole = [round_ for round_ in shared if all(round_)]
+    if not whole:
         return []
+    paired = _Sample(
+        one.unit,
+        one.protection,
+        dict(zip(one.rows, map(list, zip(*whole, strict=True)), strict=True)),
+    )
     require_same(f"{a} and {b}", one.terms, other.terms)
 
     def gap(row: Row) -> list[float]:
