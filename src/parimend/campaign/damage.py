@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from parimend.campaign.bits import by_width, merged
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.computing import Computing, computing_of
 from parimend.campaign.tables import one_of, require_keys
@@ -35,7 +36,7 @@ class Damage:
     Attributes:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
-        rate: probability of a fault per bit; the number of faults is drawn then.
+        rate: probability of a fault per bit that may be struck; the number of faults is drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
         beside: whether what a protection keeps beside the weights is struck as densely as they are.
     """
@@ -56,12 +57,12 @@ class Damage:
         if self.rate is None:
             return self.faults.draw(words, seed, self.only)
         chosen = select(words, self.only)
-        expected, there = self.rate * _bits(chosen), sum(map(len, chosen))
-        if expected > MOST * there:
+        widest = max(map(self._width, chosen))
+        if self.rate * widest > MOST:
             raise FaultError(
-                f"a rate of {self.rate:g} a bit is {expected / there:.2g} faults for every word, "
+                f"a rate of {self.rate:g} a bit is {self.rate * widest:.2g} faults for every word, "
                 f"and each strikes another one: at most {MOST:g} can be drawn, which is a rate of "
-                f"{MOST * there / _bits(chosen):.2g} here"
+                f"{MOST / widest:.2g} here"
             )
         return self._at(self.rate, chosen, seed)
 
@@ -78,13 +79,32 @@ class Damage:
         kept, seed = tuple(kept), int(Stream(seed, "campaign beside").raw(1)[0])
         if not self.beside or not kept:
             return None
-        rate = self.rate or self.faults.count / _bits(select(words, self.only))
+        rate = self.rate or self.faults.count / self._bits(select(words, self.only))
         return self._at(min(rate, 1.0), select(kept), seed)
 
     def _at(self, rate: float, chosen: Sequence[Words], seed: int) -> FaultList:
-        """Faults in some tensors, whose number is drawn."""
-        count = min(_binomial(_bits(chosen), rate, seed), sum(map(len, chosen)))
-        return replace(self.faults, count=count).draw(chosen, seed)
+        """Faults in some tensors, whose number is drawn. Any bit is as likely to be struck: of
+        words as wide any so many, and areas of memory have bytes.
+        """
+        placement = self.faults.placement or KINDS[self.faults.kind].placement
+        groups = by_width(chosen) if placement == "scattered" else [chosen]
+        lists = []
+        for number, group in enumerate(groups):
+            own = int(Stream(seed, f"campaign width {number}").raw(1)[0]) if number else seed
+            count = min(_binomial(self._bits(group), rate, own), sum(map(len, group)))
+            lists.append(replace(self.faults, count=count).draw(group, own))
+        if len(lists) == 1:
+            return lists[0]
+        return merged(lists, seed, self.faults.kind, placement)
+
+    def _bits(self, words: Iterable[Words]) -> int:
+        return sum(len(each) * self._width(each) for each in words)
+
+    def _width(self, words: Words) -> int:
+        """Bits of a word that may be struck."""
+        lowest, highest = (self.faults.options.get(end) for end in ("lowest", "highest"))
+        last = words.format.bits - 1 if highest is None else highest
+        return max(last + 1 - (lowest or 0), 0)
 
 
 def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
@@ -186,10 +206,6 @@ def try_out(
             damage.strike_(model, 0).remove()
     except FaultError as error:
         raise SpecError(f"[faults.{fault.name}] on {where}: {error}") from None
-
-
-def _bits(words: Iterable[Words]) -> int:
-    return sum(len(each) * each.format.bits for each in words)
 
 
 def _binomial(bits: int, rate: float, seed: int) -> int:

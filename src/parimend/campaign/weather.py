@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from parimend.campaign.bits import bits_of, by_width, merged, word_at
 from parimend.errors import FaultError
 from parimend.faults import FaultList, Words, draw, select
 from parimend.risk import Environment
@@ -56,14 +55,14 @@ class Weather:
         return self._struck(kept, seed) if self.beside and kept else None
 
     def _struck(self, chosen: Sequence[Words], seed: int) -> FaultList:
-        bits = sum(len(each) * each.format.bits for each in chosen)
+        bits = bits_of(chosen)
         stream = Stream(seed, "campaign events")
         lists = [
             found
             for size, own in self._events(self.where.expected(bits, self.days), stream)
             for found in _event(chosen, size, own)
         ]
-        return merged(lists, seed, self.where.name)
+        return merged(lists, seed, self.where.name, "events")
 
     def _events(self, expected: float, stream: Stream) -> list[tuple[int, int]]:
         """The size and the seed of every event."""
@@ -82,11 +81,9 @@ class Weather:
 def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]:
     """What one event of so many words strikes."""
     if size == 1:
-        yield draw("bitflip", chosen, 1, seed)
+        yield draw("bitflip", _struck_once(chosen, seed), 1, seed)
         return
-    total = sum(map(len, chosen))
-    begin = int(Stream(seed, "campaign run").integers(max(total - size, 0) + 1, 1)[0])
-    first = 0
+    begin, first = _begin(chosen, size, seed), 0
     for each in chosen:
         count = min(first + len(each), begin + size) - max(first, begin)
         first += len(each)
@@ -94,26 +91,22 @@ def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]
             yield draw("burst", [each], count, seed)
 
 
-def merged(lists: Iterable[FaultList], seed: int, kind: str) -> FaultList:
-    """Faults that come one after the other, as one list, in which no word occurs twice."""
-    dtypes: dict[str, str] = {}
-    found: dict[tuple[str, int], tuple[int, int]] = {}
-    for faults in lists:
-        for fault in faults:
-            dtypes[fault.tensor] = fault.dtype
-            before, after = found.get((fault.tensor, fault.index), (fault.before, fault.before))
-            found[fault.tensor, fault.index] = before, after ^ fault.before ^ fault.after
-    rows = sorted((*place, *both) for place, both in found.items() if both[0] != both[1])
-    names = sorted({row[0] for row in rows})
-    number = {name: place for place, name in enumerate(names)}
-    return FaultList(
-        seed=seed,
-        kind=kind,
-        placement="events",
-        names=tuple(names),
-        dtypes=tuple(dtypes[name] for name in names),
-        tensor=np.array([number[row[0]] for row in rows], np.int64),
-        index=np.array([row[1] for row in rows], np.int64),
-        before=np.array([row[2] for row in rows], np.uint64),
-        after=np.array([row[3] for row in rows], np.uint64),
-    )
+def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
+    """The tensors of one width that a flipped bit is in."""
+    groups = by_width(chosen)
+    bit = int(Stream(seed, "campaign width").integers(bits_of(chosen), 1)[0])
+    for group in groups:
+        if bit < bits_of(group):
+            break
+        bit -= bits_of(group)
+    return group
+
+
+def _begin(chosen: Sequence[Words], size: int, seed: int) -> int:
+    """The first word of a run: one that leaves room for it, each as likely as it has bits."""
+    last = max(sum(map(len, chosen)) - size, 0)
+    bits, left = 0, last + 1
+    for each in chosen:
+        bits += min(left, len(each)) * each.format.bits
+        left -= min(left, len(each))
+    return word_at(chosen, int(Stream(seed, "campaign run").integers(bits, 1)[0]))
