@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,16 @@ from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather
 from parimend.errors import FaultError, SpecError
 from parimend.experiment import Faults
-from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Words, select
+from parimend.faults import (
+    FIELDS,
+    KINDS,
+    PLACEMENTS,
+    FaultList,
+    Words,
+    options_of,
+    require_options,
+    select,
+)
 from parimend.risk.environment import ENVIRONMENTS
 from parimend.rng import Stream
 
@@ -158,12 +166,15 @@ def require_fault(fault: Setting, where: str) -> None:
         return
     known: tuple[str, ...] = _FIELD_OWN
     if fault.kind not in FIELDS:
-        pattern = PATTERNS[KINDS[fault.kind].pattern]
-        options = [name for name in inspect.signature(pattern).parameters if name != "words"]
-        known = (*_OWN, *options)
+        known = (*_OWN, *options_of(fault.kind))
         if ("count" in given) == ("rate" in given):
             raise SpecError(f"{where}: say how many faults: either count or rate")
     require_keys(given, ("kind", *known), where)
+    try:
+        if more := {name: given[name] for name in given if name not in _OWN}:
+            require_options(fault.kind, more)
+    except FaultError as error:
+        raise SpecError(f"{where}: {error}") from None
     count, rate = given.get("count"), given.get("rate")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise SpecError(f"{where}: count must be a whole number from 1, not {count!r}")
