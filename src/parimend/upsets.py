@@ -63,6 +63,15 @@ class Upset:
         if self.kind == "tile" and self.size < 1:
             raise FaultError(f"the side of a tile must be at least 1, not {self.size}")
 
+    @property
+    def alike(self) -> bool:
+        """Whether one draw strikes several samples at once, and each not on its own.
+
+        >>> Upset("bitflip").alike, Upset("stuck").alike
+        (False, True)
+        """
+        return self.kind in ("tile", "stuck")
+
     def strike(self, y: Tensor, axis: int, rng: np.random.Generator) -> Tensor:
         """Outputs as they would have been.
 

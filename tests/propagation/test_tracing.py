@@ -341,3 +341,16 @@ def test_misuse(arguments, says):
 def test_other_types(arguments):
     with pytest.raises(SpecError, match="must be"):
         trace(*arguments)
+
+
+@pytest.mark.parametrize("kind", ["stuck", "tile"])
+def test_what_strikes_all_inputs_at_once_is_one_draw(kind):
+    """One output of eight matters: of eight draws it is not rarely none, whatever the inputs say."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].weight[:, 0] = torch.tensor([9.0, -9.0])
+        model[1].bias.zero_()
+    upset = Upset(kind, size=10.0 if kind == "stuck" else 1)
+    few = trace(model, torch.randn(100, 4), upset, only="0", seeds=range(8)).struck[0].changed
+    assert few.high - few.low > 0.2

@@ -51,7 +51,7 @@ def trace(
 
     One clean run, one to see that it repeats, and one for every layer, kind of fault and seed. A
     fault in computation strikes each input on its own; one in weights is the same for all of them,
-    and intervals know it. Copies of what goes into every module and comes out of it are kept for
+    as a stuck output or a tile is, and intervals know it. Copies of what goes into every module and comes out of it are kept for
     one run, on the device of the model: give few inputs to a large model.
 
     Nothing of the model is changed: wrong weights are copies that a run is given, and all hooks are
@@ -202,5 +202,5 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
         np.stack(changed),
         {site: rows("input", site) for site in behind},
         outputs,
-        alike=isinstance(kind, Faults) or calls > 1,
+        alike=isinstance(kind, Faults) or kind.alike or calls > 1,
     )
