@@ -66,7 +66,7 @@ def deadly(model, data):
     return 1.0
 
 
-def nothing(model, data):
+def a_half(model, data):
     return 0.5
 
 

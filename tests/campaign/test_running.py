@@ -349,14 +349,14 @@ def test_a_disk_that_is_full_before_the_first_trial_ends_in_one_sentence(tmp_pat
     [
         (
             {"data": f"{RECIPE}:endless"},
-            r"\[networks.digits\]: the data cannot be handed to workers",
+            "the data cannot be handed to workers",
         ),
         ({"build": f"{RECIPE}:locked", "arguments": {}}, "the network cannot be copied: .*lock"),
     ],
 )
 def test_what_workers_cannot_be_given_is_named(tmp_path, more, what):
     given = tables()
-    given["networks"]["digits"] |= {"metric": f"{RECIPE}:nothing"} | more
+    given["networks"]["digits"] |= {"metric": f"{RECIPE}:a_half"} | more
     with pytest.raises(CampaignError, match=what):
         run(Spec.of(given, HERE), tmp_path, workers=1)
 

@@ -345,7 +345,7 @@ def test_other_types(arguments):
 
 @pytest.mark.parametrize("kind", ["stuck", "tile"])
 def test_what_strikes_all_inputs_at_once_is_one_draw(kind):
-    """One output of eight matters: of eight draws it is not rarely none, whatever the inputs say."""
+    """One output of eight matters: of eight draws it is often none, whatever the inputs say."""
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
     with torch.no_grad():
         model[1].weight.zero_()

@@ -88,9 +88,13 @@ def _pack(content: Any, path: Path, what: str) -> None:
     try:
         with open(path, "wb") as file:  # of a path, torch says nothing of a full disk
             torch.save(content, file)
-    except OSError as error:
-        error.filename = str(path)
-        raise
+    except (OSError, RuntimeError) as error:
+        # Where it could not write, torch fails once more as it closes the file.
+        failed = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(failed, OSError):
+            raise
+        failed.filename = str(path)
+        raise failed from None
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise CampaignError(
             f"{what} cannot be handed to workers: {error}: give what pickle takes"

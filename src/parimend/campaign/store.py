@@ -1,8 +1,9 @@
 """The folder of a campaign: what it is, and a row for every task that is done.
 
 ``campaign.json`` says what is done, with a checksum; ``rows.jsonl`` grows by a line for each
-finished task, each with a checksum, and is never written anew. Whatever kills a campaign, at any moment: the lines that
-are there count, a torn one does not, and what is missing is done when it goes on.
+finished task, each with a checksum, and is never written anew. Whatever kills a campaign, at any
+moment: the lines that are there count, a torn one does not, and what is missing is done when it
+goes on.
 """
 
 from __future__ import annotations

@@ -51,8 +51,9 @@ def trace(
 
     One clean run, one to see that it repeats, and one for every layer, kind of fault and seed. A
     fault in computation strikes each input on its own; one in weights is the same for all of them,
-    as a stuck output or a tile is, and intervals know it. Copies of what goes into every module and comes out of it are kept for
-    one run, on the device of the model: give few inputs to a large model.
+    as a stuck output or a tile is, and intervals know it. Copies of what goes into every module and
+    comes out of it are kept for one run, on the device of the model: give few inputs to a large
+    model.
 
     Nothing of the model is changed: wrong weights are copies that a run is given, and all hooks are
     removed, also after an error.
