@@ -73,6 +73,7 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
         'any 3 wrong words of 150 are repaired, always, with the 24 checks of seed 0'
     """
     prepared, what = require_certifiable(code, errors), _cannot(errors)
+    assert isinstance(code, Sparse)
     start, row, coefficient = code.columns
     pair, i, k = kernels.on("stopping").closest_pair(*prepared.rows, prepared.inverse, coefficient)
     if pair < 3 << code.word_bits:
