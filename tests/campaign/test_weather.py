@@ -55,6 +55,14 @@ def test_events_go_on_from_one_tensor_to_the_next():
     assert struck == 300
 
 
+@pytest.mark.parametrize(("dtype", "struck"), [("u1", 400), ("f2", 200), ("f4", 100), ("f8", 50)])
+def test_an_event_is_as_large_in_words_of_every_width(dtype, struck):
+    where = Environment("here", rate=1e-7, events=Events.of({100: 1.0}))
+    model = select({"a": np.zeros(3000, dtype), "b": np.zeros(3000, dtype)})
+    counts = {len(Weather(where, 1.0).draw(model, seed)) for seed in range(2000)}
+    assert counts & set(range(1, struck + 1)) == {struck}
+
+
 def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
     assert {len(Weather(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {0, 5000}
@@ -63,13 +71,15 @@ def test_an_event_is_no_longer_than_the_network():
 MIXED = {"bytes": np.zeros(20_000, np.uint8), "floats": np.zeros(20_000, np.float32)}
 
 
-@pytest.mark.parametrize("sizes", ["1:1", "3:1"])
-def test_events_strike_bits_and_not_words(sizes):
-    """A byte has a quarter of the bits of a float32, and is struck a quarter as often."""
+@pytest.mark.parametrize(("sizes", "share"), [("1:1", 0.25), ("3:1", 1.0)])
+def test_events_strike_bits_and_not_words(sizes, share):
+    """A byte has a quarter of the bits of a float32, is struck a quarter as often, and of a run
+    there are four times as many.
+    """
     where = Environment("here", rate=1e-3, events=Events.of(sizes))
     lists = [Weather(where, 0.5).draw(select(MIXED), seed) for seed in range(10)]
     counts = [sum(fault.tensor == name for faults in lists for fault in faults) for name in MIXED]
-    assert counts[0] / counts[1] == pytest.approx(0.25, rel=0.15)
+    assert counts[0] / counts[1] == pytest.approx(share, rel=0.15)
 
 
 @pytest.mark.parametrize("kind", ["bitflip", "random"])

@@ -11,7 +11,9 @@ from parimend.errors import FaultError
 from parimend.faults import FaultList, Words, draw, select
 from parimend.risk import Environment
 from parimend.rng import Stream
+from parimend.words.bits import WORD
 
+_WORD_BITS = 8 * WORD
 MOST_EVENTS = 1e6
 """More are expected at once where somebody meant other units."""
 
@@ -20,10 +22,10 @@ MOST_EVENTS = 1e6
 class Weather:
     """Events of an environment, as many as come in some days.
 
-    Their number is Poisson; each strikes a run of words of 32 bits or, of other dtypes, of as many
-    elements: a single one by a flipped bit, longer runs by random patterns. Tensors lie one after
-    the other, and a run goes on from one to the next; how much of the first and last it strikes is
-    that of the run, and where in them is drawn. Cells that fail for
+    Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
+    single one by a flipped bit, longer runs by random patterns. Tensors lie one after the other,
+    and a run goes on from one to the next; how much of the first and last it strikes is that of the
+    run, and where in them is drawn. Cells that fail for
     good are left out: there is ``stays`` for them.
 
     Attributes:
@@ -83,12 +85,14 @@ def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]
     if size == 1:
         yield draw("bitflip", _struck_once(chosen, seed), 1, seed)
         return
-    begin, first = _begin(chosen, size, seed), 0
+    left, begin = _WORD_BITS * size, _begin(chosen, size, seed)
     for each in chosen:
-        count = min(first + len(each), begin + size) - max(first, begin)
-        first += len(each)
+        width = each.format.bits
+        count = min(len(each) - begin, -(-left // width))
         if count > 0:
             yield draw("burst", [each], count, seed)
+            left -= count * width
+        begin = max(begin - len(each), 0)
 
 
 def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
@@ -103,10 +107,7 @@ def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
 
 
 def _begin(chosen: Sequence[Words], size: int, seed: int) -> int:
-    """The first word of a run: one that leaves room for it, each as likely as it has bits."""
-    last = max(sum(map(len, chosen)) - size, 0)
-    bits, left = 0, last + 1
-    for each in chosen:
-        bits += min(left, len(each)) * each.format.bits
-        left -= min(left, len(each))
-    return word_at(chosen, int(Stream(seed, "campaign run").integers(bits, 1)[0]))
+    """The first element of a run, which leaves room for it, each as likely as it has bits."""
+    total = bits_of(chosen)
+    room = max(total - _WORD_BITS * size, 0) + _WORD_BITS
+    return word_at(chosen, int(Stream(seed, "campaign run").integers(min(room, total), 1)[0]))
