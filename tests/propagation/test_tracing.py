@@ -325,6 +325,9 @@ class Uncalled(nn.Module):
         ((TINY, torch.ones(0, 4), OFFSET), "at least one sample"),
         ((TINY, X, []), "there is nothing to do"),
         ((TINY, X, OFFSET, {"seeds": []}), "there is nothing to do"),
+        ((TINY, X, OFFSET, {"seeds": [0, 1 << 32]}), "seeds are below 2.32"),
+        ((TINY, X, OFFSET, {"seeds": [3, 3]}), "would count one fault as two"),
+        ((TINY, X, Faults("bitflip", 0)), "strike nothing"),
         ((nn.Flatten(0).eval(), X, OFFSET), "must give a floating-point tensor"),
         ((TINY, X, Upset("bitflip", count=9)), "4 outputs, not 9"),
         ((TINY, X, Faults("bitflip", 900)), "900"),
@@ -337,10 +340,20 @@ def test_misuse(arguments, says):
         trace(model, inputs, upsets, **(options[0] if options else {}))
 
 
-@pytest.mark.parametrize("arguments", [("model", X, OFFSET), (TINY, X, ["bitflip"])])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("model", X, OFFSET),
+        (TINY, X, ["bitflip"]),
+        (TINY, X, OFFSET, {"seeds": 5}),
+        (TINY, X, OFFSET, {"seeds": [-1]}),
+        (TINY, X, OFFSET, {"seeds": [1.5]}),
+    ],
+)
 def test_other_types(arguments):
+    model, inputs, upsets, *options = arguments
     with pytest.raises(SpecError, match="must be"):
-        trace(*arguments)
+        trace(model, inputs, upsets, **(options[0] if options else {}))
 
 
 @pytest.mark.parametrize("kind", ["stuck", "tile"])

@@ -117,7 +117,12 @@ def draw(
         >>> bool((weights["fc.weight"] == 0.5).all())
         True
     """
-    count, seed = operator.index(count), operator.index(seed)
+    try:
+        count, seed = operator.index(count), operator.index(seed)
+    except TypeError:
+        raise FaultError(
+            f"count and seed must be whole numbers, not {count!r:.60} and {seed!r:.60}"
+        ) from None
     if count < 0:
         raise FaultError(f"count {count} is negative")
     if not 0 <= seed < SEEDS:
