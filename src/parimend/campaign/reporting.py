@@ -25,7 +25,7 @@ from parimend.campaign.rounds import Unit, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
 from parimend.campaign.task import Setting, Stratum, Task
-from parimend.errors import SpecError
+from parimend.errors import MismatchError, SpecError
 from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
 
@@ -173,6 +173,19 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
             "and seed, or two protections of one campaign (DIR:PROTECTION)"
         )
     return found
+
+
+def confidence_of(*outs: str | os.PathLike[str]) -> float:
+    """Of all intervals of some campaigns.
+
+    Raises:
+        FormatError, MismatchError: as `Store` does; or if they have intervals of several kinds.
+    """
+    found = {os.fspath(out): Store(out).spec.stop.confidence for out in outs}
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"{100 * level:g} % in {out}" for out, level in found.items())
+        raise MismatchError(f"one page has intervals of one confidence ({said}): report one by one")
+    return next(iter(found.values()))
 
 
 def _require_one(key: Sequence[str], samples: Sequence[_Sample]) -> None:
