@@ -94,6 +94,7 @@ def test_a_file_is_its_tables(tmp_path):
         ("[faults.f]\nkind = 'bitflip'\ncount = 1\nlowest = 1.5", r"\[faults.f\].*a whole number"),
         ("[faults.f]\nkind = 'noise'\ncount = 1\nscale = 'x'", "scale must be a number, not 'x'"),
         ("[faults.f]\nkind = 'stuck'\ncount = 1\nvalue = true", "value must be a number"),
+        ("[faults.f]\nkind = 'sign'\ncount = 1\nstrikes = 'everything'", "beside .* are bytes: "),
         ("[faults.f]\nkind = 'bitflip'\ncount = 1\nonly = 2020-01-01", "faults.f.only must be a"),
         ("[stop]\ntrials = 18446744073709551616", "trials are at most 100,000,000"),
         ("[faults.leo]", "days must say how long"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from parimend.campaign.bits import by_width, merged
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.computing import Computing, computing_of
@@ -32,6 +34,9 @@ STRIKES = ("weights", "everything")
 
 MOST = 0.5
 """Faults for a word where they are drawn at a rate, at most: each strikes another one."""
+
+_KEPT = Words("what is kept", np.arange(256, dtype=np.uint8), "U8")
+"""Bytes as any protection keeps them."""
 
 _OWN = ("count", "rate", "only", "placement", "stays", "strikes")
 _FIELD_OWN = ("count", "only", "stays")
@@ -170,8 +175,9 @@ def require_fault(fault: Setting, where: str) -> None:
         if ("count" in given) == ("rate" in given):
             raise SpecError(f"{where}: say how many faults: either count or rate")
     require_keys(given, ("kind", *known), where)
+    more = {name: value for name, value in given.items() if name not in _OWN}
     try:
-        if more := {name: given[name] for name in given if name not in _OWN}:
+        if more:
             require_options(fault.kind, more)
     except FaultError as error:
         raise SpecError(f"{where}: {error}") from None
@@ -192,6 +198,13 @@ def require_fault(fault: Setting, where: str) -> None:
             f"{where}: strikes is for scattered faults and environments: areas of memory may be "
             "larger than what a protection keeps"
         )
+    if given.get("strikes") == "everything":
+        try:
+            Faults(fault.kind, 1, None, more).draw([_KEPT], 0)
+        except FaultError as error:
+            raise SpecError(
+                f"{where}: what is kept beside the weights are bytes: {error}"
+            ) from None
 
 
 def try_out(
