@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from parimend.codes import LowBits, RealCode, Sparse, from_spec
 from parimend.decoders import prepared
 from parimend.errors import SpecError
+from parimend.words.layout import Word, whole
 from tests.codes.contract import RealCodeContract
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sparse.json").read_text())
@@ -286,6 +287,14 @@ class TestForErrors:
     def test_refuses_what_makes_no_sense(self, arguments, message):
         with pytest.raises(SpecError, match=re.escape(message)):
             Sparse.for_errors(**{"n": 5120, "errors": 10, **arguments})
+
+    @pytest.mark.parametrize("family", [Sparse, LowBits])
+    @pytest.mark.parametrize("errors", [5121, 10**9, 1 << 62, 10**30])
+    def test_more_errors_than_weights_are_refused_at_once(self, family, errors):
+        with pytest.raises(SpecError, match=f"5120 weights are too few to repair {errors} errors"):
+            family.for_errors(5120, errors)
+        promise = family.for_errors(5120, 50).promise(errors, Word((whole("w", "F32", (5120,)),)))
+        assert promise.measured is None
 
     def test_more_errors_take_more_checks(self):
         for n in (5120, 200_000):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
@@ -197,8 +198,10 @@ class SparseIntegers(Code):
         given = m
         if m is None:
             m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, fewest)
-            while m < without and not cls._pairs_possible(n, m, word_bits):
-                m += 1
+            # More checks make it easier; with as many as words they are refused below.
+            m += bisect_left(
+                range(m, min(without, n)), True, key=lambda m: cls._pairs_possible(n, m, word_bits)
+            )
         pairs = cls._pairs_possible(n, m, word_bits)
         free = 16 if m >= 32 else m // 2
         imposed = m - free
