@@ -20,6 +20,8 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.repair_(MODEL, None), "seal must be a Seal .*, not a NoneType: None"),
         (lambda: pm.refresh(MODEL, MODEL.state_dict()), "seal must be a Seal"),
         (lambda: pm.protect_(MODEL, errors=2.5), "errors must be a whole number, not a float: 2.5"),
+        (lambda: pm.protect_(MODEL, errors=1 << 63), "errors must be at most 9223372036854775807"),
+        (lambda: pm.plan(MODEL, errors=10**400), "errors must be at most 9223372036854775807"),
         (lambda: pm.protect_(MODEL, errors=True), "errors must be a whole number, not a bool"),
         (lambda: pm.protect_(3, MODEL), "Module|whole number"),
         (lambda: pm.plan(MODEL, errors="210"), "errors must be a whole number, not a str: '210'"),

@@ -18,7 +18,7 @@ from parimend.carriers.carrier import (
     carrier_of,
 )
 from parimend.errors import SpecError
-from parimend.seal import CarrierName, Seal
+from parimend.seal import MOST_ERRORS, CarrierName, Seal
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, split
 
@@ -43,6 +43,8 @@ class Request:
     buffers: bool = False
 
     def __post_init__(self) -> None:
+        if self.errors > MOST_ERRORS:
+            raise SpecError(f"errors must be at most {MOST_ERRORS}, which a seal can say")
         if self.guaranteed is not None and not (
             1 <= whole_number(self.guaranteed, "guaranteed") <= self.errors
         ):

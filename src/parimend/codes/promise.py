@@ -82,15 +82,16 @@ class Promise(Record):
         """Whether all of `errors` is guaranteed."""
         return self.guaranteed >= self.errors
 
-    def failing(self) -> NDArray[np.float64]:
-        """With which probability e wrong words are not repaired, at most: (errors + 1,), by e.
+    def failing(self, most: int) -> NDArray[np.float64]:
+        """With which probability e wrong words are not repaired, at most: by e, for as many as are
+        counted on or as there may be, ``most``.
 
         A bound is not used: it is for words that do not lie together, as those of a burst do.
 
-        >>> Promise(1, measured=Chance(3, 0.001, "random damage")).failing().tolist()
+        >>> Promise(1, measured=Chance(3, 0.001, "random damage")).failing(100).tolist()
         [0.0, 0.0, 0.001, 0.001]
         """
-        failing = np.zeros(self.errors + 1)
+        failing = np.zeros(min(self.errors, most) + 1)
         if self.measured is not None:
             failing[self.guaranteed + 1 :] = self.measured.probability
         return failing
