@@ -230,7 +230,9 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
     try:
         seal, layout = _parse(payload)
     except _UNREADABLE as error:
-        raise SealError(f"{name}: the seal cannot be read: {error}") from error
+        # What it quotes of the seal may be anything, and of any length.
+        why = brief(str(error), most=400)
+        raise SealError(f"{name}: the seal cannot be read: {why}") from error
     return Unsealed(seal, layout, not is_damaged)
 
 
