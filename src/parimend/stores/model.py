@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
+from parimend.kernels.pieces_torch import exact
 from parimend.stores.base import Tensors
 from parimend.words.bits import byte_view
 from parimend.words.layout import Part, whole
@@ -113,7 +114,7 @@ def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
         return flat if last - first == flat.numel() else flat[first:last]
     below = math.prod(tensor.shape[1:])
     row, end = first // below, -(-last // below)
-    rows, skipped = tensor[row:end], row * below
+    rows, skipped = exact(tensor[row:end]), row * below
     if end - row == 1 and tensor.dim() > 1:
         return _range(rows[0], first - skipped, last - skipped)
     return rows.reshape(-1)[first - skipped : last - skipped]
