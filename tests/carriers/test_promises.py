@@ -3,6 +3,7 @@ damage, from half to fifty times the budget.
 """
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,42 @@ def test_errors_are_words_of_32_bits(dtype, rng):
         assert repair.verdict == "corrected"
         assert len(repair.changes) >= 10 * max(4 // tensors["w"].element_size(), 1) // 2
         assert contents(tensors) == good
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "errors"),
+    [
+        (torch.bfloat16, 33, 2),
+        (torch.int8, 31, 3),
+        (torch.uint8, 7, 4),
+        (torch.bool, 127, 1),
+        (torch.float16, 2101, 600),
+        (torch.float16, 32, 5),
+        (torch.float64, 9, 3),
+    ],
+)
+def test_errors_are_words_of_a_tensor_also_where_rows_begin_within_one(dtype, width, errors, rng):
+    """A word of 32 bits that lies across two of a row's makes both of them wrong."""
+    tensors = {"x.weight": torch.from_numpy(rng.integers(0, 2, (7, width))).to(dtype)}
+    seal = pm.protect_(tensors, errors, per="row", guaranteed=errors)
+    assert seal.promise.guaranteed == errors
+    good = contents(tensors)
+    data = byte_view(tensors["x.weight"])
+    size = width * tensors["x.weight"].element_size()
+    for row in range(7):
+        first, last = -(-row * size // 4), (row + 1) * size // 4
+        for word in rng.choice(range(first, last), min(errors, last - first), replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
+def test_a_row_that_begins_within_a_word_notices_half_as_many():
+    tensors = {"x.weight": torch.zeros(2, 33, dtype=torch.bfloat16), "y": torch.zeros(9)}
+    seal = pm.protect_(tensors, 2, per="row")
+    assert [word.promise(2).noticed for word in seal.words] == [4, 2, 4]
+    few = [replace(word, code=seal.words[0].code) for word in seal.words[:2]]
+    assert [word.promise(2).guaranteed for word in few] == [2, 1]
 
 
 def test_small_weights_take_more_checks():
