@@ -151,6 +151,23 @@ def test_errors_are_words_of_a_tensor_also_where_rows_begin_within_one(dtype, wi
         assert contents(tensors) == good
 
 
+@pytest.mark.parametrize("carrier", ["sidecar", pm.Sidecar(digest=False)], ids=["sha256", "sums"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.bool, torch.float32])
+def test_errors_are_words_of_memory_whatever_its_order(dtype, carrier, rng):
+    """Of weights that are channels last, 32 bits in a row lie far apart in the model's order."""
+    values = torch.from_numpy(rng.integers(0, 2, (16, 8, 3, 3))).to(dtype)
+    tensors = {"w": values.to(memory_format=torch.channels_last), "b": torch.zeros(3)}
+    seal = pm.protect_(tensors, 10, carrier)
+    assert seal.promise.guaranteed == 10
+    good = contents(tensors)
+    data = tensors["w"].permute(0, 2, 3, 1).view(torch.uint8).flatten().numpy()  # as it lies there
+    for _ in range(10):
+        for word in rng.choice(data.size // 4, 10, replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
 def test_a_row_that_begins_within_a_word_notices_half_as_many():
     tensors = {"x.weight": torch.zeros(2, 33, dtype=torch.bfloat16), "y": torch.zeros(9)}
     seal = pm.protect_(tensors, 2, per="row")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parimend.codes.hashed import Hashed
+from parimend.codes.power import MAX_ERRORS
 from parimend.codes.screened import Screened
 from parimend.codes.sums import SumsCode
 from parimend.errors import SpecError
@@ -22,7 +23,8 @@ def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
         n: number of words.
         errors: so many are wrong at most.
         seed: selects the code.
-        each: so many words an error makes wrong, 1 or 2; see `Word.words_within`.
+        each: so many words an error makes wrong, at most; see `Word.words_within`. For them there
+            are as many power sums as there may be.
 
     Raises:
         SpecError: if ``errors`` is not positive, or n is too large.
@@ -36,4 +38,5 @@ def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
     t = min(each * errors, n)
     if min(errors, n) > MOST_POWER:
         return Hashed.for_errors(n, t, seed)
+    t = min(t, MAX_ERRORS)
     return Screened(n, 2 * t + _CHECK, seed, first=_CHECK)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from parimend.dtypes import of_torch
 from parimend.kernels.pieces_torch import exact
 from parimend.stores.base import Tensors
-from parimend.words.bits import byte_view
+from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
 
@@ -73,6 +73,9 @@ class ModelTensors(Tensors):
         if not self.is_elsewhere(part):
             return None
         return _range(self.held[part.name].detach(), part.start, part.start + part.count)
+
+    def apart(self, part: Part) -> int:
+        return 1 if self.held[part.name].is_contiguous() else max(WORD // part.itemsize, 1)
 
     def copies(self, part: Part) -> bool:
         is_view = not part.mask and self.held[part.name].is_contiguous()
