@@ -59,8 +59,8 @@ class Promise(Record):
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
         noticed: any so many wrong words of 32 bits are noticed by a check, always.
-        missed: the probability that a check does not notice more of them, at most: of words that
-            hold any bits with equal chance afterwards.
+        missed: the probability that a check does not notice more of them, at most: of words all of
+            whose bits are protected, and that hold any with equal chance afterwards.
         erasures: whether e wrong words and f that are known to be bad are repaired, always, if
             2 e + f is at most twice what is guaranteed.
     """

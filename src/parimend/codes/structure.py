@@ -167,7 +167,7 @@ class SparseIntegers(Code):
 
         The number of checks is the smallest for which simulation found at least 99.9 % of random
         damage repaired (`benchmarks/decoding.py`); 99 % where more than an eighth of the weights
-        may be wrong. Up to about 30,000 weights, two errors in one
+        may be wrong. Up to about 30 weights for an error, and 20,000 in all, two errors in one
         check can be told apart and fewer checks than errors are enough; beyond, it takes 1.4 checks
         for an error.
 
