@@ -128,7 +128,9 @@ def test_text_that_makes_no_sense_is_one_clear_error(change, message):
     ["A" * 10**6, "\x1b[2J\n\u202e\ud800", 10**4000, [[1] * 10**5]],
     ids=["text", "control", "number", "list"],
 )
-@pytest.mark.parametrize("where", ["version", "carrier", "dtype", "family", "n", "unknown", "parts"])
+@pytest.mark.parametrize(
+    "where", ["version", "carrier", "dtype", "family", "n", "unknown", "parts"]
+)
 def test_what_makes_no_sense_is_quoted_in_one_short_line(where, quoted):
     def change(text):
         word, code = text["words"][0], text["words"][0]["code"]

@@ -43,7 +43,9 @@ class Request:
     buffers: bool = False
 
     def __post_init__(self) -> None:
-        numbers = ("errors", "seed") if self.guaranteed is None else ("errors", "seed", "guaranteed")
+        numbers = (
+            ("errors", "seed") if self.guaranteed is None else ("errors", "seed", "guaranteed")
+        )
         for name in numbers:
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if self.errors > MOST_ERRORS:

@@ -35,6 +35,7 @@ class Sparse(SparseIntegers, RealCode):
     """
 
     family: ClassVar[str] = "sparse"
+    _fewest_owned: ClassVar[int] = 7
 
     def _check_bits(self, what: str) -> None:
         if not (2 <= self.word_bits <= 32 and 3 <= self.coefficient_bits):

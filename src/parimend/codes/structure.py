@@ -40,6 +40,8 @@ MAX_CHECKS = (1 << 31) - 1
 MAX_WEIGHT = 64
 """Largest column weight: a heavier column only makes errors harder to tell apart."""
 
+_FEW = 500  # checks up to which those to spare make up for any structure
+_EVEN = 750  # parts per thousand of the columns that checks own
 _SUPPORTS, _ORDER, _COEFFICIENTS = 1, 2, 3  # tags of the three random streams
 
 
@@ -92,6 +94,9 @@ class SparseIntegers(Code):
     word_bits: int = 18
     coefficient_bits: int = 44
 
+    _fewest_owned: ClassVar[int]
+    """Columns that a check owns if there are so many: with fewer, coefficients are too short or the
+    exact rounding is too rough."""
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
     syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
 
@@ -224,6 +229,11 @@ class SparseIntegers(Code):
                 f"{n} weights are too few to repair {errors} errors, {5 * without} are enough: ask "
                 "for fewer errors or protect more weights in one word"
             )
+        if m > _FEW:
+            # Owned columns have their other checks among the later ones: where nearly all columns
+            # are owned, these have most of the entries, and peeling takes more checks.
+            most, least = (900, 4) if pairs else (_EVEN, cls._fewest_owned)
+            own = min(own, max(n * most // 1000 // imposed, least))
         if not pairs and m >= 96 and n < 64 * m:
             # The columns that the last imposed checks own have all their checks among these and the
             # free ones. In a short word they are many, and wrong ones among them get stuck.
@@ -254,15 +264,18 @@ class SparseIntegers(Code):
         return Promise(0, measured=measured, noticed=alone, missed=2.0**-256)
 
     def _is_usual(self, errors: int) -> bool:
-        """Whether it has what was found to be enough for so many wrong weights: checks, and
-        coefficients as long as codes with so many checks have now.
+        """Whether it has what was found to be enough for so many wrong weights: checks,
+        coefficients as long as codes with so many checks have now, and columns that no check owns.
         """
         fewest, alike = (
             _usual(type(self), self.n, errors, self.word_bits, m) for m in (None, self.m)
         )
         if fewest is None or alike is None:
             return False
-        return self.m >= fewest.m and self.coefficient_bits >= alike.coefficient_bits
+        enough = self.m >= fewest.m and self.coefficient_bits >= alike.coefficient_bits
+        pairs = self._pairs_possible(self.n, self.m, self.word_bits)
+        even = pairs or self.m <= _FEW or self.imposed * self.own <= self.n * _EVEN // 1000
+        return enough and self.own <= alike.own and even
 
     def _counts(self) -> list[tuple[int, int]]:
         """(column weight, number of columns of that weight), lightest first."""
