@@ -144,7 +144,7 @@ def test_what_makes_no_sense_is_quoted_in_one_short_line(where, quoted):
             case _:
                 (code if where in code else text)[where] = quoted
 
-    with pytest.raises(SealError, match="^model.parimend: the seal cannot be read: ") as raised:
+    with pytest.raises(SealError, match=r"^model\.parimend: the seal cannot be read: ") as raised:
         pm.Seal.from_bytes(reworded(change), "model.parimend")
     assert len(message := str(raised.value)) < 500
     assert message.isprintable()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes.base import RealCode
 from parimend.codes.gram import Gram
-from parimend.codes.structure import SparseIntegers, lightest
+from parimend.codes.sizing import lightest
+from parimend.codes.structure import SparseIntegers
 from parimend.errors import SpecError
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
