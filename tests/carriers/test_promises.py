@@ -168,6 +168,21 @@ def test_errors_are_words_of_memory_whatever_its_order(dtype, carrier, rng):
         assert contents(tensors) == good
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.float32])
+def test_errors_are_words_of_memory_also_in_views_into_it(dtype, rng):
+    """A view into a flat buffer may begin within a word of it."""
+    flat = (torch.from_numpy(rng.normal(size=4004)) * 40).to(dtype)
+    tensors = {"w": flat[1:4001].view(50, 80)}
+    seal = pm.protect_(tensors, 10)
+    good = contents(tensors)
+    data = byte_view(flat)
+    for _ in range(10):
+        for word in rng.choice(range(1, 4000 * flat.element_size() // 4), 10, replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
 def test_a_row_that_begins_within_a_word_notices_half_as_many():
     tensors = {"x.weight": torch.zeros(2, 33, dtype=torch.bfloat16), "y": torch.zeros(9)}
     seal = pm.protect_(tensors, 2, per="row")

@@ -75,7 +75,11 @@ class ModelTensors(Tensors):
         return _range(self.held[part.name].detach(), part.start, part.start + part.count)
 
     def apart(self, part: Part) -> int:
-        return 1 if self.held[part.name].is_contiguous() else max(WORD // part.itemsize, 1)
+        tensor = self.held[part.name]
+        if not tensor.is_contiguous():
+            return max(WORD // part.itemsize, 1)
+        # A view into a flat buffer may begin within a word of it.
+        return 2 if tensor.storage_offset() * part.itemsize % WORD else 1
 
     def copies(self, part: Part) -> bool:
         is_view = not part.mask and self.held[part.name].is_contiguous()
