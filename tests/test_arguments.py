@@ -1,11 +1,15 @@
 """Arguments of the wrong type end in one sentence that says what was expected."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 import parimend as pm
+from parimend.carriers import Share
 from parimend.errors import ParimendError, SpecError
+from parimend.words.layout import Word, whole
 
 MODEL = torch.nn.Linear(40, 30)
 SEAL = pm.protect_(MODEL, errors=3)
@@ -20,6 +24,8 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.repair_(MODEL, None), "seal must be a Seal .*, not a NoneType: None"),
         (lambda: pm.refresh(MODEL, MODEL.state_dict()), "seal must be a Seal"),
         (lambda: pm.protect_(MODEL, errors=2.5), "errors must be a whole number, not a float: 2.5"),
+        (lambda: pm.protect_(MODEL, errors=1 << 63), "errors must be at most 9223372036854775807"),
+        (lambda: pm.plan(MODEL, errors=10**400), "errors must be at most 9223372036854775807"),
         (lambda: pm.protect_(MODEL, errors=True), "errors must be a whole number, not a bool"),
         (lambda: pm.protect_(3, MODEL), "Module|whole number"),
         (lambda: pm.plan(MODEL, errors="210"), "errors must be a whole number, not a str: '210'"),
@@ -37,6 +43,8 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.Real(rows=1.5), "rows must be a whole number, not a float: 1.5"),
         (lambda: pm.Real(bits="x"), "bits must be a whole number, not a str: 'x'"),
         (lambda: pm.LowBits(rows=[]), "rows must be a whole number, not a list"),
+        (lambda: pm.protect_(MODEL, 3, seed="0"), "seed must be a whole number, not a str: '0'"),
+        (lambda: pm.plan(MODEL, 3, seed=2.0), "seed must be a whole number, not a float: 2.0"),
         (lambda: SEAL.save(MODEL), "path must be the path of a file"),
     ],
 )
@@ -55,3 +63,18 @@ def test_long_arguments_are_shown_shortened():
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
     assert pm.protect_(MODEL, errors=np.int32(3)).to_bytes() == SEAL.to_bytes()
+    weights = [{"w": torch.linspace(-1, 1, 5120)} for _ in range(2)]
+    numbers = {"rows": 320, "bits": 18}, {"seed": 1, "guaranteed": 2}
+    own, options = ({name: np.int64(x) for name, x in some.items()} for some in numbers)
+    seals = (
+        pm.protect_(weights[0], 210, pm.Real(**numbers[0]), **numbers[1]),
+        pm.protect_(weights[1], np.uint8(210), pm.Real(**own), **options),
+    )
+    assert seals[0].to_bytes() == seals[1].to_bytes()
+
+
+def test_numbers_of_numpy_are_numbers_in_records():
+    where = pm.Environment("mine", rate=np.float32(0.5))
+    assert json.loads(where.to_json())["rate"] == 0.5
+    share = Share(np.int64(5), Word((whole("w", "F32", (3,)),)))
+    assert json.loads(share.to_json())["errors"] == 5

@@ -124,6 +124,33 @@ def test_text_that_makes_no_sense_is_one_clear_error(change, message):
 
 
 @pytest.mark.parametrize(
+    "quoted",
+    ["A" * 10**6, "\x1b[2J\n\u202e\ud800", 10**4000, [[1] * 10**5]],
+    ids=["text", "control", "number", "list"],
+)
+@pytest.mark.parametrize(
+    "where", ["version", "carrier", "dtype", "family", "n", "unknown", "parts"]
+)
+def test_what_makes_no_sense_is_quoted_in_one_short_line(where, quoted):
+    def change(text):
+        word, code = text["words"][0], text["words"][0]["code"]
+        match where:
+            case "dtype":
+                text["tensors"][0][1] = quoted
+            case "unknown":
+                code[str(quoted)] = 1
+            case "parts":
+                word["parts"] = [[quoted, 0]]
+            case _:
+                (code if where in code else text)[where] = quoted
+
+    with pytest.raises(SealError, match=r"^model\.parimend: the seal cannot be read: ") as raised:
+        pm.Seal.from_bytes(reworded(change), "model.parimend")
+    assert len(message := str(raised.value)) < 500
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
     ("carrier", "change"),
     [
         ("real", {"dtype": "BF16"}),

@@ -133,8 +133,8 @@ def _is_proven(payload: bytearray | memoryview, checksums: list[memoryview]) -> 
     """Whether a payload has the checksums of an intact prefix, or half of those of two damaged.
 
     Another payload has four given bytes of the eight with a chance of 2^-32. That of having any
-    four is 70 times as great, and it must have come out of a decoder that is seldom wrong (less
-    than once in 16! blocks with more wrong bytes than it can repair).
+    four, each in either, is 1,120 times as great, and it must have come out of a decoder that is
+    seldom wrong (less than once in 16! blocks with more wrong bytes than it can repair).
     """
     right = _prefix(payload)[_CHECKSUMS]
     alike = sum(byte in seen for byte, *seen in zip(right, *checksums, strict=True))

@@ -43,6 +43,8 @@ def plain(value: Any) -> Any:
         return value.as_dict()
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, np.generic):
+        return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes):

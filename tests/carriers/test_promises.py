@@ -3,6 +3,7 @@ damage, from half to fifty times the budget.
 """
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,74 @@ def test_errors_are_words_of_32_bits(dtype, rng):
         assert repair.verdict == "corrected"
         assert len(repair.changes) >= 10 * max(4 // tensors["w"].element_size(), 1) // 2
         assert contents(tensors) == good
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "errors"),
+    [
+        (torch.bfloat16, 33, 2),
+        (torch.int8, 31, 3),
+        (torch.uint8, 7, 4),
+        (torch.bool, 127, 1),
+        (torch.float16, 2101, 600),
+        (torch.float16, 32, 5),
+        (torch.float64, 9, 3),
+    ],
+)
+def test_errors_are_words_of_a_tensor_also_where_rows_begin_within_one(dtype, width, errors, rng):
+    """A word of 32 bits that lies across two of a row's makes both of them wrong."""
+    tensors = {"x.weight": torch.from_numpy(rng.integers(0, 2, (7, width))).to(dtype)}
+    seal = pm.protect_(tensors, errors, per="row", guaranteed=errors)
+    assert seal.promise.guaranteed == errors
+    good = contents(tensors)
+    data = byte_view(tensors["x.weight"])
+    size = width * tensors["x.weight"].element_size()
+    for row in range(7):
+        first, last = -(-row * size // 4), (row + 1) * size // 4
+        for word in rng.choice(range(first, last), min(errors, last - first), replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", pm.Sidecar(digest=False)], ids=["sha256", "sums"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.bool, torch.float32])
+def test_errors_are_words_of_memory_whatever_its_order(dtype, carrier, rng):
+    """Of weights that are channels last, 32 bits in a row lie far apart in the model's order."""
+    values = torch.from_numpy(rng.integers(0, 2, (16, 8, 3, 3))).to(dtype)
+    tensors = {"w": values.to(memory_format=torch.channels_last), "b": torch.zeros(3)}
+    seal = pm.protect_(tensors, 10, carrier)
+    assert seal.promise.guaranteed == 10
+    good = contents(tensors)
+    data = tensors["w"].permute(0, 2, 3, 1).view(torch.uint8).flatten().numpy()  # as it lies there
+    for _ in range(10):
+        for word in rng.choice(data.size // 4, 10, replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.float32])
+def test_errors_are_words_of_memory_also_in_views_into_it(dtype, rng):
+    """A view into a flat buffer may begin within a word of it."""
+    flat = (torch.from_numpy(rng.normal(size=4004)) * 40).to(dtype)
+    tensors = {"w": flat[1:4001].view(50, 80)}
+    seal = pm.protect_(tensors, 10)
+    good = contents(tensors)
+    data = byte_view(flat)
+    for _ in range(10):
+        for word in rng.choice(range(1, 4000 * flat.element_size() // 4), 10, replace=False):
+            data[4 * word : 4 * word + 4] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert contents(tensors) == good
+
+
+def test_a_row_that_begins_within_a_word_notices_half_as_many():
+    tensors = {"x.weight": torch.zeros(2, 33, dtype=torch.bfloat16), "y": torch.zeros(9)}
+    seal = pm.protect_(tensors, 2, per="row")
+    assert [word.promise(2).noticed for word in seal.words] == [4, 2, 4]
+    few = [replace(word, code=seal.words[0].code) for word in seal.words[:2]]
+    assert [word.promise(2).guaranteed for word in few] == [2, 1]
 
 
 def test_small_weights_take_more_checks():

@@ -21,6 +21,16 @@ def test_there_is_a_code_for_any_number_of_errors(n, errors):
         assert code.guaranteed == 4
 
 
+@pytest.mark.parametrize(
+    ("errors", "each", "sums"), [(10, 2, 44), (10, 4, 84), (1000, 2, 4004), (1000, 4, 4100)]
+)
+def test_errors_may_make_several_words_wrong(errors, each, sums):
+    code = sums_for(10**6, errors, each=each)
+    assert (type(code), code.m) == (Screened, sums)
+    assert type(sums_for(10**6, MOST_POWER + 1, each=each)) is Hashed
+    assert sums_for(16, errors, each=each) == sums_for(16, 16)
+
+
 def test_sizes():
     assert type(sums_for(17_200_000, 1)) is Screened
     assert sums_for(17_200_000, 210).packed_bytes == 1749

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from parimend.codes import LowBits, RealCode, Sparse, from_spec
 from parimend.decoders import prepared
 from parimend.errors import SpecError
+from parimend.words.layout import Word, whole
 from tests.codes.contract import RealCodeContract
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sparse.json").read_text())
@@ -286,6 +287,39 @@ class TestForErrors:
     def test_refuses_what_makes_no_sense(self, arguments, message):
         with pytest.raises(SpecError, match=re.escape(message)):
             Sparse.for_errors(**{"n": 5120, "errors": 10, **arguments})
+
+    @pytest.mark.parametrize(
+        ("family", "n", "errors"),
+        [(LowBits, 13_000, 1000), (LowBits, 26_000, 2000), (Sparse, 65_000, 5000)],
+    )
+    def test_many_errors_in_crowded_words_are_repaired(self, family, n, errors, rng):
+        """Where checks own nearly all columns, a third of the patterns or more were not."""
+        code = family.for_errors(n, errors)
+        decoder, span = prepared(code), 1 << (code.word_bits - 1)
+        for _ in range(15):
+            at = np.sort(rng.choice(n, errors, replace=False))
+            values = rng.integers(1, span, errors) * rng.choice([-1, 1], errors)
+            syndrome = code.columns.take(at).multiply(values, np.zeros(code.m, np.int64))
+            np.testing.assert_array_equal(decoder.decode(syndrome).positions, at)
+        word = Word((whole("w", "F32", (n,)),))
+        assert code.promise(errors, word).measured.errors == errors
+        assert replace(code, own=code.own + 1).promise(errors, word).measured is None
+
+    @pytest.mark.parametrize(
+        ("family", "n", "errors"), [(LowBits, 10_000, 1000), (Sparse, 98_000, 10_000)]
+    )
+    def test_nothing_is_said_of_words_too_crowded_to_be_even(self, family, n, errors):
+        crowded, roomy = (Word((whole("w", "F32", (k,)),)) for k in (n, 2 * n))
+        assert family.for_errors(n, errors).promise(errors, crowded).measured is None
+        assert family.for_errors(2 * n, errors).promise(errors, roomy).measured
+
+    @pytest.mark.parametrize("family", [Sparse, LowBits])
+    @pytest.mark.parametrize("errors", [5121, 10**9, 1 << 62, 10**30])
+    def test_more_errors_than_weights_are_refused_at_once(self, family, errors):
+        with pytest.raises(SpecError, match=f"5120 weights are too few to repair {errors} errors"):
+            family.for_errors(5120, errors)
+        promise = family.for_errors(5120, 50).promise(errors, Word((whole("w", "F32", (5120,)),)))
+        assert promise.measured is None
 
     def test_more_errors_take_more_checks(self):
         for n in (5120, 200_000):

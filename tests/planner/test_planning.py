@@ -94,6 +94,12 @@ def test_a_given_budget_gets_the_longest_interval():
     assert it.risk.yearly <= 1e-6 < later.risk.yearly
 
 
+def test_more_errors_than_words_leave_what_all_words_leave():
+    model = torch.nn.Linear(512, 40)
+    enough, more = (pm.plan(model, t, service=pm.Service(LEO)).risk for t in (30_000, 1 << 62))
+    assert more == enough
+
+
 def test_a_plan_is_carried_out(file):
     model = torch.nn.BatchNorm1d(600)
     it = pm.plan(model, service=pm.Service(LEO, target=1e-6), buffers=True)

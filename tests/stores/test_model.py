@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import parimend as pm
 from parimend.kernels.pieces_torch import bytes_of
 from parimend.stores.model import ModelTensors
 from tests.elsewhere import Distant
@@ -33,6 +34,19 @@ def test_pieces_have_the_bytes_of_their_elements(drawn):
     assert store.read(piece).tobytes() == right
     elements = ModelTensors({"w": Distant(tensor)}).resident(piece)
     assert bytes_of(elements).inner.numpy().tobytes() == right
+
+
+@given(views(), st.integers(0, 7))
+def test_any_bit_of_a_truth_value_is_seen_and_put_back(drawn, bit):
+    tensor, at, _ = drawn
+    values = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.bool).fill_(True)
+    cells = values.view(torch.uint8)
+    seal = pm.protect_({"w": values}, errors=1)
+    index = np.unravel_index(at, tensor.shape or (1,)) if tensor.dim() else ()
+    cells[tuple(index)] ^= 1 << bit
+    assert pm.check({"w": values}, seal).verdict == "correctable"
+    assert pm.repair_({"w": values}, seal).verdict == "corrected"
+    assert bool((cells == 1).all())
 
 
 def test_reading_shares_the_memory_of_what_is_contiguous():

@@ -96,6 +96,15 @@ def test_byte_views_of_tensors(dtype, shape):
         assert data[0] == view[0]  # the memory is shared
 
 
+@pytest.mark.parametrize("dtype", NAMES, ids=str)
+def test_byte_views_have_every_bit_whatever_the_strides(dtype, rng):
+    size = of_torch(dtype).itemsize
+    data = rng.integers(0, 256, (6, 9, size), np.uint8)
+    tensor = torch.from_numpy(data.reshape(6, -1)).view(dtype)
+    assert byte_view(tensor.T).tobytes() == data.transpose(1, 0, 2).tobytes()
+    assert byte_view(tensor[::2, 1::3]).tobytes() == data[::2, 1::3].tobytes()
+
+
 def test_byte_views_of_parameters_and_other_strides():
     weight = torch.nn.Linear(3, 4).weight
     assert byte_view(weight).tobytes() == weight.detach().numpy().tobytes()

@@ -24,7 +24,8 @@ class Share(Record):
     word: Word
 
     def __post_init__(self) -> None:
-        if whole_number(self.errors) < 1:
+        object.__setattr__(self, "errors", whole_number(self.errors))
+        if self.errors < 1:
             raise SpecError(f"a share must be made for at least one error, not {self.errors}")
 
     @property

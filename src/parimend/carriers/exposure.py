@@ -20,16 +20,19 @@ def exposed(words: Iterable[tuple[int, int, Promise]]) -> list[Exposed]:
     >>> [word.times for word in exposed([(100, 25, four), (60, 15, four), (100, 25, four)])]
     [2, 1]
     """
+    alike = Counter(words)
+    # Words of 32 bits, at most: some lie at the end of a tensor, and are not full.
+    sizes = [max(-(-nbytes // WORD), n) for nbytes, n, _ in alike]
+    largest = max(sizes, default=0)
     return [
         Exposed(
             bits=8.0 * nbytes,
-            failing=promise.failing(),
+            failing=promise.failing(largest),
             noticed=promise.noticed,
             missed=promise.missed,
             erasures=promise.erasures,
             times=times,
-            # Words of 32 bits, at most: some lie at the end of a tensor, and are not full.
-            words=max(-(-nbytes // WORD), n),
+            words=size,
         )
-        for (nbytes, n, promise), times in Counter(words).items()
+        for ((nbytes, _, promise), times), size in zip(alike.items(), sizes, strict=True)
     ]

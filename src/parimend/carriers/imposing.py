@@ -93,7 +93,7 @@ class Imposing(Carrier):
 
     def __post_init__(self) -> None:
         if self.rows is not None:
-            whole_number(self.rows, "rows")
+            object.__setattr__(self, "rows", whole_number(self.rows, "rows"))
 
     moves: ClassVar[bool] = True
     code: ClassVar[type[SparseIntegers]]

@@ -1,7 +1,8 @@
 """The lowbits carrier: a finished float32 network carries its checks in its lowest mantissa bits.
 
 Bit patterns q of the weights satisfy H q = c modulo 2^64, where c is zero but for the free checks,
-which the seal keeps. It takes no training and no data, and moves weights by about 1e-6 relative.
+which the seal keeps. It takes no training and no data, and moves weights by about 1e-6 relative
+where there are 20 of them for an error or more, by 1e-5 with 13, by 2e-4 with 8.
 """
 
 from __future__ import annotations

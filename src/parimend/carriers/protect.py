@@ -18,7 +18,7 @@ from parimend.carriers.carrier import (
     carrier_of,
 )
 from parimend.errors import SpecError
-from parimend.seal import CarrierName, Seal
+from parimend.seal import MOST_ERRORS, CarrierName, Seal
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, split
 
@@ -43,9 +43,14 @@ class Request:
     buffers: bool = False
 
     def __post_init__(self) -> None:
-        if self.guaranteed is not None and not (
-            1 <= whole_number(self.guaranteed, "guaranteed") <= self.errors
-        ):
+        numbers = (
+            ("errors", "seed") if self.guaranteed is None else ("errors", "seed", "guaranteed")
+        )
+        for name in numbers:
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
+        if self.errors > MOST_ERRORS:
+            raise SpecError(f"errors must be at most {MOST_ERRORS}, which a seal can say")
+        if self.guaranteed is not None and not 1 <= self.guaranteed <= self.errors:
             raise SpecError(
                 f"guaranteed must be 1 to errors={self.errors}, of which it is a part, not "
                 f"{self.guaranteed}"
@@ -84,7 +89,7 @@ class Request:
                 f"({', '.join(Options.__annotations__)}): "
                 "if it is a carrier's own, give it to that, as in carrier=Real(bits=18)"
             )
-        return cls(whole_number(errors), carrier(wanted), **options)
+        return cls(errors, carrier(wanted), **options)
 
     def fitted(self, model: Any) -> Request:
         """The same with a carrier that knows of a model what it has to."""

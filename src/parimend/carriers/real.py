@@ -64,7 +64,7 @@ class Real(Imposing):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits is not None:
-            whole_number(self.bits, "bits")
+            object.__setattr__(self, "bits", whole_number(self.bits, "bits"))
 
     name: ClassVar[str] = "real"
     families: ClassVar[tuple[str, ...]] = ("sparse",)

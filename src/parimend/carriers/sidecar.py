@@ -62,7 +62,10 @@ class Sidecar(Carrier):
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
         pieces = [piece for word in words for piece in cut(word)]
-        chosen = [Chosen(sums_for(word.padded, errors, seed), word) for word in pieces]
+        chosen = []
+        for word in pieces:
+            each = max(word.words_within(1), *map(tensors.apart, word))
+            chosen.append(Chosen(sums_for(word.padded, errors, seed, each=each), word))
         if not self.digest and not all(each.code.proves for each in chosen):
             raise SpecError(
                 f"sums for {errors} errors are no proof of a repair: leave digest as it is, or ask "

@@ -30,6 +30,7 @@ class LowBits(SparseIntegers):
     coefficient_bits: int = 63
 
     family: ClassVar[str] = "lowbits"
+    _fewest_owned: ClassVar[int] = 6
 
     def _check_bits(self, what: str) -> None:
         if (self.word_bits, self.coefficient_bits) != (32, 63):

@@ -59,8 +59,8 @@ class Promise(Record):
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
         noticed: any so many wrong words of 32 bits are noticed by a check, always.
-        missed: the probability that a check does not notice more of them, at most: of words that
-            hold any bits with equal chance afterwards.
+        missed: the probability that a check does not notice more of them, at most: of words all of
+            whose bits are protected, and that hold any with equal chance afterwards.
         erasures: whether e wrong words and f that are known to be bad are repaired, always, if
             2 e + f is at most twice what is guaranteed.
     """
@@ -82,15 +82,16 @@ class Promise(Record):
         """Whether all of `errors` is guaranteed."""
         return self.guaranteed >= self.errors
 
-    def failing(self) -> NDArray[np.float64]:
-        """With which probability e wrong words are not repaired, at most: (errors + 1,), by e.
+    def failing(self, most: int) -> NDArray[np.float64]:
+        """With which probability e wrong words are not repaired, at most: by e, for as many as are
+        counted on or as there may be, ``most``.
 
         A bound is not used: it is for words that do not lie together, as those of a burst do.
 
-        >>> Promise(1, measured=Chance(3, 0.001, "random damage")).failing().tolist()
+        >>> Promise(1, measured=Chance(3, 0.001, "random damage")).failing(100).tolist()
         [0.0, 0.0, 0.001, 0.001]
         """
-        failing = np.zeros(self.errors + 1)
+        failing = np.zeros(min(self.errors, most) + 1)
         if self.measured is not None:
             failing[self.guaranteed + 1 :] = self.measured.probability
         return failing

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes.base import RealCode
 from parimend.codes.gram import Gram
-from parimend.codes.structure import SparseIntegers, lightest
+from parimend.codes.sizing import lightest
+from parimend.codes.structure import SparseIntegers
 from parimend.errors import SpecError
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
@@ -35,6 +36,7 @@ class Sparse(SparseIntegers, RealCode):
     """
 
     family: ClassVar[str] = "sparse"
+    _fewest_owned: ClassVar[int] = 7
 
     def _check_bits(self, what: str) -> None:
         if not (2 <= self.word_bits <= 32 and 3 <= self.coefficient_bits):

@@ -18,7 +18,6 @@ Built in:
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes.base import MAX_WORDS, Code
 from parimend.codes.promise import CROWDED, MEASURED, SHARE, Chance, Promise
+from parimend.codes.sizing import EVEN, FEW, choices, sizes_for
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
 from parimend.words.layout import Word
@@ -91,6 +91,9 @@ class SparseIntegers(Code):
     word_bits: int = 18
     coefficient_bits: int = 44
 
+    _fewest_owned: ClassVar[int]
+    """Columns that a check owns if there are so many: with fewer, coefficients are too short or the
+    exact rounding is too rough."""
     word_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
     syndrome_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
 
@@ -121,7 +124,7 @@ class SparseIntegers(Code):
         if degrees[-1] > self.m:
             raise SpecError(f"{what}: columns of weight {degrees[-1]} need at least as many checks")
         light = degrees[0]
-        if self.free < self.m and _choices(self.free, light - 1, self.own) < self.own:
+        if self.free < self.m and choices(self.free, light - 1, self.own) < self.own:
             raise SpecError(
                 f"{what}: the last imposed check must own {self.own} distinct columns: free must "
                 f"be larger than {self.free}"
@@ -133,7 +136,7 @@ class SparseIntegers(Code):
             )
         for d, count in self._counts():
             # Supports are drawn until they differ, which takes long when few are left.
-            if 10 * count > 7 * _choices(self.m, d, 2 * count):
+            if 10 * count > 7 * choices(self.m, d, 2 * count):
                 raise SpecError(
                     f"{what}: too few distinct supports of weight {d}: raise m or the weight"
                 )
@@ -166,7 +169,7 @@ class SparseIntegers(Code):
 
         The number of checks is the smallest for which simulation found at least 99.9 % of random
         damage repaired (`benchmarks/decoding.py`); 99 % where more than an eighth of the weights
-        may be wrong. Up to about 30,000 weights, two errors in one
+        may be wrong. Up to about 30 weights for an error, and 20,000 in all, two errors in one
         check can be told apart and fewer checks than errors are enough; beyond, it takes 1.4 checks
         for an error.
 
@@ -191,51 +194,24 @@ class SparseIntegers(Code):
         if n < 1 or (m is not None and m < 1):
             raise SpecError(f"a sparse code needs n >= 1 and m >= 1, not n={n}, m={m}")
         word_bits = cls.word_bits if word_bits is None else word_bits
-        root = math.sqrt(errors)
-        fewest = _fewest_checks(n)
-        without = max(math.ceil(1.22 * errors + 3.5 * root) + 12, fewest)
-        given = m
-        if m is None:
-            m = max(math.ceil(0.70 * errors + 1.5 * root) + 4, fewest)
-            while m < without and not cls._pairs_possible(n, m, word_bits):
-                m += 1
-        pairs = cls._pairs_possible(n, m, word_bits)
-        free = 16 if m >= 32 else m // 2
-        imposed = m - free
-        light = lightest(n, m, 2 if pairs else 3)
-        weights: tuple[tuple[int, int], ...]
-        if pairs:
-            share = min(max(500, -(-8000 * imposed // n)), 1000)
-            weights = ((light, share), (light + 1, 1000 - share))
-        else:
-            weights = ((light, 920), (max(16, light + 1), 80)) if m >= 64 else ((light, 1000),)
-            share = weights[0][1]
-        own = min(12, _choices(free, light - 1, 12), n * share // 1000 // max(imposed, 1))
-        if own < 4 and given and n >= 5 * fewest:
-            raise SpecError(
-                f"{given} checks do not fit {n} weights, {fewest} to {n // 5} do: take as many, or "
-                "protect more weights in one word"
-            )
-        if own < 4:
-            raise SpecError(
-                f"{n} weights are too few to repair {errors} errors, {5 * without} are enough: ask "
-                "for fewer errors or protect more weights in one word"
-            )
-        if not pairs and m >= 96 and n < 64 * m:
-            # The columns that the last imposed checks own have all their checks among these and the
-            # free ones. In a short word they are many, and wrong ones among them get stuck.
-            free = 48
+        sizes = sizes_for(
+            n,
+            errors,
+            m,
+            lambda m: cls._pairs_possible(n, m, word_bits),
+            least_owned=cls._fewest_owned,
+        )
         return cls(
             n,
-            m,
+            sizes.m,
             seed,
-            weights=weights,
-            own=own,
-            free=free,
+            weights=sizes.weights,
+            own=sizes.own,
+            free=sizes.free,
             word_bits=word_bits,
             # With checks to spare, pairs need not be told apart.
             coefficient_bits=cls._coefficient_bits(
-                word_bits, own if m >= without else 12, 1 if pairs else n * light // m
+                word_bits, sizes.own if sizes.has_spare else 12, sizes.members
             ),
         )
 
@@ -251,15 +227,18 @@ class SparseIntegers(Code):
         return Promise(0, measured=measured, noticed=alone, missed=2.0**-256)
 
     def _is_usual(self, errors: int) -> bool:
-        """Whether it has what was found to be enough for so many wrong weights: checks, and
-        coefficients as long as codes with so many checks have now.
+        """Whether it has what was found to be enough for so many wrong weights: checks,
+        coefficients as long as codes with so many checks have now, and columns that no check owns.
         """
         fewest, alike = (
             _usual(type(self), self.n, errors, self.word_bits, m) for m in (None, self.m)
         )
         if fewest is None or alike is None:
             return False
-        return self.m >= fewest.m and self.coefficient_bits >= alike.coefficient_bits
+        enough = self.m >= fewest.m and self.coefficient_bits >= alike.coefficient_bits
+        pairs = self._pairs_possible(self.n, self.m, self.word_bits)
+        even = pairs or self.m <= FEW or self.imposed * self.own <= self.n * EVEN // 1000
+        return enough and self.own <= alike.own and even
 
     def _counts(self) -> list[tuple[int, int]]:
         """(column weight, number of columns of that weight), lightest first."""
@@ -368,38 +347,3 @@ def _coprime(first: NDArray[np.int64], second: NDArray[np.int64], size: int) -> 
         grown = np.abs(first[shared]) + 2
         first[shared] = np.sign(first[shared]) * np.where(grown < 2 * size, grown, size + 1)
     return first
-
-
-def _choices(m: int, d: int, enough: int) -> int:
-    """The number of supports of weight ``d`` in ``m`` checks, or any number from ``enough`` on.
-
-    With m checks claimed, the number itself may be too long to be written down.
-
-    >>> _choices(6, 3, 100), _choices(10**9, 10**8, 100) >= 100
-    (20, True)
-    """
-    count = 1
-    for k in range(min(d, m - d)):
-        if count >= enough:
-            break
-        count = count * (m - k) // (k + 1)
-    return count if d <= m else 0
-
-
-def _fewest_checks(n: int) -> int:
-    """The fewest checks that give n columns distinct supports: 24 up to two million columns.
-
-    >>> _fewest_checks(5120), _fewest_checks(17_200_000)
-    (24, 28)
-    """
-    m = 24
-    while lightest(n, m, 3) == m:
-        m += 1
-    return m
-
-
-def lightest(n: int, m: int, light: int) -> int:
-    """The lightest column weight that gives half of n columns a support of their own."""
-    while light < m and 0.35 * _choices(m, light, 2 * n) < n / 2:
-        light += 1
-    return light

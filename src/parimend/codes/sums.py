@@ -59,13 +59,20 @@ class SumsCode(Code):
         return None
 
     def promise(self, errors: int, word: Word) -> Promise:
+        each = word.words_within(1)
         missed = math.ldexp(1.0, -min(32 * self.noticed, _SMALLEST))
         known = Promise(
-            self.guaranteed, noticed=self.noticed, missed=missed, erasures=self.erasures
+            self.guaranteed // each,
+            noticed=self.noticed // each,
+            missed=missed,
+            erasures=self.erasures,
         )
-        if self.guaranteed >= min(errors, self.n):
+        if self.guaranteed >= min(each * errors, self.n):
             return replace(known, guaranteed=errors)
-        return replace(known, bound=self.bounded(errors), measured=self.measured(errors))
+        measured = self.measured(each * errors)
+        if each > 1:  # two of a group, of which no bound is known
+            return replace(known, measured=measured and replace(measured, errors=errors))
+        return replace(known, bound=self.bounded(errors), measured=measured)
 
     @property
     @abstractmethod

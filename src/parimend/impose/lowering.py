@@ -69,6 +69,7 @@ def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
     steps = int(np.abs(word - before).max(initial=0))
     if steps >= _ROOM:
         raise WordError(
-            f"a weight would move by {steps} units in the last place: take another seed"
+            f"a weight would move by {steps} units in the last place, as each check has only "
+            f"{code.own} to move: protect more weights in one word, or ask for fewer errors"
         )
     return Lowered(word.astype(np.uint32), syndrome, steps)

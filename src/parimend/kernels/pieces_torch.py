@@ -19,11 +19,16 @@ SMALLEST = 1 << 16
 """Words of the smallest pieces that are tried."""
 
 
+def exact(elements: torch.Tensor) -> torch.Tensor:
+    """Elements of which a copy has the same bits: one of truth values makes every byte 0 or 1."""
+    return elements.view(torch.uint8) if elements.dtype is torch.bool else elements
+
+
 def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     """The bytes of elements, (k,) uint8; they share the memory if that is contiguous."""
     if elements.is_conj() or elements.is_neg():
         elements = elements.resolve_conj().resolve_neg()
-    flat = elements.detach().contiguous().reshape(-1)
+    flat = exact(elements.detach()).contiguous().reshape(-1)
     return flat.as_strided(flat.shape, (1,)).view(torch.uint8)  # one element may have any stride
 
 

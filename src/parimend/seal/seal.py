@@ -48,7 +48,8 @@ CarrierName = Literal["sidecar", "real", "lowbits"]
 """Where redundancy may live."""
 CARRIERS: tuple[str, ...] = get_args(CarrierName)
 
-_MOST_ERRORS = (1 << 63) - 1
+MOST_ERRORS = (1 << 63) - 1
+"""The largest budget of a seal."""
 MAX_BYTES = 1 << 28
 """Bytes of the largest seal that is read: enough for ten million errors."""
 # What reading a payload may end with that makes no sense.
@@ -229,7 +230,9 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
     try:
         seal, layout = _parse(payload)
     except _UNREADABLE as error:
-        raise SealError(f"{name}: the seal cannot be read: {error}") from error
+        # What it quotes of the seal may be anything, and of any length.
+        why = brief(str(error), most=400)
+        raise SealError(f"{name}: the seal cannot be read: {why}") from error
     return Unsealed(seal, layout, not is_damaged)
 
 
@@ -272,7 +275,7 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     carrier, errors, notes = text["carrier"], text["errors"], text["notes"]
     if carrier not in CARRIERS or not isinstance(notes, dict):
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
-    if type(errors) is not int or not 1 <= errors <= _MOST_ERRORS:
+    if type(errors) is not int or not 1 <= errors <= MOST_ERRORS:
         raise SealError("it should be made for a number of errors")
     return Seal(carrier, errors, words, notes, blobs), layout
 

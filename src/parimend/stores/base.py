@@ -116,6 +116,10 @@ class Tensors(ABC):
         """`resident`, with all bits."""
         return None
 
+    def apart(self, part: Part) -> int:
+        """In how many words of a part the bytes are, at most, that are 32 bits in a row here."""
+        return 1
+
     def copies(self, part: Part) -> bool:
         """Whether what `resident` gives takes memory of its own."""
         return False

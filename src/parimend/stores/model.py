@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
+from parimend.kernels.pieces_torch import exact
 from parimend.stores.base import Tensors
-from parimend.words.bits import byte_view
+from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
 
@@ -73,6 +74,13 @@ class ModelTensors(Tensors):
             return None
         return _range(self.held[part.name].detach(), part.start, part.start + part.count)
 
+    def apart(self, part: Part) -> int:
+        tensor = self.held[part.name]
+        if not tensor.is_contiguous():
+            return max(WORD // part.itemsize, 1)
+        # A view into a flat buffer may begin within a word of it.
+        return 2 if tensor.storage_offset() * part.itemsize % WORD else 1
+
     def copies(self, part: Part) -> bool:
         is_view = not part.mask and self.held[part.name].is_contiguous()
         return not is_view and self.is_elsewhere(part)
@@ -113,7 +121,7 @@ def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
         return flat if last - first == flat.numel() else flat[first:last]
     below = math.prod(tensor.shape[1:])
     row, end = first // below, -(-last // below)
-    rows, skipped = tensor[row:end], row * below
+    rows, skipped = exact(tensor[row:end]), row * below
     if end - row == 1 and tensor.dim() > 1:
         return _range(rows[0], first - skipped, last - skipped)
     return rows.reshape(-1)[first - skipped : last - skipped]

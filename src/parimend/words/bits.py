@@ -44,14 +44,14 @@ def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]
     """
     import torch
 
-    from parimend.kernels.pieces_torch import bytes_of  # loads torch
+    from parimend.kernels.pieces_torch import bytes_of, exact  # loads torch
 
     _require_little_endian()
     of_torch(tensor.dtype, name)
     if tensor.layout is not torch.strided or tensor.is_meta:
         kind = "on the meta device" if tensor.is_meta else tensor.layout
         raise WordError(f"{name} is {kind}: only tensors with plain memory can be protected")
-    view: NDArray[np.uint8] = bytes_of(tensor.detach().cpu()).numpy()
+    view: NDArray[np.uint8] = bytes_of(exact(tensor.detach()).cpu()).numpy()
     return view
 
 

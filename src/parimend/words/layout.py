@@ -198,6 +198,16 @@ class Word(Record):
         """
         return words * max(1, *(WORD // part.itemsize for part in self.parts))
 
+    def words_within(self, words: int) -> int:
+        """How many of its own words of 32 bits are wrong at most where so many of its tensors' are:
+        its own begin with every part, which may be within one of the tensor.
+
+        >>> [Word((Part("w", "BF16", (9, 5), 5 * i, 5),)).words_within(10) for i in (1, 2)]
+        [20, 10]
+        """
+        within = (p.start * p.itemsize % WORD and p.nbytes > WORD for p in self.parts)
+        return 2 * words if any(within) else words
+
     @cached_property
     def lines(self) -> tuple[int, ...]:
         """The first of these words of every part."""
