@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import threading
 import time
 import urllib.request
@@ -507,6 +508,94 @@ def test_a_forked_process_is_told_that_nothing_watches():
                 os._exit(code)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def in_a_fork(work):
+    """What a forked process makes of it: whether it is true there; a process that hangs ends."""
+    child = os.fork()
+    if not child:  # pytest must not go on in two processes
+        code = 1
+        try:
+            signal.alarm(20)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("thread", ["sweeps", "updates"])
+def test_a_forked_process_waits_for_no_thread_that_it_has_not(thread):
+    model = network()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(event=None):
+        reached.set()
+        go_on.wait(20)
+
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0, on_event=wait)
+
+    def update():
+        with scrubber.update():
+            wait()
+
+    other = threading.Thread(target=update if thread == "updates" else scrubber.sweep)
+    break_weights(model, 2, 0)
+    if thread == "updates":
+        go_on.set()
+        scrubber.sweep()
+        go_on.clear()
+        reached.clear()
+    other.start()
+    assert reached.wait(20)
+
+    def work():
+        go_on.set()  # of this process
+        with scrubber.update(), torch.no_grad():
+            model[0].weight.mul_(2.0)
+        break_weights(model, 2, 1)
+        here = [event.kind for event in scrubber.sweep()] == ["repaired"]
+        with scrubber:
+            break_weights(model, 2, 2)
+            return here and until(lambda: scrubber.counters.repairs >= 3)
+
+    try:
+        assert in_a_fork(work)
+    finally:
+        go_on.set()
+        other.join()
+
+
+class StruckInOneThread(dict[str, torch.Tensor]):
+    """A state dict that a thread finds damaged whenever it looks at it."""
+
+    thread = None
+
+    def items(self):
+        if threading.current_thread() is self.thread:
+            self["weight"][3] = 7.0
+        return super().items()
+
+
+def test_a_callback_may_stop_the_thread_that_waits_for_its_sweep():
+    model = StruckInOneThread(weight=torch.arange(1000.0))
+    told = []
+
+    def stop(event):
+        told.append(event.kind)
+        time.sleep(0.2)  # until the scrubbing thread is to begin a sweep
+        scrubber.stop()
+
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0, on_event=stop)
+    model.thread = threading.Thread(target=scrubber.sweep, daemon=True)
+    scrubber.start()
+    model.thread.start()
+    model.thread.join(20)
+    assert not model.thread.is_alive()
+    assert told[0] == "repaired"
+    assert not scrubber.alive
 
 
 def test_misuse():

@@ -95,9 +95,30 @@ class Gate:
         """Whether this thread is changing weights."""
         return self._owner == threading.get_ident()
 
+    def arrive(self, *, starts: bool = False) -> None:
+        """In a forked process there are no threads but this one: no other will open the gate.
+
+        Args:
+            starts: a thread of this process is going to watch the weights; else a warning says that
+                nothing does.
+        """
+        if self._process == os.getpid():
+            return
+        thread = threading.get_ident()
+        owner, inside = self._owner, self._inside
+        self._reset()
+        if owner == thread:  # it was forked within a change, which goes on here
+            self._owner = owner
+        self._inside = {number: call for number, call in inside.items() if number == thread}
+        if not starts:
+            warnings.warn(
+                "this process was forked from one with a Scrubber, which does not run here: "
+                "nothing watches these weights until start() is called in this process too",
+                stacklevel=3,
+            )
+
     def _enter(self, *_: Any) -> None:
-        if self._process != os.getpid():
-            self._forked()
+        self.arrive()
         thread = threading.get_ident()
         if self._owner == thread:
             return
@@ -176,15 +197,6 @@ class Gate:
                 if runs(first, thread)
             }
         return not self._inside.keys() - {threading.get_ident()}
-
-    def _forked(self) -> None:
-        """In a new process there are no threads but this one: nobody will open the gate."""
-        self._reset()
-        warnings.warn(
-            "this process was forked from one with a Scrubber, which does not run here: nothing "
-            "watches these weights until start() is called in this process too",
-            stacklevel=2,
-        )
 
 
 def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -67,11 +67,16 @@ class Looks:
         self.gate, self.stopped = Gate(), threading.Event()
         self.forget()
 
-    def renew_locks(self) -> None:
-        """In a forked process, nobody will release those of the old one."""
-        self.gate.remove()
-        self.gate, self.stopped = Gate(), threading.Event()
+    def arrive(self, *, starts: bool) -> None:
+        """In a forked process, nobody will release the locks of the old one, or end its updates.
+
+        Args:
+            starts: see `Gate.arrive`.
+        """
+        self.gate.arrive(starts=starts)
         self._teller.lock = threading.RLock()
+        if not self.gate.mine:
+            self._weights.end_change()
 
     def forget(self) -> None:
         """The words were sealed anew: what is known of them is known no more."""

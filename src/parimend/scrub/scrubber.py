@@ -7,6 +7,7 @@ is repaired between two forward passes and proven by the SHA-256, or, on a GPU, 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from parimend.outcomes import Proof
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
+from parimend.scrub.gate import LOOK_AGAIN
 from parimend.scrub.looks import Looks
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
@@ -97,6 +99,7 @@ class Scrubber:
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
+        self._process = os.getpid()
         self._sweeping = threading.RLock()  # callbacks may sweep
         self._thread: threading.Thread | None = None
         self._unwatched: frozenset[str] = frozenset()
@@ -157,8 +160,8 @@ class Scrubber:
         """
         if self.alive:
             raise SpecError("this scrubber runs already")
-        self._sweeping = threading.RLock()
-        self._looks.renew_locks()
+        self._arrive(starts=True)
+        self._looks.stopped = threading.Event()
         if isinstance(self._model, torch.nn.Module):
             self._looks.gate.attach(self._model)
         self._thread = threading.Thread(target=self._run, name="parimend-scrubber", daemon=True)
@@ -167,6 +170,7 @@ class Scrubber:
 
     def stop(self) -> None:
         """Stop, and take the hooks off the model."""
+        self._arrive(starts=True)
         self._looks.stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -190,6 +194,7 @@ class Scrubber:
 
         Within an `update` nothing is looked at.
         """
+        self._arrive()
         return [] if self._looks.gate.mine else self._sweep(pause=False)
 
     @contextmanager
@@ -213,6 +218,7 @@ class Scrubber:
             SpecError: for another carrier; nothing was changed then.
             MismatchError: if the seal does not fit the weights any more; they are not watched then.
         """
+        self._arrive()
         if self._looks.gate.mine:  # an update within an update
             yield
             return
@@ -237,6 +243,13 @@ class Scrubber:
             )
             self._teller.fail("failed", what, then="")
         self._teller.tell(Event("sealed", self.counters.sweeps))
+
+    def _arrive(self, *, starts: bool = False) -> None:
+        """Leave behind what threads held of the process from which this one was forked."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._sweeping = threading.RLock()
+            self._looks.arrive(starts=starts)
 
     def _run(self) -> None:
         stopped = self._looks.stopped
@@ -271,8 +284,22 @@ class Scrubber:
             )
             self._teller.tell(Event("late", self.counters.sweeps, reason))
 
+    @contextmanager
+    def _one_sweep(self, pause: bool) -> Iterator[bool]:
+        """Wait until no other thread sweeps; whether that is so, and this one is not to end."""
+        while not (alone := self._sweeping.acquire(timeout=LOOK_AGAIN)):
+            if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
+                break
+        try:
+            yield alone
+        finally:
+            if alone:
+                self._sweeping.release()
+
     def _sweep(self, pause: bool) -> list[Event]:
-        with self._sweeping:
+        with self._one_sweep(pause) as alone:
+            if not alone:
+                return []
             events: list[Event] = []
             unwatched, complete = set(), True
             self._schedule.began(time.monotonic())

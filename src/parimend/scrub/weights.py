@@ -138,6 +138,10 @@ class Weights:
         finally:
             self._changes += 1
 
+    def end_change(self) -> None:
+        """Whoever was changing weights is gone, with a process from which this one was forked."""
+        self._changes += self._changes % 2
+
     def renew(self, wrong: Iterable[int]) -> list[str]:
         """Seal the weights as they are now.
 
