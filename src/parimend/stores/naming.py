@@ -327,10 +327,25 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     Raises:
         WordError: if two share a part of their memory only; names both.
     """
-    spans, left_out = _spans(tensors)
+    held = {name: local(tensor) for name, tensor in tensors.items()}
+    spans, left_out = _spans(held)
+    left_out |= _empty_again({name: held[name] for name in tensors if is_sharded(tensors[name])})
     for group in _touching(spans):
-        left_out |= _held_by_others(group, tensors)
+        left_out |= _held_by_others(group, held)
     return {name: tensor for name, tensor in tensors.items() if name not in left_out}
+
+
+def _empty_again(shards: Mapping[str, torch.Tensor]) -> set[str]:
+    """Of shards that are empty here those that are others again: what is tied has no address here,
+    and one storage all the same, and all processes have to find the same.
+    """
+    first: dict[tuple[Any, ...], str] = {}
+
+    def place(shard: torch.Tensor) -> tuple[Any, ...]:
+        return shard.untyped_storage()._cdata, shard.storage_offset(), shard.shape
+
+    empty = {name: shard for name, shard in shards.items() if not shard.numel()}
+    return {name for name, shard in empty.items() if first.setdefault(place(shard), name) != name}
 
 
 def _spans(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Span], set[str]]:
