@@ -17,6 +17,8 @@ from tests.distributed import workers
         "carriers",
         "planes",
         "mixed",
+        "tied",
+        "scrubbed",
         "fingerprints",
     ],
 )

@@ -101,6 +101,8 @@ class Looks:
 
     def look(self, number: int, pause: bool) -> Looked:
         """Look at a word until nothing changes any more; tells what was noticed."""
+        if pause and (why := self._weights.several):
+            return Looked([self._teller.fail("unwatched", why)], False)
         try:
             return self._look(number, pause)
         except Exception as error:

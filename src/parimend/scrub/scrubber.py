@@ -156,10 +156,12 @@ class Scrubber:
         In a forked process, which has no threads of the old one, it is called again.
 
         Raises:
-            SpecError: if it runs already.
+            SpecError: if it runs already, or weights are sharded over processes.
         """
         if self.alive:
             raise SpecError("this scrubber runs already")
+        if why := self._weights.several:
+            raise SpecError(why)
         self._arrive(starts=True)
         self._looks.stopped = threading.Event()
         if isinstance(self._model, torch.nn.Module):

@@ -111,6 +111,16 @@ class Weights:
         names = held if word is None else [part.name for part in word.parts]
         return {held[name].device for name in names}
 
+    @property
+    def several(self) -> str:
+        """Why no thread can look at them by itself; empty if one can."""
+        if not self.tensors.spread.several:
+            return ""
+        return (
+            f"{next(iter(self.tensors.held))} is sharded over processes, which have to look at it "
+            "together: call sweep() in all of them at the same place, or pm.repair_"
+        )
+
     def explained(self, word: SealedWord, finding: Finding) -> Finding:
         """An uncorrectable finding, with the reason if tensors are not those that were sealed."""
         replaced = sorted(self._replaced & {part.name for part in word.parts})
