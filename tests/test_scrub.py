@@ -607,3 +607,17 @@ def test_misuse():
         Scrubber(torch.nn.Linear(3, 3), seal)
     with Scrubber(model, seal) as scrubber, pytest.raises(SpecError, match="runs already"):
         scrubber.start()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_torchscript_is_scrubbed_by_its_state():
+    model = torch.jit.trace(network(), torch.zeros(1, 30))
+    with pytest.raises(SpecError, match=r"takes no hooks.*state_dict"):
+        Scrubber(model, pm.protect_(model, 5)).start()
+    state = model.state_dict()
+    before = state["0.weight"].clone()
+    with Scrubber(state, pm.protect_(state, 5), share=1.0) as scrubber:
+        with torch.no_grad():
+            model.get_parameter("0.weight")[0, 0] = 7.0
+        assert until(lambda: scrubber.counters.repairs)
+    assert torch.equal(model.get_parameter("0.weight"), before)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from parimend import removable
+from parimend.errors import SpecError
 from parimend.removable import Hook, runs, wrap_forward_, wrappings
 
 _DISABLED = os.path.join("torch", "_dynamo", "eval_frame.py")
@@ -71,7 +72,17 @@ class Gate:
         self._inside: dict[int, tuple[FrameType, int]] = {}
 
     def attach(self, model: torch.nn.Module) -> None:
-        """Put the gate before the forward passes of a model."""
+        """Put the gate before the forward passes of a model.
+
+        Raises:
+            SpecError: if it takes no hooks.
+        """
+        if isinstance(model, torch.jit.ScriptModule):
+            raise SpecError(
+                f"{type(model).__name__} is TorchScript, which takes no hooks that keep repairs "
+                "from its forward passes: if these may go on beside repairs, seal its state_dict() "
+                "and give the scrubber that"
+            )
         self._handles = [
             model.register_forward_pre_hook(_hook()(self._enter)),
             model.register_forward_hook(_hook()(self._leave), always_call=True),

@@ -156,7 +156,8 @@ class Scrubber:
         In a forked process, which has no threads of the old one, it is called again.
 
         Raises:
-            SpecError: if it runs already, or weights are sharded over processes.
+            SpecError: if it runs already, weights are sharded over processes, or the model is
+                TorchScript.
         """
         if self.alive:
             raise SpecError("this scrubber runs already")

@@ -144,7 +144,7 @@ def _saved_by(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _is_computed(module: torch.nn.Module, name: str) -> bool:
     """Whether an attribute is made of ``weight_orig``, ``weight_g`` and the like."""
-    made_of = (*module._parameters, *module._buffers)
+    made_of = (*module._parameters.keys(), *module._buffers.keys())  # of TorchScript no dicts
     return any(each.startswith(f"{name}_") for each in made_of)
 
 
