@@ -80,7 +80,8 @@ class ModelTensors(Tensors):
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        data = self.held[part.name].detach()
+        # Past autograd: a backward pass for which they were saved is to have the right ones.
+        data = self.held[part.name].data
         size = data.element_size()
         # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.
         cells = data.as_strided((reach(data),), (1,)).view(torch.uint8).view(-1, size)
