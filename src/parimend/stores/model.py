@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
+from parimend.errors import WordError
 from parimend.stores.base import Tensors
 from parimend.words.bits import byte_view
 from parimend.words.layout import Part, whole
@@ -80,6 +81,7 @@ class ModelTensors(Tensors):
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
+        require_writable(part.name, self.held[part.name])
         # Past autograd: a backward pass for which they were saved is to have the right ones.
         data = self.held[part.name].data
         size = data.element_size()
@@ -98,6 +100,27 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
+
+
+def require_writable(name: str, tensor: torch.Tensor) -> None:
+    """Refuse memory whose writing would end the process, as that of a file mapped for reading.
+
+    Raises:
+        WordError: names the tensor.
+    """
+    if not (tensor.is_cpu and tensor.numel()):
+        return
+    begin = tensor.data_ptr()
+    end = begin + reach(tensor) * tensor.element_size()
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            places, allowed = line.split(maxsplit=2)[:2]
+            first, last = (int(place, 16) for place in places.split("-"))
+            if first < end and begin < last and "w" not in allowed:
+                raise WordError(
+                    f"{name} lies in memory that can only be read, as of a file that is mapped: "
+                    "put a clone() in its place, or repair the file"
+                )
 
 
 def reach(tensor: torch.Tensor) -> int:
