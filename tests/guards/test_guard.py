@@ -63,6 +63,19 @@ def test_an_input_that_is_nan_is_no_fault(model, x, k):
     assert y[[2, 4]].isnan().all()
 
 
+def test_events_with_many_positions_do_not_fill_memory():
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3)), torch.full((8, 1, 130, 130), float("nan"))
+    with guard_(model) as guards:
+        for _ in range(5):
+            model(x)
+        assert {len(event.positions) for event in guards.events} == {128 * 128}
+        last = [(call, (sample,)) for call in range(5) for sample in range(8)][-12:]
+        assert [(event.where, event.sample) for event in guards.events] == last
+        model(torch.zeros(1, 1, 800, 800).fill_(float("nan")))
+        [event] = guards.events  # the last one is kept whatever its size is
+        assert (event.where, len(event.positions)) == (5, 798 * 798)
+
+
 def test_record_and_raise_change_nothing(model, x):
     with guard_(model, 4, policy="record") as guards, upset_(model, Upset("offset"), only=["2"]):
         wrong = model(x)

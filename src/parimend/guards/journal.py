@@ -6,6 +6,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from parimend.errors import GuardError
@@ -29,8 +30,9 @@ beside the layer and multiplied with every input. ``repeated``: the operation is
 Parameters = Callable[[], tuple[Any, Any]]
 """Gives weight and bias (or None) of a layer."""
 
-KEPT_EVENTS = 10_000
-"""Events that are kept; older ones are dropped, so that a broken machine does not fill memory."""
+KEPT_EVENTS, KEPT_PLACES = 10_000, 200_000
+"""Events that are kept, and positions and outputs in all of them; older ones are dropped, so that
+neither a broken machine nor inputs without values fill memory."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,11 +134,24 @@ class Journal:
 
     policy: Policy
     every: int
-    events: deque[GuardEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    events: deque[GuardEvent] = field(default_factory=deque)
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     latch: Latch | None = None
     warned: set[str] = field(default_factory=set)
+    _places: int = 0
+    _lock: Any = field(default_factory=Lock, repr=False)
+
+    def note(self, events: Iterable[GuardEvent]) -> None:
+        """Keep events, and as many of those before as there is room for."""
+        with self._lock:
+            for event in events:
+                self.events.append(event)
+                self._places += _places_in(event)
+            while len(self.events) > KEPT_EVENTS or (
+                self._places > KEPT_PLACES and len(self.events) > 1
+            ):
+                self._places -= _places_in(self.events.popleft())
 
     def warn_of(self, events: Iterable[GuardEvent]) -> None:
         """Warn, once for a layer, of wrong outputs that go on, as nothing has put them right."""
@@ -148,3 +163,7 @@ class Journal:
                 "such outputs with the policy 'raise'",
                 stacklevel=2,
             )
+
+
+def _places_in(event: GuardEvent) -> int:
+    return len(event.positions) + len(event.channels)

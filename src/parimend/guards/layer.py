@@ -188,7 +188,7 @@ class LayerGuard(Hook):
         self.journal.passed[self.name] += 1
         if not (self._told or standing == "computed" or is_lent()):
             self._told = True
-            self.journal.events.append(GuardEvent("replaced", call, layer=self.name))
+            self.journal.note([GuardEvent("replaced", call, layer=self.name)])
         return False
 
     def watch(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
