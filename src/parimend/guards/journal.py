@@ -41,7 +41,8 @@ class GuardEvent(Event):
 
     Attributes:
         layer: name of the module; `Event.where` is its call, counted from 0, or -1 if an alarm that
-            waited for the end of the forward was not seen again; no more is known of it then.
+            waited for the end of the forward was not seen again, no more is known of it then; or if
+            weights were replaced before a graph was compiled.
         sample: index on the leading axes of the output.
         positions: wrong positions, as indices on its spatial axes; () for layers without any.
         channels: wrong outputs, if they were located.
