@@ -607,6 +607,22 @@ def test_misuse():
         Scrubber(torch.nn.Linear(3, 3), seal)
     with Scrubber(model, seal) as scrubber, pytest.raises(SpecError, match="runs already"):
         scrubber.start()
+    for options, message in (
+        ({"share": "1 %"}, "share must be a number .* not a str: '1 %'"),
+        ({"on_event": "mail"}, "on_event must be a function .* not a str: 'mail'"),
+        ({"log": 3}, "log must be the path of a file"),
+        ({"target": 1e-6, "worst_rate": 1e-9, "events": [1]}, r"events must be .* not \[1\]"),
+        ({"target": 1e-6, "worst_rate": 1e-9, "events": {1: "all"}}, "events must be sizes"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            Scrubber(model, seal, **options)
+    for arguments, message in (
+        ((model,), "scrubber must be a Scrubber, not a Sequential"),
+        ((scrubber, 70_000), "port must be in 0 .. 65535, not 70000"),
+        ((scrubber, "http"), "port must be a whole number"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            serve_metrics(*arguments)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")

@@ -524,6 +524,11 @@ def test_where_nothing_is_computed_again_no_weights_are_repaired(answer):
     assert Policy(answer) != Policy()
 
 
+def test_what_repairs_weights_is_a_function():
+    with pytest.raises(SpecError, match="on_weights must be a function of a GuardEvent, not a str"):
+        Policy(on_weights="repair")
+
+
 def test_a_model_is_guarded_once(model):
     with guard_(model, only=["0"]):
         with pytest.raises(GuardError, match="0: is guarded already"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from parimend.arguments import require_callable
 from parimend.errors import GuardError
 from parimend.events import Event
 from parimend.record import Record
@@ -80,6 +81,7 @@ class Policy:
 
     Raises:
         GuardError: for another answer, or if there is nothing to be tried once more.
+        SpecError: if ``on_weights`` cannot be called.
 
     Example:
         >>> Policy("recompute", on_weights=lambda event: print(event.layer)).answer
@@ -95,6 +97,8 @@ class Policy:
                 f"policy must be one of {', '.join(get_args(Answer))}, or a Policy with one of "
                 f"them, not {self.answer!r}"
             )
+        if self.on_weights is not None:
+            require_callable(self.on_weights, "on_weights", "a function of a GuardEvent")
         if self.on_weights is not None and self.answer in ("raise", "record"):
             raise GuardError(
                 f"with the policy {self.answer!r} nothing is computed again, so on_weights is "

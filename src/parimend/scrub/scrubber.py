@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Real
 from types import TracebackType
 
 import torch
 
+from parimend.arguments import path_of, require, require_callable
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.events import Event
@@ -61,9 +63,10 @@ class Scrubber:
 
     Raises:
         MismatchError: if the seal does not fit the model.
-        SpecError: if a word cannot be proven so, if share is not in (0, 1], if a target comes
-            without a worst rate or a worst rate without a target, if they are no probabilities, or
-            if the target is missed however often the weights are checked.
+        SpecError: if an argument is of the wrong type, if a word cannot be proven so, if share is
+            not in (0, 1], if a target comes without a worst rate or a worst rate without a target,
+            if they are no probabilities, or if the target is missed however often the weights are
+            checked.
 
     Example:
         >>> from parimend import protect_
@@ -90,12 +93,14 @@ class Scrubber:
         events: Events | Mapping[int, float] | str | None = None,
         proof: Proof | None = None,
     ) -> None:
+        require(share, "share", "a number above 0 and at most 1", Real)
+        require_callable(on_event, "on_event", "a function that is called with each Event")
         if not 0.0 < share <= 1.0:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share
-        self._teller = Teller(on_event, log)
+        self._teller = Teller(on_event, None if log is None else path_of(log, "log"))
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
