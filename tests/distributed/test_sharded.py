@@ -18,6 +18,7 @@ from tests.distributed import workers
         "planes",
         "mixed",
         "tied",
+        "gathered_for_a_forward",
         "scrubbed",
         "fingerprints",
     ],

@@ -306,6 +306,25 @@ def tied(rank):
             assert pm.repair_(there, seal).verdict is Verdict.CORRECTED
 
 
+def gathered_for_a_forward(rank):
+    """What is sharded is not called clean because of a copy of it."""
+    model = network()
+    fully_shard(model[0])
+    fully_shard(model)
+    seal = pm.protect_(model, 40)
+    x = torch.ones(1, 20)
+    with torch.no_grad():
+        model(x)
+    for act in (pm.check, pm.repair_):
+        with pytest.raises(WordError, match=r"weights of the model for a forward.*reshard\(\)"):
+            act(model, seal)
+    model.reshard()
+    strike(model, rank)
+    assert pm.repair_(model, seal).verdict is Verdict.CORRECTED
+    model(x).sum().backward()
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
 def scrubbed(rank):
     """Processes look together, or not at all."""
     model = network()

@@ -21,7 +21,7 @@ from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import is_chosen, select
 from parimend.stores.model import reach
-from parimend.stores.spread import is_sharded, local
+from parimend.stores.spread import is_sharded, local, require_sharded
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Types without affairs of their own."""
@@ -48,7 +48,8 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         buffers: also take the buffers of modules (running means and the like).
 
     Raises:
-        WordError: if the model is of another type, or two entries would have the same name.
+        WordError: if the model is of another type, two entries would have the same name, or weights
+            that are sharded are together just now.
 
     Example:
         >>> checkpoint = {"epoch": 3, "model": torch.nn.Linear(3, 2), "ema": [torch.zeros(2)]}
@@ -218,6 +219,7 @@ def _walk(
 ) -> Iterator[tuple[str, Any]]:
     """Tensors below ``value``, which is inside of objects ``above``, and what hides some."""
     if isinstance(value, torch.nn.Module):
+        require_sharded(value)
         yield from value.named_parameters(name, remove_duplicate=False)
         if buffers:
             yield from value.named_buffers(name, remove_duplicate=False)
