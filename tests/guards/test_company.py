@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
 
 from parimend.errors import ComputationError, GuardError
@@ -97,6 +98,32 @@ def test_hooks_that_change_outputs_are_left_alone(model, x):
     with upset_(model, Upset("offset"), only=["0"]), guard_(model, 4) as guards:
         torch.testing.assert_close(model(x), right)  # corrected, and then doubled
         assert len(guards.events) == len(x)
+
+
+@pytest.mark.parametrize("where", ["all", "first"])
+def test_hooks_that_are_called_before_are_left_alone(model, x, where):
+    """They would be undone, as if what they change were wrong."""
+
+    def double(module, inputs, output):
+        return 2 * output if module is model[2] else None
+
+    right = 2 * model(x)
+    with guard_(model, 4) as guards:
+        if where == "all":
+            handle = register_module_forward_hook(double)
+        else:
+            handle = model[2].register_forward_hook(double, prepend=True)
+        assert torch.equal(model(x), right)
+        assert guards.events == ()
+        handle.remove()
+        with upset_(model, Upset("offset"), only=["2"]):
+            torch.testing.assert_close(model(x), right / 2)
+        assert guards.events
+        handle = model[2].register_forward_hook(double, prepend=True)
+        model[2].bias.data[3] = 7.0  # wrong weights
+        with pytest.warns(UserWarning, match="2: outputs are wrong"):
+            model(x)
+        assert guards.events[-1].kind == "suspect"
 
 
 @pytest.mark.parametrize("make", [guard_, upset_])

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
 from parimend.guards.suspect import Suspect
+from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
 
 
@@ -33,7 +34,7 @@ def x():
 
 def test_one_wrong_output_is_named(model, x):
     with guard_(model, 8) as guards:
-        model[0].register_forward_hook(set_output((3, 7), 9.0), prepend=True)
+        model[0].register_forward_hook(Hook(set_output((3, 7), 9.0)), prepend=True)
         model(x)
         [event] = guards.events
     assert (event.layer, event.where, event.sample, event.channels) == ("0", 0, (3,), (7,))
@@ -48,7 +49,7 @@ def test_one_wrong_output_is_named(model, x):
 def test_outputs_that_are_not_finite_or_huge_are_corrected(model, x, value, k):
     right = model(x)
     with guard_(model, k) as guards:
-        model[0].register_forward_hook(set_output((3, 7), value), prepend=True)
+        model[0].register_forward_hook(Hook(set_output((3, 7), value)), prepend=True)
         torch.testing.assert_close(model(x), right)
         assert len(guards.events) == 1
 
@@ -148,7 +149,7 @@ def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
         def hook(module, args, y):
             y[:3, 9] += 5.0
 
-        layer.register_forward_hook(hook, prepend=True)
+        layer.register_forward_hook(Hook(hook), prepend=True)
         torch.testing.assert_close(layer(x), right)
         found = {e.sample[0]: e for e in guards.events[before:]}
         assert {e.kind for at, e in found.items() if at >= 7} == {"suspect"}

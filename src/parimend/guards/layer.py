@@ -20,6 +20,9 @@ from parimend.guards.observing import CHECKED, is_exporting, is_raised, observab
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
+_ON_ALL = torch.nn.modules.module._global_forward_hooks
+"""Hooks that are called after all modules, and before a module's own."""
+
 
 class LayerGuard(Hook):
     """Checks every output of one layer.
@@ -266,13 +269,23 @@ class LayerGuard(Hook):
         # A module that took the place of this one may have taken over its hooks, in its own way.
         if torch.compiler.is_compiling() or module is not self._module:
             return
-        if foreign_forward(module) is None:
+        if self._comes_first():
             self.inspect(output, _input(args, kwargs), self.parameters)
+
+    def _comes_first(self) -> bool:
+        """Whether nobody else may have changed outputs before the hook sees them: others wrap the
+        forward, or have hooks on all modules, or before this one. Else they are looked at before.
+        """
+        if _ON_ALL or foreign_forward(self._module) is not None:
+            return False
+        before = itertools.takewhile(
+            lambda hook: hook is not self, self._module._forward_hooks.values()
+        )
+        return all(isinstance(hook, Hook) for hook in before)
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         y = forward(*args, **kwargs)
-        # What wraps it again may change what comes out, so it is looked at before.
-        if torch.compiler.is_compiling() or foreign_forward(self._module) is not None:
+        if torch.compiler.is_compiling() or not self._comes_first():
             self.watch(y, _input(args, kwargs), self.parameters)
         return y
 
