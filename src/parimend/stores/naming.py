@@ -27,6 +27,10 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Types without affairs of their own."""
 
 
+_EMPTY = frozenset((type(None), bool, int, float, complex, str, bytes))
+"""Types of what holds no tensors."""
+
+
 class Leaf(NamedTuple):
     """Something with a name.
 
@@ -226,13 +230,15 @@ def _walk(
         return
     below = _entries(value)
     if below is None:
-        if _hides_tensors(value, set()):
+        if _hides_tensors(value):
             yield name, value
         return
     if id(value) in above:
         raise WordError(f"{name} contains itself: give a state dict without cycles")
     path = (*above, id(value))
     for key, entry in below:
+        if type(entry) in _EMPTY:  # a history of losses may have millions
+            continue
         inner = f"{name}.{key}" if name else f"{key}"
         if isinstance(entry, torch.Tensor):
             yield inner, entry
@@ -249,22 +255,29 @@ def _entries(value: Any) -> Iterable[tuple[Any, Any]] | None:
     return None
 
 
-def _hides_tensors(value: Any, seen: set[int]) -> bool:
+def _hides_tensors(value: Any) -> bool:
     """Whether an object holds tensors, or arrays, that have no names."""
-    if isinstance(
-        value, torch.Tensor | torch.nn.Module | torch.UntypedStorage | torch.TypedStorage
-    ):
-        return True
-    if isinstance(value, np.ndarray):
-        return value.size > 0
-    if isinstance(value, type | types.ModuleType) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    below = _entries(value)
-    if below is None:
-        inside = value if isinstance(value, Set) else _attributes(value)
-        return any(_hides_tensors(each, seen) for each in inside)
-    return any(_hides_tensors(each, seen) for _, each in below)
+    waiting, seen = [value], dict[int, Any]()  # holding all, whose numbers are their own then
+    while waiting:
+        value = waiting.pop()
+        if isinstance(
+            value, torch.Tensor | torch.nn.Module | torch.UntypedStorage | torch.TypedStorage
+        ):
+            return True
+        if isinstance(value, np.ndarray):
+            if value.size:
+                return True
+            continue
+        is_known = type(value) in _EMPTY or isinstance(value, type | types.ModuleType)
+        if is_known or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        below = _entries(value)
+        if below is not None:
+            waiting.extend(each for _, each in below)
+        else:
+            waiting.extend(value if isinstance(value, Set) else _attributes(value))
+    return False
 
 
 def _attributes(value: Any) -> Iterator[Any]:
