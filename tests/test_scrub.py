@@ -19,6 +19,7 @@ from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
+from parimend.stores.model import ModelTensors
 
 
 def network():
@@ -577,6 +578,27 @@ class StruckInOneThread(dict[str, torch.Tensor]):
         if threading.current_thread() is self.thread:
             self["weight"][3] = 7.0
         return super().items()
+
+
+def test_a_forked_process_repairs_while_a_thread_of_the_old_one_does():
+    model = network()
+    seal = pm.protect_(model, 5)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def repair():
+        with ModelTensors.lock:
+            reached.set()
+            go_on.wait(20)
+
+    other = threading.Thread(target=repair)
+    other.start()
+    assert reached.wait(20)
+    break_weights(model, 2, 0)
+    try:
+        assert in_a_fork(lambda: pm.repair_(model, seal).verdict is Verdict.CORRECTED)
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_a_callback_may_stop_the_thread_that_waits_for_its_sweep():

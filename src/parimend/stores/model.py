@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -100,6 +101,14 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
+
+
+def _renew_lock() -> None:
+    """Whoever held it is not there in a process that was forked."""
+    ModelTensors.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def require_writable(name: str, tensor: torch.Tensor) -> None:
