@@ -260,6 +260,28 @@ def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():
     assert [event.kind for event in scrubber.sweep()] == ["repaired"]
 
 
+def test_updates_within_forward_passes_do_not_wait_for_each_other():
+    model, x = Interruptible(), torch.zeros(1, 30)
+    together = threading.Barrier(2)
+    right = 4.0 * model.layer.weight.detach().clone()
+    with Scrubber(model, pm.protect_(model, 5), share=1.0) as scrubber:
+
+        def double():
+            together.wait(20)
+            with scrubber.update(), torch.no_grad():
+                model.layer.weight.mul_(2.0)
+
+        model.during = double
+        threads = [threading.Thread(target=model, args=(x,), daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        assert torch.equal(model.layer.weight, right)
+    assert pm.check(model, scrubber.seal).ok
+
+
 def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
     monkeypatch.setattr("parimend.scrub.looks.PATIENCE", 0.1)
     model, x, told = Interruptible(), torch.zeros(1, 30), []

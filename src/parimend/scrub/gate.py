@@ -70,6 +70,7 @@ class Gate:
         self._owner: int | None = None
         # Of every thread inside: what called the model first, and how many calls are nested.
         self._inside: dict[int, tuple[FrameType, int]] = {}
+        self._asking: set[int] = set()  # threads that want to change weights, maybe within a pass
 
     def attach(self, model: torch.nn.Module) -> None:
         """Put the gate before the forward passes of a model.
@@ -181,8 +182,12 @@ class Gate:
             return
         try:
             with self._condition:
-                while self._owner is not None and not over():
-                    self._condition.wait(LOOK_AGAIN)
+                self._asking.add(thread)
+                try:
+                    while self._owner is not None and not over():
+                        self._condition.wait(LOOK_AGAIN)
+                finally:
+                    self._asking.discard(thread)
                 if self._owner is None:
                     self._owner = thread
                 while not (free := self._owner == thread and self._is_empty()) and not over():
@@ -200,14 +205,14 @@ class Gate:
             self._condition.notify_all()
 
     def _is_empty(self) -> bool:
-        """Whether no other thread is inside; forgets passes whose frames are gone."""
+        """Whether no other thread is inside and goes on; forgets passes whose frames are gone."""
         if self._inside:
             self._inside = {
                 thread: (first, depth)
                 for thread, (first, depth) in self._inside.items()
                 if runs(first, thread)
             }
-        return not self._inside.keys() - {threading.get_ident()}
+        return not self._inside.keys() - self._asking - {threading.get_ident()}
 
 
 def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
