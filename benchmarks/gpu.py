@@ -227,18 +227,18 @@ class Bench:
         (tensor,) = self.weights([(min(self.bytes, 4 << 30) // 2,)]).values()
         pieces = [(tensor.view(torch.uint8), 0)]
         points = sums_for(-(-tensor.numel() // 32) * 16, self.errors).parts[0].places
-        names = ("WIDTH", "ROWS", "_WARPS")
+        names = ("WIDTH", "ROWS", "_WARPS", "_ITEMS")
         before = [getattr(stream_triton, name) for name in names]
         found = {}
         try:
-            for values in product((256, 512, 1024), (256, 512, 1024), (4, 8)):
+            for values in product((256, 512, 1024), (256, 512, 1024), (4, 8), (0,)):
                 if not 2 <= values[0] // (32 * values[2]) <= 4:
                     continue  # words of a row for a thread
                 for name, value in zip(names, values, strict=True):
                     setattr(stream_triton, name, value)
                 stream_triton._tables.cache_clear()
                 took = self.seconds(lambda: stream_triton.Prepared(points, pieces).start(), 5)
-                found[" ".join(map(str, values))] = round(2 * tensor.numel() / took / 1e9, 1)
+                found[" ".join(map(str, values[:3]))] = round(2 * tensor.numel() / took / 1e9, 1)
         finally:
             for name, value in zip(names, before, strict=True):
                 setattr(stream_triton, name, value)
@@ -415,6 +415,7 @@ def main() -> None:
         "large": (60, lambda: bench.model(bench.large())),
         "many": (60, lambda: bench.model(bench.many())),
         "scrubber": (60, bench.scrubber),
+        "screens": (40, guards.screens),
         "guards bfloat16": (60, lambda: guards.layer(torch.bfloat16)),
         "guards float32": (40, lambda: guards.layer(torch.float32)),
         "guards TF32": (40, lambda: guards.layer(torch.float32, True, HOW[:2])),

@@ -38,6 +38,8 @@ class Bench(Protocol):
 
     def wait(self) -> None: ...
 
+    def seconds(self, work: Callable[[], Any], rounds: int = ...) -> float: ...
+
 
 class Guards:
     """Steps of a benchmark."""
@@ -71,6 +73,40 @@ class Guards:
             return found
         finally:
             torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+    def screens(self) -> dict[str, Any]:
+        """The kernels alone, one after the other in a CUDA graph: microseconds of each, with what
+        they read in the GPU's cache as far as it fits, and of `torch.sum` of the outputs.
+        """
+        shapes = (4096, 4096), (1 << 17, 128), (1 << 15, 256), (1 << 13, 512)
+        for dtype in (torch.bfloat16, torch.float32):
+            for rows, n in shapes if self.is_gpu else ((6, 40),):
+                y, x = torch.randn(2, rows, n, device=self.device, dtype=dtype)
+                P, PW = torch.ones(2, 1, n, device=self.device)
+                none, Pb = torch.empty(0, 1, device=self.device), torch.ones(1, device=self.device)
+                image = y.T.contiguous()[None]
+                place, huge = torch.zeros((), dtype=torch.int32, device=self.device), (1e30, 0.0)
+                row = partial(screen_triton.any_suspicious_row, y, P, none, *huge, place)
+                both = partial(screen_triton.any_suspicious_product, y, P, x, PW, Pb, *huge, place)
+                plane = screen_triton.any_suspicious_plane
+                planes = partial(plane, image, P, none[..., None], *huge, place)
+                works = {"imposed": row, "kept": both, "planes": planes, "torch.sum": y.sum}
+                self.bench.found[f"{str(dtype)[6:]} {rows} x {n}, us"] = {
+                    name: round(1e6 * self.alone(work), 2) for name, work in works.items()
+                }
+        return self.bench.found
+
+    def alone(self, work: Callable[[], Any], times: int = 20) -> float:
+        """Seconds of something on the device, without what launching it takes."""
+        if not self.is_gpu:
+            return self.bench.seconds(work)
+        work()
+        self.bench.wait()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(times):
+                work()
+        return self.bench.seconds(graph.replay) / times
 
     def network(self, name: str) -> dict[str, Any]:
         """What guards cost a whole network in bfloat16: of random weights, as wide as trained."""

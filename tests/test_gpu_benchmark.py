@@ -30,7 +30,7 @@ def run(tmp_path, *arguments):
 def test_every_step_finds_something(tmp_path):
     found, shown = run(tmp_path, "--gigabytes", "0.00003", "--errors", "2")
     steps = ["kernels", "sidecar", "real", "lowbits", "sums", "large", "many"]
-    steps += ["scrubber", "guards", "training", "host"]
+    steps += ["scrubber", "screens", "guards", "training", "host"]
     assert list(dict.fromkeys(step.split()[0] for step in found)) == ["card", *steps]
     assert not [step for step in found if "failed" in found[step]], found
     tried = found["kernels"]["equal"].split(" of ")

@@ -7,9 +7,11 @@ is wrong. Knows nothing of guards, and strikes before they look.
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -56,12 +58,26 @@ class Upset:
             raise FaultError(
                 f"unknown kind of upset {self.kind!r}: take one of {', '.join(get_args(Kind))}"
             )
-        if self.count < 1 or self.bits < 1:
+        if not _is_count(self.count) or not _is_count(self.bits):
             raise FaultError(
-                f"an upset needs count >= 1 and bits >= 1, not {self.count} and {self.bits}"
+                f"an upset needs count >= 1 and bits >= 1, whole numbers, not {self.count!r:.60} "
+                f"and {self.bits!r:.60}"
             )
+        if isinstance(self.size, bool) or not _is_finite(self.size):
+            raise FaultError(f"the size of an upset is a finite number, not {self.size!r:.60}")
+        if self.kind in ("relative", "offset") and not self.size:
+            raise FaultError(f"an error of size 0 is none: give {self.kind!r} another size")
         if self.kind == "tile" and self.size < 1:
             raise FaultError(f"the side of a tile must be at least 1, not {self.size}")
+
+    @property
+    def alike(self) -> bool:
+        """Whether one draw strikes several samples at once, and each not on its own.
+
+        >>> Upset("bitflip").alike, Upset("stuck").alike
+        (False, True)
+        """
+        return self.kind in ("tile", "stuck")
 
     def strike(self, y: Tensor, axis: int, rng: np.random.Generator) -> Tensor:
         """Outputs as they would have been.
@@ -145,6 +161,17 @@ class Upset:
 
     def _stuck(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
         rows[..., rng.integers(rows.shape[-1])] = self.size * rms
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -311,8 +338,10 @@ def upset_(
         >>> int((right != wrong).sum()), upsets.struck
         (2, [('', 0)])
     """
-    if every < 1:
-        raise FaultError(f"every must be at least 1, not {every}")
+    if not _is_count(every):
+        raise FaultError(f"every must be a whole number from 1, not {every!r:.60}")
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise FaultError(f"seed must be a whole number from 0, not {seed!r:.60}")
     operators = texts(operations or (), "operations", "the name of an operation or a list of them")
     for name in operators:
         if not hasattr(torch.ops.aten, name):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import torch
@@ -63,3 +64,17 @@ def deadly(model, data):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
+
+
+def a_half(model, data):
+    return 0.5
+
+
+def endless():
+    return (i for i in range(3))
+
+
+def locked():
+    model = network(steps=0)
+    model.lock = threading.Lock()
+    return model

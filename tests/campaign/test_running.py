@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -330,6 +331,34 @@ def test_a_full_disk_ends_in_one_sentence_and_loses_nothing(tmp_path, monkeypatc
     monkeypatch.undo()
     assert (status(tmp_path).tasks, status(tmp_path).damaged) == (3, 1)
     assert resume(tmp_path, workers=1).tasks == 16
+
+
+def test_a_disk_that_is_full_before_the_first_trial_ends_in_one_sentence(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*packed/.*\.pt'"):
+            run(spec(), tmp_path, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert resume(tmp_path, workers=1).finished
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (
+            {"data": f"{RECIPE}:endless"},
+            "the data cannot be handed to workers",
+        ),
+        ({"build": f"{RECIPE}:locked", "arguments": {}}, "the network cannot be copied: .*lock"),
+    ],
+)
+def test_what_workers_cannot_be_given_is_named(tmp_path, more, what):
+    given = tables()
+    given["networks"]["digits"] |= {"metric": f"{RECIPE}:a_half"} | more
+    with pytest.raises(CampaignError, match=what):
+        run(Spec.of(given, HERE), tmp_path, workers=1)
 
 
 def test_a_module_with_weights_from_a_file(tmp_path):

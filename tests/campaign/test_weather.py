@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.campaign.bits import merged
 from parimend.campaign.damage import Damage, damage_of
 from parimend.campaign.task import Setting, Stratum
-from parimend.campaign.weather import Weather, merged
+from parimend.campaign.weather import Weather
 from parimend.errors import FaultError
 from parimend.experiment import Faults
 from parimend.faults import draw, select
@@ -54,9 +55,49 @@ def test_events_go_on_from_one_tensor_to_the_next():
     assert struck == 300
 
 
+@pytest.mark.parametrize(("dtype", "struck"), [("u1", 400), ("f2", 200), ("f4", 100), ("f8", 50)])
+def test_an_event_is_as_large_in_words_of_every_width(dtype, struck):
+    where = Environment("here", rate=1e-7, events=Events.of({100: 1.0}))
+    model = select({"a": np.zeros(3000, dtype), "b": np.zeros(3000, dtype)})
+    counts = {len(Weather(where, 1.0).draw(model, seed)) for seed in range(2000)}
+    assert counts & set(range(1, struck + 1)) == {struck}
+
+
 def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
     assert {len(Weather(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {0, 5000}
+
+
+MIXED = {"bytes": np.zeros(20_000, np.uint8), "floats": np.zeros(20_000, np.float32)}
+
+
+@pytest.mark.parametrize(("sizes", "share"), [("1:1", 0.25), ("3:1", 1.0)])
+def test_events_strike_bits_and_not_words(sizes, share):
+    """A byte has a quarter of the bits of a float32, is struck a quarter as often, and of a run
+    there are four times as many.
+    """
+    where = Environment("here", rate=1e-3, events=Events.of(sizes))
+    lists = [Weather(where, 0.5).draw(select(MIXED), seed) for seed in range(10)]
+    counts = [sum(fault.tensor == name for faults in lists for fault in faults) for name in MIXED]
+    assert counts[0] / counts[1] == pytest.approx(share, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["bitflip", "random"])
+def test_a_rate_is_that_of_every_bit_whatever_word_it_is_in(kind):
+    model = select({**MIXED, "empty": np.zeros(0, np.float64)})
+    lists = [Damage(Faults(kind, 0), rate=1e-3).draw(model, seed) for seed in range(10)]
+    for name, bits in (("bytes", 160_000), ("floats", 640_000)):
+        counts = [sum(fault.tensor == name for fault in faults) for faults in lists]
+        assert np.mean(counts) == pytest.approx(1e-3 * bits, rel=0.1)
+    lists[0].apply_(model)
+    lists[0].revert_(model)
+
+
+def test_a_rate_is_that_of_the_bits_that_may_be_struck():
+    model = select({"w": np.zeros(10_000, np.float32)})
+    damage = Damage(Faults("bitflip", 0, options={"lowest": 23, "highest": 30}), rate=1e-3)
+    counts = [len(damage.draw(model, seed)) for seed in range(50)]
+    assert np.mean(counts) == pytest.approx(80, rel=0.1)  # of 80,000 bits
 
 
 def test_more_events_than_can_be_drawn_are_refused():
@@ -73,7 +114,7 @@ def test_merged_faults_do_what_they_do_one_after_the_other(parts):
     for faults in lists:
         for fault in faults:
             expected[fault.tensor][fault.index] ^= np.uint32(fault.before ^ fault.after)
-    merged(lists, 0, "here").apply_(model)
+    merged(lists, 0, "here", "events").apply_(model)
     assert all(np.array_equal(model[name].view(np.uint32), expected[name]) for name in model)
 
 

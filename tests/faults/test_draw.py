@@ -143,6 +143,8 @@ def test_an_empty_draw_is_an_empty_list() -> None:
         ({"kind": "melt"}, "unknown kind of damage 'melt': take one of noise, replace, "),
         ({"placement": "ring"}, "unknown placement 'ring': take one of scattered, burst, lines, "),
         ({"count": -1}, "count -1 is negative"),
+        ({"count": 1.5}, "count and seed must be whole numbers, not 1.5 and"),
+        ({"seed": "x"}, "count and seed must be whole numbers"),
         ({"seed": -1}, "seed -1 is out of range: take 0 <= seed < 2"),
         ({"only": "x"}, "no tensor matches 'x'; there are w$"),
     ],

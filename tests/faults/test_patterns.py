@@ -232,6 +232,11 @@ def test_replace_covers_the_range_of_integers(dtype: str) -> None:
         ("bitflip", "F32", {"value": 1}, "bitflip has no option 'value'; it takes lowest, highest"),
         ("burst", "F32", {"value": 1}, "burst has no option 'value'; it takes none"),
         ("replace", "F32", {"scale": 1}, "replace has no option 'scale'; it takes step, limit"),
+        ("bitflip", "F32", {"lowest": 1.5}, "bitflip: lowest must be a whole number, not 1.5"),
+        ("multiflip", "F32", {"most": None}, "multiflip: most must be a whole number, not None"),
+        ("noise", "F32", {"scale": "x"}, "noise: scale must be a number, not 'x'"),
+        ("noise", "F32", {"scale": True}, "noise: scale must be a number, not True"),
+        ("noise", "F32", {"scale": 10**400}, "noise: scale must be a number"),
     ],
 )
 def test_unsuitable_requests_are_refused(

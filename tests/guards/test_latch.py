@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import Policy, graph, guard_, latch, observing
+from parimend.guards import Policy, graph, guard_, latch, layer, observing
 from parimend.removable import Hook
 
 
@@ -25,6 +25,14 @@ class Net(nn.Module):
 def no_graphs_of_others():
     """All compiled modules share a cache of a few graphs."""
     torch._dynamo.reset()
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def compiled_on(request, monkeypatch):
+    """Compiled for the processor, or as for a device that it has to wait for."""
+    if request.param == "gpu":
+        monkeypatch.setattr(layer, "waits_for", lambda device: torch.compiler.is_compiling())
+    return request.param
 
 
 @pytest.fixture
@@ -360,7 +368,7 @@ class TestCapturedGraphs:
             with pytest.raises(GuardError, match="run the model once before, as it is"):
                 model(x)
 
-    def test_of_a_compiled_model(self, model, x):
+    def test_of_a_compiled_model(self, model, x, compiled_on):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
             y = self.captured(compiled, x)
@@ -375,7 +383,7 @@ class TestCapturedGraphs:
             assert (event.kind, event.where) == ("recomputed", -1)
             assert guards.settle()
 
-    def test_alarms_of_a_compiled_model_add_up(self, model, x, monkeypatch):
+    def test_alarms_of_a_compiled_model_add_up(self, model, x, monkeypatch, compiled_on):
         fail_in_first(monkeypatch)
         with torch.no_grad(), guard_(model, 4, policy="record", deferred=True) as guards:
             compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -406,7 +414,7 @@ class TestCapturedGraphs:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_outputs_that_were_expanded_are_put_right(x, backend, monkeypatch):
+def test_outputs_that_were_expanded_are_put_right(x, backend, monkeypatch, compiled_on):
     class Expanding(nn.Module):
         def __init__(self):
             super().__init__()
@@ -426,7 +434,7 @@ def test_outputs_that_were_expanded_are_put_right(x, backend, monkeypatch):
 
 
 @pytest.mark.parametrize("answer", ["correct", "record", "raise"])
-def test_compiled_without_a_graph_break(model, x, answer, monkeypatch):
+def test_compiled_without_a_graph_break(model, x, answer, monkeypatch, compiled_on):
     with torch.no_grad():
         right = model(x, scale=2.0)
         with guard_(model, 4, policy=answer, deferred=True) as guards:
@@ -491,7 +499,7 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
 
 
 @pytest.mark.parametrize(
-    ("layer", "size", "dynamic"),
+    ("module", "size", "dynamic"),
     [
         (nn.Linear(6, 8), (6,), True),
         (nn.Linear(6, 8), (6,), None),
@@ -500,14 +508,26 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
 )
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
-def test_compiled_for_inputs_of_any_number(layer, size, dynamic, deferred):
-    model = nn.Sequential(layer).eval()
+def test_compiled_for_inputs_of_any_number(module, size, dynamic, deferred, compiled_on):
+    model = nn.Sequential(module).eval()
     with torch.no_grad(), guard_(model, 1, deferred=deferred) as guards:
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
         for samples in (2, 3, 5):
             x = torch.randn(samples, *size)
             torch.testing.assert_close(compiled(x), model(x))
         assert guards.events == ()
-        layer.weight.data.view(-1)[0] += 100.0
+        module.weight.data.view(-1)[0] += 100.0
         compiled(torch.randn(4, *size))
         assert guards.events
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_a_device_reduces_the_stops_of_all_layers_at_once(depth, monkeypatch):
+    monkeypatch.setattr(layer, "waits_for", lambda device: True)
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(depth))).eval()
+    graphs = []
+    with torch.no_grad(), guard_(model, 1, deferred=True):
+        run = torch.compile(model, backend=lambda gm, _: graphs.append(gm) or gm, fullgraph=True)
+        run(torch.randn(3, 8))
+    [compiled] = graphs
+    assert [node.target for node in compiled.graph.nodes].count("any") == 1

@@ -1,7 +1,8 @@
 """Compiles all kernels in Triton for a GPU that need not be there, as their callers launch them.
 
-python -m tests.kernels.compiling CAPABILITY prints the kernels and how often each was compiled. The
-interpreter takes programs that the compiler refuses; what they find is for others to test.
+python -m tests.kernels.compiling CAPABILITY prints the kernels, how often each was compiled, and in
+how many of its programs for one check threads wait for each other in a loop. The interpreter takes
+programs that the compiler refuses; what they find is for others to test.
 """
 
 import sys
@@ -30,11 +31,25 @@ def type_of(value):
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
+def waits(program):
+    """Whether numbers change hands between threads in a loop of a program, which is as text."""
+    depth = loop = 0
+    for line in program.splitlines():
+        if "scf.while" in line and not loop:
+            loop = depth + 1
+        if loop and "convert_layout" in line:
+            return True
+        depth += line.count("{") - line.count("}")
+        if loop and depth < loop:
+            loop = 0
+    return False
+
+
 class Compiled:
     """In the place of a kernel: compiles it for what it is launched with."""
 
-    def __init__(self, kernel, target, found):
-        self.kernel, self.target, self.found = kernel, target, found
+    def __init__(self, kernel, target, found, waiting):
+        self.kernel, self.target, self.found, self.waiting = kernel, target, found, waiting
         self.known = set()
 
     def __getitem__(self, grid):
@@ -50,18 +65,23 @@ class Compiled:
             self.known.add(key)
             signature = {name: types.get(name, "constexpr") for name in names}
             source = ASTSource(self.kernel, signature, constants)
-            assert triton.compile(source, target=self.target, options=options).asm["cubin"]
-            self.found[self.kernel.__name__] += 1
+            done = triton.compile(source, target=self.target, options=options).asm
+            assert done["cubin"]
+            name = self.kernel.__name__
+            checks = constants.get("ROOM"), constants.get("EVERY", 1)
+            self.found[name] += 1
+            self.waiting[name] += checks == (1, 1) and waits(done["ttgir"])
 
 
 def launch_all():
     """Everything that launches kernels, with shapes that lead to different programs."""
     for dtype, k, blocks, n, rows in (
         (torch.float32, 1, 1, 4096, 4096),
+        (torch.bfloat16, 1, 1, 128, 1 << 17),
         (torch.bfloat16, 1, 16, 256, 700),
         (torch.float16, 3, 2, 100, 3),
     ):
-        y, x = torch.zeros(rows, blocks * n, dtype=dtype), torch.zeros(rows, 384, dtype=dtype)
+        y, x = (torch.zeros(rows, width, dtype=dtype) for width in (blocks * n, 384))
         P, PW, Pb = torch.ones(k, n), torch.ones(blocks * k, 384), torch.ones(blocks * k)
         screen_triton.any_suspicious_product(y, P, x, PW, Pb, 1.0, 0.0)
         planes = y.reshape(-1, n, 1)[:2]
@@ -76,15 +96,15 @@ def launch_all():
 
 
 def main():
-    target, found = GPUTarget("cuda", int(sys.argv[1]), 32), Counter()
+    target, found, waiting = GPUTarget("cuda", int(sys.argv[1]), 32), Counter(), Counter()
     for module in (screen_triton, stream_triton, product_triton):
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, triton.runtime.JITFunction) and launched(name):
-                setattr(module, name, Compiled(kernel, target, found))
+                setattr(module, name, Compiled(kernel, target, found, waiting))
     screen_triton.works = power_triton.works = lambda device: True
     launch_all()
     for name, count in sorted(found.items()):
-        print(name, count)
+        print(name, count, waiting[name])
 
 
 def launched(name):

@@ -10,6 +10,7 @@ from parimend import kernels
 from parimend.codes import PowerSums
 from parimend.kernels import power_torch, power_triton, product_triton, stream_triton
 from parimend.kernels.field_numba import PRIME
+from parimend.kernels.pieces_torch import launching_on
 from parimend.words.bits import byte_view, words_of
 from tests.interpreted import small_portions
 from tests.kernels.test_power_torch import DTYPES, elements_of
@@ -67,6 +68,21 @@ def test_items_of_full_size(monkeypatch):
     begin = stream_triton.Prepared(code.places, [(elements.view(torch.uint8), 16)]).start
     found = begin().numpy() % PRIME
     np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
+
+
+@pytest.mark.parametrize(("least", "most"), [(2, 8), (8, 8), (16, 8)])
+def test_items_are_smaller_where_there_are_few_words(monkeypatch, least, most):
+    monkeypatch.setattr(stream_triton, "_LEAST", least)
+    monkeypatch.setattr(stream_triton, "_ITEMS", 3)
+    rows = set()
+    for words in (700, 900, 1700, 4000):
+        elements = elements_of(torch.int32, words)
+        code = PowerSums(words + 16, 4)
+        prepared = stream_triton.Prepared(code.places, [(elements.view(torch.uint8), 16)])
+        rows.add(prepared._rows)
+        found = prepared.start().numpy() % PRIME
+        np.testing.assert_array_equal(found, expected(code, [(elements, 16)]))
+    assert rows == ({2, 4, 8} if least < most else {8})
 
 
 def test_more_pieces_than_a_launch_takes(monkeypatch):
@@ -182,6 +198,19 @@ def test_nothing_has_no_sums(m):
     assert not power_triton.sums_of(code.places, m, []).any()
 
 
+@pytest.mark.parametrize("launch", [1, 1 << 30])
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_pieces_are_brought_together_in_words_and_in_bytes(monkeypatch, launch, cut):
+    monkeypatch.setattr(product_triton, "_LAUNCH", launch)  # one by one, and all at once
+    pieces = [
+        (elements_of(torch.uint8, 256, seed)[cut:], 64 * seed + 16 * (seed == 2))
+        for seed in range(4)
+    ]
+    code = PowerSums(400, 6)
+    found = power_triton.sums_of(code.places, 6, pieces)
+    np.testing.assert_array_equal(found, expected(code, pieces))
+
+
 def test_too_little_memory_is_met_with_smaller_matrices(monkeypatch):
     rooms = []
     start = product_triton.Prepared._start
@@ -261,3 +290,12 @@ def test_it_is_picked_where_triton_is_there_and_new_enough(monkeypatch, version,
         assert kernels.on("modular", "cuda").__name__.endswith("modular_torch")
     finally:
         kernels._has_triton.cache_clear()
+
+
+def test_kernels_go_to_the_device_of_their_tensors(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: device)
+    assert launching_on(torch.device("cuda", 0)) == torch.device("cuda", 0)
+    for here in (torch.device("cuda", 1), torch.device("cpu")):
+        with launching_on(here) as switched:
+            assert switched is None

@@ -1,12 +1,14 @@
 """The check in Triton, interpreted, finds what operations of torch find."""
 
 import warnings
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 
 from parimend import kernels
-from parimend.kernels import screen_torch, screen_triton
+from parimend.kernels import screen_torch, screen_triton, trust_triton
 
 CPU = torch.device("cpu")
 
@@ -21,7 +23,7 @@ def new():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("k", "blocks"), [(1, 1), (3, 2), (1, 5)])
 def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
-    monkeypatch.setattr(screen_triton, "TILE", 32)  # several, and a part of one
+    monkeypatch.setattr(screen_triton, "WORK", 64)  # several tiles, and a part of one
     monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
     torch.manual_seed(0)
     n, rows = 40, 6
@@ -60,6 +62,25 @@ def test_nothing_that_is_not_finite_or_huge_passes(value):
     assert screen_triton.any_suspicious_plane(y[..., None], P, none[..., None], 1.0, 0.0)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1 << 25), (1 << 17, 2, 1), (70_000, 2, 300)])
+def test_there_may_be_any_number_of_planes_and_positions(monkeypatch, shape):
+    """A GPU takes up to 2^31 programs along the first axis, and 65,535 along others."""
+    grids = []
+
+    class Launched:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **kwargs: None
+
+    monkeypatch.setattr(screen_triton, "works", lambda device: True)
+    monkeypatch.setattr(screen_triton, "_check_planes", Launched())
+    P, none, place = torch.ones(1, 2), torch.empty(0, 1, 1), torch.zeros((), dtype=torch.int32)
+    screen_triton.any_suspicious_plane(torch.zeros(()).expand(shape), P, none, 1.0, 0.0, place)
+    [(programs, *others)] = grids
+    assert programs < 1 << 31
+    assert all(count < 1 << 16 for count in others)
+
+
 @pytest.mark.parametrize("kernel", [screen_triton, screen_torch])
 def test_alarms_add_up_in_a_place(kernel):
     P, none, place = torch.ones(1, 40), torch.empty(0, 1), torch.zeros((), dtype=torch.int32)
@@ -95,6 +116,32 @@ def test_too_little_memory_says_nothing_of_a_device(monkeypatch):
     monkeypatch.setattr(screen_triton, "_row", scarce)
     with pytest.raises(torch.OutOfMemoryError):
         screen_triton.works(CPU)
+
+
+def test_no_option_is_asked_for_that_a_compiler_does_not_have(monkeypatch):
+    assert trust_triton.limited(64) == {"maxnreg": 64}
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert trust_triton.limited(64) == {}
+
+
+def test_kernels_go_to_the_device_of_the_outputs(monkeypatch):
+    y, P, none, on = torch.ones(5, 40), torch.ones(1, 40), torch.empty(0, 1), list[torch.device]()
+
+    @contextmanager
+    def launching_on(device):
+        on.append(device)
+        yield
+        on.pop()
+
+    def within(kernel, *args):
+        assert on == [y.device]
+        return kernel(*args)
+
+    for name in ("_row", "_product", "_plane"):
+        monkeypatch.setattr(screen_triton, name, partial(within, getattr(screen_triton, name)))
+    monkeypatch.setattr(screen_triton, "launching_on", launching_on)
+    assert screen_triton.any_suspicious_row(y, P, none, 1.0, 0.0)
+    assert screen_triton.works(y.device)
 
 
 def test_it_is_picked_for_a_gpu():

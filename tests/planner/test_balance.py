@@ -210,6 +210,10 @@ class TestBalance:
         seal = pm.protect_(Scaled(), even)
         assert len(seal.words) == 1
 
+    def test_any_seed_will_do(self, inputs):
+        last = (1 << 64) - 1
+        assert balance(network(), ERRORS, inputs, trials=4, seed=last).request.seed == last
+
     def test_the_model_is_left_as_it_is(self, inputs):
         model = network().train()
         before = bits_of(model)
@@ -258,6 +262,7 @@ class TestRefusals:
             ({"trials": 1}, "trials must be at least 2, not 1"),
             ({"tolerance": 0.0}, "tolerance must be above 0, not 0.0"),
             ({"tolerance": math.nan}, "tolerance must be above 0, not nan"),
+            ({"tolerance": "x"}, "tolerance must be a number, not a str"),
         ],
     )
     def test_arguments_that_make_no_sense(self, inputs, options, message):

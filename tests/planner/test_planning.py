@@ -10,6 +10,8 @@ import torch
 from safetensors.numpy import save_file
 
 import parimend as pm
+from parimend.codes import Certificate
+from parimend.decoders import certificate
 from parimend.errors import SpecError, WordError
 from parimend.planner.planning import exposed_of
 from parimend.risk.chance import risk
@@ -151,6 +153,46 @@ def test_what_is_to_be_guaranteed_is_the_smallest_budget():
     it = pm.plan(model, service=service, guaranteed=300, measure=False)
     assert (it.met, it.errors, it.guaranteed) == (True, 300, 300)
     assert pm.plan(model, guaranteed=300, measure=False).errors == 300
+
+
+@pytest.fixture
+def certificates(monkeypatch):
+    """Lets codes of so many checks have certificates; gives the checks of those that are asked."""
+
+    def from_on(fewest):
+        asked = []
+
+        def certify(code, errors):
+            asked.append(code.m)
+            if code.m < fewest:
+                raise SpecError("no certificate")
+            return Certificate(code, errors, 3 << code.word_bits, ())
+
+        monkeypatch.setattr(certificate, "certify", certify)
+        return asked
+
+    certificate.certified.cache_clear()
+    yield from_on
+    certificate.certified.cache_clear()
+
+
+@pytest.mark.parametrize(("target", "met"), [(1e-3, True), (1e-12, False)])
+def test_a_budget_is_searched_with_one_certificate(certificates, target, met):
+    model, service = torch.nn.Linear(64, 10), pm.Service("leo", 1e-3, target=target)
+    asked = certificates(0)
+    it = pm.plan(model, None, "real", service=service, guaranteed=2, measure=False)
+    assert it.met == met
+    assert it.guaranteed == 2
+    assert asked == [it.words[0].checks]
+
+
+def test_where_the_smallest_budget_has_no_certificate_the_next_one_is_found(certificates):
+    model, service = torch.nn.Linear(64, 10), pm.Service("leo", 1e-3, target=0.5)
+    certificates(30)
+    it = pm.plan(model, None, "real", service=service, guaranteed=2, measure=False)
+    fewer = pm.plan(model, it.errors - 1, "real", measure=False)
+    assert it.met
+    assert fewer.words[0].checks < 30 <= it.words[0].checks
 
 
 def test_where_no_budget_will_do_it_is_said_what_does():

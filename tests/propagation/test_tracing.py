@@ -325,6 +325,9 @@ class Uncalled(nn.Module):
         ((TINY, torch.ones(0, 4), OFFSET), "at least one sample"),
         ((TINY, X, []), "there is nothing to do"),
         ((TINY, X, OFFSET, {"seeds": []}), "there is nothing to do"),
+        ((TINY, X, OFFSET, {"seeds": [0, 1 << 32]}), "seeds are below 2.32"),
+        ((TINY, X, OFFSET, {"seeds": [3, 3]}), "would count one fault as two"),
+        ((TINY, X, Faults("bitflip", 0)), "strike nothing"),
         ((nn.Flatten(0).eval(), X, OFFSET), "must give a floating-point tensor"),
         ((TINY, X, Upset("bitflip", count=9)), "4 outputs, not 9"),
         ((TINY, X, Faults("bitflip", 900)), "900"),
@@ -337,7 +340,30 @@ def test_misuse(arguments, says):
         trace(model, inputs, upsets, **(options[0] if options else {}))
 
 
-@pytest.mark.parametrize("arguments", [("model", X, OFFSET), (TINY, X, ["bitflip"])])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("model", X, OFFSET),
+        (TINY, X, ["bitflip"]),
+        (TINY, X, OFFSET, {"seeds": 5}),
+        (TINY, X, OFFSET, {"seeds": [-1]}),
+        (TINY, X, OFFSET, {"seeds": [1.5]}),
+    ],
+)
 def test_other_types(arguments):
+    model, inputs, upsets, *options = arguments
     with pytest.raises(SpecError, match="must be"):
-        trace(*arguments)
+        trace(model, inputs, upsets, **(options[0] if options else {}))
+
+
+@pytest.mark.parametrize("kind", ["stuck", "tile"])
+def test_what_strikes_all_inputs_at_once_is_one_draw(kind):
+    """One output of eight matters: of eight draws it is often none, whatever the inputs say."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].weight[:, 0] = torch.tensor([9.0, -9.0])
+        model[1].bias.zero_()
+    upset = Upset(kind, size=10.0 if kind == "stuck" else 1)
+    few = trace(model, torch.randn(100, 4), upset, only="0", seeds=range(8)).struck[0].changed
+    assert few.high - few.low > 0.2

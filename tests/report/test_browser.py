@@ -11,7 +11,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from parimend.report import write_page
+from parimend.report import Chart, Column, Sheet, write_page
 from tests.report.conftest import HOSTILE, sheet
 
 pytestmark = pytest.mark.browser
@@ -120,6 +120,23 @@ def test_hostile_names_are_shown_as_they_are(opened):
     assert {HOSTILE[0], HOSTILE[1]} <= {row[0] for row in rows(driver)}
     legend = driver.find_elements(By.CSS_SELECTOR, ".figure .legendtext")
     assert HOSTILE[0] in {each.text for each in legend}
+
+
+def test_tables_and_figures_have_names_and_are_reached_by_keys(opened):
+    driver = opened([sheet()])
+    table = driver.find_element(By.CSS_SELECTOR, ".scroll")
+    assert table.accessible_name == "outcomes, table"
+    driver.execute_script("arguments[0].focus()", table)
+    assert driver.switch_to.active_element == table
+    assert driver.find_element(By.CSS_SELECTOR, ".figure").accessible_name.startswith("outcomes")
+
+
+def test_a_table_may_be_huge(opened):
+    columns = (Column("layer"), Column("bytes", log=True))
+    rows = [(f"l{i}", float(i + 1)) for i in range(150_000)]
+    driver = opened([Sheet("sizes", "", columns, rows, Chart(("bytes",), ("bytes",), ()))])
+    assert len(driver.find_elements(By.CSS_SELECTOR, "tbody tr")) == 500
+    assert "500 of 150,000 rows" in driver.page_source
 
 
 def test_a_phone_shows_one_column_and_paper_no_controls(opened, tmp_path):

@@ -85,6 +85,27 @@ def test_a_tensor_may_be_called_all(tmp_path):
     assert strata.values("layer") == ["all", "w"]
 
 
+def test_campaigns_that_call_other_faults_the_same_keep_them_apart(tmp_path, run):
+    for name, count, confidence in (("a", 1, 0.95), ("b", 8, 0.99)):
+        save_file({"w": torch.randn(30)}, tmp_path / f"{name}.safetensors")
+        given = tables(
+            networks={name: {"file": f"{name}.safetensors"}},
+            faults={"flips": {"kind": "bitflip", "count": count}},
+            stop={"trials": 5, "confidence": confidence},
+        )
+        pm.campaign.run(Spec.of(given, tmp_path), tmp_path / name, workers=1)
+    (sheet,) = campaign_sheets(tmp_path / "a", tmp_path / "b")
+    assert dict(zip(sheet.values("network"), sheet.values("count"), strict=True)) == {
+        "a": 1,
+        "b": 8,
+    }
+    page = tmp_path / "out.html"
+    code, _, error = run("campaign", "report", tmp_path / "a", tmp_path / "b", "--html", page)
+    assert (code, page.exists()) == (2, False)
+    assert "95 % in" in error
+    assert "report one by one" in error
+
+
 def test_a_comparison_is_paired_differences(campaign):
     found = compare(f"{campaign}:none", f"{campaign}:sidecar")
     (sheet,) = comparison_sheets(found)

@@ -92,6 +92,26 @@ def test_the_same_sheet_gives_the_same_picture(tmp_path, suffix):
         assert HOSTILE[0] in texts
 
 
+@pytest.mark.parametrize("letters", [100, 3000])
+def test_long_names_have_room(tmp_path, letters):
+    names = [f"{i:<{letters}}".replace(" ", "x") for i in range(3)]
+    columns = (Column("layer"), Column("changed", "%"))
+    chart = Chart(("layer",), ("changed",), (), lying=True)
+    given = Sheet("s", "", columns, [(name, 1.0) for name in names], chart)
+    write_picture(given, tmp_path / "a.svg")  # matplotlib warns where there is none
+    axes, _ = drawn(given, "layer", "changed")
+    assert sorted(marks(axes)[0][0][:, 1]) == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 0.0), (None, np.inf)])
+def test_a_logarithmic_axis_may_have_nothing_on_it(tmp_path, numbers):
+    columns = (Column("size", log=True), Column("error", log=True))
+    rows = list(zip((0.0, 0.0), numbers, strict=True))
+    write_picture(
+        Sheet("s", "", columns, rows, Chart(("size",), ("error",), ())), tmp_path / "a.svg"
+    )
+
+
 def test_a_picture_that_cannot_be_drawn_says_why(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match=r"map\.gif: a picture is a file \.svg or \.png or \.pdf"):
         write_picture(sheet(), tmp_path / "map.gif")

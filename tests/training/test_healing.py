@@ -123,6 +123,41 @@ def test_damage_before_the_step_costs_the_step_or_its_gradient_again(rng):
             assert not same(before[6], before[5])
 
 
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("when", ["between", "within"])
+@pytest.mark.parametrize("errors", [3, None])
+def test_damage_of_what_the_optimizer_keeps_costs_no_step(errors, when, closure, rng):
+    model = network()
+    train(model, torch.optim.Adam(model.parameters(), lr=1e-3), 6)
+    undamaged = model.state_dict()
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer, errors)
+
+    def strike(step):
+        if step == 4:
+            flip(optimizer.state[model[0].weight]["exp_avg_sq"], rng)
+
+    train(model, optimizer, 6, **{when: strike}, closure=closure)
+    assert [(event.kind, event.where) for event in healing.events] == [("repaired", 4)]
+    assert same(model.state_dict(), undamaged)
+
+
+@pytest.mark.parametrize("what", ["weights", "state"])
+def test_as_many_errors_are_repaired_in_weights_alone_and_in_state_alone(what):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer, errors=5)
+    train(model, optimizer, 2)
+    weight = model[0].weight
+    struck = weight if what == "weights" else optimizer.state[weight]["exp_avg"]
+    right = struck.detach().clone()
+    with torch.no_grad():
+        struck.view(-1)[:5] += 1.0
+    assert healing.check_()
+    assert torch.equal(struck, right)
+
+
 @pytest.mark.parametrize("factor", [1e8, float("nan"), float("inf")])
 def test_a_wrong_gradient_is_not_used(factor):
     model = network()

@@ -110,10 +110,12 @@ def test_damage_is_found_before_the_step_and_put_back_bit_for_bit(device, what, 
         strike if when == "between" else None,
         closure,
     )
+    # The gradient is right where no weight was wrong.
+    cost = [("redone" if closure else "skipped", 2)] if what == "weights" else []
     kinds = [(event.kind, event.where) for event in healing.events]
-    assert kinds == [("repaired", 2), ("redone" if closure else "skipped", 2)]
+    assert kinds == [("repaired", 2), *cost]
     assert len(healing.events[0].changes) == 1
-    if closure:
+    if closure or not cost:
         assert same(state_of(*run), undamaged)
     else:
         assert same(kept[3], kept[2])

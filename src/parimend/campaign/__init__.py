@@ -8,7 +8,7 @@ others.
 
 from parimend.campaign.facts import Fact, Prepared, Reach
 from parimend.campaign.filed import filled
-from parimend.campaign.reporting import Comparison, Line, compare, lines
+from parimend.campaign.reporting import Comparison, Line, compare, confidence_of, lines
 from parimend.campaign.running import Status, resume, run, status
 from parimend.campaign.spec import Source, Spec, Stop, Strata
 from parimend.campaign.stats import Row, Statistics
@@ -33,6 +33,7 @@ __all__ = [
     "Stratum",
     "Task",
     "compare",
+    "confidence_of",
     "filled",
     "lines",
     "resume",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from parimend.campaign.bits import by_width, merged
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.computing import Computing, computing_of
 from parimend.campaign.tables import one_of, require_keys
@@ -14,7 +16,16 @@ from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather
 from parimend.errors import FaultError, SpecError
 from parimend.experiment import Faults
-from parimend.faults import FIELDS, KINDS, PATTERNS, PLACEMENTS, FaultList, Words, select
+from parimend.faults import (
+    FIELDS,
+    KINDS,
+    PLACEMENTS,
+    FaultList,
+    Words,
+    options_of,
+    require_options,
+    select,
+)
 from parimend.risk.environment import ENVIRONMENTS
 from parimend.rng import Stream
 
@@ -23,6 +34,9 @@ STRIKES = ("weights", "everything")
 
 MOST = 0.5
 """Faults for a word where they are drawn at a rate, at most: each strikes another one."""
+
+_KEPT = Words("what is kept", np.arange(256, dtype=np.uint8), "U8")
+"""Bytes as any protection keeps them."""
 
 _OWN = ("count", "rate", "only", "placement", "stays", "strikes")
 _FIELD_OWN = ("count", "only", "stays")
@@ -35,7 +49,7 @@ class Damage:
     Attributes:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
-        rate: probability of a fault per bit; the number of faults is drawn then.
+        rate: probability of a fault per bit that may be struck; the number of faults is drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
         beside: whether what a protection keeps beside the weights is struck as densely as they are.
     """
@@ -56,12 +70,12 @@ class Damage:
         if self.rate is None:
             return self.faults.draw(words, seed, self.only)
         chosen = select(words, self.only)
-        expected, there = self.rate * _bits(chosen), sum(map(len, chosen))
-        if expected > MOST * there:
+        widest = max(map(self._width, chosen))
+        if self.rate * widest > MOST:
             raise FaultError(
-                f"a rate of {self.rate:g} a bit is {expected / there:.2g} faults for every word, "
+                f"a rate of {self.rate:g} a bit is {self.rate * widest:.2g} faults for every word, "
                 f"and each strikes another one: at most {MOST:g} can be drawn, which is a rate of "
-                f"{MOST * there / _bits(chosen):.2g} here"
+                f"{MOST / widest:.2g} here"
             )
         return self._at(self.rate, chosen, seed)
 
@@ -78,13 +92,32 @@ class Damage:
         kept, seed = tuple(kept), int(Stream(seed, "campaign beside").raw(1)[0])
         if not self.beside or not kept:
             return None
-        rate = self.rate or self.faults.count / _bits(select(words, self.only))
+        rate = self.rate or self.faults.count / self._bits(select(words, self.only))
         return self._at(min(rate, 1.0), select(kept), seed)
 
     def _at(self, rate: float, chosen: Sequence[Words], seed: int) -> FaultList:
-        """Faults in some tensors, whose number is drawn."""
-        count = min(_binomial(_bits(chosen), rate, seed), sum(map(len, chosen)))
-        return replace(self.faults, count=count).draw(chosen, seed)
+        """Faults in some tensors, whose number is drawn. Any bit is as likely to be struck: of
+        words as wide any so many, and areas of memory have bytes.
+        """
+        placement = self.faults.placement or KINDS[self.faults.kind].placement
+        groups = by_width(chosen) if placement == "scattered" else [chosen]
+        lists = []
+        for number, group in enumerate(groups):
+            own = int(Stream(seed, f"campaign width {number}").raw(1)[0]) if number else seed
+            count = min(_binomial(self._bits(group), rate, own), sum(map(len, group)))
+            lists.append(replace(self.faults, count=count).draw(group, own))
+        if len(lists) == 1:
+            return lists[0]
+        return merged(lists, seed, self.faults.kind, placement)
+
+    def _bits(self, words: Iterable[Words]) -> int:
+        return sum(len(each) * self._width(each) for each in words)
+
+    def _width(self, words: Words) -> int:
+        """Bits of a word that may be struck."""
+        lowest, highest = (self.faults.options.get(end) for end in ("lowest", "highest"))
+        last = words.format.bits - 1 if highest is None else highest
+        return max(last + 1 - (lowest or 0), 0)
 
 
 def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
@@ -138,12 +171,16 @@ def require_fault(fault: Setting, where: str) -> None:
         return
     known: tuple[str, ...] = _FIELD_OWN
     if fault.kind not in FIELDS:
-        pattern = PATTERNS[KINDS[fault.kind].pattern]
-        options = [name for name in inspect.signature(pattern).parameters if name != "words"]
-        known = (*_OWN, *options)
+        known = (*_OWN, *options_of(fault.kind))
         if ("count" in given) == ("rate" in given):
             raise SpecError(f"{where}: say how many faults: either count or rate")
     require_keys(given, ("kind", *known), where)
+    more = {name: value for name, value in given.items() if name not in _OWN}
+    try:
+        if more:
+            require_options(fault.kind, more)
+    except FaultError as error:
+        raise SpecError(f"{where}: {error}") from None
     count, rate = given.get("count"), given.get("rate")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise SpecError(f"{where}: count must be a whole number from 1, not {count!r}")
@@ -161,6 +198,13 @@ def require_fault(fault: Setting, where: str) -> None:
             f"{where}: strikes is for scattered faults and environments: areas of memory may be "
             "larger than what a protection keeps"
         )
+    if given.get("strikes") == "everything":
+        try:
+            Faults(fault.kind, 1, None, more).draw([_KEPT], 0)
+        except FaultError as error:
+            raise SpecError(
+                f"{where}: what is kept beside the weights are bytes: {error}"
+            ) from None
 
 
 def try_out(
@@ -186,10 +230,6 @@ def try_out(
             damage.strike_(model, 0).remove()
     except FaultError as error:
         raise SpecError(f"[faults.{fault.name}] on {where}: {error}") from None
-
-
-def _bits(words: Iterable[Words]) -> int:
-    return sum(len(each) * each.format.bits for each in words)
 
 
 def _binomial(bits: int, rate: float, seed: int) -> int:

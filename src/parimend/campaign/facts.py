@@ -22,8 +22,7 @@ class Fact(Record):
         score: when it is protected.
         nbytes: that the protection keeps beside the weights.
         seconds: that protecting took.
-        guaranteed: any so many wrong words are repaired, always; 0 where nothing is proven, as in
-            campaigns that were begun before this was kept.
+        guaranteed: any so many wrong words are repaired, always; 0 where nothing is proven.
     """
 
     network: str
@@ -74,7 +73,7 @@ class Prepared:
     Attributes:
         facts: of every network under every protection.
         strata: of every network.
-        reach: of every network; of none in campaigns that were begun before this was kept.
+        reach: of every network.
     """
 
     facts: tuple[Fact, ...]
@@ -89,7 +88,7 @@ class Prepared:
             for name, found in given["strata"].items()
         }
         facts = tuple(Fact(**each) for each in given["facts"])
-        return cls(facts, strata, tuple(Reach(**each) for each in given.get("reach", ())))
+        return cls(facts, strata, tuple(Reach(**each) for each in given["reach"]))
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 import warnings
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
                 try_out(fault, stratum, words, model, name)
         data = _data(source, spec.base, name)
         metric = Metric(source.metric, spec.base, data) if source.metric else None
-        torch.save(data, folder / packed_name(name))
+        _pack(data, folder / packed_name(name), f"[networks.{name}]: the data")
         facts += _protected(spec, name, model, metric, folder)
     return Prepared(tuple(facts), strata, tuple(reach))
 
@@ -63,6 +64,41 @@ def prepare(spec: Spec, folder: Path) -> Prepared:
 def packed_name(network: str, protection: str | None = None) -> str:
     """Name of the file with a protected network, or with the data of a network."""
     return f"{content_hash([network, protection])}.pt"
+
+
+def _copied(model: Model, where: str) -> Model:
+    """A copy of a network, to be protected.
+
+    Raises:
+        CampaignError: if it cannot be copied; says why.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever an object in it may raise
+        raise CampaignError(f"{where}: the network cannot be copied: {error}") from error
+
+
+def _pack(content: Any, path: Path, what: str) -> None:
+    """Write a file for the workers.
+
+    Raises:
+        CampaignError: if it cannot be packed; says what.
+        OSError: if it cannot be written, as on a full disk.
+    """
+    try:
+        with open(path, "wb") as file:  # of a path, torch says nothing of a full disk
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        # Where it could not write, torch fails once more as it closes the file.
+        failed = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(failed, OSError):
+            raise
+        failed.filename = str(path)
+        raise failed from None
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise CampaignError(
+            f"{what} cannot be handed to workers: {error}: give what pickle takes"
+        ) from error
 
 
 def _data(source: Source, base: Path, name: str) -> Any:
@@ -90,7 +126,7 @@ def _protected(
         facts = []
         source = spec.networks[name]
         for setting in spec.protections:
-            state = copy.deepcopy(model)
+            state = _copied(model, f"[networks.{name}]")
             run = (lambda state=state: metric(state)) if metric else None
             began = time.perf_counter()
             protection = protection_of(setting)
@@ -108,7 +144,8 @@ def _protected(
                 "score": score,
                 "slack": source.slack(score) if score is not None else 0.0,
             }
-            torch.save(packed, folder / packed_name(name, setting.name))
+            where = f"{name} under {setting.name}"
+            _pack(packed, folder / packed_name(name, setting.name), where)
             nbytes = protection.nbytes(kept)
             proven = protection.guaranteed(kept)
             facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds, proven))

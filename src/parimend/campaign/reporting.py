@@ -25,7 +25,7 @@ from parimend.campaign.rounds import Unit, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
 from parimend.campaign.task import Setting, Stratum, Task
-from parimend.errors import SpecError
+from parimend.errors import MismatchError, SpecError
 from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
 
@@ -175,6 +175,19 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
     return found
 
 
+def confidence_of(*outs: str | os.PathLike[str]) -> float:
+    """Of all intervals of some campaigns.
+
+    Raises:
+        FormatError, MismatchError: as `Store` does; or if they have intervals of several kinds.
+    """
+    found = {os.fspath(out): Store(out).spec.stop.confidence for out in outs}
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"{100 * level:g} % in {out}" for out, level in found.items())
+        raise MismatchError(f"one page has intervals of one confidence ({said}): report one by one")
+    return next(iter(found.values()))
+
+
 def _require_one(key: Sequence[str], samples: Sequence[_Sample]) -> None:
     """Refuse samples of one name that are not of one thing, or have a trial twice."""
     first, what = samples[0], f"campaigns with {', '.join(key)}"
@@ -265,15 +278,19 @@ def _came(outcome: Outcome) -> Value:
 def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
     """The comparison of two samples, if they share trials."""
     partners = {_place(row): row for row in other.flat}
-    shared = {
-        stratum: [
-            some for round_ in rounds if (some := [r for r in round_ if _place(r) in partners])
-        ]
-        for stratum, rounds in one.rows.items()
-    }
-    paired = _Sample(one.unit, one.protection, shared)
-    if not all(shared.values()) or not paired.flat:
+    shared = [
+        [[row for row in part if _place(row) in partners] for part in round_]
+        for round_ in zip(*one.rows.values(), strict=True)
+    ]
+    # A round counts where all strata have trials in it: its batches are estimates of the whole.
+    whole = [round_ for round_ in shared if all(round_)]
+    if not whole:
         return []
+    paired = _Sample(
+        one.unit,
+        one.protection,
+        dict(zip(one.rows, map(list, zip(*whole, strict=True)), strict=True)),
+    )
     require_same(f"{a} and {b}", one.terms, other.terms)
 
     def gap(row: Row) -> list[float]:

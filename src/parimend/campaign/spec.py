@@ -21,6 +21,9 @@ from parimend.errors import SpecError
 from parimend.experiment import Outcome
 from parimend.rng import SEEDS
 
+MOST_TRIALS = 10**8
+"""Of each network, protection and fault: what they are is kept in memory."""
+
 _ROUNDING = 2.0**-20
 
 
@@ -170,7 +173,7 @@ class Spec:
         """
         require_table(given, "a spec")
         _require_tables(given)
-        _require_finite(given, "")
+        _require_plain(given, "")
         networks = {
             name: _source(table(Source, each, f"[networks.{name}]"), name)
             for name, each in given["networks"].items()
@@ -222,16 +225,20 @@ def _require_tables(given: Mapping[str, Any]) -> None:
             raise SpecError(f"[{name}] is empty: a campaign needs one or more")
 
 
-def _require_finite(value: Any, where: str) -> None:
-    """Refuse NaN and infinity, which TOML has, wherever they are."""
+def _require_plain(value: Any, where: str) -> None:
+    """Refuse what no JSON holds, wherever it is: NaN, infinity and dates, which TOML has."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            _require_finite(each, f"{where}.{key}" if where else str(key))
+            _require_plain(each, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list | tuple):
         for each in value:
-            _require_finite(each, where)
+            _require_plain(each, where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{where} must be finite, not {value}")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise SpecError(
+            f"{where} must be a text, a number, true or false, a list or a table, not {value!r:.60}"
+        )
 
 
 def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setting, ...]:
@@ -276,6 +283,8 @@ def _require_sense(spec: Spec) -> None:
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SpecError(f"{name} must be a whole number from {least}, not {value!r}")
+    if stop.trials > MOST_TRIALS:
+        raise SpecError(f"[stop]: trials are at most {MOST_TRIALS:,}, not {stop.trials:,}")
     if not isinstance(spec.seed, int) or isinstance(spec.seed, bool) or not 0 <= spec.seed < SEEDS:
         raise SpecError(f"seed must be a whole number below 2^64, not {spec.seed!r}")
     if not 0.0 < stop.confidence < 1.0:

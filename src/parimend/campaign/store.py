@@ -1,8 +1,9 @@
 """The folder of a campaign: what it is, and a row for every task that is done.
 
-``campaign.json`` says what is done; ``rows.jsonl`` grows by a line for each finished task, each
-with a checksum, and is never written anew. Whatever kills a campaign, at any moment: the lines that
-are there count, a torn one does not, and what is missing is done when it goes on.
+``campaign.json`` says what is done, with a checksum; ``rows.jsonl`` grows by a line for each
+finished task, each with a checksum, and is never written anew. Whatever kills a campaign, at any
+moment: the lines that are there count, a torn one does not, and what is missing is done when it
+goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Store:
         damaged: lines of the rows that do not count, since they are torn or damaged.
 
     Raises:
-        FormatError: if it holds no campaign, or one of another version.
+        FormatError: if it holds no campaign, a damaged one, or one of another version.
         MismatchError: if its results follow other rules than those of this version.
     """
 
@@ -201,7 +202,7 @@ def _row_of(line: bytes) -> Row | None:
     try:
         given = json.loads(line)
         return Row.read(given["row"]) if given["check"] == _check(canonical(given["row"])) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -211,7 +212,7 @@ def _read_head(path: Path) -> dict[str, Any]:
         kind, version, rules = head["format"], head["version"], head["rules"]
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no campaign: there is no {path.name}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"{path} does not describe a campaign: {error}") from None
     if kind != FORMAT or version != VERSION:
         raise FormatError(
@@ -221,6 +222,12 @@ def _read_head(path: Path) -> dict[str, Any]:
         raise MismatchError(
             f"{path.parent} holds results by the rules {rules}, and this version of parimend has "
             f"the rules {RULES}, whose trials are others: begin anew in another folder"
+        )
+    check = head.pop("check", None)
+    if check != _check(canonical(head)):
+        raise FormatError(
+            f"{path} is damaged, or was changed: put it back from a copy, or begin anew in another "
+            "folder"
         )
     return dict(head)
 
@@ -235,5 +242,6 @@ def _write_head(path: Path, spec: Spec, prepared: Prepared | None) -> None:
         "spec": spec.as_dict(),
         "prepared": prepared and prepared.as_dict(),
     }
+    head["check"] = _check(canonical(head))
     with atomic(path) as file:
         file.write(json.dumps(head, indent=1).encode() + b"\n")

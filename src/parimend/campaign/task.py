@@ -12,7 +12,7 @@ from typing import Any
 from parimend.hashing import stream_key, words
 from parimend.record import Record
 
-RULES = 4
+RULES = 5
 """Version of what a task means: how faults are drawn, what protections do, what outcomes are. It is
 part of every hash, so that results of other rules are never counted."""
 
@@ -67,7 +67,7 @@ class Stratum(Record):
     Attributes:
         tensors: names of its tensors; none given: all of them.
         bits: the lowest and the highest bit, counted from the least significant; None: all.
-        weight: its share of all places, in bits.
+        weight: its share of all places: of the words, times the share of their bits.
     """
 
     tensors: tuple[str, ...] = ()

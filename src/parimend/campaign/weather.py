@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from parimend.campaign.bits import bits_of, by_width, merged, word_at
 from parimend.errors import FaultError
 from parimend.faults import FaultList, Words, draw, select
 from parimend.risk import Environment
 from parimend.rng import Stream
+from parimend.words.bits import WORD
 
+_WORD_BITS = 8 * WORD
 MOST_EVENTS = 1e6
 """More are expected at once where somebody meant other units."""
 
@@ -21,10 +22,10 @@ MOST_EVENTS = 1e6
 class Weather:
     """Events of an environment, as many as come in some days.
 
-    Their number is Poisson; each strikes a run of words of 32 bits or, of other dtypes, of as many
-    elements: a single one by a flipped bit, longer runs by random patterns. Tensors lie one after
-    the other, and a run goes on from one to the next; how much of the first and last it strikes is
-    that of the run, and where in them is drawn. Cells that fail for
+    Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
+    single one by a flipped bit, longer runs by random patterns. Tensors lie one after the other,
+    and a run goes on from one to the next; how much of the first and last it strikes is that of the
+    run, and where in them is drawn. Cells that fail for
     good are left out: there is ``stays`` for them.
 
     Attributes:
@@ -56,14 +57,14 @@ class Weather:
         return self._struck(kept, seed) if self.beside and kept else None
 
     def _struck(self, chosen: Sequence[Words], seed: int) -> FaultList:
-        bits = sum(len(each) * each.format.bits for each in chosen)
+        bits = bits_of(chosen)
         stream = Stream(seed, "campaign events")
         lists = [
             found
             for size, own in self._events(self.where.expected(bits, self.days), stream)
             for found in _event(chosen, size, own)
         ]
-        return merged(lists, seed, self.where.name)
+        return merged(lists, seed, self.where.name, "events")
 
     def _events(self, expected: float, stream: Stream) -> list[tuple[int, int]]:
         """The size and the seed of every event."""
@@ -82,38 +83,31 @@ class Weather:
 def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]:
     """What one event of so many words strikes."""
     if size == 1:
-        yield draw("bitflip", chosen, 1, seed)
+        yield draw("bitflip", _struck_once(chosen, seed), 1, seed)
         return
-    total = sum(map(len, chosen))
-    begin = int(Stream(seed, "campaign run").integers(max(total - size, 0) + 1, 1)[0])
-    first = 0
+    left, begin = _WORD_BITS * size, _begin(chosen, size, seed)
     for each in chosen:
-        count = min(first + len(each), begin + size) - max(first, begin)
-        first += len(each)
+        width = each.format.bits
+        count = min(len(each) - begin, -(-left // width))
         if count > 0:
             yield draw("burst", [each], count, seed)
+            left -= count * width
+        begin = max(begin - len(each), 0)
 
 
-def merged(lists: Iterable[FaultList], seed: int, kind: str) -> FaultList:
-    """Faults that come one after the other, as one list, in which no word occurs twice."""
-    dtypes: dict[str, str] = {}
-    found: dict[tuple[str, int], tuple[int, int]] = {}
-    for faults in lists:
-        for fault in faults:
-            dtypes[fault.tensor] = fault.dtype
-            before, after = found.get((fault.tensor, fault.index), (fault.before, fault.before))
-            found[fault.tensor, fault.index] = before, after ^ fault.before ^ fault.after
-    rows = sorted((*place, *both) for place, both in found.items() if both[0] != both[1])
-    names = sorted({row[0] for row in rows})
-    number = {name: place for place, name in enumerate(names)}
-    return FaultList(
-        seed=seed,
-        kind=kind,
-        placement="events",
-        names=tuple(names),
-        dtypes=tuple(dtypes[name] for name in names),
-        tensor=np.array([number[row[0]] for row in rows], np.int64),
-        index=np.array([row[1] for row in rows], np.int64),
-        before=np.array([row[2] for row in rows], np.uint64),
-        after=np.array([row[3] for row in rows], np.uint64),
-    )
+def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
+    """The tensors of one width that a flipped bit is in."""
+    groups = by_width(chosen)
+    bit = int(Stream(seed, "campaign width").integers(bits_of(chosen), 1)[0])
+    for group in groups:
+        if bit < bits_of(group):
+            break
+        bit -= bits_of(group)
+    return group
+
+
+def _begin(chosen: Sequence[Words], size: int, seed: int) -> int:
+    """The first element of a run, which leaves room for it, each as likely as it has bits."""
+    total = bits_of(chosen)
+    room = max(total - _WORD_BITS * size, 0) + _WORD_BITS
+    return word_at(chosen, int(Stream(seed, "campaign run").integers(min(room, total), 1)[0]))

@@ -145,9 +145,14 @@ class Carrier(ABC):
         """
 
     @abstractmethod
-    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+    def guarantee(
+        self, chosen: Sequence[Chosen], errors: int, guaranteed: int, prove: bool = True
+    ) -> list[Chosen]:
         """The same words in codes of which it is proven that any ``guaranteed`` wrong words of 32
         bits are repaired, always.
+
+        Unless it is to ``prove`` that, it only refuses words and codes of which it cannot be, as
+        far as that is seen at once: a proof may take minutes.
 
         Raises:
             SpecError: if there are none; names a tensor and says why.

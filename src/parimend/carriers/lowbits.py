@@ -60,7 +60,9 @@ class LowBits(Imposing):
         self.require_held(words, ["F32"])
         return [self.code_for(word, 32, errors, seed) for word in words]
 
-    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+    def guarantee(
+        self, chosen: Sequence[Chosen], errors: int, guaranteed: int, prove: bool = True
+    ) -> list[Chosen]:
         raise SpecError(
             "the lowbits carrier guarantees nothing: its words have 32 bits and its checks 64, so "
             "that for any two wrong words about one pair of values cancels in a check that they "

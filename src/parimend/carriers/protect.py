@@ -110,13 +110,15 @@ def choose(tensors: Tensors, request: Request) -> list[Chosen]:
     return [chosen for chosen, _ in _budgeted(tensors, request)]
 
 
-def plan(tensors: Tensors, request: Request) -> tuple[PlannedWord, ...]:
-    """What `protect_` would take; nothing is changed."""
-    carrier = request.carrier
-    return tuple(carrier.plan(chosen, errors) for chosen, errors in _budgeted(tensors, request))
+def plan(tensors: Tensors, request: Request, prove: bool = True) -> tuple[PlannedWord, ...]:
+    """What `protect_` would take; nothing is changed. See `Carrier.guarantee` for ``prove``."""
+    carrier, every = request.carrier, _budgeted(tensors, request, prove)
+    return tuple(carrier.plan(chosen, errors) for chosen, errors in every)
 
 
-def _budgeted(tensors: Tensors, request: Request) -> Iterator[tuple[Chosen, int]]:
+def _budgeted(
+    tensors: Tensors, request: Request, prove: bool = True
+) -> Iterator[tuple[Chosen, int]]:
     """Every word with its code and its budget."""
     carrier = request.carrier
     shares = [(split(tensors.whole(), request.per), request.errors)]
@@ -126,7 +128,7 @@ def _budgeted(tensors: Tensors, request: Request) -> Iterator[tuple[Chosen, int]
     for words, errors in shares:
         chosen = carrier.choose(words, tensors, errors, request.seed)
         if request.guaranteed is not None:
-            chosen = carrier.guarantee(chosen, errors, request.guaranteed)
+            chosen = carrier.guarantee(chosen, errors, request.guaranteed, prove)
         for each in chosen:
             yield each, errors
 

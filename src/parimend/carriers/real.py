@@ -84,8 +84,10 @@ class Real(Imposing):
         placed = self._on_grids(words, tensors)
         return [self.code_for(word, bits, errors, seed) for word, bits in placed]
 
-    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
-        return [_certified(each, guaranteed) for each in chosen]
+    def guarantee(
+        self, chosen: Sequence[Chosen], errors: int, guaranteed: int, prove: bool = True
+    ) -> list[Chosen]:
+        return [_certified(each, guaranteed, prove) for each in chosen]
 
     def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
         code, moved = chosen.code, math.sqrt(chosen.code.imposed / chosen.code.n)
@@ -154,9 +156,11 @@ class Real(Imposing):
                 yield Word(tuple(part for part, _ in group)), width
 
 
-def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
-    """The word in its code, or in that of one of the next seeds, with a certificate."""
-    from parimend.decoders import certified  # a check needs none
+def _certified(chosen: Chosen, guaranteed: int, prove: bool) -> Chosen:
+    """The word in its code, or in that of one of the next seeds, with a certificate; unless it is
+    to be proven, the word as it is, if its code may have one.
+    """
+    from parimend.decoders import certified, require_certifiable  # a check needs none
 
     word, weights = chosen.word, chosen.word.elements_within(guaranteed)
     if weights > FEW:
@@ -168,6 +172,9 @@ def _certified(chosen: Chosen, guaranteed: int) -> Chosen:
             f"carrier='sidecar', which guarantees all errors up to {MOST_POWER:,}"
         )
     try:
+        if not prove:
+            require_certifiable(chosen.code, weights)
+            return chosen
         proof = certified(chosen.code, weights)
     except SpecError as error:
         raise SpecError(

@@ -70,7 +70,9 @@ class Sidecar(Carrier):
             )
         return chosen
 
-    def guarantee(self, chosen: Sequence[Chosen], errors: int, guaranteed: int) -> list[Chosen]:
+    def guarantee(
+        self, chosen: Sequence[Chosen], errors: int, guaranteed: int, prove: bool = True
+    ) -> list[Chosen]:
         for each in chosen:
             if (proven := each.promise(errors).guaranteed) < guaranteed:
                 raise SpecError(

@@ -97,16 +97,17 @@ def report_(
 
     Example: parimend campaign report results --html results.html
     """
-    from parimend.campaign import Store, lines
+    from parimend.campaign import confidence_of, lines
 
     files = Files(html, picture, csv)
+    confidence = confidence_of(*outs) if files else 0.0
     found = lines(*outs)
     trouble = ""
     if files:
         from parimend.report import campaign_sheets
 
         title = f"Campaign {', '.join(each.name for each in outs)}"
-        trouble = files.write(campaign_sheets(*outs), title, Store(outs[0]).spec.stop.confidence)
+        trouble = files.write(campaign_sheets(*outs), title, confidence)
     if not json:
         print_lines(found)
     _end("report", {"lines": [each.as_dict() for each in found]}, outs, json, trouble)
@@ -126,7 +127,7 @@ def compare_(
 
     Example: parimend campaign compare results:none results:sidecar
     """
-    from parimend.campaign import Store, compare
+    from parimend.campaign import compare, confidence_of
 
     files = Files(html, picture, csv)
     found = compare(a, b)
@@ -135,8 +136,7 @@ def compare_(
     if files:
         from parimend.report import comparison_sheets
 
-        confidence = Store(outs[0]).spec.stop.confidence
-        trouble = files.write(comparison_sheets(found), f"{a} against {b}", confidence)
+        trouble = files.write(comparison_sheets(found), f"{a} against {b}", confidence_of(*outs))
     if not json:
         print_comparisons(found)
     _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json, trouble)

@@ -10,7 +10,7 @@ Beside them, what a check notices, whether it can be repaired or not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,14 @@ class Promise(Record):
         if self.measured is not None:
             failing[self.guaranteed + 1 :] = self.measured.probability
         return failing
+
+    def assured(self, guaranteed: int) -> Promise:
+        """The promise if any so many wrong words were repaired for certain.
+
+        >>> str(Promise(0, measured=Chance(210, 0.001, "random damage")).assured(2))
+        '2 guaranteed, 210 measured'
+        """
+        return replace(self, guaranteed=max(self.guaranteed, guaranteed))
 
     @property
     def cells(self) -> tuple[str, str, str]:

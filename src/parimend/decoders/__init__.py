@@ -4,7 +4,12 @@ from parimend.decoders.agreement import Agreement
 from parimend.decoders.amp import AMP
 from parimend.decoders.base import Decoder, Prepared, decoder_for, prepared
 from parimend.decoders.buckets import Buckets
-from parimend.decoders.certificate import certified, certify, verify_certificate
+from parimend.decoders.certificate import (
+    certified,
+    certify,
+    require_certifiable,
+    verify_certificate,
+)
 from parimend.decoders.greedy import OMP
 from parimend.decoders.hashed import HashedSums
 from parimend.decoders.l1 import L1
@@ -28,5 +33,6 @@ __all__ = [
     "certify",
     "decoder_for",
     "prepared",
+    "require_certifiable",
     "verify_certificate",
 ]

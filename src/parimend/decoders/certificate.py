@@ -72,20 +72,8 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
         >>> certify(Sparse.for_errors(n=150, errors=3)).statement
         'any 3 wrong words of 150 are repaired, always, with the 24 checks of seed 0'
     """
-    if not 1 <= errors <= FEW:
-        raise SpecError(f"certificates are for 1 to {FEW} wrong words, not {errors}")
-    what = f"any {errors} wrong words cannot be proven to be repaired"
-    if type(code) is not Sparse or code.word_bits > MOST_BITS:
-        raise SpecError(
-            f"{what}: only sparse codes on words of at most {MOST_BITS} bits tell two wrong words "
-            f"in one check apart, not this {code.family} code; take the carrier 'real'"
-        )
-    prepared = PreparedPeeling(code, Peeling().max_pairs)
-    if not prepared.uses_pairs:
-        raise SpecError(
-            f"{what}: too many pairs of the {code.n} words meet in the {code.m} checks; take fewer "
-            "words or more checks"
-        )
+    prepared, what = require_certifiable(code, errors), _cannot(errors)
+    assert isinstance(code, Sparse)
     start, row, coefficient = code.columns
     pair, i, k = kernels.on("stopping").closest_pair(*prepared.rows, prepared.inverse, coefficient)
     if pair < 3 << code.word_bits:
@@ -106,6 +94,39 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
         )
     sizes = Counter(len(columns) for columns in found)
     return Certificate(code, errors, int(pair), tuple(sorted(sizes.items())))
+
+
+def require_certifiable(code: Code, errors: int) -> PreparedPeeling:
+    """Refuse a code that is seen at once to have no certificate, whatever its seed.
+
+    Args:
+        code, errors: see `certify`.
+
+    Returns:
+        Its decoder, of which a certificate says something.
+
+    Raises:
+        SpecError: says why there can be none.
+    """
+    if not 1 <= errors <= FEW:
+        raise SpecError(f"certificates are for 1 to {FEW} wrong words, not {errors}")
+    what = _cannot(errors)
+    if type(code) is not Sparse or code.word_bits > MOST_BITS:
+        raise SpecError(
+            f"{what}: only sparse codes on words of at most {MOST_BITS} bits tell two wrong words "
+            f"in one check apart, not this {code.family} code; take the carrier 'real'"
+        )
+    prepared = PreparedPeeling(code, Peeling().max_pairs)
+    if not prepared.uses_pairs:
+        raise SpecError(
+            f"{what}: too many pairs of the {code.n} words meet in the {code.m} checks; take fewer "
+            "words or more checks"
+        )
+    return prepared
+
+
+def _cannot(errors: int) -> str:
+    return f"any {errors} wrong words cannot be proven to be repaired"
 
 
 @lru_cache(maxsize=32)

@@ -11,7 +11,14 @@
 """
 
 from parimend.errors import FaultError
-from parimend.faults.drawing import KINDS, PATTERNS, PLACEMENTS, draw
+from parimend.faults.drawing import (
+    KINDS,
+    PATTERNS,
+    PLACEMENTS,
+    draw,
+    options_of,
+    require_options,
+)
 from parimend.faults.faultlist import Fault, FaultList
 from parimend.faults.fields import FIELDS
 from parimend.faults.words import Tensors, Words, select
@@ -27,5 +34,7 @@ __all__ = [
     "Tensors",
     "Words",
     "draw",
+    "options_of",
+    "require_options",
     "select",
 ]

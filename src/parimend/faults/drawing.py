@@ -6,8 +6,8 @@ import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypeVar
+from types import MappingProxyType, NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from parimend.faults.words import Tensors, Words, select
 from parimend.rng import SEEDS, Stream
 
 _T = TypeVar("_T")
+_LARGEST = int(np.finfo(np.float64).max)
 
 PATTERNS: Mapping[str, type[Pattern]] = MappingProxyType(
     {
@@ -116,7 +117,12 @@ def draw(
         >>> bool((weights["fc.weight"] == 0.5).all())
         True
     """
-    count, seed = operator.index(count), operator.index(seed)
+    try:
+        count, seed = operator.index(count), operator.index(seed)
+    except TypeError:
+        raise FaultError(
+            f"count and seed must be whole numbers, not {count!r:.60} and {seed!r:.60}"
+        ) from None
     if count < 0:
         raise FaultError(f"count {count} is negative")
     if not 0 <= seed < SEEDS:
@@ -124,7 +130,7 @@ def draw(
     registered = _look_up(KINDS, kind, "kind of damage")
     placement = registered.placement if placement is None else placement
     place = _look_up(PLACEMENTS, placement, "placement")
-    patterns = _bind(kind, PATTERNS[registered.pattern], select(words, only), options)
+    patterns = _bind(kind, select(words, only), options)
     space = Space(kind, placement, patterns)
     positions = np.empty(0, dtype=np.int64)
     if count:
@@ -158,17 +164,49 @@ def _strike(space: Space, positions: Positions, seed: int) -> FaultList:
     )
 
 
-def _bind(
-    kind: str, pattern: type[Pattern], words: Sequence[Words], options: Mapping[str, Any]
-) -> list[Pattern]:
-    """The pattern, bound to each of the tensors."""
-    known = [name for name in inspect.signature(pattern).parameters if name != "words"]
-    for name in options:
+def _bind(kind: str, words: Sequence[Words], options: Mapping[str, Any]) -> list[Pattern]:
+    """The pattern of a kind, bound to each of the tensors."""
+    require_options(kind, options)
+    pattern = PATTERNS[KINDS[kind].pattern]
+    return [pattern(tensor, **options) for tensor in words]
+
+
+def options_of(kind: str) -> list[str]:
+    """Names of the options of a kind.
+
+    >>> options_of("bitflip")
+    ['lowest', 'highest']
+    """
+    pattern = PATTERNS[KINDS[kind].pattern]
+    return [name for name in inspect.signature(pattern).parameters if name != "words"]
+
+
+def require_options(kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a kind does not have, or that are no numbers as it takes them.
+
+    Raises:
+        FaultError: names the option.
+
+    >>> require_options("bitflip", {"lowest": 1.5})
+    Traceback (most recent call last):
+    parimend.errors.FaultError: bitflip: lowest must be a whole number, not 1.5
+    """
+    known = options_of(kind)
+    pattern = PATTERNS[KINDS[kind].pattern]
+    for name, value in options.items():
         if name not in known:
             raise FaultError(
                 f"{kind} has no option {name!r}; it takes {', '.join(known) if known else 'none'}"
             )
-    return [pattern(tensor, **options) for tensor in words]
+        hint = get_type_hints(pattern.__init__)[name]
+        if value is None and NoneType in get_args(hint):
+            continue
+        whole = int in (hint, *get_args(hint))
+        types = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+        fits = isinstance(value, types) and not isinstance(value, bool)
+        if not fits or (isinstance(value, int) and abs(value) > _LARGEST):
+            what = "a whole number" if whole else "a number"
+            raise FaultError(f"{kind}: {name} must be {what}, not {value!r:.60}")
 
 
 def _look_up(registry: Mapping[str, _T], name: str, what: str) -> _T:

@@ -236,7 +236,7 @@ def _zero(y: Tensor, target: Tensor | None) -> Tensor:
     return y.new_empty(0, 1, 1) if target is None else target
 
 
-def alarm_in(
+def stops_in(
     product: Product,
     y: Tensor,
     x: Tensor,
@@ -246,7 +246,7 @@ def alarm_in(
     Pb: Tensor,
     limits: Tensor,
 ) -> Tensor:
-    """`Checks.suspicious` of constant tensors, for graphs: () bool.
+    """`Checks.screen` of constant tensors, for graphs: which (row, position) is to be looked at.
 
     Args:
         product: how the layer multiplies.
@@ -265,7 +265,7 @@ def alarm_in(
             target = product.multiply_fused(product.samples(x.to(wide)), PW, Pb, size)
         target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
-    return screen_torch.suspicious(outputs, P, target, limits[0], limits[1]).any()
+    return screen_torch.suspicious(outputs, P, target, limits[0], limits[1])
 
 
 def by_group(rows: Tensor, W: Tensor) -> Tensor:

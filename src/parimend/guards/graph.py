@@ -90,17 +90,18 @@ def conclude_(
     outputs: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    alarms: Tensor,
+    alarm: Tensor,
+    stops: list[Tensor],
     layers: list[int],
     key: str,
 ) -> None:
-    """Puts what is done on alarms at the end of a model into the graph that is being compiled."""
+    """Puts what is done on an alarm at the end of a model into the graph that is being compiled."""
     inputs = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     changed = made(outputs, inputs)
     there = [_TENSOR if isinstance(each, Tensor) else each for each in args]
     named = [(n, _TENSOR if isinstance(each, Tensor) else each) for n, each in kwargs.items()]
     call = _call(tuple(there), tuple(named))
-    torch.ops.parimend.conclude_(changed, inputs, alarms, layers, call, key)
+    torch.ops.parimend.conclude_(changed, inputs, alarm, stops, layers, call, key)
 
 
 def made(outputs: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -161,7 +162,8 @@ def _judge(
 def _conclude(
     outputs: list[Tensor],
     inputs: list[Tensor],
-    alarms: Tensor,
+    alarm: Tensor,
+    stops: list[Tensor],
     layers: list[int],
     call: str,
     key: str,
@@ -172,7 +174,7 @@ def _conclude(
         tensors = iter(inputs)
         given = [next(tensors) if each == _TENSOR else each for each in args]
         named = {n: next(tensors) if each == _TENSOR else each for n, each in kwargs}
-        latch.conclude(outputs, inputs, given, named, alarms, layers)
+        latch.conclude(outputs, inputs, given, named, alarm, stops, layers)
 
 
 # Not `torch.library.custom_op`: its wrapping costs 100 us a call.
@@ -191,8 +193,8 @@ for _schema, _function, _fake in (
         lambda alarm, *args: torch.empty_like(alarm),
     ),
     (
-        "conclude_(Tensor(a!)[] outputs, Tensor[] inputs, Tensor alarms, int[] layers, "
-        "str call, str key) -> ()",
+        "conclude_(Tensor(a!)[] outputs, Tensor[] inputs, Tensor alarm, Tensor[] stops, "
+        "int[] layers, str call, str key) -> ()",
         _conclude,
         lambda *args: None,
     ),

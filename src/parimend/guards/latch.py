@@ -29,6 +29,7 @@ from parimend.events import GuardKind
 from parimend.guards import graph
 from parimend.guards.journal import GuardEvent, Journal
 from parimend.guards.observing import capturing, is_exporting
+from parimend.kernels.reading_torch import read
 from parimend.removable import wrap_forward_
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -91,7 +92,8 @@ class Latch:
         self._numbers: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._key = graph.admit(self)
         self.traced: list[tuple[int, Tensor]] | None = None
-        """Alarms in the graph that is being compiled; None outside of the model's forward."""
+        """Numbers of layers and stops of their screens in the graph that is being compiled, bool of
+        any shape; None outside of the model's forward."""
 
     def attach_(self) -> Callable[[], None]:
         """Puts the latch around the model's forward.
@@ -203,7 +205,7 @@ class Latch:
         """The layers with an alarm, which is over with that."""
         raised: set[int] = set()
         for each in alarms:
-            found = [i for i, alarm in enumerate(each.tolist()) if alarm]
+            found = [i for i, alarm in enumerate(read(each)) if alarm]
             if found:
                 each.zero_()
             raised.update(found)
@@ -273,9 +275,11 @@ class Latch:
                     "a compiled model whose alarms wait has to give tensors, in lists, tuples or "
                     f"dicts, not in {type(outputs).__name__}: guard without deferred=True"
                 )
-            alarms = torch.stack([alarm.to(found[0][1].device) for _, alarm in found])
             layers = [layer for layer, _ in found]
-            graph.conclude_(outputs, args, kwargs, alarms, layers, self._key)
+            stops = [each.reshape(-1) for _, each in _on_one_device(found)]
+            # Not layer by layer: that would be two more kernels for each.
+            alarm = torch.cat(stops).any()
+            graph.conclude_(outputs, args, kwargs, alarm, stops, layers, self._key)
         return outputs
 
     def conclude(
@@ -284,32 +288,50 @@ class Latch:
         inputs: list[Tensor],
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        alarms: Tensor,
+        alarm: Tensor,
+        stops: Sequence[Tensor],
         layers: Sequence[int],
     ) -> None:
         """What the operator at the end of a graph does; writes what is better into ``outputs``.
+
+        Args:
+            alarm: () bool, whether anything was stopped.
+            stops: (k,) bool of every call of a layer, k of any size.
+            layers: their numbers.
 
         Alarms of a graph that is captured as a CUDA graph are added to the places that a run
         before it has made.
         """
         self._leave_graphs()
-        places, key = self._places(alarms.device), (tuple(layers), alarms.device)
+        device = alarm.device
+        places, key = self._places(device), (tuple(layers), device)
         if key not in self._numbers:
             self._refuse_capture("there are no places for the alarms of these layers")
-            self._numbers[key] = torch.tensor(layers, device=alarms.device)
+            self._numbers[key] = torch.tensor(layers, device=device)
         if capturing():
             graph.require_own_capture()
-            places.index_add_(0, self._numbers[key], alarms.to(places.dtype))
-            self._captured.append(_Captured(args, kwargs, outputs, {alarms.device: places}, inputs))
+            places.index_add_(0, self._numbers[key], _alarms(stops).to(places.dtype))
+            self._captured.append(_Captured(args, kwargs, outputs, {device: places}, inputs))
             self._here.is_captured = True
             return
-        raised = alarms.tolist()
-        if any(raised):
-            numbers = sorted({layers[i] for i, alarm in enumerate(raised) if alarm})
+        if any(read(alarm.reshape(1))):
+            raised = read(_alarms(stops))
+            numbers = sorted({layers[i] for i, each in enumerate(raised) if each})
             again = partial(self._model.forward, *args, **kwargs)
             better = self._conclude(again, outputs, [self._layers[i] for i in numbers], inputs)
             if better is not outputs:
                 _write(outputs, graph.made(better, inputs))
+
+
+def _on_one_device(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+    """Stops on the device of the first; of others as little as possible is moved there."""
+    device = found[0][1].device
+    return [(n, each if each.device == device else each.any().to(device)) for n, each in found]
+
+
+def _alarms(stops: Sequence[Tensor]) -> Tensor:
+    """Whether anything was stopped in every call of a layer, (calls,) bool."""
+    return torch.stack([each.any() for each in stops])
 
 
 def _same(outputs: Any, others: Any, inputs: Sequence[Tensor]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from parimend.codes.output import Output
 from parimend.guards import graph
 from parimend.guards.action import is_wrong, settle
-from parimend.guards.checks import Checks, alarm_in
+from parimend.guards.checks import Checks, stops_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
 from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable
@@ -152,7 +152,7 @@ class LayerGuard(Hook):
         elif y.numel():
             checks, used = self.checks_in(y.dtype), as_used(x, y)
             place = latch.place(self.number, y.device) if latch and latch.waits else None
-            if place is not None and y.device.type != "cpu":
+            if place is not None and waits_for(y.device):
                 checks.suspicious(y, used, place)
             elif is_raised(checks.suspicious(y, used)):
                 if place is None:
@@ -230,14 +230,14 @@ class LayerGuard(Hook):
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)
             imposed = self.checks_in(y.dtype).imposed  # made with the constants: only looked up
-            alarm = alarm_in(self.product, y.detach(), used, imposed, *constants)
+            stops = stops_in(self.product, y.detach(), used, imposed, *constants)
             latch = self.journal.latch
             if latch is None or latch.traced is None:
-                graph.answer_(alarm, y, x, *parameters(), self._key)
+                graph.answer_(stops.any(), y, x, *parameters(), self._key)
             else:
-                if y.device.type == "cpu":
-                    alarm = graph.judge(alarm, y, x, *parameters(), self._key)
-                latch.traced.append((self.number, alarm))
+                if not waits_for(y.device):
+                    stops = graph.judge(stops.any(), y, x, *parameters(), self._key)
+                latch.traced.append((self.number, stops))
 
     def attach_(self, module: nn.Module) -> Callable[[], None]:
         """Guards a module that is called.
@@ -293,6 +293,11 @@ class LayerGuard(Hook):
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
     return x
+
+
+def waits_for(device: torch.device) -> bool:
+    """Whether the processor waits where it reads what a device has computed."""
+    return device.type != "cpu"
 
 
 def as_used(x: Tensor, y: Tensor) -> Tensor:

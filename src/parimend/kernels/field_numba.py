@@ -4,7 +4,8 @@ Elements are integers between -p and p, kept as float64; a product is reduced wi
 multiply-adds: with h = round(a b) and q = round(h / p), both ``fma(a, b, -h)``, the rounding
 error of h, and ``fma(-q, p, h)`` are integers below 2^53 and so without error, and their sum is
 a b - q p, at most a little more than p / 2 in magnitude. Loops over such products become vector
-instructions; in integers each would take two divisions.
+instructions; in integers each would take two divisions. A number below 2^51 is rounded by adding
+and taking away 1.5 2^52, of which the first costs nothing after a product.
 """
 # mypy: ignore-errors
 
@@ -20,28 +21,34 @@ from parimend.kernels.field import PRIME
 
 _INVERSE = 1.0 / PRIME
 INTEGER_PRIME = np.uint64(PRIME)
+_ROUNDS = 1.5 * 2**52
 
 
-def fused(builder, kind):
-    """LLVM's fused multiply-add and rounding to an integer, for float64 or vectors of it."""
+def _constant(kind, value):
+    """A number as LLVM's float64, or in all places of a vector of it."""
+    return ir.Constant(kind, value if isinstance(kind, ir.DoubleType) else [value] * kind.count)
+
+
+def _fma(builder, *factors_and_term):
+    kind = factors_and_term[0].type
     name = "f64" if isinstance(kind, ir.DoubleType) else f"v{kind.count}f64"
-    module = builder.module
-    fma = cgutils.get_or_insert_function(
-        module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.{name}"
-    )
-    rint = cgutils.get_or_insert_function(
-        module, ir.FunctionType(kind, [kind]), f"llvm.nearbyint.{name}"
-    )
-    return fma, rint
+    signature = ir.FunctionType(kind, [kind] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.{name}")
+    return builder.call(fma, factors_and_term)
 
 
-def reduced(builder, kind, a, b, quotient, prime):
-    """LLVM code for a b - q p, q being ``quotient`` rounded; see the module."""
-    fma, rint = fused(builder, kind)
+def reduced(builder, a, b, quotient):
+    """LLVM code for a b - q p, of float64 or of vectors of it; see the module.
+
+    Args:
+        quotient: of round(a b), two factors whose product is a b / p, below 2^51.
+    """
+    kind = a.type
+    prime, rounds = _constant(kind, float(PRIME)), _constant(kind, _ROUNDS)
     high = builder.fmul(a, b)
-    q = builder.call(rint, [quotient(high)])
-    low = builder.call(fma, [a, b, builder.fneg(high)])
-    return builder.fadd(builder.call(fma, [builder.fneg(q), prime, high]), low)
+    q = builder.fsub(_fma(builder, *quotient(high), rounds), rounds)
+    low = _fma(builder, a, b, builder.fneg(high))
+    return builder.fadd(_fma(builder, builder.fneg(q), prime, high), low)
 
 
 @intrinsic
@@ -49,9 +56,7 @@ def multiply(typing, a, b):
     """a b modulo p, between -p and p, for factors in that range."""
 
     def generate(context, builder, signature, args):
-        kind = ir.DoubleType()
-        inverse, prime = ir.Constant(kind, _INVERSE), ir.Constant(kind, float(PRIME))
-        return reduced(builder, kind, *args, lambda high: builder.fmul(high, inverse), prime)
+        return reduced(builder, *args, lambda high: (high, _constant(high.type, _INVERSE)))
 
     return types.float64(types.float64, types.float64), generate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ Piece = tuple[torch.Tensor, int]
 the index of the first word."""
 Result = TypeVar("Result")
 
+_HERE = nullcontext()
 SMALLEST = 1 << 16
 """Words of the smallest pieces that are tried."""
 
@@ -31,6 +33,15 @@ def stream_on(device: torch.device) -> int:
     Others could read it before it is written, or after its memory has gone to someone else.
     """
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def launching_on(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, kernels in Triton are launched on a device: they know of tensors only where these
+    begin, and go to the current device, which may be another one.
+    """
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(device)
 
 
 def is_plain(elements: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 A tile of B rows of 8 words, each times its factor, is transformed along the rows, all eight columns
 side by side; tiles are added up by Horner's rule, in float64 (see
 `parimend.kernels.field_numba`). A radix of 16 leaves sums of at most 16 terms unreduced in each of
-at most 3 passes, so nothing exceeds 2^32 16^3 2 < 2^53.
+at most 3 passes, so nothing exceeds 2^32 16^3 2 = 2^45.
 """
 # mypy: ignore-errors
 
@@ -21,7 +21,6 @@ from numba.extending import intrinsic
 
 from parimend.kernels.field_numba import (
     INTEGER_PRIME,
-    PRIME,
     centered,
     multiply,
     multiply_integers,
@@ -29,6 +28,9 @@ from parimend.kernels.field_numba import (
     residue,
 )
 from parimend.kernels.points import LANES
+from parimend.kernels.prefetch_numba import ask
+
+_AHEAD = 3072  # words that are asked of memory before their turn
 
 
 def _butterfly(radix, first, last):
@@ -50,7 +52,6 @@ def _butterfly(radix, first, last):
             i32, i64 = ir.IntType(32), ir.IntType(64)
             wide = ir.VectorType(ir.DoubleType(), LANES)
             narrow = ir.VectorType(i32, LANES)
-            prime = ir.Constant(wide, [float(PRIME)] * LANES)
             if last:
                 stride, k = i64(1), i64(0)
 
@@ -64,7 +65,7 @@ def _butterfly(radix, first, last):
                 return builder.shuffle_vector(lane, lane, ir.Constant(narrow, [0] * LANES))
 
             def times(x, y, over):
-                return reduced(builder, wide, x, y, lambda _: builder.fmul(x, over), prime)
+                return reduced(builder, x, y, lambda _: (x, over))
 
             line = [builder.mul(stride, i64(m)) for m in range(radix)]
             v = []
@@ -72,6 +73,9 @@ def _butterfly(radix, first, last):
                 if first:
                     offset = builder.add(base, builder.mul(line[m], i64(LANES)))
                     source = builder.bitcast(builder.gep(words, [offset]), narrow.as_pointer())
+                    if not last or m % 2 == 0:  # rows that follow each other share a line
+                        ahead = builder.gep(words, [builder.add(offset, i64(_AHEAD))])
+                        ask(builder, ahead)
                     word = builder.uitofp(builder.load(source, align=4), wide)
                     row = builder.add(at, line[m])
                     y, over = (place(data, row, wide) for data in (factor, quotient))

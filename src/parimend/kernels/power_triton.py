@@ -9,7 +9,6 @@ operations of torch do its work (`power_torch`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.kernels import power_torch, product_triton, stream_triton
 from parimend.kernels.field import PRIME
-from parimend.kernels.pieces_torch import Piece, by_device, bytes_of, is_plain
+from parimend.kernels.pieces_torch import Piece, by_device, bytes_of, is_plain, launching_on
 from parimend.kernels.points import Points
 from parimend.kernels.trust_triton import Trust
 
@@ -76,7 +75,7 @@ def prepare(
         return None
 
     def start() -> torch.Tensor:
-        with _on(device):
+        with launching_on(device):
             return begin()[:count]
 
     return start
@@ -101,17 +100,12 @@ def _start(
     points: Points, count: int, pieces: Sequence[Piece], few: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Begin to compute sums of pieces on one device: a tensor there; a few may be added to one."""
-    with _on(pieces[0][0].device):
+    with launching_on(pieces[0][0].device):
         if count > stream_triton.SUMS:
             return product_triton.Prepared(points, count, pieces).start()
         for some in _aligned(pieces):
             few = stream_triton.Prepared(points, some).start(few)
         return few
-
-
-def _on(device: torch.device) -> AbstractContextManager[None]:
-    """Within it, kernels are launched on a device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _is_aligned(piece: Piece) -> bool:

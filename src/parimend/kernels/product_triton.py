@@ -40,7 +40,7 @@ ROOM = 1 << 26
 """Bytes of the two matrices."""
 _LEAST = 1 << 22  # bytes of these where there is too little memory
 _TOGETHER = 4  # units that are made at a time
-_ONE_BY_ONE = 8  # pieces that are written so; more in one operation, and one on all of their bytes
+_LAUNCH = 1 << 22  # bytes of a matrix that could be written while one operation is launched
 _DEPTH = 128  # bytes of a row that are multiplied at a time
 _BITS = 13  # of the number of a sum
 _WARPS, _STAGES = 8, 3
@@ -64,12 +64,24 @@ class _Staging(NamedTuple):
     """Bytes that are multiplied together, from the beginning of a block on.
 
     begin: the index of the first word. sizes: in turns of what is left out and of each of ``data``,
-    (k,) uint8.
+    (k,) uint8; or (k,) int32, of which a thread moves four at a time, if all are whole words at
+    addresses of words.
     """
 
     begin: int
     sizes: list[int]
     data: list[torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes) * self.data[0].itemsize
+
+    def in_words(self) -> _Staging:
+        """The same in words, if there are such."""
+        if any((each.numel() | each.data_ptr() | each.storage_offset()) % 4 for each in self.data):
+            return self
+        words = [each.view(torch.int32) for each in self.data]
+        return _Staging(self.begin, [size // 4 for size in self.sizes], words)
 
 
 class Prepared:
@@ -107,13 +119,13 @@ class Prepared:
         tiles = -(-max(room // (4 * block), 1) // ROWS)
         stagings, stream = self._staged(tiles * tile), stream_on(device)
         places = _places(points, block, tiles, device, stream)
-        longest = max(sum(each.sizes) for each in stagings)
+        longest = max(each.nbytes for each in stagings)
         staged = torch.empty(-(-longest // tile) * tile, dtype=torch.uint8, device=device)
         for first in range(0, self._count, at_once):
             sums = range(first, min(first + at_once, self._count), SUMS)
             units = _units(points, block, sums, device, stream)
             for each in stagings:
-                filled = -(-sum(each.sizes) // tile)
+                filled = -(-each.nbytes // tile)
                 _fill(staged[: filled * tile], each)
                 _multiply[(filled, len(sums) * chunks)](
                     staged.view(torch.int8),
@@ -138,7 +150,8 @@ class Prepared:
     def _staged(self, most: int) -> list[_Staging]:
         """What is multiplied together, in at most so many bytes; found once."""
         if most not in self._stagings:
-            self._stagings[most] = list(_stagings(self._bytes, most, 4 * self._block))
+            found = _stagings(self._bytes, most, 4 * self._block)
+            self._stagings[most] = [each.in_words() for each in found]
         return self._stagings[most]
 
 
@@ -167,17 +180,21 @@ def _stagings(
 
 
 def _fill(staged: torch.Tensor, staging: _Staging) -> None:
-    """Write bytes without 128 to their places: one by one, or many small ones in few operations."""
-    left = staged.numel() - sum(staging.sizes)
-    rooms = staged.split([*staging.sizes, left])[1::2]
-    if len(rooms) <= _ONE_BY_ONE:
-        staged.fill_(128)
-        for room, data in zip(rooms, staging.data, strict=True):
-            torch.bitwise_xor(data, 128, out=room)
+    """Write bytes without 128 to their places: one by one, or all of them, which are read and
+    written once more for it, in few operations.
+    """
+    data = staging.data
+    staged = staged.view(data[0].dtype)
+    middle = 128 if staged.dtype is torch.uint8 else _FLIP
+    rooms = staged.split([*staging.sizes, staged.numel() - sum(staging.sizes)])[1::2]
+    if len(rooms) <= max(staged.nbytes // _LAUNCH, 1):
+        staged.fill_(middle)
+        for room, each in zip(rooms, data, strict=True):
+            torch.bitwise_xor(each, middle, out=room)
     else:
         staged.zero_()
-        torch._foreach_copy_(rooms, staging.data)
-        staged.bitwise_xor_(128)
+        torch._foreach_copy_(rooms, data)
+        staged.bitwise_xor_(middle)
 
 
 @lru_cache(maxsize=16)

@@ -14,13 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from parimend.kernels import screen_numba, screen_torch
-from parimend.kernels.trust_triton import Trust
+from parimend.kernels.pieces_torch import launching_on
+from parimend.kernels.trust_triton import Trust, limited
 
 _LARGE = tl.constexpr(screen_numba.LARGE)
 WORK, WARPS = 2048, 2  # products that a program adds up at a time, and who does it
-TILE = 512  # outputs or inputs of a row that are read at a time, at most
-_PROGRAMS = 512  # that keep a large GPU busy
-_POSITIONS = 256  # of one program
+_LIMIT = limited(128)  # registers of a thread: on a large GPU `_PROGRAMS` are at work at once
+_PROGRAMS = 1024
+_TILE = 32  # outputs or inputs of a row that are read at a time, at least: the memory gives so many
+_POSITIONS, _LEAST = 256, 64  # of one program, and where there are few of them
 _TRIED = 70  # outputs of a row that a device has to judge
 
 
@@ -49,7 +51,8 @@ def _found(kernel, instead, y, P, others, tau2, least2, into) -> Tensor:
     """What a kernel finds, or an operation of torch instead."""
     if y.dtype != torch.float64 and works(y.device):
         try:
-            return kernel(y, P, *others, tau2, least2, into)
+            with launching_on(y.device):
+                return kernel(y, P, *others, tau2, least2, into)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a program for shapes that were not tried: it was not launched
@@ -69,11 +72,12 @@ def _try(device) -> None:
     none = torch.zeros(1, device=device)
     five = x.sum(1, keepdim=True)
     for rows, right in ((y, False), (bad, True)):
-        found = (
-            _product(rows, P, x, PW, none, 1e-8, 0.0, None),
-            _row(rows, P, five, 1e-8, 0.0, None),
-            _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
-        )
+        with launching_on(y.device):
+            found = (
+                _product(rows, P, x, PW, none, 1e-8, 0.0, None),
+                _row(rows, P, five, 1e-8, 0.0, None),
+                _plane(rows[..., None], P, five[..., None], 1e-8, 0.0, None),
+            )
         if any(bool(each) != right for each in found):
             raise ArithmeticError("a wrong row was taken for a right one, or the reverse")
 
@@ -86,11 +90,11 @@ def _row(y, P, target, tau2, least2, into) -> Tensor:
     (k, n), rows = P.shape, y.shape[0]
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     room = _power_of_2(k)
-    tile = _tile(n, room)
-    at_once = _rows_at_once(rows, tile * room)
+    at_once = _rows_at_once(rows, n, room)
     _check_rows[(_parts(rows, at_once),)](
         y, P, target, out, tau2, least2, rows, n,
-        GIVEN=target.shape[0] > 0, CHECKS=k, ROOM=room, ROWS=at_once, TILE=tile, num_warps=WARPS,
+        GIVEN=target.shape[0] > 0, CHECKS=k, ROOM=room, ROWS=at_once,
+        TILE=_tile(n, at_once * room), num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 
@@ -100,12 +104,12 @@ def _product(y, P, x, PW, Pb, tau2, least2, into) -> Tensor:
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     blocks = y.shape[1] // n
     room, every = _power_of_2(k), _power_of_2(PW.shape[0])
-    tile, wide = _tile(n, room), _tile(fan_in, every)
-    at_once = _rows_at_once(rows, max(tile * room, wide * every))
+    at_once = _rows_at_once(rows, max(n, fan_in), every)
     _check_products[(_parts(rows, at_once),)](
         y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in,
         BLOCKS=blocks, CHECKS=k, ROOM=room, EVERY=every, PARTS=_power_of_2(blocks),
-        ROWS=at_once, TILE=tile, WIDE=wide, num_warps=WARPS,
+        ROWS=at_once, TILE=_tile(n, at_once * room), WIDE=_tile(fan_in, at_once * every),
+        num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 
@@ -121,17 +125,19 @@ def _parts(whole, size) -> int:
     return -(-whole // size)
 
 
-def _tile(width, checks) -> int:
-    """How many numbers of a row are multiplied with so many checks at a time."""
-    return min(_power_of_2(width), max(TILE // checks, 16))
-
-
-def _rows_at_once(rows, products) -> int:
-    """How many rows, of so many products each, one program takes."""
-    at_once = max(WORK // products, 1)
+def _rows_at_once(rows, width, checks) -> int:
+    """How many rows of a width one program takes: many, as adding up what threads have found of a
+    row takes as long as reading a hundred numbers; but no program is to be the last one at work.
+    """
+    at_once = max(WORK // (min(_power_of_2(width), _TILE) * checks), 1)
     while at_once > 1 and _parts(rows, at_once) < _PROGRAMS:
         at_once //= 2
     return at_once
+
+
+def _tile(width, checks) -> int:
+    """How many numbers of a row are multiplied at a time with so many checks of all rows."""
+    return min(_power_of_2(width), max(WORK // checks, 16))
 
 
 def _plane(y, P, target, tau2, least2, into) -> Tensor:
@@ -139,11 +145,13 @@ def _plane(y, P, target, tau2, least2, into) -> Tensor:
     out = y.new_zeros((), dtype=torch.int32) if into is None else into
     room = _power_of_2(P.shape[0])
     positions = min(_power_of_2(inner), _POSITIONS)
+    while positions > _LEAST and outer * _parts(inner, positions) < _PROGRAMS:
+        positions //= 2
     channels = min(max(WORK // (room * positions), 2), _power_of_2(n))
-    _check_planes[(outer, _parts(inner, positions))](
+    _check_planes[(outer * _parts(inner, positions),)](  # of no other axis may there be so many
         y, P, target, out, tau2, least2, n, inner,
         GIVEN=target.shape[0] > 0, CHECKS=P.shape[0], ROOM=room,
-        POSITIONS=positions, CHANNELS=channels, num_warps=WARPS,
+        POSITIONS=positions, CHANNELS=channels, num_warps=WARPS, **_LIMIT,
     )  # fmt: skip
     return out
 
@@ -164,19 +172,26 @@ def _say(out, fails):
 @triton.jit
 def _products(a, first, weights, q, there, width, SQUARE: tl.constexpr, CHECKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr):  # fmt: skip  # noqa: E501
     """Sums of rows of ``a`` times rows of ``weights``, (ROWS, ROOM), and of their squares."""
+    # Everything is read in the shape in which it is multiplied, one row of weights even anew for
+    # every row: where numbers have to change hands first, all threads wait for each other.
+    t = tl.arange(0, TILE)[None, None, :]
+    a, weights = a + first[:, None, None], weights + q[None, :, None] * width
+    there, used = there[:, None, None], (q < CHECKS)[None, :, None]
     s = tl.zeros((ROWS, ROOM, TILE), tl.float32)  # added up at the end: threads wait for none
-    square = tl.zeros((ROWS, TILE), tl.float32)
+    square = tl.zeros((ROWS, 1, TILE), tl.float32)
+    ahead = tl.load(a + t, mask=there & (t < width), other=0)
     c = 0
     while c < width:
-        at = c + tl.arange(0, TILE)
-        inside = at < width
-        v = tl.load(a + first[:, None] + at, mask=there[:, None] & inside, other=0).to(tl.float32)
-        w = tl.load(weights + q[:, None] * width + at, mask=(q < CHECKS)[:, None] & inside, other=0)
-        s += v[:, None, :] * w[None, :, :]
+        at = c + t
+        v, w = ahead.to(tl.float32), at
+        ahead = tl.load(a + at + TILE, mask=there & (at + TILE < width), other=0)
+        if ROOM == 1:
+            w = tl.broadcast_to(at, (ROWS, ROOM, TILE))
+        s += v * tl.load(weights + w, mask=used & (w < width), other=0)
         if SQUARE:
             square += v * v
         c += TILE
-    return tl.sum(s, 2), tl.sum(square, 1)
+    return tl.sum(s, 2), tl.sum(tl.sum(square, 2), 1)
 
 
 @triton.jit(do_not_specialize=["tau2", "least2", "rows"])
@@ -219,23 +234,27 @@ def _check_products(y, P, x, PW, Pb, out, tau2, least2, rows, n, fan_in, BLOCKS:
 @triton.jit(do_not_specialize=["tau2", "least2"])
 def _check_planes(y, P, target, out, tau2, least2, n, inner, GIVEN: tl.constexpr, CHECKS: tl.constexpr, ROOM: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip  # noqa: E501
     """Some positions of one block of one sample."""
-    at = tl.program_id(1) * POSITIONS + tl.arange(0, POSITIONS)
+    parts = (inner + POSITIONS - 1) // POSITIONS
+    at = tl.program_id(0) % parts * POSITIONS + tl.arange(0, POSITIONS)
     q = tl.arange(0, ROOM)
     there, used = at < inner, q < CHECKS
-    plane = tl.program_id(0).to(tl.int64)
+    plane = (tl.program_id(0) // parts).to(tl.int64)
+    # See `_products`; neighbours read neighbouring positions, wherever a channel begins.
+    first = tl.max_contiguous(tl.arange(0, CHANNELS), 1)[None, :, None]
+    begin, within = y + plane * n * inner + at[None, None, :], there[None, None, :]
+    weights, known = P + q[:, None, None] * n, used[:, None, None]
     s = tl.zeros((ROOM, CHANNELS, POSITIONS), tl.float32)
-    square = tl.zeros((CHANNELS, POSITIONS), tl.float32)
+    square = tl.zeros((1, CHANNELS, POSITIONS), tl.float32)
+    ahead = tl.load(begin + first.to(tl.int64) * inner, mask=(first < n) & within, other=0)
     c = 0
     while c < n:
-        channel = c + tl.arange(0, CHANNELS)
-        inside = channel < n
-        begin = y + (plane * n + channel)[:, None] * inner + at
-        v = tl.load(begin, mask=inside[:, None] & there, other=0).to(tl.float32)
-        p = tl.load(P + q[:, None] * n + channel, mask=used[:, None] & inside, other=0)
-        s += p[:, :, None] * v[None, :, :]
+        v, channel = ahead.to(tl.float32), c + first
+        after = channel + CHANNELS
+        ahead = tl.load(begin + after.to(tl.int64) * inner, mask=(after < n) & within, other=0)
+        s += v * tl.load(weights + channel, mask=known & (channel < n), other=0)
         square += v * v
         c += CHANNELS
-    s, square = tl.sum(s, 1), tl.sum(square, 0)
+    s, square = tl.sum(s, 1), tl.sum(tl.sum(square, 1), 0)
     if GIVEN:
         goal = target + (plane * CHECKS + q)[:, None] * inner + at
         s -= tl.load(goal, mask=used[:, None] & there, other=0)

@@ -7,8 +7,10 @@ import numba as nb
 import numpy as np
 
 from parimend.kernels.hashing_numba import below, word
+from parimend.kernels.prefetch_numba import prefetch
 
-_AHEAD = 32  # columns that are drawn before the first of them is looked up
+_DRAWN = 32  # columns that are drawn before the first of them is looked up
+_AHEAD = 512  # elements that are asked of memory before their turn
 
 
 @nb.njit(inline="always")
@@ -79,7 +81,7 @@ def draw_supports(start, row, m, imposed, own, key, seen):
     hashed = np.empty(m, np.uint64)
     for check in range(m):
         hashed[check] = word(key, ~np.uint64(check))
-    marks, counters = np.empty(_AHEAD, np.uint64), np.empty(_AHEAD, np.uint64)
+    marks, counters = np.empty(_DRAWN, np.uint64), np.empty(_DRAWN, np.uint64)
     mask = np.uint64(seen.size - 1)
     counter = np.uint64(0)
     i, tries, ahead = 0, 0, 1
@@ -108,7 +110,7 @@ def draw_supports(start, row, m, imposed, own, key, seen):
             new += 1
         i += new
         tries = 0 if new else tries
-        ahead = min(2 * ahead, _AHEAD)
+        ahead = min(2 * ahead, _DRAWN)
         if new < count:
             for p in range(start[i], start[i + count - new]):
                 load[_unsigned(row[p])] -= 1
@@ -156,10 +158,18 @@ def permute(start, row, order, new_start, new_row):
             new_row[at + p] = row[first + p]
 
 
+@nb.njit(inline="always")
+def _ask(row, coefficient, at):
+    """Ask memory for columns some way after the one that begins there."""
+    prefetch(row, at + _AHEAD)
+    prefetch(coefficient, at + _AHEAD)
+
+
 @nb.njit(cache=True)
 def multiply(start, row, coefficient, x, y):
     """Add H x to y, in place; integers wrap modulo 2^64."""
     for i in range(start.size - 1):
+        _ask(row, coefficient, start[i])
         value = x[i]
         if value != 0:
             for p in range(start[i], start[i + 1]):
@@ -184,6 +194,7 @@ def multiply_transposed(start, row, coefficient, y):
     """H^T y, float64."""
     x = np.empty(start.size - 1, np.float64)
     for i in range(start.size - 1):
+        _ask(row, coefficient, start[i])
         total = 0.0
         for p in range(start[i], start[i + 1]):
             total += coefficient[p] * y[_unsigned(row[p])]
@@ -195,6 +206,7 @@ def multiply_transposed(start, row, coefficient, y):
 def subtract_transposed(start, row, coefficient, y, x):
     """Subtract H^T y from x, in place."""
     for i in range(start.size - 1):
+        _ask(row, coefficient, start[i])
         total = 0.0
         for p in range(start[i], start[i + 1]):
             total += coefficient[p] * y[_unsigned(row[p])]
@@ -205,6 +217,7 @@ def subtract_transposed(start, row, coefficient, y, x):
 def multiply_gram(start, row, coefficient, y, scale, out):
     """Add H H^T y, of the scaled coefficients, to out, in place."""
     for i in range(start.size - 1):
+        _ask(row, coefficient, start[i])
         total = 0.0
         for p in range(start[i], start[i + 1]):
             total += (coefficient[p] * scale) * y[_unsigned(row[p])]

@@ -1,11 +1,12 @@
 """A few power sums of words on a GPU, at the speed at which its memory is read.
 
-Words are read in rows of `WIDTH`, `ROWS` of which are an item, the work of one program. The point
-of a word is the product of one that its column has and one that its row has, and so are powers of
-it: a column adds up its words times the powers of the rows, which are the same for all columns, and
-only at the end of an item these sums are multiplied with the powers of the columns, and with those
-of the place at which the item lies. For a word and a sum that is two products of 32 and 17 bits,
-which 64 bits hold for 2^15 rows without a reduction.
+Words are read in rows of `WIDTH`, up to `ROWS` of which are an item, the work of one program: fewer
+where there are few words, so that all of a GPU works until the end. The point of a word is the
+product of one that its column has and one that its row has, and so are powers of it: a column adds
+up its words times the powers of the rows, which are the same for all columns, and only at the end
+of an item these sums are multiplied with the powers of the columns, and with those of the place at
+which the item lies. For a word and a sum that is two products of 32 and 17 bits, which 64 bits hold
+for 2^15 rows without a reduction.
 """
 # mypy: ignore-errors
 
@@ -25,13 +26,16 @@ from parimend.kernels.field_triton import PRIME, times
 from parimend.kernels.pieces_torch import stream_on
 from parimend.kernels.points import Points
 from parimend.kernels.points_numba import powers_of, products
+from parimend.kernels.trust_triton import limited
 
 SUMS = 4
 """So many are computed."""
 WIDTH = 512  # words in a row
-ROWS = 512  # rows of an item: 1 MiB
+ROWS = 512  # rows of the largest items: 1 MiB
+_LEAST = 64  # and of the smallest: with fewer, what a program does before and after counts
+_ITEMS = 2048  # which a large GPU takes in four rounds
 _WARPS = 4
-_REGISTERS = 128  # of a thread, so that four programs share a processor
+_LIMIT = limited(128)  # registers of a thread, so that four programs share a processor
 _AT_ONCE = 1024  # pieces in a launch
 _LIMB = 17
 
@@ -39,9 +43,9 @@ _LIMB = 17
 class _Tables(NamedTuple):
     """Powers for `_add_up`, on a device.
 
-    rows: (ROWS, SUMS, 2) int32, of rows, in limbs of 17 and 16 bits.
+    rows: (rows of an item, SUMS, 2) int32, of rows, in limbs of 17 and 16 bits.
     columns: (SUMS, tile + WIDTH) int64, of columns times factors of words.
-    items: (items of the longest code,) int64, of the places of items in a piece.
+    items: (items of the longest piece,) int64, of the places of items in a piece.
     """
 
     rows: torch.Tensor
@@ -62,8 +66,9 @@ class Prepared:
         self._points, self._pieces = points, pieces  # whose memory is kept by that
         self._device = pieces[0][0].device
         places = [(elements.data_ptr(), elements.nbytes, at) for elements, at in pieces]
+        self._rows = _rows_of(sum(size for _, size, _ in places))
         self._described = [
-            _described(points, tuple(places[i : i + _AT_ONCE]), WIDTH * ROWS, self._device)
+            _described(points, tuple(places[i : i + _AT_ONCE]), WIDTH * self._rows, self._device)
             for i in range(0, len(places), _AT_ONCE)
         ]
 
@@ -73,7 +78,7 @@ class Prepared:
         Args:
             out: sums of others, which are added to.
         """
-        tables = _tables(self._points, self._device, stream_on(self._device))
+        tables = _tables(self._points, self._rows, self._device, stream_on(self._device))
         if out is None:
             out = torch.zeros(SUMS, dtype=torch.int64, device=self._device)
         for described, items in self._described:
@@ -85,12 +90,12 @@ class Prepared:
                 count,
                 *tables,
                 out,
+                self._rows,
                 PIECES=64 if count <= 64 else _AT_ONCE,
                 REACH=tables.columns.shape[1],
-                LENGTH=ROWS,
                 ROW=WIDTH,
                 num_warps=_WARPS,
-                maxnreg=_REGISTERS,
+                **_LIMIT,
             )
         return out
 
@@ -113,18 +118,27 @@ def _described(
     return torch.from_numpy(table).to(device), int(ends[-1])
 
 
+def _rows_of(size: int) -> int:
+    """How many rows make an item where there are so many bytes."""
+    rows = min(_LEAST, ROWS)
+    while 2 * rows <= ROWS and _ITEMS * 8 * WIDTH * rows <= size:
+        rows *= 2
+    return rows
+
+
 @lru_cache(maxsize=16)
-def _tables(points: Points, device: torch.device, stream: int) -> _Tables:
-    """Computed once for a code and a device: about 200 KB."""
+def _tables(points: Points, rows: int, device: torch.device, stream: int) -> _Tables:
+    """Computed once for a code, items of so many rows, and a device: about 200 KB."""
     exponents = np.arange(1, SUMS + 1)
     places = np.arange(points.tile + WIDTH)
     columns = powers_of(points.of(places), SUMS).astype(np.uint64)
     columns = products(columns.ravel(), np.repeat(points.factors(places), SUMS))
     step = points.shift(WIDTH)
-    rows = powers_of(np.array([pow(step, int(e), FIELD) for e in exponents], np.float64), ROWS).T
-    limbs = np.stack([rows & ((1 << _LIMB) - 1), rows >> _LIMB], -1).astype(np.int32)
-    most = (1 << 32) // (WIDTH * ROWS)
-    items = powers_of(np.array([points.shift(WIDTH * ROWS)], np.float64), most)[0]
+    steps = np.array([pow(step, int(e), FIELD) for e in exponents], np.float64)
+    powers = powers_of(steps, rows).T
+    limbs = np.stack([powers & ((1 << _LIMB) - 1), powers >> _LIMB], -1).astype(np.int32)
+    most = (1 << 32) // (WIDTH * rows) if rows == ROWS else 2 * _ITEMS
+    items = powers_of(np.array([points.shift(WIDTH * rows)], np.float64), most)[0]
     arrays = limbs, columns.astype(np.int64).reshape(-1, SUMS).T, items
     return _Tables(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
 
@@ -168,7 +182,7 @@ def _sum(low, high, columns):
     return tl.sum(times(value, columns.to(tl.uint64)), 0) % PRIME
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "length"])
 def _add_up(
     pieces,
     count,
@@ -176,22 +190,24 @@ def _add_up(
     columns,
     items,
     out,
+    length,
     PIECES: tl.constexpr,
     REACH: tl.constexpr,
-    LENGTH: tl.constexpr,
     ROW: tl.constexpr,
 ):
-    """Add the sums of one item to ``out``; ``pieces`` is what `_described` gives."""
+    """Add the sums of one item, of ``length`` rows, to ``out``; ``pieces`` is what `_described`
+    gives.
+    """
     item = tl.program_id(0)
     i = tl.arange(0, PIECES)
     ends = tl.load(pieces + 4 * count + i, mask=i < count, other=1 << 40)
     piece = tl.sum((ends <= item).to(tl.int32), 0)
     number = item - tl.max(tl.where(ends <= item, ends, 0), 0).to(tl.int32)
-    begin = tl.load(pieces + piece) + number.to(tl.int64) * (4 * ROW * LENGTH)
+    begin = tl.load(pieces + piece) + number.to(tl.int64) * (4 * ROW * length)
     begin = tl.multiple_of(begin.to(tl.pointer_type(tl.uint32)), 16)
     sizes = tl.load(pieces + count + i, mask=i < count, other=0)
-    size = tl.sum(tl.where(i == piece, sizes, 0), 0) - number.to(tl.int64) * (4 * ROW * LENGTH)
-    size = tl.minimum(size, 4 * ROW * LENGTH).to(tl.int32)
+    size = tl.sum(tl.where(i == piece, sizes, 0), 0) - number.to(tl.int64) * (4 * ROW * length)
+    size = tl.minimum(size, 4 * ROW * length).to(tl.int32)
     q = tl.arange(0, ROW)
     a = tl.zeros((ROW,), tl.uint64)
     b, c, d, e, f, g, h = a, a, a, a, a, a, a

@@ -1,4 +1,4 @@
-"""Which devices Triton is trusted on: those that have shown what they compute."""
+"""Which devices Triton is trusted on, those that have shown what they compute, and with what."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import warnings
 from collections.abc import Callable
 
 import torch
+
+
+def limited(registers: int) -> dict[str, int]:
+    """Options of a launch whose threads get at most so many registers; for AMD's GPUs there is no
+    such option.
+
+    Example:
+        >>> limited(128)
+        {'maxnreg': 128}
+    """
+    return {} if torch.version.hip else {"maxnreg": registers}
 
 
 class Trust:

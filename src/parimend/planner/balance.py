@@ -28,6 +28,7 @@ from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
 from parimend.planner.striking import Judged, Strike, Trials, repaired, unrepaired
 from parimend.record import Record, plain
+from parimend.rng import SEEDS
 from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.naming import named_tensors
@@ -144,6 +145,7 @@ def balance(
     for name, value in {"errors": errors, "checks": checks, "floor": floor}.items():
         whole_number(value, name, least=1)
     whole_number(trials, "trials", least=2)
+    require(tolerance, "tolerance", "a number", int, float)
     if not 0.0 < tolerance < math.inf:
         raise SpecError(f"tolerance must be above 0, not {tolerance}: what may damage cost?")
     model = copy.deepcopy(model).eval()
@@ -156,7 +158,7 @@ def balance(
     even = Request(errors, Sidecar(), seed=seed)
     split = _Split(tensors, even, floor)
     bits = sensitivity(tensors, moments)
-    chosen = [s + seed * 2 * trials for s in range(2 * trials)]
+    chosen = [(s + seed * 2 * trials) % SEEDS for s in range(2 * trials)]
 
     def harmless(strong: int) -> bool:
         """Whether the bits after so many strong ones are."""

@@ -188,9 +188,7 @@ def plan(
     with sources(source, request) as found:
         unmet = ""
         if errors is None and asked is not None and asked.target is not None:
-            best, unmet = _smallest(
-                lambda t: _words(found, t), asked, asked.target, request.guaranteed or 1
-            )
+            best, unmet = _smallest(found, asked, asked.target, request.guaranteed or 1)
             request = replace(request, errors=best)
         files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
         taken = seconds(found, request.errors) if measure else None
@@ -206,10 +204,6 @@ def plan(
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
     return exposed((word.nbytes, word.code.n, word.promise) for word in words)
-
-
-def _words(found: Sequence[Source], errors: int) -> list[Exposed]:
-    return exposed_of(word for each in found for word in each.planned(errors))
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
@@ -297,20 +291,47 @@ def _why(
 
 
 def _smallest(
-    words: Callable[[int], list[Exposed]], asked: Service, target: float, least: int
+    found: Sequence[Source], asked: Service, target: float, least: int
 ) -> tuple[int, str]:
     """The smallest budget that meets a target, or the usual one and why there is none.
 
+    A certificate takes seconds. So budgets are tried as if each had one, and the one that is found
+    has to have it; only if it has none, every budget that meets the target has to.
+
     Args:
-        words: see `smallest_budget`.
-        asked: of them.
+        found: what is to be protected.
+        asked: of it.
         target: of it.
         least: that is guaranteed, so that no budget is smaller.
     """
+
+    def certain(errors: int) -> bool:
+        try:
+            return all(each.planned(errors) for each in found)
+        except SpecError:
+            return False
+
+    @cache
+    def words(errors: int) -> list[Exposed]:
+        return exposed_of(word for each in found for word in each.planned(errors, prove=False))
+
+    best, why = _smallest_of(words, asked, target, least, lambda errors: True)
+    if not certain(best):
+        best, why = _smallest_of(words, asked, target, least, certain)
+    return best, why
+
+
+def _smallest_of(
+    words: Callable[[int], list[Exposed]],
+    asked: Service,
+    target: float,
+    least: int,
+    certain: Callable[[int], bool],
+) -> tuple[int, str]:
+    """See `_smallest`; the arguments are those of `smallest_budget`."""
     there, years = asked.environment, asked.years
     days = DAY if asked.interval is None else asked.interval
-    words = cache(words)
-    best = smallest_budget(words, there, days, target, years, proven=MOST_POWER, least=least)
+    best = smallest_budget(words, there, days, target, years, MOST_POWER, least, certain)
     if best is not None:
         return best, ""
     errors = largest_budget(words, least)

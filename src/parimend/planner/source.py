@@ -36,13 +36,21 @@ class Source(NamedTuple):
         """The same with another budget."""
         return replace(self.request, errors=errors)
 
-    def planned(self, errors: int) -> tuple[PlannedWord, ...]:
+    def planned(self, errors: int, *, prove: bool = True) -> tuple[PlannedWord, ...]:
         """What protecting it with a budget takes.
 
+        Args:
+            errors: the budget.
+            prove: prove what is to be guaranteed, and do not only take it for proven.
+
         Raises:
-            SpecError, WordError: as `Carrier.choose` does.
+            SpecError, WordError: as `Carrier.choose` and `Carrier.guarantee` do.
         """
-        return carriers.plan(self.tensors, self.asked(errors))
+        made = carriers.plan(self.tensors, self.asked(errors), prove)
+        if prove:
+            return made
+        least = self.request.guaranteed or 0
+        return tuple(replace(word, promise=word.promise.assured(least)) for word in made)
 
 
 @contextmanager

@@ -32,7 +32,8 @@ class Runs:
         changed: the answer is another one.
         inputs: relative error of what goes into each site; NaN where it is not known.
         outputs: relative error of what comes out of it.
-        alike: all samples of a row met one fault: wrong weights, or one call among several.
+        alike: all samples of a row met one fault: wrong weights, a stuck output, a tile, or one
+            call among several.
     """
 
     layer: str

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from parimend import names
-from parimend.arguments import require
+from parimend.arguments import require, whole_number
 from parimend.errors import FaultError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
@@ -22,6 +22,8 @@ from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes
 from parimend.upsets import Upset, first_tensor
+
+_SEEDS = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def trace(
 
     One clean run, one to see that it repeats, and one for every layer, kind of fault and seed. A
     fault in computation strikes each input on its own; one in weights is the same for all of them,
-    and intervals know it. Copies of what goes into every module and comes out of it are kept for
-    one run, on the device of the model: give few inputs to a large model.
+    as a stuck output or a tile is, and intervals know it. Copies of what goes into every module and
+    comes out of it are kept for one run, on the device of the model: give few inputs to a large
+    model.
 
     Nothing of the model is changed: wrong weights are copies that a run is given, and all hooks are
     removed, also after an error.
@@ -64,7 +67,8 @@ def trace(
             axis of the first tensor in it.
         upsets: kinds of faults: `parimend.upsets.Upset` in computed outputs,
             `parimend.experiment.Faults` in weights and biases: the parameters of a module itself.
-        seeds: of the faults; from six on there are intervals of medians.
+        seeds: of the faults, below 2^32, each of them once; from six on there are intervals of
+            medians.
         only: shell patterns of modules to strike; by default all linear layers and convolutions
             that are called, and with ``buffers`` the modules that have some of their own.
         answer: of what the model gives: (samples, ...); an answer changes where any element does.
@@ -91,9 +95,17 @@ def trace(
     kinds = [upsets] if isinstance(upsets, Upset | Faults) else list(upsets)
     for kind in kinds:
         require(kind, "upsets", "Upset or Faults, or a list of them", Upset, Faults)
-    chosen, arguments, samples = list(seeds), *_arguments(inputs)
+    require(seeds, "seeds", "whole numbers, such as range(20)", Iterable)
+    chosen = [whole_number(seed, "a seed", least=0) for seed in seeds]
+    arguments, samples = _arguments(inputs)
     if not kinds or not chosen:
         raise FaultError("there is nothing to do: give at least one kind of fault and one seed")
+    if max(chosen) >= _SEEDS:
+        raise FaultError(f"seeds are below 2^32, as layers differ in the rest, not {max(chosen)}")
+    if len(set(chosen)) < len(chosen):
+        raise FaultError("a seed that is given twice would count one fault as two")
+    if nothing := [kind for kind in kinds if isinstance(kind, Faults) and kind.count == 0]:
+        raise FaultError(f"{nothing[0]} strike nothing: give a count of 1 or more")
     stored = any(isinstance(kind, Faults) for kind in kinds)
     if buffers and not stored:
         raise FaultError("buffers=True is for faults in weights: give Faults among the upsets")
@@ -202,5 +214,5 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
         np.stack(changed),
         {site: rows("input", site) for site in behind},
         outputs,
-        alike=isinstance(kind, Faults) or calls > 1,
+        alike=isinstance(kind, Faults) or kind.alike or calls > 1,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from parimend.campaign import (
@@ -37,7 +38,12 @@ def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
     """
     found = lines(*outs, strata=True)
     stores = [Store(out) for out in outs]
-    faults = {fault.name: fault for store in stores for fault in store.spec.faults}
+    # Campaigns of other networks or protections may call other faults the same.
+    faults = {
+        (network, protection.name, fault.name): fault
+        for spec in (store.spec for store in stores)
+        for network, protection, fault in product(spec.networks, spec.protections, spec.faults)
+    }
     scored = any(line.score is not None for line in found)
     whole = [line for line in found if line.where == Stratum()]
     about = (
@@ -103,7 +109,7 @@ def comparison_sheets(found: Sequence[Comparison]) -> list[Sheet]:
 class _Table:
     """Columns, rows and chart of some lines."""
 
-    faults: dict[str, Setting]
+    faults: dict[tuple[str, str, str], Setting]
     lines: Sequence[Line]
     scored: bool
     strata: bool = False
@@ -111,7 +117,7 @@ class _Table:
     @property
     def amounts(self) -> list[str]:
         """How the amount of every fault is said."""
-        options = [dict(self.faults[line.fault].options) for line in self.lines]
+        options = [dict(self._fault(line).options) for line in self.lines]
         return [name for name in _AMOUNTS if any(name in each for each in options)]
 
     def columns(self) -> tuple[Column, ...]:
@@ -150,13 +156,16 @@ class _Table:
         panels = tuple((along[0], value) for value in ("score", "silent")) if self.scored else ()
         return Chart(along, values, by, joined=along[0] != "fault", panels=panels)
 
+    def _fault(self, line: Line) -> Setting:
+        return self.faults[line.network, line.protection, line.fault]
+
     def _spread(self, name: str) -> bool:
         """Whether all faults have this amount, of each kind several."""
-        options = [dict(self.faults[line.fault].options) for line in self.lines]
+        options = [dict(self._fault(line).options) for line in self.lines]
         return len({each.get(name) for each in options}) > 1 and all(name in x for x in options)
 
     def _row(self, line: Line) -> tuple[Value, ...]:
-        setting = self.faults[line.fault]
+        setting = self._fault(line)
         options: dict[str, Any] = dict(setting.options)
         low, high = line.where.bits or (None, None)
         where = (", ".join(line.where.tensors) or "all", "all" if low is None else f"{low}-{high}")

@@ -43,11 +43,15 @@
       if (sheet.chart) {
         this.along = this.choice("along", sheet.chart.along);
         this.value = this.choice("show", sheet.chart.values);
-        this.figure = element("div", section, "", { className: "figure" });
+        this.figure = element("div", section, "", { className: "figure", role: "group" });
+        this.figure.setAttribute("aria-label", `${sheet.name}, figure of rows of the table`);
       }
       this.count = element("p", section, "", { className: "note" });
       this.count.setAttribute("aria-live", "polite");
-      const table = element("table", element("div", section, "", { className: "scroll" }));
+      // What moves sideways is reached by keys, too, and has a name for those who hear it.
+      const scroll = element("div", section, "", { className: "scroll", tabIndex: 0, role: "region" });
+      scroll.setAttribute("aria-label", `${sheet.name}, table`);
+      const table = element("table", scroll);
       this.head(table);
       this.body = element("tbody", table);
       const notes = sheet.columns.filter((column) => column.note);
@@ -189,7 +193,9 @@
 
     axis(column, isDark) {
       const seen = this.shown.map((i) => column.numbers?.[i]).filter((x) => x > 0);
-      const wide = Math.max(...seen) / Math.min(...seen) > 50; // then powers of ten are enough
+      // One after the other: as arguments of Math.max, of which there is a limit, many rows fail.
+      const [least, most] = [Math.min, Math.max].map((end) => seen.reduce((a, b) => end(a, b), seen[0]));
+      const wide = most / least > 50; // then powers of ten are enough
       const scale = column.log ? { type: "log", exponentformat: "power", ...(wide && { dtick: 1 }) } : {};
       const grid = { gridcolor: isDark ? "#3a4149" : "#d4d9de", zeroline: false };
       return { title: { text: plain(column.title) }, automargin: true, ...grid, ...scale };

@@ -12,7 +12,7 @@ from parimend.atomic import atomic
 from parimend.errors import SpecError
 from parimend.experiment import Estimate
 from parimend.report.places import place
-from parimend.report.sheet import Chart, Sheet, finite, numbers
+from parimend.report.sheet import Chart, Column, Sheet, finite, numbers
 from parimend.showing import escaped
 
 # Told apart by colour-blind people (Okabe and Ito), by shape and by dashes.
@@ -25,6 +25,11 @@ _FEW = 12
 _CHARACTER = 0.025
 """The part of a lone panel's width that a character takes, with the space between numbers."""
 _LINE = 0.06  # of its height
+_BESIDE = 4.0
+"""Inches beside names that stand down the page."""
+_LETTER = 0.075  # inches
+_LONGEST = 200
+"""Letters of a name, at most."""
 _APART = 0.6
 """The part of a place that the marks of several series take side by side."""
 
@@ -95,10 +100,19 @@ def require_picture(path: str | os.PathLike[str]) -> Path:
 
 
 def _size(sheet: Sheet, chart: Chart) -> tuple[float, float]:
-    """Inches: for names down the page as many as there are names."""
+    """Inches: for names down the page as many as there are names, and room for the longest."""
     wide = 4.5 * len(chart.pictured()) if len(chart.pictured()) > 1 else 7.0
-    places = len(set(sheet.values(chart.pictured()[0][0]))) if chart.lying else 0
-    return wide, max(3.8, 0.25 * places)
+    if not chart.lying:
+        return wide, 3.8
+    along = chart.pictured()[0][0]
+    names = {escaped(sheet.column(along).text(value)) for value in sheet.values(along)}
+    longest = max((len(_shortened(name)) for name in names), default=0)
+    return max(wide, _BESIDE + _LETTER * longest), max(3.8, 0.25 * len(names))
+
+
+def _shortened(text: str) -> str:
+    """A name as it stands at an axis: no longer than can be read."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 class _Panel:
@@ -151,15 +165,14 @@ class _Panel:
         across, up = ("y", "x") if self.chart.lying else ("x", "y")
         for axis, column in ((across, self.along), (up, self.value)):
             axes.set(**{f"{axis}label": column.title})
-            if column.log:
+            if column.log and self._positive(column):
                 axes.set(**{f"{axis}scale": "log"})
                 scaled = getattr(axes, f"{axis}axis")
                 scaled.set_major_formatter(_plain_numbers())
                 scaled.set_minor_formatter(_plain_numbers())
         if self.named:
-            axes.set(
-                **{f"{across}ticks": range(len(self.names)), f"{across}ticklabels": self.names}
-            )
+            shown = [_shortened(name) for name in self.names]
+            axes.set(**{f"{across}ticks": range(len(shown)), f"{across}ticklabels": shown})
             if self.chart.lying:
                 axes.invert_yaxis()
                 axes.set(ylabel="")
@@ -176,6 +189,11 @@ class _Panel:
         if self.value.neutral is not None:
             line = axes.axvline if self.chart.lying else axes.axhline
             line(self.value.neutral, color="#888888", linewidth=0.8, linestyle=":")
+
+    def _positive(self, column: Column) -> bool:
+        """Whether anything stands on a logarithmic axis."""
+        there = self.places if column is self.along else map(_height, self.cells)
+        return any(number is not None and number > 0 for number in there)
 
     def _has_room(self) -> bool:
         """Whether numbers fit beside each other along a logarithmic axis."""

@@ -323,6 +323,7 @@ def smallest_budget(
     years: float = 1.0,
     proven: int = 0,
     least: int = 1,
+    certain: Callable[[int], bool] = lambda errors: True,
 ) -> int | None:
     """The least number of errors whose words meet a target; None if none does.
 
@@ -332,13 +333,16 @@ def smallest_budget(
         target: see `longest_interval`.
         proven: the largest budget that is guaranteed; the next one may leave more than it does.
         least: smaller ones are not considered.
+        certain: whether a budget that meets the target, by its words, can be had; asked of those
+            alone, as the answer may take long.
     """
 
     def met(errors: int) -> bool:
         try:
-            return risk(words(errors), where, interval, years).yearly <= target
+            left = risk(words(errors), where, interval, years).yearly
         except SpecError:  # there is no such code
             return False
+        return left <= target and certain(errors)
 
     doubled = {1 << k for k in range(MOST.bit_length())}
     tried = [t for t in sorted({*doubled, proven, least, MOST}) if t >= least]

@@ -38,10 +38,11 @@ class Copies:
             name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        pairs: dict[torch.device, tuple[list[torch.Tensor], list[torch.Tensor]]]
+        # Of one type: others are copied one by one.
+        pairs: dict[tuple[torch.device, torch.dtype], tuple[list[torch.Tensor], list[torch.Tensor]]]
         pairs = defaultdict(lambda: ([], []))
         for name, tensor in tensors.items():
-            copies, originals = pairs[tensor.device]
+            copies, originals = pairs[tensor.device, tensor.dtype]
             copies.append(self.held[name])
             originals.append(tensor)
         self._pairs = list(pairs.values())

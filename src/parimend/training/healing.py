@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -120,7 +121,7 @@ class Healing(Removable):
         self._stale |= self._state.find()
         if self._stale:  # also after a time at which that failed
             self._hear_of_loading()
-            self._kept = Kept(self._state.tensors, self._errors)
+            self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
             self._stale = False
         self._kept.keep()
         self._fresh, self._outdated = True, False
@@ -172,20 +173,31 @@ class Healing(Removable):
         if self._within():
             return False
         with self._lock:
-            return not self._within() and self._check_()[0]
+            return not self._within() and bool(self._check_()[0])
+
+    def _check_weights_(self) -> None:
+        """`check_` of what a forward computes with: the rest waits for the step, which needs it."""
+        with self._lock:
+            if not self._within():
+                self._check_(only=self._state.weights)
 
     @torch.no_grad()
-    def _check_(self, norm: torch.Tensor | None = None) -> tuple[bool, float | None]:
-        """`check_`, and the value of a norm, which a device is not waited for once more."""
+    def _check_(
+        self, norm: torch.Tensor | None = None, only: Collection[str] | None = None
+    ) -> tuple[AbstractSet[str], float | None]:
+        """`check_` of some tensors, or of all: what was wrong; and the value of a norm, which a
+        device is not waited for once more.
+        """
         if self._outdated or self._stale:
             self.refresh()
-            return False, read([], norm)[1]
+            return frozenset(), read([], norm)[1]
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
         others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
-        words, size = self._kept.differing(norm, moved)
+        words, size = self._kept.differing(norm, moved, None if others else only)
         changes, total, lost, unsure = self._kept.put_back_(words, others)
-        if changes:
-            reason = f"wrong in {some({change.tensor for change in changes})}"
+        wrong = {change.tensor for change in changes}
+        if wrong:
+            reason = f"wrong in {some(wrong)}"
             if total > len(changes):
                 reason += f": {total:,} elements, of which the first of each tensor are listed"
                 warnings.warn(
@@ -211,7 +223,7 @@ class Healing(Removable):
             self._accept(reason)
         if others:
             self.refresh()
-        return bool(changes), size
+        return wrong, size
 
     def _within(self) -> bool:
         """Whether weights are being moved: closures are called with those of a step half taken."""
@@ -220,11 +232,11 @@ class Healing(Removable):
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet. But
         # a device that is waited for here runs dry, in every step, for what is seldom there.
-        behind = self._outdated or self._begun
-        if (self._fresh or behind) and not self._within():
-            if behind or not self._kept.deferred:
-                self.check_()
-            self._fresh = False
+        if self._outdated or self._begun:
+            self.check_()
+        elif self._fresh and not self._kept.deferred:
+            self._check_weights_()
+        self._fresh &= self._within()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -239,10 +251,11 @@ class Healing(Removable):
 
     def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
         """See that a step starts with right weights, and with a gradient that may be right."""
-        damaged, norm = self._check_(gradient.norm(closure is not None))
+        wrong, norm = self._check_(gradient.norm(closure is not None))
+        # A gradient does not depend on what the optimizer keeps.
         reason = (
-            "weights or optimizer state were wrong when the gradient was computed"
-            if damaged
+            "weights were wrong when the gradient was computed"
+            if wrong & self._state.weights
             else gradient.why_not(norm)
         )
         reason = self._everywhere(reason)
@@ -346,16 +359,18 @@ def heal_(
 ) -> Healing:
     """Watch a training run, and put back what goes wrong in weights and optimizer state.
 
-    Sums are taken after every step, and checked before the next forward and before the next step.
-    What is found before the forward costs nothing but the repair. What is found after it may have
-    spoiled the gradient: that is computed again if ``step`` got a closure, and else the step is
-    skipped. So is a step whose gradient is not finite or far larger than those before it; if the
-    fifth in a row is as large as the four before it, the run has changed, and it is used.
+    Sums are taken after every step. Those of weights are checked before the next forward, and all
+    before the next step. What is found before the forward costs nothing but the repair, and so does
+    what is wrong in the optimizer's state, on which no gradient depends. Weights that are wrong
+    after the forward may have spoiled the gradient: that is computed again if ``step`` got a
+    closure, and else the step is skipped. So is a step whose gradient is not finite or far larger
+    than those before it; if the fifth in a row is as large as the four before it, the run has
+    changed, and it is used.
 
     Where the tensors are on one GPU that Triton compiles for (optimizers may keep their counters on
     the CPU), sums stay there, and the host waits once in a step: for the norm of the gradient and
-    for whether anything was wrong. There nothing is compared before the forward, so all damage may
-    have spoiled the gradient; it is put back as elsewhere.
+    for whether anything was wrong. There nothing is compared before the forward, so all damage of
+    weights may have spoiled the gradient; it is put back as elsewhere.
 
     Whoever changes weights on purpose outside of a step does so within `Healing.update`, or calls
     `Healing.refresh` afterwards, or `Healing.remove` before, as when training is done and a
@@ -364,10 +379,10 @@ def heal_(
     closure leaves of a step is taken for right, with a warning and an event ``accepted`` if weights
     or state had been moved already.
 
-    Takes three passes over weights and optimizer state in each step, one to sum up and two shorter
-    ones, and no memory but the sums and copies of small tensors, unless copies of all are asked
-    for. Buffers that a forward changes (running means) are not covered. Of sharded tensors every
-    process looks after its own shard.
+    Takes two passes over weights and optimizer state in each step, one to sum up and a shorter one,
+    a second shorter one over the weights, and no memory but the sums and copies of small tensors,
+    unless copies of all are asked for. Buffers that a forward changes (running means) are not
+    covered. Of sharded tensors every process looks after its own shard.
 
     Args:
         model: the module that is trained.

@@ -40,6 +40,8 @@ class Kept:
     Args:
         tensors: by name; strided, on any devices.
         errors: number of wrong 32-bit words that can be put back; any number, from copies, if None.
+        apart: names of tensors that are looked at more often. Those on the CPU are words of their
+            own; on a device they would take launches of their own.
 
     Raises:
         SpecError: for a budget that cannot be.
@@ -54,7 +56,12 @@ class Kept:
         ([(1, 2)], 1.0)
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], errors: int | None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        errors: int | None,
+        apart: AbstractSet[str] = frozenset(),
+    ) -> None:
         views: dict[str, torch.Tensor] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
         # What is on one device follows each other, to be read together.
@@ -64,10 +71,14 @@ class Kept:
         self._store = ModelTensors(views)
         self._addresses = {name: view.data_ptr() for name, view in views.items()}
         self._copies = Copies(views) if errors is None else None
-        chosen = choose(self._store, Request(1 if errors is None else errors, Sidecar()))
+        request = Request(1 if errors is None else errors, Sidecar())
+        alone = {n: view for n, view in views.items() if n in apart and view.device.type == "cpu"}
+        others = {n: view for n, view in views.items() if n not in alone}
         self._watched: list[Watched | Copied] = [
             Watched(c, views) if self._copies is None else Copied(c, views, self._copies.held)
-            for c in chosen
+            for group in (alone, others)
+            if group
+            for c in choose(ModelTensors(group), request)
         ]
 
     @property
@@ -87,7 +98,10 @@ class Kept:
             each.keep()
 
     def differing(
-        self, norm: torch.Tensor | None = None, moved: Collection[str] = ()
+        self,
+        norm: torch.Tensor | None = None,
+        moved: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> tuple[list[Watched | Copied], float | None]:
         """The words that have changed, and the value of a norm, for which a device is not waited
         once more.
@@ -95,8 +109,11 @@ class Kept:
         Args:
             norm: () of any float dtype, on any device.
             moved: tensors that are elsewhere now.
+            only: tensors whose words are looked at; all if None.
         """
         watched = [each for each in self._watched if not moved or self._is_there(each)]
+        if only is not None:
+            watched = [w for w in watched if any(part.name in only for part in w.word)]
         differ, size = read([each.differs() for each in watched], norm)
         return list(compress(watched, differ)), size
 

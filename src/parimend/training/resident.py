@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.codes import SumsCode
+from parimend.kernels.reading_torch import read as read_back
 
 _Start = Callable[[], list[torch.Tensor]]
 
@@ -72,7 +73,7 @@ def read(
     if not together:
         return [bool(flag) for flag in flags], None
     # Of the norm's type, whatever the device has of numbers.
-    values = torch.stack([each.to(together[-1]) for each in together]).tolist()
+    values = read_back(torch.stack([each.to(together[-1]) for each in together]))
     found = iter(values)
     answers = [bool(next(found)) if isinstance(f, torch.Tensor) else f for f in flags]
     return answers, None if norm is None else float(values[-1])

@@ -6,6 +6,7 @@ Both is asked for in every step, so what has not changed is seen at little cost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from operator import is_
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ class State:
 
     Attributes:
         tensors: as `find` has found them; of shards, what is held here.
+        weights: names of those that a forward computes with, which is no state of an optimizer.
         left: names of parameters that are not looked at.
 
     Example:
@@ -28,6 +30,8 @@ class State:
         >>> state = State(model, [torch.optim.SGD(model.parameters(), lr=0.1)])
         >>> state.find(), state.find(), list(state.tensors)
         (True, False, ['weight', 'bias'])
+        >>> sorted(state.weights)
+        ['bias', 'weight']
         >>> model.bias.data = torch.zeros(2)
         >>> state.moved()
         {'bias'}
@@ -36,6 +40,7 @@ class State:
     def __init__(self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._model, self._optimizers = model, optimizers
         self.tensors: dict[str, torch.Tensor] = {}
+        self.weights: AbstractSet[str] = frozenset()
         self.left: frozenset[str] = frozenset()
         self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
         self._places = _places({})
@@ -57,6 +62,7 @@ class State:
         tensors = self._named()
         places = _places(tensors)
         changed = places != self._places or list(tensors) != list(self.tensors)
+        self.weights = tensors.keys() - self._keeper.keys()
         self.tensors, self._places, self._given = tensors, places, given
         self._sharded = any(map(is_sharded, given))
         return changed
