@@ -250,6 +250,17 @@ def test_attributes_that_hold_no_weights_of_their_own_are_not_told():
     pm.protect_(model, 3)
 
 
+def test_views_that_a_module_keeps_do_not_stand_in_the_way():
+    """torch does not tell where they come from once an optimizer has changed the weights."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.randn(30, 8))
+    model.parts = model.weight.chunk(3)
+    with torch.no_grad():
+        model.weight.mul_(0.5)
+    seal = pm.protect_(model, 5)
+    assert pm.check(model, seal).ok
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize(
     "change",

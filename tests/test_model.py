@@ -1,5 +1,6 @@
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -386,3 +387,18 @@ def test_a_seal_follows_changes_on_purpose():
         pm.refresh(torch.nn.Linear(40, 31), old)
     with pytest.raises(SpecError, match="lives in the weights"):
         pm.refresh(model, pm.protect_(model, errors=5, carrier="lowbits"))
+
+
+@pytest.mark.parametrize("scrubs", [False, True])
+def test_a_backward_pass_goes_on_over_what_was_repaired_meanwhile(scrubs):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(30, 80), torch.nn.ReLU(), torch.nn.Linear(80, 10))
+    x = torch.randn(4, 30)
+    seal = pm.protect_(model, 5)
+    [expected] = torch.autograd.grad(model(x).sum(), model[0].weight)
+    loss = model(x).sum()
+    model[2].weight.data[3, :4] = 7.0
+    repair = pm.Scrubber(model, seal).sweep if scrubs else partial(pm.repair_, model, seal)
+    assert repair()
+    [gradient] = torch.autograd.grad(loss, model[0].weight)
+    assert torch.equal(gradient, expected)

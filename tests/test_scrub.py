@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import threading
 import time
 import urllib.request
@@ -18,6 +19,7 @@ from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
+from parimend.stores.model import ModelTensors
 
 
 def network():
@@ -256,6 +258,28 @@ def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():
     thread.join()
     model.during = lambda: None
     assert [event.kind for event in scrubber.sweep()] == ["repaired"]
+
+
+def test_updates_within_forward_passes_do_not_wait_for_each_other():
+    model, x = Interruptible(), torch.zeros(1, 30)
+    together = threading.Barrier(2)
+    right = 4.0 * model.layer.weight.detach().clone()
+    with Scrubber(model, pm.protect_(model, 5), share=1.0) as scrubber:
+
+        def double():
+            together.wait(20)
+            with scrubber.update(), torch.no_grad():
+                model.layer.weight.mul_(2.0)
+
+        model.during = double
+        threads = [threading.Thread(target=model, args=(x,), daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        assert torch.equal(model.layer.weight, right)
+    assert pm.check(model, scrubber.seal).ok
 
 
 def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
@@ -509,6 +533,115 @@ def test_a_forked_process_is_told_that_nothing_watches():
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def in_a_fork(work):
+    """What a forked process makes of it: whether it is true there; a process that hangs ends."""
+    child = os.fork()
+    if not child:  # pytest must not go on in two processes
+        code = 1
+        try:
+            signal.alarm(20)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("thread", ["sweeps", "updates"])
+def test_a_forked_process_waits_for_no_thread_that_it_has_not(thread):
+    model = network()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(event=None):
+        reached.set()
+        go_on.wait(20)
+
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0, on_event=wait)
+
+    def update():
+        with scrubber.update():
+            wait()
+
+    other = threading.Thread(target=update if thread == "updates" else scrubber.sweep)
+    break_weights(model, 2, 0)
+    if thread == "updates":
+        go_on.set()
+        scrubber.sweep()
+        go_on.clear()
+        reached.clear()
+    other.start()
+    assert reached.wait(20)
+
+    def work():
+        go_on.set()  # of this process
+        with scrubber.update(), torch.no_grad():
+            model[0].weight.mul_(2.0)
+        break_weights(model, 2, 1)
+        here = [event.kind for event in scrubber.sweep()] == ["repaired"]
+        with scrubber:
+            break_weights(model, 2, 2)
+            return here and until(lambda: scrubber.counters.repairs >= 3)
+
+    try:
+        assert in_a_fork(work)
+    finally:
+        go_on.set()
+        other.join()
+
+
+class StruckInOneThread(dict[str, torch.Tensor]):
+    """A state dict that a thread finds damaged whenever it looks at it."""
+
+    thread = None
+
+    def items(self):
+        if threading.current_thread() is self.thread:
+            self["weight"][3] = 7.0
+        return super().items()
+
+
+def test_a_forked_process_repairs_while_a_thread_of_the_old_one_does():
+    model = network()
+    seal = pm.protect_(model, 5)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def repair():
+        with ModelTensors.lock:
+            reached.set()
+            go_on.wait(20)
+
+    other = threading.Thread(target=repair)
+    other.start()
+    assert reached.wait(20)
+    break_weights(model, 2, 0)
+    try:
+        assert in_a_fork(lambda: pm.repair_(model, seal).verdict is Verdict.CORRECTED)
+    finally:
+        go_on.set()
+        other.join()
+
+
+def test_a_callback_may_stop_the_thread_that_waits_for_its_sweep():
+    model = StruckInOneThread(weight=torch.arange(1000.0))
+    told = []
+
+    def stop(event):
+        told.append(event.kind)
+        time.sleep(0.2)  # until the scrubbing thread is to begin a sweep
+        scrubber.stop()
+
+    scrubber = Scrubber(model, pm.protect_(model, 5), share=1.0, on_event=stop)
+    model.thread = threading.Thread(target=scrubber.sweep, daemon=True)
+    scrubber.start()
+    model.thread.start()
+    model.thread.join(20)
+    assert not model.thread.is_alive()
+    assert told[0] == "repaired"
+    assert not scrubber.alive
+
+
 def test_misuse():
     model = network()
     seal = pm.protect_(model, 5)
@@ -518,3 +651,33 @@ def test_misuse():
         Scrubber(torch.nn.Linear(3, 3), seal)
     with Scrubber(model, seal) as scrubber, pytest.raises(SpecError, match="runs already"):
         scrubber.start()
+    for options, message in (
+        ({"share": "1 %"}, "share must be a number .* not a str: '1 %'"),
+        ({"on_event": "mail"}, "on_event must be a function .* not a str: 'mail'"),
+        ({"log": 3}, "log must be the path of a file"),
+        ({"target": 1e-6, "worst_rate": 1e-9, "events": [1]}, r"events must be .* not \[1\]"),
+        ({"target": 1e-6, "worst_rate": 1e-9, "events": {1: "all"}}, "events must be sizes"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            Scrubber(model, seal, **options)
+    for arguments, message in (
+        ((model,), "scrubber must be a Scrubber, not a Sequential"),
+        ((scrubber, 70_000), "port must be in 0 .. 65535, not 70000"),
+        ((scrubber, "http"), "port must be a whole number"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            serve_metrics(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_torchscript_is_scrubbed_by_its_state():
+    model = torch.jit.trace(network(), torch.zeros(1, 30))
+    with pytest.raises(SpecError, match=r"takes no hooks.*state_dict"):
+        Scrubber(model, pm.protect_(model, 5)).start()
+    state = model.state_dict()
+    before = state["0.weight"].clone()
+    with Scrubber(state, pm.protect_(state, 5), share=1.0) as scrubber:
+        with torch.no_grad():
+            model.get_parameter("0.weight")[0, 0] = 7.0
+        assert until(lambda: scrubber.counters.repairs)
+    assert torch.equal(model.get_parameter("0.weight"), before)

@@ -91,6 +91,17 @@ def require(value: object, name: str, what: str, *types: type) -> None:
         raise SpecError(f"{name} must be {what}, not {_shown(value)}")
 
 
+def require_callable(value: object, name: str, what: str) -> None:
+    """Refuse what cannot be called.
+
+    >>> require_callable(3, "on_event", "a function of an Event")
+    Traceback (most recent call last):
+    parimend.errors.SpecError: on_event must be a function of an Event, not an int: 3
+    """
+    if not callable(value):
+        raise SpecError(f"{name} must be {what}, not {_shown(value)}")
+
+
 def _shown(value: object) -> str:
     kind = type(value).__name__
     if not isinstance(value, str | bytes | int | float | type(None)):

@@ -19,7 +19,7 @@ from parimend.outcomes import FileOutcome, Proof, Report
 from parimend.seal import Seal
 from parimend.showing import counted
 from parimend.stores.extent import extent_of
-from parimend.stores.model import ModelTensors, unwrapped
+from parimend.stores.model import ModelTensors, require_writable, unwrapped
 from parimend.stores.naming import (
     leaves,
     named_tensors,
@@ -28,6 +28,7 @@ from parimend.stores.naming import (
 )
 from parimend.stores.renorm import renormalizing, too_long
 from parimend.stores.shards import ShardedTensors, store_of
+from parimend.stores.spread import local
 
 Model = torch.nn.Module | Mapping[str, Any]
 
@@ -93,6 +94,8 @@ def protect_(
         tensors = _named(model, request.balance.names)
     if request.carrier.moves:
         require_movable(model, tensors.held)
+        for name, tensor in tensors.held.items():
+            require_writable(name, local(tensor))
     with moving(tensors.held.values() if request.carrier.moves else ()):
         return carriers.protect_(tensors, request.fitted(model))
 
@@ -163,6 +166,7 @@ def repair_(model: Model, seal: Seal, *, proof: Proof | None = None) -> Report:
     Raises:
         MismatchError: if the seal does not fit the model; names the tensor and both shapes.
         SpecError: see `check`.
+        WordError: if a tensor with damage lies in memory that can only be read; names it.
 
     Example:
         >>> model = torch.nn.Linear(64, 32)

@@ -17,6 +17,9 @@ from tests.distributed import workers
         "carriers",
         "planes",
         "mixed",
+        "tied",
+        "gathered_for_a_forward",
+        "scrubbed",
         "fingerprints",
     ],
 )

@@ -3,6 +3,8 @@
 import copy
 import io
 import os
+import time
+import warnings
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import parimend as pm
 from parimend.carriers import Balance, Request
-from parimend.errors import WordError
+from parimend.errors import SpecError, WordError
 from parimend.outcomes import Verdict
 from parimend.stores.shards import store_of
 
@@ -287,6 +289,69 @@ def mixed(rank):
     for c in (torch.randn(3), distribute_tensor(torch.randn(3, 3), mesh, [Replicate()])):
         with pytest.raises(WordError, match="c is not sharded in the same way as a"):
             pm.protect_({"a": a, "c": c}, 5)
+
+
+def tied(rank):
+    """What several names share is protected once, also where a process holds nothing of it."""
+    for rows in (60, 1):  # of one row the second process has none
+        model = torch.nn.Sequential(*(torch.nn.Linear(20, rows, bias=False) for _ in range(3)))
+        model[1].weight = model[0].weight
+        fully_shard(model)
+        for there in (model, model.state_dict()):
+            seal = pm.protect_(there, 3)
+            assert [part.name for part in seal.words[0].parts] == ["0.weight", "2.weight"]
+            if rank == 0:
+                with torch.no_grad():
+                    model[1].weight.to_local()[0, :3] += 1.0
+            assert pm.repair_(there, seal).verdict is Verdict.CORRECTED
+
+
+def gathered_for_a_forward(rank):
+    """What is sharded is not called clean because of a copy of it."""
+    model = network()
+    fully_shard(model[0])
+    fully_shard(model)
+    seal = pm.protect_(model, 40)
+    x = torch.ones(1, 20)
+    with torch.no_grad():
+        model(x)
+    for act in (pm.check, pm.repair_):
+        with pytest.raises(WordError, match=r"weights of the model for a forward.*reshard\(\)"):
+            act(model, seal)
+    model.reshard()
+    strike(model, rank)
+    assert pm.repair_(model, seal).verdict is Verdict.CORRECTED
+    model(x).sum().backward()
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def scrubbed(rank):
+    """Processes look together, or not at all."""
+    model = network()
+    fully_shard(model)
+    scrubber = pm.Scrubber(model, pm.protect_(model, 40))
+    with pytest.raises(SpecError, match="is sharded over processes"):
+        scrubber.start()
+    before = gathered(model)
+    strike(model, rank)
+    [event] = scrubber.sweep()
+    assert event.kind == "repaired"
+    assert same(gathered(model), before)
+    with scrubber.update(), torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    assert scrubber.sweep() == []
+
+    whole = network()  # and sharded after its scrubber was started
+    told = []
+    seal = pm.protect_(whole, 5)
+    with warnings.catch_warnings(), pm.Scrubber(whole, seal, share=1.0, on_event=told.append):
+        warnings.simplefilter("ignore")
+        fully_shard(whole)
+        end = time.monotonic() + 20
+        while not told and time.monotonic() < end:
+            time.sleep(0.01)
+    assert told[0].kind == "unwatched"
 
 
 def fingerprints(rank):

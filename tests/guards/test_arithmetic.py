@@ -11,6 +11,7 @@ from torch import nn
 from parimend.guards import guard_
 from parimend.guards.arithmetic import arithmetic
 from parimend.layers.registry import product_of
+from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
 
 
@@ -270,7 +271,7 @@ def test_narrow_sums_of_overlapping_products(
         def hook(module, args, y):
             y[1].view(-1)[seed] += size
 
-        layer.register_forward_hook(hook, prepend=True)
+        layer.register_forward_hook(Hook(hook), prepend=True)
         layer(x)
         if kind != "tiny":  # next to the smallest numbers, where their distance is what counts
             [event] = guards.events

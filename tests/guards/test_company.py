@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
 
 from parimend.errors import ComputationError, GuardError
@@ -97,6 +98,32 @@ def test_hooks_that_change_outputs_are_left_alone(model, x):
     with upset_(model, Upset("offset"), only=["0"]), guard_(model, 4) as guards:
         torch.testing.assert_close(model(x), right)  # corrected, and then doubled
         assert len(guards.events) == len(x)
+
+
+@pytest.mark.parametrize("where", ["all", "first"])
+def test_hooks_that_are_called_before_are_left_alone(model, x, where):
+    """They would be undone, as if what they change were wrong."""
+
+    def double(module, inputs, output):
+        return 2 * output if module is model[2] else None
+
+    right = 2 * model(x)
+    with guard_(model, 4) as guards:
+        if where == "all":
+            handle = register_module_forward_hook(double)
+        else:
+            handle = model[2].register_forward_hook(double, prepend=True)
+        assert torch.equal(model(x), right)
+        assert guards.events == ()
+        handle.remove()
+        with upset_(model, Upset("offset"), only=["2"]):
+            torch.testing.assert_close(model(x), right / 2)
+        assert guards.events
+        handle = model[2].register_forward_hook(double, prepend=True)
+        model[2].bias.data[3] = 7.0  # wrong weights
+        with pytest.warns(UserWarning, match="2: outputs are wrong"):
+            model(x)
+        assert guards.events[-1].kind == "suspect"
 
 
 @pytest.mark.parametrize("make", [guard_, upset_])
@@ -216,6 +243,44 @@ def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
         assert guards.coverage()[0].cover == "kept"
         with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
             model(x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("outputs", [5, 7, 9, 16])
+def test_a_layer_with_another_number_of_outputs_is_passed_by(model, x, outputs, compiled):
+    """As after pruning, or with more classes."""
+    torch._dynamo.reset()
+    with guard_(model, 4, policy="raise") as guards, torch.no_grad():
+        called = torch.compile(model, backend="eager") if compiled else model
+        called(x)
+        model[2].weight = nn.Parameter(torch.randn(outputs, 32))
+        model[2].bias = nn.Parameter(torch.randn(outputs))
+        for _ in range(2):
+            expected = nn.functional.linear(model[1](model[0](x)), model[2].weight, model[2].bias)
+            torch.testing.assert_close(called(x), expected)
+        assert [(e.layer, e.kind) for e in guards.events] == [("2", "replaced")]
+        assert guards.coverage()[2].cover == "uncovered"
+        with pytest.raises(GuardError, match=rf"2: its weight has the shape \({outputs}, 32\)"):
+            guards.project_()
+
+
+@pytest.mark.parametrize("impose", [False, True])
+def test_weights_that_cannot_be_guarded_are_not_taken_over(model, x, impose):
+    with guard_(model, 4, impose=impose) as guards, torch.no_grad():
+        good = model[2].weight.clone()
+        model[0].weight.mul_(2.0)
+        model[2].weight[3, 4] = float("nan")
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(GuardError, match="2: its weights are not all finite"):
+            guards.project_()
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor.view(torch.int32), before[name].view(torch.int32))
+        assert set(guards.floor) == {"0"}
+        model[2].weight.copy_(good)
+        guards.project_()
+        model(x)
+        assert guards.events == ()
+        assert set(guards.floor) == {"0", "2"}
 
 
 def test_converted_weights_are_known_again(model, x):

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
 from parimend.guards.suspect import Suspect
+from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
 
 
@@ -33,7 +34,7 @@ def x():
 
 def test_one_wrong_output_is_named(model, x):
     with guard_(model, 8) as guards:
-        model[0].register_forward_hook(set_output((3, 7), 9.0), prepend=True)
+        model[0].register_forward_hook(Hook(set_output((3, 7), 9.0)), prepend=True)
         model(x)
         [event] = guards.events
     assert (event.layer, event.where, event.sample, event.channels) == ("0", 0, (3,), (7,))
@@ -48,7 +49,7 @@ def test_one_wrong_output_is_named(model, x):
 def test_outputs_that_are_not_finite_or_huge_are_corrected(model, x, value, k):
     right = model(x)
     with guard_(model, k) as guards:
-        model[0].register_forward_hook(set_output((3, 7), value), prepend=True)
+        model[0].register_forward_hook(Hook(set_output((3, 7), value)), prepend=True)
         torch.testing.assert_close(model(x), right)
         assert len(guards.events) == 1
 
@@ -61,6 +62,19 @@ def test_an_input_that_is_nan_is_no_fault(model, x, k):
         y = model(x)
         assert {(e.sample, e.kind) for e in guards.events} == {((2,), "input"), ((4,), "input")}
     assert y[[2, 4]].isnan().all()
+
+
+def test_events_with_many_positions_do_not_fill_memory():
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3)), torch.full((8, 1, 130, 130), float("nan"))
+    with guard_(model) as guards:
+        for _ in range(5):
+            model(x)
+        assert {len(event.positions) for event in guards.events} == {128 * 128}
+        last = [(call, (sample,)) for call in range(5) for sample in range(8)][-12:]
+        assert [(event.where, event.sample) for event in guards.events] == last
+        model(torch.zeros(1, 1, 800, 800).fill_(float("nan")))
+        [event] = guards.events  # the last one is kept whatever its size is
+        assert (event.where, len(event.positions)) == (5, 798 * 798)
 
 
 def test_record_and_raise_change_nothing(model, x):
@@ -135,7 +149,7 @@ def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
         def hook(module, args, y):
             y[:3, 9] += 5.0
 
-        layer.register_forward_hook(hook, prepend=True)
+        layer.register_forward_hook(Hook(hook), prepend=True)
         torch.testing.assert_close(layer(x), right)
         found = {e.sample[0]: e for e in guards.events[before:]}
         assert {e.kind for at, e in found.items() if at >= 7} == {"suspect"}
@@ -509,6 +523,11 @@ def test_where_nothing_is_computed_again_no_weights_are_repaired(answer):
     with pytest.raises(GuardError, match=f"policy '{answer}' nothing is computed again"):
         Policy(answer, on_weights=print)
     assert Policy(answer) != Policy()
+
+
+def test_what_repairs_weights_is_a_function():
+    with pytest.raises(SpecError, match="on_weights must be a function of a GuardEvent, not a str"):
+        Policy(on_weights="repair")
 
 
 def test_a_model_is_guarded_once(model):

@@ -6,6 +6,7 @@ from torch import nn
 
 from parimend.errors import ComputationError, GuardError
 from parimend.guards import Policy, graph, guard_, latch, layer, observing
+from parimend.removable import Hook
 
 
 class Net(nn.Module):
@@ -54,7 +55,7 @@ def failing(model, calls):
             left[0] -= 1
             y[2, 3] += 5.0
 
-    return model.first.register_forward_hook(hook, prepend=True)
+    return model.first.register_forward_hook(Hook(hook), prepend=True)
 
 
 def fail_in_first(monkeypatch):
@@ -201,7 +202,8 @@ def test_no_harmless_stop_of_the_second_run_hides_an_alarm(kind, answer):
                 if left:
                     y.view(-1)[at] += left.pop()
 
-            handle, before = model[0].register_forward_hook(hook, prepend=True), len(guards.events)
+            before = len(guards.events)
+            handle = model[0].register_forward_hook(Hook(hook), prepend=True)
             if answer == "raise":
                 with pytest.raises(ComputationError, match="run it again"):
                     model(x)

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import parimend as pm
+from parimend.errors import WordError
 from parimend.kernels.pieces_torch import bytes_of
+from parimend.outcomes import Verdict
 from parimend.stores.model import ModelTensors
 from tests.elsewhere import Distant
 
@@ -55,3 +58,25 @@ def test_reading_shares_the_memory_of_what_is_contiguous():
     data = store.read(replace(store.whole()[0], start=5, count=2))
     tensor[1, 1] = -1.0
     assert data.view(np.float32).tolist() == [-1.0, 6.0]
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_memory_that_can_only_be_read_is_not_written(tmp_path, recwarn):
+    """Which would end the process."""
+    np.arange(3000, dtype=np.float32).tofile(tmp_path / "w")
+    mapped = torch.from_numpy(np.memmap(tmp_path / "w", np.float32, "r"))
+    state = {"mapped": mapped, "own": torch.arange(9.0)}
+    seal = pm.protect_(state, 5, per="tensor")
+    np.memmap(tmp_path / "w", np.float32, "r+")[2000] = 7.0
+    state["own"][3] = 7.0
+    assert pm.check(state, seal).verdict is Verdict.CORRECTABLE
+    with pytest.raises(WordError, match="mapped lies in memory that can only be read"):
+        pm.repair_(state, seal)
+    kinds = [event.kind for event in pm.Scrubber(state, seal).sweep()]
+    assert kinds == ["unwatched", "repaired"]
+    assert state["own"].tolist() == list(range(9))
+    for carrier in ("real", "lowbits"):
+        with pytest.raises(WordError, match="mapped lies in memory"):
+            pm.protect_({"own": torch.randn(5000), "mapped": mapped}, 5, carrier)
+    state["mapped"] = mapped.clone()
+    assert pm.repair_(state, seal).verdict is Verdict.CORRECTED

@@ -281,3 +281,15 @@ class TestOddTensors:
     def test_a_lazy_model(self):
         with pytest.raises(WordError, match=r"^weight has no values yet"):
             named_tensors(nn.LazyLinear(3))
+
+
+def test_a_long_chain_of_objects_is_followed_to_its_end():
+    first = last = argparse.Namespace(next=None)
+    for _ in range(5000):
+        last.next = argparse.Namespace(next=None, before=last)
+        last = last.next
+    state = {"w": torch.ones(3), "chain": first, "losses": [0.5] * 9}
+    assert list(leaves(state)) == ["w"]
+    last.next = torch.ones(3)
+    with pytest.raises(WordError, match="chain is a Namespace, whose numbers have no names"):
+        named_tensors(state)

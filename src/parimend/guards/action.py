@@ -110,7 +110,7 @@ def settle(
             if faulty:
                 _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     finally:  # also where on_weights, which is not ours, raises something
-        journal.events.extend(events.values())
+        journal.note(events.values())
     journal.warn_of(events.values())
     if policy.answer == "raise" and faulty:
         raise ComputationError(

@@ -56,6 +56,7 @@ class Checks:
         blocks: of outputs.
         noise: what rounding errors make of the checks.
         weight_dtype: of the weights.
+        shape: of the weights.
     """
 
     def __init__(self, product: Product, code: Output, weight: Tensor, bias: Tensor | None) -> None:
@@ -73,7 +74,7 @@ class Checks:
             (left <= most * size2 / blocks).all() and (Pb.square() <= most * (size2 + b2)).all()
         )
         self._size = math.sqrt(size2 + b2)
-        self.weight_dtype = weight.dtype
+        self.weight_dtype, self.shape = weight.dtype, weight.shape
         self._fan_in = W.shape[-1]
         self._has_bias = bias is not None
         square = square.reshape(blocks, 1, code.n)
@@ -113,6 +114,8 @@ class Checks:
 
     def hold_for(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether weights have these P W and P b: then they are as good as the ones from before."""
+        if weight.shape != self.shape:
+            return False
         _, PW, Pb = self._projected(weight, bias)
         limit = _INTACT * self._size * math.sqrt(self.code.n * self.blocks)
         pairs = ((PW, self._source["PW"]), (Pb, self._source["Pb"]))

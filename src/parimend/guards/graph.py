@@ -60,6 +60,12 @@ def constants(key: str, dtype: torch.dtype, device: torch.device) -> Constants:
     return found
 
 
+@_once
+def pass_by(key: str) -> None:
+    """Notes, when a graph is compiled, that it does not check a layer: its weights are others."""
+    _ADMITTED[key].pass_by()
+
+
 def answer_(
     alarm: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, key: str
 ) -> None:

@@ -65,7 +65,11 @@ class Guards(Removable):
         It is that of the arithmetic in use: of the present dtype of the weights, of autocasting if
         it is asked for inside of that, and of PyTorch's present precision of float32 products.
         """
-        return {name: guard.floor() for name, (guard, _, _) in self._layers.items()}
+        return {
+            name: guard.floor()
+            for name, (guard, site, _) in self._layers.items()
+            if not unusable(*site.parameters())
+        }
 
     @property
     def passed(self) -> Mapping[str, int]:
@@ -124,7 +128,16 @@ class Guards(Removable):
         """Adapts to changed weights: to be called after an optimizer's step or loading weights.
 
         Imposed layers are projected again; of kept ones the products are renewed.
+
+        Raises:
+            GuardError: if a layer has weights that cannot be guarded, or of another shape; names
+                it, and nothing was changed then.
         """
+        for name, (guard, _, _) in self._layers.items():
+            if reason := guard.misfit():
+                raise GuardError(
+                    f"{name}: {reason}: put that right, or remove() the guards and guard again"
+                )
         for guard, site, imposed in self._layers.values():
             if imposed:
                 _impose_(site, guard.code)

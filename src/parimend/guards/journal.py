@@ -6,8 +6,10 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from parimend.arguments import require_callable
 from parimend.errors import GuardError
 from parimend.events import Event
 from parimend.record import Record
@@ -29,8 +31,9 @@ beside the layer and multiplied with every input. ``repeated``: the operation is
 Parameters = Callable[[], tuple[Any, Any]]
 """Gives weight and bias (or None) of a layer."""
 
-KEPT_EVENTS = 10_000
-"""Events that are kept; older ones are dropped, so that a broken machine does not fill memory."""
+KEPT_EVENTS, KEPT_PLACES = 10_000, 200_000
+"""Events that are kept, and positions and outputs in all of them; older ones are dropped, so that
+neither a broken machine nor inputs without values fill memory."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +42,8 @@ class GuardEvent(Event):
 
     Attributes:
         layer: name of the module; `Event.where` is its call, counted from 0, or -1 if an alarm that
-            waited for the end of the forward was not seen again; no more is known of it then.
+            waited for the end of the forward was not seen again, no more is known of it then; or if
+            weights were replaced before a graph was compiled.
         sample: index on the leading axes of the output.
         positions: wrong positions, as indices on its spatial axes; () for layers without any.
         channels: wrong outputs, if they were located.
@@ -77,6 +81,7 @@ class Policy:
 
     Raises:
         GuardError: for another answer, or if there is nothing to be tried once more.
+        SpecError: if ``on_weights`` cannot be called.
 
     Example:
         >>> Policy("recompute", on_weights=lambda event: print(event.layer)).answer
@@ -92,6 +97,8 @@ class Policy:
                 f"policy must be one of {', '.join(get_args(Answer))}, or a Policy with one of "
                 f"them, not {self.answer!r}"
             )
+        if self.on_weights is not None:
+            require_callable(self.on_weights, "on_weights", "a function of a GuardEvent")
         if self.on_weights is not None and self.answer in ("raise", "record"):
             raise GuardError(
                 f"with the policy {self.answer!r} nothing is computed again, so on_weights is "
@@ -132,11 +139,24 @@ class Journal:
 
     policy: Policy
     every: int
-    events: deque[GuardEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    events: deque[GuardEvent] = field(default_factory=deque)
     screened: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     latch: Latch | None = None
     warned: set[str] = field(default_factory=set)
+    _places: int = 0
+    _lock: Any = field(default_factory=Lock, repr=False)
+
+    def note(self, events: Iterable[GuardEvent]) -> None:
+        """Keep events, and as many of those before as there is room for."""
+        with self._lock:
+            for event in events:
+                self.events.append(event)
+                self._places += _places_in(event)
+            while len(self.events) > KEPT_EVENTS or (
+                self._places > KEPT_PLACES and len(self.events) > 1
+            ):
+                self._places -= _places_in(self.events.popleft())
 
     def warn_of(self, events: Iterable[GuardEvent]) -> None:
         """Warn, once for a layer, of wrong outputs that go on, as nothing has put them right."""
@@ -148,3 +168,7 @@ class Journal:
                 "such outputs with the policy 'raise'",
                 stacklevel=2,
             )
+
+
+def _places_in(event: GuardEvent) -> int:
+    return len(event.positions) + len(event.channels)

@@ -253,7 +253,7 @@ class Latch:
         events = [
             GuardEvent(kind, -1, why, layer=layer, magnitude=float("nan")) for layer in layers
         ]
-        self._journal.events.extend(events)
+        self._journal.note(events)
         return events
 
     def _compiled(

@@ -20,6 +20,9 @@ from parimend.guards.observing import CHECKED, is_exporting, is_raised, observab
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 
+_ON_ALL = torch.nn.modules.module._global_forward_hooks
+"""Hooks that are called after all modules, and before a module's own."""
+
 
 class LayerGuard(Hook):
     """Checks every output of one layer.
@@ -61,7 +64,9 @@ class LayerGuard(Hook):
         """Takes over the weights as they are now."""
         self.checks = Checks(self.product, self.code, *self.parameters())
         self._cast: dict[torch.dtype, Checks] = {}
-        self._known = Known(self._stored())
+        stored = self._stored()
+        self._known = Known(stored)
+        self._shape = None if stored[0] is None else stored[0].shape
         self._told = False
         for (dtype, device), kept in self._constants.items():
             for old, new in zip(kept, self._fresh(dtype, device), strict=True):
@@ -92,14 +97,24 @@ class LayerGuard(Hook):
                 return "known"
         return standing
 
+    def misfit(self) -> str:
+        """Why the weights that the layer has now cannot be taken over; empty if they can."""
+        weights = self.parameters()
+        if reason := unusable(*weights):
+            return reason
+        was, now = tuple(self.checks.shape), tuple(weights[0].shape)
+        return "" if now == was else f"its weight has the shape {now}, and had {was}"
+
     def checks_in(self, dtype: torch.dtype) -> Checks:
         """The checks of outputs of a dtype: if weights are finer, the layer has cast them first."""
         if dtype.itemsize >= self.checks.weight_dtype.itemsize:
             return self.checks
         if dtype not in self._cast:
-            if not self.checks.hold_for(*self.parameters()):  # damaged before the first run
+            weights = self.parameters()
+            # Replaced, or damaged before the first run.
+            if unusable(*weights) or not self.checks.hold_for(*weights):
                 return self.checks
-            weights = _cast(self.parameters(), dtype)
+            weights = _cast(weights, dtype)
             usable = not unusable(*weights)  # some may be too large for the dtype
             self._cast[dtype] = Checks(self.product, self.code, *weights) if usable else self.checks
         return self._cast[dtype]
@@ -132,6 +147,8 @@ class LayerGuard(Hook):
             return
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
+        elif self._is_reshaped():
+            self.pass_by(call)
         elif y.numel():
             checks, used = self.checks_in(y.dtype), as_used(x, y)
             place = latch.place(self.number, y.device) if latch and latch.waits else None
@@ -185,17 +202,31 @@ class LayerGuard(Hook):
         if standing == "converted" and not unusable(*self.parameters()):
             self.renew()
             return True
+        self.pass_by(call, standing)
+        return False
+
+    def _is_reshaped(self) -> bool:
+        """Whether weights of another shape have taken the place of those that the guard knows: then
+        outputs are not what its checks are for.
+        """
+        weight = self._stored()[0]
+        return weight is not None and weight.shape != self._shape
+
+    def pass_by(self, call: int = -1, standing: Standing = "replaced") -> None:
+        """Notes a call that cannot be checked, and tells once that the layer has other weights."""
         self.journal.passed[self.name] += 1
         if not (self._told or standing == "computed" or is_lent()):
             self._told = True
-            self.journal.events.append(GuardEvent("replaced", call, layer=self.name))
-        return False
+            self.journal.note([GuardEvent("replaced", call, layer=self.name)])
 
     def watch(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
         """`inspect`, also inside a graph that is being compiled."""
         if not torch.compiler.is_compiling():
             self.inspect(y, x, parameters)
         elif not is_exporting() and y.dtype in CHECKED:  # what is exported runs without guards
+            if parameters()[0].shape != self.checks.shape:
+                graph.pass_by(self._key)
+                return
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)
             imposed = self.checks_in(y.dtype).imposed  # made with the constants: only looked up
@@ -238,13 +269,23 @@ class LayerGuard(Hook):
         # A module that took the place of this one may have taken over its hooks, in its own way.
         if torch.compiler.is_compiling() or module is not self._module:
             return
-        if foreign_forward(module) is None:
+        if self._comes_first():
             self.inspect(output, _input(args, kwargs), self.parameters)
+
+    def _comes_first(self) -> bool:
+        """Whether nobody else may have changed outputs before the hook sees them: others wrap the
+        forward, or have hooks on all modules, or before this one. Else they are looked at before.
+        """
+        if _ON_ALL or foreign_forward(self._module) is not None:
+            return False
+        before = itertools.takewhile(
+            lambda hook: hook is not self, self._module._forward_hooks.values()
+        )
+        return all(isinstance(hook, Hook) for hook in before)
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         y = forward(*args, **kwargs)
-        # What wraps it again may change what comes out, so it is looked at before.
-        if torch.compiler.is_compiling() or foreign_forward(self._module) is not None:
+        if torch.compiler.is_compiling() or not self._comes_first():
             self.watch(y, _input(args, kwargs), self.parameters)
         return y
 

@@ -205,7 +205,7 @@ class _Twice(TorchFunctionMode):
             channels=tuple(index[1:2]),
             magnitude=float(error),
         )
-        self._journal.events.append(event)
+        self._journal.note([event])
         if action == "raised":
             raise ComputationError(f"wrong outputs: {event}; run it again")
         self._journal.warn_of([event])

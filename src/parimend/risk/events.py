@@ -79,9 +79,15 @@ class Events(Record):
         """
         if isinstance(given, Events):
             return given
-        shares = _parsed(given) if isinstance(given, str) else dict(given)
-        sizes = sorted(shares)
-        return cls(tuple(sizes), tuple(float(shares[size]) for size in sizes))
+        if isinstance(given, str):
+            given = _parsed(given)
+        try:
+            pairs = sorted((size, float(share)) for size, share in dict(given).items())
+        except (TypeError, ValueError):
+            raise SpecError(
+                f"events must be sizes and shares, such as {{1: 0.9, 2: 0.1}}, not {given!r:.60}"
+            ) from None
+        return cls(tuple(size for size, _ in pairs), tuple(share for _, share in pairs))
 
     @property
     def largest(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from parimend import removable
+from parimend.errors import SpecError
 from parimend.removable import Hook, runs, wrap_forward_, wrappings
 
 _DISABLED = os.path.join("torch", "_dynamo", "eval_frame.py")
@@ -69,9 +70,20 @@ class Gate:
         self._owner: int | None = None
         # Of every thread inside: what called the model first, and how many calls are nested.
         self._inside: dict[int, tuple[FrameType, int]] = {}
+        self._asking: set[int] = set()  # threads that want to change weights, maybe within a pass
 
     def attach(self, model: torch.nn.Module) -> None:
-        """Put the gate before the forward passes of a model."""
+        """Put the gate before the forward passes of a model.
+
+        Raises:
+            SpecError: if it takes no hooks.
+        """
+        if isinstance(model, torch.jit.ScriptModule):
+            raise SpecError(
+                f"{type(model).__name__} is TorchScript, which takes no hooks that keep repairs "
+                "from its forward passes: if these may go on beside repairs, seal its state_dict() "
+                "and give the scrubber that"
+            )
         self._handles = [
             model.register_forward_pre_hook(_hook()(self._enter)),
             model.register_forward_hook(_hook()(self._leave), always_call=True),
@@ -95,9 +107,30 @@ class Gate:
         """Whether this thread is changing weights."""
         return self._owner == threading.get_ident()
 
+    def arrive(self, *, starts: bool = False) -> None:
+        """In a forked process there are no threads but this one: no other will open the gate.
+
+        Args:
+            starts: a thread of this process is going to watch the weights; else a warning says that
+                nothing does.
+        """
+        if self._process == os.getpid():
+            return
+        thread = threading.get_ident()
+        owner, inside = self._owner, self._inside
+        self._reset()
+        if owner == thread:  # it was forked within a change, which goes on here
+            self._owner = owner
+        self._inside = {number: call for number, call in inside.items() if number == thread}
+        if not starts:
+            warnings.warn(
+                "this process was forked from one with a Scrubber, which does not run here: "
+                "nothing watches these weights until start() is called in this process too",
+                stacklevel=3,
+            )
+
     def _enter(self, *_: Any) -> None:
-        if self._process != os.getpid():
-            self._forked()
+        self.arrive()
         thread = threading.get_ident()
         if self._owner == thread:
             return
@@ -149,8 +182,12 @@ class Gate:
             return
         try:
             with self._condition:
-                while self._owner is not None and not over():
-                    self._condition.wait(LOOK_AGAIN)
+                self._asking.add(thread)
+                try:
+                    while self._owner is not None and not over():
+                        self._condition.wait(LOOK_AGAIN)
+                finally:
+                    self._asking.discard(thread)
                 if self._owner is None:
                     self._owner = thread
                 while not (free := self._owner == thread and self._is_empty()) and not over():
@@ -168,23 +205,14 @@ class Gate:
             self._condition.notify_all()
 
     def _is_empty(self) -> bool:
-        """Whether no other thread is inside; forgets passes whose frames are gone."""
+        """Whether no other thread is inside and goes on; forgets passes whose frames are gone."""
         if self._inside:
             self._inside = {
                 thread: (first, depth)
                 for thread, (first, depth) in self._inside.items()
                 if runs(first, thread)
             }
-        return not self._inside.keys() - {threading.get_ident()}
-
-    def _forked(self) -> None:
-        """In a new process there are no threads but this one: nobody will open the gate."""
-        self._reset()
-        warnings.warn(
-            "this process was forked from one with a Scrubber, which does not run here: nothing "
-            "watches these weights until start() is called in this process too",
-            stacklevel=2,
-        )
+        return not self._inside.keys() - self._asking - {threading.get_ident()}
 
 
 def _as_it_is(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

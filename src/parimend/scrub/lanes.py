@@ -8,8 +8,8 @@ read, this is a share of the memory's bandwidth.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -54,6 +54,36 @@ def timed(work: Callable[[], Result], devices: Collection[torch.device]) -> tupl
         end.synchronize()
     spans = [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)]
     return result, max(spans) / 1e3
+
+
+class Stopwatch:
+    """How long something kept a core busy: from now on, without what is done aside.
+
+    Example:
+        >>> watch = Stopwatch()
+        >>> with watch.aside():
+        ...     print("somebody else's turn")
+        somebody else's turn
+        >>> 0.0 < watch.seconds < 10.0
+        True
+    """
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.perf_counter() - self._began
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Waiting for others, and what they do, takes no time of ours."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - began
 
 
 def wait_for(devices: Collection[torch.device]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -16,7 +15,7 @@ from parimend.carriers.finding import Element, Finding, places_of
 from parimend.events import Event, ScrubKind
 from parimend.outcomes import Verdict
 from parimend.scrub.gate import Gate
-from parimend.scrub.lanes import timed, wait_for
+from parimend.scrub.lanes import Stopwatch, timed, wait_for
 from parimend.scrub.memory import Memory
 from parimend.scrub.repairs import Repaired, repaired
 from parimend.scrub.schedule import Schedule
@@ -28,6 +27,9 @@ ATTEMPTS = 3
 """Times that damage is looked for in a word in one sweep, while it changes."""
 PATIENCE = 10.0
 """Seconds that a repair waits for forward passes to end, and others for it."""
+
+_WORTH = 1e-3
+"""Seconds of work after which there is a rest."""
 
 Result = TypeVar("Result")
 
@@ -65,13 +67,19 @@ class Looks:
         self._weights, self._teller, self._schedule = weights, teller, schedule
         self._share = share
         self.gate, self.stopped = Gate(), threading.Event()
+        self._owed = 0.0  # seconds that the thread was busy since it last rested
         self.forget()
 
-    def renew_locks(self) -> None:
-        """In a forked process, nobody will release those of the old one."""
-        self.gate.remove()
-        self.gate, self.stopped = Gate(), threading.Event()
+    def arrive(self, *, starts: bool) -> None:
+        """In a forked process, nobody will release the locks of the old one, or end its updates.
+
+        Args:
+            starts: see `Gate.arrive`.
+        """
+        self.gate.arrive(starts=starts)
         self._teller.lock = threading.RLock()
+        if not self.gate.mine:
+            self._weights.end_change()
 
     def forget(self) -> None:
         """The words were sealed anew: what is known of them is known no more."""
@@ -96,6 +104,8 @@ class Looks:
 
     def look(self, number: int, pause: bool) -> Looked:
         """Look at a word until nothing changes any more; tells what was noticed."""
+        if pause and (why := self._weights.several):
+            return Looked([self._teller.fail("unwatched", why)], False)
         try:
             return self._look(number, pause)
         except Exception as error:
@@ -143,29 +153,35 @@ class Looks:
     def _look(self, number: int, pause: bool) -> Looked:
         events: list[Event] = []
         seen = False
+
+        def valid() -> bool:
+            return self._paused(lambda: self._weights.is_valid(word, since), pause)
+
         for _ in range(ATTEMPTS):
             seen = False
             # An update seals words anew: what follows is held against the seal of no other time.
-            word, since = self._weights.word(number)
-            if not self._weights.is_valid(word, since):
+            word, since = self._paused(lambda: self._weights.word(number), pause)
+            if not valid():
                 break
             clean = self._is_clean(word, since, pause)
             if self.stops(pause):
                 break
-            if not self._weights.is_valid(word, since):
+            if not valid():
                 continue
             if clean:
                 return Looked(events, True)
-            began = time.perf_counter()
-            told, seen = self._treat(number, word, since, pause)
+            watch = Stopwatch()
+            told, seen = self._treat(number, word, since, pause, watch)
             events += told
-            self._rest(time.perf_counter() - began, pause)
+            self._rest(watch.seconds, pause)
             kinds = {event.kind for event in told}
             if (kinds or seen) and kinds.isdisjoint(("repaired", "changed")):
                 break
         return Looked(events, seen)
 
-    def _treat(self, number: int, word: SealedWord, since: Since, pause: bool) -> Looked:
+    def _treat(
+        self, number: int, word: SealedWord, since: Since, pause: bool, watch: Stopwatch
+    ) -> Looked:
         """Locate damage, repair it, and tell of it."""
         weights, tensors = self._weights, since.tensors
         before = proof_of(word, tensors)
@@ -177,41 +193,53 @@ class Looks:
         if finding.verdict is Verdict.CLEAN:
             return Looked([], True)
         if not lost:
-            return self._repair(word, finding, since, pause)
+            return self._repair(word, finding, since, pause, watch)
         if changed:
-            return Looked([self._found("changed", word, finding)], False)
+            return Looked([self._found("changed", word, finding, watch)], False)
         self._lost[number] = before
         self._schedule.lost = True
-        return Looked([self._found("uncorrectable", word, weights.explained(word, finding))], True)
+        finding = weights.explained(word, finding)
+        return Looked([self._found("uncorrectable", word, finding, watch)], True)
 
-    def _found(self, kind: ScrubKind, word: SealedWord, finding: Finding) -> Event:
+    def _found(
+        self, kind: ScrubKind, word: SealedWord, finding: Finding, watch: Stopwatch
+    ) -> Event:
         """Tell of damage that was not repaired."""
         self._teller.count(**{kind: 1})
         outcome = outcome_of(word, finding)
         event = Event(kind, self._teller.counters.sweeps, outcome.reason, outcome.changes, outcome)
-        self._teller.tell(event)
+        with watch.aside():
+            self._teller.tell(event)
         return event
 
-    def _repair(self, word: SealedWord, finding: Finding, since: Since, pause: bool) -> Looked:
+    def _repair(
+        self, word: SealedWord, finding: Finding, since: Since, pause: bool, watch: Stopwatch
+    ) -> Looked:
         """Put back what was found, if it still is so once no forward pass runs, and tell of it."""
         done: Repaired | None = None
 
         def abandon() -> bool:
             return self.stops(pause) or not self._weights.is_valid(word, since)
 
-        with self.gate.exclusive(abandon, PATIENCE) as entered:
+        with ExitStack() as stack:
+            with watch.aside():
+                entered = stack.enter_context(self.gate.exclusive(abandon, PATIENCE))
+                if entered:
+                    wait_for(self._weights.devices(word))
             if valid := entered and self._weights.is_valid(word, since):
                 done = self._put_back(word, finding, since)
         if done:
-            for event in done.events:
-                self._teller.tell(event)
+            with watch.aside():
+                for event in done.events:
+                    self._teller.tell(event)
             return Looked(done.events, True)
         if valid:
-            return Looked([self._found("changed", word, finding)], False)
+            return Looked([self._found("changed", word, finding, watch)], False)
         if entered or abandon():
             return Looked([], False)
         what = f"{word.name} waits for forward passes to end to be repaired"
-        return Looked([self._teller.fail("failed", what)], False)
+        with watch.aside():
+            return Looked([self._teller.fail("failed", what)], False)
 
     def _put_back(self, word: SealedWord, finding: Finding, since: Since) -> Repaired | None:
         """Write what was found, while no forward pass runs; None if it is not so any more."""
@@ -221,7 +249,6 @@ class Looks:
             at_once = is_in_place(word, element, tensors, received=True)
             return at_once or stuck.issuperset(places_of(word.parts, [element]))
 
-        wait_for(self._weights.devices(word))
         if not all(map(still, finding.elements)):
             return None
         write_finding(word, finding, tensors)
@@ -255,6 +282,12 @@ class Looks:
         return result
 
     def _rest(self, seconds: float, pause: bool) -> None:
-        self._teller.count(busy_seconds=seconds)
-        if pause:
-            self.stopped.wait(seconds * (1.0 / self._share - 1.0))
+        """What was busy for so long rests, once it is worth it: resting takes time, too."""
+        if not pause:
+            self._teller.count(busy_seconds=seconds)
+            return
+        self._owed += seconds
+        if self._owed >= _WORTH:
+            busy, self._owed = self._owed, 0.0
+            self._teller.count(busy_seconds=busy)
+            self.stopped.wait(busy * (1.0 / self._share - 1.0))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from parimend.arguments import require, whole_number
 from parimend.errors import SpecError
 from parimend.risk.pace import Pace
 from parimend.scrub.scrubber import Scrubber
@@ -23,9 +24,12 @@ def serve_metrics(scrubber: Scrubber, port: int = 9464, address: str = "127.0.0.
         (server, thread) of prometheus_client; ``server.shutdown()`` ends it.
 
     Raises:
-        SpecError: if prometheus_client is not installed.
+        SpecError: if prometheus_client is not installed, it is no scrubber, or no port.
         OSError: if the port is taken.
     """
+    require(scrubber, "scrubber", "a Scrubber", Scrubber)
+    if not 0 <= whole_number(port, "port") < 1 << 16:
+        raise SpecError(f"port must be in 0 .. 65535, not {port}")
     try:
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

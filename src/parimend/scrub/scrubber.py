@@ -7,14 +7,17 @@ is repaired between two forward passes and proven by the SHA-256, or, on a GPU, 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Real
 from types import TracebackType
 
 import torch
 
+from parimend.arguments import path_of, require, require_callable
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.events import Event
@@ -23,6 +26,7 @@ from parimend.outcomes import Proof
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
+from parimend.scrub.gate import LOOK_AGAIN
 from parimend.scrub.looks import Looks
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
@@ -59,9 +63,10 @@ class Scrubber:
 
     Raises:
         MismatchError: if the seal does not fit the model.
-        SpecError: if a word cannot be proven so, if share is not in (0, 1], if a target comes
-            without a worst rate or a worst rate without a target, if they are no probabilities, or
-            if the target is missed however often the weights are checked.
+        SpecError: if an argument is of the wrong type, if a word cannot be proven so, if share is
+            not in (0, 1], if a target comes without a worst rate or a worst rate without a target,
+            if they are no probabilities, or if the target is missed however often the weights are
+            checked.
 
     Example:
         >>> from parimend import protect_
@@ -88,15 +93,18 @@ class Scrubber:
         events: Events | Mapping[int, float] | str | None = None,
         proof: Proof | None = None,
     ) -> None:
+        require(share, "share", "a number above 0 and at most 1", Real)
+        require_callable(on_event, "on_event", "a function that is called with each Event")
         if not 0.0 < share <= 1.0:
             raise SpecError(f"share must be above 0 and at most 1, not {share}")
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share
-        self._teller = Teller(on_event, log)
+        self._teller = Teller(on_event, None if log is None else path_of(log, "log"))
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
+        self._process = os.getpid()
         self._sweeping = threading.RLock()  # callbacks may sweep
         self._thread: threading.Thread | None = None
         self._unwatched: frozenset[str] = frozenset()
@@ -153,12 +161,15 @@ class Scrubber:
         In a forked process, which has no threads of the old one, it is called again.
 
         Raises:
-            SpecError: if it runs already.
+            SpecError: if it runs already, weights are sharded over processes, or the model is
+                TorchScript.
         """
         if self.alive:
             raise SpecError("this scrubber runs already")
-        self._sweeping = threading.RLock()
-        self._looks.renew_locks()
+        if why := self._weights.several:
+            raise SpecError(why)
+        self._arrive(starts=True)
+        self._looks.stopped = threading.Event()
         if isinstance(self._model, torch.nn.Module):
             self._looks.gate.attach(self._model)
         self._thread = threading.Thread(target=self._run, name="parimend-scrubber", daemon=True)
@@ -167,6 +178,7 @@ class Scrubber:
 
     def stop(self) -> None:
         """Stop, and take the hooks off the model."""
+        self._arrive(starts=True)
         self._looks.stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -190,6 +202,7 @@ class Scrubber:
 
         Within an `update` nothing is looked at.
         """
+        self._arrive()
         return [] if self._looks.gate.mine else self._sweep(pause=False)
 
     @contextmanager
@@ -213,6 +226,7 @@ class Scrubber:
             SpecError: for another carrier; nothing was changed then.
             MismatchError: if the seal does not fit the weights any more; they are not watched then.
         """
+        self._arrive()
         if self._looks.gate.mine:  # an update within an update
             yield
             return
@@ -237,6 +251,13 @@ class Scrubber:
             )
             self._teller.fail("failed", what, then="")
         self._teller.tell(Event("sealed", self.counters.sweeps))
+
+    def _arrive(self, *, starts: bool = False) -> None:
+        """Leave behind what threads held of the process from which this one was forked."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._sweeping = threading.RLock()
+            self._looks.arrive(starts=starts)
 
     def _run(self) -> None:
         stopped = self._looks.stopped
@@ -271,8 +292,22 @@ class Scrubber:
             )
             self._teller.tell(Event("late", self.counters.sweeps, reason))
 
+    @contextmanager
+    def _one_sweep(self, pause: bool) -> Iterator[bool]:
+        """Wait until no other thread sweeps; whether that is so, and this one is not to end."""
+        while not (alone := self._sweeping.acquire(timeout=LOOK_AGAIN)):
+            if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
+                break
+        try:
+            yield alone
+        finally:
+            if alone:
+                self._sweeping.release()
+
     def _sweep(self, pause: bool) -> list[Event]:
-        with self._sweeping:
+        with self._one_sweep(pause) as alone:
+            if not alone:
+                return []
             events: list[Event] = []
             unwatched, complete = set(), True
             self._schedule.began(time.monotonic())

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from parimend.atomic import PathLike
 from parimend.events import Event, ScrubKind
 from parimend.scrub.counters import Counters
 
@@ -27,9 +26,9 @@ class Teller:
         lock: held while totals, and what is remembered of repairs, change.
     """
 
-    def __init__(self, on_event: Callable[[Event], None], log: PathLike | None) -> None:
+    def __init__(self, on_event: Callable[[Event], None], log: Path | None) -> None:
         self._on_event = on_event
-        self._log = None if log is None else Path(log)
+        self._log = log
         self._warned: set[tuple[str, type]] = set()
         self.counters = Counters()
         self.thread: threading.Thread | None = None

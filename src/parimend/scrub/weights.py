@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
-from parimend.stores.shards import ShardedTensors
+from parimend.stores.shards import ShardedTensors, store_of
 
 
 class Since(NamedTuple):
@@ -92,7 +92,9 @@ class Weights:
             MismatchError: if the seal does not fit its tensors any more.
         """
         since, word = Since(self._changes, self.tensors), self.seal.words[number]
-        require_match(replace(self.seal, words=(word,)), since.tensors)
+        held = since.tensors.held
+        there = {part.name: held[part.name] for part in word.parts if part.name in held}
+        require_match(replace(self.seal, words=(word,)), store_of(there))
         return self._proven(word), since
 
     def is_valid(self, word: SealedWord, since: Since) -> bool:
@@ -102,14 +104,40 @@ class Weights:
         changes, tensors = since
         if changes != self._changes or changes % 2 or tensors is not self.tensors:
             return False
-        now = sealed_tensors(self._model, self.seal).held
-        return all(now.get(part.name) is tensors.held[part.name] for part in word.parts)
+        names = {part.name for part in word.parts}
+        now = {name: self._at_its_place(name) for name in names}
+        if None in now.values():  # all are gone through only if it takes that: words may be many
+            now = sealed_tensors(self._model, self.seal).held
+        return all(now.get(name) is tensors.held[name] for name in names)
+
+    def _at_its_place(self, name: str) -> Any:
+        """What has a name without going through all; None if it has to be looked for."""
+        model = unwrapped(self._model)
+        if not isinstance(model, torch.nn.Module):
+            return model.get(name)
+        owner, _, own = name.rpartition(".")
+        try:
+            module = model.get_submodule(owner)
+        except AttributeError:
+            return None
+        found = module._parameters.get(own)
+        return module._buffers.get(own) if found is None else found
 
     def devices(self, word: SealedWord | None = None) -> set[torch.device]:
         """Where a word is, or all of them."""
         held = self.tensors.held
         names = held if word is None else [part.name for part in word.parts]
         return {held[name].device for name in names}
+
+    @property
+    def several(self) -> str:
+        """Why no thread can look at them by itself; empty if one can."""
+        if not self.tensors.spread.several:
+            return ""
+        return (
+            f"{next(iter(self.tensors.held))} is sharded over processes, which have to look at it "
+            "together: call sweep() in all of them at the same place, or pm.repair_"
+        )
 
     def explained(self, word: SealedWord, finding: Finding) -> Finding:
         """An uncorrectable finding, with the reason if tensors are not those that were sealed."""
@@ -137,6 +165,10 @@ class Weights:
             yield
         finally:
             self._changes += 1
+
+    def end_change(self) -> None:
+        """Whoever was changing weights is gone, with a process from which this one was forked."""
+        self._changes += self._changes % 2
 
     def renew(self, wrong: Iterable[int]) -> list[str]:
         """Seal the weights as they are now.

@@ -123,7 +123,7 @@ def packed_in(model: Any) -> dict[str, int]:
             if key not in ("_parameters", "_buffers", "_modules"):
                 (computed if _is_computed(module, key) else attributes).extend(_within(key, value))
         known |= {storage_of(each) for _, each in computed}
-        found |= {prefix + key: each for key, each in attributes if each.grad_fn is None}
+        found |= {prefix + key: each for key, each in attributes if not _has_history(each)}
     sizes, seen = {}, set()
     for key, each in found.items():
         place = (address_of(each), each.nbytes)
@@ -144,8 +144,16 @@ def _saved_by(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _is_computed(module: torch.nn.Module, name: str) -> bool:
     """Whether an attribute is made of ``weight_orig``, ``weight_g`` and the like."""
-    made_of = (*module._parameters, *module._buffers)
+    made_of = (*module._parameters.keys(), *module._buffers.keys())  # of TorchScript no dicts
     return any(each.startswith(f"{name}_") for each in made_of)
+
+
+def _has_history(tensor: torch.Tensor) -> bool:
+    """Whether a tensor was computed from others that may learn."""
+    try:
+        return tensor.grad_fn is not None
+    except RuntimeError:  # of one of several views whose base was changed, as by an optimizer
+        return True
 
 
 def _within(

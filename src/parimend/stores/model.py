@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.dtypes import of_torch
+from parimend.errors import WordError
 from parimend.kernels.pieces_torch import exact
 from parimend.stores.base import Tensors
 from parimend.words.bits import WORD, byte_view
@@ -88,7 +90,9 @@ class ModelTensors(Tensors):
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        data = self.held[part.name].detach()
+        require_writable(part.name, self.held[part.name])
+        # Past autograd: a backward pass for which they were saved is to have the right ones.
+        data = self.held[part.name].data
         size = data.element_size()
         # Bytes, as NaN payloads must arrive as they are; in memory, wherever the strides lead.
         cells = data.as_strided((reach(data),), (1,)).view(torch.uint8).view(-1, size)
@@ -105,6 +109,35 @@ class ModelTensors(Tensors):
         # Weights that were made in inference mode can only be changed there.
         with torch.inference_mode() if data.is_inference() else torch.no_grad():
             cells[at] = new.view(-1, size)
+
+
+def _renew_lock() -> None:
+    """Whoever held it is not there in a process that was forked."""
+    ModelTensors.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def require_writable(name: str, tensor: torch.Tensor) -> None:
+    """Refuse memory whose writing would end the process, as that of a file mapped for reading.
+
+    Raises:
+        WordError: names the tensor.
+    """
+    if not (tensor.is_cpu and tensor.numel()):
+        return
+    begin = tensor.data_ptr()
+    end = begin + reach(tensor) * tensor.element_size()
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            places, allowed = line.split(maxsplit=2)[:2]
+            first, last = (int(place, 16) for place in places.split("-"))
+            if first < end and begin < last and "w" not in allowed:
+                raise WordError(
+                    f"{name} lies in memory that can only be read, as of a file that is mapped: "
+                    "put a clone() in its place, or repair the file"
+                )
 
 
 def reach(tensor: torch.Tensor) -> int:

@@ -21,10 +21,14 @@ from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import is_chosen, select
 from parimend.stores.model import reach
-from parimend.stores.spread import is_sharded, local
+from parimend.stores.spread import is_sharded, local, require_sharded
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Types without affairs of their own."""
+
+
+_EMPTY = frozenset((type(None), bool, int, float, complex, str, bytes))
+"""Types of what holds no tensors."""
 
 
 class Leaf(NamedTuple):
@@ -48,7 +52,8 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         buffers: also take the buffers of modules (running means and the like).
 
     Raises:
-        WordError: if the model is of another type, or two entries would have the same name.
+        WordError: if the model is of another type, two entries would have the same name, or weights
+            that are sharded are together just now.
 
     Example:
         >>> checkpoint = {"epoch": 3, "model": torch.nn.Linear(3, 2), "ema": [torch.zeros(2)]}
@@ -218,19 +223,22 @@ def _walk(
 ) -> Iterator[tuple[str, Any]]:
     """Tensors below ``value``, which is inside of objects ``above``, and what hides some."""
     if isinstance(value, torch.nn.Module):
+        require_sharded(value)
         yield from value.named_parameters(name, remove_duplicate=False)
         if buffers:
             yield from value.named_buffers(name, remove_duplicate=False)
         return
     below = _entries(value)
     if below is None:
-        if _hides_tensors(value, set()):
+        if _hides_tensors(value):
             yield name, value
         return
     if id(value) in above:
         raise WordError(f"{name} contains itself: give a state dict without cycles")
     path = (*above, id(value))
     for key, entry in below:
+        if type(entry) in _EMPTY:  # a history of losses may have millions
+            continue
         inner = f"{name}.{key}" if name else f"{key}"
         if isinstance(entry, torch.Tensor):
             yield inner, entry
@@ -247,22 +255,29 @@ def _entries(value: Any) -> Iterable[tuple[Any, Any]] | None:
     return None
 
 
-def _hides_tensors(value: Any, seen: set[int]) -> bool:
+def _hides_tensors(value: Any) -> bool:
     """Whether an object holds tensors, or arrays, that have no names."""
-    if isinstance(
-        value, torch.Tensor | torch.nn.Module | torch.UntypedStorage | torch.TypedStorage
-    ):
-        return True
-    if isinstance(value, np.ndarray):
-        return value.size > 0
-    if isinstance(value, type | types.ModuleType) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    below = _entries(value)
-    if below is None:
-        inside = value if isinstance(value, Set) else _attributes(value)
-        return any(_hides_tensors(each, seen) for each in inside)
-    return any(_hides_tensors(each, seen) for _, each in below)
+    waiting, seen = [value], dict[int, Any]()  # holding all, whose numbers are their own then
+    while waiting:
+        value = waiting.pop()
+        if isinstance(
+            value, torch.Tensor | torch.nn.Module | torch.UntypedStorage | torch.TypedStorage
+        ):
+            return True
+        if isinstance(value, np.ndarray):
+            if value.size:
+                return True
+            continue
+        is_known = type(value) in _EMPTY or isinstance(value, type | types.ModuleType)
+        if is_known or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        below = _entries(value)
+        if below is not None:
+            waiting.extend(each for _, each in below)
+        else:
+            waiting.extend(value if isinstance(value, Set) else _attributes(value))
+    return False
 
 
 def _attributes(value: Any) -> Iterator[Any]:
@@ -327,10 +342,25 @@ def _once(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     Raises:
         WordError: if two share a part of their memory only; names both.
     """
-    spans, left_out = _spans(tensors)
+    held = {name: local(tensor) for name, tensor in tensors.items()}
+    spans, left_out = _spans(held)
+    left_out |= _empty_again({name: held[name] for name in tensors if is_sharded(tensors[name])})
     for group in _touching(spans):
-        left_out |= _held_by_others(group, tensors)
+        left_out |= _held_by_others(group, held)
     return {name: tensor for name, tensor in tensors.items() if name not in left_out}
+
+
+def _empty_again(shards: Mapping[str, torch.Tensor]) -> set[str]:
+    """Of shards that are empty here those that are others again: what is tied has no address here,
+    and one storage all the same, and all processes have to find the same.
+    """
+    first: dict[tuple[Any, ...], str] = {}
+
+    def place(shard: torch.Tensor) -> tuple[Any, ...]:
+        return shard.untyped_storage()._cdata, shard.storage_offset(), shard.shape
+
+    empty = {name: shard for name, shard in shards.items() if not shard.numel()}
+    return {name for name, shard in empty.items() if first.setdefault(place(shard), name) != name}
 
 
 def _spans(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Span], set[str]]:

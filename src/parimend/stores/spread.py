@@ -7,11 +7,13 @@ for both.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.errors import WordError
 from parimend.words.layout import Part
 
 if TYPE_CHECKING:
@@ -104,3 +106,26 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         held: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return held
+
+
+def require_sharded(model: torch.nn.Module) -> None:
+    """Refuse weights that FSDP2 has gathered for a forward pass: they are copies, and what the
+    processes hold would not be looked at.
+
+    Raises:
+        WordError: names the module.
+    """
+    if "torch.distributed.fsdp" not in sys.modules:
+        return
+    from torch.distributed import fsdp
+
+    kind: Any = getattr(fsdp, "FSDPModule", ())
+    for name, module in model.named_modules():
+        if isinstance(module, kind):
+            state: Any = module._get_fsdp_state()
+            several = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+            if not all(group is None or group.is_sharded for group in several):
+                raise WordError(
+                    f"fully_shard has gathered the weights of {name or 'the model'} for a forward "
+                    "pass and kept them so: call its reshard() before"
+                )
