@@ -137,7 +137,6 @@ def test_a_projection_that_its_attention_never_calls_is_left_out():
         upset_(nn.MultiheadAttention(8, 2), Upset("row"))
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_an_encoder_that_packs_padded_samples():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     encoder, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 8)

@@ -63,8 +63,9 @@ class Upset:
                 f"an upset needs count >= 1 and bits >= 1, whole numbers, not {self.count!r:.60} "
                 f"and {self.bits!r:.60}"
             )
-        if isinstance(self.size, bool) or not _is_finite(self.size):
-            raise FaultError(f"the size of an upset is a finite number, not {self.size!r:.60}")
+        if not _is_number(self.size) or not (self.kind == "stuck" or math.isfinite(self.size)):
+            what = "number" if self.kind == "stuck" else "finite number"
+            raise FaultError(f"the size of an upset is a {what}, not {self.size!r:.60}")
         if self.kind in ("relative", "offset") and not self.size:
             raise FaultError(f"an error of size 0 is none: give {self.kind!r} another size")
         if self.kind == "tile" and self.size < 1:
@@ -167,11 +168,15 @@ def _is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
-def _is_finite(value: object) -> bool:
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can be."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
     try:
-        return isinstance(value, Real) and math.isfinite(value)
+        float(value)
     except OverflowError:
         return False
+    return True
 
 
 def first_tensor(value: Any) -> Tensor | None:

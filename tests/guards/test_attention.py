@@ -67,7 +67,6 @@ def test_every_projection_is_guarded(x, projection, impose, monkeypatch):
         torch.testing.assert_close(y, right)
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("options", [{}, {"activations": True}, {"only": "layers.1.linear2"}])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("lengths", [(5, 3, 0), (2, 4, 3), (5, 5, 5), None])
@@ -94,7 +93,6 @@ def test_padded_positions_of_an_encoder_are_what_they_are_without_guards(x, opti
     assert not any("forward" in vars(each) for each in encoder.modules())
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
 @pytest.mark.parametrize("activations", [False, True])
 @pytest.mark.parametrize("mask_check", [False, True])
@@ -115,7 +113,6 @@ def test_padded_positions_of_a_compiled_encoder(x, activations, mask_check):
             assert guards.events == ()
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_activations_of_an_encoder_are_done_twice_where_samples_are_packed(x, monkeypatch):
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(32)).eval()

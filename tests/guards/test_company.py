@@ -212,7 +212,6 @@ def test_activations_that_are_computed_again(model, x, reentrant):
     assert model[0].weight.grad is not None
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_empty_and_nested_inputs():
     attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
     x = torch.zeros(0, 9, 32)
