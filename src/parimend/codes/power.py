@@ -46,6 +46,7 @@ LONGEST = PRIME - 1 - LANES * LANES * SIZES[-1]
 _FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
 _SMALLEST = 3  # primitive root
 _GENERATOR, _FACTOR = 1, 2  # tags of random streams
+_LINE = 64  # bytes of a line of the caches
 
 
 class _Tables(NamedTuple):
@@ -157,7 +158,8 @@ class PowerSums(SumsCode):
         factor[factor > PRIME // 2] -= PRIME
         roots = root.astype(np.float64)
         place = np.array(reverse[: self.m])
-        return _Tables(factor, factor / PRIME, roots, roots / PRIME, turn, turn / PRIME, place)
+        pairs = (each for table in (factor, roots, turn) for each in (table, table / PRIME))
+        return _Tables(*map(_aligned, pairs), place)
 
     @property
     def places(self) -> Points:
@@ -281,8 +283,8 @@ class PowerSums(SumsCode):
         words.flags.writeable = False  # one compiled variant serves all
         shape, loops = (self.rows, LANES), kernels.on("power")
         if loops.fuses():
-            total = np.zeros(shape)
-            loops.add_tiles(words, *tables[:2], np.empty(shape), *tables[2:4], total, *tables[4:6])
+            room, total = _aligned(np.empty(shape)), _aligned(np.zeros(shape))
+            loops.add_tiles(words, *tables[:2], room, *tables[2:4], total, *tables[4:6])
         else:
             factor, root, turn = ((t % PRIME).astype(np.uint64) for t in tables[:6:2])
             exact, room = np.zeros(shape, np.uint64), np.empty(shape, np.uint64)
@@ -298,6 +300,15 @@ class PowerSums(SumsCode):
         weighted = loops.products(residues, self.factors(positions, points))
         loops.add_powers(points, weighted.astype(np.float64), total)
         return total
+
+
+def _aligned(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy that begins with a line of the processor's caches, so that no vector is in two."""
+    room = np.empty(numbers.size + _LINE // 8)
+    first = -room.ctypes.data % _LINE // 8
+    copy = room[first : first + numbers.size].reshape(numbers.shape)
+    copy[...] = numbers
+    return copy
 
 
 def _placed(piece: tuple[Any, int]) -> tuple[Any, int]:
