@@ -159,7 +159,7 @@ class PowerSums(SumsCode):
         roots = root.astype(np.float64)
         place = np.array(reverse[: self.m])
         pairs = (each for table in (factor, roots, turn) for each in (table, table / PRIME))
-        return _Tables(*map(_aligned, pairs), place)
+        return _Tables._make([*map(_aligned, pairs), place])
 
     @property
     def places(self) -> Points:
