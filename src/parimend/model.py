@@ -94,8 +94,7 @@ def protect_(
         tensors = _named(model, request.balance.names)
     if request.carrier.moves:
         require_movable(model, tensors.held)
-        for name, tensor in tensors.held.items():
-            require_writable(name, local(tensor))
+        require_writable({name: local(tensor) for name, tensor in tensors.held.items()})
     with moving(tensors.held.values() if request.carrier.moves else ()):
         return carriers.protect_(tensors, request.fitted(model))
 

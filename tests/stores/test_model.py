@@ -12,6 +12,7 @@ import parimend as pm
 from parimend.errors import WordError
 from parimend.kernels.pieces_torch import bytes_of
 from parimend.outcomes import Verdict
+from parimend.stores import model as model_store
 from parimend.stores.model import ModelTensors
 from tests.elsewhere import Distant
 
@@ -80,3 +81,26 @@ def test_memory_that_can_only_be_read_is_not_written(tmp_path, recwarn):
             pm.protect_({"own": torch.randn(5000), "mapped": mapped}, 5, carrier)
     state["mapped"] = mapped.clone()
     assert pm.repair_(state, seal).verdict is Verdict.CORRECTED
+
+
+def test_memory_is_looked_up_once_for_many_words(monkeypatch):
+    """It takes a millisecond, and a model may have thousands of rows."""
+    calls, read_only = [], model_store._read_only
+
+    def counted(tensors):
+        calls.append(tensors)
+        return read_only(tensors)
+
+    monkeypatch.setattr(model_store, "_read_only", counted)
+    state = {"a": torch.randn(8, 600), "b": torch.randn(8, 600)}
+    store = ModelTensors(state)
+    for part in store.whole():
+        for start in range(0, part.count, 600):
+            row = replace(part, start=start, count=600)
+            store.write(row, None, np.zeros(row.nbytes, np.uint8))
+    assert len(calls) == 1
+    assert not any(each.any() for each in state.values())
+    state["a"].data = torch.ones(8, 600)  # elsewhere, so it is looked up anew
+    store.write(store.whole()[0], np.array([3]), np.zeros((1, 4), np.uint8))
+    assert len(calls) == 2
+    assert state["a"].sum() == 8 * 600 - 1

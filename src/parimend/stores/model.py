@@ -20,6 +20,8 @@ from parimend.stores.base import Tensors
 from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
+_Span = tuple[int, int]
+
 
 def unwrapped(model: Any) -> Any:
     """The module inside `torch.compile`, data parallelism or an averaged copy, with its own names.
@@ -54,6 +56,7 @@ class ModelTensors(Tensors):
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
+        self._writable: dict[str, _Span | None] = {}  # where they were when they were found to be so
 
     def whole(self) -> list[Part]:
         return [
@@ -88,10 +91,21 @@ class ModelTensors(Tensors):
         is_view = not part.mask and self.held[part.name].is_contiguous()
         return not is_view and self.is_elsewhere(part)
 
+    def _require_writable(self, name: str) -> None:
+        """Asked for all tensors at once, and anew only for one that was moved: the system takes a
+        millisecond to say it, and words may be many.
+        """
+        if self._writable.get(name) == _span(self.held[name]):
+            return
+        refused = _read_only(self.held)
+        if name in refused:
+            require_writable({name: self.held[name]})
+        self._writable = {n: _span(each) for n, each in self.held.items() if n not in refused}
+
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        require_writable(part.name, self.held[part.name])
+        self._require_writable(part.name)
         # Past autograd: a backward pass for which they were saved is to have the right ones.
         data = self.held[part.name].data
         size = data.element_size()
@@ -120,28 +134,41 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def require_writable(name: str, tensor: torch.Tensor) -> None:
+def require_writable(tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse memory whose writing would end the process, as that of a file mapped for reading.
 
     Raises:
-        WordError: names the tensor.
+        WordError: names a tensor.
     """
-    if not (tensor.is_cpu and tensor.numel()):
-        return
-    begin = tensor.data_ptr()
-    end = begin + reach(tensor) * tensor.element_size()
-    known = Path("/proc/self/maps")  # of Linux
-    if not known.exists():
-        return
+    for name in sorted(_read_only(tensors)):
+        raise WordError(
+            f"{name} lies in memory that can only be read, as of a file that is mapped: "
+            "put a clone() in its place, or repair the file"
+        )
+
+
+def _read_only(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of tensors in memory that can only be read; where no Linux tells it, of none."""
+    known = Path("/proc/self/maps")
+    spans = {name: span for name, each in tensors.items() if (span := _span(each))}
+    found: set[str] = set()
+    if not spans or not known.exists():
+        return found
     with known.open() as maps:
         for line in maps:
             places, allowed = line.split(maxsplit=2)[:2]
-            first, last = (int(place, 16) for place in places.split("-"))
-            if first < end and begin < last and "w" not in allowed:
-                raise WordError(
-                    f"{name} lies in memory that can only be read, as of a file that is mapped: "
-                    "put a clone() in its place, or repair the file"
-                )
+            if "w" not in allowed:
+                first, last = (int(place, 16) for place in places.split("-"))
+                found |= {name for name, at in spans.items() if at[0] < last and first < at[1]}
+    return found
+
+
+def _span(tensor: torch.Tensor) -> _Span | None:
+    """Addresses of the first byte and after the last; None if there is no memory of the host."""
+    if not (tensor.is_cpu and tensor.layout is torch.strided and tensor.numel()):
+        return None
+    begin = tensor.data_ptr()
+    return begin, begin + reach(tensor) * tensor.element_size()
 
 
 def reach(tensor: torch.Tensor) -> int:
