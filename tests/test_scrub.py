@@ -591,6 +591,19 @@ def test_a_forked_process_waits_for_no_thread_that_it_has_not(thread):
         other.join()
 
 
+def test_a_forked_process_leaves_no_hooks_of_the_old_one_behind():
+    model = network()
+    with Scrubber(model, pm.protect_(model, 5)) as scrubber:
+        kept = len(model._forward_pre_hooks), len(model._forward_hooks)
+
+        def work():
+            with scrubber:
+                here = len(model._forward_pre_hooks), len(model._forward_hooks)
+            return here == kept and not model._forward_pre_hooks and not model._forward_hooks
+
+        assert in_a_fork(work)
+
+
 class StruckInOneThread(dict[str, torch.Tensor]):
     """A state dict that a thread finds damaged whenever it looks at it."""
 

@@ -84,6 +84,7 @@ class Gate:
                 "from its forward passes: if these may go on beside repairs, seal its state_dict() "
                 "and give the scrubber that"
             )
+        self.remove()  # a process that was forked has those of the old one
         self._handles = [
             model.register_forward_pre_hook(_hook()(self._enter)),
             model.register_forward_hook(_hook()(self._leave), always_call=True),
