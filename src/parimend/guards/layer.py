@@ -278,9 +278,8 @@ class LayerGuard(Hook):
         """
         if _ON_ALL or foreign_forward(self._module) is not None:
             return False
-        before = itertools.takewhile(
-            lambda hook: hook is not self, self._module._forward_hooks.values()
-        )
+        hooks = tuple(self._module._forward_hooks.values())  # other threads may add some
+        before = itertools.takewhile(lambda hook: hook is not self, hooks)
         return all(isinstance(hook, Hook) for hook in before)
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
