@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parimend.faults import FaultList, Words
 
@@ -43,26 +45,37 @@ def word_at(words: Sequence[Words], bit: int) -> int:
     return first + bit // each.format.bits
 
 
-def merged(lists: Iterable[FaultList], seed: int, kind: str, placement: str) -> FaultList:
+def merged(lists: Sequence[FaultList], seed: int, kind: str, placement: str) -> FaultList:
     """Faults that come one after the other, as one list, in which no word occurs twice."""
-    dtypes: dict[str, str] = {}
-    found: dict[tuple[str, int], tuple[int, int]] = {}
-    for faults in lists:
-        for fault in faults:
-            dtypes[fault.tensor] = fault.dtype
-            before, after = found.get((fault.tensor, fault.index), (fault.before, fault.before))
-            found[fault.tensor, fault.index] = before, after ^ fault.before ^ fault.after
-    rows = sorted((*place, *both) for place, both in found.items() if both[0] != both[1])
-    names = sorted({row[0] for row in rows})
-    number = {name: place for place, name in enumerate(names)}
+    dtypes = {name: dtype for each in lists for name, dtype in zip(each.names, each.dtypes, strict=True)}
+    names = sorted(dtypes)
+    numbers = [np.array([names.index(name) for name in each.names], np.int64) for each in lists]
+    tensor = _joined([own[each.tensor] for own, each in zip(numbers, lists, strict=True)], np.int64)
+    index = _joined([each.index for each in lists], np.int64)
+    before = _joined([each.before for each in lists], np.uint64)
+    changed = before ^ _joined([each.after for each in lists], np.uint64)
+    order = np.lexsort((index, tensor))  # which leaves faults of one word one after the other
+    tensor, index, before, changed = (c[order] for c in (tensor, index, before, changed))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(tensor) != 0) | (np.diff(index) != 0)
+    first = np.flatnonzero(new)
+    if len(first):
+        changed = np.bitwise_xor.reduceat(changed, first)
+    first, changed = first[changed != 0], changed[changed != 0]
+    used, tensor = np.unique(tensor[first], return_inverse=True)
+    found = [names[number] for number in used]
     return FaultList(
         seed=seed,
         kind=kind,
         placement=placement,
-        names=tuple(names),
-        dtypes=tuple(dtypes[name] for name in names),
-        tensor=np.array([number[row[0]] for row in rows], np.int64),
-        index=np.array([row[1] for row in rows], np.int64),
-        before=np.array([row[2] for row in rows], np.uint64),
-        after=np.array([row[3] for row in rows], np.uint64),
+        names=tuple(found),
+        dtypes=tuple(dtypes[name] for name in found),
+        tensor=tensor,
+        index=index[first],
+        before=before[first],
+        after=before[first] ^ changed,
     )
+
+
+def _joined(columns: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *columns])
