@@ -210,6 +210,13 @@ class TestBalance:
         seal = pm.protect_(Scaled(), even)
         assert len(seal.words) == 1
 
+    def test_numbers_of_numpy_are_numbers(self, inputs):
+        own, numpys = (
+            balance(network(), ERRORS, inputs, trials=4, tolerance=tolerance)
+            for tolerance in (2.0**-6, np.float32(2.0**-6))
+        )
+        assert own == numpys
+
     def test_any_seed_will_do(self, inputs):
         last = (1 << 64) - 1
         assert balance(network(), ERRORS, inputs, trials=4, seed=last).request.seed == last

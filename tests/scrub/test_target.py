@@ -178,6 +178,8 @@ def test_an_environment_may_be_the_worst():
     assert (given.horizon.losses == spelled.horizon.losses).all()
     other = scrubber(network, worst_rate=where, events="1:1").pace
     assert other.shortest > given.shortest
+    numpys = scrubber(network, target=np.float32(2**-10), worst_rate=np.float32(2**-20)).pace
+    assert numpys.interval == scrubber(network, target=2**-10, worst_rate=2**-20).pace.interval
     known = scrubber(network, worst_rate="leo").pace
     assert known.horizon.rates[-1] == 4.04e-7
 

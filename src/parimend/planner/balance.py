@@ -14,6 +14,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ def balance(
     for name, value in {"errors": errors, "checks": checks, "floor": floor}.items():
         whole_number(value, name, least=1)
     whole_number(trials, "trials", least=2)
-    require(tolerance, "tolerance", "a number", int, float)
+    require(tolerance, "tolerance", "a number", Real)
     if not 0.0 < tolerance < math.inf:
         raise SpecError(f"tolerance must be above 0, not {tolerance}: what may damage cost?")
     model = copy.deepcopy(model).eval()

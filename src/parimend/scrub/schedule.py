@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 
 from parimend.arguments import require
 from parimend.carriers.exposure import exposed
@@ -90,7 +91,7 @@ def pace_for(
                 "probability of an unrepaired event in a year"
             )
         return None
-    require(target, "target", "a probability per year", int, float)
+    require(target, "target", "a probability per year", Real)
     if worst_rate is None:
         raise SpecError(
             "a target needs worst_rate=...: the most events per bit and day that there ever are, "
@@ -100,17 +101,17 @@ def pace_for(
     words = exposed(
         (bytes_in(word.parts), word.code.n, word.promise(seal.errors)) for word in seal.words
     )
-    return Pace.of(words, worst, target)
+    return Pace.of(words, worst, float(target))
 
 
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
     what = "a number of events per bit and day, an Environment or its name"
-    require(rate, "worst_rate", what, int, float, Environment, str)
-    if isinstance(rate, int | float):
+    require(rate, "worst_rate", what, Real, Environment, str)
+    if isinstance(rate, Real):
         if not 0.0 < rate <= 1.0:
             raise SpecError(
                 f"worst_rate must be above 0 and at most 1 event per bit and day, not {rate}"
             )
-        return Environment("worst", rate=rate, events=Events.of(events or Events()))
+        return Environment("worst", rate=float(rate), events=Events.of(events or Events()))
     where = environment(rate)
     return where if events is None else replace(where, events=Events.of(events))
