@@ -77,7 +77,7 @@ class Looks:
             starts: see `Gate.arrive`.
         """
         self.gate.arrive(starts=starts)
-        self._teller.lock = threading.RLock()
+        self.stopped, self._teller.lock = threading.Event(), threading.RLock()
         if not self.gate.mine:
             self._weights.end_change()
 
