@@ -108,12 +108,11 @@ class Gate:
         """Whether this thread is changing weights."""
         return self._owner == threading.get_ident()
 
-    def arrive(self, *, starts: bool = False) -> None:
+    def arrive(self, *, quietly: bool = False) -> None:
         """In a forked process there are no threads but this one: no other will open the gate.
 
         Args:
-            starts: a thread of this process is going to watch the weights; else a warning says that
-                nothing does.
+            quietly: the caller starts or stops watching; else a warning says that nothing watches.
         """
         if self._process == os.getpid():
             return
@@ -123,7 +122,7 @@ class Gate:
         if owner == thread:  # it was forked within a change, which goes on here
             self._owner = owner
         self._inside = {number: call for number, call in inside.items() if number == thread}
-        if not starts:
+        if not quietly:
             warnings.warn(
                 "this process was forked from one with a Scrubber, which does not run here: "
                 "nothing watches these weights until start() is called in this process too",

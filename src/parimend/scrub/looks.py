@@ -70,13 +70,13 @@ class Looks:
         self._owed = 0.0  # seconds that the thread was busy since it last rested
         self.forget()
 
-    def arrive(self, *, starts: bool) -> None:
+    def arrive(self, *, quietly: bool) -> None:
         """In a forked process, nobody will release the locks of the old one, or end its updates.
 
         Args:
-            starts: see `Gate.arrive`.
+            quietly: see `Gate.arrive`.
         """
-        self.gate.arrive(starts=starts)
+        self.gate.arrive(quietly=quietly)
         self.stopped, self._teller.lock = threading.Event(), threading.RLock()
         if not self.gate.mine:
             self._weights.end_change()
@@ -104,7 +104,7 @@ class Looks:
 
     def look(self, number: int, pause: bool) -> Looked:
         """Look at a word until nothing changes any more; tells what was noticed."""
-        if pause and (why := self._weights.several):
+        if pause and (why := self._weights.why_unwatched):
             return Looked([self._teller.fail("unwatched", why)], False)
         try:
             return self._look(number, pause)

@@ -166,9 +166,9 @@ class Scrubber:
         """
         if self.alive:
             raise SpecError("this scrubber runs already")
-        if why := self._weights.several:
+        if why := self._weights.why_unwatched:
             raise SpecError(why)
-        self._arrive(starts=True)
+        self._arrive(quietly=True)
         self._looks.stopped = threading.Event()
         if isinstance(self._model, torch.nn.Module):
             self._looks.gate.attach(self._model)
@@ -178,7 +178,7 @@ class Scrubber:
 
     def stop(self) -> None:
         """Stop, and take the hooks off the model."""
-        self._arrive(starts=True)
+        self._arrive(quietly=True)
         self._looks.stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -252,12 +252,12 @@ class Scrubber:
             self._teller.fail("failed", what, then="")
         self._teller.tell(Event("sealed", self.counters.sweeps))
 
-    def _arrive(self, *, starts: bool = False) -> None:
+    def _arrive(self, *, quietly: bool = False) -> None:
         """Leave behind what threads held of the process from which this one was forked."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._sweeping = threading.RLock()
-            self._looks.arrive(starts=starts)
+            self._looks.arrive(quietly=quietly)
 
     def _run(self) -> None:
         stopped = self._looks.stopped

@@ -130,7 +130,7 @@ class Weights:
         return {held[name].device for name in names}
 
     @property
-    def several(self) -> str:
+    def why_unwatched(self) -> str:
         """Why no thread can look at them by itself; empty if one can."""
         if not self.tensors.spread.several:
             return ""
