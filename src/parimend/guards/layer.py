@@ -278,9 +278,12 @@ class LayerGuard(Hook):
         """
         if _ON_ALL or foreign_forward(self._module) is not None:
             return False
-        hooks = tuple(self._module._forward_hooks.values())  # other threads may add some
-        before = itertools.takewhile(lambda hook: hook is not self, hooks)
-        return all(isinstance(hook, Hook) for hook in before)
+        for hook in tuple(self._module._forward_hooks.values()):  # other threads may add some
+            if hook is self:
+                break
+            if not isinstance(hook, Hook):
+                return False
+        return True
 
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         y = forward(*args, **kwargs)
