@@ -47,7 +47,9 @@ def word_at(words: Sequence[Words], bit: int) -> int:
 
 def merged(lists: Sequence[FaultList], seed: int, kind: str, placement: str) -> FaultList:
     """Faults that come one after the other, as one list, in which no word occurs twice."""
-    dtypes = {name: dtype for each in lists for name, dtype in zip(each.names, each.dtypes, strict=True)}
+    dtypes: dict[str, str] = {}
+    for each in lists:
+        dtypes |= zip(each.names, each.dtypes, strict=True)
     names = sorted(dtypes)
     numbers = [np.array([names.index(name) for name in each.names], np.int64) for each in lists]
     tensor = _joined([own[each.tensor] for own, each in zip(numbers, lists, strict=True)], np.int64)

@@ -107,7 +107,7 @@ def pace_for(
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
     what = "a number of events per bit and day, an Environment or its name"
     require(rate, "worst_rate", what, Real, Environment, str)
-    if isinstance(rate, Real):
+    if not isinstance(rate, Environment | str):
         if not 0.0 < rate <= 1.0:
             raise SpecError(
                 f"worst_rate must be above 0 and at most 1 event per bit and day, not {rate}"

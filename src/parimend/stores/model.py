@@ -56,7 +56,8 @@ class ModelTensors(Tensors):
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.held = dict(tensors)
-        self._writable: dict[str, _Span | None] = {}  # where they were when they were found to be so
+        # Where they were when that was found to be memory that can be written.
+        self._writable: dict[str, _Span | None] = {}
 
     def whole(self) -> list[Part]:
         return [
