@@ -49,7 +49,8 @@ class Damage:
     Attributes:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
-        rate: probability of a fault per bit that may be struck; the number of faults is drawn then.
+        rate: probability of a fault per bit (of `bitflip`: that may be struck); the number of faults is
+            drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
         beside: whether what a protection keeps beside the weights is struck as densely as they are.
     """
@@ -114,7 +115,7 @@ class Damage:
         return sum(len(each) * self._width(each) for each in words)
 
     def _width(self, words: Words) -> int:
-        """Bits of a word that may be struck."""
+        """Bits of a word that count: all, but of `bitflip` those that may be struck."""
         lowest, highest = (self.faults.options.get(end) for end in ("lowest", "highest"))
         last = words.format.bits - 1 if highest is None else highest
         return max(last + 1 - (lowest or 0), 0)
