@@ -49,8 +49,8 @@ class Damage:
     Attributes:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
-        rate: probability of a fault per bit (of `bitflip`: that may be struck); the number of faults is
-            drawn then.
+        rate: probability of a fault per bit, of `bitflip` per bit that may be struck; the number of
+            faults is drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
         beside: whether what a protection keeps beside the weights is struck as densely as they are.
     """
