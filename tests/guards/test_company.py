@@ -282,6 +282,20 @@ def test_weights_that_cannot_be_guarded_are_not_taken_over(model, x, impose):
         assert set(guards.floor) == {"0", "2"}
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_layers_of_every_precision_are_guarded_in_graphs(model, x, dtype, deferred):
+    torch._dynamo.reset()
+    model, x = model.to(dtype).eval(), x.to(dtype)
+    with torch.no_grad(), guard_(model, 2, policy="record", deferred=deferred) as guards:
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), model(x))
+        assert guards.events == ()
+        model[0].weight[0, 0] += 30.0
+        compiled(x)
+        assert {event.layer for event in guards.events} == {"0"}
+
+
 def test_converted_weights_are_known_again(model, x):
     with guard_(model, 4, policy="raise") as guards:
         model.half().float()

@@ -265,7 +265,9 @@ def stops_in(
             target = product.multiply_fused(product.samples(x.to(wide)), PW, Pb, size)
         target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
-    return screen_torch.suspicious(outputs, P, target, limits[0], limits[1])
+    # With an axis: without, the compiler takes what has 64 bits for a number of Python, and fails.
+    tau2, least2 = limits.split(1)
+    return screen_torch.suspicious(outputs, P, target, tau2, least2)
 
 
 def by_group(rows: Tensor, W: Tensor) -> Tensor:
