@@ -266,7 +266,7 @@ def stops_in(
         target = target.reshape(-1, k, size.numel())
     outputs = outputs.reshape(-1, n, outputs.shape[2])
     # With an axis: without, the compiler takes what has 64 bits for a number of Python, and fails.
-    tau2, least2 = limits.split(1)
+    tau2, least2 = limits[:1], limits[1:]
     return screen_torch.suspicious(outputs, P, target, tau2, least2)
 
 
