@@ -71,12 +71,13 @@ class Damage:
         if self.rate is None:
             return self.faults.draw(words, seed, self.only)
         chosen = select(words, self.only)
-        widest = max(map(self._width, chosen))
-        if self.rate * widest > MOST:
+        widest = max(chosen, key=self._width)
+        width = self._width(widest)
+        if self.rate * width > MOST:
             raise FaultError(
-                f"a rate of {self.rate:g} a bit is {self.rate * widest:.2g} faults for every word, "
-                f"and each strikes another one: at most {MOST:g} can be drawn, which is a rate of "
-                f"{MOST / widest:.2g} here"
+                f"a rate of {self.rate:g} a bit is {self.rate * width:.2g} faults for every word "
+                f"of {widest.name}, and each strikes another one: at most {MOST:g} can be drawn, "
+                f"which is a rate of {MOST / width:.2g} here; of narrower words it may be higher"
             )
         return self._at(self.rate, chosen, seed)
 
