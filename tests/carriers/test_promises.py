@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import parimend as pm
+from parimend.errors import SpecError
 from parimend.faults import draw
 from parimend.model import sealed_tensors
 from parimend.stores.model import ModelTensors
@@ -309,3 +310,13 @@ def test_weights_are_moved_as_far_as_planned_and_no_farther(errors):
         moved += pm.protect_(model, errors, "real", seed=seed).notes["moved"]
     [word] = pm.plan(model, errors, "real").words
     assert np.sqrt(np.mean(np.square(moved))) == pytest.approx(word.moved, rel=0.1)
+
+
+@pytest.mark.parametrize(("errors", "proven"), [(512, True), (513, False)])
+def test_weights_with_other_strides_are_not_promised_more_errors_than_are_repaired(errors, proven):
+    values = torch.arange(64 * 64 * 9, dtype=torch.int64).to(torch.int8).reshape(64, 64, 3, 3)
+    tensors = {"w": values.to(memory_format=torch.channels_last)}
+    assert (pm.protect_(tensors, errors).promise.guaranteed == errors) is proven
+    if not proven:
+        with pytest.raises(SpecError, match="512 where weights of 8 bits have other strides"):
+            pm.protect_(tensors, errors, guaranteed=errors)

@@ -22,12 +22,15 @@ def test_there_is_a_code_for_any_number_of_errors(n, errors):
 
 
 @pytest.mark.parametrize(
-    ("errors", "each", "sums"), [(10, 2, 44), (10, 4, 84), (1000, 2, 4004), (1000, 4, 4100)]
+    ("errors", "each", "sums"), [(10, 2, 44), (10, 4, 84), (1000, 2, 4004), (512, 4, 4100)]
 )
 def test_errors_may_make_several_words_wrong(errors, each, sums):
     code = sums_for(10**6, errors, each=each)
     assert (type(code), code.m) == (Screened, sums)
-    assert type(sums_for(10**6, MOST_POWER + 1, each=each)) is Hashed
+    for too_many in (MOST_POWER + 1, 513 * 4 // each):
+        hashed = sums_for(10**6, too_many, each=each)
+        assert type(hashed) is Hashed
+        assert hashed.measured(each * too_many) is not None
     assert sums_for(16, errors, each=each) == sums_for(16, 16)
 
 

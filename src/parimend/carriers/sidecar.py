@@ -23,6 +23,7 @@ from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
+from parimend.codes.power import MAX_ERRORS
 from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
 from parimend.seal import CheckedWord, SealedWord
@@ -31,6 +32,10 @@ from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word
 
 _TOGETHER = 1 << 14  # wrong words that are restored together
+_PROVEN = (
+    f"at most {MOST_POWER:,} errors ({MAX_ERRORS // WORD} where weights of 8 bits have other "
+    "strides, as channels last)"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Sidecar(Carrier):
         if not self.digest and not all(each.code.proves for each in chosen):
             raise SpecError(
                 f"sums for {errors} errors are no proof of a repair: leave digest as it is, or ask "
-                f"for at most {MOST_POWER}"
+                f"for {_PROVEN}"
             )
         return chosen
 
@@ -80,8 +85,8 @@ class Sidecar(Carrier):
             if (proven := each.promise(errors).guaranteed) < guaranteed:
                 raise SpecError(
                     f"{each.word.name}: sums for {errors:,} errors guarantee {proven}, not "
-                    f"{guaranteed:,}: ask for at most {MOST_POWER:,} errors, all of which are "
-                    "guaranteed then; with per='tensor' every tensor has so many of its own"
+                    f"{guaranteed:,}: ask for {_PROVEN}, all of which are guaranteed then; with "
+                    "per='tensor' every tensor has so many of its own"
                 )
         return list(chosen)
 

@@ -16,15 +16,14 @@ _CHECK = 4  # power sums for a check
 def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
     """The code on sums that repairs any ``errors`` wrong ones of n words at the least cost.
 
-    Up to `MOST_POWER` errors that is proven, see `parimend.codes.power`; beyond, it is measured,
-    see `Hashed.for_errors`.
+    Up to `MOST_POWER` errors that is proven, see `parimend.codes.power`, if there may be so many
+    power sums; beyond, it is measured, see `Hashed.for_errors`.
 
     Args:
         n: number of words.
         errors: so many are wrong at most.
         seed: selects the code.
-        each: so many words an error makes wrong, at most; see `Word.words_within`. For them there
-            are as many power sums as there may be.
+        each: so many words an error makes wrong, at most; see `Word.words_within`.
 
     Raises:
         SpecError: if ``errors`` is not positive, or n is too large.
@@ -36,7 +35,6 @@ def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
     if errors < 1:
         raise SpecError(f"a code must be made for at least one error, not {errors}")
     t = min(each * errors, n)
-    if min(errors, n) > MOST_POWER:
+    if min(errors, n) > MOST_POWER or t > MAX_ERRORS:
         return Hashed.for_errors(n, t, seed)
-    t = min(t, MAX_ERRORS)
     return Screened(n, 2 * t + _CHECK, seed, first=_CHECK)
