@@ -42,21 +42,26 @@ def data():
 OPTIONS = {"errors": 5, "only": ["head.*"], "every": 3}
 
 
+def fit_quietly(model, epochs, callbacks, resume=None, **options):
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
+    trainer.fit(model, batches, ckpt_path=resume)
+
+
 def test_lightning(tmp_path):
     def fit(name, epochs, resume=None):
         model = Net()
         callback = for_lightning.TrainInside(path=tmp_path / "seal", **OPTIONS)
         keep = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path / name, save_last=True)
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            callbacks=[callback, keep],
-            logger=False,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
-        trainer.fit(model, batches, ckpt_path=resume)
+        fit_quietly(model, epochs, [callback, keep], resume)
         return model, callback
 
     model, callback = fit("a", 2)
@@ -73,17 +78,8 @@ def test_lightning(tmp_path):
 def test_lightning_seals_the_weights_that_stay(tmp_path, last):
     model, callback = Net(), for_lightning.TrainInside(path=tmp_path / "seal", **OPTIONS)
     average = lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.9)
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        callbacks=[average, callback] if last else [callback, average],
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
-    trainer.fit(model, batches)
+    callbacks = [average, callback] if last else [callback, average]
+    fit_quietly(model, 1, callbacks, enable_checkpointing=False)
     assert pm.check(model, pm.Seal.load(tmp_path / "seal")).verdict is Verdict.CLEAN
     assert max(callback.seal.notes["moved"]) < 0.02
 

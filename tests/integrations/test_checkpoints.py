@@ -17,7 +17,7 @@ from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.integrations.lightning import ProtectedCheckpoints
 from parimend.integrations.transformers import ProtectCheckpoints
 from tests.files.conftest import flip
-from tests.integrations.test_callbacks import Net, data, trainer_for
+from tests.integrations.test_callbacks import Net, fit_quietly, trainer_for
 
 # What these packages warn about is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -32,17 +32,8 @@ def fit_lightning(folder, epochs, resume=None, on_damage="raise", last=True):
     keep = lightning.pytorch.callbacks.ModelCheckpoint(
         folder, save_last=last, every_n_epochs=1, filename="{epoch}"
     )
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        callbacks=[keep],
-        plugins=[ProtectedCheckpoints(errors=50, on_damage=on_damage)],
-        logger=False,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), 16)
-    trainer.fit(model, batches, ckpt_path=resume)
+    plugins = [ProtectedCheckpoints(errors=50, on_damage=on_damage)]
+    fit_quietly(model, epochs, [keep], resume, plugins=plugins)
     return model.state_dict()
 
 

@@ -276,7 +276,7 @@ class Latch:
                     f"dicts, not in {type(outputs).__name__}: guard without deferred=True"
                 )
             layers = [layer for layer, _ in found]
-            stops = [each.reshape(-1) for _, each in _on_one_device(found)]
+            stops = [each.reshape(-1) for each in _on_one_device([each for _, each in found])]
             # Not layer by layer: that would be two more kernels for each.
             alarm = torch.cat(stops).any()
             graph.conclude_(outputs, args, kwargs, alarm, stops, layers, self._key)
@@ -323,10 +323,10 @@ class Latch:
                 _write(outputs, graph.made(better, inputs))
 
 
-def _on_one_device(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+def _on_one_device(stops: Sequence[Tensor]) -> list[Tensor]:
     """Stops on the device of the first; of others as little as possible is moved there."""
-    device = found[0][1].device
-    return [(n, each if each.device == device else each.any().to(device)) for n, each in found]
+    device = stops[0].device
+    return [each if each.device == device else each.any().to(device) for each in stops]
 
 
 def _alarms(stops: Sequence[Tensor]) -> Tensor:

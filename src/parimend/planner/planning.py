@@ -307,7 +307,8 @@ def _smallest(
 
     def certain(errors: int) -> bool:
         try:
-            return all(each.planned(errors) for each in found)
+            # What is not to be guaranteed is planned already, and needs no proof.
+            return all(not each.request.guaranteed or each.planned(errors) for each in found)
         except SpecError:
             return False
 

@@ -100,7 +100,7 @@ class ModelTensors(Tensors):
             return
         refused = _read_only(self.held)
         if name in refused:
-            require_writable({name: self.held[name]})
+            raise _refusal(name)
         self._writable = {n: _span(each) for n, each in self.held.items() if n not in refused}
 
     def _write(
@@ -142,10 +142,14 @@ def require_writable(tensors: Mapping[str, torch.Tensor]) -> None:
         WordError: names a tensor.
     """
     for name in sorted(_read_only(tensors)):
-        raise WordError(
-            f"{name} lies in memory that can only be read, as of a file that is mapped: "
-            "put a clone() in its place, or repair the file"
-        )
+        raise _refusal(name)
+
+
+def _refusal(name: str) -> WordError:
+    return WordError(
+        f"{name} lies in memory that can only be read, as of a file that is mapped: put a clone() "
+        "in its place, or repair the file"
+    )
 
 
 def _read_only(tensors: Mapping[str, torch.Tensor]) -> set[str]:
