@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from parimend.arguments import real_number
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.events import Events
@@ -45,9 +46,7 @@ class Environment(Record):
 
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise SpecError(f"{name} is a probability per bit, in 0 .. 1, not {value}")
+            real_number(getattr(self, name), name, "a probability per bit", least=0, most=1)
 
     def expected(self, bits: float, days: float) -> float:
         """Number of events in so many bits between two checks so many days apart."""
