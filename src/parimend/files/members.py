@@ -31,6 +31,7 @@ from parimend.files.targets import (
     names_below,
     noted,
     others,
+    shared,
 )
 from parimend.files.walking import unreadable
 from parimend.regular import read_regular
@@ -191,10 +192,7 @@ class Members:
         return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
     def _hear(self, looked: Looked, path: Path) -> None:
-        if looked.is_sure:
-            self._sure[path] = looked.notes
-        else:
-            self._unsure[path] = looked.notes
+        (self._sure if looked.is_sure else self._unsure)[path] = shared(looked.notes)
         if looked.is_sure and looked.origin:
             self._lying[path] = looked.origin
         if looked.listed is not None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from parimend.files.links import steps
 from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import MEMBERS, PLACE, is_inside
+from parimend.files.targets import MEMBERS, PLACE, is_inside, names_in
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -200,7 +200,7 @@ def exchanged(named: Mapping[Path, str]) -> dict[Path, Displaced]:
 def _members_of(sealed: Sealed) -> Set:
     """The names of all files of a seal's set; none if it notes none."""
     names = sealed.seal.notes.get(MEMBERS)
-    return frozenset(filter(is_inside, names)) if isinstance(names, list) else frozenset()
+    return names_in(names) if isinstance(names, list) else frozenset()
 
 
 def _places(path: Path, origin: Origin) -> Iterator[tuple[Root, str]]:
