@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from parimend.files.links import steps
-from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import MEMBERS, PLACE, is_inside, names_in
+from parimend.files.seals import DIGESTED, MEMBERS, NAME, SUFFIX, Sealed, content_digest, name_of
+from parimend.files.targets import PLACE, is_inside, names_in
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -129,7 +129,7 @@ def displaced(
 
     Files may be renamed, and sets moved and copied. So a name alone does not tell that a file lies
     in a place of its set: others of the set have to lie around it, one of them in its own place, or
-    files in all places.
+    each in that of another one of these, or files in all places.
 
     Args:
         lying: what the seals of files say that belong to them.
@@ -155,7 +155,9 @@ def displaced(
             each.content in sealed[members, place] and len(known[members, each.content]) == 1
             for place, each in found.items()
         )
-        return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))
+        is_ring = {*found} == {each.place for each in found.values()}
+        is_full = all(Path(*root, each) in files for each in members)
+        return len(found) > 1 and (fits or is_ring or is_full)
 
     told = {}
     for path, origin in lying.items():

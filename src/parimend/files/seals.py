@@ -32,6 +32,8 @@ DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
 NAME = "name"
 """The note of a seal that names its file, without folders."""
+MEMBERS = "members"
+"""The note of a seal that names all files of its set, its own one included."""
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -66,11 +68,19 @@ def sidecar_of(path: Path) -> Path:
 def sidecar_for(path: Path) -> Path:
     """The sidecar that is that of a file, by whatever name: where links lead to it, what lies
     beside the file itself, or as near as there is one, says what it is. One beside the path counts
-    if it says the same.
+    if it says the same, or if there was no link in its set but a file.
     """
     own, *others = map(sidecar_of, steps(path))
     nearest = next((side for side in reversed(others) if os.path.exists(side)), own)
-    return own if _say_the_same(own, nearest) else nearest
+    return own if _say_the_same(own, nearest) or _was_member(own) else nearest
+
+
+def _was_member(side: Path) -> bool:
+    """Whether a sidecar is that of a file of a set, and of no link."""
+    with suppress(ParimendError, OSError):
+        notes = load_sidecar(side).seal.notes
+        return MEMBERS in notes and LED_TO not in notes and not side.is_symlink()
+    return False
 
 
 def _say_the_same(one: Path, other: Path) -> bool:
@@ -102,7 +112,15 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
         side = Path(os.path.realpath(sealed.path))
         return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
     # The file itself may have been moved, and a link left in its place.
-    return any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
+    is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
+    return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
+
+
+def _says_otherwise(side: Path, sealed: Sealed) -> bool:
+    """Whether a sidecar is that of something else than a seal was made of."""
+    with suppress(ParimendError, OSError):
+        return content_digest(load_sidecar(side).seal) != content_digest(sealed.seal)
+    return False
 
 
 def names_of(path: Path) -> dict[str, Any]:

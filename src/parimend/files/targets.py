@@ -18,13 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
-from parimend.files.seals import SUFFIX
+from parimend.files.seals import MEMBERS, SUFFIX
 from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular, state_of
 
-MEMBERS = "members"
-"""The note of a seal that names all files of its set, its own one included."""
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
 PLACE = "place"
