@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from parimend.atomic import atomic, is_locked
 from parimend.errors import BusyError, MismatchError
 from parimend.files import sidecar_of
 from parimend.outcomes import Verdict
-from tests.files.conftest import flip
+from tests.files.conftest import damage, flip
 
 
 @pytest.fixture
@@ -409,6 +410,40 @@ def test_a_full_disk(model, rng, monkeypatch, error, where):
                 act(model)
             assert raised.value.filename == str(model)
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("act", ["repair", "save"])
+def test_no_room_for_the_sidecar(tmp_path, rng, act):
+    """Then the file is not replaced either."""
+    path = tmp_path / "model.safetensors"
+    state = {"w": torch.from_numpy(rng.standard_normal(130))}
+    save_file(state, path, errors=100)
+    flip(path, rng, 2)
+    damage(sidecar_of(path), 40, b"\1\2")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    room = path.stat().st_size + 100
+    assert sidecar_of(path).stat().st_size > room
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            repair_file(path) if act == "repair" else save_file(state, path, errors=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_no_room_for_what_a_library_writes(tmp_path, name):
+    """Which does not say so by an error of the system."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"{name} cannot be written, as on a full disk"):
+            save_file({"w": torch.ones(100_000)}, tmp_path / name, errors=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
 
 
 def test_writing_that_fails_silently_is_noticed(model, rng, monkeypatch):
