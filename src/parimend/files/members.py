@@ -284,7 +284,10 @@ class Members:
         with suppress(ParimendError, OSError):
             read = absent if self._is_gone(self.path) else opened
             with read(self.path, self.seals) as found:
-                return companions_in(found)
+                if found.sealed.layout.format.has_others:
+                    return companions_in(found)
+                # One of the others, in its place.
+                return noted(found.sealed.seal.notes, MEMBERS, self.path.name)
         with suppress(ParimendError, OSError):
             return noted(self.seals.notes(self.path), MEMBERS, self.path.name)
         with suppress(ParimendError, OSError):
