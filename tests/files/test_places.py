@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -300,6 +301,23 @@ def test_a_file_that_became_a_link_to_another_one(tmp_path, names):
     # What is meant to be a link now has the seal of what it leads to.
     sidecar_of(one).unlink()
     assert check_file(folder).ok
+
+
+def test_nothing_is_written_through_a_link_to_another_file_of_the_set(tmp_path):
+    """Also where the seal of that file is lost, and its budget is enough to make it the other."""
+    folder, seals = tmp_path / "model", tmp_path / "seals"
+    names = ["a/m.npy", "b/m.npy", "c/m.npy"]
+    save(folder, names)
+    made = protect_file(folder, 400, seal_dir=seals)
+    one, other = (folder / name for name in names[:2])
+    Path(made[1].sidecar).unlink()
+    one.unlink()
+    one.symlink_to(other)
+    original = other.read_bytes()
+    for path in (folder, one):
+        with suppress(MismatchError):
+            assert repair_file(path, seal_dir=seals).verdict is Verdict.UNKNOWN
+        assert other.read_bytes() == original
 
 
 def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):

@@ -17,11 +17,10 @@ from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import MEMBERS, NAME, Sealed, Seals, name_of, sidecar_of
+from parimend.files.seals import MEMBERS, NAME, PLACE, Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
-    PLACE,
     has_others,
     index_first,
     is_index,

@@ -15,9 +15,18 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from parimend.files.links import steps
-from parimend.files.seals import DIGESTED, MEMBERS, NAME, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import PLACE, is_inside, names_in
+from parimend.files.links import is_place, steps
+from parimend.files.seals import (
+    DIGESTED,
+    MEMBERS,
+    NAME,
+    PLACE,
+    SUFFIX,
+    Sealed,
+    content_digest,
+    name_of,
+)
+from parimend.files.targets import is_inside, names_in
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -65,16 +74,6 @@ def place_of(sealed: Sealed, path: Path) -> str:
     if sealed.path and DIGESTED.fullmatch(sealed.path.name.removesuffix(SUFFIX)):
         return name_of(sealed)
     return path.name
-
-
-def is_place(path: Path, place: str) -> bool:
-    """Whether a path is one of a place, in some folder.
-
-    >>> is_place(Path("/models/unet/a.bin"), "unet/a.bin"), is_place(Path("b.bin"), "a.bin")
-    (True, False)
-    """
-    parts = tuple(place.split("/"))
-    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
 
 
 def may_be_of(sealed: Sealed, path: Path) -> bool:

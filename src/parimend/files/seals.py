@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.links import LED_TO, leads_to, led_to, steps
+from parimend.files.links import LED_TO, is_place, leads_to, led_to, steps
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
@@ -34,6 +34,8 @@ NAME = "name"
 """The note of a seal that names its file, without folders."""
 MEMBERS = "members"
 """The note of a seal that names all files of its set, its own one included."""
+PLACE = "place"
+"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -111,9 +113,18 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
     if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
         side = Path(os.path.realpath(sealed.path))
         return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
+    if own and any(is_place(file, each) for each in _others_of(sealed.seal.notes)):
+        return True
     # The file itself may have been moved, and a link left in its place.
     is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
     return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
+
+
+def _others_of(notes: Mapping[str, Any]) -> list[str]:
+    """The names of the other files of a set."""
+    members = notes.get(MEMBERS)
+    names = [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
+    return [each for each in names if each != notes.get(PLACE, notes.get(NAME))]
 
 
 def _says_otherwise(side: Path, sealed: Sealed) -> bool:

@@ -18,15 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
-from parimend.files.seals import MEMBERS, SUFFIX
+from parimend.files.seals import MEMBERS, PLACE, SUFFIX
 from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular, state_of
 
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
-PLACE = "place"
-"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 
 # As transformers and diffusers name them, with and without a variant:
 # model.safetensors.index.json, model.safetensors.index.fp16.json, pytorch_model.bin.index.json
