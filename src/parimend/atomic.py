@@ -20,6 +20,9 @@ from parimend.regular import require_place
 PathLike = str | os.PathLike[str]
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
+# What one may not do, or a file system does not know: shares and sticks have no modes and owners,
+# and not every folder can be asked to last.
+_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 _LONGEST = 255  # bytes of a file's name
 _PATIENCE = 2.0  # seconds, with those who ask whether a file is locked
 _PAUSE = 0.001  # seconds before the next attempt
@@ -104,7 +107,8 @@ def _open_lock(lock: Path) -> int:
                     return os.open(lock, os.O_RDONLY | _LOCK)
         else:
             # Whoever comes next can tell whether it is in use, also if this process is killed.
-            os.fchmod(descriptor, 0o666)
+            with _if_possible():
+                os.fchmod(descriptor, 0o666)
             return descriptor
 
 
@@ -234,7 +238,8 @@ def _created(
             if model is target:
                 _adopt(file.fileno(), target)
             elif model is not None:
-                os.fchmod(file.fileno(), os.stat(model).st_mode & 0o777)
+                with _if_possible():
+                    os.fchmod(file.fileno(), os.stat(model).st_mode & 0o777)
             if made is None:
                 yield file
             else:
@@ -251,9 +256,10 @@ def _moved(made: Path, temporary: Path, empty: BinaryIO) -> Iterator[BinaryIO]:
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(made, "r+b", opener=lambda name, _: os.open(name, flags)) as file:
         as_it = os.fstat(empty.fileno())
-        with suppress(PermissionError):
+        with _if_possible():
             os.fchown(file.fileno(), as_it.st_uid, as_it.st_gid)
-        shutil.copystat(empty.fileno(), file.fileno())  # type: ignore[arg-type]
+        with _if_possible():
+            shutil.copystat(empty.fileno(), file.fileno())  # type: ignore[arg-type]
         os.replace(made, temporary)
         yield file
 
@@ -272,18 +278,20 @@ def _adopt(descriptor: int, target: Path) -> None:
     """Take over owner, mode and attributes of a file as far as one may."""
     old = target.stat()
     mode = stat.S_IMODE(old.st_mode)
-    with suppress(PermissionError):
+    with _if_possible():
         os.fchown(descriptor, old.st_uid, -1)
-    try:
+    # The rights of its group are not for another one, beyond those that all have.
+    mode, full = mode & (~0o070 | (mode & 0o007) << 3), mode
+    with _if_possible():
         os.fchown(descriptor, -1, old.st_gid)
-    except PermissionError:
-        # The rights of its group are not for ours, beyond those that all have.
-        mode &= ~0o070 | (mode & 0o007) << 3
+        mode = full
     now = os.fstat(descriptor)
-    with suppress(PermissionError):
+    with _if_possible():
         shutil.copystat(target, descriptor)  # type: ignore[arg-type]
-    os.utime(descriptor, ns=(now.st_atime_ns, now.st_mtime_ns))  # of this content, not of the old
-    os.fchmod(descriptor, mode)
+    with _if_possible():  # of this content, not of the old
+        os.utime(descriptor, ns=(now.st_atime_ns, now.st_mtime_ns))
+    with _if_possible():
+        os.fchmod(descriptor, mode)
 
 
 def _replace(file: BinaryIO, temporary: Path, target: Path, stale: Sequence[Path]) -> None:
@@ -313,9 +321,20 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the renaming itself last, where that can be asked for."""
+    with _if_possible():
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _if_possible() -> Iterator[None]:
+    """Go on where something is refused that a file can do without."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise

@@ -3,6 +3,8 @@
 import errno
 import multiprocessing
 import os
+import resource
+import stat
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from parimend.atomic import atomic, is_locked
 from parimend.errors import BusyError, MismatchError
 from parimend.files import sidecar_of
 from parimend.outcomes import Verdict
-from tests.files.conftest import flip
+from tests.files.conftest import damage, flip
 
 
 @pytest.fixture
@@ -188,6 +190,45 @@ def test_the_rights_of_a_group_are_not_given_to_another(tmp_path, monkeypatch):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("why", [errno.EPERM, errno.ENOTSUP])
+def test_file_systems_without_modes_and_owners(model, rng, monkeypatch, why):
+    """As sticks and shares are, where one is not the owner of anything."""
+    original = model.read_bytes()
+    model.chmod(0o640)
+
+    def refuse(*_, **__):
+        raise OSError(why, os.strerror(why))
+
+    for name in ("chmod", "fchmod", "chown", "fchown", "utime"):
+        monkeypatch.setattr(f"os.{name}", refuse)
+    protect_file(model, errors=3)
+    flip(model, rng, 3)
+    assert repair_file(model).verdict is Verdict.CORRECTED
+    assert model.read_bytes() == original
+    assert not model.stat().st_mode & 0o007  # as private as it was
+    assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]
+
+
+@pytest.mark.parametrize("why", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_folders_that_cannot_be_asked_to_last(model, rng, monkeypatch, why):
+    """As of some file systems, and those that may be written and not be read."""
+    original, sync = model.read_bytes(), os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(why, os.strerror(why))
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    protect_file(model, errors=3)
+    protect_file(model, errors=4, force=True)
+    flip(model, rng, 4)
+    assert repair_file(model).verdict is Verdict.CORRECTED
+    assert model.read_bytes() == original
+    save_file({"w": torch.ones(3)}, model, errors=3)
+    assert check_file(model).verdict is Verdict.CLEAN
+
+
 @pytest.mark.parametrize("length", [248, 255])
 def test_the_longest_names(tmp_path, length):
     path = tmp_path / ("a" * length)
@@ -353,7 +394,7 @@ def test_save_killed_at_any_moment(large):
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-@pytest.mark.parametrize("where", ["shutil.copyfileobj", "os.fsync"])
+@pytest.mark.parametrize("where", ["parimend.files.writing.copy_data", "os.fsync"])
 def test_a_full_disk(model, rng, monkeypatch, error, where):
     protect_file(model, errors=5)
     flip(model, rng, 2)
@@ -369,6 +410,40 @@ def test_a_full_disk(model, rng, monkeypatch, error, where):
                 act(model)
             assert raised.value.filename == str(model)
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("act", ["repair", "save"])
+def test_no_room_for_the_sidecar(tmp_path, rng, act):
+    """Then the file is not replaced either."""
+    path = tmp_path / "model.safetensors"
+    state = {"w": torch.from_numpy(rng.standard_normal(130))}
+    save_file(state, path, errors=100)
+    flip(path, rng, 2)
+    damage(sidecar_of(path), 40, b"\1\2")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    room = path.stat().st_size + 100
+    assert sidecar_of(path).stat().st_size > room
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            repair_file(path) if act == "repair" else save_file(state, path, errors=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_no_room_for_what_a_library_writes(tmp_path, name):
+    """Which does not say so by an error of the system."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"{name} cannot be written, as on a full disk"):
+            save_file({"w": torch.ones(100_000)}, tmp_path / name, errors=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
 
 
 def test_writing_that_fails_silently_is_noticed(model, rng, monkeypatch):

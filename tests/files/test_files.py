@@ -223,6 +223,19 @@ def test_a_word_whose_end_is_missing_is_not_put_back_in_part(model):
     assert (model.read_bytes() == original) == with_tail.verdict.ok
 
 
+def test_zeros_that_are_missing_are_not_called_clean(tmp_path):
+    """What is not there reads as zeros."""
+    path = tmp_path / "model.safetensors"
+    arrays = {"a": np.ones(30, np.float32), "b": np.ones(30, np.float32), "c": np.zeros(30, "f4")}
+    safetensors.numpy.save_file(arrays, path)
+    protect_file(path, errors=5, per="tensor")
+    os.truncate(path, header_length(path.read_bytes()) + 130)
+    for options in ({}, {"partial": True}):
+        [file] = repair_file(path, **options).files
+        verdicts = {word.name: word.verdict.value for word in file.words}
+        assert verdicts == {"a": "clean", "b": "uncorrectable", "c": "uncorrectable"}
+
+
 def test_bytes_after_an_unprotected_end_are_left(model):
     """They may have come in anywhere in it."""
     protect_file(model, errors=3, only=["ids"])
@@ -240,6 +253,22 @@ def test_surplus_bytes_are_cut_off(model):
     model.write_bytes(original + b"surplus")
     assert check_file(model).files[0].findings == ("7 bytes too many after the end",)
     repaired(model, original)
+
+
+def test_surplus_bytes_are_not_copied_first(model, monkeypatch):
+    """A hole of a terabyte takes no room; a copy of it would."""
+    protect_file(model, errors=5)
+    original, write, written = model.read_bytes(), os.pwrite, []
+
+    def watched(file, data, at):
+        written.append(len(data))
+        return write(file, data, at)
+
+    os.truncate(model, 1 << 40)
+    monkeypatch.setattr("os.pwrite", watched)
+    assert repair_file(model).verdict is Verdict.CORRECTED
+    assert model.read_bytes() == original
+    assert len(original) <= sum(written) < 2 * len(original)
 
 
 @pytest.mark.parametrize("arrays", [{}, {"a": np.zeros((0, 4), np.float32)}])

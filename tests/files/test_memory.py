@@ -3,6 +3,10 @@
 import os
 import subprocess
 import sys
+import tracemalloc
+
+from parimend import check_file, protect_file
+from parimend.outcomes import Verdict
 
 SCRIPT = r"""
 import os, re, sys
@@ -31,3 +35,19 @@ def test_large_files_take_no_more_memory(tmp_path):
     found, repaired, megabytes = run.stdout.split()
     assert (found, repaired) == ("correctable", "corrected")
     assert int(megabytes) < 300
+
+
+def test_names_that_all_seals_of_a_folder_note_are_there_once(tmp_path):
+    """As many seals as files each name as many."""
+    names = [f"{i}-{'x' * 200}.bin" for i in range(300)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    protect_file(tmp_path, errors=1)
+    (tmp_path / names[0]).unlink()
+    check_file(tmp_path)
+    tracemalloc.start()
+    try:
+        assert check_file(tmp_path).verdict is Verdict.UNKNOWN
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

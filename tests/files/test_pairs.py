@@ -15,7 +15,7 @@ from safetensors.numpy import save_file as plain_save
 
 from parimend import check_file, load_file, protect_file, repair_file, save_file
 from parimend.errors import BusyError, MismatchError, SealError
-from parimend.files import sidecar_of
+from parimend.files import sidecar_of, writing
 from parimend.files.opening import opened
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
@@ -158,14 +158,14 @@ def test_what_is_changed_in_place_during_a_repair_stays(path, rng, monkeypatch):
     save_file(state(1), path, errors=3)
     flip(path, rng, 2)
     os.utime(path, ns=(0, 0))  # clocks of file systems are coarse
-    copy, after = shutil.copyfileobj, []
+    copy, after = writing.copy_data, []
 
     def late(*arguments):
         copy(*arguments)
         damage(path, -4, b"\1\2\3\4")
         after.append(path.read_bytes())
 
-    monkeypatch.setattr("shutil.copyfileobj", late)
+    monkeypatch.setattr("parimend.files.writing.copy_data", late)
     with pytest.raises(MismatchError, match="was saved anew while it was being repaired"):
         repair_file(path)
     assert path.read_bytes() == after[0]
@@ -209,7 +209,7 @@ def test_saving_is_refused_during_a_repair(path, rng, monkeypatch):
             refused.append(act)
         raise ZeroDivisionError
 
-    monkeypatch.setattr("shutil.copyfileobj", copy)
+    monkeypatch.setattr("parimend.files.writing.copy_data", copy)
     with pytest.raises(ZeroDivisionError):
         repair_file(path)
     assert len(refused) == 3

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -262,6 +263,61 @@ def test_files_that_were_exchanged_with_their_sidecars(tmp_path):
     )
     assert all(made.is_kept for made in protect_file(folder, 2))
     assert problems(folder) == {}
+
+
+def test_files_that_were_exchanged_and_are_all_that_is_left(tmp_path):
+    """Neither lies in its own place, and another one of their set is lost with its seal."""
+    folder = tmp_path / "model"
+    names = ["unet/m.npy", "ema/m.npy", "vae/m.npy"]
+    save(folder, names)
+    protect_file(folder, 2)
+    shutil.rmtree(folder / "vae")
+    for suffix in ("", ".parimend"):
+        exchange(*(folder / f"{name}{suffix}" for name in names[:2]))
+    told = problems(folder)
+    assert {*told} == {*names}
+    assert told["vae/m.npy"].startswith("missing: ")
+
+
+@pytest.mark.parametrize("names", [["a.npy", "b.npy", "c.npy"], ["a/m.npy", "b/m.npy", "c/m.npy"]])
+def test_a_file_that_became_a_link_to_another_one(tmp_path, names):
+    """It is not what was protected, though what it leads to is; and that stays as it is."""
+    folder = tmp_path / "model"
+    save(folder, names)
+    protect_file(folder, 400)  # enough to make one the other
+    one, other = (folder / name for name in names[:2])
+    original = other.read_bytes()
+    one.unlink()
+    one.symlink_to(other)
+    for act in (check_file, repair_file):
+        told = {file.path: file for file in act(folder).files if not file.ok}
+        assert {*told} == {str(one)}
+        assert told[str(one)].verdict is Verdict.UNKNOWN
+        assert told[str(one)].problem.startswith(f"holds what was protected as {names[1]}, and its")
+        assert other.read_bytes() == original
+    with pytest.raises(MismatchError, match=f"{one} leads to {other}, and its seal"):
+        repair_file(one)
+    assert other.read_bytes() == original
+    # What is meant to be a link now has the seal of what it leads to.
+    sidecar_of(one).unlink()
+    assert check_file(folder).ok
+
+
+def test_nothing_is_written_through_a_link_to_another_file_of_the_set(tmp_path):
+    """Also where the seal of that file is lost, and its budget is enough to make it the other."""
+    folder, seals = tmp_path / "model", tmp_path / "seals"
+    names = ["a/m.npy", "b/m.npy", "c/m.npy"]
+    save(folder, names)
+    made = protect_file(folder, 400, seal_dir=seals)
+    one, other = (folder / name for name in names[:2])
+    Path(made[1].sidecar).unlink()
+    one.unlink()
+    one.symlink_to(other)
+    original = other.read_bytes()
+    for path in (folder, one):
+        with suppress(MismatchError):
+            assert repair_file(path, seal_dir=seals).verdict is Verdict.UNKNOWN
+        assert other.read_bytes() == original
 
 
 def test_files_of_one_folder_that_were_exchanged_with_their_sidecars(sharded):

@@ -47,6 +47,15 @@ def test_no_sidecar(model, content):
         check_file(model)
 
 
+def test_no_seal_is_written_that_is_too_large_to_be_read(model, monkeypatch):
+    monkeypatch.setattr("parimend.seal.seal.MAX_BYTES", 2000)
+    protect_file(model, errors=20)
+    before = sidecar_of(model).read_bytes()
+    with pytest.raises(SealError, match="none of more than 2000 is read: ask for fewer errors"):
+        protect_file(model, errors=210, force=True)
+    assert sidecar_of(model).read_bytes() == before
+
+
 def test_a_newer_seal_is_not_understood(model):
     protect_file(model, errors=20)
     path = sidecar_of(model)

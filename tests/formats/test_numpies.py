@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zipfile
 
 import ml_dtypes
@@ -91,6 +92,15 @@ def header(text, version=b"\1\0", length=None):
 
 
 GOOD = b"{'descr':'<f4','fortran_order':False,'shape':(2,)}"
+
+
+def test_numbers_as_python_2_wrote_them(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(header(GOOD.replace(b"(2,)", b"(2L, 3L)")) + bytes(24))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        assert np.load(path).shape == (2, 3)
+    [entry] = parse(path).entries
+    assert entry[:3] == ("array", "F32", (2, 3))
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,24 @@ def external(location, **more):
     return graph(held=[tensor])
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_model_that_was_overwritten_with_its_data_is_none(pair, tmp_path, is_apart):
+    """Where it lies, and not what is in it, says that it stands for both."""
+    seals = {"seal_dir": tmp_path / "seals"} if is_apart else {}
+    protect_file(pair[0], 3, **seals)
+    shutil.copy(pair[1], pair[0])
+    if not is_apart:
+        shutil.copy(sidecar_of(pair[1]), sidecar_of(pair[0]))
+    for act in (check_file, repair_file):
+        files = {file.path: file for file in act(pair[0], **seals).files}
+        assert {path: file.ok for path, file in files.items()} == {
+            str(pair[0]): False,
+            str(pair[1]): True,
+        }
+        assert "holds what was protected as model.onnx_data" in files[str(pair[0])].problem
+    assert pair[0].read_bytes() == pair[1].read_bytes()
+
+
 def test_a_damaged_model_without_weights_of_its_own_still_names_its_data(tmp_path):
     model, data = tmp_path / "model.onnx", tmp_path / "w.data"
     onnx.save(helper.make_model(external(data.name)), model)

@@ -249,6 +249,23 @@ def test_a_damaged_pickle_is_not_protected(saved, tmp_path):
         protect_file(path, 2)
 
 
+def test_archives_without_checksums(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(30)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    original = path.read_bytes()
+    assert parse(path).entries[0][:3] == ("w", "F32", (30,))
+    protect_file(path, 2)
+    damaged = bytearray(original)
+    damaged[original.index(b"FloatStorage")] ^= 1
+    path.write_bytes(damaged)
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
+
+
 def test_the_other_byte_order_is_bytes(saved, tmp_path):
     saved({"w": torch.ones(3), "b": torch.ones(2, dtype=torch.int8)})
     path = tmp_path / "model.pt"

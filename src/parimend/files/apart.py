@@ -25,6 +25,7 @@ from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
 from parimend.files.seals import (
     FORCED,
+    PLACE,
     SUFFIX,
     Beside,
     Save,
@@ -38,7 +39,6 @@ from parimend.files.seals import (
     seals_below,
     sidecar_of,
 )
-from parimend.files.targets import PLACE
 from parimend.files.walking import refuse, walk
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular

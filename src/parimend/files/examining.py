@@ -213,7 +213,8 @@ def _without_tail(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> Fil
     """Where a file is cut for good, what is known of words behind the cut has no place in it."""
     words = [
         replace(found, verdict=Verdict.UNCORRECTABLE, changes=(), reason=_BEHIND)
-        if found.verdict is Verdict.CORRECTABLE and any(map(tensors.is_cut, word.parts))
+        # Zeros that are missing are none that are wrong, and are missing all the same.
+        if found.verdict is not Verdict.UNCORRECTABLE and any(map(tensors.is_cut, word.parts))
         else found
         for word, found in zip(seal.words, outcome.words, strict=True)
     ]

@@ -55,5 +55,15 @@ def leads_to(link: Path, noted: object) -> bool:
         return False
 
 
+def is_place(path: Path, place: str) -> bool:
+    """Whether a path is one of a place, in some folder.
+
+    >>> is_place(Path("/models/unet/a.bin"), "unet/a.bin"), is_place(Path("b.bin"), "a.bin")
+    (True, False)
+    """
+    parts = tuple(place.split("/"))
+    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
+
+
 def _place(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)

@@ -15,8 +15,8 @@ from parimend.files.examining import is_proven
 from parimend.files.links import steps
 from parimend.files.opening import Opened
 from parimend.files.places import Origin, origin_of
-from parimend.files.seals import Sealed, sidecar_of
-from parimend.files.targets import MAX_INDEX, MEMBERS, is_index, is_inside, noted, shards
+from parimend.files.seals import MEMBERS, Sealed, sidecar_of
+from parimend.files.targets import MAX_INDEX, is_index, is_inside, noted, shards
 from parimend.outcomes import FileOutcome
 from parimend.regular import state_of
 from parimend.stores.file import FileTensors, LoadedTensors

@@ -17,12 +17,10 @@ from parimend.files.looking import Looked, companions_in, listed_in, looked_at
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import NAME, Sealed, Seals, name_of, sidecar_of
+from parimend.files.seals import MEMBERS, NAME, PLACE, Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
     LEFT_OUT,
     MAX_INDEX,
-    MEMBERS,
-    PLACE,
     has_others,
     index_first,
     is_index,
@@ -31,6 +29,7 @@ from parimend.files.targets import (
     names_below,
     noted,
     others,
+    shared,
 )
 from parimend.files.walking import unreadable
 from parimend.regular import read_regular
@@ -191,10 +190,7 @@ class Members:
         return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
     def _hear(self, looked: Looked, path: Path) -> None:
-        if looked.is_sure:
-            self._sure[path] = looked.notes
-        else:
-            self._unsure[path] = looked.notes
+        (self._sure if looked.is_sure else self._unsure)[path] = shared(looked.notes)
         if looked.is_sure and looked.origin:
             self._lying[path] = looked.origin
         if looked.listed is not None:
@@ -287,7 +283,10 @@ class Members:
         with suppress(ParimendError, OSError):
             read = absent if self._is_gone(self.path) else opened
             with read(self.path, self.seals) as found:
-                return companions_in(found)
+                if found.sealed.layout.format.has_others:
+                    return companions_in(found)
+                # One of the others, in its place.
+                return noted(found.sealed.seal.notes, MEMBERS, self.path.name)
         with suppress(ParimendError, OSError):
             return noted(self.seals.notes(self.path), MEMBERS, self.path.name)
         with suppress(ParimendError, OSError):

@@ -15,9 +15,18 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from parimend.files.links import steps
-from parimend.files.seals import DIGESTED, NAME, SUFFIX, Sealed, content_digest, name_of
-from parimend.files.targets import MEMBERS, PLACE, is_inside
+from parimend.files.links import is_place, steps
+from parimend.files.seals import (
+    DIGESTED,
+    MEMBERS,
+    NAME,
+    PLACE,
+    SUFFIX,
+    Sealed,
+    content_digest,
+    name_of,
+)
+from parimend.files.targets import is_inside, names_in
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -65,16 +74,6 @@ def place_of(sealed: Sealed, path: Path) -> str:
     if sealed.path and DIGESTED.fullmatch(sealed.path.name.removesuffix(SUFFIX)):
         return name_of(sealed)
     return path.name
-
-
-def is_place(path: Path, place: str) -> bool:
-    """Whether a path is one of a place, in some folder.
-
-    >>> is_place(Path("/models/unet/a.bin"), "unet/a.bin"), is_place(Path("b.bin"), "a.bin")
-    (True, False)
-    """
-    parts = tuple(place.split("/"))
-    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
 
 
 def may_be_of(sealed: Sealed, path: Path) -> bool:
@@ -129,7 +128,7 @@ def displaced(
 
     Files may be renamed, and sets moved and copied. So a name alone does not tell that a file lies
     in a place of its set: others of the set have to lie around it, one of them in its own place, or
-    files in all places.
+    each in that of another one of these, or files in all places.
 
     Args:
         lying: what the seals of files say that belong to them.
@@ -155,7 +154,9 @@ def displaced(
             each.content in sealed[members, place] and len(known[members, each.content]) == 1
             for place, each in found.items()
         )
-        return len(found) > 1 and (fits or all(Path(*root, each) in files for each in members))
+        is_ring = {*found} == {each.place for each in found.values()}
+        is_full = all(Path(*root, each) in files for each in members)
+        return len(found) > 1 and (fits or is_ring or is_full)
 
     told = {}
     for path, origin in lying.items():
@@ -200,7 +201,7 @@ def exchanged(named: Mapping[Path, str]) -> dict[Path, Displaced]:
 def _members_of(sealed: Sealed) -> Set:
     """The names of all files of a seal's set; none if it notes none."""
     names = sealed.seal.notes.get(MEMBERS)
-    return frozenset(filter(is_inside, names)) if isinstance(names, list) else frozenset()
+    return names_in(names) if isinstance(names, list) else frozenset()
 
 
 def _places(path: Path, origin: Origin) -> Iterator[tuple[Root, str]]:

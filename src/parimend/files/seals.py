@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.links import LED_TO, leads_to, led_to, steps
+from parimend.files.links import LED_TO, is_place, leads_to, led_to, steps
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
@@ -32,6 +32,10 @@ DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
 NAME = "name"
 """The note of a seal that names its file, without folders."""
+MEMBERS = "members"
+"""The note of a seal that names all files of its set, its own one included."""
+PLACE = "place"
+"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -66,11 +70,19 @@ def sidecar_of(path: Path) -> Path:
 def sidecar_for(path: Path) -> Path:
     """The sidecar that is that of a file, by whatever name: where links lead to it, what lies
     beside the file itself, or as near as there is one, says what it is. One beside the path counts
-    if it says the same.
+    if it says the same, or if there was no link in its set but a file.
     """
     own, *others = map(sidecar_of, steps(path))
     nearest = next((side for side in reversed(others) if os.path.exists(side)), own)
-    return own if _say_the_same(own, nearest) else nearest
+    return own if _say_the_same(own, nearest) or _was_member(own) else nearest
+
+
+def _was_member(side: Path) -> bool:
+    """Whether a sidecar is that of a file of a set, and of no link."""
+    with suppress(ParimendError, OSError):
+        notes = load_sidecar(side).seal.notes
+        return MEMBERS in notes and LED_TO not in notes and not side.is_symlink()
+    return False
 
 
 def _say_the_same(one: Path, other: Path) -> bool:
@@ -101,8 +113,25 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
     if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
         side = Path(os.path.realpath(sealed.path))
         return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
+    if own and any(is_place(file, each) for each in _others_of(sealed.seal.notes)):
+        return True
     # The file itself may have been moved, and a link left in its place.
-    return any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
+    is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
+    return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
+
+
+def _others_of(notes: Mapping[str, Any]) -> list[str]:
+    """The names of the other files of a set."""
+    members = notes.get(MEMBERS)
+    names = [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
+    return [each for each in names if each != notes.get(PLACE, notes.get(NAME))]
+
+
+def _says_otherwise(side: Path, sealed: Sealed) -> bool:
+    """Whether a sidecar is that of something else than a seal was made of."""
+    with suppress(ParimendError, OSError):
+        return content_digest(load_sidecar(side).seal) != content_digest(sealed.seal)
+    return False
 
 
 def names_of(path: Path) -> dict[str, Any]:

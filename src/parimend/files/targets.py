@@ -13,21 +13,18 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from parimend.errors import FormatError, MismatchError
-from parimend.files.seals import SUFFIX
+from parimend.files.seals import MEMBERS, PLACE, SUFFIX
 from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular, state_of
 
-MEMBERS = "members"
-"""The note of a seal that names all files of its set, its own one included."""
 LEFT_OUT = "left_out"
 """The note of a seal that names weights that lay beside the set and do not belong to it."""
-PLACE = "place"
-"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 
 # As transformers and diffusers name them, with and without a variant:
 # model.safetensors.index.json, model.safetensors.index.fp16.json, pytorch_model.bin.index.json
@@ -311,16 +308,44 @@ def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
     ({'a.bin'}, ['x/unet/a.bin', 'x/vae/b.bin'])
     """
     names, place = notes.get(note), notes.get(PLACE, PurePosixPath(name).name)
-    if not isinstance(names, list) or not is_inside(place):
+    if not isinstance(names, list | frozenset) or not is_inside(place):
         return set()
     then, now = PurePosixPath(place).parent.parts, PurePosixPath(name).parent.parts
     common = min(len(then), len(now))
     if then[len(then) - common :] != now[len(now) - common :]:
         return set()  # moved: nothing is known of where the others are
     above, below = then[: len(then) - common], now[: len(now) - common]
-    parts = (PurePosixPath(each).parts for each in names if is_inside(each))
+    return {*_seen_from(names_in(names), above, below)}
+
+
+def names_in(noted: Iterable[object]) -> frozenset[str]:
+    """What a seal notes of the names of files, as far as they are such."""
+    return _inside(tuple(each for each in noted if isinstance(each, str)))
+
+
+def shared(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The notes of a seal, with the names that other seals note, too, in the same memory."""
+    names = {note: notes.get(note) for note in (MEMBERS, LEFT_OUT)}
+    sets = {note: names_in(each) for note, each in names.items() if isinstance(each, list)}
+    return {**notes, **sets}
+
+
+# All seals of a set note all names of it: what is made of these is made once, and there once.
+
+
+@lru_cache(maxsize=16)
+def _inside(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(filter(is_inside, names))
+
+
+@lru_cache(maxsize=16)
+def _seen_from(
+    names: frozenset[str], above: tuple[str, ...], below: tuple[str, ...]
+) -> frozenset[str]:
+    """Names in or below the folder ``above``, as they are called where that is ``below``."""
+    parts = (PurePosixPath(each).parts for each in names)
     of_it = (p[len(above) :] for p in parts if p[: len(above)] == above)
-    return {"/".join(below + rest) for rest in of_it if rest}
+    return frozenset("/".join(below + rest) for rest in of_it if rest)
 
 
 def missing(path: Path) -> str:

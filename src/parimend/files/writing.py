@@ -57,6 +57,7 @@ def put_back(
             confirm = found.require_sidecar if out is None else found.require_unchanged
             side = stack.enter_context(atomic(place, found.path, confirm=confirm))
             side.write(found.sealed.seal.to_bytes())
+            side.flush()  # whether there is room for it is known before the file is replaced
             report = replace(report, seal=_done(report.seal))
         if is_written:
             stale = sidecars_of(goal) if out else []

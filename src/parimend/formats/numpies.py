@@ -32,6 +32,7 @@ _OF_NUMPY = {
     for name, dtype in DTYPES.items()
     if dtype.numpy.isbuiltin == 1 and dtype.family != "block"
 }
+_LONG = re.compile(r"(?<=\d)L(?=[,)])")  # integers as Python 2 wrote them
 _OPAQUE = re.compile(r"[<>|=][a-zA-Z][0-9]*(\[[a-zA-Z0-9]+\])?")
 
 
@@ -129,10 +130,15 @@ def _header(reader: Reader, title: str) -> tuple[str, bool, tuple[int, ...]]:
         )
     length = int.from_bytes(reader.take(_VERSIONS[major, minor]), "little")
     if length > _MOST_HEADER:
-        raise FormatError(f"{name} is damaged: the header of {title} has {length} bytes")
+        raise FormatError(
+            f"{name}: the header of {title} has {length} bytes, and numpy reads {_MOST_HEADER}: it "
+            "is damaged, or has very many fields (then call the file something.bin, which is "
+            "protected as bytes)"
+        )
     from ast import literal_eval  # nothing else needs it
 
     text = reader.take(length).decode("utf-8" if major == 3 else "latin-1", "replace")
+    text = _LONG.sub("", text)
     try:
         return _facts(literal_eval(text.strip()))
     except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError):

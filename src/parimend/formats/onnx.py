@@ -137,11 +137,12 @@ def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
     return found
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=1024)
 def _of_model(path: Path, state: State | None) -> tuple[_Tensor, ...]:
     """The tensors of a model that lie beside it; none if it cannot be read.
 
-    A model may have hundreds of files; ``state`` tells whether it is the one that was read.
+    Kept, as hundreds of files may be looked for in hundreds of models; ``state`` tells whether it
+    is the one that was read.
     """
     try:
         with open_regular(path) as file:

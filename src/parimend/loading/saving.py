@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from parimend.arguments import goal_of
 from parimend.atomic import PathLike, atomic, workspace
@@ -27,6 +28,9 @@ from parimend.stores.spread import is_sharded
 
 if TYPE_CHECKING:
     import torch
+
+# What libraries say that are not told why they cannot write: SafetensorError, RuntimeError.
+_FAILED = ("I/O error", "inline_container", "PytorchStreamWriter")
 
 
 def save_file(
@@ -85,11 +89,17 @@ def save_file(
         # What is entered first takes its place last: a sidecar never lies beside another file.
         if not request.carrier.moves:
             side = stack.enter_context(atomic(sidecar_of(path), like=path))
-        _write(tensors, plain, metadata, is_named)
+        try:
+            _write(tensors, plain, metadata, is_named)
+        except (RuntimeError, SafetensorError) as error:
+            if not any(mark in str(error) for mark in _FAILED):
+                raise
+            raise OSError(f"{path} cannot be written, as on a full disk: {error}") from error
         stale = sidecars_of(path)
         if not request.carrier.moves:
             new = stack.enter_context(atomic(path, made=plain, stale=stale))
             side.write(seal_beside(new, path, request)[0].to_bytes())
+            side.flush()  # whether there is room for it is known before the file is replaced
         else:
             file = stack.enter_context(open_regular(plain))
             new = stack.enter_context(atomic(path, stale=stale))

@@ -86,7 +86,11 @@ class Seal:
     blobs: Mapping[str, Bytes] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """The seal as armored bytes; equal seals give equal bytes."""
+        """The seal as armored bytes; equal seals give equal bytes.
+
+        Raises:
+            SealError: if it is larger than what is read as one.
+        """
         checks = [word.code.pack(word.target) for word in self.words]
         tensors = self._tensors()
         number = {tensor.name: i for i, tensor in enumerate(tensors)}
@@ -106,7 +110,13 @@ class Seal:
             text["tensors"] = [[part.name, part.dtype, list(part.shape)] for part in tensors]
         encoded = json.dumps(text, sort_keys=True, separators=(",", ":")).encode()
         tail = b"".join(self.blobs[name] for name in sorted(self.blobs))
-        return armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks + blocks) + tail)
+        data = armor(struct.pack("<I", len(encoded)) + encoded + b"".join(checks + blocks) + tail)
+        if len(data) > MAX_BYTES:
+            raise SealError(
+                f"the seal would have {len(data)} bytes, and none of more than {MAX_BYTES} is "
+                "read: ask for fewer errors, or protect fewer tensors or files together"
+            )
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, name: str = "seal") -> Seal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import BinaryIO
@@ -166,8 +165,8 @@ def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> Non
 
     It gets ``size`` bytes, cut or with zeros at its end.
     """
-    source.seek(0)
-    shutil.copyfileobj(source, new, CHUNK)
+    for at in range(0, min(size, os.fstat(source.fileno()).st_size), CHUNK):
+        write_at(new, at, read_at(source, at, min(CHUNK, size - at)))
     for at, data in layout.spans:
         new.seek(at)
         new.write(data)
