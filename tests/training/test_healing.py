@@ -925,6 +925,21 @@ def test_what_could_not_be_watched_is_watched_as_soon_as_it_can_be(monkeypatch, 
         assert tensor[3, 4].item() < 1e30
 
 
+@pytest.mark.parametrize("errors", [2, None])
+def test_a_run_that_cannot_be_watched_is_left_alone(monkeypatch, errors):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def scarce(*args):
+        raise torch.OutOfMemoryError("no memory left for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "keep", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            pm.heal_(model, optimizer, errors)
+    model.load_state_dict(network(1).state_dict())  # warns of no damage
+
+
 @pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
 def test_an_optimizer_of_another_model_is_refused(watch):
     model, other = network(), network()

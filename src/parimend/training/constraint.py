@@ -445,8 +445,12 @@ def constrain_(
     request = Request.of(errors, carrier, **options)
     require(request.carrier, "carrier", "'real' or a Real with its options", Real)
     constraint = Constraint(model, several(optimizer, "constrain_"), request, every)
-    if state is None:
-        constraint.project_()
-    else:
-        constraint.load_state_dict(state)
+    try:
+        if state is None:
+            constraint.project_()
+        else:
+            constraint.load_state_dict(state)
+    except BaseException:
+        constraint.remove()
+        raise
     return constraint

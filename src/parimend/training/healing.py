@@ -119,10 +119,11 @@ class Healing(Removable):
         """
         self._stale |= self._state.find()
         if self._stale:  # also after a time at which that failed
-            self._hear_of_loading()
             self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
-            self._stale = False
         self._kept.keep()
+        if self._stale:
+            self._hear_of_loading()
+            self._stale = False
         self._fresh, self._outdated = True, False
         self._begun.clear()
 
