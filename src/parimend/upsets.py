@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.arguments import real_number, seed_of, whole_number
 from parimend.dtypes import named
-from parimend.faults import FaultError
+from parimend.errors import FaultError
 from parimend.layers.nesting import unpack_
 from parimend.layers.registry import declared_product
 from parimend.names import select, takes_in, texts
