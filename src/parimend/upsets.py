@@ -310,8 +310,8 @@ def upset_(
         The handle that ends it.
 
     Raises:
-        FaultError: if a pattern matches nothing, or only what is never called, an operation does
-            not exist, or nothing is left to be struck.
+        FaultError: if a pattern matches nothing, or only what is never called, or TorchScript, an
+            operation does not exist, or nothing is left to be struck.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -344,6 +344,11 @@ def upset_(
         )
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
+    for name in chosen:
+        if isinstance(modules[name], torch.jit.ScriptModule):
+            raise FaultError(
+                f"{name or 'the model'} is TorchScript, which takes no hooks: leave it out of only="
+            )
     upsets = Upsets(upset, seed, every)
     if chosen:
         upsets._removers.append(unpack_(model))

@@ -950,6 +950,17 @@ def test_an_optimizer_of_another_model_is_refused(watch):
         watch(model, [torch.optim.SGD(model.parameters(), lr=0.1), theirs])
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+@pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
+def test_torchscript_is_refused_and_left_alone(watch):
+    model = torch.nn.Sequential(torch.nn.Linear(20, 20), torch.jit.script(network()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SpecError, match="1 is TorchScript, which takes no hooks"):
+        watch(model, optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not model._load_state_dict_post_hooks
+
+
 def test_a_model_without_parameters_is_refused():
     optimizer = torch.optim.Adam(network().parameters())
     with pytest.raises(SpecError, match="heal_: ReLU has no parameters"):

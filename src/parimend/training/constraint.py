@@ -423,7 +423,7 @@ def constrain_(
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
             frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
-            Rprop step a part of a word; names it.
+            Rprop step a part of a word, or a module is TorchScript; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 

@@ -395,8 +395,8 @@ def heal_(
 
     Raises:
         SpecError: for a factor of 1 or less, a budget that cannot be, a model without parameters,
-            parameters that are sparse or have no values yet (lazy modules), or an optimizer that
-            lacks hooks of torch or steps no parameter of the model.
+            parameters that are sparse or have no values yet (lazy modules), TorchScript, or an
+            optimizer that lacks hooks of torch or steps no parameter of the model.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
