@@ -371,6 +371,14 @@ def test_what_a_constraint_does_is_no_damage(order):
     assert healing.check_()
 
 
+def test_what_guards_impose_on_an_attention_is_no_damage():
+    attention = torch.nn.MultiheadAttention(16, 2)
+    healing = pm.heal_(attention, torch.optim.SGD(attention.parameters(), lr=0.1))
+    pm.guard_(attention, 2, impose=True).remove()
+    assert not healing.check_()
+    assert healing.events == []
+
+
 CHANGES = {
     "a submodule": lambda model, optimizer: model[3].load_state_dict(
         {name: 2 * t for name, t in model[3].state_dict().items()}
