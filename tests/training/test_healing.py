@@ -379,6 +379,22 @@ def test_what_guards_impose_on_an_attention_is_no_damage():
     assert healing.events == []
 
 
+def test_a_repair_from_a_seal_is_no_damage(rng):
+    model = network()
+    seal, right = pm.protect_(model, 20), copy.deepcopy(model.state_dict())
+    flip(model[0].weight, rng)
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), 2)
+    assert pm.repair_(model, seal).verdict is pm.Verdict.CORRECTED
+    assert not healing.check_()
+    assert same(model.state_dict(), right)
+    assert healing.events == []
+    for _ in range(9):  # more than the run can put back itself
+        flip(model[3].weight, rng)
+    assert pm.repair_(model, seal).verdict is pm.Verdict.CORRECTED
+    assert not healing.check_()
+    assert same(model.state_dict(), right)
+
+
 CHANGES = {
     "a submodule": lambda model, optimizer: model[3].load_state_dict(
         {name: 2 * t for name, t in model[3].state_dict().items()}
