@@ -137,6 +137,15 @@ def test_a_projection_that_its_attention_never_calls_is_left_out():
         upset_(nn.MultiheadAttention(8, 2), Upset("row"))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+def test_torchscript_is_refused_before_anything_is_struck():
+    model, x = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Linear(3, 3))), torch.ones(3)
+    right = model(x)
+    with pytest.raises(FaultError, match="1 is TorchScript, which takes no hooks"):
+        upset_(model, Upset("row"), only="*")
+    assert torch.equal(model(x), right)
+
+
 def test_an_encoder_that_packs_padded_samples():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     encoder, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 8)

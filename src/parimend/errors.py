@@ -16,7 +16,7 @@ class ParimendError(Exception):
 
 
 class SpecError(ParimendError, ValueError):
-    """A code, decoder or budget was asked for that cannot exist."""
+    """An argument cannot be, or asks for a code, a decoder or a budget that cannot exist."""
 
 
 class WordError(ParimendError, ValueError):

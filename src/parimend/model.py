@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Unpack
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from parimend import carriers
 from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
-from parimend.errors import SpecError
+from parimend.errors import DamageError, SpecError
 from parimend.moving import moving
 from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report
@@ -175,7 +176,10 @@ def repair_(model: Model, seal: Seal, *, proof: Proof | None = None) -> Report:
         >>> repair_(model, seal).verdict.value, check(model, seal).verdict.value
         ('corrected', 'clean')
     """
-    return _reported(carriers.repair_, model, seal, proof)
+    with ExitStack() as told:
+        with suppress(DamageError):  # what a run that heals cannot put back, the seal may
+            told.enter_context(moving(sealed_tensors(model, seal).held.values()))
+        return _reported(carriers.repair_, model, seal, proof)
 
 
 def _reported(

@@ -104,11 +104,9 @@ def table(
     yield line(columns)
     yield "-" * (sum(sizes[:-1]) + 2 * len(sizes) - 2 + min(sizes[-1], room))
     for *cells, last in shown:
-        first, *more = (
-            wrap(last, room, break_long_words=False, break_on_hyphens=False)
-            if len(last) > room
-            else [last]
-        )
+        is_long = len(last) > room
+        broken = wrap(last, room, break_long_words=False, break_on_hyphens=False) if is_long else []
+        first, *more = broken or [last]  # of nothing but spaces nothing is left
         yield line([*cells, first])
         for text in more:
             yield line([*("" for _ in cells), text])

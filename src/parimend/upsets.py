@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.arguments import real_number, seed_of, whole_number
 from parimend.dtypes import named
-from parimend.faults import FaultError
+from parimend.errors import FaultError
 from parimend.layers.nesting import unpack_
 from parimend.layers.registry import declared_product
 from parimend.names import select, takes_in, texts
@@ -310,8 +310,8 @@ def upset_(
         The handle that ends it.
 
     Raises:
-        FaultError: if a pattern matches nothing, or only what is never called, an operation does
-            not exist, or nothing is left to be struck.
+        FaultError: if a pattern matches nothing, or only what is never called, or TorchScript, an
+            operation does not exist, or nothing is left to be struck.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -344,6 +344,11 @@ def upset_(
         )
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")
+    for name in chosen:
+        if isinstance(modules[name], torch.jit.ScriptModule):
+            raise FaultError(
+                f"{name or 'the model'} is TorchScript, which takes no hooks: leave it out of only="
+            )
     upsets = Upsets(upset, seed, every)
     if chosen:
         upsets._removers.append(unpack_(model))

@@ -144,6 +144,21 @@ def test_a_look_agrees_with_the_whole_answer(wanted, sealed, tensors):
     assert not looks()
 
 
+def test_a_look_reads_no_more_than_the_whole_answer(sealed, tensors):
+    class Counted(ModelTensors):
+        count = 0
+
+        def _read(self, part):
+            self.count += part.nbytes
+            return super()._read(part)
+
+    looked, found = Counted(tensors), Counted(tensors)
+    for word in sealed[0].words:
+        list(carrier_of(word.code).look(word, looked))
+        find(word, found)
+    assert 0 < looked.count <= found.count
+
+
 def test_what_is_planned_is_what_is_sealed(wanted, sealed, tensors):
     seal, before, _ = sealed
     planned = pm.plan(before, ERRORS, wanted).words

@@ -45,6 +45,10 @@ def test_names_are_not_broken_at_hyphens():
     assert lines[-2:] == ["cannot be found:", "model-00001-of-00002"]
 
 
+def test_a_text_of_spaces_is_shown_on_a_narrow_terminal():
+    assert len(list(table(["dtype"], [[" " * 60]], 24))) == 3
+
+
 @given(st.data(), st.integers(1, 4), st.none() | st.integers(1, 60))
 def test_tables_cut_no_text(data, count, width):
     columns = data.draw(st.lists(CELL.map(escaped), min_size=count, max_size=count))

@@ -118,6 +118,17 @@ def test_resuming_with_another_code_is_refused():
         second.load_state_dict(first.state_dict())
 
 
+def test_what_is_refused_leaves_no_hooks():
+    _, _, other = start(errors=9)
+    model = Net()
+    steps = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(MismatchError, match="arguments of the saved run"):
+        pm.constrain_(model, steps, 5, state=other.state_dict())
+    assert not steps._optimizer_step_pre_hooks
+    assert not steps._optimizer_step_post_hooks
+    assert not any(each._load_state_dict_post_hooks for each in model.modules())
+
+
 def test_frozen_and_foreign_parameters_are_refused_by_name():
     model = Net()
     model.head.bias.requires_grad_(False)

@@ -371,6 +371,30 @@ def test_what_a_constraint_does_is_no_damage(order):
     assert healing.check_()
 
 
+def test_what_guards_impose_on_an_attention_is_no_damage():
+    attention = torch.nn.MultiheadAttention(16, 2)
+    healing = pm.heal_(attention, torch.optim.SGD(attention.parameters(), lr=0.1))
+    pm.guard_(attention, 2, impose=True).remove()
+    assert not healing.check_()
+    assert healing.events == []
+
+
+def test_a_repair_from_a_seal_is_no_damage(rng):
+    model = network()
+    seal, right = pm.protect_(model, 20), copy.deepcopy(model.state_dict())
+    flip(model[0].weight, rng)
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), 2)
+    assert pm.repair_(model, seal).verdict is pm.Verdict.CORRECTED
+    assert not healing.check_()
+    assert same(model.state_dict(), right)
+    assert healing.events == []
+    for _ in range(9):  # more than the run can put back itself
+        flip(model[3].weight, rng)
+    assert pm.repair_(model, seal).verdict is pm.Verdict.CORRECTED
+    assert not healing.check_()
+    assert same(model.state_dict(), right)
+
+
 CHANGES = {
     "a submodule": lambda model, optimizer: model[3].load_state_dict(
         {name: 2 * t for name, t in model[3].state_dict().items()}
@@ -925,6 +949,21 @@ def test_what_could_not_be_watched_is_watched_as_soon_as_it_can_be(monkeypatch, 
         assert tensor[3, 4].item() < 1e30
 
 
+@pytest.mark.parametrize("errors", [2, None])
+def test_a_run_that_cannot_be_watched_is_left_alone(monkeypatch, errors):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def scarce(*args):
+        raise torch.OutOfMemoryError("no memory left for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "keep", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            pm.heal_(model, optimizer, errors)
+    model.load_state_dict(network(1).state_dict())  # warns of no damage
+
+
 @pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
 def test_an_optimizer_of_another_model_is_refused(watch):
     model, other = network(), network()
@@ -933,6 +972,17 @@ def test_an_optimizer_of_another_model_is_refused(watch):
         watch(model, theirs)
     with pytest.raises(SpecError, match="Adam steps no parameter of this model"):
         watch(model, [torch.optim.SGD(model.parameters(), lr=0.1), theirs])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+@pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
+def test_torchscript_is_refused_and_left_alone(watch):
+    model = torch.nn.Sequential(torch.nn.Linear(20, 20), torch.jit.script(network()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SpecError, match="1 is TorchScript, which takes no hooks"):
+        watch(model, optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not model._load_state_dict_post_hooks
 
 
 def test_a_model_without_parameters_is_refused():

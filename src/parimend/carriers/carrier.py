@@ -173,7 +173,7 @@ class Carrier(ABC):
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         """Look whether a word is as it was, piece by piece; yields the bytes of every piece."""
         clean = self.find(sealed, tensors).verdict is Verdict.CLEAN
-        yield sum(tensors.read(part).size for part in sealed.parts)
+        yield sum(part.nbytes for part in sealed.parts)
         return clean
 
     def plan(self, chosen: Chosen, errors: int) -> PlannedWord:

@@ -348,7 +348,8 @@ def _is_repeated(model: nn.Module) -> bool:
 def _impose_(site: ProductSite, code: Output) -> None:
     """Moves weights to the nearest ones with P W = 0 and P b = 0."""
     weight, bias = site.parameters()
-    with torch.no_grad(), moving(p for p in (weight, bias) if p is not None):
+    moved = (weight, bias, *site.stored())  # of an attention parts of what is stored
+    with torch.no_grad(), moving(each for each in moved if each is not None):
         matrix = site.product.matrix(weight)
         P = checks_of(code, site.outputs).to(weight.device)
         nearest = round_evenly(project_outputs(matrix, by_group(P, matrix)), weight.dtype)

@@ -24,12 +24,10 @@ class Lowered(NamedTuple):
     Attributes:
         word: (n,) uint32.
         target: (m,) int64, its syndrome: zero but for the last ``free`` checks.
-        steps: the furthest that a weight moved, in units in the last place.
     """
 
     word: NDArray[np.uint32]
     target: NDArray[np.int64]
-    steps: int
 
 
 def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
@@ -72,4 +70,4 @@ def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
             f"a weight would move by {steps} units in the last place, as each check has only "
             f"{code.own} to move: protect more weights in one word, or ask for fewer errors"
         )
-    return Lowered(word.astype(np.uint32), syndrome, steps)
+    return Lowered(word.astype(np.uint32), syndrome)

@@ -86,7 +86,7 @@ def round_held(
         WordError: see `round_into`.
     """
     limit = 1 << (code.word_bits - 1)
-    clear, columns = Clearing(code), code.columns.take(mine)
+    columns, clearing = code.columns.take(mine), _clearing(code)
     here, where = common(mine, code.owned.ravel())
     edges = np.full(len(x), limit - 1.0)
     for sixteenths in _ROOMS:
@@ -96,7 +96,7 @@ def round_held(
         owned = np.zeros(code.owned.size, np.int64)
         owned[where] = q[here]
         owned = spread.sum(owned)
-        clear(owned, syndrome)
+        kernels.on("clearing").clear_exactly(*clearing, owned, syndrome)  # changes both
         q[here] = owned[where]
         if _worst(q, spread) < limit:
             return q, syndrome
@@ -114,29 +114,17 @@ def _worst(values: NDArray[Any], spread: Spread) -> float:
     return float(spread.largest(np.array([np.abs(values).max(initial=0)], np.float64))[0])
 
 
-class Clearing:
-    """Clears the imposed checks of a code, by moving the columns that they own and no other."""
-
-    def __init__(self, code: Sparse) -> None:
-        self._columns = code.columns.take(code.owned.ravel())
-        self._owned = np.arange(code.owned.size).reshape(code.owned.shape)
-        self._moves = _moves(code)
-
-    def __call__(self, owned: NDArray[np.int64], syndrome: NDArray[np.int64]) -> None:
-        """Move the owned words, (imposed * own,), and with them the syndrome, (m,), in place."""
-        kernels.on("clearing").clear_exactly(
-            *self._columns, self._owned, *self._moves, owned, syndrome
-        )
-
-
-def _moves(code: Sparse) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """For the columns that each imposed check owns: their coefficients in it, (imposed, own), and
-    what `kernel` makes of these.
+def _clearing(code: Sparse) -> tuple[NDArray[Any], ...]:
+    """What clearing the imposed checks takes: the columns that they own, by their entries; which of
+    these every check owns, (imposed, own); their coefficients in it, and what `kernel` makes of
+    these.
     """
+    columns = code.columns.take(code.owned.ravel())
+    numbers = np.arange(code.owned.size).reshape(code.owned.shape)
     start, _, coefficient = code.columns
     own = coefficient[start[code.owned]]  # supports are sorted and the owner comes first
     bases = np.empty((code.imposed, code.own - 1, code.own), np.int64)
     units = np.empty((code.imposed, code.own), np.int64)
     for j in range(code.imposed):
         bases[j], units[j] = kernel(own[j])
-    return own, bases, units
+    return (*columns, numbers, own, bases, units)

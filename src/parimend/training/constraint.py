@@ -91,7 +91,7 @@ class Constraint(Removable):
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
         self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
-        before, after = uncompiled(self._stepping), uncompiled(self._after_step)
+        before, after = uncompiled(self._stepping), uncompiled(self._stepped)
         self._step = Step()  # of any of the optimizers
         self._have_stepped: set[torch.optim.Optimizer] = set()  # since `steps` was counted up
         self._backwards = 0  # since the last step
@@ -147,11 +147,7 @@ class Constraint(Removable):
         tangent = self._tangents.get(optimizer)
         return None if tangent is None else tangent.called_with(args, kwargs)
 
-    def _after_step(self, *_: Any) -> None:
-        """After a step of the last optimizer."""
-        self._stepped()
-
-    def _stepped(self) -> None:
+    def _stepped(self, *_: Any) -> None:
         """All optimizers that step in this round have done so."""
         self._have_stepped.clear()
         self.steps += 1
@@ -423,7 +419,7 @@ def constrain_(
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
             frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
-            Rprop step a part of a word; names it.
+            Rprop step a part of a word, or a module is TorchScript; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 
@@ -445,8 +441,12 @@ def constrain_(
     request = Request.of(errors, carrier, **options)
     require(request.carrier, "carrier", "'real' or a Real with its options", Real)
     constraint = Constraint(model, several(optimizer, "constrain_"), request, every)
-    if state is None:
-        constraint.project_()
-    else:
-        constraint.load_state_dict(state)
+    try:
+        if state is None:
+            constraint.project_()
+        else:
+            constraint.load_state_dict(state)
+    except BaseException:
+        constraint.remove()
+        raise
     return constraint

@@ -119,10 +119,11 @@ class Healing(Removable):
         """
         self._stale |= self._state.find()
         if self._stale:  # also after a time at which that failed
-            self._hear_of_loading()
             self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
-            self._stale = False
         self._kept.keep()
+        if self._stale:
+            self._hear_of_loading()
+            self._stale = False
         self._fresh, self._outdated = True, False
         self._begun.clear()
 
@@ -394,8 +395,8 @@ def heal_(
 
     Raises:
         SpecError: for a factor of 1 or less, a budget that cannot be, a model without parameters,
-            parameters that are sparse or have no values yet (lazy modules), or an optimizer that
-            lacks hooks of torch or steps no parameter of the model.
+            parameters that are sparse or have no values yet (lazy modules), TorchScript, or an
+            optimizer that lacks hooks of torch or steps no parameter of the model.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)

@@ -203,11 +203,18 @@ def require_ready(parameters: Mapping[str, torch.Tensor]) -> None:
 def require_parameters(
     model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], caller: str
 ) -> None:
-    """Check that every optimizer steps some parameters of the model.
+    """Check that a model takes hooks, and that every optimizer steps some of its parameters.
 
     Raises:
-        SpecError: if it has no parameters, or an optimizer steps those of another one.
+        SpecError: if a part of it is TorchScript, or it has no parameters, or an optimizer steps
+            those of another one.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise SpecError(
+                f"{caller}: {name or type(model).__name__} is TorchScript, which takes no hooks: "
+                "train the module that it was made from"
+            )
     named = dict(model.named_parameters())
     if not named:
         raise SpecError(f"{caller}: {type(model).__name__} has no parameters to look after")
