@@ -194,8 +194,8 @@ def test_a_report_counts_nothing_that_is_not_known():
     known = WordOutcome("w", Verdict.CORRECTABLE, 9, (change,))
     lost = WordOutcome("v", Verdict.UNCORRECTABLE, 9, unexplained=3, reason="too much")
     for words, says in (
-        ((known,), "1 word of 9 elements, 1 wrong>"),
-        ((lost,), "1 word of 9 elements, unknown how many are wrong>"),
+        ((known,), "1 protected word of 9 elements, 1 wrong>"),
+        ((lost,), "1 protected word of 9 elements, unknown how many are wrong>"),
         ((known, lost), "2 words of 9 elements, more than 1 wrong>"),
     ):
         assert repr(Report((FileOutcome(words, covered=9),))).endswith(says)

@@ -110,7 +110,7 @@ _BY_FAMILY: dict[str, type[Carrier]] = {}
 
 @dataclass(frozen=True)
 class Carrier(ABC):
-    """Where redundancy lives; see the module."""
+    """Where redundancy lives: what `Sidecar`, `Real` and `LowBits` have in common."""
 
     name: ClassVar[str]
     """As users write it, and in seals."""
@@ -217,6 +217,8 @@ def carrier(wanted: Carrier | str) -> Carrier:
         return wanted
     if isinstance(wanted, str) and wanted in _BY_NAME:
         return _BY_NAME[wanted]()
+    if isinstance(wanted, type) and issubclass(wanted, Carrier):
+        raise SpecError(f"{wanted.__name__} is a class: give {wanted.__name__}(), with its options")
     names = ", ".join(repr(name) for name in _BY_NAME)
     raise SpecError(f"unknown carrier {wanted!r}: there are {names}")
 

@@ -49,6 +49,12 @@ class LowBits(Imposing):
 
     Args:
         rows: number of checks of every word, instead of as many as are needed.
+
+    Example:
+        >>> import torch, parimend as pm
+        >>> model = torch.nn.Linear(512, 10)
+        >>> pm.protect_(model, 210, "lowbits")
+        <Seal: lowbits, 210 errors (0 guaranteed, 210 measured), 1 protected word of 5,130 elements>
     """
 
     name: ClassVar[str] = "lowbits"

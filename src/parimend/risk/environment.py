@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Real
 
+from parimend.arguments import require
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.events import Events
@@ -29,7 +31,7 @@ class Environment(Record):
         source: where the figures are from.
 
     Raises:
-        SpecError: if a rate is not in 0 .. 1.
+        SpecError: if a rate is not in 0 .. 1, or events are no `Events`.
 
     Example:
         >>> Environment("mine", rate=1e-12, events=Events.of("1:0.9,2:0.1")).expected(1e9, days=2)
@@ -46,8 +48,10 @@ class Environment(Record):
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
             value = getattr(self, name)
+            require(value, name, "a number, of events per bit", Real)
             if not 0.0 <= value <= 1.0:
-                raise SpecError(f"{name} is a probability per bit, in 0 .. 1, not {value}")
+                raise SpecError(f"{name} is so many events per bit, in 0 .. 1, not {value}")
+        require(self.events, "events", "an Events, as Events.of({1: 0.9, 2: 0.1}) makes it", Events)
 
     def expected(self, bits: float, days: float) -> float:
         """Number of events in so many bits between two checks so many days apart."""

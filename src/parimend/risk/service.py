@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
+from parimend.arguments import require
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.chance import SHORTEST
@@ -38,8 +40,10 @@ class Service(Record):
     def __post_init__(self) -> None:
         _ = self.environment  # raises
         for name, value, unit in (("interval", self.interval, " days"), ("years", self.years, "")):
+            require(value, name, f"a number{unit and ' of days'}", Real, type(None))
             if value is not None and not SHORTEST <= value < math.inf:
                 raise SpecError(f"{name} must be {SHORTEST:g}{unit} or more, not {value}")
+        require(self.target, "target", "a probability in a year", Real, type(None))
         if self.target is not None and not 0.0 < self.target < 1.0:
             raise SpecError(
                 f"a target is a probability in a year, between 0 and 1, not {self.target}"
