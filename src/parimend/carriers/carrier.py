@@ -66,7 +66,7 @@ class PlannedWord(Record):
         code: that it is sealed in.
         promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
-        moved: relative L2 change of the weights to expect from a plain projection.
+        moved: relative L2 change of the weights to expect, of ``real`` from a plain projection.
     """
 
     name: str

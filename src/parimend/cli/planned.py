@@ -7,6 +7,7 @@ from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 from parimend.cli.output import print_table, say, size
+from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
@@ -45,11 +46,12 @@ def print_plan(made: Plan) -> None:
         ],
     )
     checks = f"{size(made.seal_bytes)} of checks; a seal has headers, too"
-    say(f"{made.errors:,} errors in each protected word; {checks}")
+    say(f"{counted(made.errors, 'error')} in each protected word; {checks}")
     say(f"guaranteed  {_guaranteed(made.guaranteed)}")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:
-            text = f"{chance.errors:,}: {chance.probability:.2g} are not repaired ({chance.what})"
+            left = f"{chance.probability:.2g} at most ({chance.what})"
+            text = f"{chance.errors:,} wrong words are not repaired with a probability of {left}"
             say(f"{name:<11} {text}")
     if made.seconds:
         say(
