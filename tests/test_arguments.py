@@ -1,6 +1,8 @@
 """Arguments of the wrong type end in one sentence that says what was expected."""
 
 import json
+import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import torch
 import parimend as pm
 from parimend.carriers import Share
 from parimend.errors import ParimendError, SpecError
+from parimend.faults import draw
+from parimend.upsets import Upset, upset_
 from parimend.words.layout import Word, whole
 
 MODEL = torch.nn.Linear(40, 30)
@@ -22,7 +26,7 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
     [
         (lambda: pm.check(MODEL, "model.parimend"), "seal must be a Seal .*: 'model.parimend'"),
         (lambda: pm.check(SEAL, MODEL), "seal must be a Seal .*, not a Linear"),
-        (lambda: pm.repair_(MODEL, None), "seal must be a Seal .*, not a NoneType: None"),
+        (lambda: pm.repair_(MODEL, None), "seal must be a Seal .*, not None"),
         (lambda: pm.refresh(MODEL, MODEL.state_dict()), "seal must be a Seal"),
         (lambda: pm.protect_(MODEL, errors=2.5), "errors must be a whole number, not a float: 2.5"),
         (lambda: pm.protect_(MODEL, errors=1 << 63), "errors must be at most 9223372036854775807"),
@@ -36,8 +40,13 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.check(HALF, SEAL), "weight is F16 .* if it was converted, protect it"),
         (lambda: pm.constrain_(SGD, MODEL, 3), "optimizer must be an optimizer .*, not a Linear"),
         (lambda: pm.constrain_(MODEL, SGD, 3, state={"epoch": 1}), "this is no state of a constr"),
-        (lambda: pm.Service("leo", interval="12h"), "interval must be a number of days, not a str"),
-        (lambda: pm.Service("leo", target="1e-6"), "target must be a probability in a year, not a"),
+        (
+            lambda: pm.Service("leo", interval="12h"),
+            "interval must be a number of days .*not a str",
+        ),
+        (lambda: pm.Service("leo", target="1e-6"), "target must be a probability .*not a str"),
+        (lambda: pm.Environment("x", 1e-9, {1: 1.0}), r"events must be an Events, as Events.of\("),
+        (lambda: pm.Events({1: 1.0}), r"sizes must be a tuple; Events.of takes \{1: 0.9, 2: 0.1"),
         (lambda: pm.fingerprint(MODEL).compare("m.safetensors"), "other must be a Fingerprint"),
         (lambda: pm.Scrubber(MODEL, SEAL, log="nowhere/log"), "there is no folder nowhere: make"),
         (lambda: pm.load_file(3), "path must be the path of a file, not an int: 3"),
@@ -47,7 +56,7 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.verify(SEAL), "path must be the path of a file, not a Seal"),
         (lambda: pm.Seal.load(0), "path must be the path of a file, not an int: 0"),
         (lambda: pm.heal_({}, SGD), "model must be a torch.nn.Module, not a dict"),
-        (lambda: pm.guard_(None), "model must be a torch.nn.Module, not a NoneType"),
+        (lambda: pm.guard_(None), "model must be a torch.nn.Module, not None"),
         (lambda: pm.protect_(MODEL, 3, only=True), "only must be a shell pattern or a list"),
         (lambda: pm.plan(MODEL, 3, only=[3]), "only must be a shell pattern .*, not an int: 3"),
         (lambda: pm.Real(rows=1.5), "rows must be a whole number, not a float: 1.5"),
@@ -88,3 +97,94 @@ def test_numbers_of_numpy_are_numbers_in_records():
     assert json.loads(where.to_json())["rate"] == 0.5
     share = Share(np.int64(5), Word((whole("w", "F32", (3,)),)))
     assert json.loads(share.to_json())["errors"] == 5
+
+
+def _tuned(tune, **options):
+    """A call of `constrain_` or `heal_` on a network of its own."""
+    model = torch.nn.Linear(40, 30)
+    return tune(model, torch.optim.SGD(model.parameters(), 0.1), **options)
+
+
+def _scrubber(**options):
+    return pm.Scrubber(MODEL, SEAL, **options)
+
+
+def _upset(**options):
+    return Upset("offset", **options)
+
+
+def _struck(**options):
+    return upset_(torch.nn.Linear(4, 3), _upset(), **options)
+
+
+def _balanced(**options):
+    return pm.balance(torch.nn.Linear(20, 40), 20, [torch.randn(500, 20)], **options)
+
+
+def _guarded(**options):
+    return pm.guard_(torch.nn.Linear(40, 30), **options)
+
+
+def _drawn(count=1, seed=0, scale=1.0):
+    return draw("noise", {"w": np.ones(3)}, count, seed=seed, scale=scale)
+
+
+_TARGET = {"target": 1e-6, "worst_rate": 1e-12}
+WHOLE = [
+    (partial(_tuned, pm.constrain_, errors=2), "every"),
+    (partial(_tuned, pm.constrain_), "errors"),
+    (partial(_tuned, pm.heal_), "errors"),
+    (_guarded, "k"),
+    (_guarded, "blocks"),
+    (_guarded, "every"),
+    (_guarded, "seed"),
+    (_upset, "count"),
+    (_upset, "bits"),
+    (_struck, "every"),
+    (_struck, "seed"),
+    (_drawn, "count"),
+    (_drawn, "seed"),
+    (_balanced, "trials"),
+    (partial(pm.protect_, MODEL), "errors"),
+    (partial(pm.protect_, MODEL, 3), "seed"),
+    (partial(pm.plan, MODEL, 3), "seed"),
+]
+REAL = [
+    (partial(_tuned, pm.heal_), "gradient_factor"),
+    (_scrubber, "share"),
+    (partial(_scrubber, worst_rate=1e-12), "target"),
+    (partial(_scrubber, target=1e-6), "worst_rate"),
+    (partial(pm.Environment, "mine"), "rate"),
+    (partial(pm.Environment, "mine"), "hard_rate"),
+    (partial(pm.Environment, "mine"), "read_rate"),
+    (partial(pm.Service, "leo"), "target"),
+    (partial(pm.Service, "leo"), "interval"),
+    (partial(pm.Service, "leo"), "years"),
+    (_upset, "size"),
+    (_drawn, "scale"),
+    (_balanced, "tolerance"),
+]
+BELOW, HUGE = -3, 10**400
+NO_NUMBERS = [None, "5", b"5", True, math.nan, BELOW, HUGE, [5], np.array([5, 6]), 5j, object()]
+TAKEN = {
+    None: ("every", "errors", "target", "worst_rate", "interval", "scale"),  # nothing was given
+    BELOW: ("size",),
+    HUGE: ("every", "blocks", "k", "count", "bits"),  # a number like others, if more than there is
+}
+"""What some of them mean all the same; the names are those of arguments."""
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "value"),
+    [
+        pytest.param(call, name, value, id=f"{name}-{value!r:.12}")
+        for value in NO_NUMBERS
+        for call, name in WHOLE + REAL
+        if not any(value is each and name in names for each, names in TAKEN.items())
+    ],
+)
+def test_what_is_no_number_is_refused_wherever_one_is_asked_for(call, name, value):
+    """Also NaN, which is neither smaller nor larger than a bound."""
+    with pytest.raises(ParimendError, match=rf"\b{name}\b.*, not |unknown environment") as error:
+        call(**{name: value})
+    assert len(str(error.value)) < 200

@@ -66,7 +66,7 @@ def test_seeds_and_purposes_separate_streams() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
-    with pytest.raises(SpecError, match=f"seed {seed} is out of range"):
+    with pytest.raises(SpecError, match=f"seed must be from 0 to 2.64 - 1, not {seed}"):
         Stream(seed, "")
 
 

@@ -675,7 +675,7 @@ def test_misuse():
             Scrubber(model, seal, **options)
     for arguments, message in (
         ((model,), "scrubber must be a Scrubber, not a Sequential"),
-        ((scrubber, 70_000), "port must be in 0 .. 65535, not 70000"),
+        ((scrubber, 70_000), "port must be from 0 to 65535, not 70000"),
         ((scrubber, "http"), "port must be a whole number"),
     ):
         with pytest.raises(SpecError, match=message):

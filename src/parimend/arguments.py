@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+from numbers import Real
 from pathlib import Path
 
-from parimend.errors import SpecError
+from parimend.errors import ParimendError, SpecError
+
+SEEDS = 1 << 64
+"""Seeds are smaller than this, and not negative."""
 
 
 def path_of(value: object, name: str = "path") -> Path:
@@ -41,7 +46,14 @@ def goal_of(value: object, name: str = "path") -> Path:
     return path
 
 
-def whole_number(value: object, name: str = "errors", least: int | None = None) -> int:
+def whole_number(
+    value: object,
+    name: str = "errors",
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    error: type[ParimendError] = SpecError,
+) -> int:
     """A whole number that was given as an argument, numpy's included; True and False are none.
 
     >>> whole_number(2.5)
@@ -50,14 +62,92 @@ def whole_number(value: object, name: str = "errors", least: int | None = None) 
     """
     if not isinstance(value, bool):
         try:
-            number = operator.index(value)  # type: ignore[arg-type]
+            found = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
         else:
-            if least is None or number >= least:
-                return number
-            raise SpecError(f"{name} must be at least {least}, not {number}")
-    raise SpecError(f"{name} must be a whole number, not {_shown(value)}")
+            if (least is None or found >= least) and (most is None or found <= most):
+                return found
+            bounds = _range(least, None, most, None).removeprefix(" of")
+            raise error(f"{name} must be{bounds}, not {_figure(found)}")
+    raise error(f"{name} must be a whole number, not {_shown(value)}")
+
+
+def seed_of(value: object, *, error: type[ParimendError] = SpecError) -> int:
+    """A seed that was given as an argument: a whole number from 0 to 2^64 - 1.
+
+    >>> seed_of(-1)
+    Traceback (most recent call last):
+    parimend.errors.SpecError: seed must be from 0 to 2^64 - 1, not -1
+    """
+    seed = whole_number(value, "seed", error=error)
+    if not 0 <= seed < SEEDS:
+        raise error(f"seed must be from 0 to 2^64 - 1, not {_figure(seed)}")
+    return seed
+
+
+def real_number(
+    value: object,
+    name: str,
+    what: str = "a number",
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+    error: type[ParimendError] = SpecError,
+) -> float:
+    """A number that was given as an argument, numpy's included; True and False are none.
+
+    Args:
+        value: the argument.
+        name: what it is called.
+        what: what it must be, in words.
+        least, above: what it must not be below, or must be above; one of them at most.
+        most, below: what it must not be above, or must be below; one of them at most.
+        finite: whether infinite numbers and NaN are refused, too.
+        error: to raise.
+
+    Raises:
+        ParimendError: names the argument, and says what it is and what it must be.
+
+    Example:
+        >>> real_number(1.5, "share", above=0, most=1)
+        Traceback (most recent call last):
+        parimend.errors.SpecError: share must be a number above 0 and at most 1, not 1.5
+    """
+    what += _range(least, above, most, below)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise error(f"{name} must be {what}, not {_shown(value)}")
+    try:
+        found = float(value)
+    except OverflowError:
+        found, finite = math.inf, True
+    if (
+        (finite and not math.isfinite(found))
+        or (least is not None and found < least)
+        or (above is not None and found <= above)
+        or (most is not None and found > most)
+        or (below is not None and found >= below)
+    ):
+        raise error(f"{name} must be {what}, not {_figure(value)}")
+    return found
+
+
+def _range(
+    least: float | None, above: float | None, most: float | None, below: float | None
+) -> str:
+    """In words, and with a space before; empty without bounds."""
+    low = "" if least is None else f"of at least {least}"
+    low = low if above is None else f"above {above}"
+    high = "" if most is None else f"at most {most}"
+    high = high if below is None else f"below {below}"
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    if above is not None and below is not None:
+        return f" between {above} and {below}"
+    return "".join(f" {word}" for word in (low, low and high and "and", high) if word)
 
 
 def workers_of(value: object) -> int | None:
@@ -102,9 +192,20 @@ def require_callable(value: object, name: str, what: str) -> None:
         raise SpecError(f"{name} must be {what}, not {_shown(value)}")
 
 
+def _figure(value: object) -> str:
+    """A number, if it has not too many digits to be read, or even to be written."""
+    try:
+        text = str(value)
+    except ValueError:  # of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"a number of {len(text)} digits"
+
+
 def _shown(value: object) -> str:
+    if value is None:
+        return "None"
     kind = type(value).__name__
-    if not isinstance(value, str | bytes | int | float | type(None)):
+    if not isinstance(value, str | bytes | int | float):
         return f"{_article(kind)} {kind}"  # a model, for one, says more than a sentence can hold
     text = repr(value)
     return f"{_article(kind)} {kind}: {text if len(text) <= 60 else text[:57] + '...'}"

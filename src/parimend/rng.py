@@ -15,10 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.errors import SpecError
-
-SEEDS = 1 << 64
-"""Seeds are smaller than this, and not negative."""
+from parimend.arguments import seed_of
 
 _LN2 = 0.6931471805599453
 _SQRT_HALF = 0.7071067811865476
@@ -36,7 +33,7 @@ class Stream:
             streams of one seed for different purposes have nothing in common.
 
     Raises:
-        SpecError: if the seed is out of range.
+        SpecError: if the seed is none.
 
     Example:
         >>> Stream(0, "example").integers(6, 5).tolist()
@@ -44,10 +41,8 @@ class Stream:
     """
 
     def __init__(self, seed: int, purpose: str) -> None:
-        if not 0 <= seed < SEEDS:
-            raise SpecError(f"seed {seed} is out of range: take 0 <= seed < 2^64")
         digest = hashlib.blake2b(purpose.encode(), digest_size=8).digest()
-        key = np.array([seed, int.from_bytes(digest, "little")], dtype=np.uint64)
+        key = np.array([seed_of(seed), int.from_bytes(digest, "little")], dtype=np.uint64)
         self._philox = np.random.Philox(key=key)
 
     def raw(self, count: int) -> NDArray[np.uint64]:

@@ -7,11 +7,9 @@ is wrong. Knows nothing of guards, and strikes before they look.
 from __future__ import annotations
 
 import itertools
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parimend.arguments import real_number, seed_of, whole_number
 from parimend.dtypes import named
 from parimend.faults import FaultError
 from parimend.layers.nesting import unpack_
@@ -58,18 +57,13 @@ class Upset:
             raise FaultError(
                 f"unknown kind of upset {self.kind!r}: take one of {', '.join(get_args(Kind))}"
             )
-        if not _is_count(self.count) or not _is_count(self.bits):
-            raise FaultError(
-                f"an upset needs count >= 1 and bits >= 1, whole numbers, not {self.count!r:.60} "
-                f"and {self.bits!r:.60}"
-            )
-        if not _is_number(self.size) or not (self.kind == "stuck" or math.isfinite(self.size)):
-            what = "number" if self.kind == "stuck" else "finite number"
-            raise FaultError(f"the size of an upset is a {what}, not {self.size!r:.60}")
+        whole_number(self.count, "count", least=1, error=FaultError)
+        whole_number(self.bits, "bits", least=1, error=FaultError)
+        real_number(self.size, "size", finite=self.kind != "stuck", error=FaultError)
         if self.kind in ("relative", "offset") and not self.size:
             raise FaultError(f"an error of size 0 is none: give {self.kind!r} another size")
-        if self.kind == "tile" and self.size < 1:
-            raise FaultError(f"the side of a tile must be at least 1, not {self.size}")
+        if self.kind == "tile":
+            real_number(self.size, "the side of a tile", least=1, error=FaultError)
 
     @property
     def alike(self) -> bool:
@@ -162,21 +156,6 @@ class Upset:
 
     def _stuck(self, rows: Tensor, rms: float, rng: np.random.Generator) -> None:
         rows[..., rng.integers(rows.shape[-1])] = self.size * rms
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a number that a float can be."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -343,10 +322,8 @@ def upset_(
         >>> int((right != wrong).sum()), upsets.struck
         (2, [('', 0)])
     """
-    if not _is_count(every):
-        raise FaultError(f"every must be a whole number from 1, not {every!r:.60}")
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        raise FaultError(f"seed must be a whole number from 0, not {seed!r:.60}")
+    every = whole_number(every, "every", least=1, error=FaultError)
+    seed = seed_of(seed, error=FaultError)
     operators = texts(operations or (), "operations", "the name of an operation or a list of them")
     for name in operators:
         if not hasattr(torch.ops.aten, name):

@@ -169,8 +169,8 @@ def test_an_entry_of_a_spec_gives_upsets():
         ({}, r"\[faults.u\]: say what happens to an output"),
         ({"pattern": "stucked"}, r"\[faults.u\]: unknown kind of upset 'stucked'"),
         ({"pattern": "tile", "sice": 3}, "unknown key 'sice'; did you mean 'size'"),
-        ({"pattern": "bitflip", "count": 0}, "count must be a whole number from 1, not 0"),
-        ({"pattern": "bitflip", "size": "big"}, "size must be a number, not 'big'"),
+        ({"pattern": "bitflip", "count": 0}, "count must be at least 1, not 0"),
+        ({"pattern": "bitflip", "size": "big"}, "size must be a number, not a str: 'big'"),
         ({"pattern": "bitflip", "only": "head"}, "only must be a list of names, not 'head'"),
     ],
 )

@@ -184,12 +184,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("guaranteed", "says"),
         [
-            (0, "guaranteed must be 1 to errors=210, of which it is a part, not 0"),
+            (0, "guaranteed, a part of errors, must be from 1 to 210, not 0"),
             (-1, "not -1"),
             (211, "not 211"),
-            (2.5, "guaranteed must be a whole number, not a float: 2.5"),
-            (True, "guaranteed must be a whole number"),
-            ("3", "guaranteed must be a whole number, not a str"),
+            (2.5, "guaranteed, a part of errors, must be a whole number, not a float: 2.5"),
+            (True, "must be a whole number"),
+            ("3", "must be a whole number, not a str"),
         ],
     )
     @pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
@@ -273,7 +273,7 @@ class TestFiles:
         pm.protect_file(path, 210)
         [made] = pm.protect_file(path, 210, guaranteed=210)
         assert made.is_kept
-        with pytest.raises(SpecError, match="guaranteed must be 1 to errors=210"):
+        with pytest.raises(SpecError, match="guaranteed, a part of errors, must be from 1 to 210"):
             pm.protect_file(path, 210, guaranteed=211)
 
     def test_it_can_be_asked_for_when_saving(self, tmp_path):

@@ -265,7 +265,7 @@ class TestRequests:
             ([(9, {"w": 0}), (4, {"w": 1})], "the bits 0x1 of w are in two shares"),
             ([(9, {"w": 1 << 32})], "w is F32: it has no bits 0x100000000"),
             ([(9, {"v": 0})], "a share is of v, which is not there"),
-            ([(0, {"w": 0})], "at least one error, not 0"),
+            ([(0, {"w": 0})], "errors must be at least 1, not 0"),
             ([(2.5, {"w": 0})], "a whole number, not a float"),
             ([], "a balance needs at least one share"),
         ],

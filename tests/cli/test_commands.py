@@ -332,7 +332,10 @@ def test_a_plan_is_simulated(model, run):
     ("arguments", "says"),
     [
         (["plan", "MODEL", "--environment", "moon"], "unknown environment 'moon': there are sea-"),
-        (["plan", "MODEL", "--rate", "-1"], "rate is a probability per bit, in 0 .. 1, not -1.0"),
+        (
+            ["plan", "MODEL", "--rate", "-1"],
+            "rate must be a probability per bit from 0 to 1, not -1.0",
+        ),
         (["plan", "MODEL", "--events", "1:0.5"], "shares of events must add up to 1, not 0.5"),
         (["plan", "MODEL", "--target", "1e-6"], "say where, such as sea-level-dram"),
         (["plan", "MODEL", "--rate", "0", "--verify", "9"], "there is no rate"),
@@ -351,7 +354,10 @@ def test_a_plan_is_simulated(model, run):
         (["protect", "MODEL", "--only", "x*"], "no tensor matches 'x*'"),
         (["plan", "MODEL", "--carrier", "real", "-e", "3000"], "3000"),
         (["protect", "MODEL", "--guaranteed", "0"], "Invalid value for '--guaranteed'"),
-        (["protect", "MODEL", "--guaranteed", "211"], "guaranteed must be 1 to errors=210"),
+        (
+            ["protect", "MODEL", "--guaranteed", "211"],
+            "guaranteed, a part of errors, must be from 1 to 210",
+        ),
         (["protect", "MODEL", "-e", "2000", "--guaranteed", "5"], "guarantee 4, not 5: ask for at"),
         (
             ["protect", "MODEL", "-o", "OUT", "--carrier", "lowbits", "--guaranteed", "1"],

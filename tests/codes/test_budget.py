@@ -41,5 +41,5 @@ def test_sizes():
 
 
 def test_no_errors_are_no_budget():
-    with pytest.raises(SpecError, match="at least one error, not 0"):
+    with pytest.raises(SpecError, match="errors must be at least 1, not 0"):
         sums_for(100, 0)

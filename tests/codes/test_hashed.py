@@ -139,5 +139,5 @@ def test_misuse_is_refused():
             code.accumulate(wrong, words_of(16))
     with pytest.raises(SealError, match="sums"):
         code.unpack(b"\0" * (code.packed_bytes - 1))
-    with pytest.raises(SpecError, match="at least one error"):
+    with pytest.raises(SpecError, match="errors must be at least 1"):
         Hashed.for_errors(100, 0)

@@ -321,5 +321,5 @@ def test_misuse_is_refused():
     for positions, values in (([100], [1]), ([-1], [1]), ([1, 2], [1]), ([[1]], [[1]])):
         with pytest.raises(SpecError, match="positions"):
             code.sums_of(np.array(positions), np.array(values))
-    with pytest.raises(SpecError, match="at least one error"):
+    with pytest.raises(SpecError, match="errors must be at least 1"):
         Modular.for_errors(100, 0)

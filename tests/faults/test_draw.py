@@ -142,10 +142,10 @@ def test_an_empty_draw_is_an_empty_list() -> None:
     [
         ({"kind": "melt"}, "unknown kind of damage 'melt': take one of noise, replace, "),
         ({"placement": "ring"}, "unknown placement 'ring': take one of scattered, burst, lines, "),
-        ({"count": -1}, "count -1 is negative"),
-        ({"count": 1.5}, "count and seed must be whole numbers, not 1.5 and"),
-        ({"seed": "x"}, "count and seed must be whole numbers"),
-        ({"seed": -1}, "seed -1 is out of range: take 0 <= seed < 2"),
+        ({"count": -1}, "count must be at least 0, not -1"),
+        ({"count": 1.5}, "count must be a whole number, not a float: 1.5"),
+        ({"seed": "x"}, "seed must be a whole number, not a str: 'x'"),
+        ({"seed": -1}, "seed must be from 0 to 2.64 - 1, not -1"),
         ({"only": "x"}, "no tensor matches 'x'; there are w$"),
     ],
 )

@@ -365,7 +365,7 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
         (lambda path: protect_file(7, errors=5), "path must be the path of a file, not an int: 7"),
         (lambda path: protect_file(path, 5, "real", out=3), "out must be the path of a file"),
         (lambda path: plan(path, errors="5"), "errors must be a whole number"),
-        (lambda path: check_file(None), "path must be the path of a file, not a NoneType: None"),
+        (lambda path: check_file(None), "path must be the path of a file, not None"),
         (lambda path: check_file(""), "path must be the path of a file"),
         (lambda path: check_file("a\0b"), "path must be the path of a file"),
         (lambda path: repair_file(path, out=1), "out must be the path of a file"),

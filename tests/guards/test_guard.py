@@ -494,7 +494,7 @@ def test_coverage_names_what_is_not_covered(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "positive integer"),
+        ({"k": 0}, "k must be at least 1, not 0"),
         ({"k": 64}, "no layer that can be guarded"),
         ({"k": 40, "only": ["2"]}, "2: k=40 checks"),
         ({"only": ["1"]}, "1: cannot be guarded"),

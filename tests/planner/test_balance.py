@@ -265,11 +265,14 @@ class TestRefusals:
             ({"errors": 2.5}, "errors must be a whole number"),
             ({"errors": 20}, "errors=20 take [0-9]+ bytes, too few for two words of 4 errors"),
             ({"floor": 0}, "floor must be at least 1, not 0"),
-            ({"checks": 0}, "checks must be at least 1, not 0"),
-            ({"trials": 1}, "trials must be at least 2, not 1"),
-            ({"tolerance": 0.0}, "tolerance must be above 0, not 0.0"),
-            ({"tolerance": math.nan}, "tolerance must be above 0, not nan"),
-            ({"tolerance": "x"}, "tolerance must be a number, not a str"),
+            ({"checks": 0}, "checks must be from 1 to 1000000, not 0"),
+            ({"trials": 1}, "trials must be from 2 to 1000000, not 1"),
+            (
+                {"tolerance": 0.0},
+                "tolerance must be what damage may cost, a number above 0, not 0.0",
+            ),
+            ({"tolerance": math.nan}, "a number above 0, not nan"),
+            ({"tolerance": "x"}, "a number above 0, not a str"),
         ],
     )
     def test_arguments_that_make_no_sense(self, inputs, options, message):

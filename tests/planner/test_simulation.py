@@ -71,7 +71,7 @@ def test_seeds_repeat():
 def test_what_cannot_be_is_refused():
     with pytest.raises(SpecError, match="needs an environment: plan with service="):
         simulate(pm.plan(MODEL, 3, measure=False), 10)
-    with pytest.raises(SpecError, match="one year or more, not 0"):
+    with pytest.raises(SpecError, match="years must be at least 1, not 0"):
         simulate(pm.plan(MODEL, 3, service="leo", measure=False), 0)
     empty = replace(pm.plan(MODEL, 3, service="leo", measure=False), files=())
     with pytest.raises(SpecError, match="needs a protected word, and the plan has none"):

@@ -152,7 +152,7 @@ def test_coverage_counts_what_is_not_noticed():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Environment("x", rate=-1e-9), r"rate .* in 0 .. 1, not -1e-09"),
+        (lambda: Environment("x", rate=-1e-9), r"rate .* from 0 to 1, not -1e-09"),
         (lambda: Environment("x", hard_rate=1.5), r"hard_rate .* not 1.5"),
         (lambda: Environment("x", rate=float("nan")), "not nan"),
         (lambda: environment("sea-level-drum"), "sea-level-dram, .* did you mean sea-level-dram"),

@@ -67,14 +67,14 @@ def test_events_beyond_every_budget_count_once_each():
     ("given", "says"),
     [
         ("1:0.5", "add up to 1, not 0.5"),
-        ({0: 1.0}, "a whole number of words, not 0"),
-        ({1: 1.5, 2: -0.5}, "between 0 and 1"),
-        ({1.5: 1.0}, r"a whole number of words, not 1\.5"),
+        ({0: 1.0}, "size of an event, in words, must be at least 1, not 0"),
+        ({1: 1.5, 2: -0.5}, "share of an event must be a number from 0 to 1, not 1.5"),
+        ({1.5: 1.0}, r"size of an event, in words, must be a whole number, .* 1\.5"),
         ("one:1", "such as 1:0.85,2:0.15, not 'one:1'"),
         ("", "such as 1:0.85,2:0.15"),
         ("1:1,1:1", "events of 1 words are given twice in '1:1,1:1'"),
         ({}, "need a share for every size"),
-        ({1: float("nan")}, "between 0 and 1, not nan"),
+        ({1: float("nan")}, "share of an event must be a number from 0 to 1, not nan"),
     ],
 )
 def test_what_cannot_be_is_refused(given, says):

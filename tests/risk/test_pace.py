@@ -159,13 +159,16 @@ def test_an_interval_for_quiet_days_does_not_hold_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target": 0.0}, "target must be a probability between 0 and 1 per year, not 0.0"),
+        ({"target": 0.0}, "target must be a probability per year between 0 and 1, not 0.0"),
         ({"target": 1.5}, "target must be a probability"),
         ({"target": math.nan}, "target must be a probability"),
-        ({"worst": Environment("x")}, "the worst rate must be above 0 and at most 1"),
+        ({"worst": Environment("x")}, "the worst rate must be events per .* above 0 and at most 1"),
         ({"words": []}, "no protected word"),
-        *[({"longest": days}, "longest must be 1e-06 days or more") for days in (0.0, math.inf)],
-        ({"jumps": math.nan}, "jumps must be a rate per day, 0 or more, not nan"),
+        *[
+            ({"longest": days}, "longest must be a number of days of at least 1e-06")
+            for days in (0.0, math.inf)
+        ],
+        ({"jumps": math.nan}, "jumps must be a rate per day of at least 0, not nan"),
         (
             {"worst": storm(1e-9, "1:0.9,64:0.1")},
             "met at no interval.*up to 64 words.*budget of 8, and no scrubbing removes their 1 a y",

@@ -884,9 +884,9 @@ def test_bad_arguments():
 
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(SpecError, match="gradient_factor must be more than 1"):
+    with pytest.raises(SpecError, match="gradient_factor must be a number above 1"):
         pm.heal_(model, optimizer, gradient_factor=1.0)
-    with pytest.raises(SpecError, match="at least one error"):
+    with pytest.raises(SpecError, match="errors must be at least 1"):
         pm.heal_(model, optimizer, errors=0)
     with pytest.raises(SpecError, match="Lookahead does not have all hooks"):
         pm.heal_(model, Lookahead(optimizer))

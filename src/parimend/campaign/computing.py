@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from parimend.arguments import real_number, whole_number
 from parimend.campaign.tables import require_keys, require_table
 from parimend.errors import FaultError, SpecError
 from parimend.upsets import Upset, Upsets, upset_
@@ -81,10 +82,10 @@ def _require(name: str, value: Any, where: str) -> None:
     if name in ("only", "operations"):
         if not isinstance(value, list | tuple):
             raise SpecError(f"{where}: {name} must be a list of names, not {value!r}")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise SpecError(f"{where}: {name} must be a number, not {value!r}")
-    elif name != "size" and (not isinstance(value, int) or value < 1):
-        raise SpecError(f"{where}: {name} must be a whole number from 1, not {value!r}")
+    elif name != "size":
+        whole_number(value, f"{where}: {name}", least=1)
+    else:
+        real_number(value, f"{where}: {name}", finite=False)
 
 
 def _tuple(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parimend.arguments import real_number, whole_number
 from parimend.campaign.bits import by_width, merged
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.computing import Computing, computing_of
@@ -165,11 +166,7 @@ def require_fault(fault: Setting, where: str) -> None:
         raise SpecError(f"{where}: strikes is {choices}, not {given['strikes']!r}")
     if fault.kind in ENVIRONMENTS:
         require_keys(given, ("kind", "days", "only", "strikes"), where)
-        days = given.get("days")
-        if not isinstance(days, int | float) or isinstance(days, bool) or days < 0:
-            raise SpecError(
-                f"{where}: days must say how long it is between two checks, not {days!r}"
-            )
+        real_number(given.get("days"), f"{where}: days", "the time between two checks", least=0)
         return
     known: tuple[str, ...] = _FIELD_OWN
     if fault.kind not in FIELDS:
@@ -184,12 +181,10 @@ def require_fault(fault: Setting, where: str) -> None:
     except FaultError as error:
         raise SpecError(f"{where}: {error}") from None
     count, rate = given.get("count"), given.get("rate")
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        raise SpecError(f"{where}: count must be a whole number from 1, not {count!r}")
-    if rate is not None and (not isinstance(rate, float) or not 0.0 < rate < 1.0):
-        raise SpecError(
-            f"{where}: rate is a probability for each bit, between 0 and 1, not {rate!r}"
-        )
+    if count is not None:
+        whole_number(count, f"{where}: count", least=1)
+    if rate is not None:
+        real_number(rate, f"{where}: rate", "a probability for each bit", above=0, below=1)
     if not isinstance(given.get("stays", False), bool):
         raise SpecError(f"{where}: stays must be true or false, not {given['stays']!r}")
     placement = given.get("placement")

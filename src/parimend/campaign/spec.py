@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from parimend.arguments import path_of
+from parimend.arguments import path_of, real_number, seed_of, whole_number
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.damage import require_fault
 from parimend.campaign.protections import PROTECTIONS, protection_of
@@ -19,7 +19,6 @@ from parimend.campaign.tables import require_keys, require_table, table
 from parimend.campaign.task import Setting, content_hash
 from parimend.errors import SpecError
 from parimend.experiment import Outcome
-from parimend.rng import SEEDS
 
 MOST_TRIALS = 10**8
 """Of each network, protection and fault: what they are is kept in memory."""
@@ -269,28 +268,19 @@ def _source(source: Source, name: str) -> Source:
         text = getattr(source, key)
         if text is not None and text.count(":") != 1:
             raise SpecError(f"{where}: {key} is module:function, not {text!r}")
-    if source.tolerance < 0.0:
-        raise SpecError(f"{where}: tolerance is a difference, 0 or more, not {source.tolerance}")
+    real_number(source.tolerance, f"{where}: tolerance", "a difference", least=0)
     return source
 
 
 def _require_sense(spec: Spec) -> None:
     stop = spec.stop
-    for name, value, least in (
-        ("block", spec.block, 1),
-        ("[stop]: trials", stop.trials, 1),
-        ("[stop]: first", stop.first, 1),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SpecError(f"{name} must be a whole number from {least}, not {value!r}")
-    if stop.trials > MOST_TRIALS:
-        raise SpecError(f"[stop]: trials are at most {MOST_TRIALS:,}, not {stop.trials:,}")
-    if not isinstance(spec.seed, int) or isinstance(spec.seed, bool) or not 0 <= spec.seed < SEEDS:
-        raise SpecError(f"seed must be a whole number below 2^64, not {spec.seed!r}")
-    if not 0.0 < stop.confidence < 1.0:
-        raise SpecError(f"[stop]: confidence lies between 0 and 1, not {stop.confidence}")
-    if stop.width is not None and not 0.0 < stop.width < 1.0:
-        raise SpecError(f"[stop]: width lies between 0 and 1, not {stop.width}")
+    whole_number(spec.block, "block", least=1)
+    whole_number(stop.trials, "[stop]: trials", least=1, most=MOST_TRIALS)
+    whole_number(stop.first, "[stop]: first", least=1)
+    seed_of(spec.seed)
+    real_number(stop.confidence, "[stop]: confidence", above=0, below=1)
+    if stop.width is not None:
+        real_number(stop.width, "[stop]: width", above=0, below=1)
     if not stop.outcomes:
         raise SpecError(
             f"[stop]: outcomes is empty: name what is looked for, of {', '.join(Outcome)}"

@@ -24,9 +24,7 @@ class Share(Record):
     word: Word
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "errors", whole_number(self.errors))
-        if self.errors < 1:
-            raise SpecError(f"a share must be made for at least one error, not {self.errors}")
+        object.__setattr__(self, "errors", whole_number(self.errors, least=1))
 
     @property
     def masks(self) -> Mapping[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Unpack, runtime_checkable
 
-from parimend.arguments import whole_number
+from parimend.arguments import seed_of, whole_number
 from parimend.carriers.balance import Balance
 from parimend.carriers.base import require_match
 from parimend.carriers.carrier import (
@@ -43,18 +43,12 @@ class Request:
     buffers: bool = False
 
     def __post_init__(self) -> None:
-        numbers = (
-            ("errors", "seed") if self.guaranteed is None else ("errors", "seed", "guaranteed")
-        )
-        for name in numbers:
-            object.__setattr__(self, name, whole_number(getattr(self, name), name))
-        if self.errors > MOST_ERRORS:
-            raise SpecError(f"errors must be at most {MOST_ERRORS}, which a seal can say")
-        if self.guaranteed is not None and not 1 <= self.guaranteed <= self.errors:
-            raise SpecError(
-                f"guaranteed must be 1 to errors={self.errors}, of which it is a part, not "
-                f"{self.guaranteed}"
-            )
+        object.__setattr__(self, "errors", whole_number(self.errors, most=MOST_ERRORS))
+        object.__setattr__(self, "seed", seed_of(self.seed))
+        if self.guaranteed is not None:
+            name = "guaranteed, a part of errors,"
+            guaranteed = whole_number(self.guaranteed, name, 1, self.errors)
+            object.__setattr__(self, "guaranteed", guaranteed)
         if self.balance is None:
             return
         if self.carrier.moves:

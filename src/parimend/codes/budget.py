@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from parimend.arguments import whole_number
 from parimend.codes.hashed import Hashed
 from parimend.codes.power import MAX_ERRORS
 from parimend.codes.screened import Screened
 from parimend.codes.sums import SumsCode
-from parimend.errors import SpecError
 
 MOST_POWER = 1000
 """So many errors at most are met with power sums: with more, hashed sums are faster and smaller."""
@@ -32,8 +32,7 @@ def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
         >>> [type(sums_for(10**6, t)).__name__ for t in (4, 210, 10_000)]
         ['Screened', 'Screened', 'Hashed']
     """
-    if errors < 1:
-        raise SpecError(f"a code must be made for at least one error, not {errors}")
+    errors = whole_number(errors, least=1)
     t = min(each * errors, n)
     if min(errors, n) > MOST_POWER or t > MAX_ERRORS:
         return Hashed.for_errors(n, t, seed)

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
+from parimend.arguments import whole_number
 from parimend.codes.base import MAX_WORDS
 from parimend.codes.promise import MEASURED, Chance
 from parimend.codes.stopping import stopping_bound
@@ -122,8 +123,7 @@ class Modular(SumsCode):
             >>> [Modular.for_errors(17_200_000, t).packed_bytes for t in (1, 10, 210, 1000)]
             [528, 743, 3218, 12111]
         """
-        if errors < 1:
-            raise SpecError(f"a code must be made for at least one error, not {errors}")
+        errors = whole_number(errors, least=1)
         t = min(errors, n)
         slack = 1 + n / 2**37
 

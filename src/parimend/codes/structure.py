@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
+from parimend.arguments import whole_number
 from parimend.codes.base import MAX_WORDS, Code
 from parimend.codes.promise import CROWDED, MEASURED, SHARE, Chance, Promise
 from parimend.codes.sizing import EVEN, FEW, choices, sizes_for
@@ -189,8 +190,7 @@ class SparseIntegers(Code):
             >>> Sparse.for_errors(5120, 210).m
             173
         """
-        if errors < 1:
-            raise SpecError(f"errors must be at least 1, not {errors}")
+        errors = whole_number(errors, least=1)
         if n < 1 or (m is not None and m < 1):
             raise SpecError(f"a sparse code needs n >= 1 and m >= 1, not n={n}, m={m}")
         word_bits = cls.word_bits if word_bits is None else word_bits

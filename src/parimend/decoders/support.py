@@ -31,9 +31,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number
 from parimend.codes.gaussian import Gaussian
 from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.errors import SpecError
 from parimend.outcomes import Decoding, Verdict
 
 _EPS = 2.0**-52
@@ -191,8 +191,7 @@ class RealDecoder(Decoder):
     resolution: float = field(default=2.0**-30, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.resolution < inf:
-            raise SpecError(f"resolution must be a positive number, not {self.resolution}")
+        real_number(self.resolution, "resolution", above=0)
 
 
 class Guesser(Prepared):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, NoneType
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
+from parimend.arguments import real_number, seed_of, whole_number
 from parimend.errors import FaultError
 from parimend.faults.faultlist import FaultList
 from parimend.faults.memory import MEMORY
@@ -18,10 +18,9 @@ from parimend.faults.numeric import Noise, NonFinite, Replace, Stuck
 from parimend.faults.patterns import BitFlip, DoubleByte, MultiFlip, Pattern, RandomBits, Sign, Zero
 from parimend.faults.placements import AREAS, Placement, Positions, Space
 from parimend.faults.words import Tensors, Words, select
-from parimend.rng import SEEDS, Stream
+from parimend.rng import Stream
 
 _T = TypeVar("_T")
-_LARGEST = int(np.finfo(np.float64).max)
 
 PATTERNS: Mapping[str, type[Pattern]] = MappingProxyType(
     {
@@ -117,16 +116,8 @@ def draw(
         >>> bool((weights["fc.weight"] == 0.5).all())
         True
     """
-    try:
-        count, seed = operator.index(count), operator.index(seed)
-    except TypeError:
-        raise FaultError(
-            f"count and seed must be whole numbers, not {count!r:.60} and {seed!r:.60}"
-        ) from None
-    if count < 0:
-        raise FaultError(f"count {count} is negative")
-    if not 0 <= seed < SEEDS:
-        raise FaultError(f"seed {seed} is out of range: take 0 <= seed < 2^64")
+    count = whole_number(count, "count", least=0, error=FaultError)
+    seed = seed_of(seed, error=FaultError)
     registered = _look_up(KINDS, kind, "kind of damage")
     placement = registered.placement if placement is None else placement
     place = _look_up(PLACEMENTS, placement, "placement")
@@ -189,7 +180,7 @@ def require_options(kind: str, options: Mapping[str, Any]) -> None:
 
     >>> require_options("bitflip", {"lowest": 1.5})
     Traceback (most recent call last):
-    parimend.errors.FaultError: bitflip: lowest must be a whole number, not 1.5
+    parimend.errors.FaultError: bitflip: lowest must be a whole number, not a float: 1.5
     """
     known = options_of(kind)
     pattern = PATTERNS[KINDS[kind].pattern]
@@ -202,11 +193,10 @@ def require_options(kind: str, options: Mapping[str, Any]) -> None:
         if value is None and NoneType in get_args(hint):
             continue
         whole = int in (hint, *get_args(hint))
-        types = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-        fits = isinstance(value, types) and not isinstance(value, bool)
-        if not fits or (isinstance(value, int) and abs(value) > _LARGEST):
-            what = "a whole number" if whole else "a number"
-            raise FaultError(f"{kind}: {name} must be {what}, not {value!r:.60}")
+        if whole:
+            whole_number(value, f"{kind}: {name}", error=FaultError)
+        else:
+            real_number(value, f"{kind}: {name}", finite=False, error=FaultError)
 
 
 def _look_up(registry: Mapping[str, _T], name: str, what: str) -> _T:

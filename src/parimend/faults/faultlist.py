@@ -22,11 +22,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import SEEDS
 from parimend.atomic import atomic
 from parimend.errors import FaultError, FaultFileError, StaleFaultError
 from parimend.faults.words import Tensors, Words, format_of, named
 from parimend.regular import read_regular
-from parimend.rng import SEEDS
 
 _FORMAT, _VERSION = "parimend.faults", 1
 _MOST_BYTES = 1 << 32

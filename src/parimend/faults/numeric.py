@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number
 from parimend.dtypes import Bits
 from parimend.errors import FaultError
 from parimend.faults.patterns import Pattern
@@ -32,8 +33,8 @@ class Noise(Pattern):
 
     def __init__(self, words: Words, *, scale: float | None = None) -> None:
         super().__init__(words)
-        if scale is not None and not 0 < scale < math.inf:
-            raise FaultError(f"noise scale {scale} must be positive and finite")
+        if scale is not None:
+            real_number(scale, "noise: scale", above=0, error=FaultError)
         self._given = scale
 
     @cached_property
@@ -92,8 +93,8 @@ class Replace(Pattern):
         super().__init__(words)
         if step is not None and not (0 < step < math.inf and math.frexp(step)[0] == 0.5):
             raise FaultError(f"replace step {step} is not a power of two")
-        if limit is not None and not 0 < limit < math.inf:
-            raise FaultError(f"replace limit {limit} must be positive and finite")
+        if limit is not None:
+            real_number(limit, "replace: limit", above=0, error=FaultError)
         self._step, self._limit = step, limit
         if self.format.is_float and (step is not None or limit is not None):
             self._check_grid()

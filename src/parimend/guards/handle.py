@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from parimend.arguments import require
+from parimend.arguments import require, seed_of, whole_number
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
@@ -287,9 +287,10 @@ def guard_(
         >>> guards.remove()
     """
     require(model, "model", "a torch.nn.Module", nn.Module)
-    for name, number in (("k", k), ("blocks", blocks), ("every", every)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise GuardError(f"{name} must be a positive integer, not {number!r}")
+    k = whole_number(k, "k", least=1, error=GuardError)
+    blocks = whole_number(blocks, "blocks", least=1, error=GuardError)
+    every = whole_number(every, "every", least=1, error=GuardError)
+    seed = seed_of(seed, error=GuardError)
     policy = policy if isinstance(policy, Policy) else Policy(policy)
     asked = _Asked(k, blocks, seed, activations, deferred)
     every_site = list(sites(model))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number
 from parimend.codes import Sparse
 from parimend.codes.base import RealCode
 from parimend.errors import MismatchError, SpecError
@@ -69,8 +70,7 @@ class BlockMetric:
     """
 
     def __init__(self, moments: Moments, parts: Sequence[Part], damping: float = DAMPING) -> None:
-        if not 0.0 < damping < math.inf:
-            raise SpecError(f"damping must be positive and finite, not {damping}")
+        damping = real_number(damping, "damping", above=0)
         steps = [math.ldexp(1.0, -part.exponent) for part in parts]
         self._per_step = np.repeat(steps, [part.count for part in parts])
         self._inverse_diagonal = np.full(len(self._per_step), 1.0 / moments.scale)

@@ -14,12 +14,11 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
 import torch
 
-from parimend.arguments import require, whole_number
+from parimend.arguments import SEEDS, real_number, require, whole_number
 from parimend.carriers import Balance, Request, Sidecar, choose, protect_
 from parimend.carriers.summing import cut
 from parimend.errors import SpecError
@@ -29,7 +28,6 @@ from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
 from parimend.planner.striking import Judged, Strike, Trials, repaired, unrepaired
 from parimend.record import Record, plain
-from parimend.rng import SEEDS
 from parimend.seal import Seal, SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.naming import named_tensors
@@ -38,6 +36,7 @@ from parimend.words.layout import Part
 
 CHANCE = 1e-3
 """Probability that more bits are flipped in a plane than its budget, at the rate it tolerates."""
+_MOST = 1_000_000  # checks and trials, which are written down
 
 Metric = Callable[[torch.nn.Module], float]
 
@@ -143,12 +142,11 @@ def balance(
         2
     """
     require(model, "model", "a torch.nn.Module, which can be run", torch.nn.Module)
-    for name, value in {"errors": errors, "checks": checks, "floor": floor}.items():
-        whole_number(value, name, least=1)
-    whole_number(trials, "trials", least=2)
-    require(tolerance, "tolerance", "a number", Real)
-    if not 0.0 < tolerance < math.inf:
-        raise SpecError(f"tolerance must be above 0, not {tolerance}: what may damage cost?")
+    whole_number(errors, least=1)
+    whole_number(floor, "floor", least=1)
+    whole_number(checks, "checks", least=1, most=_MOST)
+    whole_number(trials, "trials", least=2, most=_MOST)
+    real_number(tolerance, "tolerance", "what damage may cost, a number", above=0)
     model = copy.deepcopy(model).eval()
     moments, batches = _calibrated(model, calibration)
     tensors = store_of(named_tensors(model))

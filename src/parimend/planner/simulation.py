@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import whole_number
 from parimend.carriers import PlannedWord
 from parimend.codes import SumsCode
 from parimend.codes.structure import SparseIntegers
@@ -98,8 +99,7 @@ def simulate(
     """
     if plan.where is None:
         raise SpecError("a simulation needs an environment: plan with service=")
-    if years < 1:
-        raise SpecError(f"simulate one year or more, not {years}")
+    whole_number(years, "years", least=1)
     words = plan.words[:WORDS]
     if not words:
         raise SpecError("a simulation needs a protected word, and the plan has none")

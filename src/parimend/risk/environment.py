@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from numbers import Real
 
-from parimend.arguments import require
+from parimend.arguments import real_number, require
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.events import Events
@@ -47,10 +46,7 @@ class Environment(Record):
 
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
-            value = getattr(self, name)
-            require(value, name, "a number, of events per bit", Real)
-            if not 0.0 <= value <= 1.0:
-                raise SpecError(f"{name} is so many events per bit, in 0 .. 1, not {value}")
+            real_number(getattr(self, name), name, "a probability per bit", least=0, most=1)
         require(self.events, "events", "an Events, as Events.of({1: 0.9, 2: 0.1}) makes it", Events)
 
     def expected(self, bits: float, days: float) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
-from parimend.arguments import require
+from parimend.arguments import real_number, require, whole_number
 from parimend.errors import SpecError
 from parimend.record import Record
 
@@ -63,13 +63,11 @@ class Events(Record):
         if not self.sizes or len(self.sizes) != len(self.shares):
             raise SpecError("events need a share for every size, such as 1:0.85,2:0.15")
         for size in self.sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise SpecError(f"an event strikes a whole number of words, not {size!r}")
+            whole_number(size, "the size of an event, in words,", least=1)
         if sorted(set(self.sizes)) != list(self.sizes):
             raise SpecError("sizes of events must increase, each given once")
         for share in self.shares:
-            if not 0.0 <= share <= 1.0:
-                raise SpecError(f"shares of events lie between 0 and 1, not {share}")
+            real_number(share, "the share of an event", least=0, most=1)
         if abs((total := math.fsum(self.shares)) - 1.0) > _SUM:
             raise SpecError(f"shares of events must add up to 1, not {total:.6g}")
 

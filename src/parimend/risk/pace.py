@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.chance import SHORTEST, Exposed, lost, risk
@@ -124,17 +125,10 @@ class Pace(Record):
                 1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the target at
                 any interval; says why.
         """
-        if not 0.0 < target < 1.0:
-            raise SpecError(f"target must be a probability between 0 and 1 per year, not {target}")
-        if not 0.0 < worst.rate <= 1.0:
-            raise SpecError(
-                f"the worst rate must be above 0 and at most 1 event per bit and day, not "
-                f"{worst.rate}"
-            )
-        if not SHORTEST <= longest < math.inf:
-            raise SpecError(f"longest must be {SHORTEST:g} days or more, not {longest}")
-        if not 0.0 <= jumps < math.inf:
-            raise SpecError(f"jumps must be a rate per day, 0 or more, not {jumps}")
+        target = real_number(target, "target", "a probability per year", above=0, below=1)
+        real_number(worst.rate, "the worst rate", "events per bit and day", above=0, most=1)
+        longest = real_number(longest, "longest", "a number of days", least=SHORTEST)
+        jumps = real_number(jumps, "jumps", "a rate per day", least=0)
         if not words:
             raise SpecError("there is no protected word that could be checked")
         worst = replace(worst, hard_rate=0.0, read_rate=0.0)

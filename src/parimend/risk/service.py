@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 
-from parimend.arguments import require
-from parimend.errors import SpecError
+from parimend.arguments import real_number
 from parimend.record import Record
 from parimend.risk.chance import SHORTEST
 from parimend.risk.environment import Environment, environment
@@ -39,15 +36,11 @@ class Service(Record):
 
     def __post_init__(self) -> None:
         _ = self.environment  # raises
-        for name, value, unit in (("interval", self.interval, " days"), ("years", self.years, "")):
-            require(value, name, f"a number{unit and ' of days'}", Real, type(None))
-            if value is not None and not SHORTEST <= value < math.inf:
-                raise SpecError(f"{name} must be {SHORTEST:g}{unit} or more, not {value}")
-        require(self.target, "target", "a probability in a year", Real, type(None))
-        if self.target is not None and not 0.0 < self.target < 1.0:
-            raise SpecError(
-                f"a target is a probability in a year, between 0 and 1, not {self.target}"
-            )
+        real_number(self.years, "years", least=SHORTEST)
+        if self.interval is not None:
+            real_number(self.interval, "interval", "a number of days", least=SHORTEST)
+        if self.target is not None:
+            real_number(self.target, "target", "a probability per year", above=0, below=1)
 
     @property
     def environment(self) -> Environment:

@@ -28,8 +28,7 @@ def serve_metrics(scrubber: Scrubber, port: int = 9464, address: str = "127.0.0.
         OSError: if the port is taken.
     """
     require(scrubber, "scrubber", "a Scrubber", Scrubber)
-    if not 0 <= whole_number(port, "port") < 1 << 16:
-        raise SpecError(f"port must be in 0 .. 65535, not {port}")
+    port = whole_number(port, "port", least=0, most=65535)
     try:
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Real
 
-from parimend.arguments import require
+from parimend.arguments import real_number, require
 from parimend.carriers.exposure import exposed
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
@@ -91,7 +91,6 @@ def pace_for(
                 "probability of an unrepaired event in a year"
             )
         return None
-    require(target, "target", "a probability per year", Real)
     if worst_rate is None:
         raise SpecError(
             "a target needs worst_rate=...: the most events per bit and day that there ever are, "
@@ -101,17 +100,15 @@ def pace_for(
     words = exposed(
         (bytes_in(word.parts), word.code.n, word.promise(seal.errors)) for word in seal.words
     )
-    return Pace.of(words, worst, float(target))
+    return Pace.of(words, worst, target)
 
 
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
     what = "a number of events per bit and day, an Environment or its name"
     require(rate, "worst_rate", what, Real, Environment, str)
     if not isinstance(rate, Environment | str):
-        if not 0.0 < rate <= 1.0:
-            raise SpecError(
-                f"worst_rate must be above 0 and at most 1 event per bit and day, not {rate}"
-            )
-        return Environment("worst", rate=float(rate), events=Events.of(events or Events()))
+        rate = real_number(rate, "worst_rate", "events per bit and day", above=0, most=1)
+        sizes = Events() if events is None else Events.of(events)
+        return Environment("worst", rate=rate, events=sizes)
     where = environment(rate)
     return where if events is None else replace(where, events=Events.of(events))

@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from numbers import Real
 from types import TracebackType
 
 import torch
 
-from parimend.arguments import path_of, require, require_callable
+from parimend.arguments import path_of, real_number, require_callable
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.events import Event
@@ -94,10 +93,8 @@ class Scrubber:
         events: Events | Mapping[int, float] | str | None = None,
         proof: Proof | None = None,
     ) -> None:
-        require(share, "share", "a number above 0 and at most 1", Real)
+        share = real_number(share, "share", above=0, most=1)
         require_callable(on_event, "on_event", "a function that is called with each Event")
-        if not 0.0 < share <= 1.0:
-            raise SpecError(f"share must be above 0 and at most 1, not {share}")
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share

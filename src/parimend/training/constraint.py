@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.arguments import require
+from parimend.arguments import require, whole_number
 from parimend.carriers import Chosen, Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError, SpecError
+from parimend.errors import DamageError, MismatchError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.names import some
@@ -76,8 +76,7 @@ class Constraint(Removable):
         request: Request,
         every: int | None,
     ) -> None:
-        if every is not None and every < 1:
-            raise SpecError(f"every must be at least 1, not {every}")
+        every = None if every is None else whole_number(every, "every", least=1)
         self._model, self._request = unwrapped(model), request
         self._optimizers = list(optimizers)
         self._trained = Trained(self._model, optimizers, request.only)

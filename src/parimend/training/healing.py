@@ -19,8 +19,8 @@ from weakref import WeakSet
 
 import torch
 
-from parimend.arguments import require, whole_number
-from parimend.errors import DamageError, SpecError
+from parimend.arguments import real_number, require, whole_number
+from parimend.errors import DamageError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
 from parimend.names import some
@@ -69,8 +69,7 @@ class Healing(Removable):
         on_event: Callable[[Event], None] | None,
     ) -> None:
         errors = errors if errors is None else whole_number(errors)
-        if not gradient_factor > 1.0:
-            raise SpecError(f"gradient_factor must be more than 1, not {gradient_factor}")
+        gradient_factor = real_number(gradient_factor, "gradient_factor", above=1)
         self.steps = 0
         self.events: list[Event] = []
         require(model, "model", "a torch.nn.Module", torch.nn.Module)
