@@ -413,6 +413,19 @@ def test_damage_before_sealing_is_put_back_or_refused():
     assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
 
 
+@pytest.mark.parametrize("seed", [4, 6, 8])
+def test_large_weights_are_rounded_coarsely_and_that_is_no_damage(seed):
+    model, steps, constraint = start()
+    train(model, steps, 30)
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.head.weight.add_(torch.randn(model.head.weight.shape, generator=noise), alpha=1e3)
+    constraint.project_()  # on purpose
+    seal = constraint.seal_()  # a warning would be an error
+    assert not constraint.events
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
 @pytest.mark.parametrize("value", [1e30, 1.0, 0.1, float("nan")])
 @pytest.mark.parametrize("steps", [0, 3, 24])
 def test_what_is_wrong_directly_after_a_projection_is_put_back(value, steps):

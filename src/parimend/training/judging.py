@@ -98,9 +98,8 @@ def _judge_(
         levels = [lambda c, s: max(FACTOR * float(np.median(np.abs(c))), least(c, s))]
         limit, what = np.inf, "the weights have left the range that training can lead to"
     checks, put_back = projection.checks()[number], None
-    usual = levels[0](checks, 1.0)
     events = list[Event]()
-    for level in levels if not _largest(checks) <= usual else ():
+    for level in levels if not _largest(checks) <= levels[0](checks, 1.0) else ():
         found = suspects(projection, number, outliers, level)
         if found is None:
             continue
@@ -116,7 +115,7 @@ def _judge_(
         if put_back:  # what is not all of it may be none of it
             projection.set_(number, put_back.positions, put_back.received)
         return [unexplained(word, step, what)]
-    if since == "inside" and left > FACTOR * usual:
+    if since == "inside" and left > FACTOR * least(checks, _outgrown(projection, number)):
         events.append(accepted(word, step, f"{what}, no farther than steps lead"))
     return events
 
@@ -128,6 +127,14 @@ def _largest(checks: NDArray[np.float64]) -> float:
 def _rounding(code: Sparse, outliers: Outliers, checks: NDArray[np.float64], scale: float) -> float:
     """What rounding may make of checks: to the grid, or to floats where weights are larger."""
     return outliers.rounding * max(1.0, scale * 2.0 ** (code.word_bits - FLOAT_BITS))
+
+
+def _outgrown(projection: Projection, number: int) -> float:
+    """By which power of two weights have outgrown the range of their grid."""
+    scale = 1.0
+    while scale < OUTGROWN and projection.wild(number, scale).size:
+        scale *= 2.0
+    return scale
 
 
 def _apart(projection: Projection, number: int, found: Suspects) -> Suspects:
