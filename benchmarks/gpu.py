@@ -1,6 +1,6 @@
 """Weights on a GPU: what it costs to protect, check and repair them there, and to guard layers.
 
-    python benchmarks/gpu.py [--gigabytes 14] [--out gpu.json] [--only weights many] [--shapes]
+    python benchmarks/gpu.py [--gigabytes 14] [--out gpu.json] [--only large many] [--shapes]
     python benchmarks/gpu.py --device cpu --gigabytes 0.0001     # the same, small, interpreted
 
 Every step is on its own, with a limit of time: what fails or takes too long is said so, and the
@@ -427,6 +427,9 @@ def main() -> None:
     }
     if args.shapes:
         steps["shapes"] = (90, bench.shapes)
+    known = {*steps, *(name.split()[0] for name in steps)}
+    if unknown := set(args.only or ()) - known:
+        parser.error(f"--only: no step is called {', '.join(unknown)}: take some of {list(steps)}")
     for name, (seconds, work) in steps.items():
         if not args.only or {name, name.split()[0]} & set(args.only):
             bench.step(name, args.scale * seconds, work)

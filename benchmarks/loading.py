@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--damages", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=list(CASES))
+    parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
     given = parser.parse_args()
     logging.disable_progress_bar()
     print("| loader | alone | verified | at once | load_file | processor, alone | adds | noticed |")

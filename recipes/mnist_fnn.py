@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--l1", type=float, default=0.0, help="weight of the L1 norm")
     parser.add_argument("--l2", type=float, default=0.0, help="weight decay")
-    parser.add_argument("--sam", action="store_true", help="sharpeness-aware minimization")
+    parser.add_argument("--sam", action="store_true", help="sharpness-aware minimization")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)

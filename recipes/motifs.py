@@ -254,7 +254,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--out", type=Path, help="runs/motifs/DATA by default")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help=f"by default {EPOCHS}")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help="by default " + ", ".join(f"{n} of {data}" for data, n in EPOCHS.items()),
+    )
     parser.add_argument("--draws", type=int, default=100, help="of flipped bits, for each rate")
     parser.add_argument("--pairs", nargs="+", metavar="MOTIF", help="only these motifs")
     parser.add_argument("--threads", type=int, default=1)

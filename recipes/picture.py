@@ -1,12 +1,12 @@
 """The picture of the README: accuracy against the number of flipped bits, with and without repair.
 
-    python recipes/picture.py                              # digits
+    python recipes/picture.py --picture docs/damage-and-repair.svg       # digits
     python recipes/picture.py --data mnist --root FOLDER
 
 The network of the demonstration is trained with a seed. Every protection meets the same flipped
 bits, anywhere in its weights, and the accuracy is taken after the repair; the second panel shows
 what MSET and RADAR do not aim at, that all is as before, bit for bit. Network and trials are kept
-in OUT: an interrupted call goes on where it was.
+in OUT: an interrupted call goes on where it was. Without --picture that is drawn into OUT, too.
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ def main() -> None:
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--out", type=Path, help="runs/picture/DATA by default")
-    parser.add_argument("--picture", type=Path, default=Path("docs/damage-and-repair.svg"))
+    parser.add_argument("--picture", type=Path, help="OUT/picture.svg by default")
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     out = args.out or Path("runs/picture") / args.data
     sheet = measured(args.data, args.root, out, args.trials, args.workers)
-    write_picture(pictured(sheet), args.picture)
-    print(args.picture)
+    picture = args.picture or out / "picture.svg"
+    write_picture(pictured(sheet), picture)
+    print(picture)
 
 
 if __name__ == "__main__":

@@ -48,12 +48,13 @@ def mlp(width: str = "64") -> tuple[nn.Module, Tensor]:
 
 def wrn(weights: str, cifar10: str, pictures: str = "16") -> tuple[nn.Module, Tensor]:
     """WRN-22-8 and some of CIFAR-10's test pictures."""
-    from cifar10_wrn import WideResNet, normalized, read_cifar
+    from cifar10_wrn import WideResNet, normalized
     from safetensors.torch import load_file
 
     model = WideResNet()
     model.load_state_dict(load_file(weights))
-    return model.eval(), normalized(read_cifar(Path(cifar10)).test_x[: int(pictures)], 32)
+    found = torch.from_numpy(datasets.cifar10(Path(cifar10)).test_x[: int(pictures)])
+    return model.eval(), normalized(found, 32)
 
 
 def minilm() -> tuple[nn.Module, dict[str, Tensor], Callable[[Any], Tensor]]:

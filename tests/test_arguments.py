@@ -17,6 +17,7 @@ from parimend.words.layout import Word, whole
 
 MODEL = torch.nn.Linear(40, 30)
 SEAL = pm.protect_(MODEL, errors=3)
+HALF = {name: tensor.half() for name, tensor in MODEL.state_dict().items()}
 SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
 
 
@@ -34,6 +35,20 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.protect_(3, MODEL), "Module|whole number"),
         (lambda: pm.plan(MODEL, errors="210"), "errors must be a whole number, not a str: '210'"),
         (lambda: pm.protect_(SEAL, errors=3), "expected a torch.nn.Module or a state dict"),
+        (lambda: pm.protect_("m.safetensors", 3), "for files there are protect_file, check_file"),
+        (lambda: pm.protect_(MODEL, 3, pm.Real), r"Real is a class: give Real\(\)"),
+        (lambda: pm.check(HALF, SEAL), "weight is F16 .* if it was converted, protect it"),
+        (lambda: pm.constrain_(SGD, MODEL, 3), "optimizer must be an optimizer .*, not a Linear"),
+        (lambda: pm.constrain_(MODEL, SGD, 3, state={"epoch": 1}), "this is no state of a constr"),
+        (
+            lambda: pm.Service("leo", interval="12h"),
+            "interval must be a number of days .*not a str",
+        ),
+        (lambda: pm.Service("leo", target="1e-6"), "target must be a probability .*not a str"),
+        (lambda: pm.Environment("x", 1e-9, {1: 1.0}), r"events must be an Events, as Events.of\("),
+        (lambda: pm.Events({1: 1.0}), r"sizes must be a tuple; Events.of takes \{1: 0.9, 2: 0.1"),
+        (lambda: pm.fingerprint(MODEL).compare("m.safetensors"), "other must be a Fingerprint"),
+        (lambda: pm.Scrubber(MODEL, SEAL, log="nowhere/log"), "there is no folder nowhere: make"),
         (lambda: pm.load_file(3), "path must be the path of a file, not an int: 3"),
         (lambda: pm.load_file(MODEL), "path must be the path of a file, not a Linear"),
         (lambda: pm.save_file("a", {}, 3), "path must be the path of a file, not a dict"),

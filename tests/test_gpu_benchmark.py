@@ -14,17 +14,20 @@ from benchmarks.training import VARIANTS
 ROOT = Path(__file__).parents[1]
 
 
-def run(tmp_path, *arguments):
-    out = tmp_path / "gpu.json"
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--out", out]
-        + list(arguments),
+def started(tmp_path, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu"]
+    return subprocess.run(
+        [*command, "--out", tmp_path / "gpu.json", *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src") + ":" + os.environ.get("PYTHONPATH", "")},
         capture_output=True,
         text=True,
     )
+
+
+def run(tmp_path, *arguments):
+    done = started(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text()), done.stdout
+    return json.loads((tmp_path / "gpu.json").read_text()), done.stdout
 
 
 def test_every_step_finds_something(tmp_path):
@@ -49,6 +52,12 @@ def test_a_step_that_takes_too_long_is_told_and_the_next_goes_on(tmp_path):
     found, _ = run(tmp_path, *few)
     assert "over" in found["kernels"]["failed"]
     assert "GB/s" in found["host"] or "over" in found["host"]["failed"]
+
+
+def test_steps_that_are_not_there_are_named(tmp_path):
+    done = started(tmp_path, "--only", "weights", "many")
+    assert done.returncode == 2
+    assert "no step is called weights: take some of ['kernels'" in done.stderr
 
 
 def test_operations_of_a_step_are_counted():

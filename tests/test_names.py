@@ -18,6 +18,12 @@ def test_everything_by_default():
     assert select(NAMES, None) == list(NAMES)
 
 
+@pytest.mark.parametrize("pattern", ["conv1", "!conv1", "conv?"])
+def test_the_name_of_a_module_is_answered_with_the_pattern_of_what_is_in_it(pattern):
+    with pytest.raises(WordError, match=re.escape(f"matches {pattern!r}, but '{pattern}.*' does")):
+        select(NAMES, pattern)
+
+
 @pytest.mark.parametrize(
     ("only", "chosen"),
     [
@@ -38,7 +44,7 @@ def test_patterns_keep_the_order_of_the_names(only, chosen):
     assert select(NAMES, only) == [NAMES[i] for i in chosen]
 
 
-@pytest.mark.parametrize("pattern", ["FC.*", "fc", "head.*", "!head.*", "!!fc.*"])
+@pytest.mark.parametrize("pattern", ["FC.*", "f", "head.*", "!head.*", "!!fc.*"])
 def test_a_pattern_that_matches_nothing(pattern):
     message = re.escape(f"no tensor matches {pattern!r}; there are conv1")
     with pytest.raises(WordError, match=message):

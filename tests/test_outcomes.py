@@ -44,9 +44,12 @@ RECORDS = [
     (FILE, "3 bytes missing"),
     (FileOutcome((), "a", problem="missing"), "unknown, missing"),
     (FileOutcome((WORD,)), "model correctable"),
-    (HUGE, "1,000 files, 1,000,000 words"),
-    (Report((FileOutcome((LOST,) * 5),)), "<Report: uncorrectable, 5 words"),
-    (Report((FileOutcome((), "a", fetched=4096),)), "1 file, 0 words of 0 elements, 0 wrong, 4"),
+    (HUGE, "1,000 files, 1,000,000 protected words"),
+    (Report((FileOutcome((LOST,) * 5),)), "<Report: uncorrectable, 5 protected words"),
+    (
+        Report((FileOutcome((), "a", fetched=4096),)),
+        "0 protected words of 0 elements, 0 wrong, 4",
+    ),
     (Event("repaired", 7, "r" * 1000, (CHANGE,) * 100), "100 elements"),
     (Event("failed", 7, "\x1b[31m" * 1000), "failed at 7"),
     (GUARD, "suspect"),
@@ -194,8 +197,8 @@ def test_a_report_counts_nothing_that_is_not_known():
     known = WordOutcome("w", Verdict.CORRECTABLE, 9, (change,))
     lost = WordOutcome("v", Verdict.UNCORRECTABLE, 9, unexplained=3, reason="too much")
     for words, says in (
-        ((known,), "1 word of 9 elements, 1 wrong>"),
-        ((lost,), "1 word of 9 elements, unknown how many are wrong>"),
-        ((known, lost), "2 words of 9 elements, more than 1 wrong>"),
+        ((known,), "1 protected word of 9 elements, 1 wrong>"),
+        ((lost,), "1 protected word of 9 elements, unknown how many are wrong>"),
+        ((known, lost), "2 protected words of 9 elements, more than 1 wrong>"),
     ):
         assert repr(Report((FileOutcome(words, covered=9),))).endswith(says)

@@ -4,9 +4,9 @@ python benchmarks/head_to_head                      # all of them
 python benchmarks/head_to_head mnist --workers 2
 python benchmarks/head_to_head --tables             # of what is there
 
-It needs the program par2, and data as `contenders.py` says. Each campaign is a spec beside this
-file, which `parimend campaign run` takes as well. Results go to runs/head_to_head; interrupted, the
-same command goes on.
+It needs the program par2, and data in `data/`, as `contenders.py` says. Each campaign is a spec
+beside this file, which `parimend campaign run` takes as well. Results go to runs/head_to_head;
+interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from math import inf, nan
 from pathlib import Path
 
 from parimend.campaign import Line, Store, lines, run
+from parimend.errors import ParimendError
 
 HERE = Path(__file__).parent
 OUT = HERE.parents[1] / "runs" / "head_to_head"
@@ -29,11 +30,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="only print what is there")
     args = parser.parse_args()
-    for name in args.campaigns or CAMPAIGNS:
-        out = OUT / f"{name}.results"
-        if not args.tables:
-            run(HERE / f"{name}.toml", out, workers=args.workers)
-        show(lines(out), quickest(out))
+    try:
+        for name in args.campaigns or CAMPAIGNS:
+            out = OUT / f"{name}.results"
+            if not args.tables:
+                run(HERE / f"{name}.toml", out, workers=args.workers)
+            if found := lines(out):
+                show(found, quickest(out))
+    except (ParimendError, OSError) as error:  # data or results that are not there
+        raise SystemExit(str(error)) from None
 
 
 def quickest(out: Path) -> dict[str, float]:

@@ -150,7 +150,10 @@ def _expected(data: memoryview, name: str) -> tuple[int, list[memoryview]]:
         known = sum(a == b for end in ends for a, b in zip(end, BEGINNING, strict=False))
         length = _payload_length(len(data))
         if not (front and back) or length is None or known < len(BEGINNING):
-            raise SealError(f"{name}: this is no seal of Parimend, or both its ends are damaged")
+            raise SealError(
+                f"{name}: this is no seal of Parimend, or both its ends are damaged; restore it "
+                "from a copy"
+            )
         return length, [end[_CHECKSUMS] for end in ends]
     version, length, _ = intact[0]
     if version > VERSION:
@@ -162,7 +165,10 @@ def _expected(data: memoryview, name: str) -> tuple[int, list[memoryview]]:
     off = abs(len(data) - _length(length))
     is_front = front is not None and front.is_intact
     if off and (not is_front or off > PREFIX + PARITY // 2 * _blocks(length)):
-        raise SealError(f"{name}: the seal has {len(data)} bytes instead of {_length(length)}")
+        raise SealError(
+            f"{name}: the seal has {len(data)} bytes instead of {_length(length)}; restore it from "
+            "a copy"
+        )
     return length, [ends[0 if is_front else 1][_CHECKSUMS]]
 
 

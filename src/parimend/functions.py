@@ -29,11 +29,16 @@ def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
         >>> function_of("math", Path())
         Traceback (most recent call last):
         parimend.errors.SpecError: 'math' names no function: give MODULE:FUNCTION
+        >>> function_of("math.py:sqrt", Path())
+        Traceback (most recent call last):
+        parimend.errors.SpecError: 'math.py:sqrt': a module is named without .py and without folders
     """
     prefix = f"{where}: " if where else ""
     module_name, _, name = text.partition(":")
     if not module_name or not name:
         raise SpecError(f"{prefix}{text!r} names no function: give MODULE:FUNCTION")
+    if module_name.endswith(".py"):
+        raise SpecError(f"{prefix}{text!r}: a module is named without .py and without folders")
     base = base.absolute()
     if str(base) not in sys.path:
         sys.path.append(str(base))

@@ -48,7 +48,11 @@ def select(
     patterns = texts(only, argument, _PATTERNS)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix(_NOT)) for name in names):
-            raise error(f"no {what} matches {pattern!r}; there are {listed(names)}")
+            inside = f"{pattern}.*"
+            is_part = any(fnmatchcase(name, inside.removeprefix(_NOT)) for name in names)
+            hint = f", but {inside!r} does" if is_part else ""
+            known = listed([name for name in names if name])
+            raise error(f"no {what} matches {pattern!r}{hint}; there are {known}")
     chosen = [name for name in names if is_chosen([name], patterns)]
     if patterns and not chosen:
         raise error(f"{argument}={patterns} leaves no {what}; there are {listed(names)}")

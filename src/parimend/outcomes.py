@@ -395,7 +395,7 @@ class Report(Record):
     def __repr__(self) -> str:
         has_files = any(file.path for file in self.files)
         files = f"{counted(len(self.files), 'file')}, " if has_files else ""
-        what = f"{counted(len(self.words), 'word')} of {counted(self.covered, 'element')}"
+        what = f"{counted(len(self.words), 'protected word')} of {counted(self.covered, 'element')}"
         known = sum(len(word.changes) for word in self.words)
         wrong = f"{known:,} wrong"
         if any(word.verdict is Verdict.UNCORRECTABLE for word in self.words):

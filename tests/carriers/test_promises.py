@@ -320,3 +320,12 @@ def test_weights_with_other_strides_are_not_promised_more_errors_than_are_repair
     if not proven:
         with pytest.raises(SpecError, match="512 where weights of 8 bits have other strides"):
             pm.protect_(tensors, errors, guaranteed=errors)
+
+
+@pytest.mark.parametrize(("n", "errors"), [(38_410, 210), (5120, 50), (2100, 210), (1700, 210)])
+def test_lowest_bits_move_weights_about_as_far_as_planned(n, errors):
+    torch.manual_seed(0)
+    model = {"w": torch.randn(n) * 0.05}
+    [word] = pm.plan(model, errors, "lowbits", measure=False).words
+    [moved] = pm.protect_(model, errors, "lowbits").notes["moved"]
+    assert moved == pytest.approx(word.moved, rel=0.25)

@@ -299,9 +299,9 @@ def test_the_interval_that_is_printed_meets_the_target(model, run):
     for target in (1e-6, 3e-6, 1e-5, 4e-5):
         plan = ["plan", model, "--environment", "leo", "--target", target]
         out = run(*plan)[1]
-        errors = re.search(r"(\d+) errors in each word", out).group(1)
-        number, unit = re.search(r"checked     every (\S+) (\w+)", out).groups()
-        interval = number + {"days": "d", "hours": "h"}[unit]
+        errors = re.search(r"(\d+) errors in each protected word", out).group(1)
+        number, unit = re.search(r"checked     every (?:(\S+) )?(day|hour)", out).groups()
+        interval = (number or "1") + unit[0]
         code, out, _ = run(*plan, "--errors", errors, "--interval", interval)
         assert code == 0, out
 

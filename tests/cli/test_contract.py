@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ import torch
 from parimend import protect_, protect_file
 from parimend.cli import COMMANDS, app_of, campaign
 from parimend.cli.contract import Status, held
+from parimend.cli.propagate import UPSETS
 from parimend.errors import SpecError
 from parimend.faults import KINDS, PLACEMENTS
+from parimend.upsets import Kind
 
 OURS = "this is an error of parimend itself; please report what is printed above"
 # What every command refuses, and what it says.
@@ -78,6 +81,11 @@ def test_help_of_inject_names_every_kind_and_placement(run):
     assert words >= KINDS.keys() | PLACEMENTS.keys()
 
 
+def test_help_of_propagate_names_every_kind(run):
+    words = set(re.findall(r"[a-z]+", run("propagate", "--help")[1]))
+    assert words >= set(get_args(Kind)) == set(UPSETS)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_done(run, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -98,6 +106,7 @@ def _refused(run, name, arguments, says=""):
     assert err.startswith("parimend: ")
     assert err.count("\n") == 1
     assert says in err
+    assert "Invalid value:" not in err
     code, out, told = run(*name.split(), *arguments, "--json")
     said = json.loads(out)
     assert (code, said["schema"], said["command"]) == (Status.FAILED, 1, name)
@@ -130,6 +139,7 @@ def test_without_a_command(run):
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("what was done is kept"), 130, "what was done is kept"),
+        (SystemExit("--root: there is nothing"), 2, "--root: there is nothing"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
     ],
 )

@@ -110,6 +110,9 @@ def test_misuse_is_refused(plain, tmp_path):
         protect_file(plain, 5, "sidecar", out, seal_dir=tmp_path)
     with pytest.raises(WordError, match="steps"):
         protect_file(plain, 5, "lowbits", out)
+    with pytest.raises(SpecError, match=r"out.pt promises a file of another format.*safetensors$"):
+        protect_file(plain, 5, "real", tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
     (tmp_path / "x.bin").write_bytes(b"data")
     with pytest.raises(FormatError, match="no safetensors file"):
         protect_file(tmp_path / "x.bin", 5, "real", out)

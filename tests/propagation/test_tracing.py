@@ -323,6 +323,7 @@ class Uncalled(nn.Module):
         ((TINY, X, Faults("sign", 1), {"only": "1"}), "'1' has no weights of its own"),
         ((TINY, "text", OFFSET), "inputs must be a tensor"),
         ((TINY, torch.ones(0, 4), OFFSET), "at least one sample"),
+        ((TINY, torch.ones(2, 5), OFFSET), "does not run on these inputs: RuntimeError: mat1"),
         ((TINY, X, []), "there is nothing to do"),
         ((TINY, X, OFFSET, {"seeds": []}), "there is nothing to do"),
         ((TINY, X, OFFSET, {"seeds": [0, 1 << 32]}), "seeds are below 2.32"),

@@ -72,6 +72,17 @@ def test_sealing_moves_the_weights_by_no_more_than_rounding_and_seals_them():
     assert all(torch.equal(t, intact[k]) for k, t in model.state_dict().items())
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("steps", [0, 1, 30])
+def test_sealed_twice_it_is_the_same_seal(steps, seed):
+    model, optimizer, constraint = start(seed=seed)
+    train(model, optimizer, steps)
+    seal = constraint.seal_()
+    before = copy.deepcopy(model.state_dict())
+    assert constraint.seal_().to_bytes() == seal.to_bytes()
+    assert all(torch.equal(t, before[k]) for k, t in model.state_dict().items())
+
+
 def test_after_sealing_the_optimizer_is_free_again():
     model, steps, constraint = start()
     constraint.seal_()
@@ -187,7 +198,7 @@ def test_several_optimizers_that_step_in_turn():
         second.step()
         assert constraint.residual() < 1e-6
     assert constraint.steps == 3
-    with pytest.raises(SpecError, match="takes an optimizer of torch"):
+    with pytest.raises(SpecError, match="must be an optimizer of torch, or a list of several"):
         pm.constrain_(model, [], 8)
 
 

@@ -42,9 +42,12 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
                     "made for this model"
                 )
             if (found.shape, found.dtype) != (part.shape, part.dtype):
+                remedy = "use the seal that belongs to this model"
+                if found.shape == part.shape:
+                    remedy += ", or, if it was converted, protect it anew"
                 raise MismatchError(
                     f"{part.name} is {found.dtype} {list(found.shape)}, but the seal was made for "
-                    f"{part.dtype} {list(part.shape)}: use the seal that belongs to this model"
+                    f"{part.dtype} {list(part.shape)}: {remedy}"
                 )
 
 

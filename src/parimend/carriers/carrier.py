@@ -66,7 +66,7 @@ class PlannedWord(Record):
         code: that it is sealed in.
         promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
-        moved: relative L2 change of the weights to expect from a plain projection.
+        moved: relative L2 change of the weights to expect, of ``real`` from a plain projection.
     """
 
     name: str
@@ -110,7 +110,7 @@ _BY_FAMILY: dict[str, type[Carrier]] = {}
 
 @dataclass(frozen=True)
 class Carrier(ABC):
-    """Where redundancy lives; see the module."""
+    """Where redundancy lives: what `Sidecar`, `Real` and `LowBits` have in common."""
 
     name: ClassVar[str]
     """As users write it, and in seals."""
@@ -217,6 +217,8 @@ def carrier(wanted: Carrier | str) -> Carrier:
         return wanted
     if isinstance(wanted, str) and wanted in _BY_NAME:
         return _BY_NAME[wanted]()
+    if isinstance(wanted, type) and issubclass(wanted, Carrier):
+        raise SpecError(f"{wanted.__name__} is a class: give {wanted.__name__}(), with its options")
     names = ", ".join(repr(name) for name in _BY_NAME)
     raise SpecError(f"unknown carrier {wanted!r}: there are {names}")
 

@@ -7,15 +7,16 @@ where there are 20 of them for an error or more, by 1e-5 with 13, by 2e-4 with 8
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend import codes
-from parimend.carriers.carrier import Chosen
+from parimend.carriers.carrier import Chosen, PlannedWord
 from parimend.carriers.imposing import Alphabet, Draft, Imposing
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.certificate import FEW
@@ -28,6 +29,9 @@ from parimend.words.layout import Word, whole
 
 _SMALLEST = 2.0**-126
 """The least normal number: moves are relative to weights that large, or larger."""
+
+_LAST_PLACE = 2.0**-23 / 1.5
+"""Of weights, in relation to their root mean square."""
 
 
 class Patterns:
@@ -49,6 +53,12 @@ class LowBits(Imposing):
 
     Args:
         rows: number of checks of every word, instead of as many as are needed.
+
+    Example:
+        >>> import torch, parimend as pm
+        >>> model = torch.nn.Linear(512, 10)
+        >>> pm.protect_(model, 210, "lowbits")
+        <Seal: lowbits, 210 errors (0 guaranteed, 210 measured), 1 protected word of 5,130 elements>
     """
 
     name: ClassVar[str] = "lowbits"
@@ -70,6 +80,15 @@ class LowBits(Imposing):
             f"share. Take 'sidecar', which guarantees all errors up to {MOST_POWER:,}, or 'real', "
             f"up to {FEW}"
         )
+
+    def plan(self, chosen: Chosen, errors: int) -> PlannedWord:
+        """See `Carrier.plan`. The weights that a check owns go to the nearest patterns with which
+        it holds, which lie 2^(64 / own) last places apart in each of them.
+        """
+        code = chosen.code
+        places = 2.0 ** (64 / code.own) / math.sqrt(12.0)
+        moved = _LAST_PLACE * places * math.sqrt(code.own * code.imposed / code.n)
+        return replace(super().plan(chosen, errors), moved=moved)
 
     def alphabets(self, sealed: SealedWord) -> Sequence[Alphabet]:
         return [Patterns()] * len(sealed.word)

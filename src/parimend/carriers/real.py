@@ -53,8 +53,10 @@ class Real(Imposing):
             tuple that begins with one, or a dict of keyword arguments.
 
     Example:
-        >>> Real(bits=20).name
-        'real'
+        >>> import torch, parimend as pm
+        >>> model = torch.nn.Linear(512, 10)
+        >>> pm.protect_(model, 210, pm.Real(bits=20))
+        <Seal: real, 210 errors (0 guaranteed, 210 measured), 1 protected word of 5,130 elements>
     """
 
     bits: int | None = None

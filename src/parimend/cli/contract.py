@@ -85,7 +85,7 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         _silence(sys.stdout)
         raise SystemExit(Status.CUT_OFF) from None
     except _UsageError as error:
-        fail(error.format_message(), command=name or _name(error))  # type: ignore[attr-defined]
+        fail(_misused(error), command=name or _name(error))
     except ParimendError as error:
         fail(str(error))
     except OSError as error:
@@ -95,6 +95,10 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     except MemoryError:
         fail("there is not enough memory for this")
     except (typer.Exit, typer.Abort):
+        raise
+    except SystemExit as error:
+        if isinstance(error.code, str):  # of a function that a user gives
+            fail(error.code)
         raise
     except Exception:
         if lost:
@@ -161,6 +165,14 @@ def _silence(stream: TextIO) -> None:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _misused(error: Any) -> str:
+    """What is wrong with arguments; "invalid value" is said only of one that is named."""
+    named = getattr(error, "param", None) or getattr(error, "param_hint", None)
+    is_value = isinstance(error, typer.BadParameter)
+    text: str = error.message if is_value and not named else error.format_message()
+    return text
 
 
 def _name(error: Exception) -> str:

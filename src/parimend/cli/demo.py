@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from parimend.cli.inject import kinds
 from parimend.cli.output import Json, print_json, reaching, say
 
 
@@ -22,7 +23,10 @@ def command(
     errors: Annotated[int, typer.Option(min=1, help="Weights to break and repair.")] = 210,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="Kind of damage; may be repeated. Default: bitflip, noise, replace."),
+        typer.Option(
+            autocompletion=kinds,
+            help="Kind of damage; may be repeated. Default: bitflip, noise, replace.",
+        ),
     ] = None,
     l1: Annotated[
         bool, typer.Option(help="Decode the same damage by linear programming too.")

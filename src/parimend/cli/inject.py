@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from parimend.faults import FaultList
 
 
-def _kinds() -> list[str]:
+def kinds() -> list[str]:
+    """Of damage, to complete what is typed."""
     from parimend.faults import KINDS
 
     return list(KINDS)
@@ -41,7 +42,7 @@ def command(
         typer.Option(
             "--fault",
             "-f",
-            autocompletion=_kinds,
+            autocompletion=kinds,
             help="Kind of damage: bitflip, doublebyte, multiflip, random, zero, sign, noise, "
             "replace, stuck, nonfinite on scattered elements; burst, lines, page, row, bank: "
             "overwritten areas; column, rowhammer: flipped bits in rows of memory.",

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _WHERE = "Environment"  # the options of one, together in the help
 _UNITS = {"min": 1 / 1440, "ms": 1 / 86.4e6, "s": 1 / 86_400, "h": 1 / 24, "d": 1.0, "y": 365.25}
 
+
+def _environments() -> list[str]:
+    from parimend.risk.environment import ENVIRONMENTS
+
+    return list(ENVIRONMENTS)
+
+
 Errors = Annotated[
     int | None,
     typer.Option(
@@ -36,6 +43,7 @@ Where = Annotated[
     str | None,
     typer.Option(
         "--environment",
+        autocompletion=_environments,
         help="Where it runs: sea-level-dram, sea-level-sram, leo, hbm or disk.",
         rich_help_panel=_WHERE,
     ),

@@ -7,6 +7,7 @@ from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 from parimend.cli.output import print_table, say, size
+from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.planner import Plan, Simulation
@@ -45,11 +46,12 @@ def print_plan(made: Plan) -> None:
         ],
     )
     checks = f"{size(made.seal_bytes)} of checks; a seal has headers, too"
-    say(f"{made.errors:,} errors in each word; {checks}")
-    say(f"guaranteed  any {made.guaranteed:,} wrong words of 32 bits")
+    say(f"{counted(made.errors, 'error')} in each protected word; {checks}")
+    say(f"guaranteed  {_guaranteed(made.guaranteed)}")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:
-            text = f"{chance.errors:,}: {chance.probability:.2g} are not repaired ({chance.what})"
+            left = f"{chance.probability:.2g} at most ({chance.what})"
+            text = f"{chance.errors:,} wrong words are not repaired with a probability of {left}"
             say(f"{name:<11} {text}")
     if made.seconds:
         say(
@@ -60,6 +62,12 @@ def print_plan(made: Plan) -> None:
         _print_risk(made)
 
 
+def _guaranteed(errors: int) -> str:
+    if not errors:
+        return "nothing"
+    return f"any {errors:,} wrong words of 32 bits" if errors > 1 else "any wrong word of 32 bits"
+
+
 def _print_risk(made: Plan) -> None:
     risk, where = made.risk, made.where
     assert risk is not None
@@ -67,7 +75,7 @@ def _print_risk(made: Plan) -> None:
     basis = "proven" if all(w.promise.proven for w in made.words) else "from above, as measured"
     never = "" if where.read_rate else ", which no interval removes"
     rows = {
-        "checked": f"every {_time(risk.interval)}",
+        "checked": f"every {_time(risk.interval).removeprefix('1 ')}",
         "events": f"{risk.events:.3g} a year; {risk.repairs:.3g} checks a year find damage and "
         "repair it",
         "unrepaired": f"{_left(risk)}, {basis}; {_shown(risk.fit, risk)} FIT",
@@ -113,12 +121,13 @@ def _shown(chance: float, risk: Risk) -> str:
 def _time(days: float) -> str:
     """A time for people, rounded down: checked so often, a target is still met.
 
-    >>> _time(0.5), _time(3.0), _time(1e-4), _time(1.1899)
-    ('12 hours', '3 days', '8.64 s', '1.18 days')
+    >>> _time(0.5), _time(3.0), _time(1e-4), _time(1.1899), _time(1.0)
+    ('12 hours', '3 days', '8.64 s', '1.18 days', '1 day')
     """
     for unit, length in (("days", 1.0), ("hours", 1 / 24), ("min", 1 / 1440)):
         if days >= length:
-            return f"{_down(days / length):.3g} {unit}"
+            number = f"{_down(days / length):.3g}"
+            return f"{number} {unit.removesuffix('s') if number == '1' else unit}"
     return f"{_down(days * 86_400):.3g} s"
 
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written
+from parimend.cli.inject import kinds as weight_kinds
 from parimend.cli.output import Json, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
     from parimend.experiment import Faults
     from parimend.upsets import Upset
+
+UPSETS = ("bitflip", "relative", "offset", "row", "tile", "stuck")
+"""As `parimend.upsets` has them, which takes time to load."""
 
 
 def command(
@@ -31,13 +35,17 @@ def command(
     upset: Annotated[
         list[str] | None,
         typer.Option(
-            help="Kind of wrong outputs: bitflip, relative, offset, row, tile, stuck; may be "
-            "repeated. Default: bitflip, if no --weights are given."
+            autocompletion=lambda: list(UPSETS),
+            help=f"Kind of wrong outputs: {', '.join(UPSETS)}; may be repeated. Default: bitflip, "
+            "if no --weights are given.",
         ),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="Kind of wrong weights, as of `parimend inject`; may be repeated."),
+        typer.Option(
+            autocompletion=weight_kinds,
+            help="Kind of wrong weights, as of `parimend inject`; may be repeated.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Words of each fault.")] = 1,
     size: Annotated[

@@ -20,7 +20,7 @@ from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_o
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
-from parimend.showing import command_word
+from parimend.showing import command_word, counted
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
 from parimend.words.layout import elements_in
@@ -262,7 +262,7 @@ def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     part, count = gone[0]
     kept = part.count - -(-count // part.itemsize)
     where = f"{list(part.index(kept))} of " if kept else ""
-    others = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
+    others = f" and {counted(len(gone) - 1, 'more tensor')}" if len(gone) > 1 else ""
     return (
         f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
         f"{others}; {budget} words of {WORD} bytes could be repaired"

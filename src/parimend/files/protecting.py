@@ -19,6 +19,7 @@ from parimend.files.choosing import choose
 from parimend.files.sealing import Protection, Task, prepare
 from parimend.files.seals import Beside, Seals, is_seal
 from parimend.files.targets import (
+    SAFETENSORS,
     is_index,
     is_shard,
     is_weights,
@@ -383,4 +384,9 @@ def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[
         return [out / file.relative_to(folder) for file in files], out
     if len(files) > 1:
         raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
+    if is_weights(out.name) and out.suffix.lower() not in {SAFETENSORS, path.suffix.lower()}:
+        raise SpecError(
+            f"{out} promises a file of another format, and this writes a safetensors file: take a "
+            f"name that ends in {SAFETENSORS}"
+        )
     return [out], out.parent

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from parimend import strict_json
+from parimend.arguments import require
 from parimend.errors import FormatError
 from parimend.kernels.field import PRIME
 from parimend.names import listed, select
@@ -148,7 +149,9 @@ class Fingerprint(Record):
 
         Raises:
             FormatError: if it is of another version.
+            SpecError: if it is no fingerprint.
         """
+        require(other, "other", "a Fingerprint (fingerprint takes one)", Fingerprint)
         if self.version != other.version:
             raise FormatError(
                 f"fingerprints of versions {self.version} and {other.version} cannot be compared: "

@@ -25,6 +25,7 @@ from parimend.layers.nesting import unpack_
 from parimend.moving import moving
 from parimend.names import select, takes_in
 from parimend.removable import Removable, wrappings
+from parimend.showing import counted
 
 
 class _Asked(NamedTuple):
@@ -78,6 +79,10 @@ class Guards(Removable):
         their own, and with weights that the guard does not know. See `project_`.
         """
         return dict(self._journal.passed)
+
+    def __repr__(self) -> str:
+        layers, events = counted(len(self._layers), "layer"), counted(len(self.events), "event")
+        return f"<Guards: {layers} guarded, {events}>"
 
     def coverage(self) -> tuple[Coverage, ...]:
         """How everything that modules compute is guarded, as the model is now.

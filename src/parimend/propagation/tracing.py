@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from parimend import names
 from parimend.arguments import require, whole_number
-from parimend.errors import FaultError
+from parimend.errors import FaultError, ParimendError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
 from parimend.propagation.reach import has_buffers, note_of
@@ -77,8 +77,9 @@ def trace(
             statistics of batch normalization are no weights.
 
     Raises:
-        FaultError: if the model is in training mode or computes other things each time, if there
-            is nothing to strike or no such damage, or a pattern matches no module.
+        FaultError: if the model is in training mode, does not run on the inputs or computes other
+            things each time, if there is nothing to strike or no such damage, or a pattern matches
+            no module.
         SpecError: for arguments of another type.
         WordError: if a tensor to strike has no plain memory of its own; names it.
 
@@ -112,7 +113,13 @@ def trace(
     if any(module.training for module in model.modules()):
         raise FaultError("the model is in training mode: call model.eval() first")
     with torch.no_grad(), Watch(model, samples) as watch:
-        right = answer(watch.clean(lambda: model(*arguments[0], **arguments[1])))
+        try:
+            right = answer(watch.clean(lambda: model(*arguments[0], **arguments[1])))
+        except (ParimendError, MemoryError):
+            raise
+        except Exception as error:  # whatever a model that is not ours may raise
+            said = f"{type(error).__name__}: {error}"
+            raise FaultError(f"the model does not run on these inputs: {said}") from error
         _require_repeatable(model, watch, arguments)
         subject = _Subject(model, watch, arguments, samples, answer, right, buffers)
         found = _layers(model, watch, only, buffers)

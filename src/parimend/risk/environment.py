@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from parimend.arguments import real_number
+from parimend.arguments import real_number, require
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.events import Events
@@ -30,7 +30,7 @@ class Environment(Record):
         source: where the figures are from.
 
     Raises:
-        SpecError: if a rate is not in 0 .. 1.
+        SpecError: if a rate is not in 0 .. 1, or events are no `Events`.
 
     Example:
         >>> Environment("mine", rate=1e-12, events=Events.of("1:0.9,2:0.1")).expected(1e9, days=2)
@@ -47,6 +47,7 @@ class Environment(Record):
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
             real_number(getattr(self, name), name, "a probability per bit", least=0, most=1)
+        require(self.events, "events", "an Events, as Events.of({1: 0.9, 2: 0.1}) makes it", Events)
 
     def expected(self, bits: float, days: float) -> float:
         """Number of events in so many bits between two checks so many days apart."""

@@ -9,7 +9,7 @@ safe side.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
-from parimend.arguments import real_number, whole_number
+from parimend.arguments import real_number, require, whole_number
 from parimend.errors import SpecError
 from parimend.record import Record
 
@@ -58,6 +58,8 @@ class Events(Record):
     shares: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        require(self.sizes, "sizes", "a tuple; Events.of takes {1: 0.9, 2: 0.1}", Sequence)
+        require(self.shares, "shares", "a tuple; Events.of takes {1: 0.9, 2: 0.1}", Sequence)
         if not self.sizes or len(self.sizes) != len(self.shares):
             raise SpecError("events need a share for every size, such as 1:0.85,2:0.15")
         for size in self.sizes:

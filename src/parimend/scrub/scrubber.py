@@ -31,6 +31,7 @@ from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
 from parimend.scrub.weights import Weights
 from parimend.seal import Seal
+from parimend.showing import counted
 
 REST = 1.0
 """Seconds after a sweep that did not see all or failed, and between looks whether one is due."""
@@ -64,8 +65,8 @@ class Scrubber:
         MismatchError: if the seal does not fit the model.
         SpecError: if an argument is of the wrong type, if a word cannot be proven so, if share is
             not in (0, 1], if a target comes without a worst rate or a worst rate without a target,
-            if they are no probabilities, or if the target is missed however often the weights are
-            checked.
+            if they are no probabilities, if the target is missed however often the weights are
+            checked, or if there is no folder for the log.
 
     Example:
         >>> from parimend import protect_
@@ -97,7 +98,10 @@ class Scrubber:
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share
-        self._teller = Teller(on_event, None if log is None else path_of(log, "log"))
+        file = None if log is None else path_of(log, "log")
+        if file is not None and not file.parent.is_dir():
+            raise SpecError(f"log {file}: there is no folder {file.parent}: make it first")
+        self._teller = Teller(on_event, file)
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
@@ -193,6 +197,13 @@ class Scrubber:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def __repr__(self) -> str:
+        done = self.counters
+        return (
+            f"<Scrubber: {'running' if self.alive else 'stopped'}, {counted(done.sweeps, 'sweep')}"
+            f", {counted(done.repairs, 'repair')}, {done.uncorrectable} uncorrectable>"
+        )
 
     def sweep(self) -> list[Event]:
         """Look at every word once, now and without pauses; returns what was noticed.

@@ -195,7 +195,7 @@ class Seal:
                 verified.add(word.certificate)
 
     def __repr__(self) -> str:
-        what = f"{counted(len(self.words), 'word')} of {counted(self.covered, 'element')}"
+        what = f"{counted(len(self.words), 'protected word')} of {counted(self.covered, 'element')}"
         errors = f"{counted(self.errors, 'error')} ({self.promise})"
         return f"<Seal: {brief(self.carrier)}, {errors}, {what}>"
 

@@ -7,6 +7,7 @@ made of others (a quantized weight with its scales) gives these, below its own n
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -61,7 +62,11 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         ['model.weight', 'model.bias', 'ema.0']
     """
     if not isinstance(model, torch.nn.Module | Mapping):
-        raise WordError(f"expected a torch.nn.Module or a state dict, not {type(model).__name__}")
+        named = isinstance(model, str | os.PathLike)
+        files = ": for files there are protect_file, check_file and repair_file" if named else ""
+        raise WordError(
+            f"expected a torch.nn.Module or a state dict, not {type(model).__name__}{files}"
+        )
     found: dict[str, Leaf] = {}
     for owner, value in _walk(model, "", buffers, ()):
         # Most are plain, and looking for what they have not takes time.

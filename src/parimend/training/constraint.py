@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.arguments import require, whole_number
-from parimend.carriers import Chosen, Options, Real, Request, choose
+from parimend.carriers import Chosen, Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
@@ -99,6 +99,7 @@ class Constraint(Removable):
         self._inside = False  # nothing has moved them since then
         self._projected = 0  # steps seen then
         self._others: set[str] = set()  # parameters that other optimizers step
+        self._seal: Seal | None = None  # of these weights, once they were sealed
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
         for module in self._model.modules():
             self._hooks.append(module.register_load_state_dict_post_hook(Hook(self._after_loading)))
@@ -251,6 +252,7 @@ class Constraint(Removable):
 
     def seal_(self, model: torch.nn.Module | None = None) -> Seal:
         """Finish: a last projection, exact rounding to the grid, and the seal; removes the hooks.
+        Of weights that are as they were sealed, it is that seal again.
 
         Weights that went wrong since the last projection are put back first, as far as that can be
         told, see `parimend.training.judging`: all of them where no step was taken since.
@@ -268,6 +270,8 @@ class Constraint(Removable):
         """
         ours = model is None or unwrapped(model) is self._model
         parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
+        if ours and self._seal and diagnose(self._seal, store_of(parameters)).ok:
+            return self._seal
         with moving(parameters.values()):
             self._judge_(parameters, ours)
             if ours and self.steps == 0 and self.residual() > 1e-3:
@@ -283,6 +287,7 @@ class Constraint(Removable):
             ]
             seal = seal_words_(tensors, chosen, self._request)
         if ours:
+            self._seal = seal
             self.remove()
         return seal
 
@@ -323,10 +328,11 @@ class Constraint(Removable):
             hook.remove()
 
     def __repr__(self) -> str:
+        words = counted(len(self.codes), "protected word")
         weights = counted(sum(code.n for code in self.codes), "weight")
         return (
-            f"<Constraint: {counted(len(self.codes), 'word')} of {weights}, projected every "
-            f"{counted(self.every, 'step')}, {counted(self.steps, 'step')} taken>"
+            f"<Constraint: {words} of {weights}, projected every {counted(self.every, 'step')}, "
+            f"{counted(self.steps, 'step')} taken>"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -350,6 +356,8 @@ class Constraint(Removable):
         Raises:
             MismatchError: if the codes are not those of this constraint.
         """
+        if not {"steps", "every", "words"} <= set(state):
+            raise MismatchError("this is no state of a constraint: give what its state_dict() gave")
         saved = [from_spec(word["code"]) for word in state["words"]]
         if saved != [word.code for word in self._words]:
             raise MismatchError(
@@ -440,7 +448,7 @@ def constrain_(
     """
     request = Request.of(errors, carrier, **options)
     require(request.carrier, "carrier", "'real' or a Real with its options", Real)
-    constraint = Constraint(model, several(optimizer, "constrain_"), request, every)
+    constraint = Constraint(model, several(optimizer), request, every)
     try:
         if state is None:
             constraint.project_()

@@ -26,6 +26,7 @@ from parimend.moving import watchers
 from parimend.names import some
 from parimend.outcomes import Change
 from parimend.removable import Hook, Removable
+from parimend.showing import counted
 from parimend.stores.model import unwrapped
 from parimend.stores.renorm import renormalizing
 from parimend.training.gradient import Gradient
@@ -343,6 +344,10 @@ class Healing(Removable):
         if self._on_event is not None:
             self._on_event(event)
 
+    def __repr__(self) -> str:
+        steps, events = counted(self.steps, "step"), counted(len(self.events), "event")
+        return f"<Healing: {steps} seen, {events}>"
+
     def remove(self) -> None:
         watchers.discard(self)
         for hook in (*self._hooks, *self._after.values()):
@@ -408,7 +413,7 @@ def heal_(
         >>> [event.kind for event in healing.events], bool(model.weight.isfinite().all())
         (['repaired'], True)
     """
-    return Healing(model, several(optimizer, "heal_"), errors, gradient_factor, on_event)
+    return Healing(model, several(optimizer), errors, gradient_factor, on_event)
 
 
 def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:

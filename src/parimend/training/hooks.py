@@ -15,6 +15,7 @@ import torch
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from parimend.arguments import require
 from parimend.errors import SpecError
 from parimend.removable import runs
 
@@ -100,19 +101,20 @@ def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def several(
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], caller: str
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that take the steps, of one or several that were given to ``caller``.
+    """The optimizers that take the steps, of one or several that were given.
 
     Raises:
         SpecError: if something else was given.
     """
+    what = "an optimizer of torch, or a list of several"
     given = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
-    if not isinstance(given, Sequence) or not given:
-        raise SpecError(f"{caller} takes an optimizer of torch, or several, not {optimizer!r}")
+    require(given, "optimizer", what, Sequence)
+    if not given:
+        raise SpecError(f"optimizer must be {what}, not an empty one")
     for each in given:
-        if not isinstance(each, torch.optim.Optimizer):
-            raise SpecError(f"{caller} takes an optimizer of torch, or several, not {each!r}")
+        require(each, "optimizer", what, torch.optim.Optimizer)
     return [stepping(each) for each in given]
 
 
