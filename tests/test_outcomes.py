@@ -202,3 +202,26 @@ def test_a_report_counts_nothing_that_is_not_known():
         ((known, lost), "2 protected words of 9 elements, more than 1 wrong>"),
     ):
         assert repr(Report((FileOutcome(words, covered=9),))).endswith(says)
+
+
+def test_a_printed_report_says_what_is_wrong_and_what_to_do():
+    model = torch.nn.Linear(100, 50)
+    seal = pm.protect_(model, 5)
+    assert str(pm.check(model, seal)) == repr(pm.check(model, seal))
+    with torch.no_grad():
+        model.weight.mul_(0.5)  # a step of training, for one
+    for report in pm.check(model, seal), pm.repair_(model, seal):
+        first, finding, advice = str(report).splitlines()
+        assert first == repr(report)
+        assert finding == "uncorrectable: more damage than the code can repair"
+        assert "changed on purpose" in advice
+    assert pm.check(model, pm.refresh(model, seal)).verdict is Verdict.CLEAN
+
+
+def test_a_printed_report_is_no_longer_than_a_screen():
+    words = (WordOutcome("w", Verdict.UNCORRECTABLE, 1, reason="lost\x1b"),)
+    files = tuple(FileOutcome(words, f"{number}.bin") for number in range(3000))
+    lines = str(Report(files)).splitlines()
+    assert len(lines) == 22
+    assert lines[1] == r"0.bin: uncorrectable: lost\x1b"
+    assert lines[-1] == "... and 2,980 more"

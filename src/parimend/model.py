@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -16,7 +17,7 @@ from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import DamageError, SpecError
 from parimend.moving import moving
 from parimend.names import takes_in
-from parimend.outcomes import FileOutcome, Proof, Report
+from parimend.outcomes import FileOutcome, Proof, Report, Verdict
 from parimend.seal import Seal
 from parimend.showing import counted
 from parimend.stores.extent import extent_of
@@ -32,6 +33,11 @@ from parimend.stores.shards import ShardedTensors, store_of
 from parimend.stores.spread import local
 
 Model = torch.nn.Module | Mapping[str, Any]
+
+_BEYOND = (
+    "only a copy of the weights can mend that, unless they were changed on purpose, by training or "
+    "loading: then protect them again, or refresh the seal"
+)
 
 
 def protect_(
@@ -187,6 +193,8 @@ def _reported(
 ) -> Report:
     began = time.perf_counter()
     outcome = act(seal, sealed_tensors(model, seal), proof=proof)
+    if outcome.verdict is Verdict.UNCORRECTABLE:
+        outcome = replace(outcome, note=_BEYOND)
     return Report((outcome,), time.perf_counter() - began)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.dtypes import DTYPES
 from parimend.record import Record, plain
-from parimend.showing import brief, counted, html_table
+from parimend.showing import brief, counted, escaped, html_table
 
 Proof = Literal["sha256", "sums"]
 """What proves that weights are those that were sealed: SHA-256, or the sums of a code, of which a
@@ -93,6 +93,7 @@ class Decoding(Record):
         return f"<Decoding: {self.verdict}, {found} wrong words, {left} checks unexplained>"
 
 
+_LINES = 20  # of findings, where a report is printed
 _WIDEST = 16  # bytes of a number; what has more is a block of several
 
 
@@ -403,6 +404,23 @@ class Report(Record):
         bytes_ = sum(file.fetched for file in self.files)
         fetched = f", {counted(bytes_, 'byte')} fetched" if bytes_ else ""
         return f"<Report: {self.verdict}, {files}{what}, {wrong}{fetched}>"
+
+    def __str__(self) -> str:
+        """What was found, and a line for every finding; the worst first.
+
+        >>> word = WordOutcome("fc.weight", Verdict.UNCORRECTABLE, 50, reason="too much damage")
+        >>> print(Report((FileOutcome((word,), "a.bin"),)))
+        <Report: uncorrectable, 1 file, 1 protected word of 0 elements, unknown how many are wrong>
+        a.bin: uncorrectable: too much damage
+        """
+        lines = [
+            f"{file.path}: {said}" if file.path else said
+            for file in sorted(self.files, key=_severity)
+            for said in (*file.findings, file.note)
+            if said
+        ]
+        more = [f"... and {len(lines) - _LINES:,} more"] if len(lines) > _LINES else []
+        return "\n".join([repr(self), *map(escaped, lines[:_LINES]), *more])
 
     def _repr_html_(self) -> str:
         """Tables of files, words and wrong elements for a notebook; the worst first."""

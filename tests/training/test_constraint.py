@@ -762,3 +762,16 @@ def test_one_of_several_optimizers_may_go_on_alone(which):
     seal = constraint.seal_()
     assert constraint.events == []
     assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
+def test_weights_that_are_constrained_already_are_refused():
+    """Two codes would pull at the same weights, and take them out of each other's seals."""
+    model, optimizer, constraint = start(only=["head.*"])
+    with pytest.raises(SpecError, match=r"head\.bias, head\.weight: in <Constraint.* already"):
+        pm.constrain_(model, optimizer, errors=5)
+    others = pm.constrain_(model, optimizer, errors=5, only=["!head.*"])
+    train(model, optimizer, 3)
+    assert others.residual() < 1e-6 > constraint.residual()
+    constraint.seal_()
+    again = pm.constrain_(model, optimizer, errors=5, only=["head.*"])
+    assert pm.check(model, again.seal_()).verdict is Verdict.CLEAN

@@ -1015,3 +1015,15 @@ def test_a_number_of_errors_that_is_none(errors):
     model = network()
     with pytest.raises(SpecError, match="error"):
         pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), errors)
+
+
+def test_a_model_that_is_looked_after_already_is_refused():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pm.heal_(model, optimizer) as healing,
+        pytest.raises(SpecError, match="<Healing: 0 steps seen, 0 events> looks after this model"),
+    ):
+        pm.heal_(model, optimizer)
+    assert not healing.events
+    pm.heal_(model, optimizer).remove()

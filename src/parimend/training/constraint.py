@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from parimend.carriers import Chosen, Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError
+from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.names import some
@@ -53,6 +54,8 @@ from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.words.layout import Word
 
+_standing: WeakSet[Constraint] = WeakSet()
+"""All that have hooks."""
 STANDSTILL = 20
 """After so many backward passes without a step the weights are looked at."""
 
@@ -82,6 +85,10 @@ class Constraint(Removable):
         self._trained = Trained(self._model, optimizers, request.only)
         require_parameters(self._model, optimizers, "constrain_")
         self._parameters = self._trained.parameters
+        for each in tuple(_standing):
+            held = set(map(id, each._parameters.values()))
+            if twice := [name for name, p in self._parameters.items() if id(p) in held]:
+                raise SpecError(f"{some(twice)}: in {each} already: remove() it, or seal_(), first")
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
         self._certificates = {each.code: each.certificate for each in chosen}
@@ -107,6 +114,7 @@ class Constraint(Removable):
         self._hooks.append(optimizers[-1].register_step_post_hook(after))
         if not self.sharded:  # processes would have to look together
             self._hooks.append(on_gradient(weight, self._after_backward))
+        _standing.add(self)
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
@@ -324,6 +332,7 @@ class Constraint(Removable):
                 )
 
     def remove(self) -> None:
+        _standing.discard(self)
         for hook in self._hooks:
             hook.remove()
 
@@ -426,8 +435,8 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
-            Rprop step a part of a word, or a module is TorchScript; names it.
+            in another constraint, frozen or not the optimizer's, or an optimizer steps none of the
+            model's, or L-BFGS or Rprop step a part of a word, or a module is TorchScript; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 

@@ -20,7 +20,7 @@ from weakref import WeakSet
 import torch
 
 from parimend.arguments import real_number, require, whole_number
-from parimend.errors import DamageError
+from parimend.errors import DamageError, SpecError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
 from parimend.names import some
@@ -77,6 +77,9 @@ class Healing(Removable):
         require_parameters(self._model, optimizers, "heal_")
         require_ready(dict(self._model.named_parameters()))
         require_hooks(optimizers)
+        for other in tuple(watchers):
+            if isinstance(other, Healing) and other.watches(self._model.parameters()):
+                raise SpecError(f"{other} looks after this model already: remove() it first")
         self._errors, self._on_event = errors, on_event
         accepted = partial(self._tell, "accepted")
         self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
@@ -399,9 +402,10 @@ def heal_(
         on_event: called with every event.
 
     Raises:
-        SpecError: for a factor of 1 or less, a budget that cannot be, a model without parameters,
-            parameters that are sparse or have no values yet (lazy modules), TorchScript, or an
-            optimizer that lacks hooks of torch or steps no parameter of the model.
+        SpecError: if the model is looked after already, for a factor of 1 or less, a budget that
+            cannot be, a model without parameters, parameters that are sparse or have no values yet
+            (lazy modules), TorchScript, or an optimizer that lacks hooks of torch or steps no
+            parameter of the model.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
