@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -240,6 +241,125 @@ def test_nothing_of_the_model_is_changed(rng):
             assert "forward" not in vars(module)
 
 
+class Twice(nn.Module):
+    """One module under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = self.other = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.other(self.one(x).relu())
+
+
+def test_a_module_under_two_names_is_put_back():
+    model = Twice().eval()
+    weight, before = model.one.weight, state(model)
+    found = trace(model, torch.ones(2, 4), Faults("random", 20), seeds=range(3))
+    assert found.struck[0].passages[0].error.value > 0  # it was wrong under both
+    assert model.one.weight is weight
+    assert weight.requires_grad
+    assert state(model) == before
+
+
+def compiled(model, how):
+    if how == "all":
+        return torch.compile(model, backend="eager")
+    if how == "part":
+        model[2] = torch.compile(model[2], backend="eager")
+    if how == "in place":
+        model.compile(backend="eager")
+    return nn.DataParallel(model) if how == "parallel" else model
+
+
+@pytest.mark.parametrize("how", ["all", "part", "in place", "parallel"])
+def test_compiled_and_wrapped_models_are_traced_as_they_are_written(how):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    kinds = [Upset("bitflip"), Faults("bitflip", 1)]
+    right = trace(plain, torch.ones(2, 4), kinds, only="0", seeds=range(3))
+    found = trace(compiled(plain, how), torch.ones(2, 4), kinds, only="0", seeds=range(3))
+    assert found.struck[0].changed == right.struck[0].changed
+    assert found.struck[1].by_bit == right.struck[1].by_bit
+
+
+class Masked(nn.Module):
+    """Puts out what is not to be chosen, as attention and decoders do."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.layer, self.mask = diagonal(1.0), mask
+
+    def forward(self, x):
+        return self.layer(x).masked_fill(torch.tensor([False, False, False, True]), self.mask)
+
+
+@pytest.mark.parametrize("mask", [-math.inf, math.nan])
+def test_what_ought_to_be_no_number_hides_no_error(mask):
+    upset = Upset("relative", count=4, size=0.5)
+    found = trace(Masked(mask).eval(), torch.ones(2, 4), upset, seeds=range(6))
+    assert only(found, "").masked.value == 0
+    assert only(found, "").error.value == pytest.approx(0.5)
+
+
+class Careful(nn.Module):
+    """Does without a layer that finds its input senseless."""
+
+    def __init__(self):
+        super().__init__()
+        self.strict, self.last = Strict(), diagonal(1.0)
+
+    def forward(self, x):
+        with suppress(ValueError):
+            self.strict(torch.ones_like(x))
+        return 2 * self.last(x)
+
+
+class Strict(nn.Module):
+    def forward(self, x):
+        raise ValueError("senseless")
+
+
+def test_calls_that_a_model_lets_fail_do_not_mix_up_others():
+    model = nn.Sequential(diagonal(1.0), Careful()).eval()
+    found = trace(model, torch.ones(2, 4), OFFSET, only="0", seeds=range(6))
+    assert only(found, "1").gain.value == pytest.approx(1.0)
+
+
+def test_a_model_that_fails_on_damage_is_named_with_what_was_struck():
+    class Picky(nn.Module):
+        def forward(self, x):
+            if (x > 100).any():
+                raise ValueError("too large")
+            return x
+
+    model = nn.Sequential(diagonal(1.0), Picky()).eval()
+    with pytest.raises(FaultError, match=r"^0: struck with seed 0, .* ValueError: too large"):
+        trace(model, torch.ones(2, 4), Upset("stuck", size=1e3))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:DeprecationWarning")
+def test_torchscript_is_refused_and_left_as_it_is():
+    model = nn.Sequential(diagonal(1.0), torch.jit.script(nn.ReLU())).eval()
+    with pytest.raises(FaultError, match="module '1' is TorchScript"):
+        trace(model, torch.ones(2, 4), OFFSET)
+    assert not model._forward_pre_hooks
+
+
+def test_an_answer_is_kept_whatever_the_model_writes_later():
+    class Reusing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = diagonal(1.0), torch.empty(2, 4)
+
+        def forward(self, x):
+            return self.out.copy_(self.layer(x))
+
+    found = trace(Reusing().eval(), torch.ones(2, 4), OFFSET, answer=lambda y: y)
+    assert found.struck[0].changed.value == 1
+
+
 def test_the_same_seeds_give_the_same_trace_in_any_order():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(48, 4)).eval()
@@ -330,7 +450,13 @@ class Uncalled(nn.Module):
         ((TINY, X, OFFSET, {"seeds": [3, 3]}), "would count one fault as two"),
         ((TINY, X, Faults("bitflip", 0)), "strike nothing"),
         ((nn.Flatten(0).eval(), X, OFFSET), "must give a floating-point tensor"),
-        ((TINY, X, Upset("bitflip", count=9)), "4 outputs, not 9"),
+        ((TINY, X, Upset("bitflip", count=9)), "^0: a sample has 4 outputs, not 9"),
+        (
+            (nn.LSTM(4, 4, batch_first=True).eval(), torch.ones(2, 3, 4), OFFSET, {"only": "*"}),
+            "the model: outputs are a tuple",
+        ),
+        ((TINY, X, OFFSET, {"answer": torch.sum}), r"2 samples along its first axis, not \[\]"),
+        ((nn.Linear(4, 4, dtype=torch.cfloat).eval(), X.cfloat(), OFFSET), "floating-point tensor"),
         ((TINY, X, Faults("bitflip", 900)), "900"),
         ((TINY, X, Faults("melt", 1)), "unknown kind of damage 'melt'"),
     ],

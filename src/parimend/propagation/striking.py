@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from parimend.errors import FaultError
 from parimend.experiment import Faults, bit_patterns
 from parimend.faults import FaultList
 from parimend.propagation.reach import require_own
@@ -82,11 +83,16 @@ def strike(
     def run() -> Any:
         module, axis, count = model.get_submodule(layer), axis_of(model.get_submodule(layer)), 0
 
-        def struck(module: nn.Module, args: Any, y: Tensor) -> Tensor | None:
+        def struck(module: nn.Module, args: Any, y: Any) -> Tensor | None:
             nonlocal count
             count += 1
             if count - 1 != call:
                 return None
+            if not isinstance(y, Tensor):
+                raise FaultError(
+                    f"outputs are a {type(y).__name__}, and only tensors are struck: take Faults, "
+                    "or leave it out of only="
+                )
             wrong = upset.strike(y, axis, rng)
             bits[:] = _single_bits(y, wrong)
             return wrong
@@ -115,27 +121,32 @@ def _damaged(
             if storage_of(tensor) in memory
         }
     )
-    damaged = {
-        name: copies[id(tensor)]
-        for tensors in (model.named_parameters, model.named_buffers)
-        for name, tensor in tensors(remove_duplicate=False)
-        if id(tensor) in copies
-    }
-    rows = {name: damaged[name].cpu().contiguous() for name in struck}
+    damaged = {name: copies[id(tensor)] for name, tensor in _places(model) if id(tensor) in copies}
+    rows = {name: copies[id(tensor)].cpu().contiguous() for name, tensor in struck.items()}
     words = bit_patterns(rows)
     # Seeds are 64 bits wide: layers of one shape are not to be struck at the same places.
     drawn = faults.draw(words, (seed << 32 | zlib.crc32(layer.encode())) % 2**64)
     drawn.apply_(words)
     for name, row in rows.items():
-        damaged[name].copy_(row)
+        copies[id(struck[name])].copy_(row)
     return damaged, drawn
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer wherever a module has it; of a module that the model has under
+    several names, under the first: put back name by name, it would keep what it was lent.
+    """
+    for prefix, module in model.named_modules():
+        for tensors in (module.named_parameters, module.named_buffers):
+            yield from tensors(prefix, recurse=False, remove_duplicate=False)
 
 
 def _run_with(model: nn.Module, layer: str, tensors: dict[str, Tensor], inputs: Arguments) -> Any:
     """Run a model with other tensors than its own; it is left as it is."""
     held = vars(module := model.get_submodule(layer)).copy()
     try:
-        return functional_call(model, tensors, *inputs)
+        # All places are named: told to tie them, torch would name modules twice.
+        return functional_call(model, tensors, *inputs, tie_weights=False)
     finally:
         # Weights that a module makes of others when it runs (pruning, weight_norm) were wrong, too.
         vars(module).update(held)

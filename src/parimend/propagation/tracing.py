@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes
+from parimend.stores.model import unwrapped
 from parimend.upsets import Upset, first_tensor
 
 _SEEDS = 1 << 32
@@ -92,6 +95,7 @@ def trace(
         >>> [(each.layer, each.kind) for each in found.struck[0].passages]
         [('0', 'Linear'), ('1', 'ReLU'), ('2', 'Linear'), ('', 'Sequential')]
     """
+    model = unwrapped(model)
     require(model, "model", "a torch.nn.Module", nn.Module)
     kinds = [upsets] if isinstance(upsets, Upset | Faults) else list(upsets)
     for kind in kinds:
@@ -112,15 +116,12 @@ def trace(
         raise FaultError("buffers=True is for faults in weights: give Faults among the upsets")
     if any(module.training for module in model.modules()):
         raise FaultError("the model is in training mode: call model.eval() first")
-    with torch.no_grad(), Watch(model, samples) as watch:
-        try:
-            right = answer(watch.clean(lambda: model(*arguments[0], **arguments[1])))
-        except (ParimendError, MemoryError):
-            raise
-        except Exception as error:  # whatever a model that is not ours may raise
-            said = f"{type(error).__name__}: {error}"
-            raise FaultError(f"the model does not run on these inputs: {said}") from error
+    with torch.no_grad(), _eager(), Watch(model, samples) as watch:
+        with _told("the model does not run on these inputs"):
+            given = watch.clean(lambda: model(*arguments[0], **arguments[1]))
         _require_repeatable(model, watch, arguments)
+        with _told("there is no answer"):
+            right = _answered(answer, given, samples)
         subject = _Subject(model, watch, arguments, samples, answer, right, buffers)
         found = _layers(model, watch, only, buffers)
         whole = not names.takes_in(only)
@@ -130,6 +131,41 @@ def trace(
     struck = tuple(summed(watch.sites, each, buffers) for each in runs)
     layers = tuple(passing(watch.sites, runs))
     return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out), buffers, note)
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Compiled parts run as they are written: hooks cannot be a part of a graph. Where nobody
+    compiles, dynamo is not loaded, which takes seconds.
+    """
+    there = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if there else nullcontext()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what a model that is not ours may raise."""
+    try:
+        yield
+    except (ParimendError, MemoryError):
+        raise
+    except Exception as error:
+        raise FaultError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _answered(answer: Callable[[Any], Tensor], given: Any, samples: int) -> Tensor:
+    """The answer of the clean run, as it is now, whatever later runs write.
+
+    Raises:
+        FaultError: if it is no tensor with samples along its first axis.
+    """
+    right = answer(given)
+    if not isinstance(right, Tensor) or not right.dim() or len(right) != samples:
+        kind = f"{[*right.shape]}" if isinstance(right, Tensor) else type(right).__name__
+        raise FaultError(
+            f"the answer must be a tensor with {samples} samples along its first axis, not {kind}: "
+            "give another answer="
+        )
+    return right.clone()
 
 
 def _arguments(inputs: Any) -> tuple[Arguments, int]:
@@ -190,7 +226,11 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
     for seed in seeds:
         inputs, buffers = subject.arguments, subject.buffers
         run = strike(model, layer, kind, seed, inputs, samples, calls, buffers)
-        output, errors = watch.damaged(run.forward)
+        try:
+            with _told(f"struck with seed {seed}, the model does not run"):
+                output, errors = watch.damaged(run.forward)
+        except FaultError as error:
+            raise FaultError(f"{layer or 'the model'}: {error}") from error.__cause__
         passed.append(errors)
         places.append(Site(layer, run.call))
         bits.append(run.bits)

@@ -63,8 +63,15 @@ class Watch(Removable):
         self._samples = samples
         self._passed: dict[Site, Passed] | None = None
         self._begin()
+        modules = dict(model.named_modules())
+        for name, module in modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise FaultError(
+                    f"{f'module {name!r}' if name else 'the model'} is TorchScript, which cannot "
+                    "be watched: give the module that it was made of"
+                )
         self._removers: list[Callable[[], None]] = [unpack_(model)]
-        for name, module in model.named_modules():
+        for name, module in modules.items():
             before, after = Hook(self._before), Hook(partial(self._after, name))
             for handle in (
                 module.register_forward_pre_hook(before, with_kwargs=True),
@@ -91,16 +98,20 @@ class Watch(Removable):
 
     def _begin(self) -> None:
         self._calls: Counter[str] = Counter()
-        # Inputs of the calls that have not ended: modules may change them in place.
-        self._inputs: list[Tensor | None] = []
+        # Modules whose calls have not ended, and their inputs: they may change these in place.
+        self._inputs: list[tuple[nn.Module, Tensor | None]] = []
         self._last: tuple[Any, int] = (None, 0)
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         x = first_tensor((args, kwargs))
-        self._inputs.append(x.detach().clone() if x is not None and self._fits(x) else None)
+        kept = x.detach().clone() if x is not None and self._fits(x) else None
+        self._inputs.append((module, kept))
 
     def _after(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        x, y = self._inputs.pop(), first_tensor(output)
+        of, x = self._inputs.pop()
+        while of is not module:  # a call that an error has ended, which the model caught
+            of, x = self._inputs.pop()
+        y = first_tensor(output)
         site = Site(name, self._calls[name])
         self._calls[name] += 1
         if self._passed is None:
@@ -152,11 +163,15 @@ def classes(output: Any) -> Tensor:
 
 
 def _error(found: Tensor, clean: Tensor) -> Tensor:
-    """||found - clean|| / ||clean|| of every sample: 0 only if equal, infinite for NaN."""
+    """||found - clean|| / ||clean|| of every sample: 0 only if equal, infinite for NaN. What is
+    infinite or NaN in the clean run, too, is no error, and has no size.
+    """
     if found.shape != clean.shape:
         return torch.full((len(clean),), torch.inf, dtype=torch.float64, device=clean.device)
     a, b = (each.reshape(len(clean), -1).to(torch.float64) for each in (found, clean))
-    # Infinities that ought to be there are no error.
-    distance = torch.linalg.vector_norm(torch.where(a == b, 0.0, a - b), dim=1)
-    relative = distance / torch.linalg.vector_norm(b, dim=1)
-    return torch.where(distance == 0, 0.0, relative).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    same = (a == b) | (a.isnan() & b.isnan())
+    distance = torch.linalg.vector_norm(torch.where(same, 0.0, a - b), dim=1)
+    size = torch.linalg.vector_norm(torch.where(b.isfinite(), b, 0.0), dim=1)
+    # Squares of the least numbers are none.
+    relative = (distance / size).clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.where(same.all(1), 0.0, relative).nan_to_num(nan=torch.inf, posinf=torch.inf)
