@@ -2,9 +2,10 @@
 
 import accelerate
 import lightning
+import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import parimend as pm
 from parimend.integrations import lightning as for_lightning
@@ -115,6 +116,72 @@ def test_transformers(tmp_path):
     resumed, callback = fit("b", 20, str(tmp_path / "a" / "checkpoint-10"))
     assert callback.constraint.steps == 20
     assert all(torch.equal(t, resumed.state_dict()[k]) for k, t in model.state_dict().items())
+
+
+def resumed(folder, callbacks, **options):
+    """What ten steps end with, and what the second five of them do, resumed."""
+    for saved in (None, str(folder / "checkpoint-5")):
+        model, made = Net(), callbacks()
+        trainer = trainer_for(model, folder, 10, made[0], save_steps=5, **options)
+        for each in made[1:]:
+            trainer.add_callback(each)
+        trainer.train(resume_from_checkpoint=saved)
+        yield model.state_dict(), made
+
+
+def test_several_callbacks_of_a_trainer_resume_each_its_own(tmp_path):
+    def callbacks():
+        return [
+            for_transformers.TrainInside(3, only=["hidden.*"], every=2),
+            for_transformers.TrainInside(**OPTIONS),
+        ]
+
+    (first, _), (second, made) = resumed(tmp_path, callbacks)
+    assert [each.constraint.steps for each in made] == [10, 10]
+    assert all(torch.equal(each, second[name]) for name, each in first.items())
+
+
+@pytest.mark.parametrize("more", [{"errors": np.int64(5)}, {"carrier": pm.Real(bits=20)}])
+def test_arguments_of_any_kind_are_saved(tmp_path, more):
+    options = OPTIONS | {"every": np.int64(3)} | more
+    _, (_, [made]) = resumed(tmp_path, lambda: [for_transformers.TrainInside(**options)])
+    assert made.constraint.steps == 10
+
+
+def test_a_callback_that_is_new_when_a_trainer_resumes(tmp_path):
+    trainer_for(Net(), tmp_path, 5, TrainerCallback(), save_steps=5).train()
+    model, callback = Net(), for_transformers.TrainInside(**OPTIONS)
+    trainer = trainer_for(model, tmp_path, 10, callback, save_steps=5)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert callback.constraint.steps == 5
+    assert pm.check(model, callback.seal).verdict is Verdict.CLEAN
+
+
+class Failing(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        raise RuntimeError("out of luck")
+
+
+def test_what_an_exception_left_is_taken_off_when_training_begins_anew(tmp_path):
+    model, callback = Net(), for_transformers.TrainInside(**OPTIONS)
+    trainer = trainer_for(model, tmp_path, 4, callback)
+    trainer.add_callback(Failing)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.train()
+    trainer.remove_callback(Failing)
+    trainer.train()
+    assert not any(module._load_state_dict_post_hooks for module in model.modules())
+    assert pm.check(model, callback.seal).verdict is Verdict.CLEAN
+
+
+def test_a_fit_of_lightning_that_resumes_nothing_begins_anew(tmp_path):
+    callback = for_lightning.TrainInside(**OPTIONS)
+    keep = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    fit_quietly(Net(), 1, [callback, keep])
+    fit_quietly(Net(), 2, [callback], tmp_path / "last.ckpt", enable_checkpointing=False)
+    assert callback.constraint.steps == 20
+    fit_quietly(Net(), 1, [callback], enable_checkpointing=False)
+    assert callback.constraint.steps == 10
 
 
 def test_accelerate(tmp_path):

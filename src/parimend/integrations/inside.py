@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from parimend.arguments import whole_number
 from parimend.seal import Seal
 from parimend.training.constraint import Constraint, constrain_
 
@@ -24,11 +25,13 @@ class Inside:
     """
 
     def __init__(self, errors: int, path: str | Path | None = None, **options: Any) -> None:
-        self._errors, self._path, self._options = errors, path, options
+        self._errors, self._path, self._options = whole_number(errors), path, options
         self.constraint: Constraint | None = None
         self.seal: Seal | None = None
 
     def _begin(self, model: Any, optimizer: Any, state: Mapping[str, Any] | None) -> None:
+        if self.constraint is not None:  # of a run that an exception may have ended
+            self.constraint.remove()
         self.seal = None
         self.constraint = constrain_(model, optimizer, self._errors, state=state, **self._options)
 

@@ -40,6 +40,9 @@ class TrainInside(Inside, lightning.Callback):
 
     _state: dict[str, Any] | None = None
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._state = None  # what a checkpoint of this run holds is loaded after this
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._begin(pl_module, trainer.optimizers, self._state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from parimend.errors import MismatchError
 from parimend.files import protect_all
 from parimend.files.seals import seals_below
 from parimend.integrations.inside import Inside
+from parimend.record import plain
 
 _STATE = "trainer_state.json"
 _KEYS = ("global_step", "log_history")
@@ -39,16 +41,28 @@ class TrainInside(Inside, TrainerCallback, ExportableState):
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        saved = state.stateful_callbacks.get(type(self).__name__, {}) if state.global_step else {}
-        self._begin(kwargs["model"], kwargs["optimizer"], saved.get("attributes", {}).get("saved"))
+        # The Trainer saves nothing of callbacks that the checkpoint it resumes from does not know.
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        mine = self._mine(saved) if state.global_step else {}
+        self._begin(kwargs["model"], kwargs["optimizer"], mine.get("attributes", {}).get("saved"))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._end(saves=state.is_world_process_zero)
 
+    def _mine(self, saved: Any) -> Mapping[str, Any]:
+        """What was saved of this callback: of several, what was saved last with its arguments."""
+        several = saved if isinstance(saved, list) else [saved]
+        own = self.state()["args"] | {"path": None}
+        mine = [each for each in several if {**each.get("args", {}), "path": None} == own]
+        found: Mapping[str, Any] = (mine or several)[-1]
+        return found
+
     def state(self) -> dict[str, Any]:
         path = None if self._path is None else str(self._path)
+        # As JSON holds it, in which there is no carrier.
+        options = {k: v for k, v in self._options.items() if k != "carrier" or isinstance(v, str)}
         return {
-            "args": {"errors": self._errors, "path": path, **self._options},
+            "args": {"errors": self._errors, "path": path, **plain(options)},
             "attributes": {"saved": self.constraint and self.constraint.state_dict()},
         }
 
