@@ -95,6 +95,24 @@ def is_locked(path: PathLike) -> bool:
     return False
 
 
+@contextmanager
+def in_turn(path: PathLike) -> Iterator[None]:
+    """One after the other, whichever process or thread; where there are no locks, all at once.
+
+    The lock is on the file or folder itself, which need not be one that may be written.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _open_lock(lock: Path) -> int:
     while True:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import pickle
 import warnings
 from itertools import pairwise
@@ -293,3 +294,40 @@ def test_a_private_copy_of_a_file_with_the_seal_of_its_model(tmp_path):
     pm.protect_(state(), errors=10).save(tmp_path / "model.parimend")
     with pm.verified(path, copy_to=tmp_path) as copy:
         same(plain_load(copy), state())
+
+
+def _repairs(path, meet, how, told):
+    meet.wait()
+    try:
+        if how == "verify":
+            pm.verify(path, on_damage="repair")
+        else:
+            with pm.verified(path, on_damage="repair") as place:
+                pm.check_file(place)
+    except Exception as error:
+        told.put(repr(error))
+    else:
+        told.put("")
+
+
+@pytest.mark.parametrize("how", ["verify", "verified"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_processes_that_repair_the_same_files_wait_for_each_other(tmp_path, how, whole):
+    for name in "abc":
+        pm.save_file({name: torch.ones(200_000)}, tmp_path / f"{name}.safetensors", errors=5)
+        broken = bytearray((tmp_path / f"{name}.safetensors").read_bytes())
+        broken[-5] ^= 64
+        (tmp_path / f"{name}.safetensors").write_bytes(broken)
+    path = tmp_path if whole else tmp_path / "b.safetensors"
+    context = multiprocessing.get_context("spawn")
+    meet, told = context.Barrier(3), context.Queue()
+    others = [
+        context.Process(target=_repairs, args=(path, meet, how, told), daemon=True)
+        for _ in range(3)
+    ]
+    for each in others:
+        each.start()
+    assert [told.get(timeout=120) for _ in others] == ["", "", ""]
+    for each in others:
+        each.join()
+    assert pm.check_file(path).verdict.value == "clean"

@@ -12,23 +12,45 @@ from parimend.files.members import known_members
 from parimend.regular import state_of
 
 
-@contextmanager
-def unchanged(path: Path, what: str, seal_dir: PathLike | None = None) -> Iterator[None]:
-    """Make sure at the end that the files are those of the beginning, and not written since.
+class Files:
+    """Files as they are now.
 
     Args:
         path: as for `parimend.check_file`.
-        what: is being done with them, for the message.
         seal_dir: see `parimend.check_file`.
-
-    Raises:
-        MismatchError: names those that changed.
     """
-    before = {file: state_of(file) for file in known_members(path, seal_dir)}
+
+    def __init__(self, path: Path, seal_dir: PathLike | None = None) -> None:
+        self._path, self._seal_dir = path, seal_dir
+        self._states = {file: state_of(file) for file in known_members(path, seal_dir)}
+
+    def changed(self) -> list[str]:
+        """Those that were written or replaced since, or came."""
+        now = self._states.keys() | {*known_members(self._path, self._seal_dir)}
+        return sorted(str(file) for file in now if state_of(file) != self._states.get(file))
+
+    def require_unchanged(self, what: str) -> None:
+        """Refuse what was done with them if they are others now.
+
+        Args:
+            what: was done, for the message.
+
+        Raises:
+            MismatchError: names those that changed.
+        """
+        if changed := self.changed():
+            raise MismatchError(
+                f"{', '.join(changed)} changed while it was being {what}, so that it is not known "
+                "whether this is what was verified: do it again, or with a private copy of the "
+                "files"
+            )
+
+
+@contextmanager
+def unchanged(path: Path, what: str, seal_dir: PathLike | None = None) -> Iterator[None]:
+    """Make sure at the end that the files are those of the beginning, and not written since; see
+    `Files`.
+    """
+    files = Files(path, seal_dir)
     yield
-    now = before.keys() | {*known_members(path, seal_dir)}  # with those that came meanwhile
-    if changed := sorted(str(file) for file in now if state_of(file) != before.get(file)):
-        raise MismatchError(
-            f"{', '.join(changed)} changed while it was being {what}, so that it is not known "
-            "whether this is what was verified: do it again, or with a private copy of the files"
-        )
+    files.require_unchanged(what)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from parimend.arguments import path_of
-from parimend.atomic import PathLike
+from parimend.atomic import PathLike, in_turn
 from parimend.errors import SpecError
 from parimend.files.checking import check_file
 from parimend.files.members import known_members, seals_of
@@ -20,7 +20,7 @@ from parimend.files.repairing import repair_file
 from parimend.files.seals import is_led_elsewhere, seals_beside, sidecar_for, sidecar_of
 from parimend.files.targets import is_index
 from parimend.loading.policy import OnDamage, require_policy, tell
-from parimend.loading.unchanged import unchanged
+from parimend.loading.unchanged import Files, unchanged
 from parimend.outcomes import Report
 
 
@@ -28,6 +28,8 @@ def verify(
     path: PathLike, on_damage: OnDamage = "raise", *, seal_dir: PathLike | None = None
 ) -> Report:
     """Verify protected files before something else loads them.
+
+    Processes that repair the same path do so one after the other.
 
     What happens to the files between this and the loading is not seen: `verified` looks after that.
 
@@ -119,17 +121,18 @@ def verified(
 
 @contextmanager
 def _before(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Iterator[Path]:
-    with unchanged(path, "loaded", seal_dir):
-        report = check_file(path, seal_dir=seal_dir)
-        is_done = report.ok or on_damage != "repair"
-        if is_done:
-            _tell(report, on_damage)
-            yield path
-    if not is_done:
+    files = Files(path, seal_dir)
+    report = check_file(path, seal_dir=seal_dir)
+    # Another process may have put them right while they were looked at.
+    if on_damage == "repair" and (not report.ok or files.changed()):
         verify(path, "repair", seal_dir=seal_dir)
         # What took the place of what was damaged is looked at as it lies there now.
         with _before(path, "raise", seal_dir):
             yield path
+        return
+    _tell(report, on_damage)
+    yield path
+    files.require_unchanged("loaded")
 
 
 @contextmanager
@@ -159,7 +162,8 @@ def _in_copy(
 def _looked_at(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Report:
     report = check_file(path, seal_dir=seal_dir)
     if on_damage == "repair" and not report.ok:
-        return repair_file(path, seal_dir=seal_dir)
+        with in_turn(path):  # who waited finds them repaired
+            return repair_file(path, seal_dir=seal_dir)
     return report
 
 
