@@ -310,8 +310,7 @@ def _repairs(path, meet, how, told):
         told.put("")
 
 
-@pytest.mark.parametrize("how", ["verify", "verified"])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("how", "whole"), [("verify", False), ("verified", True)])
 def test_processes_that_repair_the_same_files_wait_for_each_other(tmp_path, how, whole):
     for name in "abc":
         pm.save_file({name: torch.ones(200_000)}, tmp_path / f"{name}.safetensors", errors=5)

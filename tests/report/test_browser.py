@@ -122,6 +122,18 @@ def test_hostile_names_are_shown_as_they_are(opened):
     assert HOSTILE[0] in {each.text for each in legend}
 
 
+def test_nothing_is_put_into_names_that_are_pointed_at(opened):
+    name = "%{text} of 50 %, %{x}"
+    columns = (Column("fault", choice=True), Column("changed"))
+    chart = Chart(("changed",), ("changed",), ("fault",))
+    driver = opened([Sheet("s", "", columns, [(name, 1.0), ("none", 2.0)], chart)])
+    point = "[{curveNumber: 0, pointNumber: 0}]"
+    driver.execute_script(f"Plotly.Fx.hover(document.querySelector('.figure'), {point})")
+    shown = "return [...document.querySelectorAll('.hoverlayer text')].map((x) => x.textContent)"
+    WebDriverWait(driver, 60).until(lambda each: each.execute_script(shown))
+    assert name in driver.execute_script(shown)
+
+
 def test_tables_and_figures_have_names_and_are_reached_by_keys(opened):
     driver = opened([sheet()])
     table = driver.find_element(By.CSS_SELECTOR, ".scroll")

@@ -1,5 +1,6 @@
 """Pictures: every cell is where it belongs, told apart by more than colour."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -110,6 +111,15 @@ def test_a_logarithmic_axis_may_have_nothing_on_it(tmp_path, numbers):
     write_picture(
         Sheet("s", "", columns, rows, Chart(("size",), ("error",), ())), tmp_path / "a.svg"
     )
+
+
+def test_places_that_are_no_number_are_left_out_of_a_logarithmic_axis(tmp_path):
+    columns = (Column("size", log=True), Column("changed"))
+    rows = [(0.1, 1.0), (math.inf, 2.0), (10.0, 3.0)]
+    given = Sheet("by size", "", columns, rows, Chart(("size",), ("changed",), (), joined=True))
+    write_picture(given, tmp_path / "a.svg")
+    axes, _ = drawn(given, "size", "changed")
+    assert marks(axes)[0][0].tolist() == [[0.1, 1.0], [10.0, 3.0]]
 
 
 def test_a_picture_that_cannot_be_drawn_says_why(tmp_path, monkeypatch):

@@ -82,6 +82,11 @@ def test_csv_has_all_numbers_in_full(tmp_path):
         write_csv([first], tmp_path / "t.txt")
 
 
+def test_csv_holds_names_that_are_no_text(tmp_path):
+    [path] = write_csv([Sheet("s", "", (Column("file"),), [("caf\udce9",)])], tmp_path / "t.csv")
+    assert path.read_text().splitlines() == ["file", "caf\\udce9"]
+
+
 class Parsed(HTMLParser):
     """The elements of a page and what is in its scripts."""
 

@@ -26,8 +26,9 @@
     return made;
   }
 
-  // Plotly takes some tags in texts for markup.
-  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  // Plotly takes some tags in texts for markup, and %{...} for what it has to put in.
+  const plain = (text) =>
+    String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll("%", "&#37;");
 
   class Section {
     constructor(sheet, parent) {

@@ -128,7 +128,8 @@ class _Panel:
         self.places = (
             [float(self.names.index(text)) for text in texts] if self.named else numbers(cells)
         )
-        self.ticks = dict(zip(texts, self.places, strict=True))
+        pairs = zip(texts, self.places, strict=True)
+        self.ticks = {text: place for text, place in pairs if place is not None}
         self.cells = sheet.values(value)
         self.crowded = self.named and not chart.joined and len(self.names) < len(cells)
         self.known = sheet.values(chart.known) if chart.known else ["proven"] * len(cells)
@@ -197,7 +198,7 @@ class _Panel:
 
     def _has_room(self) -> bool:
         """Whether numbers fit beside each other along a logarithmic axis."""
-        there = sorted((place, text) for text, place in self.ticks.items() if place and place > 0)
+        there = sorted((place, text) for text, place in self.ticks.items() if place > 0)
         character = _CHARACTER * len(self.chart.pictured())
         return all(
             math.log(b / a) / math.log(there[-1][0] / there[0][0])

@@ -38,7 +38,8 @@ def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Pat
     written = csv_files(sheets, path)
     for sheet, target in zip(sheets, written, strict=True):
         with atomic(target) as file:
-            file.write(_csv(sheet).encode())
+            # Names of files and tensors may hold halves of surrogate pairs.
+            file.write(_csv(sheet).encode(errors="backslashreplace"))
     return written
 
 
