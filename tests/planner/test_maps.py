@@ -30,6 +30,13 @@ def test_points_are_plans():
         assert point.command == f'pm.protect_(model, {point.errors}, "{point.carrier}")'
 
 
+def test_what_is_left_is_of_a_year_however_long_the_service_is():
+    service = pm.Service("leo", 0.1, years=10)
+    [point] = map_of(MODEL, carriers=["sidecar"], budgets=[4], service=service).points
+    left = pm.plan(MODEL, 4, service=service, measure=False).risk
+    assert point.unrepaired == left.yearly == pytest.approx(left.unrepaired / 10, rel=1e-3)
+
+
 def test_scores_are_those_of_the_protected_model():
     it = map_of(MODEL, carriers=["lowbits"], budgets=[4], metric=lambda m: float(m.weight.sum()))
     truth = float(MODEL.weight.sum())

@@ -52,6 +52,21 @@ def test_errors_that_meet_in_a_small_word_are_bounded_from_above():
     assert not roomy.bounded
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        environment(events=pm.Events.of("8:1")),
+        environment(rate=0.0, hard_rate=1e-12),
+        environment(rate=0.0, hard_rate=1e-12, events=pm.Events.of("2:1")),
+    ],
+)
+def test_large_events_and_cells_that_fail_for_good_meet_too(where):
+    small = {"w": torch.zeros(100)}
+    it = simulate(pm.plan(small, 30, service=where, measure=False), years=120)
+    assert it.high < it.formula
+    assert it.bounded
+
+
 def test_a_word_whose_budget_is_all_of_it_is_never_lost():
     plan = pm.plan(torch.nn.Linear(20, 20), 1000, service="sea-level-dram", measure=False)
     assert plan.guaranteed == 1000

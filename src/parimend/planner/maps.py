@@ -46,7 +46,7 @@ class Point(Record):
         protect: seconds that protecting takes.
         moved: relative L2 change of the weights to expect; 0 if they stay as they are.
         score: of the protected model, if it can be run.
-        unrepaired: what an environment leaves in a year, if there is one.
+        unrepaired: what an environment leaves in a year, the worst of the service, if there is one.
         command: that makes it.
         dominated: whether another point is as good in everything.
     """
@@ -172,7 +172,7 @@ def _point(made: Plan, source: Any, options: Options) -> Point:
         protect=taken.protect if taken else 0.0,
         moved=max(word.moved for word in made.words),
         score=made.stake.protected if made.stake else None,
-        unrepaired=made.risk.unrepaired if made.risk else None,
+        unrepaired=made.risk.yearly if made.risk else None,
         command=_command(made, source, options),
     )
 

@@ -231,9 +231,12 @@ def _as_decoded(code: Any, values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _meets(word: PlannedWord, where: Environment) -> bool:
-    """Whether it is to be expected that events between two checks strike what others struck."""
-    events = where.expected(8.0 * word.nbytes, 1.0)
-    return events**2 / 2.0 > _RARELY * word.nbytes / WORD
+    """Whether it is to be expected that events between two checks strike what others struck, or
+    what failed for good in the year.
+    """
+    bits = 8.0 * word.nbytes
+    wrong = where.expected(bits, 1.0) * where.events.mean + where.expected_hard(bits, CHECKS)
+    return wrong**2 / 2.0 > _RARELY * word.nbytes / WORD
 
 
 def _formula(words: Sequence[PlannedWord], where: Environment, checks: int) -> float:
