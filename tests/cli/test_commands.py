@@ -556,6 +556,8 @@ def made(tmp_path, monkeypatch):
         "    return 1\n"
         "def nothing():\n"
         "    return 1\n"
+        "def ends():\n"
+        "    raise SystemExit(0)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -620,6 +622,7 @@ def test_propagate_in_buffers(made, run):
         ("nowhere:model", "module 'nowhere' cannot be imported"),
         ("made_here:other", "has no function 'other'"),
         ("made_here:nothing", "must give (model, inputs)"),
+        ("made_here:ends", "ended the program instead (SystemExit: 0): let it return"),
         ("made_here:needs_more", "made_here:needs_more failed: TypeError: needs_more() missing 1"),
     ],
 )

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import typer
 
 from parimend.cli.output import print_json
-from parimend.errors import ParimendError
+from parimend.errors import ParimendError, SpecError
 from parimend.showing import escaped
 
 # Typer carries a copy of click, or uses an installed one, depending on its version.
@@ -47,7 +47,13 @@ def held(name: str) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
         @functools.wraps(command)
         def run(**options: Any) -> _T:
             with ending(name, as_json=options["json"]):
-                return command(**options)
+                try:
+                    return command(**options)
+                except SystemExit as error:  # none of ours: it would pass for an end of the work
+                    raise SpecError(
+                        "code that was to give a model, data or a score ended the program instead "
+                        f"(SystemExit: {error.code}): let it return"
+                    ) from error
 
         return run
 
@@ -134,11 +140,11 @@ def require_written(trouble: str) -> None:
     """After the answer, say what could not be written beside it.
 
     Raises:
-        SystemExit: if there is anything to say.
+        typer.Exit: if there is anything to say.
     """
     if trouble:
         tell(trouble)
-        raise SystemExit(Status.FAILED)
+        raise typer.Exit(Status.FAILED)
 
 
 def tell(text: str, prefix: str = "parimend: ") -> None:
