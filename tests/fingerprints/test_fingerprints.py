@@ -307,6 +307,10 @@ def test_other_names_and_fused_tensors():
     assert pm.fingerprint(engine, names={"q": "model.q", "k": "model.k"}) == sent
     with pytest.raises(SpecError, match="calls both q and k same"):
         pm.fingerprint(engine, names=lambda name: "same")
+    with pytest.raises(SpecError, match="the new name of q must be a text, not an int: 7"):
+        pm.fingerprint(engine, names={"q": 7})
+    with pytest.raises(SpecError, match="names must be other names by names, or a function"):
+        pm.fingerprint(engine, names="model.q")
 
 
 def test_what_is_not_contiguous():

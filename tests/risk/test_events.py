@@ -75,6 +75,7 @@ def test_events_beyond_every_budget_count_once_each():
         ("1:1,1:1", "events of 1 words are given twice in '1:1,1:1'"),
         ({}, "need a share for every size"),
         ({1: float("nan")}, "share of an event must be a number from 0 to 1, not nan"),
+        ("1:0.5,99999999999999999999:0.5", "in words, must be from 1 to 281474976710656, not"),
     ],
 )
 def test_what_cannot_be_is_refused(given, says):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from parimend.arguments import path_of
+from parimend.arguments import path_of, require
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.fingerprints.files import found_in_files
@@ -60,7 +60,7 @@ def fingerprint(
     Raises:
         WordError: if a tensor has no plain bytes (quantized, sparse), or is sharded in another
             way, or nothing is selected; names it.
-        SpecError: if ``names`` calls two tensors the same.
+        SpecError: if ``names`` calls two tensors the same, or one something else than a text.
         FormatError: if a file is not what its format promises, or its library does not load it
             (torch with ``weights_only=True``, numpy without pickles), or two files have one tensor.
         MismatchError: if a folder has several indices.
@@ -91,8 +91,12 @@ def _called(prints: Iterable[str], names: Names | None) -> dict[str, str]:
     """The new name of every tensor."""
     if names is None:
         return {name: name for name in prints}
+    if not callable(names):
+        require(names, "names", "other names by names, or a function of them", Mapping)
     rename = names if callable(names) else lambda name: names.get(name, name)
     called = {name: rename(name) for name in prints}
+    for name, new in called.items():
+        require(new, f"the new name of {name}", "a text", str)
     first: dict[str, str] = {}
     for name, new in called.items():
         if other := first.get(new):

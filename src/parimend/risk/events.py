@@ -21,6 +21,7 @@ from parimend.arguments import real_number, require, whole_number
 from parimend.errors import SpecError
 from parimend.record import Record
 
+_MOST = 1 << 48  # words, a petabyte
 _SUM = 1e-6  # how far shares may be from a sum of one
 _LARGEST = 12  # so many of the largest events are summed up one by one, the rest is bounded
 _FAR = 12.0  # standard deviations
@@ -63,7 +64,7 @@ class Events(Record):
         if not self.sizes or len(self.sizes) != len(self.shares):
             raise SpecError("events need a share for every size, such as 1:0.85,2:0.15")
         for size in self.sizes:
-            whole_number(size, "the size of an event, in words,", least=1)
+            whole_number(size, "the size of an event, in words,", least=1, most=_MOST)
         if sorted(set(self.sizes)) != list(self.sizes):
             raise SpecError("sizes of events must increase, each given once")
         for share in self.shares:
