@@ -191,11 +191,11 @@ def _logs_kept(
     """
     if not where.hard_rate or not word.beyond:  # or all may be wrong
         return checks * _log_kept(chance), within * _log_kept(chance)
-    step = _ageing(word, where, interval, checks)
+    powers = _Powers(_ageing(word, where, interval, checks))
     before = math.ceil(checks - within)  # if it is not a whole number, the last year is a bit older
-    long_kept, known = _aged(step, np.eye(len(step) - 1)[0], before)
-    rest, _ = _aged(step, known, checks - before)
-    return long_kept + rest, _aged(step, known, within)[0]
+    long_kept, known = _aged(powers, np.eye(len(powers.step) - 1)[0], before)
+    rest, _ = _aged(powers, known, checks - before)
+    return long_kept + rest, _aged(powers, known, within)[0]
 
 
 def _ageing(
@@ -227,13 +227,34 @@ def _ageing(
     return step
 
 
+class _Powers:
+    """Powers of the step of a Markov chain; it is squared once for all of them.
+
+    Attributes:
+        step: (k + 1, k + 1).
+    """
+
+    def __init__(self, step: NDArray[np.float64]) -> None:
+        self.step = step
+        self._squares = [step]
+
+    def after(self, now: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+        """(k + 1,): with which probability the chain is where after so many steps from now."""
+        for bit in range(steps.bit_length()):
+            if bit == len(self._squares):
+                self._squares.append(self._squares[-1] @ self._squares[-1])
+            if steps >> bit & 1:
+                now = now @ self._squares[bit]
+        return now
+
+
 def _aged(
-    step: NDArray[np.float64], known: NDArray[np.float64], checks: float
+    powers: _Powers, known: NDArray[np.float64], checks: float
 ) -> tuple[float, NDArray[np.float64]]:
     """What so many checks do; the part of one does so in proportion.
 
     Args:
-        step: of the Markov chain; see `_ageing`.
+        powers: of the Markov chain; see `_ageing`.
         known: (k,) with which probability so many cells have failed.
         checks: need not be a whole number.
 
@@ -242,7 +263,7 @@ def _aged(
         after the whole checks.
     """
     whole = math.floor(checks)
-    after = known @ np.linalg.matrix_power(step, whole)[:-1]
+    after = powers.after(np.append(known, 0.0), whole)
     kept = math.fsum(after[:-1].tolist())
     if not kept:
         return -math.inf, known
@@ -250,7 +271,7 @@ def _aged(
     log = math.log1p(-after[-1]) if after[-1] < 0.5 else math.log(kept)
     known = after[:-1] / kept
     part = checks - whole
-    return log + (part * _log_kept(float(known @ step[:-1, -1])) if part else 0.0), known
+    return log + (part * _log_kept(float(known @ powers.step[:-1, -1])) if part else 0.0), known
 
 
 def _lost_with(word: Exposed, soft: Tails, used: int) -> float:
