@@ -30,6 +30,12 @@ def test_points_are_plans():
         assert point.command == f'pm.protect_(model, {point.errors}, "{point.carrier}")'
 
 
+def test_a_file_without_weights_has_a_map(tmp_path):
+    save_file({"none": torch.empty(0, 3)}, tmp_path / "m.safetensors")
+    [point] = map_of(tmp_path / "m.safetensors", carriers=["sidecar"], budgets=[4]).points
+    assert (point.guaranteed, point.seal_bytes, point.moved) == (0, 0, 0.0)
+
+
 def test_what_is_left_is_of_a_year_however_long_the_service_is():
     service = pm.Service("leo", 0.1, years=10)
     [point] = map_of(MODEL, carriers=["sidecar"], budgets=[4], service=service).points

@@ -170,7 +170,7 @@ def _point(made: Plan, source: Any, options: Options) -> Point:
         seal_bytes=made.seal_bytes,
         check=taken.check if taken else 0.0,
         protect=taken.protect if taken else 0.0,
-        moved=max(word.moved for word in made.words),
+        moved=max((word.moved for word in made.words), default=0.0),
         score=made.stake.protected if made.stake else None,
         unrepaired=made.risk.yearly if made.risk else None,
         command=_command(made, source, options),
