@@ -151,6 +151,7 @@ def test_arguments_of_any_kind_are_saved(tmp_path, more):
 def test_a_callback_that_is_new_when_a_trainer_resumes(tmp_path):
     trainer_for(Net(), tmp_path, 5, TrainerCallback(), save_steps=5).train()
     model, callback = Net(), for_transformers.TrainInside(**OPTIONS)
+    trainer_for(Net(), tmp_path / "other", 4, callback).train()  # of which nothing is left
     trainer = trainer_for(model, tmp_path, 10, callback, save_steps=5)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert callback.constraint.steps == 5

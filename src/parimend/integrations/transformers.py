@@ -41,9 +41,10 @@ class TrainInside(Inside, TrainerCallback, ExportableState):
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The Trainer saves nothing of callbacks that the checkpoint it resumes from does not know.
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        mine = self._mine(saved) if state.global_step else {}
+        name, every = type(self).__name__, state.stateful_callbacks
+        mine = self._mine(every[name]) if state.global_step and name in every else {}
+        # The Trainer fails to save callbacks that the checkpoint it resumes from does not know.
+        every.setdefault(name, self.state())
         self._begin(kwargs["model"], kwargs["optimizer"], mine.get("attributes", {}).get("saved"))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
