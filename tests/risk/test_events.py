@@ -67,7 +67,7 @@ def test_events_beyond_every_budget_count_once_each():
     ("given", "says"),
     [
         ("1:0.5", "add up to 1, not 0.5"),
-        ({0: 1.0}, "size of an event, in words, must be at least 1, not 0"),
+        ({0: 1.0}, "size of an event, in words, must be from 1 to .*, not 0"),
         ({1: 1.5, 2: -0.5}, "share of an event must be a number from 0 to 1, not 1.5"),
         ({1.5: 1.0}, r"size of an event, in words, must be a whole number, .* 1\.5"),
         ("one:1", "such as 1:0.85,2:0.15, not 'one:1'"),
