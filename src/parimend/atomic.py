@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,20 +97,18 @@ def is_locked(path: PathLike) -> bool:
 
 @contextmanager
 def in_turn(path: PathLike) -> Iterator[None]:
-    """One after the other, whichever process or thread; where there are no locks, all at once.
+    """One after the other, whichever process or thread; what cannot be locked, all at once.
 
     The lock is on the file or folder itself, which need not be one that may be written.
-
-    Raises:
-        OSError: if it cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
         with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Closing is not enough where a child was forked meanwhile: it has it open, too.
+            stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _open_lock(lock: Path) -> int:

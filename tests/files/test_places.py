@@ -18,7 +18,7 @@ from parimend import check_file, load_file, load_folder, protect_file, repair_fi
 from parimend.errors import DamageError, MismatchError, SealError
 from parimend.files import check_all, seals_of, sidecar_of
 from parimend.outcomes import Verdict
-from tests.files.conftest import flip
+from tests.files.conftest import damage, flip
 
 KEPT = "kept.npy"
 NAMES = ("m.npy", "o.npy", "sub/m.npy", "sub/o.npy", "sub/sub/m.npy")
@@ -301,6 +301,21 @@ def test_a_file_that_became_a_link_to_another_one(tmp_path, names):
     # What is meant to be a link now has the seal of what it leads to.
     sidecar_of(one).unlink()
     assert check_file(folder).ok
+
+
+def test_a_file_that_was_moved_elsewhere_and_is_called_like_one_of_another_folder(tmp_path):
+    """A link in its place leads to it; pipelines have a file of that name in many folders."""
+    folder, store = tmp_path / "model", tmp_path / "store" / "unet"
+    save(folder, ["m.npy", "unet/m.npy"])
+    protect_file(folder, 2)
+    store.mkdir(parents=True)
+    path, original = folder / "unet/m.npy", (folder / "unet/m.npy").read_bytes()
+    path.rename(store / "m.npy")
+    path.symlink_to(store / "m.npy")
+    damage(store / "m.npy", -3, b"\1")
+    assert check_file(folder).verdict is Verdict.CORRECTABLE
+    assert repair_file(folder).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
 
 
 def test_nothing_is_written_through_a_link_to_another_file_of_the_set(tmp_path):

@@ -1,9 +1,12 @@
 """Protection where models are saved and loaded."""
 
+import fcntl
 import json
 import math
 import multiprocessing
+import os
 import pickle
+import time
 import warnings
 from itertools import pairwise
 
@@ -14,6 +17,7 @@ from safetensors.torch import load_file as plain_load
 from safetensors.torch import save_file as plain_save
 
 import parimend as pm
+from parimend.atomic import in_turn
 from parimend.dtypes import DTYPES
 from parimend.errors import DamageError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
@@ -330,3 +334,31 @@ def test_processes_that_repair_the_same_files_wait_for_each_other(tmp_path, how,
     for each in others:
         each.join()
     assert pm.check_file(path).verdict.value == "clean"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_a_process_that_was_forked_meanwhile_lets_others_repair(tmp_path):
+    """As workers of a data loader are, which live on."""
+    with in_turn(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+        child.start()
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("on_damage", ["raise", "repair"])
+def test_an_index_that_is_lost_is_damage(tmp_path, on_damage):
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name in names:
+        plain_save({name: torch.ones(9)}, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: name for name in names}}))
+    pm.protect_file(index, 3)
+    index.unlink()
+    with pytest.raises(DamageError, match="missing: it was protected together with the others"):
+        pm.verify(index, on_damage)

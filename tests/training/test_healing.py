@@ -1027,3 +1027,17 @@ def test_a_model_that_is_looked_after_already_is_refused():
         pm.heal_(model, optimizer)
     assert not healing.events
     pm.heal_(model, optimizer).remove()
+
+
+def test_models_that_share_what_is_not_trained_are_both_looked_after():
+    shared = torch.nn.Linear(20, 20).requires_grad_(False)
+    models = [torch.nn.Sequential(shared, torch.nn.Linear(20, n)) for n in (3, 4)]
+    optimizers = [torch.optim.SGD(model[1].parameters(), lr=0.1) for model in models]
+    healings = [pm.heal_(*each) for each in zip(models, optimizers, strict=True)]
+    right = shared.weight.clone()
+    for model, optimizer in zip(models, optimizers, strict=True):
+        shared.weight[0, 0] = 1e30
+        model(torch.ones(5, 20)).square().mean().backward()
+        optimizer.step()
+        assert torch.equal(shared.weight, right)
+    assert [[event.kind for event in each.events] for each in healings] == [["repaired"]] * 2

@@ -113,18 +113,19 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
     if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
         side = Path(os.path.realpath(sealed.path))
         return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
-    if own and any(is_place(file, each) for each in _others_of(sealed.seal.notes)):
+    if own and _is_place_of_another(file, sealed.seal.notes):
         return True
     # The file itself may have been moved, and a link left in its place.
     is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
     return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
 
 
-def _others_of(notes: Mapping[str, Any]) -> list[str]:
-    """The names of the other files of a set."""
+def _is_place_of_another(file: Path, notes: Mapping[str, Any]) -> bool:
+    """Whether a path is that of another file of a set; "unet/a.bin" is no "a.bin" of it."""
     members = notes.get(MEMBERS)
     names = [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
-    return [each for each in names if each != notes.get(PLACE, notes.get(NAME))]
+    nearest = max((each for each in names if is_place(file, each)), key=len, default=None)
+    return nearest not in (None, notes.get(PLACE, notes.get(NAME)))
 
 
 def _says_otherwise(side: Path, sealed: Sealed) -> bool:

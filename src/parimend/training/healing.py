@@ -78,7 +78,8 @@ class Healing(Removable):
         require_ready(dict(self._model.named_parameters()))
         require_hooks(optimizers)
         for other in tuple(watchers):
-            if isinstance(other, Healing) and other.watches(self._model.parameters()):
+            # What is shared and not trained may be looked after twice.
+            if isinstance(other, Healing) and other.watches(parameters_of(optimizers)):
                 raise SpecError(f"{other} looks after this model already: remove() it first")
         self._errors, self._on_event = errors, on_event
         accepted = partial(self._tell, "accepted")
