@@ -348,11 +348,11 @@ class Healing(Removable):
         steps, events = counted(self.steps, "step"), counted(len(self.events), "event")
         return f"<Healing: {steps} seen, {events}>"
 
-    def looks_after(self, model: torch.nn.Module) -> bool:
+    def _looks_after(self, model: torch.nn.Module) -> bool:
         """Whether it watches some parameter of a model."""
         return self._state.holds(unwrapped(model).parameters())
 
-    def give_way(self) -> None:
+    def _give_way(self) -> None:
         """End, as another one takes over, and tell of it."""
         self.remove()
         reason = f"{self} ends: heal_ was called again for weights that it watches"
@@ -426,8 +426,8 @@ def heal_(
     """
     healing = Healing(model, several(optimizer), errors, gradient_factor, on_event)
     for other in tuple(watchers):
-        if isinstance(other, Healing) and other is not healing and other.looks_after(model):
-            other.give_way()
+        if isinstance(other, Healing) and other is not healing and other._looks_after(model):
+            other._give_way()
     return healing
 
 
