@@ -73,10 +73,14 @@ class TestNamedTensors:
         with pytest.raises(WordError, match="no tensors to protect"):
             named_tensors(model)
 
-    @pytest.mark.parametrize("model", [3, "model.pt", torch.ones(3), [torch.ones(3)]])
+    @pytest.mark.parametrize("model", [3, torch.ones(3), [torch.ones(3)]])
     def test_another_type(self, model):
         with pytest.raises(WordError, match=f"a state dict, not {type(model).__name__}$"):
             named_tensors(model)
+
+    def test_a_path(self):
+        with pytest.raises(WordError, match=r"not str: for files there are protect_file, check"):
+            named_tensors("model.pt")
 
 
 class TestCheckpoints:

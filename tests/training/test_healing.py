@@ -1017,16 +1017,23 @@ def test_a_number_of_errors_that_is_none(errors):
         pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), errors)
 
 
-def test_a_model_that_is_looked_after_already_is_refused():
+def test_the_last_call_looks_after_a_model():
+    """As in a cell of a notebook that is run again: with another optimizer, and no handle."""
     model = network()
+    first = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with (
-        pm.heal_(model, optimizer) as healing,
-        pytest.raises(SpecError, match="<Healing: 0 steps seen, 0 events> looks after this model"),
-    ):
-        pm.heal_(model, optimizer)
-    assert not healing.events
-    pm.heal_(model, optimizer).remove()
+    with pytest.warns(UserWarning, match=r"<Healing: 0 steps seen, 0 events> ends: heal_ was call"):
+        second = pm.heal_(model, optimizer)
+    assert [event.kind for event in first.events] == ["unwatched"]
+    with pytest.raises(SpecError, match="gradient_factor"):
+        pm.heal_(model, optimizer, gradient_factor=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = 1e30
+    model(torch.ones(1, next(model.parameters()).shape[1]))
+    assert [event.kind for event in second.events] == ["repaired"]
+    assert all(map(torch.equal, before, model.parameters()))
+    assert len(first.events) == 1
 
 
 def test_models_that_share_what_is_not_trained_are_both_looked_after():

@@ -50,10 +50,11 @@ def held(name: str) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
                 try:
                     return command(**options)
                 except SystemExit as error:  # none of ours: it would pass for an end of the work
-                    raise SpecError(
+                    said = (
                         "code that was to give a model, data or a score ended the program instead "
                         f"(SystemExit: {error.code}): let it return"
-                    ) from error
+                    )
+                    raise SpecError(error.code if isinstance(error.code, str) else said) from error
 
         return run
 
@@ -101,10 +102,6 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     except MemoryError:
         fail("there is not enough memory for this")
     except (typer.Exit, typer.Abort):
-        raise
-    except SystemExit as error:
-        if isinstance(error.code, str):  # of a function that a user gives
-            fail(error.code)
         raise
     except Exception:
         if lost:

@@ -26,7 +26,7 @@ from parimend.carriers import Chosen, Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
 from parimend.carriers.real import grid_of
 from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError, SpecError
+from parimend.errors import DamageError, MismatchError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.names import some
@@ -85,10 +85,6 @@ class Constraint(Removable):
         self._trained = Trained(self._model, optimizers, request.only)
         require_parameters(self._model, optimizers, "constrain_")
         self._parameters = self._trained.parameters
-        for each in tuple(_standing):
-            held = set(map(id, each._parameters.values()))
-            if twice := [name for name, p in self._parameters.items() if id(p) in held]:
-                raise SpecError(f"{some(twice)}: in {each} already: remove() it, or seal_(), first")
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
         self._certificates = {each.code: each.certificate for each in chosen}
@@ -115,6 +111,18 @@ class Constraint(Removable):
         if not self.sharded:  # processes would have to look together
             self._hooks.append(on_gradient(weight, self._after_backward))
         _standing.add(self)
+
+    def _take_over(self) -> None:
+        """End other constraints of the same weights: two codes would pull at them, and each would
+        take them out of the other's seal.
+        """
+        held = set(map(id, self._parameters.values()))
+        for other in tuple(_standing - {self}):
+            if twice := [name for name, p in other._parameters.items() if id(p) in held]:
+                other.remove()
+                reason = f"{some(twice)}: {other} ends, as constrain_ was called again for them"
+                other.events.append(Event("unwatched", other.steps, reason))
+                warnings.warn(f"{reason}; remove() it before, if that is meant", stacklevel=3)
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
@@ -435,8 +443,8 @@ def constrain_(
     Raises:
         MismatchError: if the state is that of other codes.
         SpecError: if a word has too few weights for so many errors, or a constrained parameter is
-            in another constraint, frozen or not the optimizer's, or an optimizer steps none of the
-            model's, or L-BFGS or Rprop step a part of a word, or a module is TorchScript; names it.
+            frozen or not the optimizer's, or an optimizer steps none of the model's, or L-BFGS or
+            Rprop step a part of a word, or a module is TorchScript; names it.
         WordError: if a parameter cannot be on a grid (half precision, for instance), or holds signs
             of Householder reflections; names it.
 
@@ -463,6 +471,7 @@ def constrain_(
             constraint.project_()
         else:
             constraint.load_state_dict(state)
+        constraint._take_over()
     except BaseException:
         constraint.remove()
         raise

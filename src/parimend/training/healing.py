@@ -20,7 +20,7 @@ from weakref import WeakSet
 import torch
 
 from parimend.arguments import real_number, require, whole_number
-from parimend.errors import DamageError, SpecError
+from parimend.errors import DamageError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
 from parimend.names import some
@@ -77,10 +77,6 @@ class Healing(Removable):
         require_parameters(self._model, optimizers, "heal_")
         require_ready(dict(self._model.named_parameters()))
         require_hooks(optimizers)
-        for other in tuple(watchers):
-            # What is shared and not trained may be looked after twice.
-            if isinstance(other, Healing) and other.watches(parameters_of(optimizers)):
-                raise SpecError(f"{other} looks after this model already: remove() it first")
         self._errors, self._on_event = errors, on_event
         accepted = partial(self._tell, "accepted")
         self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
@@ -165,7 +161,7 @@ class Healing(Removable):
 
     def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is watched, and nobody is moving weights already."""
-        return not self._within() and self._state.holds(tensors)
+        return not self._within() and self.looks_after(tensors)
 
     def check_(self) -> bool:
         """Put back every word that has changed since the last step; whether there were any.
@@ -352,6 +348,17 @@ class Healing(Removable):
         steps, events = counted(self.steps, "step"), counted(len(self.events), "event")
         return f"<Healing: {steps} seen, {events}>"
 
+    def _looks_after(self, model: torch.nn.Module) -> bool:
+        """Whether it watches some parameter of a model."""
+        return self._state.holds(unwrapped(model).parameters())
+
+    def _give_way(self) -> None:
+        """End, as another one takes over, and tell of it."""
+        self.remove()
+        reason = f"{self} ends: heal_ was called again for weights that it watches"
+        self._tell("unwatched", reason)
+        warnings.warn(f"{reason}; remove() it before, if that is meant", stacklevel=3)
+
     def remove(self) -> None:
         watchers.discard(self)
         for hook in (*self._hooks, *self._after.values()):
@@ -403,10 +410,9 @@ def heal_(
         on_event: called with every event.
 
     Raises:
-        SpecError: if the model is looked after already, for a factor of 1 or less, a budget that
-            cannot be, a model without parameters, parameters that are sparse or have no values yet
-            (lazy modules), TorchScript, or an optimizer that lacks hooks of torch or steps no
-            parameter of the model.
+        SpecError: for a factor of 1 or less, a budget that cannot be, a model without parameters,
+            parameters that are sparse or have no values yet (lazy modules), TorchScript, or an
+            optimizer that lacks hooks of torch or steps no parameter of the model.
 
     Example:
         >>> model = torch.nn.Linear(64, 10)
@@ -418,7 +424,11 @@ def heal_(
         >>> [event.kind for event in healing.events], bool(model.weight.isfinite().all())
         (['repaired'], True)
     """
-    return Healing(model, several(optimizer), errors, gradient_factor, on_event)
+    healing = Healing(model, several(optimizer), errors, gradient_factor, on_event)
+    for other in tuple(watchers):
+        if isinstance(other, Healing) and other is not healing and other._looks_after(model):
+            other._give_way()
+    return healing
 
 
 def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
