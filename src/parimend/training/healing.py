@@ -161,7 +161,7 @@ class Healing(Removable):
 
     def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is watched, and nobody is moving weights already."""
-        return not self._within() and self.looks_after(tensors)
+        return not self._within() and self._state.holds(tensors)
 
     def check_(self) -> bool:
         """Put back every word that has changed since the last step; whether there were any.
@@ -348,14 +348,15 @@ class Healing(Removable):
         steps, events = counted(self.steps, "step"), counted(len(self.events), "event")
         return f"<Healing: {steps} seen, {events}>"
 
-    def _looks_after(self, model: torch.nn.Module) -> bool:
-        """Whether it watches some parameter of a model."""
-        return self._state.holds(unwrapped(model).parameters())
+    def _trains_with(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+        """Whether a parameter that some optimizers step is one of its own optimizers."""
+        ours = set(map(id, parameters_of(self._optimizers)))
+        return any(id(each) in ours for each in parameters_of(optimizers))
 
     def _give_way(self) -> None:
         """End, as another one takes over, and tell of it."""
         self.remove()
-        reason = f"{self} ends: heal_ was called again for weights that it watches"
+        reason = f"{self} ends: heal_ was called again for weights that it trains"
         self._tell("unwatched", reason)
         warnings.warn(f"{reason}; remove() it before, if that is meant", stacklevel=3)
 
@@ -424,9 +425,10 @@ def heal_(
         >>> [event.kind for event in healing.events], bool(model.weight.isfinite().all())
         (['repaired'], True)
     """
-    healing = Healing(model, several(optimizer), errors, gradient_factor, on_event)
+    optimizers = several(optimizer)
+    healing = Healing(model, optimizers, errors, gradient_factor, on_event)
     for other in tuple(watchers):
-        if isinstance(other, Healing) and other is not healing and other._looks_after(model):
+        if isinstance(other, Healing) and other is not healing and other._trains_with(optimizers):
             other._give_way()
     return healing
 
