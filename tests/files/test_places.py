@@ -279,7 +279,16 @@ def test_files_that_were_exchanged_and_are_all_that_is_left(tmp_path):
     assert told["vae/m.npy"].startswith("missing: ")
 
 
-@pytest.mark.parametrize("names", [["a.npy", "b.npy", "c.npy"], ["a/m.npy", "b/m.npy", "c/m.npy"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.npy", "b.npy", "c.npy"],
+        ["a/m.npy", "b/m.npy", "c/m.npy"],
+        ["a/m.npy", "m.npy", "c/m.npy"],
+        ["m.npy", "b/m.npy", "c/m.npy"],
+        ["a/m.npy", "a/b/m.npy", "m.npy"],
+    ],
+)
 def test_a_file_that_became_a_link_to_another_one(tmp_path, names):
     """It is not what was protected, though what it leads to is; and that stays as it is."""
     folder = tmp_path / "model"
@@ -303,12 +312,13 @@ def test_a_file_that_became_a_link_to_another_one(tmp_path, names):
     assert check_file(folder).ok
 
 
-def test_a_file_that_was_moved_elsewhere_and_is_called_like_one_of_another_folder(tmp_path):
+@pytest.mark.parametrize("place", ["store/unet", "store", "."])
+def test_a_file_that_was_moved_elsewhere_and_is_called_like_one_of_another_folder(tmp_path, place):
     """A link in its place leads to it; pipelines have a file of that name in many folders."""
-    folder, store = tmp_path / "model", tmp_path / "store" / "unet"
+    folder, store = tmp_path / "model", tmp_path / place
     save(folder, ["m.npy", "unet/m.npy"])
     protect_file(folder, 2)
-    store.mkdir(parents=True)
+    store.mkdir(parents=True, exist_ok=True)
     path, original = folder / "unet/m.npy", (folder / "unet/m.npy").read_bytes()
     path.rename(store / "m.npy")
     path.symlink_to(store / "m.npy")

@@ -113,19 +113,25 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
     if beside and sealed.path.is_symlink():  # which may be that of another file, or of a hub's blob
         side = Path(os.path.realpath(sealed.path))
         return is_seal(side) and side != sidecar_of(Path(os.path.realpath(path)))
-    if own and _is_place_of_another(file, sealed.seal.notes):
+    if any(_leads_to_another(link, file, sealed.seal.notes) for link in own):
         return True
     # The file itself may have been moved, and a link left in its place.
     is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
     return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
 
 
-def _is_place_of_another(file: Path, notes: Mapping[str, Any]) -> bool:
-    """Whether a path is that of another file of a set; "unet/a.bin" is no "a.bin" of it."""
-    members = notes.get(MEMBERS)
+def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
+    """Whether the file that lay where there is a link now is another one of its set, by the places
+    in which they lie.
+    """
+    members, own = notes.get(MEMBERS), str(notes.get(PLACE, notes.get(NAME)))
     names = [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
-    nearest = max((each for each in names if is_place(file, each)), key=len, default=None)
-    return nearest not in (None, notes.get(PLACE, notes.get(NAME)))
+    nearest = max((each for each in names if is_place(file, each)), key=len, default=own)
+    folders = own.count("/")
+    if nearest != own.rpartition("/")[2] or not folders:
+        return nearest != own
+    # What was moved elsewhere is still called so; the other one lies in the folder of the set.
+    return file.parent.resolve() == Path(*link.parent.resolve().parts[:-folders])
 
 
 def _says_otherwise(side: Path, sealed: Sealed) -> bool:
