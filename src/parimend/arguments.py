@@ -106,7 +106,7 @@ def real_number(
         what: what it must be, in words.
         least, above: what it must not be below, or must be above; one of them at most.
         most, below: what it must not be above, or must be below; one of them at most.
-        finite: whether infinite numbers and NaN are refused, too.
+        finite: whether infinite numbers are refused, too, and NaN, which no bounds hold.
         error: to raise.
 
     Raises:
@@ -126,10 +126,10 @@ def real_number(
         found, finite = math.inf, True
     if (
         (finite and not math.isfinite(found))
-        or (least is not None and found < least)
-        or (above is not None and found <= above)
-        or (most is not None and found > most)
-        or (below is not None and found >= below)
+        or (least is not None and not found >= least)
+        or (above is not None and not found > above)
+        or (most is not None and not found <= most)
+        or (below is not None and not found < below)
     ):
         raise error(f"{name} must be {what}, not {_figure(value)}")
     return found

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import gc
 import io
+import math
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -282,6 +283,19 @@ def test_leaving_removes_all_hooks():
         model[0].weight[0, 0] = 9.0
     train(model, optimizer, 2)
     assert (healing.steps, healing.events) == (2, [])
+
+
+def test_without_a_limit_every_finite_gradient_is_used():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer, gradient_factor=math.inf)
+
+    def spoil(step):
+        if step >= 30:
+            model[3].weight.grad[0, 0] = 1e8 if step == 30 else math.inf
+
+    train(model, optimizer, 32, within=spoil)
+    assert [(event.kind, event.where) for event in healing.events] == [("skipped", 31)]
 
 
 def test_a_gradient_that_stays_large_is_learned():

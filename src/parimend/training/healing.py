@@ -69,7 +69,7 @@ class Healing(Removable):
         on_event: Callable[[Event], None] | None,
     ) -> None:
         errors = errors if errors is None else whole_number(errors)
-        gradient_factor = real_number(gradient_factor, "gradient_factor", above=1)
+        gradient_factor = real_number(gradient_factor, "gradient_factor", above=1, finite=False)
         self.steps = 0
         self.events: list[Event] = []
         require(model, "model", "a torch.nn.Module", torch.nn.Module)
@@ -407,7 +407,8 @@ def heal_(
         errors: number of wrong 32-bit words between two steps that can be repaired. None for any
             number: copies of weights and state are kept then, on their devices, which take as much
             memory as these once more and less time than the sums for many errors.
-        gradient_factor: how many times the largest norm of the last 100 steps a gradient may have.
+        gradient_factor: how many times the largest norm of the last 100 steps a gradient may have;
+            infinite if any that is finite will do.
         on_event: called with every event.
 
     Raises:
