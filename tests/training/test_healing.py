@@ -5,7 +5,7 @@ import io
 import math
 import warnings
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from unittest import mock
 
 import numpy as np
@@ -407,6 +407,24 @@ def test_a_repair_from_a_seal_is_no_damage(rng):
     assert pm.repair_(model, seal).verdict is pm.Verdict.CORRECTED
     assert not healing.check_()
     assert same(model.state_dict(), right)
+
+
+def test_what_one_thread_moves_is_no_damage_for_another(monkeypatch):
+    """Also while its sums are being taken."""
+    model = network()
+    healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    keep = Kept.keep
+    with ThreadPoolExecutor(1) as pool:
+
+        def looked_at_meanwhile(kept):
+            wait([pool.submit(healing.check_)], timeout=0.2)
+            keep(kept)
+
+        with monkeypatch.context() as patch, healing.update(), torch.no_grad():
+            model[0].weight[0, 0] = 2.0
+            patch.setattr(Kept, "keep", looked_at_meanwhile)
+    assert model[0].weight[0, 0] == 2.0
+    assert healing.events == []
 
 
 CHANGES = {

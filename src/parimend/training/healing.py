@@ -118,15 +118,16 @@ class Healing(Removable):
         To be called after changing them by hand; loading a state dict does, also that of a
         submodule. What is done within `update` needs no call.
         """
-        self._stale |= self._state.find()
-        if self._stale:  # also after a time at which that failed
-            self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
-        self._kept.keep()
-        if self._stale:
-            self._hear_of_loading()
-            self._stale = False
-        self._fresh, self._outdated = True, False
-        self._begun.clear()
+        with self._lock:
+            self._stale |= self._state.find()
+            if self._stale:  # also after a time at which that failed
+                self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
+            self._kept.keep()
+            if self._stale:
+                self._hear_of_loading()
+                self._stale = False
+            self._fresh, self._outdated = True, False
+            self._begun.clear()
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""
@@ -151,13 +152,17 @@ class Healing(Removable):
         if self._within():
             yield
             return
-        self.check_()
-        self._updating = True
+        with self._lock:
+            self.check_()
+            self._updating = True
         try:
             yield
-        finally:
+        except BaseException:
             self._updating = False
-        self.refresh()
+            raise
+        with self._lock:  # no other thread looks before these are taken for right
+            self._updating = False
+            self.refresh()
 
     def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is watched, and nobody is moving weights already."""
