@@ -75,7 +75,7 @@ def _print_risk(made: Plan) -> None:
     basis = "proven" if all(w.promise.proven for w in made.words) else "from above, as measured"
     never = "" if where.read_rate else ", which no interval removes"
     rows = {
-        "checked": f"every {_time(risk.interval).removeprefix('1 ')}",
+        "checked": f"every {_every(risk.interval)}",
         "events": f"{risk.events:.3g} a year; {risk.repairs:.3g} checks a year find damage and "
         "repair it",
         "unrepaired": f"{_left(risk)}, {basis}; {_shown(risk.fit, risk)} FIT",
@@ -116,6 +116,16 @@ def _shown(chance: float, risk: Risk) -> str:
     if 0.0 < chance and risk.unrepaired <= risk.resolved:
         return f"less than {10.0 ** math.ceil(math.log10(chance)):.0e}"
     return f"{chance:.3g}"
+
+
+def _every(days: float) -> str:
+    """How often.
+
+    >>> [_every(days) for days in (1.0, 1 / 24, 1 / 1440, 2.0)]
+    ['day', 'hour', '1 min', '2 days']
+    """
+    time = _time(days)
+    return time.removeprefix("1 ") if time in ("1 day", "1 hour") else time
 
 
 def _time(days: float) -> str:
