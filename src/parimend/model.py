@@ -182,10 +182,17 @@ def repair_(model: Model, seal: Seal, *, proof: Proof | None = None) -> Report:
         >>> repair_(model, seal).verdict.value, check(model, seal).verdict.value
         ('corrected', 'clean')
     """
+    return _reported(_repair_, model, seal, proof)
+
+
+def _repair_(
+    seal: Seal, tensors: ModelTensors | ShardedTensors, *, proof: Proof | None
+) -> FileOutcome:
+    """`carriers.repair_`, of which those who watch these tensors are told."""
     with ExitStack() as told:
         with suppress(DamageError):  # what a run that heals cannot put back, the seal may
-            told.enter_context(moving(sealed_tensors(model, seal).held.values()))
-        return _reported(carriers.repair_, model, seal, proof)
+            told.enter_context(moving(tensors.held.values()))
+        return carriers.repair_(seal, tensors, proof=proof)
 
 
 def _reported(

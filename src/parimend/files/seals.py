@@ -88,10 +88,15 @@ def _was_member(side: Path) -> bool:
 def _say_the_same(one: Path, other: Path) -> bool:
     if one == other:
         return True
+    content = _content_in(one)
+    return bool(content) and content == _content_in(other)
+
+
+def _content_in(side: Path) -> bytes:
+    """What a sidecar was made of, see `content_digest`; empty if there is none that can be read."""
     with suppress(ParimendError, OSError):
-        seals = load_sidecar(one).seal, load_sidecar(other).seal
-        return content_digest(seals[0]) == content_digest(seals[1])
-    return False
+        return content_digest(load_sidecar(side).seal)
+    return b""
 
 
 def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
@@ -117,7 +122,10 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
         return True
     # The file itself may have been moved, and a link left in its place.
     is_other = any(file.name != (name or link.name) for link in beside) and os.path.exists(file)
-    return is_other or (bool(beside) and _says_otherwise(sidecar_of(file), sealed))
+    if is_other or not beside:
+        return is_other
+    content = _content_in(sidecar_of(file))
+    return bool(content) and content != content_digest(sealed.seal)
 
 
 def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
@@ -132,13 +140,6 @@ def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
         return nearest != own
     # What was moved elsewhere is still called so; the other one lies in the folder of the set.
     return file.parent.resolve() == Path(*link.parent.resolve().parts[:-folders])
-
-
-def _says_otherwise(side: Path, sealed: Sealed) -> bool:
-    """Whether a sidecar is that of something else than a seal was made of."""
-    with suppress(ParimendError, OSError):
-        return content_digest(load_sidecar(side).seal) != content_digest(sealed.seal)
-    return False
 
 
 def names_of(path: Path) -> dict[str, Any]:
