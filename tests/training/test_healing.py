@@ -393,6 +393,22 @@ def test_what_guards_impose_on_an_attention_is_no_damage():
     assert healing.events == []
 
 
+def test_what_guards_project_again_after_a_step_is_no_damage(rng):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer, 5)
+    with pm.guard_(model, 1, impose=True) as guards:
+        for _ in range(2):
+            train(model, optimizer, 1)
+            guards.project_()
+        assert not healing.check_()
+        right = copy.deepcopy(model.state_dict())
+        flip(model[0].weight, rng)
+        guards.project_()  # of weights that were put right before
+        assert [event.kind for event in healing.events] == ["repaired"]
+        torch.testing.assert_close(model.state_dict(), right)
+
+
 def test_a_repair_from_a_seal_is_no_damage(rng):
     model = network()
     seal, right = pm.protect_(model, 20), copy.deepcopy(model.state_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -143,10 +143,11 @@ class Guards(Removable):
                 raise GuardError(
                     f"{name}: {reason}: put that right, or remove() the guards and guard again"
                 )
-        for guard, site, imposed in self._layers.values():
-            if imposed:
-                _impose_(site, guard.code)
-            guard.renew()
+        with moving(_moved(site for _, site, imposed in self._layers.values() if imposed)):
+            for guard, site, imposed in self._layers.values():
+                if imposed:
+                    _impose_(site, guard.code)
+                guard.renew()
 
     def remove(self) -> None:
         """Removes all guards. Weights that were projected stay so."""
@@ -304,7 +305,8 @@ def guard_(
         _refuse(site, asked, takes_in(only), site in by_name)
     guards = Guards(model, Journal(policy, every))
     try:
-        guards._install(every_site, chosen, moved, asked)
+        with moving(_moved(site for site in moved if isinstance(site, ProductSite))):
+            guards._install(every_site, chosen, moved, asked)
     except BaseException:
         guards.remove()
         raise
@@ -350,15 +352,20 @@ def _is_repeated(model: nn.Module) -> bool:
     return any(isinstance(getattr(w, "__self__", None), RepeatGuard) for w in wrappings(model))
 
 
+def _moved(sites: Iterable[ProductSite]) -> Iterator[torch.Tensor]:
+    """What `_impose_` moves; of an attention parts of what is stored."""
+    for site in sites:
+        yield from (t for t in (*site.parameters(), *site.stored()) if t is not None)
+
+
+@torch.no_grad()
 def _impose_(site: ProductSite, code: Output) -> None:
     """Moves weights to the nearest ones with P W = 0 and P b = 0."""
     weight, bias = site.parameters()
-    moved = (weight, bias, *site.stored())  # of an attention parts of what is stored
-    with torch.no_grad(), moving(each for each in moved if each is not None):
-        matrix = site.product.matrix(weight)
-        P = checks_of(code, site.outputs).to(weight.device)
-        nearest = round_evenly(project_outputs(matrix, by_group(P, matrix)), weight.dtype)
-        weight.copy_(site.product.weight(nearest, weight))
-        if bias is not None:
-            nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)
-            bias.copy_(nearest.squeeze(1))
+    matrix = site.product.matrix(weight)
+    P = checks_of(code, site.outputs).to(weight.device)
+    nearest = round_evenly(project_outputs(matrix, by_group(P, matrix)), weight.dtype)
+    weight.copy_(site.product.weight(nearest, weight))
+    if bias is not None:
+        nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)
+        bias.copy_(nearest.squeeze(1))
