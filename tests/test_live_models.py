@@ -132,7 +132,8 @@ def test_nothing_is_changed_where_a_weight_hides_its_memory(carrier):
 
 
 def test_a_plan_needs_no_memory():
-    model = torch.nn.Linear(40, 30, device="meta")
+    with torch.device("meta"):
+        model = torch.nn.Linear(40, 30)
     assert pm.plan(model, errors=5) == pm.plan(torch.nn.Linear(40, 30), errors=5)
     with pytest.raises(WordError, match="weight is on the meta device"):
         pm.protect_(model, errors=5)

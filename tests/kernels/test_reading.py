@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from parimend.kernels import reading_torch
 from parimend.kernels.reading_torch import read
@@ -42,19 +43,25 @@ def test_a_gpu_is_waited_for_after_the_copy_was_asked_for(launched):
     assert not launched
 
 
-def test_it_is_memory_of_the_host_whatever_is_the_default(monkeypatch):
-    made, empty = [], torch.empty
+class WithoutPinning(TorchFunctionMode):
+    """Makes tensors that are to be pinned, which takes a GPU, in other memory."""
 
-    def made_with(*args, pin_memory, **kwargs):
-        made.append(pin_memory)
-        return empty(*args, **kwargs)
+    def __init__(self):
+        super().__init__()
+        self.pinned = 0
 
-    monkeypatch.setattr(torch, "empty", made_with)
-    with torch.device("meta"), torch.inference_mode():
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        self.pinned += kwargs.pop("pin_memory", False)
+        return func(*args, **kwargs)
+
+
+def test_it_is_memory_of_the_host_whatever_is_the_default():
+    with torch.device("meta"), torch.inference_mode(), WithoutPinning() as instead:
         room = reading_torch._room(0, torch.int32, torch.Size([3]))
     assert room.is_cpu
     assert not room.is_inference()
-    assert made == [True]
+    assert instead.pinned == 1
     reading_torch._room.cache_clear()
 
 
