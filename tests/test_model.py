@@ -357,6 +357,14 @@ def test_calibration_moves_weights_where_it_shows_least():
     assert changes[False] < 0.01 * changes[True]
 
 
+def test_calibration_measures_only_what_is_protected():
+    model = torch.nn.Sequential(torch.nn.Linear(20, 60), torch.nn.ReLU(), torch.nn.Linear(60, 40))
+    model.add_module("idle", torch.nn.Linear(3, 2))
+    model.forward = lambda x: model[2](model[1](model[0](x)))  # a warning would be an error
+    seal = pm.protect_(model, 9, pm.Real(calibration=[torch.randn(500, 20)]), only=["2.*"])
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
 def test_calibration_needs_a_module():
     carrier = pm.Real(calibration=[torch.zeros(1, 30)])
     with pytest.raises(SpecError, match="calibration is for a module"):

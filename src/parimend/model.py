@@ -103,7 +103,7 @@ def protect_(
         require_movable(model, tensors.held)
         require_writable({name: local(tensor) for name, tensor in tensors.held.items()})
     with moving(tensors.held.values() if request.carrier.moves else ()):
-        return carriers.protect_(tensors, request.fitted(model))
+        return carriers.protect_(tensors, request.fitted(model, tensors))
 
 
 def tensors_to_protect(

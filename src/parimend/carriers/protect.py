@@ -85,9 +85,10 @@ class Request:
             )
         return cls(errors, carrier(wanted), **options)
 
-    def fitted(self, model: Any) -> Request:
-        """The same with a carrier that knows of a model what it has to."""
-        return replace(self, carrier=self.carrier.fitted(model))
+    def fitted(self, model: Any, tensors: Tensors) -> Request:
+        """The same with a carrier that knows what it has to of a model with these tensors."""
+        names = {part.name for part in tensors.whole()}
+        return replace(self, carrier=self.carrier.fitted(model, names))
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -225,13 +225,14 @@ def project(
 
 
 def gentlest(
-    model: Any, batches: Iterable[Any]
+    model: Any, batches: Iterable[Any], names: Collection[str]
 ) -> Callable[[Sparse, NDArray[np.float64], Word], NDArray[np.float64]]:
     """How to move words of a model's weights into their codes where its outputs change least.
 
     Args:
         model: a module.
         batches: of inputs; see `parimend.impose.moments.second_moments`.
+        names: of the tensors that the words are of; no other layers are measured.
 
     Raises:
         SpecError: if the model is no module, which could be run.
@@ -239,7 +240,7 @@ def gentlest(
     """
     if not isinstance(model, torch.nn.Module):
         raise SpecError("calibration is for a module, which can be run, not for a state dict")
-    moments = second_moments(model, batches)
+    moments = second_moments(model, batches, names=names)
     return lambda code, x, word: project(
         code, x, BlockMetric(moments, word.parts), rows=code.imposed
     )

@@ -64,7 +64,7 @@ def sources(given: Any, request: Request) -> Iterator[list[Source]]:
         from parimend.model import tensors_to_protect  # loads torch, which files do without
 
         held = tensors_to_protect(given, request.only, request.buffers)
-        yield [Source("", held, request.fitted(given))]
+        yield [Source("", held, request.fitted(given, held))]
         return
     with ExitStack() as stack:
         found = []

@@ -82,9 +82,8 @@ def stake(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out, and moved far: it has been said
         protected = copy.deepcopy(model)
-        carriers.protect_(
-            tensors_to_protect(protected, request.only, request.buffers), request.fitted(protected)
-        )
+        tensors = tensors_to_protect(protected, request.only, request.buffers)
+        carriers.protect_(tensors, request.fitted(protected, tensors))
         scores = tuple(damaged(seed) for seed in range(TRIALS))
         return Stake(name, score(copy.deepcopy(model)), score(protected), scores)
 
