@@ -122,7 +122,8 @@ def balance(
         checks: after so many of them, at the latest, the weights are loaded anew.
         floor: wrong words that are repaired wherever they fall, always.
         tolerance: loss of the metric that is tolerated, on average.
-        trials: with damage of its own each, for every question that is asked.
+        trials: with damage of its own each, for every question that is asked. About ten are: with
+            100 trials the inputs go through the model a thousand times, which is what takes time.
         seed: of the codes and of the damage.
 
     Raises:
