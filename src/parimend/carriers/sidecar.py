@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place, WrongElements
-from parimend.carriers.summing import add_sums, cut, joined, looks, reads, sums
+from parimend.carriers.summing import JOINED, add_sums, cut, joined, looks, reads, sums
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
@@ -161,13 +161,17 @@ def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWo
         for piece in data:
             digest.update(piece.data)
 
+    alone = WORD * word.padded <= JOINED  # a thread takes more time to start than to do its work
     with ThreadPoolExecutor(1) as hasher:
         hashed = None
         for pieces, start in reads(word):
             data = [tensors.read(piece) for piece in pieces]
             if hashed:
                 hashed.result()
-            hashed = hasher.submit(add_hash, data)
+            if alone:
+                add_hash(data)
+            else:
+                hashed = hasher.submit(add_hash, data)
             sums.add(joined(pieces, data), start)
     return SealedWord(code, word, sums.total, digest.digest(), blocks=sums.digests)
 

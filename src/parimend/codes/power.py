@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -130,41 +130,19 @@ class PowerSums(SumsCode):
         """Words in a tile."""
         return LANES * self.rows
 
-    @cached_property
+    @property
     def generator(self) -> int:
-        """g, a primitive root; a large one, as with small ones bursts lie on points that are
-        related.
-        """
-        exponent = int(stream_key(self.seed, _GENERATOR)) % (PRIME - 1)
-        while any(exponent % factor == 0 for factor in _FACTORS):
-            exponent += 1
-        return pow(_SMALLEST, exponent, PRIME)
+        """g, a primitive root."""
+        return self.places.generator
 
-    @cached_property
+    @property
     def _tables(self) -> _Tables:
-        g, B = self.generator, self.rows
-        root = np.zeros(B, np.int64)
-        half = 1
-        while half < B:
-            step, x = pow(g, (PRIME - 1) // (2 * half), PRIME), 1
-            for i in range(half):
-                root[half + i] = element(x)
-                x = x * step % PRIME
-            half *= 2
-        bits = B.bit_length() - 1
-        reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(B)]
-        turn = np.array([element(pow(g, LANES * (j + 1), PRIME)) for j in reverse])
-        factor = self.factors(np.arange(self.tile)).astype(np.float64)
-        factor[factor > PRIME // 2] -= PRIME
-        roots = root.astype(np.float64)
-        place = np.array(reverse[: self.m])
-        pairs = (each for table in (factor, roots, turn) for each in (table, table / PRIME))
-        return _Tables._make([*map(_aligned, pairs), place])
+        return _tables(self.places, self.m)
 
     @property
     def places(self) -> Points:
         """What says where the words lie."""
-        return Points(self.generator, self.key, self.rows)
+        return _places(self.seed, self.rows)
 
     def points(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """x_i of words, (k,) float64 elements of the field."""
@@ -175,11 +153,6 @@ class PowerSums(SumsCode):
     ) -> NDArray[np.uint64]:
         """u_i of words, (k,) uint64 residues; ``points`` are theirs, if these are at hand."""
         return self.places.factors(np.ascontiguousarray(positions, np.int64), points)
-
-    @cached_property
-    def key(self) -> int:
-        """Key of the random stream of factors."""
-        return int(stream_key(self.seed, _FACTOR))
 
     def column(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         where = np.array([i])
@@ -300,6 +273,41 @@ class PowerSums(SumsCode):
         weighted = loops.products(residues, self.factors(positions, points))
         loops.add_powers(points, weighted.astype(np.float64), total)
         return total
+
+
+# Codes of many words differ only in their lengths, which these do not depend on.
+
+
+@lru_cache(maxsize=256)
+def _places(seed: int, rows: int) -> Points:
+    """The points of codes; g is a large primitive root, as with small ones bursts lie on points
+    that are related.
+    """
+    exponent = int(stream_key(seed, _GENERATOR)) % (PRIME - 1)
+    while any(exponent % factor == 0 for factor in _FACTORS):
+        exponent += 1
+    return Points(pow(_SMALLEST, exponent, PRIME), int(stream_key(seed, _FACTOR)), rows)
+
+
+@lru_cache(maxsize=16)
+def _tables(places: Points, m: int) -> _Tables:
+    g, B = places.generator, places.rows
+    root = np.zeros(B, np.int64)
+    half = 1
+    while half < B:
+        step, x = pow(g, (PRIME - 1) // (2 * half), PRIME), 1
+        for i in range(half):
+            root[half + i] = element(x)
+            x = x * step % PRIME
+        half *= 2
+    bits = B.bit_length() - 1
+    reverse = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(B)]
+    turn = np.array([element(pow(g, LANES * (j + 1), PRIME)) for j in reverse])
+    factor = places.factors(np.arange(places.tile)).astype(np.float64)
+    factor[factor > PRIME // 2] -= PRIME
+    roots = root.astype(np.float64)
+    pairs = (each for table in (factor, roots, turn) for each in (table, table / PRIME))
+    return _Tables._make([*map(_aligned, pairs), np.array(reverse[:m])])
 
 
 def _aligned(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
