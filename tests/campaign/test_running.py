@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,6 +179,19 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
     assert not status(tmp_path).running
 
 
+def test_what_else_is_in_the_folder_stays(tmp_path):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "mine").write_text("mine")
+    run(spec(stop={"trials": 2}), tmp_path, workers=1)
+    assert (tmp_path / "packed" / "mine").read_text() == "mine"
+
+
+def test_a_spec_put_together_by_hand_is_looked_at_before_a_folder_is_made(tmp_path):
+    with pytest.raises(SpecError, match="block must be at least 1"):
+        run(replace(spec(), block=0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_of_another_spec_is_refused(tmp_path):
     run(spec(), tmp_path, workers=1)
     with pytest.raises(MismatchError, match="another spec"):
@@ -248,7 +262,7 @@ def test_what_fails_says_where(tmp_path, change, error, message):
     given = spec(networks={"digits": network}, stop={"trials": 60})
     with pytest.raises(error, match=message):
         run(given, tmp_path, workers=1)
-    assert not (tmp_path / "packed").exists()
+    assert not (tmp_path / ".rows.jsonl.packed").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -19,7 +19,7 @@ from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 from parimend.campaign.weather import Weather
-from parimend.errors import CampaignError
+from parimend.errors import CampaignError, ParimendError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
 from parimend.outcomes import Verdict, worst
@@ -32,7 +32,7 @@ class Struck:
     """The network in one trial. All that is known of a trial is here, and ends with it.
 
     Attributes:
-        stuck: faults that are there again after a repair.
+        stuck: faults whose bits are wrong again after a repair.
         upsets: makes runs wrong as long as its context lasts.
         ran: score of the run that belongs to the repair.
         changed: whether weights are others than before, after the repair.
@@ -101,7 +101,7 @@ class Subject:
             answer = _both(answer, self._run(state))
         if state.stuck is None:
             return answer
-        state.stuck.apply_(self.words, force=True)
+        state.stuck.hold_(self.words)
         # What was put right is wrong again: found, and not repaired.
         repaired = answer.verdict is Verdict.CORRECTED
         return Answer(Verdict.UNCORRECTABLE, answer.found) if repaired else answer
@@ -161,7 +161,7 @@ class Subject:
             for number, seed in enumerate(task.seeds(), task.start):
                 try:
                     trials.append(trial(self, damage, seed, score, twice=False))
-                except CampaignError as error:
+                except ParimendError as error:
                     raise CampaignError(
                         f"{task.network}, {task.protection.name}, {task.fault.name}, trial "
                         f"{number}: {error}"
