@@ -276,7 +276,7 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     code, text, _ = command("campaign", "report", out)
     assert code == 0
     assert "100 % (91.2-100)" in text
-    assert "0 (< 7.2 %)" in text
+    assert "0 (< 7.22 %)" in text
     assert "trials in" not in text
     assert "not finished" not in campaign_sheets(out)[0].about
     code, text, _ = command("campaign", "compare", f"{out}:none", f"{out}:sidecar")
