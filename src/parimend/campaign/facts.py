@@ -62,8 +62,8 @@ class Reach(Record):
             where = "buffers or other attributes" if self.buffers else "other attributes"
         share = 100.0 * left / (left + self.struck)
         return (
-            f"{self.network}: {left:,} of {left + self.struck:,} bytes ({per_cent(share)} %) are neither "
-            f"struck nor protected, being in {where}."
+            f"{self.network}: {left:,} of {left + self.struck:,} bytes ({per_cent(share)} %) are "
+            f"neither struck nor protected, being in {where}."
         )
 
 
