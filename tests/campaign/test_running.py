@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save_file
 
 import parimend as pm
-from parimend.campaign import Spec, Store, resume, run, status
+from parimend.campaign import Fact, Prepared, Spec, Store, resume, run, status
 from parimend.campaign.engines import Engine, Local, Ray, local
 from parimend.errors import (
     BusyError,
@@ -179,6 +179,17 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
     assert not status(tmp_path).running
 
 
+def test_a_campaign_that_began_while_another_process_waited_is_the_same(tmp_path):
+    """Both opened an empty folder; a recipe that trains may not give one network twice."""
+    first, second = Store.make(tmp_path, spec()), Store.make(tmp_path, spec())
+    one, other = (Prepared((Fact("digits", "none", w, 0.5, 0.5, 0, 0.0),), {}) for w in "ab")
+    with first.writing():
+        first.note(one)
+    with second.writing(), pytest.raises(MismatchError, match="is not the one that the campaign"):
+        second.note(other)
+    assert Store(tmp_path).prepared == one
+
+
 def test_what_else_is_in_the_folder_stays(tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "mine").write_text("mine")
@@ -279,6 +290,8 @@ def test_what_cannot_be_struck_or_protected_is_said_at_once(tmp_path):
         run(spec(faults={"many": {"kind": "bitflip", "count": 10**6}}), tmp_path / "a")
     with pytest.raises(SpecError, match=r"\[protections.real\] on digits"):
         run(spec(protections={"real": {"errors": 5000}}), tmp_path / "b")
+    with pytest.raises(SpecError, match=r"\[faults.leo\] on digits: only must be .* not an int: 5"):
+        run(spec(faults={"leo": {"days": 1, "only": 5}}), tmp_path / "c")
     assert status(tmp_path / "a").tasks == 0
 
 

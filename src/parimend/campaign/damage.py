@@ -15,7 +15,7 @@ from parimend.campaign.computing import Computing, computing_of
 from parimend.campaign.tables import one_of, require_keys
 from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather
-from parimend.errors import FaultError, SpecError
+from parimend.errors import FaultError, ParimendError, SpecError
 from parimend.experiment import Faults
 from parimend.faults import (
     FIELDS,
@@ -226,7 +226,7 @@ def try_out(
             damage.draw(words, 0)
         else:
             damage.strike_(model, 0).remove()
-    except FaultError as error:
+    except ParimendError as error:
         raise SpecError(f"[faults.{fault.name}] on {where}: {error}") from None
 
 
