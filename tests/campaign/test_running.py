@@ -259,6 +259,11 @@ def test_a_network_that_changed_is_refused(tmp_path):
             CampaignError,
             r"digits, none, five, trial \d+: the metric .* fails: OverflowError",
         ),
+        (
+            {"metric": f"{RECIPE}:drifting"},
+            CampaignError,
+            r"digits under none: the intact network scores .* in a worker, and .* before",
+        ),
         ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no function 'accuracies'"),
         ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
         ({"build": f"{RECIPE}:nothing"}, CampaignError, "gives a int, not a torch.nn.Module"),

@@ -56,6 +56,9 @@ class Subject:
         score: of the intact network.
         slack: a score that is no further from that one counts as the same.
         buffers: whether they are struck and protected, too.
+
+    Raises:
+        CampaignError: if the metric fails, or the intact network has another score here.
     """
 
     def __init__(
@@ -78,11 +81,12 @@ class Subject:
         self.beside = [Words(name, data, "U8") for name, data in exposed.items() if data.size]
         self.beside_intact = [words.bits.copy() for words in self.beside]
         self.watch = protection.watch_(model, kept)
-        if protection.tells:
+        if metric is not None:
             # What watches may look at weights in the first run, as guards do when autocast has
             # them in another dtype: these must not be those of some trial.
             with one_thread():
-                self._run(Struck())
+                self._run(first := Struck())
+            self._require_score(first.ran)
 
     def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Struck:
         self.restore_()
@@ -134,6 +138,16 @@ class Subject:
                 data[:] = self.intact[name]
         for words, intact in zip(self.beside, self.beside_intact, strict=True):
             words.bits[:] = intact
+
+    def _require_score(self, ran: float | None) -> None:
+        before = self.score_intact
+        if ran is None or before is None or abs(ran - before) <= self.slack:
+            return
+        raise CampaignError(
+            f"the intact network scores {ran} in a worker, and {before} before: "
+            "the metric or its data was changed while this process had it loaded (begin a new "
+            "one), or depends on more than the network, as on random numbers"
+        )
 
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""
