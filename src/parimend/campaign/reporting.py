@@ -72,7 +72,7 @@ class Comparison(Record):
     Attributes:
         network, fault: their names.
         a, b: the two, as they were asked for.
-        trials: that both have.
+        trials: of the tasks that both have.
         only_a, only_b: trials in which the event came with one of them alone.
         p: that the difference is chance (McNemar's exact test); None with strata, or if the
             trials were ended by what was seen.
