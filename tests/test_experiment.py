@@ -108,6 +108,11 @@ def test_intervals_are_those_of_scipy(trials, confidence, data):
     assert 0.0 <= low <= count / trials <= high <= 1.0
 
 
+def test_one_may_want_to_be_as_sure_as_a_float_can_say():
+    low, high = Rate(500, 1000).interval(1.0 - 2.0**-53)
+    assert (low, high) == pytest.approx((0.3732, 0.6268), abs=1e-4)
+
+
 class Byte:
     """A byte that damage flips a bit of; how it is repaired is given."""
 

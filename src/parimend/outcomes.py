@@ -296,7 +296,7 @@ class FileOutcome(Record):
         for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
             if number:
                 lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
-                found.append(f"{number} bytes {what} the end{lost}")
+                found.append(f"{counted(number, 'byte')} {what} the end{lost}")
         for what, verdict in (("header", self.header), ("seal", self.seal)):
             if verdict is not Verdict.CLEAN:
                 found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
@@ -316,9 +316,9 @@ class FileOutcome(Record):
         if self.ranges:
             size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
             ranges = f"{count:,} ranges" if count > 1 else "one range"
-            found.append(f"{size:,} bytes in {ranges} can only come from another copy")
+            found.append(f"{counted(size, 'byte')} in {ranges} can only come from another copy")
         if self.fetched:
-            found.append(f"{self.fetched:,} bytes fetched from another copy")
+            found.append(f"{counted(self.fetched, 'byte')} fetched from another copy")
         return found
 
     def as_dict(self) -> dict[str, Any]:

@@ -71,6 +71,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def per_cent(value: float, digits: int = 3) -> str:
+    """Per cent with so many digits, or as many as it takes: what is less than all never reads 100.
+
+    >>> per_cent(12.345), per_cent(99.98), per_cent(100.0)
+    ('12.3', '99.98', '100')
+    """
+    shown = f"{value:.{digits}g}"
+    return per_cent(value, digits + 1) if shown == "100" and value < 100.0 else shown
+
+
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
 ) -> Iterator[str]:

@@ -3,11 +3,14 @@
 import os
 import signal
 import threading
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from parimend import datasets
+
+RUNS = count()
 
 
 def network(hidden=16, steps=60):
@@ -37,6 +40,10 @@ def accuracy(model, data):
 
 def not_a_number(model, data):
     return float("nan")
+
+
+def drifting(model, data):
+    return float(next(RUNS))
 
 
 def failing(model, data):

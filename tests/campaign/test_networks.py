@@ -187,7 +187,7 @@ def test_a_buffer_that_cannot_be_compared_is_refused_by_its_name(tmp_path, kind)
 
 def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
     run(spec("normalized"), tmp_path, workers=1)
-    said = "n: 72 of 808 bytes (8.9 %) are neither struck nor protected, being in buffers."
+    said = "n: 72 of 808 bytes (8.91 %) are neither struck nor protected, being in buffers."
     for command in ("status", "report"):
         with pytest.raises(SystemExit):
             main(["campaign", command, str(tmp_path)])
@@ -199,6 +199,13 @@ def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
             {"network": "n", "struck": 736, "buffers": 72, "packed": 0}
         ]
     assert said in campaign_sheets(tmp_path)[0].about
+
+
+@pytest.mark.parametrize(
+    ("buffers", "share"), [(72, "8.91"), (200_000, "99.6"), (10**9, "99.9999")]
+)
+def test_shares_of_bytes_are_in_per_cent(buffers, share):
+    assert f"bytes ({share} %) are neither" in Reach("n", 736, buffers, 0).said
 
 
 def test_buffers_that_are_memory_of_weights_are_struck_with_them(tmp_path):

@@ -229,6 +229,12 @@ def test_a_carrier_beyond_its_budget_says_so():
     assert same(bits, damaged)
 
 
+def test_what_is_guaranteed_is_so_wherever_damage_is():
+    for options, words in (({}, 4), ({"per": "tensor"}, 4), ({"only": ["0.*"]}, 0)):
+        rule, _, tensors, _, kept = protected("sidecar", **options)
+        assert rule.guaranteed(tensors, kept) == words
+
+
 def test_rows_of_bytes_go_back_where_they_were():
     tensors = {"a": torch.arange(7.0), "b": torch.arange(3, dtype=torch.int16)}
     rows = byte_rows(tensors)

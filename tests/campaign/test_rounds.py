@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from parimend.campaign import Row, Spec, Statistics, Stratum
+from parimend.campaign.damage import damage_of
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.preparing import strata_of
 from parimend.campaign.rounds import batches, units
 from parimend.campaign.spec import Strata
+from parimend.campaign.task import Setting
 from parimend.errors import SpecError
 from parimend.faults import select
 
@@ -145,6 +147,15 @@ def test_strata_of_a_network_weigh_one_together():
     ]
     with pytest.raises(SpecError, match="bits end at 31, and h has words of 16 bits"):
         strata_of(Strata(bits=pairs), select({"h": np.zeros(3, np.float16)}))
+
+
+def test_a_stratum_is_its_tensors_whatever_they_are_called():
+    """As shell patterns these names stand for other tensors."""
+    words = select({name: np.zeros(9, np.float32) for name in ("w[0]", "w0", "a*", "ab", "!a*")})
+    flip = Setting.of("flip", {"kind": "bitflip", "count": 1})
+    for stratum in strata_of(Strata(layers=True), words):
+        drawn = [damage_of(flip, stratum).draw(words, seed) for seed in range(5)]
+        assert {each.names for each in drawn} == {stratum.tensors}
 
 
 def test_too_few_trials_for_the_strata_are_refused():

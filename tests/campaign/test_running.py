@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from safetensors.numpy import save_file
 
 import parimend as pm
-from parimend.campaign import Spec, Store, resume, run, status
+from parimend.campaign import Fact, Prepared, Spec, Store, resume, run, status
 from parimend.campaign.engines import Engine, Local, Ray, local
 from parimend.errors import (
     BusyError,
@@ -178,6 +179,30 @@ def test_two_runs_on_one_folder_are_refused(tmp_path):
     assert not status(tmp_path).running
 
 
+def test_a_campaign_that_began_while_another_process_waited_is_the_same(tmp_path):
+    """Both opened an empty folder; a recipe that trains may not give one network twice."""
+    first, second = Store.make(tmp_path, spec()), Store.make(tmp_path, spec())
+    one, other = (Prepared((Fact("digits", "none", w, 0.5, 0.5, 0, 0.0),), {}) for w in "ab")
+    with first.writing():
+        first.note(one)
+    with second.writing(), pytest.raises(MismatchError, match="is not the one that the campaign"):
+        second.note(other)
+    assert Store(tmp_path).prepared == one
+
+
+def test_what_else_is_in_the_folder_stays(tmp_path):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "mine").write_text("mine")
+    run(spec(stop={"trials": 2}), tmp_path, workers=1)
+    assert (tmp_path / "packed" / "mine").read_text() == "mine"
+
+
+def test_a_spec_put_together_by_hand_is_looked_at_before_a_folder_is_made(tmp_path):
+    with pytest.raises(SpecError, match="block must be at least 1"):
+        run(replace(spec(), block=0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_of_another_spec_is_refused(tmp_path):
     run(spec(), tmp_path, workers=1)
     with pytest.raises(MismatchError, match="another spec"):
@@ -234,6 +259,11 @@ def test_a_network_that_changed_is_refused(tmp_path):
             CampaignError,
             r"digits, none, five, trial \d+: the metric .* fails: OverflowError",
         ),
+        (
+            {"metric": f"{RECIPE}:drifting"},
+            CampaignError,
+            r"digits under none: the intact network scores .* in a worker, and .* before",
+        ),
         ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no function 'accuracies'"),
         ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
         ({"build": f"{RECIPE}:nothing"}, CampaignError, "gives a int, not a torch.nn.Module"),
@@ -248,7 +278,7 @@ def test_what_fails_says_where(tmp_path, change, error, message):
     given = spec(networks={"digits": network}, stop={"trials": 60})
     with pytest.raises(error, match=message):
         run(given, tmp_path, workers=1)
-    assert not (tmp_path / "packed").exists()
+    assert not (tmp_path / ".rows.jsonl.packed").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -265,6 +295,8 @@ def test_what_cannot_be_struck_or_protected_is_said_at_once(tmp_path):
         run(spec(faults={"many": {"kind": "bitflip", "count": 10**6}}), tmp_path / "a")
     with pytest.raises(SpecError, match=r"\[protections.real\] on digits"):
         run(spec(protections={"real": {"errors": 5000}}), tmp_path / "b")
+    with pytest.raises(SpecError, match=r"\[faults.leo\] on digits: only must be .* not an int: 5"):
+        run(spec(faults={"leo": {"days": 1, "only": 5}}), tmp_path / "c")
     assert status(tmp_path / "a").tasks == 0
 
 

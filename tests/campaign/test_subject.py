@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parimend.campaign.damage import damage_of
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.protections import Network, protection_of
 from parimend.campaign.rounds import units
@@ -14,6 +15,8 @@ from parimend.campaign.spec import Source, Spec
 from parimend.campaign.stats import Row
 from parimend.campaign.subject import Subject
 from parimend.campaign.task import Setting, Stratum, Task
+from parimend.errors import CampaignError
+from parimend.outcomes import Verdict
 from tests.campaign.conftest import tables
 
 FAULTS = {
@@ -92,6 +95,33 @@ def test_a_task_is_its_trials(protection):
         assert row.outcomes == "".join(one.outcomes for one in each)
         assert row.found == tuple(one.found[0] for one in each)
         assert row.scores == tuple(one.scores[0] for one in each)
+
+
+def test_a_stuck_bit_is_wrong_again_and_the_rest_of_the_word_is_as_the_repair_left_it():
+    """Radar clears groups of weights: of a weight that was struck the bit alone comes back."""
+    rule = protection_of(Setting.of("radar", {"kind": "radar"}))
+    model = {"w": torch.full((64,), 0.5)}
+    kept = rule.protect_(Network(model, model))
+    worker = Subject(model, {"w": model["w"].clone()}, rule, kept)
+    stuck = {"kind": "stuck-bit", "count": 1}
+    damage = damage_of(Setting.of("stuck", stuck), Stratum(bits=(30, 30)))
+    assert worker.repair_(worker.damaged(damage, 0)).verdict is Verdict.UNCORRECTABLE
+    assert sorted(set(model["w"].tolist())) == [0.0, 0.5, 2.0]
+    assert model["w"].tolist().count(2.0) == 1
+
+
+def test_a_trial_that_cannot_be_names_itself():
+    """Of the first seed there are as many words that are not zero as are struck, later not."""
+    model = {"w": torch.zeros(200)}
+    model["w"][:5] = 1.0
+    rule = protection_of(Setting.of("none", {"kind": "none"}))
+    worker = Subject(model, {"w": model["w"].clone()}, rule, None)
+    zeros = Setting.of("zeros", {"kind": "zero", "rate": 5e-4})
+    given = Task("n", "0", "", Setting.of("none", {"kind": "none"}), zeros, Stratum(), 0, 0, 200)
+    with pytest.raises(
+        CampaignError, match=r"n, none, zeros, trial \d+: zero .* can change only 5"
+    ):
+        worker.work(given)
 
 
 def test_what_is_right_to_within_rounding_is_right():

@@ -152,7 +152,7 @@ def test_a_lost_tail_that_is_not_protected_is_not_made_up(model, rng, also):
     damaged = model.read_bytes()
     for report in (check_file(model), repair_file(model), repair_file(model, f"{model}.copy")):
         assert report.verdict is Verdict.UNCORRECTABLE
-        assert "1 bytes missing at the end, cannot be restored" in report.files[0].findings
+        assert "1 byte missing at the end, cannot be restored" in report.files[0].findings
         assert not report.files[0].written
     assert model.read_bytes() == damaged
     assert sorted(os.listdir(model.parent)) == [model.name, sidecar_of(model).name]

@@ -48,6 +48,13 @@ def test_texts_of_cells(value, text):
     assert Column("difference", neutral=0.0).text(value) == text
 
 
+def test_less_than_all_never_reads_as_all():
+    repaired = Column("repaired", "%")
+    assert repaired.text(Estimate(99.998, 99.99, 100.0)) == "99.998 (99.99 to 100)"
+    assert repaired.text(99.9999) == "99.9999"
+    assert repaired.text(100.0) == "100"
+
+
 def test_rows_that_are_chosen_at_first():
     columns = (Column("a"), Column("kind", choice=True, chosen=("x",)))
     assert Sheet("s", "", columns, [(1, "x"), (2, "y"), (3, "x")]).chosen().values("a") == [1, 3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from parimend.campaign.computing import Computing, computing_of
 from parimend.campaign.tables import one_of, require_keys
 from parimend.campaign.task import Setting, Stratum
 from parimend.campaign.weather import Weather
-from parimend.errors import FaultError, SpecError
+from parimend.errors import FaultError, ParimendError, SpecError
 from parimend.experiment import Faults
 from parimend.faults import (
     FIELDS,
@@ -50,6 +50,7 @@ class Damage:
     Attributes:
         faults: what they are; ``count`` says how many if there is no ``rate``.
         only: shell patterns of tensors; None: all of them.
+        tensors: names of those that may be struck at all; none given: all of them.
         rate: probability of a fault per bit, of `bitflip` per bit that may be struck; the number of
             faults is drawn then.
         stays: whether the memory keeps the damage, so that it is there again after a repair.
@@ -58,6 +59,7 @@ class Damage:
 
     faults: Faults
     only: Sequence[str] | None = None
+    tensors: Collection[str] = ()
     rate: float | None = None
     stays: bool = False
     beside: bool = False
@@ -68,7 +70,7 @@ class Damage:
         Raises:
             FaultError: if there cannot be such damage.
         """
-        words = tuple(words)
+        words = tuple(each for each in words if not self.tensors or each.name in self.tensors)
         if self.rate is None:
             return self.faults.draw(words, seed, self.only)
         chosen = select(words, self.only)
@@ -127,7 +129,7 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
     """The damage that an entry of a spec asks for, in one stratum.
 
     >>> damage = damage_of(Setting.of("flip", {"kind": "bitflip", "count": 1}), Stratum(("w",)))
-    >>> damage.faults.count, damage.only
+    >>> damage.faults.count, damage.tensors
     (1, ('w',))
     """
     given = dict(fault.options)
@@ -145,9 +147,8 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
         stays = field.stays if stays is None else stays
     if stratum.bits:
         given |= {"lowest": stratum.bits[0], "highest": stratum.bits[1]}
-    only = stratum.tensors or own["only"]
     faults = Faults(kind, count or 0, own["placement"], given)
-    return Damage(faults, only, own["rate"], bool(stays), beside)
+    return Damage(faults, own["only"], stratum.tensors, own["rate"], bool(stays), beside)
 
 
 def require_fault(fault: Setting, where: str) -> None:
@@ -225,7 +226,7 @@ def try_out(
             damage.draw(words, 0)
         else:
             damage.strike_(model, 0).remove()
-    except FaultError as error:
+    except ParimendError as error:
         raise SpecError(f"[faults.{fault.name}] on {where}: {error}") from None
 
 

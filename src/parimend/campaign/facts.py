@@ -8,6 +8,7 @@ from typing import Any
 
 from parimend.campaign.task import Stratum
 from parimend.record import Record, plain
+from parimend.showing import per_cent
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,8 +62,8 @@ class Reach(Record):
             where = "buffers or other attributes" if self.buffers else "other attributes"
         share = 100.0 * left / (left + self.struck)
         return (
-            f"{self.network}: {left:,} of {left + self.struck:,} bytes ({share:.2g} %) are neither "
-            f"struck nor protected, being in {where}."
+            f"{self.network}: {left:,} of {left + self.struck:,} bytes ({per_cent(share)} %) are "
+            f"neither struck nor protected, being in {where}."
         )
 
 

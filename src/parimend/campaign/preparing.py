@@ -147,7 +147,7 @@ def _protected(
             where = f"{name} under {setting.name}"
             _pack(packed, folder / packed_name(name, setting.name), where)
             nbytes = protection.nbytes(kept)
-            proven = protection.guaranteed(kept)
+            proven = protection.guaranteed(tensors, kept)
             facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds, proven))
     return facts
 

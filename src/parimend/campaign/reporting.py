@@ -72,7 +72,7 @@ class Comparison(Record):
     Attributes:
         network, fault: their names.
         a, b: the two, as they were asked for.
-        trials: that both have.
+        trials: of the tasks that both have.
         only_a, only_b: trials in which the event came with one of them alone.
         p: that the difference is chance (McNemar's exact test); None with strata, or if the
             trials were ended by what was seen.
@@ -169,8 +169,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
                 found += _compared(one, other, os.fspath(a), os.fspath(b))
     if not found:
         raise SpecError(
-            f"{a} and {b} share no trials: compare campaigns of the same networks, faults, strata "
-            "and seed, or two protections of one campaign (DIR:PROTECTION)"
+            f"{a} and {b} share no trials: compare campaigns of the same networks, faults, strata, "
+            "seed and block, or two protections of one campaign (DIR:PROTECTION)"
         )
     return found
 
@@ -221,13 +221,15 @@ def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> 
     if len(unit.strata) > 1:
         rows = {each: unit.rows(protection, each, history, done) for each in unit.strata}
         return _Sample(unit, protection, rows)
-    mine = [
+    (stratum,), weights = unit.strata, unit.facts[protection.name].weights
+    mine = [  # also of a round that is not complete; what else is there is of another campaign
         row
         for row in done.sorted()
-        if (row.task.network, row.task.protection, row.task.fault)
-        == (unit.network, protection, unit.fault)
+        if (row.task.network, row.task.weights, row.task.protection, row.task.fault)
+        == (unit.network, weights, protection, unit.fault)
+        and (row.task.stratum, row.task.seed) == (stratum, unit.spec.seed)
     ]
-    return _Sample(unit, protection, {unit.strata[0]: [mine]})
+    return _Sample(unit, protection, {stratum: [mine]})
 
 
 def _chosen(which: str) -> list[_Sample]:

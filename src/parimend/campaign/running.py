@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parimend.atomic import hidden
 from parimend.campaign.engines import Engine, engine_of
 from parimend.campaign.facts import Prepared, Reach
 from parimend.campaign.preparing import prepare
@@ -121,8 +122,8 @@ def status(out: str | os.PathLike[str]) -> Status:
 
 
 def _spec_of(spec: Any) -> Spec:
-    if isinstance(spec, Spec):
-        return spec
+    if isinstance(spec, Spec):  # put together by hand it may say anything
+        return Spec.of(spec.as_dict(), spec.base)
     return Spec.of(spec) if isinstance(spec, Mapping) else Spec.load(spec)
 
 
@@ -197,8 +198,8 @@ def _wanted(spec: Spec, prepared: Prepared, done: Statistics) -> Statistics:
 
 @contextmanager
 def _workspace(out: Path) -> Iterator[Path]:
-    """A new folder for what workers read; what a killed run left is removed."""
-    folder = out / "packed"
+    """A new folder for what workers read; what a killed run left is removed, and nothing else."""
+    folder = hidden(out / "rows.jsonl", "packed")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -171,8 +171,8 @@ class Spec:
             parimend.errors.SpecError: unknown key 'fault'; did you mean 'faults'?
         """
         require_table(given, "a spec")
+        given = _plain(given, "")
         _require_tables(given)
-        _require_plain(given, "")
         networks = {
             name: _source(table(Source, each, f"[networks.{name}]"), name)
             for name, each in given["networks"].items()
@@ -224,20 +224,30 @@ def _require_tables(given: Mapping[str, Any]) -> None:
             raise SpecError(f"[{name}] is empty: a campaign needs one or more")
 
 
-def _require_plain(value: Any, where: str) -> None:
-    """Refuse what no JSON holds, wherever it is: NaN, infinity and dates, which TOML has."""
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON has it: faults are drawn by what their options are written as, and those that
+    a folder gives back are no more than this, where numpy's numbers and enums were given.
+
+    Raises:
+        SpecError: for what no JSON holds, wherever it is: NaN, infinity and dates, which TOML has.
+    """
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            _require_plain(each, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _require_plain(each, where)
-    elif isinstance(value, float) and not math.isfinite(value):
+        if others := [key for key in value if not isinstance(key, str)]:
+            raise SpecError(f"{where or 'a spec'}: a key must be a text, not {others[0]!r:.60}")
+        inside = f"{where}." if where else ""
+        return {str.__str__(key): _plain(each, inside + key) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, where) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{where} must be finite, not {value}")
-    elif not isinstance(value, str | int | float | bool | None):
-        raise SpecError(
-            f"{where} must be a text, a number, true or false, a list or a table, not {value!r:.60}"
-        )
+    for kind, made in ((bool, bool), (int, int), (float, float), (str, str.__str__)):
+        if isinstance(value, kind):
+            return made(value)
+    if value is None:
+        return None
+    raise SpecError(
+        f"{where} must be a text, a number, true or false, a list or a table, not {value!r:.60}"
+    )
 
 
 def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setting, ...]:

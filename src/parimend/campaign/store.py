@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Store:
         self.damaged = 0
         head = _read_head(self._head)
         self.spec = Spec.of(head["spec"], head["base"])
-        self.prepared = Prepared.read(head["prepared"]) if head["prepared"] else None
+        self.prepared = _prepared_in(head)
 
     @classmethod
     def make(cls, path: str | os.PathLike[str], spec: Spec) -> Store:
@@ -125,6 +125,8 @@ class Store:
             OSError: if nothing can be written there.
         """
         with locked(self._rows):
+            # Another process may have begun the campaign since it was opened here.
+            self.prepared = _prepared_in(_read_head(self._head))
             writer = Writer(self._rows)
             try:
                 yield writer
@@ -230,6 +232,10 @@ def _read_head(path: Path) -> dict[str, Any]:
             "folder"
         )
     return dict(head)
+
+
+def _prepared_in(head: Mapping[str, Any]) -> Prepared | None:
+    return Prepared.read(head["prepared"]) if head["prepared"] else None
 
 
 def _write_head(path: Path, spec: Spec, prepared: Prepared | None) -> None:

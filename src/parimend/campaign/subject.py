@@ -19,7 +19,7 @@ from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 from parimend.campaign.weather import Weather
-from parimend.errors import CampaignError
+from parimend.errors import CampaignError, ParimendError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
 from parimend.outcomes import Verdict, worst
@@ -32,7 +32,7 @@ class Struck:
     """The network in one trial. All that is known of a trial is here, and ends with it.
 
     Attributes:
-        stuck: faults that are there again after a repair.
+        stuck: faults whose bits are wrong again after a repair.
         upsets: makes runs wrong as long as its context lasts.
         ran: score of the run that belongs to the repair.
         changed: whether weights are others than before, after the repair.
@@ -56,6 +56,9 @@ class Subject:
         score: of the intact network.
         slack: a score that is no further from that one counts as the same.
         buffers: whether they are struck and protected, too.
+
+    Raises:
+        CampaignError: if the metric fails, or the intact network has another score here.
     """
 
     def __init__(
@@ -78,11 +81,12 @@ class Subject:
         self.beside = [Words(name, data, "U8") for name, data in exposed.items() if data.size]
         self.beside_intact = [words.bits.copy() for words in self.beside]
         self.watch = protection.watch_(model, kept)
-        if protection.tells:
+        if metric is not None:
             # What watches may look at weights in the first run, as guards do when autocast has
             # them in another dtype: these must not be those of some trial.
             with one_thread():
-                self._run(Struck())
+                self._run(first := Struck())
+            self._require_score(first.ran)
 
     def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Struck:
         self.restore_()
@@ -101,7 +105,7 @@ class Subject:
             answer = _both(answer, self._run(state))
         if state.stuck is None:
             return answer
-        state.stuck.apply_(self.words, force=True)
+        state.stuck.hold_(self.words)
         # What was put right is wrong again: found, and not repaired.
         repaired = answer.verdict is Verdict.CORRECTED
         return Answer(Verdict.UNCORRECTABLE, answer.found) if repaired else answer
@@ -135,6 +139,16 @@ class Subject:
         for words, intact in zip(self.beside, self.beside_intact, strict=True):
             words.bits[:] = intact
 
+    def _require_score(self, ran: float | None) -> None:
+        before = self.score_intact
+        if ran is None or before is None or abs(ran - before) <= self.slack:
+            return
+        raise CampaignError(
+            f"the intact network scores {ran} in a worker, and {before} before: "
+            "the metric or its data was changed while this process had it loaded (begin a new "
+            "one), or depends on more than the network, as on random numbers"
+        )
+
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""
         assert self.metric is not None
@@ -161,7 +175,7 @@ class Subject:
             for number, seed in enumerate(task.seeds(), task.start):
                 try:
                     trials.append(trial(self, damage, seed, score, twice=False))
-                except CampaignError as error:
+                except ParimendError as error:
                     raise CampaignError(
                         f"{task.network}, {task.protection.name}, {task.fault.name}, trial "
                         f"{number}: {error}"

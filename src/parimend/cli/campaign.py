@@ -13,7 +13,7 @@ from parimend.cli.contract import held, require_written
 from parimend.cli.output import Json, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
 from parimend.cluster import EngineName
-from parimend.showing import counted
+from parimend.showing import counted, per_cent
 
 if TYPE_CHECKING:
     from parimend.campaign import Comparison, Line, Status
@@ -256,8 +256,9 @@ def _share(of: Estimate) -> str:
     if math.isnan(of.value):
         return "-"
     if of.upper is not None:
-        return f"0 (< {100 * of.upper:.2g} %)"
-    return f"{100 * of.value:.3g} % ({100 * of.low:.3g}-{100 * of.high:.3g})"
+        return f"0 (< {per_cent(100 * of.upper)} %)"
+    value, low, high = (per_cent(100 * each) for each in (of.value, of.low, of.high))
+    return f"{value} % ({low}-{high})"
 
 
 def _number(of: Estimate | None) -> str:

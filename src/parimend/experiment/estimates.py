@@ -96,4 +96,4 @@ def quantile(confidence: float) -> float:
     >>> f"{quantile(0.95):.3f}"
     '1.960'
     """
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
+    return -NormalDist().inv_cdf((1.0 - confidence) / 2)  # of a tail, which is never 0

@@ -143,6 +143,28 @@ class FaultList:
         """Undo `apply_`, bit for bit; arguments, checks and errors are the same."""
         self._write(words, "after", "before", force)
 
+    def hold_(self, words: Tensors) -> None:
+        """Give the bits that `apply_` changes their damaged values, whatever the words hold by now,
+        as cells of a memory do that are stuck; the other bits stay.
+
+        Raises:
+            FaultError: as `apply_` does.
+
+        Example:
+            >>> import numpy as np
+            >>> from parimend.faults import draw
+            >>> memory = {"w": np.array([1], np.uint8)}
+            >>> faults = draw("bitflip", memory, count=1, seed=0, lowest=3, highest=3)
+            >>> memory["w"][0] = 4
+            >>> faults.hold_(memory)
+            >>> memory["w"].tolist()
+            [12]
+        """
+        changed = self.before ^ self.after
+        for each, part in self._struck(words):
+            mask, after = (of[part].astype(each.bits.dtype) for of in (changed, self.after))
+            each.bits[self.index[part]] = each.bits[self.index[part]] & ~mask | after & mask
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the list as JSON lines: a header, then one line per fault.
 
@@ -203,15 +225,20 @@ class FaultList:
         new: Literal["before", "after"],
         force: bool,
     ) -> None:
-        given = named(tensors, self.names)
+        struck = self._struck(tensors)
+        for words, part in struck if not force else ():
+            _check_present(words, self.index[part], getattr(self, old)[part], old)
+        for words, part in struck:
+            words.bits[self.index[part]] = getattr(self, new)[part].astype(words.bits.dtype)
+
+    def _struck(self, tensors: Tensors) -> list[tuple[Words, slice]]:
+        """The tensors that are struck, and which of the faults are theirs."""
         cuts = np.searchsorted(self.tensor, np.arange(len(self.names) + 1)).tolist()
         parts = [slice(*ends) for ends in pairwise(cuts)]
-        for words, dtype, part in zip(given, self.dtypes, parts, strict=True):
+        struck = list(zip(named(tensors, self.names), parts, strict=True))
+        for (words, part), dtype in zip(struck, self.dtypes, strict=True):
             _check_target(words, dtype, int(self.index[part][-1]))
-            if not force:
-                _check_present(words, self.index[part], getattr(self, old)[part], old)
-        for words, part in zip(given, parts, strict=True):
-            words.bits[self.index[part]] = getattr(self, new)[part].astype(words.bits.dtype)
+        return struck
 
 
 def _check_target(words: Words, dtype: str, last: int) -> None:

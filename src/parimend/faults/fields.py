@@ -35,7 +35,7 @@ FIELDS: Mapping[str, Field] = MappingProxyType(
         "single-bit": Field("bitflip", 1, "one bit"),
         "double-byte": Field("doublebyte", 1, "two bytes of a word, side by side"),
         "word": Field("random", 1, "all bits of a word"),
-        "cache-line": Field("lines", 16, "64 bytes in a row, aligned"),
+        "cache-line": Field("lines", 16, "words of one line of 64 bytes; 16 are all of float32"),
         "row": Field("row", 256, "words of one row of 8 KiB"),
         "column": Field("column", 16, "one place in rows that follow each other"),
         "bank": Field("bank", 256, "words of every sixteenth row"),

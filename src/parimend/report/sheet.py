@@ -13,6 +13,7 @@ from typing import Any
 
 from parimend.errors import SpecError
 from parimend.experiment import Estimate
+from parimend.showing import per_cent
 
 
 class Known(StrEnum):
@@ -71,7 +72,7 @@ class Column:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return "-"
         if isinstance(value, float):
-            return f"{value:.4g}"
+            return self._number(value)
         return value if isinstance(value, str) else f"{value:,}"
 
     def _interval(self, value: Estimate) -> str:
@@ -80,7 +81,11 @@ class Column:
         if value.upper is not None:
             return f"0 (< {value.upper:.3g})"
         out = self.neutral is not None and not value.low <= self.neutral <= value.high
-        return f"{value.value:.4g} ({value.low:.4g} to {value.high:.4g}){' *' if out else ''}"
+        at, low, high = map(self._number, (value.value, value.low, value.high))
+        return f"{at} ({low} to {high}){' *' if out else ''}"
+
+    def _number(self, value: float) -> str:
+        return per_cent(value, 4) if self.unit == "%" else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

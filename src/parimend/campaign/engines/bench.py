@@ -16,6 +16,7 @@ from parimend.campaign.protections import protection_of
 from parimend.campaign.stats import Row
 from parimend.campaign.subject import Subject
 from parimend.campaign.task import Task
+from parimend.errors import CampaignError
 
 _SUBJECTS = 4  # that a worker keeps at hand
 
@@ -50,10 +51,13 @@ class Bench:
         if packed["metric"]:
             metric = Metric(packed["metric"], self.base, self._data(network))
         protecting = protection_of(packed["protection"])
-        return Subject(
-            *(packed["model"], intact, protecting, packed["kept"], metric),
-            *(packed["score"], packed["slack"], packed["buffers"]),
-        )
+        try:
+            return Subject(
+                *(packed["model"], intact, protecting, packed["kept"], metric),
+                *(packed["score"], packed["slack"], packed["buffers"]),
+            )
+        except CampaignError as error:
+            raise CampaignError(f"{network} under {protection}: {error}") from error
 
     def _open_data(self, network: str) -> Any:
         return self._load(packed_name(network))

@@ -100,8 +100,10 @@ class Protection(ABC):
         """Bytes that are kept beside the weights."""
         return sum(data.size for data in self.exposed(kept).values())
 
-    def guaranteed(self, kept: Any) -> int:
-        """Any so many wrong words of 32 bits are repaired, always: what is proven of the rule."""
+    def guaranteed(self, tensors: Tensors, kept: Any) -> int:
+        """Any so many wrong words of 32 bits are repaired, always, wherever in these tensors they
+        are: what is proven of the rule.
+        """
         return 0
 
 

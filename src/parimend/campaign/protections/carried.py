@@ -59,8 +59,10 @@ class _Carried(Protection):
     def exposed(self, kept: Bytes) -> Mapping[str, Bytes]:
         return {"seal": kept}
 
-    def guaranteed(self, kept: Bytes) -> int:
-        return _read(kept.tobytes()).promise.guaranteed
+    def guaranteed(self, tensors: Tensors, kept: Bytes) -> int:
+        seal = _read(kept.tobytes())
+        whole = seal.covered == sum(each.numel() for each in tensors.values())
+        return seal.promise.guaranteed if whole else 0
 
 
 def repaired(tensors: Tensors, seal: Bytes) -> Answer:
