@@ -645,6 +645,74 @@ def test_what_an_interrupted_step_has_moved_is_right_and_told():
     assert same(model.state_dict(), alone.state_dict())
 
 
+@pytest.mark.parametrize("errors", [100, None])
+def test_damage_before_a_forward_that_is_transformed_waits_for_the_step(errors):
+    """No values can be looked at in there."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer, errors)
+    before = copy.deepcopy(model.state_dict())
+    struck(model[0].weight)
+    torch.func.vmap(model)(torch.ones(3, 20)).sum().backward()
+    optimizer.step()
+    assert [event.kind for event in healing.events] == ["repaired", "skipped"]
+    assert same(model.state_dict(), before)
+    struck(model[0].weight)
+    torch.export.export(model, (torch.ones(1, 20),))
+    model(torch.ones(1, 20))
+    assert [event.kind for event in healing.events] == ["repaired", "skipped", "repaired"]
+    assert same(model.state_dict(), before)
+
+
+def test_weights_that_are_lent_after_an_interrupted_step_are_not_looked_after():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    lent = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    torch.func.functional_call(model, lent, (torch.ones(1, 20),))
+    model(torch.ones(1, 20))
+    before = model[0].weight.clone()
+    struck(model[0].weight)
+    assert healing.check_()
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("errors", [100, None])
+def test_what_was_made_of_damaged_weights_is_told(errors):
+    """It takes their place: to put these back would heal nothing."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    healing = pm.heal_(model, optimizer, errors)
+    train(model, optimizer, 2)
+    right = optimizer.state[model[3].bias]["exp_avg"].clone()
+    struck(model[0].weight)
+    struck(optimizer.state[model[3].bias]["exp_avg"])
+    model[0].weight = torch.nn.Parameter(2 * model[0].weight.detach())
+    with pytest.warns(UserWarning, match="0.weight: damage since step 2 cannot be told"):
+        model(torch.ones(1, 20))
+    assert [event.kind for event in healing.events] == ["repaired", "accepted"]
+    assert [change.tensor for change in healing.events[0].changes] == ["3.bias (exp_avg)"]
+    assert torch.equal(optimizer.state[model[3].bias]["exp_avg"], right)
+    made = model[0].weight.clone()
+    struck(model[0].weight)
+    assert healing.check_()
+    assert torch.equal(model[0].weight, made)
+
+
+def test_copies_that_are_made_in_inference_mode_serve_outside_of_it():
+    def run(watch):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with torch.inference_mode():
+            healing = watch(model, optimizer)
+        train(model, optimizer, 2)
+        return model, healing
+
+    harmless(run, lambda model, optimizer: pm.heal_(model, optimizer, errors=None))
+
+
 def test_what_an_interrupted_step_has_not_moved_is_put_back():
     model = network()
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import stateless
 
 Standing = Literal["known", "converted", "replaced", "computed"]
 """What became of a layer's weights. ``known``: nothing. ``converted``: the same parameters have
@@ -87,13 +85,3 @@ class _Seen:
             and tensor.dtype == self._dtype
             and tensor.untyped_storage()._cdata == self._storage.cdata
         )
-
-
-def is_lent() -> bool:
-    """Whether `torch.func.functional_call` runs, which lends modules other weights for a call."""
-    frame, code = sys._getframe(), stateless._functional_call.__code__
-    while frame.f_code is not code:
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-    return True

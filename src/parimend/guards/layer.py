@@ -15,10 +15,11 @@ from parimend.guards import graph
 from parimend.guards.action import is_wrong, settle
 from parimend.guards.checks import Checks, stops_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
-from parimend.guards.known import Known, Standing, Stored, is_lent, unusable
+from parimend.guards.known import Known, Standing, Stored, unusable
 from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable
 from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
+from parimend.stores.lent import is_lent
 
 _ON_ALL = torch.nn.modules.module._global_forward_hooks
 """Hooks that are called after all modules, and before a module's own."""

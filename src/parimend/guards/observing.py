@@ -6,27 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch
-from torch.autograd import forward_ad
 
 from parimend.errors import GuardError
+from parimend.stores.lent import is_transformed
 
 CHECKED = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 """Dtypes of outputs that are fine enough to be checked."""
 
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 """Whether `torch.export` is looking; before PyTorch 2.7 it cannot be told."""
-
-# Looked up once: this runs after every call of every layer.
-_level = functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
-_modes = torch._C._len_torch_dispatch_stack
-
-_TRACING = (
-    torch._C._TorchDispatchModeKey.FAKE,
-    torch._C._TorchDispatchModeKey.PROXY,
-    torch._C._TorchDispatchModeKey.FUNCTIONAL,
-)
 
 
 def observable(y: Any) -> bool:
@@ -44,15 +32,8 @@ def observable(y: Any) -> bool:
         and y.dtype in CHECKED
         and y.layout is torch.strided
         and not (y.is_nested or y.is_meta)
-        and _level() is None
-        and forward_ad._current_level < 0
-        and _tracing() is None
-        and not (_modes() and _traced())
+        and not is_transformed()
     )
-
-
-def _traced() -> bool:
-    return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING)
 
 
 def capturing() -> bool:

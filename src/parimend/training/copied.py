@@ -34,10 +34,11 @@ class Copies:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.held = {
-            name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        }
+        with torch.inference_mode(False):  # they are written to outside of that, too
+            self.held = {
+                name: torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            }
         # Of one type: others are copied one by one.
         pairs: dict[tuple[torch.device, torch.dtype], tuple[list[torch.Tensor], list[torch.Tensor]]]
         pairs = defaultdict(lambda: ([], []))

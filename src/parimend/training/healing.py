@@ -27,6 +27,7 @@ from parimend.names import some
 from parimend.outcomes import Change
 from parimend.removable import Hook, Removable
 from parimend.showing import counted
+from parimend.stores.lent import is_lent, is_transformed
 from parimend.stores.model import unwrapped
 from parimend.stores.renorm import renormalizing
 from parimend.training.gradient import Gradient
@@ -200,6 +201,11 @@ class Healing(Removable):
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
         others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
         words, size = self._kept.differing(norm, moved, None if others else only)
+        if words and not is_lent() and (gone := self._state.gone()):
+            # What was made of them holds their damage; and all is to be taken for right below.
+            if not others:
+                words, _ = self._kept.differing()
+            moved, others = moved | gone, others | gone
         changes, total, lost, unsure = self._kept.put_back_(words, others)
         wrong = {change.tensor for change in changes}
         if wrong:
@@ -238,8 +244,11 @@ class Healing(Removable):
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet. But
         # a device that is waited for here runs dry, in every step, for what is seldom there.
+        if is_transformed():
+            return  # the step looks
         if self._outdated or self._begun:
-            self.check_()
+            if not is_lent():  # what is looked for then would be what is lent
+                self.check_()
         elif self._fresh and not self._kept.deferred:
             self._check_weights_()
         self._fresh &= self._within()

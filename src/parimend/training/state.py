@@ -74,6 +74,12 @@ class State:
             return set()
         return {name for name, a, b in zip(self.tensors, before, now, strict=True) if a != b}
 
+    def gone(self) -> set[str]:
+        """Tensors that model and optimizers do not have any more."""
+        there = {local(t).data_ptr() for t in self._all() if t is not None and _has_memory(t)}
+        places = zip(self.tensors, self._places.addresses, strict=True)
+        return {name for name, address in places if address not in there}
+
     def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of some tensors is the memory of one that was found."""
         return bool(self._in_memory_of(tensors))
@@ -127,11 +133,15 @@ def _leaves(
     """The tensors with memory in a container, given as pairs, and in those in it."""
     for key, value in held:
         if isinstance(value, torch.Tensor):
-            if value.layout is torch.strided:
+            if _has_memory(value):
                 yield f"{prefix}{key}" if prefix else key, value
         elif isinstance(value, Mapping | list | tuple):
             pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from _leaves(pairs, f"{prefix}{key} ")
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided
 
 
 def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
