@@ -403,6 +403,41 @@ def test_tensors_that_are_tied_no_more_are_told(within):
         assert scrubber.sweep() == []
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_weights_that_are_lent_for_a_call_are_not_those_that_are_watched(elsewhere, tied):
+    """They are left alone; the model's own are looked after meanwhile."""
+    model = torch.nn.Sequential(torch.nn.Linear(30, 30), torch.nn.ReLU(), torch.nn.Linear(30, 30))
+    if tied:
+        model[2].weight = model[0].weight
+    scrubber = Scrubber(model, pm.protect_(model, 5))
+    right = model[0].weight.detach().clone()
+    lent = {name: p.detach().clone() for name, p in model.named_parameters()}
+    lent["0.weight"][0, 0] = 3.0
+    if tied:
+        lent["2.weight"] = right.clone()
+    given = lent["0.weight"].clone()
+
+    def sweep(*_):
+        if elsewhere:
+            thread = threading.Thread(target=scrubber.sweep)
+            thread.start()
+            thread.join()
+        else:
+            scrubber.sweep()
+
+    model[1].register_forward_hook(sweep)
+    own = model[0].weight
+    for count in (0, 1):
+        torch.func.functional_call(model, lent, (torch.ones(1, 30),), tie_weights=not tied)
+        assert torch.equal(lent["0.weight"], given)
+        assert scrubber.counters.repairs == count
+        assert scrubber.counters.sweeps == count + 1
+        assert torch.equal(own, right)
+        own.data[5, 6] = 1e9
+    assert scrubber.counters.uncorrectable == scrubber.counters.failures == 0
+
+
 def test_a_tied_tensor_that_is_gone_needs_no_protection():
     model = torch.nn.ModuleDict({"in": torch.nn.Embedding(30, 8), "out": torch.nn.Linear(8, 30)})
     model["out"].weight = model["in"].weight

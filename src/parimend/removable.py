@@ -63,12 +63,36 @@ def runs(frame: FrameType, thread: int) -> bool:
         >>> runs(sys._getframe(), threading.get_ident()), runs(sys._getframe(), -1)
         (True, False)
     """
+    with suppress(AttributeError):  # of None, which is above the first call
+        return frame in _stack(thread)
+    return False
+
+
+def is_called(function: Callable[..., Any]) -> bool:
+    """Whether some thread is within a call of a function that is written in Python.
+
+    Example:
+        >>> def asks():
+        ...     return is_called(asks)
+        >>> asks(), is_called(asks)
+        (True, False)
+    """
+    threads = chain.from_iterable(map(operator.call, (sys._current_frames,)))
+    for thread in [*threads]:
+        with suppress(AttributeError):
+            if function.__code__ in map(operator.attrgetter("f_code"), _stack(thread)):
+                return True
+    return False
+
+
+def _stack(thread: int) -> Iterator[Any]:
+    """The calls of a thread, the last one first, and None; see `runs`. Raises AttributeError then,
+    or at once if there is no such thread.
+    """
     stacks = map(operator.call, (sys._current_frames,))
     last = map(dict.get, stacks, (thread,))
     links: Iterator[Any] = chain(last, repeat("f_back"))
-    with suppress(AttributeError):  # of None, which is above the first call
-        return frame in accumulate(links, getattr)
-    return False
+    return accumulate(links, getattr)
 
 
 class _Wrapper:

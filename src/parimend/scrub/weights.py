@@ -17,6 +17,7 @@ from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
 from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
+from parimend.stores.lent import is_lent_anywhere
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
 from parimend.stores.shards import ShardedTensors, store_of
@@ -66,8 +67,11 @@ class Weights:
 
     def look_up(self) -> set[str]:
         """Find the tensors that the model has now; names of those that were replaced."""
-        before, now = self.tensors, sealed_tensors(self._model, self.seal)
+        lent, before = is_lent_anywhere(), self.tensors
+        now = sealed_tensors(self._model, self.seal)
         replaced = {n for n, tensor in before.held.items() if now.held.get(n) is not tensor}
+        if replaced and (lent or is_lent_anywhere()):
+            return set()  # it will have its own again
         if replaced or now.held.keys() != before.held.keys():
             self.tensors = now  # what was read of the others ends to be valid
         self._replaced |= replaced
@@ -79,8 +83,11 @@ class Weights:
         """
         if not self._tied:
             return {}
+        lent = is_lent_anywhere()
         there = leaves(unwrapped(self._model))
         still, before = tied_to(there, self.tensors.held), self.untied
+        if lent or is_lent_anywhere():
+            return {}
         # What is gone needs no protection.
         self.untied = self._tied.keys() & there.keys() - still.keys()
         return {name: self._tied[name] for name in sorted(self.untied - before)}
@@ -108,7 +115,8 @@ class Weights:
         now = {name: self._at_its_place(name) for name in names}
         if None in now.values():  # all are gone through only if it takes that: words may be many
             now = sealed_tensors(self._model, self.seal).held
-        return all(now.get(name) is tensors.held[name] for name in names)
+        there = all(now.get(name) is tensors.held[name] for name in names)
+        return there or is_lent_anywhere()  # then they will be there again
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""

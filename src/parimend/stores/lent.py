@@ -9,6 +9,8 @@ from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 from torch.nn.utils import stateless
 
+from parimend.removable import is_called
+
 # Looked up once: this runs after every call of every guarded layer.
 _level = functorch.peek_interpreter_stack
 _tracing = torch._C._get_tracing_state
@@ -29,6 +31,11 @@ def is_lent() -> bool:
             return False
         frame = frame.f_back
     return True
+
+
+def is_lent_anywhere() -> bool:
+    """Whether it runs in any thread."""
+    return is_called(stateless._functional_call)
 
 
 def is_transformed() -> bool:
