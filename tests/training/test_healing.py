@@ -848,6 +848,31 @@ def test_optimizers_of_the_same_parameters_have_a_state_each():
     ]
 
 
+class Around(torch.optim.SGD):
+    """An optimizer that has its steps taken by one inside of it, as `ZeroRedundancyOptimizer`."""
+
+    def __init__(self, parameters):
+        super().__init__(list(parameters), lr=1e-3)
+        self.inner = torch.optim.Adam(self.param_groups[0]["params"])
+        self.inner.outer = self
+
+    def step(self, closure=None):
+        self.inner.step()
+
+
+def test_what_an_optimizer_inside_of_another_one_keeps_is_put_back():
+    model = network()
+    optimizer = Around(model.parameters())
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 2)
+    struck(optimizer.inner.state[model[0].weight]["exp_avg"])
+    train(model, optimizer, 1)
+    assert [change.tensor for e in healing.events for change in e.changes] == ["0.weight (exp_avg)"]
+    alone = network()
+    train(alone, Around(alone.parameters()), 3)
+    assert same(model.state_dict(), alone.state_dict())
+
+
 def test_the_history_of_lbfgs_is_put_back():
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)

@@ -108,23 +108,35 @@ class State:
         names = {id(parameter): name for name, parameter in parameters.items()}
         tensors = {n: local(each) for n, each in parameters.items() if n not in self.left}
         self._keeper = {}
-        for optimizer, number, parameter, state in self._states():
+        for which, number, optimizer, parameter, state in self._states():
             owner = names.get(id(parameter), f"parameter {number}")
             for key, value in _leaves(state.items()):
                 name = f"{owner} ({key})"
                 if name in tensors:  # of another optimizer
-                    name = f"{name[:-1]} of optimizer {self._optimizers.index(optimizer)})"
+                    name = f"{name[:-1]} of optimizer {which})"
                 tensors[name], self._keeper[name] = local(value), optimizer
         return tensors
 
     def _states(
         self,
-    ) -> Iterator[tuple[torch.optim.Optimizer, int, torch.Tensor, Mapping[str, Any]]]:
-        """What each optimizer keeps of each parameter, which is one of its own with a number."""
-        for optimizer in self._optimizers:
-            for number, (parameter, state) in enumerate(optimizer.state.items()):
+    ) -> Iterator[tuple[int, int, torch.optim.Optimizer, torch.Tensor, Mapping[str, Any]]]:
+        """What each optimizer keeps of each parameter: both numbers, the optimizer that is stepped,
+        the parameter, and its state.
+        """
+        inside = ((outer, each.state) for outer in self._optimizers for each in _inside(outer))
+        once = {id(states): (outer, states) for outer, states in inside}  # they may share them
+        for which, (outer, states) in enumerate(once.values()):
+            for number, (parameter, state) in enumerate(states.items()):
                 if isinstance(state, Mapping):
-                    yield optimizer, number, parameter, state
+                    yield which, number, outer, parameter, state
+
+
+def _inside(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
+    """An optimizer, and those that work inside of it, as in `ZeroRedundancyOptimizer` and SAM."""
+    found = [optimizer]
+    for each in found:  # which grows meanwhile
+        found += {v for v in vars(each).values() if isinstance(v, torch.optim.Optimizer)} - {*found}
+    return found
 
 
 def _leaves(
