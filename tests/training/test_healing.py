@@ -866,7 +866,7 @@ def test_what_an_optimizer_inside_of_another_one_keeps_is_put_back():
     healing = pm.heal_(model, optimizer)
     train(model, optimizer, 2)
     struck(optimizer.inner.state[model[0].weight]["exp_avg"])
-    train(model, optimizer, 1)
+    train(model, optimizer, 1, first=2)
     assert [change.tensor for e in healing.events for change in e.changes] == ["0.weight (exp_avg)"]
     alone = network()
     train(alone, Around(alone.parameters()), 3)
