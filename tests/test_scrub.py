@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -669,6 +671,18 @@ def test_a_forked_process_repairs_while_a_thread_of_the_old_one_does():
     finally:
         go_on.set()
         other.join()
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "scrubber.stop(); scrubber.start()"])
+def test_a_process_may_end_while_it_is_scrubbed(end):
+    code = (
+        "import torch, parimend as pm\n"
+        "model = torch.nn.Sequential(*[torch.nn.Linear(512, 512) for _ in range(6)])\n"
+        "scrubber = pm.Scrubber(model, pm.protect_(model, 20), share=1.0)\n"
+        f"scrubber.start()\n{end}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_callback_may_stop_the_thread_that_waits_for_its_sweep():

@@ -7,6 +7,7 @@ is repaired between two forward passes and proven by the SHA-256, or, on a GPU, 
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
 from parimend.scrub.gate import LOOK_AGAIN
-from parimend.scrub.looks import Looks
+from parimend.scrub.looks import PATIENCE, Looks
 from parimend.scrub.schedule import Rate, Schedule, pace_for
 from parimend.scrub.telling import Teller
 from parimend.scrub.weights import Weights
@@ -176,15 +177,26 @@ class Scrubber:
         self._thread = threading.Thread(target=self._run, name="parimend-scrubber", daemon=True)
         self._teller.thread = self._thread
         self._thread.start()
+        # A thread that computes while the interpreter ends may abort the process.
+        atexit.register(self._end, PATIENCE)
 
     def stop(self) -> None:
         """Stop, and take the hooks off the model."""
+        self._end()
+        self._looks.gate.remove()
+
+    def _end(self, patience: float | None = None) -> None:
+        """End the thread.
+
+        Args:
+            patience: seconds to wait for it at most.
+        """
+        atexit.unregister(self._end)
         self._arrive(quietly=True)
         self._looks.stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(patience)
             self._thread = None
-        self._looks.gate.remove()
 
     def __enter__(self) -> Scrubber:
         self.start()
