@@ -126,6 +126,50 @@ def test_of_several_results_the_first_is_struck(kind, batch_first):
     torch.testing.assert_close(wrong[1:], right[1:])
 
 
+class Weight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x):
+        return {"y": [(None, self.weight)], "x": x}
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Identity(), nn.Dropout().eval(), nn.Flatten(), nn.Unflatten(1, (3, 1)), Weight()]
+)
+def test_what_a_module_gives_back_unchanged_stays_right_elsewhere(module):
+    x = torch.ones(2, 3, requires_grad=True)
+    with upset_(module, Upset("row"), only="") as upsets:
+        y = module(x)
+    assert upsets.struck == [("", 0)]
+    assert (x == 1.0).all()
+    if isinstance(module, Weight):
+        assert (module.weight == 1.0).all()
+        [(none, wrong)], same = y["y"], y["x"]
+        assert none is None and (wrong != 1.0).any() and same is x
+    else:
+        assert (y != 1.0).any()
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Softmax(-1), nn.ReLU(inplace=True)])
+def test_a_network_may_learn_with_wrong_activations(activation):
+    """Its gradients are those of what it should have computed there."""
+    model, x = nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2)), torch.ones(5, 3)
+    [expected] = torch.autograd.grad(model[:2](x).sum(), model[0].weight)
+    with upset_(model, Upset("offset"), only="1") as upsets:
+        [found] = torch.autograd.grad(model[:2](x).sum(), model[0].weight)
+        model(x).sum().backward()
+    assert upsets.struck == [("1", 0), ("1", 1)]
+    assert torch.equal(found, expected)
+
+
+def test_an_output_whose_elements_share_memory():
+    model = nn.Sequential(nn.Linear(3, 4), Gives(torch.ones(1, 4).expand(5, 4)))
+    with upset_(model, Upset("relative"), only="1"):
+        assert ((model[1]() != 1.0).sum(1) == 1).all()
+
+
 def test_a_projection_that_its_attention_never_calls_is_left_out():
     layer, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.randn(3, 5, 8)
     with torch.no_grad(), upset_(layer, Upset("row")) as upsets:
@@ -216,6 +260,7 @@ def test_a_text_is_one_pattern():
         lambda: upset_(nn.Linear(2, 2), Upset("row"), only=["x"]),
         lambda: upset_(nn.Linear(2, 2), Upset("row"), every=0),
         lambda: upset_(nn.Linear(2, 2), Upset("row"), operations=["no_such_thing"]),
+        lambda: upset_(nn.Linear(2, 2), Upset("row"), operations="t"),  # of a weight
     ],
 )
 def test_misuse(make):

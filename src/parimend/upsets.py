@@ -6,10 +6,12 @@ is wrong. Knows nothing of guards, and strikes before they look.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -173,6 +175,25 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((found for each in value if (found := first_tensor(each)) is not None), None)
 
 
+def with_first(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a module gives with another tensor in the place of its `first_tensor`.
+
+    >>> with_first(({}, [None, torch.ones(2)], "x"), torch.neg)
+    ({}, [None, tensor([-1., -1.])], 'x')
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    key, inner = next((k, each) for k, each in pairs if first_tensor(each) is not None)
+    changed = with_first(inner, change)
+    if isinstance(value, tuple):
+        items = (*value[:key], changed, *value[key + 1 :])
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    value = copy.copy(value)
+    value[key] = changed
+    return value
+
+
 def axis_of(module: nn.Module) -> int:
     """Along which the outputs lie that a module computes from the same inputs.
 
@@ -228,15 +249,20 @@ class Upsets(Removable):
         strike = self._striker(name)
 
         # Before all other hooks, so that guards see what the layer is made to compute.
-        def struck(module: nn.Module, args: Any, output: Any) -> None:
-            if (y := first_tensor(output)) is None:
+        def struck(module: nn.Module, args: Any, output: Any) -> Any:
+            if first_tensor(output) is None:
                 raise FaultError(
                     f"{name or 'the model'} gives a {type(output).__name__} without a tensor: "
                     "leave it out of only="
                 )
+            return with_first(output, partial(wrong, module))
+
+        def wrong(module: Any, y: Tensor) -> Tensor:
+            y = y.clone()  # it may be the input or a weight, and be needed in a backward pass
             of_sequences = isinstance(module, nn.MultiheadAttention | nn.RNNBase)
             late = of_sequences and not module.batch_first and y.dim() == 3
             strike(y.transpose(0, 1) if late else y, axis)
+            return y
 
         hook = Hook(struck)
         self._removers.append(module.register_forward_hook(hook, prepend=True).remove)
@@ -282,6 +308,14 @@ def _name(operation: Any) -> str:
     return str(operation._schema.name).removeprefix("aten::").removesuffix("_")
 
 
+def _gives_view(name: str) -> bool:
+    """Whether an operation's result is the memory of an argument that it does not change."""
+    packet = getattr(torch.ops.aten, name)
+    schemas = [getattr(packet, each)._schema for each in packet.overloads()]
+    aliases = [schema.returns[0].alias_info for schema in schemas if schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
 def upset_(
     model: nn.Module,
     upset: Upset,
@@ -303,7 +337,8 @@ def upset_(
             calls no layer: name it itself, and the output of its ``out_proj`` is struck, behind
             what guards see of it.
         operations: names of PyTorch's own (`torch.ops.aten`), such as ``add``, ``relu`` or
-            ``bmm``: whatever calls them while the model runs in eager mode is struck.
+            ``bmm``: whatever calls them while the model runs in eager mode is struck. Not those
+            that give views, such as ``transpose``.
         every: strikes one call of a layer, or of an operation, in so many, the last one of them.
 
     Returns:
@@ -311,7 +346,7 @@ def upset_(
 
     Raises:
         FaultError: if a pattern matches nothing, or only what is never called, or TorchScript, an
-            operation does not exist, or nothing is left to be struck.
+            operation does not exist or gives a view, or nothing is left to be struck.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -328,6 +363,11 @@ def upset_(
     for name in operators:
         if not hasattr(torch.ops.aten, name):
             raise FaultError(f"operations={name!r} is no operation of torch.ops.aten")
+        if _gives_view(name):
+            raise FaultError(
+                f"operations={name!r} gives a view of what it is called with, which would be "
+                "damaged for good: name the operation that computes it, or what is computed next"
+            )
     modules = dict(model.named_modules())
     there: list[str] = []
     if takes_in(only):
