@@ -516,6 +516,23 @@ def test_a_checkpoint_may_be_loaded_after_damage_beyond_repair():
     assert [event.kind for event in healing.events] == ["accepted"]
 
 
+@pytest.mark.parametrize("bit", [0, 31, 62])
+def test_damage_of_the_sums_that_are_kept_is_never_put_into_weights(bit):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    healing = pm.heal_(model, optimizer, 3)
+    right = copy.deepcopy(model.state_dict())
+    sums = healing._kept._watched[0]._kept
+    sums.reshape(-1)[2] ^= np.uint64(1 << bit)
+    struck(model[0].weight)
+    with pytest.raises(DamageError, match="or the sums that were kept"):
+        model(torch.ones(1, 20))
+    assert healing.events == []
+    sums.reshape(-1)[2] ^= np.uint64(1 << bit)
+    assert healing.check_()
+    assert same(model.state_dict(), right)
+
+
 def test_an_update_within_an_update_is_a_part_of_it():
     model = network()
     healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -219,7 +219,7 @@ class Healing(Removable):
                 )
             self._tell("repaired", reason, tuple(changes))
         if lost:
-            what = f"more than {self._errors} words have changed"
+            what = f"more than {self._errors} words have changed, or the sums that were kept"
             if self._errors is None:
                 what = "they have changed, and so have the copies that were kept"
             raise DamageError(

@@ -149,7 +149,8 @@ class Watched:
     def kept(self) -> CheckedWord:
         """The word with the sums that were kept."""
         there = self.code.zeros() if self._resident is None else self._resident.kept()
-        return CheckedWord(self.code, self.word, self.code.add(self._kept, there))
+        here = self._kept % np.uint64(self.code.prime)  # they may be damaged as well
+        return CheckedWord(self.code, self.word, self.code.add(here, there))
 
     def put_back_(self, others: AbstractSet[str] = frozenset()) -> PutBack:
         """Put back what is wrong in it, as far as its sums tell.
