@@ -13,6 +13,8 @@ from tests.distributed import workers
         "along_the_code",
         "resumed",
         "healed_in_a_step",
+        "healed_before_they_are_gathered",
+        "healed_within_an_optimizer",
         "parallel",
         "carriers",
         "planes",

@@ -231,6 +231,47 @@ def parallel(rank):
     assert pm.check(model, seal).verdict is Verdict.CLEAN
 
 
+def healed_before_they_are_gathered(rank):
+    def run(struck):
+        model = network()
+        fully_shard(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        with pm.heal_(model, optimizer) as healing:
+            for step in range(4):
+                if struck:
+                    strike(model, rank)
+                train(model, optimizer, 1, rank, first=step)
+        return gathered(model), [event.kind for event in healing.events]
+
+    right, events = run(False)
+    assert events == []
+    found, events = run(True)
+    assert events == ["repaired"] * 4
+    assert same(found, right)
+
+
+def healed_within_an_optimizer(rank):
+    """`ZeroRedundancyOptimizer` keeps its state in an optimizer inside of it."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # compiles, which is deprecated
+
+    def run(struck):
+        model = DistributedDataParallel(network())
+        parameters = model.parameters()
+        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.Adam, lr=1e-2)
+        with pm.heal_(model, optimizer) as healing:
+            for step in range(4):
+                if struck and step:
+                    next(iter(optimizer.optim.state.values()))["exp_avg"].view(-1)[rank] = 1e9
+                train(model, optimizer, 1, rank, first=step)
+        return gathered(model.module), [event.kind for event in healing.events]
+
+    right, events = run(False)
+    assert events == []
+    found, events = run(True)
+    assert events == ["repaired"] * 3
+    assert same(found, right)
+
+
 def carriers(rank):
     mesh = init_device_mesh("cpu", (2,))
     for carrier in ("sidecar", "lowbits", "real"):

@@ -95,7 +95,8 @@ class Healing(Removable):
         self._leave_renormalized()
         self.refresh()
         forward = uncompiled(self._before_forward)
-        self._hooks.append(self._model.register_forward_pre_hook(Hook(forward)))
+        # Before `fully_shard` gathers what may be damaged.
+        self._hooks.append(self._model.register_forward_pre_hook(Hook(forward), prepend=True))
         for each in self._optimizers:
             self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
             self._hooks.append(each.register_load_state_dict_pre_hook(self._before_loading))

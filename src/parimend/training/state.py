@@ -76,6 +76,8 @@ class State:
 
     def gone(self) -> set[str]:
         """Tensors that model and optimizers do not have any more."""
+        if self._sharded:  # a model has gathered ones instead, while it computes
+            return set()
         there = {local(t).data_ptr() for t in self._all() if t is not None and _has_memory(t)}
         places = zip(self.tensors, self._places.addresses, strict=True)
         return {name for name, address in places if address not in there}
