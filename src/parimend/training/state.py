@@ -137,7 +137,8 @@ def _inside(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]
     """An optimizer, and those that work inside of it, as in `ZeroRedundancyOptimizer` and SAM."""
     found = [optimizer]
     for each in found:  # which grows meanwhile
-        found += {v for v in vars(each).values() if isinstance(v, torch.optim.Optimizer)} - {*found}
+        held = [v for v in vars(each).values() if isinstance(v, torch.optim.Optimizer)]
+        found += [v for v in held if v not in found]
     return found
 
 
