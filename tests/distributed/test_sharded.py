@@ -15,6 +15,7 @@ from tests.distributed import workers
         "healed_in_a_step",
         "parallel",
         "carriers",
+        "words_of_memory",
         "planes",
         "mixed",
         "tied",

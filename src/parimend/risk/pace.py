@@ -123,8 +123,8 @@ class Pace(Record):
 
         Raises:
             SpecError: if ``target`` is not between 0 and 1, the worst rate not above 1e-300 and at
-                most 1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the target at
-                any interval; says why.
+                most 1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the
+                target at any interval; says why.
         """
         target = real_number(target, "target", "a probability per year", above=0, below=1)
         real_number(worst.rate, "the worst rate", "events per bit and day", above=_RAREST, most=1)
