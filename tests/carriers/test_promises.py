@@ -184,6 +184,19 @@ def test_errors_are_words_of_memory_also_in_views_into_it(dtype, rng):
         assert contents(tensors) == good
 
 
+def test_errors_are_words_of_memory_also_where_it_is_that_of_several_tensors():
+    """A word of a flat buffer may hold a tensor of one element, and the ends of two others."""
+    flat = torch.arange(64, dtype=torch.uint8)
+    sizes = (17, 8, 1, 1, 1, 1, 4, 30)
+    tensors = {str(i): view for i, view in enumerate(flat[1:].split(sizes))}
+    seal = pm.protect_(tensors, 1)
+    good = flat.clone()
+    for word in range(16):
+        flat[4 * word : 4 * word + 4] ^= 255
+        assert pm.repair_(tensors, seal).verdict == "corrected"
+        assert torch.equal(flat[1:], good[1:])
+
+
 def test_a_row_that_begins_within_a_word_notices_half_as_many():
     tensors = {"x.weight": torch.zeros(2, 33, dtype=torch.bfloat16), "y": torch.zeros(9)}
     seal = pm.protect_(tensors, 2, per="row")

@@ -17,6 +17,7 @@ from tests.distributed import workers
         "healed_within_an_optimizer",
         "parallel",
         "carriers",
+        "words_of_memory",
         "planes",
         "mixed",
         "tied",

@@ -297,6 +297,25 @@ def carriers(rank):
             assert same({name: t.full_tensor() for name, t in tensors.items()}, full)
 
 
+def words_of_memory(rank):
+    """A word of a process's memory may hold elements of two words of the whole tensor, or more."""
+    mesh, mine = init_device_mesh("cpu", (2,)), torch.Generator().manual_seed(rank)
+    torch.manual_seed(1)
+    for dtype in (torch.bfloat16, torch.int8, torch.float32):
+        full = (40 * torch.randn(2, 999)).to(dtype)
+        for placement in (Shard(0), Shard(1)):
+            tensor = distribute_tensor(full.clone(), mesh, [placement])
+            seal = pm.protect_({"w": tensor}, 10)
+            assert agree(seal.to_bytes())
+            for struck in (0, 1):
+                words = tensor.to_local().view(-1).view(torch.uint8)
+                chosen = torch.randperm(len(words) // 4, generator=mine)[:10].tolist()
+                for word in chosen if rank == struck else ():
+                    words[4 * word : 4 * word + 4] ^= 0x55
+                assert pm.repair_({"w": tensor}, seal).verdict is Verdict.CORRECTED
+                assert torch.equal(tensor.full_tensor(), full)
+
+
 def planes(rank):
     """Words of some bits, of sharded tensors."""
     mesh = init_device_mesh("cpu", (2,))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parimend.errors import SpecError
-from parimend.risk import Environment, Events, environment
+from parimend.risk import Environment, Events, Service, environment
 from parimend.risk.chance import (
     Exposed,
     largest_budget,
@@ -157,6 +157,7 @@ def test_coverage_counts_what_is_not_noticed():
         (lambda: Environment("x", rate=float("nan")), "not nan"),
         (lambda: environment("sea-level-drum"), "sea-level-dram, .* did you mean sea-level-dram"),
         (lambda: environment("moon"), "unknown environment 'moon': there are sea-level-dram"),
+        (lambda: Service("leo", years=1e306), r"years .* to 1000000000, not 1e\+306"),
     ],
 )
 def test_what_cannot_be_is_refused(make, says):
@@ -319,3 +320,11 @@ def test_the_last_budget_that_there_is_is_looked_at():
     assert smallest_budget(words, where, 1e-3, once * 1.01, least=310) == 310
     rows = Environment("x", rate=1e-9, events=Events.of({441: 1.0}))
     assert smallest_budget(words, rows, 1e-3, once * 1.01) is None
+
+
+def test_the_longest_service_there_is_has_its_numbers():
+    """Of a billion years, checked ten times a second."""
+    service = Service("sea-level-dram", interval=1e-6, years=1e9)
+    it = risk([proven(4)], service.environment, service.interval, service.years)
+    assert all(map(math.isfinite, it.as_dict().values()))
+    assert it.unrepaired == it.large == 1.0

@@ -162,7 +162,13 @@ def test_an_interval_for_quiet_days_does_not_hold_it():
         ({"target": 0.0}, "target must be a probability per year between 0 and 1, not 0.0"),
         ({"target": 1.5}, "target must be a probability"),
         ({"target": math.nan}, "target must be a probability"),
-        ({"worst": Environment("x")}, "the worst rate must be events per .* above 0 and at most 1"),
+        *[
+            (
+                {"worst": Environment("x", rate)},
+                "the worst rate must be events per .* above 1e-300 and at most 1",
+            )
+            for rate in (0.0, 5e-324)
+        ],
         ({"words": []}, "no protected word"),
         *[
             ({"longest": days}, "longest must be a number of days of at least 1e-06")

@@ -203,6 +203,8 @@ class TestChoice:
             ([1e-40], "F32", None, "weights as large as 9.99995e-41 have no grid of 18 bits"),
             ([1e300], "F64", None, "weights as large as 1e+300 have no grid"),
             ([1e-300], "F64", None, "weights as large as 1e-300 have no grid"),
+            ([5e-324], "F64", None, "weights as large as 4.94066e-324 have no grid"),
+            ([1.7e308], "F64", None, "weights as large as 1.7e+308 have no grid"),
         ],
     )  # fmt: skip
     def test_refusals_name_the_tensor(self, values, dtype, bits, message):

@@ -42,6 +42,7 @@ _STEP = 2.0 ** (1.0 / _PER_OCTAVE)
 """Ratio of neighbours on the grids of rates and of intervals, so that one table serves all products
 of the two."""
 _RATES = 17 * _PER_OCTAVE  # the lowest one is 1e-5 of the worst
+_RAREST = 1e-300  # events per bit and day; close to the smallest number the others would be zero
 _SMALL = 1e-2  # of what may be lost in the shortest interval
 _LIKELY = 0.1  # a loss is then taken for certain
 
@@ -121,12 +122,12 @@ class Pace(Record):
             jumps: hazard per day that the rate jumps, up to the worst rate.
 
         Raises:
-            SpecError: if ``target`` is not between 0 and 1, the worst rate not above 0 and at most
-                1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the target at
-                any interval; says why.
+            SpecError: if ``target`` is not between 0 and 1, the worst rate not above 1e-300 and at
+                most 1, ``longest`` or ``jumps`` make no sense, or if the worst rate misses the
+                target at any interval; says why.
         """
         target = real_number(target, "target", "a probability per year", above=0, below=1)
-        real_number(worst.rate, "the worst rate", "events per bit and day", above=0, most=1)
+        real_number(worst.rate, "the worst rate", "events per bit and day", above=_RAREST, most=1)
         longest = real_number(longest, "longest", "a number of days", least=SHORTEST)
         jumps = real_number(jumps, "jumps", "a rate per day", least=0)
         if not words:

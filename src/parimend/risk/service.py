@@ -9,6 +9,8 @@ from parimend.record import Record
 from parimend.risk.chance import SHORTEST
 from parimend.risk.environment import Environment, environment
 
+_LONGEST = 10**9  # years, far from where numbers end
+
 
 @dataclass(frozen=True, repr=False)
 class Service(Record):
@@ -36,7 +38,7 @@ class Service(Record):
 
     def __post_init__(self) -> None:
         _ = self.environment  # raises
-        real_number(self.years, "years", least=SHORTEST)
+        real_number(self.years, "years", least=SHORTEST, most=_LONGEST)
         if self.interval is not None:
             real_number(self.interval, "interval", "a number of days", least=SHORTEST)
         if self.target is not None:

@@ -83,10 +83,9 @@ class ModelTensors(Tensors):
 
     def apart(self, part: Part) -> int:
         tensor = self.held[part.name]
-        if not tensor.is_contiguous():
-            return max(WORD // part.itemsize, 1)
-        # A view into a flat buffer may begin within a word of it.
-        return 2 if tensor.storage_offset() * part.itemsize % WORD else 1
+        # A view into a flat buffer may begin within a word of it, and share words with others.
+        within = tensor.storage_offset() * part.itemsize % WORD
+        return max(WORD // part.itemsize, 1) if within or not tensor.is_contiguous() else 1
 
     def copies(self, part: Part) -> bool:
         is_view = not part.mask and self.held[part.name].is_contiguous()

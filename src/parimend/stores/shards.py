@@ -25,7 +25,7 @@ from parimend.stores import spread
 from parimend.stores.base import Tensors
 from parimend.stores.model import ModelTensors
 from parimend.stores.spread import Elements, Held, common
-from parimend.words.bits import byte_view
+from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
 
@@ -93,6 +93,19 @@ class Shards(spread.Spread):
             return slice(rows[0] * below, (rows[0] + rows[1]) * below)
         block = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
         return np.arange(tensor.numel()).reshape(tensor.shape)[block].ravel()
+
+    def run(self, part: Part) -> int:
+        """A number of bytes: where a shard begins in its tensor, in any process, and what lies in
+        a row in memory there, is a multiple of it.
+        """
+        placed = self._tensors[part.name].placements  # type: ignore[attr-defined]
+        dims = [placed[along].dim for along in self._split]
+        last = max(dims)
+        pieces = math.prod(
+            self._mesh.size(a) for a, d in zip(self._split, dims, strict=True) if d == last
+        )
+        rows, rest = divmod(part.shape[last], pieces)
+        return (1 if rest else rows) * math.prod(part.shape[last + 1 :]) * part.itemsize
 
     def sum(self, array: NDArray[Any]) -> NDArray[Any]:
         return self._reduce(array, "SUM")
@@ -166,6 +179,10 @@ class ShardedTensors(Tensors):
         data = np.zeros((part.count, size), np.uint8)
         data[self.spread.held(part).elements] = self.read_held(part).reshape(-1, size)
         return data.reshape(-1)
+
+    def apart(self, part: Part) -> int:
+        within = self.spread.several and self.spread.run(part) % WORD
+        return max(WORD // part.itemsize, 1) if within else 1
 
     def _read(self, part: Part) -> NDArray[np.uint8]:
         return self.spread.sum(self.share(replace(part, mask=0)))

@@ -145,7 +145,8 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
             )
         return Grid(bits, 0)
     room = (1 << (bits - 1)) * (1.0 - 1.0 / 16.0)
-    exponent = math.frexp(largest / room)[1] if largest else 1 - bits
+    mantissa, exponent = math.frexp(largest)
+    exponent = exponent + math.frexp(mantissa / room)[1] if largest else 1 - bits
     if exponent < bits - 126 or exponent + bits > 127:
         raise WordError(f"{name}: weights as large as {largest:g} have no grid of {bits} bits")
     return Grid(bits, exponent)
