@@ -31,7 +31,7 @@ def no_graphs_of_others():
 def compiled_on(request, monkeypatch):
     """Compiled for the processor, or as for a device that it has to wait for."""
     if request.param == "gpu":
-        monkeypatch.setattr(layer, "waits_for", lambda device: torch.compiler.is_compiling())
+        monkeypatch.setattr(layer, "waits_for", lambda y: torch.compiler.is_compiling())
     return request.param
 
 
@@ -523,7 +523,7 @@ def test_compiled_for_inputs_of_any_number(module, size, dynamic, deferred, comp
 
 @pytest.mark.parametrize("depth", [2, 5])
 def test_a_device_reduces_the_stops_of_all_layers_at_once(depth, monkeypatch):
-    monkeypatch.setattr(layer, "waits_for", lambda device: True)
+    monkeypatch.setattr(layer, "waits_for", lambda y: True)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(depth))).eval()
     graphs = []
     with torch.no_grad(), guard_(model, 1, deferred=True):

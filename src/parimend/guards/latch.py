@@ -40,12 +40,13 @@ _KINDS: dict[str, GuardKind] = {"raise": "raised", "record": "recorded"}
 
 
 @dataclass
-class _Thread:
-    """What a thread is doing.
+class _Here(threading.local):
+    """What a thread is doing, which has attributes of its own.
 
     Attributes:
         phase: ``waiting`` while alarms are kept, ``judging`` in the second run.
         alarms: for every device, (layers,) int32: never cleared but by who reads them.
+        places: each of them, () int32; to ask for one takes longer than all else that is asked.
         is_captured: whether these are the places of a CUDA graph, and of whatever else is captured
             before the next forward that is not.
         told: layers of which the second run has said something, or can say nothing.
@@ -54,6 +55,7 @@ class _Thread:
 
     phase: str = ""
     alarms: dict[torch.device, Tensor] = field(default_factory=dict)
+    places: dict[torch.device, Sequence[Tensor]] = field(default_factory=dict)
     is_captured: bool = False
     told: set[str] = field(default_factory=set)
     harmless: set[str] = field(default_factory=set)
@@ -87,7 +89,7 @@ class Latch:
         self._model = model
         self._journal = journal
         self._layers = list(layers)
-        self._threads = threading.local()
+        self._here = _Here()
         self._captured: list[_Captured] = []
         self._numbers: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._key = graph.admit(self)
@@ -110,29 +112,23 @@ class Latch:
         return remove
 
     @property
-    def _here(self) -> _Thread:
-        if not hasattr(self._threads, "state"):
-            self._threads.state = _Thread()
-        state: _Thread = self._threads.state
-        return state
-
-    @property
-    def waits(self) -> bool:
-        """Whether alarms of this thread are to be kept."""
-        return self._here.phase == "waiting"
-
-    @property
     def judges(self) -> bool:
         """Whether this is the second run, in which every call is checked."""
         return self._here.phase == "judging"
 
-    def place(self, layer: int, device: torch.device) -> Tensor:
+    def place(self, layer: int, device: torch.device) -> Tensor | None:
         """Where the alarm of a layer lies, () int32: 0, or 1 for an alarm that was not read yet.
+        None if alarms of this thread are not to be kept.
 
         Raises:
             GuardError: if there is no such place, and none can be made.
         """
-        return self._places(device)[layer]
+        here = self._here
+        if here.phase != "waiting":
+            return None
+        if device not in here.places:
+            here.places[device] = self._places(device).unbind()
+        return here.places[device][layer]
 
     def _places(self, device: torch.device) -> Tensor:
         """Those of all layers."""
@@ -156,7 +152,7 @@ class Latch:
         """Gives a forward that is not captured places of its own."""
         here = self._here
         if here.is_captured and not capturing():
-            here.alarms, here.is_captured = {}, False
+            here.alarms, here.places, here.is_captured = {}, {}, False
 
     def judged(self, layer: str, told: bool) -> None:
         """Notes that a layer was stopped and looked at; and whether anything was said of it."""

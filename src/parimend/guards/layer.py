@@ -152,8 +152,8 @@ class LayerGuard(Hook):
             self.pass_by(call)
         elif y.numel():
             checks, used = self.checks_in(y.dtype), as_used(x, y)
-            place = latch.place(self.number, y.device) if latch and latch.waits else None
-            if place is not None and waits_for(y.device):
+            place = latch.place(self.number, y.device) if latch else None
+            if place is not None and waits_for(y):
                 checks.suspicious(y, used, place)
             elif is_raised(checks.suspicious(y, used)):
                 if place is None:
@@ -236,7 +236,7 @@ class LayerGuard(Hook):
             if latch is None or latch.traced is None:
                 graph.answer_(stops.any(), y, x, *parameters(), self._key)
             else:
-                if not waits_for(y.device):
+                if not waits_for(y):
                     stops = graph.judge(stops.any(), y, x, *parameters(), self._key)
                 latch.traced.append((self.number, stops))
 
@@ -298,9 +298,9 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return x
 
 
-def waits_for(device: torch.device) -> bool:
+def waits_for(y: Tensor) -> bool:
     """Whether the processor waits where it reads what a device has computed."""
-    return device.type != "cpu"
+    return not y.is_cpu
 
 
 def as_used(x: Tensor, y: Tensor) -> Tensor:
