@@ -196,7 +196,7 @@ def test_an_environment_may_be_the_worst():
         ({"worst_rate": 1.5}, "above 0 and at most 1, not 1.5"),
         ({"worst_rate": []}, "worst_rate must be a number of events .* not a list"),
         ({"worst_rate": "leao"}, "unknown environment 'leao'.*did you mean leo"),
-        ({"worst_rate": "disk"}, "the worst rate must be .* above 0"),
+        ({"worst_rate": "disk"}, "the worst rate must be .* above 1e-300"),
         ({"events": "1:0.5"}, "shares of events must add up to 1"),
         ({"events": "1:0.5,64:0.5"}, "events of up to 64 words.*budget of 8.*larger budget"),
     ],
