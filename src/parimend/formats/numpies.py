@@ -19,7 +19,7 @@ from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import MOST_BYTES, Entry
 from parimend.formats.listed import Listed
 from parimend.formats.reading import Reader
-from parimend.formats.zipped import COMPRESSED, STORED, members
+from parimend.formats.zipped import STORED, members
 
 ARRAY = "array"
 """Name of the only tensor of an .npy file."""
@@ -75,7 +75,7 @@ class Npz(Listed):
         for member in found:
             title = member.name.removesuffix(_SUFFIX)
             if member.method != STORED:
-                yield member.as_bytes(title, COMPRESSED)
+                yield member.compressed(title)
             elif title != member.name:
                 yield _array(Reader(file, name, member.begin, member.end), title)
 

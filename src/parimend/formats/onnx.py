@@ -23,8 +23,6 @@ from parimend.formats.protobuf import fields, varint
 from parimend.formats.reading import Reader
 from parimend.regular import State, open_regular, state_of
 
-_SUFFIX = ".onnx"
-"""What the names of models end in."""
 _MODELS = "*.[oO][nN][nN][xX]"
 
 # By the numbers of onnx.proto.
@@ -96,7 +94,7 @@ class Onnx(Listed):
     """ONNX models. Constants without a name are called as what they are the output of."""
 
     name = "onnx"
-    suffix = _SUFFIX
+    suffix = ".onnx"
     loads = "onnx"
     has_others = True
 
