@@ -107,7 +107,8 @@ class Members:
         if isinstance(looked, Looked):
             self._is_protected = True
             self._found[path] = looked.found
-            self._strange.update([path] if looked.is_strange else [])
+            if looked.is_strange:
+                self._strange.add(path)
             name = looked.notes.get(NAME)
             if looked.is_sure and is_inside(name):
                 self.named[path] = str(name)
@@ -115,7 +116,8 @@ class Members:
                 self._hear(looked, path)
             return
         self._failed[path] = looked
-        self._strange.update([path] if isinstance(looked, MismatchError) else [])
+        if isinstance(looked, MismatchError):
+            self._strange.add(path)
         if self.is_set:
             self._is_protected |= self.seals.has(path)
             self._unsure[path] = None
@@ -263,9 +265,9 @@ class Members:
         Seals of old noted no members. Where an index lists them, nothing is known of others; where
         there is no list that can be trusted, everything that might be a member is.
         """
-        lost = not self._noted and not self._listed
-        if not lost and not self._noted:
+        if self._listed and not self._noted:
             return []
+        lost = not self._noted
         names = names_below(self._folder)
         if not self.path.is_dir():  # an index stands for its own folder
             names = [name for name in names if "/" not in name]

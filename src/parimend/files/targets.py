@@ -294,7 +294,7 @@ def notes_of(files: Sequence[Path], folder: Path) -> dict[str, list[str]]:
     return {MEMBERS: members, LEFT_OUT: rest}
 
 
-def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
+def noted(notes: Mapping[str, Any], note: str, name: str) -> frozenset[str]:
     """The names in a note of a seal, as they are called from another folder on.
 
     Args:
@@ -305,22 +305,22 @@ def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
 
     >>> notes = {"members": ["unet/a.bin", "vae/b.bin"], "place": "unet/a.bin"}
     >>> noted(notes, "members", "a.bin"), sorted(noted(notes, "members", "x/unet/a.bin"))
-    ({'a.bin'}, ['x/unet/a.bin', 'x/vae/b.bin'])
+    (frozenset({'a.bin'}), ['x/unet/a.bin', 'x/vae/b.bin'])
     """
     names, place = notes.get(note), notes.get(PLACE, PurePosixPath(name).name)
     if not isinstance(names, list | frozenset) or not is_inside(place):
-        return set()
+        return frozenset()
     then, now = PurePosixPath(place).parent.parts, PurePosixPath(name).parent.parts
     common = min(len(then), len(now))
     if then[len(then) - common :] != now[len(now) - common :]:
-        return set()  # moved: nothing is known of where the others are
+        return frozenset()  # moved: nothing is known of where the others are
     above, below = then[: len(then) - common], now[: len(now) - common]
-    return {*_seen_from(names_in(names), above, below)}
+    return _seen_from(names_in(names), above, below)
 
 
-def names_in(noted: Iterable[object]) -> frozenset[str]:
+def names_in(note: Iterable[object]) -> frozenset[str]:
     """What a seal notes of the names of files, as far as they are such."""
-    return _inside(tuple(each for each in noted if isinstance(each, str)))
+    return _inside(tuple(each for each in note if isinstance(each, str)))
 
 
 def shared(notes: Mapping[str, Any]) -> dict[str, Any]:
