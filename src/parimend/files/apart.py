@@ -23,9 +23,9 @@ from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
+from parimend.files.notes import PLACE
 from parimend.files.seals import (
     FORCED,
-    PLACE,
     SUFFIX,
     Beside,
     Save,

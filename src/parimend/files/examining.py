@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damaged_blocks
-from parimend.files.links import LED_TO
+from parimend.files.notes import LED_TO
 from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
 from parimend.formats import layout_of

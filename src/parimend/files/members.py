@@ -14,22 +14,19 @@ from parimend.errors import FormatError, MismatchError, ParimendError, SealError
 from parimend.files.apart import holding, seals_in
 from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
+from parimend.files.notes import LEFT_OUT, MEMBERS, NAME, PLACE, is_inside, noted, shared
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import MEMBERS, NAME, PLACE, Sealed, Seals, name_of, sidecar_of
+from parimend.files.seals import Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
-    LEFT_OUT,
     MAX_INDEX,
     has_others,
     index_first,
     is_index,
-    is_inside,
     is_weights,
     names_below,
-    noted,
     others,
-    shared,
 )
 from parimend.files.walking import unreadable
 from parimend.regular import read_regular
