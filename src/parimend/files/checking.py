@@ -20,8 +20,9 @@ from parimend.files.examining import Act, report_on
 from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit
 from parimend.files.opening import opened
+from parimend.files.problems import reason
 from parimend.files.seals import Seals
-from parimend.files.targets import index_first, reason
+from parimend.files.targets import index_first
 from parimend.outcomes import FileOutcome, Report
 from parimend.regular import size_of
 from parimend.stores.file import FileTensors, Progress, silent

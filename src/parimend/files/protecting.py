@@ -16,6 +16,7 @@ from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
 from parimend.files.apart import Apart
 from parimend.files.choosing import choose
+from parimend.files.problems import absence, reason
 from parimend.files.sealing import Protection, Task, prepare
 from parimend.files.seals import Beside, Seals, is_seal
 from parimend.files.targets import (
@@ -24,9 +25,7 @@ from parimend.files.targets import (
     is_shard,
     is_weights,
     left_out,
-    missing,
     notes_of,
-    reason,
     targets,
 )
 from parimend.formats import FORMATS, of_suffix
@@ -313,7 +312,7 @@ def each_of(
 def _problem(error: Exception, path: Path) -> str:
     if not isinstance(error, OSError):
         return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-    gone = "" if isinstance(error, PermissionError) else missing(path)
+    gone = "" if isinstance(error, PermissionError) else absence(path)
     return gone or reason(error, path)
 
 

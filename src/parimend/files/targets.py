@@ -290,20 +290,6 @@ def notes_of(files: Sequence[Path], folder: Path) -> dict[str, list[str]]:
     return {MEMBERS: members, LEFT_OUT: rest}
 
 
-def missing(path: Path) -> str:
-    """In words that a file is not there; empty if it is."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {os.readlink(path)}, which is not there"
-    return "" if path.exists() else "it is missing"
-
-
-def reason(error: OSError, path: Path) -> str:
-    """Why a path cannot be read or written, in words, and what else that is the fault of."""
-    why = str(error.strerror or error)
-    is_its_own = error.filename is None or Path(error.filename) == path
-    return why if is_its_own else f"{error.filename}: {why}"
-
-
 def names_below(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[str]:
     """Names of the files in and below a folder, from it on, without seals; see `walk`."""
     return [name for name in walk(folder, onerror) if not name.endswith(("/", SUFFIX))]

@@ -206,7 +206,8 @@ def _tensor(reader: Reader, owner: str) -> _Tensor:
     for number, value in fields(reader):
         if isinstance(value, int):
             if number == _DIMS:
-                shape += [value] if len(shape) <= _MOST_DIMENSIONS else []
+                if len(shape) <= _MOST_DIMENSIONS:
+                    shape.append(value)
             elif number == _TYPE:
                 dtype = _DTYPES.get(value, f"ONNX_{value}")
             is_beside |= number == _LOCATION and value == 1
@@ -217,7 +218,8 @@ def _tensor(reader: Reader, owner: str) -> _Tensor:
             name = _text(value)
         elif number == _EXTERNAL:
             key, text = _pair(value)
-            texts |= {key: text} if key in _KEYS else {}
+            if key in _KEYS:
+                texts[key] = text
         elif number in (*_AS_THEY_ARE, *_VARINTS):
             data = [*data[:1], (number, value)]
     if len(shape) > _MOST_DIMENSIONS or any(size > MOST_BYTES for size in shape):
