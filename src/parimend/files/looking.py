@@ -76,7 +76,7 @@ def settled(found: FileOutcome, opened: Opened) -> FileOutcome:
     """What was found in a file; where it is not right, and the file was written meanwhile, only
     that: what was read is then neither what was there nor what is.
     """
-    if found.ok or found.written or state_of(opened.path) == opened.states[0]:
+    if found.ok or found.written or state_of(opened.path) == opened.state:
         return found
     problem = "it was written while it was being looked at: check it again when that is done"
     return FileOutcome((), str(opened.path), problem=problem)

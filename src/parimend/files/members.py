@@ -132,23 +132,7 @@ class Members:
             SealError: if none of several files is protected.
             FormatError: if a folder has no files that could be.
         """
-        if not self.is_set:
-            for path, error in self._failed.items():
-                if isinstance(error, FileNotFoundError) and self._is_gone(path):
-                    why = self._problems.missing(path)
-                    raise FileNotFoundError(errno.ENOENT, why, str(path)) from None
-                raise error
-        elif not self._is_protected:
-            self.path.stat()  # raises, if there is nothing at all
-            for error in self._unseen.values():
-                raise error
-            if not self._failed:
-                raise FormatError(f"{self.path} has no protected files and no files of weights")
-            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
-            for error in self._failed.values():
-                if isinstance(error.__cause__, FormatError):  # it is damaged
-                    raise SealError(f"{none}, and {error}")
-            raise SealError(f"{none} ({self._problems.protect} makes them)")
+        self._require_any()
         failed = self._failed | self._unseen
         problems = {path: self._problems.of(error, path) for path, error in failed.items()}
         elsewhere = exchanged(named or self.named) | self._displaced
@@ -162,6 +146,26 @@ class Members:
             self._found.pop(path, None)  # compared with the seal of another file
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
+
+    def _require_any(self) -> None:
+        """Raise why nothing could be looked at; see `outcome`."""
+        if not self.is_set:
+            for path, error in self._failed.items():
+                if isinstance(error, FileNotFoundError) and self._is_gone(path):
+                    why = self._problems.missing(path)
+                    raise FileNotFoundError(errno.ENOENT, why, str(path))
+                raise error
+        elif not self._is_protected:
+            self.path.stat()  # raises, if there is nothing at all
+            for error in self._unseen.values():
+                raise error
+            if not self._failed:
+                raise FormatError(f"{self.path} has no protected files and no files of weights")
+            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
+            for error in self._failed.values():
+                if isinstance(error.__cause__, FormatError):  # it is damaged
+                    raise SealError(f"{none}, and {error}")
+            raise SealError(f"{none} ({self._problems.protect} makes them)")
 
     def _left_seals(self) -> Iterator[tuple[Path, Displaced]]:
         """Files that took each other's places and left their seals: each is as another's says."""
@@ -185,7 +189,7 @@ class Members:
         """What there is to know of a member in which nothing else is wrong, in words."""
         name = self.named.get(path, path.name)
         # Where seals are elsewhere, names mean little, and files of one content have one seal.
-        is_told = name != path.name and not self.seals.known()
+        is_told = name != path.name and not self.seals.option
         return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
     def _hear(self, looked: Looked, path: Path) -> None:
