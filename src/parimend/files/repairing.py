@@ -38,7 +38,6 @@ _NOT_HERE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
-_ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 
 
 def repair_file(
@@ -188,7 +187,10 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+            reason = (
+                f"{error.strerror}: it cannot be repaired in its place; give another one for the "
+                "result, with -o (in Python: out)"
+            )
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)

@@ -53,9 +53,9 @@ class Npy(Listed):
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         reader = Reader(file, name, 0, size)
-        if reader.take(min(len(_MAGIC), size)) != _MAGIC:
+        if reader.again().take(min(len(_MAGIC), size)) != _MAGIC:
             raise AnotherFormatError(f"{name} is no array of numpy")
-        yield _array(Reader(file, name, 0, size), ARRAY)
+        yield _array(reader, ARRAY)
 
 
 class Npz(Listed):

@@ -21,8 +21,8 @@ from parimend.formats.zipped import STORED, Member, members
 from parimend.regular import read_at
 
 _PICKLE = "/data.pkl"
-_STORAGES = ("data/", "constants/", "tensors/")
 _DATA = "data/"
+_STORAGES = (_DATA, "constants/", "tensors/")
 _ORDER = "byteorder"
 
 
