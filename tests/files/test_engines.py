@@ -14,7 +14,7 @@ import safetensors.numpy
 from parimend import check_file, protect_file
 from parimend.errors import ParimendError, SealError, SpecError
 from parimend.files import check_all
-from parimend.files.engines import Threads, attempt
+from parimend.files.engines import Threads
 from parimend.outcomes import Verdict
 from tests.cli.conftest import run  # noqa: F401
 from tests.files.conftest import flip
@@ -115,7 +115,18 @@ def test_what_ends_the_others_is_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         [*Threads(2).each(look, range(1000))]
     assert len(looked) < 1000
-    assert isinstance(attempt(lambda path: (_ for _ in ()).throw(SealError("no")), 1), SealError)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_why_nothing_is_found_is_given_in_place_of_it(workers):
+    def look(path):
+        if path == "lost":
+            raise SealError("no")
+        return path
+
+    found = dict(Threads(workers).each(look, ["there", "lost"]))
+    assert found[0] == "there"
+    assert isinstance(found[1], SealError)
 
 
 @pytest.mark.parametrize(

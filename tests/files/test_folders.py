@@ -18,8 +18,7 @@ from samples import SAMPLES
 from parimend import check_file, fingerprint, protect_file, repair_file, verify
 from parimend.errors import FormatError, MismatchError, SealError
 from parimend.files import check_all, protect_all, seals_of, sidecar_of, targets
-from parimend.files.seals import MEMBERS
-from parimend.files.targets import noted
+from parimend.files.notes import MEMBERS, noted
 from parimend.outcomes import Verdict
 from tests.files.conftest import flip
 

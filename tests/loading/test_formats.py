@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+import tempfile
 import warnings
 
 import gguf
@@ -279,6 +280,34 @@ def test_seals_elsewhere(shards, tmp_path_factory):
     assert same(loaded, {name: tensors[name] for name in loaded})
     with pytest.raises(DamageError), pm.verified(folder, seal_dir=seals):
         pytest.fail("nothing is to be loaded")
+
+
+def load_verified(path, **options):
+    with pm.verified(path, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("load", "options"),
+    [
+        (pm.verify, {}),
+        (pm.load_file, {}),
+        (pm.load_folder, {}),
+        (load_verified, {}),
+        (load_verified, {"at_once": True}),
+        (load_verified, {"copy_to": tempfile.gettempdir()}),
+    ],
+)
+def test_what_puts_damage_right_says_where_the_seals_are(tmp_path, load, options):
+    seals, file = tmp_path / "seals", tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    pm.save_file({"w": torch.rand(9)}, file, errors=2)
+    pm.protect_file(file, errors=2, seal_dir=seals)
+    sidecar_of(file).unlink()
+    flip(file)
+    with pytest.raises(DamageError) as damage:
+        load(file.parent if load is pm.load_folder else file, seal_dir=seals, **options)
+    assert f"parimend repair {file} --seal-dir {seals} --in-place" in str(damage.value)
 
 
 def test_shards_below_that_an_index_lists(tmp_path):

@@ -23,9 +23,9 @@ from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
+from parimend.files.notes import PLACE
 from parimend.files.seals import (
     FORCED,
-    PLACE,
     SUFFIX,
     Beside,
     Save,
@@ -103,9 +103,12 @@ class Apart(Seals):
             is_whole = tensors.found == tensors.size
             has_frame = bool(sealed.layout.spans) and tensors.has_header
             is_named = name_of(sealed) == path.name
-            near += [sealed] if is_whole or has_frame or is_named else []
-            named += [sealed] if is_named else []
-            sure += [sealed] if is_named and is_whole and tensors.has_header else []
+            if is_whole or has_frame or is_named:
+                near.append(sealed)
+            if is_named:
+                named.append(sealed)
+                if is_whole and tensors.has_header:
+                    sure.append(sealed)
         if len(sure) != 1 or self._proven:
             sure = _fitting(near, file, path)
         elif len(near) > 1 and _look(sure[0], file, path) is not Verdict.CLEAN:

@@ -15,13 +15,14 @@ from parimend.carriers import diagnose
 from parimend.carriers.base import Find, find, find_hashed
 from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
-from parimend.files.engines import Engine, engine_of
+from parimend.files.engines import engine_of
 from parimend.files.examining import Act, report_on
 from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit
 from parimend.files.opening import opened
+from parimend.files.problems import reason
 from parimend.files.seals import Seals
-from parimend.files.targets import index_first, reason
+from parimend.files.targets import index_first
 from parimend.outcomes import FileOutcome, Report
 from parimend.regular import size_of
 from parimend.stores.file import FileTensors, Progress, silent
@@ -98,20 +99,16 @@ def check_all(
     Of several, one that cannot be checked at all has the verdict `unknown`, and a problem.
     """
     began = time.perf_counter()
-    seals, chosen = seals_in(seal_dir), engine_of(engine, workers)
+    seals, looker = seals_in(seal_dir), engine_of(engine, workers)
     groups = [Members(path_of(path), seals) for path in paths]
-    with chosen as looker:
-        _look_at(groups, seals, looker, progress)
+    with looker:
+        act = functools.partial(diagnose, find=quickest(groups))
+        threads = looker.threads(sum(len(group.first()) for group in groups))
+        look = functools.partial(_look, seals, act, silent if looker.cluster else progress, threads)
+        for path in visit(groups, look, looker):
+            if looker.cluster:
+                progress(size_of(path))
     return Report(outcomes(groups), time.perf_counter() - began)
-
-
-def _look_at(groups: Sequence[Members], seals: Seals, engine: Engine, progress: Progress) -> None:
-    act = functools.partial(diagnose, find=quickest(groups))
-    threads = engine.threads(sum(len(group.first()) for group in groups))
-    look = functools.partial(_look, seals, act, silent if engine.cluster else progress, threads)
-    for path in visit(groups, look, engine):
-        if engine.cluster:
-            progress(size_of(path))
 
 
 def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:

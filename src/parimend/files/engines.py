@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Self, TypeVar, get_args
 
@@ -15,6 +15,8 @@ from parimend.errors import ParimendError, SpecError
 
 R = TypeVar("R")
 Look = Callable[[Path], R]
+Attempt = tuple[int, R | ParimendError | OSError]
+"""The number of a path, and what a look at it gives, or the exception that says why nothing."""
 
 
 class Engine(ABC):
@@ -37,10 +39,8 @@ class Engine(ABC):
         """The threads that a look at one of so many files may take."""
 
     @abstractmethod
-    def each(
-        self, look: Look[R], paths: Sequence[Path]
-    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
-        """What a look gives, or why there is none, with the number of its path, in any order."""
+    def each(self, look: Look[R], paths: Sequence[Path]) -> Iterator[Attempt[R]]:
+        """Look at every path, in any order."""
 
 
 class Threads(Engine):
@@ -56,18 +56,14 @@ class Threads(Engine):
     def threads(self, files: int) -> int:
         return max(1, self.cores // max(1, min(self.workers, files)))
 
-    def each(
-        self, look: Look[R], paths: Sequence[Path]
-    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
+    def each(self, look: Look[R], paths: Sequence[Path]) -> Iterator[Attempt[R]]:
         if self.workers == 1 or len(paths) == 1:
-            yield from ((number, attempt(look, path)) for number, path in enumerate(paths))
+            yield from (_attempt(look, task) for task in enumerate(paths))
             return
         with ThreadPoolExecutor(self.workers) as pool:
-            todo: dict[Future[R | ParimendError | OSError], int] = {
-                pool.submit(attempt, look, path): number for number, path in enumerate(paths)
-            }
+            todo = [pool.submit(_attempt, look, task) for task in enumerate(paths)]
             try:
-                yield from ((todo[done], done.result()) for done in as_completed(todo))
+                yield from (done.result() for done in as_completed(todo))
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -83,11 +79,8 @@ class Machines(Engine):
     def threads(self, files: int) -> int:
         return 1  # the core that a task has
 
-    def each(
-        self, look: Look[R], paths: Sequence[Path]
-    ) -> Iterator[tuple[int, R | ParimendError | OSError]]:
-        tasks = [(number, path.absolute()) for number, path in enumerate(paths)]
-        yield from self.cluster.each(_numbered, look, tasks)
+    def each(self, look: Look[R], paths: Sequence[Path]) -> Iterator[Attempt[R]]:
+        return self.cluster.each(_attempt, look, enumerate(path.absolute() for path in paths))
 
 
 def engine_of(name: str, workers: int | None) -> Engine:
@@ -105,14 +98,9 @@ def engine_of(name: str, workers: int | None) -> Engine:
     return Machines(workers) if name == "ray" else Threads(workers)
 
 
-def attempt(look: Look[R], path: Path) -> R | ParimendError | OSError:
-    """What a look gives, or the exception that says why it gives nothing."""
-    try:
-        return look(path)
-    except (ParimendError, OSError) as error:
-        return error
-
-
-def _numbered(look: Look[R], task: tuple[int, Path]) -> tuple[int, R | ParimendError | OSError]:
+def _attempt(look: Look[R], task: tuple[int, Path]) -> Attempt[R]:
     number, path = task
-    return number, attempt(look, path)
+    try:
+        return number, look(path)
+    except (ParimendError, OSError) as error:
+        return number, error

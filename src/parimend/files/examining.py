@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damaged_blocks
-from parimend.files.links import LED_TO
+from parimend.files.notes import LED_TO
 from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
 from parimend.formats import layout_of
@@ -186,26 +186,20 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
 def _examine(seal: Seal, tensors: FileTensors, act: Act) -> FileOutcome:
     """Check or repair the words that are there; those of which too much is missing are lost."""
     require_match(seal, tensors)
-    lost = {word: reason for word in seal.words if (reason := lost_of(word, seal.errors, tensors))}
+    lost = {word: reason for word in seal.words if (reason := _lost_of(word, seal.errors, tensors))}
     there = tuple(word for word in seal.words if word not in lost)
     found = act(replace(seal, words=there), tensors)
     outcomes = dict(zip(there, found.words, strict=True))
-    outcomes |= {
-        word: WordOutcome(
-            word.name,
-            Verdict.UNCORRECTABLE,
-            word.word.elements,
-            reason=reason,
-        )
-        for word, reason in lost.items()
-    }
+    for word, why in lost.items():
+        elements = word.word.elements
+        outcomes[word] = WordOutcome(word.name, Verdict.UNCORRECTABLE, elements, reason=why)
     words = tuple(outcomes[word] for word in seal.words)
     return replace(found, words=words, covered=seal.covered)
 
 
 def is_truncated(seal: Seal, tensors: FileTensors) -> bool:
     """Whether more is missing at the end of the file than can be repaired."""
-    lost = any(lost_of(word, seal.errors, tensors) for word in seal.words)
+    lost = any(_lost_of(word, seal.errors, tensors) for word in seal.words)
     return lost or unprotected_loss(seal, tensors) > 0
 
 
@@ -248,7 +242,7 @@ def unprotected_loss(seal: Seal, tensors: FileTensors) -> int:
     return math.ceil(missing)
 
 
-def lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
+def _lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     """Why more of a word is missing at the end of the file than can be repaired, or nothing.
 
     Whatever a seal says of errors, every code has its limit. So the work and the memory that a file

@@ -96,7 +96,7 @@ class Fetched:
 
     def put_into(self, new: BinaryIO, words: Collection[SealedWord]) -> None:
         """Put the blocks of some words into a copy of the file."""
-        for begin, end in merged(self.ranges(words), _REQUEST):
+        for begin, end in self.ranges(words):
             for at in range(begin, end, _REQUEST):
                 write_at(new, at, read_at(self.file, at, min(_REQUEST, end - at)))
 

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-LED_TO = "led_to"
-"""The note of a seal that says which file the name of its file, a link, led to; see `led_to`."""
-
 
 def steps(path: Path) -> Iterator[Path]:
     """A path, and what it leads to, link by link; the last one is the file."""

@@ -13,10 +13,11 @@ from parimend.carriers.base import find_hashed
 from parimend.errors import FormatError, ParimendError
 from parimend.files.examining import is_proven
 from parimend.files.links import steps
+from parimend.files.notes import MEMBERS, is_inside, noted
 from parimend.files.opening import Opened
 from parimend.files.places import Origin, origin_of
-from parimend.files.seals import MEMBERS, Sealed, sidecar_of
-from parimend.files.targets import MAX_INDEX, is_index, is_inside, noted, shards
+from parimend.files.seals import Sealed, sidecar_of
+from parimend.files.targets import MAX_INDEX, is_index, shards
 from parimend.outcomes import FileOutcome
 from parimend.regular import state_of
 from parimend.stores.file import FileTensors, LoadedTensors
@@ -75,7 +76,7 @@ def settled(found: FileOutcome, opened: Opened) -> FileOutcome:
     """What was found in a file; where it is not right, and the file was written meanwhile, only
     that: what was read is then neither what was there nor what is.
     """
-    if found.ok or found.written or state_of(opened.path) == opened.states[0]:
+    if found.ok or found.written or state_of(opened.path) == opened.state:
         return found
     problem = "it was written while it was being looked at: check it again when that is done"
     return FileOutcome((), str(opened.path), problem=problem)

@@ -14,22 +14,19 @@ from parimend.errors import FormatError, MismatchError, ParimendError, SealError
 from parimend.files.apart import holding, seals_in
 from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
+from parimend.files.notes import LEFT_OUT, MEMBERS, NAME, PLACE, is_inside, noted, shared
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import MEMBERS, NAME, PLACE, Sealed, Seals, name_of, sidecar_of
+from parimend.files.seals import Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
-    LEFT_OUT,
     MAX_INDEX,
     has_others,
     index_first,
     is_index,
-    is_inside,
     is_weights,
     names_below,
-    noted,
     others,
-    shared,
 )
 from parimend.files.walking import unreadable
 from parimend.regular import read_regular
@@ -107,7 +104,8 @@ class Members:
         if isinstance(looked, Looked):
             self._is_protected = True
             self._found[path] = looked.found
-            self._strange.update([path] if looked.is_strange else [])
+            if looked.is_strange:
+                self._strange.add(path)
             name = looked.notes.get(NAME)
             if looked.is_sure and is_inside(name):
                 self.named[path] = str(name)
@@ -115,7 +113,8 @@ class Members:
                 self._hear(looked, path)
             return
         self._failed[path] = looked
-        self._strange.update([path] if isinstance(looked, MismatchError) else [])
+        if isinstance(looked, MismatchError):
+            self._strange.add(path)
         if self.is_set:
             self._is_protected |= self.seals.has(path)
             self._unsure[path] = None
@@ -133,23 +132,7 @@ class Members:
             SealError: if none of several files is protected.
             FormatError: if a folder has no files that could be.
         """
-        if not self.is_set:
-            for path, error in self._failed.items():
-                if isinstance(error, FileNotFoundError) and self._is_gone(path):
-                    why = self._problems.missing(path)
-                    raise FileNotFoundError(errno.ENOENT, why, str(path)) from None
-                raise error
-        elif not self._is_protected:
-            self.path.stat()  # raises, if there is nothing at all
-            for error in self._unseen.values():
-                raise error
-            if not self._failed:
-                raise FormatError(f"{self.path} has no protected files and no files of weights")
-            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
-            for error in self._failed.values():
-                if isinstance(error.__cause__, FormatError):  # it is damaged
-                    raise SealError(f"{none}, and {error}")
-            raise SealError(f"{none} ({self._problems.protect} makes them)")
+        self._require_any()
         failed = self._failed | self._unseen
         problems = {path: self._problems.of(error, path) for path, error in failed.items()}
         elsewhere = exchanged(named or self.named) | self._displaced
@@ -163,6 +146,26 @@ class Members:
             self._found.pop(path, None)  # compared with the seal of another file
         found = {path: each for path, each in self._found.items() if path not in problems}
         return _in_order(found), _in_order(problems)
+
+    def _require_any(self) -> None:
+        """Raise why nothing could be looked at; see `outcome`."""
+        if not self.is_set:
+            for path, error in self._failed.items():
+                if isinstance(error, FileNotFoundError) and self._is_gone(path):
+                    why = self._problems.missing(path)
+                    raise FileNotFoundError(errno.ENOENT, why, str(path))
+                raise error
+        elif not self._is_protected:
+            self.path.stat()  # raises, if there is nothing at all
+            for error in self._unseen.values():
+                raise error
+            if not self._failed:
+                raise FormatError(f"{self.path} has no protected files and no files of weights")
+            none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
+            for error in self._failed.values():
+                if isinstance(error.__cause__, FormatError):  # it is damaged
+                    raise SealError(f"{none}, and {error}")
+            raise SealError(f"{none} ({self._problems.protect} makes them)")
 
     def _left_seals(self) -> Iterator[tuple[Path, Displaced]]:
         """Files that took each other's places and left their seals: each is as another's says."""
@@ -186,7 +189,7 @@ class Members:
         """What there is to know of a member in which nothing else is wrong, in words."""
         name = self.named.get(path, path.name)
         # Where seals are elsewhere, names mean little, and files of one content have one seal.
-        is_told = name != path.name and not self.seals.known()
+        is_told = name != path.name and not self.seals.option
         return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
     def _hear(self, looked: Looked, path: Path) -> None:
@@ -263,9 +266,9 @@ class Members:
         Seals of old noted no members. Where an index lists them, nothing is known of others; where
         there is no list that can be trusted, everything that might be a member is.
         """
-        lost = not self._noted and not self._listed
-        if not lost and not self._noted:
+        if self._listed and not self._noted:
             return []
+        lost = not self._noted
         names = names_below(self._folder)
         if not self.path.is_dir():  # an index stands for its own folder
             names = [name for name in names if "/" not in name]

@@ -29,14 +29,16 @@ class Opened:
         file: open for reading.
         sealed: its seal.
         side: where its sidecar is or would be; None if that is not known.
-        states: of the file and of what is in the place of its sidecar, when they were read.
+        state: of the file, when it was read; None if it is not there.
+        side_state: of what is in the place of its sidecar.
     """
 
     path: Path
     file: BinaryIO
     sealed: Sealed
     side: Path | None
-    states: tuple[State | None, State | None]
+    state: State | None
+    side_state: State | None
 
     def require_unchanged(self) -> None:
         """Refuse to go on if the file or its sidecar is another one by now.
@@ -44,13 +46,13 @@ class Opened:
         Raises:
             MismatchError: if one of them is.
         """
-        if state_of(self.path) != self.states[0]:
+        if state_of(self.path) != self.state:
             self._refuse()
         self.require_sidecar()
 
     def require_sidecar(self) -> None:
         """As `require_unchanged`, of the sidecar alone: for when the file has been repaired."""
-        if _state(self.side) != self.states[1]:
+        if _state(self.side) != self.side_state:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -77,7 +79,7 @@ def opened(path: Path, seals: Seals) -> Iterator[Opened]:
     for attempt in range(1, _ATTEMPTS + 1):
         with open_regular(path) as file:
             side = seals.place(path, None)
-            states = state_of(path), _state(side)
+            before = state_of(path), _state(side)
             failure = None
             try:
                 sealed = seals.find(file, path)
@@ -85,11 +87,11 @@ def opened(path: Path, seals: Seals) -> Iterator[Opened]:
                 failure = error
             # Whoever saves removes the old sidecar first and puts the new one into its place last.
             now = state_of(path), _state(side)
-            if now != states or state_of(file.fileno()) != states[0]:
+            if now != before or state_of(file.fileno()) != before[0]:
                 continue
             if failure is None:
                 side = seals.place(path, sealed)
-                yield Opened(path, file, sealed, side, (states[0], _state(side)))
+                yield Opened(path, file, sealed, side, before[0], _state(side))
                 return
         # The new one may not be there yet.
         if attempt == _ATTEMPTS or side is None or not any(map(is_locked, sidecars_of(path))):
@@ -109,7 +111,7 @@ def absent(path: Path, seals: Seals) -> Iterator[Opened]:
         before = _state(seals.place(path, None))
         sealed = seals.find(nothing, path)
         side = seals.place(path, sealed)
-        yield Opened(path, nothing, sealed, side, (None, before or _state(side)))
+        yield Opened(path, nothing, sealed, side, None, before or _state(side))
 
 
 def _state(side: Path | None) -> State | None:

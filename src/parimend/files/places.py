@@ -16,17 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from parimend.files.links import is_place, steps
-from parimend.files.seals import (
-    DIGESTED,
-    MEMBERS,
-    NAME,
-    PLACE,
-    SUFFIX,
-    Sealed,
-    content_digest,
-    name_of,
-)
-from parimend.files.targets import is_inside, names_in
+from parimend.files.notes import MEMBERS, NAME, PLACE, is_inside, names_in
+from parimend.files.seals import DIGESTED, SUFFIX, Sealed, content_digest, name_of
 
 Set = frozenset[str]
 """A set of files, by their names."""
@@ -56,7 +47,7 @@ def origin_of(sealed: Sealed, path: Path) -> Origin | None:
         sealed: the seal.
         path: of the file.
     """
-    members, place = _members_of(sealed), place_of(sealed, path)
+    members, place = names_in(sealed.seal.notes, MEMBERS), place_of(sealed, path)
     return Origin(members, place, content_digest(sealed.seal)) if place in members else None
 
 
@@ -87,7 +78,7 @@ def _may_be(sealed: Sealed, path: Path) -> bool:
     place = place_of(sealed, path)
     if is_place(path, place):
         return True
-    others = (each for each in _members_of(sealed) if "/" in each)
+    others = (each for each in names_in(sealed.seal.notes, MEMBERS) if "/" in each)
     same_name = PurePosixPath(place).name == path.name
     return same_name and not any(is_place(path, each) for each in others)
 
@@ -196,12 +187,6 @@ def exchanged(named: Mapping[Path, str]) -> dict[Path, Displaced]:
         if len(ring) > 1 and other == place:
             found[path] = Displaced(path.name, named[path], now[ring[-1]], None)
     return found
-
-
-def _members_of(sealed: Sealed) -> Set:
-    """The names of all files of a seal's set; none if it notes none."""
-    names = sealed.seal.notes.get(MEMBERS)
-    return names_in(names) if isinstance(names, list) else frozenset()
 
 
 def _places(path: Path, origin: Origin) -> Iterator[tuple[Root, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from parimend.errors import FormatError, SealError, SourceError
 from parimend.files.places import Displaced
 from parimend.files.seals import Seals
-from parimend.files.targets import is_shard, missing, reason
+from parimend.files.targets import is_shard
 from parimend.showing import command_word
 
 
@@ -60,20 +60,23 @@ class Problems:
         is_noted, known = self._name(path) in self._noted, self._seals.has(path)
         why = "it was protected together with the others, or is listed with them"
         if path.is_symlink():
-            why = missing(path)
+            why = absence(path)
         elif known and not is_noted:
             why = "its seal is there"
         at = f"{command_word(path)}{self._seals.option}"
-        fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)" * known
+        fetch = f" (parimend repair {at} --in-place --from OTHER does, and proves it)"
         steps = []
         if self._path.is_dir() and not is_shard(path.name):
             side = self._seals.place(path, None)
-            stale = [path] * path.is_symlink() + [side] * bool(side and known)
-            steps += [f"remove {' and '.join(map(command_word, stale))}"] if stale else []
-            # Only then: --force seals what is damaged as it is.
-            steps += [f"when the others are clean, {self.protect} --force"] if is_noted else []
+            stale = [path] if path.is_symlink() else []
+            if side and known:
+                stale.append(side)
+            if stale:
+                steps.append(f"remove {' and '.join(map(command_word, stale))}")
+            if is_noted:  # only then, as --force seals what is damaged as it is
+                steps.append(f"when the others are clean, {self.protect} --force")
         unwanted = f"; or, if it is no longer wanted, {', and '.join(steps)}" if steps else ""
-        return f"missing: {why}; fetch it again{fetch}{unwanted}"
+        return f"missing: {why}; fetch it again{fetch if known else ''}{unwanted}"
 
     def displaced(self, where: Displaced) -> str:
         """What is the matter with a member that holds what another one held, in words."""
@@ -97,3 +100,17 @@ class Problems:
     def protect(self) -> str:
         """The command that protects the set."""
         return f"parimend protect {command_word(self._path)}{self._seals.option}"
+
+
+def absence(path: Path) -> str:
+    """In words that a file is not there; empty if it is."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    return "" if path.exists() else "it is missing"
+
+
+def reason(error: OSError, path: Path) -> str:
+    """Why a path cannot be read or written, in words, and what else that is the fault of."""
+    why = str(error.strerror or error)
+    is_its_own = error.filename is None or Path(error.filename) == path
+    return why if is_its_own else f"{error.filename}: {why}"

@@ -16,6 +16,7 @@ from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
 from parimend.files.apart import Apart
 from parimend.files.choosing import choose
+from parimend.files.problems import absence, reason
 from parimend.files.sealing import Protection, Task, prepare
 from parimend.files.seals import Beside, Seals, is_seal
 from parimend.files.targets import (
@@ -24,9 +25,7 @@ from parimend.files.targets import (
     is_shard,
     is_weights,
     left_out,
-    missing,
     notes_of,
-    reason,
     targets,
 )
 from parimend.formats import FORMATS, of_suffix
@@ -232,25 +231,26 @@ def _protected(
     goals, root = files, folder
     if request.carrier.moves:
         goals, root = _goals(path, folder, files, goal_of(out, "out"))
-    is_set = path.is_dir() or is_index(path) or len(files) > 1
-    task = Task(request, notes_of(goals, root) if is_set else {}, root, seals, force, progress)
+    goes_on = path.is_dir() or is_index(path)
+    notes = notes_of(goals, root) if goes_on or len(files) > 1 else {}
+    task = Task(request, notes, root, seals, force, progress)
     balance = request.balance
     chosen = dict.fromkeys(files, balance.names) if balance else choose(files, request.only)
     todo = [
-        (file, partial(prepare, task, file, goal, chosen.get(file)))
+        (file, partial(prepare, task, file, goal, chosen[file]))
         for file, goal in zip(files, goals, strict=True)
     ]
-    goes_on = path.is_dir() or is_index(path)
     rest = left_out(files, folder) if goes_on else []
     ready, problems = each_of(todo, goes_on, _HOPELESS)
     made, more = each_of(ready, goes_on, _HOPELESS)
     weights = {
         name: _why_out(name, path) for name in rest if name.endswith("/") or is_weights(name)
     }
-    are_told = path.is_dir() and not everything
-    others = _largest_first((n for n in rest if n not in weights and are_told), folder)
+    others = [n for n in rest if n not in weights] if path.is_dir() and not everything else []
     told = {str(file): text for file, text in (problems | more).items()}
-    return Protected(str(path), tuple(each for _, each in made), told, weights, others)
+    return Protected(
+        str(path), tuple(each for _, each in made), told, weights, _largest_first(others, folder)
+    )
 
 
 def _folder(path: Path) -> Path:
@@ -312,7 +312,7 @@ def each_of(
 def _problem(error: Exception, path: Path) -> str:
     if not isinstance(error, OSError):
         return str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-    gone = "" if isinstance(error, PermissionError) else missing(path)
+    gone = "" if isinstance(error, PermissionError) else absence(path)
     return gone or reason(error, path)
 
 

@@ -38,7 +38,6 @@ _NOT_HERE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
-_ELSEWHERE = "give another one for the result, with -o (in Python: out)"
 
 
 def repair_file(
@@ -163,7 +162,7 @@ def _mend(folder: Path | None, task: _Task) -> None:
 def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
     if out and os.path.realpath(out) == os.path.realpath(path):
         out = None
-    if out and out.exists() and os.path.exists(path) and out.samefile(path):
+    if out and _is_same(out, path):
         raise SpecError(
             f"{out} is another name of {path}, a hard link: write the repaired file somewhere else"
         )
@@ -174,8 +173,10 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         task = task._replace(partial=False)  # there is nothing to put anything back into
     require_place(out or path)  # before the work
     with absent(path, seals) if is_gone else opened(path, seals) as found:
-        if out and found.side and out.exists() and found.side.exists():
-            _require_apart(out, found.side)
+        if out and found.side and _is_same(out, found.side):
+            raise SpecError(
+                f"{out} is the seal of the file: write the repaired file somewhere else"
+            )
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
         report, findings = _found(found, tensors, task.find)
         lost = report.verdict is Verdict.UNCORRECTABLE
@@ -186,7 +187,10 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-            reason = f"{error.strerror}: it cannot be repaired in its place; {_ELSEWHERE}"
+            reason = (
+                f"{error.strerror}: it cannot be repaired in its place; give another one for the "
+                "result, with -o (in Python: out)"
+            )
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
@@ -194,9 +198,8 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         return looked_at(report, found, report)
 
 
-def _require_apart(out: Path, side: Path) -> None:
-    if out.samefile(side):
-        raise SpecError(f"{out} is the seal of the file: write the repaired file somewhere else")
+def _is_same(out: Path, other: Path) -> bool:
+    return out.exists() and os.path.exists(other) and out.samefile(other)
 
 
 def _repair_from(

@@ -13,18 +13,10 @@ from parimend.carriers import Chosen, Request, diagnose, protect_
 from parimend.carriers import choose as choose_codes
 from parimend.errors import FormatError, MismatchError, SealError, SpecError
 from parimend.files.choosing import of_file
-from parimend.files.links import LED_TO
+from parimend.files.notes import LED_TO, MEMBERS, PLACE, names_of, noted
 from parimend.files.opening import opened, sidecars_of
-from parimend.files.seals import (
-    FORCED,
-    MEMBERS,
-    PLACE,
-    Sealed,
-    Seals,
-    names_of,
-    sidecar_of,
-)
-from parimend.files.targets import MAX_INDEX, is_index, noted, shards
+from parimend.files.seals import FORCED, Sealed, Seals, sidecar_of
+from parimend.files.targets import MAX_INDEX, is_index, shards
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.outcomes import Verdict
 from parimend.record import Record

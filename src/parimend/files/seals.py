@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.errors import FormatError, ParimendError, SealError
-from parimend.files.links import LED_TO, is_place, leads_to, led_to, steps
+from parimend.files.links import is_place, leads_to, steps
+from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, names_in, names_of
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.regular import read_regular
@@ -30,12 +31,6 @@ SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
 DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
-NAME = "name"
-"""The note of a seal that names its file, without folders."""
-MEMBERS = "members"
-"""The note of a seal that names all files of its set, its own one included."""
-PLACE = "place"
-"""The note of a seal that names its file as the others do, if it is in a folder below theirs."""
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -132,19 +127,13 @@ def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
     """Whether the file that lay where there is a link now is another one of its set, by the places
     in which they lie.
     """
-    members, own = notes.get(MEMBERS), str(notes.get(PLACE, notes.get(NAME)))
-    names = [each for each in members if isinstance(each, str)] if isinstance(members, list) else []
+    names, own = names_in(notes, MEMBERS), str(notes.get(PLACE, notes.get(NAME)))
     nearest = max((each for each in names if is_place(file, each)), key=len, default=own)
     folders = own.count("/")
     if nearest != own.rpartition("/")[2] or not folders:
         return nearest != own
     # What was moved elsewhere is still called so; the other one lies in the folder of the set.
     return file.parent.resolve() == Path(*link.parent.resolve().parts[:-folders])
-
-
-def names_of(path: Path) -> dict[str, Any]:
-    """What the seal of a file notes of how it is called."""
-    return {NAME: path.name, **({LED_TO: led_to(path)} if path.is_symlink() else {})}
 
 
 def name_of(sealed: Sealed) -> str:

@@ -13,18 +13,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from parimend.errors import FormatError, MismatchError
-from parimend.files.seals import MEMBERS, PLACE, SUFFIX
+from parimend.files.notes import LEFT_OUT, MEMBERS, is_inside
+from parimend.files.seals import SUFFIX
 from parimend.files.walking import refuse, walk
 from parimend.formats import FORMATS, of_suffix
 from parimend.regular import open_regular, read_regular, state_of
-
-LEFT_OUT = "left_out"
-"""The note of a seal that names weights that lay beside the set and do not belong to it."""
 
 # As transformers and diffusers name them, with and without a variant:
 # model.safetensors.index.json, model.safetensors.index.fp16.json, pytorch_model.bin.index.json
@@ -294,91 +290,6 @@ def notes_of(files: Sequence[Path], folder: Path) -> dict[str, list[str]]:
     return {MEMBERS: members, LEFT_OUT: rest}
 
 
-def noted(notes: Mapping[str, Any], note: str, name: str) -> set[str]:
-    """The names in a note of a seal, as they are called from another folder on.
-
-    Args:
-        notes: of the seal.
-        note: `MEMBERS` or `LEFT_OUT`.
-        name: of the file of the seal, from that folder on. The set may have been protected from a
-            folder above it, or below; names that are not in it, or cannot be names, are left out.
-
-    >>> notes = {"members": ["unet/a.bin", "vae/b.bin"], "place": "unet/a.bin"}
-    >>> noted(notes, "members", "a.bin"), sorted(noted(notes, "members", "x/unet/a.bin"))
-    ({'a.bin'}, ['x/unet/a.bin', 'x/vae/b.bin'])
-    """
-    names, place = notes.get(note), notes.get(PLACE, PurePosixPath(name).name)
-    if not isinstance(names, list | frozenset) or not is_inside(place):
-        return set()
-    then, now = PurePosixPath(place).parent.parts, PurePosixPath(name).parent.parts
-    common = min(len(then), len(now))
-    if then[len(then) - common :] != now[len(now) - common :]:
-        return set()  # moved: nothing is known of where the others are
-    above, below = then[: len(then) - common], now[: len(now) - common]
-    return {*_seen_from(names_in(names), above, below)}
-
-
-def names_in(noted: Iterable[object]) -> frozenset[str]:
-    """What a seal notes of the names of files, as far as they are such."""
-    return _inside(tuple(each for each in noted if isinstance(each, str)))
-
-
-def shared(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The notes of a seal, with the names that other seals note, too, in the same memory."""
-    names = {note: notes.get(note) for note in (MEMBERS, LEFT_OUT)}
-    sets = {note: names_in(each) for note, each in names.items() if isinstance(each, list)}
-    return {**notes, **sets}
-
-
-# All seals of a set note all names of it: what is made of these is made once, and there once.
-
-
-@lru_cache(maxsize=16)
-def _inside(names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(filter(is_inside, names))
-
-
-@lru_cache(maxsize=16)
-def _seen_from(
-    names: frozenset[str], above: tuple[str, ...], below: tuple[str, ...]
-) -> frozenset[str]:
-    """Names in or below the folder ``above``, as they are called where that is ``below``."""
-    parts = (PurePosixPath(each).parts for each in names)
-    of_it = (p[len(above) :] for p in parts if p[: len(above)] == above)
-    return frozenset("/".join(below + rest) for rest in of_it if rest)
-
-
-def missing(path: Path) -> str:
-    """In words that a file is not there; empty if it is."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {os.readlink(path)}, which is not there"
-    return "" if path.exists() else "it is missing"
-
-
-def reason(error: OSError, path: Path) -> str:
-    """Why a path cannot be read or written, in words, and what else that is the fault of."""
-    why = str(error.strerror or error)
-    is_its_own = error.filename is None or Path(error.filename) == path
-    return why if is_its_own else f"{error.filename}: {why}"
-
-
 def names_below(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[str]:
     """Names of the files in and below a folder, from it on, without seals; see `walk`."""
     return [name for name in walk(folder, onerror) if not name.endswith(("/", SUFFIX))]
-
-
-def is_inside(name: object) -> bool:
-    """Whether something names a file in a folder or below, and is no way out of it.
-
-    >>> is_inside("unet/a.bin"), is_inside("../a.bin"), is_inside("/a.bin"), is_inside("a//b")
-    (True, False, False, False)
-    """
-    if not isinstance(name, str) or "\0" in name:
-        return False
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        return False
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True

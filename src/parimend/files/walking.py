@@ -26,16 +26,13 @@ def walk(
     """
     for base, folders, files in os.walk(folder, onerror=onerror):
         links = {name for name in folders if os.path.islink(os.path.join(base, name))}
-        shown = sorted(name for name in folders if not _is_hidden(name))
+        # lost+found is where disks begin, and root's alone.
+        shown = sorted(n for n in folders if not n.startswith(".") and n != "lost+found")
         folders[:] = [name for name in shown if name not in links]
         prefix = "" if base == os.fspath(folder) else os.path.relpath(base, folder) + "/"
         named = sorted(name for name in files if hidden or not name.startswith("."))
         yield from (prefix + name for name in named if _is_file(base, name))
         yield from (f"{prefix}{name}/" for name in shown if name in links)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "lost+found"  # where disks begin, and root's alone
 
 
 def _is_file(base: str, name: str) -> bool:
@@ -48,7 +45,7 @@ def unreadable(folder: Path) -> dict[Path, OSError]:
     errors: dict[Path, OSError] = {}
 
     def note(error: OSError) -> None:
-        if not _is_gone(error):
+        if not isinstance(error, FileNotFoundError):  # what is gone has nothing in it
             errors[Path(error.filename)] = error
 
     for _ in walk(folder, note):
@@ -60,12 +57,7 @@ def refuse(error: OSError) -> None:
     """What `walk` calls where all of a folder has to be seen.
 
     Raises:
-        OSError: if a folder cannot be read; it names that.
+        OSError: if a folder cannot be read; it names that. One that is gone has nothing in it.
     """
-    if not _is_gone(error):
+    if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _is_gone(error: OSError) -> bool:
-    """Whether it is about a folder that is not there (any more), which has nothing in it."""
-    return isinstance(error, FileNotFoundError)

@@ -132,11 +132,6 @@ def _require_unicode(raw: Bytes) -> None:
     decoder.decode(b"", final=True)
 
 
-def utf8(raw: Bytes) -> str:
-    """The text that bytes stand for."""
-    return str(raw, "utf-8")
-
-
 def _parse(raw: Bytes) -> tuple[list[Entry], Spans]:
     entries: dict[str, Entry] = {}
     metadata: Spans | None = None
@@ -184,7 +179,7 @@ def _object(raw: Bytes, at: int, member: Callable[[str, int], int]) -> int:
 
 def _name(text: bytes) -> str:
     """What a text in JSON says."""
-    return json.loads(utf8(text)) if b"\\" in text else utf8(text[1:-1])
+    return json.loads(text.decode()) if b"\\" in text else text[1:-1].decode()
 
 
 def _skip(raw: Bytes, at: int) -> int:
@@ -221,7 +216,7 @@ def _entry(raw: Bytes, at: int, name: str) -> tuple[Entry, int]:
         shape, begin, end = tuple(map(int, sizes)), int(found[3]), int(found[4])
         return Entry(name, found[1].decode(), shape, len(raw) + begin, len(raw) + end), found.end()
     stop = _end_of_value(raw, at, name)
-    dtype, shape, offsets = _members(utf8(raw[at:stop]), name)
+    dtype, shape, offsets = _members(str(raw[at:stop], "utf-8"), name)
     if not isinstance(dtype, str):
         raise ValueError(f"{name}: the dtype is no text")
     for numbers in (shape, offsets):

@@ -143,8 +143,7 @@ def _fold(file: BinaryIO, size: int, entries: Iterable[Entry], name: str) -> byt
     """The frame of a file with these tensors."""
     lines, gaps, at = [], [], 0
     for entry in entries:
-        described = [entry.name, entry.dtype, entry.shape, entry.begin - at]
-        described.append(entry.end - entry.begin)
+        described = [*entry[:3], entry.begin - at, entry.end - entry.begin]
         lines.append(json.dumps(described, separators=(",", ":")).encode())
         gaps.append((at, entry.begin - at))
         at = entry.end

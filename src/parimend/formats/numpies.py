@@ -19,7 +19,7 @@ from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import MOST_BYTES, Entry
 from parimend.formats.listed import Listed
 from parimend.formats.reading import Reader
-from parimend.formats.zipped import COMPRESSED, STORED, members
+from parimend.formats.zipped import STORED, members
 
 ARRAY = "array"
 """Name of the only tensor of an .npy file."""
@@ -53,9 +53,9 @@ class Npy(Listed):
 
     def _tensors(self, file: BinaryIO, size: int, name: str) -> Iterator[Entry]:
         reader = Reader(file, name, 0, size)
-        if reader.take(min(len(_MAGIC), size)) != _MAGIC:
+        if reader.again().take(min(len(_MAGIC), size)) != _MAGIC:
             raise AnotherFormatError(f"{name} is no array of numpy")
-        yield _array(Reader(file, name, 0, size), ARRAY)
+        yield _array(reader, ARRAY)
 
 
 class Npz(Listed):
@@ -75,7 +75,7 @@ class Npz(Listed):
         for member in found:
             title = member.name.removesuffix(_SUFFIX)
             if member.method != STORED:
-                yield member.as_bytes(title, COMPRESSED)
+                yield member.compressed(title)
             elif title != member.name:
                 yield _array(Reader(file, name, member.begin, member.end), title)
 

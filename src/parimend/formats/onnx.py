@@ -23,8 +23,6 @@ from parimend.formats.protobuf import fields, varint
 from parimend.formats.reading import Reader
 from parimend.regular import State, open_regular, state_of
 
-_SUFFIX = ".onnx"
-"""What the names of models end in."""
 _MODELS = "*.[oO][nN][nN][xX]"
 
 # By the numbers of onnx.proto.
@@ -96,7 +94,7 @@ class Onnx(Listed):
     """ONNX models. Constants without a name are called as what they are the output of."""
 
     name = "onnx"
-    suffix = _SUFFIX
+    suffix = ".onnx"
     loads = "onnx"
     has_others = True
 
@@ -208,7 +206,8 @@ def _tensor(reader: Reader, owner: str) -> _Tensor:
     for number, value in fields(reader):
         if isinstance(value, int):
             if number == _DIMS:
-                shape += [value] if len(shape) <= _MOST_DIMENSIONS else []
+                if len(shape) <= _MOST_DIMENSIONS:
+                    shape.append(value)
             elif number == _TYPE:
                 dtype = _DTYPES.get(value, f"ONNX_{value}")
             is_beside |= number == _LOCATION and value == 1
@@ -219,7 +218,8 @@ def _tensor(reader: Reader, owner: str) -> _Tensor:
             name = _text(value)
         elif number == _EXTERNAL:
             key, text = _pair(value)
-            texts |= {key: text} if key in _KEYS else {}
+            if key in _KEYS:
+                texts[key] = text
         elif number in (*_AS_THEY_ARE, *_VARINTS):
             data = [*data[:1], (number, value)]
     if len(shape) > _MOST_DIMENSIONS or any(size > MOST_BYTES for size in shape):

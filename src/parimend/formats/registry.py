@@ -16,15 +16,8 @@ from parimend.formats.raw import Raw
 from parimend.formats.safetensors import Safetensors
 from parimend.formats.torch_archive import Torch
 
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        format.name: format
-        for format in (
-            *(Gguf(), Npy(), Torch(), Npz(), Safetensors(), Onnx(), OnnxData()),
-            Raw(),
-        )
-    }
-)
+_IN_ORDER = (Gguf(), Npy(), Torch(), Npz(), Safetensors(), Onnx(), OnnxData(), Raw())
+FORMATS: Mapping[str, Format] = MappingProxyType({format.name: format for format in _IN_ORDER})
 """Every format by its name, in the order in which a file is tried. `Raw` takes any: it is last."""
 
 

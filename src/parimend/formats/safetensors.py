@@ -19,7 +19,6 @@ from parimend.formats.header import (
     Spans,
     header_length,
     parse_header,
-    utf8,
 )
 from parimend.formats.searching import decode, search
 from parimend.regular import read_at
@@ -46,7 +45,7 @@ class Header(Layout):
     def text(self, name: str) -> str:
         """One of them."""
         begin, end = self.texts[name]
-        return json.loads(utf8(self.frame[begin:end]))
+        return json.loads(str(self.frame[begin:end], "utf-8"))
 
 
 class Safetensors(Format):

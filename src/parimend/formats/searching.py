@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -102,12 +102,12 @@ def _is_legible(file: BinaryIO, start: int, characters: int) -> bool:
 
 def _spans(file: BinaryIO, stop: int) -> Iterator[tuple[int, int]]:
     """Where seals may begin, and of how many bytes they are."""
-    places = (at for at, mark in _marks(file, 0, min(stop, _FIRST)) if mark.shift == 0)
-    starts = list(dict.fromkeys(chain(islice(places, _ENOUGH), [USUAL])))
+    places = (at for at, mark in _marks(file, min(stop, _FIRST)) if mark.shift == 0)
+    starts = list(dict.fromkeys([*islice(places, _ENOUGH), USUAL]))
     for start in starts:
         if length := armored_length(_prefix(file, start, _MARKS[0])):
             yield start, length
-    ends = list(islice(_marks(file, 0, stop), _ENOUGH * len(starts)))
+    ends = list(islice(_marks(file, stop), _ENOUGH * len(starts)))
     for at, mark in ends:
         if length := armored_length(_prefix(file, at, mark)):
             before = length - PREFIX
@@ -126,10 +126,10 @@ def _prefix(file: BinaryIO, at: int, mark: _Mark) -> bytes:
     return decode(read_at(file, at, -(-count // 3) * 4).tobytes(), count)[mark.shift :]
 
 
-def _marks(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, _Mark]]:
+def _marks(file: BinaryIO, stop: int) -> Iterator[tuple[int, _Mark]]:
     """Where a prefix seems to begin: the group of four characters with its first byte."""
     longest = 2 * max(mark.skipped + len(mark.text) for mark in _MARKS)
-    for at in range(start, stop, _PIECE):
+    for at in range(0, stop, _PIECE):
         # Marks may lie across the border of two pieces.
         piece = read_at(file, at, min(_PIECE + longest, stop - at))
         if not piece.any():

@@ -17,12 +17,12 @@ from parimend.errors import AnotherFormatError, FormatError
 from parimend.formats.base import Entry
 from parimend.formats.listed import LONGEST_SPAN, Listed
 from parimend.formats.pickled import UnreadableError, View, views
-from parimend.formats.zipped import COMPRESSED, STORED, Member, members
+from parimend.formats.zipped import STORED, Member, members
 from parimend.regular import read_at
 
 _PICKLE = "/data.pkl"
-_STORAGES = ("data/", "constants/", "tensors/")
 _DATA = "data/"
+_STORAGES = (_DATA, "constants/", "tensors/")
 _ORDER = "byteorder"
 
 
@@ -57,7 +57,7 @@ class Torch(Listed):
             if not title.startswith(_STORAGES):
                 continue
             if member.method != STORED:
-                yield member.as_bytes(title, COMPRESSED)
+                yield member.compressed(title)
             else:
                 yield _entry(title, member, known.get(title, ()), is_foreign)
 

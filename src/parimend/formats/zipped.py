@@ -16,8 +16,6 @@ from parimend.formats.reading import Reader
 
 STORED = 0
 """The method of members that lie in the archive as they are."""
-COMPRESSED = "COMPRESSED"
-"""The dtype of tensors in members that do not: they are taken as the bytes that are there."""
 
 _LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 _END64, _LOCATOR = b"PK\6\6", b"PK\6\7"
@@ -50,9 +48,9 @@ class Member(NamedTuple):
     begin: int
     end: int
 
-    def as_bytes(self, name: str, dtype: str) -> Entry:
-        """A tensor of all its bytes, as they are in the archive."""
-        return Entry(name, dtype, (self.end - self.begin,), self.begin, self.end)
+    def compressed(self, name: str) -> Entry:
+        """A tensor of the bytes that are there, of a member that is not `STORED`."""
+        return Entry(name, "COMPRESSED", (self.end - self.begin,), self.begin, self.end)
 
 
 def members(file: BinaryIO, size: int, name: str) -> list[Member]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -48,14 +47,18 @@ def built(content: Content, device: str | torch.device, companion: Companion) ->
             f"{content.path} is a file of the format {content.layout.format.name}: load the model "
             "that names it, or use verified and load it with its own library"
         )
-    if kind in _OF_TORCH:
-        return _OF_TORCH[kind](content, device)
+    if kind == "tensors":
+        return _tensors(content, device)
+    if kind == "torch":
+        return torch_load(content.file(), content.path, device)
     if str(device) != "cpu":
         raise SpecError(
             f"{content.path} is a file of the format {content.layout.format.name}, whose library "
             "gives nothing that lies on a device: leave device out, and move what you need"
         )
-    return _OF_OTHERS[kind](content, companion)
+    if kind == "numpy":
+        return numpy_load(content.file(), content.path)
+    return _gguf(content) if kind == "gguf" else _onnx(content, companion)
 
 
 def _tensors(content: Content, device: str | torch.device) -> dict[str, torch.Tensor]:
@@ -85,10 +88,6 @@ def _tensor(entry: Entry, data: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
-def _torch(content: Content, device: str | torch.device) -> Any:
-    return torch_load(content.file(), content.path, device)
-
-
 def torch_load(file: BinaryIO, path: Path, device: str | torch.device = "cpu") -> Any:
     """What ``torch.load`` makes of a file, with ``weights_only=True``.
 
@@ -111,10 +110,6 @@ def torch_load(file: BinaryIO, path: Path, device: str | torch.device = "cpu") -
         return torch.load(file, map_location=device, weights_only=True)
 
 
-def _numpy(content: Content, companion: Companion) -> Any:
-    return numpy_load(content.file(), content.path)
-
-
 def numpy_load(file: BinaryIO, path: Path) -> Any:
     """What ``numpy.load`` makes of a file: an array, or an archive that reads arrays one by one.
 
@@ -125,7 +120,7 @@ def numpy_load(file: BinaryIO, path: Path) -> Any:
     Raises:
         FormatError: if it makes nothing of it; names the file.
     """
-    with reading_array(f"{path}"):
+    with reading_array(str(path)):
         found = np.load(file)
     if isinstance(found, np.ndarray) and file.read(1):
         raise FormatError(
@@ -183,7 +178,7 @@ def _said(error: Exception) -> str:
     return first if " " in first else f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
-def _gguf(content: Content, companion: Companion) -> Any:
+def _gguf(content: Content) -> Any:
     gguf = _library("gguf", content)
     # It maps what has a name; this file has one in this process, and is nowhere on a disk.
     with os.fdopen(os.memfd_create(content.path.name[:200]), "w+b") as file:
@@ -232,11 +227,3 @@ def _library(name: str, content: Content) -> Any:
             f"{content.path} is loaded with the package {name}, which is not installed: "
             f"pip install 'parimend[{name}]'"
         ) from None
-
-
-_OF_TORCH: Mapping[str, Callable[[Content, str | torch.device], Any]] = MappingProxyType(
-    {"tensors": _tensors, "torch": _torch}
-)
-_OF_OTHERS: Mapping[str, Callable[[Content, Companion], Any]] = MappingProxyType(
-    {"numpy": _numpy, "gguf": _gguf, "onnx": _onnx}
-)

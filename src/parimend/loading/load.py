@@ -81,7 +81,7 @@ def load_file(
         with opened(file, seals) as found:
             content = content_of(found, on_damage)
         if not content.is_right:
-            tell([content.outcome], on_damage)
+            tell([content.outcome], on_damage, seal_dir)
         return content
 
     def companion(file: Path) -> Content:
@@ -154,7 +154,7 @@ def load_folder(
     if on_damage == "warn":
         contents, problems = _with_unverified(contents, problems)
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
-    tell([*wrong, *unknown], on_damage)
+    tell([*wrong, *unknown], on_damage, seal_dir)
     tensors: dict[str, torch.Tensor] = {}
     first: dict[str, Path] = {}
     for file, names in _wanted(contents, folder).items():

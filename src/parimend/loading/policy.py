@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
+from parimend.atomic import PathLike
 from parimend.errors import DamageError, SpecError
 from parimend.files.remedies import remedy
 from parimend.outcomes import FileOutcome, Verdict
@@ -45,20 +46,27 @@ def require_device(device: str | torch.device) -> None:
         raise SpecError(f"device {str(device)!r} cannot be used here: {reason}") from None
 
 
-def tell(files: Sequence[FileOutcome], on_damage: OnDamage) -> None:
+def tell(
+    files: Sequence[FileOutcome], on_damage: OnDamage, seal_dir: PathLike | None = None
+) -> None:
     """Say what is the matter with files that are not right, all in one sentence.
+
+    Args:
+        files: what was found in them.
+        on_damage: the policy.
+        seal_dir: where the seals are, if not beside the files.
 
     Raises:
         DamageError: unless the policy is to warn.
     """
-    text = "; ".join(map(_said_of, files))
+    text = "; ".join(_said_of(file, seal_dir) for file in files)
     if text and on_damage != "warn":
         raise DamageError(text, files)
     if text:
         warnings.warn(text, stacklevel=3)
 
 
-def _said_of(file: FileOutcome) -> str:
+def _said_of(file: FileOutcome, seal_dir: PathLike | None) -> str:
     state = "not known to be right" if file.verdict is Verdict.UNKNOWN else "damaged"
     said = f"{file.path} is {state}: {'; '.join(file.findings)}"
-    return f"{said}; {what}" if (what := remedy(file)) else said
+    return f"{said}; {what}" if (what := remedy(file, seal_dir)) else said

@@ -56,7 +56,7 @@ def verify(
     """
     require_policy(on_damage)
     report = _looked_at(path_of(path), on_damage, seal_dir)
-    _tell(report, on_damage)
+    _tell(report, on_damage, seal_dir)
     return report
 
 
@@ -130,7 +130,7 @@ def _before(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Itera
         with _before(path, "raise", seal_dir):
             yield path
         return
-    _tell(report, on_damage)
+    _tell(report, on_damage, seal_dir)
     yield path
     files.require_unchanged("loaded")
 
@@ -142,7 +142,7 @@ def _meanwhile(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> It
         try:
             yield path
         finally:  # damage says why a loader failed
-            _tell(looking.result(), on_damage)
+            _tell(looking.result(), on_damage, seal_dir)
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def _in_copy(
         copy = _copied(path, Path(private), seal_dir)
         report = _looked_at(copy, on_damage, seal_dir)
         places = (copy, path) if path.is_dir() else (copy.parent, path.parent)
-        _tell(_renamed(report, *places), on_damage)
+        _tell(_renamed(report, *places), on_damage, seal_dir)
         yield copy
 
 
@@ -167,8 +167,8 @@ def _looked_at(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Re
     return report
 
 
-def _tell(report: Report, on_damage: OnDamage) -> None:
-    tell([file for file in report.files if not file.ok], on_damage)
+def _tell(report: Report, on_damage: OnDamage, seal_dir: PathLike | None) -> None:
+    tell([file for file in report.files if not file.ok], on_damage, seal_dir)
 
 
 def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:

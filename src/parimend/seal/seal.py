@@ -262,11 +262,9 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
         at += count
         return payload[at - count : at]
 
-    spans = text["blobs"]
-    tails = {name: spans[name] for name in sorted(spans)}
     checks = [take(entry["checks"]) for entry in text["words"]]
     blocks = [take(entry.get("blocks", 0)) for entry in text["words"]]
-    blobs = {name: take(count) for name, count in tails.items()}
+    blobs = {name: take(text["blobs"][name]) for name in sorted(text["blobs"])}
     if at != len(payload):
         raise SealError("it is longer than it says")
     layout: Layout | None

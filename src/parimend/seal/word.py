@@ -91,16 +91,17 @@ class SealedWord(CheckedWord):
 
 def entry_of(word: SealedWord, number: Mapping[str, int], checks: int) -> dict[str, Any]:
     """A word as the text lists it."""
-    more: dict[str, Any] = {"certificate": word.certificate.facts} if word.certificate else {}
-    if word.blocks:
-        more["blocks"] = len(word.blocks)
-    return {
+    entry = {
         "code": word.code.spec(),
         "parts": _runs(word.parts, number),
         "sha256": word.sha256.hex(),
         "checks": checks,
-        **more,
     }
+    if word.certificate:
+        entry["certificate"] = word.certificate.facts
+    if word.blocks:
+        entry["blocks"] = len(word.blocks)
+    return entry
 
 
 def word_of(

@@ -26,8 +26,6 @@ from parimend.stores.spread import is_sharded, local, require_sharded
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 """Types without affairs of their own."""
-
-
 _EMPTY = frozenset((type(None), bool, int, float, complex, str, bytes))
 """Types of what holds no tensors."""
 
@@ -212,15 +210,15 @@ def _require_own_cells(name: str, tensor: torch.Tensor) -> None:
     """
     if is_sharded(tensor) or tensor.is_contiguous():
         return
-    reach = 0  # of the dimensions that are packed closer
+    reached = 0  # by the dimensions that are packed closer
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
-            if stride <= reach and tensor.numel():
+            if stride <= reached and tensor.numel():
                 raise WordError(
                     f"{name} has elements that share memory (it was expanded): protect the tensor "
                     "that it was made from, or put a clone() in its place"
                 )
-            reach += (size - 1) * stride
+            reached += (size - 1) * stride
 
 
 def _walk(
@@ -398,19 +396,25 @@ def added_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     found = {name: 0 if name in again else tensor.nbytes for name, tensor in tensors.items()}
     order = {name: i for i, name in enumerate(tensors)}
     for group in _touching(spans):
-        taken = np.zeros(max(span.end for span in group) - group[0].begin, bool)
-        for span in sorted(group, key=lambda span: order[span.name]):
-            mine = _bytes_in(taken, span.begin - group[0].begin, held[span.name])
-            found[span.name] = mine.size - int(np.count_nonzero(mine))
-            mine[...] = True
+        for name, taken in _overlaid(sorted(group, key=lambda span: order[span.name]), held):
+            found[name] = taken.size - int(np.count_nonzero(taken))
     return found
 
 
-def _bytes_in(group: NDArray[np.bool_], at: int, tensor: torch.Tensor) -> NDArray[np.bool_]:
-    """The bytes of a tensor among those of tensors that overlap, from the one ``at`` on."""
-    size = tensor.element_size()
-    strides = (*(size * stride for stride in tensor.stride()), 1)
-    return np.lib.stride_tricks.as_strided(group[at:], (*tensor.shape, size), strides)
+def _overlaid(
+    group: Sequence[_Span], tensors: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Which bytes of each of some tensors, by name, are those of one before it, too."""
+    first = min(span.begin for span in group)
+    taken = np.zeros(max(span.end for span in group) - first, bool)
+    for span in group:
+        tensor = tensors[span.name]
+        size = tensor.element_size()
+        strides = (*(size * stride for stride in tensor.stride()), 1)
+        shape = (*tensor.shape, size)
+        mine = np.lib.stride_tricks.as_strided(taken[span.begin - first :], shape, strides)
+        yield span.name, mine
+        mine[...] = True
 
 
 def _touching(spans: list[_Span]) -> Iterator[list[_Span]]:
@@ -431,17 +435,14 @@ def _touching(spans: list[_Span]) -> Iterator[list[_Span]]:
 def _held_by_others(group: list[_Span], tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Those of some tensors that overlap whose bytes are all in larger ones."""
     order = {name: i for i, name in enumerate(tensors)}
-    first = group[0].begin
-    taken = np.zeros(max(span.end for span in group) - first, bool)
+    largest = sorted(group, key=lambda span: (-tensors[span.name].nbytes, order[span.name]))
     held = set()
-    for span in sorted(group, key=lambda s: (-tensors[s.name].nbytes, order[s.name])):
-        mine = _bytes_in(taken, span.begin - first, tensors[span.name])
-        if mine.all():
-            held.add(span.name)
-        elif mine.any():
+    for name, taken in _overlaid(largest, tensors):
+        if taken.all():
+            held.add(name)
+        elif taken.any():
             raise WordError(
-                f"{span.name} shares a part of its memory with another tensor: protect one of them "
+                f"{name} shares a part of its memory with another tensor: protect one of them "
                 "with only=..., or put a clone() in its place"
             )
-        mine[...] = True
     return held
