@@ -264,7 +264,7 @@ def test_plans_are_carried_along_as_json(file):
         ({"where": "leo", "target": 0.0}, "between 0 and 1, not 0.0"),
         ({"where": "leo", "target": 1.5}, "between 0 and 1, not 1.5"),
         ({"where": "leo", "interval": 0.0}, "interval must be a number of days of at least 1e-06"),
-        ({"where": "leo", "years": -1.0}, "years must be a number from 1e-06 to 1000000"),
+        ({"where": "leo", "years": -1.0}, "years must be a number from 1e-06 to 1000000000"),
         (
             {"where": "leo", "interval": float("nan")},
             "interval must be a number of days of at least 1e-06",

@@ -9,7 +9,7 @@ from parimend.record import Record
 from parimend.risk.chance import SHORTEST
 from parimend.risk.environment import Environment, environment
 
-_LONGEST = 1_000_000  # years, far from where numbers end
+_LONGEST = 10**9  # years, far from where numbers end
 
 
 @dataclass(frozen=True, repr=False)
