@@ -322,7 +322,7 @@ class FileOutcome(Record):
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         record = super().as_dict()
         more: dict[str, Any] = {"verdict": self.verdict.value}
         for which in ("missing", "surplus"):
@@ -389,7 +389,7 @@ class Report(Record):
         return sum(file.covered for file in self.files)
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         seconds = round(self.seconds, 6)
         return {"verdict": self.verdict.value, **super().as_dict(), "seconds": seconds}
 

@@ -147,7 +147,7 @@ class Protected(Record):
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         problems = [{"path": path, "problem": text} for path, text in self.problems.items()]
         return {
             "files": [file.as_dict() for file in self.files],

@@ -56,7 +56,7 @@ class Protection(Record):
         return bytes_in(part for word in self.seal.words for part in word.parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         return {
             "path": self.path,
             "sidecar": self.sidecar,

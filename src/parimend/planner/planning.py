@@ -121,7 +121,7 @@ class Plan(Record):
         return not self.reason
 
     def as_dict(self) -> dict[str, Any]:
-        """See `Record.as_dict`; `docs/files.md` describes the keys."""
+        """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         record = super().as_dict()
         del record["request"]
         return {
