@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from parimend.arguments import whole_number
 from parimend.codes.hashed import Hashed
 from parimend.codes.power import MAX_ERRORS
@@ -32,7 +34,12 @@ def sums_for(n: int, errors: int, seed: int = 0, *, each: int = 1) -> SumsCode:
         >>> [type(sums_for(10**6, t)).__name__ for t in (4, 210, 10_000)]
         ['Screened', 'Screened', 'Hashed']
     """
-    errors = whole_number(errors, least=1)
+    return _sums_for(n, whole_number(errors, least=1), seed, each)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _sums_for(n: int, errors: int, seed: int, each: int) -> SumsCode:
+    """Kept, since words of one length may be thousands, and share what is derived from the code."""
     t = min(each * errors, n)
     if min(errors, n) > MOST_POWER or t > MAX_ERRORS:
         return Hashed.for_errors(n, t, seed)

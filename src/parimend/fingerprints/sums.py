@@ -8,22 +8,22 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.carriers.summing import JOINED, threads_for
 from parimend.codes.power import LONGEST, PowerSums
-from parimend.cores import cores
 from parimend.fingerprints.record import SUMS, Print
 from parimend.stores.base import Tensors, subparts
 from parimend.stores.spread import Elements
 from parimend.words.bits import WORD, words_of
-from parimend.words.layout import Part
+from parimend.words.layout import Part, padded_words
 
 _THERE = 1 << 25  # bytes of a piece on another device
 
@@ -34,15 +34,18 @@ def prints_of(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
     starts = np.cumsum([0, *sections])
     total = np.zeros((int(starts[-1]), SUMS), np.uint64)
     pieces = (
-        (int(start) + section, piece, word)
+        piece._replace(section=int(start) + piece.section)
         for part, start in zip(parts, starts[:-1], strict=True)
-        for section, piece, word in _pieces(part, tensors)
+        for piece in _pieces(part, tensors)
     )
     # Work on another device is not shared: it is one that waits.
-    threads = 1 if any(map(tensors.is_elsewhere, parts)) else cores()
+    elsewhere = any(map(tensors.is_elsewhere, parts))
+    threads = 1 if elsewhere else threads_for(padded_words(*parts))
     with ThreadPoolExecutor(threads) as pool:
-        for row, sums in pool.map(lambda piece: (piece[0], _sums(tensors, *piece[1:])), pieces):
-            total[row] = _code().add(total[row], sums)
+        each = map if threads == 1 else pool.map
+        for some in each(partial(_sums, tensors), _together(pieces)):
+            for row, sums in some:
+                total[row] = _code().add(total[row], sums)
     # Residues of all processes: far from 2^63 in sum.
     total = tensors.spread.sum(total.astype(np.int64)).astype(np.uint64) % np.uint64(_code().prime)
     rows = np.split(total, starts[1:])[:-1]  # also where there are no tensors
@@ -74,13 +77,17 @@ def _pieces(part: Part, tensors: Tensors) -> Iterator[_Piece]:
     """The pieces of a tensor in which this process holds elements."""
     begin, end = _range(tensors.spread.held(part).elements)
     size = _section(part)
-    step = _THERE // (part.itemsize * part.line) * part.line
+    step = None
+    if tensors.is_elsewhere(part):
+        step = _THERE // (part.itemsize * part.line) * part.line
     for start in range(0, part.count, size):
         first = max(begin - start, 0) // part.line * part.line
         last = min(end - start, size)
         if first < last:
-            some = replace(part, start=start + first, count=last - first)
-            for piece in subparts(some, step if tensors.is_elsewhere(part) else None):
+            some = part
+            if last - first < part.count:
+                some = replace(part, start=start + first, count=last - first)
+            for piece in subparts(some, step):
                 word = (piece.start - start) * part.itemsize // WORD
                 yield _Piece(start // size, piece, word)
 
@@ -92,9 +99,28 @@ def _range(elements: Elements) -> tuple[int, int]:
     return (int(elements[0]), int(elements[-1]) + 1) if elements.size else (0, 0)
 
 
-def _sums(tensors: Tensors, piece: Part, word: int) -> NDArray[np.uint64]:
-    """The sums of what this process holds of a piece."""
-    elements = tensors.resident(piece)
-    if elements is not None:
-        return _code().accumulate_resident(_code().zeros(), [(elements, word)])
-    return _code().accumulate(_code().zeros(), words_of(tensors.share(piece)), word)
+def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces in groups that are worth handing to a thread."""
+    group: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += piece.part.nbytes
+        if size >= JOINED:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _sums(tensors: Tensors, pieces: Iterable[_Piece]) -> list[tuple[int, NDArray[np.uint64]]]:
+    """The sections of pieces, and the sums of what this process holds of each."""
+    code, found = _code(), []
+    for section, part, word in pieces:
+        sums, elements = code.zeros(), tensors.resident(part)
+        if elements is not None:
+            code.accumulate_resident(sums, [(elements, word)])
+        else:
+            code.accumulate(sums, words_of(tensors.share(part)), word)
+        found.append((section, sums))
+    return found

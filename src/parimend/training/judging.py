@@ -97,7 +97,7 @@ def _judge_(
         # What few wrong weights do is not in most checks.
         levels = [lambda c, s: max(FACTOR * float(np.median(np.abs(c))), least(c, s))]
         limit, what = np.inf, "the weights have left the range that training can lead to"
-    checks, put_back = projection.checks()[number], None
+    checks, put_back = projection.checks_of(number), None
     events = list[Event]()
     for level in levels if not _largest(checks) <= levels[0](checks, 1.0) else ():
         found = suspects(projection, number, outliers, level)
@@ -108,7 +108,7 @@ def _judge_(
         if found.positions.size:
             put_back = found
             events.append(set_back_(projection, number, found, step))
-            checks = projection.checks()[number]
+            checks = projection.checks_of(number)
         break
     left = _largest(checks)
     if not left <= limit or projection.wild(number, OUTGROWN).size:

@@ -231,7 +231,7 @@ def _zeroed(
     wild = projection.wild(number, scale)
     before = projection.get(number, wild)
     projection.set_(number, wild, np.zeros(len(wild)))
-    return wild, before, projection.checks()[number]
+    return wild, before, projection.checks_of(number)
 
 
 def put_back_(

@@ -6,7 +6,7 @@ small and spread over all of them, what a single wrong weight does is large and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,12 +93,17 @@ class Projection:
         Collective if the parameters are sharded. Not finite where a weight is not.
         """
         flat = self._flat()
-        sums = [
-            share.checks([piece.of(flat) for piece in pieces])
-            for share, pieces in zip(self._shares, self._pieces, strict=True)
-        ]
+        sums = [self._sums(number, flat) for number in range(len(self._words))]
         together = self._shards.sum(np.concatenate(sums))  # all words in one sum
         return np.split(together, np.cumsum([word.code.m for word in self._words])[:-1])
+
+    def checks_of(self, number: int) -> NDArray[np.float64]:
+        """`checks` of one word, (m,); collective."""
+        return self._shards.sum(self._sums(number, self._flat(number)))
+
+    def _sums(self, number: int, flat: Mapping[str, torch.Tensor]) -> NDArray[np.float64]:
+        """What this process holds adds to the checks of a word."""
+        return self._shares[number].checks([piece.of(flat) for piece in self._pieces[number]])
 
     def require_finite(self, checks: Sequence[NDArray[np.float64]], steps: int) -> None:
         """Check what `checks` gave.
@@ -130,7 +135,7 @@ class Projection:
 
         Of more than m + 1 of them, which cannot be solved for, only some. Collective.
         """
-        code, flat, first, found = self._words[number].code, self._flat(), 0, []
+        code, flat, first, found = self._words[number].code, self._flat(number), 0, []
         for piece in self._pieces[number]:
             wild = ~(piece.of(flat).abs() < scale * piece.step * 2.0**code.word_bits)
             if wild.any():
@@ -140,7 +145,7 @@ class Projection:
 
     def largest(self, number: int) -> float:
         """The largest magnitude of a weight of a word; collective."""
-        flat = self._flat()
+        flat = self._flat(number)
         sizes = (piece.of(flat).abs() for piece in self._pieces[number])
         most = max((float(each.max()) for each in sizes if each.numel()), default=0.0)
         return float(self._shards.largest(np.array([most]))[0])
@@ -154,13 +159,13 @@ class Projection:
     def get(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weights of a word at increasing positions, in grid steps; collective."""
         values = np.zeros(len(positions))
-        for which, local, index, step in self._at(number, positions, self._flat()):
+        for which, local, index, step in self._at(number, positions, self._flat(number)):
             values[which] = local[index].double().cpu().numpy() / step
         return self._shards.sum(values)
 
     def set_(self, number: int, positions: NDArray[np.int64], values: NDArray[np.float64]) -> None:
         """Set weights of a word at increasing positions, in grid steps."""
-        flat = self._flat()
+        flat = self._flat(number)
         for which, local, index, step in self._at(number, positions, flat):
             local[index] = torch.from_numpy(values[which] * step).to(local)
         self._put_back(flat)
@@ -206,8 +211,12 @@ class Projection:
         largest = [float(np.abs(checks).max()) for checks in self.checks()]
         return float((np.array(largest) / np.maximum(sizes, 1e-300)).max())
 
-    def _flat(self) -> dict[str, torch.Tensor]:
-        return {name: self._shards.local(name).reshape(-1) for name in self._names}
+    def _flat(self, number: int | None = None) -> dict[str, torch.Tensor]:
+        """The parameters as they are held here, flat; of all words, or of one."""
+        names: Iterable[str] = self._names
+        if number is not None:  # words may be thousands, of as many parameters
+            names = dict.fromkeys(piece.part.name for piece in self._pieces[number])
+        return {name: self._shards.local(name).reshape(-1) for name in names}
 
     def _put_back(self, flat: Mapping[str, torch.Tensor]) -> None:
         changed = [self._shards.local(name) for name in flat]
