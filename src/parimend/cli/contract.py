@@ -1,7 +1,7 @@
 """How every command ends: its exit status, and what it says where it cannot go on.
 
-`docs/reference.md` has the statuses for users. Whatever happens, one line on the standard error says
-why a command could not run; with ``--json``, an object on the standard output says it too.
+`docs/reference.md` has the statuses for users. Whatever happens, one line on the standard error
+says why a command could not run; with ``--json``, an object on the standard output says it too.
 """
 
 from __future__ import annotations
