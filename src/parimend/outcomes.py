@@ -94,6 +94,7 @@ class Decoding(Record):
 
 
 _LINES = 20  # of findings, where a report is printed
+_NAMED = 3  # protected words of one verdict, where all is said in one line
 _WIDEST = 16  # bytes of a number; what has more is a block of several
 
 
@@ -292,6 +293,29 @@ class FileOutcome(Record):
     @property
     def findings(self) -> tuple[str, ...]:
         """What is or was wrong, in words; empty if the file is clean."""
+        wrong = (word for word in self.words if word.finding)
+        return (*self._of_the_file, *map(self._of_word, wrong), *self._of_other_copies)
+
+    @property
+    def said(self) -> str:
+        """`findings` and `note` in one line; of many words the first of each verdict, worst first,
+        and how many more there are.
+
+        >>> words = [WordOutcome(name, Verdict.UNCORRECTABLE, 5, reason="lost") for name in "abcde"]
+        >>> FileOutcome((*words,)).said[24:]
+        'b: uncorrectable: lost; c: uncorrectable: lost; 2 more protected words: uncorrectable'
+        """
+        found = list(self._of_the_file)
+        for verdict in _ORDER:
+            wrong = [word for word in self.words if word.finding and word.verdict is verdict]
+            found += map(self._of_word, wrong[:_NAMED])
+            if left := wrong[_NAMED:]:
+                found.append(f"{counted(len(left), 'more protected word')}: {verdict}")
+        return "; ".join(filter(None, (*found, *self._of_other_copies, self.note)))
+
+    @property
+    def _of_the_file(self) -> list[str]:
+        """What is or was wrong with its frame and its seal."""
         found = []
         for number, what in ((self.missing, "missing at"), (self.surplus, "too many after")):
             if number:
@@ -300,18 +324,14 @@ class FileOutcome(Record):
         for what, verdict in (("header", self.header), ("seal", self.seal)):
             if verdict is not Verdict.CLEAN:
                 found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
-        for word in self.words:
-            if word.finding:
-                name = f"{word.name}: " if len(self.words) > 1 else ""
-                found.append(name + word.finding)
-        found += self._of_other_copies
-        if self.problem:
-            found.append(self.problem)
-        return tuple(found)
+        return found
+
+    def _of_word(self, word: WordOutcome) -> str:
+        return f"{word.name}: {word.finding}" if len(self.words) > 1 else word.finding
 
     @property
     def _of_other_copies(self) -> list[str]:
-        """What has to come from other copies, and what came."""
+        """What has to come from other copies, and what came; and what the problem is."""
         found = []
         if self.ranges:
             size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
@@ -319,6 +339,8 @@ class FileOutcome(Record):
             found.append(f"{counted(size, 'byte')} in {ranges} can only come from another copy")
         if self.fetched:
             found.append(f"{counted(self.fetched, 'byte')} fetched from another copy")
+        if self.problem:
+            found.append(self.problem)
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -333,11 +355,10 @@ class FileOutcome(Record):
     def row(self) -> tuple[str, ...]:
         """The file in a table with `COLUMNS`."""
         covered = f"{self.covered:,} of {self.elements:,}" if self.carrier else "-"
-        said = (*self.findings, self.note) if self.note else self.findings
-        return self.path or "-", self.verdict.value, covered, "; ".join(said) or "-"
+        return self.path or "-", self.verdict.value, covered, self.said or "-"
 
     def __repr__(self) -> str:
-        found = brief("; ".join(self.findings))
+        found = brief(self.said)
         return (
             f"<FileOutcome: {brief(self.path or 'model')} {self.verdict}{found and f', {found}'}>"
         )

@@ -237,6 +237,26 @@ def test_several_findings_and_the_bytes_of_elements_are_listed(model, run, monke
     assert said["files"] == pm.check_file(model).as_dict()["files"]
 
 
+def test_of_many_wrong_words_the_first_are_named_in_a_table_and_all_in_json(tmp_path, run):
+    path, arrays = tmp_path / "m.safetensors", {f"l{i}": np.ones(9, np.float32) for i in range(9)}
+    safetensors.numpy.save_file(arrays, path)
+    run("protect", path, "--errors", 2, "--per", "tensor")
+    for each in list(arrays)[:8]:
+        arrays[each][: 4 if each < "l2" else 1] = 5.0
+    safetensors.numpy.save_file(arrays, path)
+    code, out, _ = run("check", path)
+    row = next(line for line in out.splitlines() if line.startswith(str(path)))
+    named = re.findall(r"l\d", row)
+    assert code == 1
+    assert named == ["l0", "l1", "l2", "l3", "l4"]
+    assert "; 3 more protected words: correctable" in row
+    _, out, _ = run("check", path, "--json")
+    [file] = json.loads(out)["files"]
+    assert sum(word["verdict"] != "clean" for word in file["words"]) == 8
+    said = pm.check_file(path).files[0].findings
+    assert [each[:2] for each in said[:8]] == [f"l{i}" for i in range(8)]
+
+
 def test_damage_can_be_replayed(model, run, tmp_path):
     first, second, faults = tmp_path / "1", tmp_path / "2", tmp_path / "faults.jsonl"
     run("inject", model, "-o", first, "-f", "burst", "-n", 7, "--seed", 5, "--save", faults)

@@ -135,7 +135,7 @@ def _print_ranges(report: Report) -> int:
             name = f"{file.path}\t" if len(report.files) > 1 else ""
             print(name + ranges_text(file.ranges))
         elif not file.ok and file.verdict is not Verdict.CORRECTABLE:
-            tell(f"{file.path}: {'; '.join(file.findings)}")
+            tell(f"{file.path}: {file.said}")
     return 0 if report.ok else 1
 
 

@@ -68,5 +68,5 @@ def tell(
 
 def _said_of(file: FileOutcome, seal_dir: PathLike | None) -> str:
     state = "not known to be right" if file.verdict is Verdict.UNKNOWN else "damaged"
-    said = f"{file.path} is {state}: {'; '.join(file.findings)}"
+    said = f"{file.path} is {state}: {file.said}"
     return f"{said}; {what}" if (what := remedy(file, seal_dir)) else said
