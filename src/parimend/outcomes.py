@@ -293,8 +293,9 @@ class FileOutcome(Record):
     @property
     def findings(self) -> tuple[str, ...]:
         """What is or was wrong, in words; empty if the file is clean."""
-        wrong = (word for word in self.words if word.finding)
-        return (*self._of_the_file, *map(self._of_word, wrong), *self._of_other_copies)
+        words = (self._of_word(word) for word in self.words if word.finding)
+        found = (*self._of_the_file, *words, *self._of_other_copies, self.problem)
+        return tuple(filter(None, found))
 
     @property
     def said(self) -> str:
@@ -311,7 +312,7 @@ class FileOutcome(Record):
             found += map(self._of_word, wrong[:_NAMED])
             if left := wrong[_NAMED:]:
                 found.append(f"{counted(len(left), 'more protected word')}: {verdict}")
-        return "; ".join(filter(None, (*found, *self._of_other_copies, self.note)))
+        return "; ".join(filter(None, (*found, *self._of_other_copies, self.problem, self.note)))
 
     @property
     def _of_the_file(self) -> list[str]:
@@ -331,7 +332,7 @@ class FileOutcome(Record):
 
     @property
     def _of_other_copies(self) -> list[str]:
-        """What has to come from other copies, and what came; and what the problem is."""
+        """What has to come from other copies, and what came."""
         found = []
         if self.ranges:
             size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
@@ -339,8 +340,6 @@ class FileOutcome(Record):
             found.append(f"{counted(size, 'byte')} in {ranges} can only come from another copy")
         if self.fetched:
             found.append(f"{counted(self.fetched, 'byte')} fetched from another copy")
-        if self.problem:
-            found.append(self.problem)
         return found
 
     def as_dict(self) -> dict[str, Any]:

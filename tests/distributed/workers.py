@@ -231,6 +231,15 @@ def parallel(rank):
     assert pm.check(model, seal).verdict is Verdict.CLEAN
 
 
+def assert_healed(run, times):
+    """That a run, called with whether it is struck, ends as if it were not, to the last bit."""
+    right, events = run(False)
+    assert events == []
+    found, events = run(True)
+    assert events == ["repaired"] * times
+    assert same(found, right)
+
+
 def healed_before_they_are_gathered(rank):
     def run(struck):
         model = network()
@@ -243,11 +252,7 @@ def healed_before_they_are_gathered(rank):
                 train(model, optimizer, 1, rank, first=step)
         return gathered(model), [event.kind for event in healing.events]
 
-    right, events = run(False)
-    assert events == []
-    found, events = run(True)
-    assert events == ["repaired"] * 4
-    assert same(found, right)
+    assert_healed(run, times=4)
 
 
 def healed_within_an_optimizer(rank):
@@ -265,11 +270,7 @@ def healed_within_an_optimizer(rank):
                 train(model, optimizer, 1, rank, first=step)
         return gathered(model.module), [event.kind for event in healing.events]
 
-    right, events = run(False)
-    assert events == []
-    found, events = run(True)
-    assert events == ["repaired"] * 3
-    assert same(found, right)
+    assert_healed(run, times=3)
 
 
 def carriers(rank):

@@ -8,7 +8,7 @@ found by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
@@ -125,9 +125,9 @@ class Carrier(ABC):
             _BY_NAME[cls.name] = cls
             _BY_FAMILY.update(dict.fromkeys(cls.families, cls))
 
-    def fitted(self, model: Any, names: Collection[str]) -> Carrier:
-        """The carrier with everything that it has to know of a model, of which tensors of these
-        names are protected: itself, if that is nothing.
+    def fitted(self, model: Any, tensors: Tensors) -> Carrier:
+        """The carrier with everything that it has to know of a model, of which these tensors are
+        protected: itself, if that is nothing.
 
         Raises:
             SpecError: if the model cannot tell.

@@ -87,8 +87,7 @@ class Request:
 
     def fitted(self, model: Any, tensors: Tensors) -> Request:
         """The same with a carrier that knows what it has to of a model with these tensors."""
-        names = {part.name for part in tensors.whole()}
-        return replace(self, carrier=self.carrier.fitted(model, names))
+        return replace(self, carrier=self.carrier.fitted(model, tensors))
 
 
 @runtime_checkable

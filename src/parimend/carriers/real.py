@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar
@@ -72,11 +72,12 @@ class Real(Imposing):
     families: ClassVar[tuple[str, ...]] = ("sparse",)
     code: ClassVar[type[Sparse]] = Sparse
 
-    def fitted(self, model: Any, names: Collection[str]) -> Carrier:
+    def fitted(self, model: Any, tensors: Tensors) -> Carrier:
         if self.calibration is None:
             return self
         from parimend.impose.surgeon import gentlest  # loads torch
 
+        names = {part.name for part in tensors.whole()}
         return replace(self, calibration=None, _project=gentlest(model, self.calibration, names))
 
     def choose(

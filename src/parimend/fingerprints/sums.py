@@ -84,9 +84,7 @@ def _pieces(part: Part, tensors: Tensors) -> Iterator[_Piece]:
         first = max(begin - start, 0) // part.line * part.line
         last = min(end - start, size)
         if first < last:
-            some = part
-            if last - first < part.count:
-                some = replace(part, start=start + first, count=last - first)
+            some = replace(part, start=start + first, count=last - first)
             for piece in subparts(some, step):
                 word = (piece.start - start) * part.itemsize // WORD
                 yield _Piece(start // size, piece, word)
