@@ -46,6 +46,7 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
         at += padded_words(part)
     with monkeypatch.context() as patch:
         patch.setattr("parimend.stores.base.CHUNK", chunk)
+        patch.setattr(summing, "CHUNK", chunk)
         patch.setattr(summing, "JOINED", chunk)
         reads = list(summing.reads(word))
         assert all(padded_words(*pieces) * 4 <= chunk for pieces, _ in reads)
@@ -60,15 +61,17 @@ def test_how_parts_are_read_does_not_matter(monkeypatch, chunk, sizes, seed):
 @pytest.mark.parametrize("raised", [OSError, KeyboardInterrupt])
 def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
     monkeypatch.setattr("parimend.stores.base.CHUNK", 1 << 12)
+    monkeypatch.setattr(summing, "CHUNK", 1 << 12)
+    monkeypatch.setattr(summing, "_VIEWED", 1 << 12)
     monkeypatch.setattr(summing, "_SHARE", 1 << 10)
     monkeypatch.setattr(summing, "JOINED", 1 << 12)
     monkeypatch.setattr(summing, "cores", lambda: 2)
     tensors, reads, read = tensors_of([1 << 20]), summing.reads, ModelTensors.read
     word, asked, closed = Word(tensors.whole()), [], Event()
 
-    def told(*given):
+    def told(*given, **options):
         try:
-            yield from reads(*given)
+            yield from reads(*given, **options)
         finally:
             closed.set()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parimend.codes import PowerSums, from_spec
@@ -115,6 +115,19 @@ def test_integers_give_what_floats_give(m, monkeypatch):
     fast = code.syndrome(words)
     monkeypatch.setattr(power_numba, "fuses", lambda: False)
     np.testing.assert_array_equal(code.syndrome(words), fast)
+
+
+@pytest.mark.parametrize("fuses", [True, False])
+@given(rows=st.sampled_from(SIZES[:7]), blocks=st.integers(0, 4), seed=st.integers(0, 99))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_block_has_the_sums_of_a_word_of_its_own(monkeypatch, fuses, rows, blocks, seed):
+    code = PowerSums(3 * 8 * rows, rows, seed)
+    words = random_words(blocks * code.n, seed)
+    expected = [code.syndrome(block) for block in words.reshape(-1, code.n)]
+    with monkeypatch.context() as patch:
+        patch.setattr(power_numba, "fuses", lambda: fuses)
+        found = code.of_blocks(words)
+    np.testing.assert_array_equal(found, np.reshape(expected, (-1, rows)))
 
 
 @given(st.data())

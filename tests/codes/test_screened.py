@@ -29,7 +29,9 @@ def words_of(n, seed=0):
     return np.random.default_rng(seed).integers(0, 1 << 32, n, dtype=np.uint32)
 
 
-def test_its_sums_are_those_of_two_codes():
+@pytest.mark.parametrize("together", [64, 1 << 20])
+def test_its_sums_are_those_of_two_codes(monkeypatch, together):
+    monkeypatch.setattr("parimend.codes.beside._READ_AGAIN", together)
     code = Screened(5000, 44, seed=3)
     first, others = code.parts
     assert (first.m, others.m, code.guaranteed) == (4, 40, 20)

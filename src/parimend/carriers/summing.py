@@ -20,7 +20,7 @@ from parimend.codes import SumsCode
 from parimend.codes.power import LONGEST
 from parimend.codes.sums import Sums
 from parimend.cores import cores
-from parimend.stores.base import Tensors, subparts
+from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
 
@@ -28,6 +28,8 @@ JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
 _SHARE = 1 << 21
 """Words for every thread: with fewer, what threads cost is not worth it."""
+_VIEWED, _PIECES = 1 << 26, 8
+"""Bytes of a piece in memory, at most, and so many pieces for every thread, if they are shorter."""
 _THERE = 1 << 30
 """Bytes on another device that are looked at together: it waits for every result."""
 _COPIED = 1 << 25  # bytes of those that have to be copied for it
@@ -48,8 +50,7 @@ def cut(word: Word, limit: int = LONGEST) -> list[Word]:
     ...     cut(Word((whole("a", "F32", (40,)), whole("b", "U8", (64,)))), limit=32)]
     [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
     """
-    size = WORD * limit
-    pieces = (p for part in word for p in subparts(part, size // part.itemsize))
+    pieces = (p for part in word for p in subparts(part, WORD * limit))
     return [Word(tuple(group)) for group in _together(pieces, limit)]
 
 
@@ -72,16 +73,30 @@ def _together(pieces: Iterable[Part], limit: int, small: int | None = None) -> I
 
 
 def reads(
-    word: Word, at: int = 0, small: int | None = None
+    word: Word,
+    at: int = 0,
+    small: int | None = None,
+    most: Callable[[Part], int | None] = lambda _: None,
 ) -> Generator[tuple[list[Part], int], None, None]:
     """The parts in pieces, as many of them together as are read at a time, and their first word;
     that of the first piece is ``at``.
 
     A call costs about as much as summing up 30,000 words, and many tensors are smaller than that.
-    Pieces of more than ``small`` words are read alone.
+    Pieces of more than ``small`` words are read alone, and none has more bytes than ``most`` says,
+    by default than are read of a file.
     """
-    pieces = (piece for part in word for piece in subparts(part))
+    pieces = (piece for part in word for piece in subparts(part, most(part)))
     return _numbered(_together(pieces, JOINED // WORD, small), at)
+
+
+def viewed(tensors: Tensors, words: int, threads: int) -> Callable[[Part], int | None]:
+    """Bytes of a piece, for `reads`, where threads share so many words that are not copied.
+
+    After every piece the caches are full of weights, so that what is done between two takes a tenth
+    of a millisecond.
+    """
+    size = max(CHUNK, min(_VIEWED, WORD * words // (_PIECES * threads)))
+    return lambda part: None if tensors.copies(part) else size
 
 
 def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part], int]]:
@@ -93,7 +108,7 @@ def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part
 
     for most, run in groupby(word, limit):
         parts = tuple(run)
-        pieces = (p for part in parts for p in subparts(part, most // part.itemsize))
+        pieces = (p for part in parts for p in subparts(part, most))
         yield from (
             _numbered(_together(pieces, most // WORD), at) if most else reads(Word(parts), at)
         )
@@ -151,9 +166,11 @@ def sums(code: SumsCode, word: Word, tensors: Tensors, few: bool = False) -> Sum
 
 def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> Sums:
     """The sums of a word in memory; threads share the work."""
-    work = (partial(add_sums, code, tensors, pieces, start) for pieces, start in reads(word))
     alone = tensors.spread.several  # all processes must read in the same order
-    return add_up(code, work, few, 1 if alone else threads_for(word.padded, tensors.threads))
+    threads = 1 if alone else threads_for(word.padded, tensors.threads)
+    cut = reads(word, most=viewed(tensors, word.padded, threads))
+    work = (partial(add_sums, code, tensors, pieces, start) for pieces, start in cut)
+    return add_up(code, work, few, threads)
 
 
 def threads_for(words: int, most: int | None = None) -> int:

@@ -23,6 +23,7 @@ from parimend.hashing import stream_key
 from parimend.kernels.field import PRIME
 
 _SCREEN = 1  # tag of the random stream
+_READ_AGAIN = 1 << 20  # words that are still in the caches for the second code
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,11 @@ class Beside(SumsCode):
         return sums[: self.first]
 
     def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
-        for part, mine in self._given(sums):
-            part.accumulate(mine, words, start)
+        given = self._given(sums)
+        step = _READ_AGAIN if len(given) > 1 else max(words.size, 1)
+        for first in range(0, words.size, step):
+            for part, mine in given:
+                part.accumulate(mine, words[first : first + step], start + first)
         return sums
 
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:

@@ -188,7 +188,7 @@ class PowerSums(SumsCode):
         )
         for piece, number in pieces:
             if piece.size:
-                self._add_tiles(np.require(piece, requirements=["C", "A"]), number, sums)
+                self._add_blocks(piece, number, sums.reshape(1, -1))
         return sums
 
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
@@ -206,8 +206,7 @@ class PowerSums(SumsCode):
         """The sums of blocks of n words that follow each other, of each as a word of its own.
 
         Args:
-            words: (k n,) uint32; n a multiple of the words in a tile, of which no more rows are
-                transformed than fit into one pass.
+            words: (k n,) uint32; n a multiple of the words in a tile.
 
         Returns:
             (k, m) uint64.
@@ -220,21 +219,9 @@ class PowerSums(SumsCode):
             (True, False)
         """
         sums = np.zeros((words.size // self.n, self.m), np.uint64)
-        loops = kernels.on("power")
-        if not loops.fuses():
-            for row, block in zip(sums, words.reshape(sums.shape[0], -1), strict=True):
-                self.accumulate(row, block)
-            return sums
-        tables = self._tables
-        words = np.require(words, requirements=["C", "A"]).view()
-        words.flags.writeable = False
-        step, shift = self._to_collect(self.n // self.tile - 1)
-        loops.add_blocks(words, *tables[:6], tables.place, step, shift, sums)
+        if sums.size:
+            self._add_blocks(words, 0, sums)
         return sums
-
-    def _to_collect(self, last: int) -> tuple[float, float]:
-        """What `collect` moves sums of lanes and tiles by; ``last``: the last tile."""
-        return self._inverse, element(pow(self.generator, -LANES * last, PRIME))
 
     @cached_property
     def _inverse(self) -> float:
@@ -249,22 +236,13 @@ class PowerSums(SumsCode):
         tile[skipped : skipped + words.size] = words
         return tile
 
-    def _add_tiles(self, words: NDArray[np.uint32], first: int, sums: NDArray[np.uint64]) -> None:
-        """Add whole tiles, the first of which is number ``first``."""
-        tables = self._tables
-        words = words.view()
+    def _add_blocks(self, words: NDArray[np.uint32], first: int, sums: NDArray[np.uint64]) -> None:
+        """Add the sums of blocks of whole tiles, the first of each of which is number ``first``."""
+        words = np.require(words, requirements=["C", "A"]).view()
         words.flags.writeable = False  # one compiled variant serves all
-        shape, loops = (self.rows, LANES), kernels.on("power")
-        if loops.fuses():
-            room, total = _aligned(np.empty(shape)), _aligned(np.zeros(shape))
-            loops.add_tiles(words, *tables[:2], room, *tables[2:4], total, *tables[4:6])
-        else:
-            factor, root, turn = ((t % PRIME).astype(np.uint64) for t in tables[:6:2])
-            exact, room = np.zeros(shape, np.uint64), np.empty(shape, np.uint64)
-            loops.add_tiles_in_integers(words, factor, room, root, exact, turn)
-            total = exact.astype(np.float64)
-        last = first + words.size // self.tile - 1
-        loops.collect(total, tables.place, *self._to_collect(last), sums)
+        last = first + words.size // (sums.shape[0] * self.tile) - 1
+        shift = element(pow(self.generator, -LANES * last, PRIME))
+        kernels.on("power").add_tiles(words, *self._tables, self._inverse, shift, sums)
 
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
         positions, residues = self._damage(positions, values)

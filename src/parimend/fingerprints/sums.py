@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.summing import JOINED, threads_for
+from parimend.carriers.summing import JOINED, threads_for, viewed
 from parimend.codes.power import LONGEST, PowerSums
 from parimend.fingerprints.record import SUMS, Print
 from parimend.stores.base import Tensors, subparts
@@ -33,14 +33,15 @@ def prints_of(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
     sections = [max(-(-part.count // _section(part)), 1) for part in parts]
     starts = np.cumsum([0, *sections])
     total = np.zeros((int(starts[-1]), SUMS), np.uint64)
+    # Work on another device is not shared: it is one that waits.
+    elsewhere, words = any(map(tensors.is_elsewhere, parts)), padded_words(*parts)
+    threads = 1 if elsewhere else threads_for(words)
+    most = viewed(tensors, words, threads)
     pieces = (
         piece._replace(section=int(start) + piece.section)
         for part, start in zip(parts, starts[:-1], strict=True)
-        for piece in _pieces(part, tensors)
+        for piece in _pieces(part, tensors, _THERE if tensors.is_elsewhere(part) else most(part))
     )
-    # Work on another device is not shared: it is one that waits.
-    elsewhere = any(map(tensors.is_elsewhere, parts))
-    threads = 1 if elsewhere else threads_for(padded_words(*parts))
     with ThreadPoolExecutor(threads) as pool:
         each = map if threads == 1 else pool.map
         for some in each(partial(_sums, tensors), _together(pieces)):
@@ -73,19 +74,16 @@ class _Piece(NamedTuple):
     word: int
 
 
-def _pieces(part: Part, tensors: Tensors) -> Iterator[_Piece]:
-    """The pieces of a tensor in which this process holds elements."""
+def _pieces(part: Part, tensors: Tensors, most: int | None) -> Iterator[_Piece]:
+    """The pieces of a tensor, of so many bytes at most, in which this process holds elements."""
     begin, end = _range(tensors.spread.held(part).elements)
     size = _section(part)
-    step = None
-    if tensors.is_elsewhere(part):
-        step = _THERE // (part.itemsize * part.line) * part.line
     for start in range(0, part.count, size):
         first = max(begin - start, 0) // part.line * part.line
         last = min(end - start, size)
         if first < last:
             some = replace(part, start=start + first, count=last - first)
-            for piece in subparts(some, step):
+            for piece in subparts(some, most):
                 word = (piece.start - start) * part.itemsize // WORD
                 yield _Piece(start // size, piece, word)
 

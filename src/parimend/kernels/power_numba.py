@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from parimend.kernels.field import PRIME
 from parimend.kernels.field_numba import (
     INTEGER_PRIME,
     centered,
@@ -31,6 +32,7 @@ from parimend.kernels.points import LANES
 from parimend.kernels.prefetch_numba import ask
 
 _AHEAD = 3072  # words that are asked of memory before their turn
+_LINE = 64  # bytes of a line of the caches
 
 
 def _butterfly(radix, first, last):
@@ -126,50 +128,139 @@ _last_8 = _butterfly(8, False, True)
 _last_16 = _butterfly(16, False, True)
 
 
+@nb.njit
+def _room(size):
+    """Room for numbers that begins with a line of the processor's caches, so that no vector is in
+    two.
+    """
+    room = np.empty(size + _LINE // 8)
+    first = -room.ctypes.data % _LINE // 8
+    return room[first : first + size]
+
+
+@nb.njit
+def _collect(total, place, step, shift, sums):
+    """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
+
+    Args:
+        total: (B * 8,) float64 or uint64.
+        place: (2 t,) int64: the row of ``total`` for frequency j.
+        step: the factor by which the points of two neighbouring lanes differ.
+        shift: the factor by which the last tile's points differ from those of the first.
+        sums: (2 t,) uint64.
+    """
+    lanes = np.ones(LANES)  # step^(j l)
+    factors = np.ones(LANES)
+    for lane in range(1, LANES):
+        factors[lane] = multiply(factors[lane - 1], step)
+    moved = shift  # shift^(j + 1)
+    for j in range(sums.size):
+        value = 0.0
+        for lane in range(LANES):
+            value += multiply(centered(np.float64(total[place[j] * LANES + lane])), lanes[lane])
+            lanes[lane] = multiply(lanes[lane], factors[lane])
+        value = multiply(centered(value), moved)
+        moved = multiply(moved, shift)
+        sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME
+
+
 @nb.njit(cache=True, nogil=True)
-def _add_whole(arrays, radix):
-    """Tiles of up to 16 rows, in one pass; ``arrays`` are those of `add_tiles`, all flat."""
+def _add_whole(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
+    """`add_tiles` of up to 16 rows, in one pass."""
+    radix = root.size
     size = radix * LANES
-    for base in range(0, arrays[0].size - size + 1, size):
-        if radix == 2:
-            _whole_2(arrays, base, 0, 1, 0)
-        elif radix == 4:
-            _whole_4(arrays, base, 0, 1, 0)
-        elif radix == 8:
-            _whole_8(arrays, base, 0, 1, 0)
-        else:
-            _whole_16(arrays, base, 0, 1, 0)
+    rows, total = _room(size), _room(size)
+    length = words.size // sums.shape[0]
+    arrays = words, factor, quotient, rows, root, ratio, total, turn, turn_ratio
+    for block in range(sums.shape[0]):
+        total[:] = 0.0
+        for base in range(block * length, (block + 1) * length, size):
+            if radix == 2:
+                _whole_2(arrays, base, 0, 1, 0)
+            elif radix == 4:
+                _whole_4(arrays, base, 0, 1, 0)
+            elif radix == 8:
+                _whole_8(arrays, base, 0, 1, 0)
+            else:
+                _whole_16(arrays, base, 0, 1, 0)
+        _collect(total, place, step, shift, sums[block])
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_passes(arrays, radices):
-    """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
+def _add_passes(
+    radices, words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums
+):
+    """`add_tiles` of more rows: ``radices`` of the first, of a middle (1: none) and of the last
+    pass.
+    """
     a, b, c = radices
     count = a * b * c
     size = count * LANES
-    for base in range(0, arrays[0].size - size + 1, size):
-        stride = count // a
-        for k in range(stride):
-            at = base + k * LANES
-            if a == 4:
-                _first_4(arrays, at, k, stride, k)
-            elif a == 8:
-                _first_8(arrays, at, k, stride, k)
-            else:
-                _first_16(arrays, at, k, stride, k)
-        if b > 1:
-            inner = stride // b
-            for start in range(0, count, stride):
-                for k in range(inner):
-                    if b == 8:
-                        _middle_8(arrays, 0, start + k, inner, k)
-                    else:
-                        _middle_16(arrays, 0, start + k, inner, k)
-        for start in range(0, count, c):
-            if c == 8:
-                _last_8(arrays, 0, start, 1, 0)
-            else:
-                _last_16(arrays, 0, start, 1, 0)
+    rows, total = _room(size), _room(size)
+    length = words.size // sums.shape[0]
+    arrays = words, factor, quotient, rows, root, ratio, total, turn, turn_ratio
+    stride = count // a
+    inner = stride // b
+    for block in range(sums.shape[0]):
+        total[:] = 0.0
+        for base in range(block * length, (block + 1) * length, size):
+            for k in range(stride):
+                at = base + k * LANES
+                if a == 4:
+                    _first_4(arrays, at, k, stride, k)
+                elif a == 8:
+                    _first_8(arrays, at, k, stride, k)
+                else:
+                    _first_16(arrays, at, k, stride, k)
+            if b > 1:
+                for start in range(0, count, stride):
+                    for k in range(inner):
+                        if b == 8:
+                            _middle_8(arrays, 0, start + k, inner, k)
+                        else:
+                            _middle_16(arrays, 0, start + k, inner, k)
+            for start in range(0, count, c):
+                if c == 8:
+                    _last_8(arrays, 0, start, 1, 0)
+                else:
+                    _last_16(arrays, 0, start, 1, 0)
+        _collect(total, place, step, shift, sums[block])
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_in_integers(words, factor, root, turn, place, step, shift, sums):
+    """`add_tiles` for processors that cannot fuse a product and a sum.
+
+    Tables are uint64 residues.
+    """
+    B = root.size
+    size = B * LANES
+    rows, total = np.empty((B, LANES), np.uint64), np.empty((B, LANES), np.uint64)
+    length = words.size // sums.shape[0]
+    for block in range(sums.shape[0]):
+        total[:] = 0
+        for base in range(block * length, (block + 1) * length, size):
+            for i in range(B):
+                for lane in range(LANES):
+                    at = i * LANES + lane
+                    rows[i, lane] = multiply_integers(np.uint64(words[base + at]), factor[at])
+            half = B >> 1
+            while half:
+                for s in range(0, B, 2 * half):
+                    for m in range(half):
+                        twiddle = root[half + m]
+                        for lane in range(LANES):
+                            x, y = rows[s + m, lane], rows[s + m + half, lane]
+                            rows[s + m, lane] = (x + y) % INTEGER_PRIME
+                            difference = (x + INTEGER_PRIME - y) % INTEGER_PRIME
+                            rows[s + m + half, lane] = multiply_integers(difference, twiddle)
+                half >>= 1
+            for i in range(B):
+                for lane in range(LANES):
+                    total[i, lane] = (
+                        multiply_integers(total[i, lane], turn[i]) + rows[i, lane]
+                    ) % INTEGER_PRIME
+        _collect(total.reshape(-1), place, step, shift, sums[block])
 
 
 @cache
@@ -197,106 +288,36 @@ def add_tiles(
     words: Any,
     factor: Any,
     quotient: Any,
-    rows: Any,
     root: Any,
     ratio: Any,
-    total: Any,
     turn: Any,
     turn_ratio: Any,
+    place: Any,
+    step: float,
+    shift: float,
+    sums: Any,
 ) -> None:
-    """Transform whole tiles of ``words`` times factors and add them up: total = total turn +
-    transform, each.
+    """Add the sums of blocks that follow each other, each as if it were the only one.
+
+    Whole tiles of a block times factors are transformed and added up: total = total turn +
+    transform, each. What that gives is collected at the block's end.
 
     Args:
-        words: (tiles * rows * 8,) uint32.
-        factor, quotient: (rows * 8,) float64: those of the words of a tile, and the same over p.
-        rows: (B, 8) float64, room.
+        words: (blocks * tiles * B * 8,) uint32.
+        factor, quotient: (B, 8) float64: those of the words of a tile, and the same over p.
         root: (B,) float64: w_(2h)^i at h + i for i < h, w_(2h) a root of unity of order 2 h.
         ratio: the same, divided by p.
-        total: (B, 8) float64, changed in place; row i is for frequency i with its bits reversed.
-        turn, turn_ratio: (B,) float64: factors of the rows of ``total``, and the same over p.
-    """
-    B = len(rows)
-    flat = rows.reshape(-1), root, ratio, total.reshape(-1), turn, turn_ratio
-    arrays = words, factor, quotient, *flat
-    if B in _RADICES:
-        _add_passes(arrays, _RADICES[B])
-    else:
-        _add_whole(arrays, B)
-
-
-@nb.njit(cache=True, nogil=True)
-def add_tiles_in_integers(words, factor, rows, root, total, turn):
-    """The same as `add_tiles` for processors that cannot fuse a product and a sum.
-
-    All arrays but ``words`` are uint64 residues.
-    """
-    B = rows.shape[0]
-    size = B * LANES
-    for base in range(0, words.size - size + 1, size):
-        for i in range(B):
-            for lane in range(LANES):
-                at = i * LANES + lane
-                rows[i, lane] = multiply_integers(np.uint64(words[base + at]), factor[at])
-        half = B >> 1
-        while half:
-            for s in range(0, B, 2 * half):
-                for m in range(half):
-                    twiddle = root[half + m]
-                    for lane in range(LANES):
-                        x, y = rows[s + m, lane], rows[s + m + half, lane]
-                        rows[s + m, lane] = (x + y) % INTEGER_PRIME
-                        difference = (x + INTEGER_PRIME - y) % INTEGER_PRIME
-                        rows[s + m + half, lane] = multiply_integers(difference, twiddle)
-            half >>= 1
-        for i in range(B):
-            for lane in range(LANES):
-                total[i, lane] = (
-                    multiply_integers(total[i, lane], turn[i]) + rows[i, lane]
-                ) % INTEGER_PRIME
-
-
-@nb.njit(cache=True, nogil=True)
-def add_blocks(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
-    """The sums of blocks that follow each other, each as if it were the only one.
-
-    Args:
-        words: (blocks * tiles * rows * 8,) uint32; tiles have up to 16 rows.
-        factor, quotient, root, ratio, turn, turn_ratio: see `add_tiles`.
-        place, step, shift: see `collect`.
+        turn, turn_ratio: (B,) float64: factors of the rows of a total, and the same over p.
+        place, step, shift: see `_collect`.
         sums: (blocks, 2 t) uint64, to which those of every block are added.
     """
-    B = root.size
-    rows, total = np.empty(B * LANES), np.empty(B * LANES)
-    size = words.size // sums.shape[0]
-    for b in range(sums.shape[0]):
-        total[:] = 0.0
-        mine = words[b * size : (b + 1) * size]
-        _add_whole((mine, factor, quotient, rows, root, ratio, total, turn, turn_ratio), B)
-        collect(total.reshape(B, LANES), place, step, shift, sums[b])
-
-
-@nb.njit(cache=True, nogil=True)
-def collect(total, place, step, shift, sums):
-    """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
-
-    Args:
-        total: (B, 8) float64.
-        place: (2 t,) int64: the row of ``total`` for frequency j.
-        step: the factor by which the points of two neighbouring lanes differ.
-        shift: the factor by which the last tile's points differ from those of the first.
-        sums: (2 t,) uint64.
-    """
-    lanes = np.ones(LANES)  # step^(j l)
-    factors = np.ones(LANES)
-    for lane in range(1, LANES):
-        factors[lane] = multiply(factors[lane - 1], step)
-    moved = shift  # shift^(j + 1)
-    for j in range(sums.size):
-        value = 0.0
-        for lane in range(LANES):
-            value += multiply(centered(total[place[j], lane]), lanes[lane])
-            lanes[lane] = multiply(lanes[lane], factors[lane])
-        value = multiply(centered(value), moved)
-        moved = multiply(moved, shift)
-        sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME
+    factor, quotient, rest = factor.reshape(-1), quotient.reshape(-1), (place, step, shift, sums)
+    if not fuses():
+        residues = ((each % PRIME).astype(np.uint64) for each in (factor, root, turn))
+        _add_in_integers(words, *residues, *rest)
+        return
+    tables = factor, quotient, root, ratio, turn, turn_ratio
+    if root.size in _RADICES:
+        _add_passes(_RADICES[root.size], words, *tables, *rest)
+    else:
+        _add_whole(words, *tables, *rest)

@@ -121,8 +121,8 @@ class Tensors(ABC):
         return 1
 
     def copies(self, part: Part) -> bool:
-        """Whether what `resident` gives takes memory of its own."""
-        return False
+        """Whether what `read`, or `resident`, gives takes memory of its own."""
+        return True
 
 
 def masked(data: NDArray[np.uint8], part: Part) -> NDArray[np.uint8]:
@@ -151,12 +151,12 @@ def _merged(now: NDArray[np.uint8], values: NDArray[np.uint8], part: Part) -> ND
     return (now ^ masked(now ^ new, part)).reshape(-1, part.itemsize)
 
 
-def subparts(part: Part, step: int | None = None) -> Iterator[Part]:
-    """Cut a part into pieces of at most ``step`` elements, by default `CHUNK` bytes.
+def subparts(part: Part, most: int | None = None) -> Iterator[Part]:
+    """Cut a part into pieces of at most ``most`` bytes, by default `CHUNK`.
 
-    By default all pieces but the last are whole lines of 64 bytes, as sums need them.
+    All pieces but the last are whole lines of 64 bytes, as sums need them.
     """
-    step = CHUNK // (part.itemsize * part.line) * part.line if step is None else step
+    step = (most or CHUNK) // (part.itemsize * part.line) * part.line
     if part.count <= step:
         yield part
         return

@@ -125,6 +125,9 @@ class LoadedTensors(Tensors):
     def whole(self) -> tuple[Part, ...]:
         return self._parts
 
+    def copies(self, part: Part) -> bool:
+        return bool(part.mask)
+
     def _read(self, part: Part) -> NDArray[np.uint8]:
         size = part.itemsize
         return self.data[part.name][part.start * size : (part.start + part.count) * size]

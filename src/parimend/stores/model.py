@@ -88,8 +88,7 @@ class ModelTensors(Tensors):
         return max(WORD // part.itemsize, 1) if within or not tensor.is_contiguous() else 1
 
     def copies(self, part: Part) -> bool:
-        is_view = not part.mask and self.held[part.name].is_contiguous()
-        return not is_view and self.is_elsewhere(part)
+        return bool(part.mask) or not self.held[part.name].is_contiguous()
 
     def _require_writable(self, name: str) -> None:
         """Asked for all tensors at once, and anew only for one that was moved: the system takes a

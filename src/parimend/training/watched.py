@@ -6,7 +6,7 @@ up, so a tensor is taken in the order in which its memory is, and is not copied 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parimend.carriers import Chosen, Sidecar
 from parimend.carriers.base import outcome_of, write_finding
-from parimend.carriers.summing import add_up, joined, reads, sums, threads_for
+from parimend.carriers.summing import add_up, joined, reads, sums, threads_for, viewed
 from parimend.codes import SumsCode
 from parimend.codes.sums import Sums
 from parimend.kernels.pieces_torch import is_plain
@@ -111,9 +111,10 @@ class Watched:
         self._there: list[tuple[torch.Tensor, int]] = []
         self._resident: Resident | None = None
         if self._planned:
-            self._here = _joined(self.word, self._store)
-            here = sum(each.size for each in self._here)
-            self._threads = threads_for(here, torch.get_num_threads())
+            here = [p for p in self.word if not self._store.is_elsewhere(p)]
+            self._threads = threads_for(padded_words(*here), torch.get_num_threads())
+            most = viewed(self._store, self.word.padded, self._threads)
+            self._here = _joined(self.word, self._store, most)
             there = list(_there(self.word, self._store))
             self._resident = Resident.of(code, there, few) if there else None
             self._there = there if self._resident is None else []
@@ -198,7 +199,6 @@ class _Joined:
         data = [store.read(part) for part in parts]
         self._words = joined(parts, data)
         self._copies, at = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]](), 0
-        self.size = self._words.size
         if np.may_share_memory(self._words, data[0]):
             return  # one that is as it has to be
         room = self._words.view(np.uint8)
@@ -213,7 +213,9 @@ class _Joined:
         code.accumulate(total, self._words, self.start)
 
 
-def _joined(word: Word, store: ModelTensors) -> Sequence[_Joined]:
+def _joined(
+    word: Word, store: ModelTensors, most: Callable[[Part], int | None]
+) -> Sequence[_Joined]:
     """All parts of a word that are on the CPU, small neighbours together."""
     found = []
     numbered = zip(word, word.lines, strict=True)
@@ -221,6 +223,6 @@ def _joined(word: Word, store: ModelTensors) -> Sequence[_Joined]:
         if not elsewhere:
             parts, starts = zip(*group, strict=True)
             found += [
-                _Joined(some, at, store) for some, at in reads(Word(parts), starts[0], _SMALL)
+                _Joined(some, at, store) for some, at in reads(Word(parts), starts[0], _SMALL, most)
             ]
     return found
