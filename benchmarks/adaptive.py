@@ -4,7 +4,7 @@ Simulated days with a quiet rate of events and a storm of a hundred times as man
 decoded by the real decoder from its syndrome. Expected losses are computed from the intervals that
 were chosen and the true rate in them; observed ones are what the decoder could not repair.
 
-python benchmarks/adaptive.py                       # for docs/measurements.md, some minutes
+python benchmarks/adaptive.py                       # for docs/measurements/planning.md
 python benchmarks/adaptive.py --settings 1 --seeds 10 --jumps 0.01
 python benchmarks/adaptive.py --settings 5 --seeds 28   # storms that come again
 """

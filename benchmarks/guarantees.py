@@ -1,6 +1,6 @@
 """Whether any three wrong words are repaired: certificates, and damage that is made to mislead.
 
-python benchmarks/guarantees.py                           # for docs/guarantees.md, some minutes
+python benchmarks/guarantees.py  # for docs/measurements/codes.md, some minutes
 python benchmarks/guarantees.py --rows 173 --patterns 10000 --seeds 1
 """
 

@@ -1,6 +1,6 @@
 """Formulas of plans against simulated years with the real decoders, in settings fixed beforehand.
 
-python benchmarks/planner.py                  # for docs/measurements.md, about half an hour
+python benchmarks/planner.py  # for docs/measurements/planning.md, about half an hour
 python benchmarks/planner.py --years 100      # a look
 """
 

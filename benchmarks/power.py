@@ -1,6 +1,6 @@
 """Power sums of 68.8 MB: is every pattern of at most 210 wrong words repaired, and how fast?
 
-python benchmarks/power.py                      # for docs/guarantees.md, some minutes
+python benchmarks/power.py                      # for docs/measurements/codes.md, some minutes
 python benchmarks/power.py --patterns 2000
 """
 

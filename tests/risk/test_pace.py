@@ -140,7 +140,7 @@ def held(setting: Setting, seeds: range):
 
 
 def test_in_a_storm_the_target_is_held_with_a_third_of_the_sweeps():
-    """As in docs/measurements.md, with few seeds; all damage is decoded."""
+    """As in docs/measurements/planning.md, with few seeds; all damage is decoded."""
     paths, sweeps, expected = held(SMALL, range(4))
     assert sweeps <= 1 / 3
     assert expected <= 1.0

@@ -139,7 +139,7 @@ class Modular(SumsCode):
 
         Over the draw of the seed, for any fixed wrong words in different groups of 16; the starts
         of groups are taken for random, and words that buckets name by accident are left out, see
-        docs/guarantees.md. Damage within groups, such as bursts, is measured.
+        docs/proofs.md. Damage within groups, such as bursts, is measured.
 
         Args:
             errors: so many words are wrong.

@@ -19,7 +19,7 @@ from parimend.record import Record
 
 MEASURED = 1e-3
 """Random damage of the whole budget is not repaired in at most so many cases: what codes without a
-proof are dimensioned for, and what ``docs/measurements.md`` says of them."""
+proof are dimensioned for, and what ``docs/guarantees.md`` says of them."""
 
 
 CROWDED, SHARE = 1e-2, 8

@@ -7,7 +7,7 @@ and peeling ends with the largest one. A given set of s words is one with probab
     q_s = P(s words in Z buckets: none holds one alone) = s! / Z^s [x^s] (e^x - x)^Z,
 
 so that more than ``left`` words remain with probability sum_{s > left} C(e, s) q_s^d at most. The
-proof is in docs/guarantees.md.
+proof is in docs/proofs.md.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ from parimend.risk.environment import DAYS, Environment
 
 JUMPS = 1.0 / 45.0
 """Hazard per day that the rate jumps: eight times a year. One storm in 60 days is within the
-target; see docs/measurements.md. More are not where a budget is small: with one of 4, three days of
-100 times the rate every six weeks, two jumps in that time, cost 1.15 times the target."""
+target; see docs/measurements/planning.md. More are not where a budget is small: with one of 4,
+three days of 100 times the rate every six weeks, two jumps in that time, cost 1.24 times the
+target."""
 LONGEST_PACE = 1.0
 """Days between two checks at most: damage is repaired within a day even where it could wait."""
 
