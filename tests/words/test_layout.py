@@ -66,7 +66,16 @@ class TestSplit:
             [("norm.weight", 0, 7)],
         ]
 
-    @pytest.mark.parametrize("shape", [(3,), (2, 1), ()])
+    def test_rows_do_not_ask_for_names(self):
+        parts = [whole("proj", "F32", (2, 3)), whole("probias", "F32", (2,))]
+        words = split(parts, "row")
+        assert [[(p.name, p.start, p.count) for p in word] for word in words] == [
+            [("proj", 0, 3)],
+            [("proj", 3, 3)],
+            [("probias", 0, 2)],
+        ]
+
+    @pytest.mark.parametrize("shape", [(3,), (1,), ()])
     def test_a_bias_of_another_shape_is_a_word_of_its_own(self, shape):
         weight, bias = whole("fc.weight", "F32", (2, 3)), whole("fc.bias", "F32", shape)
         words = split([weight, bias], "row")

@@ -98,7 +98,7 @@ def command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Protect files, so that any --errors wrong words of each can be found and repaired.
+    """Protect files, so that up to --errors wrong words of each can be found and repaired.
 
     By default, SRC is left alone and SRC.parimend is written beside it. A word is 32 bits:
     one float32, half a float64, two weights of 16 bits, or four of 8. Protect before damage can

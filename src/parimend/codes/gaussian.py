@@ -1,4 +1,4 @@
-"""Dense real codes: H has independent standard normal entries, H w = 0.
+"""Dense real codes: H has independent standard normal entries, H q = 0.
 
 The codes of the first publication of the method (arXiv 2602.00076), decoded by linear programming.
 Any m columns of H are independent with probability one, and the syndrome of a damage is a normal

@@ -248,9 +248,9 @@ def split(tensors: Iterable[Part], per: Per) -> list[Word]:
 
     Args:
         tensors: whole tensors.
-        per: ``model``, one word over everything; ``tensor``, one each; ``row``, one per output row
-            of every weight, with the element of the bias (same prefix) that belongs to it. Other
-            tensors are words of their own.
+        per: ``model``, one word over everything; ``tensor``, one each; ``row``, one for each index
+            of the first dimension of a tensor that has several, for a weight's output row with the
+            element of its bias (same prefix). Other tensors are words of their own.
 
     Raises:
         WordError: for another ``per``.
@@ -271,10 +271,11 @@ def split(tensors: Iterable[Part], per: Per) -> list[Word]:
     rows: list[Word] = []
     taken: set[str] = set()
     for part in parts:
-        if not part.name.endswith("weight") or len(part.shape) < 2:
+        if len(part.shape) < 2:
             continue
-        outputs = part.shape[0]
-        bias = by_name.get(part.name.removesuffix("weight") + "bias")
+        outputs, bias = part.shape[0], None
+        if part.name.endswith("weight"):
+            bias = by_name.get(part.name.removesuffix("weight") + "bias")
         if bias is not None and bias.shape != (outputs,):
             bias = None
         taken |= {part.name} | ({bias.name} if bias else set())
