@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -31,6 +30,7 @@ from parimend.stores.naming import (
 from parimend.stores.renorm import renormalizing, too_long
 from parimend.stores.shards import ShardedTensors, store_of
 from parimend.stores.spread import local
+from parimend.warning import warn
 
 Model = torch.nn.Module | Mapping[str, Any]
 
@@ -118,19 +118,17 @@ def tensors_to_protect(
     model = unwrapped(model)
     tensors = named_tensors(model, only=only, buffers=buffers)
     if not takes_in(only) and (extent := extent_of(model, tensors)).is_small:
-        warnings.warn(
+        warn(
             f"{extent.taken} of {extent.taken + extent.left} bytes are protected: the others are "
             f"{extent.others}",
-            stacklevel=3,
         )
     for name, layer in renormalizing(model).items():
         if name in tensors and (rows := too_long(layer)):
-            warnings.warn(
+            warn(
                 f"{counted(rows, 'row')} of {name} are longer than the max_norm of their layer, "
                 "which shortens them when it reads them; that will be taken for damage: run "
                 f"weight.data.renorm_({layer.norm_type:g}, 0, {layer.max_norm:g}) before, or leave "
                 f"it out with only='!{name}'",
-                stacklevel=3,
             )
     return store_of(tensors)
 

@@ -7,7 +7,6 @@ is zero but for the free checks, which the seal keeps.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -28,6 +27,7 @@ from parimend.impose.rounding import round_held
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements
+from parimend.warning import warn
 from parimend.words.grid import GRID_DTYPES, Grid, choose_grid, not_finite
 from parimend.words.layout import Part, Word, whole
 
@@ -252,9 +252,8 @@ def _written(
 def _warn_if_far(name: str, moved: float) -> None:
     """Warn where a plain projection moved the weights so far that accuracy is at risk."""
     if moved > LARGE_MOVE:
-        warnings.warn(
+        warn(
             f"{name}: the constraint moved the weights by {moved:.0%} (relative L2), which may "
             "cost accuracy: ask for fewer errors, protect more weights in one word, give "
             "calibration data, or train with the constraint",
-            stacklevel=6,
         )

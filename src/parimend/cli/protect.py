@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size, written
+from parimend.warning import warn
 
 if TYPE_CHECKING:
     from parimend.files import Protected, Protection
@@ -215,8 +215,7 @@ def _warn_of_the_rest(made: Sequence[Protection]) -> None:
         sum(getattr(file, count) for file in made) for count in ("covered_bytes", "data_bytes")
     )
     if 2 * covered < present:
-        warnings.warn(
+        warn(
             f"{covered / present:.2%} of the bytes are protected; damage to others is not found, "
             "and not repaired",
-            stacklevel=2,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from parimend.errors import GuardError
 from parimend.events import Event
 from parimend.record import Record
 from parimend.showing import brief
+from parimend.warning import warn
 
 if TYPE_CHECKING:
     from parimend.guards.latch import Latch
@@ -162,11 +162,10 @@ class Journal:
         """Warn, once for a layer, of wrong outputs that go on, as nothing has put them right."""
         for layer in {event.layer for event in events if event.kind == "suspect"} - self.warned:
             self.warned.add(layer)
-            warnings.warn(
+            warn(
                 f"{layer or 'an operation'}: outputs are wrong, also when computed again, and go "
                 "on: its weights may be damaged; repair them in Policy(on_weights=...), or stop at "
                 "such outputs with the policy 'raise'",
-                stacklevel=2,
             )
 
 

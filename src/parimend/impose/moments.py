@@ -9,7 +9,6 @@ it did" is block diagonal with few different blocks. It takes no label, no gradi
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 from parimend.impose.batches import CalibrationError, batch_of, iterable, run
 from parimend.layers.product import Product
 from parimend.layers.registry import declared_product
+from parimend.warning import warn
 
 ENOUGH = 500
 """Fewer inputs warn: measured on MNIST, 500 do nearly what 2,000 do, 20 can be worse than none."""
@@ -287,4 +287,4 @@ def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, CalibrationWarning, stacklevel=3)
+    warn(message, CalibrationWarning)

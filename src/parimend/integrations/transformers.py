@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from parimend.files import protect_all
 from parimend.files.seals import seals_below
 from parimend.integrations.inside import Inside
 from parimend.record import plain
+from parimend.warning import warn
 
 _STATE = "trainer_state.json"
 _KEYS = ("global_step", "log_history")
@@ -94,7 +94,7 @@ class ProtectCheckpoints(TrainerCallback):
         _forget_overwritten(folder)
         made = protect_all([folder], self._errors, everything=True)
         for path, problem in made.problems.items():
-            warnings.warn(f"{path} of this checkpoint is not protected: {problem}", stacklevel=2)
+            warn(f"{path} of this checkpoint is not protected: {problem}")
 
 
 def _just_saved(out: Path, state: Any) -> Path:

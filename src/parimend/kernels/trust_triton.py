@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
+
+from parimend.warning import warn
 
 
 def limited(registers: int) -> dict[str, int]:
@@ -59,11 +60,10 @@ class Trust:
     def end(self, device: torch.device, error: Exception) -> None:
         """Trust a device no longer."""
         self._known[device] = False
-        warnings.warn(
+        warn(
             f"Triton does not work on {device}, operations of torch {self._instead}: "
             f"{type(error).__name__}: {error}",
             RuntimeWarning,
-            stacklevel=3,
         )
 
     def forget(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from parimend.loading.content import Content, content_of, unverified
 from parimend.loading.libraries import built
 from parimend.loading.policy import OnDamage, require_device, require_policy, tell
 from parimend.outcomes import FileOutcome
+from parimend.warning import warn
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,7 @@ def load_folder(
             text = f"{file} has no {min(lost)}, which the index says is in it"
             if on_damage != "warn":
                 raise FormatError(text)
-            warnings.warn(text, stacklevel=2)
+            warn(text)
         if twice := first.keys() & there:
             name = min(twice)
             raise MismatchError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -10,6 +9,7 @@ from parimend.atomic import PathLike
 from parimend.errors import DamageError, SpecError
 from parimend.files.remedies import remedy
 from parimend.outcomes import FileOutcome, Verdict
+from parimend.warning import warn
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def tell(
     if text and on_damage != "warn":
         raise DamageError(text, files)
     if text:
-        warnings.warn(text, stacklevel=3)
+        warn(text)
 
 
 def _said_of(file: FileOutcome, seal_dir: PathLike | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes
 from parimend.stores.model import unwrapped
 from parimend.upsets import Upset, first_tensor
+from parimend.warning import warn
 
 _SEEDS = 1 << 32
 
@@ -126,7 +126,7 @@ def trace(
         found = _layers(model, watch, only, buffers)
         whole = not names.takes_in(only)
         if note := note_of(model, found, buffers, whole=whole) if stored else "":
-            warnings.warn(note, stacklevel=2)
+            warn(note)
         runs = [_run(subject, layer, kind, chosen) for layer in found for kind in kinds]
     struck = tuple(summed(watch.sites, each, buffers) for each in runs)
     layers = tuple(passing(watch.sites, runs))

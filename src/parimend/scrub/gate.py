@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -19,6 +18,7 @@ import torch
 from parimend import removable
 from parimend.errors import SpecError
 from parimend.removable import Hook, runs, wrap_forward_, wrappings
+from parimend.warning import warn
 
 _DISABLED = os.path.join("torch", "_dynamo", "eval_frame.py")
 LOOK_AGAIN = 0.05
@@ -123,10 +123,9 @@ class Gate:
             self._owner = owner
         self._inside = {number: call for number, call in inside.items() if number == thread}
         if not quietly:
-            warnings.warn(
+            warn(
                 "this process was forked from one with a Scrubber, which does not run here: "
                 "nothing watches these weights until start() is called in this process too",
-                stacklevel=3,
             )
 
     def _enter(self, *_: Any) -> None:

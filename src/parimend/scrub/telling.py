@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from parimend.events import Event, ScrubKind
 from parimend.scrub.counters import Counters
+from parimend.warning import warn
 
 
 class Teller:
@@ -68,7 +68,7 @@ class Teller:
         if (key := (what, type(error))) not in self._warned:
             self._warned.add(key)
             with suppress(Warning):  # where warnings are errors; the event has been told
-                warnings.warn(f"parimend.Scrubber: {what}{cause}{then}", stacklevel=2)
+                warn(f"parimend.Scrubber: {what}{cause}{then}")
         return event
 
     def _deliver(self, event: Event) -> list[tuple[str, BaseException]]:

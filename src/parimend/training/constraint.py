@@ -11,7 +11,6 @@ spread their damage.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Unpack
@@ -52,6 +51,7 @@ from parimend.training.pace import TIMED, Pace
 from parimend.training.projection import Constrained, Projection
 from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
+from parimend.warning import warn
 from parimend.words.layout import Word
 
 _standing: WeakSet[Constraint] = WeakSet()
@@ -122,7 +122,7 @@ class Constraint(Removable):
                 other.remove()
                 reason = f"{some(twice)}: {other} ends, as constrain_ was called again for them"
                 other.events.append(Event("unwatched", other.steps, reason))
-                warnings.warn(f"{reason}; remove() it before, if that is meant", stacklevel=3)
+                warn(f"{reason}; remove() it before, if that is meant")
 
     def _constrain(self, words: Sequence[Constrained]) -> None:
         self._words = tuple(words)
@@ -173,10 +173,9 @@ class Constraint(Removable):
             with self._pace.timing():
                 self._return_()
         if self.steps == TIMED and self._unused:
-            warnings.warn(
+            warn(
                 f"{some(self._unused)} had no gradient in {TIMED} steps, and is only moved to "
                 "keep its word inside the code: leave it out with only=...",
-                stacklevel=2,
             )
 
     def _after_backward(self) -> None:
@@ -205,9 +204,8 @@ class Constraint(Removable):
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
             self.events.append(Event("unwatched", self.steps, reason))
-            warnings.warn(
+            warn(
                 f"{reason}, so it leaves its code: remove() the constraint, and constrain_ again",
-                stacklevel=2,
             )
 
     def project_(self) -> None:
@@ -291,10 +289,9 @@ class Constraint(Removable):
         with moving(parameters.values()):
             self._judge_(parameters, ours)
             if ours and self.steps == 0 and self.residual() > 1e-3:
-                warnings.warn(
+                warn(
                     "the weights have changed, but the optimizer given to constrain_ took no step: "
                     "the network was not trained inside the code",
-                    stacklevel=2,
                 )
             tensors = store_of(parameters)
             chosen = [
@@ -333,10 +330,9 @@ class Constraint(Removable):
                     "far longer: then call project_() and seal_() again"
                 )
             if event.kind == "accepted":
-                warnings.warn(
+                warn(
                     f"{event.reason}: taken for right, as an average that was put in is, and "
                     "damage may be, too",
-                    stacklevel=3,
                 )
 
     def remove(self) -> None:

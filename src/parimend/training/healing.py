@@ -9,7 +9,6 @@ those before it, is not used.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from parimend.training.hooks import (
 from parimend.training.kept import Kept
 from parimend.training.resident import read
 from parimend.training.state import State
+from parimend.warning import warn
 
 GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
@@ -112,7 +112,7 @@ class Healing(Removable):
             self._state.leave(names)
             reason = f"{some(names)}: its layer changes it in a forward (max_norm)"
             self._tell("unwatched", reason)
-            warnings.warn(f"{reason}, so heal_ does not watch it", stacklevel=4)
+            warn(f"{reason}, so heal_ does not watch it")
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.
@@ -213,10 +213,9 @@ class Healing(Removable):
             reason = f"wrong in {some(wrong)}"
             if total > len(changes):
                 reason += f": {total:,} elements, of which the first of each tensor are listed"
-                warnings.warn(
+                warn(
                     f"{reason}, put back to what they were after step {self.steps}; if they were "
                     "changed on purpose, do that within update(), or call refresh() afterwards",
-                    stacklevel=3,
                 )
             self._tell("repaired", reason, tuple(changes))
         if lost:
@@ -289,10 +288,9 @@ class Healing(Removable):
         self._tell("skipped", reason)
         self._skipped += 1
         if self._skipped == STANDSTILL:
-            warnings.warn(
+            warn(
                 f"heal_ has skipped {STANDSTILL} steps in a row, the last one because {reason}: "
                 "nothing is learned; look at healing.events",
-                stacklevel=2,
             )
 
     def _after_step(
@@ -335,7 +333,7 @@ class Healing(Removable):
         self.refresh()
         reason = f"{some(taken)}: another optimizer steps it, so it is not watched any more"
         self._tell("unwatched", reason)
-        warnings.warn(f"{reason}: give heal_ all optimizers of the model", stacklevel=2)
+        warn(f"{reason}: give heal_ all optimizers of the model")
 
     def _everywhere(self, reason: str) -> str:
         """The reason, or that of another process: all take a step, or none does."""
@@ -351,7 +349,7 @@ class Healing(Removable):
     def _accept(self, reason: str) -> None:
         """Tell of what is taken for right without being known to be."""
         self._tell("accepted", reason)
-        warnings.warn(reason, stacklevel=3)
+        warn(reason)
 
     def _tell(self, kind: TrainingKind, reason: str, changes: tuple[Change, ...] = ()) -> None:
         event = Event(kind, self.steps, reason, changes)
@@ -373,7 +371,7 @@ class Healing(Removable):
         self.remove()
         reason = f"{self} ends: heal_ was called again for weights that it trains"
         self._tell("unwatched", reason)
-        warnings.warn(f"{reason}; remove() it before, if that is meant", stacklevel=3)
+        warn(f"{reason}; remove() it before, if that is meant")
 
     def remove(self) -> None:
         watchers.discard(self)
