@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -27,6 +26,7 @@ from parimend.kernels.field_numba import (
     reduced,
     residue,
 )
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.points import LANES
 from parimend.kernels.prefetch_numba import ask
 
@@ -126,7 +126,7 @@ _last_8 = _butterfly(8, False, True)
 _last_16 = _butterfly(16, False, True)
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def _add_whole(arrays, radix):
     """Tiles of up to 16 rows, in one pass; ``arrays`` are those of `add_tiles`, all flat."""
     size = radix * LANES
@@ -141,7 +141,7 @@ def _add_whole(arrays, radix):
             _whole_16(arrays, base, 0, 1, 0)
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def _add_passes(arrays, radices):
     """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
     a, b, c = radices
@@ -225,7 +225,7 @@ def add_tiles(
         _add_whole(arrays, B)
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def add_tiles_in_integers(words, factor, rows, root, total, turn):
     """The same as `add_tiles` for processors that cannot fuse a product and a sum.
 
@@ -256,7 +256,7 @@ def add_tiles_in_integers(words, factor, rows, root, total, turn):
                 ) % INTEGER_PRIME
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def add_blocks(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
     """The sums of blocks that follow each other, each as if it were the only one.
 
@@ -276,7 +276,7 @@ def add_blocks(words, factor, quotient, root, ratio, turn, turn_ratio, place, st
         collect(total.reshape(B, LANES), place, step, shift, sums[b])
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def collect(total, place, step, shift, sums):
     """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
 
