@@ -232,7 +232,7 @@ def unread():
 
 @pytest.mark.parametrize(
     ("made", "status", "says"),
-    [(full, 2, "parimend: No space left on device"), (unread, 141, "")],
+    [(full, 2, "parimend: standard output: No space left on device"), (unread, 141, "")],
 )
 def test_an_output_that_takes_nothing(model, made, status, says):
     out = made()

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from parimend.cli.output import print_json
+from parimend.cli.output import print_json, printing
 from parimend.errors import ParimendError, SpecError
 from parimend.showing import escaped
 
@@ -87,7 +87,8 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     )
     try:
         yield
-        sys.stdout.flush()
+        with printing():
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed has gone, and wants no more
         _silence(sys.stdout)
         raise SystemExit(Status.CUT_OFF) from None
