@@ -9,6 +9,7 @@ no crash.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -72,7 +73,7 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
             raise FormatError(
                 f"{path} has {size} bytes, too many for what it should be ({limit} at most)"
             )
-        return file.read(size)
+        return read_at(file, 0, size).tobytes()
 
 
 def require_place(path: str | os.PathLike[str]) -> None:
@@ -123,16 +124,34 @@ def size_of(path: str | os.PathLike[str]) -> int:
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
-    """Bytes of a file; zeros beyond its end."""
+    """Bytes of a file; zeros beyond its end.
+
+    Raises:
+        OSError: if they cannot be read; it names the file.
+    """
     data = np.empty(count, np.uint8)
     done = 0
     while done < count:
-        got = os.preadv(file.fileno(), [data[done:].data], at + done)
+        try:
+            got = os.preadv(file.fileno(), [data[done:].data], at + done)
+        except OSError as error:
+            raise _named(error, file, at + done, at + count) from error
         if not got:
             data[done:] = 0
             break
         done += got
     return data
+
+
+def _named(error: OSError, file: BinaryIO, begin: int, end: int) -> OSError:
+    """The error of a read, which itself does not say what was read."""
+    why = os.strerror(error.errno or 0)
+    if error.errno == errno.EIO:
+        why = (
+            f"{why} in bytes {begin} to {end - 1}: copy what can be read to another disk, as "
+            "ddrescue does, or fetch the file again"
+        )
+    return OSError(error.errno, why, file.name)
 
 
 def holds(file: BinaryIO, at: int, data: bytes | memoryview) -> bool:

@@ -8,6 +8,7 @@ from types import FrameType
 
 _BETWEEN = frozenset({"parimend", "torch", "contextlib", "functools"})
 """Packages whose calls lie between what a user wrote and what warns: hooks, contexts, wrappers."""
+_THREADS = frozenset({"threading", "concurrent"})
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -27,7 +28,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     level = 2  # of the call
     while _package(frame) in _BETWEEN and frame.f_back:
         frame, level = frame.f_back, level + 1
-    level = 2 if _package(frame) == "threading" else level
+    level = 2 if _package(frame) in _THREADS else level
     warnings.warn(message, category, stacklevel=level)
 
 

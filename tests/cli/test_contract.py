@@ -5,8 +5,10 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import numpy as np
@@ -178,6 +180,50 @@ def test_a_real_interrupt(run, monkeypatch):
     assert (code, json.loads(out)["error"], err) == (130, "interrupted", "parimend: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [
+        (signal.SIGTERM, 143, "stopped from outside (SIGTERM)"),
+        (signal.SIGHUP, 129, "stopped, as the terminal was closed (SIGHUP)"),
+    ],
+)
+def test_a_command_that_is_stopped_leaves_nothing_behind(
+    run, model, monkeypatch, tmp_path, number, status, says
+):
+    def stop(*_):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # as `timeout` does
+        time.sleep(60)
+
+    before = sorted(os.listdir(tmp_path))
+    bytes_before = model.read_bytes()
+    model.write_bytes(bytes_before[:-8] + b"damaged!")
+    monkeypatch.setattr("parimend.files.writing.copy_data", stop)
+    code, out, err = run("repair", model, "--in-place", "--json")
+    assert (code, json.loads(out)["error"], err) == (status, says, f"parimend: {says}\n")
+    assert sorted(os.listdir(tmp_path)) == before
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_so(run, model):
+    """As `nohup` does it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run("check", model)[0] == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_before_the_command_begins(run, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parimend.cli._tell_version", stop)
+    code, out, err = run("--version")
+    assert (code, out, err) == (130, "", "parimend: interrupted\n")
+
+
 def test_an_interrupt_that_a_compiler_loses(capsys):
     """As LLVM does, which calls Python back: what it fails with then is no error of ours."""
 
@@ -232,7 +278,7 @@ def unread():
 
 @pytest.mark.parametrize(
     ("made", "status", "says"),
-    [(full, 2, "parimend: No space left on device"), (unread, 141, "")],
+    [(full, 2, "parimend: standard output: No space left on device"), (unread, 141, "")],
 )
 def test_an_output_that_takes_nothing(model, made, status, says):
     out = made()

@@ -215,6 +215,19 @@ def test_the_command_prints_ranges(large, capsys):
     assert told["ranges"] == [list(each) for each in file.ranges]
 
 
+def test_ranges_of_several_files_come_after_their_names(large, capsys):
+    path, good = large
+    names = [f"{path.parent}/{name}" for name in ("a.bin", "b\x1b[31m\n.bin")]
+    for name in names:
+        Path(name).write_bytes(good)
+        protect_file(name, 2)
+        Path(name).write_bytes(spoilt(good, 200_000))
+    with pytest.raises(SystemExit):
+        main(["check", *names, "--ranges"])
+    told = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [names[0], f"{path.parent}/b\\x1b[31m\\n.bin"]
+
+
 def test_what_is_gone_has_no_ranges_and_is_told(large, capsys):
     """Whoever fetches what is printed would not have all."""
     path, good = large

@@ -1,25 +1,64 @@
-"""Compiled loops where what is compiled cannot be kept."""
+"""Compiled loops where what is compiled cannot be kept, or is damaged."""
 
+import errno
 import subprocess
 import sys
 
-_NOWHERE = """
-from pathlib import Path
+import pytest
+
+_LOOP = """
+import sys
+import numpy as np
 from numba.core import caching
+from parimend import kernels
+{before}
+got = kernels.on("points").points_of(np.arange(3), 4, 1.0, 1.0)
+print(got, kernels.on("points").points_of.stats.cache_hits)
+assert not {{"torch"}} & set(sys.modules)
+"""
+_NOWHERE = """
 for kind in (caching.CacheImpl, caching.CompileResultCacheImpl):
     kind._locator_classes = [caching.UserProvidedCacheLocator]
-import numba
-from parimend import kernels
-print(kernels.on("clearing").__name__, Path(numba.config.CACHE_DIR).is_dir())
-print(numba.config.CACHE_DIR)
+"""
+_FULL = f"""
+def full(*args):
+    raise OSError({errno.ENOSPC}, "No space left on device")
+caching.IndexDataCacheFile._save_data = full
 """
 
 
-def test_no_folder_to_keep_them_in(monkeypatch, tmp_path):
+def _run(before=""):
+    code = _LOOP.format(before=before)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not run.stderr
+    return run.stdout.rstrip()
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_loops_are_kept(folder):
+    assert _run().endswith("Counter()")
+    assert not _run().endswith("Counter()")
+
+
+def test_no_folder_to_keep_them_in(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    run = subprocess.run([sys.executable, "-c", _NOWHERE], capture_output=True, text=True)
-    first, folder = run.stdout.splitlines()
-    assert first == "parimend.kernels.clearing_numba True"
-    assert folder.startswith(str(tmp_path))
-    assert not [*tmp_path.iterdir()]
+    assert _run(_NOWHERE) == "[1. 1. 1.] Counter()"
+
+
+def test_a_full_disk(folder):
+    assert _run(_FULL) == "[1. 1. 1.] Counter()"
+
+
+@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc", "*.nb?"])
+@pytest.mark.parametrize("content", [b"", bytes(3000), b"\x80\x05senseless"])
+def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
+    _run()
+    for path in folder.rglob(pattern):
+        path.write_bytes(content)
+    assert _run() == "[1. 1. 1.] Counter()"
+    assert not _run().endswith("Counter()")

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.contract import ending, held, tell
+from parimend.cli.contract import Status, ending, held, stopping, tell
 from parimend.cli.output import prepare_streams
 
 COMMANDS = (
@@ -42,14 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = given[: given.index("--")] if "--" in given else given
-    with warnings.catch_warnings():
+    with stopping(), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
         with ending("", as_json="--json" in options):
             _require_filled(given)
             # The first word is the command; what has none, or a wrong one, is told of all of them.
             app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
-            sys.exit(app(given, prog_name="parimend", standalone_mode=False))
+            status = app(given, prog_name="parimend", standalone_mode=False)
+            if status == Status.INTERRUPTED:  # before the command began; Typer says nothing of it
+                raise KeyboardInterrupt
+            sys.exit(status)
 
 
 def _require_filled(given: Iterable[str]) -> None:

@@ -196,8 +196,10 @@ def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bo
     with reaching("trials") as told:
         try:
             ended = act(told)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; what was done is kept, resume goes on") from None
+        except KeyboardInterrupt as interrupt:
+            why = str(interrupt) or "interrupted"
+            interrupt.args = (f"{why}; what was done is kept, resume goes on",)
+            raise
     _tell(name, ended, json)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import reason, require_written, tell
-from parimend.cli.output import Json, SealDir, reading, written
+from parimend.cli.output import Json, SealDir, printing, reading, written
 from parimend.cli.report import show
 from parimend.cluster import EngineName
 from parimend.errors import ParimendError
@@ -129,11 +129,13 @@ def _print_ranges(report: Report) -> int:
     """
     from parimend.files.blocks import ranges_text
     from parimend.outcomes import Verdict
+    from parimend.showing import escaped
 
     for file in report.files:
         if file.ranges:
-            name = f"{file.path}\t" if len(report.files) > 1 else ""
-            print(name + ranges_text(file.ranges))
+            name = f"{escaped(file.path)}\t" if len(report.files) > 1 else ""
+            with printing():
+                print(name + ranges_text(file.ranges))
         elif not file.ok and file.verdict is not Verdict.CORRECTABLE:
             tell(f"{file.path}: {file.said}")
     return 0 if report.ok else 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +19,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from parimend.cli.output import print_json
+from parimend.cli.output import print_json, printing
 from parimend.errors import ParimendError, SpecError
 from parimend.showing import escaped
 
@@ -27,13 +29,54 @@ _T = TypeVar("_T")
 
 
 class Status(IntEnum):
-    """What the exit status of a command says; the last two as shells have it for signals."""
+    """What the exit status of a command says; the last ones as shells have it for signals."""
 
     OK = 0
     FINDINGS = 1
     FAILED = 2
-    INTERRUPTED = 130
-    CUT_OFF = 141
+    HUNG_UP = 128 + signal.SIGHUP
+    INTERRUPTED = 128 + signal.SIGINT
+    CUT_OFF = 128 + signal.SIGPIPE
+    TERMINATED = 128 + signal.SIGTERM
+
+
+_STOPS = {
+    signal.SIGHUP: (Status.HUNG_UP, "stopped, as the terminal was closed (SIGHUP)"),
+    signal.SIGTERM: (Status.TERMINATED, "stopped from outside (SIGTERM)"),
+}
+
+
+class _Stopped(KeyboardInterrupt):
+    """An interrupt by whoever stops processes: it leaves as little behind as Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.status, why = _STOPS[signal.Signals(number)]
+        super().__init__(why)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Make interrupts of the signals of systemd, ``timeout`` and closed terminals, which else end a
+    process where it is, and leave half a copy of a large file behind.
+    """
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != process:  # a child of whatever code that users give
+            os._exit(128 + number)
+        for each in taken:  # they come twice from `timeout`
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [each for each in _STOPS if is_main and signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def held(name: str) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
@@ -80,14 +123,19 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         raise SystemExit(status) from None
 
     # An interrupt while a compiler calls back is lost there, and makes it fail later.
-    lost: list[object] = []
+    lost: list[KeyboardInterrupt] = []
+
+    def interrupt(by: KeyboardInterrupt) -> NoReturn:
+        fail(str(by) or "interrupted", getattr(by, "status", Status.INTERRUPTED))
+
     hook = sys.unraisablehook
     sys.unraisablehook = lambda told: (
-        lost.append(told.exc_type) if told.exc_type is KeyboardInterrupt else hook(told)
+        lost.append(told.exc_value) if isinstance(told.exc_value, KeyboardInterrupt) else hook(told)
     )
     try:
         yield
-        sys.stdout.flush()
+        with printing():
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed has gone, and wants no more
         _silence(sys.stdout)
         raise SystemExit(Status.CUT_OFF) from None
@@ -97,15 +145,15 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         fail(str(error))
     except OSError as error:
         fail(reason(error))
-    except KeyboardInterrupt as interrupt:
-        fail(str(interrupt) or "interrupted", Status.INTERRUPTED)
+    except KeyboardInterrupt as by:
+        interrupt(by)
     except MemoryError:
         fail("there is not enough memory for this")
     except (typer.Exit, typer.Abort):
         raise
     except Exception:
         if lost:
-            fail("interrupted", Status.INTERRUPTED)
+            interrupt(lost[0])
         for line in traceback.format_exc().splitlines():
             tell(line, prefix="")
         fail("this is an error of parimend itself; please report what is printed above")

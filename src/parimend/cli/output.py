@@ -58,7 +58,18 @@ def written(text: str) -> Path:
 
 def say(text: str) -> None:
     """A line of its own on the standard output, escaped and never cut."""
-    print(escaped(text))
+    with printing():
+        print(escaped(text))
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Let an error say that it is what is printed that goes nowhere: all else may be done."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def prepare_streams() -> None:
@@ -77,13 +88,15 @@ def prepare_streams() -> None:
 def print_json(command: str, content: dict[str, Any], error: str = "") -> None:
     """One JSON object on a line of its own; with an error, if there is one."""
     error_of = {"error": error} if error else {}
-    print(json.dumps({"schema": SCHEMA, "command": command, **content, **error_of}))
+    with printing():
+        print(json.dumps({"schema": SCHEMA, "command": command, **content, **error_of}))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A plain table; numbers stand to the right. Names are never cut, wherever it goes to."""
     for line in table(columns, rows, get_terminal_size().columns if sys.stdout.isatty() else None):
-        print(line)
+        with printing():
+            print(line)
 
 
 def size(count: int) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
@@ -40,6 +40,7 @@ from parimend.files.seals import (
     sidecar_of,
 )
 from parimend.files.walking import refuse, walk
+from parimend.formats import Layout
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
 from parimend.seal import Seal
@@ -98,16 +99,18 @@ class Apart(Seals):
 
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
-        for sealed in self._sealed:
-            tensors = FileTensors(file, sealed.layout)
-            is_whole = tensors.found == tensors.size
-            has_frame = bool(sealed.layout.spans) and tensors.has_header
-            is_named = name_of(sealed) == path.name
-            if is_whole or has_frame or is_named:
+        fits: dict[bytes, tuple[bool, bool]] = {}
+        for sealed, name, frame, _ in self._traits:
+            if frame not in fits:  # asked once, as all files of a set may look the same
+                tensors = FileTensors(file, sealed.layout)
+                fits[frame] = tensors.found == tensors.size, tensors.has_header
+            is_whole, has_header = fits[frame]
+            is_named = name == path.name
+            if is_whole or is_named or (has_header and sealed.layout.spans):
                 near.append(sealed)
             if is_named:
                 named.append(sealed)
-                if is_whole and tensors.has_header:
+                if is_whole and has_header:
                     sure.append(sealed)
         if len(sure) != 1 or self._proven:
             sure = _fitting(near, file, path)
@@ -121,7 +124,8 @@ class Apart(Seals):
         sure = [sealed for sealed in sure if not is_led_elsewhere(sealed, path)] or sure
         # Files of one content may have a seal each, all of which say the same.
         content = content_digest(sure[0].seal)
-        sure += [sealed for sealed in near if content_digest(sealed.seal) == content]
+        equal = {id(trait.sealed) for trait in self._traits if trait.content == content}
+        sure += [sealed for sealed in near if id(sealed) in equal]
         first = max(sure, key=lambda sealed: _in_common(sealed, path))
         if twins := [sealed for sealed in sure if not _is_equal(sealed, first)]:
             raise MismatchError(
@@ -148,7 +152,7 @@ class Apart(Seals):
         return False
 
     def notes(self, path: Path) -> Mapping[str, Any]:
-        found = [sealed for sealed in self._sealed if name_of(sealed) == path.name]
+        found = [trait.sealed for trait in self._traits if trait.name == path.name]
         if len(found) != 1:
             raise SealError(f"{self.where} has {len(found)} seals of the name of {path}")
         return found[0].seal.notes
@@ -235,13 +239,38 @@ class Apart(Seals):
     def _sealed(self) -> list[Sealed]:
         return self._loaded[0]
 
+    @cached_property
+    def _traits(self) -> list[_Traits]:
+        return [
+            _Traits(sealed, name_of(sealed), _frame(sealed.layout), content_digest(sealed.seal))
+            for sealed in self._sealed
+        ]
+
     @property
     def _lost(self) -> list[str]:
         return self._loaded[1]
 
     @cached_property
     def _names(self) -> set[str]:
-        return {name_of(sealed) for sealed in self._sealed}
+        return {trait.name for trait in self._traits}
+
+
+class _Traits(NamedTuple):
+    """By which the seal of a file is found: the name and the frame of the file, what is in it."""
+
+    sealed: Sealed
+    name: str
+    frame: bytes
+    content: bytes
+
+
+def _frame(layout: Layout) -> bytes:
+    """A digest of how long a file is and of what is around its tensors."""
+    digest = hashlib.sha256(str(layout.size).encode())
+    for at, data in layout.spans:
+        digest.update(f",{at},{len(data)},".encode())
+        digest.update(data)
+    return digest.digest()
 
 
 def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]:
@@ -324,6 +353,8 @@ def _in_common(sealed: Sealed, path: Path) -> int:
 
 def _is_equal(one: Sealed, other: Sealed) -> bool:
     """Whether two seals say the same of a file, whatever they note of others."""
+    if one is other:
+        return True
     return replace(one.seal, notes={}).to_bytes() == replace(other.seal, notes={}).to_bytes()
 
 

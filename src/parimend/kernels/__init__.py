@@ -9,13 +9,10 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from tempfile import mkdtemp
 from types import ModuleType
 
 
@@ -44,28 +41,12 @@ def _first(operation: str, *kinds: str) -> ModuleType:
     """The first of some kinds of kernels that there is; sought once, as steps and decoders ask."""
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
     name = next(name for name in names if find_spec(name))
-    try:
-        return import_module(name)
-    except RuntimeError as error:
-        if "no locator available" not in str(error):
-            raise
-        _keep_compiled_loops_aside()
-        return import_module(name)
+    return import_module(name)
 
 
 def loaded() -> bool:
     """Whether compiled loops are loaded already; the first ones take most of a second."""
     return "numba" in sys.modules
-
-
-def _keep_compiled_loops_aside() -> None:
-    """Give numba a folder for this process: it refuses to work where it can write neither beside
-    the package nor in the home folder, as in many containers.
-    """
-    import numba
-
-    numba.config.CACHE_DIR = mkdtemp(prefix="parimend-")
-    atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
 
 
 @cache

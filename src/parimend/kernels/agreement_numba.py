@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 
-@nb.njit(cache=True)
+
+@kept()
 def agree(start, row, coefficient, row_start, column, entry,
            rest, tolerance, damage, erased, limit):  # fmt: skip
     """Put right what two checks agree on, until nothing is left that they do; returns how many."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.modular import BASE, GROUP
 from parimend.kernels.modular_numba import bucket, group_of, multiply
 
@@ -50,7 +51,7 @@ def _push(stack, stacked, height, rule, sums, band, b):
         height[rule] += 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def peel(sums, n, key, excess, positions, values, counts):
     """Apply the rules until none applies or ``positions`` is full; changes all the arrays.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.lattice_numba import shorten
 
 
@@ -19,7 +20,7 @@ def _move(start, row, coefficient, columns, v, word, syndrome):
             syndrome[row[p]] += coefficient[p] * v[c]
 
 
-@nb.njit(cache=True)
+@kept()
 def clear_exactly(start, row, coefficient, owned, own, bases, units, word, syndrome):
     """Clear the checks over the integers; see `parimend.impose.rounding`. Moves ``word``."""
     checks, k = owned.shape
@@ -42,7 +43,7 @@ def clear_exactly(start, row, coefficient, owned, own, bases, units, word, syndr
         _move(start, row, coefficient, owned[j], v, word, syndrome)
 
 
-@nb.njit(cache=True)
+@kept()
 def clear_modulo(start, row, coefficient, owned, inverse, bases, word, syndrome):
     """Clear the checks modulo 2^64; see `parimend.impose.lowering`. Moves ``word``."""
     checks, k = owned.shape

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from parimend.kernels.keeping_numba import kept
 
 _LARGE = 1e200
 
 
-@nb.njit(cache=True)
+@kept()
 def compound(
     expected: float, sizes: NDArray[np.int64], shares: NDArray[np.float64], most: int
 ) -> NDArray[np.float64]:

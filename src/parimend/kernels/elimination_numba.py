@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.peeling_numba import odd_inverse
 
 
-@nb.njit(cache=True)
+@kept()
 def components(start, row, suspects, m):
     """Label of every suspect: suspects that share a check share a label (union-find on checks)."""
     parent = np.arange(m)
@@ -32,7 +32,7 @@ def components(start, row, suspects, m):
     return label
 
 
-@nb.njit(cache=True)
+@kept()
 def eliminate(A, b, limit):
     """Solve A x = b modulo 2^64: (whether exactly one x is below limit, x). Changes A and b.
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 
-@nb.njit(cache=True)
+
+@kept()
 def _orthogonalize(basis, k, ortho, mu, norm):
     """Gram-Schmidt for row k, given those above it."""
     columns = basis.shape[1]
@@ -25,7 +26,7 @@ def _orthogonalize(basis, k, ortho, mu, norm):
         norm[k] += ortho[k, c] * ortho[k, c]
 
 
-@nb.njit(cache=True)
+@kept()
 def reduce(basis):
     """LLL in place. Rows join one by one, so that entries are short before the dimension grows and
     float64 carries the Gram-Schmidt coefficients.
@@ -67,7 +68,7 @@ def reduce(basis):
                 _orthogonalize(basis, k - 1, ortho, mu, norm)
 
 
-@nb.njit(cache=True)
+@kept()
 def shorten(basis, v):
     """Subtract from v, in place, a lattice vector near it."""
     rows, columns = basis.shape

@@ -13,6 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from parimend.kernels.hashing_numba import below, word
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.modular import BASE, GROUP, MIX_A, MIX_B
 
 U = np.uint64
@@ -120,7 +121,7 @@ def _add_group(typing, words, first, a, excess, sums, distance, starts, i):
     return types.void(words, first, a, types.uint32, sums, distance, starts, i), generate
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@kept(nogil=True, error_model="numpy")
 def add_groups(words, group, key, excess, half, bands, size, phases, row, sums):
     """Add whole groups, the first of which is ``group``, into ``sums``, of the first bands.
 
@@ -155,7 +156,7 @@ def add_groups(words, group, key, excess, half, bands, size, phases, row, sums):
             _add_group(words, first, a[i], fold, sums, bands * stride, starts[:bands], i)
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def collect(sums, excess, phases, row, total):
     """Add the partial sums of `add_groups` into ``total`` (2, bands, size), modulo p."""
     p = U(BASE) + excess
@@ -171,7 +172,7 @@ def collect(sums, excess, phases, row, total):
                     b = b + 1 if b + 1 < size else 0
 
 
-@nb.njit(cache=True)
+@kept()
 def add_words(positions, values, key, excess, total):
     """Add single words with values modulo p into ``total`` (2, bands, size), modulo p."""
     p = U(BASE) + excess
@@ -186,7 +187,7 @@ def add_words(positions, values, key, excess, total):
             total[1, k, b] = (total[1, k, b] + y) % p
 
 
-@nb.njit(cache=True)
+@kept()
 def place(key, i, bands, size):
     """The bucket of word i in every band, and its coefficient."""
     group, lane = i // GROUP, i % GROUP

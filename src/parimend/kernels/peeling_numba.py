@@ -6,6 +6,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
+
 U = np.uint64
 NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.uint64))
 
@@ -19,7 +21,7 @@ def odd_inverse(a):
     return x
 
 
-@nb.njit(cache=True)
+@kept()
 def inverses(row, row_start, coefficient):
     """The inverses of the coefficients in the order of the rows, which are read in one go."""
     out = np.empty(coefficient.size, np.uint64)
@@ -30,7 +32,7 @@ def inverses(row, row_start, coefficient):
     return out
 
 
-@nb.njit(cache=True)
+@kept()
 def by_rows(start, row, m):
     """(row_start, entry's column, entry): the entries of H in the order of its rows."""
     row_start = np.zeros(m + 1, np.int64)
@@ -74,7 +76,7 @@ def short_vectors(r):
     return u1, np.int64(v1), u0 - q * u1, np.int64(v0) - q * np.int64(v1)
 
 
-@nb.njit(cache=True)
+@kept()
 def pair_multipliers(row_start, column, entry, inverse, coefficient):
     """(first pair of every row, multipliers): for pair (i, k) of a row, i < k, the l for which
     l a_i and l a_k are short; 0 for coefficients of equal size, which cannot be told apart.
@@ -227,7 +229,7 @@ def _pair(j, rule, first, multiplier, H, state, limit, local):
     return best
 
 
-@nb.njit(cache=True)
+@kept()
 def peel(start, row, coefficient, inverse, row_start, column, entry, first, multiplier,
          syndrome, damage, erased, limit, counts):  # fmt: skip
     """Apply the rules until none applies; changes syndrome, damage, erased and counts.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from parimend.kernels.field_numba import (
@@ -15,10 +14,11 @@ from parimend.kernels.field_numba import (
     residue,
 )
 from parimend.kernels.hashing_numba import word as random_word
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.points import LANES
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def add_powers(points, values, sums):
     """Add values times powers of points to ``sums``, (2 t,) uint64; points, values: float64."""
     count = sums.size
@@ -32,7 +32,7 @@ def add_powers(points, values, sums):
         sums[j] = (sums[j] + residue(total[j])) % INTEGER_PRIME
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def points_of(positions, rows, backwards, root):
     """The points of words, (k,) float64, closest to zero: g^-(8 s + l) w^c for the word in tile s,
     row c and lane l; ``backwards`` is 1 / g, ``root`` is w.
@@ -45,7 +45,7 @@ def points_of(positions, rows, backwards, root):
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def factors_of(positions, points, tile, key):
     """The factors of words with these points, (k,) uint64: x_i times a random residue that is not
     zero, one for every place in a tile of ``tile`` words; ``key`` is that of the random stream.
@@ -59,7 +59,7 @@ def factors_of(positions, points, tile, key):
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def products(a, b):
     """a b modulo p, element by element, for residues as uint64."""
     out = np.empty(a.size, np.uint64)
@@ -68,7 +68,7 @@ def products(a, b):
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def powers_of(points, count):
     """x^j of every point, for j below ``count``: (k, count) int64 residues; points: float64."""
     out = np.empty((points.size, count), np.int64)
@@ -81,7 +81,7 @@ def powers_of(points, count):
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def shifted(sums, shift):
     """Sums of words that lie further on: S_j shift^(j + 1), (count,) uint64; sums: residues."""
     out = np.empty(sums.size, np.uint64)
@@ -92,7 +92,7 @@ def shifted(sums, shift):
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def joined(sums, step):
     """Sums of words of which those of blocks are known, (count,) uint64.
 

@@ -28,6 +28,7 @@ from parimend.kernels.field_numba import (
     reduced,
     residue,
 )
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.points import LANES
 from parimend.kernels.prefetch_numba import ask
 
@@ -164,7 +165,7 @@ def _collect(total, place, step, shift, sums):
         sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def _add_whole(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
     """`add_tiles` of up to 16 rows, in one pass."""
     radix = root.size
@@ -186,7 +187,7 @@ def _add_whole(words, factor, quotient, root, ratio, turn, turn_ratio, place, st
         _collect(total, place, step, shift, sums[block])
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def _add_passes(
     radices, words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums
 ):
@@ -227,7 +228,7 @@ def _add_passes(
         _collect(total, place, step, shift, sums[block])
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def _add_in_integers(words, factor, root, turn, place, step, shift, sums):
     """`add_tiles` for processors that cannot fuse a product and a sum.
 

@@ -10,10 +10,11 @@ import numba as nb
 import numpy as np
 
 from parimend.kernels.field_numba import PRIME, centered, inverse, multiply, power
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.points import LANES
 
 
-@nb.njit(cache=True)
+@kept()
 def locator(syndrome, erased):
     """The shortest recurrence of ``syndrome`` whose roots include the erased points.
 
@@ -144,7 +145,7 @@ def _product(a, b, f):
     return out[:degree].copy()
 
 
-@nb.njit(cache=True)
+@kept()
 def roots(f):
     """(whether the monic f has as many distinct roots as its degree says, its roots).
 
@@ -185,7 +186,7 @@ def roots(f):
     return True, found
 
 
-@nb.njit(cache=True)
+@kept()
 def values_at(recurrence, length, syndrome, points):
     """The damage at every point, by G. D. Forney, "On decoding BCH codes", IEEE Transactions on
     Information Theory 11, 1965.
@@ -211,7 +212,7 @@ def values_at(recurrence, length, syndrome, points):
     return above
 
 
-@nb.njit(cache=True)
+@kept()
 def powers_of(x, count):
     """1, x, .. x^(count - 1), as elements closest to zero."""
     out = np.empty(count)
@@ -222,7 +223,7 @@ def powers_of(x, count):
     return out
 
 
-@nb.njit(cache=True)
+@kept()
 def positions_of(points, rows, most, small, small_order, giant, rooted, rooted_order, generator):
     """The words that points belong to, -1 where there is none: a logarithm in baby and giant steps.
 

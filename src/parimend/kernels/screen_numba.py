@@ -13,6 +13,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.kernels.keeping_numba import kept
+
 _SUMS = {"reassoc", "contract", "nsz"}
 LARGE = 1e37
 """A float32 sum of squares beyond this may have overflowed and says nothing about the scale."""
@@ -44,7 +46,7 @@ def _dot(p: Any, y: Any, zero: Any) -> Any:
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def any_suspicious_row(
     y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:
@@ -70,7 +72,7 @@ def any_suspicious_row(
     return False
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def any_suspicious_product(
     y: NDArray[Any],
     P: NDArray[Any],
@@ -123,7 +125,7 @@ def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None
             sums[i] += (p * a[i] + q * b[i]) + (s * d[i] + t * e[i])
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def any_suspicious_plane(
     y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:

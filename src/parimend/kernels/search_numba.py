@@ -6,6 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.peeling_numba import U, solve_pair
 
 
@@ -86,7 +87,7 @@ def _holds(columns, names):
     return held
 
 
-@nb.njit(cache=True)
+@kept()
 def explanations(start, row, coefficient, inverse, row_start, column, entry, first, multiplier,
                  syndrome, erased, limit, most):  # fmt: skip
     """Explain the syndrome by at most ``most`` wrong words, erased ones counted, in every way.

@@ -7,6 +7,7 @@ import numba as nb
 import numpy as np
 
 from parimend.kernels.hashing_numba import below, word
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.prefetch_numba import prefetch
 
 _DRAWN = 32  # columns that are drawn before the first of them is looked up
@@ -62,7 +63,7 @@ def _slot_of(seen, mark):
     return slot
 
 
-@nb.njit(cache=True)
+@kept()
 def draw_supports(start, row, m, imposed, own, key, seen):
     """Draw the checks of every column, owned columns first; every row of `row` ends up sorted.
 
@@ -119,7 +120,7 @@ def draw_supports(start, row, m, imposed, own, key, seen):
     return touched
 
 
-@nb.njit(cache=True)
+@kept()
 def draw_coefficients(count, size, key):
     """Odd numbers from ``size`` to 2 ``size``, with random signs."""
     coefficient = np.empty(count, np.int64)
@@ -130,7 +131,7 @@ def draw_coefficients(count, size, key):
     return coefficient
 
 
-@nb.njit(cache=True)
+@kept()
 def permutation(n, key):
     """A random order of 0 .. n - 1 (Fisher and Yates)."""
     order = np.arange(n)
@@ -140,7 +141,7 @@ def permutation(n, key):
     return order
 
 
-@nb.njit(cache=True)
+@kept()
 def permute(start, row, order, new_start, new_row):
     """Move column i to position order[i].
 
@@ -165,7 +166,7 @@ def _ask(row, coefficient, at):
     prefetch(coefficient, at + _AHEAD)
 
 
-@nb.njit(cache=True)
+@kept()
 def multiply(start, row, coefficient, x, y):
     """Add H x to y, in place; integers wrap modulo 2^64."""
     for i in range(start.size - 1):
@@ -177,7 +178,7 @@ def multiply(start, row, coefficient, x, y):
     return y
 
 
-@nb.njit(cache=True)
+@kept()
 def gram(start, row, coefficient, m, scale):
     """The lower triangle of H H^T, of the scaled coefficients: (m, m) float64, the rest zero."""
     product = np.zeros((m, m))
@@ -189,7 +190,7 @@ def gram(start, row, coefficient, m, scale):
     return product
 
 
-@nb.njit(cache=True)
+@kept()
 def multiply_transposed(start, row, coefficient, y):
     """H^T y, float64."""
     x = np.empty(start.size - 1, np.float64)
@@ -202,7 +203,7 @@ def multiply_transposed(start, row, coefficient, y):
     return x
 
 
-@nb.njit(cache=True)
+@kept()
 def subtract_transposed(start, row, coefficient, y, x):
     """Subtract H^T y from x, in place."""
     for i in range(start.size - 1):
@@ -213,7 +214,7 @@ def subtract_transposed(start, row, coefficient, y, x):
         x[i] -= total
 
 
-@nb.njit(cache=True)
+@kept()
 def multiply_gram(start, row, coefficient, y, scale, out):
     """Add H H^T y, of the scaled coefficients, to out, in place."""
     for i in range(start.size - 1):

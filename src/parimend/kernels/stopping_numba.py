@@ -6,6 +6,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from parimend.kernels.keeping_numba import kept
 from parimend.kernels.peeling_numba import U, short_vectors
 
 _NEED = 3  # columns in every check of a stopping set
@@ -16,7 +17,7 @@ _SHARE = 6.0
 _SOONEST = 0.01
 
 
-@nb.njit(cache=True)
+@kept()
 def closest_pair(row_start, column, entry, inverse, coefficient):
     """(size, i, k): the pair of columns with the least first short vector among all that meet in a
     check, and the larger entry of that vector, in magnitude; see `peeling_numba.short_vectors`.
@@ -91,7 +92,7 @@ def _candidates(deficit, left, chosen, excluded, H, count, heaviest, out):
     return found
 
 
-@nb.njit(cache=True)
+@kept()
 def stopping_sets(start, row, row_start, column, most, steps):
     """All connected sets of at most ``most`` columns that every check they touch holds three of.
 

@@ -118,10 +118,14 @@ def numpy_load(file: BinaryIO, path: Path) -> Any:
         path: of the file, for messages.
 
     Raises:
-        FormatError: if it makes nothing of it; names the file.
+        FormatError, OSError: if it makes nothing of it; names the file.
     """
-    with reading_array(str(path)):
-        found = np.load(file)
+    try:
+        with reading_array(str(path)):
+            found = np.load(file)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     if isinstance(found, np.ndarray) and file.read(1):
         raise FormatError(
             f"{path} has more than the array that numpy.load reads: read one after the other of an "

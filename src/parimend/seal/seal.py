@@ -25,6 +25,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from parimend import strict_json
@@ -264,7 +265,7 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
 
     checks = [take(entry["checks"]) for entry in text["words"]]
     blocks = [take(entry.get("blocks", 0)) for entry in text["words"]]
-    blobs = {name: take(text["blobs"][name]) for name in sorted(text["blobs"])}
+    blobs = {name: _kept(take(text["blobs"][name]), payload) for name in sorted(text["blobs"])}
     if at != len(payload):
         raise SealError("it is longer than it says")
     layout: Layout | None
@@ -285,7 +286,24 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
         raise SealError(f"its carrier is {carrier!r:.40}, or its notes are of the wrong type")
     if type(errors) is not int or not 1 <= errors <= MOST_ERRORS:
         raise SealError("it should be made for a number of errors")
-    return Seal(carrier, errors, words, notes, blobs), layout
+    return Seal(carrier, errors, words, {key: _once(notes[key]) for key in notes}, blobs), layout
+
+
+def _kept(blob: memoryview, payload: memoryview) -> Bytes:
+    """A part of a payload: a copy, where the part is small and would keep all of it there."""
+    return bytes(blob) if 2 * len(blob) < len(payload) else blob
+
+
+def _once(note: Any) -> Any:
+    """The names that all seals of a set note, in the same memory."""
+    if isinstance(note, list) and all(isinstance(each, str) for each in note):
+        return _names(tuple(note))
+    return note
+
+
+@lru_cache(maxsize=16)
+def _names(names: tuple[str, ...]) -> list[str]:
+    return list(names)
 
 
 def _lists_tensors(blobs: Mapping[str, Bytes]) -> bool:
