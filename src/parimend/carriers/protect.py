@@ -8,14 +8,13 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 
 from parimend.arguments import seed_of, whole_number
 from parimend.carriers.balance import Balance
-from parimend.carriers.base import require_match
+from parimend.carriers.base import renewed, require_match
 from parimend.carriers.carrier import (
     Carrier,
     Chosen,
     Options,
     PlannedWord,
     carrier,
-    carrier_of,
 )
 from parimend.errors import SpecError
 from parimend.seal import MOST_ERRORS, CarrierName, Seal
@@ -153,5 +152,4 @@ def refresh(seal: Seal, tensors: Tensors) -> Seal:
         SpecError: for carriers that live in the weights: an update takes them out of their code.
     """
     require_match(seal, tensors)
-    words = [carrier_of(word.code).renew(word, tensors) for word in seal.words]
-    return replace(seal, words=tuple(words))
+    return replace(seal, words=tuple(renewed(seal.words, tensors)))

@@ -24,7 +24,7 @@ r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -202,34 +202,20 @@ class PowerSums(SumsCode):
         start = loops.prepare(self.places, self.m, pieces)
         return None if start is None else lambda: [start()]
 
-    def of_blocks(self, words: NDArray[np.uint32]) -> NDArray[np.uint64]:
-        """The sums of blocks of n words that follow each other, of each as a word of its own.
+    def kind(self, few: bool = False) -> Hashable:
+        return self.seed, self.m
 
-        Args:
-            words: (k n,) uint32; n a multiple of the words in a tile, of which no more rows are
-                transformed than fit into one pass.
-
-        Returns:
-            (k, m) uint64.
-
-        Example:
-            >>> code = PowerSums(n=64, m=4)
-            >>> words = np.arange(128, dtype=np.uint32)
-            >>> [a, b] = code.of_blocks(words)
-            >>> np.array_equal(a, code.syndrome(words[:64])), np.array_equal(b, a)
-            (True, False)
-        """
-        sums = np.zeros((words.size // self.n, self.m), np.uint64)
+    def of_each(
+        self, words: NDArray[np.uint32], ends: NDArray[np.int64], few: bool = False
+    ) -> NDArray[np.uint64]:
         loops = kernels.on("power")
         if not loops.fuses():
-            for row, block in zip(sums, words.reshape(sums.shape[0], -1), strict=True):
-                self.accumulate(row, block)
-            return sums
-        tables = self._tables
+            return super().of_each(words, ends)
+        self._require_each(words, ends)
+        sums, tables = np.zeros((ends.size, self.m), np.uint64), self._tables
         words = np.require(words, requirements=["C", "A"]).view()
         words.flags.writeable = False
-        step, shift = self._to_collect(self.n // self.tile - 1)
-        loops.add_blocks(words, *tables[:6], tables.place, step, shift, sums)
+        loops.add_each(words, ends, *tables[:6], tables.place, self._inverse, sums)
         return sums
 
     def _to_collect(self, last: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from parimend.kernels.field_numba import (
     centered,
     multiply,
     multiply_integers,
+    power,
     reduced,
     residue,
 )
@@ -256,24 +257,64 @@ def add_tiles_in_integers(words, factor, rows, root, total, turn):
                 ) % INTEGER_PRIME
 
 
-@nb.njit(cache=True, nogil=True)
-def add_blocks(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
-    """The sums of blocks that follow each other, each as if it were the only one.
+def add_each(
+    words: Any,
+    ends: Any,
+    factor: Any,
+    quotient: Any,
+    root: Any,
+    ratio: Any,
+    turn: Any,
+    turn_ratio: Any,
+    place: Any,
+    step: float,
+    sums: Any,
+) -> None:
+    """The sums of some words, then some others, and so on: of each as if they were the only ones.
 
     Args:
-        words: (blocks * tiles * rows * 8,) uint32; tiles have up to 16 rows.
+        words: (ends[-1],) uint32.
+        ends: (k,) int64: where those of each end.
         factor, quotient, root, ratio, turn, turn_ratio: see `add_tiles`.
-        place, step, shift: see `collect`.
-        sums: (blocks, 2 t) uint64, to which those of every block are added.
+        place, step: see `collect`.
+        sums: (k, 2 t) uint64, to which those of each are added.
     """
-    B = root.size
-    rows, total = np.empty(B * LANES), np.empty(B * LANES)
-    size = words.size // sums.shape[0]
-    for b in range(sums.shape[0]):
+    tile = np.zeros(factor.size, np.uint32)
+    filled = tile.view()
+    filled.flags.writeable = False  # as words are, so that one compiled variant serves both
+    tables = factor, quotient, root, ratio, turn, turn_ratio
+    radices = _RADICES.get(root.size, (root.size, 0, 0))
+    _add_each(words, ends, tile, filled, radices, tables, place, step, sums)
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_each(words, ends, tile, filled, radices, tables, place, step, sums):
+    """See `add_each`. ``tile`` is room for words that fill no tile, and ``filled`` the same."""
+    factor, quotient, root, ratio, turn, turn_ratio = tables
+    B, size = root.size, factor.size
+    rows, total = np.empty(size), np.empty(size)
+    others = factor, quotient, rows, root, ratio, total, turn, turn_ratio
+    begin = 0
+    for k in range(ends.size):
         total[:] = 0.0
-        mine = words[b * size : (b + 1) * size]
-        _add_whole((mine, factor, quotient, rows, root, ratio, total, turn, turn_ratio), B)
-        collect(total.reshape(B, LANES), place, step, shift, sums[b])
+        end = ends[k]
+        tail = end - (end - begin) % size
+        _add((words[begin:tail], *others), radices)
+        if tail < end:
+            tile[: end - tail] = words[tail:end]
+            tile[end - tail :] = 0
+            _add((filled, *others), radices)
+        last = (end - begin - 1) // size
+        collect(total.reshape(B, LANES), place, step, power(step, LANES * last), sums[k])
+        begin = end
+
+
+@nb.njit
+def _add(arrays, radices):
+    if radices[1]:
+        _add_passes(arrays, radices)
+    else:
+        _add_whole(arrays, radices[0])
 
 
 @nb.njit(cache=True, nogil=True)
