@@ -16,6 +16,7 @@ from parimend.carriers.carrier import (
     PlannedWord,
     carrier,
 )
+from parimend.codes import Code
 from parimend.errors import SpecError
 from parimend.seal import MOST_ERRORS, CarrierName, Seal
 from parimend.stores.base import Tensors
@@ -118,7 +119,7 @@ def _budgeted(
     tensors: Tensors, request: Request, prove: bool = True
 ) -> Iterator[tuple[Chosen, int]]:
     """Every word with its code and its budget."""
-    carrier = request.carrier
+    carrier, codes = request.carrier, dict[Code, Code]()
     shares = [(split(tensors.whole(), request.per), request.errors)]
     if request.balance is not None:
         request.balance.require_match(tensors.whole())
@@ -127,8 +128,8 @@ def _budgeted(
         chosen = carrier.choose(words, tensors, errors, request.seed)
         if request.guaranteed is not None:
             chosen = carrier.guarantee(chosen, errors, request.guaranteed, prove)
-        for each in chosen:
-            yield each, errors
+        for each in chosen:  # words of equal codes share what is derived from these
+            yield each._replace(code=codes.setdefault(each.code, each.code)), errors
 
 
 def protect_(tensors: Tensors, request: Request) -> Seal:
