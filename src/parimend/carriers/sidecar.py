@@ -155,16 +155,14 @@ class Sidecar(Carrier):
         return _seal_all([(each.code, each.word, bool(each.sha256)) for each in sealed], tensors)
 
 
-def _seal_all(
-    chosen: Sequence[tuple[Any, Word, bool]], tensors: Tensors
-) -> list[SealedWord]:
+def _seal_all(chosen: Sequence[tuple[Any, Word, bool]], tensors: Tensors) -> list[SealedWord]:
     """Seal words in their codes, with or without SHA-256. Nothing is changed."""
     codes, words, digests = zip(*chosen, strict=True) if chosen else ((), (), ())
     sealed = dict[int, SealedWord]()
     for read in together(words, tensors):
-        for at, (number, sums) in enumerate(zip(read.numbers, read.sums(codes), strict=True)):
+        for at, (number, target) in enumerate(zip(read.numbers, read.sums(codes), strict=True)):
             code, digest = codes[number], read.sha256(at) if digests[number] else b""
-            target = sums.reshape(code.syndrome_shape)
+            target = target.reshape(code.syndrome_shape)
             sealed[number] = SealedWord(code, words[number], target, digest)
     return [sealed.get(n) or _seal(*each, tensors) for n, each in enumerate(chosen)]
 

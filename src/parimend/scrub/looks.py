@@ -105,8 +105,7 @@ class Looks:
             self._teller.fail("unwatched", what, then="")
 
     def each(self, pause: bool) -> Iterator[tuple[int, bool]]:
-        """The numbers of all words, each once, and whether it is seen to be right; see `together`.
-        """
+        """The number of every word, and whether it is seen to be right; see `together`."""
         seen = set[int]()
         for some in self.together(pause):
             yield from some.items()

@@ -282,8 +282,13 @@ def split(tensors: Iterable[Part], per: Per) -> list[Word]:
         taken |= {part.name} | ({bias.name} if bias else set())
         width = part.count // outputs
         for row in range(outputs):
-            word = [Part(part.name, part.dtype, part.shape, row * width, width)]
+            word = [_range(part, row * width, width)]
             if bias is not None:
-                word.append(Part(bias.name, bias.dtype, bias.shape, row, 1))
+                word.append(_range(bias, row, 1))
             rows.append(Word(tuple(word)))
     return rows + [Word((part,)) for part in parts if part.name not in taken]
+
+
+def _range(part: Part, start: int, count: int) -> Part:
+    """Some elements of the tensor of a part; rows may be many, and `replace` takes its time."""
+    return Part(part.name, part.dtype, part.shape, start, count, part.exponent, part.mask)
