@@ -72,7 +72,7 @@ def together(words: Sequence[Word], tensors: Tensors) -> Iterator[Read]:
     group, room = list[int](), JOINED // WORD
     for number in small if len(small) > 1 else []:
         size = words[number].padded
-        if size > room:
+        if group and size > room:
             yield _read(group, words, tensors)
             group, room = [], JOINED // WORD
         group.append(number)
