@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
-from parimend.carriers.carrier import carrier_of
+from parimend.carriers.carrier import Carrier, carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
+from parimend.carriers.together import Clean, clean_by_sha256
 from parimend.errors import MismatchError, SpecError
 from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
@@ -22,6 +24,7 @@ LOOKS = 4
 """How often a word is looked at whose bytes change while they are being decoded."""
 
 NOT_HELD = "the memory does not hold what is written to it"
+_CLEAN = Finding(Verdict.CLEAN)
 _CHANGING = "it changes while it is being repaired"
 _WRITTEN = 1 << 14  # elements that are put back together
 
@@ -94,7 +97,36 @@ def proof_of(word: SealedWord, tensors: Tensors) -> bytes:
     """What proves a word, as it is now: two that are equal are of equal bytes."""
     if word.sha256:
         return sha256_of(word.word, tensors)
-    return carrier_of(word.code).renew(word, tensors).target.tobytes()
+    [now] = renewed([word], tensors)
+    return now.target.tobytes()
+
+
+def renewed(words: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
+    """Words sealed anew, in the codes of before.
+
+    Raises:
+        SpecError: see `Carrier.renew`.
+    """
+    found = dict[int, SealedWord]()
+    for carrier, numbers in _by_carrier(words):
+        found.update(zip(numbers, carrier.renew([words[n] for n in numbers], tensors), strict=True))
+    return [found[number] for number in range(len(words))]
+
+
+def clean(words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
+    """Which words are as sealed, as far as their carriers see that of many together."""
+    for carrier, numbers in _by_carrier(words):
+        for seen in carrier.clean([words[number] for number in numbers], tensors):
+            yield {numbers[at]: is_clean for at, is_clean in seen.items()}
+
+
+def _by_carrier(words: Sequence[SealedWord]) -> Iterator[tuple[Carrier, list[int]]]:
+    """Carriers, and the numbers of the words that each reads."""
+    families = dict[str, list[int]]()
+    for number, word in enumerate(words):
+        families.setdefault(word.code.family, []).append(number)
+    for numbers in families.values():
+        yield carrier_of(words[numbers[0]].code), numbers
 
 
 def find(
@@ -127,6 +159,18 @@ def find(
 Find = Callable[[SealedWord, Tensors], Finding]
 
 
+class Search(NamedTuple):
+    """How it is found out what is wrong in words.
+
+    Attributes:
+        find: decodes a word.
+        clean: says of many which are clean, as far as that is seen of them together.
+    """
+
+    find: Find
+    clean: Callable[[Sequence[SealedWord], Tensors], Iterable[Clean]] = lambda words, tensors: ()
+
+
 def find_hashed(word: SealedWord, tensors: Tensors) -> Finding:
     """`find` for a word that SHA-256 alone, if it was sealed, may call clean: no sums are needed
     then, and no compiled loops.
@@ -141,6 +185,10 @@ def find_hashed(word: SealedWord, tensors: Tensors) -> Finding:
             Verdict.UNCORRECTABLE, reason="the SHA-256 is not as sealed, but the sums are"
         )
     return finding
+
+
+BY_SUMS = Search(find, clean)
+BY_SHA256 = Search(find_hashed, clean_by_sha256)
 
 
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
@@ -172,7 +220,7 @@ def outcome_of(word: CheckedWord, finding: Finding, verdict: Verdict | None = No
 def diagnose(
     seal: Seal,
     tensors: Tensors,
-    find: Find = find,
+    search: Search = BY_SUMS,
     proof: Proof | None = None,
 ) -> FileOutcome:
     """Check every sealed word; nothing is changed.
@@ -180,7 +228,7 @@ def diagnose(
     Args:
         seal: what was protected, and how.
         tensors: where they are now.
-        find: decodes a word, where that has been done already.
+        search: decodes words, where that is not to be done in the usual way.
         proof: what proves that words are as sealed. By default their SHA-256, if there is one; but
             sums if all weights of a word are on other devices than the CPU, and its code `proves`.
 
@@ -188,13 +236,13 @@ def diagnose(
         MismatchError: if the seal does not fit the tensors.
         SpecError: if a word cannot be proven in the way that is asked for; names it.
     """
-    return _each(seal, tensors, lambda word: outcome_of(word, find(word, tensors)), proof)
+    return _each(seal, tensors, search, lambda word: (search.find(word, tensors), None), proof)
 
 
 def repair_(
     seal: Seal,
     tensors: Tensors,
-    find: Find = find,
+    search: Search = BY_SUMS,
     proof: Proof | None = None,
 ) -> FileOutcome:
     """Check every sealed word and put back what is wrong and known; see `diagnose`.
@@ -203,21 +251,30 @@ def repair_(
     again afterwards. What cannot be repaired is left as it was found.
     """
     return _each(
-        seal, tensors, lambda word: outcome_of(word, *_repair_word_(word, tensors, find)), proof
+        seal, tensors, search, lambda word: _repair_word_(word, tensors, search.find), proof
     )
 
 
 def _each(
     seal: Seal,
     tensors: Tensors,
-    look: Callable[[SealedWord], WordOutcome],
+    search: Search,
+    look: Callable[[SealedWord], tuple[Finding, Verdict | None]],
     proof: Proof | None,
 ) -> FileOutcome:
-    """What ``look`` says of every word, with that for a SHA-256 alone which shall be compared."""
+    """What ``look`` says of every word that is not seen to be clean, with that for a SHA-256 alone
+    which shall be compared.
+    """
     require_match(seal, tensors)
-    proven_so = [proven_by(word, tensors, proof) for word in seal.words]
+    words = [proven_by(word, tensors, proof) for word in seal.words]
+    found = dict[int, bool]()
+    for seen in search.clean(words, tensors):
+        found |= seen
     return FileOutcome(
-        tuple(map(look, proven_so)),
+        tuple(
+            outcome_of(word, *((_CLEAN, None) if found.get(number) else look(word)))
+            for number, word in enumerate(words)
+        ),
         carrier=seal.carrier,
         errors=seal.errors,
         elements=seal.covered,

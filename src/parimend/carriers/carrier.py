@@ -8,11 +8,12 @@ found by its name (`carrier`) or by the code of a sealed word (`carrier_of`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.carriers.finding import Finding, Place
+from parimend.carriers.together import Clean, clean_by_sha256
 from parimend.codes import Certificate, Code, Promise
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
@@ -171,6 +172,12 @@ class Carrier(ABC):
     def find(self, sealed: SealedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         """Decode one word; ``erased`` are places that may well be wrong, whatever is in them."""
 
+    def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
+        """Which of the small words are as sealed, as far as that is seen of many together. What
+        the others are is for `find` to say. By default, SHA-256 tells.
+        """
+        return clean_by_sha256(words, tensors)
+
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         """Look whether a word is as it was, piece by piece; yields the bytes of every piece."""
         clean = self.find(sealed, tensors).verdict is Verdict.CLEAN
@@ -188,8 +195,8 @@ class Carrier(ABC):
             promise=chosen.promise(errors),
         )
 
-    def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
-        """Seal updated weights anew, in the code of before.
+    def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
+        """Seal updated weights anew, in the codes of before.
 
         Raises:
             SpecError: for carriers that live in the weights: an update takes them out of the code.

@@ -8,15 +8,15 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 
 from parimend.arguments import seed_of, whole_number
 from parimend.carriers.balance import Balance
-from parimend.carriers.base import require_match
+from parimend.carriers.base import renewed, require_match
 from parimend.carriers.carrier import (
     Carrier,
     Chosen,
     Options,
     PlannedWord,
     carrier,
-    carrier_of,
 )
+from parimend.codes import Code
 from parimend.errors import SpecError
 from parimend.seal import MOST_ERRORS, CarrierName, Seal
 from parimend.stores.base import Tensors
@@ -119,7 +119,7 @@ def _budgeted(
     tensors: Tensors, request: Request, prove: bool = True
 ) -> Iterator[tuple[Chosen, int]]:
     """Every word with its code and its budget."""
-    carrier = request.carrier
+    carrier, codes = request.carrier, dict[Code, Code]()
     shares = [(split(tensors.whole(), request.per), request.errors)]
     if request.balance is not None:
         request.balance.require_match(tensors.whole())
@@ -128,8 +128,8 @@ def _budgeted(
         chosen = carrier.choose(words, tensors, errors, request.seed)
         if request.guaranteed is not None:
             chosen = carrier.guarantee(chosen, errors, request.guaranteed, prove)
-        for each in chosen:
-            yield each, errors
+        for each in chosen:  # words of equal codes share what is derived from these
+            yield each._replace(code=codes.setdefault(each.code, each.code)), errors
 
 
 def protect_(tensors: Tensors, request: Request) -> Seal:
@@ -153,5 +153,4 @@ def refresh(seal: Seal, tensors: Tensors) -> Seal:
         SpecError: for carriers that live in the weights: an update takes them out of their code.
     """
     require_match(seal, tensors)
-    words = [carrier_of(word.code).renew(word, tensors) for word in seal.words]
-    return replace(seal, words=tuple(words))
+    return replace(seal, words=tuple(renewed(seal.words, tensors)))

@@ -7,10 +7,10 @@ the same seal.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from parimend.carriers.base import sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place, WrongElements
 from parimend.carriers.summing import JOINED, add_sums, cut, joined, looks, reads, sums
+from parimend.carriers.together import Clean, together
 from parimend.codes import SumsCode, restore, sums_for
 from parimend.codes.beside import Beside
 from parimend.codes.blocks import BlockSums, has_blocks
@@ -91,7 +92,8 @@ class Sidecar(Carrier):
         return list(chosen)
 
     def seal_(self, chosen: Sequence[Chosen], tensors: Tensors) -> Sealing:
-        return Sealing(tuple(_seal(each.code, each.word, tensors, self.digest) for each in chosen))
+        todo = [(each.code, each.word, self.digest) for each in chosen]
+        return Sealing(tuple(_seal_all(todo, tensors)))
 
     def find(self, sealed: CheckedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         if self.intact(sealed, tensors):
@@ -119,6 +121,16 @@ class Sidecar(Carrier):
             )
         return Finding(Verdict.CORRECTABLE, found)
 
+    def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
+        """As far as a few of their sums tell, see `intact`."""
+        codes: list[Any] = [word.code for word in words]
+        for read in together([word.word for word in words], tensors):
+            few = zip(read.numbers, read.sums(codes, few=True), strict=True)
+            yield {
+                number: sums.tobytes() == codes[number].few(words[number].target).tobytes()
+                for number, sums in few
+            }
+
     def look(self, sealed: SealedWord, tensors: Tensors) -> Generator[int, None, bool]:
         code = sealed.code
         assert isinstance(code, SumsCode)
@@ -139,13 +151,24 @@ class Sidecar(Carrier):
         few = sums(code, sealed.word, tensors, few=True)
         return np.array_equal(few, code.few(sealed.target))
 
-    def renew(self, sealed: SealedWord, tensors: Tensors) -> SealedWord:
-        assert isinstance(sealed.code, SumsCode)
-        return _seal(sealed.code, sealed.word, tensors, bool(sealed.sha256))
+    def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
+        return _seal_all([(each.code, each.word, bool(each.sha256)) for each in sealed], tensors)
 
 
-def _seal(code: SumsCode, word: Word, tensors: Tensors, digest: bool) -> SealedWord:
-    """Seal a word, with or without SHA-256. Nothing is changed."""
+def _seal_all(chosen: Sequence[tuple[Any, Word, bool]], tensors: Tensors) -> list[SealedWord]:
+    """Seal words in their codes, with or without SHA-256. Nothing is changed."""
+    codes, words, digests = zip(*chosen, strict=True) if chosen else ((), (), ())
+    sealed = dict[int, SealedWord]()
+    for read in together(words, tensors):
+        for at, (number, target) in enumerate(zip(read.numbers, read.sums(codes), strict=True)):
+            code, digest = codes[number], read.sha256(at) if digests[number] else b""
+            target = target.reshape(code.syndrome_shape)
+            sealed[number] = SealedWord(code, words[number], target, digest)
+    return [sealed.get(n) or _seal(*each, tensors) for n, each in enumerate(chosen)]
+
+
+def _seal(code: SumsCode, word: Word, digest: bool, tensors: Tensors) -> SealedWord:
+    """Seal a word by itself."""
     if not digest:
         return SealedWord(code, word, sums(code, word, tensors), b"")
     if all(map(tensors.is_elsewhere, word)):

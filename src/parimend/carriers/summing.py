@@ -50,6 +50,8 @@ def cut(word: Word, limit: int = LONGEST) -> list[Word]:
     ...     cut(Word((whole("a", "F32", (40,)), whole("b", "U8", (64,)))), limit=32)]
     [[('a', 0, 32)], [('a', 32, 8), ('b', 0, 64)]]
     """
+    if word.padded <= limit:
+        return [word]
     pieces = (p for part in word for p in subparts(part, WORD * limit))
     return [Word(tuple(group)) for group in _together(pieces, limit)]
 

@@ -118,7 +118,8 @@ class Code(ABC):
 
     def spec(self) -> dict[str, Any]:
         """The spec as plain JSON values; `from_spec` turns it back into the code."""
-        return {"family": self.family, **dataclasses.asdict(self)}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {"family": self.family, **values}
 
     def syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
         """H times ``word``.

@@ -8,7 +8,7 @@ other sums do. A repair needs all sums, and a decoding counts only if it explain
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from typing import Any
@@ -90,6 +90,15 @@ class Beside(SumsCode):
                 part.accumulate(mine, words[first : first + step], start + first)
         return sums
 
+    def kind(self, few: bool = False) -> Hashable:
+        return tuple(part.kind() for part in self._of(few))
+
+    def of_each(
+        self, words: NDArray[np.uint32], ends: NDArray[np.int64], few: bool = False
+    ) -> Sums:
+        each = [part.of_each(words, ends) for part in self._of(few)]
+        return np.concatenate([sums.reshape(ends.size, -1) for sums in each], axis=1)
+
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
         for (part, mine), some in zip(self._given(sums), tee(pieces), strict=False):
             part.accumulate_resident(mine, some)
@@ -98,7 +107,7 @@ class Beside(SumsCode):
     def prepare_resident(
         self, pieces: Sequence[tuple[Any, int]], few: bool = False
     ) -> Callable[[], list[Any]] | None:
-        starts = [part.prepare_resident(pieces) for part in self.parts[: 1 if few else 2]]
+        starts = [part.prepare_resident(pieces) for part in self._of(few)]
         ready = [start for start in starts if start is not None]
         if len(ready) < len(starts):
             return None
@@ -106,6 +115,10 @@ class Beside(SumsCode):
 
     def sums_of(self, positions: Any, values: Any) -> Sums:
         return np.concatenate([part.sums_of(positions, values).ravel() for part in self.parts])
+
+    def _of(self, few: bool) -> tuple[SumsCode, ...]:
+        """The codes of all sums, or of those of `few`."""
+        return self.parts[: 1 if few else 2]
 
     def _given(self, sums: Sums) -> list[tuple[SumsCode, Sums]]:
         """The parts that sums are given of, and their own."""

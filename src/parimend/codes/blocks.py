@@ -81,7 +81,8 @@ class BlockSums:
         count = (words.size - head) // BLOCK
         whole, rest = np.split(words[head:], [count * BLOCK])
         if count:
-            self._sums[number : number + count] = self._code.of_blocks(whole)
+            ends = np.arange(BLOCK, whole.size + 1, BLOCK)
+            self._sums[number : number + count] = self._code.of_each(whole, ends)
         if rest.size:
             self._code.accumulate(self._sums[number + count], rest)
 

@@ -24,7 +24,7 @@ r = r' modulo (p - 1) / B, and as r < n / B + 8 is below that, r = r'; then w^c 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -174,21 +174,19 @@ class PowerSums(SumsCode):
     def accumulate(self, sums: Sums, words: NDArray[np.uint32], start: int = 0) -> Sums:
         """See `SumsCode.accumulate`; ``start`` is a multiple of 8 here.
 
-        A part that does not begin and end with a tile costs up to two tiles more.
+        A part that does not begin with a tile costs up to one more.
         """
         self._checked(sums)
         self._require_words(words, start, LANES)
         first, skipped = divmod(start, self.tile)
         head = min(-skipped % self.tile, words.size)
-        whole = (words.size - head) // self.tile * self.tile
-        pieces = (
-            (self._filled(words[:head], skipped), first),
-            (words[head : head + whole], first + bool(skipped)),
-            (self._filled(words[head + whole :]), first + bool(skipped) + whole // self.tile),
-        )
-        for piece, number in pieces:
-            if piece.size:
-                self._add_blocks(piece, number, sums.reshape(1, -1))
+        if head:
+            tile = np.zeros(skipped + head, np.uint32)
+            tile[skipped:] = words[:head]
+            self._add_each(tile, np.array([tile.size]), first, sums.reshape(1, -1))
+        if rest := words.size - head:
+            first += bool(skipped)
+            self._add_each(words[head:], np.array([rest]), first, sums.reshape(1, -1))
         return sums
 
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
@@ -202,25 +200,15 @@ class PowerSums(SumsCode):
         start = loops.prepare(self.places, self.m, pieces)
         return None if start is None else lambda: [start()]
 
-    def of_blocks(self, words: NDArray[np.uint32]) -> NDArray[np.uint64]:
-        """The sums of blocks of n words that follow each other, of each as a word of its own.
+    def kind(self, few: bool = False) -> Hashable:
+        return self.seed, self.m
 
-        Args:
-            words: (k n,) uint32; n a multiple of the words in a tile.
-
-        Returns:
-            (k, m) uint64.
-
-        Example:
-            >>> code = PowerSums(n=64, m=4)
-            >>> words = np.arange(128, dtype=np.uint32)
-            >>> [a, b] = code.of_blocks(words)
-            >>> np.array_equal(a, code.syndrome(words[:64])), np.array_equal(b, a)
-            (True, False)
-        """
-        sums = np.zeros((words.size // self.n, self.m), np.uint64)
-        if sums.size:
-            self._add_blocks(words, 0, sums)
+    def of_each(
+        self, words: NDArray[np.uint32], ends: NDArray[np.int64], few: bool = False
+    ) -> NDArray[np.uint64]:
+        self._require_each(words, ends)
+        sums = np.zeros((ends.size, self.m), np.uint64)
+        self._add_each(words, ends, 0, sums)
         return sums
 
     @cached_property
@@ -228,21 +216,13 @@ class PowerSums(SumsCode):
         """1 / g."""
         return element(pow(self.generator, -1, PRIME))
 
-    def _filled(self, words: NDArray[np.uint32], skipped: int = 0) -> NDArray[np.uint32]:
-        """A part of a tile as a whole one."""
-        if not words.size:
-            return words
-        tile = np.zeros(self.tile, np.uint32)
-        tile[skipped : skipped + words.size] = words
-        return tile
-
-    def _add_blocks(self, words: NDArray[np.uint32], first: int, sums: NDArray[np.uint64]) -> None:
-        """Add the sums of blocks of whole tiles, the first of each of which is number ``first``."""
+    def _add_each(
+        self, words: NDArray[np.uint32], ends: NDArray[np.int64], first: int, sums: Sums
+    ) -> None:
+        """Add the sums of words, whose first tile is that with this number, to rows of ``sums``."""
         words = np.require(words, requirements=["C", "A"]).view()
         words.flags.writeable = False  # one compiled variant serves all
-        last = first + words.size // (sums.shape[0] * self.tile) - 1
-        shift = element(pow(self.generator, -LANES * last, PRIME))
-        kernels.on("power").add_tiles(words, *self._tables, self._inverse, shift, sums)
+        kernels.on("power").add_each(words, ends, first, *self._tables, self._inverse, sums)
 
     def sums_of(self, positions: Any, values: Any) -> NDArray[np.uint64]:
         positions, residues = self._damage(positions, values)

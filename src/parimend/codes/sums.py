@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, ClassVar
@@ -116,6 +116,39 @@ class SumsCode(Code):
             True
         """
 
+    def kind(self, few: bool = False) -> Hashable:
+        """What is the same for codes that have the same sums of the same words, all or `few`,
+        however long they are.
+        """
+        return self
+
+    def of_each(
+        self, words: NDArray[np.uint32], ends: NDArray[np.int64], few: bool = False
+    ) -> Sums:
+        """The sums of several words of codes of this `kind`, of each as a word of its own.
+
+        Args:
+            words: (ends[-1],) uint32: one after the other.
+            ends: (k,): where each ends, n or fewer after the one before.
+            few: whether those of `few` are enough.
+
+        Returns:
+            (k, ...) uint64: for each what `accumulate` gives.
+
+        Raises:
+            SpecError: if ``ends`` are not those of words of this kind.
+
+        Example:
+            >>> from parimend.codes import sums_for
+            >>> code, words = sums_for(64, errors=4), np.arange(128, dtype=np.uint32)
+            >>> a, b = code.of_each(words, np.array([64, 128]))
+            >>> np.array_equal(a, code.syndrome(words[:64])), np.array_equal(b, a)
+            (True, False)
+        """
+        self._require_each(words, ends)
+        each = np.split(words, ends[:-1])
+        return np.stack([self.accumulate(self.zeros(few), mine) for mine in each])
+
     @abstractmethod
     def accumulate_resident(self, sums: Sums, pieces: Iterable[tuple[Any, int]]) -> Sums:
         """`accumulate` for elements that are on other devices than the CPU, and stay there.
@@ -207,6 +240,17 @@ class SumsCode(Code):
                 f"{words.size} words from {start}: the start must be a multiple of {step} and the "
                 f"end at most n={self.n}"
             )
+
+    def _require_each(self, words: NDArray[Any], ends: NDArray[np.int64]) -> None:
+        """Refuse what cannot be several words that follow each other, as kernels would not."""
+        lengths = np.diff(ends, prepend=0)
+        fit = ends.size and ends[-1] == words.size and 0 < lengths.min() <= lengths.max() <= self.n
+        if not fit or ends.dtype != np.int64:
+            raise SpecError(
+                f"words of this code have 1 to n={self.n} words of 32 bits, and the last of them "
+                f"ends with the {words.size} given: {ends} is not where such words end"
+            )
+        self._require_words(words[:0], 0, 1)
 
     def _shape_of(self, sums: Sums) -> tuple[int, ...]:
         """The shape that these sums have to have: that of few, if they are few, or that of all."""

@@ -12,7 +12,7 @@ from parimend import kernels
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
-from parimend.carriers.base import Find, find, find_hashed
+from parimend.carriers.base import BY_SHA256, BY_SUMS, Search
 from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
 from parimend.files.engines import engine_of
@@ -102,7 +102,7 @@ def check_all(
     seals, looker = seals_in(seal_dir), engine_of(engine, workers)
     groups = [Members(path_of(path), seals) for path in paths]
     with looker:
-        act = functools.partial(diagnose, find=quickest(groups))
+        act = functools.partial(diagnose, search=quickest(groups))
         threads = looker.threads(sum(len(group.first()) for group in groups))
         look = functools.partial(_look, seals, act, silent if looker.cluster else progress, threads)
         for path in visit(groups, look, looker):
@@ -118,12 +118,12 @@ def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) 
         return looked_at(outcome, found, outcome)
 
 
-def quickest(groups: Sequence[Members]) -> Find:
+def quickest(groups: Sequence[Members]) -> Search:
     """What says soonest that files are clean."""
     if kernels.loaded():
-        return find
+        return BY_SUMS
     size = sum(size_of(path) for members in groups for path in members.first())
-    return find_hashed if size <= _HASHED else find
+    return BY_SHA256 if size <= _HASHED else BY_SUMS
 
 
 def outcomes(groups: Sequence[Members]) -> tuple[FileOutcome, ...]:

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
 from parimend.carriers import repair_
-from parimend.carriers.base import find_hashed
+from parimend.carriers.base import BY_SHA256
 from parimend.errors import FormatError, ParimendError
 from parimend.files.examining import is_proven
 from parimend.files.links import steps
@@ -121,7 +121,7 @@ def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
         return None
     loaded = LoadedTensors(tensors)
     try:
-        if not repair_(sealed.seal, loaded, find_hashed).verdict.ok:
+        if not repair_(sealed.seal, loaded, BY_SHA256).verdict.ok:
             return None
     except ParimendError:
         return None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from parimend.arguments import goal_of, path_of
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
-from parimend.carriers.base import Find, find, proven
+from parimend.carriers.base import Search, find, proven
 from parimend.carriers.finding import Finding
 from parimend.errors import SourceError, SpecError
 from parimend.files.apart import seals_in
@@ -119,7 +119,7 @@ def repair_all(
     folder = None if out is None else goal_of(out, "out")
     if folder and len(groups) > 1:
         raise SpecError(f"{folder} is the place of one result: repair several paths one by one")
-    find = quickest(groups)
+    search = quickest(groups)
     others = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     for members in groups:
         count = len(members.first())
@@ -127,7 +127,7 @@ def repair_all(
             raise SpecError(
                 f"{members.path} has {count} files: give an existing folder to write them to"
             )
-        _mend(folder, _Task(progress, partial, others, members, find))
+        _mend(folder, _Task(progress, partial, others, members, search))
     return Report(outcomes(groups), time.perf_counter() - began)
 
 
@@ -136,14 +136,14 @@ class _Task(NamedTuple):
 
     Attributes:
         members: all of them.
-        find: says soonest that a file is clean.
+        search: says soonest that a file is clean.
     """
 
     progress: Progress
     partial: bool
     sources: Sequence[PathLike]
     members: Members
-    find: Find
+    search: Search
 
 
 def _mend(folder: Path | None, task: _Task) -> None:
@@ -178,7 +178,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
                 f"{out} is the seal of the file: write the repaired file somewhere else"
             )
         tensors = FileTensors(found.file, found.sealed.layout, task.progress)
-        report, findings = _found(found, tensors, task.find)
+        report, findings = _found(found, tensors, task.search)
         lost = report.verdict is Verdict.UNCORRECTABLE
         from_others = task.sources and not unprotected_loss(found.sealed.seal, tensors)
         do = _repair_from if lost and from_others else _put_back
@@ -226,7 +226,7 @@ def _repair_from(
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
         words = zip(found.sealed.seal.words, report.words, strict=True)
         lost = {word for word, was in words if was.verdict is Verdict.UNCORRECTABLE}
-        better, known = _found(found, patched, functools.partial(_find_with, fetched, lost))
+        better, known = _found(found, patched, Search(functools.partial(_find_with, fetched, lost)))
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = done.ok
     why = "; ".join(fetched.problems + fetched.notes)
@@ -247,16 +247,16 @@ def _find_with(
 
 
 def _found(
-    found: Opened, tensors: FileTensors, find: Find
+    found: Opened, tensors: FileTensors, search: Search
 ) -> tuple[FileOutcome, dict[SealedWord, Finding]]:
-    """What a check finds in a file, and in each of its words that are there."""
+    """What a check finds in a file, and in each of its words that are there and not clean."""
     findings: dict[SealedWord, Finding] = {}
 
     def keep(word: SealedWord, tensors: Tensors) -> Finding:
-        findings[word] = find(word, tensors)
+        findings[word] = search.find(word, tensors)
         return findings[word]
 
-    act = functools.partial(diagnose, find=keep)
+    act = functools.partial(diagnose, search=search._replace(find=keep))
     return report_on(found.sealed, tensors, found.file, found.path, act), findings
 
 

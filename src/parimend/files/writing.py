@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from parimend.atomic import atomic, locked
 from parimend.carriers import diagnose, repair_
+from parimend.carriers.base import Search
 from parimend.carriers.finding import Finding
 from parimend.files.fetching import Fetched
 from parimend.files.opening import Opened, sidecars_of
@@ -32,7 +33,7 @@ def put_back(
     Args:
         found: the file, of which a word shows that its seal belongs to it.
         report: what a check found in it.
-        findings: in each of its words that are there.
+        findings: in each of its words that are there and not clean.
         out: where to write the result instead of replacing the file.
         progress: see `parimend.repair_file`.
         fetched: blocks from other copies, with which the report was made.
@@ -90,7 +91,7 @@ def _write(
     if fetched:
         fetched.put_into(new, known)
     copy = FileTensors(new, layout, progress)
-    done = repair_(replace(seal, words=tuple(known)), copy, find=lambda word, _: known[word])
+    done = repair_(replace(seal, words=tuple(known)), copy, Search(lambda word, _: known[word]))
     outcomes = dict(zip(seal.words, report.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     again = diagnose(replace(seal, words=clean), copy)

@@ -9,6 +9,7 @@ later, disturbs no check that is already clear.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from parimend.impose.lattice import kernel
 from parimend.impose.near import near
 from parimend.stores.spread import Elements, Spread, common
 
+_KNOWN = WeakKeyDictionary[Sparse, tuple[NDArray[Any], ...]]()
+"""What `_clearing` gave for codes that are still in use: thousands of words may have one."""
 _ROOMS = (0, 1, 2, 4, 8, 12)  # sixteenths of the range, left free for moves of owned columns
 
 
@@ -86,7 +89,10 @@ def round_held(
         WordError: see `round_into`.
     """
     limit = 1 << (code.word_bits - 1)
-    columns, clearing = code.columns.take(mine), _clearing(code)
+    columns = code.columns.take(mine)
+    clearing = _KNOWN.get(code)
+    if clearing is None:
+        clearing = _KNOWN[code] = _clearing(code)
     here, where = common(mine, code.owned.ravel())
     edges = np.full(len(x), limit - 1.0)
     for sixteenths in _ROOMS:

@@ -28,8 +28,10 @@ def bytes_of(elements: torch.Tensor) -> torch.Tensor:
     """The bytes of elements, (k,) uint8; they share the memory if that is contiguous."""
     if elements.is_conj() or elements.is_neg():
         elements = elements.resolve_conj().resolve_neg()
-    flat = exact(elements.detach()).contiguous().reshape(-1)
-    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)  # one element may have any stride
+    flat = exact(elements.detach()).contiguous()
+    if flat.dim() != 1 or flat.stride(0) != 1:  # one element may have any stride
+        flat = flat.as_strided((flat.numel(),), (1,))
+    return flat.view(torch.uint8)
 
 
 def stream_on(device: torch.device) -> int:

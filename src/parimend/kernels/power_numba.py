@@ -25,6 +25,7 @@ from parimend.kernels.field_numba import (
     centered,
     multiply,
     multiply_integers,
+    power,
     reduced,
     residue,
 )
@@ -130,6 +131,34 @@ _last_16 = _butterfly(16, False, True)
 
 
 @nb.njit
+def _collect(total, place, step, last, sums):
+    """Sums of tiles from what was added up: add them to ``sums``, modulo p.
+
+    Args:
+        total: (B * 8,) float64 or uint64.
+        place: (2 t,) int64: the row of ``total`` for frequency j.
+        step: the factor by which the points of two neighbouring lanes differ.
+        last: number of the last tile.
+        sums: (2 t,) uint64.
+    """
+    lanes = np.ones(LANES)  # step^(j l)
+    factors = np.ones(LANES)
+    for lane in range(1, LANES):
+        factors[lane] = multiply(factors[lane - 1], step)
+    shift = power(step, LANES * last)
+    moved = shift  # shift^(j + 1)
+    for j in range(sums.size):
+        value = 0.0
+        for lane in range(LANES):
+            part = centered(np.float64(total[place[j] * LANES + lane]))
+            value += multiply(part, lanes[lane])
+            lanes[lane] = multiply(lanes[lane], factors[lane])
+        value = multiply(centered(value), moved)
+        moved = multiply(moved, shift)
+        sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME
+
+
+@nb.njit
 def _room(size):
     """Room for numbers that begins with a line of the processor's caches, so that no vector is in
     two.
@@ -139,129 +168,81 @@ def _room(size):
     return room[first : first + size]
 
 
-@nb.njit
-def _collect(total, place, step, shift, sums):
-    """Sums of tiles from what `add_tiles` added up: add them to ``sums``, modulo p.
-
-    Args:
-        total: (B * 8,) float64 or uint64.
-        place: (2 t,) int64: the row of ``total`` for frequency j.
-        step: the factor by which the points of two neighbouring lanes differ.
-        shift: the factor by which the last tile's points differ from those of the first.
-        sums: (2 t,) uint64.
-    """
-    lanes = np.ones(LANES)  # step^(j l)
-    factors = np.ones(LANES)
-    for lane in range(1, LANES):
-        factors[lane] = multiply(factors[lane - 1], step)
-    moved = shift  # shift^(j + 1)
-    for j in range(sums.size):
-        value = 0.0
-        for lane in range(LANES):
-            value += multiply(centered(np.float64(total[place[j] * LANES + lane])), lanes[lane])
-            lanes[lane] = multiply(lanes[lane], factors[lane])
-        value = multiply(centered(value), moved)
-        moved = multiply(moved, shift)
-        sums[j] = (sums[j] + residue(value)) % INTEGER_PRIME
-
-
 @kept(nogil=True)
-def _add_whole(words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums):
-    """`add_tiles` of up to 16 rows, in one pass."""
-    radix = root.size
+def _add_whole(arrays, radix):
+    """Tiles of up to 16 rows, in one pass; ``arrays`` are those of `_add_each`, all flat."""
     size = radix * LANES
-    rows, total = _room(size), _room(size)
-    length = words.size // sums.shape[0]
-    arrays = words, factor, quotient, rows, root, ratio, total, turn, turn_ratio
-    for block in range(sums.shape[0]):
-        total[:] = 0.0
-        for base in range(block * length, (block + 1) * length, size):
-            if radix == 2:
-                _whole_2(arrays, base, 0, 1, 0)
-            elif radix == 4:
-                _whole_4(arrays, base, 0, 1, 0)
-            elif radix == 8:
-                _whole_8(arrays, base, 0, 1, 0)
-            else:
-                _whole_16(arrays, base, 0, 1, 0)
-        _collect(total, place, step, shift, sums[block])
+    for base in range(0, arrays[0].size - size + 1, size):
+        if radix == 2:
+            _whole_2(arrays, base, 0, 1, 0)
+        elif radix == 4:
+            _whole_4(arrays, base, 0, 1, 0)
+        elif radix == 8:
+            _whole_8(arrays, base, 0, 1, 0)
+        else:
+            _whole_16(arrays, base, 0, 1, 0)
 
 
 @kept(nogil=True)
-def _add_passes(
-    radices, words, factor, quotient, root, ratio, turn, turn_ratio, place, step, shift, sums
-):
-    """`add_tiles` of more rows: ``radices`` of the first, of a middle (1: none) and of the last
-    pass.
-    """
+def _add_passes(arrays, radices):
+    """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
     a, b, c = radices
     count = a * b * c
     size = count * LANES
-    rows, total = _room(size), _room(size)
-    length = words.size // sums.shape[0]
-    arrays = words, factor, quotient, rows, root, ratio, total, turn, turn_ratio
     stride = count // a
     inner = stride // b
-    for block in range(sums.shape[0]):
-        total[:] = 0.0
-        for base in range(block * length, (block + 1) * length, size):
-            for k in range(stride):
-                at = base + k * LANES
-                if a == 4:
-                    _first_4(arrays, at, k, stride, k)
-                elif a == 8:
-                    _first_8(arrays, at, k, stride, k)
-                else:
-                    _first_16(arrays, at, k, stride, k)
-            if b > 1:
-                for start in range(0, count, stride):
-                    for k in range(inner):
-                        if b == 8:
-                            _middle_8(arrays, 0, start + k, inner, k)
-                        else:
-                            _middle_16(arrays, 0, start + k, inner, k)
-            for start in range(0, count, c):
-                if c == 8:
-                    _last_8(arrays, 0, start, 1, 0)
-                else:
-                    _last_16(arrays, 0, start, 1, 0)
-        _collect(total, place, step, shift, sums[block])
+    for base in range(0, arrays[0].size - size + 1, size):
+        for k in range(stride):
+            at = base + k * LANES
+            if a == 4:
+                _first_4(arrays, at, k, stride, k)
+            elif a == 8:
+                _first_8(arrays, at, k, stride, k)
+            else:
+                _first_16(arrays, at, k, stride, k)
+        if b > 1:
+            for start in range(0, count, stride):
+                for k in range(inner):
+                    if b == 8:
+                        _middle_8(arrays, 0, start + k, inner, k)
+                    else:
+                        _middle_16(arrays, 0, start + k, inner, k)
+        for start in range(0, count, c):
+            if c == 8:
+                _last_8(arrays, 0, start, 1, 0)
+            else:
+                _last_16(arrays, 0, start, 1, 0)
+
+
+@nb.njit
+def _add_tiles(arrays, radices):
+    if radices[1]:
+        _add_passes(arrays, radices)
+    else:
+        _add_whole(arrays, radices[0])
 
 
 @kept(nogil=True)
-def _add_in_integers(words, factor, root, turn, place, step, shift, sums):
-    """`add_tiles` for processors that cannot fuse a product and a sum.
-
-    Tables are uint64 residues.
+def _add_each(words, ends, first, tile, filled, radices, tables, place, step, sums):
+    """`add_each`, with room for the words of a tile that is not filled, twice: ``filled`` is
+    ``tile``, read-only as ``words`` are, so that one compiled variant serves both.
     """
-    B = root.size
-    size = B * LANES
-    rows, total = np.empty((B, LANES), np.uint64), np.empty((B, LANES), np.uint64)
-    length = words.size // sums.shape[0]
-    for block in range(sums.shape[0]):
-        total[:] = 0
-        for base in range(block * length, (block + 1) * length, size):
-            for i in range(B):
-                for lane in range(LANES):
-                    at = i * LANES + lane
-                    rows[i, lane] = multiply_integers(np.uint64(words[base + at]), factor[at])
-            half = B >> 1
-            while half:
-                for s in range(0, B, 2 * half):
-                    for m in range(half):
-                        twiddle = root[half + m]
-                        for lane in range(LANES):
-                            x, y = rows[s + m, lane], rows[s + m + half, lane]
-                            rows[s + m, lane] = (x + y) % INTEGER_PRIME
-                            difference = (x + INTEGER_PRIME - y) % INTEGER_PRIME
-                            rows[s + m + half, lane] = multiply_integers(difference, twiddle)
-                half >>= 1
-            for i in range(B):
-                for lane in range(LANES):
-                    total[i, lane] = (
-                        multiply_integers(total[i, lane], turn[i]) + rows[i, lane]
-                    ) % INTEGER_PRIME
-        _collect(total.reshape(-1), place, step, shift, sums[block])
+    factor, quotient, root, ratio, turn, turn_ratio = tables
+    size = factor.size
+    rows, total = _room(size), _room(size)
+    others = factor, quotient, rows, root, ratio, total, turn, turn_ratio
+    begin = 0
+    for k in range(ends.size):
+        total[:] = 0.0
+        end = ends[k]
+        tail = end - (end - begin) % size
+        _add_tiles((words[begin:tail], *others), radices)
+        if tail < end:
+            tile[: end - tail] = words[tail:end]
+            tile[end - tail :] = 0
+            _add_tiles((filled, *others), radices)
+        _collect(total, place, step, first + (end - begin - 1) // size, sums[k])
+        begin = end
 
 
 @cache
@@ -271,6 +252,39 @@ def fuses() -> bool:
     """
     features = llvm.get_host_cpu_features()
     return bool(features.get("fma", features.get("neon", features.get("fp-armv8", False))))
+
+
+@kept(nogil=True)
+def _add_in_integers(words, first, factor, root, turn, place, step, sums):
+    """`add_each` of one word of whole tiles, for processors that cannot fuse a product and a sum.
+
+    Tables are uint64 residues.
+    """
+    B = root.size
+    size = B * LANES
+    rows, total = np.empty((B, LANES), np.uint64), np.zeros((B, LANES), np.uint64)
+    for base in range(0, words.size, size):
+        for i in range(B):
+            for lane in range(LANES):
+                at = i * LANES + lane
+                rows[i, lane] = multiply_integers(np.uint64(words[base + at]), factor[at])
+        half = B >> 1
+        while half:
+            for s in range(0, B, 2 * half):
+                for m in range(half):
+                    twiddle = root[half + m]
+                    for lane in range(LANES):
+                        x, y = rows[s + m, lane], rows[s + m + half, lane]
+                        rows[s + m, lane] = (x + y) % INTEGER_PRIME
+                        difference = (x + INTEGER_PRIME - y) % INTEGER_PRIME
+                        rows[s + m + half, lane] = multiply_integers(difference, twiddle)
+            half >>= 1
+        for i in range(B):
+            for lane in range(LANES):
+                total[i, lane] = (
+                    multiply_integers(total[i, lane], turn[i]) + rows[i, lane]
+                ) % INTEGER_PRIME
+    _collect(total.reshape(-1), place, step, first + words.size // size - 1, sums)
 
 
 _RADICES = {
@@ -285,8 +299,10 @@ _RADICES = {
 }
 
 
-def add_tiles(
+def add_each(
     words: Any,
+    ends: Any,
+    first: int,
     factor: Any,
     quotient: Any,
     root: Any,
@@ -295,30 +311,35 @@ def add_tiles(
     turn_ratio: Any,
     place: Any,
     step: float,
-    shift: float,
     sums: Any,
 ) -> None:
-    """Add the sums of blocks that follow each other, each as if it were the only one.
+    """Add the sums of some words, then of some others, and so on: each as if they were alone.
 
-    Whole tiles of a block times factors are transformed and added up: total = total turn +
-    transform, each. What that gives is collected at the block's end.
+    Tiles times factors are transformed and added up: total = total turn + transform, each. What
+    that gives is collected at the end.
 
     Args:
-        words: (blocks * tiles * B * 8,) uint32.
+        words: (ends[-1],) uint32.
+        ends: (k,) int64: where those of each end; the last of their tiles need not be whole.
+        first: the number of the tile that each begins with.
         factor, quotient: (B, 8) float64: those of the words of a tile, and the same over p.
         root: (B,) float64: w_(2h)^i at h + i for i < h, w_(2h) a root of unity of order 2 h.
         ratio: the same, divided by p.
         turn, turn_ratio: (B,) float64: factors of the rows of a total, and the same over p.
-        place, step, shift: see `_collect`.
-        sums: (blocks, 2 t) uint64, to which those of every block are added.
+        place, step: see `_collect`.
+        sums: (k, 2 t) uint64, to which those of each are added.
     """
-    factor, quotient, rest = factor.reshape(-1), quotient.reshape(-1), (place, step, shift, sums)
+    factor, quotient = factor.reshape(-1), quotient.reshape(-1)
     if not fuses():
-        residues = ((each % PRIME).astype(np.uint64) for each in (factor, root, turn))
-        _add_in_integers(words, *residues, *rest)
+        factor, root, turn = ((t % PRIME).astype(np.uint64) for t in (factor, root, turn))
+        for some, total in zip(np.split(words, ends[:-1]), sums, strict=True):
+            tiles = np.zeros(-(-some.size // factor.size) * factor.size, np.uint32)
+            tiles[: some.size] = some
+            _add_in_integers(tiles, first, factor, root, turn, place, step, total)
         return
+    tile = np.zeros(factor.size, np.uint32)
+    filled = tile.view()
+    filled.flags.writeable = False
+    radices = _RADICES.get(root.size, (root.size, 0, 0))
     tables = factor, quotient, root, ratio, turn, turn_ratio
-    if root.size in _RADICES:
-        _add_passes(_RADICES[root.size], words, *tables, *rest)
-    else:
-        _add_whole(words, *tables, *rest)
+    _add_each(words, ends, first, tile, filled, radices, tables, place, step, sums)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
 
 from parimend.carriers import carrier_of
-from parimend.carriers.base import find, is_in_place, outcome_of, proof_of, write_finding
+from parimend.carriers.base import clean, find, is_in_place, outcome_of, proof_of, write_finding
 from parimend.carriers.finding import Element, Finding, places_of
+from parimend.carriers.together import Clean
 from parimend.events import Event, ScrubKind
 from parimend.outcomes import Verdict
 from parimend.scrub.gate import Gate
@@ -102,6 +104,31 @@ class Looks:
             what = f"{name} was the memory of {other}, and is not any more: protect it"
             self._teller.fail("unwatched", what, then="")
 
+    def each(self, pause: bool) -> Iterator[tuple[int, bool]]:
+        """The number of every word, and whether it is seen to be right; see `together`."""
+        seen = set[int]()
+        for some in self.together(pause):
+            yield from some.items()
+            seen |= some.keys()
+        for number in range(len(self._weights.seal.words)):
+            if number not in seen:
+                yield number, False
+
+    def together(self, pause: bool) -> Iterator[Clean]:
+        """Look at the small words, many at a time: which of them are right. Others may be so, too:
+        `look` says what they are.
+        """
+        try:
+            words, since = self._weights.words()
+            looking = iter(clean(words, since.tensors))
+            while (seen := self._paused(lambda: next(looking, None), pause)) is not None:
+                mine = [words[number] for number in seen]
+                self._teller.count(bytes_read=sum(p.nbytes for word in mine for p in word.parts))
+                is_valid = partial(self._weights.is_valid, mine, since)
+                yield seen if self._paused(is_valid, pause) else dict.fromkeys(seen, False)
+        except Exception:  # `look` tells of it
+            return
+
     def look(self, number: int, pause: bool) -> Looked:
         """Look at a word until nothing changes any more; tells what was noticed."""
         if pause and (why := self._weights.why_unwatched):
@@ -126,7 +153,8 @@ class Looks:
             with self.gate.exclusive():
                 wait_for(self._weights.devices())
                 words = range(len(self._weights.seal.words))
-                wrong = [number for number in words if not self._is_right(number)]
+                right = {n for seen in self.together(pause=False) for n in seen if seen[n]}
+                wrong = [n for n in words if not (n in right or self._is_right(n))]
                 new = [n for n in wrong if self._lost.get(n) != self._as_it_is(n)]
                 if not (new and left):
                     yield wrong
@@ -138,7 +166,7 @@ class Looks:
         try:
             word, since = self._weights.word(number)
             right = self._is_clean(word, since, pause=False)
-            return right and self._weights.is_valid(word, since)
+            return right and self._weights.is_valid([word], since)
         except Exception:  # `look` tells of it
             return False
 
@@ -155,7 +183,7 @@ class Looks:
         seen = False
 
         def valid() -> bool:
-            return self._paused(lambda: self._weights.is_valid(word, since), pause)
+            return self._paused(lambda: self._weights.is_valid([word], since), pause)
 
         for _ in range(ATTEMPTS):
             seen = False
@@ -188,7 +216,7 @@ class Looks:
         finding = find(word, tensors, looks=1, erased=self.memory.stuck_in(word))
         lost = finding.verdict is Verdict.UNCORRECTABLE
         changed = lost and proof_of(word, tensors) != before
-        if not weights.is_valid(word, since):
+        if not weights.is_valid([word], since):
             return Looked([], False)
         if finding.verdict is Verdict.CLEAN:
             return Looked([], True)
@@ -219,14 +247,14 @@ class Looks:
         done: Repaired | None = None
 
         def abandon() -> bool:
-            return self.stops(pause) or not self._weights.is_valid(word, since)
+            return self.stops(pause) or not self._weights.is_valid([word], since)
 
         with ExitStack() as stack:
             with watch.aside():
                 entered = stack.enter_context(self.gate.exclusive(abandon, PATIENCE))
                 if entered:
                     wait_for(self._weights.devices(word))
-            if valid := entered and self._weights.is_valid(word, since):
+            if valid := entered and self._weights.is_valid([word], since):
                 done = self._put_back(word, finding, since)
         if done:
             with watch.aside():

@@ -332,14 +332,16 @@ class Scrubber:
             unwatched, complete = set(), True
             self._schedule.began(time.monotonic())
             self._looks.look_up(pause)
-            for number, word in enumerate(self.seal.words):
+            for number, is_right in self._looks.each(pause):
                 if self._looks.stops(pause):
                     return events
+                if is_right:
+                    continue
                 found, seen = self._looks.look(number, pause)
                 events += found
                 complete &= seen
                 if any(event.kind == "unwatched" for event in found):
-                    unwatched.add(word.name)
+                    unwatched.add(self.seal.words[number].name)
             self._unwatched = frozenset(unwatched | self._weights.untied)
             with self._teller.lock:
                 self._schedule.ended(complete=complete)

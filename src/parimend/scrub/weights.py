@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -104,16 +104,24 @@ class Weights:
         require_match(replace(self.seal, words=(word,)), store_of(there))
         return self._proven(word), since
 
-    def is_valid(self, word: SealedWord, since: Since) -> bool:
+    def words(self) -> tuple[list[SealedWord], Since]:
+        """All words, see `word`."""
+        since = Since(self._changes, self.tensors)
+        require_match(self.seal, since.tensors)
+        return [self._proven(word) for word in self.seal.words], since
+
+    def is_valid(self, words: Sequence[SealedWord], since: Since) -> bool:
         """Whether what was read are still the weights, and no change on purpose began or went on
         since: else what looked like damage may be that.
         """
         changes, tensors = since
         if changes != self._changes or changes % 2 or tensors is not self.tensors:
             return False
-        names = {part.name for part in word.parts}
+        names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
-        if None in now.values():  # all are gone through only if it takes that: words may be many
+        if any(
+            each is None for each in now.values()
+        ):  # all are gone through only if it takes that: words may be many
             now = sealed_tensors(self._model, self.seal).held
         there = all(now.get(name) is tensors.held[name] for name in names)
         return there or is_lent_anywhere()  # then they will be there again

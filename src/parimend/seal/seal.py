@@ -32,7 +32,7 @@ from parimend import strict_json
 from parimend.arguments import goal_of, path_of
 from parimend.armor import armor, unarmor
 from parimend.atomic import PathLike, atomic
-from parimend.codes import Certificate, Promise
+from parimend.codes import Certificate, Code, Promise
 from parimend.codes.promise import weakest
 from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
@@ -275,9 +275,9 @@ def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
     else:
         tensors = _tensors(text["tensors"])
         layout = _bytes_only(tensors) if _HEADER in blobs else None
-    room: dict[int, int] = {}
+    room, codes = dict[int, int](), dict[str, Code]()
     words = tuple(
-        word_of(entry, sums, digests, tensors, room)
+        word_of(entry, sums, digests, tensors, room, codes)
         for entry, sums, digests in zip(text["words"], checks, blocks, strict=True)
     )
     _require_apart([part for word in words for part in word.parts])

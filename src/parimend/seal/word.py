@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Proof
 from parimend.showing import brief
-from parimend.words.layout import Part, Word, whole
+from parimend.words.layout import Part, Word
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,9 +111,11 @@ def word_of(
     blocks: memoryview,
     tensors: Sequence[Part],
     room: dict[int, int],
+    codes: dict[str, Code],
 ) -> SealedWord:
     """One word, from its checks and the digests of its blocks, if there are any; ``room`` is how
-    many bits of every tensor are in no word yet.
+    many bits of every tensor are in no word yet, ``codes`` are those of other words, which share
+    what is derived from them.
     """
     parts: list[Part] = []
     for run in entry["parts"]:
@@ -125,7 +128,10 @@ def word_of(
             parts.append(part)
     if not parts:
         raise SealError("one of its words is empty")
-    code, word = from_spec(entry["code"]), Word(tuple(parts))
+    spec, word = repr(entry["code"]), Word(tuple(parts))
+    if spec not in codes:
+        codes[spec] = from_spec(entry["code"])
+    code = codes[spec]
     if not code.fits(word):
         raise SealError(f"its {code.family} code for {code.n} words does not fit its tensors")
     target, digest = code.unpack(data), _sha256(entry)
@@ -157,7 +163,7 @@ def _runs(parts: Sequence[Part], number: Mapping[str, int]) -> list[list[int]]:
     runs: list[list[int]] = []
     for part in parts:
         i, mask = number[part.name], [part.mask] if part.mask else []
-        if replace(part, mask=0) != whole(part.name, part.dtype, part.shape):
+        if part.start or part.exponent or part.count != math.prod(part.shape):
             runs.append([i, part.start, part.count, part.exponent, *mask])
         elif runs and runs[-1][1:] == [i - 1, *mask]:
             runs[-1][1] = i
@@ -180,7 +186,8 @@ def _parts(run: Sequence[int], tensors: Sequence[Part]) -> Iterator[tuple[int, P
     i, start, count, exponent, *mask = run
     if not 0 <= i < len(tensors) or not 0 <= start <= start + count <= tensors[i].count:
         raise SealError(f"its part {list(run)} does not fit its tensors")
-    part = replace(tensors[i], start=start, count=count, exponent=exponent)
+    of = tensors[i]
+    part = Part(of.name, of.dtype, of.shape, start, count, exponent)
     yield i, _of_bits(part, mask)
 
 

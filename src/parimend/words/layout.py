@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -115,6 +115,7 @@ def _whole(name: str, dtype: str, shape: tuple[int, ...]) -> Part:
 def bytes_in(parts: Iterable[Part]) -> int:
     """How many whole bytes the bits of some parts are.
 
+    >>> from dataclasses import replace
     >>> w = Part("w", "F32", (10,), 0, 10)
     >>> bytes_in([w]), bytes_in([replace(w, mask=1), replace(w, mask=0xFE)])
     (40, 10)
@@ -125,6 +126,7 @@ def bytes_in(parts: Iterable[Part]) -> int:
 def elements_in(parts: Iterable[Part]) -> int:
     """How many elements some parts are; where a part has some of their bits, so much of each.
 
+    >>> from dataclasses import replace
     >>> w = Part("w", "F32", (10,), 0, 10)
     >>> elements_in([w]), elements_in([replace(w, mask=1), replace(w, mask=0xFFFFFFFE)])
     (10, 10)
@@ -281,8 +283,13 @@ def split(tensors: Iterable[Part], per: Per) -> list[Word]:
         taken |= {part.name} | ({bias.name} if bias else set())
         width = part.count // outputs
         for row in range(outputs):
-            word = [replace(part, start=row * width, count=width)]
+            word = [_range(part, row * width, width)]
             if bias is not None:
-                word.append(replace(bias, start=row, count=1))
+                word.append(_range(bias, row, 1))
             rows.append(Word(tuple(word)))
     return rows + [Word((part,)) for part in parts if part.name not in taken]
+
+
+def _range(part: Part, start: int, count: int) -> Part:
+    """Some elements of the tensor of a part; rows may be many, and `replace` takes its time."""
+    return Part(part.name, part.dtype, part.shape, start, count, part.exponent, part.mask)
