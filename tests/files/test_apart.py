@@ -283,6 +283,24 @@ def test_a_place_that_cannot_be_written(tmp_path, seals, rng, monkeypatch, seal_
     assert check_file(copy, **where).verdict is Verdict.CLEAN
 
 
+@pytest.mark.parametrize("why", [errno.EROFS, errno.EACCES])
+def test_where_else_a_seal_may_lie_is_said(tmp_path, seals, rng, monkeypatch, why):
+    path = tmp_path / "cache" / "a.safetensors"
+    save(path, rng)
+    real = os.open
+
+    def read_only(name, flags, *mode, **how):
+        if str(name).startswith(str(path.parent)) and flags & os.O_CREAT:
+            raise OSError(why, os.strerror(why), str(name))
+        return real(name, flags, *mode, **how)
+
+    monkeypatch.setattr("os.open", read_only)
+    with pytest.raises(OSError, match=f"{os.strerror(why)}: give another place .* --seal-dir") as e:
+        protect_file(path, 10)
+    assert e.value.filename == str(path) + ".parimend"
+    protect_file(path, 10, seal_dir=seals)
+
+
 def test_a_file_whose_seal_is_inside_needs_none_there(tmp_path, seals, rng):
     path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     save(path, rng)

@@ -62,3 +62,10 @@ def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
         path.write_bytes(content)
     assert _run() == "[1. 1. 1.] Counter()"
     assert not _run().endswith("Counter()")
+
+
+def test_a_compiler_that_is_switched_off(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    code = "from parimend import kernels; kernels.on('points')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "SpecError: NUMBA_DISABLE_JIT is set" in run.stderr

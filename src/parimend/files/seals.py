@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -316,7 +317,7 @@ class Beside(Seals):
     @contextmanager
     def saving(self, path: Path, confirm: Callable[[], None]) -> Iterator[Save]:
         beside = sidecar_of(path)
-        with atomic(beside, like=path, confirm=confirm) as new, locked(path):
+        with _elsewhere(beside), atomic(beside, like=path, confirm=confirm) as new, locked(path):
 
             def save(seal: Seal) -> Path:
                 new.write(seal.to_bytes())
@@ -329,6 +330,20 @@ class Beside(Seals):
                 return beside
 
             yield save
+
+
+@contextmanager
+def _elsewhere(place: Path) -> Iterator[None]:
+    """Say what to do where nothing may be written at a place, as in read-only caches."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename == str(place):
+            error.strerror = (
+                f"{error.strerror}: give another place for the seal, with --seal-dir (in Python: "
+                "seal_dir=)"
+            )
+        raise
 
 
 def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:

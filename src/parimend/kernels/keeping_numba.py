@@ -14,6 +14,13 @@ from typing import Any
 import numba as nb
 from numba.core.caching import FunctionCache
 
+from parimend.errors import SpecError
+
+if nb.config.DISABLE_JIT:
+    raise SpecError(
+        "NUMBA_DISABLE_JIT is set, and loops on words only work compiled: unset it, and run again"
+    )
+
 
 def kept(**options: Any) -> Any:
     """Compile a loop when it is first called, and keep it; with options of `numba.njit`."""
