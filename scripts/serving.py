@@ -38,9 +38,13 @@ class _Handler(BaseHTTPRequestHandler):
             if begin >= end:
                 self.send_error(416)
                 return
-        if with_body and status == 206 and served.sent + end - begin > served.limit:
-            self.close_connection = True
-            return
+        size = end - begin if with_body else 0
+        with served.lock:  # answers are sent side by side
+            if status == 206 and served.sent + size > served.limit:
+                self.close_connection = True
+                return
+            served.sent += size
+            served.requests += with_body
         time.sleep(served.delay)
         self.send_response(status)
         self.send_header("Content-Length", str(end - begin))
@@ -52,9 +56,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[begin:end])
             except ConnectionError:
                 return
-            with served.lock:
-                served.sent += end - begin
-                served.requests += 1
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -77,7 +78,7 @@ class Served:
         limit: bytes after which it breaks off.
         delay: seconds before every answer.
         url: its address, without a slash at the end.
-        sent, requests: bytes and requests that it answered with content.
+        sent, requests: bytes and requests that it answered with content, or began to.
     """
 
     def __init__(

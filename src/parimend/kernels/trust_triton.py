@@ -29,6 +29,7 @@ class Trust:
         instead: what operations of torch do where it is not trusted, for the warning.
 
     Example:
+        >>> import warnings
         >>> works = Trust(lambda device: None, "do nothing there")
         >>> works(torch.device("cpu"))
         True
