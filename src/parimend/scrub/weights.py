@@ -119,9 +119,8 @@ class Weights:
             return False
         names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
-        if any(
-            each is None for each in now.values()
-        ):  # all are gone through only if it takes that: words may be many
+        if any(each is None for each in now.values()):
+            # All are gone through only if it takes that: words may be many.
             now = sealed_tensors(self._model, self.seal).held
         there = all(now.get(name) is tensors.held[name] for name in names)
         return there or is_lent_anywhere()  # then they will be there again
