@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial, reduce
 from itertools import groupby
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from parimend.cores import cores
 from parimend.stores.base import CHUNK, Tensors, subparts
 from parimend.words.bits import WORD, words_of
 from parimend.words.layout import Part, Word, padded_words
+
+_T = TypeVar("_T")
 
 JOINED = 1 << 20
 """Bytes of small pieces that are copied together: few enough for the cache."""
@@ -53,18 +55,20 @@ def cut(word: Word, limit: int = LONGEST) -> list[Word]:
     if word.padded <= limit:
         return [word]
     pieces = (p for part in word for p in subparts(part, WORD * limit))
-    return [Word(tuple(group)) for group in _together(pieces, limit)]
+    return [Word(tuple(group)) for group in grouped(pieces, padded_words, limit)]
 
 
-def _together(pieces: Iterable[Part], limit: int, small: int | None = None) -> Iterator[list[Part]]:
+def grouped(
+    pieces: Iterable[_T], size_of: Callable[[_T], int], limit: int, small: int | None = None
+) -> Iterator[list[_T]]:
     """Neighbours in groups of at most ``limit`` words; a piece of more, or of more than ``small``,
     is one of its own.
     """
     small = limit if small is None else small
-    group: list[Part] = []
+    group: list[_T] = []
     room = limit
     for piece in pieces:
-        size = padded_words(piece)
+        size = size_of(piece)
         if group and size > min(room, small):
             yield group
             group, room = [], limit
@@ -88,7 +92,7 @@ def reads(
     by default than are read of a file.
     """
     pieces = (piece for part in word for piece in subparts(part, most(part)))
-    return _numbered(_together(pieces, JOINED // WORD, small), at)
+    return _numbered(grouped(pieces, padded_words, JOINED // WORD, small), at)
 
 
 def viewed(tensors: Tensors, words: int, threads: int) -> Callable[[Part], int | None]:
@@ -112,7 +116,9 @@ def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part
         parts = tuple(run)
         pieces = (p for part in parts for p in subparts(part, most))
         yield from (
-            _numbered(_together(pieces, most // WORD), at) if most else reads(Word(parts), at)
+            _numbered(grouped(pieces, padded_words, most // WORD), at)
+            if most
+            else reads(Word(parts), at)
         )
         at += padded_words(*parts)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.summing import JOINED, joined
+from parimend.carriers.summing import JOINED, grouped, joined
 from parimend.codes import SumsCode
 from parimend.codes.blocks import BLOCK
 from parimend.codes.sums import Sums
@@ -69,16 +69,9 @@ class Read(NamedTuple):
 def together(words: Sequence[Word], tensors: Tensors) -> Iterator[Read]:
     """The small ones among some words, if they are several and in the memory of this process."""
     small = [number for number, word in enumerate(words) if _is_small(word, tensors)]
-    group, room = list[int](), JOINED // WORD
-    for number in small if len(small) > 1 else []:
-        size = words[number].padded
-        if group and size > room:
+    if len(small) > 1:
+        for group in grouped(small, lambda number: words[number].padded, JOINED // WORD):
             yield _read(group, words, tensors)
-            group, room = [], JOINED // WORD
-        group.append(number)
-        room -= size
-    if group:
-        yield _read(group, words, tensors)
 
 
 def _is_small(word: Word, tensors: Tensors) -> bool:

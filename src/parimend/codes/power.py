@@ -37,7 +37,7 @@ from parimend.codes.sums import Sums, SumsCode
 from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels.field import PRIME, element
-from parimend.kernels.points import LANES, SIZES, Points
+from parimend.kernels.points import LANES, LINE, SIZES, Points
 
 MAX_ERRORS = SIZES[-1] // 2
 """Largest t."""
@@ -46,7 +46,6 @@ LONGEST = PRIME - 1 - LANES * LANES * SIZES[-1]
 _FACTORS = (2, 29, 101, 179)  # of p - 1 = 2^13 29 101 179
 _SMALLEST = 3  # primitive root
 _GENERATOR, _FACTOR = 1, 2  # tags of random streams
-_LINE = 64  # bytes of a line of the caches
 
 
 class _Tables(NamedTuple):
@@ -270,8 +269,8 @@ def _tables(places: Points, m: int) -> _Tables:
 
 def _aligned(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """A copy that begins with a line of the processor's caches, so that no vector is in two."""
-    room = np.empty(numbers.size + _LINE // 8)
-    first = -room.ctypes.data % _LINE // 8
+    room = np.empty(numbers.size + LINE // 8)
+    first = -room.ctypes.data % LINE // 8
     copy = room[first : first + numbers.size].reshape(numbers.shape)
     copy[...] = numbers
     return copy

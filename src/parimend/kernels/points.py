@@ -13,6 +13,8 @@ from parimend.kernels.field import PRIME, element
 
 LANES = 8
 """Words in a row of a tile."""
+LINE = 64
+"""Bytes of a line of the processor's caches."""
 SIZES = tuple(1 << k for k in range(1, 13))
 """Rows that a tile may have."""
 

@@ -30,11 +30,10 @@ from parimend.kernels.field_numba import (
     residue,
 )
 from parimend.kernels.keeping_numba import kept
-from parimend.kernels.points import LANES
+from parimend.kernels.points import LANES, LINE
 from parimend.kernels.prefetch_numba import ask
 
 _AHEAD = 3072  # words that are asked of memory before their turn
-_LINE = 64  # bytes of a line of the caches
 
 
 def _butterfly(radix, first, last):
@@ -163,8 +162,8 @@ def _room(size):
     """Room for numbers that begins with a line of the processor's caches, so that no vector is in
     two.
     """
-    room = np.empty(size + _LINE // 8)
-    first = -room.ctypes.data % _LINE // 8
+    room = np.empty(size + LINE // 8)
+    first = -room.ctypes.data % LINE // 8
     return room[first : first + size]
 
 
