@@ -240,6 +240,8 @@ class FileOutcome(Record):
             which is then left as it is.
         missing: bytes that are missing at the end.
         surplus: bytes that follow the end.
+        unreadable: bytes that the disk did not give, as pairs of the first one and the one after
+            the last.
         written: path of the repaired file; empty if none was written.
         ranges: the bytes of the blocks that are damaged beyond the budget, as pairs of the first
             one and the one after the last; what there is to be fetched from another copy.
@@ -262,6 +264,7 @@ class FileOutcome(Record):
     frame: Verdict = Verdict.CLEAN
     missing: int = 0
     surplus: int = 0
+    unreadable: Sequence[tuple[int, int]] = ()
     written: str = ""
     ranges: Sequence[tuple[int, int]] = ()
     fetched: int = 0
@@ -322,6 +325,9 @@ class FileOutcome(Record):
             if number:
                 lost = ", cannot be restored" if self.frame is Verdict.UNCORRECTABLE else ""
                 found.append(f"{counted(number, 'byte')} {what} the end{lost}")
+        if self.unreadable:
+            size, where = _extent(self.unreadable)
+            found.append(f"{size} in {where} cannot be read from the disk")
         for what, verdict in (("header", self.header), ("seal", self.seal)):
             if verdict is not Verdict.CLEAN:
                 found.append(f"{what} damaged, {_RESTORED.get(verdict, 'cannot be restored')}")
@@ -335,9 +341,8 @@ class FileOutcome(Record):
         """What has to come from other copies, and what came."""
         found = []
         if self.ranges:
-            size, count = sum(end - begin for begin, end in self.ranges), len(self.ranges)
-            ranges = f"{count:,} ranges" if count > 1 else "one range"
-            found.append(f"{counted(size, 'byte')} in {ranges} can only come from another copy")
+            size, where = _extent(self.ranges)
+            found.append(f"{size} in {where} can only come from another copy")
         if self.fetched:
             found.append(f"{counted(self.fetched, 'byte')} fetched from another copy")
         return found
@@ -457,6 +462,12 @@ class Report(Record):
             if total
         ]
         return f"<p>{self.verdict.value} ({self.seconds:.2f} s)</p>" + "".join(tables)
+
+
+def _extent(ranges: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """How many bytes some ranges have, and how many ranges they are."""
+    size, count = sum(end - begin for begin, end in ranges), len(ranges)
+    return counted(size, "byte"), f"{count:,} ranges" if count > 1 else "one range"
 
 
 def _severity(outcome: FileOutcome | WordOutcome) -> int:

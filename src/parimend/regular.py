@@ -10,9 +10,11 @@ no crash.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -31,13 +33,74 @@ _KINDS = {
 }
 
 _PIECE = 1 << 22  # bytes
+_PAGE = 1 << 12
+"""Bytes that a disk gives together, or not at all."""
+_MOST_LOST = 1 << 8  # pages, as a disk takes seconds for each
 
 State = tuple[int, int, int, int, int]
 """Device, inode, size and times of change: where they are the same, so is the content."""
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+class Salvaged(io.BufferedReader):
+    """A file in which zeros stand for what its disk does not give.
+
+    A page that was not given once is not asked for again: that takes seconds, and what is read
+    twice is the same.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self._lock = threading.Lock()
+        self.lost = frozenset[int]()
+        """The pages that were not given."""
+        self._most = sys.maxsize  # bytes to ask for together
+
+    def read_some(self, data: memoryview, at: int) -> int:
+        """Fill the beginning of ``data``, and return how much of it; 0 at the end of the file.
+
+        Raises:
+            OSError: if too much is lost: the disk is failing.
+        """
+        page = at // _PAGE
+        rest = _PAGE * (page + 1) - at
+        if page not in self.lost:
+            until = min((_PAGE * lost for lost in self.lost if lost > page), default=sys.maxsize)
+            try:
+                got = self._ask(data[: min(until - at, max(self._most, rest))], at, rest)
+            except OSError as error:
+                self._lose(page, error)
+            else:
+                self._most = min(2 * self._most, sys.maxsize)
+                return got
+        lost = data[:rest]
+        lost[:] = bytes(len(lost))
+        return len(lost)
+
+    def _ask(self, data: memoryview, at: int, rest: int) -> int:
+        """Ask for all of ``data``, and if that is refused, as it is where one page of it is lost,
+        for the ``rest`` of the first page.
+        """
+        try:
+            return os.preadv(self.fileno(), [data], at)
+        except OSError as error:
+            if error.errno != errno.EIO or len(data) <= rest:
+                raise
+        self._most = rest
+        return os.preadv(self.fileno(), [data[:rest]], at)
+
+    def _lose(self, page: int, error: OSError) -> None:
+        with self._lock:
+            if error.errno != errno.EIO or len(self.lost) == _MOST_LOST:
+                raise error
+            self.lost |= {page}
+
+
+def open_regular(path: str | os.PathLike[str], *, salvage: bool = False) -> BinaryIO:
     """Open a file for reading; links are followed.
+
+    Args:
+        path: of the file.
+        salvage: whether it is to be read also where its disk does not give it; see `Salvaged`.
 
     Raises:
         FormatError: if it is no regular file.
@@ -51,7 +114,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     # Looked at before it is opened, and again in case another one has taken its place meanwhile.
     _require_regular(os.stat(path), path)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    raw = io.FileIO(os.fspath(path), "rb", opener=lambda name, _: os.open(name, flags))
+    file = Salvaged(raw) if salvage else io.BufferedReader(raw)
     try:
         _require_regular(os.fstat(file.fileno()), path)
     except BaseException:
@@ -127,13 +191,17 @@ def read_at(file: BinaryIO, at: int, count: int) -> NDArray[np.uint8]:
     """Bytes of a file; zeros beyond its end.
 
     Raises:
-        OSError: if they cannot be read; it names the file.
+        OSError: if they cannot be read; it names the file. Of one that is `Salvaged`, only if that
+            is not because they are lost, or too many are.
     """
     data = np.empty(count, np.uint8)
     done = 0
     while done < count:
         try:
-            got = os.preadv(file.fileno(), [data[done:].data], at + done)
+            if isinstance(file, Salvaged):
+                got = file.read_some(data[done:].data, at + done)
+            else:
+                got = os.preadv(file.fileno(), [data[done:].data], at + done)
         except OSError as error:
             raise _named(error, file, at + done, at + count) from error
         if not got:
@@ -152,6 +220,22 @@ def _named(error: OSError, file: BinaryIO, begin: int, end: int) -> OSError:
             "ddrescue does, or fetch the file again"
         )
     return OSError(error.errno, why, file.name)
+
+
+def unreadable(file: BinaryIO) -> list[tuple[int, int]]:
+    """What the disk did not give of a file that is `Salvaged`, as pairs of the first byte and the
+    one after the last, in order.
+    """
+    found = list[tuple[int, int]]()
+    if not isinstance(file, Salvaged) or not file.lost:
+        return found
+    size = os.fstat(file.fileno()).st_size
+    for page in sorted(file.lost):
+        begin, end = _PAGE * page, min(_PAGE * (page + 1), size)
+        if found and found[-1][1] == begin:
+            begin = found.pop()[0]
+        found.append((begin, end))
+    return found
 
 
 def holds(file: BinaryIO, at: int, data: bytes | memoryview) -> bool:

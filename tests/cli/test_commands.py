@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit status."""
 
+import errno
 import json
 import math
 import os
@@ -135,6 +136,7 @@ def test_json(model, run, tmp_path):
         "frame",
         "missing_bytes",
         "surplus_bytes",
+        "unreadable",
         "written",
         "ranges",
         "fetched",
@@ -396,6 +398,30 @@ def test_errors_are_one_line(model, run, tmp_path, arguments, says):
     assert err.count("\n") == 1
     assert says.replace("MODEL", str(model)) in err
     assert os.listdir(tmp_path) == [model.name]
+
+
+def test_a_bad_sector_is_told_and_repaired(tmp_path, run, monkeypatch):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := bytes(range(1, 256)) * 400)
+    run("protect", path, "--errors", 600)
+    node, read = path.stat().st_ino, os.preadv
+
+    def refusing(descriptor, buffers, at):
+        ends = at + sum(map(len, buffers))
+        if os.fstat(descriptor).st_ino == node and at < 8192 and ends > 4096:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, buffers, at)
+
+    monkeypatch.setattr("os.preadv", refusing)
+    status, out, _ = run("check", path)
+    assert status == 1
+    assert "4,096 bytes in one range cannot be read from the disk" in out
+    status, out, _ = run("check", path, "--json")
+    assert status == 1
+    assert json.loads(out)["files"][0]["unreadable"] == [[4096, 8192]]
+    status, out, _ = run("repair", path, "--in-place")
+    assert status == 0
+    assert path.read_bytes() == good
 
 
 def test_uncorrectable_is_a_finding(model, run, tmp_path):

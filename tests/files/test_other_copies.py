@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -629,14 +630,17 @@ def test_a_source_that_cannot_be_read_everywhere(large, monkeypatch):
     other, bad = path.with_name("other"), path.with_name("bad")
     for each in (other, bad):
         each.write_bytes(good)
-    pread, number = os.pread, bad.stat().st_ino
+    preadv, number = os.preadv, bad.stat().st_ino
 
-    def failing(descriptor, count, at):
+    def failing(descriptor, buffers, at):
         if os.fstat(descriptor).st_ino == number:
             raise OSError(errno.EIO, "Input/output error")
-        return pread(descriptor, count, at)
+        return preadv(descriptor, buffers, at)
 
-    monkeypatch.setattr("os.pread", failing)
+    monkeypatch.setattr("os.preadv", failing)
+    report = repair_file(path, sources=bad)
+    assert not report.ok
+    assert re.search("bad: [0-9,]+ bytes cannot be read from its disk", report.files[0].problem)
     assert repair_file(path, sources=[bad, other]).verdict is Verdict.CORRECTED
     assert path.read_bytes() == good
 

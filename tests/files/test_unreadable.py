@@ -3,65 +3,255 @@
 import errno
 import os
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from parimend import check_file, fingerprint, plan, protect_file, repair_file, save_file
+from parimend import (
+    Verdict,
+    check_file,
+    fingerprint,
+    load_file,
+    plan,
+    protect_file,
+    repair_file,
+    save_file,
+)
 from parimend.files import sidecar_of
 
-ASKED = {
-    "check": check_file,
-    "repair": repair_file,
+PAGE = 4096
+ENOUGH = 700
+"""Errors that a budget has to repair for a page of 1,024 words that are known to be lost."""
+
+REFUSED = {
     "protect": lambda path: protect_file(path, 10, force=True),
     "plan": lambda path: plan(path, 10),
     "fingerprint": fingerprint,
+    "load": lambda path: load_file(path, "warn"),
 }
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file({"a": torch.arange(100_000)}, path, errors=10)
-    return path
+@pytest.fixture(params=["the page", "all that is asked for"])
+def refuse(request, monkeypatch):
+    """Lets reads fail that reach some pages of a file; the disk gives what lies before, or not."""
+    lost = {}
 
+    def put(path, *pages):
+        lost[os.stat(path).st_ino] = pages
 
-@pytest.fixture
-def refuse(monkeypatch):
-    """Lets reads fail that reach some byte of a file."""
+    def refusing(descriptor, buffers, at):
+        size = sum(map(len, buffers))
+        pages = lost.get(os.fstat(descriptor).st_ino, ())
+        begins = [max(PAGE * p, at) for p in pages if PAGE * p < at + size and at < PAGE * (p + 1)]
+        if not begins:
+            return read(descriptor, buffers, at)
+        before = min(begins) - at
+        if before and request.param == "the page":
+            return read(descriptor, [buffers[0][:before]], at)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def put(path, at):
-        def refusing(descriptor, buffers, offset):
-            is_it = os.path.samestat(os.fstat(descriptor), os.stat(path))
-            if is_it and offset + sum(map(len, buffers)) > at:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return read(descriptor, buffers, offset)
-
-        read = os.preadv
-        monkeypatch.setattr("os.preadv", refusing)
-
+    read = os.preadv
+    monkeypatch.setattr("os.preadv", refusing)
     return put
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
-@pytest.mark.parametrize("at", [0, 200_000])
-def test_the_file_is_named_and_what_to_do(path, refuse, asked, at):
-    refuse(path, at)
+@pytest.fixture(params=[True, False], ids=["sums first", "SHA-256 first"])
+def loaded(request, monkeypatch):
+    monkeypatch.setattr("parimend.kernels.loaded", lambda: request.param)
+
+
+def saved(path, errors=ENOUGH, **options):
+    """A file of 198 pages."""
+    tensors = {"a": torch.arange(1, 100_001), "zeros": torch.zeros(2_000)}
+    safetensors.torch.save_file(tensors, path)
+    protect_file(path, errors, **options)
+    return path, path.read_bytes()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return saved(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("asked", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("page", [0, 50])
+def test_the_file_is_named_and_what_to_do(file, refuse, asked, page):
+    path, _ = file
+    refuse(path, page)
     with pytest.raises(OSError, match=r"Input/output error in bytes .* to another disk") as raised:
         asked(path)
     assert raised.value.filename == str(path)
     assert raised.value.errno == errno.EIO
 
 
-def test_a_seal(path, refuse):
+def test_a_seal(file, refuse):
+    path, _ = file
     refuse(sidecar_of(path), 0)
     with pytest.raises(OSError, match="Input/output error") as raised:
         check_file(path)
     assert raised.value.filename == str(sidecar_of(path))
 
 
-def test_one_of_several(path, refuse, tmp_path):
+@pytest.mark.parametrize("pages", [(0,), (50,), (195,), (0, 197), (197,)])
+def test_what_is_lost_is_repaired_within_the_budget(file, refuse, loaded, pages):
+    path, good = file
+    refuse(path, *pages)
+    lost = tuple((PAGE * page, min(PAGE * (page + 1), len(good))) for page in pages)
+    report = check_file(path)
+    assert report.verdict is Verdict.CORRECTABLE
+    assert report.files[0].unreadable == lost
+    size = sum(end - begin for begin, end in lost)
+    assert f"{size:,} bytes in " in report.files[0].said
+    assert "cannot be read from the disk" in report.files[0].said
+    assert path.read_bytes() == good
+    before = path.stat().st_ino
+    report = repair_file(path)
+    assert report.verdict is Verdict.CORRECTED
+    assert path.stat().st_ino != before  # on other pages of the disk
+    assert path.read_bytes() == good
+    assert check_file(path).verdict is Verdict.CLEAN
+
+
+@given(
+    pages=st.sets(st.integers(0, 197), min_size=1, max_size=3),
+    zero=st.sets(st.integers(0, 197), max_size=3),
+    wrong=st.integers(0, 3),
+    errors=st.sampled_from([10, 300, ENOUGH, 3_000]),
+)
+def test_nothing_unreadable_is_clean_and_nothing_is_made_up(
+    tmp_path_factory, pages, zero, wrong, errors
+):
+    path = tmp_path_factory.mktemp("disk") / "weights.bin"
+    content = np.arange(1, 197 * PAGE // 4 + 100, dtype=np.uint32)
+    for page in zero:
+        content[1024 * page : 1024 * (page + 1)] = 0
+    good = content.tobytes()
+    path.write_bytes(good)
+    protect_file(path, errors)
+    content[5000 : 5000 + wrong] += 1
+    path.write_bytes(content.tobytes())
+    with pytest.MonkeyPatch.context() as patch:
+        node, read = path.stat().st_ino, os.preadv
+
+        def refusing(descriptor, buffers, at):
+            end = at + sum(map(len, buffers))
+            is_it = os.fstat(descriptor).st_ino == node
+            if is_it and any(PAGE * page < end and at < PAGE * (page + 1) for page in pages):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read(descriptor, buffers, at)
+
+        patch.setattr("os.preadv", refusing)
+        checked = check_file(path).verdict
+        assert checked in (Verdict.CORRECTABLE, Verdict.UNCORRECTABLE)
+        report = repair_file(path)
+        assert report.ok == (checked is Verdict.CORRECTABLE)
+        assert report.ok or 1024 * len(pages - zero) + 2 * wrong >= errors
+    assert path.read_bytes() == (good if report.ok else content.tobytes())
+
+
+def test_zeros_that_are_not_read_are_not_clean(tmp_path, refuse, loaded):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := bytes(10 * PAGE))
+    protect_file(path, errors=3)
+    refuse(path, 4)
+    report = check_file(path)
+    assert report.verdict is Verdict.CORRECTABLE
+    assert not report.changes
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+    assert check_file(path).verdict is Verdict.CLEAN
+
+
+def test_beyond_the_budget_another_copy_helps_which_may_be_on_such_a_disk(tmp_path, refuse):
+    path, good = saved(tmp_path / "weights.safetensors", errors=10)
+    other = tmp_path / "other"
+    other.write_bytes(good)
+    refuse(path, 50)
+    refuse(other, 100)
+    report = check_file(path)
+    assert report.verdict is Verdict.UNCORRECTABLE
+    assert any(begin <= 50 * PAGE < end for begin, end in report.files[0].ranges)
+    assert not repair_file(path).ok
+    assert repair_file(path, sources=other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_two_disks_that_lost_the_same(tmp_path, refuse):
+    path, good = saved(tmp_path / "weights.safetensors", errors=10)
+    other = tmp_path / "other"
+    other.write_bytes(good)
+    refuse(path, 50)
+    refuse(other, 50)
+    assert repair_file(path, sources=other).verdict is Verdict.UNCORRECTABLE
+    assert path.read_bytes() == good
+
+
+def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
+    path, good = saved(tmp_path / "weights.safetensors", only=["zeros"])
+    content = bytearray(good)
+    content[-1] ^= 1  # of the protected ones
+    path.write_bytes(content)
+    refuse(path, 50)
+    assert check_file(path).verdict is Verdict.CORRECTABLE  # what it looks at
+    with pytest.raises(OSError, match=f"bytes {50 * PAGE} to {51 * PAGE - 1} cannot be read, and"):
+        repair_file(path)
+    assert path.read_bytes() == content
+    assert sorted(tmp_path.iterdir()) == [path, sidecar_of(path)]
+
+
+def test_a_part_cannot_be_put_back_where_the_rest_is_not_read(tmp_path, refuse):
+    path, good = saved(tmp_path / "weights.safetensors", errors=10, per="tensor")
+    content = bytearray(good)
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refuse(path, 50)
+    report = check_file(path)
+    assert {word.verdict for word in report.words} == {Verdict.CORRECTABLE, Verdict.UNCORRECTABLE}
+    with pytest.raises(OSError, match="nothing says what they were"):
+        repair_file(path, partial=True)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_other_carriers(tmp_path, refuse, carrier):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"w": torch.randn(64, 200, generator=torch.Generator().manual_seed(0))}
+    save_file(tensors, path, 40, carrier)
+    good = path.read_bytes()
+    refuse(path, 5)
+    assert check_file(path).verdict in (Verdict.UNCORRECTABLE, Verdict.UNKNOWN)
+    assert not repair_file(path).ok
+    assert path.read_bytes() == good
+
+
+def test_a_seal_in_the_file_that_is_not_read(tmp_path, refuse):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"w": torch.randn(64, 200, generator=torch.Generator().manual_seed(0))}
+    save_file(tensors, path, 10, "real")
+    refuse(path, 0)
+    with pytest.raises(
+        OSError, match="Input/output error, so that its seal is not found"
+    ) as raised:
+        check_file(path)
+    assert raised.value.filename == str(path)
+
+
+def test_a_disk_that_fails_is_not_read_to_the_end(tmp_path, refuse):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(bytes(range(256)) * 16 * 600)
+    protect_file(path, errors=10)
+    refuse(path, *range(100, 500))
+    for look in (check_file, repair_file):
+        with pytest.raises(OSError, match=r"Input/output error in bytes .* as ddrescue does"):
+            look(path)
+
+
+def test_one_of_several(file, refuse, tmp_path):
+    path, _ = file
     save_file({"a": torch.zeros(1000)}, tmp_path / "other.safetensors", errors=3)
-    refuse(path, 200_000)
+    refuse(path, 50)
     report = check_file(tmp_path)
-    assert "cannot be looked at: Input/output error in bytes" in report.files[1].problem
-    assert report.files[0].ok
+    assert [outcome.verdict for outcome in report.files] == [Verdict.CLEAN, Verdict.CORRECTABLE]

@@ -179,6 +179,23 @@ def merged(ranges: Iterable[Range], limit: int | None = None) -> list[Range]:
     return joined
 
 
+def without(ranges: Sequence[Range], others: Iterable[Range]) -> list[Range]:
+    """Ranges, in order, without what lies in others.
+
+    >>> without([(0, 10), (20, 30)], [(5, 22), (25, 26)])
+    [(0, 5), (22, 25), (26, 30)]
+    """
+    left = list(ranges)
+    for begin, end in others:
+        halves = [
+            half
+            for first, last in left
+            for half in ((first, min(last, begin)), (max(first, end), last))
+        ]
+        left = [(first, last) for first, last in halves if first < last]
+    return left
+
+
 def ranges_text(ranges: Sequence[Range]) -> str:
     """Ranges as HTTP, and so ``curl -r``, has them.
 

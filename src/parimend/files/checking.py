@@ -16,13 +16,14 @@ from parimend.carriers.base import BY_SHA256, BY_SUMS, Search
 from parimend.errors import ParimendError
 from parimend.files.apart import seals_in
 from parimend.files.engines import engine_of
-from parimend.files.examining import Act, report_on
+from parimend.files.examining import report_on
 from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit
 from parimend.files.opening import opened
 from parimend.files.problems import reason
 from parimend.files.seals import Seals
 from parimend.files.targets import index_first
+from parimend.files.unreadable import salvaging
 from parimend.outcomes import FileOutcome, Report
 from parimend.regular import size_of
 from parimend.stores.file import FileTensors, Progress, silent
@@ -102,18 +103,19 @@ def check_all(
     seals, looker = seals_in(seal_dir), engine_of(engine, workers)
     groups = [Members(path_of(path), seals) for path in paths]
     with looker:
-        act = functools.partial(diagnose, search=quickest(groups))
         threads = looker.threads(sum(len(group.first()) for group in groups))
-        look = functools.partial(_look, seals, act, silent if looker.cluster else progress, threads)
+        told = silent if looker.cluster else progress
+        look = functools.partial(_look, seals, quickest(groups), told, threads)
         for path in visit(groups, look, looker):
             if looker.cluster:
                 progress(size_of(path))
     return Report(outcomes(groups), time.perf_counter() - began)
 
 
-def _look(seals: Seals, act: Act, progress: Progress, threads: int, path: Path) -> Looked:
-    with opened(path, seals) as found:
+def _look(seals: Seals, search: Search, progress: Progress, threads: int, path: Path) -> Looked:
+    with opened(path, seals, salvage=True) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
+        act = functools.partial(diagnose, search=salvaging(search, tensors))
         outcome = settled(report_on(found.sealed, tensors, found.file, path, act), found)
         return looked_at(outcome, found, outcome)
 

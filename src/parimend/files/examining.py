@@ -17,6 +17,7 @@ from parimend.files.blocks import damaged_blocks
 from parimend.files.notes import LED_TO
 from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
+from parimend.files.unreadable import said_of, unknown
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
@@ -59,6 +60,9 @@ def report_on(
     damage = damaged_blocks(sealed.seal, sealed.layout, tensors, outcome)
     if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
+    problem = "" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path)
+    if left := unknown(sealed.seal.words, sealed.layout, tensors):
+        problem = said_of(left)
     return replace(
         outcome,
         path=str(path),
@@ -69,7 +73,8 @@ def report_on(
         missing=missing,
         surplus=surplus,
         ranges=damage.ranges,
-        problem="" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path),
+        unreadable=tuple(tensors.unreadable_bytes),
+        problem=problem,
     )
 
 

@@ -22,12 +22,14 @@ from parimend.atomic import PathLike, hidden, locked
 from parimend.carriers.finding import Place
 from parimend.codes.blocks import BLOCK, mixed
 from parimend.errors import MismatchError, SourceError
-from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged
+from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged, without
 from parimend.files.opening import Opened
 from parimend.files.sources import Source, open_source
+from parimend.files.unreadable import erasures
 from parimend.formats import Layout
 from parimend.regular import read_at, write_at
 from parimend.seal import SealedWord
+from parimend.showing import counted
 from parimend.stores.file import FileTensors, Progress
 from parimend.words.layout import Part
 
@@ -114,9 +116,8 @@ class Fetched:
         self.doubts.setdefault(block.word, []).extend(found)
 
     def doubts_of(self, word: SealedWord) -> list[Place]:
-        """Those that are few enough to be erasures, which cost half of what other errors do."""
-        code, doubts = word.code, set(self.doubts.get(word, ()))
-        return sorted(doubts) if code.erasures and len(doubts) < code.m else []
+        """Those of a word, if they can be erasures."""
+        return erasures(word, set(self.doubts.get(word, ())))
 
     def note(self, text: str) -> None:
         """Note something once."""
@@ -156,6 +157,13 @@ class PatchedTensors(FileTensors):
         end = self._place(part) + part.nbytes
         missing = super().missing(part)
         return missing - sum(e - b for b, e in self._within(end - missing, end))
+
+    def unreadable(self, part: Part) -> list[Range]:
+        at, lost = self._place(part), list[Range]()
+        for begin, end in super().unreadable(part):
+            fetched = [(b - at, e - at) for b, e in self._within(begin + at, end + at)]
+            lost += without([(begin, end)], fetched)
+        return lost
 
     def _within(self, begin: int, end: int) -> Iterator[Range]:
         """What was fetched of some bytes."""
@@ -230,7 +238,12 @@ def _from_one(
     """Fetch blocks from one copy; those that it does not have."""
     try:
         with closing(open_source(where, member or found.path.name, bool(member))) as source:
-            _all_from(source, blocks, found.file, got, progress)
+            try:
+                _all_from(source, blocks, found.file, got, progress)
+            finally:
+                if source.unreadable:
+                    lost = counted(source.unreadable, "byte")
+                    got.note(f"{source.name}: {lost} cannot be read from its disk")
     except SourceError as error:
         got.problems.append(str(error))
     there = set(got.blocks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from parimend.atomic import is_locked
 from parimend.errors import BusyError, MismatchError, ParimendError
 from parimend.files.links import steps
 from parimend.files.seals import Sealed, Seals, sidecar_of
-from parimend.regular import State, open_regular, state_of
+from parimend.regular import State, open_regular, state_of, unreadable
 
 _ATTEMPTS = 20
 _PAUSE = 0.02  # seconds
@@ -63,12 +65,13 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path, seals: Seals) -> Iterator[Opened]:
+def opened(path: Path, seals: Seals, *, salvage: bool = False) -> Iterator[Opened]:
     """Open a protected file and read its seal.
 
     Args:
         path: of the file.
         seals: where its seal is looked for.
+        salvage: see `open_regular`.
 
     Raises:
         SealError, MismatchError, FormatError: if the file is not protected, or its seal or header
@@ -77,7 +80,7 @@ def opened(path: Path, seals: Seals) -> Iterator[Opened]:
         OSError: if it cannot be read.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        with open_regular(path) as file:
+        with open_regular(path, salvage=salvage) as file:
             side = seals.place(path, None)
             before = state_of(path), _state(side)
             failure = None
@@ -93,6 +96,9 @@ def opened(path: Path, seals: Seals) -> Iterator[Opened]:
                 side = seals.place(path, sealed)
                 yield Opened(path, file, sealed, side, before[0], _state(side))
                 return
+            if unreadable(file):  # which may be why
+                why = f"{os.strerror(errno.EIO)}, so that its seal is not found: {failure}"
+                failure = OSError(errno.EIO, why, str(path))
         # The new one may not be there yet.
         if attempt == _ATTEMPTS or side is None or not any(map(is_locked, sidecars_of(path))):
             raise failure

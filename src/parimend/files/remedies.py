@@ -25,7 +25,7 @@ def remedy(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
     if file.verdict is Verdict.CORRECTABLE:
         return f"put right by: {repair}"
     other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
-    if file.can_be_improved:
+    if file.can_be_improved and not file.unreadable:
         return (
             f"not all of it can be repaired: fetch it again{other}, or put back what is proven: "
             f"{repair} --partial"

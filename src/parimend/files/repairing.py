@@ -26,6 +26,7 @@ from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
+from parimend.files.unreadable import salvaging
 from parimend.files.writing import put_back
 from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import require_place
@@ -172,7 +173,7 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         (out or path).parent.mkdir(parents=True, exist_ok=True)
         task = task._replace(partial=False)  # there is nothing to put anything back into
     require_place(out or path)  # before the work
-    with absent(path, seals) if is_gone else opened(path, seals) as found:
+    with absent(path, seals) if is_gone else opened(path, seals, salvage=True) as found:
         if out and found.side and _is_same(out, found.side):
             raise SpecError(
                 f"{out} is the seal of the file: write the repaired file somewhere else"
@@ -251,12 +252,13 @@ def _found(
 ) -> tuple[FileOutcome, dict[SealedWord, Finding]]:
     """What a check finds in a file, and in each of its words that are there and not clean."""
     findings: dict[SealedWord, Finding] = {}
+    salvaged = salvaging(search, tensors)
 
     def keep(word: SealedWord, tensors: Tensors) -> Finding:
-        findings[word] = search.find(word, tensors)
+        findings[word] = salvaged.find(word, tensors)
         return findings[word]
 
-    act = functools.partial(diagnose, search=search._replace(find=keep))
+    act = functools.partial(diagnose, search=salvaged._replace(find=keep))
     return report_on(found.sealed, tensors, found.file, found.path, act), findings
 
 

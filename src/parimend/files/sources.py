@@ -14,7 +14,7 @@ from urllib.parse import quote
 from parimend.atomic import PathLike
 from parimend.errors import FormatError, SourceError
 from parimend.files.blocks import Range
-from parimend.regular import open_regular
+from parimend.regular import open_regular, read_at, unreadable
 
 _AT_A_TIME = 16  # requests
 _SILENCE = 60.0  # seconds after which a server that says nothing is given up
@@ -55,6 +55,11 @@ class Source(ABC):
             raise SourceError(f"{self.name} {_NO_RANGES}")
         return data
 
+    @property
+    def unreadable(self) -> int:
+        """Bytes that the disk did not give, and for which zeros were read."""
+        return 0
+
     @abstractmethod
     def _read(self, begin: int, end: int) -> bytes:
         """The bytes of one range; called from several threads."""
@@ -66,7 +71,7 @@ class _Here(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         try:
-            self._file = open_regular(path)
+            self._file = open_regular(path, salvage=True)
         except FormatError as error:
             raise SourceError(str(error)) from None
         except OSError as error:
@@ -76,9 +81,14 @@ class _Here(Source):
         super().close()
         self._file.close()
 
+    @property
+    def unreadable(self) -> int:
+        return sum(end - begin for begin, end in unreadable(self._file))
+
     def _read(self, begin: int, end: int) -> bytes:
         try:
-            return os.pread(self._file.fileno(), end - begin, begin)
+            end = min(end, os.fstat(self._file.fileno()).st_size)
+            return read_at(self._file, begin, max(end - begin, 0)).tobytes()
         except OSError as error:
             raise SourceError(f"{self.name} cannot be read: {error.strerror}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +16,7 @@ from parimend.carriers.finding import Finding
 from parimend.files.fetching import Fetched
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
+from parimend.files.unreadable import said_of, unknown
 from parimend.outcomes import FileOutcome, Verdict
 from parimend.seal import SealedWord
 from parimend.stores.file import FileTensors, Progress, copy_data
@@ -87,13 +89,15 @@ def _write(
     before = FileTensors(found.file, layout)
     # If it is not known where the file ends, nothing is made up, and nothing cut off.
     size = before.found if report.frame is Verdict.UNCORRECTABLE else before.size
+    outcomes = dict(zip(seal.words, report.words, strict=True))
+    clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     copy_data(found.file, new, layout, size)
+    if left := unknown([*known, *clean], layout, before):
+        raise OSError(errno.EIO, said_of(left), str(found.path))
     if fetched:
         fetched.put_into(new, known)
     copy = FileTensors(new, layout, progress)
     done = repair_(replace(seal, words=tuple(known)), copy, Search(lambda word, _: known[word]))
-    outcomes = dict(zip(seal.words, report.words, strict=True))
-    clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     again = diagnose(replace(seal, words=clean), copy)
     written = FileTensors(new, layout)
     is_framed = written.found == size and written.has_header_until(size)

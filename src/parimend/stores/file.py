@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.formats import Layout
-from parimend.regular import differing, holds, read_at, write_at
+from parimend.regular import differing, holds, read_at, unreadable, write_at
 from parimend.stores.base import CHUNK, Tensors
 from parimend.words.layout import Part, whole
 
@@ -63,8 +63,9 @@ class FileTensors(Tensors):
 
     def has_header_until(self, end: int) -> bool:
         """Whether what belongs to no tensor is as it should be before some byte of the file."""
-        before = ((at, data[: end - at]) for at, data in self._spans if at < end)
-        return all(holds(self._file, at, data) for at, data in before)
+        before = [(at, data[: end - at]) for at, data in self._spans if at < end]
+        is_right = all(holds(self._file, at, data) for at, data in before)
+        return is_right and not any(self._lost(at, at + len(data)) for at, data in before)
 
     def header_damage(self) -> tuple[int, int]:
         """How many bytes that belong to no tensor are wrong, and how many are there."""
@@ -96,6 +97,23 @@ class FileTensors(Tensors):
             return 0
         size = part.nbytes
         return min(max(self._place(part) + size - self.found, 0), size)
+
+    @property
+    def unreadable_bytes(self) -> list[tuple[int, int]]:
+        """What the disk did not give of the file so far: pairs of the first byte and the one after
+        the last.
+        """
+        return unreadable(self._file)
+
+    def unreadable(self, part: Part) -> list[tuple[int, int]]:
+        """The same of a part, whose first byte is 0."""
+        at = self._place(part)
+        return [(begin - at, end - at) for begin, end in self._lost(at, at + part.nbytes)]
+
+    def _lost(self, first: int, last: int) -> list[tuple[int, int]]:
+        """What the disk did not give of some bytes."""
+        cut = ((max(begin, first), min(end, last)) for begin, end in self.unreadable_bytes)
+        return [(begin, end) for begin, end in cut if begin < end]
 
     def is_cut(self, part: Part) -> bool:
         """Whether the end of a part lies behind the end of the file, whoever knows its bytes."""

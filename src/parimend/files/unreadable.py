@@ -1,0 +1,87 @@
+"""What a disk does not give of a file: parts of words, and bytes that nobody knows.
+
+Zeros stand for it, see `parimend.regular.Salvaged`, and may even be what was there: a file with
+unreadable bytes is never clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from parimend.carriers.base import Search, find, proven
+from parimend.carriers.finding import Finding, Place
+from parimend.carriers.together import Clean
+from parimend.files.blocks import Range, without
+from parimend.formats import Layout
+from parimend.outcomes import Verdict
+from parimend.seal import SealedWord
+from parimend.stores.base import Tensors
+from parimend.stores.file import FileTensors
+from parimend.words.bits import WORD
+
+
+def places(word: SealedWord, tensors: FileTensors) -> Iterator[Place]:
+    """Where a word could not be read."""
+    for number, part in enumerate(word.parts):
+        for begin, end in tensors.unreadable(part):
+            yield from (Place(number, at) for at in range(begin // WORD, -(-end // WORD)))
+
+
+def erasures(word: SealedWord, places: Collection[Place]) -> list[Place]:
+    """Places that are few enough to be erasures, which cost half of what other errors do."""
+    return sorted(places) if word.code.erasures and len(places) < word.code.m else []
+
+
+def salvaging(search: Search, tensors: FileTensors) -> Search:
+    """A search in a file that may not be readable everywhere."""
+
+    def find_all(word: SealedWord, _: Tensors) -> Finding:
+        finding = search.find(word, tensors)
+        if not any(map(tensors.unreadable, word.parts)):
+            return finding
+        if finding.verdict is Verdict.CLEAN:  # zeros are what was there
+            return proven(Finding(Verdict.CORRECTABLE), word, tensors)
+        if finding.verdict is Verdict.UNCORRECTABLE:
+            return find(word, tensors, erased=erasures(word, [*places(word, tensors)]))
+        return finding
+
+    def clean(words: Sequence[SealedWord], _: Tensors) -> Iterator[Clean]:
+        for seen in search.clean(words, tensors):
+            yield {
+                at: is_clean and not any(map(tensors.unreadable, words[at].parts))
+                for at, is_clean in seen.items()
+            }
+
+    return Search(find_all, clean)
+
+
+def unknown(words: Iterable[SealedWord], layout: Layout, tensors: FileTensors) -> list[Range]:
+    """Unreadable bytes that neither the frame of a file nor words tell, in order.
+
+    Args:
+        words: those that are known; of the bits of elements that they mask, nobody knows the rest.
+        layout: of the file.
+        tensors: of the file.
+    """
+    left = tensors.unreadable_bytes
+    if not left:
+        return []
+    begins = {entry.name: entry.begin for entry in layout.entries}
+    known = [(at, at + len(data)) for at, data in layout.spans]
+    known += [
+        (at := begins[part.name] + part.start * part.itemsize, at + part.nbytes)
+        for word in words
+        for part in word.parts
+        if not part.mask
+    ]
+    return without(left, known)
+
+
+def said_of(left: Sequence[Range]) -> str:
+    """In words that bytes are unknown, and what to do."""
+    begin, end = left[0]
+    others = " and others" if len(left) > 1 else ""
+    return (
+        f"bytes {begin} to {end - 1}{others} cannot be read, and nothing says what they were: "
+        "fetch the whole file again"
+    )
