@@ -3,8 +3,13 @@
 import errno
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+
+from parimend import kernels
+from parimend.kernels import keeping_numba
 
 _LOOP = """
 import sys
@@ -62,6 +67,35 @@ def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
         path.write_bytes(content)
     assert _run() == "[1. 1. 1.] Counter()"
     assert not _run().endswith("Counter()")
+
+
+def test_a_flipped_bit_in_what_is_compiled(folder):
+    _run()
+    for path in folder.rglob("*.nbc"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    assert _run() == "[1. 1. 1.] Counter()"
+    assert not _run().endswith("Counter()")
+
+
+def test_loops_from_other_sources_are_not_taken(folder):
+    """Numba looks at the file of a loop alone, and not at those from which it calls others."""
+    other = """
+from parimend.kernels import keeping_numba
+keeping_numba._sources = lambda: b"other"
+"""
+    _run()
+    assert _run(other) == "[1. 1. 1.] Counter()"
+    assert _run() == "[1. 1. 1.] Counter()"
+
+
+def test_other_threads_go_on_while_any_loop_runs():
+    for path in Path(kernels.__file__).parent.glob("*_numba.py"):
+        module = import_module(f"{kernels.__name__}.{path.stem}")
+        loops = [each for each in vars(module).values() if hasattr(each, "_cache")]
+        kept = [each for each in loops if isinstance(each._cache, keeping_numba._Forgiving)]
+        assert all(each.targetoptions["nogil"] for each in kept)
 
 
 def test_a_compiler_that_is_switched_off(monkeypatch):

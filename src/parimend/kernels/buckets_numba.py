@@ -51,7 +51,7 @@ def _push(stack, stacked, height, rule, sums, band, b):
         height[rule] += 1
 
 
-@kept(nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def peel(sums, n, key, excess, positions, values, counts):
     """Apply the rules until none applies or ``positions`` is full; changes all the arrays.
 

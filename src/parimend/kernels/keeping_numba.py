@@ -1,19 +1,27 @@
 """Loops that are compiled once and kept for later processes, where that can be.
 
 Numba keeps what it compiled in files, and raises where these cannot be read or written: on a disk
-that is full or damaged, or after a power failure, when files are to be checked and repaired. Then a
-loop is compiled again, which takes some seconds and gives the same.
+that is full or damaged, or after a power failure, when files are to be checked and repaired. It
+runs what it reads, whatever became of it, and does not notice where other files changed from which
+a loop was compiled. So a digest is kept beside each loop. Where something is wrong, the loop is
+compiled again, which takes some seconds and gives the same.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba as nb
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
 
+from parimend import hashing
 from parimend.errors import SpecError
 
 if nb.config.DISABLE_JIT:
@@ -23,10 +31,13 @@ if nb.config.DISABLE_JIT:
 
 
 def kept(**options: Any) -> Any:
-    """Compile a loop when it is first called, and keep it; with options of `numba.njit`."""
+    """Compile a loop when it is first called, and keep it; with options of `numba.njit`.
+
+    While it runs, the interpreter goes on with other threads: they serve, or train.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        loop = nb.njit(**options)(function)
+        loop = nb.njit(nogil=True, **options)(function)
         with suppress(RuntimeError):  # no folder for it may be written, as in many containers
             loop._cache = _Forgiving(function)
         return loop
@@ -34,8 +45,35 @@ def kept(**options: Any) -> Any:
     return decorate
 
 
+class _Digested(CompileResultCacheImpl):  # type: ignore[misc]
+    """What is kept of a loop: what was compiled, as bytes, and their digest."""
+
+    def reduce(self, compiled: Any) -> tuple[bytes, bytes]:
+        content = dumps(super().reduce(compiled))
+        return _digest(content), content
+
+    def rebuild(self, context: Any, kept: tuple[bytes, bytes]) -> Any:
+        digest, content = kept
+        if _digest(content) != digest:
+            raise ValueError("it is damaged, or was compiled from other sources")
+        return super().rebuild(context, pickle.loads(content))
+
+
+def _digest(content: bytes) -> bytes:
+    return sha256(_sources() + content).digest()
+
+
+@cache
+def _sources() -> bytes:
+    """A digest of all that loops are compiled from."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(hashing.__file__)]
+    return b"".join(sha256(file.read_bytes()).digest() for file in files)
+
+
 class _Forgiving(FunctionCache):  # type: ignore[misc]
     """What cannot be read is compiled, and what cannot be written is not kept."""
+
+    _impl_class = _Digested
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

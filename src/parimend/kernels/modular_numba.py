@@ -121,7 +121,7 @@ def _add_group(typing, words, first, a, excess, sums, distance, starts, i):
     return types.void(words, first, a, types.uint32, sums, distance, starts, i), generate
 
 
-@kept(nogil=True, error_model="numpy")
+@kept(error_model="numpy")
 def add_groups(words, group, key, excess, half, bands, size, phases, row, sums):
     """Add whole groups, the first of which is ``group``, into ``sums``, of the first bands.
 
@@ -156,7 +156,7 @@ def add_groups(words, group, key, excess, half, bands, size, phases, row, sums):
             _add_group(words, first, a[i], fold, sums, bands * stride, starts[:bands], i)
 
 
-@kept(nogil=True)
+@kept()
 def collect(sums, excess, phases, row, total):
     """Add the partial sums of `add_groups` into ``total`` (2, bands, size), modulo p."""
     p = U(BASE) + excess

@@ -18,7 +18,7 @@ from parimend.kernels.keeping_numba import kept
 from parimend.kernels.points import LANES
 
 
-@kept(nogil=True)
+@kept()
 def add_powers(points, values, sums):
     """Add values times powers of points to ``sums``, (2 t,) uint64; points, values: float64."""
     count = sums.size
@@ -32,7 +32,7 @@ def add_powers(points, values, sums):
         sums[j] = (sums[j] + residue(total[j])) % INTEGER_PRIME
 
 
-@kept(nogil=True)
+@kept()
 def points_of(positions, rows, backwards, root):
     """The points of words, (k,) float64, closest to zero: g^-(8 s + l) w^c for the word in tile s,
     row c and lane l; ``backwards`` is 1 / g, ``root`` is w.
@@ -45,7 +45,7 @@ def points_of(positions, rows, backwards, root):
     return out
 
 
-@kept(nogil=True)
+@kept()
 def factors_of(positions, points, tile, key):
     """The factors of words with these points, (k,) uint64: x_i times a random residue that is not
     zero, one for every place in a tile of ``tile`` words; ``key`` is that of the random stream.
@@ -59,7 +59,7 @@ def factors_of(positions, points, tile, key):
     return out
 
 
-@kept(nogil=True)
+@kept()
 def products(a, b):
     """a b modulo p, element by element, for residues as uint64."""
     out = np.empty(a.size, np.uint64)
@@ -68,7 +68,7 @@ def products(a, b):
     return out
 
 
-@kept(nogil=True)
+@kept()
 def powers_of(points, count):
     """x^j of every point, for j below ``count``: (k, count) int64 residues; points: float64."""
     out = np.empty((points.size, count), np.int64)
@@ -81,7 +81,7 @@ def powers_of(points, count):
     return out
 
 
-@kept(nogil=True)
+@kept()
 def shifted(sums, shift):
     """Sums of words that lie further on: S_j shift^(j + 1), (count,) uint64; sums: residues."""
     out = np.empty(sums.size, np.uint64)
@@ -92,7 +92,7 @@ def shifted(sums, shift):
     return out
 
 
-@kept(nogil=True)
+@kept()
 def joined(sums, step):
     """Sums of words of which those of blocks are known, (count,) uint64.
 

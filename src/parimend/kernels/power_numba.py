@@ -167,7 +167,7 @@ def _room(size):
     return room[first : first + size]
 
 
-@kept(nogil=True)
+@kept()
 def _add_whole(arrays, radix):
     """Tiles of up to 16 rows, in one pass; ``arrays`` are those of `_add_each`, all flat."""
     size = radix * LANES
@@ -182,7 +182,7 @@ def _add_whole(arrays, radix):
             _whole_16(arrays, base, 0, 1, 0)
 
 
-@kept(nogil=True)
+@kept()
 def _add_passes(arrays, radices):
     """Tiles of more rows: ``radices`` of the first, of a middle (1: none) and of the last pass."""
     a, b, c = radices
@@ -221,7 +221,7 @@ def _add_tiles(arrays, radices):
         _add_whole(arrays, radices[0])
 
 
-@kept(nogil=True)
+@kept()
 def _add_each(words, ends, first, tile, filled, radices, tables, place, step, sums):
     """`add_each`, with room for the words of a tile that is not filled, twice: ``filled`` is
     ``tile``, read-only as ``words`` are, so that one compiled variant serves both.
@@ -253,7 +253,7 @@ def fuses() -> bool:
     return bool(features.get("fma", features.get("neon", features.get("fp-armv8", False))))
 
 
-@kept(nogil=True)
+@kept()
 def _add_in_integers(words, first, factor, root, turn, place, step, sums):
     """`add_each` of one word of whole tiles, for processors that cannot fuse a product and a sum.
 

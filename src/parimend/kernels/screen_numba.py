@@ -46,7 +46,7 @@ def _dot(p: Any, y: Any, zero: Any) -> Any:
     return total
 
 
-@kept(nogil=True)
+@kept()
 def any_suspicious_row(
     y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:
@@ -72,7 +72,7 @@ def any_suspicious_row(
     return False
 
 
-@kept(nogil=True)
+@kept()
 def any_suspicious_product(
     y: NDArray[Any],
     P: NDArray[Any],
@@ -125,7 +125,7 @@ def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None
             sums[i] += (p * a[i] + q * b[i]) + (s * d[i] + t * e[i])
 
 
-@kept(nogil=True)
+@kept()
 def any_suspicious_plane(
     y: NDArray[Any], P: NDArray[Any], target: NDArray[Any], tau2: float, least2: float
 ) -> bool:
