@@ -132,12 +132,17 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         OSError: if it is not there or cannot be read.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise FormatError(
-                f"{path} has {size} bytes, too many for what it should be ({limit} at most)"
-            )
-        return read_at(file, 0, size).tobytes()
+        return read_whole(file, limit)
+
+
+def read_whole(file: BinaryIO, limit: int) -> bytes:
+    """`read_regular`, of a file that is open."""
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise FormatError(
+            f"{file.name} has {size} bytes, too many for what it should be ({limit} at most)"
+        )
+    return read_at(file, 0, size).tobytes()
 
 
 def require_place(path: str | os.PathLike[str]) -> None:

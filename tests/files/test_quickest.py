@@ -8,9 +8,10 @@ from parimend import check_file, protect_file, repair_file
 from parimend.carriers import base
 from parimend.carriers.base import find, find_hashed
 from parimend.files import checking
-from parimend.files.seals import load_sidecar, sidecar_of
+from parimend.files.seals import sidecar_of
 from parimend.formats import layout_of
 from parimend.outcomes import Verdict
+from parimend.seal import read_unsealed
 from parimend.stores.file import FileTensors
 from tests.files.conftest import flip
 
@@ -55,7 +56,7 @@ def test_damage_is_found_and_repaired_alike(model, rng, how, count):
 @pytest.mark.parametrize("errors", [20, 2000])
 def test_nothing_is_clean_that_is_not_as_sealed(model, errors):
     protect_file(model, errors)
-    seal = load_sidecar(sidecar_of(model)).seal
+    seal = read_unsealed(sidecar_of(model)).seal
     [word] = seal.words
     other = replace(word, sha256=bytes(32))
     with model.open("rb") as file:

@@ -95,6 +95,19 @@ def test_a_seal(file, refuse):
     assert raised.value.filename == str(sidecar_of(path))
 
 
+def test_a_page_of_a_large_seal(tmp_path, refuse):
+    path, _ = saved(tmp_path / "weights.safetensors", errors=20_000)
+    side = sidecar_of(path)
+    good = side.read_bytes()
+    for page in range(0, len(good) // PAGE, 10):
+        refuse(side, page)
+        report = check_file(path)
+        assert report.files[0].seal is Verdict.CORRECTABLE
+        assert repair_file(path).verdict is Verdict.CORRECTED
+        assert side.read_bytes() == good
+        assert check_file(path).verdict is Verdict.CLEAN
+
+
 @pytest.mark.parametrize("pages", [(0,), (50,), (195,), (0, 197), (197,)])
 def test_what_is_lost_is_repaired_within_the_budget(file, refuse, loaded, pages):
     path, good = file

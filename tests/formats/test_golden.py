@@ -8,9 +8,10 @@ import pytest
 from samples import load
 
 from parimend import check_file, repair_file
-from parimend.files.seals import SUFFIX, load_sidecar, sidecar_of
+from parimend.files.seals import SUFFIX, sidecar_of
 from parimend.formats import FORMATS
 from parimend.outcomes import Verdict
+from parimend.seal import read_unsealed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "formats"
 
@@ -24,7 +25,7 @@ def path(request, tmp_path):
 def test_the_seal_fits_and_is_as_it_would_be_written(path):
     assert check_file(path).verdict is Verdict.CLEAN
     data = sidecar_of(path).read_bytes()
-    seal, layout, is_intact = load_sidecar(sidecar_of(path))
+    seal, layout, is_intact = read_unsealed(sidecar_of(path))
     assert is_intact
     assert layout.format.name == path.parent.name
     assert seal.to_bytes() == data
@@ -32,7 +33,7 @@ def test_the_seal_fits_and_is_as_it_would_be_written(path):
 
 def test_damage_is_repaired(path, rng):
     original, before = path.read_bytes(), load(path)
-    layout = load_sidecar(sidecar_of(path)).layout
+    layout = read_unsealed(sidecar_of(path)).layout
     damaged = bytearray(original)
     for at, span in layout.spans:
         damaged[at + int(rng.integers(len(span)))] ^= 1

@@ -34,7 +34,6 @@ from parimend.files.seals import (
     content_digest,
     find_inside,
     is_led_elsewhere,
-    load_sidecar,
     name_of,
     seals_below,
     sidecar_of,
@@ -43,7 +42,7 @@ from parimend.files.walking import refuse, walk
 from parimend.formats import Layout
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
-from parimend.seal import Seal
+from parimend.seal import Seal, read_unsealed
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
@@ -227,7 +226,7 @@ class Apart(Seals):
         found, lost = [], []
         for side in self._files:
             try:
-                seal, layout, is_intact = load_sidecar(side)
+                seal, layout, is_intact = read_unsealed(side)
             except (ParimendError, OSError):
                 lost.append(side.name)
                 continue
@@ -284,7 +283,7 @@ def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]
     found: dict[Path, Path] = {}
     for other in others:
         with suppress(ParimendError, OSError):
-            seal, layout, is_intact = load_sidecar(sidecar_of(other))
+            seal, layout, is_intact = read_unsealed(sidecar_of(other))
             if layout is None:  # that of a live model
                 continue
             sealed = Sealed(seal, layout, sidecar_of(other), is_intact)

@@ -24,8 +24,7 @@ from parimend.files.links import is_place, leads_to, steps
 from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, names_in, names_of
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
-from parimend.regular import read_regular
-from parimend.seal import MAX_BYTES, Seal, Unsealed, unsealed
+from parimend.seal import Seal, read_unsealed, unsealed
 from parimend.showing import command_word
 
 SUFFIX = ".parimend"
@@ -76,7 +75,7 @@ def sidecar_for(path: Path) -> Path:
 def _was_member(side: Path) -> bool:
     """Whether a sidecar is that of a file of a set, and of no link."""
     with suppress(ParimendError, OSError):
-        notes = load_sidecar(side).seal.notes
+        notes = read_unsealed(side).seal.notes
         return MEMBERS in notes and LED_TO not in notes and not side.is_symlink()
     return False
 
@@ -91,7 +90,7 @@ def _say_the_same(one: Path, other: Path) -> bool:
 def _content_in(side: Path) -> bytes:
     """What a sidecar was made of, see `content_digest`; empty if there is none that can be read."""
     with suppress(ParimendError, OSError):
-        return content_digest(load_sidecar(side).seal)
+        return content_digest(read_unsealed(side).seal)
     return b""
 
 
@@ -305,7 +304,7 @@ class Beside(Seals):
         pass  # nobody else's file has such a name
 
     def notes(self, path: Path) -> Mapping[str, Any]:
-        return load_sidecar(sidecar_of(path)).seal.notes
+        return read_unsealed(sidecar_of(path)).seal.notes
 
     def names(self, folder: Path) -> list[str]:
         return [
@@ -349,7 +348,7 @@ def _elsewhere(place: Path) -> Iterator[None]:
 def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
     """Let the sidecar of a file by another name say what the seal says that is made of it."""
     with suppress(ParimendError):
-        old = load_sidecar(side).seal
+        old = read_unsealed(side).seal
         if content_digest(old) == content_digest(seal):
             return
         notes = {**old.notes, **notes}
@@ -358,7 +357,7 @@ def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
 
 def _beside(side: Path, file: BinaryIO, path: Path) -> Sealed:
     """The seal of a file that lies beside it."""
-    seal, layout, is_intact = load_sidecar(side)
+    seal, layout, is_intact = read_unsealed(side)
     if layout is None:  # a model's own seal, saved beside the file it was loaded from
         layout = layout_of(file, path)
         if not layout.format.strict:
@@ -384,7 +383,7 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
 def is_of_file(beside: Path) -> bool:
     """Whether a seal was made of a file: the seal of a live model may have any name."""
     try:
-        return load_sidecar(beside).layout is not None
+        return read_unsealed(beside).layout is not None
     except (ParimendError, OSError):
         return True
 
@@ -395,20 +394,10 @@ def _is_of_lost(side: Path) -> bool:
     """
     stem = side.name.removesuffix(SUFFIX)
     try:
-        seal, layout, _ = load_sidecar(side)
+        seal, layout, _ = read_unsealed(side)
     except (ParimendError, OSError):
         return not DIGESTED.fullmatch(stem)
     return layout is not None and _named(stem, seal.notes) == stem
-
-
-def load_sidecar(beside: Path) -> Unsealed:
-    """The seal in a sidecar.
-
-    Raises:
-        SealError, FormatError: if it cannot be read.
-        OSError: if there is none.
-    """
-    return unsealed(read_regular(beside, MAX_BYTES), str(beside))
 
 
 def _is_of_model(beside: Path, path: Path) -> bool:
@@ -419,7 +408,7 @@ def _is_of_model(beside: Path, path: Path) -> bool:
     expected = of_suffix(path)
     if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
-    return load_sidecar(beside).layout is None
+    return read_unsealed(beside).layout is None
 
 
 def find_inside(file: BinaryIO, path: Path) -> Sealed:

@@ -7,6 +7,7 @@ from parimend.seal.seal import (
     CarrierName,
     Seal,
     Unsealed,
+    read_unsealed,
     unsealed,
 )
 from parimend.seal.word import CheckedWord, SealedWord
@@ -20,5 +21,6 @@ __all__ = [
     "Seal",
     "SealedWord",
     "Unsealed",
+    "read_unsealed",
     "unsealed",
 ]

@@ -20,12 +20,15 @@ model there are none.
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from parimend import strict_json
@@ -38,7 +41,7 @@ from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.base import MOST_BYTES
 from parimend.formats.raw import Raw
-from parimend.regular import read_regular
+from parimend.regular import open_regular, read_whole, unreadable
 from parimend.seal.word import SealedWord, entry_of, word_of
 from parimend.showing import brief, counted, html_table
 from parimend.words.layout import Part, elements_in, whole
@@ -152,7 +155,8 @@ class Seal:
             FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        return cls.from_bytes(read_regular(path_of(path), MAX_BYTES), str(path))
+        seal = read_unsealed(path_of(path)).seal
+        return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""
@@ -245,6 +249,27 @@ def unsealed(data: bytes | memoryview, name: str) -> Unsealed:
         why = brief(str(error), most=400)
         raise SealError(f"{name}: the seal cannot be read: {why}") from error
     return Unsealed(seal, layout, not is_damaged)
+
+
+def read_unsealed(path: Path) -> Unsealed:
+    """`unsealed`, of a file; where its disk does not give all of it, that is damage, too.
+
+    Raises:
+        SealError: see `unsealed`.
+        FormatError: if it is no regular file, or too large for a seal.
+        OSError: if it cannot be read, or not enough of it.
+    """
+    with open_regular(path, salvage=True) as file:
+        content = read_whole(file, MAX_BYTES)
+        lost = sum(end - begin for begin, end in unreadable(file))
+    try:
+        found = unsealed(content, str(path))
+    except SealError:
+        if not lost:
+            raise
+        why = f"{os.strerror(errno.EIO)} in {counted(lost, 'byte')}, too many to do without"
+        raise OSError(errno.EIO, f"{why}: fetch this seal again", str(path)) from None
+    return found._replace(is_intact=found.is_intact and not lost)
 
 
 def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
