@@ -220,10 +220,13 @@ def _named(error: OSError, file: BinaryIO, begin: int, end: int) -> OSError:
     """The error of a read, which itself does not say what was read."""
     why = os.strerror(error.errno or 0)
     if error.errno == errno.EIO:
-        why = (
-            f"{why} in bytes {begin} to {end - 1}: copy what can be read to another disk, as "
-            "ddrescue does, or fetch the file again"
-        )
+        remedy = "parimend repair puts it right if it is protected; or fetch the file again"
+        if isinstance(file, Salvaged):
+            remedy = (
+                "much else is lost, too: copy what can be read to another disk, as ddrescue does, "
+                "and repair that; or fetch the file again"
+            )
+        why = f"{why} in bytes {begin} to {end - 1}: {remedy}"
     return OSError(error.errno, why, file.name)
 
 

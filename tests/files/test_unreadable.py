@@ -38,9 +38,11 @@ REFUSED = {
 def refuse(request, monkeypatch):
     """Lets reads fail that reach some pages of a file; the disk gives what lies before, or not."""
     lost = {}
+    held = []  # so that no other file gets the number of one that is gone
 
     def put(path, *pages):
-        lost[os.stat(path).st_ino] = pages
+        held.append(os.open(path, os.O_RDONLY))
+        lost[os.fstat(held[-1]).st_ino] = pages
 
     def refusing(descriptor, buffers, at):
         size = sum(map(len, buffers))
@@ -55,7 +57,9 @@ def refuse(request, monkeypatch):
 
     read = os.preadv
     monkeypatch.setattr("os.preadv", refusing)
-    return put
+    yield put
+    for descriptor in held:
+        os.close(descriptor)
 
 
 @pytest.fixture(params=[True, False], ids=["sums first", "SHA-256 first"])
@@ -81,7 +85,9 @@ def file(tmp_path):
 def test_the_file_is_named_and_what_to_do(file, refuse, asked, page):
     path, _ = file
     refuse(path, page)
-    with pytest.raises(OSError, match=r"Input/output error in bytes .* to another disk") as raised:
+    with pytest.raises(
+        OSError, match=r"Input/output error in bytes .*: parimend repair puts"
+    ) as raised:
         asked(path)
     assert raised.value.filename == str(path)
     assert raised.value.errno == errno.EIO
