@@ -35,9 +35,12 @@ def erasures(word: SealedWord, places: Collection[Place]) -> list[Place]:
 def salvaging(search: Search, tensors: FileTensors) -> Search:
     """A search in a file that may not be readable everywhere."""
 
+    def is_lost(word: SealedWord) -> bool:
+        return bool(tensors.unreadable_bytes) and any(map(tensors.unreadable, word.parts))
+
     def find_all(word: SealedWord, _: Tensors) -> Finding:
         finding = search.find(word, tensors)
-        if not any(map(tensors.unreadable, word.parts)):
+        if not is_lost(word):
             return finding
         if finding.verdict is Verdict.CLEAN:  # zeros are what was there
             return proven(Finding(Verdict.CORRECTABLE), word, tensors)
@@ -47,10 +50,7 @@ def salvaging(search: Search, tensors: FileTensors) -> Search:
 
     def clean(words: Sequence[SealedWord], _: Tensors) -> Iterator[Clean]:
         for seen in search.clean(words, tensors):
-            yield {
-                at: is_clean and not any(map(tensors.unreadable, words[at].parts))
-                for at, is_clean in seen.items()
-            }
+            yield {at: good and not is_lost(words[at]) for at, good in seen.items()}
 
     return Search(find_all, clean)
 
