@@ -138,6 +138,20 @@ def test_reads_ask_for_rarer_checks():
     assert "check less often, as every read may strike" in missed.reason
 
 
+def test_a_sector_that_a_disk_does_not_give_takes_half_of_a_budget():
+    model = {"w": torch.empty((2000, 2000), device="meta")}
+    daily = pm.Service("disk", interval=1.0, target=1e-6)
+    it = pm.plan(model, service=daily, measure=False)
+    assert it.met
+    assert it.errors == it.guaranteed == 513
+    missed = pm.plan(model, 512, service=daily, measure=False)
+    assert missed.risk.large > 1e-6
+    silent = dataclasses.replace(daily.environment, told=False)
+    it = pm.plan(model, service=dataclasses.replace(daily, where=silent), measure=False)
+    assert it.errors == 1025  # more than can be guaranteed
+    assert it.guaranteed == 4
+
+
 def test_budgets_that_are_no_power_of_two_are_found():
     rows = pm.Environment("rows", rate=1e-8, events=pm.Events.of({300: 1.0}))
     service = pm.Service(rows, interval=1.0, target=0.01)

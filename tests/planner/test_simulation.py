@@ -25,6 +25,8 @@ def environment(**more):
         (6, environment(hard_rate=1e-9), {}),
         (5, environment(), {"per": "tensor"}),
         (3, environment(rate=0.0, read_rate=1e-12), {}),
+        (5, environment(rate=0.0, read_rate=1e-12, events=pm.Events.of("4:1"), told=True), {}),
+        (4, environment(events=pm.Events.of("1:0.9,9:0.1"), hard_rate=1e-9, told=True), {}),
     ],
 )
 def test_the_formula_is_what_comes_out(errors, where, options):

@@ -1,6 +1,7 @@
 """What an environment leaves: against formulas, and against drawing a year."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from parimend.risk.chance import (
     longest_interval,
     lost,
     risk,
+    seen,
     smallest_budget,
 )
 from parimend.risk.environment import DAYS, ENVIRONMENTS
@@ -113,6 +115,27 @@ def test_reads_cost_what_they_cost_whatever_the_interval():
     where = environment("disk")
     assert where.expected(1e12, 1.0) == where.expected(1e12, 30.0) == 0.01
     assert risk([proven(2000)], where, 7.0).events == pytest.approx(BITS * 1e-14 * DAYS / 7)
+
+
+@pytest.mark.parametrize("hard_rate", [0.0, 1e-14])
+def test_what_is_told_takes_half_of_the_budget(hard_rate):
+    """As does memory that is known to fail, where words are erasures at all."""
+    events = Events.of({1: 0.9, 5: 0.1})
+    told = Environment("x", 1e-10, events, hard_rate, told=True)
+    blind = replace(told, told=False)
+    here = risk([proven(4, erasures=True)], told, 1.0)
+    twice = risk([proven(8)], blind, 1.0)
+    assert here == replace(twice, wrong=here.wrong, coverage=here.coverage)
+    assert risk([proven(4)], told, 1.0).unrepaired == risk([proven(4)], blind, 1.0).unrepaired
+    sure = proven(4, noticed=2, missed=0.5)
+    assert risk([sure], blind, 1.0).wrong > risk([sure], told, 1.0).wrong == 0.0
+
+
+def test_a_budget_that_is_measured_is_no_better_for_what_is_told():
+    failing = np.array([0.0, 0.0, 0.25])
+    told = Environment("x", 1e-10, told=True)
+    word = seen(Exposed(BITS, failing, erasures=True), told)
+    assert word.failing.tolist() == [0.0, 0.0, 0.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

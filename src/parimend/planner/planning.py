@@ -27,6 +27,7 @@ from parimend.risk.chance import (
     largest_budget,
     longest_interval,
     risk,
+    seen,
     smallest_budget,
 )
 from parimend.risk.environment import ENVIRONMENTS
@@ -271,13 +272,13 @@ def _why(
         if possible(sure, there) is not None:
             largest = there.events.largest
             help_ = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
-            if largest > MOST_POWER:
+            if largest > MOST_POWER * (2 if there.told else 1):
                 help_ = f"none for events of {largest:,} words is guaranteed"
             return (
                 f"{rest}, as damage within the budget is not repaired with a probability of up to "
                 f"{unsure:g}: {help_}"
             )
-    weakest = min(words, key=lambda word: word.errors)
+    weakest = min((seen(word, there) for word in words), key=lambda word: word.errors)
     if not there.read_rate and 1.0 - (1.0 - left.large) ** (1.0 / max(years, 1.0)) > target:
         return (
             f"single events of more than {weakest.errors:,} words leave {left.large:.2g} however "

@@ -148,6 +148,8 @@ class _Memory:
             known = hard
             hard = np.union1d(hard, self._places(self.fresh.draw(self.stream)))
             struck = np.union1d(self._struck(), hard)
+            if self.where.told:
+                known = struck
             if struck.size and (end := self._check(struck, known)) is not None:
                 return end
         return None

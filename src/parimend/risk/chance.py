@@ -116,7 +116,26 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
+    word = seen(word, where)
     return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
+
+
+def seen(word: Exposed, where: Environment) -> Exposed:
+    """A word as it is where it may be told what is struck. All are erasures then, of which there
+    may be twice as many as of errors; those that fail for good take no less of them.
+
+    Example:
+        >>> word = Exposed(bits=1e9, failing=np.zeros(5), erasures=True)
+        >>> seen(word, Environment("disk", told=True)).errors
+        8
+    """
+    if not where.told:
+        return word
+    word = word._replace(missed=0.0)
+    if not word.erasures:
+        return word
+    erased = np.arange(2 * word.errors + 1)
+    return word._replace(failing=word.failing[(erased + 1) // 2], erasures=False)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
@@ -141,7 +160,7 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     within = max(1.0, last * DAYS / interval)  # checks of it
     soft = joint = worst = 0.0  # logarithms of the probability that nothing is lost
     repairs = events = missed = large = losses = 0.0
-    for word in words:
+    for word in (seen(word, where) for word in words):
         chance = lost(word, where, interval)
         n = word.times
         kept, kept_last = _logs_kept(word, where, interval, chance, checks, within)

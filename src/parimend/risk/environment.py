@@ -27,6 +27,8 @@ class Environment(Record):
         events: how many words one of them strikes.
         hard_rate: cells per bit and day that fail for good.
         read_rate: events per bit and read, whatever the time between reads.
+        told: whether it is known what events strike and which cells fail, as a disk tells what it
+            cannot read: all of that are erasures, and none is missed.
         source: where the figures are from.
 
     Raises:
@@ -42,11 +44,13 @@ class Environment(Record):
     events: Events = field(default_factory=Events)
     hard_rate: float = 0.0
     read_rate: float = 0.0
+    told: bool = False
     source: str = "given"
 
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
             real_number(getattr(self, name), name, "a probability per bit", least=0, most=1)
+        require(self.told, "told", "True or False", bool)
         require(self.events, "events", "an Events, as Events.of({1: 0.9, 2: 0.1}) makes it", Events)
 
     def expected(self, bits: float, days: float) -> float:
@@ -107,9 +111,10 @@ ENVIRONMENTS = {
         Environment(
             "disk",
             read_rate=1e-14,
-            events=Events.of({1024: 1.0}),
+            events=Events.of({1025: 1.0}),
+            told=True,
             source="consumer disks (Elling): one unrecoverable error in 1e14 bits read, a sector "
-            "of 4 KiB; enterprise disks 1e-15.",
+            "of 4 KiB, which the disk tells; enterprise disks 1e-15. It may begin within a word.",
         ),
     )
 }
