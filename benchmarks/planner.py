@@ -20,6 +20,8 @@ LAYER = {"weight": torch.zeros(5120)}
 TWO = {"a": torch.zeros(1_000_000), "b": torch.zeros(50_000)}
 BURSTS = "1:0.7,2:0.2,8:0.08,16:0.02"
 
+SECTORS = {"read_rate": 1e-14, "events": "1025:1"}
+
 SETTINGS = (
     # name, model, plan, environment
     ("single words", LARGE, {"errors": 4}, {"rate": 1e-12}),
@@ -31,6 +33,7 @@ SETTINGS = (
     ("cells that fail for good", LARGE, {"errors": 8}, {"rate": 1e-12, "hard_rate": 2e-13}),
     ("worn cells, few events", LARGE, {"errors": 12}, {"rate": 1e-14, "hard_rate": 1e-12}),
     ("reads of a disk", LARGE, {"errors": 64}, {"read_rate": 1e-14, "events": "16:0.9,32:0.1"}),
+    ("sectors that a disk tells", LARGE, {"errors": 513}, {**SECTORS, "told": True}),
     ("linear constraints, measured", LAYER, {"errors": 210, "carrier": "real"}, {"rate": 1e-12}),
 )
 
