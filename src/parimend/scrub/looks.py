@@ -119,7 +119,7 @@ class Looks:
         `look` says what they are.
         """
         try:
-            words, since = self._weights.words()
+            words, since = self._paused(self._weights.words, pause)
             looking = iter(clean(words, since.tensors))
             while (seen := self._paused(lambda: next(looking, None), pause)) is not None:
                 mine = [words[number] for number in seen]
