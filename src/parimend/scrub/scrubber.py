@@ -230,7 +230,9 @@ class Scrubber:
         """Change weights on purpose: forward passes wait, and the seal is renewed afterwards.
 
         The tensors themselves may be replaced too (``load_state_dict(..., assign=True)``, another
-        module in place of one) by others of the same shape and dtype.
+        module in place of one) by others of the same shape and dtype. Nothing is read meanwhile, so
+        that memory may be moved and freed: ``share_memory()``, and giving a model to a process that
+        is spawned, belong here.
 
         Every word is looked at before, so that no damage is sealed as right. What is beyond repair
         is told as ``uncorrectable`` before, and as ``failed`` afterwards if the word is not again
