@@ -461,3 +461,12 @@ def test_nothing_is_read_while_weights_are_moved(monkeypatch, per, wrong):
     sweeping.join()
     monkeypatch.undo()
     assert one.sweep() == []
+
+
+def test_rows_of_a_tensor_that_is_gone_are_warned_of_once(recwarn):
+    tensors = {"w": torch.zeros(50, 8), "v": torch.zeros(9)}
+    one = Scrubber(tensors, pm.protect_(tensors, FEW, per="row"))
+    del tensors["w"]
+    assert len(one.sweep()) == 50
+    assert one.unwatched == {"w"}
+    assert len([each for each in recwarn if "w is not watched" in str(each.message)]) == 1

@@ -61,7 +61,8 @@ class PlannedWord(Record):
     """What protecting one word takes.
 
     Attributes:
-        name: the tensor, or the first and last of several.
+        name: the tensor, or the first and last of several; with the elements and the bits, if it
+            is not all of them: ``fc.weight[3] .. fc.bias[3]``.
         elements: number of protected elements.
         nbytes: that their protected bits take.
         code: that it is sealed in.

@@ -136,7 +136,7 @@ class Looks:
             return self._look(number, pause)
         except Exception as error:
             self._lost[number] = self._as_it_is(number)
-            what = f"{self._weights.seal.words[number].name} is not watched"
+            what = f"{self._weights.seal.words[number].word.tensors} is not watched"
             return Looked([self._teller.fail("unwatched", what, error)], False)
 
     @contextmanager

@@ -147,8 +147,8 @@ class Scrubber:
 
     @property
     def unwatched(self) -> frozenset[str]:
-        """Names of the words that the last sweep could not look at, and of tensors that had the
-        memory of sealed ones and have their own now.
+        """Names of the tensors, or the first and last, of words that the last sweep could not look
+        at, and of tensors that had the memory of sealed ones and have their own now.
         """
         return self._unwatched
 
@@ -343,7 +343,7 @@ class Scrubber:
                 events += found
                 complete &= seen
                 if any(event.kind == "unwatched" for event in found):
-                    unwatched.add(self.seal.words[number].name)
+                    unwatched.add(self.seal.words[number].word.tensors)
             self._unwatched = frozenset(unwatched | self._weights.untied)
             with self._teller.lock:
                 self._schedule.ended(complete=complete)
