@@ -24,6 +24,7 @@ LOOKS = 4
 """How often a word is looked at whose bytes change while they are being decoded."""
 
 NOT_HELD = "the memory does not hold what is written to it"
+SEAL_DAMAGED = "its sums in the seal are damaged: load the seal again"
 _CLEAN = Finding(Verdict.CLEAN)
 _CHANGING = "it changes while it is being repaired"
 _WRITTEN = 1 << 14  # elements that are put back together
@@ -153,6 +154,12 @@ def find(
                 before, finding = finding, look()
                 if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
                     break
+    lost = finding.verdict is Verdict.UNCORRECTABLE
+    # A seal in memory may be damaged as well; that of a file tells it when it is read.
+    if lost and tensors.live and word.sha256 and sha256_of(word.word, tensors) == word.sha256:
+        finding = look()  # it may have been repaired meanwhile
+        if finding.verdict is Verdict.UNCORRECTABLE:
+            finding = Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
     return finding
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import sha256_of
+from parimend.carriers.base import SEAL_DAMAGED, sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place, WrongElements
 from parimend.carriers.summing import JOINED, add_sums, cut, joined, looks, reads, sums
@@ -100,6 +100,8 @@ class Sidecar(Carrier):
             return Finding(Verdict.CLEAN)
         code = sealed.code
         assert isinstance(code, SumsCode)
+        if (sealed.target >= code.prime).any():
+            return Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)
