@@ -123,6 +123,13 @@ class Sidecar(Carrier):
             )
         return Finding(Verdict.CORRECTABLE, found)
 
+    def explains(self, found: Finding, sealed: CheckedWord, tensors: Tensors) -> bool:
+        code = sealed.code
+        assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        put_back = code.few(code.sums_of(*_put_back(found, sealed)))
+        return np.array_equal(code.add(few, put_back), code.few(sealed.target))
+
     def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
         """As far as a few of their sums tell, see `intact`."""
         codes: list[Any] = [word.code for word in words]
@@ -234,6 +241,17 @@ class _Sums:
     def digests(self) -> bytes:
         """Those of all blocks, or nothing."""
         return b"" if self._blocks is None else self._blocks.digests.tobytes()
+
+
+def _put_back(found: Finding, sealed: CheckedWord) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What putting back adds to words: their positions, one for every byte, and by how much."""
+    lines, positions, values = sealed.word.lines, list[int](), list[int]()
+    for number, offset, received, original in found.elements:
+        first = offset * len(original)
+        for at, (old, new) in enumerate(zip(received, original, strict=True), first):
+            positions.append(lines[number] + at // WORD)
+            values.append((new - old) << 8 * (at % WORD))
+    return np.array(positions, np.int64), np.array(values, np.int64)
 
 
 def _restored(sealed: CheckedWord, tensors: Tensors, decoding: Decoding) -> WrongElements | None:
