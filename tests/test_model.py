@@ -410,3 +410,27 @@ def test_a_backward_pass_goes_on_over_what_was_repaired_meanwhile(scrubs):
     assert repair()
     [gradient] = torch.autograd.grad(loss, model[0].weight)
     assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize("bit", [0, 31, 40, 63])
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("per", ["tensor", "row"])
+def test_a_seal_that_is_damaged_in_memory(per, digest, bit):
+    """It is told, and keeps no other word from being repaired."""
+    tensors = {f"t{i}": torch.full((2, 9), float(i)) for i in range(4)}
+    seal = pm.protect_(tensors, 2, pm.Sidecar(digest=digest), per=per)
+    right = {name: tensor.clone() for name, tensor in tensors.items()}
+    seal.words[1].target.reshape(-1)[1] ^= np.uint64(1 << bit)
+    damaged = seal.words[1].parts[0].name
+    last = seal.words[-1].parts[0].name
+    tensors[last][-1, 4] = 7.0
+    report = pm.repair_(tensors, seal)
+    [bad] = [word for word in report.words if not word.verdict.ok]
+    assert bad.name.startswith(damaged)
+    if digest or bit > 32:
+        assert bad.reason == "its sums in the seal are damaged: load the seal again"
+        assert not report.files[0].note
+    else:
+        assert "more damage" in bad.reason
+    assert report.words[-1].verdict == "corrected"
+    assert all(torch.equal(tensor, right[name]) for name, tensor in tensors.items())

@@ -58,3 +58,11 @@ def test_a_thread_warns_too():
     with pytest.warns(UserWarning, match="in a thread") as said, ThreadPoolExecutor(1) as pool:
         pool.submit(warn, "in a thread").result()
     assert str(said[0].message) == "in a thread"
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_code_under_no_name_is_where_it_was_executed(name):
+    line = here()
+    with pytest.warns(UserWarning, match="executed") as said:
+        exec("warn('executed')", {"__name__": name, "warn": warn})
+    assert line_of(said) == line

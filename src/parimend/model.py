@@ -13,6 +13,7 @@ import torch
 from parimend import carriers
 from parimend.arguments import require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
+from parimend.carriers.base import SEAL_DAMAGED
 from parimend.errors import DamageError, SpecError
 from parimend.moving import moving
 from parimend.names import takes_in
@@ -198,7 +199,8 @@ def _reported(
 ) -> Report:
     began = time.perf_counter()
     outcome = act(seal, sealed_tensors(model, seal), proof=proof)
-    if outcome.verdict is Verdict.UNCORRECTABLE:
+    lost = (word for word in outcome.words if word.verdict is Verdict.UNCORRECTABLE)
+    if any(word.reason != SEAL_DAMAGED for word in lost):
         outcome = replace(outcome, note=_BEYOND)
     return Report((outcome,), time.perf_counter() - began)
 

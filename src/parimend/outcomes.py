@@ -177,7 +177,8 @@ class WordOutcome(Record):
     """What was found in one protected word.
 
     Attributes:
-        name: the tensor, or the first and last of several.
+        name: the tensor, or the first and last of several; with the elements and the bits, if it
+            is not all of them: ``fc.weight[3] .. fc.bias[3]``.
         verdict: see `Verdict`.
         elements: number of elements it protects, or of which it protects some bits.
         changes: the wrong elements, if all of them are known; empty if uncorrectable.

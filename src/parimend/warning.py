@@ -6,8 +6,9 @@ import sys
 import warnings
 from types import FrameType
 
-_BETWEEN = frozenset({"parimend", "torch", "contextlib", "functools"})
-"""Packages whose calls lie between what a user wrote and what warns: hooks, contexts, wrappers."""
+_BETWEEN = frozenset({"parimend", "torch", "contextlib", "functools", ""})
+"""Packages whose calls lie between what a user wrote and what warns: hooks, contexts, wrappers; and
+code that is executed under no name, where Python does not warn."""
 _THREADS = frozenset({"threading", "concurrent"})
 
 
@@ -33,5 +34,5 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _package(frame: FrameType) -> str:
-    name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]
+    name = frame.f_globals.get("__name__", "<string>")  # as in Python
+    return name.partition(".")[0] if isinstance(name, str) else ""

@@ -1,11 +1,13 @@
 """What proves a repair: SHA-256, or sums where the weights are elsewhere or nobody took one."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import parimend as pm
+from parimend import decoders
 from parimend.carriers.base import find
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
@@ -153,3 +155,36 @@ def test_ranges_of_tensors_that_are_not_contiguous(order, first):
     tensor = torch.arange(24).view(2, 3, 4).permute(order)
     for last in range(first, 25):
         assert torch.equal(_range(tensor, first, last), tensor.reshape(-1)[first:last])
+
+
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize("again", [7, 9])
+def test_what_changes_while_damage_is_located_is_not_put_back_as_it_never_was(
+    monkeypatch, digest, again
+):
+    """Sums and weights that are read one after the other are not of the same moment then."""
+    tensors = {"w": torch.arange(100.0)}
+    seal = pm.protect_(tensors, 3, pm.Sidecar(digest=digest))
+    tensors["w"][7] = 123.0
+    prepared, strikes = decoders.prepared, [77.0, 55.0]
+
+    def decoder(code):
+        def decode(*args):
+            decoding = prepared(code).decode(*args)
+            if strikes:
+                tensors["w"][again] = strikes.pop()
+            return decoding
+
+        return SimpleNamespace(decode=decode)
+
+    monkeypatch.setattr(decoders, "prepared", decoder)
+    right = {7: 7.0, 9: 9.0}
+    for change in pm.check(tensors, seal).changes:
+        assert change.value(change.original) == right[change.index[0]]
+    strikes[:] = [66.0]
+    events = pm.Scrubber(tensors, seal).sweep()
+    assert events[-1].kind == "repaired"
+    for event in events:
+        for change in event.changes:
+            assert change.value(change.original) == right[change.index[0]]
+    assert torch.equal(tensors["w"], torch.arange(100.0))

@@ -280,3 +280,15 @@ def test_a_file_of_many_words(tmp_path, monkeypatch, fresh):
     path.write_bytes(original[:-6])
     assert pm.repair_file(path).ok
     assert path.read_bytes() == original
+
+
+def test_the_bad_one_of_many_rows_is_named():
+    model = torch.nn.Linear(40, 300)
+    seal = pm.protect_(model, 2, per="row")
+    with torch.no_grad():
+        model.weight[217] = 0.0
+        model.weight[3, 1] = 7.0
+    wrong = [word.name for word in pm.check(model, seal).words if word.verdict != "clean"]
+    assert wrong == ["weight[3] .. bias[3]", "weight[217] .. bias[217]"]
+    assert "weight[217] .. bias[217]: uncorrectable" in str(pm.check(model, seal))
+    assert [event.word.name for event in Scrubber(model, seal).sweep()] == wrong

@@ -10,6 +10,7 @@ import parimend as pm
 import parimend.model
 from parimend.scrub import Scrubber, lanes
 from parimend.scrub.gate import Gate
+from parimend.scrub.weights import Weights
 
 
 def network():
@@ -70,3 +71,18 @@ def test_a_model_is_not_gone_through_for_every_word(monkeypatch, nested):
     model[2].weight = torch.nn.Parameter(model[2].weight + 1.0)
     kinds = {event.kind for event in scrubber.sweep()}
     assert kinds == (set() if nested else {"uncorrectable"})
+
+
+def test_what_is_done_for_all_words_is_work(monkeypatch):
+    now, words = [0.0], Weights.words
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def slowly(self):
+        now[0] += 1.0
+        return words(self)
+
+    monkeypatch.setattr(Weights, "words", slowly)
+    model = network()
+    scrubber = Scrubber(model, pm.protect_(model, 5, per="row"))
+    assert scrubber.sweep() == []
+    assert scrubber.counters.busy_seconds == 1.0

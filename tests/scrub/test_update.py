@@ -14,6 +14,7 @@ import parimend as pm
 from parimend.carriers import Sidecar
 from parimend.scrub import Scrubber, looks, weights
 from parimend.scrub.telling import Teller
+from parimend.stores.model import ModelTensors
 
 FEW = 3
 RESTING = {"target": 1e-3, "worst_rate": 1e-5}
@@ -362,17 +363,21 @@ def test_a_thread_that_sees_nothing_rests(monkeypatch):
 def test_what_was_located_is_no_damage_of_what_an_update_wrote(monkeypatch, count, kinds):
     model, told = network(), []
     one = scrubber(model, on_event=told.append)
-    reached, updated = threading.Event(), threading.Event()
+    located, reached, updated = [], threading.Event(), threading.Event()
+    find, is_valid = looks.find, weights.Weights.is_valid
 
     def locating(*args, **kwargs):
-        finding = find(*args, **kwargs)
-        if not reached.is_set():
+        located.append(find(*args, **kwargs))
+        return located[-1]
+
+    def valid(*args):
+        if located and not reached.is_set():
             reached.set()
             updated.wait(20)
-        return finding
+        return is_valid(*args)
 
-    find = looks.find
     monkeypatch.setattr(looks, "find", locating)
+    monkeypatch.setattr(weights.Weights, "is_valid", valid)
     write(model[0].weight, 7.0, count)
     sweeping = threading.Thread(target=one.sweep)
     sweeping.start()
@@ -423,3 +428,45 @@ def test_totals_from_several_threads_add_up():
     finally:
         sys.setswitchinterval(interval)
     assert teller.counters.repairs == 2000
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+@pytest.mark.parametrize("per", ["model", "tensor"])
+def test_nothing_is_read_while_weights_are_moved(monkeypatch, per, wrong):
+    """`share_memory` frees what it moves: whoever reads on there ends the process."""
+    model = network()
+    one = scrubber(model, per)
+    read, reads, begun = ModelTensors.read, [], threading.Event()
+
+    def slowly(self, part):
+        if threading.current_thread() is not sweeping:
+            return read(self, part)
+        reads.append(part)
+        begun.set()
+        time.sleep(0.2)
+        data = read(self, part)
+        reads.pop()
+        return data
+
+    monkeypatch.setattr(ModelTensors, "read", slowly)
+    write(model[0].weight, 5.0, wrong)
+    sweeping = threading.Thread(target=one.sweep)
+    sweeping.start()
+    assert begun.wait(20.0)
+    with one.update():
+        assert not reads
+        model.share_memory()
+        time.sleep(0.1)
+        assert not reads
+    sweeping.join()
+    monkeypatch.undo()
+    assert one.sweep() == []
+
+
+def test_rows_of_a_tensor_that_is_gone_are_warned_of_once(recwarn):
+    tensors = {"w": torch.zeros(50, 8), "v": torch.zeros(9)}
+    one = Scrubber(tensors, pm.protect_(tensors, FEW, per="row"))
+    del tensors["w"]
+    assert len(one.sweep()) == 50
+    assert one.unwatched == {"w"}
+    assert len([each for each in recwarn if "w is not watched" in str(each.message)]) == 1

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parimend.carriers.summing import cut
 from parimend.errors import WordError
 from parimend.words.layout import Part, Word, split, whole
 
@@ -122,3 +123,23 @@ class TestWord:
         assert Word((a,)).name == "a"
         assert Word((a, b)).name == "a .. b"
         assert Word((a, b)).padded == 16 + 32
+
+
+def test_words_of_rows_have_names_of_their_own():
+    w, k = whole("fc.weight", "F32", (3, 4)), whole("conv.weight", "BF16", (2, 3, 5))
+    bias, scale = whole("fc.bias", "F32", (3,)), whole("scale", "F32", ())
+    names = [word.name for word in split([w, bias, k, scale], "row")]
+    assert names == [
+        *(f"fc.weight[{i}] .. fc.bias[{i}]" for i in range(3)),
+        *(f"conv.weight[{i}]" for i in range(2)),
+        "scale",
+    ]
+    assert [word.name for word in split([w, bias], "model")] == ["fc.weight .. fc.bias"]
+    long = whole("w", "F32", (5, 24))
+    assert [word.name for word in cut(Word((long,)), limit=48)] == [
+        "w[0:2]", "w[2:4]", "w[4]"
+    ]  # fmt: skip
+    assert [word.name for word in cut(Word((long,)), limit=64)] == [
+        "w.flat[0:64]", "w.flat[64:120]"
+    ]  # fmt: skip
+    assert split([w, bias], "row")[1].tensors == "fc.weight .. fc.bias"

@@ -24,6 +24,7 @@ LOOKS = 4
 """How often a word is looked at whose bytes change while they are being decoded."""
 
 NOT_HELD = "the memory does not hold what is written to it"
+SEAL_DAMAGED = "its sums in the seal are damaged: load the seal again"
 _CLEAN = Finding(Verdict.CLEAN)
 _CHANGING = "it changes while it is being repaired"
 _WRITTEN = 1 << 14  # elements that are put back together
@@ -153,6 +154,12 @@ def find(
                 before, finding = finding, look()
                 if finding == before or finding.verdict is not Verdict.UNCORRECTABLE:
                     break
+    lost = finding.verdict is Verdict.UNCORRECTABLE
+    # A seal in memory may be damaged as well; that of a file tells it when it is read.
+    if lost and tensors.live and word.sha256 and sha256_of(word.word, tensors) == word.sha256:
+        finding = look()  # it may have been repaired meanwhile
+        if finding.verdict is Verdict.UNCORRECTABLE:
+            finding = Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
     return finding
 
 
@@ -192,15 +199,18 @@ BY_SHA256 = Search(find_hashed, clean_by_sha256)
 
 
 def proven(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
-    """The finding, if correcting it leads to the sealed SHA-256. Without one it is proven already:
-    what was found explains all sums.
+    """The finding, if correcting it leads to the sealed SHA-256. Without one it is proven already,
+    as what was found explains all sums, if nobody can have changed the word since they were taken;
+    else it has to lead to the sums, too.
     """
-    if (
-        finding.verdict is Verdict.CORRECTABLE
-        and word.sha256
-        and sha256_of(word.word, tensors, finding) != word.sha256
-    ):
-        return Finding(Verdict.UNCORRECTABLE, reason="the SHA-256 of the result is not as sealed")
+    if finding.verdict is not Verdict.CORRECTABLE:
+        return finding
+    if word.sha256:
+        if sha256_of(word.word, tensors, finding) != word.sha256:
+            reason = "the SHA-256 of the result is not as sealed"
+            return Finding(Verdict.UNCORRECTABLE, reason=reason)
+    elif tensors.live and not carrier_of(word.code).explains(finding, word, tensors):
+        return Finding(Verdict.UNCORRECTABLE, reason="it changed while damage was located")
     return finding
 
 

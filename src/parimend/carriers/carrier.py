@@ -19,7 +19,7 @@ from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.record import Record
-from parimend.seal import SealedWord
+from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word, bytes_in
 
@@ -61,7 +61,8 @@ class PlannedWord(Record):
     """What protecting one word takes.
 
     Attributes:
-        name: the tensor, or the first and last of several.
+        name: the tensor, or the first and last of several; with the elements and the bits, if it
+            is not all of them: ``fc.weight[3] .. fc.bias[3]``.
         elements: number of protected elements.
         nbytes: that their protected bits take.
         code: that it is sealed in.
@@ -171,6 +172,12 @@ class Carrier(ABC):
     @abstractmethod
     def find(self, sealed: SealedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
         """Decode one word; ``erased`` are places that may well be wrong, whatever is in them."""
+
+    def explains(self, found: Finding, sealed: CheckedWord, tensors: Tensors) -> bool:
+        """Whether a word would be as it was, as far as its checks tell, if what was found was put
+        back now: it may have changed since. Asked where no SHA-256 tells.
+        """
+        return True
 
     def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
         """Which of the small words are as sealed, as far as that is seen of many together. What

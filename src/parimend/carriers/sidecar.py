@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.base import sha256_of
+from parimend.carriers.base import SEAL_DAMAGED, sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place, WrongElements
 from parimend.carriers.summing import JOINED, add_sums, cut, joined, looks, reads, sums
@@ -100,6 +100,8 @@ class Sidecar(Carrier):
             return Finding(Verdict.CLEAN)
         code = sealed.code
         assert isinstance(code, SumsCode)
+        if (sealed.target >= code.prime).any():
+            return Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
         if not changed.any():
             return Finding(Verdict.CLEAN)
@@ -120,6 +122,13 @@ class Sidecar(Carrier):
                 Verdict.UNCORRECTABLE, reason="the damage found is not that of these words"
             )
         return Finding(Verdict.CORRECTABLE, found)
+
+    def explains(self, found: Finding, sealed: CheckedWord, tensors: Tensors) -> bool:
+        code = sealed.code
+        assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        put_back = code.few(code.sums_of(*_put_back(found, sealed)))
+        return np.array_equal(code.add(few, put_back), code.few(sealed.target))
 
     def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
         """As far as a few of their sums tell, see `intact`."""
@@ -232,6 +241,17 @@ class _Sums:
     def digests(self) -> bytes:
         """Those of all blocks, or nothing."""
         return b"" if self._blocks is None else self._blocks.digests.tobytes()
+
+
+def _put_back(found: Finding, sealed: CheckedWord) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What putting back adds to words: their positions, one for every byte, and by how much."""
+    lines, positions, values = sealed.word.lines, list[int](), list[int]()
+    for number, offset, received, original in found.elements:
+        first = offset * len(original)
+        for at, (old, new) in enumerate(zip(received, original, strict=True), first):
+            positions.append(lines[number] + at // WORD)
+            values.append((new - old) << 8 * (at % WORD))
+    return np.array(positions, np.int64), np.array(values, np.int64)
 
 
 def _restored(sealed: CheckedWord, tensors: Tensors, decoding: Decoding) -> WrongElements | None:

@@ -80,8 +80,7 @@ class Looks:
         """
         self.gate.arrive(quietly=quietly)
         self.stopped, self._teller.lock = threading.Event(), threading.RLock()
-        if not self.gate.mine:
-            self._weights.end_change()
+        self._weights.arrive(changing=self.gate.mine)
 
     def forget(self) -> None:
         """The words were sealed anew: what is known of them is known no more."""
@@ -119,9 +118,9 @@ class Looks:
         `look` says what they are.
         """
         try:
-            words, since = self._weights.words()
+            words, since = self._paused(self._weights.words, pause)
             looking = iter(clean(words, since.tensors))
-            while (seen := self._paused(lambda: next(looking, None), pause)) is not None:
+            while seen := self._paused(lambda: self._next(looking, since), pause):
                 mine = [words[number] for number in seen]
                 self._teller.count(bytes_read=sum(p.nbytes for word in mine for p in word.parts))
                 is_valid = partial(self._weights.is_valid, mine, since)
@@ -137,7 +136,7 @@ class Looks:
             return self._look(number, pause)
         except Exception as error:
             self._lost[number] = self._as_it_is(number)
-            what = f"{self._weights.seal.words[number].name} is not watched"
+            what = f"{self._weights.seal.words[number].word.tensors} is not watched"
             return Looked([self._teller.fail("unwatched", what, error)], False)
 
     @contextmanager
@@ -174,7 +173,8 @@ class Looks:
         """What tells a word from what it is at other times; nothing if it cannot be read."""
         try:
             word, since = self._weights.word(number)
-            return proof_of(word, since.tensors)
+            with self._weights.reading(since) as may:
+                return proof_of(word, since.tensors) if may else b""
         except Exception:
             return b""
 
@@ -212,10 +212,13 @@ class Looks:
     ) -> Looked:
         """Locate damage, repair it, and tell of it."""
         weights, tensors = self._weights, since.tensors
-        before = proof_of(word, tensors)
-        finding = find(word, tensors, looks=1, erased=self.memory.stuck_in(word))
-        lost = finding.verdict is Verdict.UNCORRECTABLE
-        changed = lost and proof_of(word, tensors) != before
+        with weights.reading(since) as may:
+            if not may:
+                return Looked([], False)
+            before = proof_of(word, tensors)
+            finding = find(word, tensors, looks=1, erased=self.memory.stuck_in(word))
+            lost = finding.verdict is Verdict.UNCORRECTABLE
+            changed = lost and proof_of(word, tensors) != before
         if not weights.is_valid([word], since):
             return Looked([], False)
         if finding.verdict is Verdict.CLEAN:
@@ -289,17 +292,26 @@ class Looks:
         return done
 
     def _is_clean(self, word: SealedWord, since: Since, pause: bool) -> bool:
-        """Compare the checks of a word with its seal, with pauses; stopped, it says False."""
+        """Compare the checks of a word with its seal, with pauses; stopped, or where the weights
+        change on purpose, it says False.
+        """
         looking = carrier_of(word.code).look(word, since.tensors)
         devices = self._weights.devices(word)
         while True:
             try:
-                read = self._paused(lambda: next(looking), pause, devices)
-                self._teller.count(bytes_read=read)
+                read = self._paused(lambda: self._next(looking, since), pause, devices)
             except StopIteration as done:
                 return bool(done.value)
+            if read is None:
+                return False
+            self._teller.count(bytes_read=read)
             if self.stops(pause):
                 return False
+
+    def _next(self, looking: Iterator[Result], since: Since) -> Result | None:
+        """What the next piece of a look gives; None if the weights change on purpose."""
+        with self._weights.reading(since) as may:
+            return next(looking) if may else None
 
     def _paused(
         self, work: Callable[[], Result], pause: bool, devices: Collection[torch.device] = ()

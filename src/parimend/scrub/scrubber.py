@@ -147,8 +147,8 @@ class Scrubber:
 
     @property
     def unwatched(self) -> frozenset[str]:
-        """Names of the words that the last sweep could not look at, and of tensors that had the
-        memory of sealed ones and have their own now.
+        """Names of the tensors, or the first and last, of words that the last sweep could not look
+        at, and of tensors that had the memory of sealed ones and have their own now.
         """
         return self._unwatched
 
@@ -230,7 +230,9 @@ class Scrubber:
         """Change weights on purpose: forward passes wait, and the seal is renewed afterwards.
 
         The tensors themselves may be replaced too (``load_state_dict(..., assign=True)``, another
-        module in place of one) by others of the same shape and dtype.
+        module in place of one) by others of the same shape and dtype. Nothing is read meanwhile, so
+        that memory may be moved and freed: ``share_memory()``, and giving a model to a process that
+        is spawned, belong here.
 
         Every word is looked at before, so that no damage is sealed as right. What is beyond repair
         is told as ``uncorrectable`` before, and as ``failed`` afterwards if the word is not again
@@ -341,7 +343,7 @@ class Scrubber:
                 events += found
                 complete &= seen
                 if any(event.kind == "unwatched" for event in found):
-                    unwatched.add(self.seal.words[number].name)
+                    unwatched.add(self.seal.words[number].word.tensors)
             self._unwatched = frozenset(unwatched | self._weights.untied)
             with self._teller.lock:
                 self._schedule.ended(complete=complete)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,8 +63,13 @@ class Weights:
         for word in seal.words:
             self._proven(word)
         self._changes = 0  # on purpose, begun and ended: odd while there is one
+        self._meet()
         self._replaced: set[str] = set()  # tensors that are not those that were sealed
         self._tied = tied_to(leaves(unwrapped(model)), self.tensors.held)
+
+    def _meet(self) -> None:
+        """Nobody reads, and nobody waits for those who do."""
+        self._readers, self._condition = list[int](), threading.Condition()  # their threads
 
     def look_up(self) -> set[str]:
         """Find the tensors that the model has now; names of those that were replaced."""
@@ -173,17 +179,44 @@ class Weights:
                 raise carrier.not_renewed()
 
     @contextmanager
+    def reading(self, since: Since) -> Iterator[bool]:
+        """What is read within it stays where it is: a change on purpose waits for its end, as it
+        may free memory.
+
+        Yields:
+            Whether none began since then; if one did, nothing is to be read.
+        """
+        mine = threading.get_ident()
+        with self._condition:
+            self._readers.append(mine)
+        try:
+            yield since.changes == self._changes and not self._changes % 2
+        finally:
+            with self._condition:
+                self._readers.remove(mine)
+                self._condition.notify_all()
+
+    @contextmanager
     def changed_on_purpose(self) -> Iterator[None]:
         """What is done to the weights within it is no damage; `renew` ends it, or it was none."""
+        mine = {threading.get_ident()}  # what a signal interrupts goes on afterwards
         self._changes += 1
         try:
+            with self._condition:
+                self._condition.wait_for(lambda: mine.issuperset(self._readers))
             yield
         finally:
             self._changes += 1
 
-    def end_change(self) -> None:
-        """Whoever was changing weights is gone, with a process from which this one was forked."""
-        self._changes += self._changes % 2
+    def arrive(self, *, changing: bool) -> None:
+        """In a forked process, nobody who read or changed weights in the old one is there.
+
+        Args:
+            changing: but for this thread, which changes them.
+        """
+        self._meet()
+        if not changing:
+            self._changes += self._changes % 2
 
     def renew(self, wrong: Iterable[int]) -> list[str]:
         """Seal the weights as they are now.

@@ -87,6 +87,21 @@ class Part(Record):
         """
         return LINE // math.gcd(self.itemsize, LINE)
 
+    @property
+    def label(self) -> str:
+        """For messages: the name of the tensor, and which elements, if not all.
+
+        >>> [Part("w", "F32", (9, 5), *some).label for some in ((0, 45), (10, 5), (10, 15), (3, 9))]
+        ['w', 'w[2]', 'w[2:5]', 'w.flat[3:12]']
+        """
+        below = math.prod(self.shape[1:])
+        if self.count == below * (self.shape or (1,))[0]:
+            return self.name
+        if self.start % below or self.count % below:
+            return f"{self.name}.flat[{self.start}:{self.start + self.count}]"
+        first, last = self.start // below, (self.start + self.count) // below
+        return f"{self.name}[{first}{f':{last}' * (last - first > 1)}]"
+
     def index(self, offset: int) -> tuple[int, ...]:
         """The index in the tensor of the part's element ``offset``.
 
@@ -221,14 +236,20 @@ class Word(Record):
         return any(part.mask for part in self.parts)
 
     @property
+    def tensors(self) -> str:
+        """For messages: the tensor, or the first and last of several."""
+        return _first_and_last(self.parts[0].name, self.parts[-1].name)
+
+    @property
     def name(self) -> str:
-        """For messages: the tensor, or the first and last of several; which bits, if not all.
+        """For messages: `tensors`, with the elements and the bits, if it is not all of them.
 
         >>> Word((Part("w", "F32", (3,), 0, 3, mask=0xC0000000),)).name
         'w (2 bits of each)'
+        >>> split([whole("fc.weight", "F32", (2, 3)), whole("fc.bias", "F32", (2,))], "row")[1].name
+        'fc.weight[1] .. fc.bias[1]'
         """
-        first, last = self.parts[0].name, self.parts[-1].name
-        name = first if first == last else f"{first} .. {last}"
+        name = _first_and_last(self.parts[0].label, self.parts[-1].label)
         if not self.masked:
             return name
         fewest, most = min(p.bits for p in self.parts), max(p.bits for p in self.parts)
@@ -243,6 +264,10 @@ class Word(Record):
     def split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """An array of one value for every element, cut into those of the parts."""
         return np.split(values, self.ends[:-1])
+
+
+def _first_and_last(first: str, last: str) -> str:
+    return first if first == last else f"{first} .. {last}"
 
 
 def split(tensors: Iterable[Part], per: Per) -> list[Word]:
