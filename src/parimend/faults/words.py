@@ -197,8 +197,6 @@ def select(tensors: Tensors, only: str | Sequence[str] | None = None) -> list[Wo
         if name == following:
             raise FaultError(f"tensor {name!r} is given twice; give every tensor once")
     chosen = naming.select(names, only, error=FaultError)
-    if not chosen:
-        raise FaultError("only=[] selects no tensor; leave it out to select all of them")
     given = dict(pairs)
     return [_as_words(name, given[name]) for name in chosen]
 
