@@ -23,6 +23,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 # What one may not do, or a file system does not know: shares and sticks have no modes and owners,
 # and not every folder can be asked to last.
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
+_NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO}  # a folder, a link, a socket
 _LONGEST = 255  # bytes of a file's name
 _PATIENCE = 2.0  # seconds, with those who ask whether a file is locked
 _PAUSE = 0.001  # seconds before the next attempt
@@ -59,8 +60,11 @@ def locked(path: PathLike) -> Iterator[None]:
         try:
             descriptor = _open_lock(lock)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                why = f"{lock.name}, by which it is locked, is no file: remove it"
+                error = OSError(error.errno, f"{why} ({error.strerror})")
             error.filename = str(path)
-            raise
+            raise error
         try:
             _take(descriptor, target)
             # Its last owner may have removed it between our opening and locking it.
