@@ -434,13 +434,19 @@ def test_no_room_for_the_sidecar(tmp_path, rng, act):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
-def test_no_room_for_what_a_library_writes(tmp_path, name):
-    """Which does not say so by an error of the system."""
+@pytest.mark.parametrize("missing", [100, 1000, 395_000])
+def test_no_room_for_what_a_library_writes(tmp_path, name, missing):
+    """Which does not say so by an error of the system, and differently at the very end."""
+    state = {"w": torch.ones(100_000)}
+    save_file(state, tmp_path / name, errors=1)
+    room = (tmp_path / name).stat().st_size - missing
+    for path in tmp_path.iterdir():
+        path.unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(OSError, match=f"{name} cannot be written, as on a full disk"):
-            save_file({"w": torch.ones(100_000)}, tmp_path / name, errors=1)
+            save_file(state, tmp_path / name, errors=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == []

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 # What libraries say that are not told why they cannot write: SafetensorError, RuntimeError.
-_FAILED = ("I/O error", "IoError", "inline_container", "PytorchStreamWriter")
+_FAILED = ("I/O error", "IoError", "inline_container", "PytorchStreamWriter", "iostream error")
 
 
 def save_file(
