@@ -13,6 +13,7 @@ import parimend as pm
 from parimend.carriers import Share
 from parimend.errors import ParimendError, SpecError
 from parimend.faults import draw
+from parimend.planner import simulate
 from parimend.propagation import trace
 from parimend.upsets import Upset, upset_
 from parimend.words.layout import Word, whole
@@ -94,6 +95,14 @@ class Odd(os.PathLike):
         (lambda: pm.plan(MODEL, 3, service={}), "environment must be a name.*, not a dict"),
         (lambda: pm.Service([]), "environment must be a name, or an Environment, not a list"),
         (lambda: Upset([]), "kind must be a name, not a list"),
+        (lambda: draw("noise", 3, 1, 0), "tensors must be tensors by name, or a list of Words, no"),
+        (lambda: draw("noise", ["w"], 1, 0), "each of tensors must be Words, not a str"),
+        (lambda: upset_(3, Upset("offset")), "model must be a torch.nn.Module, not an int: 3"),
+        (lambda: upset_(MODEL, "offset"), "upset must be an Upset, not a str: 'offset'"),
+        (lambda: simulate(MODEL, 3), "plan must be a Plan, not a Linear"),
+        (lambda: simulate(pm.plan(MODEL, 3), 3, progress=1), "progress must be a function of a nu"),
+        (lambda: simulate(pm.plan(MODEL, 3), 3, seed=1.5), "seed must be a whole number"),
+        (lambda: pm.campaign.compare(3, "out"), "a must be the path of a file, not an int: 3"),
         (lambda: draw([], {"w": np.ones(9)}, 1, 0), "kind of damage must be a name, not a list"),
         (lambda: pm.plan(MODEL, 3, metric=3), "metric must be a function of a model that giv"),
         (lambda: pm.plan(MODEL, 3, metric=lambda of: None), "gives no number but a NoneType"),
@@ -168,6 +177,16 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
         pm.protect_(weights[1], np.uint8(210), pm.Real(**own), **options),
     )
     assert seals[0].to_bytes() == seals[1].to_bytes()
+
+
+def test_whole_numbers_of_numpy_balance_a_budget_as_others_do():
+    model, numbers = torch.nn.Linear(40, 90), {"checks": 2, "floor": 4, "trials": 5, "seed": 3}
+    batches = [torch.linspace(-1, 1, 20_000).reshape(500, 40)]
+    found, same = (
+        pm.balance(model, kind(120), batches, **{name: kind(x) for name, x in numbers.items()})
+        for kind in (int, np.int8)
+    )
+    assert found.to_json() == same.to_json()
 
 
 def test_numbers_of_numpy_are_numbers_in_records():

@@ -358,6 +358,8 @@ def upset_(
         >>> int((right != wrong).sum()), upsets.struck
         (2, [('', 0)])
     """
+    require(model, "model", "a torch.nn.Module", nn.Module)
+    require(upset, "upset", "an Upset", Upset)
     every = whole_number(every, "every", least=1, error=FaultError)
     seed = seed_of(seed, error=FaultError)
     operators = texts(operations or (), "operations", "the name of an operation or a list of them")

@@ -144,12 +144,12 @@ def balance(
         2
     """
     require(model, "model", "a torch.nn.Module, which can be run", torch.nn.Module)
-    whole_number(errors, least=1)
-    whole_number(floor, "floor", least=1)
-    whole_number(checks, "checks", least=1, most=_MOST)
-    whole_number(trials, "trials", least=2, most=_MOST)
+    errors = whole_number(errors, least=1)
+    floor = whole_number(floor, "floor", least=1)
+    checks = whole_number(checks, "checks", least=1, most=_MOST)
+    trials = whole_number(trials, "trials", least=2, most=_MOST)
     real_number(tolerance, "tolerance", "what damage may cost, a number", above=0)
-    seed_of(seed)
+    seed = seed_of(seed)
     if metric is not None:
         require_callable(metric, "metric", METRIC)
     model = copy.deepcopy(model).eval()
