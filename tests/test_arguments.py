@@ -108,6 +108,7 @@ class Odd(os.PathLike):
         (lambda: pm.plan(MODEL, 3, metric=lambda of: None), "gives no number but a NoneType"),
         (lambda: pm.plan(MODEL, 3, metric=lambda of: X), "gives no number but a Tensor"),
         (lambda: pm.plan(MODEL, 3, calibration=3), "calibration must be an iterable of batches"),
+        (lambda: pm.plan(MODEL, 3, calibration=X), "batches must be an iterable of batches, not a"),
         (lambda: pm.balance(MODEL, 3, None), "calibration must be an iterable .*, not None"),
         (lambda: pm.balance(MODEL, 3, X), "batches must be an iterable of batches, not a tensor"),
         (lambda: pm.balance(MODEL, 3, [X], metric=3), "metric must be a function of a model"),
