@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,8 @@ import parimend as pm
 from parimend.carriers import Share
 from parimend.errors import ParimendError, SpecError
 from parimend.faults import draw
+from parimend.planner import simulate
+from parimend.propagation import trace
 from parimend.upsets import Upset, upset_
 from parimend.words.layout import Word, whole
 
@@ -19,6 +22,14 @@ MODEL = torch.nn.Linear(40, 30)
 SEAL = pm.protect_(MODEL, errors=3)
 HALF = {name: tensor.half() for name, tensor in MODEL.state_dict().items()}
 SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
+X = torch.ones(2, 40)
+
+
+class Odd(os.PathLike):
+    """A path that cannot say which."""
+
+    def __fspath__(self):
+        return 3
 
 
 @pytest.mark.parametrize(
@@ -65,6 +76,49 @@ SGD = torch.optim.SGD(MODEL.parameters(), 0.1)
         (lambda: pm.protect_(MODEL, 3, seed="0"), "seed must be a whole number, not a str: '0'"),
         (lambda: pm.plan(MODEL, 3, seed=2.0), "seed must be a whole number, not a float: 2.0"),
         (lambda: SEAL.save(MODEL), "path must be the path of a file"),
+        (lambda: pm.load_file("\ud800"), "path must be the path of a file"),
+        (lambda: pm.check_file(Odd()), "path must be the path of a file, not an Odd"),
+        (lambda: pm.check_file(b"m.npy"), "path must be the path of a file, not a bytes: b'm.npy'"),
+        (lambda: pm.check_file("x", progress=3), "progress must be a function of a number of by"),
+        (lambda: pm.repair_file("x", progress=None), "progress must be a function .*, not None"),
+        (lambda: pm.protect_file("x", 3, progress=[]), "progress must be a function .*, not a lis"),
+        (lambda: pm.repair_file("x", sources=None), "sources must be a path, an address, or a lis"),
+        (lambda: pm.repair_file("x", sources=[3]), "each of sources must be the path .*int: 3"),
+        (lambda: pm.verify("x", "ignore"), "on_damage must be 'raise', 'repair' or 'warn'"),
+        (lambda: pm.verify("x", np.ones(2)), "on_damage must be .*, not a ndarray"),
+        (lambda: pm.check(MODEL, SEAL, proof=np.ones(2)), "proof must be .*, not a ndarray"),
+        (lambda: pm.protect_(MODEL, 3, per=np.ones(2)), "per must be .*, not a ndarray"),
+        (lambda: pm.guard_(MODEL, policy=[1]), "policy must be 'correct', .*, not a list"),
+        (lambda: pm.check_file("x", engine=[1]), "engine must be a name, not a list"),
+        (lambda: pm.protect_(MODEL, 3, {}), "carrier must be a name, or a Carrier with its op"),
+        (lambda: pm.protect_(MODEL, 3, 10**5000), "carrier .*, not an int: a number of thousands"),
+        (lambda: pm.plan(MODEL, 3, service={}), "environment must be a name.*, not a dict"),
+        (lambda: pm.Service([]), "environment must be a name, or an Environment, not a list"),
+        (lambda: Upset([]), "kind must be a name, not a list"),
+        (lambda: draw("noise", 3, 1, 0), "tensors must be tensors by name, or a list of Words, no"),
+        (lambda: draw("noise", ["w"], 1, 0), "each of tensors must be Words, not a str"),
+        (lambda: upset_(3, Upset("offset")), "model must be a torch.nn.Module, not an int: 3"),
+        (lambda: upset_(MODEL, "offset"), "upset must be an Upset, not a str: 'offset'"),
+        (lambda: simulate(MODEL, 3), "plan must be a Plan, not a Linear"),
+        (lambda: simulate(pm.plan(MODEL, 3), 3, progress=1), "progress must be a function of a nu"),
+        (lambda: simulate(pm.plan(MODEL, 3), 3, seed=1.5), "seed must be a whole number"),
+        (lambda: pm.campaign.compare(3, "out"), "a must be the path of a file, not an int: 3"),
+        (lambda: draw([], {"w": np.ones(9)}, 1, 0), "kind of damage must be a name, not a list"),
+        (lambda: pm.plan(MODEL, 3, metric=3), "metric must be a function of a model that giv"),
+        (lambda: pm.plan(MODEL, 3, metric=lambda of: None), "gives no number but a NoneType"),
+        (lambda: pm.plan(MODEL, 3, metric=lambda of: X), "gives no number but a Tensor"),
+        (lambda: pm.plan(MODEL, 3, calibration=3), "calibration must be an iterable of batches"),
+        (lambda: pm.plan(MODEL, 3, calibration=X), "batches must be an iterable of batches, not a"),
+        (lambda: pm.balance(MODEL, 3, None), "calibration must be an iterable .*, not None"),
+        (lambda: pm.balance(MODEL, 3, X), "batches must be an iterable of batches, not a tensor"),
+        (lambda: pm.balance(MODEL, 3, [X], metric=3), "metric must be a function of a model"),
+        (lambda: pm.constrain_(MODEL, SGD, 3, state=3), "state must be what state_dict"),
+        (lambda: pm.heal_(MODEL, SGD, on_event=3), "on_event must be a function .*, not an int: 3"),
+        (lambda: pm.save_file(HALF, "m.safetensors", 3, metadata=["a"]), "metadata must be texts"),
+        (lambda: pm.Seal.from_bytes(SEAL), "data must be the bytes of a seal, not a Seal"),
+        (lambda: trace(MODEL, X, 3), "upsets must be Upset or Faults, or a list of them, not"),
+        (lambda: trace(MODEL, X, Upset("offset"), seeds=np.array(3)), "seeds must be whole"),
+        (lambda: pm.load_file("x", device=1 << 70), "device '1180591620717411303424' cannot"),
     ],
 )
 def test_wrong_types_are_one_sentence(call, says):
@@ -72,6 +126,40 @@ def test_wrong_types_are_one_sentence(call, says):
         call()
     assert len(str(error.value)) < 200
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda no: pm.protect_(MODEL, 3, buffers=no), "buffers"),
+        (lambda no: pm.plan(MODEL, 3, buffers=no), "buffers"),
+        (lambda no: pm.plan(MODEL, 3, measure=no), "measure"),
+        (lambda no: pm.Sidecar(digest=no), "digest"),
+        (lambda no: pm.protect_file("x", 3, force=no), "force"),
+        (lambda no: pm.protect_file("x", 3, everything=no), "everything"),
+        (lambda no: pm.repair_file("x", partial=no), "partial"),
+        (lambda no: pm.verified("x", at_once=no).__enter__(), "at_once"),
+        (lambda no: pm.guard_(MODEL, activations=no), "activations"),
+        (lambda no: pm.guard_(MODEL, deferred=no), "deferred"),
+        (lambda no: trace(MODEL, X, Upset("offset"), buffers=no), "buffers"),
+    ],
+)
+@pytest.mark.parametrize("no", ["no", "", 0, None, np.ones(2), torch.ones(2)])
+def test_what_is_neither_true_nor_false_is_taken_for_neither(call, name, no):
+    with pytest.raises(SpecError, match=f"{name} must be True or False, not "):
+        call(no)
+
+
+def test_true_and_false_of_numpy_are_true_and_false():
+    assert not pm.Sidecar(digest=np.bool_(False)).digest
+    assert pm.protect_(MODEL, 3, buffers=np.bool_(True)).covered == SEAL.covered
+
+
+@pytest.mark.parametrize("state", [{"hook": lambda: 0}, {"all": (i for i in ())}])
+def test_what_torch_cannot_save_is_refused(state, tmp_path):
+    with pytest.raises(SpecError, match=r"m\.pt cannot be saved: .*; give state dicts, numbers"):
+        pm.save_file(state, tmp_path / "m.pt", 3)
+    assert not list(tmp_path.iterdir())
 
 
 def test_long_arguments_are_shown_shortened():
@@ -90,6 +178,16 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
         pm.protect_(weights[1], np.uint8(210), pm.Real(**own), **options),
     )
     assert seals[0].to_bytes() == seals[1].to_bytes()
+
+
+def test_whole_numbers_of_numpy_balance_a_budget_as_others_do():
+    model, numbers = torch.nn.Linear(40, 90), {"checks": 2, "floor": 4, "trials": 5, "seed": 3}
+    batches = [torch.linspace(-1, 1, 20_000).reshape(500, 40)]
+    found, same = (
+        pm.balance(model, kind(120), batches, **{name: kind(x) for name, x in numbers.items()})
+        for kind in (int, np.int8)
+    )
+    assert found.to_json() == same.to_json()
 
 
 def test_numbers_of_numpy_are_numbers_in_records():

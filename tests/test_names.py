@@ -2,11 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from parimend import guard_
+from parimend import fingerprint, guard_, plan, protect_file
 from parimend.errors import GuardError, WordError
 from parimend.names import listed, select, some
 from parimend.upsets import Upset, upset_
@@ -32,7 +33,6 @@ def test_the_name_of_a_module_is_answered_with_the_pattern_of_what_is_in_it(patt
         (["fc.weight", "conv1.weight"], [0, 2]),
         (["conv?.[bw]*"], [0, 1]),
         ("*.weight", [0, 2]),
-        ([], []),
         ("!*.bias", [0, 2]),
         (["!fc.*", "!*.bias"], [0]),
         (["*.weight", "!fc.*"], [0]),
@@ -62,6 +62,25 @@ def test_the_message_stays_short():
         select([f"w{i}" for i in range(100)], ["x"])
     with pytest.raises(WordError, match="there are none"):
         select([], ["x"])
+
+
+@pytest.mark.parametrize("only", [[], (), set()])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path, only: select(NAMES, only),
+        lambda path, only: protect_file(path, 3, only=only),
+        lambda path, only: plan(path, 3, only=only),
+        lambda path, only: fingerprint(path, only=only),
+    ],
+)
+def test_no_pattern_at_all_is_refused(call, only, tmp_path):
+    """A seal of nothing would call everything clean, and two prints of nothing are equal."""
+    path = tmp_path / "w.npy"
+    np.save(path, np.ones(100, np.float32))
+    with pytest.raises(WordError, match=re.escape(f"only={only} selects no tensor; leave it out")):
+        call(path, only)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_patterns_that_only_take_out_leave_the_rest_of_the_usual():

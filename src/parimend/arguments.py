@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
+
+import numpy as np
 
 from parimend.errors import ParimendError, SpecError
 
 SEEDS = 1 << 64
 """Seeds are smaller than this, and not negative."""
+_ENDLESS = "a number of thousands of digits"  # which Python does not write
 
 
 def path_of(value: object, name: str = "path") -> Path:
@@ -21,9 +26,9 @@ def path_of(value: object, name: str = "path") -> Path:
     Traceback (most recent call last):
     parimend.errors.SpecError: path must be the path of a file, not an int: 3
     """
-    if isinstance(value, str | os.PathLike):
-        path = os.fspath(value)
-        if isinstance(path, str) and path and "\0" not in path:
+    with suppress(TypeError, UnicodeEncodeError):  # of no path; of what no name can be made of
+        path = os.fspath(value)  # type: ignore[call-overload]
+        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
             return Path(path)
     raise SpecError(f"{name} must be the path of a file, not {_shown(value)}")
 
@@ -150,6 +155,36 @@ def _range(
     return "".join(f" {word}" for word in (low, low and high and "and", high) if word)
 
 
+def one_of(
+    value: object,
+    name: str,
+    choices: Sequence[str | None],
+    *,
+    error: type[ParimendError] = SpecError,
+) -> None:
+    """Refuse what is none of some names.
+
+    >>> one_of("leave", "on_damage", ("raise", "repair", "warn"))
+    Traceback (most recent call last):
+    parimend.errors.SpecError: on_damage must be 'raise', 'repair' or 'warn', not a str: 'leave'
+    """
+    # Of an array nobody knows whether it is among them.
+    if not isinstance(value, str | None) or value not in choices:
+        *most, last = map(repr, choices)
+        raise error(f"{name} must be {', '.join(most)} or {last}, not {_shown(value)}")
+
+
+def flag(value: object, name: str) -> bool:
+    """True or False, numpy's included; nothing else is taken for one of them: "no" is not False.
+
+    >>> flag("no", "force")
+    Traceback (most recent call last):
+    parimend.errors.SpecError: force must be True or False, not a str: 'no'
+    """
+    require(value, name, "True or False", bool, np.bool_)
+    return bool(value)
+
+
 def workers_of(value: object) -> int | None:
     """How many work at the same time, as it was given as an argument; None for one on each core.
 
@@ -181,6 +216,21 @@ def require(value: object, name: str, what: str, *types: type) -> None:
         raise SpecError(f"{name} must be {what}, not {_shown(value)}")
 
 
+def require_iterable(
+    value: object, name: str, what: str, *, error: type[ParimendError] = SpecError
+) -> None:
+    """Refuse what cannot be gone through, as arrays without dimensions, which look as if.
+
+    >>> require_iterable(3, "seeds", "whole numbers, such as range(20)")
+    Traceback (most recent call last):
+    parimend.errors.SpecError: seeds must be whole numbers, such as range(20), not an int: 3
+    """
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise error(f"{name} must be {what}, not {_shown(value)}") from None
+
+
 def require_callable(value: object, name: str, what: str) -> None:
     """Refuse what cannot be called.
 
@@ -196,8 +246,8 @@ def _figure(value: object) -> str:
     """A number, if it has not too many digits to be read, or even to be written."""
     try:
         text = str(value)
-    except ValueError:  # of thousands of digits
-        return "a number of thousands of digits"
+    except ValueError:
+        return _ENDLESS
     return text if len(text) <= 60 else f"a number of {len(text)} digits"
 
 
@@ -207,7 +257,10 @@ def _shown(value: object) -> str:
     kind = type(value).__name__
     if not isinstance(value, str | bytes | int | float):
         return f"{_article(kind)} {kind}"  # a model, for one, says more than a sentence can hold
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        text = _ENDLESS
     return f"{_article(kind)} {kind}: {text if len(text) <= 60 else text[:57] + '...'}"
 
 

@@ -23,9 +23,11 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 # What one may not do, or a file system does not know: shares and sticks have no modes and owners,
 # and not every folder can be asked to last.
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
+_NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO}  # a folder, a link, a socket
 _LONGEST = 255  # bytes of a file's name
 _PATIENCE = 2.0  # seconds, with those who ask whether a file is locked
 _PAUSE = 0.001  # seconds before the next attempt
+_ACL = "system.posix_acl_access"
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -59,8 +61,11 @@ def locked(path: PathLike) -> Iterator[None]:
         try:
             descriptor = _open_lock(lock)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                why = f"{lock.name}, by which it is locked, is no file: remove it"
+                error = OSError(error.errno, f"{why} ({error.strerror})")
             error.filename = str(path)
-            raise
+            raise error
         try:
             _take(descriptor, target)
             # Its last owner may have removed it between our opening and locking it.
@@ -254,8 +259,9 @@ def _created(
             if model is target:
                 _adopt(file.fileno(), target)
             elif model is not None:
+                mode = _shared(file.fileno(), model, os.stat(model).st_mode & 0o777)
                 with _if_possible():
-                    os.fchmod(file.fileno(), os.stat(model).st_mode & 0o777)
+                    os.fchmod(file.fileno(), mode)
             if made is None:
                 yield file
             else:
@@ -293,14 +299,9 @@ def _remove(left: Path, remove: Callable[[Path], None] = Path.unlink) -> None:
 def _adopt(descriptor: int, target: Path) -> None:
     """Take over owner, mode and attributes of a file as far as one may."""
     old = target.stat()
-    mode = stat.S_IMODE(old.st_mode)
     with _if_possible():
         os.fchown(descriptor, old.st_uid, -1)
-    # The rights of its group are not for another one, beyond those that all have.
-    mode, full = mode & (~0o070 | (mode & 0o007) << 3), mode
-    with _if_possible():
-        os.fchown(descriptor, -1, old.st_gid)
-        mode = full
+    mode = _shared(descriptor, target, stat.S_IMODE(old.st_mode))
     now = os.fstat(descriptor)
     with _if_possible():
         shutil.copystat(target, descriptor)  # type: ignore[arg-type]
@@ -308,6 +309,32 @@ def _adopt(descriptor: int, target: Path) -> None:
         os.utime(descriptor, ns=(now.st_atime_ns, now.st_mtime_ns))
     with _if_possible():
         os.fchmod(descriptor, mode)
+
+
+def _shared(descriptor: int, like: PathLike, mode: int) -> int:
+    """Share a file with those whom another one of some mode is shared with; the mode that it then
+    may have.
+
+    The rights of a group are not for another one, beyond those that all have; nor are those of a
+    list of users and groups (ACL), which the mode shows as if they were the group's.
+    """
+    mode, full = mode & (~0o070 | (mode & 0o007) << 3), mode
+    with _if_possible():
+        os.fchown(descriptor, -1, os.stat(like).st_gid)
+        if hasattr(os, "getxattr"):
+            _take_list(descriptor, like)
+        mode = full
+    return mode
+
+
+def _take_list(descriptor: int, like: PathLike) -> None:
+    try:
+        users = os.getxattr(like, _ACL)
+    except OSError:  # it has none
+        with suppress(OSError):  # one that the folder gives to all that is new in it
+            os.removexattr(descriptor, _ACL)
+    else:
+        os.setxattr(descriptor, _ACL, users)
 
 
 def _replace(file: BinaryIO, temporary: Path, target: Path, stale: Sequence[Path]) -> None:

@@ -61,6 +61,10 @@ def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
     return given
 
 
+METRIC = "a function of a model that gives a number"
+"""What a metric must be, in words."""
+
+
 def score_of(value: SupportsFloat, metric: str) -> float:
     """A score of a model, which may be damaged.
 
@@ -69,13 +73,17 @@ def score_of(value: SupportsFloat, metric: str) -> float:
         metric: its name.
 
     Raises:
-        SpecError: if it is no finite number.
+        SpecError: if it is no number, or no finite one.
 
     Example:
         >>> score_of(1, "accuracy")
         1.0
     """
-    score = float(value)
+    try:
+        score = float(value)
+    except (TypeError, ValueError, RuntimeError):  # torch's, of several numbers
+        kind = type(value).__name__
+        raise SpecError(f"{metric} gives no number but a {kind}: a score must be one") from None
     if not math.isfinite(score):
         raise SpecError(
             f"{metric} gives {score}: a score must be a finite number also for a damaged model; "

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import torch
 
 from parimend import carriers
-from parimend.arguments import require
+from parimend.arguments import flag, require
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.carriers.base import SEAL_DAMAGED
 from parimend.errors import DamageError, SpecError
@@ -94,6 +94,7 @@ def protect_(
         'corrected'
     """
     model, request = unwrapped(model), Request.of(errors, carrier, **options)
+    buffers = flag(buffers, "buffers")
     if request.balance is None:
         tensors = tensors_to_protect(model, request.only, buffers or request.buffers)
     elif buffers:

@@ -33,7 +33,8 @@ def select(
         error: to raise.
 
     Raises:
-        ParimendError: ``error``, if a pattern matches nothing, or if they leave nothing.
+        ParimendError: ``error``, if a pattern matches nothing, or there is none, or if they leave
+            nothing.
         SpecError: if ``only`` is something else.
 
     Example:
@@ -46,6 +47,8 @@ def select(
     if only is None:
         return names
     patterns = texts(only, argument, _PATTERNS)
+    if not patterns:
+        raise error(f"{argument}={only!r} selects no {what}; leave it out to select all of them")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern.removeprefix(_NOT)) for name in names):
             inside = f"{pattern}.*"
@@ -54,7 +57,7 @@ def select(
             known = listed([name for name in names if name])
             raise error(f"no {what} matches {pattern!r}{hint}; there are {known}")
     chosen = [name for name in names if is_chosen([name], patterns)]
-    if patterns and not chosen:
+    if not chosen:
         raise error(f"{argument}={patterns} leaves no {what}; there are {listed(names)}")
     return chosen
 

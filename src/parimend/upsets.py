@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parimend.arguments import real_number, seed_of, whole_number
+from parimend.arguments import real_number, require, seed_of, whole_number
 from parimend.dtypes import named
 from parimend.errors import FaultError
 from parimend.layers.nesting import unpack_
@@ -55,6 +55,7 @@ class Upset:
     size: float = 1.0
 
     def __post_init__(self) -> None:
+        require(self.kind, "kind", "a name", str)
         if self.kind not in get_args(Kind):
             raise FaultError(
                 f"unknown kind of upset {self.kind!r}: take one of {', '.join(get_args(Kind))}"
@@ -357,6 +358,8 @@ def upset_(
         >>> int((right != wrong).sum()), upsets.struck
         (2, [('', 0)])
     """
+    require(model, "model", "a torch.nn.Module", nn.Module)
+    require(upset, "upset", "an Upset", Upset)
     every = whole_number(every, "every", least=1, error=FaultError)
     seed = seed_of(seed, error=FaultError)
     operators = texts(operations or (), "operations", "the name of an operation or a list of them")

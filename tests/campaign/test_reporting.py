@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 import tomllib
 
 import numpy as np
@@ -292,6 +294,24 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     assert code == 0
     assert "1.8e-12" in text
     assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_a_metric_prints_is_no_part_of_the_object(tmp_path, workers):
+    np.save(tmp_path / "w.npy", np.ones(500, np.float32))
+    (tmp_path / "prints.py").write_text(
+        "def score(tensors):\n    print('printed')\n    return 1.0\n"
+    )
+    (tmp_path / "spec.toml").write_text(
+        "[networks.n]\nfile = 'w.npy'\nmetric = 'prints:score'\n[protections.none]\n"
+        "[faults.f]\nkind = 'bitflip'\ncount = 4\n[stop]\ntrials = 20\n"
+    )
+    command = [sys.executable, "-m", "parimend", "campaign", "run", "spec.toml", "--out", "out"]
+    done = subprocess.run(
+        [*command, "--workers", workers, "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["trials"] == 20, done.stderr
+    assert set(done.stderr.splitlines()) == {"printed"}
 
 
 @pytest.mark.parametrize(("lost", "said"), [(1, ""), (2, "; 2 damaged lines: not counted")])

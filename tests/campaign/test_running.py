@@ -190,6 +190,11 @@ def test_a_campaign_that_began_while_another_process_waited_is_the_same(tmp_path
     assert Store(tmp_path).prepared == one
 
 
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    """File systems take any bytes, and torch maps no file whose name is not UTF-8."""
+    assert run(spec(), tmp_path / "\udcff", workers=1).finished
+
+
 def test_what_else_is_in_the_folder_stays(tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "mine").write_text("mine")

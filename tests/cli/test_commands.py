@@ -602,6 +602,11 @@ def made(tmp_path, monkeypatch):
         "    return 1\n"
         "def nothing():\n"
         "    return 1\n"
+        "def prints():\n"
+        "    import os\n"
+        "    os.system('echo printed by a child')\n"
+        "    print('printed')\n"
+        "    return model()\n"
         "def ends():\n"
         "    raise SystemExit(0)\n"
     )
@@ -625,6 +630,14 @@ def test_propagate(made, run):
     assert "offset of 0.5" in out
     assert "weights: zero x 1" in out
     assert "gain" in out
+
+
+def test_what_code_of_users_prints_is_no_part_of_the_object(made):
+    command = [sys.executable, "-m", "parimend", "propagate", "made_here:prints", "--seeds", "1"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["command"] == "propagate"
+    assert sorted(done.stderr.splitlines()) == ["printed", "printed by a child"]
+    assert "printed\n" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("taken", ["kept", "led to", "read"])

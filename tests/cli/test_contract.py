@@ -228,6 +228,17 @@ def test_an_interrupt_before_the_command_begins(run, monkeypatch):
     assert (code, out, err) == (130, "", "parimend: interrupted\n")
 
 
+def test_a_stop_before_the_command_begins_says_what_stopped_it(run, monkeypatch):
+    """As a service manager tells by the status whether it was its own."""
+    monkeypatch.setattr("parimend.cli._tell_version", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray leaves one of its own
+    try:
+        code, out, err = run("--version")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert (code, out, err) == (143, "", "parimend: stopped from outside (SIGTERM)\n")
+
+
 def test_an_interrupt_that_a_compiler_loses(capsys):
     """As LLVM does, which calls Python back: what it fails with then is no error of ours."""
 

@@ -161,9 +161,15 @@ def test_owner_and_attributes_are_kept(tmp_path, monkeypatch):
     path.write_bytes(b"old")
     path.chmod(0o664)
     attributes = {}
+
+    def read(place, name, **_):
+        if name != "user.origin":
+            raise OSError(errno.ENODATA, "No data available")
+        return b"here"
+
     # Not every file system has them, and not everybody may give files away.
     monkeypatch.setattr("os.listxattr", lambda p, **_: ["user.origin"] if p == path else [])
-    monkeypatch.setattr("os.getxattr", lambda *_, **__: b"here")
+    monkeypatch.setattr("os.getxattr", read)
     monkeypatch.setattr("os.setxattr", lambda p, name, value, **_: attributes.update({name: value}))
     owners = []
     monkeypatch.setattr("os.fchown", lambda _, user, group: owners.append((user, group)))
@@ -175,19 +181,53 @@ def test_owner_and_attributes_are_kept(tmp_path, monkeypatch):
     assert time.time_ns() - path.stat().st_mtime_ns < 60e9
 
 
-def test_the_rights_of_a_group_are_not_given_to_another(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    path.chmod(0o664)
+@pytest.mark.parametrize("like", [True, False])
+@pytest.mark.parametrize("refused", ["fchown", "setxattr"])
+@pytest.mark.parametrize(("mode", "left"), [(0o664, 0o644), (0o640, 0o600)])
+def test_the_rights_of_a_group_or_a_list_are_not_given_to_others(
+    tmp_path, monkeypatch, like, refused, mode, left
+):
+    old, path = tmp_path / "old", tmp_path / "a"
+    made = old if like else path
+    made.write_bytes(b"old")
+    made.chmod(mode)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr("os.fchown", refuse)
-    with atomic(path) as file:
+    monkeypatch.setattr("os.getxattr", lambda *_, **__: b"a list of users")
+    monkeypatch.setattr("os.setxattr", lambda *_, **__: None)
+    monkeypatch.setattr(f"os.{refused}", refuse)
+    with atomic(path, like=old if like else None) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == left
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+@pytest.mark.parametrize("like", [True, False])
+def test_a_list_of_users_is_that_of_the_old_file(tmp_path, monkeypatch, like, has_list):
+    """Also where the folder has one for what is new in it."""
+    old, path = tmp_path / "old", tmp_path / "a"
+    made = old if like else path
+    made.write_bytes(b"old")
+    made.chmod(0o660)
+    lists = {made: b"bob"} if has_list else {}
+
+    def get(place, name, **_):
+        if place not in lists:
+            raise OSError(errno.ENODATA, "No data available")
+        return lists[place]
+
+    done = []
+    monkeypatch.setattr("os.listxattr", lambda *_, **__: [])
+    monkeypatch.setattr("os.getxattr", get)
+    monkeypatch.setattr("os.setxattr", lambda _, name, value: done.append((name, value)))
+    monkeypatch.setattr("os.removexattr", lambda _, name: done.append((name, None)))
+    with atomic(path, like=old if like else None):
+        pass
+    assert done == [("system.posix_acl_access", b"bob" if has_list else None)]
+    assert path.stat().st_mode & 0o777 == 0o660
 
 
 @pytest.mark.parametrize("why", [errno.EPERM, errno.ENOTSUP])
@@ -434,13 +474,19 @@ def test_no_room_for_the_sidecar(tmp_path, rng, act):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
-def test_no_room_for_what_a_library_writes(tmp_path, name):
-    """Which does not say so by an error of the system."""
+@pytest.mark.parametrize("missing", [100, 1000, 395_000])
+def test_no_room_for_what_a_library_writes(tmp_path, name, missing):
+    """Which does not say so by an error of the system, and differently at the very end."""
+    state = {"w": torch.ones(100_000)}
+    save_file(state, tmp_path / name, errors=1)
+    room = (tmp_path / name).stat().st_size - missing
+    for path in tmp_path.iterdir():
+        path.unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(OSError, match=f"{name} cannot be written, as on a full disk"):
-            save_file({"w": torch.ones(100_000)}, tmp_path / name, errors=1)
+            save_file(state, tmp_path / name, errors=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == []

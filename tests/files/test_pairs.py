@@ -154,18 +154,22 @@ def test_what_is_saved_during_a_repair_stays(path, rng, how, seal):
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == after[0]
 
 
-def test_what_is_changed_in_place_during_a_repair_stays(path, rng, monkeypatch):
+@pytest.mark.parametrize("when", ["before it is copied", "after"])
+def test_what_is_changed_in_place_during_a_repair_stays(path, rng, monkeypatch, when):
     save_file(state(1), path, errors=3)
     flip(path, rng, 2)
     os.utime(path, ns=(0, 0))  # clocks of file systems are coarse
     copy, after = writing.copy_data, []
 
-    def late(*arguments):
-        copy(*arguments)
+    def changed(*arguments):
+        if when == "after":
+            copy(*arguments)
         damage(path, -4, b"\1\2\3\4")
         after.append(path.read_bytes())
+        if when != "after":
+            copy(*arguments)
 
-    monkeypatch.setattr("parimend.files.writing.copy_data", late)
+    monkeypatch.setattr("parimend.files.writing.copy_data", changed)
     with pytest.raises(MismatchError, match="was saved anew while it was being repaired"):
         repair_file(path)
     assert path.read_bytes() == after[0]

@@ -1,6 +1,7 @@
 """Sharded checkpoints: an index and its shards as one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,3 +188,16 @@ def test_patterns_are_for_all_shards_together(folder, tmp_path, carrier):
 def test_sidecars_are_found_by_name(folder):
     protect_file(folder, errors=10)
     assert all(sidecar_of(path).exists() for path in targets(folder))
+
+
+def test_a_name_that_no_file_can_have_does_not_hold_up_the_others(tmp_path):
+    """As in an index that was damaged, or written by whoever knows no file systems."""
+    names = ["a.npy", "x" * 300]
+    np.save(tmp_path / "a.npy", np.ones(100, np.float32))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+    made = protect_all([tmp_path], 3)
+    assert [Path(file.path).name for file in made.files] == [index.name, "a.npy"]
+    assert list(made.problems) == [str(tmp_path / names[1])]
+    verdicts = {Path(file.path).name: file.verdict.value for file in check_file(tmp_path).files}
+    assert verdicts == {index.name: "clean", "a.npy": "clean", names[1]: "unknown"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from parimend import Seal, check_file, load_file, plan, protect_file, repair_file, save_file
+from parimend.atomic import locked
 from parimend.cli import main
 from parimend.errors import FormatError
 from parimend.files import sidecar_of
@@ -50,6 +51,23 @@ def as_device(path, stat):
         return stat("/dev/zero" if str(place) == str(path) else place, **how)
 
     return found
+
+
+@pytest.mark.parametrize("kind", ["folder", "socket", "link"])
+def test_in_the_place_of_a_lock(kind, tmp_path, monkeypatch):
+    """What cannot be locked is named, and not the file, which is none of it."""
+    monkeypatch.chdir(tmp_path)
+    if kind == "folder":
+        os.mkdir(".a.lock")
+    elif kind == "link":
+        os.symlink("elsewhere", ".a.lock")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(".a.lock")
+    says = r"\.a\.lock, by which it is locked, is no file: remove it .*'a'"
+    with pytest.raises(OSError, match=says), locked("a"):
+        pass
+    assert os.listdir() == [".a.lock"]
 
 
 def test_opening(special, tmp_path):

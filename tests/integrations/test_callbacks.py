@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import parimend as pm
+from parimend.errors import FormatError, SpecError
 from parimend.integrations import lightning as for_lightning
 from parimend.integrations import transformers as for_transformers
 from parimend.outcomes import Verdict
@@ -210,3 +211,35 @@ def test_accelerate(tmp_path):
     train()
     assert all(torch.equal(t, end[name]) for name, t in model.state_dict().items())
     assert pm.check(model, constraint.seal_()).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("kind", [for_lightning.TrainInside, for_transformers.TrainInside])
+def test_where_no_seal_can_be_saved_is_told_before_the_training(tmp_path, kind):
+    model = torch.nn.Linear(64, 40)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(SpecError, match="path must be the path of a file, not an int: 3"):
+        kind(3, path=3)
+    with pytest.raises(FormatError, match="is a folder: name a regular file"):
+        kind(3, path=tmp_path)._begin(model, optimizer, None)
+    path = tmp_path / "made" / "later" / "model.parimend"
+    callback = kind(3, path=str(path))
+    callback._begin(model, optimizer, None)
+    callback._end(saves=False)
+    assert not path.parent.exists()
+    callback._end(saves=True)
+    assert pm.check(model, pm.Seal.load(path)).ok
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        for_lightning.TrainInside,
+        for_lightning.ProtectedCheckpoints,
+        for_transformers.TrainInside,
+        for_transformers.ProtectCheckpoints,
+    ],
+)
+def test_a_budget_that_cannot_be_is_told_before_the_training(kind):
+    for errors in (0, -1, 2.5, None):
+        with pytest.raises(SpecError, match="errors must be "):
+            kind(errors)

@@ -1,4 +1,4 @@
-"""Compiled loops where what is compiled cannot be kept, or is damaged."""
+"""Compiled loops where what is compiled cannot be kept, or is damaged, or there is no compiler."""
 
 import errno
 import subprocess
@@ -103,3 +103,31 @@ def test_a_compiler_that_is_switched_off(monkeypatch):
     code = "from parimend import kernels; kernels.on('points')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "SpecError: NUMBA_DISABLE_JIT is set" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("__version__ = '3.1.9'", "torch"),
+        ("__version__ = '3.0.0rc1'", "torch"),
+        ("__version__ = '3'", "torch"),
+        ("__version__ = 'main'", "torch"),
+        ("", "torch"),
+        ("raise ImportError('no libcuda')", "torch"),
+        ("raise OSError('no libtriton')", "torch"),
+        ("__version__ = '3.2rc1'", "triton"),
+        ("__version__ = '3.10.0+git'", "triton"),
+    ],
+)
+def test_a_triton_that_is_too_old_or_does_not_load(tmp_path, module, kind):
+    (tmp_path / "triton.py").write_text(module)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from parimend import kernels\n"
+        "kernels.import_module = lambda name, of=kernels.import_module: (\n"
+        "    print(name) if name.startswith('parimend') else of(name))\n"
+        "kernels.on('power', 'cuda')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == f"parimend.kernels.power_{kind}\n"
+    assert ("so operations of PyTorch take its place" in run.stderr) == ("__" not in module)

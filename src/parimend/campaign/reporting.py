@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from parimend.arguments import path_of
 from parimend.campaign.belonging import require_apart, require_same, terms
 from parimend.campaign.estimates import (
     Value,
@@ -159,7 +160,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
         SpecError: if there is no such protection, or they share no trials; says why.
         FormatError, MismatchError: as `Store` does; or if they look for other things.
     """
-    left, right = _chosen(os.fspath(a)), _chosen(os.fspath(b))
+    left, right = _chosen(str(path_of(a, "a"))), _chosen(str(path_of(b, "b")))
     found = []
     for one in left:
         for other in right:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from parimend.arguments import one_of
 from parimend.carriers.carrier import Carrier, carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
@@ -61,8 +62,7 @@ def proven_by(word: SealedWord, tensors: Tensors, proof: Proof | None) -> Sealed
     Raises:
         SpecError: if it cannot be proven in the way that is asked for; names the word.
     """
-    if proof not in (None, "sha256", "sums"):
-        raise SpecError(f"proof must be 'sha256', 'sums' or None, not {proof!r:.60}")
+    one_of(proof, "proof", ("sha256", "sums", None))
     if proof == "sha256" and not word.sha256:
         raise SpecError(f"{word.name} was sealed without SHA-256: take proof='sums'")
     if proof == "sums" and not word.code.proves:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
+from parimend.arguments import require
 from parimend.carriers.finding import Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
 from parimend.codes import Certificate, Code, Promise
@@ -234,6 +235,7 @@ def carrier(wanted: Carrier | str) -> Carrier:
         return _BY_NAME[wanted]()
     if isinstance(wanted, type) and issubclass(wanted, Carrier):
         raise SpecError(f"{wanted.__name__} is a class: give {wanted.__name__}(), with its options")
+    require(wanted, "carrier", "a name, or a Carrier with its options", str)
     names = ", ".join(repr(name) for name in _BY_NAME)
     raise SpecError(f"unknown carrier {wanted!r}: there are {names}")
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import flag
 from parimend.carriers.base import SEAL_DAMAGED, sha256_of
 from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Finding, Place, WrongElements
@@ -59,6 +60,9 @@ class Sidecar(Carrier):
     """
 
     digest: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", flag(self.digest, "digest"))
 
     name: ClassVar[str] = "sidecar"
     families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened", "hashed")

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = given[: given.index("--")] if "--" in given else given
-    with stopping(), warnings.catch_warnings():
+    with stopping() as stopped, warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
         with ending("", as_json="--json" in options):
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
             status = app(given, prog_name="parimend", standalone_mode=False)
             if status == Status.INTERRUPTED:  # before the command began; Typer says nothing of it
-                raise KeyboardInterrupt
+                raise stopped[0] if stopped else KeyboardInterrupt
             sys.exit(status)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import held, require_written
-from parimend.cli.output import Json, print_json, print_table, reaching, say, size
+from parimend.cli.output import Json, aside, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
 from parimend.cluster import EngineName
 from parimend.showing import counted, per_cent
@@ -193,7 +193,7 @@ def print_comparisons(found: list[Comparison]) -> None:
 
 def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:
     """Run, and show how far it is and how long the rest takes."""
-    with reaching("trials") as told:
+    with reaching("trials") as told, aside(json):
         try:
             ended = act(told)
         except KeyboardInterrupt as interrupt:

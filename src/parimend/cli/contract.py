@@ -55,25 +55,30 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
+def stopping() -> Iterator[list[KeyboardInterrupt]]:
     """Make interrupts of the signals of systemd, ``timeout`` and closed terminals, which else end a
     process where it is, and leave half a copy of a large file behind.
+
+    Yields:
+        Them, as they come: whoever catches one need not know which it was.
     """
     process = os.getpid()
+    stopped: list[KeyboardInterrupt] = []
 
     def stop(number: int, frame: object) -> None:
         if os.getpid() != process:  # a child of whatever code that users give
             os._exit(128 + number)
         for each in taken:  # they come twice from `timeout`
             signal.signal(each, signal.SIG_IGN)
-        raise _Stopped(number)
+        stopped.append(_Stopped(number))
+        raise stopped[0]
 
     is_main = threading.current_thread() is threading.main_thread()
     taken = [each for each in _STOPS if is_main and signal.getsignal(each) is signal.SIG_DFL]
     for each in taken:
         signal.signal(each, stop)
     try:
-        yield
+        yield stopped
     finally:
         for each in taken:
             signal.signal(each, signal.SIG_DFL)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
@@ -83,6 +83,25 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def aside(as_json: bool) -> Iterator[None]:
+    """Let what code of users prints, here and in processes that begin here, go to the standard
+    error, if an object was asked for: the standard output has that alone.
+    """
+    if not as_json:
+        yield
+        return
+    sys.stdout.flush()
+    with ExitStack() as stack:
+        with suppress(OSError):  # one of them was closed from the start
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield
 
 
 def print_json(command: str, content: dict[str, Any], error: str = "") -> None:

@@ -9,7 +9,7 @@ import typer
 
 from parimend.cli.contract import require_written
 from parimend.cli.inject import kinds as weight_kinds
-from parimend.cli.output import Json, print_json, print_table
+from parimend.cli.output import Json, aside, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def command(
     computed = upset or ([] if weights else ["bitflip"])
     kinds: list[Upset | Faults] = [Upset(kind, count, size=size) for kind in computed]  # type: ignore[arg-type]
     kinds += [Faults(kind, count) for kind in weights or ()]
-    model, inputs, *answer = _made(source, arguments or [])
-    options = {"answer": answer[0]} if answer else {}
-    found = trace(model, inputs, kinds, seeds=range(seeds), only=only, buffers=buffers, **options)
+    with aside(json):
+        model, inputs, *answer = _made(source, arguments or [])
+        options = {"answer": answer[0]} if answer else {}
+        chosen = range(seeds)
+        found = trace(model, inputs, kinds, seeds=chosen, only=only, buffers=buffers, **options)
     trouble = ""
     if files:
         from parimend.report import trace_sheets

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from parimend.arguments import real_number, seed_of, whole_number
+from parimend.arguments import real_number, require, seed_of, whole_number
 from parimend.errors import FaultError
 from parimend.faults.faultlist import FaultList
 from parimend.faults.memory import MEMORY
@@ -200,6 +200,7 @@ def require_options(kind: str, options: Mapping[str, Any]) -> None:
 
 
 def _look_up(registry: Mapping[str, _T], name: str, what: str) -> _T:
+    require(name, what, "a name", str)
     try:
         return registry[name]
     except KeyError:

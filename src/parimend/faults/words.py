@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend import names as naming
+from parimend.arguments import require, require_iterable
 from parimend.dtypes import DTYPES, Bits, DType
 from parimend.errors import FaultError
 
@@ -197,8 +198,6 @@ def select(tensors: Tensors, only: str | Sequence[str] | None = None) -> list[Wo
         if name == following:
             raise FaultError(f"tensor {name!r} is given twice; give every tensor once")
     chosen = naming.select(names, only, error=FaultError)
-    if not chosen:
-        raise FaultError("only=[] selects no tensor; leave it out to select all of them")
     given = dict(pairs)
     return [_as_words(name, given[name]) for name in chosen]
 
@@ -206,7 +205,12 @@ def select(tensors: Tensors, only: str | Sequence[str] | None = None) -> list[Wo
 def _pairs(tensors: Tensors) -> list[tuple[str, Words | NDArray[Any]]]:
     if isinstance(tensors, Mapping):
         return list(tensors.items())
-    return [(words.name, words) for words in tensors]
+    what = "tensors by name, or a list of Words"
+    require_iterable(tensors, "tensors", what)
+    found = list(tensors)
+    for each in found:
+        require(each, "each of tensors", "Words", Words)
+    return [(words.name, words) for words in found]
 
 
 def _as_words(name: str, tensor: Words | NDArray[Any]) -> Words:

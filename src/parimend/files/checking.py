@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from parimend import kernels
-from parimend.arguments import path_of
+from parimend.arguments import path_of, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import BY_SHA256, BY_SUMS, Search
@@ -26,7 +26,7 @@ from parimend.files.targets import index_first
 from parimend.files.unreadable import salvaging
 from parimend.outcomes import FileOutcome, Report
 from parimend.regular import size_of
-from parimend.stores.file import FileTensors, Progress, silent
+from parimend.stores.file import PROGRESS, FileTensors, Progress, silent
 
 _HASHED = 1 << 28
 """Bytes that are hashed in no more time than compiled loops, which sums need, take to load."""
@@ -99,6 +99,7 @@ def check_all(
 
     Of several, one that cannot be checked at all has the verdict `unknown`, and a problem.
     """
+    require_callable(progress, "progress", PROGRESS)
     began = time.perf_counter()
     seals, looker = seals_in(seal_dir), engine_of(engine, workers)
     groups = [Members(path_of(path), seals) for path in paths]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Self, TypeVar, get_args
 
-from parimend.arguments import workers_of
+from parimend.arguments import require, workers_of
 from parimend.cluster import Cluster, EngineName
 from parimend.cores import cores
 from parimend.errors import ParimendError, SpecError
@@ -93,6 +93,7 @@ def engine_of(name: str, workers: int | None) -> Engine:
     Raises:
         SpecError: if there is none of that name, or workers are no number of them.
     """
+    require(name, "engine", "a name", str)
     if name not in get_args(EngineName):
         raise SpecError(f"unknown engine {name!r}: there are {', '.join(get_args(EngineName))}")
     return Machines(workers) if name == "ray" else Threads(workers)

@@ -59,7 +59,7 @@ class Problems:
         """What to do about a member that is not there, in words."""
         is_noted, known = self._name(path) in self._noted, self._seals.has(path)
         why = "it was protected together with the others, or is listed with them"
-        if path.is_symlink():
+        if os.path.islink(path):
             why = absence(path)
         elif known and not is_noted:
             why = "its seal is there"
@@ -68,7 +68,7 @@ class Problems:
         steps = []
         if self._path.is_dir() and not is_shard(path.name):
             side = self._seals.place(path, None)
-            stale = [path] if path.is_symlink() else []
+            stale = [path] if os.path.islink(path) else []
             if side and known:
                 stale.append(side)
             if stale:
@@ -104,9 +104,10 @@ class Problems:
 
 def absence(path: Path) -> str:
     """In words that a file is not there; empty if it is."""
-    if path.is_symlink() and not path.exists():
+    is_there = os.path.exists(path)  # no error where the name is too long for one
+    if os.path.islink(path) and not is_there:
         return f"it is a link to {os.readlink(path)}, which is not there"
-    return "" if path.exists() else "it is missing"
+    return "" if is_there else "it is missing"
 
 
 def reason(error: OSError, path: Path) -> str:

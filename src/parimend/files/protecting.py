@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from parimend.arguments import goal_of, path_of
+from parimend.arguments import flag, goal_of, path_of, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
@@ -31,7 +31,7 @@ from parimend.files.targets import (
 from parimend.formats import FORMATS, of_suffix
 from parimend.record import Record
 from parimend.regular import size_of
-from parimend.stores.file import Progress, silent
+from parimend.stores.file import PROGRESS, Progress, silent
 
 
 def protect_file(
@@ -176,6 +176,8 @@ def protect_all(
             does, but of several files only if none of them can be protected.
     """
     request = Request.of(errors, carrier, **options)
+    everything, force = flag(everything, "everything"), flag(force, "force")
+    require_callable(progress, "progress", PROGRESS)
     if out is not None and len(paths) > 1:
         raise SpecError(f"{out} is the place of one result: protect several paths one by one")
     how = request, out, everything, seal_dir, force, progress

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from parimend.arguments import goal_of, path_of
+from parimend.arguments import flag, goal_of, path_of, require, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
 from parimend.carriers.base import Search, find, proven
@@ -32,7 +32,7 @@ from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import require_place
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
-from parimend.stores.file import FileTensors, Progress, silent
+from parimend.stores.file import PROGRESS, FileTensors, Progress, silent
 
 # Why nothing can be written somewhere, whatever it is.
 _NOT_HERE = {
@@ -114,6 +114,9 @@ def repair_all(
     Raises:
         SpecError: also if the results of several paths would go to one place.
     """
+    partial = flag(partial, "partial")
+    require_callable(progress, "progress", PROGRESS)
+    others = _listed(sources)
     began = time.perf_counter()
     seals = seals_in(seal_dir)
     groups = [Members(path_of(path), seals) for path in paths]
@@ -121,7 +124,6 @@ def repair_all(
     if folder and len(groups) > 1:
         raise SpecError(f"{folder} is the place of one result: repair several paths one by one")
     search = quickest(groups)
-    others = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     for members in groups:
         count = len(members.first())
         if folder and not folder.is_dir() and (count > 1 or is_index(members.path)):
@@ -130,6 +132,15 @@ def repair_all(
             )
         _mend(folder, _Task(progress, partial, others, members, search))
     return Report(outcomes(groups), time.perf_counter() - began)
+
+
+def _listed(sources: PathLike | Sequence[PathLike]) -> Sequence[PathLike]:
+    """Other copies, as they were given: one, or several."""
+    several = [sources] if isinstance(sources, str | os.PathLike) else sources
+    require(several, "sources", "a path, an address, or a list of them", list, tuple)
+    for each in several:
+        path_of(each, "each of sources")
+    return several
 
 
 class _Task(NamedTuple):

@@ -102,6 +102,7 @@ def _write(
     written = FileTensors(new, layout)
     is_framed = written.found == size and written.has_header_until(size)
     if not (done.verdict.ok and again.verdict.ok and is_framed):
+        found.require_unchanged()  # else it is no fault of what was written
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
     outcomes |= zip(known, done.words, strict=True)
     return replace(

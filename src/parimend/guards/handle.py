@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from parimend.arguments import require, seed_of, whole_number
+from parimend.arguments import flag, require, seed_of, whole_number
 from parimend.codes.output import Output
 from parimend.errors import GuardError
 from parimend.guards import attention
@@ -293,6 +293,7 @@ def guard_(
     every = whole_number(every, "every", least=1, error=GuardError)
     seed = seed_of(seed, error=GuardError)
     policy = policy if isinstance(policy, Policy) else Policy(policy)
+    activations, deferred = flag(activations, "activations"), flag(deferred, "deferred")
     asked = _Asked(k, blocks, seed, activations, deferred)
     every_site = list(sites(model))
     chosen = _matching(every_site, only, "only")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from parimend.arguments import require_callable
+from parimend.arguments import one_of, require_callable
 from parimend.errors import GuardError
 from parimend.events import Event
 from parimend.record import Record
@@ -92,11 +92,7 @@ class Policy:
     on_weights: Callable[[GuardEvent], object] | None = None
 
     def __post_init__(self) -> None:
-        if self.answer not in get_args(Answer):
-            raise GuardError(
-                f"policy must be one of {', '.join(get_args(Answer))}, or a Policy with one of "
-                f"them, not {self.answer!r}"
-            )
+        one_of(self.answer, "policy", get_args(Answer), error=GuardError)
         if self.on_weights is not None:
             require_callable(self.on_weights, "on_weights", "a function of a GuardEvent")
         if self.on_weights is not None and self.answer in ("raise", "record"):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from parimend.arguments import require_iterable
 from parimend.errors import ParimendError
 
 
@@ -71,8 +72,10 @@ def batches_of(given: Iterable[Any], most: int) -> list[Batch]:
 
 def iterable(given: Iterable[Any]) -> Iterable[Any]:
     """The batches; refuses a single tensor, whose rows would be taken for batches."""
+    what = "an iterable of batches"
+    require_iterable(given, "calibration", what, error=CalibrationError)
     if isinstance(given, Tensor):
-        raise CalibrationError("batches must be an iterable of batches, not a tensor: give [x]")
+        raise CalibrationError(f"batches must be {what}, not a tensor: give [x]")
     return given
 
 

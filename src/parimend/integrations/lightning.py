@@ -83,7 +83,7 @@ class ProtectedCheckpoints(TorchCheckpointIO):
     def __init__(self, errors: int, on_damage: OnDamage = "raise") -> None:
         super().__init__()
         require_policy(on_damage)
-        self._errors, self._on_damage = whole_number(errors), on_damage
+        self._errors, self._on_damage = whole_number(errors, least=1), on_damage
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         if storage_options is not None:

@@ -84,7 +84,7 @@ class ProtectCheckpoints(TrainerCallback):
     """
 
     def __init__(self, errors: int) -> None:
-        self._errors = whole_number(errors)
+        self._errors = whole_number(errors, least=1)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # each process has files of its own in the checkpoint

@@ -9,11 +9,14 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+
+from parimend.warning import warn
 
 
 def on(operation: str, device: str = "cpu") -> ModuleType:
@@ -54,5 +57,11 @@ def _has_triton() -> bool:
     """Whether Triton is there (the extra ``gpu``), and not so old that kernels need not work."""
     if find_spec("triton") is None:
         return False
-    major, minor = import_module("triton").__version__.split(".")[:2]
-    return (int(major), int(minor)) >= (3, 2)
+    try:
+        version = import_module("triton").__version__
+    except Exception as error:  # whatever a library that does not fit this machine may raise
+        why = f"{type(error).__name__}: {error}"
+        warn(f"Triton cannot be loaded, so operations of PyTorch take its place ({why})")
+        return False
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) >= (3, 2)

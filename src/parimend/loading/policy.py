@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
+from parimend.arguments import one_of
 from parimend.atomic import PathLike
 from parimend.errors import DamageError, SpecError
 from parimend.files.remedies import remedy
@@ -25,8 +26,7 @@ def require_policy(on_damage: str) -> None:
     Raises:
         SpecError: if it is none.
     """
-    if on_damage not in get_args(OnDamage):
-        raise SpecError(f"on_damage must be 'raise', 'repair' or 'warn', not {on_damage!r}")
+    one_of(on_damage, "on_damage", get_args(OnDamage))
 
 
 def require_device(device: str | torch.device) -> None:
@@ -41,7 +41,7 @@ def require_device(device: str | torch.device) -> None:
 
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError(f"device {str(device)!r} cannot be used here: {reason}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from pickle import PicklingError
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from parimend.arguments import goal_of
+from parimend.arguments import goal_of, require
 from parimend.atomic import PathLike, atomic, workspace
 from parimend.carriers import Carrier, CarrierName, Request
 from parimend.dtypes import SAFETENSORS, of_torch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 # What libraries say that are not told why they cannot write: SafetensorError, RuntimeError.
-_FAILED = ("I/O error", "IoError", "inline_container", "PytorchStreamWriter")
+_FAILED = ("I/O error", "IoError", "inline_container", "PytorchStreamWriter", "iostream error")
 
 
 def save_file(
@@ -79,6 +80,9 @@ def save_file(
             f"{path} promises a file of the format {expected.name}, and this writes others: choose "
             "another name, or save it with its own library and use protect_file"
         )
+    if metadata is not None:
+        require(metadata, "metadata", "texts by name", Mapping)
+        metadata = dict(metadata)
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
     if any(not isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
@@ -95,6 +99,10 @@ def save_file(
             if not any(mark in str(error) for mark in _FAILED):
                 raise
             raise OSError(f"{path} cannot be written, as on a full disk: {error}") from error
+        except (PicklingError, TypeError, AttributeError) as error:
+            raise SpecError(
+                f"{path} cannot be saved: {error}; give state dicts, numbers and texts"
+            ) from error
         stale = sidecars_of(path)
         if not request.carrier.moves:
             new = stack.enter_context(atomic(path, made=plain, stale=stale))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from parimend.arguments import path_of
+from parimend.arguments import flag, path_of
 from parimend.atomic import PathLike, in_turn
 from parimend.errors import SpecError
 from parimend.files.checking import check_file
@@ -106,7 +106,7 @@ def verified(
         tensor([0., 1., 2., 3., 4.])
     """
     require_policy(on_damage)
-    path = path_of(path)
+    path, at_once = path_of(path), flag(at_once, "at_once")
     if at_once and (on_damage == "repair" or copy_to is not None):
         raise SpecError("at_once cannot go with a repair or a copy: both come before loading")
     if at_once:

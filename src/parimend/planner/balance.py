@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from parimend.arguments import SEEDS, real_number, require, whole_number
+from parimend.arguments import SEEDS, real_number, require, require_callable, seed_of, whole_number
 from parimend.carriers import Balance, Request, Sidecar, choose, protect_
 from parimend.carriers.summing import cut
 from parimend.errors import SpecError
-from parimend.impose.batches import CalibrationError, batch_of
+from parimend.functions import METRIC
+from parimend.impose.batches import CalibrationError, batch_of, iterable
 from parimend.impose.moments import ENOUGH, CalibrationWarning, Moments, second_moments
 from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
@@ -143,11 +144,14 @@ def balance(
         2
     """
     require(model, "model", "a torch.nn.Module, which can be run", torch.nn.Module)
-    whole_number(errors, least=1)
-    whole_number(floor, "floor", least=1)
-    whole_number(checks, "checks", least=1, most=_MOST)
-    whole_number(trials, "trials", least=2, most=_MOST)
+    errors = whole_number(errors, least=1)
+    floor = whole_number(floor, "floor", least=1)
+    checks = whole_number(checks, "checks", least=1, most=_MOST)
+    trials = whole_number(trials, "trials", least=2, most=_MOST)
     real_number(tolerance, "tolerance", "what damage may cost, a number", above=0)
+    seed = seed_of(seed)
+    if metric is not None:
+        require_callable(metric, "metric", METRIC)
     model = copy.deepcopy(model).eval()
     moments, batches = _calibrated(model, calibration)
     tensors = store_of(named_tensors(model))
@@ -260,7 +264,7 @@ def _calibrated(model: torch.nn.Module, calibration: Iterable[Any]) -> tuple[Mom
     taken = []
 
     def batches() -> Iterator[Any]:
-        for batch in calibration:
+        for batch in iterable(calibration):
             taken.append(batch)
             yield batch
 

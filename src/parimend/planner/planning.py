@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from parimend.arguments import flag, require_callable
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.carriers.exposure import exposed
 from parimend.codes import Chance, Promise
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.promise import weakest
 from parimend.errors import SpecError
+from parimend.functions import METRIC
 from parimend.planner.source import Source, sources
 from parimend.planner.stake import Stake, stake
 from parimend.planner.timing import Seconds, seconds
@@ -181,8 +183,11 @@ def plan(
         >>> word.checks, round(word.redundancy, 3), word.seal_bytes
         (173, 0.034, 128)
     """
+    buffers, measure = flag(buffers, "buffers"), flag(measure, "measure")
+    if metric is not None:
+        require_callable(metric, "metric", METRIC)
     asked = None if service is None else Service.of(service)
-    least = options.get("guaranteed") or 1
+    least = options.get("guaranteed")
     usual = max(ERRORS, least) if isinstance(least, int) else ERRORS
     request = Request.of(usual if errors is None else errors, carrier, **options)
     request = replace(request, buffers=buffers)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.arguments import whole_number
+from parimend.arguments import require, require_callable, seed_of, whole_number
 from parimend.carriers import PlannedWord
 from parimend.codes import SumsCode
 from parimend.codes.structure import SparseIntegers
@@ -97,9 +97,11 @@ def simulate(
         >>> it.years, it.inside
         (60, True)
     """
+    require(plan, "plan", "a Plan", Plan)
+    require_callable(progress, "progress", "a function of a number of years")
+    years, seed = whole_number(years, "years", least=1), seed_of(seed)
     if plan.where is None:
         raise SpecError("a simulation needs an environment: plan with service=")
-    whole_number(years, "years", least=1)
     words = plan.words[:WORDS]
     if not words:
         raise SpecError("a simulation needs a protected word, and the plan has none")

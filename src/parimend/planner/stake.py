@@ -69,7 +69,10 @@ def stake(
         raise SpecError("calibration and metric are for a module, which can be run: load it first")
     name = getattr(metric, "__name__", "metric")
     if metric is None:
-        metric, name = _same_answers(model, calibration or ()), "same answers"
+        metric, name = (
+            _same_answers(model, () if calibration is None else calibration),
+            "same answers",
+        )
 
     def score(of: Any) -> float:
         return score_of(metric(of), name)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from parimend import names
-from parimend.arguments import require, whole_number
+from parimend.arguments import flag, require, require_iterable, whole_number
 from parimend.errors import FaultError, ParimendError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
@@ -27,6 +27,7 @@ from parimend.upsets import Upset, first_tensor
 from parimend.warning import warn
 
 _SEEDS = 1 << 32
+_UPSETS = "Upset or Faults, or a list of them"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ def trace(
     """
     model = unwrapped(model)
     require(model, "model", "a torch.nn.Module", nn.Module)
-    kinds = [upsets] if isinstance(upsets, Upset | Faults) else list(upsets)
+    buffers = flag(buffers, "buffers")
+    kinds = [upsets] if isinstance(upsets, Upset | Faults) else upsets
+    require(kinds, "upsets", _UPSETS, list, tuple)
     for kind in kinds:
-        require(kind, "upsets", "Upset or Faults, or a list of them", Upset, Faults)
-    require(seeds, "seeds", "whole numbers, such as range(20)", Iterable)
+        require(kind, "upsets", _UPSETS, Upset, Faults)
+    require_iterable(seeds, "seeds", "whole numbers, such as range(20)")
     chosen = [whole_number(seed, "a seed", least=0) for seed in seeds]
     arguments, samples = _arguments(inputs)
     if not kinds or not chosen:

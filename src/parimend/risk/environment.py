@@ -133,8 +133,9 @@ def environment(wanted: Environment | str) -> Environment:
     """
     if isinstance(wanted, Environment):
         return wanted
+    require(wanted, "environment", "a name, or an Environment", str)
     if wanted in ENVIRONMENTS:
         return ENVIRONMENTS[wanted]
-    near = get_close_matches(str(wanted), ENVIRONMENTS, n=1)
+    near = get_close_matches(wanted, ENVIRONMENTS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise SpecError(f"unknown environment {wanted!r}: there are {', '.join(ENVIRONMENTS)}{hint}")

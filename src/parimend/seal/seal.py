@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from parimend import strict_json
-from parimend.arguments import goal_of, path_of
+from parimend.arguments import goal_of, path_of, require
 from parimend.armor import armor, unarmor
 from parimend.atomic import PathLike, atomic
 from parimend.codes import Certificate, Code, Promise
@@ -132,7 +132,9 @@ class Seal:
 
         Raises:
             SealError: if it is no seal, newer than this version, or damaged beyond repair.
+            SpecError: if ``data`` are no bytes.
         """
+        require(data, "data", "the bytes of a seal", bytes, bytearray, memoryview)
         seal = unsealed(data, name).seal
         return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 

@@ -17,6 +17,8 @@ from parimend.words.layout import Part, whole
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of every read, from any thread."""
+PROGRESS = "a function of a number of bytes"
+"""The same in words."""
 
 
 def silent(count: int) -> None:

@@ -369,6 +369,7 @@ class Constraint(Removable):
         Raises:
             MismatchError: if the codes are not those of this constraint.
         """
+        require(state, "state", "what state_dict() of a constraint gave", Mapping)
         if not {"steps", "every", "words"} <= set(state):
             raise MismatchError("this is no state of a constraint: give what its state_dict() gave")
         saved = [from_spec(word["code"]) for word in state["words"]]

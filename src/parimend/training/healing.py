@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import torch
 
-from parimend.arguments import real_number, require, whole_number
+from parimend.arguments import real_number, require, require_callable, whole_number
 from parimend.errors import DamageError
 from parimend.events import Event, TrainingKind
 from parimend.moving import watchers
@@ -71,6 +71,8 @@ class Healing(Removable):
     ) -> None:
         errors = errors if errors is None else whole_number(errors)
         gradient_factor = real_number(gradient_factor, "gradient_factor", above=1, finite=False)
+        if on_event is not None:
+            require_callable(on_event, "on_event", "a function that is called with each Event")
         self.steps = 0
         self.events: list[Event] = []
         require(model, "model", "a torch.nn.Module", torch.nn.Module)

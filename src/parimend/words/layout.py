@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.arguments import one_of
 from parimend.dtypes import named
 from parimend.errors import WordError
 from parimend.record import Record
@@ -288,12 +289,11 @@ def split(tensors: Iterable[Part], per: Per) -> list[Word]:
         [[('fc.weight', 0, 3), ('fc.bias', 0, 1)], [('fc.weight', 3, 3), ('fc.bias', 1, 1)]]
     """
     parts = [part for part in tensors if part.count]
+    one_of(per, "per", ("model", "tensor", "row"), error=WordError)
     if per == "model":
         return [Word(tuple(parts))] if parts else []
     if per == "tensor":
         return [Word((part,)) for part in parts]
-    if per != "row":
-        raise WordError(f"per must be 'model', 'tensor' or 'row', not {per!r}")
     by_name = {part.name: part for part in parts}
     rows: list[Word] = []
     taken: set[str] = set()

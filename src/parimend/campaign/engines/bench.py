@@ -64,5 +64,7 @@ class Bench:
 
     def _load(self, name: str) -> Any:
         file = self.fetch(name)
-        # Mapped privately: workers share the pages that damage does not strike.
-        return torch.load(file, mmap=isinstance(file, Path), weights_only=False)
+        # Mapped privately: workers share the pages that damage does not strike. Where a name is no
+        # text (not UTF-8), torch cannot.
+        mapped = isinstance(file, Path) and str(file).isprintable()
+        return torch.load(file, mmap=mapped, weights_only=False)
