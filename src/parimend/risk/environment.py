@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from parimend.arguments import real_number, require
+from parimend.arguments import flag, real_number, require
 from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.events import Events
@@ -50,7 +50,7 @@ class Environment(Record):
     def __post_init__(self) -> None:
         for name in ("rate", "hard_rate", "read_rate"):
             real_number(getattr(self, name), name, "a probability per bit", least=0, most=1)
-        require(self.told, "told", "True or False", bool)
+        flag(self.told, "told")
         require(self.events, "events", "an Events, as Events.of({1: 0.9, 2: 0.1}) makes it", Events)
 
     def expected(self, bits: float, days: float) -> float:
