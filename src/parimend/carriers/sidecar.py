@@ -61,12 +61,12 @@ class Sidecar(Carrier):
 
     digest: bool = True
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", flag(self.digest, "digest"))
-
     name: ClassVar[str] = "sidecar"
     families: ClassVar[tuple[str, ...]] = ("modular", "power", "screened", "hashed")
     moves: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", flag(self.digest, "digest"))
 
     def choose(
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
