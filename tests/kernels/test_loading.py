@@ -79,6 +79,18 @@ def test_a_flipped_bit_in_what_is_compiled(folder):
     assert not _run().endswith("Counter()")
 
 
+def test_a_loop_for_other_arguments_is_not_taken(folder):
+    """As where a bit is flipped in the name of a file that the index has."""
+    _run()
+    code = "kernels.on('points').points_of(np.arange(3, dtype=np.int32), 4, 1.0, 1.0)"
+    _run(code)
+    first, second = sorted(folder.rglob("*points_of*.nbc"))
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    assert _run() == "[1. 1. 1.] Counter()"
+
+
 def test_loops_from_other_sources_are_not_taken(folder):
     """Numba looks at the file of a loop alone, and not at those from which it calls others."""
     other = """

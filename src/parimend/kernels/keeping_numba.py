@@ -20,6 +20,7 @@ from typing import Any
 import numba as nb
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps
+from numba.core.sigutils import normalize_signature
 
 from parimend import hashing
 from parimend.errors import SpecError
@@ -77,11 +78,15 @@ class _Forgiving(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            compiled = super().load_overload(sig, target_context)
+            # What says which file is for which arguments has no digest.
+            if compiled is None or compiled.signature.args == normalize_signature(sig)[0]:
+                return compiled
         except Exception:  # whatever senseless bytes lead to
-            with suppress(OSError):
-                self.flush()  # or nothing could be kept anew
-            return None
+            pass
+        with suppress(OSError):
+            self.flush()  # or nothing could be kept anew
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(Exception):
