@@ -258,6 +258,17 @@ def test_an_interrupt_that_a_compiler_loses(capsys):
     assert sys.unraisablehook is before
 
 
+def test_an_interrupt_while_the_command_line_is_loaded(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", "parimend", "check", "model"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "parimend: interrupted\n")
+
+
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
