@@ -111,10 +111,10 @@ ENVIRONMENTS = {
         Environment(
             "disk",
             read_rate=1e-14,
-            events=Events.of({1025: 1.0}),
+            events=Events.of({1025: 1.0}),  # it may begin within a word
             told=True,
             source="consumer disks (Elling): one unrecoverable error in 1e14 bits read, a sector "
-            "of 4 KiB, which the disk tells; enterprise disks 1e-15. It may begin within a word.",
+            "of 4 KiB, which the disk tells; enterprise disks 1e-15.",
         ),
     )
 }
