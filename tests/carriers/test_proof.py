@@ -132,7 +132,7 @@ def test_what_cannot_be_proven_so_is_refused():
         pm.check(weights, hashed, proof="sums")
     with pytest.raises(SpecError, match="was sealed without SHA-256: take proof='sums'"):
         pm.repair_(weights, without, proof="sha256")
-    with pytest.raises(SpecError, match="proof must be 'sha256', 'sums' or None, not 'crc'"):
+    with pytest.raises(SpecError, match="proof must be 'sha256', 'sums' or None, not a str: 'crc'"):
         pm.check(weights, without, proof="crc")
 
 

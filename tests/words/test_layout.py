@@ -84,7 +84,7 @@ class TestSplit:
         assert words[-1] == Word((bias,))
 
     def test_another_per(self):
-        with pytest.raises(WordError, match="'model', 'tensor' or 'row', not 'layer'"):
+        with pytest.raises(WordError, match="'model', 'tensor' or 'row', not a str: 'layer'"):
             split([whole("w", "F32", (2,))], "layer")
 
 
