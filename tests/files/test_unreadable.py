@@ -15,11 +15,13 @@ from parimend import (
     check_file,
     fingerprint,
     load_file,
+    load_folder,
     plan,
     protect_file,
     repair_file,
     save_file,
 )
+from parimend.errors import DamageError
 from parimend.files import sidecar_of
 
 PAGE = 4096
@@ -30,7 +32,8 @@ REFUSED = {
     "protect": lambda path: protect_file(path, 10, force=True),
     "plan": lambda path: plan(path, 10),
     "fingerprint": fingerprint,
-    "load": lambda path: load_file(path, "warn"),
+    "load": load_file,
+    "load what is damaged": lambda path: load_file(path, "warn"),
 }
 
 
@@ -78,6 +81,26 @@ def saved(path, errors=ENOUGH, **options):
 @pytest.fixture
 def file(tmp_path):
     return saved(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("pages", [(0,), (50,), (195, 197)])
+def test_loading_repairs_it_in_memory(file, refuse, pages):
+    path, good = file
+    expected = load_file(path)
+    refuse(path, *pages)
+    found = load_file(path, "repair")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert found.keys() == expected.keys()
+    assert load_folder(path.parent, "repair").keys() == expected.keys()
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("options", [{"errors": 10}, {"only": ["zeros"]}])
+def test_loading_makes_nothing_up(tmp_path, refuse, options):
+    path, _ = saved(tmp_path / "weights.safetensors", **options)
+    refuse(path, 50)
+    with pytest.raises(DamageError, match="4,096 bytes in one range cannot be read"):
+        load_file(path, "repair")
 
 
 @pytest.mark.parametrize("asked", REFUSED.values(), ids=REFUSED.keys())

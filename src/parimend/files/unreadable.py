@@ -32,23 +32,25 @@ def erasures(word: SealedWord, places: Collection[Place]) -> list[Place]:
     return sorted(places) if word.code.erasures and len(places) < word.code.m else []
 
 
-def salvaging(search: Search, tensors: FileTensors) -> Search:
-    """A search in a file that may not be readable everywhere."""
+def salvaging(search: Search, file: FileTensors) -> Search:
+    """A search in the tensors of a file, or what was read of them, that may not be readable
+    everywhere.
+    """
 
     def is_lost(word: SealedWord) -> bool:
-        return bool(tensors.unreadable_bytes) and any(map(tensors.unreadable, word.parts))
+        return bool(file.unreadable_bytes) and any(map(file.unreadable, word.parts))
 
-    def find_all(word: SealedWord, _: Tensors) -> Finding:
+    def find_all(word: SealedWord, tensors: Tensors) -> Finding:
         finding = search.find(word, tensors)
         if not is_lost(word):
             return finding
         if finding.verdict is Verdict.CLEAN:  # zeros are what was there
             return proven(Finding(Verdict.CORRECTABLE), word, tensors)
         if finding.verdict is Verdict.UNCORRECTABLE:
-            return find(word, tensors, erased=erasures(word, [*places(word, tensors)]))
+            return find(word, tensors, erased=erasures(word, [*places(word, file)]))
         return finding
 
-    def clean(words: Sequence[SealedWord], _: Tensors) -> Iterator[Clean]:
+    def clean(words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
         for seen in search.clean(words, tensors):
             yield {at: good and not is_lost(words[at]) for at, good in seen.items()}
 

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers import diagnose, repair_
+from parimend.carriers.base import BY_SUMS
 from parimend.files.examining import is_truncated, report_on
 from parimend.files.opening import Opened
+from parimend.files.unreadable import salvaging
 from parimend.formats import Layout, layout_of
 from parimend.loading.policy import OnDamage
 from parimend.outcomes import FileOutcome, Verdict
@@ -65,7 +67,8 @@ def content_of(found: Opened, on_damage: OnDamage) -> Content:
         return Content(path, sealed.layout, {}, outcome, False)
     loaded = LoadedTensors(tensors)
     act = repair_ if on_damage == "repair" else diagnose
-    outcome = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded))
+    search = salvaging(BY_SUMS, tensors)
+    outcome = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded, search))
     # What is around the tensors comes from the seal.
     # Without its end nobody knows what lies where; with a problem, whether it was damaged at all.
     is_known = outcome.frame is not Verdict.UNCORRECTABLE and not outcome.problem

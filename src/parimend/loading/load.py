@@ -78,7 +78,7 @@ def load_file(
         raise SpecError(f"{path} is an index, and has no tensors: load_folder loads those it lists")
 
     def verified_content(file: Path) -> Content:
-        with opened(file, seals) as found:
+        with opened(file, seals, salvage=on_damage == "repair") as found:
             content = content_of(found, on_damage)
         if not content.is_right:
             tell([content.outcome], on_damage, seal_dir)
@@ -144,7 +144,7 @@ def load_folder(
         raise SpecError(f"{folder} is a file: load_folder takes folders and indices; use load_file")
 
     def look(file: Path) -> Looked:
-        with opened(file, members.seals) as found:
+        with opened(file, members.seals, salvage=on_damage == "repair") as found:
             content = content_of(found, on_damage)
             return looked_at(content, found, content.outcome)
 
