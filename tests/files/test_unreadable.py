@@ -184,6 +184,28 @@ def test_zeros_that_are_not_read_are_not_clean(tmp_path, refuse, loaded):
     assert check_file(path).verdict is Verdict.CLEAN
 
 
+def test_zeros_that_are_not_read_at_the_second_time_are_not_clean(tmp_path, monkeypatch):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := bytes(41))
+    protect_file(path, errors=10)
+    path.write_bytes(b"\x01" + good[1:])
+    monkeypatch.setattr("parimend.kernels.loaded", lambda: False)  # the SHA-256 is asked first
+    with path.open("rb") as file:
+        node, read, reads = os.fstat(file.fileno()).st_ino, os.preadv, []
+
+        def once(descriptor, buffers, at):
+            if os.fstat(descriptor).st_ino == node:
+                reads.append(at)
+                if len(reads) > 1:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read(descriptor, buffers, at)
+
+        monkeypatch.setattr("os.preadv", once)
+        report = check_file(path)
+    assert report.files[0].unreadable == ((0, 41),)
+    assert report.verdict is Verdict.CORRECTABLE
+
+
 def test_beyond_the_budget_another_copy_helps_which_may_be_on_such_a_disk(tmp_path, refuse):
     path, good = saved(tmp_path / "weights.safetensors", errors=10)
     other = tmp_path / "other"

@@ -42,10 +42,10 @@ def salvaging(search: Search, tensors: FileTensors) -> Search:
         finding = search.find(word, tensors)
         if not is_lost(word):
             return finding
+        if finding.verdict is Verdict.UNCORRECTABLE:
+            finding = find(word, tensors, erased=erasures(word, [*places(word, tensors)]))
         if finding.verdict is Verdict.CLEAN:  # zeros are what was there
             return proven(Finding(Verdict.CORRECTABLE), word, tensors)
-        if finding.verdict is Verdict.UNCORRECTABLE:
-            return find(word, tensors, erased=erasures(word, [*places(word, tensors)]))
         return finding
 
     def clean(words: Sequence[SealedWord], _: Tensors) -> Iterator[Clean]:
