@@ -3,6 +3,7 @@
 import errno
 import os
 
+import gguf
 import numpy as np
 import pytest
 import safetensors.torch
@@ -16,6 +17,7 @@ from parimend import (
     fingerprint,
     load_file,
     plan,
+    protect_,
     protect_file,
     repair_file,
     save_file,
@@ -241,6 +243,30 @@ def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
         repair_file(path)
     assert path.read_bytes() == content
     assert sorted(tmp_path.iterdir()) == [path, sidecar_of(path)]
+
+
+def test_what_the_seal_of_a_model_does_not_know_is_not_filled_with_zeros(tmp_path, refuse):
+    path = tmp_path / "weights.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_scores([0.5 + number for number in range(4000)])  # four pages of the header
+    weights = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    writer.add_tensor("w", weights.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    protect_({"w": weights}, ENOUGH).save(sidecar_of(path))
+    good = path.read_bytes()
+    refuse(path, 1)
+    for look in (check_file, repair_file):
+        with pytest.raises(OSError, match="Input/output error.* does not say what is around"):
+            look(path)
+    assert path.read_bytes() == good
+    path.rename(moved := tmp_path / "moved.gguf")
+    path.write_bytes(good)
+    refuse(path, 6)
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == moved.read_bytes()
 
 
 def test_a_part_cannot_be_put_back_where_the_rest_is_not_read(tmp_path, refuse):
