@@ -245,6 +245,24 @@ def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
     assert sorted(tmp_path.iterdir()) == [path, sidecar_of(path)]
 
 
+@pytest.mark.parametrize("surplus", [100, 5_000])
+@pytest.mark.parametrize("errors", [10, ENOUGH])
+def test_what_is_cut_off_need_not_be_known(tmp_path, refuse, surplus, errors):
+    path, other = tmp_path / "weights.bin", tmp_path / "other"
+    good = np.arange(1, 20_000, dtype=np.uint32).tobytes()
+    path.write_bytes(good)
+    protect_file(path, errors)
+    other.write_bytes(good)
+    path.write_bytes(good + bytes(surplus))
+    refuse(path, len(good) // PAGE)
+    report = check_file(path)
+    enough = errors == ENOUGH
+    assert report.verdict is (Verdict.CORRECTABLE if enough else Verdict.UNCORRECTABLE)
+    assert "nothing says" not in report.files[0].said
+    assert repair_file(path, sources=() if enough else other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
 def test_what_the_seal_of_a_model_does_not_know_is_not_filled_with_zeros(tmp_path, refuse):
     path = tmp_path / "weights.gguf"
     writer = gguf.GGUFWriter(path, "llama")

@@ -55,15 +55,18 @@ def salvaging(search: Search, tensors: FileTensors) -> Search:
     return Search(find_all, clean)
 
 
-def unknown(words: Iterable[SealedWord], layout: Layout, tensors: FileTensors) -> list[Range]:
+def unknown(
+    words: Iterable[SealedWord], layout: Layout, tensors: FileTensors, size: int
+) -> list[Range]:
     """Unreadable bytes that neither the frame of a file nor words tell, in order.
 
     Args:
         words: those that are known; of the bits of elements that they mask, nobody knows the rest.
         layout: of the file.
         tensors: of the file.
+        size: bytes that the file is to have: what follows is cut off.
     """
-    left = tensors.unreadable_bytes
+    left = without(tensors.unreadable_bytes, [(size, max(size, tensors.found))])
     if not left:
         return []
     begins = {entry.name: entry.begin for entry in layout.entries}
