@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -22,7 +23,9 @@ from parimend import (
     repair_file,
     save_file,
 )
+from parimend.carriers import Balance, Request, Sidecar
 from parimend.files import sidecar_of
+from parimend.stores.model import ModelTensors
 
 PAGE = 4096
 ENOUGH = 700
@@ -260,6 +263,29 @@ def test_what_is_cut_off_need_not_be_known(tmp_path, refuse, surplus, errors):
     assert report.verdict is (Verdict.CORRECTABLE if enough else Verdict.UNCORRECTABLE)
     assert "nothing says" not in report.files[0].said
     assert repair_file(path, sources=() if enough else other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("is_all", [True, False])
+def test_words_of_some_bits_tell_together_what_an_element_was(tmp_path, refuse, is_all):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"w": torch.randn(100, 100, generator=torch.Generator().manual_seed(0))}
+    safetensors.torch.save_file(tensors, path)
+    good = path.read_bytes()
+    [part] = ModelTensors(tensors).whole()
+    masks = {0xFF800000: ENOUGH, 0x007FFFFF: ENOUGH if is_all else 10}
+    balance = Balance.of([part], [(errors, {"w": mask}) for mask, errors in masks.items()])
+    planned = SimpleNamespace(request=Request(balance.errors, Sidecar(), balance=balance))
+    protect_(tensors, planned).save(sidecar_of(path))
+    refuse(path, 5)
+    if is_all:
+        assert check_file(path).verdict is Verdict.CORRECTABLE
+        assert repair_file(path).verdict is Verdict.CORRECTED
+    else:
+        verdicts = [word.verdict for word in check_file(path).words]
+        assert verdicts == [Verdict.CORRECTABLE, Verdict.UNCORRECTABLE]
+        with pytest.raises(OSError, match="nothing says what they were"):
+            repair_file(path, partial=True)
     assert path.read_bytes() == good
 
 
