@@ -25,6 +25,7 @@ from parimend import (
 )
 from parimend.carriers import Balance, Request, Sidecar
 from parimend.files import sidecar_of
+from parimend.stores.file import copy_data
 from parimend.stores.model import ModelTensors
 
 PAGE = 4096
@@ -248,6 +249,28 @@ def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
     assert sorted(tmp_path.iterdir()) == [path, sidecar_of(path)]
 
 
+def test_what_is_lost_between_the_check_and_the_copy_is_told_as_that(file, refuse, monkeypatch):
+    path, good = file
+    content = bytearray(good)
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    def copying(*arguments):
+        refuse(path, 50)
+        copy_data(*arguments)
+
+    monkeypatch.setattr("parimend.files.writing.copy_data", copying)
+    with pytest.raises(
+        OSError, match=rf"bytes {50 * PAGE} to {51 * PAGE - 1} could be read before, and not"
+    ) as raised:
+        repair_file(path)
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == content
+    monkeypatch.undo()
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
 @pytest.mark.parametrize("surplus", [100, 5_000])
 @pytest.mark.parametrize("errors", [10, ENOUGH])
 def test_what_is_cut_off_need_not_be_known(tmp_path, refuse, surplus, errors):
@@ -303,7 +326,7 @@ def test_what_the_seal_of_a_model_does_not_know_is_not_filled_with_zeros(tmp_pat
     good = path.read_bytes()
     refuse(path, 1)
     for look in (check_file, repair_file):
-        with pytest.raises(OSError, match="Input/output error.* does not say what is around"):
+        with pytest.raises(OSError, match=r"Input/output error.* does not say what is around"):
             look(path)
     assert path.read_bytes() == good
     path.rename(moved := tmp_path / "moved.gguf")

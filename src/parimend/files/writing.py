@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,7 @@ from parimend.atomic import atomic, locked
 from parimend.carriers import diagnose, repair_
 from parimend.carriers.base import Search
 from parimend.carriers.finding import Finding
+from parimend.files.blocks import without
 from parimend.files.fetching import Fetched
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
@@ -103,6 +105,13 @@ def _write(
     is_framed = written.found == size and written.has_header_until(size)
     if not (done.verdict.ok and again.verdict.ok and is_framed):
         found.require_unchanged()  # else it is no fault of what was written
+        if late := without(before.unreadable_bytes, report.unreadable):
+            begin, end = late[0]
+            why = (
+                f"{os.strerror(errno.EIO)}: bytes {begin} to {end - 1} could be read before, and "
+                "not when the rest was copied: repair it again"
+            )
+            raise OSError(errno.EIO, why, str(found.path))
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
     outcomes |= zip(known, done.words, strict=True)
     return replace(
