@@ -105,11 +105,12 @@ def _write(
     is_framed = written.found == size and written.has_header_until(size)
     if not (done.verdict.ok and again.verdict.ok and is_framed):
         found.require_unchanged()  # else it is no fault of what was written
-        if late := without(before.unreadable_bytes, report.unreadable):
-            begin, end = late[0]
+        lost = before.unreadable_bytes  # maybe after words in the same page were looked at
+        if lost:
+            begin, end = (without(lost, report.unreadable) or lost)[0]
             why = (
                 f"{os.strerror(errno.EIO)}: bytes {begin} to {end - 1} could be read before, and "
-                "not when the rest was copied: repair it again"
+                "not when they were copied: repair it again"
             )
             raise OSError(errno.EIO, why, str(found.path))
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
