@@ -2,7 +2,9 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
+import gguf
 import numpy as np
 import pytest
 import safetensors.torch
@@ -17,12 +19,16 @@ from parimend import (
     load_file,
     load_folder,
     plan,
+    protect_,
     protect_file,
     repair_file,
     save_file,
 )
+from parimend.carriers import Balance, Request, Sidecar
 from parimend.errors import DamageError
 from parimend.files import sidecar_of
+from parimend.stores.file import copy_data
+from parimend.stores.model import ModelTensors
 
 PAGE = 4096
 ENOUGH = 700
@@ -207,6 +213,28 @@ def test_zeros_that_are_not_read_are_not_clean(tmp_path, refuse, loaded):
     assert check_file(path).verdict is Verdict.CLEAN
 
 
+def test_zeros_that_are_not_read_at_the_second_time_are_not_clean(tmp_path, monkeypatch):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := bytes(41))
+    protect_file(path, errors=10)
+    path.write_bytes(b"\x01" + good[1:])
+    monkeypatch.setattr("parimend.kernels.loaded", lambda: False)  # the SHA-256 is asked first
+    with path.open("rb") as file:
+        node, read, reads = os.fstat(file.fileno()).st_ino, os.preadv, []
+
+        def once(descriptor, buffers, at):
+            if os.fstat(descriptor).st_ino == node:
+                reads.append(at)
+                if len(reads) > 1:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read(descriptor, buffers, at)
+
+        monkeypatch.setattr("os.preadv", once)
+        report = check_file(path)
+    assert report.files[0].unreadable == ((0, 41),)
+    assert report.verdict is Verdict.CORRECTABLE
+
+
 def test_beyond_the_budget_another_copy_helps_which_may_be_on_such_a_disk(tmp_path, refuse):
     path, good = saved(tmp_path / "weights.safetensors", errors=10)
     other = tmp_path / "other"
@@ -242,6 +270,93 @@ def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
         repair_file(path)
     assert path.read_bytes() == content
     assert sorted(tmp_path.iterdir()) == [path, sidecar_of(path)]
+
+
+def test_what_is_lost_between_the_check_and_the_copy_is_told_as_that(file, refuse, monkeypatch):
+    path, good = file
+    content = bytearray(good)
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    def copying(*arguments):
+        refuse(path, 50)
+        copy_data(*arguments)
+
+    monkeypatch.setattr("parimend.files.writing.copy_data", copying)
+    with pytest.raises(
+        OSError, match=rf"bytes {50 * PAGE} to {51 * PAGE - 1} could be read before, and not"
+    ) as raised:
+        repair_file(path)
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == content
+    monkeypatch.undo()
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("surplus", [100, 5_000])
+@pytest.mark.parametrize("errors", [10, ENOUGH])
+def test_what_is_cut_off_need_not_be_known(tmp_path, refuse, surplus, errors):
+    path, other = tmp_path / "weights.bin", tmp_path / "other"
+    good = np.arange(1, 20_000, dtype=np.uint32).tobytes()
+    path.write_bytes(good)
+    protect_file(path, errors)
+    other.write_bytes(good)
+    path.write_bytes(good + bytes(surplus))
+    refuse(path, len(good) // PAGE)
+    report = check_file(path)
+    enough = errors == ENOUGH
+    assert report.verdict is (Verdict.CORRECTABLE if enough else Verdict.UNCORRECTABLE)
+    assert "nothing says" not in report.files[0].said
+    assert repair_file(path, sources=() if enough else other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("is_all", [True, False])
+def test_words_of_some_bits_tell_together_what_an_element_was(tmp_path, refuse, is_all):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"w": torch.randn(100, 100, generator=torch.Generator().manual_seed(0))}
+    safetensors.torch.save_file(tensors, path)
+    good = path.read_bytes()
+    [part] = ModelTensors(tensors).whole()
+    masks = {0xFF800000: ENOUGH, 0x007FFFFF: ENOUGH if is_all else 10}
+    balance = Balance.of([part], [(errors, {"w": mask}) for mask, errors in masks.items()])
+    planned = SimpleNamespace(request=Request(balance.errors, Sidecar(), balance=balance))
+    protect_(tensors, planned).save(sidecar_of(path))
+    refuse(path, 5)
+    if is_all:
+        assert check_file(path).verdict is Verdict.CORRECTABLE
+        assert repair_file(path).verdict is Verdict.CORRECTED
+    else:
+        verdicts = [word.verdict for word in check_file(path).words]
+        assert verdicts == [Verdict.CORRECTABLE, Verdict.UNCORRECTABLE]
+        with pytest.raises(OSError, match="nothing says what they were"):
+            repair_file(path, partial=True)
+    assert path.read_bytes() == good
+
+
+def test_what_the_seal_of_a_model_does_not_know_is_not_filled_with_zeros(tmp_path, refuse):
+    path = tmp_path / "weights.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_scores([0.5 + number for number in range(4000)])  # four pages of the header
+    weights = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    writer.add_tensor("w", weights.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    protect_({"w": weights}, ENOUGH).save(sidecar_of(path))
+    good = path.read_bytes()
+    refuse(path, 1)
+    for look in (check_file, repair_file):
+        with pytest.raises(OSError, match=r"Input/output error.* does not say what is around"):
+            look(path)
+    assert path.read_bytes() == good
+    path.rename(moved := tmp_path / "moved.gguf")
+    path.write_bytes(good)
+    refuse(path, 6)
+    assert repair_file(path).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == moved.read_bytes()
 
 
 def test_a_part_cannot_be_put_back_where_the_rest_is_not_read(tmp_path, refuse):

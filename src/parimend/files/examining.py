@@ -61,7 +61,7 @@ def report_on(
     if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     problem = "" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path)
-    if left := unknown(sealed.seal.words, sealed.layout, tensors):
+    if left := unknown(sealed.seal.words, sealed.layout, tensors, tensors.size):
         problem = said_of(left)
     return replace(
         outcome,

@@ -24,6 +24,7 @@ from parimend.files.links import is_place, leads_to, steps
 from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, names_in, names_of
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
+from parimend.regular import unreadable
 from parimend.seal import Seal, read_unsealed, unsealed
 from parimend.showing import command_word
 
@@ -364,6 +365,12 @@ def _beside(side: Path, file: BinaryIO, path: Path) -> Sealed:
             raise FormatError(
                 f"{path} is of no known format, or damaged where its tensors are named, which "
                 f"{side.name}, the seal of a model, needs to be known"
+            )
+        lost = unreadable(file)
+        if any(b < at + len(data) and at < e for at, data in layout.spans for b, e in lost):
+            raise FormatError(
+                f"{side.name}, the seal of a model, does not say what is around the tensors of "
+                f"{path}, which cannot be read: fetch the file again"
             )
     return Sealed(seal, layout, side, is_intact)
 

@@ -44,10 +44,10 @@ def salvaging(search: Search, file: FileTensors) -> Search:
         finding = search.find(word, tensors)
         if not is_lost(word):
             return finding
+        if finding.verdict is Verdict.UNCORRECTABLE:
+            finding = find(word, tensors, erased=erasures(word, [*places(word, file)]))
         if finding.verdict is Verdict.CLEAN:  # zeros are what was there
             return proven(Finding(Verdict.CORRECTABLE), word, tensors)
-        if finding.verdict is Verdict.UNCORRECTABLE:
-            return find(word, tensors, erased=erasures(word, [*places(word, file)]))
         return finding
 
     def clean(words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
@@ -57,25 +57,29 @@ def salvaging(search: Search, file: FileTensors) -> Search:
     return Search(find_all, clean)
 
 
-def unknown(words: Iterable[SealedWord], layout: Layout, tensors: FileTensors) -> list[Range]:
+def unknown(
+    words: Iterable[SealedWord], layout: Layout, tensors: FileTensors, size: int
+) -> list[Range]:
     """Unreadable bytes that neither the frame of a file nor words tell, in order.
 
     Args:
-        words: those that are known; of the bits of elements that they mask, nobody knows the rest.
+        words: those that are known; of elements of which they mask some bits, together all of them.
         layout: of the file.
         tensors: of the file.
+        size: bytes that the file is to have: what follows is cut off.
     """
-    left = tensors.unreadable_bytes
+    left = without(tensors.unreadable_bytes, [(size, max(size, tensors.found))])
     if not left:
         return []
     begins = {entry.name: entry.begin for entry in layout.entries}
     known = [(at, at + len(data)) for at, data in layout.spans]
-    known += [
-        (at := begins[part.name] + part.start * part.itemsize, at + part.nbytes)
-        for word in words
-        for part in word.parts
-        if not part.mask
-    ]
+    unmasked = dict[Range, int]()  # the bits of elements that no word knows
+    for part in (part for word in words for part in word.parts):
+        every = (1 << 8 * part.itemsize) - 1
+        at = begins[part.name] + part.start * part.itemsize
+        where = at, at + part.nbytes
+        unmasked[where] = unmasked.get(where, every) & ~(part.mask or every)
+    known += [where for where, bits in unmasked.items() if not bits]
     return without(left, known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +14,7 @@ from parimend.atomic import atomic, locked
 from parimend.carriers import diagnose, repair_
 from parimend.carriers.base import Search
 from parimend.carriers.finding import Finding
+from parimend.files.blocks import without
 from parimend.files.fetching import Fetched
 from parimend.files.opening import Opened, sidecars_of
 from parimend.files.seals import sidecar_of
@@ -92,7 +94,7 @@ def _write(
     outcomes = dict(zip(seal.words, report.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     copy_data(found.file, new, layout, size)
-    if left := unknown([*known, *clean], layout, before):
+    if left := unknown([*known, *clean], layout, before, size):
         raise OSError(errno.EIO, said_of(left), str(found.path))
     if fetched:
         fetched.put_into(new, known)
@@ -103,6 +105,14 @@ def _write(
     is_framed = written.found == size and written.has_header_until(size)
     if not (done.verdict.ok and again.verdict.ok and is_framed):
         found.require_unchanged()  # else it is no fault of what was written
+        lost = before.unreadable_bytes  # maybe after words in the same page were looked at
+        if lost:
+            begin, end = (without(lost, report.unreadable) or lost)[0]
+            why = (
+                f"{os.strerror(errno.EIO)}: bytes {begin} to {end - 1} could be read before, and "
+                "not when they were copied: repair it again"
+            )
+            raise OSError(errno.EIO, why, str(found.path))
         raise OSError(f"{found.path}: what was written cannot be read back as it was")
     outcomes |= zip(known, done.words, strict=True)
     return replace(
