@@ -78,15 +78,23 @@ class Salvaged(io.BufferedReader):
 
     def _ask(self, data: memoryview, at: int, rest: int) -> int:
         """Ask for all of ``data``, and if that is refused, as it is where one page of it is lost,
-        for the ``rest`` of the first page.
+        or one beside it, for the ``rest`` of the first page.
         """
         try:
             return os.preadv(self.fileno(), [data], at)
         except OSError as error:
-            if error.errno != errno.EIO or len(data) <= rest:
+            if error.errno != errno.EIO:
                 raise
         self._most = rest
+        self._forget(at)
         return os.preadv(self.fileno(), [data[:rest]], at)
+
+    def _forget(self, at: int) -> None:
+        """Let the system read single pages: what it reads ahead together fails together."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            first = max(at - _PIECE, 0)
+            os.posix_fadvise(self.fileno(), first, at + _PIECE - first, os.POSIX_FADV_DONTNEED)
 
     def _lose(self, page: int, error: OSError) -> None:
         with self._lock:

@@ -396,6 +396,29 @@ def test_a_seal_in_the_file_that_is_not_read(tmp_path, refuse):
     assert raised.value.filename == str(path)
 
 
+def test_what_is_read_ahead_with_a_lost_page_is_not_lost(tmp_path, monkeypatch):
+    """Linux reads several pages ahead, and gives none of them where one is lost."""
+    path, good = saved(tmp_path / "weights.safetensors")
+    together, read = [16 * PAGE], os.preadv
+
+    def refusing(descriptor, buffers, at):
+        end = at + sum(map(len, buffers))
+        first, last = at // together[0], -(-end // together[0])
+        if first * together[0] < 51 * PAGE and last * together[0] > 50 * PAGE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, buffers, at)
+
+    def advise(descriptor, offset, length, advice):
+        if advice == os.POSIX_FADV_RANDOM:
+            together[0] = PAGE
+
+    monkeypatch.setattr("os.preadv", refusing)
+    monkeypatch.setattr("os.posix_fadvise", advise, raising=False)
+    assert check_file(path).files[0].unreadable == ((50 * PAGE, 51 * PAGE),)
+    monkeypatch.undo()
+    assert path.read_bytes() == good
+
+
 def test_a_disk_that_fails_is_not_read_to_the_end(tmp_path, refuse):
     path = tmp_path / "weights.bin"
     path.write_bytes(bytes(range(256)) * 16 * 600)
