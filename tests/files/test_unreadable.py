@@ -84,6 +84,13 @@ def saved(path, errors=ENOUGH, **options):
     return path, path.read_bytes()
 
 
+def spoilt_at_its_end(path, good):
+    content = bytearray(good)
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return content
+
+
 @pytest.fixture
 def file(tmp_path):
     return saved(tmp_path / "weights.safetensors")
@@ -261,9 +268,7 @@ def test_two_disks_that_lost_the_same(tmp_path, refuse):
 
 def test_what_nobody_knows_is_not_filled_with_zeros(tmp_path, refuse):
     path, good = saved(tmp_path / "weights.safetensors", only=["zeros"])
-    content = bytearray(good)
-    content[-1] ^= 1  # of the protected ones
-    path.write_bytes(content)
+    content = spoilt_at_its_end(path, good)  # one of the protected ones
     refuse(path, 50)
     assert check_file(path).verdict is Verdict.CORRECTABLE  # what it looks at
     with pytest.raises(OSError, match=f"bytes {50 * PAGE} to {51 * PAGE - 1} cannot be read, and"):
@@ -361,9 +366,7 @@ def test_what_the_seal_of_a_model_does_not_know_is_not_filled_with_zeros(tmp_pat
 
 def test_a_part_cannot_be_put_back_where_the_rest_is_not_read(tmp_path, refuse):
     path, good = saved(tmp_path / "weights.safetensors", errors=10, per="tensor")
-    content = bytearray(good)
-    content[-1] ^= 1
-    path.write_bytes(content)
+    content = spoilt_at_its_end(path, good)
     refuse(path, 50)
     report = check_file(path)
     assert {word.verdict for word in report.words} == {Verdict.CORRECTABLE, Verdict.UNCORRECTABLE}

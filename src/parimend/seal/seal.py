@@ -135,8 +135,7 @@ class Seal:
             SpecError: if ``data`` are no bytes.
         """
         require(data, "data", "the bytes of a seal", bytes, bytearray, memoryview)
-        seal = unsealed(data, name).seal
-        return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
+        return _of_its_own(unsealed(data, name).seal)
 
     def save(self, path: PathLike) -> None:
         """Write the seal to a file, all or nothing.
@@ -157,8 +156,7 @@ class Seal:
             FormatError: if it is no regular file, or too large for a seal.
             OSError: if the file cannot be read.
         """
-        seal = read_unsealed(path_of(path)).seal
-        return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
+        return _of_its_own(read_unsealed(path_of(path)).seal)
 
     def _tensors(self) -> Sequence[Part]:
         """The tensors that parts refer to by number, whole."""
@@ -272,6 +270,11 @@ def read_unsealed(path: Path) -> Unsealed:
         why = f"{os.strerror(errno.EIO)} in {counted(lost, 'byte')}, too many to do without"
         raise OSError(errno.EIO, f"{why}: fetch this seal again", str(path)) from None
     return found._replace(is_intact=found.is_intact and not lost)
+
+
+def _of_its_own(seal: Seal) -> Seal:
+    """A seal whose blobs are copies, so that nothing else of what was read is kept."""
+    return replace(seal, blobs={key: bytes(blob) for key, blob in seal.blobs.items()})
 
 
 def _parse(payload: memoryview) -> tuple[Seal, Layout | None]:
