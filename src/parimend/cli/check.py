@@ -13,6 +13,7 @@ from parimend.cli.output import Json, SealDir, printing, reading, written
 from parimend.cli.report import show
 from parimend.cluster import EngineName
 from parimend.errors import ParimendError
+from parimend.showing import escaped
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -129,7 +130,6 @@ def _print_ranges(report: Report) -> int:
     """
     from parimend.files.blocks import ranges_text
     from parimend.outcomes import Verdict
-    from parimend.showing import escaped
 
     for file in report.files:
         if file.ranges:
