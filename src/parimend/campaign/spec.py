@@ -212,10 +212,7 @@ _TABLES = ("networks", "protections", "faults")
 
 
 def _require_tables(given: Mapping[str, Any]) -> None:
-    try:
-        require_keys(given, (*_TABLES, "strata", "stop", "seed", "block"), "")
-    except SpecError as error:
-        raise SpecError(str(error).removeprefix(": ")) from None
+    require_keys(given, (*_TABLES, "strata", "stop", "seed", "block"), "")
     for name in _TABLES:
         if name not in given:
             raise SpecError(f"[{name}.NAME] is missing: a campaign needs one or more")
