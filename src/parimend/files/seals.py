@@ -356,6 +356,12 @@ def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
     replace(seal, notes=notes).save(side)
 
 
+def read_sidecar(side: Path) -> Sealed | None:
+    """What a sidecar says; None if it is the seal of a live model, which belongs to no file."""
+    seal, layout, is_intact = read_unsealed(side)
+    return None if layout is None else Sealed(seal, layout, side, is_intact)
+
+
 def _beside(side: Path, file: BinaryIO, path: Path) -> Sealed:
     """The seal of a file that lies beside it."""
     seal, layout, is_intact = read_unsealed(side)
@@ -390,7 +396,7 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
 def is_of_file(beside: Path) -> bool:
     """Whether a seal was made of a file: the seal of a live model may have any name."""
     try:
-        return read_unsealed(beside).layout is not None
+        return read_sidecar(beside) is not None
     except (ParimendError, OSError):
         return True
 
@@ -401,10 +407,10 @@ def _is_of_lost(side: Path) -> bool:
     """
     stem = side.name.removesuffix(SUFFIX)
     try:
-        seal, layout, _ = read_unsealed(side)
+        sealed = read_sidecar(side)
     except (ParimendError, OSError):
         return not DIGESTED.fullmatch(stem)
-    return layout is not None and _named(stem, seal.notes) == stem
+    return sealed is not None and name_of(sealed) == stem
 
 
 def _is_of_model(beside: Path, path: Path) -> bool:
@@ -415,7 +421,7 @@ def _is_of_model(beside: Path, path: Path) -> bool:
     expected = of_suffix(path)
     if expected is None or expected.loads != "tensors" or not beside.is_file():
         return False
-    return read_unsealed(beside).layout is None
+    return read_sidecar(beside) is None
 
 
 def find_inside(file: BinaryIO, path: Path) -> Sealed:
