@@ -22,12 +22,12 @@ from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
+from parimend.files.beside import Beside
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
 from parimend.files.seals import (
     FORCED,
     SUFFIX,
-    Beside,
     Save,
     Sealed,
     Seals,

@@ -15,10 +15,11 @@ from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
 from parimend.files.apart import Apart
+from parimend.files.beside import Beside
 from parimend.files.choosing import choose
 from parimend.files.problems import absence, reason
 from parimend.files.sealing import Protection, Task, prepare
-from parimend.files.seals import Beside, Seals, is_seal
+from parimend.files.seals import Seals, is_seal
 from parimend.files.targets import (
     SAFETENSORS,
     is_index,
