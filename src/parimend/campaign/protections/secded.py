@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 
@@ -48,9 +47,7 @@ class Secded(Protection):
             detected += int((bit == _UNKNOWN).sum())
         if corrected:
             put_back(tensors, rows)
-        if detected:
-            return Answer(Verdict.UNCORRECTABLE, corrected + detected)
-        return Answer(Verdict.CORRECTED if corrected else Verdict.CLEAN, corrected)
+        return Answer.of(corrected, detected)
 
     def exposed(self, kept: dict[str, Bytes]) -> Mapping[str, Bytes]:
         return kept
