@@ -110,11 +110,10 @@ class Store:
                 rows += [row] if row else []
         return Statistics(rows)
 
-    def finish(self, statistics: Statistics) -> Path:
+    def finish(self, statistics: Statistics) -> None:
         """Write the statistics file, all or nothing."""
         with atomic(self._statistics) as file:
             file.write(statistics.to_bytes())
-        return self._statistics
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
