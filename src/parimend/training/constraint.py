@@ -304,16 +304,14 @@ class Constraint(Removable):
             self.remove()
         return seal
 
-    @property
-    def _since(self) -> Since:
-        return "unknown" if self._loaded else "inside" if self._inside else "stepped"
-
     @torch.no_grad()
     def _judge_(self, parameters: Mapping[str, torch.Tensor], ours: bool) -> None:
         """Refuse weights that training has not led to, unless they can be put back."""
+        since: Since
         if ours:
             self._trained.require_same(stepped=False)
-            projection, since = self._projection, self._since
+            projection = self._projection
+            since = "unknown" if self._loaded else "inside" if self._inside else "stepped"
             # An average that was put in is as far from the code as what it was made of.
             self._expect(self.every if self._inside else self.steps - self._projected)
         else:
