@@ -182,14 +182,7 @@ def _print(made: Protected) -> None:
         for file in made.files
     ]
     print_table(
-        [
-            "file",
-            "elements covered",
-            "errors",
-            *("guaranteed", "bound", "measured"),
-            "seal",
-            "where",
-        ],
+        ["file", "elements covered", "errors", "guaranteed", "bound", "measured", "seal", "where"],
         rows,
     )
     for file in made.files:
