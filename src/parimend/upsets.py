@@ -70,7 +70,7 @@ class Upset:
 
     @property
     def alike(self) -> bool:
-        """Whether one draw strikes several samples at once, and each not on its own.
+        """Whether one draw strikes several samples together.
 
         >>> Upset("bitflip").alike, Upset("stuck").alike
         (False, True)

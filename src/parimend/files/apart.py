@@ -267,7 +267,7 @@ def _frame(layout: Layout) -> bytes:
 
 
 def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]:
-    """Which of some files are just what the sidecar beside another file seals, and whose that is.
+    """Files that are just what the sidecar of another file seals, each with that other file.
 
     Args:
         files: that are not as their own sidecars say; each is read once for every sidecar of a file
@@ -302,10 +302,10 @@ def _fitting(
     path: Path,
     shown: Collection[Verdict] = (Verdict.CLEAN, Verdict.CORRECTABLE),
 ) -> list[Sealed]:
-    """Those of some seals of which a file is; of damaged files those that are ``shown`` in some
-    word.
+    """The seals that may be those of a file: those by which all of it is right; if there are none,
+    those with a verdict that is in ``shown``.
 
-    That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
+    A seal that knows a part of a file alone may find that part in other files, too.
     """
     looks = [(sealed, _look(sealed, file, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]

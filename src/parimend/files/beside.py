@@ -104,7 +104,7 @@ def _elsewhere(place: Path) -> Iterator[None]:
 
 
 def _renew(side: Path, seal: Seal, notes: Mapping[str, Any]) -> None:
-    """Let the sidecar of a file by another name say what the seal says that is made of it."""
+    """Let the sidecar beside another name of a file say what the new seal of it says."""
     with suppress(ParimendError):
         old = read_unsealed(side).seal
         if content_digest(old) == content_digest(seal):

@@ -39,9 +39,8 @@ class Members:
 
     A folder stands for everything that is protected in it and below and everything that should be;
     an index for what was protected together with it; a file for itself and those that hold the rest
-    of its tensors.
-    Each file is given once, also those that are not there; what is learned meanwhile from the seals
-    may add more of them.
+    of its tensors. Each file is given once, also those that are not there; what is learned
+    meanwhile from the seals may add more of them.
 
     Args:
         path: a file, an index or a folder.
@@ -184,9 +183,9 @@ class Members:
     def _learn(self) -> None:
         """Take up what the seals note of the members that were looked at since the last time.
 
-        A seal that only a name tells to be that of a member that is lost or damaged may be that of
-        another file of this name, and would tell of others where there are none, which again have
-        names. So it is only asked where no other seal names the member.
+        The seal of a member that is lost or damaged is found by the name alone. It may be that of
+        another file of this name, and name members that there are not, and these others again. So
+        it is asked only where no other seal names the member.
         """
         known = self.seals.known().items()
         sides = {side: origin_of(each, Path(name_of(each))) for side, each in known}

@@ -61,9 +61,10 @@ def sidecar_of(path: Path) -> Path:
 
 
 def sidecar_for(path: Path) -> Path:
-    """The sidecar that is that of a file, by whatever name: where links lead to it, what lies
-    beside the file itself, or as near as there is one, says what it is. One beside the path counts
-    if it says the same, or if there was no link in its set but a file.
+    """The sidecar of a file, to which the path may lead by links.
+
+    It is the one beside the file itself, or the nearest to it on the way. The one beside the path
+    counts if it says the same, or was made for a file of a set that was no link.
     """
     own, *others = map(sidecar_of, steps(path))
     nearest = next((side for side in reversed(others) if os.path.exists(side)), own)
@@ -122,8 +123,8 @@ def is_led_elsewhere(sealed: Sealed, path: Path) -> bool:
 
 
 def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
-    """Whether the file that lay where there is a link now is another one of its set, by the places
-    in which they lie.
+    """Whether a link, where a file of a set lay before, leads to another file of that set, as far
+    as their places in it tell.
     """
     names, own = names_in(notes, MEMBERS), str(notes.get(PLACE, notes.get(NAME)))
     nearest = max((each for each in names if is_place(file, each)), key=len, default=own)

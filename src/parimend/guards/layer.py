@@ -262,8 +262,8 @@ class LayerGuard(Hook):
             self.inspect(output, _input(args, kwargs), self.parameters)
 
     def _comes_first(self) -> bool:
-        """Whether nobody else may have changed outputs before the hook sees them: others wrap the
-        forward, or have hooks on all modules, or before this one. Else they are looked at before.
+        """Whether the hook sees outputs before others may change them, who may wrap the forward, or
+        have hooks on all modules or before this one. Else they are looked at in `_forward`.
         """
         if _ON_ALL or foreign_forward(self._module) is not None:
             return False

@@ -78,8 +78,8 @@ def without_aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _empty_again(shards: Mapping[str, torch.Tensor]) -> set[str]:
-    """Of shards that are empty here those that are others again: what is tied has no address here,
-    and one storage all the same, and all processes have to find the same.
+    """Names of shards that are empty here and are others again, which all processes have to find
+    alike: what is tied has no address here, and one storage all the same.
     """
     first: dict[tuple[Any, ...], str] = {}
 

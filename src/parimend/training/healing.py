@@ -195,8 +195,8 @@ class Healing(Removable):
     def _check_(
         self, norm: torch.Tensor | None = None, only: Collection[str] | None = None
     ) -> tuple[AbstractSet[str], float | None]:
-        """`check_` of some tensors, or of all: what was wrong; and the value of a norm, which a
-        device is not waited for once more.
+        """`check_` of some tensors, or of all: what was wrong. And the value of a norm, which is
+        read with it, so that a device is waited for once.
         """
         if self._outdated or self._stale:
             self.refresh()

@@ -21,8 +21,8 @@ class Secded(Protection):
     """The (72,64) code of Hsiao: all columns of its check matrix have an odd weight.
 
     The syndrome of one wrong bit is its column; of two it is even, which is no column. Three wrong
-    bits look like one, somewhere else, or like none that there is. The check bits take
-    12.5 %; a wrong one is seen to be one.
+    bits look like one, somewhere else, or like none that there is. The check bits take 12.5 %; a
+    wrong one is seen to be one.
     """
 
     kind: ClassVar[str] = "secded"
