@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parimend.atomic import hidden
+from parimend.atomic import PathLike, hidden
 from parimend.campaign.engines import Engine, engine_of
 from parimend.campaign.facts import Reach
 from parimend.campaign.preparing import prepare
@@ -53,8 +52,8 @@ class Status(Record):
 
 
 def run(
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    spec: Spec | Mapping[str, Any] | PathLike,
+    out: PathLike,
     engine: str | Engine = "local",
     workers: int | None = None,
     progress: Progress = lambda done, known: None,
@@ -102,7 +101,7 @@ def run(
 
 
 def resume(
-    out: str | os.PathLike[str],
+    out: PathLike,
     engine: str | Engine = "local",
     workers: int | None = None,
     progress: Progress = lambda done, known: None,
@@ -111,7 +110,7 @@ def resume(
     return _run(Store(out), engine_of(engine, workers), progress)
 
 
-def status(out: str | os.PathLike[str]) -> Status:
+def status(out: PathLike) -> Status:
     """How far a campaign is.
 
     Raises:
