@@ -87,12 +87,7 @@ class Apart(Seals):
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes need: seals are read where they are used."""
-        return {
-            "where": self.where,
-            "_proven": self._proven,
-            "is_one": self.is_one,
-            "option": self.option,
-        }
+        return {name: vars(self)[name] for name in ("where", "_proven", "is_one", "option")}
 
     def known(self) -> Mapping[Path, Sealed]:
         return {sealed.path: sealed for sealed in self._sealed if sealed.path}
