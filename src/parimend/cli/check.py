@@ -107,19 +107,11 @@ def command(
             report = check_all(
                 paths, progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
             )
-    status = (
-        _print_ranges(report)
-        if ranges and not json
-        else show(
-            "check",
-            report,
-            as_json=json,
-            listed=listed,
-            quiet=quiet,
-            seal_dir=seal_dir,
-            error=trouble,
-        )
-    )
+    if ranges and not json:
+        status = _print_ranges(report)
+    else:
+        how = {"as_json": json, "listed": listed, "quiet": quiet}
+        status = show("check", report, **how, seal_dir=seal_dir, error=trouble)
     require_written(trouble)
     raise typer.Exit(status)
 
