@@ -45,7 +45,7 @@ class Guards(Removable):
         self._model = model
         self._journal = journal
         self._layers: dict[str, tuple[LayerGuard, bool]] = {}  # and whether its weights were moved
-        self._known: dict[str, tuple[nn.Module, Coverage]] = {}
+        self._coverage: dict[str, tuple[nn.Module, Coverage]] = {}
         self._removers: list[Callable[[], object]] = []
 
     @property
@@ -92,7 +92,7 @@ class Guards(Removable):
         """
         found = []
         for site in sites(self._model):
-            module, cover = self._known.get(site.name, (None, None))
+            module, cover = self._coverage.get(site.name, (None, None))
             if cover is None or (module is not site.module and cover.cover != "uncovered"):
                 reason = "put here after guarding: remove() the guards and guard again"
                 cover = Coverage(site.name, type(site.module).__name__, "uncovered", reason)
@@ -153,14 +153,14 @@ class Guards(Removable):
         """Removes all guards. Weights that were projected stay so."""
         while self._removers:
             self._removers.pop()()
-        self._known = {
+        self._coverage = {
             name: (module, Coverage(name, cover.kind, "uncovered", "its guard was removed"))
-            for name, (module, cover) in self._known.items()
+            for name, (module, cover) in self._coverage.items()
         }
 
     def _cover(self, site: Site, cover: Cover, reason: str = "") -> None:
         found = Coverage(site.name, type(site.module).__name__, cover, reason)
-        self._known[site.name] = site.module, found
+        self._coverage[site.name] = site.module, found
 
     def _guard(self, site: ProductSite, asked: _Asked, impose: bool) -> LayerGuard:
         blocks = site.blocks(asked.k, asked.blocks)
