@@ -20,8 +20,8 @@ from parimend.record import Record, plain
 from parimend.showing import brief, counted, escaped, html_table
 
 Proof = Literal["sha256", "sums"]
-"""What proves that weights are those that were sealed: SHA-256, or the sums of a code, of which a
-share of 2^-128 at most of all other weights has the same."""
+"""What proves that weights are those that were sealed: SHA-256, or the sums of a code, which 2^-128
+of all other weights, or fewer, have in common with them."""
 
 
 class Verdict(StrEnum):

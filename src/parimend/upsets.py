@@ -70,7 +70,7 @@ class Upset:
 
     @property
     def alike(self) -> bool:
-        """Whether one draw strikes several samples at once, and each not on its own.
+        """Whether one draw strikes several samples together.
 
         >>> Upset("bitflip").alike, Upset("stuck").alike
         (False, True)
@@ -377,13 +377,13 @@ def upset_(
         there = list(modules)
     elif operations is None:
         there = [name for name, each in modules.items() if declared_product(each) is not None]
-    named = select(there, only, what="module", error=FaultError)
+    asked = select(there, only, what="module", error=FaultError)
     inside = _never_called(modules)
-    chosen = [name for name in named if name not in inside]
-    if named and not chosen:
+    chosen = [name for name in asked if name not in inside]
+    if asked and not chosen:
         raise FaultError(
-            f"{named[0]} is never called: its attention uses the weight alone; name that with "
-            f"only={inside[named[0]]!r}"
+            f"{asked[0]} is never called: its attention uses the weight alone; name that with "
+            f"only={inside[asked[0]]!r}"
         )
     if not chosen and not operators:
         raise FaultError("the model has no linear layers or convolutions: name modules with only=")

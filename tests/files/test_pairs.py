@@ -242,10 +242,10 @@ def test_several_writers_end_with_a_pair(path):
 
 
 def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatch):
-    from parimend.files import seals
+    from parimend.files.beside import Beside
 
     save_file(state(1), path, errors=3)
-    find, calls = seals.Beside.find, []
+    find, calls = Beside.find, []
 
     def late(beside, file, place):
         calls.append(place)
@@ -253,8 +253,8 @@ def test_a_pair_that_changes_while_it_is_opened_is_opened_again(path, monkeypatc
             save_file(state(2, 300), path, errors=4)
         return find(beside, file, place)
 
-    monkeypatch.setattr(seals.Beside, "find", late)
-    with opened(path, seals.Beside()) as found:
+    monkeypatch.setattr(Beside, "find", late)
+    with opened(path, Beside()) as found:
         assert found.sealed.seal.errors == 4
         assert found.sealed.seal.covered == 300
     assert len(calls) == 2

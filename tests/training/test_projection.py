@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend import kernels
+from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.errors import WordError
 from parimend.kernels import sparse_torch
 from parimend.stores.shards import Shards
-from parimend.training.projection import Constrained, Projection
+from parimend.training.projection import Projection
 from parimend.words.layout import Part, Word, whole
 
 CODE = Sparse(n=900, m=64, seed=1)
@@ -25,7 +26,7 @@ def parameters(rng, dtype=torch.float32, order=torch.contiguous_format):
 
 def word():
     weight = Part("weight", "F32", (10, 8, 3, 3), 0, 720, -16)
-    return Constrained(CODE, Word((weight, Part("bias", "F32", (200,), 10, 180))))
+    return Chosen(CODE, Word((weight, Part("bias", "F32", (200,), 10, 180))))
 
 
 def value(tensors):
@@ -70,7 +71,7 @@ def test_on_other_devices_a_word_takes_a_few_operations(rng, monkeypatch, layers
     shapes = [(900 // layers,)] * layers + [(900 % layers,)] * (layers > 1)
     tensors = {f"w{k}": torch.from_numpy(rng.normal(size=s)) for k, s in enumerate(shapes)}
     parts = tuple(whole(name, "F64", tuple(tensor.shape)) for name, tensor in tensors.items())
-    projection = Projection(tensors, [Constrained(CODE, Word(parts))], Shards(tensors))
+    projection = Projection(tensors, [Chosen(CODE, Word(parts))], Shards(tensors))
     projection.project_(projection.checks())  # makes what is kept
     tensors["w0"].add_(1.0)
     host = []

@@ -6,11 +6,11 @@ import torch
 from torch.nn.utils import parametrizations
 
 import parimend as pm
+from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.codes import gram as grams
 from parimend.errors import SpecError
 from parimend.stores.shards import Shards
-from parimend.training.projection import Constrained
 from parimend.training.tangent import Tangent
 from parimend.words.grid import Grid
 from parimend.words.layout import Word, whole
@@ -28,7 +28,7 @@ def test_gradients_lose_what_leads_out_of_the_code_and_nothing_else(monkeypatch,
     parts = whole("a", "F32", (40, 20)), whole("b", "F32", (100,))
     word = Word(tuple(replace(p, exponent=e) for p, e in zip(parts, (-16, -18), strict=True)))
     tangent = Tangent(
-        weights, [Constrained(code, word)], Shards(weights), torch.optim.LBFGS(weights.values())
+        weights, [Chosen(code, word)], Shards(weights), torch.optim.LBFGS(weights.values())
     )
     weights["a"].grad = torch.randn(20, 40).T  # in another order
     before = np.concatenate([weights["a"].grad.numpy().ravel(), np.zeros(100)])
@@ -43,7 +43,7 @@ def test_gradients_lose_what_leads_out_of_the_code_and_nothing_else(monkeypatch,
 
 def test_gradients_that_are_no_numbers_are_left_to_the_optimizer():
     weight = torch.nn.Parameter(torch.ones(20, 100))
-    word = Constrained(Sparse(n=2000, m=64), Word((whole("w", "F32", (20, 100)),)))
+    word = Chosen(Sparse(n=2000, m=64), Word((whole("w", "F32", (20, 100)),)))
     tangent = Tangent({"w": weight}, [word], Shards({"w": weight}), torch.optim.LBFGS([weight]))
     weight.grad = torch.full((20, 100), float("nan"))
     weight.grad[0] = 1.0

@@ -75,7 +75,8 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
         upset = Upset(given["pattern"], **what)
     except FaultError as error:
         raise SpecError(f"{where}: {error}") from None
-    return Computing(upset, **{name: _tuple(value) for name, value in at.items()})
+    lists = {name: tuple(value) for name, value in at.items() if isinstance(value, list)}
+    return Computing(upset, **{**at, **lists})
 
 
 def _require(name: str, value: Any, where: str) -> None:
@@ -86,7 +87,3 @@ def _require(name: str, value: Any, where: str) -> None:
         whole_number(value, f"{where}: {name}", least=1)
     else:
         real_number(value, f"{where}: {name}", finite=False)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaln, xlog1py, xlogy
 
 Floats = NDArray[np.float64]
 
@@ -38,8 +39,6 @@ def log_mixture(count: Any, trials: Any, share: Any) -> Floats:
         >>> float(log_mixture(0, 0, 0.3))
         0.0
     """
-    from scipy.special import betaln, xlog1py, xlogy
-
     count, trials = np.asarray(count, np.float64), np.asarray(trials, np.float64)
     mixed = betaln(count + _PRIOR, trials - count + _PRIOR) - betaln(_PRIOR, _PRIOR)
     against: Floats = mixed - xlogy(count, share) - xlog1py(trials - count, -np.asarray(share))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.dtypes import DTYPES
 from parimend.errors import MismatchError
 from parimend.files.targets import is_index, targets
@@ -51,7 +51,7 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def filled(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor]) -> bytes:
+def filled(path: PathLike, tensors: Mapping[str, torch.Tensor]) -> bytes:
     """A file with other values in its tensors, as it would lie on a disk.
 
     It is for metrics of networks that are a file alone: these get its tensors by name, damaged, and

@@ -16,8 +16,9 @@ from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
+from parimend.stores.aliasing import added_bytes, place_of
 from parimend.stores.extent import extent_of, packed_in
-from parimend.stores.naming import added_bytes, leaves, named_tensors, place_of, require_plain
+from parimend.stores.naming import leaves, named_tensors, require_plain
 from parimend.words.bits import byte_view
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]

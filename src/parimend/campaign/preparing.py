@@ -116,33 +116,31 @@ def _data(source: Source, base: Path, name: str) -> Any:
 def _protected(
     spec: Spec, name: str, model: Model, metric: Metric | None, folder: Path
 ) -> list[Fact]:
+    source, facts = spec.networks[name], []
     with one_thread():
         given = None
         if metric:
             with left_alone(model, f"[networks.{name}]: the metric {metric.text}"):
                 given = metric(model)
         weights = weights_hash(model)
-        buffers = spec.networks[name].buffers
-        facts = []
-        source = spec.networks[name]
         for setting in spec.protections:
             state = _copied(model, f"[networks.{name}]")
             run = (lambda state=state: metric(state)) if metric else None
             began = time.perf_counter()
             protection = protection_of(setting)
-            tensors = struck(state, buffers)
+            tensors = struck(state, source.buffers)
             kept = _protect_(protection, Network(state, tensors, run), setting, name)
             seconds = round(time.perf_counter() - began, 6)
             with protection.watching(state, kept):
                 score = metric(state) if metric else None
             packed = {
                 "model": state,
-                "buffers": buffers,
-                "kept": kept,
                 "protection": setting,
+                "kept": kept,
                 "metric": source.metric,
                 "score": score,
                 "slack": source.slack(score) if score is not None else 0.0,
+                "buffers": source.buffers,
             }
             where = f"{name} under {setting.name}"
             _pack(packed, folder / packed_name(name, setting.name), where)

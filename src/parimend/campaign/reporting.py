@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from parimend.arguments import path_of
+from parimend.atomic import PathLike
 from parimend.campaign.belonging import require_apart, require_same, terms
 from parimend.campaign.estimates import (
     Value,
@@ -123,7 +124,7 @@ class _Sample:
         return _Sample(self.unit, self.protection, {alone: self.rows[stratum]})
 
 
-def lines(*outs: str | os.PathLike[str], strata: bool = False) -> list[Line]:
+def lines(*outs: PathLike, strata: bool = False) -> list[Line]:
     """The lines of a campaign, or of several that are added up.
 
     Args:
@@ -149,7 +150,7 @@ def lines(*outs: str | os.PathLike[str], strata: bool = False) -> list[Line]:
     return found
 
 
-def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Comparison]:
+def compare(a: PathLike, b: PathLike) -> list[Comparison]:
     """Compare two protections under the same faults, or two campaigns.
 
     Args:
@@ -176,7 +177,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Compar
     return found
 
 
-def confidence_of(*outs: str | os.PathLike[str]) -> float:
+def confidence_of(*outs: PathLike) -> float:
     """Of all intervals of some campaigns.
 
     Raises:
@@ -198,7 +199,7 @@ def _require_one(key: Sequence[str], samples: Sequence[_Sample]) -> None:
     require_apart(what, (row for sample in samples for row in sample.flat))
 
 
-def _samples(outs: Sequence[str | os.PathLike[str]]) -> Iterator[_Sample]:
+def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
     seen = Statistics()
     for out in outs:
         store = Store(out)

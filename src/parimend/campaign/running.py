@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parimend.atomic import hidden
+from parimend.atomic import PathLike, hidden
 from parimend.campaign.engines import Engine, engine_of
-from parimend.campaign.facts import Prepared, Reach
+from parimend.campaign.facts import Reach
 from parimend.campaign.preparing import prepare
 from parimend.campaign.rounds import Unit, units
 from parimend.campaign.spec import Spec
@@ -53,8 +52,8 @@ class Status(Record):
 
 
 def run(
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    spec: Spec | Mapping[str, Any] | PathLike,
+    out: PathLike,
     engine: str | Engine = "local",
     workers: int | None = None,
     progress: Progress = lambda done, known: None,
@@ -102,7 +101,7 @@ def run(
 
 
 def resume(
-    out: str | os.PathLike[str],
+    out: PathLike,
     engine: str | Engine = "local",
     workers: int | None = None,
     progress: Progress = lambda done, known: None,
@@ -111,7 +110,7 @@ def resume(
     return _run(Store(out), engine_of(engine, workers), progress)
 
 
-def status(out: str | os.PathLike[str]) -> Status:
+def status(out: PathLike) -> Status:
     """How far a campaign is.
 
     Raises:
@@ -128,7 +127,7 @@ def _spec_of(spec: Any) -> Spec:
 
 
 def _status(store: Store, done: Statistics) -> Status:
-    trials = sum(row.task.stop - row.task.start for row in done.rows.values())
+    trials = _trials(row.task for row in done.rows.values())
     finished, reach = False, tuple[Reach, ...]()
     if store.prepared is not None:
         reach = store.prepared.reach
@@ -138,7 +137,7 @@ def _status(store: Store, done: Statistics) -> Status:
     return Status(path, len(done), trials, finished, store.running, store.damaged, reach)
 
 
-def _missing(all_units: Iterable[Unit], done: Statistics) -> list[Task]:
+def _missing(all_units: Sequence[Unit], done: Statistics) -> list[Task]:
     """What the next rounds lack; nothing if there is enough of all."""
     return [task for unit in all_units for task in unit.advance(done)[1]]
 
@@ -148,21 +147,22 @@ def _run(store: Store, engine: Engine, progress: Progress) -> Status:
         prepared = prepare(store.spec, folder)
         store.note(prepared)
         done = store.statistics()
+        every = units(store.spec, prepared)
         with engine.start(folder, store.spec.base):
-            _work(units(store.spec, prepared), engine, done, writer, progress)
-        store.finish(_wanted(store.spec, prepared, done))
+            _work(every, engine, done, writer, progress)
+        store.finish(_wanted(every, done))
     return _status(store, done)
 
 
 def _work(
-    all_units: Iterable[Unit],
+    all_units: Sequence[Unit],
     engine: Engine,
     done: Statistics,
     writer: Writer,
     progress: Progress,
 ) -> None:
     """Do rounds until there is nothing missing."""
-    all_units, failed = list(all_units), 0
+    failed = 0
     while missing := _missing(all_units, done):
         known = _trials(row.task for row in done.rows.values())
         total = known + _trials(missing)
@@ -187,13 +187,10 @@ def _trials(tasks: Iterable[Task]) -> int:
     return sum(task.stop - task.start for task in tasks)
 
 
-def _wanted(spec: Spec, prepared: Prepared, done: Statistics) -> Statistics:
+def _wanted(all_units: Sequence[Unit], done: Statistics) -> Statistics:
     """The rows of this campaign's tasks."""
-    rows = []
-    for unit in units(spec, prepared):
-        for round_ in unit.advance(done)[0]:
-            rows += [done[task] for task in unit.tasks(round_)]
-    return Statistics(rows)
+    rounds = ((unit, round_) for unit in all_units for round_ in unit.advance(done)[0])
+    return Statistics(done[task] for unit, round_ in rounds for task in unit.tasks(round_))
 
 
 @contextmanager

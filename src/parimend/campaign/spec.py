@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of, real_number, seed_of, whole_number
+from parimend.atomic import PathLike
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.damage import require_fault
 from parimend.campaign.protections import PROTECTIONS, protection_of
@@ -137,7 +137,7 @@ class Spec:
     base: Path = field(default=Path("."), compare=False)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Spec:
+    def load(cls, path: PathLike) -> Spec:
         """Read a TOML file.
 
         Raises:
@@ -155,7 +155,7 @@ class Spec:
             raise SpecError(f"{path}: {error}") from None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], base: str | os.PathLike[str] = ".") -> Spec:
+    def of(cls, given: Mapping[str, Any], base: PathLike = ".") -> Spec:
         """From the tables of a TOML file.
 
         Args:
@@ -212,10 +212,7 @@ _TABLES = ("networks", "protections", "faults")
 
 
 def _require_tables(given: Mapping[str, Any]) -> None:
-    try:
-        require_keys(given, (*_TABLES, "strata", "stop", "seed", "block"), "")
-    except SpecError as error:
-        raise SpecError(str(error).removeprefix(": ")) from None
+    require_keys(given, (*_TABLES, "strata", "stop", "seed", "block"), "")
     for name in _TABLES:
         if name not in given:
             raise SpecError(f"[{name}.NAME] is missing: a campaign needs one or more")

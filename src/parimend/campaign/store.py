@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from parimend.arguments import path_of
-from parimend.atomic import atomic, is_locked, locked
+from parimend.atomic import PathLike, atomic, is_locked, locked
 from parimend.campaign.facts import Prepared
 from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Row, Statistics
@@ -46,7 +46,7 @@ class Store:
         MismatchError: if its results follow other rules than those of this version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: PathLike) -> None:
         self.path = path_of(path, "out")
         self.damaged = 0
         head = _read_head(self._head)
@@ -54,7 +54,7 @@ class Store:
         self.prepared = _prepared_in(head)
 
     @classmethod
-    def make(cls, path: str | os.PathLike[str], spec: Spec) -> Store:
+    def make(cls, path: PathLike, spec: Spec) -> Store:
         """The folder of a new campaign, or of the same one that was begun before.
 
         Raises:
@@ -110,11 +110,10 @@ class Store:
                 rows += [row] if row else []
         return Statistics(rows)
 
-    def finish(self, statistics: Statistics) -> Path:
+    def finish(self, statistics: Statistics) -> None:
         """Write the statistics file, all or nothing."""
         with atomic(self._statistics) as file:
             file.write(statistics.to_bytes())
-        return self._statistics
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:

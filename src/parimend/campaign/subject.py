@@ -102,7 +102,8 @@ class Subject:
     def repair_(self, state: Struck) -> Answer:
         answer = self.protection.repair_(self.tensors, self.kept)
         if state.upsets or self.protection.tells:
-            answer = _both(answer, self._run(state))
+            seen = self._run(state)
+            answer = Answer(worst(answer.verdict, seen.verdict), answer.found + seen.found)
         if state.stuck is None:
             return answer
         state.stuck.hold_(self.words)
@@ -189,11 +190,6 @@ def _told() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*outputs are wrong, also when computed again")
         yield
-
-
-def _both(first: Answer, second: Answer) -> Answer:
-    """Two answers as one."""
-    return Answer(worst(first.verdict, second.verdict), first.found + second.found)
 
 
 def _bytes_of(model: Model) -> dict[str, NDArray[np.uint8]]:

@@ -46,12 +46,12 @@ def require_table(given: Any, where: str) -> None:
 
 
 def require_keys(given: Mapping[str, Any], known: Any, where: str) -> None:
-    """Refuse a key that is not known; names the nearest one."""
+    """Refuse a key that is not known; names the nearest one. ``where`` is empty for a spec."""
     for key in given:
         if key not in known:
             near = get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"take {listed(list(known), 20)}"
-            raise SpecError(f"{where}: unknown key {key!r}; {hint}")
+            raise SpecError(f"{where}: unknown key {key!r}; {hint}".removeprefix(": "))
 
 
 def one_of(name: Any, known: Mapping[str, T], where: str) -> T:

@@ -25,8 +25,8 @@ class Weather:
     Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
     single one by a flipped bit, longer runs by random patterns. Tensors lie one after the other,
     and a run goes on from one to the next; how much of the first and last it strikes is that of the
-    run, and where in them is drawn. Cells that fail for
-    good are left out: there is ``stays`` for them.
+    run, and where in them is drawn. Cells that fail for good are left out: there is ``stays`` for
+    them.
 
     Attributes:
         where: the environment.

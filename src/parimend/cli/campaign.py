@@ -221,10 +221,10 @@ def _end(name: str, found: dict[str, Any], outs: Sequence[Path], json: bool, tro
     if json:
         facts = {**found, "campaigns": [each.as_dict() for each in campaigns]}
         print_json(f"campaign {name}", facts, trouble)
-    for each in campaigns:
-        if not json and (not each.finished or each.damaged):
-            say(_progress(each))
-    if not json:
+    else:
+        for each in campaigns:
+            if not each.finished or each.damaged:
+                say(_progress(each))
         _say_reach(campaigns)
     require_written(trouble)
 

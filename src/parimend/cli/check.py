@@ -13,6 +13,7 @@ from parimend.cli.output import Json, SealDir, printing, reading, written
 from parimend.cli.report import show
 from parimend.cluster import EngineName
 from parimend.errors import ParimendError
+from parimend.showing import escaped
 
 if TYPE_CHECKING:
     from parimend.outcomes import Report
@@ -106,19 +107,11 @@ def command(
             report = check_all(
                 paths, progress=progress, seal_dir=seal_dir, workers=workers, engine=engine
             )
-    status = (
-        _print_ranges(report)
-        if ranges and not json
-        else show(
-            "check",
-            report,
-            as_json=json,
-            listed=listed,
-            quiet=quiet,
-            seal_dir=seal_dir,
-            error=trouble,
-        )
-    )
+    if ranges and not json:
+        status = _print_ranges(report)
+    else:
+        how = {"as_json": json, "listed": listed, "quiet": quiet}
+        status = show("check", report, **how, seal_dir=seal_dir, error=trouble)
     require_written(trouble)
     raise typer.Exit(status)
 
@@ -129,7 +122,6 @@ def _print_ranges(report: Report) -> int:
     """
     from parimend.files.blocks import ranges_text
     from parimend.outcomes import Verdict
-    from parimend.showing import escaped
 
     for file in report.files:
         if file.ranges:

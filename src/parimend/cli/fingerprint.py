@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.output import Json, Only, print_json, print_table, say
+from parimend.regular import read_regular
 
 if TYPE_CHECKING:
     from parimend.fingerprints import Fingerprint
@@ -66,7 +67,6 @@ def command(
 def _taken(path: Path, only: list[str] | None) -> Fingerprint:
     from parimend.files.targets import is_index
     from parimend.fingerprints import Fingerprint, fingerprint
-    from parimend.regular import read_regular
 
     if path.suffix != ".json" or is_index(path):
         return fingerprint(path, only=only)

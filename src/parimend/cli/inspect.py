@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.output import Json, SealDir, counting, print_json, print_table, say
+from parimend.errors import SealError, SpecError
 
 if TYPE_CHECKING:
     from parimend.codes import Certificate
@@ -70,8 +71,6 @@ def command(
 
 def _verified(paths: Sequence[Path], found: Mapping[Path, Sealed]) -> Verified:
     """Prove every certificate of some files again, equal ones once."""
-    from parimend.errors import SealError, SpecError
-
     words = {
         word.certificate: word
         for sealed in found.values()

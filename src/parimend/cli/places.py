@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from parimend.errors import MismatchError, ParimendError, SpecError
+from parimend.files.beside import Beside, is_of_file
 from parimend.files.links import steps
 from parimend.files.opening import absent, opened
-from parimend.files.seals import Beside, Seals, content_digest, is_of_file, is_seal, seals_beside
+from parimend.files.seals import Seals, content_digest, is_seal, seals_beside
 from parimend.regular import open_regular, require_place
 
 RECEIPT, MAP, FAULTS = b'{"files":[', b'{\n "source": ', b'{"format": "parimend.faults"'

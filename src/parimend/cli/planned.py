@@ -18,18 +18,8 @@ _EXACT = 1e-9  # what rounding adds to 3 hours
 
 def print_plan(made: Plan) -> None:
     """The words, what is known of their budget, and what an environment leaves."""
-    columns = [
-        "file",
-        "word",
-        "elements",
-        "checks",
-        "their size",
-        "guaranteed",
-        "redundancy",
-        "moved",
-    ]
     print_table(
-        columns,
+        ["file", "word", "elements", "checks", "their size", "guaranteed", "redundancy", "moved"],
         [
             [
                 file.path,

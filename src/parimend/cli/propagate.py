@@ -11,6 +11,7 @@ from parimend.cli.contract import require_written
 from parimend.cli.inject import kinds as weight_kinds
 from parimend.cli.output import Json, aside, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.errors import SpecError
 
 if TYPE_CHECKING:
     from parimend.experiment import Faults
@@ -106,7 +107,6 @@ def command(
 
 def _made(source: str, arguments: list[str]) -> tuple[Any, ...]:
     """What the named function gives."""
-    from parimend.errors import SpecError
     from parimend.functions import function_of
 
     maker = function_of(source, Path())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size, written
+from parimend.errors import ParimendError
 from parimend.warning import warn
 
 if TYPE_CHECKING:
@@ -148,7 +149,6 @@ def _require_free(goals: Sequence[Path], read: Iterable[Path], force: bool) -> N
 
 def _goals(out: Path, srcs: Sequence[Path], everything: bool) -> list[Path]:
     """Where protected files are written, as far as that is known."""
-    from parimend.errors import ParimendError
     from parimend.files.protecting import goals_of
 
     if not out.is_dir():
@@ -162,7 +162,6 @@ def _goals(out: Path, srcs: Sequence[Path], everything: bool) -> list[Path]:
 
 def known(srcs: Sequence[Path], everything: bool = False) -> Iterator[Path]:
     """The files that are read; what stands for none is told when its turn comes."""
-    from parimend.errors import ParimendError
     from parimend.files import targets
 
     for src in srcs:
@@ -183,14 +182,7 @@ def _print(made: Protected) -> None:
         for file in made.files
     ]
     print_table(
-        [
-            "file",
-            "elements covered",
-            "errors",
-            *("guaranteed", "bound", "measured"),
-            "seal",
-            "where",
-        ],
+        ["file", "elements covered", "errors", "guaranteed", "bound", "measured", "seal", "where"],
         rows,
     )
     for file in made.files:

@@ -68,12 +68,7 @@ def command(
         _require_free(out, paths, seal_dir, sources or ())
     with reading(known, "repairing") as progress:
         report = repair_all(
-            paths,
-            out,
-            progress=progress,
-            partial=partial,
-            seal_dir=seal_dir,
-            sources=sources or (),
+            paths, out, progress=progress, partial=partial, seal_dir=seal_dir, sources=sources or ()
         )
     raise typer.Exit(
         show("repair", report, as_json=json, listed=listed, quiet=quiet, seal_dir=seal_dir)

@@ -51,6 +51,12 @@ class Answer(NamedTuple):
     verdict: Verdict
     found: int
 
+    @classmethod
+    def of(cls, right: int, wrong: int = 0) -> Answer:
+        """That so many were put right, and that so many others are wrong and stay so."""
+        verdict = Verdict.CORRECTED if right else Verdict.CLEAN
+        return cls(Verdict.UNCORRECTABLE if wrong else verdict, right + wrong)
+
 
 F = TypeVar("F", contravariant=True)
 S = TypeVar("S")

@@ -23,12 +23,12 @@ from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
 from parimend.carriers.base import BY_SUMS
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
+from parimend.files.beside import Beside
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
 from parimend.files.seals import (
     FORCED,
     SUFFIX,
-    Beside,
     Save,
     Sealed,
     Seals,
@@ -36,6 +36,7 @@ from parimend.files.seals import (
     find_inside,
     is_led_elsewhere,
     name_of,
+    read_sidecar,
     seals_below,
     sidecar_of,
 )
@@ -44,7 +45,7 @@ from parimend.files.walking import refuse, walk
 from parimend.formats import Layout
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
-from parimend.seal import Seal, read_unsealed
+from parimend.seal import Seal
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
@@ -88,12 +89,7 @@ class Apart(Seals):
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes need: seals are read where they are used."""
-        return {
-            "where": self.where,
-            "_proven": self._proven,
-            "is_one": self.is_one,
-            "option": self.option,
-        }
+        return {name: vars(self)[name] for name in ("where", "_proven", "is_one", "option")}
 
     def known(self) -> Mapping[Path, Sealed]:
         return {sealed.path: sealed for sealed in self._sealed if sealed.path}
@@ -211,30 +207,27 @@ class Apart(Seals):
         try:
             return find_inside(file, path)
         except SealError:
-            lost = f" ({', '.join(self._lost)} there cannot be read)" if self._lost else ""
+            _, names = self._loaded
+            lost = f" ({', '.join(names)} there cannot be read)" if names else ""
             raise SealError(
                 f"{path} is not protected: no seal in {self.where} is of its content{lost} "
                 f"(parimend protect {command_word(path)}{self.option} makes one)"
             ) from None
 
     @cached_property
-    def _files(self) -> list[Path]:
-        if self.is_one:
-            return [self.where] if self.where.exists() else []
-        return sorted(self.where / side for side, _ in seals_below(self.where, refuse))
-
-    @cached_property
     def _loaded(self) -> tuple[list[Sealed], list[str]]:
+        """The sidecars, and the names of those that cannot be read."""
+        if self.is_one:
+            sides = [self.where] if self.where.exists() else []
+        else:
+            sides = sorted(self.where / side for side, _ in seals_below(self.where, refuse))
         found, lost = [], []
-        for side in self._files:
+        for side in sides:
             try:
-                seal, layout, is_intact = read_unsealed(side)
+                found.append(read_sidecar(side))
             except (ParimendError, OSError):
                 lost.append(side.name)
-                continue
-            if layout is not None:  # that of a live model belongs to no file
-                found.append(Sealed(seal, layout, side, is_intact))
-        return found, lost
+        return [sealed for sealed in found if sealed], lost
 
     @property
     def _sealed(self) -> list[Sealed]:
@@ -246,10 +239,6 @@ class Apart(Seals):
             _Traits(sealed, name_of(sealed), _frame(sealed.layout), content_digest(sealed.seal))
             for sealed in self._sealed
         ]
-
-    @property
-    def _lost(self) -> list[str]:
-        return self._loaded[1]
 
     @cached_property
     def _names(self) -> set[str]:
@@ -275,7 +264,7 @@ def _frame(layout: Layout) -> bytes:
 
 
 def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]:
-    """Which of some files are just what the sidecar beside another file seals, and whose that is.
+    """Files that are just what the sidecar of another file seals, each with that other file.
 
     Args:
         files: that are not as their own sidecars say; each is read once for every sidecar of a file
@@ -285,14 +274,11 @@ def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]
     found: dict[Path, Path] = {}
     for other in others:
         with suppress(ParimendError, OSError):
-            seal, layout, is_intact = read_unsealed(sidecar_of(other))
-            if layout is None:  # that of a live model
-                continue
-            sealed = Sealed(seal, layout, sidecar_of(other), is_intact)
-            for path in [path for path in files if path not in (other, *found)]:
-                with suppress(OSError), open_regular(path) as file:
-                    if _is_just(sealed, file, path):
-                        found[path] = other
+            if sealed := read_sidecar(sidecar_of(other)):
+                for path in [path for path in files if path not in (other, *found)]:
+                    with suppress(OSError), open_regular(path) as file:
+                        if _is_just(sealed, file, path):
+                            found[path] = other
     return found
 
 
@@ -313,10 +299,10 @@ def _fitting(
     path: Path,
     shown: Collection[Verdict] = (Verdict.CLEAN, Verdict.CORRECTABLE),
 ) -> list[Sealed]:
-    """Those of some seals of which a file is; of damaged files those that are ``shown`` in some
-    word.
+    """The seals that may be those of a file: those by which all of it is right; if there are none,
+    those with a verdict that is in ``shown``.
 
-    That all is right that a seal knows does not tell whose it is, if it knows a part of the file.
+    A seal that knows a part of a file alone may find that part in other files, too.
     """
     looks = [(sealed, _look(sealed, file, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]

@@ -13,7 +13,7 @@ from parimend.carriers.base import BY_SHA256
 from parimend.errors import FormatError, ParimendError
 from parimend.files.examining import is_proven
 from parimend.files.links import steps
-from parimend.files.notes import MEMBERS, is_inside, noted
+from parimend.files.notes import MEMBERS, NAME, is_inside, noted
 from parimend.files.opening import Opened
 from parimend.files.places import Origin, origin_of
 from parimend.files.seals import Sealed, sidecar_of
@@ -41,6 +41,12 @@ class Looked(NamedTuple):
     is_sure: bool
     origin: Origin | None
     is_strange: bool
+
+    @property
+    def name(self) -> str:
+        """What the member was called when it was sealed; empty if that is not known."""
+        name = self.notes.get(NAME)
+        return str(name) if self.is_sure and is_inside(name) else ""
 
 
 def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) -> Looked:

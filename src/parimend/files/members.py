@@ -14,7 +14,7 @@ from parimend.errors import FormatError, MismatchError, ParimendError, SealError
 from parimend.files.apart import holding, seals_in
 from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
-from parimend.files.notes import LEFT_OUT, MEMBERS, NAME, PLACE, is_inside, noted, shared
+from parimend.files.notes import LEFT_OUT, MEMBERS, PLACE, noted, shared
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
@@ -39,9 +39,8 @@ class Members:
 
     A folder stands for everything that is protected in it and below and everything that should be;
     an index for what was protected together with it; a file for itself and those that hold the rest
-    of its tensors.
-    Each file is given once, also those that are not there; what is learned meanwhile from the seals
-    may add more of them.
+    of its tensors. Each file is given once, also those that are not there; what is learned
+    meanwhile from the seals may add more of them.
 
     Args:
         path: a file, an index or a folder.
@@ -50,7 +49,6 @@ class Members:
     Attributes:
         path: the path.
         is_set: whether it stands for several files and not just for one.
-        named: what the members were called when they were sealed, as far as that is known.
     """
 
     def __init__(self, path: Path, seals: Seals) -> None:
@@ -58,25 +56,18 @@ class Members:
         self.path = path
         self.seals = seals
         self.is_set = is_folder or is_index(path)
-        self.named: dict[Path, str] = {}
         self._looks_around = self.is_set
         self._folder = path if is_folder else path.parent
         self._noted: set[str] = set()
         self._problems = Problems(path, seals, self.name, self._noted)
         self._left_out: set[str] = set()
-        self._listed = False
-        self._sure: dict[Path, Mapping[str, Any]] = {}
-        self._unsure: dict[Path, Mapping[str, Any] | None] = {}
-        self._lying: dict[Path, Origin] = {}
         self._displaced: dict[Path, Displaced] = {}
-        self._at = 0
-        self._found: dict[Path, Any] = {}
+        self._looked: dict[Path, Looked] = {}
         self._failed: dict[Path, Exception] = {}
-        self._strange: set[Path] = set()
+        self._unheard: list[Path] = []  # members whose notes have not been taken up yet
         self._unseen = unreadable(path) if is_folder else {}
-        self._is_protected = False
-        self._names: list[str] = []
-        self._known: set[str] = set()
+        self._names: dict[str, None] = {}  # of the members, in their order
+        self._given = 0  # so many of them
         self._add(self.seals.names(path) if is_folder else [path.name])
         if not self.is_set and has_others(path):
             self._add(self._companions())
@@ -86,12 +77,12 @@ class Members:
         """Those that have not been given yet, as far as they are known; when there are none, the
         rest.
         """
-        if self._at == len(self._names) and self.is_set:
+        if self._given == len(self._names) and self.is_set:
             self._learn()
-        if self._at == len(self._names) and self._looks_around:
+        if self._given == len(self._names) and self._looks_around:
             self._add(self._rest())
-        names = self._names[self._at :]
-        self._at = len(self._names)
+        names = [*self._names][self._given :]
+        self._given = len(self._names)
         return [self._folder / name for name in names]
 
     def first(self) -> list[Path]:
@@ -101,23 +92,18 @@ class Members:
 
     def take(self, path: Path, looked: Looked | ParimendError | OSError) -> None:
         """Take up what a look at a member gave, and what its seal says of the others."""
-        if isinstance(looked, Looked):
-            self._is_protected = True
-            self._found[path] = looked.found
-            if looked.is_strange:
-                self._strange.add(path)
-            name = looked.notes.get(NAME)
-            if looked.is_sure and is_inside(name):
-                self.named[path] = str(name)
-            if self.is_set:
-                self._hear(looked, path)
+        self._unheard.append(path)
+        if not isinstance(looked, Looked):
+            self._failed[path] = looked
             return
-        self._failed[path] = looked
-        if isinstance(looked, MismatchError):
-            self._strange.add(path)
-        if self.is_set:
-            self._is_protected |= self.seals.has(path)
-            self._unsure[path] = None
+        self._looked[path] = looked._replace(notes=shared(looked.notes))
+        if self.is_set and looked.listed is not None:
+            self._add([self.name(path.parent / name) for name in looked.listed])
+
+    @property
+    def named(self) -> dict[Path, str]:
+        """What the members were called when they were sealed, as far as that is known."""
+        return {path: looked.name for path, looked in self._looked.items() if looked.name}
 
     def outcome(
         self, named: Mapping[Path, str] | None = None
@@ -139,12 +125,12 @@ class Members:
         problems |= {
             path: self._problems.displaced(where)
             for path, where in elsewhere.items()
-            if path in self._found
+            if path in self._looked
         }
         for path, where in self._left_seals():
             problems[path] = self._problems.displaced(where)
-            self._found.pop(path, None)  # compared with the seal of another file
-        found = {path: each for path, each in self._found.items() if path not in problems}
+            self._looked.pop(path, None)  # compared with the seal of another file
+        found = {path: each.found for path, each in self._looked.items() if path not in problems}
         return _in_order(found), _in_order(problems)
 
     def _require_any(self) -> None:
@@ -155,7 +141,7 @@ class Members:
                     why = self._problems.missing(path)
                     raise FileNotFoundError(errno.ENOENT, why, str(path))
                 raise error
-        elif not self._is_protected:
+        elif not self._looked and not any(map(self.seals.has, self._failed)):
             self.path.stat()  # raises, if there is nothing at all
             for error in self._unseen.values():
                 raise error
@@ -169,9 +155,11 @@ class Members:
 
     def _left_seals(self) -> Iterator[tuple[Path, Displaced]]:
         """Files that took each other's places and left their seals: each is as another's says."""
-        if not self.is_set or self.seals.option or not self._strange:
+        strange = [path for path, looked in self._looked.items() if looked.is_strange]
+        strange += [path for path, e in self._failed.items() if isinstance(e, MismatchError)]
+        if not (strange and self.is_set) or self.seals.option:
             return
-        holds = holding(sorted(self._strange), (self._folder / name for name in self._names))
+        holds = holding(sorted(strange), (self._folder / name for name in self._names))
         own = {held: path for path, held in holds.items()}
         for path, held in holds.items():
             names = self.name(path), self.name(held)
@@ -179,7 +167,7 @@ class Members:
 
     def looked(self, path: Path) -> Any:
         """What was found in a member, wherever it lies; None if it could not be looked at."""
-        return self._found.get(path)
+        return self._looked[path].found if path in self._looked else None
 
     def name(self, path: Path) -> str:
         """What a member is called, from the folder on."""
@@ -187,58 +175,55 @@ class Members:
 
     def note(self, path: Path) -> str:
         """What there is to know of a member in which nothing else is wrong, in words."""
-        name = self.named.get(path, path.name)
+        name = self._looked[path].name or path.name
         # Where seals are elsewhere, names mean little, and files of one content have one seal.
         is_told = name != path.name and not self.seals.option
         return f"it was protected as {name}, and renamed or exchanged since" if is_told else ""
 
-    def _hear(self, looked: Looked, path: Path) -> None:
-        (self._sure if looked.is_sure else self._unsure)[path] = shared(looked.notes)
-        if looked.is_sure and looked.origin:
-            self._lying[path] = looked.origin
-        if looked.listed is not None:
-            self._listed = True
-            self._add([self.name(path.parent / name) for name in looked.listed])
-
     def _learn(self) -> None:
         """Take up what the seals note of the members that were looked at since the last time.
 
-        A seal that only a name tells to be that of a member that is lost or damaged may be that of
-        another file of this name, and would tell of others where there are none, which again have
-        names. So it is only asked where no other seal names the member.
+        The seal of a member that is lost or damaged is found by the name alone. It may be that of
+        another file of this name, and name members that there are not, and these others again. So
+        it is asked only where no other seal names the member.
         """
         known = self.seals.known().items()
         sides = {side: origin_of(each, Path(name_of(each))) for side, each in known}
         apart = {side: origin for side, origin in sides.items() if origin}
-        seen = [path for path in (*self._found, *self._failed) if os.path.exists(path)]
-        places = homes((*apart.values(), *self._lying.values()))
-        self._displaced = displaced(self._lying, apart, seen, places)
+        sure = {path: looked for path, looked in self._looked.items() if looked.is_sure}
+        lying = {path: looked.origin for path, looked in sure.items() if looked.origin}
+        seen = [path for path in (*self._looked, *self._failed) if os.path.exists(path)]
+        places = homes((*apart.values(), *lying.values()))
+        self._displaced = displaced(lying, apart, seen, places)
         # Sets that surely begin in this folder: a file of theirs that has no equal is in its place.
         here = {
             each.members
-            for path, each in self._lying.items()
+            for path, each in lying.items()
             if places[each.members, each.content] == {self.name(path)}
         }
-        sure, self._sure = self._sure, {}
-        for path, notes in sure.items():
-            place = self._place(path, here)
-            self._learn_from({**notes, PLACE: place} if place else notes, path)
-        unsure, self._unsure = self._unsure, {}
-        for path in sorted(unsure, key=index_first):
-            found = unsure[path]
+        unheard, self._unheard = self._unheard, []
+        for path in unheard:
+            if path in sure:
+                place = self._place(path, lying.get(path), here)
+                notes = sure[path].notes
+                self._learn_from({**notes, PLACE: place} if place else notes, path)
+        for path in sorted({*unheard} - sure.keys(), key=index_first):
+            found = self._looked.get(path)
             with suppress(ParimendError, OSError):
                 if self.name(path) not in self._noted:
-                    self._learn_from(self.seals.notes(path) if found is None else found, path)
+                    self._learn_from(found.notes if found else self.seals.notes(path), path)
             with suppress(ParimendError, OSError):
-                if found is None and is_index(path):
+                if not found and is_index(path):
                     names = listed_in(read_regular(path, MAX_INDEX)) or []
                     self._add([self.name(path.parent / name) for name in names])
 
-    def _place(self, path: Path, here: Collection[frozenset[str]]) -> str | None:
+    def _place(
+        self, path: Path, origin: Origin | None, here: Collection[frozenset[str]]
+    ) -> str | None:
         """Where a file lies in its set, if that is not where its seal says."""
         if where := self._displaced.get(path):
             return where.place
-        origin, name = self._lying.get(path), self.name(path)
+        name = self.name(path)
         # A seal elsewhere may be that of another file of this content.
         return name if origin and origin.members in here and name in origin.members else None
 
@@ -256,9 +241,9 @@ class Members:
         return not os.path.exists(path) and self.seals.has(path)
 
     def _add(self, names: Collection[str]) -> None:
-        new = sorted({*names} - self._known, key=lambda name: (not is_index(Path(name)), name))
-        self._names += new
-        self._known.update(new)
+        new = {*names} - self._names.keys()
+        order = sorted(new, key=lambda name: (not is_index(Path(name)), name))
+        self._names |= dict.fromkeys(order)
 
     def _rest(self) -> list[str]:
         """Names of files that lie there as members do: each is one, or was added.
@@ -266,7 +251,7 @@ class Members:
         Seals of old noted no members. Where an index lists them, nothing is known of others; where
         there is no list that can be trusted, everything that might be a member is.
         """
-        if self._listed and not self._noted:
+        if not self._noted and any(each.listed is not None for each in self._looked.values()):
             return []
         lost = not self._noted
         names = names_below(self._folder)

@@ -15,10 +15,11 @@ from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
 from parimend.errors import FormatError, MismatchError, ParimendError, SpecError, WordError
 from parimend.files.apart import Apart
+from parimend.files.beside import Beside
 from parimend.files.choosing import choose
 from parimend.files.problems import absence, reason
 from parimend.files.sealing import Protection, Task, prepare
-from parimend.files.seals import Beside, Seals, is_seal
+from parimend.files.seals import Seals, is_seal
 from parimend.files.targets import (
     SAFETENSORS,
     is_index,
@@ -232,7 +233,8 @@ def _protected(
     seals = _seals(request, path, files, out, seal_dir)
     goals, root = files, folder
     if request.carrier.moves:
-        goals, root = _goals(path, folder, files, goal_of(out, "out"))
+        where = goal_of(out, "out")
+        goals, root = _goals(path, files, where), _folder(where)
     goes_on = path.is_dir() or is_index(path)
     notes = notes_of(goals, root) if goes_on or len(files) > 1 else {}
     task = Task(request, notes, root, seals, force, progress)
@@ -256,7 +258,7 @@ def _protected(
 
 
 def _folder(path: Path) -> Path:
-    """From which on the files that a path stands for are named."""
+    """From which on the files are named that a path stands for, or that are written there."""
     return path if path.is_dir() else path.parent
 
 
@@ -377,13 +379,13 @@ def goals_of(path: Path, out: Path, everything: bool = False) -> list[Path]:
     """
     files = targets(path, everything)
     files = _with_places(files, path) if path.is_dir() else files
-    return _goals(path, _folder(path), files, out)[0]
+    return _goals(path, files, out)
 
 
-def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[list[Path], Path]:
-    """Where the protected files go, and the folder from which on they are named."""
+def _goals(path: Path, files: Sequence[Path], out: Path) -> list[Path]:
+    """Where the protected files go."""
     if out.is_dir():
-        return [out / file.relative_to(folder) for file in files], out
+        return [out / file.relative_to(_folder(path)) for file in files]
     if len(files) > 1:
         raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
     if is_weights(out.name) and out.suffix.lower() not in {SAFETENSORS, path.suffix.lower()}:
@@ -391,4 +393,4 @@ def _goals(path: Path, folder: Path, files: Sequence[Path], out: Path) -> tuple[
             f"{out} promises a file of another format, and this writes a safetensors file: take a "
             f"name that ends in {SAFETENSORS}"
         )
-    return [out], out.parent
+    return [out]

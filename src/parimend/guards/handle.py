@@ -44,8 +44,8 @@ class Guards(Removable):
     def __init__(self, model: nn.Module, journal: Journal) -> None:
         self._model = model
         self._journal = journal
-        self._layers: dict[str, tuple[LayerGuard, ProductSite, bool]] = {}
-        self._known: dict[str, tuple[nn.Module, Coverage]] = {}
+        self._layers: dict[str, tuple[LayerGuard, bool]] = {}  # and whether its weights were moved
+        self._coverage: dict[str, tuple[nn.Module, Coverage]] = {}
         self._removers: list[Callable[[], object]] = []
 
     @property
@@ -68,8 +68,8 @@ class Guards(Removable):
         """
         return {
             name: guard.floor()
-            for name, (guard, site, _) in self._layers.items()
-            if not unusable(*site.parameters())
+            for name, (guard, _) in self._layers.items()
+            if not unusable(*guard.parameters())
         }
 
     @property
@@ -92,7 +92,7 @@ class Guards(Removable):
         """
         found = []
         for site in sites(self._model):
-            module, cover = self._known.get(site.name, (None, None))
+            module, cover = self._coverage.get(site.name, (None, None))
             if cover is None or (module is not site.module and cover.cover != "uncovered"):
                 reason = "put here after guarding: remove() the guards and guard again"
                 cover = Coverage(site.name, type(site.module).__name__, "uncovered", reason)
@@ -120,10 +120,10 @@ class Guards(Removable):
 
     def _lost(self, site: Site) -> str:
         """Why a layer is no longer checked; empty if it is."""
-        guard, guarded, _ = self._layers[site.name]
-        if site.module is not guarded.module:
+        guard, _ = self._layers[site.name]
+        if site.module is not guard.site.module:
             return ""
-        if reason := unusable(*guarded.parameters()):
+        if reason := unusable(*guard.parameters()):
             return reason
         if guard.standing() == "replaced":
             return "its weights were replaced after guarding: call project_()"
@@ -138,45 +138,37 @@ class Guards(Removable):
             GuardError: if a layer has weights that cannot be guarded, or of another shape; names
                 it, and nothing was changed then.
         """
-        for name, (guard, _, _) in self._layers.items():
+        for name, (guard, _) in self._layers.items():
             if reason := guard.misfit():
                 raise GuardError(
                     f"{name}: {reason}: put that right, or remove() the guards and guard again"
                 )
-        with moving(_moved(site for _, site, imposed in self._layers.values() if imposed)):
-            for guard, site, imposed in self._layers.values():
+        with moving(_moved(guard.site for guard, imposed in self._layers.values() if imposed)):
+            for guard, imposed in self._layers.values():
                 if imposed:
-                    _impose_(site, guard.code)
+                    _impose_(guard.site, guard.code)
                 guard.renew()
 
     def remove(self) -> None:
         """Removes all guards. Weights that were projected stay so."""
         while self._removers:
             self._removers.pop()()
-        self._known = {
+        self._coverage = {
             name: (module, Coverage(name, cover.kind, "uncovered", "its guard was removed"))
-            for name, (module, cover) in self._known.items()
+            for name, (module, cover) in self._coverage.items()
         }
 
     def _cover(self, site: Site, cover: Cover, reason: str = "") -> None:
         found = Coverage(site.name, type(site.module).__name__, cover, reason)
-        self._known[site.name] = site.module, found
+        self._coverage[site.name] = site.module, found
 
     def _guard(self, site: ProductSite, asked: _Asked, impose: bool) -> LayerGuard:
         blocks = site.blocks(asked.k, asked.blocks)
         code = Output(n=site.outputs // blocks, m=asked.k, seed=asked.seed)
         if impose:
             _impose_(site, code)
-        guard = LayerGuard(
-            site.name,
-            site.product,
-            code,
-            self._journal,
-            site.parameters,
-            site.stored,
-            len(self._layers),
-        )
-        self._layers[site.name] = guard, site, impose
+        guard = LayerGuard(site, code, self._journal, len(self._layers))
+        self._layers[site.name] = guard, impose
         self._removers.append(guard.retire)
         if guard.checks.imposed:
             self._cover(site, "imposed")

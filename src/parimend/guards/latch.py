@@ -45,8 +45,9 @@ class _Here(threading.local):
 
     Attributes:
         phase: ``waiting`` while alarms are kept, ``judging`` in the second run.
-        alarms: for every device, (layers,) int32: never cleared but by who reads them.
-        places: each of them, () int32; to ask for one takes longer than all else that is asked.
+        places: for every device those of the alarms of all layers, (layers,) int32, never cleared
+            but by who reads them; and each of them, () int32, as indexing takes longer than all
+            else that is done for a layer.
         is_captured: whether these are the places of a CUDA graph, and of whatever else is captured
             before the next forward that is not.
         told: layers of which the second run has said something, or can say nothing.
@@ -54,8 +55,7 @@ class _Here(threading.local):
     """
 
     phase: str = ""
-    alarms: dict[torch.device, Tensor] = field(default_factory=dict)
-    places: dict[torch.device, Sequence[Tensor]] = field(default_factory=dict)
+    places: dict[torch.device, tuple[Tensor, Sequence[Tensor]]] = field(default_factory=dict)
     is_captured: bool = False
     told: set[str] = field(default_factory=set)
     harmless: set[str] = field(default_factory=set)
@@ -123,21 +123,17 @@ class Latch:
         Raises:
             GuardError: if there is no such place, and none can be made.
         """
-        here = self._here
-        if here.phase != "waiting":
-            return None
-        if device not in here.places:
-            here.places[device] = self._places(device).unbind()
-        return here.places[device][layer]
+        return self._places(device)[1][layer] if self._here.phase == "waiting" else None
 
-    def _places(self, device: torch.device) -> Tensor:
-        """Those of all layers."""
-        alarms = self._here.alarms
-        if device not in alarms:
+    def _places(self, device: torch.device) -> tuple[Tensor, Sequence[Tensor]]:
+        """Those of all layers, together and each."""
+        places = self._here.places
+        if device not in places:
             self._refuse_capture(f"there is no place for alarms on {device}")
-            with torch.inference_mode(False):  # it is written to outside of that, too
-                alarms[device] = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
-        return alarms[device]
+            with torch.inference_mode(False):  # they are written to outside of that, too
+                alarms = torch.zeros(len(self._layers), dtype=torch.int32, device=device)
+                places[device] = alarms, alarms.unbind()
+        return places[device]
 
     @staticmethod
     def _refuse_capture(reason: str) -> None:
@@ -152,7 +148,7 @@ class Latch:
         """Gives a forward that is not captured places of its own."""
         here = self._here
         if here.is_captured and not capturing():
-            here.alarms, here.places, here.is_captured = {}, {}, False
+            here.places, here.is_captured = {}, False
 
     def judged(self, layer: str, told: bool) -> None:
         """Notes that a layer was stopped and looked at; and whether anything was said of it."""
@@ -189,11 +185,12 @@ class Latch:
             outputs = forward(*args, **kwargs)
         finally:
             here.phase = ""
+        alarms = {device: together for device, (together, _) in here.places.items()}
         if capturing():
-            self._captured.append(_Captured(args, kwargs, outputs, dict(here.alarms)))
+            self._captured.append(_Captured(args, kwargs, outputs, alarms))
             here.is_captured = True
             return outputs
-        if alarmed := self._read(here.alarms.values()):
+        if alarmed := self._read(alarms.values()):
             return self._conclude(partial(forward, *args, **kwargs), outputs, alarmed)
         return outputs
 
@@ -300,14 +297,14 @@ class Latch:
         """
         self._leave_graphs()
         device = alarm.device
-        places, key = self._places(device), (tuple(layers), device)
+        (alarms, _), key = self._places(device), (tuple(layers), device)
         if key not in self._numbers:
             self._refuse_capture("there are no places for the alarms of these layers")
             self._numbers[key] = torch.tensor(layers, device=device)
         if capturing():
             graph.require_own_capture()
-            places.index_add_(0, self._numbers[key], _alarms(stops).to(places.dtype))
-            self._captured.append(_Captured(args, kwargs, outputs, {device: places}, inputs))
+            alarms.index_add_(0, self._numbers[key], _alarms(stops).to(alarms.dtype))
+            self._captured.append(_Captured(args, kwargs, outputs, {device: alarms}, inputs))
             self._here.is_captured = True
             return
         if any(read(alarm.reshape(1))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,13 @@ from parimend.guards import graph
 from parimend.guards.action import is_wrong, settle
 from parimend.guards.checks import Checks, stops_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
-from parimend.guards.known import Known, Standing, Stored, unusable
+from parimend.guards.known import Known, Standing, unusable
 from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable
-from parimend.layers.product import Product
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 from parimend.stores.lent import is_lent
+
+if TYPE_CHECKING:
+    from parimend.guards.sites import ProductSite
 
 _ON_ALL = torch.nn.modules.module._global_forward_hooks
 """Hooks that are called after all modules, and before a module's own."""
@@ -29,33 +31,19 @@ class LayerGuard(Hook):
     """Checks every output of one layer.
 
     Args:
-        name: of the layer.
-        product: how it multiplies.
+        site: the layer.
         code: P, for every block of outputs.
         journal: shared by the guards of a model.
-        parameters: gives weight and bias, as they are now.
-        stored: gives the tensors that hold them.
         number: of the layer among the guarded ones.
     """
 
-    def __init__(
-        self,
-        name: str,
-        product: Product,
-        code: Output,
-        journal: Journal,
-        parameters: Parameters,
-        stored: Stored,
-        number: int,
-    ) -> None:
+    def __init__(self, site: ProductSite, code: Output, journal: Journal, number: int) -> None:
         super().__init__(self.inspect)
-        self.name = name
-        self.product = product
+        self.site = site
+        self.name, self.product, self.parameters = site.name, site.product, site.parameters
         self.code = code
         self.journal = journal
-        self.parameters = parameters
         self.number = number
-        self._stored = stored
         self._constants: dict[tuple[torch.dtype, torch.device], graph.Constants] = {}
         self._calls = itertools.count()
         self._key = graph.admit(self)
@@ -65,7 +53,7 @@ class LayerGuard(Hook):
         """Takes over the weights as they are now."""
         self.checks = Checks(self.product, self.code, *self.parameters())
         self._cast: dict[torch.dtype, Checks] = {}
-        stored = self._stored()
+        stored = self.site.stored()
         self._known = Known(stored)
         self._shape = None if stored[0] is None else stored[0].shape
         self._told = False
@@ -91,7 +79,7 @@ class LayerGuard(Hook):
 
     def standing(self) -> Standing:
         """What became of the weights that the guard knows."""
-        standing = self._known.standing(self._stored())
+        standing = self._known.standing(self.site.stored())
         if standing in ("replaced", "computed"):
             weights = self.parameters()
             if not unusable(*weights) and self.checks.hold_for(*weights):
@@ -210,7 +198,7 @@ class LayerGuard(Hook):
         """Whether weights of another shape have taken the place of those that the guard knows: then
         outputs are not what its checks are for.
         """
-        weight = self._stored()[0]
+        weight = self.site.stored()[0]
         return weight is not None and weight.shape != self._shape
 
     def pass_by(self, call: int = -1, standing: Standing = "replaced") -> None:
@@ -274,8 +262,8 @@ class LayerGuard(Hook):
             self.inspect(output, _input(args, kwargs), self.parameters)
 
     def _comes_first(self) -> bool:
-        """Whether nobody else may have changed outputs before the hook sees them: others wrap the
-        forward, or have hooks on all modules, or before this one. Else they are looked at before.
+        """Whether the hook sees outputs before others may change them, who may wrap the forward, or
+        have hooks on all modules or before this one. Else they are looked at in `_forward`.
         """
         if _ON_ALL or foreign_forward(self._module) is not None:
             return False

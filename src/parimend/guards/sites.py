@@ -58,8 +58,8 @@ class ProductSite:
         return ""
 
     def blocks(self, k: int, wanted: int) -> int:
-        """Into how many blocks of more than k outputs, and not too few, these are split, at most so
-        many.
+        """The number of blocks of equal size into which the outputs are split: as many as are
+        wanted, or as leave more than k outputs in each, and not too few.
         """
         most = max(1, self.outputs // max(k + 1, NARROWEST))
         every = range(min(wanted, most), 0, -1)

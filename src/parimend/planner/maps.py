@@ -17,7 +17,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from parimend.arguments import goal_of, path_of
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.carriers import CarrierName, Options
 from parimend.errors import SpecError, WordError
 from parimend.names import texts
@@ -93,7 +93,7 @@ class Map(Record):
         """The points that are not dominated."""
         return tuple(point for point in self.points if not point.dominated)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write the map as JSON, all or nothing.
 
         Raises:
@@ -104,7 +104,7 @@ class Map(Record):
 
 
 def map_of(
-    source: Model | str | os.PathLike[str],
+    source: Model | PathLike,
     *,
     carriers: Sequence[CarrierName] = CARRIERS,
     budgets: Sequence[int] = BUDGETS,

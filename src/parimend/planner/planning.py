@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from parimend.arguments import flag, require_callable
+from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
 from parimend.carriers.exposure import exposed
 from parimend.codes import Chance, Promise
@@ -142,7 +142,7 @@ class Plan(Record):
 
 
 def plan(
-    source: Model | str | os.PathLike[str],
+    source: Model | PathLike,
     errors: int | None = None,
     carrier: Carrier | CarrierName = "sidecar",
     *,

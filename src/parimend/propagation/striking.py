@@ -19,7 +19,8 @@ from parimend.experiment import Faults, bit_patterns
 from parimend.faults import FaultList
 from parimend.propagation.reach import require_own
 from parimend.removable import Hook
-from parimend.stores.naming import distinct, storage_of
+from parimend.stores.aliasing import storage_of
+from parimend.stores.naming import distinct
 from parimend.upsets import Upset, axis_of
 
 Fault = Upset | Faults

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from parimend.atomic import PathLike
 from parimend.campaign import (
     Comparison,
     Line,
@@ -24,7 +24,7 @@ _AMOUNTS = ("rate", "count", "days")
 """Options of a fault that say how much of it there is."""
 
 
-def campaign_sheets(*outs: str | os.PathLike[str]) -> list[Sheet]:
+def campaign_sheets(*outs: PathLike) -> list[Sheet]:
     """What became of the trials of a campaign, or of several that are added up.
 
     Args:

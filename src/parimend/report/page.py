@@ -6,14 +6,13 @@ import base64
 import gzip
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.experiment import Estimate
 from parimend.report.places import place
 from parimend.report.sheet import Column, Sheet, Value, finite, numbers
@@ -22,7 +21,7 @@ from parimend.showing import escaped
 
 def write_page(
     sheets: Sequence[Sheet],
-    path: str | os.PathLike[str],
+    path: PathLike,
     title: str,
     *,
     confidence: float = 0.95,
@@ -49,7 +48,7 @@ def write_page(
         file.write(text.encode())
 
 
-def require_page(path: str | os.PathLike[str]) -> Path:
+def require_page(path: PathLike) -> Path:
     """The path of a page that can be written: to be asked before the work of a long run is done.
 
     Raises:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.errors import SpecError
 from parimend.experiment import Estimate
 from parimend.report.places import place
@@ -34,7 +33,7 @@ _APART = 0.6
 """The part of a place that the marks of several series take side by side."""
 
 
-def write_picture(sheet: Sheet, path: str | os.PathLike[str], title: str = "") -> None:
+def write_picture(sheet: Sheet, path: PathLike, title: str = "") -> None:
     """Draw a sheet's panels, of the rows that are chosen at first.
 
     Marks of what is proven are filled, others open, where the chart says how its points are known;
@@ -90,7 +89,7 @@ def write_picture(sheet: Sheet, path: str | os.PathLike[str], title: str = "") -
             )
 
 
-def require_picture(path: str | os.PathLike[str]) -> Path:
+def require_picture(path: PathLike) -> Path:
     """The path of a picture that can be drawn: to be asked before the work of a long run is done.
 
     Raises:

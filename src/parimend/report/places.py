@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from parimend.arguments import goal_of
+from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.regular import require_place
 
 
 def place(
-    path: str | os.PathLike[str],
+    path: PathLike,
     what: str,
     suffixes: tuple[str, ...],
     library: str = "",

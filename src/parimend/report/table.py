@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from parimend.atomic import atomic
+from parimend.atomic import PathLike, atomic
 from parimend.experiment import Estimate
 from parimend.report.places import place
 from parimend.report.sheet import Sheet, Value
@@ -17,7 +16,7 @@ from parimend.report.sheet import Sheet, Value
 _ENDS = ("low", "high", "at most")
 
 
-def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Path]:
+def write_csv(sheets: Sequence[Sheet], path: PathLike) -> list[Path]:
     """Write every sheet as a CSV file (RFC 4180, UTF-8), numbers in full.
 
     An interval takes four columns: the number, ``low``, ``high``, and ``at most`` where nothing
@@ -43,14 +42,14 @@ def write_csv(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Pat
     return written
 
 
-def csv_files(sheets: Sequence[Sheet], path: str | os.PathLike[str]) -> list[Path]:
+def csv_files(sheets: Sequence[Sheet], path: PathLike) -> list[Path]:
     """The files that `write_csv` writes, which see."""
     target = require_csv(path)
     names = [f"{target.stem}-{sheet.name.replace(' ', '-')}.csv" for sheet in sheets[1:]]
     return [target, *(target.with_name(name) for name in names)][: len(sheets)]
 
 
-def require_csv(path: str | os.PathLike[str]) -> Path:
+def require_csv(path: PathLike) -> Path:
     """The path of a CSV file.
 
     Raises:

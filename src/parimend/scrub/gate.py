@@ -39,8 +39,8 @@ def _untraced() -> type[Hook]:
 
 
 def _hook() -> type[Hook]:
-    """Where nobody compiles, dynamo is not loaded: a second, and 140 MB. Others it traces, breaks
-    its graph at them, and so calls them in every run, too.
+    """The hooks to use. Dynamo is not loaded for them where nobody compiles: that takes a second,
+    and 140 MB. It breaks its graph at plain hooks, too, and so calls them in every run.
     """
     return _untraced() if "torch._dynamo" in sys.modules else Hook
 

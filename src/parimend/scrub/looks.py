@@ -151,9 +151,8 @@ class Looks:
                 self.look_up(pause=False)
             with self.gate.exclusive():
                 wait_for(self._weights.devices())
-                words = range(len(self._weights.seal.words))
-                right = {n for seen in self.together(pause=False) for n in seen if seen[n]}
-                wrong = [n for n in words if not (n in right or self._is_right(n))]
+                looks = self.each(pause=False)
+                wrong = [n for n, is_right in looks if not (is_right or self._is_right(n))]
                 new = [n for n in wrong if self._lost.get(n) != self._as_it_is(n)]
                 if not (new and left):
                     yield wrong

@@ -26,7 +26,7 @@ class Memory:
         words: that are protected.
 
     Attributes:
-        stuck: places of every word that has any, each with those that were found first.
+        stuck: places by word, in the order in which they were found.
     """
 
     def __init__(self, words: Sequence[SealedWord]) -> None:

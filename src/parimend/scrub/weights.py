@@ -84,8 +84,8 @@ class Weights:
         return replaced
 
     def come_untied(self) -> dict[str, str]:
-        """What was protected as the memory of another tensor, and is not since the last look: the
-        names of both.
+        """Tensors that were protected as the memory of another one, and have their own since the
+        last look: the name of that other one, by their names.
         """
         if not self._tied:
             return {}
@@ -117,8 +117,8 @@ class Weights:
         return [self._proven(word) for word in self.seal.words], since
 
     def is_valid(self, words: Sequence[SealedWord], since: Since) -> bool:
-        """Whether what was read are still the weights, and no change on purpose began or went on
-        since: else what looked like damage may be that.
+        """Whether the weights are still those that were read, and nobody has changed them on
+        purpose meanwhile, which would look like damage.
         """
         changes, tensors = since
         if changes != self._changes or changes % 2 or tensors is not self.tensors:

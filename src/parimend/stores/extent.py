@@ -9,7 +9,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from parimend.names import listed
-from parimend.stores.naming import added_bytes, address_of, leaves, storage_of
+from parimend.stores.aliasing import added_bytes, address_of, storage_of
+from parimend.stores.naming import leaves
 
 
 def _buffers_of(model: Any) -> dict[str, torch.Tensor]:

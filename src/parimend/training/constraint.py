@@ -48,7 +48,7 @@ from parimend.training.iterates import Iterates
 from parimend.training.judging import Since, judge_
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
-from parimend.training.projection import Constrained, Projection
+from parimend.training.projection import Projection
 from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.warning import warn
@@ -87,8 +87,7 @@ class Constraint(Removable):
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
-        self._certificates = {each.code: each.certificate for each in chosen}
-        self._constrain([Constrained(each.code, each.word) for each in chosen])
+        self._constrain(chosen)
         self.steps = 0
         self.events: list[Event] = []
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
@@ -124,7 +123,7 @@ class Constraint(Removable):
                 other.events.append(Event("unwatched", other.steps, reason))
                 warn(f"{reason}; remove() it before, if that is meant")
 
-    def _constrain(self, words: Sequence[Constrained]) -> None:
+    def _constrain(self, words: Sequence[Chosen]) -> None:
         self._words = tuple(words)
         self._projection = Projection(self._parameters, words, self._shards)
         self._outliers = [Outliers(word.code) for word in words]
@@ -294,26 +293,20 @@ class Constraint(Removable):
                     "the network was not trained inside the code",
                 )
             tensors = store_of(parameters)
-            chosen = [
-                each._replace(certificate=self._certificates[each.code])
-                for each in _on_grids(self._words, tensors)
-            ]
-            seal = seal_words_(tensors, chosen, self._request)
+            seal = seal_words_(tensors, [*_on_grids(self._words, tensors)], self._request)
         if ours:
             self._seal = seal
             self.remove()
         return seal
 
-    @property
-    def _since(self) -> Since:
-        return "unknown" if self._loaded else "inside" if self._inside else "stepped"
-
     @torch.no_grad()
     def _judge_(self, parameters: Mapping[str, torch.Tensor], ours: bool) -> None:
         """Refuse weights that training has not led to, unless they can be put back."""
+        since: Since
         if ours:
             self._trained.require_same(stepped=False)
-            projection, since = self._projection, self._since
+            projection = self._projection
+            since = "unknown" if self._loaded else "inside" if self._inside else "stepped"
             # An average that was put in is as far from the code as what it was made of.
             self._expect(self.every if self._inside else self.steps - self._projected)
         else:
@@ -382,7 +375,7 @@ class Constraint(Removable):
         for word, entry in zip(self._words, state["words"], strict=True):
             pairs = zip(word.word, entry["exponents"], strict=True)
             parts = tuple(replace(p, exponent=e) for p, e in pairs)
-            words.append(Constrained(word.code, Word(parts)))
+            words.append(word._replace(word=Word(parts)))
         self._constrain(words)
         for outliers, entry in zip(self._outliers, state["words"], strict=True):
             outliers.load(entry["checks"])
@@ -391,19 +384,20 @@ class Constraint(Removable):
         self._projected = self.steps - self.steps % self.every
 
 
-def _on_grids(words: Sequence[Constrained], tensors: Tensors) -> Iterator[Chosen]:
+def _on_grids(words: Sequence[Chosen], tensors: Tensors) -> Iterator[Chosen]:
     """The words on grids that hold them.
 
     Weights have grown since the grids were chosen. All steps of a word change by one factor, which
     leaves its real constraint what it was in training.
     """
     needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
-    for code, word in words:
-        for part in word:
+    for each in words:
+        for part in each.word:
             if part.name not in needed:
-                needed[part.name] = grid_of(part, tensors, code.word_bits).exponent
-        shift = max(0, *(needed[part.name] - part.exponent for part in word))
-        yield Chosen(code, Word(tuple(replace(p, exponent=p.exponent + shift) for p in word)))
+                needed[part.name] = grid_of(part, tensors, each.code.word_bits).exponent
+        shift = max(0, *(needed[part.name] - part.exponent for part in each.word))
+        parts = (replace(p, exponent=p.exponent + shift) for p in each.word)
+        yield each._replace(word=Word(tuple(parts)))
 
 
 def constrain_(

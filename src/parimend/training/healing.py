@@ -94,6 +94,7 @@ class Healing(Removable):
         self._state = State(self._model, self._optimizers)
         self._stale = False  # tensors were found of which no sums are kept yet
         self._outdated = False  # something was loaded since the sums were taken
+        self._fresh = True  # no forward has begun since the sums were taken
         self._leave_renormalized()
         self.refresh()
         forward = uncompiled(self._before_forward)
@@ -185,18 +186,12 @@ class Healing(Removable):
         with self._lock:
             return not self._within() and bool(self._check_()[0])
 
-    def _check_weights_(self) -> None:
-        """`check_` of what a forward computes with: the rest waits for the step, which needs it."""
-        with self._lock:
-            if not self._within():
-                self._check_(only=self._state.weights)
-
     @torch.no_grad()
     def _check_(
         self, norm: torch.Tensor | None = None, only: Collection[str] | None = None
     ) -> tuple[AbstractSet[str], float | None]:
-        """`check_` of some tensors, or of all: what was wrong; and the value of a norm, which a
-        device is not waited for once more.
+        """`check_` of some tensors, or of all: what was wrong. And the value of a norm, which is
+        read with it, so that a device is waited for once.
         """
         if self._outdated or self._stale:
             self.refresh()
@@ -252,7 +247,9 @@ class Healing(Removable):
             if not is_lent():  # what is looked for then would be what is lent
                 self.check_()
         elif self._fresh and not self._kept.deferred:
-            self._check_weights_()
+            with self._lock:
+                if not self._within():  # all else waits for the step, which needs it
+                    self._check_(only=self._state.weights)
         self._fresh &= self._within()
 
     def _before_step(

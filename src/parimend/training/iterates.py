@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from parimend.carriers import Chosen
 from parimend.stores.shards import Shards
-from parimend.training.projection import Constrained, Projection
+from parimend.training.projection import Projection
 
 
 class Iterates:
@@ -28,7 +29,7 @@ class Iterates:
     def __init__(
         self,
         parameters: Mapping[str, torch.Tensor],
-        words: Sequence[Constrained],
+        words: Sequence[Chosen],
         optimizers: Sequence[torch.optim.Optimizer],
     ) -> None:
         self._parameters, self._words = parameters, words

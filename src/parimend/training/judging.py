@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.events import Event
 from parimend.training.outliers import (
@@ -28,7 +29,7 @@ from parimend.training.outliers import (
     suspects,
     unexplained,
 )
-from parimend.training.projection import Constrained, Projection
+from parimend.training.projection import Projection
 
 USUAL = 2.0
 """Checks of so many times the largest of those before hold no damage that can be told from a
@@ -46,7 +47,7 @@ or what nothing is known of."""
 
 def judge_(
     projection: Projection,
-    words: Sequence[Constrained],
+    words: Sequence[Chosen],
     outliers: Sequence[Outliers],
     since: Since,
     step: int,
@@ -74,7 +75,7 @@ def judge_(
 def _judge_(
     projection: Projection,
     number: int,
-    word: Constrained,
+    word: Chosen,
     outliers: Outliers,
     since: Since,
     step: int,

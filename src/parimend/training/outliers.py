@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
 from parimend.events import Event
 from parimend.names import some
 from parimend.outcomes import Verdict
-from parimend.training.projection import Constrained, Projection
+from parimend.training.projection import Projection
 
 MEMORY = 100
 """Projections that one is compared with."""
@@ -235,7 +236,7 @@ def _zeroed(
 
 
 def put_back_(
-    projection: Projection, number: int, word: Constrained, outliers: Outliers, step: int
+    projection: Projection, number: int, word: Chosen, outliers: Outliers, step: int
 ) -> Event:
     """Put back single weights that explain the odd checks of a word; tells what was done.
 
@@ -263,15 +264,15 @@ def set_back_(projection: Projection, number: int, found: Suspects, step: int) -
     return Event("repaired", step, f"wrong in {names}", changes)
 
 
-def accepted(word: Constrained, step: int, why: str) -> Event:
+def accepted(word: Chosen, step: int, why: str) -> Event:
     """Tells of a word that is taken for right."""
     return Event("accepted", step, f"{_names(word)}: {why}")
 
 
-def unexplained(word: Constrained, step: int, what: str) -> Event:
+def unexplained(word: Chosen, step: int, what: str) -> Event:
     """Tells of a word whose checks no few weights explain."""
     return Event("unexplained", step, f"{_names(word)}: {what}")
 
 
-def _names(word: Constrained) -> str:
+def _names(word: Chosen) -> str:
     return some({part.name for part in word.word})

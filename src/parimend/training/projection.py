@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parimend.codes import Sparse
+from parimend.carriers import Chosen
 from parimend.dtypes import DTYPES
 from parimend.errors import WordError
 from parimend.names import some
@@ -22,17 +22,10 @@ from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
 from parimend.training.share import Share, take_back_
 from parimend.words.grid import Grid
-from parimend.words.layout import Part, Word
+from parimend.words.layout import Part
 
 RTOL = 1e-6
 """How exactly a projection during training is solved for, relative to what it moves."""
-
-
-class Constrained(NamedTuple):
-    """A constrained word: its code and the parameters it is made of."""
-
-    code: Sparse
-    word: Word
 
 
 class _Piece(NamedTuple):
@@ -56,9 +49,10 @@ class Projection:
         shards: of the parameters.
 
     Example:
-        >>> from parimend.words.layout import whole
+        >>> from parimend.codes import Sparse
+        >>> from parimend.words.layout import Word, whole
         >>> weight = torch.nn.Parameter(torch.randn(20, 100))
-        >>> word = Constrained(Sparse(n=2000, m=64), Word((whole("w", "F32", (20, 100)),)))
+        >>> word = Chosen(Sparse(n=2000, m=64), Word((whole("w", "F32", (20, 100)),)))
         >>> projection = Projection({"w": weight}, [word], Shards({"w": weight}))
         >>> projection.project_(projection.checks())
         >>> projection.residual() < 1e-6
@@ -66,25 +60,25 @@ class Projection:
     """
 
     def __init__(
-        self, parameters: Mapping[str, torch.Tensor], words: Sequence[Constrained], shards: Shards
+        self, parameters: Mapping[str, torch.Tensor], words: Sequence[Chosen], shards: Shards
     ) -> None:
         self._names, self._words, self._shards = tuple(parameters), tuple(words), shards
         self._pieces = [
             [
-                _Piece(part, shards.held(part), Grid(code.word_bits, part.exponent).step)
-                for part in word
+                _Piece(part, shards.held(part), Grid(each.code.word_bits, part.exponent).step)
+                for part in each.word
             ]
-            for code, word in words
+            for each in words
         ]
         self._shares = [
             Share(
-                code,
+                each.code,
                 [
                     (piece.held.shifted(first), piece.step)
-                    for piece, first in zip(pieces, word.starts, strict=True)
+                    for piece, first in zip(pieces, each.word.starts, strict=True)
                 ],
             )
-            for (code, word), pieces in zip(words, self._pieces, strict=True)
+            for each, pieces in zip(words, self._pieces, strict=True)
         ]
 
     def checks(self) -> list[NDArray[np.float64]]:

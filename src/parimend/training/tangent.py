@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.carriers import Chosen
 from parimend.codes.gram import Gram
 from parimend.errors import SpecError
 from parimend.names import some
 from parimend.stores.shards import Shards
 from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of
-from parimend.training.projection import Constrained
 from parimend.training.share import Share, take_back_
 from parimend.words.grid import Grid
 
@@ -52,7 +52,7 @@ class Tangent:
         >>> from parimend.words.layout import Word, whole
         >>> weight = torch.nn.Parameter(torch.ones(20, 100))
         >>> code = Sparse(n=2000, m=64)
-        >>> word = Constrained(code, Word((whole("w", "F32", (20, 100)),)))
+        >>> word = Chosen(code, Word((whole("w", "F32", (20, 100)),)))
         >>> optimizer = torch.optim.LBFGS([weight])
         >>> tangent = Tangent({"w": weight}, [word], Shards({"w": weight}), optimizer)
         >>> weight.grad = torch.randn(20, 100)
@@ -64,7 +64,7 @@ class Tangent:
     def __init__(
         self,
         parameters: Mapping[str, torch.Tensor],
-        words: Sequence[Constrained],
+        words: Sequence[Chosen],
         shards: Shards,
         optimizer: torch.optim.Optimizer,
     ) -> None:
@@ -123,8 +123,8 @@ class _Directions:
     gradient loses A^T (A A^T)^-1 A of itself.
     """
 
-    def __init__(self, constrained: Constrained, shards: Shards) -> None:
-        code, word = constrained
+    def __init__(self, chosen: Chosen, shards: Shards) -> None:
+        code, word, _ = chosen
         self._held = [(part.name, shards.held(part)) for part in word]
         starts = list(zip(word.starts, word, strict=True))
         places = [held.shifted(k) for k, (_, held) in zip(word.starts, self._held, strict=True)]

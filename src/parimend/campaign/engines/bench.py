@@ -47,15 +47,11 @@ class Bench:
     def _open_subject(self, network: str, protection: str) -> Subject:
         name = packed_name(network, protection)
         packed, intact = self._load(name), self._load(name)["model"]
-        metric = None
+        packed["protection"] = protection_of(packed["protection"])
         if packed["metric"]:
-            metric = Metric(packed["metric"], self.base, self._data(network))
-        protecting = protection_of(packed["protection"])
+            packed["metric"] = Metric(packed["metric"], self.base, self._data(network))
         try:
-            return Subject(
-                *(packed["model"], intact, protecting, packed["kept"], metric),
-                *(packed["score"], packed["slack"], packed["buffers"]),
-            )
+            return Subject(**packed, intact=intact)
         except CampaignError as error:
             raise CampaignError(f"{network} under {protection}: {error}") from error
 

@@ -16,7 +16,6 @@ from parimend.errors import SpecError
 from parimend.experiment import Answer
 from parimend.layers.product import Product
 from parimend.layers.registry import product_of
-from parimend.outcomes import Verdict
 
 _MARGIN = 2.0
 """How much more than without damage a sum may be off."""
@@ -69,7 +68,7 @@ class Abft(Protection):
         return kept
 
     def repair_(self, tensors: Tensors, kept: dict[str, Checksum]) -> Answer:
-        return Answer(Verdict.CLEAN, 0)
+        return Answer.of(0)
 
     def watch_(self, model: Any, kept: dict[str, Checksum]) -> Hooked:
         layers = dict(_products(model))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from parimend.errors import WordError
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 Tensors = Mapping[str, Any]
@@ -43,7 +42,7 @@ class Watch:
 
     def seen(self) -> Answer:
         """What was found and done since this was asked for the last time."""
-        return Answer(Verdict.CLEAN, 0)
+        return Answer.of(0)
 
     def remove(self) -> None:
         """The network runs unwatched from now on."""

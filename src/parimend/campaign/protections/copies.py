@@ -11,7 +11,6 @@ import numpy as np
 
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 Copy = dict[str, Bytes]
@@ -38,7 +37,7 @@ class Copies(Protection):
             wrong = np.flatnonzero(a != vote)
             a[wrong] = vote[wrong]
             found += wrong.size
-        return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
+        return Answer.of(found)
 
     def exposed(self, kept: tuple[Copy, Copy]) -> Mapping[str, Bytes]:
         both = enumerate(kept, 2)
@@ -68,16 +67,14 @@ class Reload(Protection):
         return Backup({name: _digest(data) for name, data in copy.items()}, copy)
 
     def repair_(self, tensors: Tensors, kept: Backup) -> Answer:
-        found = unsure = 0
+        right = unsure = 0
         for name, tensor in tensors.items():
             data, digest = byte_view(tensor, name), kept.digests[name]
             if not np.array_equal(_digest(data), digest):
                 data[:] = kept.copy[name]
-                found += 1
-                unsure += not np.array_equal(_digest(data), digest)
-        if unsure:
-            return Answer(Verdict.UNCORRECTABLE, found)
-        return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
+                fits = np.array_equal(_digest(data), digest)
+                right, unsure = right + fits, unsure + (not fits)
+        return Answer.of(right, unsure)
 
     def exposed(self, kept: Backup) -> Mapping[str, Bytes]:
         return kept.digests

@@ -9,7 +9,6 @@ import numpy as np
 
 from parimend.campaign.protections.base import Network, Protection, Tensors, Words, float_words
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 
 _PARITY = np.uint32(0xFF)  # the eight parity bits
 
@@ -39,7 +38,7 @@ class Cep(Protection):
             if struck.size:
                 words[struck] &= ~_with_triples(wrong[struck])
                 found += struck.size
-        return Answer(Verdict.UNCORRECTABLE if found else Verdict.CLEAN, found)
+        return Answer.of(0, found)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Mset(Protection):
             if split.size:
                 words[split] = _voted(words[split], (votes[split] >= 2).astype(np.uint32))
                 found += split.size
-        return Answer(Verdict.CORRECTED if found else Verdict.CLEAN, found)
+        return Answer.of(found)
 
 
 def _parities(words: Words) -> Words:

@@ -13,7 +13,6 @@ from parimend.errors import SpecError
 from parimend.experiment import Answer
 from parimend.guards import Coverage, GuardEvent, Guards, guard_
 from parimend.layers.registry import product_of
-from parimend.outcomes import Verdict
 
 
 class Kept(NamedTuple):
@@ -59,7 +58,7 @@ class Guarded(Protection):
 
     def repair_(self, tensors: Tensors, kept: Kept) -> Answer:
         if kept.seal is None:
-            return Answer(Verdict.CLEAN, 0)
+            return Answer.of(0)
         return repaired(tensors, kept.seal)
 
     def watch_(self, model: Any, kept: Kept) -> GuardWatch:
@@ -96,9 +95,8 @@ class GuardWatch(Watch):
         events = self.guards.events
         fresh = list(takewhile(lambda event: event is not self.last, reversed(events)))
         self.last = events[-1] if events else None
-        if any(event.kind not in _MADE_RIGHT for event in fresh):
-            return Answer(Verdict.UNCORRECTABLE, len(fresh))
-        return Answer(Verdict.CORRECTED if fresh else Verdict.CLEAN, len(fresh))
+        wrong = sum(event.kind not in _MADE_RIGHT for event in fresh)
+        return Answer.of(len(fresh) - wrong, wrong)
 
     def remove(self) -> None:
         self.guards.remove()

@@ -14,7 +14,6 @@ from parimend.campaign.protections.base import Bytes, Network, Protection, Tenso
 from parimend.errors import SpecError
 from parimend.experiment import Answer
 from parimend.hashing import stream_key, words
-from parimend.outcomes import Verdict
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Radar(Protection):
             for group in wrong.tolist():
                 bits[group::groups] = 0
             found += wrong.size
-        return Answer(Verdict.UNCORRECTABLE if found else Verdict.CLEAN, found)
+        return Answer.of(0, found)
 
     def exposed(self, kept: dict[str, Bytes]) -> Mapping[str, Bytes]:
         return kept

@@ -13,7 +13,6 @@ from parimend.campaign.protections.base import Bytes, Network, Protection, Tenso
 from parimend.campaign.protections.watching import Hooked, seen_without_damage
 from parimend.errors import SpecError
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "GELU", "SiLU", "ELU", "Tanh", "Sigmoid", "Hardswish", "ReLU6")
 """Types of modules whose outputs are watched; also those whose names begin with these."""
@@ -59,7 +58,7 @@ class Ranger(Protection):
         return ranges
 
     def repair_(self, tensors: Tensors, kept: dict[str, Range]) -> Answer:
-        return Answer(Verdict.CLEAN, 0)
+        return Answer.of(0)
 
     def watch_(self, model: Any, kept: dict[str, Range]) -> Hooked:
         modules = dict(model.named_modules())

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 from parimend.words.bits import byte_view
 
 
@@ -22,8 +21,8 @@ class Secded(Protection):
     """The (72,64) code of Hsiao: all columns of its check matrix have an odd weight.
 
     The syndrome of one wrong bit is its column; of two it is even, which is no column. Three wrong
-    bits look like one, somewhere else, or like none that there is. The check bits take
-    12.5 %; a wrong one is seen to be one.
+    bits look like one, somewhere else, or like none that there is. The check bits take 12.5 %; a
+    wrong one is seen to be one.
     """
 
     kind: ClassVar[str] = "secded"
@@ -48,9 +47,7 @@ class Secded(Protection):
             detected += int((bit == _UNKNOWN).sum())
         if corrected:
             put_back(tensors, rows)
-        if detected:
-            return Answer(Verdict.UNCORRECTABLE, corrected + detected)
-        return Answer(Verdict.CORRECTED if corrected else Verdict.CLEAN, corrected)
+        return Answer.of(corrected, detected)
 
     def exposed(self, kept: dict[str, Bytes]) -> Mapping[str, Bytes]:
         return kept

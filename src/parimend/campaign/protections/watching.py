@@ -11,7 +11,6 @@ import torch
 from parimend.campaign.protections.base import Network, Watch
 from parimend.errors import SpecError
 from parimend.experiment import Answer
-from parimend.outcomes import Verdict
 from parimend.removable import Hook
 
 Look = Callable[[str, Any, Any, Any], Any]
@@ -41,9 +40,7 @@ class Hooked(Watch):
     def seen(self) -> Answer:
         corrected, suspect = self.corrected, self.suspect
         self.corrected = self.suspect = 0
-        if suspect:
-            return Answer(Verdict.UNCORRECTABLE, corrected + suspect)
-        return Answer(Verdict.CORRECTED if corrected else Verdict.CLEAN, corrected)
+        return Answer.of(corrected, suspect)
 
     def remove(self) -> None:
         for handle in self._handles:
