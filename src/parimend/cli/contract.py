@@ -120,7 +120,6 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     Raises:
         SystemExit: if the block did not come to its end.
     """
-
     process = os.getpid()
 
     def fail(text: str, status: Status = Status.FAILED, command: str = name) -> NoReturn:
