@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.arguments import require
+from parimend.carriers.exposure import crowded
 from parimend.carriers.finding import Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
 from parimend.codes import Certificate, Code, Promise
@@ -70,6 +71,7 @@ class PlannedWord(Record):
         promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
         moved: relative L2 change of the weights to expect, of ``real`` from a plain projection.
+        odd: tensors that lie closer together than words of 32 bits; see `Word.odd`.
     """
 
     name: str
@@ -79,6 +81,7 @@ class PlannedWord(Record):
     promise: Promise
     redundancy: float = 0.0
     moved: float = 0.0
+    odd: tuple[tuple[int, int], ...] = ()
 
     @property
     def checks(self) -> int:
@@ -96,6 +99,7 @@ class PlannedWord(Record):
         """See `Record.as_dict`; ``guaranteed``, ``bound`` and the others are keys of their own."""
         content = Record.as_dict(replace(self, code=self.code.spec()))
         promise = content.pop("promise")
+        del content["odd"]
         more = {"checks": self.checks, "seal_bytes": self.seal_bytes}
         return {**content, **more, **promise}
 
@@ -201,6 +205,7 @@ class Carrier(ABC):
             nbytes=bytes_in(word),
             code=code,
             promise=chosen.promise(errors),
+            odd=crowded(code, word),
         )
 
     def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from parimend.arguments import flag, require_callable
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
-from parimend.carriers.exposure import exposed
+from parimend.carriers.exposure import Protected, exposed
 from parimend.codes import Chance, Promise
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.promise import weakest
@@ -209,7 +209,7 @@ def plan(
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
-    return exposed((word.nbytes, word.code.n, word.promise) for word in words)
+    return exposed(Protected(word.nbytes, word.code.n, word.promise, word.odd) for word in words)
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:

@@ -25,7 +25,7 @@ from parimend.outcomes import Verdict
 from parimend.planner.planning import Plan, exposed_of
 from parimend.record import Record
 from parimend.risk import Environment
-from parimend.risk.chance import risk
+from parimend.risk.chance import around, risk
 from parimend.risk.environment import DAYS
 from parimend.rng import Stream
 from parimend.words.bits import WORD
@@ -136,6 +136,8 @@ class _Memory:
     def __init__(self, word: PlannedWord, where: Environment, stream: Stream) -> None:
         self.code = word.code
         self.decoder: Prepared = decoder_for(self.code).prepare(self.code)
+        [exposed] = exposed_of([word])
+        where = around(exposed, where)
         self.promise, self.where, self.stream = word.promise, where, stream
         bits = 8.0 * word.nbytes
         self.events = _Poisson(where.expected(bits, 1.0))
