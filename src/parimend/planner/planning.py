@@ -165,8 +165,8 @@ def plan(
             name of an environment is enough. With it comes the `Risk`.
         calibration: inputs of the model, as `parimend.Real` takes them: what damage does to its
             answers is measured with them.
-        metric: a score of a model, in place of the share of calibration inputs that get the same
-            answer as before.
+        metric: a score of a model in evaluation mode, in place of the share of calibration inputs
+            that get the same answer as before.
         measure: measure how long it takes, too.
 
     Raises:

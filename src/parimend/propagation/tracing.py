@@ -17,12 +17,12 @@ from parimend.arguments import flag, require, require_iterable, whole_number
 from parimend.errors import FaultError, ParimendError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
-from parimend.propagation.buffers import Buffers
 from parimend.propagation.reach import has_buffers, note_of
 from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes
+from parimend.stores.buffers import Buffers
 from parimend.stores.model import unwrapped
 from parimend.upsets import Upset, first_tensor
 from parimend.warning import warn
