@@ -1,15 +1,19 @@
 """How many words an event strikes where tensors are no whole words: against laying them out."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import parimend as pm
+from parimend.carriers import Balance, Request, Sidecar
+from parimend.planner.planning import exposed_of
 from parimend.risk import Environment, Events, Service
 from parimend.risk.chance import Exposed, risk
 from parimend.risk.crowd import Crowd
+from parimend.words.layout import Part
 
 
 def struck(sizes, words):
@@ -61,4 +65,20 @@ def test_a_sector_of_scales_takes_a_larger_budget():
     assert (plain.errors, made.errors) == (513, 764)
     # The scales, and a sector less their bytes, all told: an erasure is half an error.
     assert 2 * made.errors >= 1000 + (4096 - 2000) // 4
-    assert "odd" not in made.words[0].as_dict()
+    assert "crowd" not in made.words[0].as_dict()
+
+
+def test_an_event_of_several_words_strikes_every_plane():
+    """A flipped bit is in one of them; what strikes whole words is in all."""
+    weights = [Part("w", "F32", (5000,), 0, 5000)]
+    shares = [(200, {"w": 0xFF800000}), (4, {"w": 0x007FFFFF})]
+    request = Request(4, Sidecar(), balance=Balance.of(weights, shares))
+    made = pm.plan(
+        {"w": torch.zeros(5000)}, SimpleNamespace(request=request), service=Environment("x", 1e-12)
+    )
+    single = risk(exposed_of(made.words), made.where, 1.0)
+    there = Environment("x", 1e-12, Events.of("16"))
+    burst = risk(exposed_of(made.words), there, 1.0)
+    assert burst.events == single.events == pytest.approx(160_000 * 1e-12 * 365.25)
+    assert single.large == 0
+    assert burst.large == pytest.approx(burst.events, rel=1e-3)

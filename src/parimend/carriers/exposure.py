@@ -20,20 +20,23 @@ class Protected(NamedTuple):
         nbytes: of the bits that are protected.
         length: of its code.
         promise: what is repaired.
-        odd: see `crowded`.
+        crowd: see `crowded`.
     """
 
     nbytes: int
     length: int
     promise: Promise
-    odd: tuple[tuple[int, int], ...] = ()
+    crowd: Crowd = Crowd()
 
 
-def crowded(code: Code, word: Word) -> tuple[tuple[int, int], ...]:
-    """The tensors that lie closer together than words of 32 bits; see `Word.odd`. A carrier that
-    counts weights takes them one after the other, whatever tensor they are in.
+def crowded(code: Code, word: Word) -> Crowd:
+    """The memory of a word where events strike more in it than they do in other words: tensors that
+    lie closer together than words of 32 bits (a carrier that counts weights takes them one after
+    the other, whatever tensor they are in), and planes.
     """
-    return word.odd if isinstance(code, SumsCode) else ()
+    if isinstance(code, SumsCode) and (word.odd or word.masked):
+        return Crowd(sum(part.nbytes for part in word), word.odd)
+    return Crowd()
 
 
 def exposed(words: Iterable[Protected]) -> list[Exposed]:
@@ -59,7 +62,8 @@ def exposed(words: Iterable[Protected]) -> list[Exposed]:
             erasures=word.promise.erasures,
             times=times,
             words=size,
-            crowd=Crowd(word.nbytes, word.odd) if word.odd else Crowd(),
+            crowd=word.crowd,
+            spread=max(1.0, word.crowd.nbytes / word.nbytes) if word.nbytes else 1.0,
         )
         for (word, times), size in zip(alike.items(), sizes, strict=True)
     ]

@@ -209,7 +209,7 @@ def plan(
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
-    return exposed(Protected(word.nbytes, word.code.n, word.promise, word.odd) for word in words)
+    return exposed(Protected(word.nbytes, word.code.n, word.promise, word.crowd) for word in words)
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:

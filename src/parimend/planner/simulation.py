@@ -137,9 +137,9 @@ class _Memory:
         self.code = word.code
         self.decoder: Prepared = decoder_for(self.code).prepare(self.code)
         [exposed] = exposed_of([word])
-        where = around(exposed, where)
+        exposed, where = around(exposed, where)
         self.promise, self.where, self.stream = word.promise, where, stream
-        bits = 8.0 * word.nbytes
+        bits = exposed.bits
         self.events = _Poisson(where.expected(bits, 1.0))
         self.fresh = _Poisson(where.expected_hard(bits, 1.0))
         self.elements = _elements(self.code, word)

@@ -20,7 +20,7 @@ class Crowd(NamedTuple):
     """What lies in the memory of a protected word.
 
     Attributes:
-        nbytes: of all tensors.
+        nbytes: of all tensors; 0 where that is not needed, as all of them are whole words.
         odd: sizes in bytes of those that are no whole words, and how many of each there are.
 
     Example:
@@ -31,7 +31,7 @@ class Crowd(NamedTuple):
         (1, 10)
     """
 
-    nbytes: int = 1
+    nbytes: int = 0
     odd: tuple[tuple[int, int], ...] = ()
 
     def words(self, size: int) -> int:
