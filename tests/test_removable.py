@@ -2,9 +2,13 @@ import copy
 import io
 import threading
 
+import pytest
 import torch
+from torch import nn
 
+from parimend.impose.moments import second_moments
 from parimend.removable import Hook
+from parimend.upsets import Upset, upset_
 
 
 def test_copies_of_a_model_leave_its_hooks_behind():
@@ -33,3 +37,28 @@ def test_copies_of_a_model_leave_its_hooks_behind():
         called.clear()
         other.load_state_dict(model.state_dict())
         assert called == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_interrupt_as_a_hook_is_put_on_leaves_none(monkeypatch, count):
+    """It comes when PyTorch has the hook, and nobody has its handle."""
+    model, left = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), [None] * count
+    register = nn.Module.register_forward_hook
+
+    def interrupted(*args, **kwargs):
+        handle = register(*args, **kwargs)
+        left.pop()
+        if not left:
+            raise KeyboardInterrupt
+        return handle
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+    for begin in (
+        lambda: upset_(model, Upset("bitflip")),
+        lambda: second_moments(model, [torch.ones(2, 4)]),
+    ):
+        left[:] = [None] * count
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert not any(module._forward_hooks for module in model.modules())
+    assert model.training

@@ -38,6 +38,31 @@ class Hook:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         return _left_behind, ()
 
+    def remove_from(self, module: Any) -> None:
+        """Take it off a module where it is a hook of forward passes; also if an interrupt came
+        before its handle was kept.
+
+        Example:
+            >>> import torch
+            >>> layer, hook = torch.nn.Linear(2, 3), Hook(print)
+            >>> _ = layer.register_forward_hook(hook, always_call=True)
+            >>> hook.remove_from(layer)
+            >>> len(layer._forward_hooks), len(layer._forward_hooks_always_called)
+            (0, 0)
+        """
+        for kind in _HOOKS:
+            hooks = getattr(module, kind)
+            for number in [number for number, hook in hooks.items() if hook is self]:
+                for each in (kind, *_HOOKS[kind]):
+                    getattr(module, each).pop(number, None)
+
+
+_HOOKS = {
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+}
+"""Where PyTorch keeps hooks by numbers, and what else it keeps of them by these."""
+
 
 def nothing(*args: Any, **kwargs: Any) -> None:
     """What a copied module calls where the original has a `Hook`."""
@@ -220,7 +245,7 @@ def _state_without(module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in state.items() if name not in (*_COPYING, "forward")}
     if (forward := foreign_forward(module)) is not None:
         kept["forward"] = forward
-    for name in ("_forward_pre_hooks", "_forward_hooks"):
+    for name in _HOOKS:
         hooks = state[name]
         kept[name] = type(hooks)((i, h) for i, h in hooks.items() if not isinstance(h, Hook))
     return kept

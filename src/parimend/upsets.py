@@ -266,7 +266,8 @@ class Upsets(Removable):
             return y
 
         hook = Hook(struck)
-        self._removers.append(module.register_forward_hook(hook, prepend=True).remove)
+        self._removers.append(partial(hook.remove_from, module))
+        module.register_forward_hook(hook, prepend=True)
 
     def _strike_operations_(self, model: nn.Module, names: Sequence[str]) -> None:
         strikers = {name: self._striker(name) for name in names}
@@ -393,12 +394,16 @@ def upset_(
                 f"{name or 'the model'} is TorchScript, which takes no hooks: leave it out of only="
             )
     upsets = Upsets(upset, seed, every)
-    if chosen:
-        upsets._removers.append(unpack_(model))
-    for name in chosen:
-        upsets._strike_module_(name, modules[name])
-    if operators:
-        upsets._strike_operations_(model, operators)
+    try:
+        if chosen:
+            upsets._removers.append(unpack_(model))
+        for name in chosen:
+            upsets._strike_module_(name, modules[name])
+        if operators:
+            upsets._strike_operations_(model, operators)
+    except BaseException:  # an interrupt: nobody has what would end them
+        upsets.remove()
+        raise
     return upsets
 
 

@@ -85,6 +85,20 @@ def on_graph(model):
     return float(model(torch.ones(10, 10)).sum())
 
 
+class Remembering(torch.nn.Linear):
+    """One that remembers the largest output that it ever had."""
+
+    largest = 0.0
+
+    def __init__(self):
+        super().__init__(20, 8)
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.largest = max(self.largest, float(y.abs().nan_to_num(1e9).max()))
+        return y / self.largest
+
+
 class Counting(torch.nn.Linear):
     """One that counts its runs, in one way or another."""
 
@@ -165,6 +179,15 @@ def test_a_metric_leaves_the_network_where_it_is(tmp_path, how, changed, buffers
     source["arguments"] = {"how": "not"}
     run(spec("Counting", **source), tmp_path / "b", workers=1)
     assert {line.outcomes["miscorrected"].value for line in lines(tmp_path / "b")} == {0.0}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_network_keeps_nothing_of_damaged_runs(tmp_path, workers):
+    """Where that would be: a flip in one trial would be a lower score in all that come after it."""
+    given = spec("Remembering", metric="tests.campaign.test_networks:run_once").as_dict()
+    given["faults"]["flip"]["count"] = 5
+    with pytest.raises(CampaignError, match="keeps something of damaged runs, other than in"):
+        run(Spec.of(given, HERE), tmp_path, workers=workers)
 
 
 def test_a_sparse_buffer_is_left_out_as_elsewhere(tmp_path):

@@ -189,6 +189,23 @@ def test_protections_are_compared_trial_by_trial(campaign):
     assert len(compare(campaign, campaign)) == 4
 
 
+def test_names_of_folders_may_have_colons(campaign, tmp_path, command):
+    """The campaign in ``a:sidecar`` is meant then, and not a protection of the one in ``a``."""
+    one, other = tmp_path / "a", tmp_path / "a:sidecar"
+    for folder in (one, other):
+        shutil.copytree(campaign, folder)
+    found = compare(f"{other}:none", other)
+    assert {(each.a, each.b) for each in found} == {
+        (f"{other}:none", f"{other}:none"),
+        (f"{other}:none", f"{other}:sidecar"),
+    }
+    status, out, _ = command("campaign", "compare", f"{one}:none", other, "--json")
+    assert (status, {each["path"] for each in json.loads(out)["campaigns"]}) == (
+        0,
+        {str(one), str(other)},
+    )
+
+
 def test_the_paired_interval_is_that_of_the_paper():
     """Bonett and Price 2012: p12 = (f12 + 1) / (n + 2), p21 likewise."""
     found = bonett_price(12, 4, 100, 0.95)

@@ -214,6 +214,15 @@ def test_the_folder_of_another_spec_is_refused(tmp_path):
         run(spec(seed=1), tmp_path, workers=1)
 
 
+def test_another_campaign_that_was_begun_meanwhile_is_not_mixed_with(tmp_path):
+    """Two began where there was none: the one that comes later finds what the other left."""
+    mine = Store.make(tmp_path, spec())
+    (tmp_path / "campaign.json").unlink()
+    run(spec(seed=1), tmp_path, workers=1)
+    with pytest.raises(MismatchError, match="another spec"), mine.writing():
+        pass
+
+
 def test_results_of_another_version_are_refused(tmp_path):
     run(spec(), tmp_path, workers=1)
     head = json.loads((tmp_path / "campaign.json").read_text())

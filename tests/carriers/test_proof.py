@@ -188,3 +188,22 @@ def test_what_changes_while_damage_is_located_is_not_put_back_as_it_never_was(
         for change in event.changes:
             assert change.value(change.original) == right[change.index[0]]
     assert torch.equal(tensors["w"], torch.arange(100.0))
+
+
+def test_memory_that_gives_one_value_and_then_another(monkeypatch):
+    """Sums see what is there before and after, and not what the weights were read as between."""
+    tensors = {"w": torch.arange(100.0)}
+    seal = pm.protect_(tensors, 3, BY_SUMS)
+    tensors["w"][7] = 123.0
+    read, strikes = ModelTensors._read, [77.0]
+
+    def reads(store, part):
+        data = read(store, part)
+        if part.count == 1 and strikes:
+            data = torch.tensor([strikes.pop()]).numpy().view("u1")
+        return data
+
+    monkeypatch.setattr(ModelTensors, "_read", reads)
+    [change] = pm.check(tensors, seal).changes
+    assert not strikes
+    assert (change.index, change.value(change.original)) == ((7,), 7.0)

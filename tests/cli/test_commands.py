@@ -607,8 +607,22 @@ def made(tmp_path, monkeypatch):
         "    os.system('echo printed by a child')\n"
         "    print('printed')\n"
         "    return model()\n"
+        "def prints_at_exit():\n"
+        "    import atexit, ctypes\n"
+        "    atexit.register(print, 'printed at exit')\n"
+        "    atexit.register(ctypes.CDLL(None).puts, b'printed in C')\n"
+        "    return model()\n"
+        "def forks():\n"
+        "    import os\n"
+        "    if os.fork() == 0:\n"
+        "        raise SystemExit(0)\n"
+        "    os.wait()\n"
+        "    return model()\n"
         "def ends():\n"
         "    raise SystemExit(0)\n"
+        "def is_cancelled():\n"
+        "    import asyncio\n"
+        "    raise asyncio.CancelledError('too late')\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -638,6 +652,24 @@ def test_what_code_of_users_prints_is_no_part_of_the_object(made):
     assert json.loads(done.stdout)["command"] == "propagate"
     assert sorted(done.stderr.splitlines()) == ["printed", "printed by a child"]
     assert "printed\n" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("maker", "printed"),
+    [("prints_at_exit", ["printed at exit", "printed in C"]), ("forks", [])],
+)
+def test_nor_is_what_it_prints_afterwards_or_elsewhere(made, maker, printed):
+    command = [sys.executable, "-m", "parimend", "propagate", f"made_here:{maker}", "--json"]
+    done = subprocess.run([*command, "--seeds", "1"], capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["command"]) == (0, "propagate")
+    assert sorted(done.stderr.splitlines()) == printed
+
+
+def test_code_of_users_that_is_cancelled(made, run):
+    """That is no `Exception`, and would end Python with a status that says something else."""
+    status, out, err = run("propagate", "made_here:is_cancelled", "--json")
+    assert (status, json.loads(out)["error"]) == (2, "stopped by CancelledError: too late")
+    assert err == "parimend: stopped by CancelledError: too late\n"
 
 
 @pytest.mark.parametrize("taken", ["kept", "led to", "read"])

@@ -299,3 +299,58 @@ class TestRefusals:
         with pytest.raises(SpecError, match="give no carrier or option beside it"):
             pm.protect_(network(), found, pm.LowBits())
         assert isinstance(found.request.carrier, Sidecar)
+
+
+def moves(model):
+    with torch.no_grad():
+        model.hidden.weight.mul_(0.999)
+
+
+def replaces(model):
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+
+
+def replaces_if_damaged(model):
+    if not torch.equal(model.head.weight, network().head.weight):
+        replaces(model)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (moves, "the metric changes hidden.weight, which trials would take for damage"),
+        (replaces, "the metric changes head.weight, which"),
+        (replaces_if_damaged, "the metric of a damaged model changes head.weight, which"),
+        (lambda model: model.norm.train(), "the metric leaves the model in training mode"),
+    ],
+)
+def test_a_metric_leaves_the_model_as_it_is(inputs, how, says):
+    def metric(model):
+        score = float(model(inputs[0]).detach().sum(1).sign().mean().nan_to_num())
+        how(model)
+        return score
+
+    with pytest.raises(SpecError, match=says):
+        balance(network(), ERRORS, inputs, metric, trials=2)
+
+
+def test_what_damaged_models_write_into_buffers_is_not_for_the_next_trial(inputs):
+    class Peak(nn.Module):
+        def __init__(self, *, keeps):
+            super().__init__()
+            self.keeps = keeps
+            self.register_buffer("peak", torch.zeros(()))
+
+        def forward(self, x):
+            peak = torch.maximum(self.peak, x.detach().abs().max())
+            if self.keeps:
+                self.peak.copy_(peak)
+            return (x / peak * 255.0).round()
+
+    def of(keeps):
+        model = network()
+        model.norm = Peak(keeps=keeps)
+        return balance(model, ERRORS, inputs, trials=5)
+
+    kept, anew = of(True), of(False)
+    assert (kept.rate, kept.balanced, kept.even) == (anew.rate, anew.balanced, anew.even)

@@ -321,6 +321,13 @@ class TestStake:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert it == pm.plan(model, 60, calibration=inputs).stake
 
+    def test_a_metric_is_given_the_model_as_it_answers(self):
+        model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Dropout(0.5)).train()
+        modes = []
+        pm.plan(model, 5, metric=lambda m: modes.append(m.training) or 1.0)
+        assert set(modes) == {False}
+        assert model[1].training
+
     def test_a_metric_of_ones_own(self):
         model = torch.nn.Linear(64, 32)
         it = pm.plan(model, 5, "lowbits", metric=lambda m: float(m.weight.isfinite().all())).stake

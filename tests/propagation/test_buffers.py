@@ -210,7 +210,7 @@ def test_a_trace_leaves_every_bit_as_it_was(dtypes, sizes, tied, seed, data):
 
     answer.calls = 0
     if fails:
-        with pytest.raises(RuntimeError, match="no answer"):
+        with pytest.raises(FaultError, match="no answer"):
             trace(model, X, kind, only="0", buffers=True, seeds=range(3), answer=answer)
     else:
         trace(model, X, kind, only="0", buffers=True, seeds=range(3), answer=answer)
@@ -332,3 +332,49 @@ def test_weights_that_parametrizations_make_are_struck_in_what_they_are_made_of(
     [struck] = found.struck
     assert (struck.layer, struck.changed.value, found.note) == ("0", 1.0, "")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Peak(nn.Module):
+    """Scales by the largest value that was ever seen, as observers of a quantization do."""
+
+    def __init__(self, *, writes):
+        super().__init__()
+        self.writes = writes
+        self.register_buffer("peak", torch.zeros(()))
+
+    def forward(self, x):
+        peak = torch.maximum(self.peak, x.detach().abs().max())
+        if self.writes:
+            self.peak.copy_(peak)
+        else:
+            self.peak = peak
+        return x / peak
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_a_wrong_run_writes_into_buffers_is_not_for_the_next(writes):
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 4), Peak(writes=writes), nn.Linear(4, 3)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(5, 4)
+    model(x)
+    before, peak = state(model), model[1].peak
+    kinds = [Upset("offset", size=100.0), Upset("bitflip")]
+    both = trace(model, x, kinds, seeds=range(8), answer=lambda y: y)
+    assert state(model) == before
+    assert model[1].peak is peak
+    alone = trace(model, x, kinds[1], seeds=range(8), answer=lambda y: y, only="2")
+    assert both.struck[-1].changed == alone.struck[0].changed
+    assert both.struck[-1].passages == alone.struck[0].passages
+
+
+def test_what_a_wrong_run_leaves_elsewhere_is_told():
+    class Remembering(nn.Module):
+        largest = 0.0
+
+        def forward(self, x):
+            self.largest = max(self.largest, float(x.abs().max()))
+            return x / self.largest
+
+    model = nn.Sequential(nn.Linear(4, 4), Remembering()).eval()
+    with pytest.raises(FaultError, match="'1' does not compute the same after runs with faults"):
+        trace(model, X, Upset("offset", size=100.0))

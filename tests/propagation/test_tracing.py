@@ -231,7 +231,7 @@ def test_nothing_of_the_model_is_changed(rng):
 
     for kind in (OFFSET, Faults("random", 3)):
         clumsy.calls = 0
-        with pytest.raises(RuntimeError, match="no answer"):
+        with pytest.raises(FaultError, match="seed 1, there is no answer: RuntimeError: no answer"):
             trace(model, torch.ones(2, 4), kind, answer=clumsy)
         trace(model, torch.ones(2, 4), kind)
         assert state(model) == before
@@ -358,6 +358,56 @@ def test_an_answer_is_kept_whatever_the_model_writes_later():
 
     found = trace(Reusing().eval(), torch.ones(2, 4), OFFSET, answer=lambda y: y)
     assert found.struck[0].changed.value == 1
+
+
+def test_answers_that_are_no_number_twice_are_the_same():
+    model = nn.Sequential(diagonal(1.0)).eval()
+    found = trace(model, X, OFFSET, answer=lambda y: torch.full_like(y, torch.nan))
+    assert found.struck[0].changed.value == 0
+
+
+@pytest.mark.parametrize(
+    ("later", "says"),
+    [
+        (lambda y: torch.rand(2), "the answer is not the same twice"),
+        (lambda y: None, r"must be a tensor with 2 samples .* not NoneType"),
+        (lambda y: torch.zeros(2, 3), r"the answer is \[2, 3\], and \[2\] in the run before"),
+        (lambda y: y.numpy().tolist(), "not list"),
+    ],
+)
+def test_an_answer_is_one_of_all_runs(later, says):
+    calls = []
+
+    def answer(y):
+        calls.append(y)
+        return later(y) if len(calls) > 1 else torch.zeros(2)
+
+    model = nn.Sequential(diagonal(1.0)).eval()
+    with pytest.raises(FaultError, match=says):
+        trace(model, X, OFFSET, answer=answer)
+
+
+def test_an_interrupt_as_a_hook_is_put_on_leaves_none(monkeypatch):
+    """It comes when PyTorch has it, and nobody has its handle."""
+    model, left = nn.Sequential(diagonal(1.0), nn.ReLU()).eval(), []
+    register = nn.Module.register_forward_hook
+
+    def interrupted(*args, **kwargs):
+        handle = register(*args, **kwargs)
+        left.pop()
+        if not left:
+            raise KeyboardInterrupt
+        return handle
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+    for count in range(1, 6):  # those that watch, and then one that strikes
+        left[:] = [None] * count
+        with pytest.raises(KeyboardInterrupt):
+            trace(model, torch.ones(2, 4), OFFSET)
+        for module in model.modules():
+            assert not module._forward_hooks
+            assert not module._forward_pre_hooks
+            assert not module._forward_pre_hooks_with_kwargs
 
 
 def test_the_same_seeds_give_the_same_trace_in_any_order():

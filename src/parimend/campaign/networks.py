@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from parimend.campaign.spec import Source
 from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
-from parimend.stores.aliasing import added_bytes, place_of
+from parimend.stores.aliasing import added_bytes
+from parimend.stores.alone import state_of
 from parimend.stores.extent import extent_of, packed_in
 from parimend.stores.naming import leaves, named_tensors, require_plain
 from parimend.words.bits import byte_view
@@ -131,23 +131,6 @@ def reach_of(model: Model, source: Source, name: str) -> Reach:
     return Reach(name, extent.taken, extent.left - hidden, hidden)
 
 
-def state_of(model: Model) -> dict[str, torch.Tensor]:
-    """All tensors that make a network what it is, buffers too, also those that are not saved; of
-    sparse ones the tensors that these are made of.
-    """
-    return {
-        f"{name}{part}": value
-        for name, (_, tensor) in leaves(model).items()
-        for part, value in _parts_of(tensor.detach()).items()
-    }
-
-
-def _parts_of(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    if tensor.layout is torch.sparse_coo:
-        return {".indices": tensor._indices(), ".values": tensor._values()}
-    return {"": tensor}  # torch cannot copy the other kinds that are not plain
-
-
 def weights_hash(model: Model) -> str:
     """SHA-256 of names, dtypes, shapes and bytes, its first 32 hexadecimal digits."""
     digest = hashlib.sha256()
@@ -155,41 +138,6 @@ def weights_hash(model: Model) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(byte_view(tensor, name).data)
     return digest.hexdigest()[:32]
-
-
-@contextmanager
-def left_alone(model: Model, where: str) -> Iterator[None]:
-    """Require that a run leaves a network as it was, and where it was: what is another tensor after
-    it is not the one that is struck, and what has other values would be taken for damage.
-
-    Args:
-        model: the network.
-        where: the run, for the message.
-
-    Raises:
-        CampaignError: names the tensors.
-    """
-    before = _marks(model)
-    yield
-    after = _marks(model)
-    if moved := [name for name in before | after if before.get(name) != after.get(name)]:
-        raise CampaignError(
-            f"{where} changes {listed(moved, most=3)}, which trials would take for damage that is "
-            "not repaired: let it run a copy (copy.deepcopy), or put back what it changes"
-        )
-
-
-def _marks(model: Model) -> dict[str, tuple[Any, ...]]:
-    """By which tensors are known again: their places and what is in them."""
-    return {
-        name: (
-            place_of(value),
-            value.dtype,
-            value.shape,
-            hashlib.sha256(byte_view(value, name).data).digest(),
-        )
-        for name, value in state_of(model).items()
-    }
 
 
 class Metric:

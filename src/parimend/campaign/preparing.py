@@ -17,7 +17,6 @@ from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
     Metric,
     Model,
-    left_alone,
     load,
     reach_of,
     struck,
@@ -31,6 +30,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.experiment import bit_patterns
 from parimend.faults import Words
 from parimend.functions import function_of
+from parimend.stores.alone import left_alone
 
 
 def prepare(spec: Spec, folder: Path) -> Prepared:
@@ -120,7 +120,8 @@ def _protected(
     with one_thread():
         given = None
         if metric:
-            with left_alone(model, f"[networks.{name}]: the metric {metric.text}"):
+            where = f"[networks.{name}]: the metric {metric.text}"
+            with left_alone(model, where, CampaignError):
                 given = metric(model)
         weights = weights_hash(model)
         for setting in spec.protections:

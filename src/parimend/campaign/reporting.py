@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -165,7 +166,7 @@ def compare(a: PathLike, b: PathLike) -> list[Comparison]:
     found = []
     for one in left:
         for other in right:
-            named = ":" in os.fspath(a) or one.protection.name == other.protection.name
+            named = bool(folder_of(a)[1]) or one.protection.name == other.protection.name
             same = (one.unit.network, one.unit.fault.label, one.fact.weights)
             if named and same == (other.unit.network, other.unit.fault.label, other.fact.weights):
                 found += _compared(one, other, os.fspath(a), os.fspath(b))
@@ -234,8 +235,21 @@ def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> 
     return _Sample(unit, protection, {stratum: [mine]})
 
 
+def folder_of(which: str | os.PathLike[str]) -> tuple[str, str]:
+    """The folder and the protection of ``DIR:PROTECTION``, or of ``DIR`` alone the folder and
+    nothing. Names of folders may have colons, too: one that holds a campaign is meant then.
+    """
+    text = os.fspath(which)
+    colons = [at for at, letter in enumerate(text) if letter == ":"]
+    for at in (len(text), *reversed(colons)):
+        if Path(text[:at], "campaign.json").exists():
+            return text[:at], text[at + 1 :]
+    out, _, name = text.partition(":")
+    return out, name
+
+
 def _chosen(which: str) -> list[_Sample]:
-    out, _, name = which.partition(":")
+    out, name = folder_of(which)
     samples = list(_samples([out]))
     names = {sample.protection.name for sample in samples}
     if name and name not in names:
@@ -315,8 +329,8 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
         Comparison(
             network=one.unit.network,
             fault=one.unit.fault.name,
-            a=a if ":" in a else f"{a}:{one.protection.name}",
-            b=b if ":" in b else f"{b}:{other.protection.name}",
+            a=f"{folder_of(a)[0]}:{one.protection.name}",
+            b=f"{folder_of(b)[0]}:{other.protection.name}",
             trials=len(gaps),
             only_a=only_a,
             only_b=only_b,

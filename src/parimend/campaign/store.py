@@ -66,11 +66,7 @@ class Store:
         if not (folder / "campaign.json").exists():
             _write_head(folder / "campaign.json", spec, None)
         store = cls(folder)
-        if store.spec.key != spec.key:
-            raise MismatchError(
-                f"{folder} holds the results of another spec: take a new folder, or the spec that "
-                f"it was begun with ({folder / 'campaign.json'})"
-            )
+        _require_spec(folder, store.spec, spec)
         store.spec = spec  # what was moved is found where it is now
         return store
 
@@ -121,11 +117,14 @@ class Store:
 
         Raises:
             BusyError: if another process is running this campaign.
+            MismatchError: if another one was begun in the folder meanwhile.
             OSError: if nothing can be written there.
         """
         with locked(self._rows):
-            # Another process may have begun the campaign since it was opened here.
-            self.prepared = _prepared_in(_read_head(self._head))
+            # Another process may have begun the campaign since it was opened here, or another one.
+            head = _read_head(self._head)
+            _require_spec(self.path, Spec.of(head["spec"], head["base"]), self.spec)
+            self.prepared = _prepared_in(head)
             writer = Writer(self._rows)
             try:
                 yield writer
@@ -231,6 +230,14 @@ def _read_head(path: Path) -> dict[str, Any]:
             "folder"
         )
     return dict(head)
+
+
+def _require_spec(folder: Path, held: Spec, spec: Spec) -> None:
+    if held.key != spec.key:
+        raise MismatchError(
+            f"{folder} holds the results of another spec: take a new folder, or the spec that it "
+            f"was begun with ({folder / 'campaign.json'})"
+        )
 
 
 def _prepared_in(head: Mapping[str, Any]) -> Prepared | None:

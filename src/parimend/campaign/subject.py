@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
-from parimend.campaign.networks import Metric, Model, state_of, struck
+from parimend.campaign.networks import Metric, Model, struck
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
@@ -23,6 +23,7 @@ from parimend.errors import CampaignError, ParimendError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
 from parimend.outcomes import Verdict, worst
+from parimend.stores.alone import state_of
 from parimend.upsets import Upsets
 from parimend.words.bits import byte_view
 
@@ -84,9 +85,11 @@ class Subject:
         if metric is not None:
             # What watches may look at weights in the first run, as guards do when autocast has
             # them in another dtype: these must not be those of some trial.
-            with one_thread():
-                self._run(first := Struck())
-            self._require_score(first.ran)
+            self._require_score(
+                "the metric or its data was changed while this process had it loaded (begin a new "
+                "one), or depends on more than the network, as on random numbers"
+            )
+        self._left_nothing = metric is None
 
     def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Struck:
         self.restore_()
@@ -140,15 +143,26 @@ class Subject:
         for words, intact in zip(self.beside, self.beside_intact, strict=True):
             words.bits[:] = intact
 
-    def _require_score(self, ran: float | None) -> None:
-        before = self.score_intact
+    def _require_score(self, why: str) -> None:
+        """Refuse a network that is intact and does not score as such; ``why`` that may be."""
+        with one_thread():
+            self._run(state := Struck())
+        ran, before = state.ran, self.score_intact
         if ran is None or before is None or abs(ran - before) <= self.slack:
             return
         raise CampaignError(
-            f"the intact network scores {ran} in a worker, and {before} before: "
-            "the metric or its data was changed while this process had it loaded (begin a new "
-            "one), or depends on more than the network, as on random numbers"
+            f"the intact network scores {ran} in a worker, and {before} before: {why}"
         )
+
+    def _require_nothing_left(self) -> None:
+        """Refuse results of trials that would depend on those before, once there are some."""
+        if not self._left_nothing:
+            self.restore_()
+            self._require_score(
+                "the network or the metric keeps something of damaged runs, other than in tensors "
+                "of the network, which are put back: let no run leave anything for the next"
+            )
+            self._left_nothing = True
 
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""
@@ -167,7 +181,7 @@ class Subject:
         """Do the trials of a task.
 
         Raises:
-            CampaignError: if one fails; names it.
+            CampaignError: if one fails; names it; or if it changes what comes after it.
         """
         damage = damage_of(task.fault, task.stratum)
         score = self.score if self.metric else None
@@ -181,6 +195,7 @@ class Subject:
                         f"{task.network}, {task.protection.name}, {task.fault.name}, trial "
                         f"{number}: {error}"
                     ) from error
+        self._require_nothing_left()
         return Row.of(task, trials)
 
 

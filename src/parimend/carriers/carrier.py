@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.arguments import require
+from parimend.carriers.exposure import crowded
 from parimend.carriers.finding import Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
 from parimend.codes import Certificate, Code, Promise
@@ -20,6 +21,7 @@ from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.record import Record
+from parimend.risk.crowd import Crowd
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.layout import Per, Word, bytes_in
@@ -70,6 +72,7 @@ class PlannedWord(Record):
         promise: how many wrong words are repaired, and how that is known.
         redundancy: part of the degrees of freedom that the constraint takes; ``real`` only.
         moved: relative L2 change of the weights to expect, of ``real`` from a plain projection.
+        crowd: where events strike more in it than elsewhere; see `parimend.risk.crowd.Crowd`.
     """
 
     name: str
@@ -79,6 +82,7 @@ class PlannedWord(Record):
     promise: Promise
     redundancy: float = 0.0
     moved: float = 0.0
+    crowd: Crowd = field(default_factory=Crowd)
 
     @property
     def checks(self) -> int:
@@ -96,6 +100,7 @@ class PlannedWord(Record):
         """See `Record.as_dict`; ``guaranteed``, ``bound`` and the others are keys of their own."""
         content = Record.as_dict(replace(self, code=self.code.spec()))
         promise = content.pop("promise")
+        del content["crowd"]
         more = {"checks": self.checks, "seal_bytes": self.seal_bytes}
         return {**content, **more, **promise}
 
@@ -201,6 +206,7 @@ class Carrier(ABC):
             nbytes=bytes_in(word),
             code=code,
             promise=chosen.promise(errors),
+            crowd=crowded(code, word),
         )
 
     def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:

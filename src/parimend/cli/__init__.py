@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from parimend.cli.contract import Status, ending, held, stopping, tell
-from parimend.cli.output import prepare_streams
+from parimend.cli.output import end_aside, prepare_streams
 
 COMMANDS = (
     "demo",
@@ -45,14 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with stopping() as stopped, warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
-        with ending("", as_json="--json" in options):
-            _require_filled(given)
-            # The first word is the command; what has none, or a wrong one, is told of all of them.
-            app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
-            status = app(given, prog_name="parimend", standalone_mode=False)
-            if status == Status.INTERRUPTED:  # before the command began; Typer says nothing of it
-                raise stopped[0] if stopped else KeyboardInterrupt
-            sys.exit(status)
+        try:
+            with ending("", as_json="--json" in options):
+                _require_filled(given)
+                # The first word is the command; what has none, or a wrong one, is told of all.
+                app = app_of(set(given[:1]).intersection(COMMANDS) or COMMANDS)
+                status = app(given, prog_name="parimend", standalone_mode=False)
+                if status == Status.INTERRUPTED:  # before it began; Typer says nothing of it
+                    raise stopped[0] if stopped else KeyboardInterrupt
+                sys.exit(status)
+        finally:
+            if arguments is None and "--json" in options:
+                end_aside()
 
 
 def _require_filled(given: Iterable[str]) -> None:

@@ -128,10 +128,11 @@ def compare_(
     Example: parimend campaign compare results:none results:sidecar
     """
     from parimend.campaign import compare, confidence_of
+    from parimend.campaign.reporting import folder_of
 
     files = Files(html, picture, csv)
     found = compare(a, b)
-    outs = list(dict.fromkeys(Path(each.partition(":")[0]) for each in (a, b)))
+    outs = list(dict.fromkeys(Path(folder_of(each)[0]) for each in (a, b)))
     trouble = ""
     if files:
         from parimend.report import comparison_sheets

@@ -120,8 +120,11 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
     Raises:
         SystemExit: if the block did not come to its end.
     """
+    process = os.getpid()
 
     def fail(text: str, status: Status = Status.FAILED, command: str = name) -> NoReturn:
+        if os.getpid() != process:  # a child of whatever code that users give; it has said enough
+            os._exit(status)
         if as_json:
             _say(lambda: print_json(command, {"error": _line(text)}), sys.stdout)
         tell(text)
@@ -162,6 +165,10 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         for line in traceback.format_exc().splitlines():
             tell(line, prefix="")
         fail("this is an error of parimend itself; please report what is printed above")
+    except SystemExit:
+        raise
+    except BaseException as error:  # of code that users give, such as what asyncio ends tasks with
+        fail(f"stopped by {type(error).__name__}: {error}".removesuffix(": "))
     finally:
         sys.unraisablehook = hook
 

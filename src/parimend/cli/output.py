@@ -104,6 +104,15 @@ def aside(as_json: bool) -> Iterator[None]:
         yield
 
 
+def end_aside() -> None:
+    """Let what is printed as the process ends, after its object, go to the standard error: by what
+    code of users left behind, such as threads and what runs at exit.
+    """
+    with suppress(OSError, ValueError):  # one of them is closed, or no file
+        sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
 def print_json(command: str, content: dict[str, Any], error: str = "") -> None:
     """One JSON object on a line of its own; with an error, if there is one."""
     error_of = {"error": error} if error else {}

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from parimend.impose.batches import CalibrationError, batch_of, iterable, run
 from parimend.layers.product import Product
 from parimend.layers.registry import declared_product
+from parimend.removable import Hook
 from parimend.warning import warn
 
 ENOUGH = 500
@@ -271,17 +272,15 @@ def _find_layers(model: nn.Module, names: Collection[str] | None) -> dict[str, _
 def _watched(model: nn.Module, sums: Iterable[_Sum]) -> Iterator[None]:
     """The model in evaluation mode, with hooks that feed ``sums``; then as it was before."""
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [
-        module.register_forward_hook(total.see, with_kwargs=True)
-        for total in sums
-        for module in total.modules
-    ]
+    hooks = [(module, Hook(total.see)) for total in sums for module in total.modules]
     try:
+        for module, hook in hooks:
+            module.register_forward_hook(hook, with_kwargs=True)
         model.eval()
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module, hook in hooks:
+            hook.remove_from(module)
         for module, training in modes:
             module.training = training
 

@@ -30,7 +30,9 @@ from parimend.planner.sensitivity import Bit, sensitivity
 from parimend.planner.striking import Judged, Strike, Trials, repaired, unrepaired
 from parimend.record import Record, plain
 from parimend.seal import Seal, SealedWord
+from parimend.stores.alone import left_alone
 from parimend.stores.base import Tensors
+from parimend.stores.buffers import Buffers
 from parimend.stores.naming import named_tensors
 from parimend.stores.shards import store_of
 from parimend.words.layout import Part
@@ -129,7 +131,7 @@ def balance(
 
     Raises:
         SpecError: if the budget has too few bytes for two words, if an argument makes no sense, or
-            if the metric does not give finite numbers.
+            if the metric does not give finite numbers, or changes the model.
         CalibrationError: if there are fewer than 500 calibration inputs, or they cannot be used.
         WordError: if a tensor cannot be protected; names it.
 
@@ -158,7 +160,19 @@ def balance(
     if tensors.spread.several:
         raise SpecError("a budget is balanced for a model in one piece, not for a sharded one")
     judge = metric or Agreement(model, [batch_of(batch) for batch in batches])
-    judged = Judged.of(tensors, lambda: judge(model))
+    own = Buffers(model)
+
+    def score() -> float:
+        with own.kept():  # what a damaged model writes there is not for the next trial
+            return judge(model)
+
+    with left_alone(model, "the metric"):
+        judged = Judged.of(tensors, score)
+    if any(module.training for module in model.modules()):
+        raise SpecError(
+            "the metric leaves the model in training mode, in which it may compute other things "
+            "each time: let it call model.eval(), or leave the mode as it is"
+        )
     even = Request(errors, Sidecar(), seed=seed)
     split = _Split(tensors, even, floor)
     bits = sensitivity(tensors, moments)
@@ -171,7 +185,8 @@ def balance(
         return unrepaired(judged, lasting, chosen[:trials]).within(tolerance)
 
     unknown = sum(math.isinf(bit.damage) for bit in bits)
-    strong = bisect_left(range(len(bits)), True, lo=max(1, unknown), key=harmless)
+    with left_alone(model, "the metric of a damaged model"):
+        strong = bisect_left(range(len(bits)), True, lo=max(1, unknown), key=harmless)
     found = split.at(bits[:strong]) if strong < len(bits) else None
     even_rate = _tolerated(errors, tensors.whole())
     rate = _rate_of(found) if found else even_rate

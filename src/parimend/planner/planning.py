@@ -12,7 +12,7 @@ import numpy as np
 from parimend.arguments import flag, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
-from parimend.carriers.exposure import exposed
+from parimend.carriers.exposure import Protected, exposed
 from parimend.codes import Chance, Promise
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.promise import weakest
@@ -165,8 +165,8 @@ def plan(
             name of an environment is enough. With it comes the `Risk`.
         calibration: inputs of the model, as `parimend.Real` takes them: what damage does to its
             answers is measured with them.
-        metric: a score of a model, in place of the share of calibration inputs that get the same
-            answer as before.
+        metric: a score of a model in evaluation mode, in place of the share of calibration inputs
+            that get the same answer as before.
         measure: measure how long it takes, too.
 
     Raises:
@@ -209,7 +209,7 @@ def plan(
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """Planned words as an environment sees them."""
-    return exposed((word.nbytes, word.code.n, word.promise) for word in words)
+    return exposed(Protected(word.nbytes, word.code.n, word.promise, word.crowd) for word in words)
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:

@@ -25,7 +25,7 @@ from parimend.outcomes import Verdict
 from parimend.planner.planning import Plan, exposed_of
 from parimend.record import Record
 from parimend.risk import Environment
-from parimend.risk.chance import risk
+from parimend.risk.chance import around, risk
 from parimend.risk.environment import DAYS
 from parimend.rng import Stream
 from parimend.words.bits import WORD
@@ -136,8 +136,10 @@ class _Memory:
     def __init__(self, word: PlannedWord, where: Environment, stream: Stream) -> None:
         self.code = word.code
         self.decoder: Prepared = decoder_for(self.code).prepare(self.code)
+        [exposed] = exposed_of([word])
+        exposed, where = around(exposed, where)
         self.promise, self.where, self.stream = word.promise, where, stream
-        bits = 8.0 * word.nbytes
+        bits = exposed.bits
         self.events = _Poisson(where.expected(bits, 1.0))
         self.fresh = _Poisson(where.expected_hard(bits, 1.0))
         self.elements = _elements(self.code, word)

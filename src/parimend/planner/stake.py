@@ -56,7 +56,8 @@ def stake(
         model: a module.
         request: the protection.
         calibration: batches of inputs; see `parimend.Real`.
-        metric: a score; by default the share of inputs whose largest output stays the same.
+        metric: a score of a model in evaluation mode; by default the share of inputs whose largest
+            output stays the same.
 
     Raises:
         SpecError: if it is no module, there are too few inputs, or a score is no finite number.
@@ -67,6 +68,7 @@ def stake(
 
     if not isinstance(model, torch.nn.Module):
         raise SpecError("calibration and metric are for a module, which can be run: load it first")
+    model = copy.deepcopy(model).eval()
     name = getattr(metric, "__name__", "metric")
     if metric is None:
         metric, name = (
@@ -100,8 +102,7 @@ def _same_answers(model: Any, calibration: Iterable[Any]) -> Metric:
     count = sum(batch.inputs for batch in batches)
     if count < ENOUGH:
         raise SpecError(f"{count} calibration inputs are too few: give {ENOUGH} or more")
-    same = Agreement(copy.deepcopy(model).eval(), batches)
-    return lambda state: same(state.eval())
+    return Agreement(copy.deepcopy(model), batches)
 
 
 def _flip_(tensors: Tensors, count: int, seed: int) -> None:

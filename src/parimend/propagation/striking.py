@@ -98,12 +98,13 @@ def strike(
             bits[:] = _single_bits(y, wrong)
             return wrong
 
-        # Before the hook that watches what comes out.
-        handle = module.register_forward_hook(Hook(struck), prepend=True)
+        hook = Hook(struck)
         try:
+            # Before the hook that watches what comes out.
+            module.register_forward_hook(hook, prepend=True)
             return model(*inputs[0], **inputs[1])
         finally:
-            handle.remove()
+            hook.remove_from(module)
 
     return Run(run, call, bits)
 

@@ -22,6 +22,7 @@ from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
 from parimend.propagation.summing import Rows, Runs, passing, summed
 from parimend.propagation.watching import Passed, Site, Watch, classes
+from parimend.stores.buffers import Buffers
 from parimend.stores.model import unwrapped
 from parimend.upsets import Upset, first_tensor
 from parimend.warning import warn
@@ -36,6 +37,7 @@ class _Subject:
 
     model: nn.Module
     watch: Watch
+    own: Buffers
     arguments: Arguments
     samples: int
     answer: Callable[[Any], Tensor]
@@ -61,8 +63,8 @@ def trace(
     comes out of it are kept for one run, on the device of the model: give few inputs to a large
     model.
 
-    Nothing of the model is changed: wrong weights are copies that a run is given, and all hooks are
-    removed, also after an error.
+    Nothing of the model is changed: wrong weights are copies that a run is given, what a run writes
+    into buffers is undone, and all hooks are removed, also after an error.
 
     Args:
         model: in evaluation mode; samples along the first axis of what its modules give. Whatever
@@ -75,15 +77,17 @@ def trace(
             medians.
         only: shell patterns of modules to strike; by default all linear layers and convolutions
             that are called, and with ``buffers`` the modules that have some of their own.
-        answer: of what the model gives: (samples, ...); an answer changes where any element does.
+        answer: of what the model gives: (samples, ...); an answer changes where any element does,
+            and NaN is the same as NaN.
         buffers: let faults in weights strike the buffers of modules, too; those of truth values
             byte by byte. Else a warning, which `Trace.note` keeps, says if most weights are there;
             statistics of batch normalization are no weights.
 
     Raises:
         FaultError: if the model is in training mode, does not run on the inputs or computes other
-            things each time, if there is nothing to strike or no such damage, or a pattern matches
-            no module.
+            things each time, or after a fault, if there is no answer of a run, or not the same one
+            each time, if there is nothing to strike or no such damage, or a pattern matches no
+            module.
         SpecError: for arguments of another type.
         WordError: if a tensor to strike has no plain memory of its own; names it.
 
@@ -120,17 +124,23 @@ def trace(
     if any(module.training for module in model.modules()):
         raise FaultError("the model is in training mode: call model.eval() first")
     with torch.no_grad(), _eager(), Watch(model, samples) as watch:
-        with _told("the model does not run on these inputs"):
+        own = Buffers(model)
+        with _told("the model does not run on these inputs"), own.kept():
             given = watch.clean(lambda: model(*arguments[0], **arguments[1]))
-        _require_repeatable(model, watch, arguments)
+        if Site("", 0) not in watch.sites:
+            raise FaultError(
+                "the model must give a floating-point tensor with samples along its first axis"
+            )
         with _told("there is no answer"):
             right = _answered(answer, given, samples)
-        subject = _Subject(model, watch, arguments, samples, answer, right, buffers)
+        subject = _Subject(model, watch, own, arguments, samples, answer, right, buffers)
+        _require_repeatable(subject)
         found = _layers(model, watch, only, buffers)
         whole = not names.takes_in(only)
         if note := note_of(model, found, buffers, whole=whole) if stored else "":
             warn(note)
         runs = [_run(subject, layer, kind, chosen) for layer in found for kind in kinds]
+        _require_repeatable(subject, "after runs with faults, as if one of them were left behind")
     struck = tuple(summed(watch.sites, each, buffers) for each in runs)
     layers = tuple(passing(watch.sites, runs))
     return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out), buffers, note)
@@ -183,19 +193,41 @@ def _arguments(inputs: Any) -> tuple[Arguments, int]:
     return (inputs if isinstance(inputs, tuple) else (inputs,), {}), len(first)
 
 
-def _require_repeatable(model: nn.Module, watch: Watch, arguments: Arguments) -> None:
+def _require_repeatable(subject: _Subject, when: str = "twice") -> None:
     """Errors are told from nothing only where nothing else differs."""
-    if Site("", 0) not in watch.sites:
-        raise FaultError(
-            "the model must give a floating-point tensor with samples along its first axis"
-        )
-    _, passed = watch.damaged(lambda: model(*arguments[0], **arguments[1]))
+    model, watch, (args, kwargs) = subject.model, subject.watch, subject.arguments
+    with subject.own.kept():
+        output, passed = watch.damaged(lambda: model(*args, **kwargs))
     for site in watch.sites:
         if site not in passed or passed[site].output.any():
             raise FaultError(
-                f"module {site.layer!r} does not compute the same twice: switch off what is random "
-                "in it, and see torch.use_deterministic_algorithms"
+                f"module {site.layer!r} does not compute the same {when}: switch off what is "
+                "random in it or is kept from one run to the next, and see "
+                "torch.use_deterministic_algorithms"
             )
+    with _told("there is no answer"):
+        if _changed(subject, output).any():
+            raise FaultError(
+                f"the answer is not the same {when}, and the outputs are: let answer= depend on "
+                "these alone, and on nothing random"
+            )
+
+
+def _changed(subject: _Subject, output: Any) -> Tensor:
+    """(samples,): whether the answer is another one than that of the clean run.
+
+    Raises:
+        FaultError: if it cannot be compared with that.
+    """
+    right, samples = subject.right, subject.samples
+    found = _answered(subject.answer, output, samples)
+    if found.shape != right.shape:
+        raise FaultError(
+            f"the answer is {[*found.shape]}, and {[*right.shape]} in the run before: let answer= "
+            "give one shape"
+        )
+    differs = (found != right) & ~(found.isnan() & right.isnan())
+    return differs.reshape(samples, -1).any(1)
 
 
 def _layers(
@@ -230,15 +262,15 @@ def _run(subject: _Subject, layer: str, kind: Fault, seeds: Sequence[int]) -> Ru
         inputs, buffers = subject.arguments, subject.buffers
         run = strike(model, layer, kind, seed, inputs, samples, calls, buffers)
         try:
-            with _told(f"struck with seed {seed}, the model does not run"):
+            with _told(f"struck with seed {seed}, the model does not run"), subject.own.kept():
                 output, errors = watch.damaged(run.forward)
+            with _told(f"struck with seed {seed}, there is no answer"):
+                changed.append(_changed(subject, output).cpu().numpy())
         except FaultError as error:
             raise FaultError(f"{layer or 'the model'}: {error}") from error.__cause__
         passed.append(errors)
         places.append(Site(layer, run.call))
         bits.append(run.bits)
-        differs = subject.answer(output) != subject.right
-        changed.append(differs.reshape(samples, -1).any(1).cpu().numpy())
     order = {site: i for i, site in enumerate(watch.sites)}
     nothing = torch.full((samples,), torch.nan, dtype=torch.float64, device="cpu")
 

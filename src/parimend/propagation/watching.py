@@ -70,19 +70,23 @@ class Watch(Removable):
                     f"{f'module {name!r}' if name else 'the model'} is TorchScript, which cannot "
                     "be watched: give the module that it was made of"
                 )
-        self._removers: list[Callable[[], None]] = [unpack_(model)]
-        for name, module in modules.items():
-            before, after = Hook(self._before), Hook(partial(self._after, name))
-            for handle in (
-                module.register_forward_pre_hook(before, with_kwargs=True),
-                module.register_forward_hook(after),
-            ):
-                self._removers.append(handle.remove)
+        self._hooks: list[tuple[nn.Module, Hook]] = []
+        self._packs = unpack_(model)
+        try:
+            for name, module in modules.items():
+                before, after = Hook(self._before), Hook(partial(self._after, name))
+                self._hooks += [(module, before), (module, after)]
+                module.register_forward_pre_hook(before, with_kwargs=True)
+                module.register_forward_hook(after)
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Take all hooks off."""
-        while self._removers:
-            self._removers.pop()()
+        for module, hook in self._hooks:
+            hook.remove_from(module)
+        self._packs()
 
     def clean(self, forward: Callable[[], Any]) -> Any:
         """Run, keep copies of what all modules see, and give what the model gives."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from parimend.errors import SpecError
 from parimend.record import Record
+from parimend.risk.crowd import Crowd
 from parimend.risk.environment import DAYS, Environment
 from parimend.risk.events import Events, Tails
 
@@ -46,6 +47,9 @@ class Exposed(NamedTuple):
         erasures: whether words that are known to fail cost half of what others do.
         times: how many such words there are.
         words: of 32 bits that it has, at most; no more can be wrong at once.
+        crowd: which of its tensors lie closer together than their words.
+        spread: how many times as many bits its elements have as are in the word: more than 1 of
+            planes, in each of which an event of several words strikes as many.
     """
 
     bits: float
@@ -55,6 +59,8 @@ class Exposed(NamedTuple):
     erasures: bool = False
     times: int = 1
     words: float = math.inf
+    crowd: Crowd = Crowd()
+    spread: float = 1.0
 
     @property
     def errors(self) -> int:
@@ -116,7 +122,7 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    word = seen(word, where)
+    word, where = around(seen(word, where), where)
     return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
 
 
@@ -136,6 +142,29 @@ def seen(word: Exposed, where: Environment) -> Exposed:
         return word
     erased = np.arange(2 * word.errors + 1)
     return word._replace(failing=word.failing[(erased + 1) // 2], erasures=False)
+
+
+def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
+    """A word and an environment with its events as they strike the word: with as many words as
+    there may be in a `Crowd`, and those of several words in a plane wherever they are.
+
+    >>> word, where = Exposed(800.0, np.zeros(5)), Environment("x", 1e-9, Events.of("1:0.5,4:0.5"))
+    >>> plane, there = around(word._replace(spread=4.0), where)
+    >>> plane.bits, there.events.shares
+    (2000.0, (0.2, 0.8))
+    """
+    events = word.crowd.struck_by(where.events)
+    if word.spread > 1.0 and events.largest > 1:
+        pairs = zip(events.sizes, events.shares, strict=True)
+        often = {n: share * (word.spread if n > 1 else 1.0) for n, share in pairs}
+        times = math.fsum(often.values())
+        events = Events.of({n: share / times for n, share in often.items()})
+        # Cells that fail for good are single ones.
+        hard_rate = where.hard_rate / times
+        return word._replace(bits=word.bits * times), replace(
+            where, events=events, hard_rate=hard_rate
+        )
+    return word, where if events is where.events else replace(where, events=events)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
@@ -160,21 +189,23 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     within = max(1.0, last * DAYS / interval)  # checks of it
     soft = joint = worst = 0.0  # logarithms of the probability that nothing is lost
     repairs = events = missed = large = losses = 0.0
-    for word in (seen(word, where) for word in words):
-        chance = lost(word, where, interval)
+    for each in words:
+        word, there = around(seen(each, where), where)
+        expected = there.expected(word.bits, interval)
+        tails = there.events.tails(expected, word.reach)
+        chance = _lost_with(word, tails, 0)
         n = word.times
-        kept, kept_last = _logs_kept(word, where, interval, chance, checks, within)
+        kept, kept_last = _logs_kept(word, there, interval, chance, checks, within)
         soft += n * (checks * _log_kept(chance))
         joint += n * kept
         worst += n * kept_last
         losses -= n * within * math.expm1(kept_last / within)
-        expected = where.expected(word.bits, interval)
-        events += n * expected
+        events += n * where.expected(each.bits, interval)
         repairs += n * max(0.0, -math.expm1(-expected) - chance)
         if word.missed and word.noticed < word.words:
-            missed += n * word.missed * float(where.events.tails(expected, word.noticed).more[-1])
+            missed += n * word.missed * float(there.events.tails(expected, word.noticed).more[-1])
         if word.words > word.errors:
-            large += n * expected * where.events.beyond(word.errors)
+            large += n * expected * there.events.beyond(word.errors)
     unrepaired = abs(math.expm1(joint))
     return Risk(
         interval=given,

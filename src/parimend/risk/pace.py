@@ -265,7 +265,7 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
 
 def _budget(word: Exposed) -> Hashable:
     """What a loss depends on, beside the size."""
-    return word.failing.tobytes(), word.reach, word.beyond
+    return word.failing.tobytes(), word.reach, word.beyond, word.crowd, word.spread
 
 
 def _why_never(words: Sequence[Exposed], worst: Environment, target: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from numbers import Real
 
 from parimend.arguments import real_number, require
-from parimend.carriers.exposure import exposed
+from parimend.carriers.exposure import Protected, crowded, exposed
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
 from parimend.risk.pace import Pace
@@ -98,7 +98,13 @@ def pace_for(
         )
     worst = _worst(worst_rate, events)
     words = exposed(
-        (bytes_in(word.parts), word.code.n, word.promise(seal.errors)) for word in seal.words
+        Protected(
+            bytes_in(word.parts),
+            word.code.n,
+            word.promise(seal.errors),
+            crowded(word.code, word.word),
+        )
+        for word in seal.words
     )
     return Pace.of(words, worst, target)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -230,6 +231,18 @@ class Word(Record):
     def lines(self) -> tuple[int, ...]:
         """The first of these words of every part."""
         return tuple(accumulate((padded_words(part) for part in self.parts[:-1]), initial=0))
+
+    @cached_property
+    def odd(self) -> tuple[tuple[int, int], ...]:
+        """Sizes in bytes of its tensors that are no whole words of 32 bits, and how many of each
+        there are, where there are several tensors: each has a last word that is not full.
+
+        >>> tensors = [whole(name, "U8", (size,)) for name, size in (("a", 8), ("b", 1), ("c", 1))]
+        >>> Word(tuple(tensors)).odd
+        ((1, 2),)
+        """
+        sizes = Counter(part.nbytes for part in self.parts if part.nbytes % WORD)
+        return tuple(sorted(sizes.items())) if len(self.parts) > 1 else ()
 
     @property
     def masked(self) -> bool:

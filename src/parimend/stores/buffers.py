@@ -1,0 +1,57 @@
+"""What runs write into the buffers of a model, undone: it may be damaged, and not for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+class Buffers:
+    """The buffers of a model as they are now; observers and caches write into theirs in every run.
+
+    Args:
+        model: before any run. Copies of its buffers are kept.
+
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> with Buffers(model).kept():
+        ...     _ = model(torch.randn(5, 2))
+        >>> model.running_mean.tolist(), model.num_batches_tracked.item()
+        ([0.0, 0.0], 0)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._held = [(module, dict(module._buffers)) for module in model.modules()]
+        there = {id(each): each for _, held in self._held for each in held.values()}
+        with torch.no_grad():
+            self._copies = [
+                (each, each.clone())
+                for each in there.values()
+                if each is not None and not is_lazy(each)
+            ]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put back what is written in the block: other values, and other tensors."""
+        try:
+            yield
+        finally:
+            for module, held in self._held:
+                module._buffers.update(held)
+            for each, copy in self._copies:
+                # Not every kernel counts what it writes; memory that can only be read is let be.
+                if not _same(each, copy):
+                    with torch.inference_mode() if each.is_inference() else torch.no_grad():
+                        each.copy_(copy)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit, as far as that can be told."""
+    if one.layout is not torch.strided or one.is_quantized or one.is_nested:
+        return False
+    cells = (each.detach().resolve_conj().resolve_neg().flatten() for each in (one, other))
+    return torch.equal(*(each.contiguous().view(torch.uint8) for each in cells))

@@ -1,0 +1,84 @@
+"""How many words an event strikes where tensors are no whole words: against laying them out."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import parimend as pm
+from parimend.carriers import Balance, Request, Sidecar
+from parimend.planner.planning import exposed_of
+from parimend.risk import Environment, Events, Service
+from parimend.risk.chance import Exposed, risk
+from parimend.risk.crowd import Crowd
+from parimend.words.layout import Part
+
+
+def struck(sizes, words):
+    """How many words of tensors that lie side by side each place strikes, where an event may be."""
+    of_each = np.repeat(np.arange(len(sizes)), sizes)
+    within = np.concatenate([np.arange(size) // 4 for size in sizes])
+    places = range(0, sizes.sum(), 4)
+    rows = np.stack([of_each, within], 1)
+    return np.array([len(np.unique(rows[a : a + 4 * words], axis=0)) for a in places])
+
+
+@pytest.mark.parametrize("words", [2, 5, 40])
+def test_it_is_never_more_than_is_said(rng, words):
+    for _ in range(100):
+        sizes = rng.choice([1, 2, 3, 4, 5, 7, 8, 10, 16, 101, 400], rng.integers(2, 30))
+        odd = Counter(sizes[sizes % 4 > 0].tolist())
+        crowd = Crowd(int(sizes.sum()), tuple(sorted(odd.items())))
+        counts = struck(sizes, words)
+        assert counts.max() <= crowd.words(words)
+        # Boundaries of larger tensors, where a word more is struck at each end, are left out.
+        events = crowd.struck_by(Events((words,), (1.0,)))
+        often = sum(s for n, s in zip(events.sizes, events.shares, strict=True) if n > words + 2)
+        assert (counts > words + 2).mean() <= often + 1e-9
+
+
+def test_what_is_of_whole_words_and_what_strikes_one_is_as_it_was():
+    events = Events.of({1: 0.5, 64: 0.5})
+    assert Crowd(1000).struck_by(events) is events
+    assert Crowd(1000, ((1, 3),)).struck_by(Events()).sizes == (1,)
+
+
+def test_an_event_that_fits_may_be_beyond_the_budget_where_tensors_are_small():
+    word = Exposed(8.0 * 3000, np.zeros(101))
+    where = Environment("mine", rate=1e-9, events=Events.of("100"))
+    assert risk([word], where, 1.0).large == 0
+    crowd = Crowd(3000, ((2, 1000),))
+    expected = 24_000 * 1e-9 * 365.25 * crowd.near(100)
+    large = risk([word._replace(crowd=crowd)], where, 1.0).large
+    assert large == pytest.approx(-np.expm1(-expected))
+
+
+def test_a_sector_of_scales_takes_a_larger_budget():
+    """Scales of 16 bits, one for each tensor: each takes a word of its own."""
+    scales = {f"{n}.scale": torch.ones((), dtype=torch.bfloat16) for n in range(1000)}
+    weights = {"w": torch.zeros(1000, 1000)}
+    asked = Service("disk", target=1e-9)
+    plain = pm.plan(weights, service=asked, measure=False)
+    made = pm.plan({**scales, **weights}, service=asked, measure=False)
+    assert (plain.errors, made.errors) == (513, 764)
+    # The scales, and a sector less their bytes, all told: an erasure is half an error.
+    assert 2 * made.errors >= 1000 + (4096 - 2000) // 4
+    assert "crowd" not in made.words[0].as_dict()
+
+
+def test_an_event_of_several_words_strikes_every_plane():
+    """A flipped bit is in one of them; what strikes whole words is in all."""
+    weights = [Part("w", "F32", (5000,), 0, 5000)]
+    shares = [(200, {"w": 0xFF800000}), (4, {"w": 0x007FFFFF})]
+    request = Request(4, Sidecar(), balance=Balance.of(weights, shares))
+    made = pm.plan(
+        {"w": torch.zeros(5000)}, SimpleNamespace(request=request), service=Environment("x", 1e-12)
+    )
+    single = risk(exposed_of(made.words), made.where, 1.0)
+    there = Environment("x", 1e-12, Events.of("16"))
+    burst = risk(exposed_of(made.words), there, 1.0)
+    assert burst.events == single.events == pytest.approx(160_000 * 1e-12 * 365.25)
+    assert single.large == 0
+    assert burst.large == pytest.approx(burst.events, rel=1e-3)
