@@ -100,7 +100,7 @@ class Subject:
         return Struck(stuck=faults if damage.stays else None)
 
     def repair_(self, state: Struck) -> Answer:
-        answer = self.protection.repair_(self.tensors, self.kept)
+        answer = self._repaired()
         if state.upsets or self.protection.tells:
             answer = _both(answer, self._run(state))
         if state.stuck is None:
@@ -148,6 +148,19 @@ class Subject:
             "the metric or its data was changed while this process had it loaded (begin a new "
             "one), or depends on more than the network, as on random numbers"
         )
+
+    def _repaired(self) -> Answer:
+        try:
+            answer = self.protection.repair_(self.tensors, self.kept)
+        except ParimendError:
+            raise
+        except Exception as error:  # whatever a class that is not ours may raise
+            said = f"{type(error).__name__}: {error}"
+            raise CampaignError(f"repair_ of the protection fails: {said}") from error
+        if not isinstance(answer, Answer):
+            said = f"an Answer of parimend.experiment, not {answer!r:.60}"
+            raise CampaignError(f"repair_ of the protection must give {said}")
+        return answer
 
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""

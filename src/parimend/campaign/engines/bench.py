@@ -50,7 +50,8 @@ class Bench:
         metric = None
         if packed["metric"]:
             metric = Metric(packed["metric"], self.base, self._data(network))
-        protecting = protection_of(packed["protection"])
+        setting = packed["protection"]
+        protecting = protection_of(setting, f"[protections.{setting.name}]", self.base)
         try:
             return Subject(
                 *(packed["model"], intact, protecting, packed["kept"], metric),
