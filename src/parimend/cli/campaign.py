@@ -110,6 +110,7 @@ def report_(
         trouble = files.write(campaign_sheets(*outs), title, confidence)
     if not json:
         print_lines(found)
+        say(_intervals(outs))
     _end("report", {"lines": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
@@ -139,6 +140,7 @@ def compare_(
         trouble = files.write(comparison_sheets(found), f"{a} against {b}", confidence_of(*outs))
     if not json:
         print_comparisons(found)
+        say(f"only a, only b, a - b count trials that were {_event(outs[0])}; {_intervals(outs)}")
     _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
@@ -189,6 +191,21 @@ def print_comparisons(found: list[Comparison]) -> None:
             for each in found
         ],
     )
+
+
+def _event(out: Path) -> str:
+    """What a campaign looks for, in words."""
+    from parimend.campaign import Store
+
+    stop = Store(out).spec.stop
+    return "harmed" if stop.harmed else " or ".join(stop.outcomes)
+
+
+def _intervals(outs: Sequence[Path]) -> str:
+    from parimend.campaign import Store
+
+    levels = sorted({Store(out).spec.stop.confidence for out in outs})
+    return f"intervals: {' and '.join(f'{100 * level:g} %' for level in levels)}"
 
 
 def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:

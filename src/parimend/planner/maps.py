@@ -10,21 +10,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from parimend.arguments import goal_of, path_of
+from parimend.arguments import goal_of
 from parimend.atomic import atomic
 from parimend.carriers import CarrierName, Options
 from parimend.errors import SpecError, WordError
-from parimend.names import texts
+from parimend.planner.commands import command_of
 from parimend.planner.planning import Plan, plan
 from parimend.record import Record
 from parimend.risk import Environment, Service
-from parimend.showing import command_word
 
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
@@ -40,7 +38,7 @@ class Point(Record):
 
     Attributes:
         carrier, errors: of the plan.
-        guaranteed: any so many wrong words are repaired, always.
+        guaranteed: any that many wrong words are repaired, always.
         seal_bytes: of all checks.
         check: seconds that a check takes.
         protect: seconds that protecting takes.
@@ -173,25 +171,8 @@ def _point(made: Plan, source: Any, options: Options) -> Point:
         moved=max((word.moved for word in made.words), default=0.0),
         score=made.stake.protected if made.stake else None,
         unrepaired=made.risk.yearly if made.risk else None,
-        command=_command(made, source, options),
+        command=command_of(made, source, options),
     )
-
-
-def _command(made: Plan, source: Any, options: Options) -> str:
-    """What makes a point: on the command line for a file, in Python for a model."""
-    if not isinstance(source, str | os.PathLike):
-        asked = {key: value for key, value in options.items() if value is not None}
-        more = "".join(f", {key}={value!r}" for key, value in asked.items())
-        return f'pm.protect_(model, {made.errors}, "{made.carrier}"{more})'
-    path = command_word(path_of(source))
-    parts = [f"parimend protect {path} --carrier {made.carrier} --errors {made.errors}"]
-    patterns = texts(options.get("only") or (), "only", "a shell pattern or a list of them")
-    parts += [f"--only {shlex.quote(pattern)}" for pattern in patterns]
-    given = {key: options.get(key) for key in ("per", "seed", "guaranteed")}
-    parts += [f"--{key} {value}" for key, value in given.items() if value is not None]
-    if made.request.carrier.moves:
-        parts.append("--out OUT")
-    return " ".join(parts)
 
 
 def _marked(points: Sequence[Point]) -> tuple[Point, ...]:
