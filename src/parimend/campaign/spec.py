@@ -99,7 +99,7 @@ class Stop:
         width: if given, trials end as soon as the confidence sequence of every protection is no
             wider than this.
         confidence: of intervals and confidence sequences.
-        outcomes: whose probability is looked at; by default ending wrong without a word.
+        outcomes: whose probability is looked at; by default ending silently wrong.
         harmed: look at the probability of a lower score instead.
         first: number of trials before a stop is thought about, and before strata are weighed.
     """
