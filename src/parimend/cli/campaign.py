@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parimend.experiment import Estimate
 
 app = typer.Typer(
-    help="Many seeded faults, under several protections, with statistics that hold.",
+    help="Strike networks under several protections with seeded faults, and count the outcomes.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,14 +35,16 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="How many work at once; by default one for each core.")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster; by default a new one on this machine.")
+    str | None, typer.Option(help="Address of a Ray cluster; by default a new one on this machine.")
 ]
 
 
 @app.command("run")
 @held("campaign run")
 def run_(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A TOML file, as docs/campaigns.md describes.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
     engine: EngineOption = "local",
     workers: Workers = None,
@@ -76,7 +78,7 @@ def resume_(
 @app.command("status")
 @held("campaign status")
 def status_(out: Folder, json: Json = False) -> None:
-    """Say how far a campaign is."""
+    """Show how far a campaign is."""
     from parimend.campaign import status
 
     _tell("status", status(out), json)
@@ -86,14 +88,14 @@ def status_(out: Folder, json: Json = False) -> None:
 @held("campaign report")
 def report_(
     outs: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Folders of campaigns; they are added.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders of campaigns, which are added up.")
     ],
     html: Html = None,
     picture: Picture = None,
     csv: Csv = None,
     json: Json = False,
 ) -> None:
-    """Say what became of the trials, with intervals.
+    """Show the outcomes of the trials, with intervals.
 
     Example: parimend campaign report results --html results.html
     """
@@ -159,20 +161,28 @@ def print_lines(found: list[Line]) -> None:
             for line in found
         ],
     )
+    scored = any(line.score is not None for line in found)  # without a metric there is no score
+    scores = ["score", "intact", "change", "harmed"] if scored else []
     print_table(
-        ["network", "protection", "fault", "score", "intact", "change", "harmed", "kept", "repair"],
+        ["network", "protection", "fault", *scores, "kept", "repair"],
         [
             [
                 *(line.network, line.protection, line.fault),
-                _number(line.score),
-                "-" if line.intact is None else f"{line.intact:.4f}",
-                "-" if line.change is None else f"{line.change:+.4f}",
-                "-" if line.harmed is None else _share(line.harmed),
+                *(_scores(line) if scored else ()),
                 size(line.nbytes),
                 f"{1e3 * line.seconds:.2f} ms",
             ]
             for line in found
         ],
+    )
+
+
+def _scores(line: Line) -> tuple[str, ...]:
+    return (
+        _number(line.score),
+        "-" if line.intact is None else f"{line.intact:.4f}",
+        "-" if line.change is None else f"{line.change:+.4f}",
+        "-" if line.harmed is None else _share(line.harmed),
     )
 
 

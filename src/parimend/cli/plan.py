@@ -74,7 +74,7 @@ Interval = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
-Years = Annotated[float, typer.Option(help="Of service.", rich_help_panel=_WHERE)]
+Years = Annotated[float, typer.Option(help="Years of service.", rich_help_panel=_WHERE)]
 Target = Annotated[
     float | None,
     typer.Option(
@@ -92,7 +92,7 @@ Verify = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Simulate so many years at a raised rate, with the real decoders, and compare.",
+        help="Simulate this many years at a raised rate, with the real decoders, and compare.",
         rich_help_panel=_WHERE,
     ),
 ]
