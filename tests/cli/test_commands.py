@@ -532,7 +532,7 @@ class TestCertificates:
         assert re.search(r"210 +3 +- +210, failing <= 0.001", said)
         code, said, _ = run("inspect", out)
         assert (code, "real, 210 errors (3 guaranteed, 210 measured); seal in" in said) == (0, True)
-        assert "certificate, not verified now: any 3 wrong words of 5120 are repaired" in said
+        assert "certificate, not verified now: any 3 wrong words of 5,120 are repaired" in said
 
     def test_every_certificate_of_a_folder_is_verified(self, certified, run):
         code, said, err = run("inspect", certified, "--verify-certificate")

@@ -132,7 +132,7 @@ def test_a_lost_tail_is_named(model):
     report = check_file(model)
     assert report.verdict is Verdict.UNCORRECTABLE
     [word] = report.files[0].words
-    assert f"truncated: {len(original) - header_length(original) - 100} bytes" in word.reason
+    assert f"truncated: {len(original) - header_length(original) - 100:,} bytes" in word.reason
     assert "from [12] of ids on and 5 more tensors" in word.reason
     with pytest.raises(FormatError, match="is truncated: it has"):
         protect_file(model, errors=5, force=True)

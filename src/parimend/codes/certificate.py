@@ -98,7 +98,7 @@ class Certificate:
         """What is proven, in words."""
         code = self.code
         return (
-            f"any {self.errors} wrong words of {code.n} are repaired, always, "
+            f"any {self.errors} wrong words of {code.n:,} are repaired, always, "
             f"with the {code.m} checks of seed {code.seed}"
         )
 

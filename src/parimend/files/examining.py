@@ -263,6 +263,6 @@ def _lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     where = f"{list(part.index(kept))} of " if kept else ""
     others = f" and {counted(len(gone) - 1, 'more tensor')}" if len(gone) > 1 else ""
     return (
-        f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
-        f"{others}; {budget} words of {WORD} bytes could be repaired"
+        f"the file is truncated: {missing:,} bytes of it are missing, from {where}{part.name} on"
+        f"{others}; {budget:,} words of {WORD} bytes could be repaired"
     )
