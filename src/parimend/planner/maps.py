@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack, get_args
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args
 from parimend.arguments import goal_of
 from parimend.atomic import atomic
 from parimend.carriers import CarrierName, Options
-from parimend.errors import SpecError, WordError
+from parimend.errors import FormatError, SpecError, WordError
 from parimend.planner.commands import command_of
 from parimend.planner.planning import Plan, plan
 from parimend.record import Record
@@ -78,7 +78,8 @@ class Map(Record):
         source: of the map.
         where: name of the environment; empty if there is none.
         points: by carrier and budget.
-        left_out: ``carrier, errors: reason`` of what cannot be.
+        left_out: ``carrier, errors: reason`` of what cannot be; ``carrier: reason`` where that is
+            so with every budget.
     """
 
     source: str
@@ -135,8 +136,8 @@ def map_of(
     """
     batches = None if calibration is None else list(calibration)
     points: list[Point] = []
-    left_out: list[str] = []
-    for carrier, errors in product(carriers, budgets):
+    left_out: dict[tuple[str, str], list[int]] = {}
+    for done, (carrier, errors) in enumerate(product(carriers, budgets), 1):
         try:
             made = plan(
                 source,
@@ -147,16 +148,26 @@ def map_of(
                 metric=metric,
                 **options,
             )
-        except (SpecError, WordError) as error:
-            if len(carriers) * len(budgets) == len(left_out) + 1:
+        except (SpecError, WordError, FormatError) as error:
+            if done == len(carriers) * len(budgets) and not points:
                 raise  # not one of them can be
-            left_out.append(f"{carrier}, {errors}: {error}")
+            left_out.setdefault((carrier, str(error)), []).append(errors)
         else:
             points.append(_point(made, source, options))
         progress(1)
     shown = name or (str(source) if isinstance(source, str | os.PathLike) else "model")
     there = "" if service is None else Service.of(service).environment.name
-    return Map(shown, there, _marked(points), tuple(left_out))
+    return Map(shown, there, _marked(points), _said_of(left_out, len(budgets)))
+
+
+def _said_of(left_out: Mapping[tuple[str, str], Sequence[int]], most: int) -> tuple[str, ...]:
+    """Why there are no points, of carriers and budgets; what holds of all budgets once."""
+    return tuple(
+        f"{carrier}: {why}"
+        if len(budgets) == most > 1
+        else f"{carrier}, {', '.join(map(str, budgets))}: {why}"
+        for (carrier, why), budgets in left_out.items()
+    )
 
 
 def _point(made: Plan, source: Any, options: Options) -> Point:
