@@ -69,7 +69,7 @@ def show(found: list[Line], ms: Mapping[str, float]) -> None:
 
 
 def cell(line: Line) -> str:
-    """Mean score in per cent; shares of trials as before / detected / wrong without a word."""
+    """Mean score in per cent; shares of trials as before / detected / silently wrong."""
     if line.trials < 2:
         return "-"
     return f"{100 * line.score.value:.1f}, {' / '.join(shares(line))}"

@@ -66,8 +66,8 @@ def protect_(
             options, such as ``Real(calibration=batches)``.
         buffers: protect the buffers of modules too. Without ``only`` a warning says if more than
             half of the bytes are left out.
-        **options: ``only``, ``per``, ``seed``, and ``guaranteed`` for a proof that any so many are
-            repaired; see `Options`.
+        **options: ``only``, ``per``, ``seed``, and ``guaranteed`` for a proof that any that many
+            are repaired; see `Options`.
 
     Returns:
         The seal. Keep it beside the weights: `check` and `repair_` need it.

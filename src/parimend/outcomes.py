@@ -351,10 +351,11 @@ class FileOutcome(Record):
     def as_dict(self) -> dict[str, Any]:
         """See `Record.as_dict`; `docs/reference.md` describes the keys."""
         record = super().as_dict()
-        more: dict[str, Any] = {"verdict": self.verdict.value}
         for which in ("missing", "surplus"):
-            more[f"{which}_bytes"] = record.pop(which)
-        return record | more
+            record[f"{which}_bytes"] = record.pop(which)
+        words = record.pop("words")
+        first = {"path": record.pop("path"), "verdict": self.verdict.value}
+        return first | record | {"words": words}  # read by people, too: what may be long comes last
 
     @property
     def row(self) -> tuple[str, ...]:

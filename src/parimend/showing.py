@@ -14,6 +14,7 @@ ROWS = 24
 
 
 _NARROW = 24  # characters that the last column of a table has at least
+_RULED = 80  # characters of it, at most, that the line below the titles is drawn for
 
 
 def escaped(text: str) -> str:
@@ -112,7 +113,7 @@ def table(
         return "  ".join(fitted).rstrip()
 
     yield line(columns)
-    yield "-" * (sum(sizes[:-1]) + 2 * len(sizes) - 2 + min(sizes[-1], room))
+    yield "-" * (sum(sizes[:-1]) + 2 * len(sizes) - 2 + min(sizes[-1], room, _RULED))
     for *cells, last in shown:
         is_long = len(last) > room
         broken = wrap(last, room, break_long_words=False, break_on_hyphens=False) if is_long else []

@@ -305,12 +305,21 @@ def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):
     assert code == 0
     assert "100 % (91.2-100)" in text
     assert "0 (< 7.22 %)" in text
+    assert text.endswith("intervals: 95 %\n")
+    assert "harmed" in text
     assert "trials in" not in text
     assert "not finished" not in campaign_sheets(out)[0].about
     code, text, _ = command("campaign", "compare", f"{out}:none", f"{out}:sidecar")
     assert code == 0
     assert "1.8e-12" in text
+    assert "count trials that were silent or miscorrected; intervals: 95 %" in text
     assert (out / "statistics.jsonl").read_bytes() == (campaign / "statistics.jsonl").read_bytes()
+
+
+def test_a_report_without_a_metric_has_no_columns_of_scores(command, tmp_path):
+    _, text, _ = command("campaign", "report", _plain(tmp_path / "out"))
+    assert "fault  kept" in text
+    assert not {"score", "intact", "change", "harmed"} & set(text.split())
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -223,6 +223,20 @@ def test_another_campaign_that_was_begun_meanwhile_is_not_mixed_with(tmp_path):
         pass
 
 
+def test_a_campaign_that_failed_before_any_result_makes_way_for_another(tmp_path):
+    wrong = tables()
+    wrong["networks"]["digits"]["build"] = f"{RECIPE}:absent"
+    with pytest.raises(SpecError, match="has no function 'absent'"):
+        run(Spec.of(wrong, HERE), tmp_path, workers=1)
+    with pytest.raises(SpecError, match="has no protection 'none'; there are no results yet"):
+        pm.campaign.compare(f"{tmp_path}:none", f"{tmp_path}:sidecar")
+    begun = Store.make(tmp_path, Spec.of(wrong, HERE))
+    assert run(spec(), tmp_path, workers=1).finished
+    with pytest.raises(MismatchError, match="another spec"), begun.writing():
+        pass
+    assert run(spec(), tmp_path, workers=1).finished
+
+
 def test_results_of_another_version_are_refused(tmp_path):
     run(spec(), tmp_path, workers=1)
     head = json.loads((tmp_path / "campaign.json").read_text())
@@ -280,7 +294,7 @@ def test_a_network_that_changed_is_refused(tmp_path):
         ),
         ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no function 'accuracies'"),
         ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
-        ({"build": f"{RECIPE}:nothing"}, CampaignError, "gives a int, not a torch.nn.Module"),
+        ({"build": f"{RECIPE}:absent"}, CampaignError, "gives a int, not a torch.nn.Module"),
         ({"build": f"{RECIPE}:broken"}, CampaignError, "loaded: RuntimeError: out of memory"),
         ({"data": f"{RECIPE}:broken"}, CampaignError, "broken fails"),
         ({"arguments": {"width": 3}}, CampaignError, "unexpected keyword argument 'width'"),

@@ -200,7 +200,7 @@ def test_what_to_do_is_said_and_does_it(model, run, tmp_path):
     content[-1] ^= 1
     odd.write_bytes(content)
     code, out, _ = run("check", odd)
-    told = f"{odd}: put right by: parimend repair '{odd}' --in-place"
+    told = f"{odd}: repair it: parimend repair '{odd}' --in-place"
     assert code == 1
     assert told in out.splitlines()
     [(path, remedy)] = json.loads(run("check", odd, "--json")[1])["remedies"].items()
@@ -293,6 +293,8 @@ def test_a_plan_meets_a_target_or_says_why(model, run):
     assert code == 0
     assert "guaranteed  any" in out
     assert "source      leo: low Earth orbit" in out
+    errors = json.loads(run(*plan, "--target", "1e-6", "--json")[1])["errors"]
+    assert f"command     parimend protect {model} --carrier sidecar --errors {errors}\n" in out
     fit = -math.expm1(-10 * 1e-9 * 8766)
     made = json.loads(run(*plan, "--fit", "10", "--json")[1])
     assert made["risk"]["unrepaired"] == pytest.approx(fit, rel=1e-3)
@@ -301,6 +303,7 @@ def test_a_plan_meets_a_target_or_says_why(model, run):
     code, out, _ = run(*plan, "--errors", "3", "--events", "1:0.5,64:0.5", "--target", "1e-9")
     assert code == 1
     assert "not met     single events of more than 3 words leave" in out
+    assert "command  " not in out
     assert "events as given; else low Earth orbit" in out
     assert "source      given: rate" in run("plan", model, "--rate", "1e-9")[1]
 
@@ -529,7 +532,7 @@ class TestCertificates:
         assert re.search(r"210 +3 +- +210, failing <= 0.001", said)
         code, said, _ = run("inspect", out)
         assert (code, "real, 210 errors (3 guaranteed, 210 measured); seal in" in said) == (0, True)
-        assert "certificate, not verified now: any 3 wrong words of 5120 are repaired" in said
+        assert "certificate, not verified now: any 3 wrong words of 5,120 are repaired" in said
 
     def test_every_certificate_of_a_folder_is_verified(self, certified, run):
         code, said, err = run("inspect", certified, "--verify-certificate")

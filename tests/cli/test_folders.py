@@ -128,7 +128,7 @@ def test_quiet_says_only_what_is_not_clean(folder, run):
     hurt(folder / NAMES[0])
     code, out, _ = run("check", folder, "-q")
     assert (code, NAMES[0] in out, NAMES[1] in out) == (1, True, False)
-    assert "put right by: parimend repair" in out
+    assert "repair it: parimend repair" in out
     code, out, _ = run("repair", folder, "--in-place", "--quiet", "--list")
     assert (code, NAMES[0] in out, NAMES[1] in out) == (0, True, False)
     assert out.splitlines()[-1].startswith("corrected")

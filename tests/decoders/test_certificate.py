@@ -156,7 +156,7 @@ class TestOfRealSize:
         assert proof.errors == 3
         assert dict(proof.sets) == sets
         assert proof.statement == (
-            f"any 3 wrong words of 5120 are repaired, always, with the {m} checks of seed 0"
+            f"any 3 wrong words of 5,120 are repaired, always, with the {m} checks of seed 0"
         )
 
     @pytest.mark.parametrize("damage", [{2997: 94539, 4543: 159513}, {1527: -157631, 4150: 224483}])

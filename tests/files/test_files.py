@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import SAMPLES
 
-from parimend import Seal, check_file, load_file, plan, protect_file, repair_file
+from parimend import Seal, check_file, load_file, plan, protect_, protect_file, repair_file
 from parimend.errors import (
     DamageError,
     FormatError,
@@ -166,7 +167,7 @@ def test_a_lost_tail_is_named(model):
     report = check_file(model)
     assert report.verdict is Verdict.UNCORRECTABLE
     [word] = report.files[0].words
-    assert f"truncated: {len(original) - header_length(original) - 100} bytes" in word.reason
+    assert f"truncated: {len(original) - header_length(original) - 100:,} bytes" in word.reason
     assert "from [12] of ids on and 5 more tensors" in word.reason
     with pytest.raises(FormatError, match="is truncated: it has"):
         protect_file(model, errors=5, force=True)
@@ -416,6 +417,20 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
     seal.save(beside)
     with pytest.raises(SealError, match="is not protected"):
         check_file(model)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_seal_of_a_live_model_fits_an_archive_of_its_state(tmp_path, nested):
+    """Saved under the archive's name; where the names are others, the file is named."""
+    model, path = torch.nn.Linear(20, 10), tmp_path / "model.pt"
+    protect_(model, errors=5).save(sidecar_of(path))
+    torch.save({"model": model.state_dict()} if nested else model.state_dict(), path)
+    if nested:
+        told = r"model\.pt: the seal protects weight, which is not there"
+        with pytest.raises(MismatchError, match=told):
+            check_file(path)
+    else:
+        assert check_file(path).verdict is Verdict.CLEAN
 
 
 @pytest.mark.parametrize(

@@ -603,5 +603,5 @@ def test_a_renamed_file_is_repaired_with_its_seal(small, rng, count):
     back = new.rename(one)
     sidecar_of(new).rename(sidecar_of(one))
     back.write_bytes(bytes(len(original)))
-    assert repair_file(back).verdict is Verdict.CORRECTED  # any so many wrong words, all of them
+    assert repair_file(back).verdict is Verdict.CORRECTED  # any that many wrong words, all of them
     assert back.read_bytes() == original

@@ -388,11 +388,11 @@ def test_command(tmp_path, capsys):
     (tmp_path / "one.json").write_text(out)
     assert code == 0
     assert json.loads(out)["digest"] == pm.fingerprint(tensors).digest
-    assert run(tmp_path / "one.json", tmp_path / "two.pt") == (0, "equal, of 2 tensors\n")
+    assert run(tmp_path / "one.json", tmp_path / "two.pt") == (0, "equal: 2 tensors\n")
     tensors["a"][4] = 7
     save_file(tensors, tmp_path / "three.safetensors")
     code, out = run(tmp_path / "one.safetensors", tmp_path / "three.safetensors")
-    assert (code, "1 differ, of 2 tensors" in out, "bits" in out) == (1, True, True)
+    assert (code, "1 of 2 tensors differ" in out, "bits" in out) == (1, True, True)
     code, out = run(tmp_path / "one.json", tmp_path / "three.safetensors", "--json")
     assert (code, json.loads(out)["differences"][0]["name"]) == (1, "a")
     assert run(tmp_path / "one.json", tmp_path / "three.safetensors", "--only", "b")[0] == 0

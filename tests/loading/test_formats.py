@@ -252,6 +252,8 @@ def test_an_index_that_is_named_is_the_one_that_is_meant(shards):
     named.unlink()
     with pytest.warns(UserWarning, match="m.safetensors.index.json.*missing"):
         assert same(pm.load_folder(named, "warn"), tensors)
+    with pytest.raises(FormatError, match=r"is a folder: name a regular file, or take load_folder"):
+        pm.load_file(folder)
     with pytest.raises(SpecError, match=r"is an index, and has no tensors: load_folder loads"):
         pm.load_file(other)
     with pytest.raises(FileNotFoundError):

@@ -167,7 +167,7 @@ def test_policies(tmp_path, rng):
     flip(path, rng, 5)
     damaged = path.read_bytes()
     with pytest.raises(
-        DamageError, match=r"is damaged: 5 wrong elements, can be .*; put right by: parimend repair"
+        DamageError, match=r"is damaged: 5 wrong elements, can be .*; repair it: parimend repair"
     ):
         pm.load_file(path)
     with pytest.raises(DamageError) as raised:

@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.cli import main
-from parimend.errors import WordError
+from parimend.errors import FormatError, WordError
 from parimend.planner import map_of
 from parimend.planner.maps import Point, _marked
 
@@ -53,11 +54,26 @@ def test_scores_are_those_of_the_protected_model():
 def test_what_cannot_be_is_left_out_by_name():
     it = map_of(torch.nn.Linear(30, 2).half(), budgets=[3, 4])
     assert [p.carrier for p in it.points] == ["sidecar"] * 2
-    assert [text.split(":")[0] for text in it.left_out] == [
-        "real, 3", "real, 4", "lowbits, 3", "lowbits, 4",
-    ]  # fmt: skip
+    assert [text.split(":")[0] for text in it.left_out] == ["real", "lowbits"]
     with pytest.raises(WordError, match="lowbits carrier holds F32"):
         map_of(torch.nn.Linear(30, 2).half(), carriers=["lowbits"], budgets=[3, 4])
+
+
+def test_budgets_that_are_too_large_are_left_out_one_by_one():
+    it = map_of(torch.nn.Linear(40, 10), carriers=["real"], budgets=[4, 5000, 6000])
+    assert [point.errors for point in it.points] == [4]
+    assert [text.split(":")[0] for text in it.left_out] == ["real, 5000", "real, 6000"]
+
+
+def test_ways_that_a_file_has_no_place_for_are_left_out(tmp_path):
+    np.save(tmp_path / "w.npy", np.ones(3000, np.float32))
+    it = map_of(tmp_path / "w.npy", budgets=[4])
+    assert [point.carrier for point in it.points] == ["sidecar"]
+    assert "w.npy has no place for a seal" in it.left_out[0]
+    with pytest.raises(FormatError, match=r"w\.npy has no place for a seal"):
+        pm.plan(tmp_path / "w.npy", carrier="real")
+    with pytest.raises(FormatError, match="has no file with a place for a seal"):
+        pm.plan(tmp_path, carrier="lowbits")
 
 
 def point(values):

@@ -81,6 +81,17 @@ def test_what_is_proven_is_filled_and_names_stand_side_by_side():
     assert [text.get_text() for text in axes.get_xticklabels()] == ["real", "sidecar"]
 
 
+@pytest.mark.parametrize("unseen", [True, False])
+def test_arrows_are_explained_where_there_are_any(tmp_path, unseen):
+    cells = [Estimate(4.0, 3.0, 6.0), Estimate(0.0, 0.0, 3.7, 2.95 if unseen else None)]
+    columns = (Column("fault"), Column("rule"), Column("silent", "%"))
+    rows = [("flips", "none", cells[0]), ("flips", "sidecar", cells[1])]
+    chart = Chart(("fault",), ("silent",), ("rule",))
+    write_picture(Sheet("s", "", columns, rows, chart), tmp_path / "a.svg")
+    told = "open arrow: an upper bound, where none was seen" in (tmp_path / "a.svg").read_text()
+    assert told == unseen
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
 def test_the_same_sheet_gives_the_same_picture(tmp_path, suffix):
     first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"

@@ -102,7 +102,7 @@ class Damage:
 
     def _at(self, rate: float, chosen: Sequence[Words], seed: int) -> FaultList:
         """Faults in some tensors, whose number is drawn. Any bit is as likely to be struck: of
-        words as wide any so many, and areas of memory have bytes.
+        words as wide any that many, and areas of memory have bytes.
         """
         placement = self.faults.placement or KINDS[self.faults.kind].placement
         groups = by_width(chosen) if placement == "scattered" else [chosen]

@@ -23,7 +23,7 @@ class Fact(Record):
         score: when it is protected.
         nbytes: that the protection keeps beside the weights.
         seconds: that protecting took.
-        guaranteed: any so many wrong words are repaired, always; 0 where nothing is proven.
+        guaranteed: any that many wrong words are repaired, always; 0 where nothing is proven.
     """
 
     network: str

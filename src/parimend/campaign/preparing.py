@@ -128,7 +128,7 @@ def _protected(
             state = _copied(model, f"[networks.{name}]")
             run = (lambda state=state: metric(state)) if metric else None
             began = time.perf_counter()
-            protection = protection_of(setting)
+            protection = protection_of(setting, f"[protections.{setting.name}]", spec.base)
             tensors = struck(state, source.buffers)
             kept = _protect_(protection, Network(state, tensors, run), setting, name)
             seconds = round(time.perf_counter() - began, 6)
@@ -158,6 +158,9 @@ def _protect_(protection: Any, network: Network, setting: Setting, name: str) ->
             return protection.protect_(network)
         except ParimendError as error:
             raise SpecError(f"[protections.{setting.name}] on {name}: {error}") from None
+        except Exception as error:  # whatever a class that is not ours may raise
+            said = f"{setting.kind} fails: {type(error).__name__}: {error}"
+            raise CampaignError(f"[protections.{setting.name}] on {name}: {said}") from error
 
 
 def strata_of(asked: Strata, words: Sequence[Words]) -> tuple[Stratum, ...]:

@@ -48,7 +48,7 @@ class Line(Record):
         change: of the score by protecting, without any fault.
         nbytes: that the protection keeps beside the weights.
         seconds: median of a repair.
-        guaranteed: any so many wrong words are repaired, always; 0 where nothing is proven.
+        guaranteed: any that many wrong words are repaired, always; 0 where nothing is proven.
         where: what the line is of: all places, or one stratum.
     """
 
@@ -253,7 +253,8 @@ def _chosen(which: str) -> list[_Sample]:
     samples = list(_samples([out]))
     names = {sample.protection.name for sample in samples}
     if name and name not in names:
-        raise SpecError(f"{out} has no protection {name!r}; there are {', '.join(sorted(names))}")
+        known = f"there are {', '.join(sorted(names))}" if names else "there are no results yet"
+        raise SpecError(f"{out} has no protection {name!r}; {known}")
     return [sample for sample in samples if not name or sample.protection.name == name]
 
 

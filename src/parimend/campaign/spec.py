@@ -14,7 +14,7 @@ from parimend.arguments import path_of, real_number, seed_of, whole_number
 from parimend.atomic import PathLike
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.damage import require_fault
-from parimend.campaign.protections import PROTECTIONS, protection_of
+from parimend.campaign.protections import PROTECTIONS, is_own, protection_of
 from parimend.campaign.tables import require_keys, require_table, table
 from parimend.campaign.task import Setting, content_hash
 from parimend.errors import SpecError
@@ -99,7 +99,7 @@ class Stop:
         width: if given, trials end as soon as the confidence sequence of every protection is no
             wider than this.
         confidence: of intervals and confidence sequences.
-        outcomes: whose probability is looked at; by default ending wrong without a word.
+        outcomes: whose probability is looked at; by default ending silently wrong.
         harmed: look at the probability of a lower score instead.
         first: number of trials before a stop is thought about, and before strata are weighed.
     """
@@ -180,7 +180,7 @@ class Spec:
         more = {key: given[key] for key in ("seed", "block") if key in given}
         made = cls(
             networks=networks,
-            protections=_settings(given, "protections", protection_of),
+            protections=_settings(given, "protections", _require_protection),
             faults=_settings(given, "faults", require_fault),
             strata=table(Strata, given.get("strata", {}), "[strata]"),
             stop=table(Stop, given.get("stop", {}), "[stop]"),
@@ -261,6 +261,14 @@ def _settings(given: Mapping[str, Any], which: str, require: Any) -> tuple[Setti
     return tuple(found)
 
 
+def _require_protection(setting: Setting, where: str) -> None:
+    """Refuse what is not known; users' classes are looked for when networks are, not before: what
+    was found is reported without them.
+    """
+    if not is_own(setting.kind):
+        protection_of(setting, where)
+
+
 def _table_of(setting: Setting) -> dict[str, Any]:
     return {"kind": setting.kind, **dict(setting.options)}
 
@@ -304,7 +312,11 @@ def _require_sense(spec: Spec) -> None:
 def _require_runs(spec: Spec) -> None:
     """Refuse what has to see a network run where one cannot be run."""
     watching = [
-        *(f"[protections.{each.name}]" for each in spec.protections if PROTECTIONS[each.kind].runs),
+        *(
+            f"[protections.{each.name}]"
+            for each in spec.protections
+            if not is_own(each.kind) and PROTECTIONS[each.kind].runs
+        ),
         *(f"[faults.{each.name}]" for each in spec.faults if each.kind == UPSET),
     ]
     for name, source in spec.networks.items():

@@ -57,8 +57,11 @@ class Store:
     def make(cls, path: PathLike, spec: Spec) -> Store:
         """The folder of a new campaign, or of the same one that was begun before.
 
+        One that failed before there was any result makes way for another one.
+
         Raises:
-            MismatchError: if there is another campaign.
+            MismatchError: if there are results of another campaign.
+            BusyError: if another process is about to begin another one there.
             OSError: if it cannot be written.
         """
         folder = path_of(path, "out")
@@ -66,7 +69,12 @@ class Store:
         if not (folder / "campaign.json").exists():
             _write_head(folder / "campaign.json", spec, None)
         store = cls(folder)
-        _require_spec(folder, store.spec, spec)
+        if store.spec.key != spec.key and store._is_blank:
+            with locked(store._rows):
+                if cls(folder)._is_blank:
+                    _write_head(store._head, spec, None)
+        store = cls(folder)
+        store._require(spec.key)
         store.spec = spec  # what was moved is found where it is now
         return store
 
@@ -121,10 +129,10 @@ class Store:
             OSError: if nothing can be written there.
         """
         with locked(self._rows):
-            # Another process may have begun the campaign since it was opened here, or another one.
-            head = _read_head(self._head)
-            _require_spec(self.path, Spec.of(head["spec"], head["base"]), self.spec)
-            self.prepared = _prepared_in(head)
+            # Another process may have begun the campaign, or another one, since it was opened here.
+            now = Store(self.path)
+            now._require(self.spec.key)
+            self.prepared = now.prepared
             writer = Writer(self._rows)
             try:
                 yield writer
@@ -140,6 +148,19 @@ class Store:
     def running(self) -> bool:
         """Whether a process is probably at work here."""
         return is_locked(self._rows)
+
+    def _require(self, key: str) -> None:
+        """Refuse the folder of another campaign."""
+        if self.spec.key != key:
+            raise MismatchError(
+                f"{self.path} holds the results of another spec: take a new folder, or the spec "
+                f"that it was begun with ({self._head})"
+            )
+
+    @property
+    def _is_blank(self) -> bool:
+        """Whether nothing was found yet: no network was loaded, and no row written."""
+        return self.prepared is None and not (self._rows.exists() and self._rows.stat().st_size)
 
     @property
     def _head(self) -> Path:
@@ -230,14 +251,6 @@ def _read_head(path: Path) -> dict[str, Any]:
             "folder"
         )
     return dict(head)
-
-
-def _require_spec(folder: Path, held: Spec, spec: Spec) -> None:
-    if held.key != spec.key:
-        raise MismatchError(
-            f"{folder} holds the results of another spec: take a new folder, or the spec that it "
-            f"was begun with ({folder / 'campaign.json'})"
-        )
 
 
 def _prepared_in(head: Mapping[str, Any]) -> Prepared | None:

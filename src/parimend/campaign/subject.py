@@ -103,7 +103,7 @@ class Subject:
         return Struck(stuck=faults if damage.stays else None)
 
     def repair_(self, state: Struck) -> Answer:
-        answer = self.protection.repair_(self.tensors, self.kept)
+        answer = self._repaired()
         if state.upsets or self.protection.tells:
             seen = self._run(state)
             answer = Answer(worst(answer.verdict, seen.verdict), answer.found + seen.found)
@@ -163,6 +163,19 @@ class Subject:
                 "of the network, which are put back: let no run leave anything for the next"
             )
             self._left_nothing = True
+
+    def _repaired(self) -> Answer:
+        try:
+            answer = self.protection.repair_(self.tensors, self.kept)
+        except ParimendError:
+            raise
+        except Exception as error:  # whatever a class that is not ours may raise
+            said = f"{type(error).__name__}: {error}"
+            raise CampaignError(f"repair_ of the protection fails: {said}") from error
+        if not isinstance(answer, Answer):
+            said = f"an Answer of parimend.experiment, not {answer!r:.60}"
+            raise CampaignError(f"repair_ of the protection must give {said}")
+        return answer
 
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""

@@ -92,7 +92,7 @@ class Balance(Record):
 
     @property
     def errors(self) -> int:
-        """Any so many wrong words are repaired, whatever is wrong in them: the least budget."""
+        """Any that many wrong words are repaired, whatever is wrong in them: the least budget."""
         return min(share.errors for share in self.shares)
 
     @property

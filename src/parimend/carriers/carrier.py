@@ -35,10 +35,10 @@ class Options(TypedDict, total=False):
             ``!``. All by default.
         per: one protected word for everything, per tensor, or per output row.
         seed: selects the codes.
-        guaranteed: any so many wrong 32-bit words, of the ``errors`` asked for, are to be repaired
-            in each protected word, always, with a proof. A sidecar for up to 1,000 errors proves
-            all of them anyway. Of real carriers a code is chosen that has a certificate, which is
-            kept in the seal; 3 at most, and it takes seconds.
+        guaranteed: any that many wrong 32-bit words, of the ``errors`` asked for, are to be
+            repaired in each protected word, always, with a proof. A sidecar for up to 1,000 errors
+            proves all of them anyway. Of real carriers a code is chosen that has a certificate,
+            which is kept in the seal; 3 at most, and it takes seconds.
     """
 
     only: Sequence[str] | None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parimend.experiment import Estimate
 
 app = typer.Typer(
-    help="Many seeded faults, under several protections, with statistics that hold.",
+    help="Strike networks under several protections with seeded faults, and count the outcomes.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,14 +35,16 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="How many work at once; by default one for each core.")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster; by default a new one on this machine.")
+    str | None, typer.Option(help="Address of a Ray cluster; by default a new one on this machine.")
 ]
 
 
 @app.command("run")
 @held("campaign run")
 def run_(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file; docs/campaigns.md.")],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A TOML file, as docs/campaigns.md describes.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
     engine: EngineOption = "local",
     workers: Workers = None,
@@ -76,7 +78,7 @@ def resume_(
 @app.command("status")
 @held("campaign status")
 def status_(out: Folder, json: Json = False) -> None:
-    """Say how far a campaign is."""
+    """Show how far a campaign is."""
     from parimend.campaign import status
 
     _tell("status", status(out), json)
@@ -86,14 +88,14 @@ def status_(out: Folder, json: Json = False) -> None:
 @held("campaign report")
 def report_(
     outs: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Folders of campaigns; they are added.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders of campaigns, which are added up.")
     ],
     html: Html = None,
     picture: Picture = None,
     csv: Csv = None,
     json: Json = False,
 ) -> None:
-    """Say what became of the trials, with intervals.
+    """Show the outcomes of the trials, with intervals.
 
     Example: parimend campaign report results --html results.html
     """
@@ -110,6 +112,7 @@ def report_(
         trouble = files.write(campaign_sheets(*outs), title, confidence)
     if not json:
         print_lines(found)
+        say(_intervals(outs))
     _end("report", {"lines": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
@@ -140,6 +143,7 @@ def compare_(
         trouble = files.write(comparison_sheets(found), f"{a} against {b}", confidence_of(*outs))
     if not json:
         print_comparisons(found)
+        say(f"only a, only b, a - b count trials that were {_event(outs[0])}; {_intervals(outs)}")
     _end("compare", {"comparisons": [each.as_dict() for each in found]}, outs, json, trouble)
 
 
@@ -158,20 +162,28 @@ def print_lines(found: list[Line]) -> None:
             for line in found
         ],
     )
+    scored = any(line.score is not None for line in found)  # without a metric there is no score
+    scores = ["score", "intact", "change", "harmed"] if scored else []
     print_table(
-        ["network", "protection", "fault", "score", "intact", "change", "harmed", "kept", "repair"],
+        ["network", "protection", "fault", *scores, "kept", "repair"],
         [
             [
                 *(line.network, line.protection, line.fault),
-                _number(line.score),
-                "-" if line.intact is None else f"{line.intact:.4f}",
-                "-" if line.change is None else f"{line.change:+.4f}",
-                "-" if line.harmed is None else _share(line.harmed),
+                *(_scores(line) if scored else ()),
                 size(line.nbytes),
                 f"{1e3 * line.seconds:.2f} ms",
             ]
             for line in found
         ],
+    )
+
+
+def _scores(line: Line) -> tuple[str, ...]:
+    return (
+        _number(line.score),
+        "-" if line.intact is None else f"{line.intact:.4f}",
+        "-" if line.change is None else f"{line.change:+.4f}",
+        "-" if line.harmed is None else _share(line.harmed),
     )
 
 
@@ -190,6 +202,21 @@ def print_comparisons(found: list[Comparison]) -> None:
             for each in found
         ],
     )
+
+
+def _event(out: Path) -> str:
+    """What a campaign looks for, in words."""
+    from parimend.campaign import Store
+
+    stop = Store(out).spec.stop
+    return "harmed" if stop.harmed else " or ".join(stop.outcomes)
+
+
+def _intervals(outs: Sequence[Path]) -> str:
+    from parimend.campaign import Store
+
+    levels = sorted({Store(out).spec.stop.confidence for out in outs})
+    return f"intervals: {' and '.join(f'{100 * level:g} %' for level in levels)}"
 
 
 def _do(name: str, act: Callable[[Callable[[int, int], None]], Status], json: bool) -> None:

@@ -32,7 +32,7 @@ Listed = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Print nothing of what is clean: nothing at all if all is."),
+    typer.Option("--quiet", "-q", help="Leave out what is clean: print nothing if all is."),
 ]
 Ranges = Annotated[
     bool,
@@ -48,7 +48,7 @@ Written = Annotated[
         "--receipt",
         metavar="FILE",
         parser=written,
-        help="Write down which files these are and what is found, as JSON to be signed.",
+        help="Write to FILE which files these are and what was found, as JSON to be signed.",
     ),
 ]
 
@@ -58,13 +58,13 @@ def command(
     seal_dir: SealDir = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Files that are looked at at the same time; by default 1."),
+        typer.Option(min=1, help="Files to check at the same time; 1 by default."),
     ] = None,
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="Who looks: threads here, or tasks of a Ray cluster, on whose machines the files "
-            "have the same paths."
+            help="Where they are checked: in threads here, or in tasks of a Ray cluster, on whose "
+            "machines the files have the same paths."
         ),
     ] = "local",
     listed: Listed = False,
@@ -87,7 +87,9 @@ def command(
     from parimend.files import check_all, known_members
 
     if receipt and (len(paths) > 1 or engine == "ray"):
-        raise typer.BadParameter("--receipt is of one path that is looked at here")
+        raise typer.BadParameter(
+            "--receipt takes one path, checked here: leave out other paths and --engine ray"
+        )
     known = [file for path in paths for file in known_members(path, seal_dir)]
     if receipt:
         from parimend.cli.places import RECEIPT, require_distinct, require_free

@@ -9,6 +9,7 @@ import typer
 
 from parimend.cli.output import Json, Only, print_json, print_table, say
 from parimend.regular import read_regular
+from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.fingerprints import Fingerprint
@@ -31,7 +32,7 @@ def command(
     only: Only = None,
     json: Json = False,
 ) -> None:
-    """Say in a few sums of every tensor what is in a file, or compare two.
+    """Show a few sums of every tensor of a file, which tell it from others, or compare two files.
 
     Files may be of different formats, sharded or not, protected or not. With --json the output of
     one can be saved as NAME.json, and is taken for A or B elsewhere: so two places are compared
@@ -59,8 +60,10 @@ def command(
     else:
         if found.differences:
             print_table(Difference.COLUMNS, [each.row for each in found.differences])
-        verdict = "equal" if found.equal else f"{len(found.differences):,} differ"
-        say(f"{verdict}, of {found.tensors:,} tensors")
+        if found.equal:
+            say(f"equal: {counted(found.tensors, 'tensor')}")
+        else:
+            say(f"{len(found.differences):,} of {counted(found.tensors, 'tensor')} differ")
     raise typer.Exit(0 if found.equal else 1)
 
 

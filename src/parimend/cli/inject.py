@@ -9,6 +9,7 @@ import typer
 
 from parimend.cli.contract import require_written, unwritten
 from parimend.cli.output import Json, Only, print_json, print_table, say, written
+from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.faults import FaultList
@@ -110,4 +111,5 @@ def command(
 def _print(out: Path, faults: FaultList) -> None:
     per_tensor = [(name, int((faults.tensor == i).sum())) for i, name in enumerate(faults.names)]
     print_table(["tensor", "elements changed"], [[name, f"{n:,}"] for name, n in per_tensor])
-    say(f"{out}: {len(faults):,} faults ({faults.kind}, {faults.placement}, seed {faults.seed})")
+    how = ", ".join(dict.fromkeys((faults.kind, faults.placement)))  # of a burst both are one
+    say(f"{out}: {counted(len(faults), 'fault')} ({how}, seed {faults.seed})")

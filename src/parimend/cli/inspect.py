@@ -43,11 +43,11 @@ def command(
 ) -> None:
     """Show how files are protected: their tensors and what their seals say of them.
 
-    Reads the seal, and nothing of the data: whether they are right is what check says.
+    Reads the seal, not the data: check says whether these are right.
 
-    guaranteed: any so many wrong words of a protected word are repaired, always; proven.
-    bound: proven but for a stated probability. measured: by simulation. noticed: any so many wrong
-    words are noticed by a check, always; missed: the probability that more are not, at most.
+    guaranteed: any that many wrong words of a protected word are repaired, always; proven.
+    bound: proven but for a stated probability. measured: by simulation. noticed: a check notices
+    any that many wrong words, always. missed: the probability, at most, that more go unnoticed.
     """
     from parimend.files import seals_of
     from parimend.files.protecting import each_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, counting, print_json, written
+from parimend.cli.output import Json, Only, counting, print_json, say, written
 from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.protect import CarrierOption, Guaranteed, PerOption, Seed, Source, known
 from parimend.cli.sheets import Csv, Files, Html, Picture
@@ -74,7 +74,7 @@ Interval = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
-Years = Annotated[float, typer.Option(help="Of service.", rich_help_panel=_WHERE)]
+Years = Annotated[float, typer.Option(help="Years of service.", rich_help_panel=_WHERE)]
 Target = Annotated[
     float | None,
     typer.Option(
@@ -92,7 +92,7 @@ Verify = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Simulate so many years at a raised rate, with the real decoders, and compare.",
+        help="Simulate this many years at a raised rate, with the real decoders, and compare.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -132,7 +132,7 @@ def command(
 ) -> None:
     """Say what protecting a file takes and gives. The file is only read.
 
-    guaranteed: any so many wrong words are repaired, always. bound: proven over the draw of the
+    guaranteed: any that many wrong words are repaired, always. bound: proven over the draw of the
     seed. measured: seen in simulations. With an environment, the plan says what it leaves, and with
     a target it finds the smallest budget and the longest interval that meet it. A map, or a page,
     picture or table of it, compares carriers and budgets.
@@ -143,6 +143,7 @@ def command(
     """
     from parimend.cli.places import MAP, require_distinct, require_free
     from parimend.planner import plan, simulate
+    from parimend.planner.commands import command_of
 
     read = [src, *known([src])]
     files = Files(html, picture, csv, read=read, beside=map_)
@@ -167,6 +168,8 @@ def command(
         print_json("plan", {**made.as_dict(), **more}, trouble)
     else:
         print_plan(made)
+        if made.met:
+            say(f"command     {command_of(made, src, options)}")
         if simulated:
             print_simulation(simulated, len(made.words))
     require_written(trouble)

@@ -55,7 +55,7 @@ def print_plan(made: Plan) -> None:
 def _guaranteed(errors: int) -> str:
     if not errors:
         return "nothing"
-    return f"any {errors:,} wrong words of 32 bits" if errors > 1 else "any wrong word of 32 bits"
+    return f"any {errors:,} wrong words of 32 bits" if errors > 1 else "any 1 wrong word of 32 bits"
 
 
 def _print_risk(made: Plan) -> None:

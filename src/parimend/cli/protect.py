@@ -55,9 +55,9 @@ Guaranteed = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="So many of the errors, at any places, are to be repaired always, with a proof. A "
-        "sidecar for up to 1,000 errors proves all of them; real takes a code with a certificate, "
-        "for 3 at most.",
+        help="Ask for a proof that any that many of the errors are always repaired. A sidecar for "
+        "up to 1,000 errors proves all of them anyway; real takes a code with a certificate, for 3 "
+        "at most.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
@@ -72,8 +72,8 @@ def command(
             "-o",
             parser=written,
             metavar="PATH",
-            help="The protected file, for real and lowbits; for several an existing folder. For "
-            "sidecar where to write that of a single file.",
+            help="For real and lowbits the protected file to write, for several an existing "
+            "folder. For sidecar where to write the sidecar of a single file.",
         ),
     ] = None,
     carrier: CarrierOption = "sidecar",
@@ -90,12 +90,10 @@ def command(
     ] = False,
     seal_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--seal-dir", help="A folder for the sidecars, which is made if it is not there."
-        ),
+        typer.Option("--seal-dir", help="A folder for the sidecars, made if it is missing."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Protect what is there now, though it has a seal.")
+        bool, typer.Option("--force", help="Protect what is there now, even if it has a seal.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -104,7 +102,7 @@ def command(
     By default, SRC is left alone and SRC.parimend is written beside it. A word is 32 bits:
     one float32, half a float64, two weights of 16 bits, or four of 8. Protect before damage can
     strike: a seal of damaged weights preserves the damage. A command that was interrupted can be
-    run again: seals that are what is asked for, of files that are as they were then, are kept.
+    run again: it keeps the seals of unchanged files that are already as asked for.
 
     Example: parimend protect model.safetensors --errors 1000
     """

@@ -32,7 +32,7 @@ class Certificate:
 
     Args:
         code: of which it is true.
-        errors: any so many wrong words, erased ones counted, are repaired by peeling, always.
+        errors: any that many wrong words, erased ones counted, are repaired by peeling, always.
         pair: of every pair of columns that meet in a check, a first short vector that makes them
             cancel was found; the least of all the larger entries.
         sets: (number of columns, number of stopping sets so large), for all of which it was shown
@@ -98,14 +98,14 @@ class Certificate:
         """What is proven, in words."""
         code = self.code
         return (
-            f"any {self.errors} wrong words of {code.n} are repaired, always, "
+            f"any {self.errors} wrong words of {code.n:,} are repaired, always, "
             f"with the {code.m} checks of seed {code.seed}"
         )
 
     @property
     def noticed(self) -> int:
-        """Any so many wrong words change some check: else some of them and the others would be two
-        explanations of one syndrome.
+        """Any that many wrong words change some check: else some of them and the others would be
+        two explanations of one syndrome.
         """
         return self.errors + FEW
 

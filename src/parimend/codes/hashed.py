@@ -70,7 +70,7 @@ class Hashed(Beside):
 
     @property
     def guaranteed(self) -> int:
-        """Any so many wrong words are repaired."""
+        """Any that many wrong words are repaired."""
         return self.first // 2
 
     def measured(self, errors: int) -> Chance | None:

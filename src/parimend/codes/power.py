@@ -111,7 +111,7 @@ class PowerSums(SumsCode):
 
     @property
     def guaranteed(self) -> int:
-        """t: any so many wrong words are repaired; with f erasures, any t - f / 2."""
+        """t: any that many wrong words are repaired; with f erasures, any t - f / 2."""
         return self.m // 2
 
     @property

@@ -55,10 +55,11 @@ class Promise(Record):
     """What is known of a word's budget.
 
     Attributes:
-        guaranteed: any so many wrong words of 32 bits are repaired, always; 0 if nothing is proven.
+        guaranteed: any that many wrong words of 32 bits are repaired, always; 0 if nothing is
+            proven.
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
-        noticed: any so many wrong words of 32 bits are noticed by a check, always.
+        noticed: any that many wrong words of 32 bits are noticed by a check, always.
         missed: the probability that a check does not notice more of them, at most: of words all of
             whose bits are protected, and that hold any with equal chance afterwards.
         erasures: whether e wrong words and f that are known to be bad are repaired, always, if
@@ -97,7 +98,7 @@ class Promise(Record):
         return failing
 
     def assured(self, guaranteed: int) -> Promise:
-        """The promise if any so many wrong words were repaired for certain.
+        """The promise if any that many wrong words were repaired for certain.
 
         >>> str(Promise(0, measured=Chance(210, 0.001, "random damage")).assured(2))
         '2 guaranteed, 210 measured'

@@ -40,7 +40,7 @@ class Screened(Beside):
 
     @property
     def guaranteed(self) -> int:
-        """Any so many wrong words are repaired."""
+        """Any that many wrong words are repaired."""
         return (self.m - self.first) // 2
 
     @property

@@ -41,12 +41,12 @@ class SumsCode(Code):
     @property
     @abstractmethod
     def guaranteed(self) -> int:
-        """Any so many wrong words are repaired."""
+        """Any that many wrong words are repaired."""
 
     @property
     @abstractmethod
     def noticed(self) -> int:
-        """Any so many wrong words change some sum of `few`; of more that hold any bits with equal
+        """Any that many wrong words change some sum of `few`; of more that hold any bits with equal
         chance, so many words would have to hold the only ones that leave all of these as they are.
         """
 

@@ -126,7 +126,7 @@ class Counts:
 
     @property
     def wrong(self) -> int:
-        """Trials that ended wrong without a word: the worst that can happen."""
+        """Trials that ended silently wrong: the worst that can happen."""
         return self.miscorrected + self.silent
 
     def rate(self, *outcomes: Outcome) -> Rate:

@@ -36,6 +36,10 @@ def report_on(
     sealed: Sealed, tensors: FileTensors, file: BinaryIO, path: Path, act: Act
 ) -> FileOutcome:
     """What ``act``, `diagnose` or `repair_`, finds in an open file."""
+    try:
+        require_match(sealed.seal, tensors)
+    except MismatchError as error:  # which names the tensor
+        raise MismatchError(f"{path}: {error}") from None
     outcome = _examine(sealed.seal, tensors, act)
     missing, surplus = max(tensors.size - tensors.found, 0), max(tensors.found - tensors.size, 0)
     has_end = not (missing or surplus)
@@ -190,7 +194,6 @@ def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:
 
 def _examine(seal: Seal, tensors: FileTensors, act: Act) -> FileOutcome:
     """Check or repair the words that are there; those of which too much is missing are lost."""
-    require_match(seal, tensors)
     lost = {word: reason for word in seal.words if (reason := _lost_of(word, seal.errors, tensors))}
     there = tuple(word for word in seal.words if word not in lost)
     found = act(replace(seal, words=there), tensors)
@@ -265,6 +268,6 @@ def _lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     where = f"{list(part.index(kept))} of " if kept else ""
     others = f" and {counted(len(gone) - 1, 'more tensor')}" if len(gone) > 1 else ""
     return (
-        f"the file is truncated: {missing} bytes of it are missing, from {where}{part.name} on"
-        f"{others}; {budget} words of {WORD} bytes could be repaired"
+        f"the file is truncated: {missing:,} bytes of it are missing, from {where}{part.name} on"
+        f"{others}; {budget:,} words of {WORD} bytes could be repaired"
     )

@@ -226,7 +226,7 @@ def _protected(
     if is_seal(path):
         raise SpecError(f"{path} is a seal, which repairs itself: name the file that it belongs to")
     if request.carrier.moves and path.is_dir():
-        files = _with_places(files, path)
+        files = with_places(files, path)
     if request.balance is not None and len(files) > 1:
         raise SpecError(f"{path} has {len(files)} files, and this plan is for the tensors of one")
     folder = _folder(path)
@@ -320,8 +320,12 @@ def _problem(error: Exception, path: Path) -> str:
     return gone or reason(error, path)
 
 
-def _with_places(files: Sequence[Path], folder: Path) -> list[Path]:
-    """The files of a folder that have a place for a seal in them, and indices."""
+def with_places(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The files of a folder that have a place for a seal in them, and indices.
+
+    Raises:
+        FormatError: if there is none.
+    """
     able = [format for format in FORMATS.values() if format.holds_seal]
     found = [file for file in files if of_suffix(file) in able or is_index(file)]
     if not found:
@@ -378,7 +382,7 @@ def goals_of(path: Path, out: Path, everything: bool = False) -> list[Path]:
         FormatError, SpecError, OSError: as `protect_file` does.
     """
     files = targets(path, everything)
-    files = _with_places(files, path) if path.is_dir() else files
+    files = with_places(files, path) if path.is_dir() else files
     return _goals(path, files, out)
 
 

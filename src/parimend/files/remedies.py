@@ -16,14 +16,14 @@ def remedy(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
 
     Example:
         >>> remedy(FileOutcome((), "my model.bin", frame=Verdict.CORRECTABLE))
-        "put right by: parimend repair 'my model.bin' --in-place"
+        "repair it: parimend repair 'my model.bin' --in-place"
     """
     sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
     repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
     if file.problem or file.verdict.ok:
         return ""
     if file.verdict is Verdict.CORRECTABLE:
-        return f"put right by: {repair}"
+        return f"repair it: {repair}"
     other = f", or only what is damaged: {repair} --from OTHER" if file.ranges else ""
     if file.can_be_improved and not file.unreadable:
         return (

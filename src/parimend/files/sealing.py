@@ -118,7 +118,7 @@ def prepare(
         return _prepare_copy(task, path, out)
     _require_free(path, out, task.force)
     with open_regular(path) as file:
-        layout = _with_room(file, path)
+        layout = with_room(file, path)
     if layout.format.seal_in(layout) is not None and not task.force:
         raise MismatchError(f"{path} has a seal already: check it, {FORCED} to replace it")
     return partial(_inside, task, path, out, names)
@@ -291,7 +291,7 @@ def seal_inside(
         new: an empty file.
         request, names, notes, progress: see `seal_beside`.
     """
-    layout = _with_room(file, path)
+    layout = with_room(file, path)
     changed = LoadedTensors(FileTensors(file, layout, progress))
     seal = protect_(ChosenTensors(changed, names), request)
     bare = layout.format.with_seal(layout, None)
@@ -310,8 +310,12 @@ def _completed(seal: Seal, layout: Layout, notes: Mapping[str, Any] | None) -> S
     return replace(seal, notes={**seal.notes, **(notes or {})}, blobs=blobs)
 
 
-def _with_room(file: BinaryIO, path: Path) -> Layout:
-    """What a file is made of that can hold its seal itself."""
+def with_room(file: BinaryIO, path: Path) -> Layout:
+    """What a file is made of that can hold its seal itself.
+
+    Raises:
+        FormatError: if it cannot, or is damaged.
+    """
     layout = layout_of(file, path)
     if not layout.format.holds_seal:
         able = ", ".join(name for name, format in FORMATS.items() if format.holds_seal)

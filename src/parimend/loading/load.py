@@ -73,7 +73,9 @@ def load_file(
     require_policy(on_damage)
     require_device(device)
     path, seals = path_of(path), seals_in(seal_dir)
-    if is_index(path) and not path.is_dir():
+    if path.is_dir():
+        raise FormatError(f"{path} is a folder: name a regular file, or take load_folder")
+    if is_index(path):
         path.stat()  # raises, if there is none
         raise SpecError(f"{path} is an index, and has no tensors: load_folder loads those it lists")
 

@@ -56,7 +56,7 @@ def save_file(
         path: where to.
         errors: number of wrong 32-bit words that can be repaired, see `parimend.protect_file`.
         carrier: where the redundancy lives; those but ``sidecar`` need a safetensors file.
-        guaranteed: any so many of them are to be repaired, always; see `parimend.Options`.
+        guaranteed: any that many of them are to be repaired, always; see `parimend.Options`.
         metadata: texts for a safetensors file.
 
     Raises:

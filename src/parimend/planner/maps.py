@@ -10,21 +10,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from parimend.arguments import goal_of, path_of
+from parimend.arguments import goal_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import CarrierName, Options
-from parimend.errors import SpecError, WordError
-from parimend.names import texts
+from parimend.errors import FormatError, SpecError, WordError
+from parimend.planner.commands import command_of
 from parimend.planner.planning import Plan, plan
 from parimend.record import Record
 from parimend.risk import Environment, Service
-from parimend.showing import command_word
 
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
@@ -40,7 +38,7 @@ class Point(Record):
 
     Attributes:
         carrier, errors: of the plan.
-        guaranteed: any so many wrong words are repaired, always.
+        guaranteed: any that many wrong words are repaired, always.
         seal_bytes: of all checks.
         check: seconds that a check takes.
         protect: seconds that protecting takes.
@@ -80,7 +78,8 @@ class Map(Record):
         source: of the map.
         where: name of the environment; empty if there is none.
         points: by carrier and budget.
-        left_out: ``carrier, errors: reason`` of what cannot be.
+        left_out: ``carrier, errors: reason`` of what cannot be; ``carrier: reason`` where that is
+            so with every budget.
     """
 
     source: str
@@ -137,8 +136,8 @@ def map_of(
     """
     batches = None if calibration is None else list(calibration)
     points: list[Point] = []
-    left_out: list[str] = []
-    for carrier, errors in product(carriers, budgets):
+    left_out: dict[tuple[str, str], list[int]] = {}
+    for done, (carrier, errors) in enumerate(product(carriers, budgets), 1):
         try:
             made = plan(
                 source,
@@ -149,16 +148,26 @@ def map_of(
                 metric=metric,
                 **options,
             )
-        except (SpecError, WordError) as error:
-            if len(carriers) * len(budgets) == len(left_out) + 1:
+        except (SpecError, WordError, FormatError) as error:
+            if done == len(carriers) * len(budgets) and not points:
                 raise  # not one of them can be
-            left_out.append(f"{carrier}, {errors}: {error}")
+            left_out.setdefault((carrier, str(error)), []).append(errors)
         else:
             points.append(_point(made, source, options))
         progress(1)
     shown = name or (str(source) if isinstance(source, str | os.PathLike) else "model")
     there = "" if service is None else Service.of(service).environment.name
-    return Map(shown, there, _marked(points), tuple(left_out))
+    return Map(shown, there, _marked(points), _said_of(left_out, len(budgets)))
+
+
+def _said_of(left_out: Mapping[tuple[str, str], Sequence[int]], most: int) -> tuple[str, ...]:
+    """Why there are no points, of carriers and budgets; what holds of all budgets once."""
+    return tuple(
+        f"{carrier}: {why}"
+        if len(budgets) == most > 1
+        else f"{carrier}, {', '.join(map(str, budgets))}: {why}"
+        for (carrier, why), budgets in left_out.items()
+    )
 
 
 def _point(made: Plan, source: Any, options: Options) -> Point:
@@ -173,25 +182,8 @@ def _point(made: Plan, source: Any, options: Options) -> Point:
         moved=max((word.moved for word in made.words), default=0.0),
         score=made.stake.protected if made.stake else None,
         unrepaired=made.risk.yearly if made.risk else None,
-        command=_command(made, source, options),
+        command=command_of(made, source, options),
     )
-
-
-def _command(made: Plan, source: Any, options: Options) -> str:
-    """What makes a point: on the command line for a file, in Python for a model."""
-    if not isinstance(source, str | os.PathLike):
-        asked = {key: value for key, value in options.items() if value is not None}
-        more = "".join(f", {key}={value!r}" for key, value in asked.items())
-        return f'pm.protect_(model, {made.errors}, "{made.carrier}"{more})'
-    path = command_word(path_of(source))
-    parts = [f"parimend protect {path} --carrier {made.carrier} --errors {made.errors}"]
-    patterns = texts(options.get("only") or (), "only", "a shell pattern or a list of them")
-    parts += [f"--only {shlex.quote(pattern)}" for pattern in patterns]
-    given = {key: options.get(key) for key in ("per", "seed", "guaranteed")}
-    parts += [f"--{key} {value}" for key, value in given.items() if value is not None]
-    if made.request.carrier.moves:
-        parts.append("--out OUT")
-    return " ".join(parts)
 
 
 def _marked(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -105,7 +105,7 @@ class Plan(Record):
 
     @property
     def guaranteed(self) -> int:
-        """Any so many wrong words are repaired, always, in every protected word."""
+        """Any that many wrong words are repaired, always, in every protected word."""
         return self.promise.guaranteed
 
     @property

@@ -13,6 +13,8 @@ from parimend.arguments import path_of
 from parimend.carriers import PlannedWord, Request
 from parimend.files import targets
 from parimend.files.choosing import choose, of_file
+from parimend.files.protecting import with_places
+from parimend.files.sealing import with_room
 from parimend.formats import layout_of
 from parimend.regular import open_regular
 from parimend.stores.base import Tensors
@@ -67,10 +69,13 @@ def sources(given: Any, request: Request) -> Iterator[list[Source]]:
         yield [Source("", held, request.fitted(given, held))]
         return
     with ExitStack() as stack:
-        found = []
-        for target, names in choose(targets(path_of(given)), request.only).items():
+        path, found = path_of(given), []
+        files = targets(path)
+        if request.carrier.moves and path.is_dir():
+            files = with_places(files, path)
+        for target, names in choose(files, request.only).items():
             file = stack.enter_context(open_regular(target))
-            tensors = ChosenTensors(FileTensors(file, layout_of(file, target)), names)
             mine = of_file(request, target)
-            found.append(Source(str(target), tensors, mine))
+            layout = with_room(file, target) if mine.carrier.moves else layout_of(file, target)
+            found.append(Source(str(target), ChosenTensors(FileTensors(file, layout), names), mine))
         yield found

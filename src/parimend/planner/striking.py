@@ -113,8 +113,8 @@ def repaired(
 def struck(tensors: Tensors, strikes: Sequence[Strike], seed: int) -> Iterator[int]:
     """Bits flipped until the context ends.
 
-    Of each strike, the number of flips is drawn from a Poisson distribution, and any so many of the
-    bits are as likely.
+    Of each strike, the number of flips is drawn from a Poisson distribution, and any that many of
+    the bits are as likely.
 
     Yields:
         The number of flipped bits.

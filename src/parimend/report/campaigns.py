@@ -48,8 +48,8 @@ def campaign_sheets(*outs: PathLike) -> list[Sheet]:
     whole = [line for line in found if line.where == Stratum()]
     about = (
         "Every protection met the same seeded faults. A row is what became of the trials of one "
-        "network under one protection and one kind of fault; where nothing was seen it says below "
-        "what the share is."
+        "network under one protection and one kind of fault; where nothing was seen, a bound of "
+        "the share follows the <."
     )
     campaigns = [status(store.path) for store in stores]
     for now in campaigns:
@@ -129,7 +129,7 @@ class _Table:
             Column("change", "", Known.MEASURED, "of the score by protecting, without damage."),
             Column("harmed", "%", Known.MEASURED, "trials with a lower score than intact."),
         )
-        guaranteed = "any so many wrong words of 32 bits are repaired, always."
+        guaranteed = "any that many wrong words of 32 bits are repaired, always."
         return (
             *(Column(name, choice=True) for name in head),
             *(Column(name, choice=True, log=True) for name in self.amounts),

@@ -34,7 +34,7 @@ def _columns() -> tuple[Column, ...]:
         Column("carrier", choice=True),
         Column("errors", "words", note="that the budget is for.", log=True),
         Column("known", choice=True, note="how it is known that all of the budget is repaired."),
-        Column("guaranteed", "words", Known.PROVEN, "any so many are repaired, always.", log=True),
+        Column("guaranteed", "words", Known.PROVEN, "any that many are always repaired.", log=True),
         Column("bytes", note="of all checks.", log=True),
         Column("check", "ms", Known.MEASURED, "time of a check.", log=True),
         Column("protect", "ms", Known.MEASURED, log=True),

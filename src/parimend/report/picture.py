@@ -70,7 +70,9 @@ def write_picture(sheet: Sheet, path: PathLike, title: str = "") -> None:
         for axes, (along, value) in zip(every, panels, strict=True):
             handles = _Panel(kept, sheet.chart, along, value).draw(axes)
         if len(handles) > 1:
-            told = "filled: proven, open: measured" if sheet.chart.known else None
+            told = ["filled: proven, open: measured"] if sheet.chart.known else []
+            if any(_unseen(cell) for _, value in panels for cell in kept.values(value)):
+                told.append("open arrow: an upper bound, where none was seen")
             figure.legend(
                 handles=handles,
                 labels=[each.get_label() for each in handles],
@@ -78,7 +80,7 @@ def write_picture(sheet: Sheet, path: PathLike, title: str = "") -> None:
                 ncols=3 if len(panels) > 1 else 2,
                 frameon=False,
                 fontsize="small",
-                title=told,
+                title="; ".join(told) or None,
                 title_fontsize="small",
             )
         figure.suptitle(escaped(title))

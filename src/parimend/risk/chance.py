@@ -42,7 +42,7 @@ class Exposed(NamedTuple):
         bits: of the word.
         failing: (t + 1,): with which probability e wrong words in it are not repaired, at most, not
             decreasing; more than t never are. See `parimend.codes.promise.Promise.failing`.
-        noticed: any so many wrong words are noticed, always.
+        noticed: any that many wrong words are noticed, always.
         missed: probability that more than that are not.
         erasures: whether words that are known to fail cost half of what others do.
         times: how many such words there are.

@@ -47,7 +47,8 @@ class Bench:
     def _open_subject(self, network: str, protection: str) -> Subject:
         name = packed_name(network, protection)
         packed, intact = self._load(name), self._load(name)["model"]
-        packed["protection"] = protection_of(packed["protection"])
+        setting = packed["protection"]
+        packed["protection"] = protection_of(setting, f"[protections.{setting.name}]", self.base)
         if packed["metric"]:
             packed["metric"] = Metric(packed["metric"], self.base, self._data(network))
         try:

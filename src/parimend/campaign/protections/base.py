@@ -100,7 +100,7 @@ class Protection(ABC):
         return sum(data.size for data in self.exposed(kept).values())
 
     def guaranteed(self, tensors: Tensors, kept: Any) -> int:
-        """Any so many wrong words of 32 bits are repaired, always, wherever in these tensors they
+        """Any that many wrong words of 32 bits are repaired, always, wherever in these tensors they
         are: what is proven of the rule.
         """
         return 0

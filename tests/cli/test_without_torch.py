@@ -1,0 +1,50 @@
+"""Commands on files where PyTorch is not installed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+COMMANDS = """
+import sys
+
+sys.modules["torch"] = None  # as if it were not there: importing it is an error
+
+from parimend.cli import main
+
+for line in sys.stdin.read().splitlines():
+    expected, *arguments = line.split()
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert (end.code or 0) == int(expected), (arguments, end.code)
+"""
+
+
+@pytest.mark.parametrize("carrier", ["sidecar", "lowbits", "real"])
+def test_files_are_protected_checked_and_repaired_without_it(tmp_path, rng, carrier):
+    weights = rng.standard_normal((40, 64)).astype(np.float32)
+    save_file({"w": weights}, tmp_path / "model.safetensors")
+    out = {"sidecar": "model.safetensors"}.get(carrier, "protected.safetensors")
+    goal = "" if carrier == "sidecar" else f"-o {out}"
+    lines = f"""
+        0 protect model.safetensors --errors 20 --carrier {carrier} {goal}
+        0 check {out} --receipt receipt.json
+        0 inject {out} -o broken.safetensors --fault bitflip --count 20
+        1 check broken.safetensors --list
+        0 repair broken.safetensors --in-place
+        0 inspect broken.safetensors
+        0 plan {out} --errors 20 --carrier {carrier} --environment leo
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join(lines.strip().split("\n")),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "broken.safetensors").read_bytes() == (tmp_path / out).read_bytes()
