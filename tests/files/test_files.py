@@ -10,6 +10,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from samples import SAMPLES
 
 from parimend import Seal, check_file, load_file, plan, protect_, protect_file, repair_file
@@ -124,6 +126,38 @@ def test_a_tail_of_zeros_is_restored(tmp_path):
     os.truncate(path, len(original) - 9)
     assert check_file(path).files[0].findings == ("9 bytes missing at the end",)
     repaired(path, original)
+
+
+@given(
+    errors=st.integers(1, 60),
+    beyond=st.integers(-8, 8),
+    wrong=st.integers(0, 5),
+    dtypes=st.lists(st.sampled_from(["f4", "f2", "i1", "f8"]), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_twice_as_much_may_be_missing_as_wrong(
+    tmp_path_factory, errors, beyond, wrong, dtypes, seed
+):
+    """Where it is missing is known; each other word that is wrong takes as much as two of them."""
+    path = tmp_path_factory.mktemp("cut") / "model.safetensors"
+    rng = np.random.default_rng(seed)
+    arrays = {f"w{i}": rng.integers(1, 9, 1000).astype(dtype) for i, dtype in enumerate(dtypes)}
+    safetensors.numpy.save_file(arrays, path)
+    protect_file(path, errors)
+    original = path.read_bytes()
+    wrong = min(wrong, errors)
+    cut = max(4 * (2 * errors - 2 * wrong - 1) + beyond, 0)
+    content = bytearray(original[: -cut or None])
+    for place in rng.choice(60, wrong, replace=False).tolist():
+        content[header_length(original) + 4 * place] ^= 1
+    path.write_bytes(content)
+    checked, done = check_file(path), repair_file(path)
+    assert done.ok == (path.read_bytes() == original)
+    assert checked.verdict is (
+        Verdict.UNCORRECTABLE if not done.ok else Verdict.CORRECTABLE if cut or wrong else "clean"
+    )
+    assert done.ok or (beyond > 0 and path.read_bytes() == content)
+    assert not done.ok or cut <= 4 * (2 * errors + 3)
 
 
 def test_a_lost_tail_is_named(model):

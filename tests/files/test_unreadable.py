@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import gguf
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from hypothesis import given
@@ -256,13 +257,51 @@ def test_beyond_the_budget_another_copy_helps_which_may_be_on_such_a_disk(tmp_pa
     assert path.read_bytes() == good
 
 
-def test_two_disks_that_lost_the_same(tmp_path, refuse):
-    path, good = saved(tmp_path / "weights.safetensors", errors=10)
+@pytest.mark.parametrize(("errors", "wrong"), [(10, 0), (530, 0), (530, 30), (530, 40)])
+def test_two_disks_that_lost_the_same(tmp_path, refuse, errors, wrong):
+    """Where these copies differ is known, too: both are erasures then."""
+    path, good = saved(tmp_path / "weights.safetensors", errors)
     other = tmp_path / "other"
     other.write_bytes(good)
+    content = bytearray(good)
+    for word in range(wrong):
+        content[52 * PAGE + 8 * word] ^= 1
+    path.write_bytes(content)
     refuse(path, 50)
     refuse(other, 50)
-    assert repair_file(path, sources=other).verdict is Verdict.UNCORRECTABLE
+    is_enough = 1024 + 1 + wrong <= 2 * errors
+    verdict = Verdict.CORRECTED if is_enough else Verdict.UNCORRECTABLE
+    assert repair_file(path, sources=other).verdict is verdict
+    assert path.read_bytes() == (good if is_enough else content)
+
+
+@pytest.mark.parametrize("cut", [1, 400, 1000, 1600])
+def test_the_end_is_missing_as_well(tmp_path, refuse, loaded, cut):
+    path, array = tmp_path / "weights.safetensors", np.arange(1, 100_001, dtype=np.int32)
+    safetensors.numpy.save_file({"a": array}, path)
+    protect_file(path, ENOUGH)
+    good = path.read_bytes()
+    path.write_bytes(good[:-cut])
+    refuse(path, 50)
+    [found] = check_file(path).files
+    is_enough = 1024 + 1 + cut // 4 + 1 <= 2 * ENOUGH
+    verdict = Verdict.CORRECTABLE if is_enough else Verdict.UNCORRECTABLE
+    assert (found.verdict, found.missing) == (verdict, cut)
+    if is_enough:
+        assert np.array_equal(load_file(path, on_damage="repair")["a"], array)
+    assert repair_file(path).ok == is_enough
+    assert path.read_bytes() == (good if is_enough else good[:-cut])
+
+
+def test_a_renamed_file_is_known_by_what_is_left_of_it(tmp_path, refuse):
+    seals = tmp_path / "seals"
+    path, good = saved(tmp_path / "weights.safetensors", seal_dir=seals)
+    other = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"a": torch.arange(100_000), "zeros": torch.ones(2_000)}, other)
+    protect_file(other, ENOUGH, seal_dir=seals)
+    path = path.rename(tmp_path / "renamed.safetensors")
+    refuse(path, 50)
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
     assert path.read_bytes() == good
 
 

@@ -1,10 +1,11 @@
 """Whatever the arithmetic, rounding is no fault, and faults are seen."""
 
+import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -218,6 +219,20 @@ def with_library(there):
 
 
 @settings(max_examples=25)
+def is_filled(layer, x, y):
+    """Whether outputs that no product reaches are set: some of PyTorch 2.13, in bfloat16 with
+    output padding, are what was in memory before, and guards tell it.
+    """
+    exact = copy.deepcopy(layer).double()
+    with torch.autocast("cpu", enabled=False):
+        right = exact(x.double())
+        exact.weight.abs_()
+        if exact.bias is not None:
+            exact.bias.zero_()
+        untouched = exact(x.abs().double()) == 0
+    return torch.equal(y[untouched], right[untouched].to(y.dtype))
+
+
 @given(
     dims=st.sampled_from([1, 2, 3]),
     dtype=st.sampled_from([*NARROW]),
@@ -264,12 +279,13 @@ def test_narrow_sums_of_overlapping_products(
     ):
         y = layer(x)
         assert y.dtype == NARROW[dtype]
+        assume(is_filled(layer, x, y))
         assert guards.events == ()
         # One wrong output, a few times the floor of the place with the largest outputs.
         size = 3 * guards.floor[""] * float(y.float().square().mean(1).max().sqrt())
 
         def hook(module, args, y):
-            y[1].view(-1)[seed] += size
+            y[1].view(-1)[seed % y[1].numel()] += size
 
         layer.register_forward_hook(Hook(hook), prepend=True)
         layer(x)

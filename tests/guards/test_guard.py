@@ -10,7 +10,6 @@ from torch.nn.utils import parametrizations
 
 from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
-from parimend.guards.suspect import Suspect
 from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
 
@@ -133,12 +132,10 @@ def test_wrong_weights_are_suspected_and_repaired(model, x):
 
 
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
-def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
+def test_faults_are_located_among_samples_that_wrong_weights_spoil():
     torch.manual_seed(0)
-    layer, x, located = nn.Linear(64, 32), torch.randn(60, 64), []
+    layer, x = nn.Linear(64, 32), torch.randn(60, 64)
     x[:7, 5] = 0.0  # these do not meet the wrong weight
-    locate = Suspect.locate
-    monkeypatch.setattr(Suspect, "locate", lambda *args: located.append(1) or locate(*args))
     with guard_(layer, 4) as guards, torch.no_grad():
         layer.weight[3, 5] += 10.0
         right = layer(x)
@@ -155,7 +152,36 @@ def test_faults_are_located_among_samples_that_wrong_weights_spoil(monkeypatch):
         assert {e.kind for at, e in found.items() if at >= 7} == {"suspect"}
         assert [found[at].kind for at in range(3)] == ["corrected"] * 3
         assert [found[at].channels for at in range(3)] == [(9,)] * 3
-    assert len(located) == 3  # where nothing can be located, nobody searches
+
+
+@pytest.mark.parametrize(("k", "blocks"), [(1, 1), (1, 4), (4, 1), (4, 4)])
+@pytest.mark.parametrize("layer", [nn.Linear(64, 32), nn.Conv2d(8, 32, 3)])
+@pytest.mark.parametrize("samples", [3, 4, 40])
+@pytest.mark.parametrize("count", [1, 2, 9, 20])
+def test_as_many_wrong_outputs_and_samples_as_there_may_be(layer, k, blocks, samples, count):
+    """Outputs are named if they can be located, or if the samples are so many that all of them are
+    compared.
+    """
+    torch.manual_seed(0)
+    x = torch.randn(50, 64) if isinstance(layer, nn.Linear) else torch.randn(50, 8, 5, 5)
+    right, wrong = layer(x), torch.randperm(32)[:count].sort().values
+
+    def hook(module, args, y):
+        y[:samples, wrong] = torch.where(torch.arange(count) % 3 == 1, torch.nan, 7.0).reshape(
+            count, *[1] * (y.ndim - 2)
+        )
+
+    with guard_(layer, k, blocks=blocks) as guards, torch.no_grad():
+        handle = layer.register_forward_hook(Hook(hook), prepend=True)
+        torch.testing.assert_close(layer(x), right, rtol=0, atol=1e-5)
+        handle.remove()
+        assert [event.sample[0] for event in guards.events] == list(range(samples))
+        kinds = {event.kind for event in guards.events}
+        named = {event.channels for event in guards.events}
+        assert kinds <= {"corrected", "recomputed"}
+        assert named == ({tuple(wrong.tolist())} if kinds == {"corrected"} else {()})
+        if max(k, blocks) > 1 and samples > 3:
+            assert kinds == ({"corrected"} if count <= 16 else {"recomputed"})
 
 
 def test_what_was_found_is_told_where_on_weights_raises(model, x):

@@ -52,9 +52,11 @@ def _solve(
     erased: NDArray[np.uint8],
     limit: int,
 ) -> bool:
+    if len(columns) > min(code.m, _LARGEST):  # as all may be, beyond the budget
+        return False
     entries = [code.column(int(i)) for i in columns]
     checks = np.unique(np.concatenate([rows for rows, _ in entries]))
-    if len(columns) > min(len(checks), _LARGEST):
+    if len(columns) > len(checks):
         return False
     A = np.zeros((len(checks), len(columns)), np.uint64)
     for k, (rows, coefficients) in enumerate(entries):

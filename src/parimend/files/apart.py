@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 from parimend.arguments import path_of
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import diagnose
+from parimend.carriers.base import BY_SUMS
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
@@ -38,6 +39,7 @@ from parimend.files.seals import (
     seals_below,
     sidecar_of,
 )
+from parimend.files.unreadable import salvaging
 from parimend.files.walking import refuse, walk
 from parimend.formats import Layout
 from parimend.outcomes import Verdict
@@ -329,10 +331,10 @@ def _is_whole(sealed: Sealed) -> bool:
 def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
     """Whether a file is that of a seal: clean if it is, correctable if a word shows it."""
     tensors = FileTensors(file, sealed.layout)
-    if abs(tensors.size - tensors.found) > WORD * sealed.seal.errors:
+    if abs(tensors.size - tensors.found) > 2 * WORD * sealed.seal.errors:
         return Verdict.UNKNOWN  # no work for what is not there
     try:
-        outcome = diagnose(sealed.seal, tensors)
+        outcome = diagnose(sealed.seal, tensors, search=salvaging(BY_SUMS, tensors))
     except ParimendError:
         return Verdict.UNKNOWN
     if outcome.verdict is Verdict.CLEAN:

@@ -257,6 +257,8 @@ def _lost_of(word: SealedWord, errors: int, tensors: FileTensors) -> str:
     takes are bounded by what is there, also if seal and header claim more.
     """
     budget = min(errors, word.code.most_bytes(word.word) // WORD)
+    if word.code.erasures:  # it is known where they are
+        budget = min(2 * errors, word.code.m - 1)
     gone = [(part, missing) for part in word.parts if (missing := tensors.missing(part))]
     missing = sum(count for _, count in gone)
     if -(-missing // WORD) <= budget:

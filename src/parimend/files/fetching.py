@@ -25,7 +25,6 @@ from parimend.errors import MismatchError, SourceError
 from parimend.files.blocks import BLOCK_BYTES, Block, Range, merged, without
 from parimend.files.opening import Opened
 from parimend.files.sources import Source, open_source
-from parimend.files.unreadable import erasures
 from parimend.formats import Layout
 from parimend.regular import read_at, write_at
 from parimend.seal import SealedWord
@@ -115,10 +114,6 @@ class Fetched:
         found = map(Place, parts.tolist(), (at - lines[parts]).tolist())
         self.doubts.setdefault(block.word, []).extend(found)
 
-    def doubts_of(self, word: SealedWord) -> list[Place]:
-        """Those of a word, if they can be erasures."""
-        return erasures(word, set(self.doubts.get(word, ())))
-
     def note(self, text: str) -> None:
         """Note something once."""
         if text not in self.notes:
@@ -153,17 +148,19 @@ class PatchedTensors(FileTensors):
             data[begin - at : end - at] = read_at(self._fetched, begin, end - begin)
         return data
 
-    def missing(self, part: Part) -> int:
-        end = self._place(part) + part.nbytes
-        missing = super().missing(part)
-        return missing - sum(e - b for b, e in self._within(end - missing, end))
-
     def unreadable(self, part: Part) -> list[Range]:
-        at, lost = self._place(part), list[Range]()
-        for begin, end in super().unreadable(part):
+        return self._not_fetched(part, super().unreadable(part))
+
+    def _cut(self, part: Part) -> list[Range]:
+        return self._not_fetched(part, super()._cut(part))
+
+    def _not_fetched(self, part: Part, ranges: list[Range]) -> list[Range]:
+        """What is left of some bytes of a part."""
+        at, left = self._place(part), list[Range]()
+        for begin, end in ranges:
             fetched = [(b - at, e - at) for b, e in self._within(begin + at, end + at)]
-            lost += without([(begin, end)], fetched)
-        return lost
+            left += without([(begin, end)], fetched)
+        return left
 
     def _within(self, begin: int, end: int) -> Iterator[Range]:
         """What was fetched of some bytes."""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
-from parimend.files.unreadable import salvaging
+from parimend.files.unreadable import erasures, places, salvaging
 from parimend.files.writing import put_back
 from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import require_place
@@ -238,7 +239,8 @@ def _repair_from(
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
         words = zip(found.sealed.seal.words, report.words, strict=True)
         lost = {word for word, was in words if was.verdict is Verdict.UNCORRECTABLE}
-        better, known = _found(found, patched, Search(functools.partial(_find_with, fetched, lost)))
+        search = Search(functools.partial(_find_with, fetched, patched, lost))
+        better, known = _found(found, patched, search)
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = done.ok
     why = "; ".join(fetched.problems + fetched.notes)
@@ -249,10 +251,15 @@ def _repair_from(
 
 
 def _find_with(
-    fetched: Fetched, lost: Collection[SealedWord], word: SealedWord, tensors: Tensors
+    fetched: Fetched,
+    patched: FileTensors,
+    lost: Collection[SealedWord],
+    word: SealedWord,
+    tensors: Tensors,
 ) -> Finding:
     """`find`, where SHA-256 has to prove words that were lost, with blocks of other copies."""
-    finding = find(word, tensors, erased=fetched.doubts_of(word))
+    doubts = chain(fetched.doubts.get(word, ()), places(word, patched))
+    finding = find(word, tensors, erased=erasures(word, doubts))
     if finding.verdict is Verdict.CLEAN and word in lost:
         return proven(Finding(Verdict.CORRECTABLE), word, tensors)
     return finding

@@ -1,4 +1,5 @@
-"""What a disk does not give of a file: parts of words, and bytes that nobody knows.
+"""What is not there of a file, as its disk does not give it or its end is missing: parts of words,
+and bytes that nobody knows.
 
 Zeros stand for it, see `parimend.regular.Salvaged`, and may even be what was there: a file with
 unreadable bytes is never clean.
@@ -6,7 +7,7 @@ unreadable bytes is never clean.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from parimend.carriers.base import Search, find, proven
 from parimend.carriers.finding import Finding, Place
@@ -21,19 +22,24 @@ from parimend.words.bits import WORD
 
 
 def places(word: SealedWord, tensors: FileTensors) -> Iterator[Place]:
-    """Where a word could not be read."""
+    """Where a word is not there."""
     for number, part in enumerate(word.parts):
-        for begin, end in tensors.unreadable(part):
+        for begin, end in tensors.absent(part):
             yield from (Place(number, at) for at in range(begin // WORD, -(-end // WORD)))
 
 
-def erasures(word: SealedWord, places: Collection[Place]) -> list[Place]:
+def erasures(word: SealedWord, places: Iterable[Place]) -> list[Place]:
     """Places that are few enough to be erasures, which cost half of what other errors do."""
-    return sorted(places) if word.code.erasures and len(places) < word.code.m else []
+    few = set[Place]()
+    for place in places if word.code.erasures else ():
+        few.add(place)
+        if len(few) == word.code.m:
+            return []
+    return sorted(few)
 
 
 def salvaging(search: Search, file: FileTensors) -> Search:
-    """A search in the tensors of a file, or what was read of them, that may not be readable
+    """A search in the tensors of a file, or what was read of them, that may not be there
     everywhere.
     """
 
@@ -42,11 +48,10 @@ def salvaging(search: Search, file: FileTensors) -> Search:
 
     def find_all(word: SealedWord, tensors: Tensors) -> Finding:
         finding = search.find(word, tensors)
-        if not is_lost(word):
-            return finding
         if finding.verdict is Verdict.UNCORRECTABLE:
-            finding = find(word, tensors, erased=erasures(word, [*places(word, file)]))
-        if finding.verdict is Verdict.CLEAN:  # zeros are what was there
+            absent = erasures(word, places(word, file))
+            finding = find(word, tensors, erased=absent) if absent else finding
+        if finding.verdict is Verdict.CLEAN and is_lost(word):  # zeros are what was there
             return proven(Finding(Verdict.CORRECTABLE), word, tensors)
         return finding
 

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from parimend.guards.layer import LayerGuard
 
 
-def _one(sample: int) -> slice:
-    return slice(sample, sample + 1)
-
-
 def _judged(
     guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
 ) -> tuple[Suspect, Tensor]:
@@ -91,22 +87,16 @@ def settle(
             say(faulty, "raised")
         elif policy.answer != "record":
             if policy.answer == "correct":
-                left, hopeless = [], suspect.lasting(faulty, parameters)
-                for sample in faulty:
-                    one = suspect.at(_one(sample))
-                    if sample not in hopeless and (channels := one.locate(parameters)):
-                        say([sample], "corrected", channels)
-                    else:
-                        left.append(sample)
+                corrected = suspect.correct(faulty, parameters)
+                for sample, channels in corrected.items():
+                    say([sample], "corrected", channels)
+                left = [sample for sample in faulty if sample not in corrected]
             left = recompute(left, "recomputed")
             if left and policy.on_weights is not None:
                 policy.on_weights(replace(events[left[0]], kind="suspect"))
                 left = recompute(left, "repaired")
             say(left, "suspect")
-            finite = suspect.y.isfinite().flatten(1).all(1)
-            for sample in left:
-                if not finite[sample] and suspect.at(_one(sample)).overflows(parameters):
-                    say([sample], "overflow")
+            say(suspect.overflow(left, parameters), "overflow")
             if faulty:
                 _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     finally:  # also where on_weights, which is not ours, raises something

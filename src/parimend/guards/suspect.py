@@ -25,7 +25,8 @@ _CANDIDATES = 4
 """Outputs computed again in one step for every wrong position."""
 
 _MANY = 4
-"""Wrong samples from which on it is asked first whether locating can help at all."""
+"""Wrong samples from which on all of their outputs are computed again, as locating the wrong ones
+sample by sample takes longer."""
 
 _PAIRED = 16
 """Wrong positions up to which pairs of outputs are searched; more of them have a common cause."""
@@ -143,24 +144,45 @@ class Suspect:
             scale2=of_blocks(self.scale2),
         )
 
-    def lasting(self, samples: list[int], parameters: Parameters) -> set[int]:
-        """Those of some samples that stay wrong whichever outputs are computed again: not even
-        exact ones pass. It is asked of all together, where looking at them one by one takes long.
-        """
-        if len(samples) < _MANY:
-            return set()
-        some = self.at(torch.tensor(samples, device=self.y.device))
-        some.y = some._exact(*parameters()).to(self.dtype).to(torch.float64)
-        again = some.wrong().any(1).tolist()
-        return {sample for sample, wrong in zip(samples, again, strict=True) if wrong}
-
-    def locate(self, parameters: Parameters) -> tuple[int, ...]:
-        """Computes those outputs of a single sample again that the syndrome points at.
-
-        Candidates are not trusted: the dot products decide, so a wrong candidate costs time only.
+    def correct(self, samples: list[int], parameters: Parameters) -> dict[int, tuple[int, ...]]:
+        """Computes those outputs of some samples again that are wrong, if they are half of a
+        sample's at most.
 
         Returns:
-            The outputs that were wrong at any position; none if the checks still fail.
+            The outputs that were wrong at any position, of samples that pass the checks now.
+        """
+        if self.checks.code.m < _LOCATING and self.checks.blocks == 1:
+            return {}  # it may be any of them
+        if len(samples) >= _MANY:
+            return self._compare(samples, parameters)
+        found = {each: self.at(slice(each, each + 1))._locate(parameters) for each in samples}
+        return {sample: channels for sample, channels in found.items() if channels}
+
+    def _compare(self, samples: list[int], parameters: Parameters) -> dict[int, tuple[int, ...]]:
+        """`correct`, by computing all outputs of all samples at once."""
+        which = torch.tensor(samples, dtype=torch.int64, device=self.y.device)
+        some, blocks = self.at(which), self.checks.by_block
+        exact = some._exact(*parameters()).to(self.dtype).to(torch.float64)
+        limit = some._error_limit()[:, None]
+        # Negated, so that NaN counts.
+        differs = ~((blocks(exact) - blocks(some.y)).abs() <= limit)
+        differs = differs.reshape(some.y.shape) & some.wrong()[:, None]
+        some.y = torch.where(differs, exact, some.y)
+        channels = differs.any(2)
+        good = ~some.wrong().any(1) & (2 * channels.sum(1) <= channels.shape[1])
+        self.y[which[good]] = some.y[good]
+        found = zip(samples, channels, good.tolist(), strict=True)
+        return {sample: tuple(c.nonzero().flatten().tolist()) for sample, c, ok in found if ok}
+
+    def _error_limit(self) -> Tensor:
+        """(samples * blocks, positions): up to which an output may be off by rounding."""
+        limit: Tensor = self.limit.tau * self.scale2.sqrt() / self.checks.code.m**0.5
+        return limit
+
+    def _locate(self, parameters: Parameters) -> tuple[int, ...]:
+        """`correct` for a single sample, by computing what the syndrome points at.
+
+        Candidates are not trusted: the dot products decide, so a wrong candidate costs time only.
         """
         wrong, (y,) = self.wrong()[0], self.y
         found: set[int] = set()
@@ -173,8 +195,7 @@ class Suspect:
                 break
             if len(channels):
                 fresh = self._dot_products(channels, parameters)
-                expected = self.scale2.sqrt()[channels // self.checks.code.n]
-                limit = self.limit.tau * expected / self.checks.code.m**0.5
+                limit = self._error_limit()[channels // self.checks.code.n]
                 # Negated, so that NaN counts.
                 differs = ~((fresh - y[channels]).abs() <= limit) & wrong
                 found.update(channels[differs.any(1)].tolist())
@@ -199,10 +220,15 @@ class Suspect:
             found.append(block * n + inside)
         return torch.unique(torch.cat(found))
 
-    def overflows(self, parameters: Parameters) -> bool:
-        """Whether some results of a single sample are too large for the dtype."""
-        channels = (~self.y[0].isfinite().all(1)).nonzero().flatten()
-        return len(channels) > 0 and bool(self._dot_products(channels, parameters).isinf().any())
+    def overflow(self, samples: list[int], parameters: Parameters) -> list[int]:
+        """Those of some samples of which results are too large for the dtype."""
+        which = torch.tensor(samples, dtype=torch.int64, device=self.y.device)
+        which = which[~self.y[which].isfinite().flatten(1).all(1)]
+        if not len(which):
+            return []
+        exact = self.at(which)._exact(*parameters()).to(self.dtype)
+        found: list[int] = which[exact.isinf().flatten(1).any(1)].tolist()
+        return found
 
     def excused(self, x: Tensor, parameters: Parameters) -> Tensor:
         """Which samples are right although their checks failed, (samples,) bool.

@@ -95,10 +95,12 @@ class FileTensors(Tensors):
 
     def missing(self, part: Part) -> int:
         """Bytes of a part that lie behind the end of the file."""
-        if self.found >= self.size:
-            return 0
-        size = part.nbytes
-        return min(max(self._place(part) + size - self.found, 0), size)
+        return sum(end - begin for begin, end in self._cut(part))
+
+    def _cut(self, part: Part) -> list[tuple[int, int]]:
+        """Which ones; the part's first byte is 0."""
+        begin, end = max(self.found - self._place(part), 0), part.nbytes
+        return [(begin, end)] if self.found < self.size and begin < end else []
 
     @property
     def unreadable_bytes(self) -> list[tuple[int, int]]:
@@ -111,6 +113,10 @@ class FileTensors(Tensors):
         """The same of a part, whose first byte is 0."""
         at = self._place(part)
         return [(begin - at, end - at) for begin, end in self._lost(at, at + part.nbytes)]
+
+    def absent(self, part: Part) -> list[tuple[int, int]]:
+        """All of a part that is not there, unreadable or missing; zeros stand for it."""
+        return self.unreadable(part) + self._cut(part)
 
     def _lost(self, first: int, last: int) -> list[tuple[int, int]]:
         """What the disk did not give of some bytes."""
