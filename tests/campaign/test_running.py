@@ -294,7 +294,7 @@ def test_a_network_that_changed_is_refused(tmp_path):
         ),
         ({"metric": f"{RECIPE}:accuracies"}, SpecError, "has no function 'accuracies'"),
         ({"build": "no_such_recipe:network"}, SpecError, "cannot be imported"),
-        ({"build": f"{RECIPE}:absent"}, CampaignError, "gives a int, not a torch.nn.Module"),
+        ({"build": f"{RECIPE}:nothing"}, CampaignError, "gives a int, not a torch.nn.Module"),
         ({"build": f"{RECIPE}:broken"}, CampaignError, "loaded: RuntimeError: out of memory"),
         ({"data": f"{RECIPE}:broken"}, CampaignError, "broken fails"),
         ({"arguments": {"width": 3}}, CampaignError, "unexpected keyword argument 'width'"),
