@@ -102,10 +102,12 @@ def test_loading_repairs_it_in_memory(file, refuse, pages):
     path, good = file
     expected = load_file(path)
     refuse(path, *pages)
-    found = load_file(path, "repair")
+    with pytest.warns(UserWarning, match="what is loaded is not"):
+        found = load_file(path, "repair")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert found.keys() == expected.keys()
-    assert load_folder(path.parent, "repair").keys() == expected.keys()
+    with pytest.warns(UserWarning, match="what is loaded is not"):
+        assert load_folder(path.parent, "repair").keys() == expected.keys()
     assert path.read_bytes() == good
 
 
@@ -288,7 +290,8 @@ def test_the_end_is_missing_as_well(tmp_path, refuse, loaded, cut):
     verdict = Verdict.CORRECTABLE if is_enough else Verdict.UNCORRECTABLE
     assert (found.verdict, found.missing) == (verdict, cut)
     if is_enough:
-        assert np.array_equal(load_file(path, on_damage="repair")["a"], array)
+        with pytest.warns(UserWarning, match="what is loaded is not"):
+            assert np.array_equal(load_file(path, on_damage="repair")["a"], array)
     assert repair_file(path).ok == is_enough
     assert path.read_bytes() == (good if is_enough else good[:-cut])
 

@@ -225,7 +225,8 @@ def test_damage_is_repaired_before_loading(hook, rng):
     kind, path, file, expected = hook
     original = file.read_bytes()
     spoil(file, rng, count=15)
-    with pm.verified(path, "repair") as place:
+    told = pytest.warns(UserWarning, match=rf"{file} was damaged, and is repaired: .*wrong")
+    with told, pm.verified(path, "repair") as place:
         assert place == path
         assert same(kind.load(place), expected)
     assert file.read_bytes() == original
@@ -240,7 +241,10 @@ def test_a_private_copy_is_repaired_and_the_file_only_read(hook, rng, tmp_path):
         pm.verified(path, copy_to=tmp_path),
     ):
         pytest.fail("nothing is to be loaded")
-    with pm.verified(path, "repair", copy_to=tmp_path) as place:
+    told = pytest.warns(
+        UserWarning, match=rf"{file} is damaged, what is loaded is not: .* --in-place"
+    )
+    with told, pm.verified(path, "repair", copy_to=tmp_path) as place:
         loaded = kind.load(place)
         spoil(file, rng)  # reaches nobody
     assert same(loaded, expected)

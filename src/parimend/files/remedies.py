@@ -7,6 +7,16 @@ from parimend.outcomes import FileOutcome, Verdict
 from parimend.showing import command_word
 
 
+def repair_command(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
+    """The command that repairs a file; see `remedy`.
+
+    >>> repair_command(FileOutcome((), "model.bin"), "my seals")
+    "parimend repair model.bin --seal-dir 'my seals' --in-place"
+    """
+    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
+    return f"parimend repair {command_word(file.path)}{sealed} --in-place"
+
+
 def remedy(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
     """What to do about a file, in words; nothing if it is right or its problem says that itself.
 
@@ -18,8 +28,7 @@ def remedy(file: FileOutcome, seal_dir: PathLike | None = None) -> str:
         >>> remedy(FileOutcome((), "my model.bin", frame=Verdict.CORRECTABLE))
         "repair it: parimend repair 'my model.bin' --in-place"
     """
-    sealed = f" --seal-dir {command_word(seal_dir)}" if seal_dir else ""
-    repair = f"parimend repair {command_word(file.path)}{sealed} --in-place"
+    repair = repair_command(file, seal_dir)
     if file.problem or file.verdict.ok:
         return ""
     if file.verdict is Verdict.CORRECTABLE:

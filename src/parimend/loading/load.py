@@ -17,7 +17,7 @@ from parimend.files.opening import opened
 from parimend.files.targets import index_among, is_index, shards
 from parimend.loading.content import Content, content_of, unverified
 from parimend.loading.libraries import built
-from parimend.loading.policy import OnDamage, require_device, require_policy, tell
+from parimend.loading.policy import OnDamage, require_device, require_policy, tell, tell_repaired
 from parimend.outcomes import FileOutcome
 from parimend.warning import warn
 
@@ -60,8 +60,9 @@ def load_file(
             for the index of a sharded checkpoint.
 
     Example:
-        >>> import tempfile, torch, parimend as pm
-        >>> with tempfile.TemporaryDirectory() as folder:
+        >>> import tempfile, torch, warnings, parimend as pm
+        >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as w:
+        ...     warnings.simplefilter("always")
         ...     path = Path(folder, "model.safetensors")
         ...     pm.save_file({"w": torch.arange(5.0)}, path, errors=2)
         ...     content = bytearray(path.read_bytes())
@@ -69,6 +70,8 @@ def load_file(
         ...     _ = path.write_bytes(content)
         ...     load_file(path, on_damage="repair")["w"]
         tensor([0., 1., 2., 3., 4.])
+        >>> "is damaged, what is loaded is not: 1 wrong element, corrected" in str(w[0].message)
+        True
     """
     require_policy(on_damage)
     require_device(device)
@@ -84,6 +87,8 @@ def load_file(
             content = content_of(found, on_damage)
         if not content.is_right:
             tell([content.outcome], on_damage, seal_dir)
+        elif on_damage == "repair":
+            tell_repaired([content.outcome], seal_dir)
         return content
 
     def companion(file: Path) -> Content:
@@ -157,6 +162,8 @@ def load_folder(
         contents, problems = _with_unverified(contents, problems)
     unknown = [FileOutcome((), str(file), problem=text) for file, text in problems.items()]
     tell([*wrong, *unknown], on_damage, seal_dir)
+    if on_damage == "repair":
+        tell_repaired((found.outcome for found in contents.values()), seal_dir)
     tensors: dict[str, torch.Tensor] = {}
     first: dict[str, Path] = {}
     for file, names in _wanted(contents, folder).items():

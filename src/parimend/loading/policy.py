@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 from parimend.arguments import one_of
 from parimend.atomic import PathLike
 from parimend.errors import DamageError, SpecError
-from parimend.files.remedies import remedy
+from parimend.files.remedies import remedy, repair_command
 from parimend.outcomes import FileOutcome, Verdict
 from parimend.warning import warn
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 OnDamage = Literal["raise", "repair", "warn"]
-"""What to do about damage: raise `DamageError`; repair, and raise if that is not possible; or warn
-and go on with what is there."""
+"""What to do about damage: raise `DamageError`; repair, of which a warning tells, and raise if that
+is not possible; or warn and go on with what is there."""
 
 
 def require_policy(on_damage: str) -> None:
@@ -64,6 +64,28 @@ def tell(
         raise DamageError(text, files)
     if text:
         warn(text)
+
+
+def tell_repaired(
+    files: Iterable[FileOutcome], seal_dir: PathLike | None = None, *, in_place: bool = False
+) -> None:
+    """Warn, in one sentence, of files that were damaged though what is loaded of them is right.
+
+    Args:
+        files: what was found in them; those that were clean are passed over.
+        seal_dir: where the seals are, if not beside the files.
+        in_place: whether the files were repaired, too.
+    """
+    told = []
+    for file in files:
+        if file.verdict is not Verdict.CLEAN:
+            mend = f"; repair the file, too: {repair_command(file, seal_dir)}"
+            what = (
+                "was damaged, and is repaired" if in_place else "is damaged, what is loaded is not"
+            )
+            told.append(f"{file.path} {what}: {file.said}{'' if in_place else mend}")
+    if told:
+        warn("; ".join(told))
 
 
 def _said_of(file: FileOutcome, seal_dir: PathLike | None) -> str:

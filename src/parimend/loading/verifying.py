@@ -19,7 +19,7 @@ from parimend.files.members import known_members, seals_of
 from parimend.files.repairing import repair_file
 from parimend.files.seals import is_led_elsewhere, seals_beside, sidecar_for, sidecar_of
 from parimend.files.targets import is_index
-from parimend.loading.policy import OnDamage, require_policy, tell
+from parimend.loading.policy import OnDamage, require_policy, tell, tell_repaired
 from parimend.loading.unchanged import Files, unchanged
 from parimend.outcomes import Report
 
@@ -125,7 +125,7 @@ def _before(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Itera
     report = check_file(path, seal_dir=seal_dir)
     # Another process may have put them right while they were looked at.
     if on_damage == "repair" and (not report.ok or files.changed()):
-        verify(path, "repair", seal_dir=seal_dir)
+        tell_repaired(verify(path, "repair", seal_dir=seal_dir).files, in_place=True)
         # What took the place of what was damaged is looked at as it lies there now.
         with _before(path, "raise", seal_dir):
             yield path
@@ -155,7 +155,10 @@ def _in_copy(
         copy = _copied(path, Path(private), seal_dir)
         report = _looked_at(copy, on_damage, seal_dir)
         places = (copy, path) if path.is_dir() else (copy.parent, path.parent)
-        _tell(_renamed(report, *places), on_damage, seal_dir)
+        report = _renamed(report, *places)
+        _tell(report, on_damage, seal_dir)
+        if on_damage == "repair":
+            tell_repaired(report.files, seal_dir)
         yield copy
 
 
