@@ -28,6 +28,7 @@ MOST = 1 << 16
 """Budgets that are considered to meet a target."""
 
 _HOURS = 24 * DAYS
+_WORD_BITS = 32.0
 _NEVER = 1e-40  # at a check; less is not worth computing
 _OCTAVE = math.log(2.0)
 _STEPS = 40  # of a bisection
@@ -146,25 +147,32 @@ def seen(word: Exposed, where: Environment) -> Exposed:
 
 def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
     """A word and an environment with its events as they strike the word: with as many words as
-    there may be in a `Crowd`, and those of several words in a plane wherever they are.
+    there may be in a `Crowd`; those of several words in a plane wherever they are; and those that
+    begin before a word and reach into it, unless they are lost for certain where they begin.
 
     >>> word, where = Exposed(800.0, np.zeros(5)), Environment("x", 1e-9, Events.of("1:0.5,4:0.5"))
     >>> plane, there = around(word._replace(spread=4.0), where)
     >>> plane.bits, there.events.shares
     (2000.0, (0.2, 0.8))
+    >>> around(word._replace(words=25), where)[0].bits  # 3 of 25 longer ones more
+    848.0
     """
     events = word.crowd.struck_by(where.events)
-    if word.spread > 1.0 and events.largest > 1:
-        pairs = zip(events.sizes, events.shares, strict=True)
-        often = {n: share * (word.spread if n > 1 else 1.0) for n, share in pairs}
-        times = math.fsum(often.values())
-        events = Events.of({n: share / times for n, share in often.items()})
-        # Cells that fail for good are single ones.
-        hard_rate = where.hard_rate / times
-        return word._replace(bits=word.bits * times), replace(
-            where, events=events, hard_rate=hard_rate
-        )
-    return word, where if events is where.events else replace(where, events=events)
+    if events.largest == 1 or (word.spread == 1.0 and math.isinf(word.words)):
+        return word, where if events is where.events else replace(where, events=events)
+    length = math.inf if math.isinf(word.words) else word.spread * word.bits / _WORD_BITS
+
+    def often(size: int) -> float:
+        reaching = (size - 1) / length if size <= word.errors else 0.0
+        return word.spread * (1.0 + reaching) if size > 1 else 1.0
+
+    pairs = zip(events.sizes, events.shares, strict=True)
+    shares = {size: share * often(size) for size, share in pairs}
+    times = math.fsum(shares.values())
+    events = Events.of({size: share / times for size, share in shares.items()})
+    hard_rate = where.hard_rate / times  # cells that fail for good are single ones
+    there = replace(where, events=events, hard_rate=hard_rate)
+    return word._replace(bits=word.bits * times), there
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:
