@@ -11,8 +11,9 @@ import parimend as pm
 from parimend.carriers import Balance, Request, Sidecar
 from parimend.planner.planning import exposed_of
 from parimend.risk import Environment, Events, Service
-from parimend.risk.chance import Exposed, risk
+from parimend.risk.chance import risk
 from parimend.risk.crowd import Crowd
+from parimend.risk.exposed import Exposed
 from parimend.words.layout import Part
 
 
