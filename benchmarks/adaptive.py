@@ -27,9 +27,10 @@ from parimend.decoders import Prepared, decoder_for
 from parimend.experiment import Rate
 from parimend.outcomes import Verdict
 from parimend.risk import Environment, Events
-from parimend.risk.chance import Exposed, longest_interval, lost
+from parimend.risk.chance import longest_interval, lost
 from parimend.risk.environment import DAYS
 from parimend.risk.events import events_in
+from parimend.risk.exposed import Exposed
 from parimend.risk.pace import JUMPS, Pace
 
 FACTOR = 100.0

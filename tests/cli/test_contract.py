@@ -356,6 +356,24 @@ def test_an_answer_is_given_though_what_goes_beside_it_cannot_be_written(
         assert len(out.splitlines()) == len(without[1].splitlines()) > 0
 
 
+@pytest.mark.parametrize("lacking", [{"m.json"}, {"p.html"}, {"m.json", "p.svg"}, {"t.csv"}])
+def test_of_several_files_those_that_can_be_written_are(model, run, tmp_path, monkeypatch, lacking):
+    def full(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if any(f".{each}." in name for each in lacking):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("parimend.planner.maps.BUDGETS", (3,))
+    monkeypatch.chdir(tmp_path)
+    asked = {"--map": "m.json", "--html": "p.html", "--picture": "p.svg", "--csv": "t.csv"}
+    status, _, err = run("plan", model, *(word for pair in asked.items() for word in pair))
+    assert status == 2
+    assert err.count("No space left on device") == len(lacking)
+    assert {each for each in asked.values() if os.path.exists(each)} == {*asked.values()} - lacking
+    assert all(each in err for each in lacking)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

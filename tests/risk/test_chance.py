@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, Service, environment
 from parimend.risk.chance import (
-    Exposed,
     largest_budget,
     longest_interval,
     lost,
     risk,
-    seen,
     smallest_budget,
 )
 from parimend.risk.environment import DAYS, ENVIRONMENTS
+from parimend.risk.exposed import Exposed, seen
 
 BITS = 1e9
 

@@ -11,8 +11,9 @@ import parimend as pm
 from parimend.carriers import Balance, Request, Sidecar
 from parimend.planner.planning import exposed_of
 from parimend.risk import Environment, Events, Service
-from parimend.risk.chance import Exposed, risk
+from parimend.risk.chance import risk
 from parimend.risk.crowd import Crowd
+from parimend.risk.exposed import Exposed
 from parimend.words.layout import Part
 
 
@@ -82,3 +83,19 @@ def test_an_event_of_several_words_strikes_every_plane():
     assert burst.events == single.events == pytest.approx(160_000 * 1e-12 * 365.25)
     assert single.large == 0
     assert burst.large == pytest.approx(burst.events, rel=1e-3)
+
+
+@pytest.mark.parametrize(("errors", "size"), [(40, 30), (31, 30), (9, 4)])
+def test_what_reaches_from_one_word_into_the_next_is_no_more_than_is_said(rng, errors, size):
+    """Rows side by side: an event is anywhere, and strikes what is there."""
+    rows, width, expected, trials = 200, 65, 25.0, 3000
+    where = Environment("x", expected / (32 * rows * width), events=Events.of(str(size)))
+    row = Exposed(32.0 * width, np.zeros(errors + 1), times=rows, words=width)
+    lost = 0
+    for _ in range(trials):
+        begins = rng.integers(-size + 1, rows * width, rng.poisson(expected))
+        places = np.unique((begins[:, None] + np.arange(size)).ravel())
+        within = places[(places >= 0) & (places < rows * width)]
+        lost += np.bincount(within // width, minlength=1).max(initial=0) > errors
+    said = risk([row], where, 1.0, 1 / 365.25).unrepaired
+    assert lost / trials <= said + 3.0 * np.sqrt(said / trials)

@@ -11,9 +11,10 @@ from scipy.stats import poisson
 from benchmarks.adaptive import FACTOR, SMALL, Setting, simulate
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events
-from parimend.risk.chance import Exposed, longest_interval, lost
+from parimend.risk.chance import longest_interval, lost
 from parimend.risk.environment import DAYS
 from parimend.risk.events import events_in
+from parimend.risk.exposed import Exposed
 from parimend.risk.pace import Pace
 
 STEP = 2.0 ** (1 / 8)

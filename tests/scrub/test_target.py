@@ -10,7 +10,7 @@ import torch
 import parimend as pm
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events
-from parimend.risk.chance import Exposed
+from parimend.risk.exposed import Exposed
 from parimend.risk.pace import Pace
 from parimend.scrub import Scrubber, serve_metrics
 from parimend.scrub.schedule import Schedule

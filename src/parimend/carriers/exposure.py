@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from parimend.codes import Code, Promise, SumsCode
-from parimend.risk.chance import Exposed
 from parimend.risk.crowd import Crowd
+from parimend.risk.exposed import Exposed
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 

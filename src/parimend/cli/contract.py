@@ -180,17 +180,20 @@ def reason(error: ParimendError | OSError) -> str:
     return str(error)
 
 
-def unwritten(write: Callable[[], None]) -> str:
+def unwritten(*writes: Callable[[], object]) -> str:
     """Write what goes beside an answer, which is printed all the same.
 
     Returns:
-        Why it could not be written, in words, for `print_json` and `require_written`; or nothing.
+        Why something could not be written, in words, for `print_json` and `require_written`; or
+        nothing.
     """
-    try:
-        write()
-    except (ParimendError, OSError) as error:
-        return reason(error)
-    return ""
+    reasons = []
+    for write in writes:
+        try:
+            write()
+        except (ParimendError, OSError) as error:
+            reasons.append(reason(error))
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def require_written(trouble: str) -> None:

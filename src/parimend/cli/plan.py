@@ -193,7 +193,8 @@ def _map(
         from parimend.report import map_sheets
 
         title = f"{found.source}, {found.where}".removesuffix(", ")
-        trouble = trouble or files.write(map_sheets(found), title)
+        more = files.write(map_sheets(found), title)
+        trouble = "; ".join(filter(None, (trouble, more)))
     return trouble
 
 

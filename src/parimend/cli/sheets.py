@@ -86,21 +86,29 @@ class Files:
         return any(path is not None for path in (self.html, self.picture, self.csv))
 
     def write(self, sheets: Sequence[Sheet], title: str, confidence: float = 0.95) -> str:
-        """Write the files that are asked for; see `unwritten`."""
+        """Write the files that are asked for, whichever of them cannot be; see `unwritten`."""
         from parimend.cli.places import require_distinct, require_free
         from parimend.report import csv_files, write_csv, write_page, write_picture
 
-        def write() -> None:
+        html, picture, csv = self.html, self.picture, self.csv
+
+        def require() -> None:
             # What lies beside the table is known when its sheets are.
-            tables = csv_files(sheets, self.csv) if self.csv is not None else []
+            tables = csv_files(sheets, csv) if csv is not None else []
             for path in tables:
                 require_free(path)
             require_distinct([self.beside, *tables], self.read)
-            if self.html is not None:
-                write_page(sheets, self.html, title, confidence=confidence)
-            if self.picture is not None:
-                write_picture(sheets[0], self.picture, title)
-            if self.csv is not None:
-                write_csv(sheets, self.csv)
 
-        return unwritten(write)
+        def page() -> None:
+            if html is not None:
+                write_page(sheets, html, title, confidence=confidence)
+
+        def drawing() -> None:
+            if picture is not None:
+                write_picture(sheets[0], picture, title)
+
+        def table() -> None:
+            if csv is not None:
+                write_csv(sheets, csv)
+
+        return unwritten(require) or unwritten(page, drawing, table)

@@ -24,15 +24,14 @@ from parimend.planner.timing import Seconds, seconds
 from parimend.record import Record
 from parimend.risk import Environment, Service
 from parimend.risk.chance import (
-    Exposed,
     Risk,
     largest_budget,
     longest_interval,
     risk,
-    seen,
     smallest_budget,
 )
 from parimend.risk.environment import ENVIRONMENTS
+from parimend.risk.exposed import Exposed, seen
 from parimend.words.bits import WORD
 
 if TYPE_CHECKING:

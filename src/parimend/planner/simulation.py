@@ -25,8 +25,9 @@ from parimend.outcomes import Verdict
 from parimend.planner.planning import Plan, exposed_of
 from parimend.record import Record
 from parimend.risk import Environment
-from parimend.risk.chance import around, risk
+from parimend.risk.chance import risk
 from parimend.risk.environment import DAYS
+from parimend.risk.exposed import around
 from parimend.rng import Stream
 from parimend.words.bits import WORD
 

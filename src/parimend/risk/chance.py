@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.errors import SpecError
 from parimend.record import Record
-from parimend.risk.crowd import Crowd
 from parimend.risk.environment import DAYS, Environment
 from parimend.risk.events import Events, Tails
+from parimend.risk.exposed import Exposed, around, seen
 
 SHORTEST = 1e-6
 """Days between two checks that are considered: a tenth of a second."""
@@ -33,49 +32,6 @@ _OCTAVE = math.log(2.0)
 _STEPS = 40  # of a bisection
 _MOST_HARD = 512
 """Cells that fail for good are counted up to here; a word with more is called lost."""
-
-
-class Exposed(NamedTuple):
-    """A protected word as an environment sees it.
-
-    Attributes:
-        bits: of the word.
-        failing: (t + 1,): with which probability e wrong words in it are not repaired, at most, not
-            decreasing; more than t never are. See `parimend.codes.promise.Promise.failing`.
-        noticed: any that many wrong words are noticed, always.
-        missed: probability that more than that are not.
-        erasures: whether words that are known to fail cost half of what others do.
-        times: how many such words there are.
-        words: of 32 bits that it has, at most; no more can be wrong at once.
-        crowd: which of its tensors lie closer together than their words.
-        spread: how many times as many bits its elements have as are in the word: more than 1 of
-            planes, in each of which an event of several words strikes as many.
-    """
-
-    bits: float
-    failing: NDArray[np.float64]
-    noticed: int = 0
-    missed: float = 0.0
-    erasures: bool = False
-    times: int = 1
-    words: float = math.inf
-    crowd: Crowd = Crowd()
-    spread: float = 1.0
-
-    @property
-    def errors(self) -> int:
-        """The budget."""
-        return len(self.failing) - 1
-
-    @property
-    def reach(self) -> int:
-        """Wrong words up to which they are counted: the budget, or all that there are."""
-        return int(min(self.errors, self.words))
-
-    @property
-    def beyond(self) -> float:
-        """With which probability more events than that are not repaired, at most."""
-        return 1.0 if self.words > self.errors else float(self.failing[self.reach])
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,47 +80,6 @@ def lost(word: Exposed, where: Environment, days: float) -> float:
     """
     word, where = around(seen(word, where), where)
     return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
-
-
-def seen(word: Exposed, where: Environment) -> Exposed:
-    """A word as it is where it may be told what is struck. All are erasures then, of which there
-    may be twice as many as of errors; those that fail for good take no less of them.
-
-    Example:
-        >>> word = Exposed(bits=1e9, failing=np.zeros(5), erasures=True)
-        >>> seen(word, Environment("disk", told=True)).errors
-        8
-    """
-    if not where.told:
-        return word
-    word = word._replace(missed=0.0)
-    if not word.erasures:
-        return word
-    erased = np.arange(2 * word.errors + 1)
-    return word._replace(failing=word.failing[(erased + 1) // 2], erasures=False)
-
-
-def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
-    """A word and an environment with its events as they strike the word: with as many words as
-    there may be in a `Crowd`, and those of several words in a plane wherever they are.
-
-    >>> word, where = Exposed(800.0, np.zeros(5)), Environment("x", 1e-9, Events.of("1:0.5,4:0.5"))
-    >>> plane, there = around(word._replace(spread=4.0), where)
-    >>> plane.bits, there.events.shares
-    (2000.0, (0.2, 0.8))
-    """
-    events = word.crowd.struck_by(where.events)
-    if word.spread > 1.0 and events.largest > 1:
-        pairs = zip(events.sizes, events.shares, strict=True)
-        often = {n: share * (word.spread if n > 1 else 1.0) for n, share in pairs}
-        times = math.fsum(often.values())
-        events = Events.of({n: share / times for n, share in often.items()})
-        # Cells that fail for good are single ones.
-        hard_rate = where.hard_rate / times
-        return word._replace(bits=word.bits * times), replace(
-            where, events=events, hard_rate=hard_rate
-        )
-    return word, where if events is where.events else replace(where, events=events)
 
 
 def risk(words: Sequence[Exposed], where: Environment, interval: float, years: float = 1.0) -> Risk:

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from parimend.arguments import real_number
 from parimend.errors import SpecError
 from parimend.record import Record
-from parimend.risk.chance import SHORTEST, Exposed, lost, risk
+from parimend.risk.chance import SHORTEST, lost, risk
 from parimend.risk.environment import DAYS, Environment
+from parimend.risk.exposed import Exposed
 
 JUMPS = 1.0 / 45.0
 """Hazard per day that the rate jumps: eight times a year. One storm in 60 days is within the

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
-from parimend.errors import ParimendError, SpecError
+from parimend.errors import ParimendError, SpecError, WordError
 from parimend.names import listed
 from parimend.stores.aliasing import place_of
 from parimend.stores.naming import leaves
@@ -64,12 +64,9 @@ def left_alone(model: Model, where: str, error: type[ParimendError] = SpecError)
 
 def _marks(model: Model) -> dict[str, tuple[Any, ...]]:
     """By which tensors are known again: their places and what is in them."""
-    return {
-        name: (
-            place_of(value),
-            value.dtype,
-            value.shape,
-            hashlib.sha256(byte_view(value, name).data).digest(),
-        )
-        for name, value in state_of(model).items()
-    }
+    marks: dict[str, tuple[Any, ...]] = {}
+    for name, value in state_of(model).items():
+        with suppress(WordError):  # what has no plain bytes is not struck either
+            content = hashlib.sha256(byte_view(value, name).data).digest()
+            marks[name] = place_of(value), value.dtype, value.shape, content
+    return marks

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn import Parameter
 
 
 class Buffers:
     """The buffers of a model as they are now; observers and caches write into theirs in every run.
 
     Args:
-        model: before any run. Copies of its buffers are kept.
+        model: before any run. Copies of its buffers are kept, of those in plain memory.
 
     Example:
         >>> model = nn.BatchNorm1d(2)
@@ -29,9 +29,7 @@ class Buffers:
         there = {id(each): each for _, held in self._held for each in held.values()}
         with torch.no_grad():
             self._copies = [
-                (each, each.clone())
-                for each in there.values()
-                if each is not None and not is_lazy(each)
+                (t, t.clone()) for t in there.values() if t is not None and _is_plain(t)
             ]
 
     @contextmanager
@@ -50,8 +48,12 @@ class Buffers:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal bit for bit, as far as that can be told."""
-    if one.layout is not torch.strided or one.is_quantized or one.is_nested:
-        return False
+    """Whether two tensors are equal bit for bit."""
     cells = (each.detach().resolve_conj().resolve_neg().flatten() for each in (one, other))
     return torch.equal(*(each.contiguous().view(torch.uint8) for each in cells))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it has memory of its own of one kind; what others are made of is not put back."""
+    plain = type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
+    return plain and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
