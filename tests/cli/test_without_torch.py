@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from samples import SAMPLES
 
 COMMANDS = """
 import sys
@@ -23,6 +24,25 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+def run(lines, folder):
+    return subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join(lines.strip().split("\n")),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_what_needs_it_says_so(tmp_path, rng):
+    path = SAMPLES["torch"](tmp_path, rng)
+    told = run(f"2 fingerprint {path.name}", tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert told.stderr.count("\n") == 1
+    assert "this needs PyTorch, which is not installed here: pip install torch" in told.stderr
+
+
 @pytest.mark.parametrize("carrier", ["sidecar", "lowbits", "real"])
 def test_files_are_protected_checked_and_repaired_without_it(tmp_path, rng, carrier):
     weights = rng.standard_normal((40, 64)).astype(np.float32)
@@ -38,13 +58,6 @@ def test_files_are_protected_checked_and_repaired_without_it(tmp_path, rng, carr
         0 inspect broken.safetensors
         0 plan {out} --errors 20 --carrier {carrier} --environment leo
     """
-    told = subprocess.run(
-        [sys.executable, "-c", COMMANDS],
-        input="\n".join(lines.strip().split("\n")),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    told = run(lines, tmp_path)
     assert told.returncode == 0, told.stderr
     assert (tmp_path / "broken.safetensors").read_bytes() == (tmp_path / out).read_bytes()

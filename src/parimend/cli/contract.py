@@ -159,7 +159,9 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         fail("there is not enough memory for this")
     except (typer.Exit, typer.Abort):
         raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            fail("this needs PyTorch, which is not installed here: pip install torch")
         if lost:
             interrupt(lost[0])
         for line in traceback.format_exc().splitlines():
