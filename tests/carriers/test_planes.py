@@ -220,13 +220,13 @@ class TestFiles:
     def test_what_is_missing_at_the_end_is_put_back_in_both_planes(self, made):
         path, *_ = made
         data = path.read_bytes()
-        path.write_bytes(data[: -4 * FLOOR])
+        path.write_bytes(data[: -4 * 2 * FLOOR])
         assert pm.repair_file(path).verdict == "corrected"
         assert path.read_bytes() == data
         path.write_bytes(data + b"more")
         assert pm.repair_file(path).verdict == "corrected"
         assert path.read_bytes() == data
-        path.write_bytes(data[: -4 * (FLOOR + 1)])
+        path.write_bytes(data[: -4 * (2 * FLOOR + 1)])
         assert pm.check_file(path).verdict == "uncorrectable"
 
     def test_another_file(self, made, tmp_path):
