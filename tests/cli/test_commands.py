@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.carriers import Balance, CarrierName, Request
-from parimend.cli.protect import CarrierOption, PerOption
+from parimend.cli.options import CarrierOption, PerOption
 from parimend.files import seals_of
 from parimend.words.layout import Per, whole
 

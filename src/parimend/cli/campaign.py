@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import held, require_written
-from parimend.cli.output import Json, aside, print_json, print_table, reaching, say, size
+from parimend.cli.options import Json
+from parimend.cli.output import aside, print_json, print_table, reaching, say, size
 from parimend.cli.sheets import Csv, Files, Html, Picture
 from parimend.cluster import EngineName
 from parimend.showing import counted, per_cent

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import reason, require_written, tell
-from parimend.cli.output import Json, SealDir, printing, reading, written
+from parimend.cli.options import Json, Listed, Paths, Quiet, SealDir, written
+from parimend.cli.output import printing, reading
 from parimend.cli.report import show
 from parimend.cluster import EngineName
 from parimend.errors import ParimendError
@@ -18,22 +19,6 @@ from parimend.showing import escaped
 if TYPE_CHECKING:
     from parimend.outcomes import Report
 
-Paths = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="PATH",
-        readable=False,  # it is told of each when its turn comes
-        help="One or more of these: a protected file; a folder, with all that is protected in it "
-        "and below; or the index (.index.json) of a sharded checkpoint.",
-    ),
-]
-Listed = Annotated[
-    bool, typer.Option("--list", "-l", "--verbose", help="List every wrong element.")
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Leave out what is clean: print nothing if all is."),
-]
 Ranges = Annotated[
     bool,
     typer.Option(

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from parimend.cli.inject import kinds
-from parimend.cli.output import Json, print_json, reaching, say
+from parimend.cli.options import Json, kinds
+from parimend.cli.output import print_json, reaching, say
 
 
 def command(

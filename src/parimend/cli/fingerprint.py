@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, print_json, print_table, say
+from parimend.cli.options import Json, Only
+from parimend.cli.output import print_json, print_table, say
 from parimend.regular import read_regular
 from parimend.showing import counted
 

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, print_json, print_table, say, written
+from parimend.cli.options import Json, Only, kinds, written
+from parimend.cli.output import print_json, print_table, say
 from parimend.showing import counted
 
 if TYPE_CHECKING:
     from parimend.faults import FaultList
-
-
-def kinds() -> list[str]:
-    """Of damage, to complete what is typed."""
-    from parimend.faults import KINDS
-
-    return list(KINDS)
 
 
 def _placements() -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parimend.cli.output import Json, SealDir, counting, print_json, print_table, say
+from parimend.cli.options import Json, SealDir
+from parimend.cli.output import counting, print_json, print_table, say
 from parimend.errors import SealError, SpecError
 
 if TYPE_CHECKING:

@@ -10,12 +10,8 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from parimend.arguments import goal_of
-from parimend.errors import SpecError
 from parimend.regular import size_of
 from parimend.showing import escaped, table
 
@@ -24,36 +20,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the JSON output: it changes when something is taken away or gets another meaning."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Only tensors whose names match this shell pattern, or, if it begins with !, do not; "
-        "may be repeated."
-    ),
-]
-
-SealDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--seal-dir",
-        help="A folder of seals, found by the content of their files, whatever these are called; "
-        "or one seal. By default they lie beside the files.",
-    ),
-]
-
-
-def written(text: str) -> Path:
-    """What an option names that names a file to write.
-
-    Raises:
-        BadParameter: if it is to be a folder, and there is none.
-    """
-    try:
-        return goal_of(text)
-    except SpecError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def say(text: str) -> None:

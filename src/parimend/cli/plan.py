@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.output import Json, Only, counting, print_json, say, written
+from parimend.cli.options import (
+    CarrierOption,
+    Guaranteed,
+    Json,
+    Only,
+    PerOption,
+    Seed,
+    Source,
+    known,
+    written,
+)
+from parimend.cli.output import counting, print_json, say
 from parimend.cli.planned import print_plan, print_simulation
-from parimend.cli.protect import CarrierOption, Guaranteed, PerOption, Seed, Source, known
 from parimend.cli.sheets import Csv, Files, Html, Picture
 
 if TYPE_CHECKING:

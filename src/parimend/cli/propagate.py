@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written
-from parimend.cli.inject import kinds as weight_kinds
-from parimend.cli.output import Json, aside, print_json, print_table
+from parimend.cli.options import Json
+from parimend.cli.options import kinds as weight_kinds
+from parimend.cli.output import aside, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
 from parimend.errors import SpecError
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parimend.cli.output import Json, Only, print_json, print_table, reading, say, size, written
+from parimend.cli.options import (
+    PROTECTED,
+    CarrierOption,
+    Guaranteed,
+    Json,
+    Only,
+    PerOption,
+    Seed,
+    known,
+    written,
+)
+from parimend.cli.output import print_json, print_table, reading, say, size
 from parimend.errors import ParimendError
 from parimend.warning import warn
 
@@ -19,26 +30,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 5
 """Names of files that are left out, of which most are of no interest."""
-_IS = (
-    "file of any format; a folder, of which all files of weights, by their names, in it and below "
-    "are protected one by one; or the index (.index.json) of a sharded checkpoint."
-)
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="A " + _IS)]
 Sources = Annotated[
     list[Path],
     typer.Argument(
         metavar="SRC",
         readable=False,  # it is told of each when its turn comes
-        help="One or more of these: a " + _IS,
-    ),
-]
-# `CarrierName` and `Per` of the library, which takes longer to load than a help text may.
-CarrierOption = Annotated[
-    Literal["sidecar", "real", "lowbits"],
-    typer.Option(
-        help="Where the redundancy lives. sidecar: in a small file beside SRC, which stays as it "
-        "is. real: in linear constraints, to which weights are moved (needs retraining for large "
-        "budgets). lowbits: in the lowest bits of float32 weights."
+        help="One or more of these: a " + PROTECTED,
     ),
 ]
 Errors = Annotated[
@@ -47,20 +44,6 @@ Errors = Annotated[
         "--errors", "-e", min=1, help="Wrong 32-bit words that can be repaired, wherever they fall."
     ),
 ]
-PerOption = Annotated[
-    Literal["model", "tensor", "row"],
-    typer.Option(help="What has that budget of errors: the file, each tensor, each row."),
-]
-Guaranteed = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Ask for a proof that any that many of the errors are always repaired. A sidecar for "
-        "up to 1,000 errors proves all of them anyway; real takes a code with a certificate, for 3 "
-        "at most.",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
 
 
 def command(
@@ -156,15 +139,6 @@ def _goals(out: Path, srcs: Sequence[Path], everything: bool) -> list[Path]:
         with suppress(ParimendError, OSError):  # it is told of when its turn comes
             goals += [goal for goal in goals_of(src, out, everything) if goal.parent.is_dir()]
     return goals
-
-
-def known(srcs: Sequence[Path], everything: bool = False) -> Iterator[Path]:
-    """The files that are read; what stands for none is told when its turn comes."""
-    from parimend.files import targets
-
-    for src in srcs:
-        with suppress(ParimendError, OSError):
-            yield from targets(src, everything)
 
 
 def _print(made: Protected) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from parimend.cli.check import Listed, Paths, Quiet
-from parimend.cli.output import Json, SealDir, reading, written
+from parimend.cli.options import Json, Listed, Paths, Quiet, SealDir, written
+from parimend.cli.output import reading
 from parimend.cli.report import show
 
 

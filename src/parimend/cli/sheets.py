@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import unwritten
-from parimend.cli.output import written
+from parimend.cli.options import written
 
 if TYPE_CHECKING:
     from parimend.report import Sheet
