@@ -9,11 +9,11 @@ import torch
 
 import parimend as pm
 from parimend.carriers.finding import Finding
+from parimend.decoders.decoding import Decoding
 from parimend.events import Event
 from parimend.guards import Coverage, GuardEvent
 from parimend.outcomes import (
     Change,
-    Decoding,
     FileOutcome,
     Report,
     Verdict,

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from parimend.codes import Code
 from parimend.decoders import Decoder
+from parimend.decoders.decoding import Decoding
 from parimend.errors import SpecError
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 Damage = tuple[NDArray[np.int64], NDArray[Any]]
 

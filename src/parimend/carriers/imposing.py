@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,14 @@ from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
 from parimend.errors import SpecError, WordError
 from parimend.names import listed, some
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.stores.spread import Elements, Held, common
 from parimend.words.layout import Word
+
+if TYPE_CHECKING:
+    from parimend.decoders.decoding import Decoding
 
 
 class Alphabet(Protocol):

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,14 @@ from parimend.codes.blocks import BlockSums, has_blocks
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.power import MAX_ERRORS
 from parimend.errors import SpecError
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 from parimend.seal import CheckedWord, SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.bits import WORD
 from parimend.words.layout import Part, Word
+
+if TYPE_CHECKING:
+    from parimend.decoders.decoding import Decoding
 
 _TOGETHER = 1 << 14  # wrong words that are restored together
 _PROVEN = (

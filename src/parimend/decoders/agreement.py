@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes.sparse import Sparse
 from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.outcomes import Decoding, Verdict
+from parimend.decoders.decoding import Decoding
+from parimend.outcomes import Verdict
 
 
 @dataclass(frozen=True)

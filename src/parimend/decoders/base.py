@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from parimend.codes.base import Code
 from parimend.codes.sums import Sums, SumsCode
+from parimend.decoders.decoding import Decoding
 from parimend.errors import SpecError
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 _DECODERS: list[type[Decoder]] = []
 

@@ -35,7 +35,8 @@ from parimend import kernels
 from parimend.codes.modular import Modular
 from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, PreparedSums, nothing
-from parimend.outcomes import Decoding, Verdict
+from parimend.decoders.decoding import Decoding
+from parimend.outcomes import Verdict
 
 _RULES = ("agree", "alone")
 

@@ -18,8 +18,9 @@ from parimend.codes.hashed import Hashed
 from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, PreparedSums, nothing
 from parimend.decoders.buckets import merged, peeled
+from parimend.decoders.decoding import Decoding
 from parimend.decoders.reed_solomon import ReedSolomon
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 _NONE = np.empty(0, np.int64)
 

@@ -41,9 +41,10 @@ from parimend import kernels
 from parimend.codes.certificate import FEW
 from parimend.codes.structure import SparseIntegers
 from parimend.decoders.base import Decoder, Prepared, nothing
+from parimend.decoders.decoding import Decoding
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")
 

@@ -18,9 +18,10 @@ from parimend import kernels
 from parimend.codes.power import PowerSums
 from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, PreparedSums, nothing
+from parimend.decoders.decoding import Decoding
 from parimend.kernels.field import PRIME, element
 from parimend.kernels.points import LANES
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 _BABY_STEPS = 1 << 16
 

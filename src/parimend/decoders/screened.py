@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from parimend.codes.screened import Screened
 from parimend.codes.sums import Sums
 from parimend.decoders.base import Decoder, PreparedSums, nothing
+from parimend.decoders.decoding import Decoding
 from parimend.decoders.reed_solomon import ReedSolomon
-from parimend.outcomes import Decoding, Verdict
+from parimend.outcomes import Verdict
 
 
 @dataclass(frozen=True)

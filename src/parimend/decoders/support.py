@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from parimend.arguments import real_number
 from parimend.codes.gaussian import Gaussian
 from parimend.decoders.base import Decoder, Prepared, nothing
-from parimend.outcomes import Decoding, Verdict
+from parimend.decoders.decoding import Decoding
+from parimend.outcomes import Verdict
 
 _EPS = 2.0**-52
 _LOG_ODDS = 64 * log(2.0)
