@@ -12,9 +12,9 @@ from parimend.arguments import real_number, whole_number
 from parimend.campaign.bits import by_width, merged
 from parimend.campaign.computing import KIND as UPSET
 from parimend.campaign.computing import Computing, computing_of
+from parimend.campaign.environment_damage import EnvironmentDamage
 from parimend.campaign.tables import one_of, require_keys
 from parimend.campaign.task import Setting, Stratum
-from parimend.campaign.weather import Weather
 from parimend.errors import FaultError, ParimendError, SpecError
 from parimend.experiment import Faults
 from parimend.faults import (
@@ -125,7 +125,7 @@ class Damage:
         return max(last + 1 - (lowest or 0), 0)
 
 
-def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
+def damage_of(fault: Setting, stratum: Stratum) -> Damage | EnvironmentDamage | Computing:
     """The damage that an entry of a spec asks for, in one stratum.
 
     >>> damage = damage_of(Setting.of("flip", {"kind": "bitflip", "count": 1}), Stratum(("w",)))
@@ -137,7 +137,7 @@ def damage_of(fault: Setting, stratum: Stratum) -> Damage | Weather | Computing:
         return computing_of(given, f"[faults.{fault.name}]")
     beside = given.get("strikes") == "everything"
     if fault.kind in ENVIRONMENTS:
-        return Weather(ENVIRONMENTS[fault.kind], given["days"], given.get("only"), beside)
+        return EnvironmentDamage(ENVIRONMENTS[fault.kind], given["days"], given.get("only"), beside)
     own = {name: given.pop(name, None) for name in _OWN}
     kind, count, stays = fault.kind, own["count"], own["stays"]
     if fault.kind in FIELDS:

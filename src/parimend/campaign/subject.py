@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
+from parimend.campaign.environment_damage import EnvironmentDamage
 from parimend.campaign.networks import Metric, Model, struck
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
-from parimend.campaign.weather import Weather
 from parimend.errors import CampaignError, ParimendError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
@@ -91,7 +91,7 @@ class Subject:
             )
         self._left_nothing = metric is None
 
-    def damaged(self, damage: Damage | Weather | Computing, seed: int) -> Struck:
+    def damaged(self, damage: Damage | EnvironmentDamage | Computing, seed: int) -> Struck:
         self.restore_()
         if isinstance(damage, Computing):
             return Struck(upsets=lambda: damage.strike_(self.model, seed))  # type: ignore[arg-type]

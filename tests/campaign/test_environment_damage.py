@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from parimend.campaign.bits import merged
 from parimend.campaign.damage import Damage, damage_of
+from parimend.campaign.environment_damage import EnvironmentDamage
 from parimend.campaign.task import Setting, Stratum
-from parimend.campaign.weather import Weather
 from parimend.errors import FaultError
 from parimend.experiment import Faults
 from parimend.faults import draw, select
@@ -20,14 +20,14 @@ BITS = 32 * 5000
 
 def test_events_come_at_their_rate_and_with_their_sizes():
     where = Environment("here", rate=5.0 / BITS, events=Events.of("1:0.75,4:0.25"))
-    weather = Weather(where, days=2.0)
-    lists = [weather.draw(select(MODEL), seed) for seed in range(400)]
+    damage = EnvironmentDamage(where, days=2.0)
+    lists = [damage.draw(select(MODEL), seed) for seed in range(400)]
     # Ten events on average, each of 1.75 words.
     assert np.mean([len(each) for each in lists]) == pytest.approx(17.5, abs=1.0)
     one_bit = [bin(fault.before ^ fault.after).count("1") == 1 for each in lists for fault in each]
     assert np.mean(one_bit) == pytest.approx(0.75 / 1.75, abs=0.03)
-    assert weather.draw(select(MODEL), 3) == lists[3] != lists[4]
-    only = Weather(where, days=2.0, only=("b",)).draw(select(MODEL), 3)
+    assert damage.draw(select(MODEL), 3) == lists[3] != lists[4]
+    only = EnvironmentDamage(where, days=2.0, only=("b",)).draw(select(MODEL), 3)
     assert only.names in ((), ("b",))
 
 
@@ -43,14 +43,16 @@ def test_events_go_on_from_one_tensor_to_the_next():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({300: 1.0}))
     small = {f"{i:02d}": np.zeros(50, np.float32) for i in range(100)}
     counts = [
-        np.mean([len(Weather(where, 1.0).draw(select(model), seed)) for seed in range(200)])
+        np.mean(
+            [len(EnvironmentDamage(where, 1.0).draw(select(model), seed)) for seed in range(200)]
+        )
         for model in (MODEL, small)
     ]
     assert counts[1] == pytest.approx(counts[0], rel=0.05)
     [struck] = {
         len(draws)
         for seed in range(300)
-        if len(draws := Weather(where, 0.01).draw(select(small), seed))
+        if len(draws := EnvironmentDamage(where, 0.01).draw(select(small), seed))
     }
     assert struck == 300
 
@@ -59,13 +61,16 @@ def test_events_go_on_from_one_tensor_to_the_next():
 def test_an_event_is_as_large_in_words_of_every_width(dtype, struck):
     where = Environment("here", rate=1e-7, events=Events.of({100: 1.0}))
     model = select({"a": np.zeros(3000, dtype), "b": np.zeros(3000, dtype)})
-    counts = {len(Weather(where, 1.0).draw(model, seed)) for seed in range(2000)}
+    counts = {len(EnvironmentDamage(where, 1.0).draw(model, seed)) for seed in range(2000)}
     assert counts & set(range(1, struck + 1)) == {struck}
 
 
 def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
-    assert {len(Weather(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {0, 5000}
+    assert {len(EnvironmentDamage(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {
+        0,
+        5000,
+    }
 
 
 MIXED = {"bytes": np.zeros(20_000, np.uint8), "floats": np.zeros(20_000, np.float32)}
@@ -77,7 +82,7 @@ def test_events_strike_bits_and_not_words(sizes, share):
     there are four times as many.
     """
     where = Environment("here", rate=1e-3, events=Events.of(sizes))
-    lists = [Weather(where, 0.5).draw(select(MIXED), seed) for seed in range(10)]
+    lists = [EnvironmentDamage(where, 0.5).draw(select(MIXED), seed) for seed in range(10)]
     counts = [sum(fault.tensor == name for faults in lists for fault in faults) for name in MIXED]
     assert counts[0] / counts[1] == pytest.approx(share, rel=0.15)
 
@@ -103,7 +108,7 @@ def test_a_rate_is_that_of_the_bits_that_may_be_struck():
 def test_more_events_than_can_be_drawn_are_refused():
     where = Environment("here", rate=1.0 / BITS, events=Events.of({1: 1.0}))
     with pytest.raises(FaultError, match=r"in 2e\+06 days 2e\+06 events are expected.*fewer days"):
-        Weather(where, 2e6).draw(select(MODEL), 0)
+        EnvironmentDamage(where, 2e6).draw(select(MODEL), 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**32)), max_size=4))

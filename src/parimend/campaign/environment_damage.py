@@ -19,7 +19,7 @@ MOST_EVENTS = 1e6
 
 
 @dataclass(frozen=True)
-class Weather:
+class EnvironmentDamage:
     """Events of an environment, as many as come in some days.
 
     Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
