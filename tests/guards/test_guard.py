@@ -10,6 +10,8 @@ from torch.nn.utils import parametrizations
 
 from parimend.errors import ComputationError, GuardError, SpecError
 from parimend.guards import Policy, guard_
+from parimend.layers.convolution import ConvProduct
+from parimend.layers.linear import LinearProduct
 from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
 
@@ -181,6 +183,38 @@ def test_as_many_wrong_outputs_and_samples_as_there_may_be(layer, k, blocks, sam
         if max(k, blocks) > 1 and samples > 3:
             kind = "corrected" if count <= 16 else "recomputed"
             assert {event.kind for event in guards.events} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("layer", "product", "sizes"),
+    [
+        (nn.Linear(64, 32), LinearProduct, (64,)),
+        (nn.Conv2d(8, 32, 3, groups=2), ConvProduct, (8, 5, 5)),
+    ],
+)
+def test_wrong_samples_are_computed_again_some_at_once(layer, product, sizes, monkeypatch):
+    """However many are wrong: only so many of them are in float64, with all that it takes."""
+    torch.manual_seed(0)
+    x, exact = torch.randn(50, *sizes), []
+    right, run = layer(x), product.run
+
+    def noted(self, x, *args):
+        exact.extend([len(x)] if x.dtype is torch.float64 else [])
+        return run(self, x, *args)
+
+    def hook(module, args, y):
+        y[1:48, 5] = 7.0
+
+    positions = right[0, 0].numel()
+    inputs = layer.weight[0].numel() * getattr(layer, "groups", 1)
+    monkeypatch.setattr("parimend.guards.suspect._AT_ONCE", 10 * 8 * inputs * positions)
+    monkeypatch.setattr(product, "run", noted)
+    with guard_(layer, 4) as guards, torch.no_grad():
+        layer.register_forward_hook(Hook(hook), prepend=True)
+        torch.testing.assert_close(layer(x), right, rtol=0, atol=1e-5)
+        assert [event.sample[0] for event in guards.events] == list(range(1, 48))
+        assert {(event.kind, event.channels) for event in guards.events} == {("corrected", (5,))}
+    assert exact == [10, 10, 10, 10, 7]
 
 
 def test_what_was_found_is_told_where_on_weights_raises(model, x):

@@ -367,3 +367,15 @@ def test_an_index_that_is_lost_is_damage(tmp_path, on_damage):
     index.unlink()
     with pytest.raises(DamageError, match="missing: it was protected together with the others"):
         pm.verify(index, on_damage)
+
+
+def test_a_damaged_seal_is_not_called_damage_of_its_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pm.save_file({"w": torch.arange(50.0)}, path, errors=5)
+    sidecar = sidecar_of(path)
+    content = bytearray(sidecar.read_bytes())
+    content[len(content) // 2] ^= 1
+    sidecar.write_bytes(content)
+    told = r"model\.safetensors itself is right: seal damaged, can be restored; repair the seal: "
+    with pytest.warns(UserWarning, match=told):
+        pm.load_file(path, on_damage="repair")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import PerChannelMinMaxObserver
 
 from parimend.stores.alone import left_alone
 from parimend.stores.buffers import Buffers
@@ -80,3 +81,16 @@ def test_no_kind_is_in_the_way(kind):
     with left_alone(module, "nothing"), Buffers(module).kept():
         module.b = torch.zeros(7)
     assert module.b is buffer
+
+
+def test_buffers_that_get_another_size_or_are_expanded_are_put_back():
+    model, base = nn.Module(), torch.ones(1)
+    model.register_buffer("expanded", base.expand(4))
+    model.register_buffer("base", base)
+    model.observer = PerChannelMinMaxObserver()
+    with Buffers(model).kept():
+        base.fill_(5.0)
+        model.observer(torch.randn(3, 4))
+        assert model.observer.min_val.shape == (3,)
+    assert model.expanded.tolist() == [1.0] * 4
+    assert model.observer.min_val.shape == (0,)

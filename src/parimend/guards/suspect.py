@@ -5,7 +5,7 @@ All of this is for the rare suspicious output. It may look at the inputs, and co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,10 @@ _CANDIDATES = 4
 _MANY = 4
 """Wrong samples from which on all of their outputs are computed again, as locating the wrong ones
 sample by sample takes longer."""
+
+_AT_ONCE = 1 << 27
+"""Bytes in float64 of what is multiplied, at every position, for samples that are looked at
+together: a convolution may copy its inputs as often as its kernel has places."""
 
 _PAIRED = 16
 """Wrong positions up to which pairs of outputs are searched; more of them have a common cause."""
@@ -107,8 +111,17 @@ class Suspect:
 
     def wrong(self) -> Tensor:
         """(samples, positions) bool: where any of them failed."""
-        failed = self.failed()
+        failed = torch.cat([self.at(piece).failed() for piece in self._pieces(len(self.y))])
         return failed.reshape(-1, self.checks.blocks, failed.shape[1]).any(1)
+
+    def _pieces(self, samples: int) -> Iterator[slice]:
+        """Samples, as many together as memory for them allows; one piece at least."""
+        shape, product = self.checks.shape, self.checks.product
+        inputs = shape.numel() * product.groups // self.y.shape[1]
+        each = self.y.itemsize * max(inputs, self.y.shape[1]) * max(1, self.size.numel())
+        count = max(1, _AT_ONCE // max(1, each))
+        for begin in range(0, max(1, samples), count):
+            yield slice(begin, begin + count)
 
     def magnitude(self) -> Tensor:
         """(samples, positions): size of a single error that explains the syndrome, in units of the
@@ -154,7 +167,10 @@ class Suspect:
         if self.checks.code.m < _LOCATING and self.checks.blocks == 1:
             return {}  # it may be any of them
         if len(samples) >= _MANY:
-            return self._compare(samples, parameters)
+            corrected = dict[int, tuple[int, ...]]()
+            for piece in self._pieces(len(samples)):
+                corrected |= self._compare(samples[piece], parameters)
+            return corrected
         found = {each: self.at(slice(each, each + 1))._locate(parameters) for each in samples}
         return {sample: channels for sample, channels in found.items() if channels}
 
@@ -268,8 +284,11 @@ class Suspect:
     def _exact(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """All outputs, computed in float64."""
         b = None if bias is None else bias.to(torch.float64)
-        x, W = self.x.to(torch.float64), weight.to(torch.float64)
-        return self.checks.product.run(x, W, b, self.size).reshape(self.y.shape)
+        W, y = weight.to(torch.float64), torch.empty_like(self.y)
+        for piece in self._pieces(len(y)):
+            x = self.x[piece].to(torch.float64)
+            y[piece] = self.checks.product.run(x, W, b, self.size).reshape(y[piece].shape)
+        return y
 
     def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
         """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""

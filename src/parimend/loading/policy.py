@@ -83,9 +83,18 @@ def tell_repaired(
             what = (
                 "was damaged, and is repaired" if in_place else "is damaged, what is loaded is not"
             )
+            if _is_as_sealed(file):
+                what, mend = "itself is right", mend.replace(" the file, too", " the seal")
             told.append(f"{file.path} {what}: {file.said}{'' if in_place else mend}")
     if told:
         warn("; ".join(told))
+
+
+def _is_as_sealed(file: FileOutcome) -> bool:
+    """Whether nothing but its seal is, or was, damaged."""
+    found = {file.frame, *(word.verdict for word in file.words)}
+    clean = found == {Verdict.CLEAN}
+    return clean and file.seal is not Verdict.CLEAN and not (file.unreadable or file.problem)
 
 
 def _said_of(file: FileOutcome, seal_dir: PathLike | None) -> str:

@@ -44,7 +44,10 @@ class Buffers:
                 # Not every kernel counts what it writes; memory that can only be read is let be.
                 if not _same(each, copy):
                     with torch.inference_mode() if each.is_inference() else torch.no_grad():
-                        each.copy_(copy)
+                        if each.shape != copy.shape:  # observers give theirs a size as they run
+                            each.resize_(copy.shape)
+                        once = tuple(slice(None if step else 1) for step in each.stride())
+                        each[once].copy_(copy[once])  # what is expanded is there once
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
