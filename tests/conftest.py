@@ -41,6 +41,29 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture
+def interrupt_at(monkeypatch):
+    """Lets an interrupt come as the hook of a number is put on: when PyTorch has the hook, and
+    nobody has its handle.
+    """
+    from torch import nn
+
+    register, left = nn.Module.register_forward_hook, []
+
+    def interrupted(*args, **kwargs):
+        handle = register(*args, **kwargs)
+        left.pop()
+        if not left:
+            raise KeyboardInterrupt
+        return handle
+
+    def at(number):
+        left[:] = [None] * number
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+    return at
+
+
+@pytest.fixture
 def rng(request):
     """Random numbers that depend on the test alone, not on the order of the tests."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))

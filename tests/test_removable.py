@@ -40,24 +40,13 @@ def test_copies_of_a_model_leave_its_hooks_behind():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_an_interrupt_as_a_hook_is_put_on_leaves_none(monkeypatch, count):
-    """It comes when PyTorch has the hook, and nobody has its handle."""
-    model, left = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), [None] * count
-    register = nn.Module.register_forward_hook
-
-    def interrupted(*args, **kwargs):
-        handle = register(*args, **kwargs)
-        left.pop()
-        if not left:
-            raise KeyboardInterrupt
-        return handle
-
-    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+def test_an_interrupt_as_a_hook_is_put_on_leaves_none(interrupt_at, count):
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
     for begin in (
         lambda: upset_(model, Upset("bitflip")),
         lambda: second_moments(model, [torch.ones(2, 4)]),
     ):
-        left[:] = [None] * count
+        interrupt_at(count)
         with pytest.raises(KeyboardInterrupt):
             begin()
         assert not any(module._forward_hooks for module in model.modules())

@@ -387,21 +387,10 @@ def test_an_answer_is_one_of_all_runs(later, says):
         trace(model, X, OFFSET, answer=answer)
 
 
-def test_an_interrupt_as_a_hook_is_put_on_leaves_none(monkeypatch):
-    """It comes when PyTorch has it, and nobody has its handle."""
-    model, left = nn.Sequential(diagonal(1.0), nn.ReLU()).eval(), []
-    register = nn.Module.register_forward_hook
-
-    def interrupted(*args, **kwargs):
-        handle = register(*args, **kwargs)
-        left.pop()
-        if not left:
-            raise KeyboardInterrupt
-        return handle
-
-    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+def test_an_interrupt_as_a_hook_is_put_on_leaves_none(interrupt_at):
+    model = nn.Sequential(diagonal(1.0), nn.ReLU()).eval()
     for count in range(1, 6):  # those that watch, and then one that strikes
-        left[:] = [None] * count
+        interrupt_at(count)
         with pytest.raises(KeyboardInterrupt):
             trace(model, torch.ones(2, 4), OFFSET)
         for module in model.modules():

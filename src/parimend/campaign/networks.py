@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from parimend.errors import CampaignError, ParimendError, SpecError, WordError
 from parimend.functions import function_of, score_of
 from parimend.names import listed
 from parimend.stores.aliasing import added_bytes
-from parimend.stores.alone import state_of
+from parimend.stores.alone import Model, state_of
 from parimend.stores.extent import extent_of, packed_in
 from parimend.stores.naming import leaves, named_tensors, require_plain
 from parimend.words.bits import byte_view
 
-Model = torch.nn.Module | Mapping[str, torch.Tensor]
 _WITHOUT_BUILD = " (without build it is given the tensors of the file by name, and no module)"
 
 

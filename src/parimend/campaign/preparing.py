@@ -16,7 +16,6 @@ from parimend.campaign.damage import try_out
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
     Metric,
-    Model,
     load,
     reach_of,
     struck,
@@ -30,7 +29,7 @@ from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.experiment import bit_patterns
 from parimend.faults import Words
 from parimend.functions import function_of
-from parimend.stores.alone import left_alone
+from parimend.stores.alone import Model, left_alone
 
 
 def prepare(spec: Spec, folder: Path) -> Prepared:

@@ -162,14 +162,16 @@ def compare(a: PathLike, b: PathLike) -> list[Comparison]:
         SpecError: if there is no such protection, or they share no trials; says why.
         FormatError, MismatchError: as `Store` does; or if they look for other things.
     """
-    left, right = _chosen(str(path_of(a, "a"))), _chosen(str(path_of(b, "b")))
+    path_of(a, "a"), path_of(b, "b")  # refuse what is none
+    (out_a, name_a), (out_b, name_b) = folder_of(a), folder_of(b)
+    left, right = _chosen(Path(out_a), name_a), _chosen(Path(out_b), name_b)
     found = []
     for one in left:
         for other in right:
-            named = bool(folder_of(a)[1]) or one.protection.name == other.protection.name
+            named = bool(name_a) or one.protection.name == other.protection.name
             same = (one.unit.network, one.unit.fault.label, one.fact.weights)
             if named and same == (other.unit.network, other.unit.fault.label, other.fact.weights):
-                found += _compared(one, other, os.fspath(a), os.fspath(b))
+                found += _compared(one, other, f"{os.fspath(a)} and {os.fspath(b)}", out_a, out_b)
     if not found:
         raise SpecError(
             f"{a} and {b} share no trials: compare campaigns of the same networks, faults, strata, "
@@ -235,7 +237,7 @@ def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> 
     return _Sample(unit, protection, {stratum: [mine]})
 
 
-def folder_of(which: str | os.PathLike[str]) -> tuple[str, str]:
+def folder_of(which: PathLike) -> tuple[str, str]:
     """The folder and the protection of ``DIR:PROTECTION``, or of ``DIR`` alone the folder and
     nothing. Names of folders may have colons, too: one that holds a campaign is meant then.
     """
@@ -248,8 +250,8 @@ def folder_of(which: str | os.PathLike[str]) -> tuple[str, str]:
     return out, name
 
 
-def _chosen(which: str) -> list[_Sample]:
-    out, name = folder_of(which)
+def _chosen(out: Path, name: str) -> list[_Sample]:
+    """The samples of a campaign, or of one protection in it."""
     samples = list(_samples([out]))
     names = {sample.protection.name for sample in samples}
     if name and name not in names:
@@ -294,8 +296,14 @@ def _came(outcome: Outcome) -> Value:
     return lambda row: row.which([outcome])
 
 
-def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
-    """The comparison of two samples, if they share trials."""
+def _compared(one: _Sample, other: _Sample, what: str, a: str, b: str) -> list[Comparison]:
+    """The comparison of two samples, if they share trials.
+
+    Args:
+        one, other: the samples.
+        what: is compared, for messages.
+        a, b: their folders.
+    """
     partners = {_place(row): row for row in other.flat}
     shared = [
         [[row for row in part if _place(row) in partners] for part in round_]
@@ -310,7 +318,7 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
         one.protection,
         dict(zip(one.rows, map(list, zip(*whole, strict=True)), strict=True)),
     )
-    require_same(f"{a} and {b}", one.terms, other.terms)
+    require_same(what, one.terms, other.terms)
 
     def gap(row: Row) -> list[float]:
         """Of the events in each trial: 1, 0 or -1."""
@@ -330,8 +338,8 @@ def _compared(one: _Sample, other: _Sample, a: str, b: str) -> list[Comparison]:
         Comparison(
             network=one.unit.network,
             fault=one.unit.fault.name,
-            a=f"{folder_of(a)[0]}:{one.protection.name}",
-            b=f"{folder_of(b)[0]}:{other.protection.name}",
+            a=f"{a}:{one.protection.name}",
+            b=f"{b}:{other.protection.name}",
             trials=len(gaps),
             only_a=only_a,
             only_b=only_b,

@@ -73,7 +73,7 @@ class Store:
             with locked(store._rows):
                 if cls(folder)._is_blank:
                     _write_head(store._head, spec, None)
-        store = cls(folder)
+            store = cls(folder)
         store._require(spec.key)
         store.spec = spec  # what was moved is found where it is now
         return store

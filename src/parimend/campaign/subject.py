@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
 from parimend.campaign.environment_damage import EnvironmentDamage
-from parimend.campaign.networks import Metric, Model, struck
+from parimend.campaign.networks import Metric, struck
 from parimend.campaign.protections import Protection
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
@@ -23,7 +23,7 @@ from parimend.errors import CampaignError, ParimendError
 from parimend.experiment import Answer, bit_patterns, trial
 from parimend.faults import FaultList, Words
 from parimend.outcomes import Verdict, worst
-from parimend.stores.alone import state_of
+from parimend.stores.alone import Model, state_of
 from parimend.upsets import Upsets
 from parimend.words.bits import byte_view
 

@@ -78,14 +78,17 @@ def tell_repaired(
     """
     told = []
     for file in files:
-        if file.verdict is not Verdict.CLEAN:
-            mend = f"; repair the file, too: {repair_command(file, seal_dir)}"
-            what = (
-                "was damaged, and is repaired" if in_place else "is damaged, what is loaded is not"
-            )
-            if _is_as_sealed(file):
-                what, mend = "itself is right", mend.replace(" the file, too", " the seal")
-            told.append(f"{file.path} {what}: {file.said}{'' if in_place else mend}")
+        if file.verdict is Verdict.CLEAN:
+            continue
+        if _is_as_sealed(file):
+            state, left = "itself is right", "the seal"
+        elif in_place:
+            state, left = "was damaged, and is repaired", ""
+        else:
+            state, left = "is damaged, what is loaded is not", "the file, too"
+        said = f"{file.path} {state}: {file.said}"
+        mend = f"; repair {left}: {repair_command(file, seal_dir)}"
+        told.append(said if in_place else said + mend)
     if told:
         warn("; ".join(told))
 
