@@ -129,7 +129,7 @@ def test_what_someone_may_have_changed_stays_and_the_rest_comes_back():
 def test_nothing_is_put_back_from_copies_that_are_damaged():
     model = network()
     healing = pm.heal_(model, torch.optim.SGD(model.parameters(), lr=0.1), errors=None)
-    healing._kept._copies.held["0.weight"][3, 4] += 1
+    healing._snapshot._kept._copies.held["0.weight"][3, 4] += 1
     assert not healing.check_()  # the weights are right
     spoil(model[3].bias, 5.0)
     wrong = copy.deepcopy(model.state_dict())
@@ -162,7 +162,7 @@ def test_on_a_device_that_is_not_waited_for(monkeypatch, kernels, what):
     with small_portions(monkeypatch):
         run = run_of()
         healing = pm.heal_(*run, errors=None)
-        assert healing._kept.deferred
+        assert healing._snapshot._kept.deferred
         kept = {}
 
         def strike(step):

@@ -522,7 +522,7 @@ def test_damage_of_the_sums_that_are_kept_is_never_put_into_weights(bit):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     healing = pm.heal_(model, optimizer, 3)
     right = copy.deepcopy(model.state_dict())
-    sums = healing._kept._watched[0]._kept
+    sums = healing._snapshot._kept._watched[0]._kept
     sums.reshape(-1)[2] ^= np.uint64(1 << bit)
     struck(model[0].weight)
     with pytest.raises(DamageError, match="or the sums that were kept"):

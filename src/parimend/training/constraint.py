@@ -3,38 +3,30 @@
 After an optimizer step the constrained weights are projected onto the code. The constraint is
 linear, so whatever the optimizer does in between, projecting is exact and cheap; the network learns
 to live with it, and what projecting a finished network would cost is not lost.
-
-The constraint is also an invariant: a step moves its checks a little, a weight that went wrong in
-the step moves a few of them much. Such weights are located and put back before the projection would
-spread their damage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 from weakref import WeakSet
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from parimend.arguments import require, whole_number
-from parimend.carriers import Chosen, Options, Real, Request, choose, diagnose
+from parimend.carriers import Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
-from parimend.carriers.real import grid_of
-from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError
+from parimend.codes import Sparse
+from parimend.errors import MismatchError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.names import some
 from parimend.removable import Hook, Removable
 from parimend.seal import Seal
 from parimend.showing import counted
-from parimend.stores.base import Tensors
 from parimend.stores.model import unwrapped
 from parimend.stores.shards import Shards, store_of
+from parimend.training.constrained import Constrained
 from parimend.training.hooks import (
     Step,
     on_gradient,
@@ -44,15 +36,9 @@ from parimend.training.hooks import (
     stepped_by,
     uncompiled,
 )
-from parimend.training.iterates import Iterates
-from parimend.training.judging import Since, judge_
-from parimend.training.outliers import Outliers, put_back_
 from parimend.training.pace import TIMED, Pace
-from parimend.training.projection import Projection
-from parimend.training.tangent import Tangent, infers
 from parimend.training.trained import Trained
 from parimend.warning import warn
-from parimend.words.layout import Word
 
 _standing: WeakSet[Constraint] = WeakSet()
 """All that have hooks."""
@@ -87,9 +73,9 @@ class Constraint(Removable):
         self._parameters = self._trained.parameters
         self._shards = Shards(self._parameters)
         chosen = choose(store_of(self._parameters), request)
-        self._constrain(chosen)
+        self._words = Constrained(self._parameters, chosen, self._shards, optimizers)
         self.steps = 0
-        self.events: list[Event] = []
+        self.events = self._words.events
         weight, n = next(iter(self._parameters.values())), sum(code.n for code in self.codes)
         self._pace = Pace(n, every, self._shards, weight)
         self._unused = set(self._parameters)
@@ -97,9 +83,6 @@ class Constraint(Removable):
         self._step = Step()  # of any of the optimizers
         self._have_stepped: set[torch.optim.Optimizer] = set()  # since `steps` was counted up
         self._backwards = 0  # since the last step
-        self._loaded = False  # weights, since the last projection
-        self._inside = False  # nothing has moved them since then
-        self._projected = 0  # steps seen then
         self._others: set[str] = set()  # parameters that other optimizers step
         self._seal: Seal | None = None  # of these weights, once they were sealed
         self._hooks: list[Any] = [each.register_step_pre_hook(before) for each in optimizers]
@@ -123,17 +106,6 @@ class Constraint(Removable):
                 other.events.append(Event("unwatched", other.steps, reason))
                 warn(f"{reason}; remove() it before, if that is meant")
 
-    def _constrain(self, words: Sequence[Chosen]) -> None:
-        self._words = tuple(words)
-        self._projection = Projection(self._parameters, words, self._shards)
-        self._outliers = [Outliers(word.code) for word in words]
-        self._iterates = Iterates(self._parameters, words, self._optimizers)
-        self._tangents = {
-            each: Tangent(self._parameters, words, self._shards, each)
-            for each in self._optimizers
-            if infers(each)
-        }
-
     @property
     def every(self) -> int:
         """The weights are projected after every so many steps; 1 until it is chosen by cost."""
@@ -147,7 +119,7 @@ class Constraint(Removable):
     @property
     def codes(self) -> tuple[Sparse, ...]:
         """The code of every constrained word."""
-        return tuple(word.code for word in self._words)
+        return self._words.codes
 
     def _stepping(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -157,10 +129,10 @@ class Constraint(Removable):
             if optimizer in self._have_stepped:  # and the last one has not, this time
                 self._stepped()
             self._have_stepped.add(optimizer)
-        self._inside = False
+        self._words.moved()
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
-        tangent = self._tangents.get(optimizer)
+        tangent = self._words.tangent(optimizer)
         return None if tangent is None else tangent.called_with(args, kwargs)
 
     def _stepped(self, *_: Any) -> None:
@@ -191,14 +163,15 @@ class Constraint(Removable):
             self._return_()
 
     def _after_loading(self, *_: Any) -> None:
-        self._loaded, self._inside = True, False
+        self._words.loaded()
 
     def _before_step_of_other(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell of weights that are trained, and not projected after it."""
         if self._step:
             return  # one that works inside ours
         theirs = stepped_by(optimizer, self._parameters.items())
-        self._inside &= not theirs
+        if theirs:
+            self._words.moved()
         if taken := theirs - self._others:
             self._others |= taken
             reason = f"{some(taken)}: stepped by an optimizer that constrain_ was not given"
@@ -216,52 +189,19 @@ class Constraint(Removable):
             MismatchError: if a parameter was replaced, has become of another dtype, or was taken
                 out of the optimizer; names it.
         """
-        self._loaded = True  # they say nothing about steps
+        self._words.loaded()
         self._return_()
 
-    @torch.no_grad()
     def _return_(self) -> None:
-        """Put back weights that went wrong since the last projection, as far as they can be told
-        from what training does, and move all to the nearest ones inside their codes.
-        """
         self._trained.require_same()
-        with moving(self._parameters.values()):
-            self._projection.project_(self._heal_())
-            self._inside = self._iterates.project_()
-            self._projected = self.steps
-
-    def _heal_(self) -> list[NDArray[np.float64]]:
-        """Put back single weights that explain odd checks; the checks then."""
-        checks = self._projection.checks()
-        if not self.steps or self._loaded:  # these weights say nothing about steps
-            self._projection.require_finite(checks, self.steps)
-            self._loaded = False
-            return checks
-        self._expect(self.steps - self._projected)
-        odd = [n for n, each in enumerate(self._outliers) if not each.ordinary(checks[n])]
-        if not odd:
-            return checks
-        self.events += [
-            put_back_(self._projection, n, self._words[n], self._outliers[n], self.steps)
-            for n in odd
-        ]
-        checks = self._projection.checks()
-        self._projection.require_finite(checks, self.steps)
-        for number in odd:
-            self._outliers[number].accept(checks[number])
-        return checks
-
-    def _expect(self, steps: int) -> None:
-        """Judge checks by what so many steps may do."""
-        for each in self._outliers:
-            each.steps = max(1, steps)
+        self._words.return_(self.steps)
 
     def residual(self) -> float:
         """The largest check, relative to the norm of its word: rounding noise after a projection.
 
         Training moves the weights off the code; projecting brings it back to about 1e-8.
         """
-        return self._projection.residual()
+        return self._words.residual()
 
     def seal_(self, model: torch.nn.Module | None = None) -> Seal:
         """Finish: a last projection, exact rounding to the grid, and the seal; removes the hooks.
@@ -286,47 +226,22 @@ class Constraint(Removable):
         if ours and self._seal and diagnose(self._seal, store_of(parameters)).ok:
             return self._seal
         with moving(parameters.values()):
-            self._judge_(parameters, ours)
+            if ours:
+                self._trained.require_same(stepped=False)
+                self._words.judge_(self.steps, self.every)
+            else:
+                self._words.judge_copy_(parameters, self.steps)
             if ours and self.steps == 0 and self.residual() > 1e-3:
                 warn(
                     "the weights have changed, but the optimizer given to constrain_ took no step: "
                     "the network was not trained inside the code",
                 )
             tensors = store_of(parameters)
-            seal = seal_words_(tensors, [*_on_grids(self._words, tensors)], self._request)
+            seal = seal_words_(tensors, [*self._words.on_grids(tensors)], self._request)
         if ours:
             self._seal = seal
             self.remove()
         return seal
-
-    @torch.no_grad()
-    def _judge_(self, parameters: Mapping[str, torch.Tensor], ours: bool) -> None:
-        """Refuse weights that training has not led to, unless they can be put back."""
-        since: Since
-        if ours:
-            self._trained.require_same(stepped=False)
-            projection = self._projection
-            since = "unknown" if self._loaded else "inside" if self._inside else "stepped"
-            # An average that was put in is as far from the code as what it was made of.
-            self._expect(self.every if self._inside else self.steps - self._projected)
-        else:
-            projection = Projection(parameters, self._words, Shards(parameters))
-            since = "unknown"
-        events = judge_(projection, self._words, self._outliers, since, self.steps)
-        self.events += events
-        projection.require_finite(projection.checks(), self.steps)
-        for event in events:
-            if event.kind == "unexplained":
-                raise DamageError(
-                    f"{event.reason}, and no few weights explain it: they are damaged, or the "
-                    "training diverged; or they were changed by hand, or steps have just become "
-                    "far longer: then call project_() and seal_() again"
-                )
-            if event.kind == "accepted":
-                warn(
-                    f"{event.reason}: taken for right, as an average that was put in is, and "
-                    "damage may be, too",
-                )
 
     def remove(self) -> None:
         _standing.discard(self)
@@ -346,14 +261,7 @@ class Constraint(Removable):
         return {
             "steps": self.steps,
             "every": self._pace.every,
-            "words": [
-                {
-                    "code": word.code.spec(),
-                    "exponents": [part.exponent for part in word.word],
-                    "checks": outliers.state(),
-                }
-                for word, outliers in zip(self._words, self._outliers, strict=True)
-            ],
+            "words": self._words.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -365,39 +273,10 @@ class Constraint(Removable):
         require(state, "state", "what state_dict() of a constraint gave", Mapping)
         if not {"steps", "every", "words"} <= set(state):
             raise MismatchError("this is no state of a constraint: give what its state_dict() gave")
-        saved = [from_spec(word["code"]) for word in state["words"]]
-        if saved != [word.code for word in self._words]:
-            raise MismatchError(
-                "the saved constraint uses other codes than this one: call constrain_ with the "
-                f"arguments of the saved run ({[code.spec() for code in saved]})"
-            )
-        words = []
-        for word, entry in zip(self._words, state["words"], strict=True):
-            pairs = zip(word.word, entry["exponents"], strict=True)
-            parts = tuple(replace(p, exponent=e) for p, e in pairs)
-            words.append(word._replace(word=Word(parts)))
-        self._constrain(words)
-        for outliers, entry in zip(self._outliers, state["words"], strict=True):
-            outliers.load(entry["checks"])
-        self.steps, self._inside = int(state["steps"]), False
-        self._pace.restart(state["every"])
-        self._projected = self.steps - self.steps % self.every
-
-
-def _on_grids(words: Sequence[Chosen], tensors: Tensors) -> Iterator[Chosen]:
-    """The words on grids that hold them.
-
-    Weights have grown since the grids were chosen. All steps of a word change by one factor, which
-    leaves its real constraint what it was in training.
-    """
-    needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
-    for each in words:
-        for part in each.word:
-            if part.name not in needed:
-                needed[part.name] = grid_of(part, tensors, each.code.word_bits).exponent
-        shift = max(0, *(needed[part.name] - part.exponent for part in each.word))
-        parts = (replace(p, exponent=p.exponent + shift) for p in each.word)
-        yield each._replace(word=Word(tuple(parts)))
+        steps, every = int(state["steps"]), state["every"]
+        self._words.load(state["words"], projected=steps - steps % (every or 1))
+        self.steps = steps
+        self._pace.restart(every)
 
 
 def constrain_(

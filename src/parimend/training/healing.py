@@ -42,8 +42,8 @@ from parimend.training.hooks import (
     stepped_by,
     uncompiled,
 )
-from parimend.training.kept import Kept
 from parimend.training.resident import read
+from parimend.training.snapshot import Snapshot
 from parimend.training.state import State
 from parimend.warning import warn
 
@@ -86,15 +86,12 @@ class Healing(Removable):
         self._skipped = 0  # steps in a row
         self._step = Step()
         self._lock = threading.RLock()  # no step begins in one thread while another one looks
-        self._begun: list[torch.optim.Optimizer] = []  # steps since the sums were taken
         self._updating = False
         self._loading: Any = None  # the module or the optimizer into which all is loaded
         self._hooks: list[Any] = []
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
         self._state = State(self._model, self._optimizers)
-        self._stale = False  # tensors were found of which no sums are kept yet
-        self._outdated = False  # something was loaded since the sums were taken
-        self._fresh = True  # no forward has begun since the sums were taken
+        self._snapshot = Snapshot(self._state, errors)
         self._leave_renormalized()
         self.refresh()
         forward = uncompiled(self._before_forward)
@@ -124,15 +121,8 @@ class Healing(Removable):
         submodule. What is done within `update` needs no call.
         """
         with self._lock:
-            self._stale |= self._state.find()
-            if self._stale:  # also after a time at which that failed
-                self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
-            self._kept.keep()
-            if self._stale:
+            if self._snapshot.take():
                 self._hear_of_loading()
-                self._stale = False
-            self._fresh, self._outdated = True, False
-            self._begun.clear()
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""
@@ -193,46 +183,40 @@ class Healing(Removable):
         """`check_` of some tensors, or of all: what was wrong. And the value of a norm, which is
         read with it, so that a device is waited for once.
         """
-        if self._outdated or self._stale:
+        if self._snapshot.outdated:
             self.refresh()
             return frozenset(), read([], norm)[1]
-        moved = self._state.moved()  # where tensors are elsewhere, someone changed them
-        others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
-        words, size = self._kept.differing(norm, moved, None if others else only)
-        if words and not is_lent() and (gone := self._state.gone()):
-            # What was made of them holds their damage; and all is to be taken for right below.
-            if not others:
-                words, _ = self._kept.differing()
-            moved, others = moved | gone, others | gone
-        changes, total, lost, unsure = self._kept.put_back_(words, others)
-        wrong = {change.tensor for change in changes}
+        found = self._snapshot.put_back_(norm, only)
+        wrong = {change.tensor for change in found.changes}
         if wrong:
             reason = f"wrong in {some(wrong)}"
-            if total > len(changes):
-                reason += f": {total:,} elements, of which the first of each tensor are listed"
+            if found.total > len(found.changes):
+                reason += (
+                    f": {found.total:,} elements, of which the first of each tensor are listed"
+                )
                 warn(
                     f"{reason}, put back to what they were after step {self.steps}; if they were "
                     "changed on purpose, do that within update(), or call refresh() afterwards",
                 )
-            self._tell("repaired", reason, tuple(changes))
-        if lost:
+            self._tell("repaired", reason, tuple(found.changes))
+        if found.lost:
             what = f"more than {self._errors} words have changed, or the sums that were kept"
             if self._errors is None:
                 what = "they have changed, and so have the copies that were kept"
             raise DamageError(
-                f"{some(lost)}: since step {self.steps} {what}: go back to a checkpoint; if they "
-                "were changed on purpose, do that within update(), or call refresh() afterwards"
+                f"{some(found.lost)}: since step {self.steps} {what}: go back to a checkpoint; if "
+                "they were changed on purpose, do that within update(), or call refresh() "
+                "afterwards"
             )
-        if unsure:
-            what = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
+        if found.unsure:
             reason = (
-                f"{some(unsure)}: damage since step {self.steps} cannot be told from what {what} "
-                "has left there: all of it is taken for right"
+                f"{some(found.unsure)}: damage since step {self.steps} cannot be told from what "
+                f"{found.why} has left there: all of it is taken for right"
             )
             self._accept(reason)
-        if others:
+        if found.why:
             self.refresh()
-        return wrong, size
+        return wrong, found.size
 
     def _within(self) -> bool:
         """Whether weights are being moved: closures are called with those of a step half taken."""
@@ -243,14 +227,15 @@ class Healing(Removable):
         # a device that is waited for here runs dry, in every step, for what is seldom there.
         if is_transformed():
             return  # the step looks
-        if self._outdated or self._begun:
+        snapshot = self._snapshot
+        if snapshot.outdated or not snapshot.ended:
             if not is_lent():  # what is looked for then would be what is lent
                 self.check_()
-        elif self._fresh and not self._kept.deferred:
+        elif snapshot.fresh and not snapshot.deferred:
             with self._lock:
                 if not self._within():  # all else waits for the step, which needs it
                     self._check_(only=self._state.weights)
-        self._fresh &= self._within()
+        snapshot.fresh &= self._within()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -261,7 +246,7 @@ class Healing(Removable):
         with self._lock:
             if self._step.begin() and not self._updating:
                 self._judge(self._gradients[optimizer], _closure(args, kwargs))
-            self._begun.append(optimizer)
+            self._snapshot.begin(optimizer)
 
     def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
         """See that a step starts with right weights, and with a gradient that may be right."""
@@ -307,16 +292,16 @@ class Healing(Removable):
         """What is not loaded stays as it was: it is looked at before all is taken for right."""
         if not prefix:  # all of it, not one submodule after the other
             self._loading = target
-        if self._outdated or self._within():
+        if self._snapshot.outdated or self._within():
             return
         try:
             self.check_()
         except DamageError as error:  # perhaps that is why something is loaded
             self._accept(f"{error}; what is not loaded now is taken for right")
-        self._outdated = True
+        self._snapshot.outdated = True
 
     def _after_loading(self, target: Any, *_: Any) -> None:
-        self._outdated = True
+        self._snapshot.outdated = True
         if target is self._loading and not self._within():
             self.refresh()
 

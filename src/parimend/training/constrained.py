@@ -1,0 +1,222 @@
+"""Weights in words of real codes: kept inside them, and put back where they went wrong.
+
+The constraint is an invariant: a step moves its checks a little, a weight that went wrong in the
+step moves a few of them much. Such weights are located and put back before a projection would
+spread their damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parimend.carriers import Chosen
+from parimend.carriers.real import grid_of
+from parimend.codes import Sparse, from_spec
+from parimend.errors import DamageError, MismatchError
+from parimend.events import Event
+from parimend.moving import moving
+from parimend.stores.base import Tensors
+from parimend.stores.shards import Shards
+from parimend.training.iterates import Iterates
+from parimend.training.judging import Since, judge_
+from parimend.training.outliers import Outliers, put_back_
+from parimend.training.projection import Projection
+from parimend.training.tangent import Tangent, infers
+from parimend.warning import warn
+from parimend.words.layout import Word
+
+
+class Constrained:
+    """Words of weights that are trained, and what they have been through since they were inside.
+
+    Args:
+        parameters: by name.
+        words: of them, as they were chosen.
+        shards: of the parameters.
+        optimizers: those that step them.
+
+    Attributes:
+        events: weights that went wrong and were put back, and what else was noticed, in order.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        words: Sequence[Chosen],
+        shards: Shards,
+        optimizers: Sequence[torch.optim.Optimizer],
+    ) -> None:
+        self._parameters, self._shards, self._optimizers = parameters, shards, optimizers
+        self._constrain(words)
+        self.events: list[Event] = []
+        self._since: Since = "stepped"
+        self._projected = 0  # steps seen then
+
+    def _constrain(self, words: Sequence[Chosen]) -> None:
+        self._words = tuple(words)
+        self._projection = Projection(self._parameters, words, self._shards)
+        self._outliers = [Outliers(word.code) for word in words]
+        self._iterates = Iterates(self._parameters, words, self._optimizers)
+        self._tangents = {
+            each: Tangent(self._parameters, words, self._shards, each)
+            for each in self._optimizers
+            if infers(each)
+        }
+
+    @property
+    def codes(self) -> tuple[Sparse, ...]:
+        """The code of every word."""
+        return tuple(word.code for word in self._words)
+
+    def tangent(self, optimizer: torch.optim.Optimizer) -> Tangent | None:
+        """What keeps the steps of an optimizer along the codes, if it has to be kept there."""
+        return self._tangents.get(optimizer)
+
+    def moved(self) -> None:
+        """To be called when a step moves weights."""
+        if self._since == "inside":
+            self._since = "stepped"
+
+    def loaded(self) -> None:
+        """To be called when weights were changed otherwise, which says nothing about steps."""
+        self._since = "unknown"
+
+    @torch.no_grad()
+    def return_(self, steps: int) -> None:
+        """Put back weights that went wrong since the last projection, as far as they can be told
+        from what training does, and move all to the nearest ones inside their codes.
+
+        Args:
+            steps: so many were seen.
+
+        Raises:
+            WordError: if weights are not finite; names them. Nothing was changed then.
+        """
+        with moving(self._parameters.values()):
+            self._projection.project_(self._heal_(steps))
+            self._since = "inside" if self._iterates.project_() else "stepped"
+            self._projected = steps
+
+    def _heal_(self, steps: int) -> list[NDArray[np.float64]]:
+        """Put back single weights that explain odd checks; the checks then."""
+        checks = self._projection.checks()
+        if not steps or self._since == "unknown":
+            self._projection.require_finite(checks, steps)
+            return checks
+        self._expect(steps - self._projected)
+        odd = [n for n, each in enumerate(self._outliers) if not each.ordinary(checks[n])]
+        if not odd:
+            return checks
+        self.events += [
+            put_back_(self._projection, n, self._words[n], self._outliers[n], steps) for n in odd
+        ]
+        checks = self._projection.checks()
+        self._projection.require_finite(checks, steps)
+        for number in odd:
+            self._outliers[number].accept(checks[number])
+        return checks
+
+    def _expect(self, steps: int) -> None:
+        """Judge checks by what so many steps may do."""
+        for each in self._outliers:
+            each.steps = max(1, steps)
+
+    def residual(self) -> float:
+        """The largest check, relative to the norm of its word."""
+        return self._projection.residual()
+
+    def judge_(self, steps: int, every: int) -> None:
+        """Refuse weights that training has not led to, unless they can be put back.
+
+        Args:
+            steps: so many were seen.
+            every: after so many they are projected.
+
+        Raises:
+            DamageError: if it cannot be told which weights are damaged.
+            WordError: if weights are not finite; names them.
+        """
+        # An average that was put in is as far from the code as what it was made of.
+        self._expect(every if self._since == "inside" else steps - self._projected)
+        self._judge_(self._projection, self._since, steps)
+
+    def judge_copy_(self, parameters: Mapping[str, torch.Tensor], steps: int) -> None:
+        """`judge_` the same parameters of a copy of the model."""
+        self._judge_(Projection(parameters, self._words, Shards(parameters)), "unknown", steps)
+
+    @torch.no_grad()
+    def _judge_(self, projection: Projection, since: Since, steps: int) -> None:
+        events = judge_(projection, self._words, self._outliers, since, steps)
+        self.events += events
+        projection.require_finite(projection.checks(), steps)
+        for event in events:
+            if event.kind == "unexplained":
+                raise DamageError(
+                    f"{event.reason}, and no few weights explain it: they are damaged, or the "
+                    "training diverged; or they were changed by hand, or steps have just become "
+                    "far longer: then call project_() and seal_() again"
+                )
+            if event.kind == "accepted":
+                warn(
+                    f"{event.reason}: taken for right, as an average that was put in is, and "
+                    "damage may be, too",
+                )
+
+    def on_grids(self, tensors: Tensors) -> Iterator[Chosen]:
+        """The words on grids that hold their weights as they are now.
+
+        Weights have grown since the grids were chosen. All steps of a word change by one factor,
+        which leaves its real constraint what it was in training.
+        """
+        needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
+        for each in self._words:
+            for part in each.word:
+                if part.name not in needed:
+                    needed[part.name] = grid_of(part, tensors, each.code.word_bits).exponent
+            shift = max(0, *(needed[part.name] - part.exponent for part in each.word))
+            parts = (replace(p, exponent=p.exponent + shift) for p in each.word)
+            yield each._replace(word=Word(tuple(parts)))
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `load` needs to go on exactly; plain values, for every word."""
+        return [
+            {
+                "code": word.code.spec(),
+                "exponents": [part.exponent for part in word.word],
+                "checks": outliers.state(),
+            }
+            for word, outliers in zip(self._words, self._outliers, strict=True)
+        ]
+
+    def load(self, state: Sequence[Mapping[str, Any]], projected: int) -> None:
+        """Go on where `state` was taken.
+
+        Args:
+            state: of every word.
+            projected: so many steps had been seen at the last projection before it.
+
+        Raises:
+            MismatchError: if the codes are others.
+        """
+        saved = [from_spec(word["code"]) for word in state]
+        if saved != [word.code for word in self._words]:
+            raise MismatchError(
+                "the saved constraint uses other codes than this one: call constrain_ with the "
+                f"arguments of the saved run ({[code.spec() for code in saved]})"
+            )
+        words = []
+        for word, entry in zip(self._words, state, strict=True):
+            pairs = zip(word.word, entry["exponents"], strict=True)
+            parts = tuple(replace(p, exponent=e) for p, e in pairs)
+            words.append(word._replace(word=Word(parts)))
+        self._constrain(words)
+        for outliers, entry in zip(self._outliers, state, strict=True):
+            outliers.load(entry["checks"])
+        self._projected = projected
+        self.moved()

@@ -1,0 +1,126 @@
+"""A training run as it was taken for right: its sums or copies, and what has happened since then.
+
+Between two steps nothing moves weights or the optimizers' state, so what differs is damage. Where
+somebody may have moved a tensor, by loading, by giving it other memory, or in a step that did not
+end, the two cannot be told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import torch
+
+from parimend.names import some
+from parimend.outcomes import Change
+from parimend.stores.lent import is_lent
+from parimend.training.kept import Kept
+from parimend.training.state import State
+
+
+class Healed(NamedTuple):
+    """What has changed since everything was taken for right.
+
+    Attributes:
+        changes: what was wrong and is right again, or the first elements of every tensor.
+        total: how many elements were.
+        lost: names of words that are wrong.
+        unsure: names of tensors that are damaged or were moved on purpose; they are as found.
+        why: what may have moved them; empty if nothing has.
+        size: the value of the norm.
+    """
+
+    changes: Sequence[Change]
+    total: int
+    lost: Collection[str]
+    unsure: AbstractSet[str]
+    why: str
+    size: float | None
+
+
+class Snapshot:
+    """The state of a run as it was when `take` was called.
+
+    Args:
+        state: weights of a model, and what its optimizers keep.
+        errors: number of wrong 32-bit words that can be put back; any number if None.
+
+    Attributes:
+        outdated: whether something was loaded since then: all of it is to be taken again.
+        fresh: whether no forward has begun since then.
+
+    Raises:
+        SpecError: for a budget that cannot be; when it is taken.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 2)
+        >>> state = State(model, [torch.optim.SGD(model.parameters(), lr=0.1)])
+        >>> snapshot = Snapshot(state, errors=2)
+        >>> snapshot.take(), snapshot.take()  # whether there are other tensors than before
+        (True, False)
+        >>> with torch.no_grad():
+        ...     model.weight[1, 2] = 5.0
+        ...     found = snapshot.put_back_()
+        >>> [change.index for change in found.changes], found.lost, found.why
+        ([(1, 2)], [], '')
+    """
+
+    def __init__(self, state: State, errors: int | None) -> None:
+        self._state, self._errors = state, errors
+        self._stale = False  # tensors were found of which nothing is kept yet
+        self._begun: list[torch.optim.Optimizer] = []  # steps since then
+        self.outdated, self.fresh = False, True
+
+    def take(self) -> bool:
+        """Take everything as it is now for right; whether there are other tensors than before.
+
+        Raises:
+            torch.OutOfMemoryError: if a device has too little memory for its sums. All is outdated
+                then.
+        """
+        self._stale |= self._state.find()
+        self.outdated |= self._stale  # also after a time at which this fails
+        if self._stale:
+            self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
+        self._kept.keep()
+        others, self._stale = self._stale, False
+        self.fresh, self.outdated = True, False
+        self._begun.clear()
+        return others
+
+    def put_back_(
+        self, norm: torch.Tensor | None = None, only: Collection[str] | None = None
+    ) -> Healed:
+        """Put back what has changed, as far as it can be and nobody may have moved it.
+
+        Args:
+            norm: () of any float dtype, which is read with it, so that a device is waited for once.
+            only: names of tensors; all if None.
+        """
+        moved = self._state.moved()  # where tensors are elsewhere, someone changed them
+        others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
+        words, size = self._kept.differing(norm, moved, None if others else only)
+        if words and not is_lent() and (gone := self._state.gone()):
+            # What was made of them holds their damage; and all is to be taken for right then.
+            if not others:
+                words, _ = self._kept.differing()
+            moved, others = moved | gone, others | gone
+        remains = self._kept.put_back_(words, others)
+        why = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
+        return Healed(*remains, why if others else "", size)
+
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """To be called before an optimizer moves weights."""
+        self._begun.append(optimizer)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step has begun since then."""
+        return not self._begun
+
+    @property
+    def deferred(self) -> bool:
+        """Whether a device has to be waited for to compare anything."""
+        return self._kept.deferred
