@@ -40,6 +40,15 @@ CASES = {
     ),
     "events above the budget": ([word(1e9, 8)], storm(1e-9, "1:0.99999,20:0.00001"), 0.01),
     "a budget that is measured": ([word(1e8, 100, 1e-3)], storm(1e-10), 0.01),
+    "long events that reach from one short word into the next": (
+        [
+            word(3.2e5, 40)._replace(words=10_000),
+            word(3200.0, 40)._replace(words=100, times=1_000_000),
+            word(1600.0, 40)._replace(words=50, times=2_000_000),
+        ],
+        storm(1e-7, "1:0.5,32:0.5"),
+        0.1,
+    ),
     "a loose target": ([word(1e9, 1)], storm(1e-8), 0.5),
 }
 

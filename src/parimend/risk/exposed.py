@@ -13,7 +13,7 @@ from parimend.risk.crowd import Crowd
 from parimend.risk.environment import Environment
 from parimend.risk.events import Events
 
-_WORD_BITS = 32.0
+WORD_BITS = 32.0
 
 
 class Exposed(NamedTuple):
@@ -92,7 +92,7 @@ def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
     events = word.crowd.struck_by(where.events)
     if events.largest == 1 or (word.spread == 1.0 and math.isinf(word.words)):
         return word, where if events is where.events else replace(where, events=events)
-    length = math.inf if math.isinf(word.words) else word.spread * word.bits / _WORD_BITS
+    length = math.inf if math.isinf(word.words) else word.spread * word.bits / WORD_BITS
 
     def often(size: int) -> float:
         reaching = (size - 1) / length if size <= word.errors else 0.0

@@ -29,7 +29,8 @@ from parimend.errors import SpecError
 from parimend.record import Record
 from parimend.risk.chance import SHORTEST, lost, risk
 from parimend.risk.environment import DAYS, Environment
-from parimend.risk.exposed import Exposed
+from parimend.risk.events import Events
+from parimend.risk.exposed import WORD_BITS, Exposed
 
 JUMPS = 1.0 / 45.0
 """Hazard per day that the rate jumps: eight times a year. One storm in 60 days is within the
@@ -47,6 +48,7 @@ _RATES = 17 * _PER_OCTAVE  # the lowest one is 1e-5 of the worst
 _RAREST = 1e-300  # events per bit and day; close to the smallest number the others would be zero
 _SMALL = 1e-2  # of what may be lost in the shortest interval
 _LIKELY = 0.1  # a loss is then taken for certain
+_LONG = 100.0  # times as long as any event: how many reach into a word does not matter then
 
 
 class Horizon(NamedTuple):
@@ -242,31 +244,39 @@ def _filled(table: Callable[[int], float], size: int, small: float) -> NDArray[n
 def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Callable[[int], float]:
     """How probable a loss is in any word, by steps above the worst rate for the longest interval.
 
-    Sizes of words are rounded up to steps of the grid, so that words of one budget share a table.
+    Sizes of words are rounded up to steps of the grid, so that words that are alike share a table:
+    the smallest of them, struck as often as they are.
     """
     bits = max(word.bits for word in words)
-    budgets = {_budget(word): word for word in words}
+    smallest: dict[Hashable, Exposed] = {}
     steps = Counter[tuple[Hashable, int]]()
     for word in words:
+        kind = _kind(word, worst.events)
+        if kind not in smallest or word.bits < smallest[kind].bits:
+            smallest[kind] = word
         below = math.floor(_PER_OCTAVE * math.log2(bits / word.bits))
-        steps[_budget(word), below] += word.times
+        steps[kind, below] += word.times
     known: dict[tuple[Hashable, int], float] = {}
 
-    def alone(budget: Hashable, at: int) -> float:
-        if (budget, at) not in known:
-            word = budgets[budget]._replace(bits=bits)
-            known[budget, at] = lost(word, worst, longest * _STEP**at)
-        return known[budget, at]
+    def alone(kind: Hashable, at: int) -> float:
+        if (kind, at) not in known:
+            word = smallest[kind]
+            known[kind, at] = lost(word, worst, longest * _STEP**at * bits / word.bits)
+        return known[kind, at]
 
     def losses(at: int) -> float:
-        return math.fsum(n * alone(budget, at - s) for (budget, s), n in steps.items())
+        return math.fsum(n * alone(kind, at - s) for (kind, s), n in steps.items())
 
     return losses
 
 
-def _budget(word: Exposed) -> Hashable:
-    """What a loss depends on, beside the size."""
-    return word.failing.tobytes(), word.reach, word.beyond, word.crowd, word.spread
+def _kind(word: Exposed, events: Events) -> Hashable:
+    """What a loss depends on, beside how often a word is struck: its budget; and its length, where
+    events begin before it and reach into it.
+    """
+    short = _LONG * (events.largest - 1) * WORD_BITS / word.bits
+    length = math.ceil(_PER_OCTAVE * math.log2(short)) if short > 1.0 else 0
+    return word.failing.tobytes(), word.reach, word.beyond, word.crowd, word.spread, length
 
 
 def _why_never(words: Sequence[Exposed], worst: Environment, target: float) -> str:
