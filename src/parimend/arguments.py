@@ -190,9 +190,9 @@ def workers_of(value: object) -> int | None:
 
     >>> workers_of(0)
     Traceback (most recent call last):
-    parimend.errors.SpecError: workers must be at least 1, not 0
+    parimend.errors.SpecError: workers must be from 1 to 32768, not 0
     """
-    return None if value is None else whole_number(value, "workers", least=1)
+    return None if value is None else whole_number(value, "workers", least=1, most=1 << 15)
 
 
 def require(value: object, name: str, what: str, *types: type) -> None:

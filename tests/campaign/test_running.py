@@ -456,7 +456,12 @@ def test_engines_are_named(tmp_path):
 @pytest.mark.parametrize("engine", ["local", "ray"])
 @pytest.mark.parametrize(
     ("workers", "says"),
-    [(0, "at least 1, not 0"), (-2, "at least 1, not -2"), (1.5, "a whole number"), (True, "bool")],
+    [
+        (0, "1 to 32768, not 0"),
+        (2**31, "32768, not 2147483648"),
+        (1.5, "whole number"),
+        (True, "bool"),
+    ],
 )
 def test_workers_are_a_number_of_them(tmp_path, engine, workers, says):
     with pytest.raises(SpecError, match=f"workers must be .*{says}"):

@@ -133,10 +133,11 @@ def test_why_nothing_is_found_is_given_in_place_of_it(workers):
     ("how", "says"),
     [
         ({"engine": "dask"}, "unknown engine 'dask': there are local, ray"),
-        ({"workers": 0}, "workers must be at least 1, not 0"),
+        ({"workers": 0}, "workers must be from 1 to 32768, not 0"),
+        ({"workers": 2**31}, "workers must be from 1 to 32768, not 2147483648"),
         ({"workers": 1.5}, "workers must be a whole number"),
         ({"workers": True}, "workers must be a whole number"),
-        ({"workers": -2, "engine": "ray"}, "workers must be at least 1, not -2"),
+        ({"workers": -2, "engine": "ray"}, "workers must be from 1 to 32768, not -2"),
     ],
 )
 def test_engines_that_there_are_not(folders, how, says):

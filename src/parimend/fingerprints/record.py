@@ -14,6 +14,7 @@ from parimend.errors import FormatError
 from parimend.kernels.field import PRIME
 from parimend.names import listed, select
 from parimend.record import Record
+from parimend.showing import counted
 
 VERSION = 2
 """Of what is summed up: fingerprints of another version are not compared. Up to 1 what was kept of
@@ -93,7 +94,7 @@ class Comparison(Record):
     def __repr__(self) -> str:
         names = listed([found.name for found in self.differences], most=3)
         found = "equal" if self.equal else f"{len(self.differences)} differ: {names}"
-        return f"<Comparison: {self.tensors} tensors, {found}>"
+        return f"<Comparison: {counted(self.tensors, 'tensor')}, {found}>"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -204,7 +205,7 @@ class Fingerprint(Record):
             ) from None
 
     def __repr__(self) -> str:
-        return f"<Fingerprint: {self.digest[:16]}, {len(self.tensors)} tensors>"
+        return f"<Fingerprint: {self.digest[:16]}, {counted(len(self.tensors), 'tensor')}>"
 
 
 def _print(given: Mapping[str, Any]) -> Print:
