@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,26 @@ class Record:
         Bytes are in hexadecimal, in the order in which they lie in the file or, little-endian, in
         memory. Numbers that JSON does not have, NaN and infinities, are text.
         """
-        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+        return {name: plain(getattr(self, name)) for name in self._names()}
 
     def to_json(self) -> str:
         """`as_dict` as one JSON object on one line."""
         return json.dumps(self.as_dict(), allow_nan=False)
 
     def __repr__(self) -> str:
-        values = {each.name: repr(getattr(self, each.name)) for each in fields(self)}
+        values = {name: repr(getattr(self, name)) for name in self._names()}
         most = max(160 // len(values), 16)
         shown = ", ".join(f"{name}={brief(value, most)}" for name, value in values.items())
         return f"{type(self).__name__}({brief(shown, most=250)})"
+
+    def _names(self) -> tuple[str, ...]:
+        return field_names(type(self))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@cache
+def field_names(of: type) -> tuple[str, ...]:
+    """Names of the fields of a dataclass; `dataclasses.fields` takes as long as a small word."""
+    return tuple(each.name for each in fields(of))
 
 
 def plain(value: Any) -> Any:

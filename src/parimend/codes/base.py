@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from parimend.codes.gram import conjugate_gradients
 from parimend.codes.promise import Promise
 from parimend.errors import SealError, SpecError
+from parimend.record import field_names
 from parimend.words.layout import Word
 
 MAX_WORDS = 16 * ((1 << 32) - 1)
@@ -118,7 +119,7 @@ class Code(ABC):
 
     def spec(self) -> dict[str, Any]:
         """The spec as plain JSON values; `from_spec` turns it back into the code."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in field_names(type(self))}
         return {"family": self.family, **values}
 
     def syndrome(self, word: NDArray[Any]) -> NDArray[Any]:
@@ -263,7 +264,7 @@ def from_spec(spec: Mapping[str, Any]) -> Code:
     if cls is None:
         known = ", ".join(sorted(_FAMILIES))
         raise SpecError(f"unknown code family {family!r}: this version knows {known}")
-    known_fields = {f.name for f in dataclasses.fields(cls)}
+    known_fields = set(field_names(cls))
     if unknown := fields.keys() - known_fields:
         raise SpecError(f"unknown fields in the spec of a {family} code: {sorted(unknown)}")
     try:

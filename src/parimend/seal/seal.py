@@ -27,7 +27,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -165,7 +165,7 @@ class Seal:
         names = {part.name: part for word in self.words for part in word.parts}
         return [whole(part.name, part.dtype, part.shape) for part in names.values()]
 
-    @property
+    @cached_property
     def covered(self) -> int:
         """Number of protected elements; see `parimend.words.layout.elements_in`."""
         return elements_in(part for sealed in self.words for part in sealed.parts)

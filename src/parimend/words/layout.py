@@ -244,7 +244,7 @@ class Word(Record):
         sizes = Counter(part.nbytes for part in self.parts if part.nbytes % WORD)
         return tuple(sorted(sizes.items())) if len(self.parts) > 1 else ()
 
-    @property
+    @cached_property
     def masked(self) -> bool:
         """Whether it has only some of the bits of an element."""
         return any(part.mask for part in self.parts)
@@ -254,7 +254,7 @@ class Word(Record):
         """For messages: the tensor, or the first and last of several."""
         return _first_and_last(self.parts[0].name, self.parts[-1].name)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """For messages: `tensors`, with the elements and the bits, if it is not all of them.
 
