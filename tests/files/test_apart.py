@@ -221,6 +221,37 @@ def test_a_damaged_seal_there_is_written_anew(tmp_path, seals, rng):
         check_file(other, seal_dir=seals)
 
 
+def test_what_may_have_a_seal_that_cannot_be_read_is_not_sealed_as_it_is(tmp_path, seals, rng):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := rng.bytes(9_000))
+    [made] = protect_file(path, 200, seal_dir=seals)
+    with open(made.sidecar, "rb") as file:
+        seal = file.read()
+    path.write_bytes(good[:-900])
+    with open(made.sidecar, "wb") as file:
+        file.write(seal[:100])
+    with pytest.raises(SealError, match="cannot be read, which may be one: restore it from a copy"):
+        check_file(path, seal_dir=seals)
+    with pytest.raises(MismatchError, match="may be protected already, by .*: restore that from a"):
+        protect_file(path, 200, seal_dir=seals)
+    save(other := tmp_path / "other.safetensors", rng)
+    protect_file(other, 10, seal_dir=seals)
+    with open(made.sidecar, "wb") as file:
+        file.write(seal)
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_what_is_damaged_and_has_no_seal_is_not_to_be_sealed(tmp_path, seals, rng):
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.safetensors", rng, name)
+    protect_file(tmp_path / "a.safetensors", 10, seal_dir=seals)
+    path = tmp_path / "b.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SealError, match=r"9 are missing .*damaged, and not protected: .* fetch"):
+        check_file(path, seal_dir=seals)
+
+
 def test_no_such_folder(tmp_path, rng):
     path = tmp_path / "model.safetensors"
     save(path, rng)

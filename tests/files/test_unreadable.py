@@ -24,6 +24,7 @@ from parimend import (
     protect_file,
     repair_file,
     save_file,
+    verified,
 )
 from parimend.carriers import Balance, Request, Sidecar
 from parimend.errors import DamageError
@@ -41,6 +42,7 @@ REFUSED = {
     "fingerprint": fingerprint,
     "load": load_file,
     "load what is damaged": lambda path: load_file(path, "warn"),
+    "load a copy": lambda path: verified(path, "repair", copy_to=path.parent).__enter__(),
 }
 
 
@@ -148,6 +150,9 @@ def test_a_page_of_a_large_seal(tmp_path, refuse):
         refuse(side, page)
         report = check_file(path)
         assert report.files[0].seal is Verdict.CORRECTABLE
+        told = pytest.warns(UserWarning, match="itself is right: seal damaged, restored")
+        with told, verified(path, "repair", copy_to=tmp_path) as copy:
+            assert copy.read_bytes() == path.read_bytes()
         assert repair_file(path).verdict is Verdict.CORRECTED
         assert side.read_bytes() == good
         assert check_file(path).verdict is Verdict.CLEAN

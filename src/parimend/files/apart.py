@@ -36,6 +36,7 @@ from parimend.files.seals import (
     find_inside,
     is_led_elsewhere,
     name_of,
+    named_by,
     read_sidecar,
     seals_below,
     sidecar_of,
@@ -146,6 +147,13 @@ class Apart(Seals):
                 f"{self.where} is there already, and is not the seal of {path}: choose another "
                 f"place, {FORCED}"
             )
+        _, lost = self._loaded
+        for side in lost:
+            if named_by(side, {}) == path.name:
+                raise MismatchError(
+                    f"{path} may be protected already, by {side} in {self.where}, which cannot be "
+                    "read: restore that from a copy, or remove it to protect what is there now"
+                )
         return False
 
     def notes(self, path: Path) -> Mapping[str, Any]:
@@ -204,15 +212,17 @@ class Apart(Seals):
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
         """A file that holds its seal itself needs none here."""
+        none = f"no seal in {self.where} is of its content"
         try:
-            return find_inside(file, path)
-        except SealError:
-            _, names = self._loaded
-            lost = f" ({', '.join(names)} there cannot be read)" if names else ""
-            raise SealError(
-                f"{path} is not protected: no seal in {self.where} is of its content{lost} "
-                f"(parimend protect {command_word(path)}{self.option} makes one)"
-            ) from None
+            return find_inside(file, path, none, self.option)
+        except SealError as error:
+            _, lost = self._loaded
+            if not lost:
+                raise
+            raise SealError(  # nor is it to be protected as it is now
+                f"{path}: {none}, and {', '.join(lost)} there cannot be read, which may be one: "
+                "restore it from a copy"
+            ) from error.__cause__
 
     @cached_property
     def _loaded(self) -> tuple[list[Sealed], list[str]]:
@@ -242,7 +252,8 @@ class Apart(Seals):
 
     @cached_property
     def _names(self) -> set[str]:
-        return {trait.name for trait in self._traits}
+        _, lost = self._loaded
+        return {trait.name for trait in self._traits} | {named_by(side, {}) for side in lost}
 
 
 class _Traits(NamedTuple):
