@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def test_what_may_have_a_seal_that_cannot_be_read_is_not_sealed_as_it_is(tmp_pat
         file.write(seal[:100])
     with pytest.raises(SealError, match="cannot be read, which may be one: restore it from a copy"):
         check_file(path, seal_dir=seals)
-    with pytest.raises(MismatchError, match="may be protected already, by .*: restore that from a"):
+    with pytest.raises(MismatchError, match=r"may be protected already, by .*: restore that"):
         protect_file(path, 200, seal_dir=seals)
     save(other := tmp_path / "other.safetensors", rng)
     protect_file(other, 10, seal_dir=seals)
@@ -250,6 +251,40 @@ def test_what_is_damaged_and_has_no_seal_is_not_to_be_sealed(tmp_path, seals, rn
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(SealError, match=r"9 are missing .*damaged, and not protected: .* fetch"):
         check_file(path, seal_dir=seals)
+
+
+@pytest.mark.parametrize("lost", ["gone", "broken"])
+def test_what_has_lost_its_seal_is_not_made_a_file_of_another_place(tmp_path, seals, lost):
+    """Configurations of a pipeline are small, and nearly the same."""
+    contents = {}
+    for place in ("text/config.json", "unet/config.json", "config.json"):
+        path = tmp_path / "model" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{{"hidden_size": 768, "name": "{place[:-10]}"}}')
+        contents[path] = path.read_bytes()
+    made = protect_file(tmp_path / "model", 20, seal_dir=seals, everything=True)
+    for each in made:
+        sidecar, path = Path(each.sidecar), Path(each.path)
+        seal = sidecar.read_bytes()
+        sidecar.unlink() if lost == "gone" else sidecar.write_bytes(seal[:99])
+        report = repair_file(tmp_path / "model", seal_dir=seals)
+        verdicts = {Path(file.path): file.verdict for file in report.files}
+        assert verdicts == dict.fromkeys(contents, Verdict.CLEAN) | {path: Verdict.UNKNOWN}
+        assert contents == {path: path.read_bytes() for path in contents}
+        sidecar.write_bytes(seal)
+
+
+def test_a_file_of_which_nothing_is_left_is_no_small_file_of_another_place(tmp_path, seals, rng):
+    small, large = (tmp_path / "model" / place / "w.bin" for place in ("a", "b"))
+    for path, size in ((small, 40), (large, 9_000)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(rng.bytes(size))
+    protect_file(tmp_path / "model", 20, seal_dir=seals)
+    large.write_bytes(b"")
+    report = repair_file(tmp_path / "model", seal_dir=seals)
+    assert [file.verdict for file in report.files] == [Verdict.CLEAN, Verdict.UNCORRECTABLE]
+    assert "9,000 bytes missing at the end" in report.files[1].said
+    assert large.read_bytes() == b""
 
 
 def test_no_such_folder(tmp_path, rng):

@@ -26,6 +26,7 @@ from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.beside import Beside
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
+from parimend.files.places import is_elsewhere
 from parimend.files.seals import (
     FORCED,
     SUFFIX,
@@ -110,13 +111,14 @@ class Apart(Seals):
                 named.append(sealed)
                 if is_whole and has_header:
                     sure.append(sealed)
-        if len(sure) != 1 or self._proven:
+        if len(sure) != 1 or self._proven or is_elsewhere(sure[0], path):
             sure = _fitting(near, file, path)
         elif len(near) > 1 and _look(sure[0], file, path) is not Verdict.CLEAN:
             # A name is not believed against the content.
             sure = _fitting(near, file, path, shown=()) or sure
         if not sure and not self._proven:
-            sure = self._sealed if self.is_one else named
+            here = [sealed for sealed in named if not is_elsewhere(sealed, path)]
+            sure = self._sealed if self.is_one else here
         if not sure:
             return self._inside(file, path)
         sure = [sealed for sealed in sure if not is_led_elsewhere(sealed, path)] or sure
@@ -336,8 +338,8 @@ def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
         return Verdict.UNKNOWN
     if outcome.verdict is Verdict.CLEAN:
         return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
-    if is_of_another(sealed, outcome, tensors, path):
-        return Verdict.UNKNOWN
+    if is_elsewhere(sealed, path) or is_of_another(sealed, outcome, tensors, path):
+        return Verdict.UNKNOWN  # what lies in the place of another file is no damaged copy of it
     shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
     return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
 

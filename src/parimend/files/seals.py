@@ -311,7 +311,9 @@ def find_inside(file: BinaryIO, path: Path, why: str = "", option: str = "") -> 
 
 
 def _unprotected(file: BinaryIO, path: Path, why: str, option: str) -> str:
-    """That a file is not, and what to do about it; a damaged file is not to be protected as it is, and raises."""
+    """That a file is not protected, and what to do about it; a damaged file is not to be protected
+    as it is, and raises.
+    """
     try:
         layout_of(file, path)
     except FormatError as error:
