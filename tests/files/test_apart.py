@@ -258,10 +258,13 @@ def test_what_has_lost_its_seal_is_not_made_a_file_of_another_place(tmp_path, se
     """Configurations of a pipeline are small, and nearly the same."""
     contents = {}
     for place in ("text/config.json", "unet/config.json", "config.json"):
-        path = tmp_path / "model" / place
+        name = place.removesuffix("config.json")
+        contents[tmp_path / "model" / place] = f'{{"size": 768, "name": "{name}"}}'.encode()
+    for place, size in (("text/zeros.bin", 40), ("unet/zeros.bin", 44)):
+        contents[tmp_path / "model" / place] = bytes(size)
+    for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{{"hidden_size": 768, "name": "{place[:-10]}"}}')
-        contents[path] = path.read_bytes()
+        path.write_bytes(content)
     made = protect_file(tmp_path / "model", 20, seal_dir=seals, everything=True)
     for each in made:
         sidecar, path = Path(each.sidecar), Path(each.path)
@@ -272,6 +275,16 @@ def test_what_has_lost_its_seal_is_not_made_a_file_of_another_place(tmp_path, se
         assert verdicts == dict.fromkeys(contents, Verdict.CLEAN) | {path: Verdict.UNKNOWN}
         assert contents == {path: path.read_bytes() for path in contents}
         sidecar.write_bytes(seal)
+
+
+def test_files_of_the_same_tensors_are_told_by_what_is_around_them(tmp_path, seals, rng):
+    array = rng.standard_normal(100)
+    for name in "ab":
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file({"w": array}, path, {"made": name})
+        protect_file(path, 10, seal_dir=seals, force=True)
+    path = path.rename(tmp_path / "renamed.safetensors")
+    assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
 
 
 def test_a_file_of_which_nothing_is_left_is_no_small_file_of_another_place(tmp_path, seals, rng):

@@ -336,8 +336,9 @@ def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
         outcome = diagnose(sealed.seal, tensors, search=salvaging(BY_SUMS, tensors))
     except ParimendError:
         return Verdict.UNKNOWN
-    if outcome.verdict is Verdict.CLEAN:
-        return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
+    is_framed = tensors.found == tensors.size and tensors.has_header
+    if outcome.verdict is Verdict.CLEAN and is_framed:
+        return Verdict.CLEAN
     if is_elsewhere(sealed, path) or is_of_another(sealed, outcome, tensors, path):
         return Verdict.UNKNOWN  # what lies in the place of another file is no damaged copy of it
     shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
