@@ -88,8 +88,8 @@ def verified(
         on_damage: see `OnDamage`. ``repair`` repairs the files in place, or in the copy.
         copy_to: a folder, such as ``/dev/shm`` for memory, in which a private copy of what is
             protected is made, verified and given to the loader; what is not protected is linked.
-            It is removed at the end of the block; what is mapped stays. The files themselves are
-            only read: so a read-only cache is repaired, too.
+            It is removed at the end of the block; what is mapped stays. The files themselves and
+            their seals are only read: so a read-only cache is repaired, too.
         at_once: let the loader begin at once, while other threads look at the files, which takes
             less time where there are processors to spare. Damage is raised at the end of the block
             then, also where the loader fails on it: put nothing but the loading into the block.
