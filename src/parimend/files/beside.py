@@ -49,7 +49,7 @@ class Beside(Seals):
         return sealed
 
     def place(self, path: Path, sealed: Sealed | None) -> Path | None:
-        sides = [sidecar_of(step) for step in steps(path)]
+        sides = [side for step in steps(path) for side in seals_beside(step)]
         return sealed.path if sealed and sealed.path in sides else sides[0]
 
     def has(self, path: Path) -> bool:
