@@ -142,6 +142,19 @@ def test_a_seal(file, refuse):
     assert raised.value.filename == str(sidecar_of(path))
 
 
+def test_a_seal_that_is_not_read_is_told_as_such_where_the_header_is_not_either(tmp_path, refuse):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(tensors := {"a": torch.arange(9)}, path)
+    protect_(tensors, errors=1).save(seal := tmp_path / "weights.parimend")
+    refuse(path, 0)
+    refuse(seal, 0)
+    with pytest.raises(
+        OSError, match=r"^\[Errno 5\] Input/output error in .* fetch this seal"
+    ) as told:
+        check_file(path)
+    assert told.value.filename == str(seal)
+
+
 def test_a_page_of_a_large_seal(tmp_path, refuse):
     path, _ = saved(tmp_path / "weights.safetensors", errors=20_000)
     side = sidecar_of(path)
