@@ -1,6 +1,8 @@
 """Every format is loaded by its own library, from what was verified."""
 
+import errno
 import json
+import os
 import pickle
 import sys
 import tempfile
@@ -348,6 +350,18 @@ def test_what_is_told_of_a_private_copy_is_told_of_what_was_copied(shards, tmp_p
         pm.verified(folder, copy_to=elsewhere, **options).__enter__()
     assert f"{options.get('seal_dir', last.sidecar)}" in str(damage.value)
     assert "parimend-" not in str(damage.value)
+
+
+def test_a_private_copy_for_which_there_is_no_room(tmp_path, monkeypatch):
+    pm.save_file({"w": torch.rand(9)}, file := tmp_path / "a.safetensors", errors=2)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/parimend-"):
+        pm.verified(file, copy_to=tmp_path).__enter__()
+    assert sorted(tmp_path.iterdir()) == [file, sidecar_of(file)]
 
 
 def test_another_file_is_told_of_by_its_own_name(tmp_path):

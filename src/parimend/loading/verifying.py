@@ -211,7 +211,7 @@ def _seals_copied(seals: Path, place: Path) -> Path:
     if not seals.is_dir():
         _copy(seals, place / seals.name)
         return place / seals.name
-    for name, _ in seals_below(seals, refuse):
+    for name, _ in [*seals_below(seals, refuse)]:  # before there are more, if this is in there
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # whoever reads the seal will know
             _copy(seals / name, place / name)
@@ -233,7 +233,11 @@ def _mirror(folder: Path, copy: Path, own: Mapping[Path, Path], *, links: bool) 
 def _copy(file: Path, new: Path) -> None:
     """Copy a file; what the disk does not give of a seal is damage there, as any other."""
     with new.open("xb") as copy, open_regular(file, salvage=is_seal(file)) as source:
-        copy_bytes(source, copy)
+        try:
+            copy_bytes(source, copy)
+        except OSError as error:
+            error.filename = error.filename or str(new)
+            raise
 
 
 def _renamed(report: Report, known: Mapping[Path, Path]) -> Report:
