@@ -280,6 +280,17 @@ def write_at(file: BinaryIO, at: int, values: NDArray[Any]) -> None:
         done += os.pwrite(file.fileno(), data[done:], at + done)
 
 
+def copy_bytes(source: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
+    """Put the first ``size`` bytes of a file into another one; all, if there are no more.
+
+    Raises:
+        OSError: as `read_at` does.
+    """
+    size = min(size, os.fstat(source.fileno()).st_size)
+    for at in range(0, size, _PIECE):
+        write_at(new, at, read_at(source, at, min(_PIECE, size - at)))
+
+
 def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +220,84 @@ def test_a_damaged_seal_there_is_written_anew(tmp_path, seals, rng):
     save(other, rng, "x")
     with pytest.raises(SealError, match=r"lost\.parimend there cannot be read"):
         check_file(other, seal_dir=seals)
+
+
+def test_what_may_have_a_seal_that_cannot_be_read_is_not_sealed_as_it_is(tmp_path, seals, rng):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(good := rng.bytes(9_000))
+    [made] = protect_file(path, 200, seal_dir=seals)
+    with open(made.sidecar, "rb") as file:
+        seal = file.read()
+    path.write_bytes(good[:-900])
+    with open(made.sidecar, "wb") as file:
+        file.write(seal[:100])
+    with pytest.raises(SealError, match="cannot be read, which may be one: restore it from a copy"):
+        check_file(path, seal_dir=seals)
+    with pytest.raises(MismatchError, match=r"may be protected already, by .*: restore that"):
+        protect_file(path, 200, seal_dir=seals)
+    save(other := tmp_path / "other.safetensors", rng)
+    protect_file(other, 10, seal_dir=seals)
+    with open(made.sidecar, "wb") as file:
+        file.write(seal)
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+
+
+def test_what_is_damaged_and_has_no_seal_is_not_to_be_sealed(tmp_path, seals, rng):
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.safetensors", rng, name)
+    protect_file(tmp_path / "a.safetensors", 10, seal_dir=seals)
+    path = tmp_path / "b.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SealError, match=r"9 are missing .*damaged, and not protected: .* fetch"):
+        check_file(path, seal_dir=seals)
+
+
+@pytest.mark.parametrize("lost", ["gone", "broken"])
+def test_what_has_lost_its_seal_is_not_made_a_file_of_another_place(tmp_path, seals, lost):
+    """Configurations of a pipeline are small, and nearly the same."""
+    contents = {}
+    for place in ("text/config.json", "unet/config.json", "config.json"):
+        name = place.removesuffix("config.json")
+        contents[tmp_path / "model" / place] = f'{{"size": 768, "name": "{name}"}}'.encode()
+    for place, size in (("text/zeros.bin", 40), ("unet/zeros.bin", 44)):
+        contents[tmp_path / "model" / place] = bytes(size)
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    made = protect_file(tmp_path / "model", 20, seal_dir=seals, everything=True)
+    for each in made:
+        sidecar, path = Path(each.sidecar), Path(each.path)
+        seal = sidecar.read_bytes()
+        sidecar.unlink() if lost == "gone" else sidecar.write_bytes(seal[:99])
+        report = repair_file(tmp_path / "model", seal_dir=seals)
+        verdicts = {Path(file.path): file.verdict for file in report.files}
+        assert verdicts == dict.fromkeys(contents, Verdict.CLEAN) | {path: Verdict.UNKNOWN}
+        assert contents == {path: path.read_bytes() for path in contents}
+        sidecar.write_bytes(seal)
+
+
+def test_files_of_the_same_tensors_are_told_by_what_is_around_them(tmp_path, seals, rng):
+    array = rng.standard_normal(100)
+    for name in "ab":
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file({"w": array}, path, {"made": name})
+        protect_file(path, 10, seal_dir=seals, force=True)
+    path = path.rename(tmp_path / "renamed.safetensors")
+    assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+
+
+def test_a_file_of_which_nothing_is_left_is_no_small_file_of_another_place(tmp_path, seals, rng):
+    small, large = (tmp_path / "model" / place / "w.bin" for place in ("a", "b"))
+    for path, size in ((small, 40), (large, 9_000)):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(rng.bytes(size))
+    protect_file(tmp_path / "model", 20, seal_dir=seals)
+    large.write_bytes(b"")
+    report = repair_file(tmp_path / "model", seal_dir=seals)
+    assert [file.verdict for file in report.files] == [Verdict.CLEAN, Verdict.UNCORRECTABLE]
+    assert "9,000 bytes missing at the end" in report.files[1].said
+    assert large.read_bytes() == b""
 
 
 def test_no_such_folder(tmp_path, rng):

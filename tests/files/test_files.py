@@ -417,6 +417,10 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
     assert check_file(model.parent).verdict is Verdict.CLEAN
     flip(model, rng, 3)
     repaired(model, original)
+    good = beside.read_bytes()
+    damage(beside, 40, b"\xff\xff")
+    repaired(model, original)
+    assert (beside.read_bytes(), sidecar_of(model).exists()) == (good, False)
     # The sidecar of a file called model is another matter.
     seal.save(beside)
     with pytest.raises(SealError, match="is not protected"):

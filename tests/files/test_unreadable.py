@@ -24,6 +24,7 @@ from parimend import (
     protect_file,
     repair_file,
     save_file,
+    verified,
 )
 from parimend.carriers import Balance, Request, Sidecar
 from parimend.errors import DamageError
@@ -41,6 +42,7 @@ REFUSED = {
     "fingerprint": fingerprint,
     "load": load_file,
     "load what is damaged": lambda path: load_file(path, "warn"),
+    "load a copy": lambda path: verified(path, "repair", copy_to=path.parent).__enter__(),
 }
 
 
@@ -140,6 +142,19 @@ def test_a_seal(file, refuse):
     assert raised.value.filename == str(sidecar_of(path))
 
 
+def test_a_seal_that_is_not_read_is_told_as_such_where_the_header_is_not_either(tmp_path, refuse):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(tensors := {"a": torch.arange(9)}, path)
+    protect_(tensors, errors=1).save(seal := tmp_path / "weights.parimend")
+    refuse(path, 0)
+    refuse(seal, 0)
+    with pytest.raises(
+        OSError, match=r"^\[Errno 5\] Input/output error in .* fetch this seal"
+    ) as told:
+        check_file(path)
+    assert told.value.filename == str(seal)
+
+
 def test_a_page_of_a_large_seal(tmp_path, refuse):
     path, _ = saved(tmp_path / "weights.safetensors", errors=20_000)
     side = sidecar_of(path)
@@ -148,6 +163,9 @@ def test_a_page_of_a_large_seal(tmp_path, refuse):
         refuse(side, page)
         report = check_file(path)
         assert report.files[0].seal is Verdict.CORRECTABLE
+        told = pytest.warns(UserWarning, match="itself is right: seal damaged, restored")
+        with told, verified(path, "repair", copy_to=tmp_path) as copy:
+            assert copy.read_bytes() == path.read_bytes()
         assert repair_file(path).verdict is Verdict.CORRECTED
         assert side.read_bytes() == good
         assert check_file(path).verdict is Verdict.CLEAN

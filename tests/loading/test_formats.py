@@ -1,15 +1,19 @@
 """Every format is loaded by its own library, from what was verified."""
 
+import errno
 import json
+import os
 import pickle
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import gguf
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 from onnx import numpy_helper
 from safetensors import safe_open
@@ -314,6 +318,58 @@ def test_what_puts_damage_right_says_where_the_seals_are(tmp_path, load, options
     with pytest.raises(DamageError) as damage:
         load(file.parent if load is pm.load_folder else file, seal_dir=seals, **options)
     assert f"parimend repair {file} --seal-dir {seals} --in-place" in str(damage.value)
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_the_seals_of_a_private_copy_are_private_too(tmp_path, one):
+    """They may lie where nothing can be written, as the file itself."""
+    seals, file = tmp_path / "seals", tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    pm.save_file(tensors := {"w": torch.rand(9)}, file, errors=2)
+    [made] = pm.protect_file(file, errors=2, seal_dir=seals)
+    sidecar_of(file).unlink()
+    flip(file)
+    flip(seal := Path(made.sidecar))
+    before = file.read_bytes(), seal.read_bytes()
+    told = pytest.warns(UserWarning, match=f"{file} is damaged, what is loaded is not: seal dam")
+    where = seal if one else seals
+    with told, pm.verified(file, "repair", copy_to=tmp_path, seal_dir=where) as copy:
+        assert same(safetensors.torch.load_file(copy), tensors)
+    assert before == (file.read_bytes(), seal.read_bytes())
+    assert sorted(tmp_path.iterdir()) == [file.parent, seals]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_told_of_a_private_copy_is_told_of_what_was_copied(shards, tmp_path_factory, apart):
+    folder, _ = shards
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    options = {"seal_dir": elsewhere / "seals"} if apart else {}
+    *_, last = pm.protect_file(folder, errors=5, force=True, **options)
+    Path(last.sidecar).write_bytes(b"no seal")
+    with pytest.raises(DamageError) as damage:
+        pm.verified(folder, copy_to=elsewhere, **options).__enter__()
+    assert f"{options.get('seal_dir', last.sidecar)}" in str(damage.value)
+    assert "parimend-" not in str(damage.value)
+
+
+def test_a_private_copy_for_which_there_is_no_room(tmp_path, monkeypatch):
+    pm.save_file({"w": torch.rand(9)}, file := tmp_path / "a.safetensors", errors=2)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/parimend-"):
+        pm.verified(file, copy_to=tmp_path).__enter__()
+    assert sorted(tmp_path.iterdir()) == [file, sidecar_of(file)]
+
+
+def test_another_file_is_told_of_by_its_own_name(tmp_path):
+    for name in "ab":
+        pm.save_file({name: torch.rand(9)}, tmp_path / f"{name}.safetensors", errors=2)
+    sidecar_of(tmp_path / "a.safetensors").replace(sidecar_of(file := tmp_path / "b.safetensors"))
+    with pytest.raises(MismatchError, match=f"was not made for {file},"):
+        pm.verified(file, copy_to=tmp_path).__enter__()
 
 
 def test_shards_below_that_an_index_lists(tmp_path):

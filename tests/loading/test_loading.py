@@ -19,7 +19,7 @@ from safetensors.torch import save_file as plain_save
 import parimend as pm
 from parimend.atomic import in_turn
 from parimend.dtypes import DTYPES
-from parimend.errors import DamageError, SealError, SpecError, WordError
+from parimend.errors import DamageError, FormatError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
 from tests.files.conftest import damage, flip
 
@@ -278,6 +278,19 @@ def test_a_seal_of_the_model_fits_its_file(tmp_path, rng):
     flip(path, rng, 10)
     assert pm.repair_file(path).verdict.value == "corrected"
     assert path.read_bytes() == original
+
+
+def test_a_file_that_its_seal_does_not_say_enough_of_is_to_be_fetched(tmp_path):
+    path = tmp_path / "model.safetensors"
+    plain_save(state(), path)
+    pm.protect_(state(), errors=10).save(sidecar_of(path))
+    whole = path.read_bytes()
+    for content in (whole[:-1], b"", b"no header" + whole, b"\0" * len(whole)):
+        path.write_bytes(content)
+        for look in (pm.check_file, pm.repair_file, pm.load_file):
+            with pytest.raises(FormatError, match=r"does not say what is around .*: fetch the"):
+                look(path)
+        assert path.read_bytes() == content
 
 
 def test_the_file_of_a_seal_fits_its_model(tmp_path):

@@ -26,6 +26,7 @@ from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.beside import Beside
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
+from parimend.files.places import is_elsewhere
 from parimend.files.seals import (
     FORCED,
     SUFFIX,
@@ -36,6 +37,7 @@ from parimend.files.seals import (
     find_inside,
     is_led_elsewhere,
     name_of,
+    named_by,
     read_sidecar,
     seals_below,
     sidecar_of,
@@ -109,13 +111,14 @@ class Apart(Seals):
                 named.append(sealed)
                 if is_whole and has_header:
                     sure.append(sealed)
-        if len(sure) != 1 or self._proven:
+        if len(sure) != 1 or self._proven or is_elsewhere(sure[0], path):
             sure = _fitting(near, file, path)
         elif len(near) > 1 and _look(sure[0], file, path) is not Verdict.CLEAN:
             # A name is not believed against the content.
             sure = _fitting(near, file, path, shown=()) or sure
         if not sure and not self._proven:
-            sure = self._sealed if self.is_one else named
+            here = [sealed for sealed in named if not is_elsewhere(sealed, path)]
+            sure = self._sealed if self.is_one else here
         if not sure:
             return self._inside(file, path)
         sure = [sealed for sealed in sure if not is_led_elsewhere(sealed, path)] or sure
@@ -146,6 +149,13 @@ class Apart(Seals):
                 f"{self.where} is there already, and is not the seal of {path}: choose another "
                 f"place, {FORCED}"
             )
+        _, lost = self._loaded
+        for side in lost:
+            if named_by(side, {}) == path.name:
+                raise MismatchError(
+                    f"{path} may be protected already, by {side} in {self.where}, which cannot be "
+                    "read: restore that from a copy, or remove it to protect what is there now"
+                )
         return False
 
     def notes(self, path: Path) -> Mapping[str, Any]:
@@ -204,15 +214,17 @@ class Apart(Seals):
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
         """A file that holds its seal itself needs none here."""
+        none = f"no seal in {self.where} is of its content"
         try:
-            return find_inside(file, path)
-        except SealError:
-            _, names = self._loaded
-            lost = f" ({', '.join(names)} there cannot be read)" if names else ""
-            raise SealError(
-                f"{path} is not protected: no seal in {self.where} is of its content{lost} "
-                f"(parimend protect {command_word(path)}{self.option} makes one)"
-            ) from None
+            return find_inside(file, path, none, self.option)
+        except SealError as error:
+            _, lost = self._loaded
+            if not lost:
+                raise
+            raise SealError(  # nor is it to be protected as it is now
+                f"{path}: {none}, and {', '.join(lost)} there cannot be read, which may be one: "
+                "restore it from a copy"
+            ) from error.__cause__
 
     @cached_property
     def _loaded(self) -> tuple[list[Sealed], list[str]]:
@@ -242,7 +254,8 @@ class Apart(Seals):
 
     @cached_property
     def _names(self) -> set[str]:
-        return {trait.name for trait in self._traits}
+        _, lost = self._loaded
+        return {trait.name for trait in self._traits} | {named_by(side, {}) for side in lost}
 
 
 class _Traits(NamedTuple):
@@ -323,10 +336,11 @@ def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
         outcome = diagnose(sealed.seal, tensors, search=salvaging(BY_SUMS, tensors))
     except ParimendError:
         return Verdict.UNKNOWN
-    if outcome.verdict is Verdict.CLEAN:
-        return Verdict.CLEAN if tensors.found == tensors.size else Verdict.CORRECTABLE
-    if is_of_another(sealed, outcome, tensors, path):
-        return Verdict.UNKNOWN
+    is_framed = tensors.found == tensors.size and tensors.has_header
+    if outcome.verdict is Verdict.CLEAN and is_framed:
+        return Verdict.CLEAN
+    if is_elsewhere(sealed, path) or is_of_another(sealed, outcome, tensors, path):
+        return Verdict.UNKNOWN  # what lies in the place of another file is no damaged copy of it
     shows = any(word.verdict in (Verdict.CLEAN, Verdict.CORRECTABLE) for word in outcome.words)
     return Verdict.CORRECTABLE if shows else Verdict.UNCORRECTABLE
 

@@ -30,7 +30,7 @@ from parimend.files.seals import (
     sidecar_for,
     sidecar_of,
 )
-from parimend.formats import layout_of, of_suffix
+from parimend.formats import Layout, layout_of, of_suffix
 from parimend.regular import unreadable
 from parimend.seal import Seal, read_unsealed
 
@@ -49,7 +49,7 @@ class Beside(Seals):
         return sealed
 
     def place(self, path: Path, sealed: Sealed | None) -> Path | None:
-        sides = [sidecar_of(step) for step in steps(path)]
+        sides = [side for step in steps(path) for side in seals_beside(step)]
         return sealed.path if sealed and sealed.path in sides else sides[0]
 
     def has(self, path: Path) -> bool:
@@ -117,19 +117,29 @@ def _beside(side: Path, file: BinaryIO, path: Path) -> Sealed:
     """The seal of a file that lies beside it."""
     seal, layout, is_intact = read_unsealed(side)
     if layout is None:  # a model's own seal, saved beside the file it was loaded from
-        layout = layout_of(file, path)
-        if not layout.format.strict:
-            raise FormatError(
-                f"{path} is of no known format, or damaged where its tensors are named, which "
-                f"{side.name}, the seal of a model, needs to be known"
-            )
-        lost = unreadable(file)
-        if any(b < at + len(data) and at < e for at, data in layout.spans for b, e in lost):
-            raise FormatError(
-                f"{side.name}, the seal of a model, does not say what is around the tensors of "
-                f"{path}, which cannot be read: fetch the file again"
-            )
+        layout = _layout_with(side, file, path)
     return Sealed(seal, layout, side, is_intact)
+
+
+def _layout_with(side: Path, file: BinaryIO, path: Path) -> Layout:
+    """What a file is made of whose seal, that of a model, does not say it.
+
+    Raises:
+        FormatError: if it does not say so itself.
+    """
+    unsaid = f"{side.name}, the seal of a model, does not say what is around the tensors of {path}"
+    try:
+        layout = layout_of(file, path)
+    except FormatError as error:
+        raise FormatError(f"{error}; {unsaid}: fetch the file again") from error
+    if not layout.format.strict:
+        raise FormatError(
+            f"{unsaid}, which is of no known format, or damaged there: fetch it again"
+        )
+    lost = unreadable(file)
+    if any(b < at + len(data) and at < e for at, data in layout.spans for b, e in lost):
+        raise FormatError(f"{unsaid}, which cannot be read: fetch the file again")
+    return layout
 
 
 def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:

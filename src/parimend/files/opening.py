@@ -96,7 +96,7 @@ def opened(path: Path, seals: Seals, *, salvage: bool = False) -> Iterator[Opene
                 side = seals.place(path, sealed)
                 yield Opened(path, file, sealed, side, before[0], _state(side))
                 return
-            if unreadable(file):  # which may be why
+            if unreadable(file) and isinstance(failure, ParimendError):  # which may be why
                 why = f"{os.strerror(errno.EIO)}, so that its seal is not found: {failure}"
                 failure = OSError(errno.EIO, why, str(path))
         # The new one may not be there yet.

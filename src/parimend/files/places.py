@@ -83,6 +83,17 @@ def _may_be(sealed: Sealed, path: Path) -> bool:
     return same_name and not any(is_place(path, each) for each in others)
 
 
+def is_elsewhere(sealed: Sealed, path: Path) -> bool:
+    """Whether a path is the place of another file of the set of a seal, as far as names go: of
+    several that it may be, the one with the most folders.
+    """
+    origin = origin_of(sealed, path)
+    if origin is None:
+        return False
+    found = (place for step in steps(path) for _, place in _places(step, origin))
+    return max(found, key=len, default=origin.place) != origin.place
+
+
 def homes(origins: Iterable[Origin]) -> Mapping[tuple[Set, bytes], set[str]]:
     """All places of each set that have had the same content: a configuration is in several."""
     found = defaultdict[tuple[Set, bytes], set[str]](set)

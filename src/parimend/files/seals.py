@@ -138,17 +138,19 @@ def _leads_to_another(link: Path, file: Path, notes: Mapping[str, Any]) -> bool:
 def name_of(sealed: Sealed) -> str:
     """The name that the file of a sidecar had when it was sealed, as that of the sidecar says."""
     assert sealed.path is not None
-    return _named(sealed.path.name.removesuffix(SUFFIX), sealed.seal.notes)
+    return named_by(sealed.path.name, sealed.seal.notes)
 
 
-def _named(stem: str, notes: Mapping[str, Any]) -> str:
-    """The same; a file may itself be called as sidecars in folders of seals are.
+def named_by(side: str, notes: Mapping[str, Any]) -> str:
+    """The same of the name of a sidecar, as far as it tells, and of what the seal notes; a file may
+    itself be called as sidecars in folders of seals are.
 
-    >>> _named("a.bin.0123456789abcdef", {}), _named("a.0123456789abcdef", {"name": "a"})
-    ('a.bin', 'a')
-    >>> _named("a.0123456789abcdef", {"name": "a.0123456789abcdef"})
+    >>> named_by("a.bin.0123456789abcdef.parimend", {}), named_by("a.bin.parimend", {})
+    ('a.bin', 'a.bin')
+    >>> named_by("a.0123456789abcdef.parimend", {"name": "a.0123456789abcdef"})
     'a.0123456789abcdef'
     """
+    stem = side.removesuffix(SUFFIX)
     match = DIGESTED.fullmatch(stem)
     return match[1] if match and notes.get(NAME) != stem else stem
 
@@ -282,8 +284,14 @@ def read_sidecar(side: Path) -> Sealed | None:
     return None if layout is None else Sealed(seal, layout, side, is_intact)
 
 
-def find_inside(file: BinaryIO, path: Path) -> Sealed:
+def find_inside(file: BinaryIO, path: Path, why: str = "", option: str = "") -> Sealed:
     """The seal that a file holds itself.
+
+    Args:
+        file: open for reading.
+        path: its path.
+        why: it is not protected then, in words; by default because none lies beside it either.
+        option: what a command is told of where to put one; see `Seals.option`.
 
     Raises:
         SealError: if there is none that can be read.
@@ -298,11 +306,14 @@ def find_inside(file: BinaryIO, path: Path) -> Sealed:
                 continue
             if layout and layout.format.holds_seal:
                 return Sealed(seal, layout.format.with_seal(layout, seal.to_bytes()), None)
-    raise SealError(problem or _why_unprotected(file, path))
+    why = why or f"there is no {sidecar_of(path).name} beside it and no seal in it"
+    raise SealError(problem or _unprotected(file, path, why, option))
 
 
-def _why_unprotected(file: BinaryIO, path: Path) -> str:
-    """What to do about it; a damaged file is not to be protected as it is, and raises."""
+def _unprotected(file: BinaryIO, path: Path, why: str, option: str) -> str:
+    """That a file is not protected, and what to do about it; a damaged file is not to be protected
+    as it is, and raises.
+    """
     try:
         layout_of(file, path)
     except FormatError as error:
@@ -313,6 +324,5 @@ def _why_unprotected(file: BinaryIO, path: Path) -> str:
     if is_seal(path):
         return f"{path} is a seal: name the file that it belongs to"
     return (
-        f"{path} is not protected: there is no {sidecar_of(path).name} beside it and no seal in it "
-        f"(parimend protect {command_word(path)} makes one)"
+        f"{path} is not protected: {why} (parimend protect {command_word(path)}{option} makes one)"
     )

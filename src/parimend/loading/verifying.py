@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from parimend.arguments import flag, path_of
 from parimend.atomic import PathLike, in_turn
-from parimend.errors import SpecError
+from parimend.errors import ParimendError, SpecError
 from parimend.files.checking import check_file
 from parimend.files.members import known_members, seals_of
 from parimend.files.repairing import repair_file
-from parimend.files.seals import is_led_elsewhere, seals_beside, sidecar_for, sidecar_of
+from parimend.files.seals import (
+    is_led_elsewhere,
+    is_seal,
+    seals_below,
+    seals_beside,
+    sidecar_for,
+    sidecar_of,
+)
 from parimend.files.targets import is_index
+from parimend.files.walking import refuse
 from parimend.loading.policy import OnDamage, require_policy, tell, tell_repaired
 from parimend.loading.unchanged import Files, unchanged
 from parimend.outcomes import Report
+from parimend.regular import copy_bytes, open_regular
 
 
 def verify(
@@ -80,8 +88,8 @@ def verified(
         on_damage: see `OnDamage`. ``repair`` repairs the files in place, or in the copy.
         copy_to: a folder, such as ``/dev/shm`` for memory, in which a private copy of what is
             protected is made, verified and given to the loader; what is not protected is linked.
-            It is removed at the end of the block; what is mapped stays. The files themselves are
-            only read: so a read-only cache is repaired, too.
+            It is removed at the end of the block; what is mapped stays. The files themselves and
+            their seals are only read: so a read-only cache is repaired, too.
         at_once: let the loader begin at once, while other threads look at the files, which takes
             less time where there are processors to spare. Damage is raised at the end of the block
             then, also where the loader fails on it: put nothing but the loading into the block.
@@ -153,9 +161,16 @@ def _in_copy(
         raise SpecError(f"copy_to must be an existing folder: there is no folder {place}")
     with TemporaryDirectory(prefix="parimend-", dir=place) as private:
         copy = _copied(path, Path(private), seal_dir)
-        report = _looked_at(copy, on_damage, seal_dir)
-        places = (copy, path) if path.is_dir() else (copy.parent, path.parent)
-        report = _renamed(report, *places)
+        known = {copy: path} if path.is_dir() else {copy.parent: path.parent}
+        seals = None
+        if seal_dir is not None:
+            seals = _seals_copied(path_of(seal_dir, "seal_dir"), Path(mkdtemp(dir=private)))
+            known[seals] = path_of(seal_dir)
+        try:
+            report = _renamed(_looked_at(copy, on_damage, seals), known)
+        except (ParimendError, OSError):
+            check_file(path, seal_dir=seal_dir)  # which names what is known outside
+            raise
         _tell(report, on_damage, seal_dir)
         if on_damage == "repair":
             tell_repaired(report.files, seal_dir)
@@ -191,21 +206,50 @@ def _copied(path: Path, place: Path, seal_dir: PathLike | None) -> Path:
     return copy if is_folder else copy / path.name
 
 
+def _seals_copied(seals: Path, place: Path) -> Path:
+    """A private copy of a folder of seals, or of one seal."""
+    if not seals.is_dir():
+        _copy(seals, place / seals.name)
+        return place / seals.name
+    for name, _ in [*seals_below(seals, refuse)]:  # before there are more, if this is in there
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # whoever reads the seal will know
+            _copy(seals / name, place / name)
+    return place
+
+
 def _mirror(folder: Path, copy: Path, own: Mapping[Path, Path], *, links: bool) -> None:
     copy.mkdir()
     for entry in {*folder.iterdir(), *(each for each in own if each.parent == folder)}:
         new = copy / entry.name
         if entry in own and own[entry].exists():
-            shutil.copyfile(own[entry], new)
+            _copy(own[entry], new)
         elif entry.is_dir() and any(entry in file.parents for file in own):
             _mirror(entry, new, own, links=links)
         elif links and os.path.lexists(entry):
             new.symlink_to(entry)
 
 
-def _renamed(report: Report, copy: Path, real: Path) -> Report:
-    """A report on a copy as one on what was copied."""
+def _copy(file: Path, new: Path) -> None:
+    """Copy a file; what the disk does not give of a seal is damage there, as any other."""
+    with new.open("xb") as copy, open_regular(file, salvage=is_seal(file)) as source:
+        try:
+            copy_bytes(source, copy)
+        except OSError as error:
+            error.filename = error.filename or str(new)
+            raise
+
+
+def _renamed(report: Report, known: Mapping[Path, Path]) -> Report:
+    """A report on a copy as one on what was copied; ``known`` are the folders of both."""
+
+    def real(text: str) -> str:
+        for copy, folder in known.items():
+            text = text.replace(str(copy), str(folder))
+        return text
+
     files = [
-        replace(file, path=str(real / Path(file.path).relative_to(copy))) for file in report.files
+        replace(file, path=str(Path(real(file.path))), problem=real(file.problem))
+        for file in report.files
     ]
     return replace(report, files=tuple(files))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.formats import Layout
-from parimend.regular import differing, holds, read_at, unreadable, write_at
-from parimend.stores.base import CHUNK, Tensors
+from parimend.regular import copy_bytes, differing, holds, read_at, unreadable, write_at
+from parimend.stores.base import Tensors
 from parimend.words.layout import Part, whole
 
 Progress = Callable[[int], None]
@@ -194,8 +194,7 @@ def copy_data(source: BinaryIO, new: BinaryIO, layout: Layout, size: int) -> Non
 
     It gets ``size`` bytes, cut or with zeros at its end.
     """
-    for at in range(0, min(size, os.fstat(source.fileno()).st_size), CHUNK):
-        write_at(new, at, read_at(source, at, min(CHUNK, size - at)))
+    copy_bytes(source, new, size)
     for at, data in layout.spans:
         new.seek(at)
         new.write(data)
