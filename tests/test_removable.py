@@ -1,4 +1,5 @@
 import copy
+import inspect
 import io
 import threading
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from parimend.guards import guard_
 from parimend.impose.moments import second_moments
 from parimend.removable import Hook
 from parimend.upsets import Upset, upset_
@@ -51,3 +53,24 @@ def test_an_interrupt_as_a_hook_is_put_on_leaves_none(interrupt_at, count):
             begin()
         assert not any(module._forward_hooks for module in model.modules())
     assert model.training
+
+
+@pytest.mark.parametrize("options", [{"deferred": True}, {"activations": True}])
+def test_a_wrapped_forward_shows_its_arguments(options):
+    """Trainers choose the columns of a data set by them, and exporters the sizes that change."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 12)
+
+        def forward(self, pictures, labels=None):
+            return self.layer(pictures)
+
+    network = Network().eval()
+    shown = inspect.signature(network.forward)
+    with guard_(network, 2, **options):
+        assert inspect.signature(network.forward) == shown
+        sizes = ({0: torch.export.Dim("samples")},)
+        exported = torch.export.export(network, (torch.ones(3, 8),), dynamic_shapes=sizes)
+    torch.testing.assert_close(exported.module()(torch.ones(5, 8)), network(torch.ones(5, 8)))

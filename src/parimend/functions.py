@@ -12,13 +12,16 @@ from typing import Any, SupportsFloat
 from parimend.errors import SpecError
 
 
-def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
+def function_of(
+    text: str, base: Path, where: str = "", what: str = "function"
+) -> Callable[..., Any]:
     """What ``MODULE:FUNCTION`` names; the folder ``base`` is looked into, too.
 
     Args:
         text: the names.
         base: stays among the folders that modules are looked for in.
         where: they were written, for messages.
+        what: it is, for messages.
 
     Raises:
         SpecError: if there is no such module or function, or another module of that name is loaded.
@@ -36,7 +39,7 @@ def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
     prefix = f"{where}: " if where else ""
     module_name, _, name = text.partition(":")
     if not module_name or not name:
-        raise SpecError(f"{prefix}{text!r} names no function: give MODULE:FUNCTION")
+        raise SpecError(f"{prefix}{text!r} names no {what}: give MODULE:{what.upper()}")
     if module_name.endswith(".py"):
         raise SpecError(f"{prefix}{text!r}: a module is named without .py and without folders")
     base = base.absolute()
@@ -45,7 +48,7 @@ def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a module that is not ours may raise
+    except (Exception, SystemExit) as error:  # whatever a module that is not ours may raise
         said = f"{type(error).__name__}: {error}"
         raise SpecError(
             f"{prefix}module {module_name!r} cannot be imported, from {base} or installed: {said}"
@@ -56,7 +59,7 @@ def function_of(text: str, base: Path, where: str = "") -> Callable[..., Any]:
         raise SpecError(f"{prefix}{beside} is hidden by {found}: give it another name")
     called = getattr(module, name, None)
     if not callable(called):
-        raise SpecError(f"{prefix}module {module_name!r} has no function {name!r}")
+        raise SpecError(f"{prefix}module {module_name!r} has no {what} {name!r}")
     given: Callable[..., Any] = called
     return given
 

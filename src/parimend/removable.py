@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import sys
 from abc import ABC, abstractmethod
@@ -139,6 +140,11 @@ class _Wrapper:
         if self.around is None:
             return inner(*args, **kwargs)
         return self.around(inner, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Where `torch.export` and trainers look for the names of arguments."""
+        return inspect.signature(self.inner or partial(type(self.module).forward, self.module))
 
     @property
     def __code__(self) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from parimend.campaign import Spec, lines, run
-from parimend.errors import CampaignError, SpecError
+from parimend.errors import CampaignError, MismatchError, SpecError
 from tests.campaign.conftest import HERE, tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "campaigns.md"
@@ -24,6 +24,41 @@ class Failing(Clipped):
 class Unable(Clipped):
     def protect_(self, network):
         return network.nothing
+
+class Wordless(Clipped):
+    def repair_(self, tensors, kept):
+        return Answer("clean", 0)
+
+class Uncounted(Clipped):
+    def nbytes(self, kept):
+        return "many"
+
+class Unbuilt(Clipped):
+    def __init__(self):
+        1 / 0
+
+class Hidden(Clipped):
+    def exposed(self, kept):
+        raise ValueError("no bytes")
+    def nbytes(self, kept):
+        return len(self.exposed(kept))
+
+class Ending(Clipped):
+    def watch_(self, model, kept):
+        raise SystemExit(3)
+
+class Torn:
+    def __reduce__(self):
+        return self.read, ()
+    @staticmethod
+    def read():
+        raise OSError("torn")
+
+class Unread(Clipped):
+    def protect_(self, network):
+        return Torn()
+    def nbytes(self, kept):
+        return 0
 
 class Unfinished(Protection):
     def protect_(self, network):
@@ -66,17 +101,31 @@ def test_what_was_found_is_reported_without_the_class(rules, tmp_path):
     assert {line.protection for line in lines(tmp_path / "out")} == {"own", "none"}
 
 
+def test_what_a_class_keeps_must_not_change_in_between(rules, tmp_path):
+    spec = protected(f"{rules}:Clipped")
+    run(spec, tmp_path / "out", workers=1)
+    sys.modules[rules].Clipped.nbytes = lambda self, kept: 7
+    with pytest.raises(MismatchError, match="under own keeps 7 bytes, and 32 when the campaign"):
+        run(spec, tmp_path / "out", workers=1)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
-        ("Nothing", {}, SpecError, r"\[protections.own\]: module '.*' has no function 'Nothing'"),
+        ("Nothing", {}, SpecError, r"\[protections.own\]: module '.*' has no class 'Nothing'"),
         ("clipped", {}, SpecError, "is no class derived from .*Protection"),
         ("Unfinished", {}, SpecError, "has no repair_"),
         ("Clipped", {"margn": 1.0}, SpecError, "unknown key 'margn'; did you mean 'margin'"),
         ("Clipped", {"margin": "wide"}, SpecError, "margin must be a number"),
         ("Unable", {}, CampaignError, "on digits: .*:Unable fails: AttributeError"),
-        ("Failing", {}, CampaignError, "own, far, trial 0: repair_ .* fails: KeyError: 'nothing'"),
-        ("Silent", {}, CampaignError, "must give an Answer of parimend.experiment, not None"),
+        ("Failing", {}, CampaignError, r"far, trial 0: .*:Failing fails: KeyError: .* \(.*, line"),
+        ("Silent", {}, CampaignError, "must give an Answer of parimend.experiment .*, not None"),
+        ("Wordless", {}, CampaignError, "trial 0: repair_ .* with a Verdict, not Answer"),
+        ("Uncounted", {}, SpecError, r"nbytes of .*:Uncounted must be a whole number, not .*many"),
+        ("Unbuilt", {}, CampaignError, r"on digits: .*:Unbuilt fails: ZeroDivisionError"),
+        ("Hidden", {}, CampaignError, r"on digits: .*:Hidden fails: ValueError: no bytes"),
+        ("Ending", {}, CampaignError, r"on digits: .*:Ending fails: SystemExit: 3"),
+        ("Unread", {}, CampaignError, r"digits under own: .*:Unread fails: OSError: torn"),
     ],
 )
 def test_a_class_that_does_not_work_is_named(rules, tmp_path, name, options, error, message):

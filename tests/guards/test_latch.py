@@ -499,13 +499,14 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
 
 
 @pytest.mark.parametrize(
-    ("module", "size", "dynamic"),
+    ("module", "size"),
     [
-        (nn.Linear(6, 8), (6,), True),
-        (nn.Linear(6, 8), (6,), None),
-        (nn.Conv2d(3, 8, 3, padding=1), (3, 7, 9), None),
+        (nn.Linear(6, 8), (6,)),
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 7, 9)),
+        (nn.ConvTranspose1d(3, 8, 3), (3, 7)),
     ],
 )
+@pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
 def test_compiled_for_inputs_of_any_number(module, size, dynamic, deferred, compiled_on):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import parimend as pm
 from parimend.errors import WordError
@@ -104,3 +106,26 @@ def test_memory_is_looked_up_once_for_many_words(monkeypatch):
     store.write(store.whole()[0], np.array([3]), np.zeros((1, 4), np.uint8))
     assert len(calls) == 2
     assert state["a"].sum() == 8 * 600 - 1
+
+
+def under_vmap(call):
+    torch.func.vmap(lambda _: call())(torch.ones(2))
+
+
+def under_fake_tensors(call):
+    with FakeTensorMode():
+        call()
+
+
+def under_a_trace(call):
+    make_fx(lambda x: call() or x)(torch.ones(2))
+
+
+@pytest.mark.parametrize("inside", [under_vmap, under_fake_tensors, under_a_trace])
+def test_values_are_not_looked_at_where_there_may_be_none(inside):
+    model = torch.nn.Linear(3, 2)
+    seal = pm.protect_(model, 2)
+    for call in (pm.check, pm.repair_, pm.refresh, lambda model, _: pm.protect_(model, 2)):
+        with pytest.raises(WordError, match="has no values to look at inside"):
+            inside(lambda call=call: call(model, seal))
+    assert pm.check(model, seal).verdict is Verdict.CLEAN

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from parimend.arguments import whole_number
 from parimend.campaign.damage import try_out
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.networks import (
@@ -21,10 +22,10 @@ from parimend.campaign.networks import (
     struck,
     weights_hash,
 )
-from parimend.campaign.protections import Network, protection_of
+from parimend.campaign.protections import Network, Protection, blaming, protection_of
 from parimend.campaign.spec import Source, Spec, Strata
 from parimend.campaign.subject import one_thread
-from parimend.campaign.task import Setting, Stratum, content_hash
+from parimend.campaign.task import Stratum, content_hash
 from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.experiment import bit_patterns
 from parimend.faults import Words
@@ -124,42 +125,42 @@ def _protected(
                 given = metric(model)
         weights = weights_hash(model)
         for setting in spec.protections:
-            state = _copied(model, f"[networks.{name}]")
-            run = (lambda state=state: metric(state)) if metric else None
-            began = time.perf_counter()
-            protection = protection_of(setting, f"[protections.{setting.name}]", spec.base)
-            tensors = struck(state, source.buffers)
-            kept = _protect_(protection, Network(state, tensors, run), setting, name)
-            seconds = round(time.perf_counter() - began, 6)
-            with protection.watching(state, kept):
-                score = metric(state) if metric else None
-            packed = {
-                "model": state,
-                "protection": setting,
-                "kept": kept,
-                "metric": source.metric,
-                "score": score,
-                "slack": source.slack(score) if score is not None else 0.0,
-                "buffers": source.buffers,
-            }
-            where = f"{name} under {setting.name}"
-            _pack(packed, folder / packed_name(name, setting.name), where)
-            nbytes = protection.nbytes(kept)
-            proven = protection.guaranteed(tensors, kept)
+            where = f"[protections.{setting.name}]"
+            with blaming(setting, f"{where} on {name}"):
+                state = _copied(model, f"[networks.{name}]")
+                run = (lambda state=state: metric(state)) if metric else None
+                began = time.perf_counter()
+                protection = protection_of(setting, where, spec.base)
+                tensors = struck(state, source.buffers)
+                kept = _protect_(protection, Network(state, tensors, run), f"{where} on {name}")
+                seconds = round(time.perf_counter() - began, 6)
+                with protection.watching(state, kept):
+                    score = metric(state) if metric else None
+                packed = {
+                    "model": state,
+                    "protection": setting,
+                    "kept": kept,
+                    "metric": source.metric,
+                    "score": score,
+                    "slack": source.slack(score) if score is not None else 0.0,
+                    "buffers": source.buffers,
+                }
+                file = folder / packed_name(name, setting.name)
+                _pack(packed, file, f"{name} under {setting.name}")
+                nbytes, proven = protection.nbytes(kept), protection.guaranteed(tensors, kept)
+                nbytes = whole_number(nbytes, f"{where}: nbytes of {setting.kind}", least=0)
+                proven = whole_number(proven, f"{where}: guaranteed of {setting.kind}", least=0)
             facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds, proven))
     return facts
 
 
-def _protect_(protection: Any, network: Network, setting: Setting, name: str) -> Any:
+def _protect_(protection: Protection, network: Network, where: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out: only= says it
         try:
             return protection.protect_(network)
         except ParimendError as error:
-            raise SpecError(f"[protections.{setting.name}] on {name}: {error}") from None
-        except Exception as error:  # whatever a class that is not ours may raise
-            said = f"{setting.kind} fails: {type(error).__name__}: {error}"
-            raise CampaignError(f"[protections.{setting.name}] on {name}: {said}") from error
+            raise SpecError(f"{where}: {error}") from None
 
 
 def strata_of(asked: Strata, words: Sequence[Words]) -> tuple[Stratum, ...]:

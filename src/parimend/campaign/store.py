@@ -92,10 +92,16 @@ class Store:
                     f"{self.path}: the network {fact.network} is not the one that the campaign "
                     "began with: load its weights from a file, or begin anew in another folder"
                 )
-            if (before.score, before.nbytes) != (fact.score, fact.nbytes):
+            where = f"{self.path}: {fact.network} under {fact.protection}"
+            if before.score != fact.score:
                 raise MismatchError(
-                    f"{self.path}: {fact.network} under {fact.protection} scores {fact.score}, and "
-                    f"{before.score} when the campaign began: metric, data or machine have changed"
+                    f"{where} scores {fact.score}, and {before.score} when the campaign began: "
+                    "metric, data or machine have changed"
+                )
+            if before.nbytes != fact.nbytes:
+                raise MismatchError(
+                    f"{where} keeps {fact.nbytes:,} bytes, and {before.nbytes:,} when the campaign "
+                    "began: the protection has changed; begin anew in another folder"
                 )
         self.prepared = self.prepared or prepared
         _write_head(self._head, self.spec, self.prepared)

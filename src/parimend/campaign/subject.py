@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import whole_number
 from parimend.campaign.computing import Computing
 from parimend.campaign.damage import Damage, damage_of
 from parimend.campaign.environment_damage import EnvironmentDamage
 from parimend.campaign.networks import Metric, struck
-from parimend.campaign.protections import Protection
+from parimend.campaign.protections import Protection, blaming
 from parimend.campaign.stats import Row
 from parimend.campaign.task import Task
 from parimend.errors import CampaignError, ParimendError
@@ -103,7 +104,7 @@ class Subject:
         return Struck(stuck=faults if damage.stays else None)
 
     def repair_(self, state: Struck) -> Answer:
-        answer = self._repaired()
+        answer = _answer(self.protection.repair_(self.tensors, self.kept), "repair_")
         if state.upsets or self.protection.tells:
             seen = self._run(state)
             answer = Answer(worst(answer.verdict, seen.verdict), answer.found + seen.found)
@@ -164,19 +165,6 @@ class Subject:
             )
             self._left_nothing = True
 
-    def _repaired(self) -> Answer:
-        try:
-            answer = self.protection.repair_(self.tensors, self.kept)
-        except ParimendError:
-            raise
-        except Exception as error:  # whatever a class that is not ours may raise
-            said = f"{type(error).__name__}: {error}"
-            raise CampaignError(f"repair_ of the protection fails: {said}") from error
-        if not isinstance(answer, Answer):
-            said = f"an Answer of parimend.experiment, not {answer!r:.60}"
-            raise CampaignError(f"repair_ of the protection must give {said}")
-        return answer
-
     def _run(self, state: Struck) -> Answer:
         """Run the network, and ask what was seen on the way."""
         assert self.metric is not None
@@ -188,7 +176,7 @@ class Subject:
                 "nothing was struck, so the run says nothing about the fault: in the metric, what "
                 "only= and operations= name is never called, or less often than every="
             )
-        return self.watch.seen()
+        return _answer(self.watch.seen(), "seen")
 
     def work(self, task: Task) -> Row:
         """Do the trials of a task.
@@ -201,15 +189,29 @@ class Subject:
         trials = []
         with one_thread():
             for number, seed in enumerate(task.seeds(), task.start):
-                try:
-                    trials.append(trial(self, damage, seed, score, twice=False))
-                except ParimendError as error:
-                    raise CampaignError(
-                        f"{task.network}, {task.protection.name}, {task.fault.name}, trial "
-                        f"{number}: {error}"
-                    ) from error
+                names = task.network, task.protection.name, task.fault.name
+                where = f"{', '.join(names)}, trial {number}"
+                with blaming(task.protection, where):
+                    try:
+                        trials.append(trial(self, damage, seed, score, twice=False))
+                    except ParimendError as error:
+                        raise CampaignError(f"{where}: {error}") from error
         self._require_nothing_left()
         return Row.of(task, trials)
+
+
+def _answer(given: Any, hook: str) -> Answer:
+    """What a hook of a protection gives, which may be a user's.
+
+    Raises:
+        CampaignError: if it is no answer; names the hook.
+    """
+    where = f"{hook} of the protection"
+    if not (isinstance(given, Answer) and isinstance(given.verdict, Verdict)):
+        said = f"an Answer of parimend.experiment with a Verdict, not {given!r:.60}"
+        raise CampaignError(f"{where} must give {said}")
+    found = whole_number(given.found, f"{where}: found", least=0, error=CampaignError)
+    return Answer(given.verdict, found)
 
 
 @contextmanager

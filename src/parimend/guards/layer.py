@@ -74,7 +74,10 @@ class LayerGuard(Hook):
         squares = torch.tensor((limit.tau**2, limit.least**2), dtype=wide, device=device)
         tensors = (*(checks.tensor(name, like, wide) for name in ("P", "PW", "Pb")), squares)
         with torch.inference_mode(False):  # they are written to outside of that, too
-            P, PW, Pb, squares = (torch.empty_like(t).copy_(t) for t in tensors)
+            # Parameters: compilers never take the sizes of these for ones that may change.
+            P, PW, Pb, squares = (
+                nn.Parameter(torch.empty_like(t).copy_(t), requires_grad=False) for t in tensors
+            )
         return P, PW, Pb, squares
 
     def standing(self) -> Standing:

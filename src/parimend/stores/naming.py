@@ -21,6 +21,7 @@ from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.names import is_chosen, select
 from parimend.stores.aliasing import address_of, place_of, require_own_cells, without_aliases
+from parimend.stores.lent import is_transformed
 from parimend.stores.spread import is_sharded, require_sharded
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -142,6 +143,11 @@ def require_plain(name: str, value: Any) -> None:
     Raises:
         WordError: names the tensor, what it is, and what to do.
     """
+    if is_transformed():
+        raise WordError(
+            f"{name} has no values to look at inside a transformation of torch.func, a trace, an "
+            "export or a FakeTensorMode: call this outside of it"
+        )
     is_plain = type(value) in _PLAIN and value.layout is torch.strided and not value.is_nested
     if is_plain and value.is_floating_point() and not value.is_neg():
         of_torch(value.dtype, name)

@@ -12,7 +12,7 @@ import torch
 
 from parimend.campaign.networks import Metric
 from parimend.campaign.preparing import packed_name
-from parimend.campaign.protections import protection_of
+from parimend.campaign.protections import blaming, protection_of
 from parimend.campaign.stats import Row
 from parimend.campaign.subject import Subject
 from parimend.campaign.task import Task
@@ -42,7 +42,10 @@ class Bench:
         Raises:
             CampaignError: if a trial fails; names it.
         """
-        return self._subject(task.network, task.protection.name).work(task)
+        network, protection = task.network, task.protection
+        with blaming(protection, f"{network} under {protection.name}"):
+            subject = self._subject(network, protection.name)
+        return subject.work(task)
 
     def _open_subject(self, network: str, protection: str) -> Subject:
         name = packed_name(network, protection)

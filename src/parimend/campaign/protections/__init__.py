@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,10 +21,10 @@ from parimend.campaign.protections.ranger import Ranger
 from parimend.campaign.protections.secded import Secded
 from parimend.campaign.tables import one_of, table
 from parimend.campaign.task import Setting
-from parimend.errors import SpecError
+from parimend.errors import CampaignError, ParimendError, SpecError
 from parimend.functions import function_of
 
-__all__ = ["PROTECTIONS", "Network", "Protection", "is_own", "protection_of"]
+__all__ = ["PROTECTIONS", "Network", "Protection", "blaming", "is_own", "protection_of"]
 
 PROTECTIONS: Mapping[str, type[Protection]] = MappingProxyType(
     {
@@ -65,8 +67,30 @@ def protection_of(
     return table(rule, dict(setting.options), where)
 
 
+@contextmanager
+def blaming(setting: Setting, where: str) -> Iterator[None]:
+    """Let whatever a protection raises, which may be a user's, say whose it is.
+
+    Raises:
+        CampaignError: names the class, and the line that failed.
+
+    >>> with blaming(Setting.of("own", {"kind": "rules:Clipped"}), "[protections.own]"):
+    ...     {}["margin"]
+    Traceback (most recent call last):
+    parimend.errors.CampaignError: [protections.own]: rules:Clipped fails: KeyError: 'margin' ...
+    """
+    try:
+        yield
+    except ParimendError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+        raise CampaignError(f"{where}: {setting.kind} fails: {said}") from error
+
+
 def _own(kind: str, where: str, base: Path) -> type[Protection]:
-    found = function_of(kind, base, where)
+    found = function_of(kind, base, where, "class")
     if not (isinstance(found, type) and issubclass(found, Protection)):
         raise SpecError(
             f"{where}: {kind!r} is no class derived from parimend.campaign.protections.Protection"
