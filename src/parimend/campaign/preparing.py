@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import time
 import warnings
 from collections.abc import Sequence
@@ -88,14 +87,12 @@ def _pack(content: Any, path: Path, what: str) -> None:
     try:
         with open(path, "wb") as file:  # of a path, torch says nothing of a full disk
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever pickling what is not ours may raise
         # Where it could not write, torch fails once more as it closes the file.
         failed = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(failed, OSError):
-            raise
-        failed.filename = str(path)
-        raise failed from None
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        if isinstance(failed, OSError):
+            failed.filename = str(path)
+            raise failed from None
         raise CampaignError(
             f"{what} cannot be handed to workers: {error}: give what pickle takes"
         ) from error
@@ -136,20 +133,20 @@ def _protected(
                 seconds = round(time.perf_counter() - began, 6)
                 with protection.watching(state, kept):
                     score = metric(state) if metric else None
-                packed = {
-                    "model": state,
-                    "protection": setting,
-                    "kept": kept,
-                    "metric": source.metric,
-                    "score": score,
-                    "slack": source.slack(score) if score is not None else 0.0,
-                    "buffers": source.buffers,
-                }
-                file = folder / packed_name(name, setting.name)
-                _pack(packed, file, f"{name} under {setting.name}")
                 nbytes, proven = protection.nbytes(kept), protection.guaranteed(tensors, kept)
                 nbytes = whole_number(nbytes, f"{where}: nbytes of {setting.kind}", least=0)
                 proven = whole_number(proven, f"{where}: guaranteed of {setting.kind}", least=0)
+            packed = {
+                "model": state,
+                "protection": setting,
+                "kept": kept,
+                "metric": source.metric,
+                "score": score,
+                "slack": source.slack(score) if score is not None else 0.0,
+                "buffers": source.buffers,
+            }
+            file = folder / packed_name(name, setting.name)
+            _pack(packed, file, f"{name} under {setting.name}")
             facts.append(Fact(name, setting.name, weights, given, score, nbytes, seconds, proven))
     return facts
 
