@@ -7,7 +7,7 @@ from parimend.campaign import Row, Spec, Statistics, Stratum
 from parimend.campaign.damage import damage_of
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.preparing import strata_of
-from parimend.campaign.rounds import batches, units
+from parimend.campaign.rounds import batches, flat, units
 from parimend.campaign.spec import Strata
 from parimend.campaign.task import Setting
 from parimend.errors import SpecError
@@ -105,15 +105,11 @@ def test_batches_weigh_the_strata():
     unit = unit_of(LAYERS, trials=400, first=100)
     history, done = played(unit, {("a",): 0.2, ("b",): 0.7}, seed=4)
     (protection,) = unit.spec.protections
-    rows = {each: unit.rows(protection, each, history, done) for each in unit.strata}
+    rows = unit.rows(protection, history, done)
     found = batches(rows, unit.event)
     assert len(found) == sum(min(len(n) for n in each.values()) for each in history)
     # Where a round is dealt out evenly, the mean of its batches is the weighted mean of its strata.
-    whole = {
-        each: [x for round_ in part for row in round_ for x in unit.event(row)]
-        for each, part in rows.items()
-    }
-    expected = sum(each.weight * np.mean(values) for each, values in whole.items())
+    expected = sum(each.weight * np.mean(flat(part, unit.event)) for each, part in rows.items())
     assert np.mean(found) == pytest.approx(expected, abs=0.03)
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.campaign.confidence import bernoulli, bounded
-from parimend.campaign.rounds import batches
-from parimend.campaign.stats import Row
+from parimend.campaign.rounds import Rounds, Value, batches, flat
 from parimend.campaign.task import Stratum
 from parimend.experiment import Estimate, Rate, quantile
-
-Value = Callable[[Row], Sequence[float]]
-"""A number for each trial of a row."""
-Rounds = Mapping[Stratum, Sequence[Sequence[Row]]]
-"""The rows of every stratum, round by round."""
 
 
 def probability(
@@ -97,8 +91,5 @@ def _by_stratum(samples: Sequence[Rounds], value: Value) -> dict[Stratum, NDArra
     found: dict[Stratum, list[float]] = {}
     for sample in samples:
         for stratum, rounds in sample.items():
-            mine = found.setdefault(stratum, [])
-            for round_ in rounds:
-                for row in round_:
-                    mine += value(row)
+            found.setdefault(stratum, []).extend(flat(rounds, value))
     return {stratum: np.array(values, np.float64) for stratum, values in found.items()}

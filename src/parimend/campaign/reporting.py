@@ -15,16 +15,9 @@ from typing import Any
 from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.campaign.belonging import require_apart, require_same, terms
-from parimend.campaign.estimates import (
-    Value,
-    bonett_price,
-    mcnemar,
-    mean,
-    probability,
-    sequence,
-)
+from parimend.campaign.estimates import bonett_price, mcnemar, mean, probability, sequence
 from parimend.campaign.facts import Fact
-from parimend.campaign.rounds import Unit, units
+from parimend.campaign.rounds import Rounds, Unit, Value, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
 from parimend.campaign.task import Setting, Stratum, Task
@@ -101,7 +94,7 @@ class _Sample:
 
     unit: Unit
     protection: Setting
-    rows: Mapping[Stratum, list[list[Row]]]
+    rows: Rounds
 
     @property
     def fact(self) -> Fact:
@@ -224,8 +217,7 @@ def _is_in(tasks: Iterable[Task], found: Statistics) -> bool:
 
 def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> _Sample:
     if len(unit.strata) > 1:
-        rows = {each: unit.rows(protection, each, history, done) for each in unit.strata}
-        return _Sample(unit, protection, rows)
+        return _Sample(unit, protection, unit.rows(protection, history, done))
     (stratum,), weights = unit.strata, unit.facts[protection.name].weights
     mine = [  # also of a round that is not complete; what else is there is of another campaign
         row

@@ -7,7 +7,7 @@ alone, and not on which of them came first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ from parimend.experiment import Outcome
 
 Round = Mapping[Stratum, range]
 """The numbers of the trials in every stratum."""
+Rounds = Mapping[Stratum, Sequence[Sequence[Row]]]
+"""The rows of every stratum, round by round."""
+Value = Callable[[Row], Sequence[float]]
+"""A number for each trial of a row."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,15 @@ class Unit:
                 stop=min(start + spec.block, numbers.stop),
             )
 
-    def rows(
-        self, protection: Setting, stratum: Stratum, history: Sequence[Round], done: Statistics
-    ) -> list[list[Row]]:
-        """The rows of a stratum, round by round."""
-        return [
-            [done[task] for task in self.tasks_of(protection, stratum, round_[stratum])]
-            for round_ in history
-        ]
+    def rows(self, protection: Setting, history: Sequence[Round], done: Statistics) -> Rounds:
+        """The rows of a protection after some rounds."""
+        return {
+            each: [
+                [done[task] for task in self.tasks_of(protection, each, round_[each])]
+                for round_ in history
+            ]
+            for each in self.strata
+        }
 
     def event(self, row: Row) -> list[float]:
         """For each trial of a row, whether what the campaign looks for came: 1 or 0."""
@@ -105,11 +110,11 @@ class Unit:
     ) -> tuple[float, float]:
         """The confidence sequence of the event, after some rounds."""
         confidence = self.spec.stop.confidence
-        rows = {each: self.rows(protection, each, history, done) for each in self.strata}
+        rows = self.rows(protection, history, done)
         if len(rows) > 1:
             return bounded(batches(rows, self.event), confidence)
         (only,) = rows.values()
-        events = [event for round_ in only for row in round_ for event in self.event(row)]
+        events = flat(only, self.event)
         return bernoulli(int(sum(events)), len(events), confidence)
 
     def _size(self, history: list[Round], begun: int, done: Statistics) -> int:
@@ -135,7 +140,9 @@ class Unit:
         A stratum in which nothing was seen may still hold something. The spread is the mean over
         all protections, which meet the same faults.
         """
-        wanted = np.array([each.weight * self._spread(each, history, done) for each in self.strata])
+        found = [self.rows(each, history, done) for each in self.spec.protections]
+        spreads = [self._spread(rows[each] for rows in found) for each in self.strata]
+        wanted = np.array([each.weight for each in self.strata]) * spreads
         least = max(1, size // (4 * len(self.strata)))
         free = size - least * len(self.strata)
         exact = free * wanted / wanted.sum()
@@ -144,19 +151,21 @@ class Unit:
         counts[order[: free - int(counts.sum())]] += 1
         return dict(zip(self.strata, (counts + least).tolist(), strict=True))
 
-    def _spread(self, stratum: Stratum, history: Sequence[Round], done: Statistics) -> float:
+    def _spread(self, samples: Iterable[Sequence[Sequence[Row]]]) -> float:
         variances = []
-        for protection in self.spec.protections:
-            rounds = self.rows(protection, stratum, history, done)
-            events = [event for round_ in rounds for row in round_ for event in self.event(row)]
+        for rounds in samples:
+            events = flat(rounds, self.event)
             share = (sum(events) + 0.5) / (len(events) + 1.0)
             variances.append(share * (1.0 - share))
         return math.sqrt(sum(variances) / len(variances))
 
 
-def batches(
-    rows: Mapping[Stratum, Sequence[Sequence[Row]]], value: Callable[[Row], Sequence[float]]
-) -> list[float]:
+def flat(rounds: Sequence[Sequence[Row]], value: Value) -> list[float]:
+    """A number for each trial of one stratum."""
+    return [x for round_ in rounds for row in round_ for x in value(row)]
+
+
+def batches(rows: Rounds, value: Value) -> list[float]:
     """Unbiased estimates of the whole, one after the other, from trials of every stratum.
 
     A round's trials are dealt out to as many batches as its smallest stratum has trials; a batch
