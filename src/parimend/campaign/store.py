@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,13 @@ class Store:
 
     def __init__(self, path: PathLike) -> None:
         self.path = path_of(path, "out")
+        self._head = self.path / "campaign.json"
+        self._rows = self.path / "rows.jsonl"
+        self._statistics = self.path / "statistics.jsonl"
         self.damaged = 0
         head = _read_head(self._head)
         self.spec = Spec.of(head["spec"], head["base"])
-        self.prepared = _prepared_in(head)
+        self.prepared = Prepared.read(head["prepared"]) if head["prepared"] else None
 
     @classmethod
     def make(cls, path: PathLike, spec: Spec) -> Store:
@@ -168,18 +171,6 @@ class Store:
         """Whether nothing was found yet: no network was loaded, and no row written."""
         return self.prepared is None and not (self._rows.exists() and self._rows.stat().st_size)
 
-    @property
-    def _head(self) -> Path:
-        return self.path / "campaign.json"
-
-    @property
-    def _statistics(self) -> Path:
-        return self.path / "statistics.jsonl"
-
-    @property
-    def _rows(self) -> Path:
-        return self.path / "rows.jsonl"
-
 
 class Writer:
     """Adds rows to a file: each is there as a whole as soon as `add` returns, or not at all."""
@@ -257,10 +248,6 @@ def _read_head(path: Path) -> dict[str, Any]:
             "folder"
         )
     return dict(head)
-
-
-def _prepared_in(head: Mapping[str, Any]) -> Prepared | None:
-    return Prepared.read(head["prepared"]) if head["prepared"] else None
 
 
 def _write_head(path: Path, spec: Spec, prepared: Prepared | None) -> None:
