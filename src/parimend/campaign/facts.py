@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parimend.campaign.task import Stratum
-from parimend.record import Record, plain
+from parimend.record import Record
 from parimend.showing import per_cent
 
 
@@ -68,7 +68,7 @@ class Reach(Record):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(Record):
     """What tasks are made of.
 
     Attributes:
@@ -90,10 +90,6 @@ class Prepared:
         }
         facts = tuple(Fact(**each) for each in given["facts"])
         return cls(facts, strata, tuple(Reach(**each) for each in given["reach"]))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {name: plain(value) for name, value in vars(self).items()}
 
     def of(self, network: str) -> dict[str, Fact]:
         """The facts of a network, by protection."""
