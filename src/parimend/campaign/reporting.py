@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ from parimend.campaign.facts import Fact
 from parimend.campaign.rounds import Rounds, Unit, Value, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
-from parimend.campaign.task import Setting, Stratum, Task
+from parimend.campaign.task import Setting, Stratum
 from parimend.errors import MismatchError, SpecError
 from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
@@ -206,13 +207,10 @@ def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
         if store.prepared is None:
             continue
         for unit in units(store.spec, store.prepared):
-            history = [each for each in unit.advance(rows)[0] if _is_in(unit.tasks(each), fresh)]
+            complete = unit.advance(rows)[0]
+            history = [each for each in complete if all(t in fresh for t in unit.tasks(each))]
             for protection in store.spec.protections:
                 yield _sample(unit, protection, history, fresh)
-
-
-def _is_in(tasks: Iterable[Task], found: Statistics) -> bool:
-    return all(task in found for task in tasks)
 
 
 def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> _Sample:
@@ -271,7 +269,7 @@ def _line(
         protection=protection,
         fault=fault,
         trials=sum(len(row.outcomes) for row in rows),
-        outcomes={each.value: share(_came(each)) for each in Outcome},
+        outcomes={each.value: share(partial(Row.which, outcomes=[each])) for each in Outcome},
         event=share(first.unit.event),
         harmed=share(first.unit.harmed) if scored else None,
         score=mean(rounds, lambda row: row.scores, confidence) if scored else None,
@@ -282,10 +280,6 @@ def _line(
         guaranteed=fact.guaranteed,
         where=where,
     )
-
-
-def _came(outcome: Outcome) -> Value:
-    return lambda row: row.which([outcome])
 
 
 def _compared(one: _Sample, other: _Sample, what: str, a: str, b: str) -> list[Comparison]:
