@@ -106,19 +106,19 @@ def simulate(
     words = plan.words[:WORDS]
     if not words:
         raise SpecError("a simulation needs a protected word, and the plan has none")
-    factor = _raised(words, plan.where, CHECKS)
+    factor = _raised(words, plan.where)
     where = _times(plan.where, factor)
     stream = Stream(seed, "planner simulation")
     memories = [_Memory(word, where, stream) for word in words]
     lost = wrong = 0
     for _ in range(years):
-        ends = [memory.year(CHECKS) for memory in memories]
+        ends = [memory.year() for memory in memories]
         lost += any(end is not None for end in ends)
         wrong += sum(end is Verdict.CORRECTED for end in ends)
         progress(1)
     low, high = Rate(lost, years).interval()
     return Simulation(
-        formula=_formula(words, where, CHECKS),
+        formula=_formula(words, where),
         lost=lost,
         years=years,
         wrong=wrong,
@@ -146,10 +146,10 @@ class _Memory:
         self.elements = _elements(self.code, word)
         self.size = self.code.n // self.elements
 
-    def year(self, checks: int) -> Verdict | None:
+    def year(self) -> Verdict | None:
         """None if all was repaired; else what was said of the word that was not."""
         hard = np.empty(0, np.int64)
-        for _ in range(checks):
+        for _ in range(CHECKS):
             known = hard
             hard = np.union1d(hard, self._places(self.fresh.draw(self.stream)))
             struck = np.union1d(self._struck(), hard)
@@ -246,11 +246,11 @@ def _meets(word: PlannedWord, where: Environment) -> bool:
     return wrong**2 / 2.0 > _RARELY * word.nbytes / WORD
 
 
-def _formula(words: Sequence[PlannedWord], where: Environment, checks: int) -> float:
-    return risk(exposed_of(words), where, 1.0, checks / DAYS).unrepaired
+def _formula(words: Sequence[PlannedWord], where: Environment) -> float:
+    return risk(exposed_of(words), where, 1.0, CHECKS / DAYS).unrepaired
 
 
-def _raised(words: Sequence[PlannedWord], where: Environment, checks: int) -> float:
+def _raised(words: Sequence[PlannedWord], where: Environment) -> float:
     """A factor for all rates at which about `_WANTED` of the years lose something."""
     if not (where.rate or where.read_rate or where.hard_rate):
         raise SpecError(f"nothing happens in the environment {where.name}: there is no rate")
@@ -261,7 +261,7 @@ def _raised(words: Sequence[PlannedWord], where: Environment, checks: int) -> fl
         middle = math.sqrt(low * high)
         there = _times(where, middle)
         crowded = there.expected(bits, 1.0) > bits / 64.0
-        above = crowded or _formula(words, there, checks) > _WANTED
+        above = crowded or _formula(words, there) > _WANTED
         low, high = (low, middle) if above else (middle, high)
     return low
 
