@@ -17,8 +17,8 @@ from parimend.campaign import (
     lines,
     status,
 )
-from parimend.experiment import Estimate, Outcome
-from parimend.report.sheet import Chart, Column, Known, Sheet, Value
+from parimend.experiment import Outcome
+from parimend.report.sheet import Chart, Column, Known, Sheet, Value, percent
 
 _AMOUNTS = ("rate", "count", "days")
 """Options of a fault that say how much of it there is."""
@@ -57,13 +57,11 @@ def campaign_sheets(*outs: PathLike) -> list[Sheet]:
             about += f" {now.path} is not finished: {now.trials:,} trials so far."
     for said in dict.fromkeys(reach.said for now in campaigns for reach in now.reach):
         about += f" {said}" * bool(said)
-    table = _Table(faults, whole, scored)
-    sheets = [Sheet("outcomes", about, table.columns(), table.rows(), table.chart())]
+    sheets = [_Table(faults, whole, scored).sheet("outcomes", about)]
     if len(whole) < len(found):
         parts = [line for line in found if line.where != Stratum()]
-        table = _Table(faults, parts, scored, strata=True)
         about = "The same, for the places that were struck: each stratum by itself."
-        sheets.append(Sheet("strata", about, table.columns(), table.rows(), table.chart()))
+        sheets.append(_Table(faults, parts, scored, strata=True).sheet("strata", about))
     return sheets
 
 
@@ -73,7 +71,8 @@ def comparison_sheets(found: Sequence[Comparison]) -> list[Sheet]:
     Args:
         found: as `parimend.campaign.compare` gives it.
     """
-    measured = {"known": Known.MEASURED, "neutral": 0.0}
+    share = "share of trials with what is looked for, a - b."
+    score = "difference of the mean scores, a - b."
     columns = (
         Column("network", choice=True),
         Column("fault", choice=True),
@@ -82,18 +81,13 @@ def comparison_sheets(found: Sequence[Comparison]) -> list[Sheet]:
         Column("trials"),
         Column("only a", note="trials in which what is looked for came with a alone."),
         Column("only b"),
-        Column(
-            "difference",
-            "points of %",
-            note="share of trials with what is looked for, a - b.",
-            **measured,  # type: ignore[arg-type]
-        ),
+        Column("difference", "points of %", Known.MEASURED, share, neutral=0.0),
         Column("p", note="that the difference is chance (McNemar's exact test)."),
-        Column("score", note="difference of the mean scores, a - b.", **measured),  # type: ignore[arg-type]
+        Column("score", "", Known.MEASURED, score, neutral=0.0),
     )
     rows = [
         (each.network, each.fault, each.a, each.b, each.trials, each.only_a, each.only_b)
-        + (_percent(each.difference), each.p, each.score)
+        + (percent(each.difference), each.p, each.score)
         for each in found
     ]
     about = (
@@ -120,7 +114,11 @@ class _Table:
         options = [dict(self._fault(line).options) for line in self.lines]
         return [name for name in _AMOUNTS if any(name in each for each in options)]
 
-    def columns(self) -> tuple[Column, ...]:
+    def sheet(self, name: str, about: str) -> Sheet:
+        rows = [self._row(line) for line in self.lines]
+        return Sheet(name, about, self._columns(), rows, self._chart())
+
+    def _columns(self) -> tuple[Column, ...]:
         where = (Column("layer", choice=True), Column("bits", choice=True)) * self.strata
         head = ("network", "protection", "fault", "kind")
         scores = (
@@ -142,10 +140,7 @@ class _Table:
             Column("repair", "ms", Known.MEASURED, "median time."),
         )
 
-    def rows(self) -> list[tuple[Value, ...]]:
-        return [self._row(line) for line in self.lines]
-
-    def chart(self) -> Chart:
+    def _chart(self) -> Chart:
         values = (*("score", "harmed") * self.scored, *(each.value for each in reversed(Outcome)))
         if self.strata:
             return Chart(
@@ -169,19 +164,15 @@ class _Table:
         options: dict[str, Any] = dict(setting.options)
         low, high = line.where.bits or (None, None)
         where = (", ".join(line.where.tensors) or "all", "all" if low is None else f"{low}-{high}")
-        scores = (line.score, line.intact, line.change, _percent(line.harmed))
+        scores = (line.score, line.intact, line.change, percent(line.harmed))
         return (
             *(line.network, line.protection, line.fault, setting.kind),
             *(options.get(name) for name in self.amounts),
             *where * self.strata,
             line.trials,
             line.guaranteed,
-            *(_percent(line.outcomes[each.value]) for each in Outcome),
+            *(percent(line.outcomes[each.value]) for each in Outcome),
             *scores * self.scored,
             line.nbytes,
             1e3 * line.seconds,
         )
-
-
-def _percent(of: Estimate | None) -> Estimate | None:
-    return of and of.scaled(100.0)

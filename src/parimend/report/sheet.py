@@ -189,6 +189,11 @@ def numbers(values: Sequence[Value]) -> list[float | None]:
     return [finite(each.value if isinstance(each, Estimate) else each) for each in values]
 
 
+def percent(of: Estimate | None) -> Estimate | None:
+    """A share in per cent."""
+    return of and of.scaled(100.0)
+
+
 def finite(value: Any) -> float | None:
     """A finite number, or None."""
     if isinstance(value, int | float) and math.isfinite(value):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from parimend.experiment import Estimate
-from parimend.propagation import Struck, Trace
-from parimend.report.sheet import Chart, Column, Known, Sheet, Value
+from parimend.propagation import Trace
+from parimend.report.sheet import Chart, Column, Known, Sheet, Value, percent
 
 _ERROR = "relative error of an output: the median."
 _GAIN = "relative error of the output in that of the input: the median."
@@ -37,7 +34,7 @@ def _struck(found: Trace) -> Sheet:
     )
     rows = [
         (_layer(each.layer), each.kind, each.upset, each.faults)
-        + (_percent(each.changed), _percent(each.passages[-1].masked))
+        + (percent(each.changed), percent(each.passages[-1].masked))
         + (each.passages[0].error, each.passages[-1].error)
         for each in found.struck
     ]
@@ -63,7 +60,7 @@ def _passages(found: Trace) -> Sheet:
     )
     rows: list[tuple[Value, ...]] = [
         (_layer(each.layer), each.upset, _call(at.layer, at.call), at.kind)
-        + (at.error, at.gain, _percent(at.masked), _percent(at.rounding))
+        + (at.error, at.gain, percent(at.masked), percent(at.rounding))
         for each in found.struck
         for at in each.passages
     ]
@@ -79,7 +76,7 @@ def _layers(found: Trace) -> Sheet:
         Column("masks", "%", Known.MEASURED, "wrong inputs that leave no error."),
     )
     rows = [
-        (_call(each.layer, each.call), each.kind, each.gain, _percent(each.masks))
+        (_call(each.layer, each.call), each.kind, each.gain, percent(each.masks))
         for each in found.layers
     ]
     about = "What every module does to errors that arrive, whatever layer they are from."
@@ -101,17 +98,14 @@ def _groups(found: Trace, what: str) -> Sheet:
         Column("faults"),
         Column("changed", "%", Known.MEASURED, "answers that are others."),
     )
-    rows = list(_rows_by(found.struck, what))
+    rows: list[tuple[Value, ...]] = [
+        (_layer(each.layer), each.upset, group.at, group.faults, percent(group.changed))
+        for each in found.struck
+        for group in (each.by_bit if what == "bit" else each.by_size)
+    ]
     about = f"How often the answer changed, by the {what} of what was wrong."
     chart = Chart((what,), ("changed",), ("struck", "fault"), joined=True)
     return Sheet(f"by {what}", about, columns, rows, chart)
-
-
-def _rows_by(struck: Sequence[Struck], what: str) -> Iterator[tuple[Value, ...]]:
-    for each in struck:
-        for group in each.by_bit if what == "bit" else each.by_size:
-            at = int(group.at) if what == "bit" else group.at
-            yield _layer(each.layer), each.upset, at, group.faults, _percent(group.changed)
 
 
 def _named(*names: str) -> tuple[Column, ...]:
@@ -124,7 +118,3 @@ def _layer(name: str) -> str:
 
 def _call(name: str, call: int) -> str:
     return f"{_layer(name)}, call {call + 1}" if call else _layer(name)
-
-
-def _percent(of: Estimate) -> Estimate:
-    return of.scaled(100.0)
