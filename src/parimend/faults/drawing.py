@@ -121,8 +121,10 @@ def draw(
     registered = _look_up(KINDS, kind, "kind of damage")
     placement = registered.placement if placement is None else placement
     place = _look_up(PLACEMENTS, placement, "placement")
-    patterns = _bind(kind, select(words, only), options)
-    space = Space(kind, placement, patterns)
+    chosen = select(words, only)
+    require_options(kind, options)
+    pattern = PATTERNS[registered.pattern]
+    space = Space(kind, placement, [pattern(each, **options) for each in chosen])
     positions = np.empty(0, dtype=np.int64)
     if count:
         positions = place(space, count, Stream(seed, "placement"))
@@ -153,13 +155,6 @@ def _strike(space: Space, positions: Positions, seed: int) -> FaultList:
         before=before,
         after=after,
     )
-
-
-def _bind(kind: str, words: Sequence[Words], options: Mapping[str, Any]) -> list[Pattern]:
-    """The pattern of a kind, bound to each of the tensors."""
-    require_options(kind, options)
-    pattern = PATTERNS[KINDS[kind].pattern]
-    return [pattern(tensor, **options) for tensor in words]
 
 
 def options_of(kind: str) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,9 +183,7 @@ def burst(space: Space, count: int, stream: Stream) -> Positions:
     return run
 
 
-AREAS: Mapping[str, Placement] = MappingProxyType(
-    {"scattered": scattered, "burst": burst, "lines": lines, "page": page}
-)
+AREAS: dict[str, Placement] = {"scattered": scattered, "burst": burst, "lines": lines, "page": page}
 """These placements by name."""
 
 
