@@ -23,13 +23,7 @@ from parimend.planner.stake import Stake, stake
 from parimend.planner.timing import Seconds, seconds
 from parimend.record import Record
 from parimend.risk import Environment, Service
-from parimend.risk.chance import (
-    Risk,
-    largest_budget,
-    longest_interval,
-    risk,
-    smallest_budget,
-)
+from parimend.risk.chance import Risk, largest_budget, longest_interval, risk, smallest_budget
 from parimend.risk.environment import ENVIRONMENTS
 from parimend.risk.exposed import Exposed, seen
 from parimend.words.bits import WORD
@@ -223,13 +217,8 @@ def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:
 
 def _assessed(made: Plan, asked: Service) -> Plan:
     """The plan with its risk, at the longest interval if none is given, and why it misses."""
-    words, there, years, target = (
-        exposed_of(made.words),
-        asked.environment,
-        asked.years,
-        asked.target,
-    )
-    days = asked.interval
+    words, there = exposed_of(made.words), asked.environment
+    years, target, days = asked.years, asked.target, asked.interval
     if days is None and target is not None and not made.reason:
         days = longest_interval(words, there, target, years)
         needed = made.seconds.check / DAY_SECONDS if made.seconds else 0.0

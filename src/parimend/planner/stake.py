@@ -71,10 +71,8 @@ def stake(
     model = copy.deepcopy(model).eval()
     name = getattr(metric, "__name__", "metric")
     if metric is None:
-        metric, name = (
-            _same_answers(model, () if calibration is None else calibration),
-            "same answers",
-        )
+        given = () if calibration is None else calibration
+        metric, name = _same_answers(model, given), "same answers"
 
     def score(of: Any) -> float:
         return score_of(metric(of), name)
