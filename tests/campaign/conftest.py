@@ -1,6 +1,7 @@
 from pathlib import Path
 
-import pytest
+from tests.cli.conftest import quick_disk  # noqa: F401
+from tests.cli.conftest import run as command  # noqa: F401
 
 HERE = Path(__file__).parent
 RECIPE = "digits_recipe"
@@ -23,9 +24,3 @@ def tables(**more):
         "block": 5,
         **more,
     }
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing data to the disk takes long, and shows only when the power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)

@@ -7,7 +7,6 @@ import torch
 
 from parimend.campaign import Spec, Store, lines, run, status
 from parimend.campaign.facts import Reach
-from parimend.cli import main
 from parimend.errors import CampaignError, SpecError
 from parimend.report import campaign_sheets
 from tests.campaign.conftest import HERE
@@ -208,16 +207,12 @@ def test_a_buffer_that_cannot_be_compared_is_refused_by_its_name(tmp_path, kind)
         run(spec("Graph", arguments={"kind": kind}, buffers=False), tmp_path, workers=1)
 
 
-def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, capsys):
+def test_statistics_in_buffers_are_left_out_and_it_is_said(tmp_path, command):
     run(spec("normalized"), tmp_path, workers=1)
     said = "n: 72 of 808 bytes (8.91 %) are neither struck nor protected, being in buffers."
-    for command in ("status", "report"):
-        with pytest.raises(SystemExit):
-            main(["campaign", command, str(tmp_path)])
-        assert capsys.readouterr().out.count(said) == 1
-        with pytest.raises(SystemExit):
-            main(["campaign", command, str(tmp_path), "--json"])
-        told = json.loads(capsys.readouterr().out)
+    for name in ("status", "report"):
+        assert command("campaign", name, tmp_path)[1].count(said) == 1
+        told = json.loads(command("campaign", name, tmp_path, "--json")[1])
         assert told.get("campaigns", [told])[0]["reach"] == [
             {"network": "n", "struck": 736, "buffers": 72, "packed": 0}
         ]

@@ -14,7 +14,6 @@ from scipy.stats import binomtest
 
 from parimend.campaign import Spec, Store, compare, lines, resume, run
 from parimend.campaign.estimates import bonett_price
-from parimend.cli import main
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.report import campaign_sheets
 from tests.campaign.conftest import HERE, tables
@@ -51,18 +50,6 @@ def campaign(tmp_path_factory):
 
 def _tables(**more):
     return tomllib.loads(TOML) | more
-
-
-@pytest.fixture
-def command(capsys):
-    """Run a command: (exit status, standard output, standard error)."""
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return command
 
 
 def test_a_line_counts_the_trials_with_intervals(campaign):

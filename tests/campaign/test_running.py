@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.campaign import Fact, Prepared, Spec, Store, resume, run, status
-from parimend.campaign.engines import Engine, Local, Ray, local
+from parimend.campaign.engines import Local, Ray, local
 from parimend.errors import (
     BusyError,
     CampaignError,
@@ -111,15 +111,16 @@ class Backwards(Local):
 
 
 class Ending(Local):
-    """Ends in the middle."""
+    """Ends after some tasks, as often as is said."""
 
-    def __init__(self, error, after):
+    def __init__(self, error, after, times=1):
         super().__init__(workers=1)
-        self.error, self.after = error, after
+        self.error, self.after, self.times = error, after, times
 
     def rows(self, tasks):
         for done, row in enumerate(super().rows(tasks)):
-            if done == self.after:
+            if done == self.after and self.times:
+                self.times -= 1
                 raise self.error
             yield row
 
@@ -328,25 +329,11 @@ def test_what_cannot_be_struck_or_protected_is_said_at_once(tmp_path):
     assert status(tmp_path / "a").tasks == 0
 
 
-class Dying(Local):
-    """Its workers die after some tasks, as often as is said."""
-
-    def __init__(self, times, after=1):
-        super().__init__(workers=1)
-        self.times, self.after = times, after
-
-    def rows(self, tasks):
-        for done, row in enumerate(super().rows(tasks)):
-            if done == self.after and self.times:
-                self.times -= 1
-                raise WorkerDiedError("a worker died")
-            yield row
-
-
 def test_tasks_of_workers_that_died_are_done_again(tmp_path):
-    assert run(spec(), tmp_path / "a", engine=Dying(times=6)).finished
+    died = WorkerDiedError("a worker died")
+    assert run(spec(), tmp_path / "a", engine=Ending(died, 1, times=6)).finished
     with pytest.raises(CampaignError, match="3 times without a task being done"):
-        run(spec(), tmp_path / "b", engine=Dying(times=6, after=0))
+        run(spec(), tmp_path / "b", engine=Ending(died, 0, times=6))
     assert resume(tmp_path / "b", workers=1).finished
     assert statistics_of(tmp_path / "a") == statistics_of(tmp_path / "b")
 
@@ -407,10 +394,7 @@ def test_a_disk_that_is_full_before_the_first_trial_ends_in_one_sentence(tmp_pat
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (
-            {"data": f"{RECIPE}:endless"},
-            "the data cannot be handed to workers",
-        ),
+        ({"data": f"{RECIPE}:endless"}, "the data cannot be handed to workers"),
         ({"build": f"{RECIPE}:locked", "arguments": {}}, "the network cannot be copied: .*lock"),
     ],
 )
@@ -450,7 +434,6 @@ def test_a_folder_of_a_hub(tmp_path):
 def test_engines_are_named(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'local'"):
         run(spec(), tmp_path, engine="locale")
-    assert issubclass(Local, Engine)
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])

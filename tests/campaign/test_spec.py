@@ -11,7 +11,7 @@ from parimend.campaign.damage import damage_of
 from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import SpecError
 from parimend.faults import select
-from tests.campaign.conftest import HERE, tables
+from tests.campaign.conftest import tables
 
 TOML = """
 seed = 7
@@ -228,7 +228,3 @@ def test_a_rate_draws_the_number_of_faults():
     assert np.var(counts) == pytest.approx(48, rel=0.3)
     some = damage_of(Setting.of("f", {"kind": "zero", "rate": 1e-3, "only": ["b"]}), Stratum())
     assert some.only == ("b",)
-
-
-def test_the_recipe_of_the_tests_is_beside_them():
-    assert (HERE / "digits_recipe.py").exists()
