@@ -14,19 +14,12 @@ from parimend.campaign.networks import struck
 from parimend.errors import CampaignError, FormatError, MismatchError
 from parimend.formats import layout_of
 from parimend.words.bits import byte_view
-from tests.campaign.conftest import HERE
+from tests.campaign.conftest import HERE, tables
 
 
 def spec(file, **more):
-    return Spec.of(
-        {
-            "networks": {"n": {"file": str(file), **more}},
-            "protections": {"none": {}, "sidecar": {"errors": 2}},
-            "faults": {"flip": {"kind": "bitflip", "count": 2}},
-            "stop": {"trials": 20},
-        },
-        HERE,
-    )
+    networks, flips = {"n": {"file": str(file), **more}}, {"kind": "bitflip", "count": 2}
+    return Spec.of(tables(networks=networks, faults={"flip": flips}, block=20), HERE)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

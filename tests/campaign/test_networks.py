@@ -9,7 +9,7 @@ from parimend.campaign import Spec, Store, lines, run, status
 from parimend.campaign.facts import Reach
 from parimend.errors import CampaignError, SpecError
 from parimend.report import campaign_sheets
-from tests.campaign.conftest import HERE
+from tests.campaign.conftest import HERE, tables
 
 
 class Quantized(torch.nn.Module):
@@ -126,15 +126,10 @@ def tensors():
 
 def spec(build, arguments=None, **source):
     name = f"tests.campaign.test_networks:{build}"
-    return Spec.of(
-        {
-            "networks": {"n": {"build": name, "arguments": arguments or {}, **source}},
-            "protections": {"none": {}, "sidecar": {"errors": 2}},
-            "faults": {"flip": {"kind": "bitflip", "count": 1}},
-            "stop": {"trials": 30},
-        },
-        HERE,
-    )
+    network = {"build": name, "arguments": arguments or {}, **source}
+    flip = {"kind": "bitflip", "count": 1}
+    given = tables(networks={"n": network}, faults={"flip": flip}, stop={"trials": 30}, block=20)
+    return Spec.of(given, HERE)
 
 
 def test_most_of_a_network_in_buffers_is_no_evidence_unless_it_is_asked_for(tmp_path):

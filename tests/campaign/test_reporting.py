@@ -110,13 +110,13 @@ def _plain(out, seed=1, value=0.5, **more):
     """A short campaign without a metric; where it is."""
     file = out.with_suffix(".safetensors")
     save_file({"w": np.full(60, value, np.float32)}, file)
-    given = {
-        "networks": {"w": {"file": str(file)}},
-        "protections": {"none": {}, "sidecar": {"errors": 3}},
-        "faults": {"four": {"kind": "random", "count": 4}},
-        "stop": {"trials": 30},
-        "seed": seed,
-    }
+    given = tables(
+        networks={"w": {"file": str(file)}},
+        faults={"four": {"kind": "random", "count": 4}},
+        stop={"trials": 30},
+        seed=seed,
+        block=20,
+    )
     run(given | more, out, workers=1)
     return out
 

@@ -265,14 +265,9 @@ def test_two_folders_add_up(tmp_path):
 
 def test_a_network_that_changed_is_refused(tmp_path):
     file = tmp_path / "model.safetensors"
-    here = {
-        "networks": {"n": {"file": str(file)}},
-        "protections": {"none": {}},
-        "faults": {"flip": {"kind": "bitflip", "count": 1}},
-        "stop": {"trials": 5},
-    }
+    here = tables(networks={"n": {"file": str(file)}}, protections={"none": {}})
     save_file({"w": np.ones(50, np.float32)}, file)
-    assert run(here, tmp_path / "out", workers=1).trials == 5
+    assert run(here, tmp_path / "out", workers=1).trials == 40
     save_file({"w": np.zeros(50, np.float32)}, file)
     with pytest.raises(MismatchError, match="the network n is not the one"):
         resume(tmp_path / "out", workers=1)
