@@ -25,7 +25,7 @@ from parimend.datasets import DataSet, load
 from parimend.demo import train
 from parimend.experiment import Rate
 from parimend.planner.balance import strikes_of
-from parimend.planner.striking import Judged, Strike, Trials, repaired
+from parimend.planner.striking import Judged, Strike, Trials, injected
 from parimend.stores.naming import named_tensors
 from parimend.stores.shards import store_of
 
@@ -118,10 +118,10 @@ def measure(network: Network, options: argparse.Namespace, checks: int) -> Itera
         return
 
     def even(rate: float) -> Trials:
-        return repaired(judged, seals[0], None, [Strike(tensors.whole(), rate)], seeds)
+        return injected(judged, [Strike(tensors.whole(), rate)], seeds, seals[0])
 
     def balanced(rate: float) -> Trials:
-        return repaired(judged, seals[1], 1, strikes_of(made, rate, checks), seeds)
+        return injected(judged, strikes_of(made, rate, checks), seeds, seals[1], 1)
 
     seals = pm.protect_(model, options.errors), pm.protect_(model, found)
     planned = found.even_rate, found.rate

@@ -27,7 +27,7 @@ from parimend.impose.batches import CalibrationError, batch_of, iterable
 from parimend.impose.moments import ENOUGH, CalibrationWarning, Moments, second_moments
 from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
-from parimend.planner.striking import Judged, Strike, Trials, repaired, unrepaired
+from parimend.planner.striking import Judged, Strike, Trials, injected
 from parimend.record import Record, plain
 from parimend.seal import Seal, SealedWord
 from parimend.stores.alone import left_alone
@@ -182,7 +182,7 @@ def balance(
         """Whether the bits after so many strong ones are."""
         made = split.at(bits[:strong])
         lasting = strikes_of(made, _rate_of(made), checks)[1:]
-        return unrepaired(judged, lasting, chosen[:trials]).within(tolerance)
+        return injected(judged, lasting, chosen[:trials]).within(tolerance)
 
     unknown = sum(math.isinf(bit.damage) for bit in bits)
     with left_alone(model, "the metric of a damaged model"):
@@ -196,7 +196,7 @@ def balance(
     at_once = [Strike(tensors.whole(), rate)]
     strikes = strikes_of(found, rate, checks) if found else at_once
     measured = (
-        repaired(judged, protect_(tensors, asked), _holding(asked), each, chosen[trials:])
+        injected(judged, each, chosen[trials:], protect_(tensors, asked), _holding(asked))
         for asked, each in ((request, strikes), (even, at_once))
     )
     return Balanced(request, errors, split.nbytes, checks, rate, even_rate, *measured)

@@ -75,27 +75,21 @@ class Judged(NamedTuple):
         return self.best - score_of(self.metric(), "the metric")
 
 
-def unrepaired(judged: Judged, strikes: Sequence[Strike], seeds: Sequence[int]) -> Trials:
-    """Damage that is not repaired.
-
-    Raises:
-        SpecError: if the metric gives no finite number.
-    """
-    losses = []
-    for seed in seeds:
-        with struck(judged.tensors, strikes, seed):
-            losses.append(judged.loss())
-    return _trials(losses, 0)
-
-
-def repaired(
+def injected(
     judged: Judged,
-    seal: Seal,
-    holding: int | None,
     strikes: Sequence[Strike],
     seeds: Sequence[int],
+    seal: Seal | None = None,
+    holding: int | None = None,
 ) -> Trials:
-    """Damage, and a repair; the first ``holding`` words of the seal are to hold, None: all.
+    """Damage, and a repair by the seal, if there is one.
+
+    Args:
+        judged: the model.
+        strikes: on it.
+        seeds: of the damage, one for each trial.
+        seal: of the undamaged model.
+        holding: so many of its first words are to hold; None: all.
 
     Raises:
         SpecError: if the metric gives no finite number.
@@ -103,10 +97,12 @@ def repaired(
     losses, lost = list[float](), 0
     for seed in seeds:
         with struck(judged.tensors, strikes, seed):
-            outcome = repair_(seal, judged.tensors)
-            lost += not all(word.verdict.ok for word in outcome.words[:holding])
+            if seal is not None:
+                outcome = repair_(seal, judged.tensors)
+                lost += not all(word.verdict.ok for word in outcome.words[:holding])
             losses.append(judged.loss())
-    return _trials(losses, lost)
+    error = float(np.std(losses, ddof=1)) / math.sqrt(len(losses))
+    return Trials(len(losses), float(np.mean(losses)), error, lost)
 
 
 @contextmanager
@@ -163,8 +159,3 @@ def _flip_(tensors: Tensors, part: Part, places: NDArray[np.int64]) -> _Before:
     np.bitwise_xor.at(after, (row, bit // 8), (1 << bit % 8).astype(np.uint8))
     tensors.write(whole, elements, after)
     return _Before(whole, elements, before)
-
-
-def _trials(losses: Sequence[float], lost: int) -> Trials:
-    error = float(np.std(losses, ddof=1)) / math.sqrt(len(losses))
-    return Trials(len(losses), float(np.mean(losses)), error, lost)
