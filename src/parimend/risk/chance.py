@@ -8,6 +8,7 @@ more words than the budget are a term of their own: checking more often does not
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -336,10 +337,7 @@ def smallest_budget(
     if high is None or not met(high):
         return None
     low = max((t for t in tried if t < high), default=least - 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, lo=low + 1, key=met)
 
 
 def largest_budget(words: Callable[[int], Sequence[Exposed]], least: int = 1) -> int | None:
@@ -357,19 +355,16 @@ def largest_budget(words: Callable[[int], Sequence[Exposed]], least: int = 1) ->
         300
     """
 
-    def possible(errors: int) -> bool:
+    def impossible(errors: int) -> bool:
         try:
             words(errors)
         except SpecError:
-            return False
-        return True
+            return True
+        return False
 
     low, high = max(MOST, least), max(MOST, least) + 1
-    while not possible(low):
+    while impossible(low):
         if low == least:
             return None
         low, high = max(low // 2, least), low
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if possible(middle) else (low, middle)
-    return low
+    return bisect_left(range(high), True, lo=low + 1, key=impossible) - 1

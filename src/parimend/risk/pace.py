@@ -16,6 +16,7 @@ if it lasts for ever; so a target that is met there is met whatever the rate doe
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -212,15 +213,12 @@ def _horizon(
 
     if not met(most):
         raise SpecError(_why_never(words, worst, target))
-    low, high = -1, most  # the least number of steps below the longest interval
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle, high)
-    intervals = longest * _STEP ** -np.arange(high, -1.0, -1.0)
+    steps = bisect_left(range(most), True, key=met)  # the fewest below the longest interval
+    intervals = longest * _STEP ** -np.arange(steps, -1.0, -1.0)
     return Horizon(
         rates=worst.rate * _STEP ** -np.arange(_RATES - 1, -1.0, -1.0),
         intervals=intervals,
-        losses=_filled(table, _RATES + high, _SMALL * daily * float(intervals[0])),
+        losses=_filled(table, _RATES + steps, _SMALL * daily * float(intervals[0])),
         allowed=daily * intervals,
         bits=math.fsum(word.times * word.bits for word in words),
     )
