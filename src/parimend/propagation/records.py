@@ -11,6 +11,11 @@ from parimend.record import Record
 from parimend.showing import html_table
 
 
+def shown(layer: str) -> str:
+    """The name of a module for people: that of the model itself is empty."""
+    return layer or "(model)"
+
+
 @dataclass(frozen=True, repr=False)
 class Passage(Record):
     """An error at one call of one module, behind the layer that was struck or at that layer.
@@ -86,7 +91,7 @@ class Struck(Record):
         """The layer in a table with `COLUMNS`."""
         first, last = self.passages[0], self.passages[-1]
         numbers = (first.error, last.error, last.masked, self.changed)
-        return (self.layer or "(model)", self.kind, self.upset, *map(str, numbers))
+        return (shown(self.layer), self.kind, self.upset, *map(str, numbers))
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,8 +117,7 @@ class Layer(Record):
     @property
     def row(self) -> tuple[str, ...]:
         """The module in a table with `COLUMNS`."""
-        name = self.layer or "(model)"
-        return name, str(self.call), self.kind, str(self.gain), str(self.masks)
+        return shown(self.layer), str(self.call), self.kind, str(self.gain), str(self.masks)
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +148,7 @@ class Trace(Record):
         changed = max(self.struck, key=lambda each: each.changed.value)
         return (
             f"<Trace: {len(self.struck)} struck, {self.faults} faults each, {self.samples} inputs; "
-            f"most answers change at {changed.layer or '(model)'}: {changed.changed}>"
+            f"most answers change at {shown(changed.layer)}: {changed.changed}>"
         )
 
     def _repr_html_(self) -> str:

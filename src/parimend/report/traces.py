@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parimend.propagation import Trace
+from parimend.propagation.records import shown
 from parimend.report.sheet import Chart, Column, Known, Sheet, Value, percent
 
 _ERROR = "relative error of an output: the median."
@@ -33,7 +34,7 @@ def _struck(found: Trace) -> Sheet:
         Column("error of the answer", "", Known.MEASURED, log=True),
     )
     rows = [
-        (_layer(each.layer), each.kind, each.upset, each.faults)
+        (shown(each.layer), each.kind, each.upset, each.faults)
         + (percent(each.changed), percent(each.passages[-1].masked))
         + (each.passages[0].error, each.passages[-1].error)
         for each in found.struck
@@ -59,7 +60,7 @@ def _passages(found: Trace) -> Sheet:
         Column("rounding", "%", Known.MEASURED, "faults whose error is at most the rounding unit."),
     )
     rows: list[tuple[Value, ...]] = [
-        (_layer(each.layer), each.upset, _call(at.layer, at.call), at.kind)
+        (shown(each.layer), each.upset, _call(at.layer, at.call), at.kind)
         + (at.error, at.gain, percent(at.masked), percent(at.rounding))
         for each in found.struck
         for at in each.passages
@@ -99,7 +100,7 @@ def _groups(found: Trace, what: str) -> Sheet:
         Column("changed", "%", Known.MEASURED, "answers that are others."),
     )
     rows: list[tuple[Value, ...]] = [
-        (_layer(each.layer), each.upset, group.at, group.faults, percent(group.changed))
+        (shown(each.layer), each.upset, group.at, group.faults, percent(group.changed))
         for each in found.struck
         for group in (each.by_bit if what == "bit" else each.by_size)
     ]
@@ -112,9 +113,5 @@ def _named(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name, choice=True) for name in names)
 
 
-def _layer(name: str) -> str:
-    return name or "(model)"
-
-
 def _call(name: str, call: int) -> str:
-    return f"{_layer(name)}, call {call + 1}" if call else _layer(name)
+    return f"{shown(name)}, call {call + 1}" if call else shown(name)
