@@ -33,7 +33,7 @@ class Bench:
         self.fetch, self.base = fetch, Path(base)
         if base not in sys.path:
             sys.path.append(base)
-        self._data = lru_cache(maxsize=_SUBJECTS)(self._open_data)
+        self._data = lru_cache(maxsize=_SUBJECTS)(lambda network: self._load(packed_name(network)))
         self._subject = lru_cache(maxsize=_SUBJECTS)(self._open_subject)
 
     def work(self, task: Task) -> Row:
@@ -58,9 +58,6 @@ class Bench:
             return Subject(**packed, intact=intact)
         except CampaignError as error:
             raise CampaignError(f"{network} under {protection}: {error}") from error
-
-    def _open_data(self, network: str) -> Any:
-        return self._load(packed_name(network))
 
     def _load(self, name: str) -> Any:
         file = self.fetch(name)
