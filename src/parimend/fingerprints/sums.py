@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parimend.carriers.summing import JOINED, threads_for, viewed
+from parimend.carriers.summing import JOINED, grouped, threads_for, viewed
 from parimend.codes.power import LONGEST, PowerSums
 from parimend.fingerprints.record import SUMS, Print
 from parimend.stores.base import Tensors, subparts
@@ -44,7 +44,8 @@ def prints_of(tensors: Tensors, parts: Sequence[Part]) -> dict[str, Print]:
     )
     with ThreadPoolExecutor(threads) as pool:
         each = map if threads == 1 else pool.map
-        for some in each(partial(_sums, tensors), _together(pieces)):
+        groups = grouped(pieces, lambda piece: piece.part.nbytes, JOINED)  # worth a thread each
+        for some in each(partial(_sums, tensors), groups):
             for row, sums in some:
                 total[row] = _code().add(total[row], sums)
     # Residues of all processes: far from 2^63 in sum.
@@ -93,20 +94,6 @@ def _range(elements: Elements) -> tuple[int, int]:
     if isinstance(elements, slice):
         return elements.start, elements.stop
     return (int(elements[0]), int(elements[-1]) + 1) if elements.size else (0, 0)
-
-
-def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces in groups that are worth handing to a thread."""
-    group: list[_Piece] = []
-    size = 0
-    for piece in pieces:
-        group.append(piece)
-        size += piece.part.nbytes
-        if size >= JOINED:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _sums(tensors: Tensors, pieces: Iterable[_Piece]) -> list[tuple[int, NDArray[np.uint64]]]:
