@@ -29,7 +29,7 @@ def bank(space: Space, count: int, stream: Stream) -> Positions:
     """Scattered words within one bank, every bank that has enough being equally likely."""
     rows, possible = Blocks(space, ROW_BYTES), 0
     for number in stream.distinct(BANKS, BANKS).tolist():
-        choices = _changeable(space, rows, np.arange(number, rows.total, BANKS))
+        choices = rows.changeable(np.arange(number, rows.total, BANKS))
         if choices.size >= count:
             return np.sort(choices[stream.distinct(choices.size, count)])
         possible = max(possible, choices.size)
@@ -59,23 +59,18 @@ def rowhammer(space: Space, count: int, stream: Stream) -> Positions:
         for number in batch.tolist():
             if number % BANKS in used:
                 continue
-            choices = _changeable(space, rows, np.array([number]))
+            choices = rows.changeable(np.array([number]))
             if choices.size < shares[0]:
                 continue
             found.append(choices[stream.distinct(choices.size, shares[len(used)])])
             used.add(number % BANKS)
             if len(used) == len(shares):
                 return np.sort(np.concatenate(found))
-    raise space.impossible(count, _hammered(space, rows))
+    raise space.impossible(count, _hammered(rows))
 
 
 MEMORY: dict[str, Placement] = {"row": row, "bank": bank, "column": column, "rowhammer": rowhammer}
 """These placements by name."""
-
-
-def _changeable(space: Space, rows: Blocks, numbers: Positions) -> Positions:
-    positions = expand(*rows.bounds(numbers))
-    return positions[space.changeable(positions)]
 
 
 def _places(space: Space, rows: Blocks, first: int, count: int) -> Positions:
@@ -102,11 +97,11 @@ def _longest(space: Space, rows: Blocks) -> int:
     return longest
 
 
-def _hammered(space: Space, rows: Blocks) -> int:
+def _hammered(rows: Blocks) -> int:
     """Most words that rowhammer can strike."""
     most = np.zeros(BANKS, np.int64)
     for number in range(rows.total):
-        size = _changeable(space, rows, np.array([number])).size
+        size = rows.changeable(np.array([number])).size
         most[number % BANKS] = max(most[number % BANKS], size)
     fourth = int(np.sort(most)[-HAMMERED])
     return HAMMERED * fourth if fourth else int((most > 0).sum())

@@ -116,6 +116,11 @@ class Blocks:
         start = self._space.edges[tensor] + (blocks - self._edges[tensor]) * self._words[tensor]
         return start, np.minimum(start + self._words[tensor], self._space.edges[tensor + 1])
 
+    def changeable(self, blocks: Positions) -> Positions:
+        """Positions of the words in these blocks that the damage can change, block by block."""
+        positions = expand(*self.bounds(blocks))
+        return positions[self._space.changeable(positions)]
+
 
 Placement = Callable[[Space, int, Stream], Positions]
 """From a space, a number of words >= 1 and a stream to that many places, sorted and distinct, all
@@ -146,18 +151,14 @@ def within_one(space: Space, blocks: Blocks, count: int, stream: Stream) -> Posi
     possible = 0
     for batch in stream.shuffled(blocks.total, 1):
         starts, stops = blocks.bounds(batch)
-        inside = expand(starts, stops)
-        able = space.changeable(inside)
-        ends = np.cumsum(stops - starts)
-        able_before = np.concatenate([[0], np.cumsum(able)])
-        per_page = able_before[ends] - able_before[ends - (stops - starts)]
-        enough = np.flatnonzero(per_page >= count)
+        able = space.changeable(expand(starts, stops))
+        begins = np.cumsum(stops - starts) - (stops - starts)
+        in_each = np.add.reduceat(able, begins, dtype=np.int64)
+        enough = np.flatnonzero(in_each >= count)
         if enough.size:
-            first = enough[0]
-            here = slice(ends[first] - (stops - starts)[first], ends[first])
-            choices = inside[here][able[here]]
+            choices = blocks.changeable(batch[enough[:1]])
             return np.sort(choices[stream.distinct(choices.size, count)])
-        possible = max(possible, int(per_page.max()))
+        possible = max(possible, int(in_each.max()))
     raise space.impossible(count, possible)
 
 
@@ -195,8 +196,7 @@ def _by_blocks(space: Space, blocks: Blocks, count: int, stream: Stream) -> Posi
     found: list[Positions] = []
     missing = count
     for batch in stream.shuffled(blocks.total, -(-count // blocks.fewest)):
-        positions = expand(*blocks.bounds(batch))
-        positions = positions[space.changeable(positions)][:missing]
+        positions = blocks.changeable(batch)[:missing]
         found.append(positions)
         missing -= positions.size
         if not missing:
