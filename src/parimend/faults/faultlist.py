@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,13 +218,7 @@ class FaultList:
                 "after": _hex(fault.after, fault.dtype),
             }
 
-    def _write(
-        self,
-        tensors: Tensors,
-        old: Literal["before", "after"],
-        new: Literal["before", "after"],
-        force: bool,
-    ) -> None:
+    def _write(self, tensors: Tensors, old: str, new: str, force: bool) -> None:
         struck = self._struck(tensors)
         for words, part in struck if not force else ():
             _check_present(words, self.index[part], getattr(self, old)[part], old)
