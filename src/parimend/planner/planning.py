@@ -187,7 +187,7 @@ def plan(
     with sources(source, request) as found:
         unmet = ""
         if errors is None and asked is not None and asked.target is not None:
-            best, unmet = _smallest(found, asked, asked.target, request.guaranteed or 1)
+            best, unmet = _smallest(found, asked, request.guaranteed or 1)
             request = replace(request, errors=best)
         files = tuple(PlannedFile(each.path, each.planned(request.errors)) for each in found)
         taken = seconds(found, request.errors) if measure else None
@@ -230,23 +230,21 @@ def _assessed(made: Plan, asked: Service) -> Plan:
     left = risk(words, there, DAY if days is None else days, years)
     why = made.reason
     if target is not None and not why and left.yearly > target * (1.0 + _ROUNDING):
-        why = _why(words, left, asked, target)
+        why = _why(words, left, asked)
     return replace(made, risk=left, reason=why)
 
 
-def _why(
-    words: Sequence[Exposed], left: Risk, asked: Service, target: float, larger: bool = True
-) -> str:
+def _why(words: Sequence[Exposed], left: Risk, asked: Service, larger: bool = True) -> str:
     """Why a target is not met, and what would help: only what was tried is said to.
 
     Args:
         words: that miss it.
         left: of them.
-        asked: of them.
-        target: of it.
+        asked: of them, with a target.
         larger: whether there are larger budgets.
     """
-    there, years = asked.environment, asked.years
+    there, years, target = asked.environment, asked.years, asked.target
+    assert target is not None
 
     def possible(words: Sequence[Exposed], there: Environment) -> float | None:
         return longest_interval(words, there, target, years)
@@ -284,9 +282,7 @@ def _why(
     return rest + advice()
 
 
-def _smallest(
-    found: Sequence[Source], asked: Service, target: float, least: int
-) -> tuple[int, str]:
+def _smallest(found: Sequence[Source], asked: Service, least: int) -> tuple[int, str]:
     """The smallest budget that meets a target, or the usual one and why there is none.
 
     A certificate takes seconds. So budgets are tried as if each had one, and the one that is found
@@ -294,8 +290,7 @@ def _smallest(
 
     Args:
         found: what is to be protected.
-        asked: of it.
-        target: of it.
+        asked: of it, with a target.
         least: that is guaranteed, so that no budget is smaller.
     """
 
@@ -310,21 +305,21 @@ def _smallest(
     def words(errors: int) -> list[Exposed]:
         return exposed_of(word for each in found for word in each.planned(errors, prove=False))
 
-    best, why = _smallest_of(words, asked, target, least, lambda errors: True)
+    best, why = _smallest_of(words, asked, least, lambda errors: True)
     if not certain(best):
-        best, why = _smallest_of(words, asked, target, least, certain)
+        best, why = _smallest_of(words, asked, least, certain)
     return best, why
 
 
 def _smallest_of(
     words: Callable[[int], list[Exposed]],
     asked: Service,
-    target: float,
     least: int,
     certain: Callable[[int], bool],
 ) -> tuple[int, str]:
     """See `_smallest`; the arguments are those of `smallest_budget`."""
-    there, years = asked.environment, asked.years
+    there, years, target = asked.environment, asked.years, asked.target
+    assert target is not None
     days = DAY if asked.interval is None else asked.interval
     best = smallest_budget(words, there, days, target, years, MOST_POWER, least, certain)
     if best is not None:
@@ -336,5 +331,5 @@ def _smallest_of(
     tried = [words(t) for t in sorted({errors, max(least, min(errors, MOST_POWER))}, reverse=True)]
     able = (most for most in tried if longest_interval(most, there, target, years) is not None)
     most = next(able, tried[0])
-    why = _why(most, risk(most, there, days, years), replace(asked, interval=days), target, False)
+    why = _why(most, risk(most, there, days, years), replace(asked, interval=days), False)
     return max(min(ERRORS, errors), least), f"no budget up to {errors:,} errors meets it: {why}"
