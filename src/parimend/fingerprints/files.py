@@ -16,8 +16,8 @@ import numpy as np
 
 from parimend.errors import FormatError
 from parimend.files.targets import index_among, is_index, targets
-from parimend.fingerprints.models import Found, found_in, tensors_of
-from parimend.fingerprints.record import Print
+from parimend.fingerprints.models import found_in, tensors_of
+from parimend.fingerprints.record import Fingerprint, Print
 from parimend.fingerprints.sums import prints_of
 from parimend.formats import FORMATS, Layout, layout_of, of_suffix
 from parimend.formats.numpies import ARRAY, dtype_name
@@ -30,7 +30,7 @@ from parimend.stores.file import FileTensors
 Only = str | Sequence[str] | None
 
 
-def found_in_files(path: Path, only: Only) -> Found:
+def found_in_files(path: Path, only: Only) -> Fingerprint:
     """What is kept of the tensors in a file, or in the files of a folder or an index.
 
     Raises:
@@ -46,10 +46,10 @@ def found_in_files(path: Path, only: Only) -> Found:
             name = min(twice)
             raise FormatError(f"{first[name]} and {place} both have a tensor {name}")
         first |= dict.fromkeys(names, place)
-        prints |= found.prints
+        prints |= found.tensors
         tied |= found.tied
     select(first, only)  # tells of a pattern that matches nothing
-    return Found(prints, tied)
+    return Fingerprint(prints, tied)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -68,7 +68,7 @@ def _files_of(path: Path) -> list[Path]:
     return [place for place in found if not is_index(place)]
 
 
-def _found_in(place: Path, only: Only, among_others: bool) -> tuple[Sequence[str], Found]:
+def _found_in(place: Path, only: Only, among_others: bool) -> tuple[Sequence[str], Fingerprint]:
     """The names of the tensors of a file, and what is kept of those that are chosen.
 
     Files that lie among others and hold no tensors (states of random generators, arguments) have
@@ -91,12 +91,12 @@ def _found_in(place: Path, only: Only, among_others: bool) -> tuple[Sequence[str
         return _of_layout(file, layout, only)
 
 
-def _of_bytes(file: BinaryIO, place: Path, only: Only) -> tuple[Sequence[str], Found]:
+def _of_bytes(file: BinaryIO, place: Path, only: Only) -> tuple[Sequence[str], Fingerprint]:
     layout, name = Raw().parse(file, str(place)), place.name
     if not is_chosen([name], only):
-        return [name], Found({}, {})
+        return [name], Fingerprint({}, {})
     [found] = prints_of(FileTensors(file, layout), layout.parts).values()
-    return [name], Found({name: found}, {})
+    return [name], Fingerprint({name: found}, {})
 
 
 def _loaded(file: BinaryIO, place: Path, strict: bool) -> Any:
@@ -109,7 +109,7 @@ def _loaded(file: BinaryIO, place: Path, strict: bool) -> Any:
         return {}
 
 
-def _of_layout(file: BinaryIO, layout: Layout, only: Only) -> tuple[Sequence[str], Found]:
+def _of_layout(file: BinaryIO, layout: Layout, only: Only) -> tuple[Sequence[str], Fingerprint]:
     entries = {entry.name: entry for entry in layout.entries}
     tensors = FileTensors(file, layout)
     chosen = [part for part in tensors.whole() if is_chosen([part.name], only)]
@@ -118,10 +118,10 @@ def _of_layout(file: BinaryIO, layout: Layout, only: Only) -> tuple[Sequence[str
         name: replace(each, dtype=entries[name].dtype, shape=entries[name].shape)
         for name, each in prints_of(tensors, chosen).items()
     }
-    return list(entries), Found(prints, {})
+    return list(entries), Fingerprint(prints, {})
 
 
-def _of_torch(loaded: Any, only: Only) -> tuple[Sequence[str], Found]:
+def _of_torch(loaded: Any, only: Only) -> tuple[Sequence[str], Fingerprint]:
     import torch
 
     if not isinstance(loaded, torch.nn.Module | Mapping):
@@ -130,7 +130,7 @@ def _of_torch(loaded: Any, only: Only) -> tuple[Sequence[str], Found]:
     return list(tensors), found_in({n: t for n, t in tensors.items() if is_chosen([n], only)})
 
 
-def _of_numpy(loaded: Any, place: Path, only: Only) -> tuple[Sequence[str], Found]:
+def _of_numpy(loaded: Any, place: Path, only: Only) -> tuple[Sequence[str], Fingerprint]:
     arrays = {ARRAY: loaded} if isinstance(loaded, np.ndarray) else loaded
     prints: dict[str, Print] = {}
     for name in arrays:
@@ -138,7 +138,7 @@ def _of_numpy(loaded: Any, place: Path, only: Only) -> tuple[Sequence[str], Foun
             with reading_array(f"{name} in {place}"):
                 array = arrays[name]  # of an archive it is read here
             prints[name] = _of_array(name, array)
-    return list(arrays), Found(prints, {})
+    return list(arrays), Fingerprint(prints, {})
 
 
 def _of_array(name: str, array: Any) -> Print:
@@ -149,5 +149,5 @@ def _of_array(name: str, array: Any) -> Print:
         array = np.frombuffer(bytearray(array), np.uint8)
     little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     data = little.reshape(-1).view(np.uint8) if little.nbytes else np.zeros(0, np.uint8)
-    found = found_in({name: torch.from_numpy(data)}).prints[name]
+    found = found_in({name: torch.from_numpy(data)}).tensors[name]
     return replace(found, dtype=dtype_name(little.dtype), shape=array.shape)

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from parimend.fingerprints.record import Print
+from parimend.fingerprints.record import Fingerprint, Print
 from parimend.fingerprints.sums import prints_of
 from parimend.stores.spread import is_sharded, local
 
 if TYPE_CHECKING:
     import torch
-
-
-class Found(NamedTuple):
-    """What is kept of some tensors.
-
-    Attributes:
-        prints: by name.
-        tied: names of tensors that are the memory of another one, and its name.
-    """
-
-    prints: dict[str, Print]
-    tied: dict[str, str]
 
 
 def tensors_of(model: Any) -> dict[str, Any]:
@@ -42,7 +30,7 @@ def tensors_of(model: Any) -> dict[str, Any]:
     return {name: leaf.value for name, leaf in found.items()}
 
 
-def found_in(tensors: Mapping[str, Any]) -> Found:
+def found_in(tensors: Mapping[str, Any]) -> Fingerprint:
     """What is kept of some tensors, and which of them are the memory of others.
 
     Raises:
@@ -60,7 +48,7 @@ def found_in(tensors: Mapping[str, Any]) -> Found:
         store = store_of(group)
         prints |= prints_of(store, store.whole())
     prints |= {name: prints[first] for name, first in tied.items()}
-    return Found({name: prints[name] for name in tensors}, tied)
+    return Fingerprint({name: prints[name] for name in tensors}, tied)
 
 
 def _as_read(value: Any) -> Any:

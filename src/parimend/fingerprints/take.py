@@ -76,25 +76,25 @@ def fingerprint(
         True
     """
     if isinstance(of, str | os.PathLike):
-        prints, tied = found_in_files(path_of(of), only)
+        found = found_in_files(path_of(of), only)
     else:
         tensors = tensors_of(of)
-        prints, tied = found_in({name: tensors[name] for name in select(tensors, only)})
-    called = _called(prints, names)
+        found = found_in({name: tensors[name] for name in select(tensors, only)})
+    if names is None:
+        return found
+    called = _called(found.tensors, names)
     return Fingerprint(
-        {called[name]: each for name, each in prints.items()},
-        {called[name]: called[first] for name, first in tied.items()},
+        {called[name]: each for name, each in found.tensors.items()},
+        {called[name]: called[first] for name, first in found.tied.items()},
     )
 
 
-def _called(prints: Iterable[str], names: Names | None) -> dict[str, str]:
+def _called(tensors: Iterable[str], names: Names) -> dict[str, str]:
     """The new name of every tensor."""
-    if names is None:
-        return {name: name for name in prints}
     if not callable(names):
         require(names, "names", "other names by names, or a function of them", Mapping)
     rename = names if callable(names) else lambda name: names.get(name, name)
-    called = {name: rename(name) for name in prints}
+    called = {name: rename(name) for name in tensors}
     for name, new in called.items():
         require(new, f"the new name of {name}", "a text", str)
     first: dict[str, str] = {}
