@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parimend.arguments import real_number, whole_number
-from parimend.campaign.tables import require_keys, require_table
+from parimend.campaign.tables import require_keys
 from parimend.errors import FaultError, SpecError
 from parimend.upsets import Upset, Upsets, upset_
 
@@ -63,7 +63,6 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
     >>> computing_of({"pattern": "offset", "size": 3.0}, "[faults.u]").upset
     Upset(kind='offset', count=1, bits=1, size=3.0)
     """
-    require_table(given, where)
     require_keys(given, ("kind", "pattern", *_WHAT, *_WHERE), where)
     if "pattern" not in given:
         raise SpecError(f'{where}: say what happens to an output, such as pattern = "bitflip"')
@@ -75,8 +74,7 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
         upset = Upset(given["pattern"], **what)
     except FaultError as error:
         raise SpecError(f"{where}: {error}") from None
-    lists = {name: tuple(value) for name, value in at.items() if isinstance(value, list)}
-    return Computing(upset, **{**at, **lists})
+    return Computing(upset, **at)
 
 
 def _require(name: str, value: Any, where: str) -> None:

@@ -18,7 +18,6 @@ _LETTERS: dict[Outcome, str] = {
     Outcome.MISCORRECTED: "x",
     Outcome.SILENT: "s",
 }
-_OUTCOMES = {letter: outcome for outcome, letter in _LETTERS.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +62,7 @@ class Row(Record):
         row = cls(Task.of(given["task"]), given["outcomes"], **columns)
         trials = row.task.stop - row.task.start
         lengths = {len(row.outcomes), len(row.found), len(row.seconds), len(row.scores) or trials}
-        if lengths != {trials} or not set(row.outcomes) <= set(_OUTCOMES):
+        if lengths != {trials} or not set(row.outcomes) <= set(_LETTERS.values()):
             raise ValueError("the columns do not fit the task")
         return row
 
