@@ -364,7 +364,8 @@ def test_what_a_wrong_run_writes_into_buffers_is_not_for_the_next(writes):
     assert model[1].peak is peak
     alone = trace(model, x, kinds[1], seeds=range(8), answer=lambda y: y, only="2")
     assert both.struck[-1].changed == alone.struck[0].changed
-    assert both.struck[-1].passages == alone.struck[0].passages
+    # As text: some are NaN, which equals nothing.
+    assert repr(both.struck[-1].as_dict()) == repr(alone.struck[0].as_dict())
 
 
 def test_what_a_wrong_run_leaves_elsewhere_is_told():

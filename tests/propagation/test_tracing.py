@@ -339,7 +339,7 @@ def test_a_model_that_fails_on_damage_is_named_with_what_was_struck():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
 def test_torchscript_is_refused_and_left_as_it_is():
     model = nn.Sequential(diagonal(1.0), torch.jit.script(nn.ReLU())).eval()
     with pytest.raises(FaultError, match="module '1' is TorchScript"):
