@@ -61,11 +61,11 @@ def report_on(
     header = _frame(
         tensors.has_header_until(tensors.found) if is_cut else tensors.has_header, is_ours
     )
-    damage = damaged_blocks(sealed.seal, sealed.layout, tensors, outcome)
+    damage = damaged_blocks(sealed.seal, tensors, outcome)
     if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     problem = "" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path)
-    if left := unknown(sealed.seal.words, sealed.layout, tensors, tensors.size):
+    if left := unknown(sealed.seal.words, tensors, tensors.size):
         problem = said_of(left)
     return replace(
         outcome,

@@ -225,7 +225,7 @@ def _repair_from(
     """Repair what its budget is not enough for with the blocks of other copies."""
     layout = found.sealed.layout
     tensors = FileTensors(found.file, layout, task.progress)
-    damage = damaged_blocks(found.sealed.seal, layout, tensors, report)
+    damage = damaged_blocks(found.sealed.seal, tensors, report)
     if damage.unknown:
         name = damage.unknown[0].name
         return replace(
