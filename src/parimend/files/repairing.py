@@ -277,7 +277,7 @@ def _found(
         return findings[word]
 
     act = functools.partial(diagnose, search=salvaged._replace(find=keep))
-    return report_on(found.sealed, tensors, found.file, found.path, act), findings
+    return report_on(found, tensors, act), findings
 
 
 def _put_back(
