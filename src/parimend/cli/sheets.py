@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,35 +15,17 @@ from parimend.cli.options import written
 if TYPE_CHECKING:
     from parimend.report import Sheet
 
-_FILES = "Files"  # together in the help
+
+def _file(what: str) -> Any:
+    """An option that names a file to write, together with the others of these in the help."""
+    return typer.Option(help=what, parser=written, metavar="PATH", rich_help_panel="Files")
+
 
 Html = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write a page with tables, figures and filters to this file (.html).",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
+    Path | None, _file("Write a page with tables, figures and filters to this file (.html).")
 ]
-Picture = Annotated[
-    Path | None,
-    typer.Option(
-        help="Draw a picture into this file (.svg, .png or .pdf).",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
-]
-Csv = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write the table to this file (.csv); more go beside it.",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
-]
+Picture = Annotated[Path | None, _file("Draw a picture into this file (.svg, .png or .pdf).")]
+Csv = Annotated[Path | None, _file("Write the table to this file (.csv); more go beside it.")]
 
 
 @dataclass(frozen=True)
