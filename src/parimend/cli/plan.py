@@ -89,12 +89,7 @@ Verify = Annotated[
 ]
 Map = Annotated[
     Path | None,
-    typer.Option(
-        "--map",
-        parser=written,
-        metavar="PATH",
-        help="Write what carriers and budgets give and take to this JSON file.",
-    ),
+    written("Write what carriers and budgets give and take to this JSON file.", "--map"),
 ]
 
 

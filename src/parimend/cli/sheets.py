@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from parimend.cli.contract import unwritten
 from parimend.cli.options import written
@@ -15,17 +13,18 @@ from parimend.cli.options import written
 if TYPE_CHECKING:
     from parimend.report import Sheet
 
-
-def _file(what: str) -> Any:
-    """An option that names a file to write, together with the others of these in the help."""
-    return typer.Option(help=what, parser=written, metavar="PATH", rich_help_panel="Files")
-
+_FILES = "Files"  # together in the help
 
 Html = Annotated[
-    Path | None, _file("Write a page with tables, figures and filters to this file (.html).")
+    Path | None,
+    written("Write a page with tables, figures and filters to this file (.html).", panel=_FILES),
 ]
-Picture = Annotated[Path | None, _file("Draw a picture into this file (.svg, .png or .pdf).")]
-Csv = Annotated[Path | None, _file("Write the table to this file (.csv); more go beside it.")]
+Picture = Annotated[
+    Path | None, written("Draw a picture into this file (.svg, .png or .pdf).", panel=_FILES)
+]
+Csv = Annotated[
+    Path | None, written("Write the table to this file (.csv); more go beside it.", panel=_FILES)
+]
 
 
 @dataclass(frozen=True)
