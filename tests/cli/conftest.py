@@ -1,12 +1,7 @@
 import pytest
 
 from parimend.cli import main
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing data to the disk takes long, and shows only when the power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+from tests.files.conftest import quick_disk  # noqa: F401
 
 
 @pytest.fixture

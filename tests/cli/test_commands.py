@@ -22,6 +22,7 @@ from parimend.carriers import Balance, CarrierName, Request
 from parimend.cli.options import CarrierOption, PerOption
 from parimend.files import seals_of
 from parimend.words.layout import Per, whole
+from tests.files.conftest import flip_bit
 
 
 @pytest.fixture
@@ -475,9 +476,7 @@ def test_what_is_left_out_is_said(folder, run):
 def test_a_report_goes_on_after_a_file_that_cannot_be_looked_at(folder, run, rng):
     run("protect", folder)
     (folder / "a.safetensors").unlink()
-    content = bytearray((folder / "b.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "b.safetensors").write_bytes(content)
+    flip_bit(folder / "b.safetensors")
     code, out, _ = run("check", folder)
     assert code == 1
     assert "missing: " in out

@@ -8,6 +8,8 @@ import pytest
 import safetensors.numpy
 from samples import SAMPLES
 
+from tests.files.conftest import flip_bit
+
 NAMES = ("unet/model-00001-of-00002.safetensors", "unet/model-00002-of-00002.safetensors")
 OTHERS = ("model_index.json", "tokenizer/vocab.txt")
 
@@ -29,12 +31,6 @@ def folder(tmp_path, rng):
     return folder
 
 
-def hurt(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 def test_a_snapshot_from_protect_to_repair(folder, run):
     code, out, _ = run("protect", folder)
     assert (code, out.count("1,200 of 1,200")) == (0, 3)
@@ -43,7 +39,7 @@ def test_a_snapshot_from_protect_to_repair(folder, run):
         in out
     )
     original = (folder / NAMES[0]).read_bytes()
-    hurt(folder / NAMES[0])
+    flip_bit(folder / NAMES[0])
     code, out, _ = run("check", folder, "--json")
     verdicts = [file["verdict"] for file in json.loads(out)["files"]]
     assert (code, verdicts) == (1, ["correctable", "clean", "clean"])
@@ -52,7 +48,7 @@ def test_a_snapshot_from_protect_to_repair(folder, run):
     assert (folder / NAMES[0]).is_symlink()
     code, out, _ = run("protect", folder, "--all")
     assert (code, out.count("(kept)"), "left out" in out) == (0, 3, False)
-    hurt(folder / OTHERS[0])
+    flip_bit(folder / OTHERS[0])
     assert run("check", folder)[0] == 1
     assert len(json.loads(run("inspect", folder, "--json")[1])["files"]) == 5
 
@@ -70,7 +66,7 @@ def test_what_is_not_known_to_hold_weights_is_named(folder, run, rng):
     said = "not known to hold weights: weights.unheard, model_index.json, tokenizer/vocab.txt, "
     assert (code, said in out, "and 2 smaller ones (--all" in out) == (0, True, True)
     for name in taken:
-        hurt(folder / name)
+        flip_bit(folder / name)
     code, out, _ = run("check", folder, "--json")
     wrong = [file["path"] for file in json.loads(out)["files"] if file["verdict"] == "correctable"]
     assert (code, wrong) == (1, [str(folder / name) for name in taken])
@@ -85,8 +81,8 @@ def test_several_paths(folder, run, tmp_path):
     assert (code, len(made["files"])) == (0, 4)
     assert sorted(made["others"]) == sorted(str(folder / name) for name in OTHERS)
     original = alone.read_bytes()
-    hurt(alone)
-    hurt(folder / NAMES[1])
+    flip_bit(alone)
+    flip_bit(folder / NAMES[1])
     assert run("check", alone, folder)[0] == 1
     nothing = tmp_path / "nothing.safetensors"
     code, out, _ = run("repair", nothing, alone, folder, "--in-place", "--json")
@@ -125,7 +121,7 @@ def test_quiet_says_only_what_is_not_clean(folder, run):
     assert run("protect", folder)[0] == 0
     assert run("check", folder, "--quiet") == (0, "", "")
     assert run("repair", folder, "--in-place", "-q") == (0, "", "")
-    hurt(folder / NAMES[0])
+    flip_bit(folder / NAMES[0])
     code, out, _ = run("check", folder, "-q")
     assert (code, NAMES[0] in out, NAMES[1] in out) == (1, True, False)
     assert "repair it: parimend repair" in out
@@ -147,7 +143,7 @@ def test_seals_elsewhere(folder, run, tmp_path):
     assert (code, "none of its 3 files has a seal" in err) == (2, True)
     moved = folder.rename(tmp_path / "moved")
     assert run("check", moved, "--seal-dir", seals)[0] == 0
-    hurt(moved / NAMES[1])
+    flip_bit(moved / NAMES[1])
     code, out, _ = run("check", moved, "--seal-dir", seals)
     mend = f"parimend repair {moved / NAMES[1]} --seal-dir {seals} --in-place"
     assert (code, mend in out) == (1, True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from parimend import protect_file
 from parimend.showing import command_word, escaped, table
+from tests.files.conftest import flip_bit
 
 NAME = "w\x1b[2J\u202e\x07\nmöd 模\x9b"
 
@@ -75,9 +76,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("names") / "mödel\x1b[1m.safetensors"
     safetensors.numpy.save_file({NAME: np.ones(300, np.float32)}, path)
     protect_file(path, 5)
-    content = bytearray(path.read_bytes())
-    content[-9] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, -9)
     return path
 
 

@@ -52,6 +52,13 @@ def flip(path, rng, count, start=None):
     path.write_bytes(content)
 
 
+def flip_bit(path, at=-1):
+    """Flip the lowest bit of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
 def header_length(content):
     return 8 + int.from_bytes(content[:8], "little")
 

@@ -12,6 +12,7 @@ from parimend import load_file, protect_, verified, verify
 from parimend.errors import DamageError, MismatchError
 from parimend.files import check_file, protect_file, repair_file, sidecar_of
 from parimend.outcomes import Verdict
+from tests.files.conftest import flip_bit
 
 
 @pytest.fixture
@@ -30,12 +31,6 @@ def versions(tmp_path, rng):
 def lead(link, to):
     link.unlink()
     link.symlink_to(to)
-
-
-def flip(path, at=-1):
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
 
 
 def contents(folder):
@@ -63,7 +58,7 @@ def test_where_a_file_has_a_seal_a_link_to_it_has_no_other(versions):
     }
     assert {file.note for file in told.values()} == {""}
     assert contents(link.parent) == before
-    flip(second)
+    flip_bit(second)
     assert check_file(link).verdict is Verdict.CORRECTABLE
     assert repair_file(link).verdict is Verdict.CORRECTED
     assert contents(link.parent) == before
@@ -77,7 +72,7 @@ def test_a_link_needs_no_seal_where_its_file_has_one(versions, tmp_path):
     far.symlink_to(link)
     before = first.read_bytes()
     for path in (link, far, far.parent):
-        flip(first)
+        flip_bit(first)
         assert [file.verdict.value for file in check_file(path).files] == ["correctable"]
         with pytest.raises(DamageError):
             verify(path)
@@ -116,7 +111,7 @@ def test_nothing_is_written_to_another_file_than_the_link_led_to(versions, tmp_p
     assert check_file(link, **where).ok
     lead(link, second.name)
     protect_file(link, 100, force=True, **where)
-    flip(second)
+    flip_bit(second)
     assert repair_file(link, **where).ok
     assert second.read_bytes() == before[second]
 
@@ -132,11 +127,11 @@ def test_links_of_a_folder_that_lead_elsewhere(tmp_path, versions, rng):
     (folder / "m.npy").symlink_to("../../blobs/aaa")
     protect_file(folder, 100)
     original = (blobs / "aaa").read_bytes()
-    flip(blobs / "aaa")
+    flip_bit(blobs / "aaa")
     assert repair_file(folder).ok
     assert (blobs / "aaa").read_bytes() == original
     shutil.copytree(folder, tmp_path / "copy")
-    flip(tmp_path / "copy" / "m.npy")
+    flip_bit(tmp_path / "copy" / "m.npy")
     assert repair_file(tmp_path / "copy").ok
     (tmp_path / "copy").rename(tmp_path / "moved")
     lead(folder / "m.npy", "../../blobs/bbb")
@@ -155,7 +150,7 @@ def test_links_of_a_folder_that_lead_elsewhere(tmp_path, versions, rng):
     lead(folder / "m.npy", "../../blobs/ccc")
     assert check_file(folder).ok
     assert protect_file(folder, 100)[0].is_kept
-    flip(blobs / "ccc")
+    flip_bit(blobs / "ccc")
     assert repair_file(folder).ok
     assert (blobs / "ccc").read_bytes() == original
 
@@ -173,7 +168,7 @@ def test_a_seal_that_came_with_a_file_from_a_hub(tmp_path, rng, is_apart):
         path.rename(blobs / f"0123-{len(path.name)}")
         path.symlink_to(f"../blobs/0123-{len(path.name)}")
     before = contents(tmp_path)
-    flip(folder / "m.npy")
+    flip_bit(folder / "m.npy")
     for path in (folder / "m.npy", folder):
         assert repair_file(path, **where).ok
     assert contents(tmp_path) == before
@@ -185,10 +180,10 @@ def test_a_link_to_a_seal_is_that_of_the_file_beside_it(versions, tmp_path):
     protect_file(first, 100)
     sidecar_of(link).symlink_to(sidecar_of(first).name)
     before = contents(tmp_path)
-    flip(first)
+    flip_bit(first)
     assert repair_file(link).ok
     assert contents(tmp_path) == before
-    flip(first)
+    flip_bit(first)
     protect_file(link, 100, force=True)
     assert check_file(first).ok
     assert sidecar_of(link).is_symlink()
@@ -221,7 +216,7 @@ def test_a_file_that_was_moved_and_left_a_link(versions, tmp_path):
     original = first.read_bytes()
     first.rename(tmp_path / "large" / first.name)
     first.symlink_to(tmp_path / "large" / first.name)
-    flip(first)
+    flip_bit(first)
     assert repair_file(first).ok
     assert (first.read_bytes(), first.is_symlink()) == (original, True)
     lead(first, second)
@@ -274,7 +269,7 @@ def test_protecting_a_link_to_a_protected_file(versions):
     protect_file(link, 100)
     assert sidecar_of(link).exists()
     assert protect_file(link, 100)[0].is_kept
-    flip(first)
+    flip_bit(first)
     for path in (link, first):
         with pytest.raises(MismatchError, match="is not as it was then"):
             protect_file(path, 100)

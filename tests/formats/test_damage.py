@@ -5,12 +5,7 @@ import trials
 from samples import SAMPLES
 
 from parimend.formats import FORMATS
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """Forcing data to the disk takes long, and shows only when the power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+from tests.files.conftest import quick_disk  # noqa: F401
 
 
 def test_there_is_a_sample_of_every_format():

@@ -14,17 +14,13 @@ from samples import make_gguf
 from parimend import check_file, protect_file, repair_file
 from parimend.dtypes import BLOCKS, DTYPES
 from parimend.errors import AnotherFormatError, FormatError
-from parimend.formats import layout_of, of_name
+from parimend.formats import of_name
 from parimend.outcomes import Verdict
+from tests.formats.conftest import parse
 
 GGUF = of_name("gguf")
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
-
-
-def parse(path):
-    with path.open("rb") as file:
-        return layout_of(file, path)
 
 
 def packed(*tensors, version=3, facts=(), order="<", data=b""):

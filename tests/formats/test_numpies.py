@@ -16,13 +16,8 @@ from samples import make_npy, make_npz
 from parimend import check_file, fingerprint, load_file, protect_file, repair_file
 from parimend.dtypes import DTYPES
 from parimend.errors import FormatError
-from parimend.formats import layout_of
 from parimend.outcomes import Verdict
-
-
-def parse(path):
-    with path.open("rb") as file:
-        return layout_of(file, path)
+from tests.formats.conftest import parse
 
 
 def saved(array):

@@ -16,15 +16,10 @@ from parimend import check_file, protect_file, repair_file
 from parimend.dtypes import DTYPES
 from parimend.errors import FormatError, SealError, SpecError
 from parimend.files import protect_all, sidecar_of
-from parimend.formats import layout_of
 from parimend.outcomes import Verdict
+from tests.formats.conftest import parse
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-
-
-def parse(path):
-    with path.open("rb") as file:
-        return layout_of(file, path)
 
 
 def graph(nodes=(), held=(), name="graph"):

@@ -17,15 +17,11 @@ from samples import make_torch
 
 from parimend import check_file, load_file, protect_file, repair_file, save_file
 from parimend.errors import FormatError
-from parimend.formats import layout_of
 from parimend.formats.pickled import UnreadableError, views
 from parimend.outcomes import Verdict
 from parimend.stores.naming import leaves
-
-
-def parse(path):
-    with path.open("rb") as file:
-        return layout_of(file, path)
+from tests.files.conftest import flip_bit
+from tests.formats.conftest import parse
 
 
 @pytest.fixture
@@ -242,9 +238,7 @@ def test_names_that_collide(saved):
 def test_a_damaged_pickle_is_not_protected(saved, tmp_path):
     saved({"w": torch.ones(3)})
     path = tmp_path / "model.pt"
-    content = bytearray(path.read_bytes())
-    content[content.index(b"FloatStorage")] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, path.read_bytes().index(b"FloatStorage"))
     with pytest.raises(FormatError, match=r"damaged: model/data\.pkl is not as it was written"):
         protect_file(path, 2)
 
@@ -283,10 +277,7 @@ def test_saving_and_loading(tmp_path):
     path = tmp_path / "state.pt"
     state = OrderedDict(w=torch.arange(5.0), n=torch.tensor(3))
     save_file(state, path, errors=2)
-    content = bytearray(path.read_bytes())
-    entry = parse(path).entries[0]
-    content[entry.begin] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, parse(path).entries[0].begin)
     [change] = check_file(path).changes
     assert (change.tensor, change.index) == ("w", (0,))
     with pytest.warns(UserWarning, match="is damaged, what is loaded is not"):

@@ -22,6 +22,7 @@ from samples import SAMPLES, arrays, load
 import parimend as pm
 from parimend.errors import DamageError, FormatError, MismatchError, SealError, SpecError
 from parimend.files import sidecar_of
+from tests.files.conftest import flip_bit
 
 
 def found(path, loaded):
@@ -129,19 +130,13 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(t, b[name]) for name, t in a.items())
 
 
-def flip(file, at=-1):
-    content = bytearray(file.read_bytes())
-    content[at] ^= 1
-    file.write_bytes(content)
-
-
 def test_folders(shards, tmp_path):
     folder, tensors = shards
     assert same(pm.load_folder(folder), tensors)
     assert same(pm.load_folder(folder / "m.safetensors.index.json"), tensors)
     assert {t.device.type for t in pm.load_folder(folder, device="meta").values()} == {"meta"}
     for file in (folder / "m-1.safetensors", folder / "m.safetensors.index.json"):
-        flip(file)
+        flip_bit(file)
         with pytest.raises(DamageError, match=f"{file} is damaged"):
             pm.load_folder(folder)
         with pytest.warns(UserWarning, match="what is loaded is not"):
@@ -177,7 +172,7 @@ def test_what_is_there_is_loaded_with_a_warning(shards, indexed):
         ):
             assert same(pm.load_folder(folder, "warn"), tensors)
     sidecar_of(second).write_bytes(b"no seal")
-    flip(second)  # what is there, and not what was
+    flip_bit(second)  # what is there, and not what was
     with pytest.warns(UserWarning, match=rf"{second} is not known .* seal"):
         assert pm.load_folder(folder, "warn").keys() == tensors.keys()
     first.write_bytes(b"no tensors")
@@ -271,7 +266,7 @@ def test_what_lies_below_is_verified_and_not_loaded(shards):
     (folder / "unet").mkdir()
     pm.save_file({"w": torch.ones(9)}, folder / "unet" / "model.safetensors", errors=2)
     assert same(pm.load_folder(folder), tensors)
-    flip(folder / "unet" / "model.safetensors")
+    flip_bit(folder / "unet" / "model.safetensors")
     with pytest.raises(DamageError, match=r"unet/model\.safetensors is damaged"):
         pm.load_folder(folder)
 
@@ -282,7 +277,7 @@ def test_seals_elsewhere(shards, tmp_path_factory):
         file.unlink()
     seals = tmp_path_factory.mktemp("seals")
     pm.protect_file(folder, errors=5, seal_dir=seals)
-    flip(folder / "m-1.safetensors")
+    flip_bit(folder / "m-1.safetensors")
     with pytest.warns(UserWarning, match="what is loaded is not"):
         assert same(pm.load_folder(folder, "repair", seal_dir=seals), tensors)
     with pytest.warns(UserWarning, match="what is loaded is not"):
@@ -314,7 +309,7 @@ def test_what_puts_damage_right_says_where_the_seals_are(tmp_path, load, options
     pm.save_file({"w": torch.rand(9)}, file, errors=2)
     pm.protect_file(file, errors=2, seal_dir=seals)
     sidecar_of(file).unlink()
-    flip(file)
+    flip_bit(file)
     with pytest.raises(DamageError) as damage:
         load(file.parent if load is pm.load_folder else file, seal_dir=seals, **options)
     assert f"parimend repair {file} --seal-dir {seals} --in-place" in str(damage.value)
@@ -328,8 +323,8 @@ def test_the_seals_of_a_private_copy_are_private_too(tmp_path, one):
     pm.save_file(tensors := {"w": torch.rand(9)}, file, errors=2)
     [made] = pm.protect_file(file, errors=2, seal_dir=seals)
     sidecar_of(file).unlink()
-    flip(file)
-    flip(seal := Path(made.sidecar))
+    flip_bit(file)
+    flip_bit(seal := Path(made.sidecar))
     before = file.read_bytes(), seal.read_bytes()
     told = pytest.warns(UserWarning, match=f"{file} is damaged, what is loaded is not: seal dam")
     where = seal if one else seals

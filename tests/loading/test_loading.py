@@ -21,7 +21,7 @@ from parimend.atomic import in_turn
 from parimend.dtypes import DTYPES
 from parimend.errors import DamageError, FormatError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
-from tests.files.conftest import damage, flip
+from tests.files.conftest import damage, flip, flip_bit
 
 
 def state():
@@ -386,9 +386,7 @@ def test_a_damaged_seal_is_not_called_damage_of_its_file(tmp_path):
     path = tmp_path / "model.safetensors"
     pm.save_file({"w": torch.arange(50.0)}, path, errors=5)
     sidecar = sidecar_of(path)
-    content = bytearray(sidecar.read_bytes())
-    content[len(content) // 2] ^= 1
-    sidecar.write_bytes(content)
+    flip_bit(sidecar, sidecar.stat().st_size // 2)
     told = r"model\.safetensors itself is right: seal damaged, can be restored; repair the seal: "
     with pytest.warns(UserWarning, match=told):
         pm.load_file(path, on_damage="repair")

@@ -10,6 +10,7 @@ import parimend as pm
 from parimend.errors import MismatchError, SealError
 from parimend.files import sidecar_of
 from parimend.loading import receipts
+from tests.files.conftest import flip_bit
 
 
 @pytest.fixture
@@ -76,9 +77,7 @@ def test_names_of_any_kind(tmp_path):
 
 def test_damage_is_written_down(folder):
     first = folder / "a.safetensors"
-    content = bytearray(first.read_bytes())
-    content[-1] ^= 1
-    first.write_bytes(content)
+    flip_bit(first)
     (folder / "b.safetensors").unlink()
     receipt, report = pm.receipt(folder)
     assert receipt.verdict == report.verdict == "correctable" or report.verdict == "unknown"

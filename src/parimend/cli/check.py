@@ -29,11 +29,10 @@ Ranges = Annotated[
 ]
 Written = Annotated[
     Path | None,
-    typer.Option(
+    written(
+        "Write to FILE which files these are and what was found, as JSON to be signed.",
         "--receipt",
         metavar="FILE",
-        parser=written,
-        help="Write to FILE which files these are and what was found, as JSON to be signed.",
     ),
 ]
 

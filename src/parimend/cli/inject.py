@@ -26,12 +26,7 @@ def command(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="An undamaged file; it is not changed.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", parser=written, metavar="PATH", help="Where to write the damaged copy."
-        ),
-    ],
+    out: Annotated[Path, written("Where to write the damaged copy.", "--out", "-o")],
     fault: Annotated[
         str | None,
         typer.Option(
@@ -55,10 +50,7 @@ def command(
         ),
     ] = None,
     save: Annotated[
-        Path | None,
-        typer.Option(
-            parser=written, metavar="PATH", help="Also write the list of faults here (JSON lines)."
-        ),
+        Path | None, written("Also write the list of faults here (JSON lines).")
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Apply this list of faults instead of drawing one.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -76,12 +76,20 @@ Guaranteed = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
 
 
-def written(text: str) -> Path:
-    """What an option names that names a file to write.
+def written(what: str, *names: str, metavar: str = "PATH", panel: str | None = None) -> Any:
+    """An option that names a file to write.
 
-    Raises:
-        BadParameter: if it is to be a folder, and there is none.
+    Args:
+        what: it is, for the help.
+        names: of the option; that of the argument by default.
+        metavar: the file in the help.
+        panel: where the option stands in the help, if not among the others.
     """
+    return typer.Option(*names, help=what, parser=_goal_of, metavar=metavar, rich_help_panel=panel)
+
+
+def _goal_of(text: str) -> Path:
+    """`goal_of`, as a parser: it raises `BadParameter`."""
     try:
         return goal_of(text)
     except SpecError as error:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from parimend.carriers import Options
     from parimend.risk import Environment, Service
 
-_WHERE = "Environment"  # the options of one, together in the help
 _UNITS = {"min": 1 / 1440, "ms": 1 / 86.4e6, "s": 1 / 86_400, "h": 1 / 24, "d": 1.0, "y": 365.25}
 
 
@@ -49,71 +48,48 @@ Errors = Annotated[
         "that meet a target.",
     ),
 ]
+
+
+def _where(what: str, *names: str, **more: Any) -> Any:
+    """An option of the environment; they are together in the help."""
+    return typer.Option(*names, help=what, rich_help_panel="Environment", **more)
+
+
 Where = Annotated[
     str | None,
-    typer.Option(
+    _where(
+        "Where it runs: sea-level-dram, sea-level-sram, leo, hbm or disk.",
         "--environment",
         autocompletion=_environments,
-        help="Where it runs: sea-level-dram, sea-level-sram, leo, hbm or disk.",
-        rich_help_panel=_WHERE,
     ),
 ]
-Rate = Annotated[
-    float | None,
-    typer.Option(
-        help="Events per bit and day, in place of the environment's.", rich_help_panel=_WHERE
-    ),
-]
+Rate = Annotated[float | None, _where("Events per bit and day, in place of the environment's.")]
 Sizes = Annotated[
     str | None,
-    typer.Option(
-        "--events",
-        help="Words that one event strikes, with shares, such as 1:0.85,2:0.10,8:0.05.",
-        rich_help_panel=_WHERE,
-    ),
+    _where("Words that one event strikes, with shares, such as 1:0.85,2:0.10,8:0.05.", "--events"),
 ]
-HardRate = Annotated[
-    float | None,
-    typer.Option(help="Cells per bit and day that fail for good.", rich_help_panel=_WHERE),
-]
+HardRate = Annotated[float | None, _where("Cells per bit and day that fail for good.")]
 Interval = Annotated[
     str | None,
-    typer.Option(
-        help="Time between two checks: 30min, 12h, 7d (days without a unit). By default a day, or "
-        "the longest that meets a target.",
-        rich_help_panel=_WHERE,
+    _where(
+        "Time between two checks: 30min, 12h, 7d (days without a unit). By default a day, or the "
+        "longest that meets a target."
     ),
 ]
-Years = Annotated[float, typer.Option(help="Years of service.", rich_help_panel=_WHERE)]
-Target = Annotated[
-    float | None,
-    typer.Option(
-        help="Probability, in a year, of damage that is not repaired.", rich_help_panel=_WHERE
-    ),
-]
+Years = Annotated[float, _where("Years of service.")]
+Target = Annotated[float | None, _where("Probability, in a year, of damage that is not repaired.")]
 Fit = Annotated[
-    float | None,
-    typer.Option(
-        help="The target as failures in 10^9 hours; 10 is the limit of ASIL D.",
-        rich_help_panel=_WHERE,
-    ),
+    float | None, _where("The target as failures in 10^9 hours; 10 is the limit of ASIL D.")
 ]
 Verify = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Simulate this many years at a raised rate, with the real decoders, and compare.",
-        rich_help_panel=_WHERE,
+    _where(
+        "Simulate this many years at a raised rate, with the real decoders, and compare.", min=1
     ),
 ]
 Map = Annotated[
     Path | None,
-    typer.Option(
-        "--map",
-        parser=written,
-        metavar="PATH",
-        help="Write what carriers and budgets give and take to this JSON file.",
-    ),
+    written("Write what carriers and budgets give and take to this JSON file.", "--map"),
 ]
 
 

@@ -37,7 +37,8 @@ def print_plan(made: Plan) -> None:
     )
     checks = f"{size(made.seal_bytes)} of checks; a seal has headers, too"
     say(f"{counted(made.errors, 'error')} in each protected word; {checks}")
-    say(f"guaranteed  {_guaranteed(made.guaranteed)}")
+    proven = f"any {counted(made.guaranteed, 'wrong word')} of 32 bits"
+    say(f"guaranteed  {proven if made.guaranteed else 'nothing'}")
     for name, chance in (("bound", made.bound), ("measured", made.measured)):
         if chance is not None:
             left = f"{chance.probability:.2g} at most ({chance.what})"
@@ -50,12 +51,6 @@ def print_plan(made: Plan) -> None:
         )
     if made.risk and made.where:
         _print_risk(made)
-
-
-def _guaranteed(errors: int) -> str:
-    if not errors:
-        return "nothing"
-    return f"any {errors:,} wrong words of 32 bits" if errors > 1 else "any 1 wrong word of 32 bits"
 
 
 def _print_risk(made: Plan) -> None:

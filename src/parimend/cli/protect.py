@@ -50,13 +50,11 @@ def command(
     srcs: Sources,
     out: Annotated[
         Path | None,
-        typer.Option(
+        written(
+            "For real and lowbits the protected file to write, for several an existing folder. "
+            "For sidecar where to write the sidecar of a single file.",
             "--out",
             "-o",
-            parser=written,
-            metavar="PATH",
-            help="For real and lowbits the protected file to write, for several an existing "
-            "folder. For sidecar where to write the sidecar of a single file.",
         ),
     ] = None,
     carrier: CarrierOption = "sidecar",

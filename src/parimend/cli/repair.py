@@ -16,14 +16,7 @@ from parimend.cli.report import show
 def command(
     paths: Paths,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=written,
-            metavar="PATH",
-            help="Write the repaired file and its sidecar here.",
-        ),
+        Path | None, written("Write the repaired file and its sidecar here.", "--out", "-o")
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Let the repaired file take the damaged one's place.")

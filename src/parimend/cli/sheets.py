@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from parimend.cli.contract import unwritten
 from parimend.cli.options import written
 
@@ -19,30 +17,13 @@ _FILES = "Files"  # together in the help
 
 Html = Annotated[
     Path | None,
-    typer.Option(
-        help="Write a page with tables, figures and filters to this file (.html).",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
+    written("Write a page with tables, figures and filters to this file (.html).", panel=_FILES),
 ]
 Picture = Annotated[
-    Path | None,
-    typer.Option(
-        help="Draw a picture into this file (.svg, .png or .pdf).",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
+    Path | None, written("Draw a picture into this file (.svg, .png or .pdf).", panel=_FILES)
 ]
 Csv = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write the table to this file (.csv); more go beside it.",
-        parser=written,
-        metavar="PATH",
-        rich_help_panel=_FILES,
-    ),
+    Path | None, written("Write the table to this file (.csv); more go beside it.", panel=_FILES)
 ]
 
 

@@ -79,14 +79,13 @@ class Apart(Seals):
     Args:
         where: the folder; or one sidecar, which may be there or not.
         proven: take no seal for a file's by its name, unless a sum of the data shows that it is.
-        is_one: whether it is one sidecar: by default if it is no folder. A folder is made when
-            the first seal goes there.
+        is_folder: whether it is a folder in any case, which is made when the first seal goes there.
     """
 
-    def __init__(self, where: Path, *, proven: bool = False, is_one: bool | None = None) -> None:
+    def __init__(self, where: Path, *, proven: bool = False, is_folder: bool = False) -> None:
         self.where = where
         self._proven = proven
-        self.is_one = not where.is_dir() if is_one is None else is_one
+        self.is_one = not (is_folder or where.is_dir())
         self.option = f" --seal-dir {command_word(where)}"
 
     def __getstate__(self) -> dict[str, Any]:

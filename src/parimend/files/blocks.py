@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from parimend.carriers.summing import joined, reads
 from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of
-from parimend.formats import Layout
 from parimend.outcomes import FileOutcome, Verdict
 from parimend.regular import read_at
 from parimend.seal import Seal, SealedWord
@@ -96,14 +95,11 @@ class DamagedBlocks:
         return tuple(merged((span.begin, span.end) for b in self.blocks for span in b.spans))
 
 
-def damaged_blocks(
-    seal: Seal, layout: Layout, tensors: FileTensors, outcome: FileOutcome
-) -> DamagedBlocks:
+def damaged_blocks(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> DamagedBlocks:
     """Look for the damaged blocks of the words that cannot be repaired.
 
     Args:
         seal: of the file.
-        layout: what it should be made of.
         tensors: its tensors.
         outcome: what a check found in it.
     """
@@ -116,9 +112,9 @@ def damaged_blocks(
             continue
         numbers = _differing(word, tensors).tolist() if word.blocks else [0]
         if tensors.found < tensors.size:
-            numbers = sorted({*numbers, *_missing(word, layout, tensors.found)})
+            numbers = sorted({*numbers, *_missing(word, tensors)})
         intact |= DIGEST * len(numbers) < len(word.blocks)
-        damaged += _blocks(word, numbers, layout)
+        damaged += _blocks(word, numbers, tensors)
     return DamagedBlocks(tuple(damaged), intact, tuple(unknown))
 
 
@@ -136,18 +132,17 @@ def _differing(word: SealedWord, tensors: FileTensors) -> NDArray[np.int64]:
     return np.flatnonzero((blocks.digests != sealed).any(axis=1))
 
 
-def _missing(word: SealedWord, layout: Layout, found: int) -> Iterator[int]:
+def _missing(word: SealedWord, tensors: FileTensors) -> Iterator[int]:
     """The blocks of which something lies behind the end of the file."""
-    for block in _blocks(word, range(len(word.blocks) // DIGEST), layout):
-        if any(span.end > found for span in block.spans):
+    for block in _blocks(word, range(len(word.blocks) // DIGEST), tensors):
+        if any(span.end > tensors.found for span in block.spans):
             yield block.number
 
 
-def _blocks(word: SealedWord, numbers: Iterable[int], layout: Layout) -> Iterator[Block]:
+def _blocks(word: SealedWord, numbers: Iterable[int], tensors: FileTensors) -> Iterator[Block]:
     """Blocks of a word by their numbers."""
-    places = {entry.name: entry.begin for entry in layout.entries}
     starts = [WORD * line for line in word.word.lines]
-    begins = [places[part.name] + part.start * part.itemsize for part in word.parts]
+    begins = [tensors.place(part) for part in word.parts]
     for number in numbers:
         first, last = BLOCK_BYTES * number, BLOCK_BYTES * (number + 1)
         spans = []

@@ -117,7 +117,7 @@ def _look(seals: Seals, search: Search, progress: Progress, threads: int, path: 
     with opened(path, seals, salvage=True) as found:
         tensors = FileTensors(found.file, found.sealed.layout, progress, threads)
         act = functools.partial(diagnose, search=salvaging(search, tensors))
-        outcome = settled(report_on(found.sealed, tensors, found.file, path, act), found)
+        outcome = settled(report_on(found, tensors, act), found)
         return looked_at(outcome, found, outcome)
 
 

@@ -15,6 +15,7 @@ from parimend.carriers.base import require_match
 from parimend.errors import FormatError, MismatchError
 from parimend.files.blocks import damaged_blocks
 from parimend.files.notes import LED_TO
+from parimend.files.opening import Opened
 from parimend.files.places import may_be_of, place_of
 from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
 from parimend.files.unreadable import said_of, unknown
@@ -32,10 +33,9 @@ _MANY = 32
 _BEHIND = "it lies behind the end of the file, which cannot be made whole"
 
 
-def report_on(
-    sealed: Sealed, tensors: FileTensors, file: BinaryIO, path: Path, act: Act
-) -> FileOutcome:
+def report_on(found: Opened, tensors: FileTensors, act: Act) -> FileOutcome:
     """What ``act``, `diagnose` or `repair_`, finds in an open file."""
+    path, sealed = found.path, found.sealed
     try:
         require_match(sealed.seal, tensors)
     except MismatchError as error:  # which names the tensor
@@ -54,18 +54,18 @@ def report_on(
         )
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
-        _refuse_another_file(sealed, file, path)
+        _refuse_another_file(sealed, found.file, path)
     end = _frame(has_end, is_ours and _knows_end(sealed.seal, tensors, outcome))
     # Where a file is cut for good, its header is what is left of it.
     is_cut = end is Verdict.UNCORRECTABLE
     header = _frame(
         tensors.has_header_until(tensors.found) if is_cut else tensors.has_header, is_ours
     )
-    damage = damaged_blocks(sealed.seal, sealed.layout, tensors, outcome)
+    damage = damaged_blocks(sealed.seal, tensors, outcome)
     if is_cut:
         outcome = _without_tail(sealed.seal, tensors, outcome)
     problem = "" if damage.is_elsewhere_intact else _saved_anew(sealed, outcome, tensors, path)
-    if left := unknown(sealed.seal.words, sealed.layout, tensors, tensors.size):
+    if left := unknown(sealed.seal.words, tensors, tensors.size):
         problem = said_of(left)
     return replace(
         outcome,

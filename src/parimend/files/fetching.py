@@ -143,7 +143,7 @@ class PatchedTensors(FileTensors):
         self._ends = [end for _, end in self._ranges]
 
     def _read(self, part: Part) -> NDArray[np.uint8]:
-        data, at = super()._read(part), self._place(part)
+        data, at = super()._read(part), self.place(part)
         for begin, end in self._within(at, at + data.size):
             data[begin - at : end - at] = read_at(self._fetched, begin, end - begin)
         return data
@@ -156,7 +156,7 @@ class PatchedTensors(FileTensors):
 
     def _not_fetched(self, part: Part, ranges: list[Range]) -> list[Range]:
         """What is left of some bytes of a part."""
-        at, left = self._place(part), list[Range]()
+        at, left = self.place(part), list[Range]()
         for begin, end in ranges:
             fetched = [(b - at, e - at) for b, e in self._within(begin + at, end + at)]
             left += without([(begin, end)], fetched)

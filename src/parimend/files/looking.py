@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from contextlib import suppress
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from parimend.carriers import repair_
 from parimend.carriers.base import BY_SHA256
@@ -67,7 +67,7 @@ def looked_at(found: Any, opened: Opened, outcome: FileOutcome | None = None) ->
     listed = None
     # One that was sealed before members were noted.
     if is_index(opened.path) and not noted(notes, MEMBERS, opened.path.name):
-        listed = listed_in(_original(opened.sealed, opened.file))
+        listed = listed_in(_original(opened))
     origin = origin_of(opened.sealed, opened.path)
     return Looked(found, notes, listed, is_sure, origin, is_strange)
 
@@ -111,26 +111,26 @@ def companions_in(opened: Opened) -> list[str]:
                 file.write(data)
             file.truncate(layout.size)
         else:
-            file.write(_original(opened.sealed, opened.file) or b"")
+            file.write(_original(opened) or b"")
             file.flush()
         return [name for name in layout.format.others(file, str(opened.path)) if is_inside(name)]
 
 
-def _original(sealed: Sealed, file: BinaryIO) -> bytes | None:
+def _original(opened: Opened) -> bytes | None:
     """The content of a file as it was protected, repaired in memory; None if that is lost.
 
     A damaged index must not say which files there are.
     """
-    tensors = FileTensors(file, sealed.layout)
+    tensors = FileTensors(opened.file, opened.sealed.layout)
     # No memory for what a seal claims and is not there.
     if tensors.size > min(2 * tensors.found, MAX_INDEX):
         return None
     loaded = LoadedTensors(tensors)
     try:
-        if not repair_(sealed.seal, loaded, BY_SHA256).verdict.ok:
+        if not repair_(opened.sealed.seal, loaded, BY_SHA256).verdict.ok:
             return None
     except ParimendError:
         return None
     content = io.BytesIO()
-    sealed.layout.write(content, loaded.data)
+    tensors.layout.write(content, loaded.data)
     return content.getvalue()

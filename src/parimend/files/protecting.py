@@ -363,7 +363,7 @@ def _seals(
             "one of them"
         )
     if seal_dir is not None:
-        return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_one=False)
+        return Apart(path_of(seal_dir, "seal_dir"), proven=True, is_folder=True)
     if out is None:
         return Beside()
     where = goal_of(out, "out")

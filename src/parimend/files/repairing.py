@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -225,7 +225,7 @@ def _repair_from(
     """Repair what its budget is not enough for with the blocks of other copies."""
     layout = found.sealed.layout
     tensors = FileTensors(found.file, layout, task.progress)
-    damage = damaged_blocks(found.sealed.seal, layout, tensors, report)
+    damage = damaged_blocks(found.sealed.seal, tensors, report)
     if damage.unknown:
         name = damage.unknown[0].name
         return replace(
@@ -239,8 +239,15 @@ def _repair_from(
         patched = PatchedTensors(found.file, layout, task.progress, fetched)
         words = zip(found.sealed.seal.words, report.words, strict=True)
         lost = {word for word, was in words if was.verdict is Verdict.UNCORRECTABLE}
-        search = Search(functools.partial(_find_with, fetched, patched, lost))
-        better, known = _found(found, patched, search)
+
+        def look(word: SealedWord, tensors: Tensors) -> Finding:
+            doubts = chain(fetched.doubts.get(word, ()), places(word, patched))
+            finding = find(word, tensors, erased=erasures(word, doubts))
+            if finding.verdict is Verdict.CLEAN and word in lost:  # SHA-256 has to prove it
+                return proven(Finding(Verdict.CORRECTABLE), word, tensors)
+            return finding
+
+        better, known = _found(found, patched, Search(look))
         done = _put_back(found, better, known, out, task, fetched)
         fetched.is_done = done.ok
     why = "; ".join(fetched.problems + fetched.notes)
@@ -248,21 +255,6 @@ def _repair_from(
         raise SourceError(why)
     problem = done.problem if done.ok else why or done.problem
     return replace(done, fetched=fetched.size, problem=problem)
-
-
-def _find_with(
-    fetched: Fetched,
-    patched: FileTensors,
-    lost: Collection[SealedWord],
-    word: SealedWord,
-    tensors: Tensors,
-) -> Finding:
-    """`find`, where SHA-256 has to prove words that were lost, with blocks of other copies."""
-    doubts = chain(fetched.doubts.get(word, ()), places(word, patched))
-    finding = find(word, tensors, erased=erasures(word, doubts))
-    if finding.verdict is Verdict.CLEAN and word in lost:
-        return proven(Finding(Verdict.CORRECTABLE), word, tensors)
-    return finding
 
 
 def _found(
@@ -277,7 +269,7 @@ def _found(
         return findings[word]
 
     act = functools.partial(diagnose, search=salvaged._replace(find=keep))
-    return report_on(found.sealed, tensors, found.file, found.path, act), findings
+    return report_on(found, tensors, act), findings
 
 
 def _put_back(

@@ -13,7 +13,6 @@ from parimend.carriers.base import Search, find, proven
 from parimend.carriers.finding import Finding, Place
 from parimend.carriers.together import Clean
 from parimend.files.blocks import Range, without
-from parimend.formats import Layout
 from parimend.outcomes import Verdict
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
@@ -62,26 +61,22 @@ def salvaging(search: Search, file: FileTensors) -> Search:
     return Search(find_all, clean)
 
 
-def unknown(
-    words: Iterable[SealedWord], layout: Layout, tensors: FileTensors, size: int
-) -> list[Range]:
+def unknown(words: Iterable[SealedWord], tensors: FileTensors, size: int) -> list[Range]:
     """Unreadable bytes that neither the frame of a file nor words tell, in order.
 
     Args:
         words: those that are known; of elements of which they mask some bits, together all of them.
-        layout: of the file.
         tensors: of the file.
         size: bytes that the file is to have: what follows is cut off.
     """
     left = without(tensors.unreadable_bytes, [(size, max(size, tensors.found))])
     if not left:
         return []
-    begins = {entry.name: entry.begin for entry in layout.entries}
-    known = [(at, at + len(data)) for at, data in layout.spans]
+    known = [(at, at + len(data)) for at, data in tensors.layout.spans]
     unmasked = dict[Range, int]()  # the bits of elements that no word knows
     for part in (part for word in words for part in word.parts):
         every = (1 << 8 * part.itemsize) - 1
-        at = begins[part.name] + part.start * part.itemsize
+        at = tensors.place(part)
         where = at, at + part.nbytes
         unmasked[where] = unmasked.get(where, every) & ~(part.mask or every)
     known += [where for where, bits in unmasked.items() if not bits]

@@ -94,7 +94,7 @@ def _write(
     outcomes = dict(zip(seal.words, report.words, strict=True))
     clean = tuple(word for word, outcome in outcomes.items() if outcome.verdict is Verdict.CLEAN)
     copy_data(found.file, new, layout, size)
-    if left := unknown([*known, *clean], layout, before, size):
+    if left := unknown([*known, *clean], before, size):
         raise OSError(errno.EIO, said_of(left), str(found.path))
     if fetched:
         fetched.put_into(new, known)

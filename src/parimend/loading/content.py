@@ -59,16 +59,16 @@ def content_of(found: Opened, on_damage: OnDamage) -> Content:
     Raises:
         MismatchError, OSError: as `parimend.check_file` does.
     """
-    path, sealed, file = found.path, found.sealed, found.file
-    tensors = FileTensors(file, sealed.layout)
+    path, sealed = found.path, found.sealed
+    tensors = FileTensors(found.file, sealed.layout)
     if on_damage != "warn" and is_truncated(sealed.seal, tensors):
         # Before memory is taken for what is not there.
-        outcome = report_on(sealed, tensors, file, path, diagnose)
+        outcome = report_on(found, tensors, diagnose)
         return Content(path, sealed.layout, {}, outcome, False)
     loaded = LoadedTensors(tensors)
     act = repair_ if on_damage == "repair" else diagnose
     search = salvaging(BY_SUMS, tensors)
-    outcome = report_on(sealed, tensors, file, path, lambda seal, _: act(seal, loaded, search))
+    outcome = report_on(found, tensors, lambda seal, _: act(seal, loaded, search))
     # What is around the tensors comes from the seal.
     # Without its end nobody knows what lies where; with a problem, whether it was damaged at all.
     is_known = outcome.frame is not Verdict.UNCORRECTABLE and not outcome.problem

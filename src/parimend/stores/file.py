@@ -45,10 +45,9 @@ class FileTensors(Tensors):
         threads: int | None = None,
     ) -> None:
         self.threads = threads
+        self.layout = layout
         self._file = file
         self._progress = progress
-        self._parts = layout.parts
-        self._spans = layout.spans
         self._places = {entry.name: entry.begin for entry in layout.entries}
         self.size = layout.size
         """Bytes that the file should have."""
@@ -65,28 +64,28 @@ class FileTensors(Tensors):
 
     def has_header_until(self, end: int) -> bool:
         """Whether what belongs to no tensor is as it should be before some byte of the file."""
-        before = [(at, data[: end - at]) for at, data in self._spans if at < end]
+        before = [(at, data[: end - at]) for at, data in self.layout.spans if at < end]
         is_right = all(holds(self._file, at, data) for at, data in before)
         return is_right and not any(self._lost(at, at + len(data)) for at, data in before)
 
     def header_damage(self) -> tuple[int, int]:
         """How many bytes that belong to no tensor are wrong, and how many are there."""
-        there = [(at, data[: self.found - at]) for at, data in self._spans if at < self.found]
+        there = [(at, data[: self.found - at]) for at, data in self.layout.spans if at < self.found]
         wrong = sum(differing(self._file, at, data) for at, data in there)
         return wrong, sum(len(data) for _, data in there)
 
     def whole(self) -> tuple[Part, ...]:
-        return self._parts
+        return self.layout.parts
 
     def _read(self, part: Part) -> NDArray[np.uint8]:
-        data = read_at(self._file, self._place(part), part.nbytes)
+        data = read_at(self._file, self.place(part), part.nbytes)
         self._progress(data.size)
         return data
 
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
     ) -> None:
-        at = self._place(part)
+        at = self.place(part)
         if elements is None:
             write_at(self._file, at, values)
         else:
@@ -99,7 +98,7 @@ class FileTensors(Tensors):
 
     def _cut(self, part: Part) -> list[tuple[int, int]]:
         """Which ones; the part's first byte is 0."""
-        begin, end = max(self.found - self._place(part), 0), part.nbytes
+        begin, end = max(self.found - self.place(part), 0), part.nbytes
         return [(begin, end)] if self.found < self.size and begin < end else []
 
     @property
@@ -111,7 +110,7 @@ class FileTensors(Tensors):
 
     def unreadable(self, part: Part) -> list[tuple[int, int]]:
         """The same of a part, whose first byte is 0."""
-        at = self._place(part)
+        at = self.place(part)
         return [(begin - at, end - at) for begin, end in self._lost(at, at + part.nbytes)]
 
     def absent(self, part: Part) -> list[tuple[int, int]]:
@@ -125,9 +124,10 @@ class FileTensors(Tensors):
 
     def is_cut(self, part: Part) -> bool:
         """Whether the end of a part lies behind the end of the file, whoever knows its bytes."""
-        return self._place(part) + part.nbytes > self.found
+        return self.place(part) + part.nbytes > self.found
 
-    def _place(self, part: Part) -> int:
+    def place(self, part: Part) -> int:
+        """Where a part begins in the file."""
         return self._places[part.name] + part.start * part.itemsize
 
 
