@@ -103,10 +103,11 @@ class Sidecar(Carrier):
         return Sealing(tuple(_seal_all(todo, tensors)))
 
     def find(self, sealed: CheckedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
-        if self.intact(sealed, tensors):
-            return Finding(Verdict.CLEAN)
         code = sealed.code
         assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        if np.array_equal(few, code.few(sealed.target)):
+            return Finding(Verdict.CLEAN)
         if (sealed.target >= code.prime).any():
             return Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
@@ -138,7 +139,7 @@ class Sidecar(Carrier):
         return np.array_equal(code.add(few, put_back), code.few(sealed.target))
 
     def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
-        """As far as a few of their sums tell, see `intact`."""
+        """As far as a few of their sums tell; see `SumsCode.few`."""
         codes: list[Any] = [word.code for word in words]
         for read in together([word.word for word in words], tensors):
             few = zip(read.numbers, read.sums(codes, few=True), strict=True)
@@ -155,17 +156,6 @@ class Sidecar(Carrier):
             add_sums(code, tensors, pieces, start, total)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
-
-    def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
-        """A word as it is now, for a while: with its checks, and nothing else to prove it by."""
-        return CheckedWord(chosen.code, chosen.word, sums(chosen.code, chosen.word, tensors))
-
-    def intact(self, sealed: CheckedWord, tensors: Tensors) -> bool:
-        """Whether a word is as it was, as far as a few of its sums tell; see `SumsCode.few`."""
-        code = sealed.code
-        assert isinstance(code, SumsCode)
-        few = sums(code, sealed.word, tensors, few=True)
-        return np.array_equal(few, code.few(sealed.target))
 
     def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
         return _seal_all([(each.code, each.word, bool(each.sha256)) for each in sealed], tensors)
