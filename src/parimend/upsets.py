@@ -10,6 +10,7 @@ import copy
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -224,7 +225,7 @@ class Upsets(Removable):
         self._upset = upset
         self._seed = seed
         self._every = every
-        self._removers: list[Callable[[], object]] = []
+        self._removers = ExitStack()
 
     def _striker(self, name: str) -> Callable[[Tensor, int], None]:
         """What makes one output in so many wrong, in place, given the axis of a product."""
@@ -266,7 +267,7 @@ class Upsets(Removable):
             return y
 
         hook = Hook(struck)
-        self._removers.append(partial(hook.remove_from, module))
+        self._removers.callback(hook.remove_from, module)
         module.register_forward_hook(hook, prepend=True)
 
     def _strike_operations_(self, model: nn.Module, names: Sequence[str]) -> None:
@@ -276,12 +277,11 @@ class Upsets(Removable):
             with _Operations(strikers):
                 return forward(*args, **kwargs)
 
-        self._removers.append(wrap_forward_(model, struck))
+        self._removers.callback(wrap_forward_(model, struck))
 
     def remove(self) -> None:
         """From now on the model computes as it should."""
-        while self._removers:
-            self._removers.pop()()
+        self._removers.close()
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -396,7 +396,7 @@ def upset_(
     upsets = Upsets(upset, seed, every)
     try:
         if chosen:
-            upsets._removers.append(unpack_(model))
+            upsets._removers.callback(unpack_(model))
         for name in chosen:
             upsets._strike_module_(name, modules[name])
         if operators:

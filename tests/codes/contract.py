@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parimend.codes import Code, RealCode, from_spec
+from parimend.codes import Code, RealCode, SumsCode, from_spec
 from parimend.errors import SpecError
 
 
@@ -28,12 +28,12 @@ class CodeContract:
     """For every `Code`. The hooks fit codes over the integers and the reals."""
 
     def word(self, code: Code, rng: np.random.Generator) -> NDArray[Any]:
-        """Hook: a random word. Default: standard normal, or integers of up to 24 bits."""
+        """Hook: a random word. Default: standard normal, integers of up to 24 bits, or patterns."""
         if code.word_dtype.kind == "f":
             return rng.normal(size=code.n).astype(code.word_dtype)
-        low = -(1 << 23) if code.word_dtype.kind == "i" else 0
-        info = np.iinfo(code.word_dtype)
-        low, high = max(low, int(info.min)), min(1 << 24, int(info.max))
+        low, high = -(1 << 23), 1 << 24
+        if code.word_dtype.kind == "u":
+            low, high = 0, int(np.iinfo(code.word_dtype).max)
         return rng.integers(low, high, code.n, dtype=code.word_dtype, endpoint=True)
 
     def oracle(self, code: Code, word: NDArray[Any]) -> NDArray[Any]:
@@ -186,3 +186,18 @@ class RealCodeContract(CodeContract):
         px, py = code.project(x), code.project(y)
         assert abs((x - px) @ py) < 1e-9 * code.n
         assert abs((y - py) @ px) < 1e-9 * code.n
+
+
+def assert_golden_sums(case: dict[str, Any]) -> None:
+    """Sums of some words, all others being zero, are those that were recorded."""
+    code = from_spec(case["spec"])
+    assert isinstance(code, SumsCode)
+    assert code.spec() == case["spec"]
+    positions, values = np.array(case["words"], np.int64).T
+    sums = code.sums_of(positions, values)
+    assert code.pack(sums).hex() == case["checks"]
+    assert (code.unpack(bytes.fromhex(case["checks"])) == sums).all()
+    if code.n <= 300_000:  # the others would fill the memory
+        word = np.zeros(code.n, np.uint32)
+        word[positions] = values
+        assert (code.syndrome(word) == sums).all()

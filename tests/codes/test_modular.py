@@ -73,9 +73,6 @@ class TestContract(CodeContract):
     def code(self, request):
         return request.param
 
-    def word(self, code, rng):
-        return rng.integers(1, 1 << 32, code.n, dtype=np.uint32)
-
     def oracle(self, code, word):
         H = code.dense().astype(object)
         sums = np.array([(H != 0).astype(object) @ word.tolist(), H @ word.tolist()])

@@ -14,7 +14,7 @@ from parimend.codes.power import LONGEST, MAX_ERRORS
 from parimend.errors import SealError, SpecError
 from parimend.kernels import power_numba
 from parimend.kernels.points import SIZES
-from tests.codes.contract import CodeContract
+from tests.codes.contract import CodeContract, assert_golden_sums
 
 PRIME = 4_294_991_873
 LARGEST = 0xFFFFFFFF
@@ -226,12 +226,4 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "power.json").read_t
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["spec"]))
 def test_golden_sums(case):
-    code = from_spec(case["spec"])
-    positions, values = np.array(case["words"], np.int64).T
-    sums = code.sums_of(positions, values)
-    assert code.pack(sums).hex() == case["checks"]
-    assert (code.unpack(bytes.fromhex(case["checks"])) == sums).all()
-    if code.n <= 300_000:  # the others would fill the memory
-        word = np.zeros(code.n, np.uint32)
-        word[positions] = values
-        assert (code.syndrome(word) == sums).all()
+    assert_golden_sums(case)

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parimend.codes import Code
-from parimend.decoders import Decoder
+from parimend.codes import Code, SumsCode
+from parimend.decoders import Decoder, Prepared
 from parimend.decoders.decoding import Decoding
 from parimend.errors import SpecError
 from parimend.outcomes import Verdict
@@ -164,3 +164,43 @@ class DecoderContract:
         Foreign.family = "foreign"  # set afterwards, so that no registry learns of it
         with pytest.raises(SpecError, match="foreign"):
             decoder.prepare(Foreign(**{k: v for k, v in code.spec().items() if k != "family"}))
+
+
+class SumsDecoderContract(DecoderContract):
+    """For decoders of sums of bit patterns: damage is residues, and there is no noise."""
+
+    def damage(self, code: SumsCode, count: int, rng: np.random.Generator) -> Damage:
+        positions = np.sort(rng.choice(code.n, count, replace=False))
+        return positions, rng.integers(1, code.prime, count)
+
+    def syndrome(self, code: SumsCode, damage: Damage) -> NDArray[Any]:
+        return code.sums_of(*damage)
+
+    def test_refuses_noise_and_numbers_that_are_no_sums(
+        self, decoder: Decoder, code: SumsCode
+    ) -> None:
+        prepared = decoder.prepare(code)
+        with pytest.raises(SpecError, match="noise must be 0"):
+            prepared.decode(code.sums_of([3], [9]), noise=1.0)
+        for which in (0, -1):
+            wrong = code.zeros()
+            wrong.flat[which] = code.prime
+            with pytest.raises(SpecError, match="residues"):
+                prepared.decode(wrong)
+
+
+def assert_overload_is_told(prepared: Prepared, rng: np.random.Generator, trials: int) -> None:
+    """Of 20 to 200 wrong words, which are too many, nothing is called corrected wrongly."""
+    failures = 0
+    for _ in range(trials):
+        positions = np.unique(rng.integers(0, prepared.code.n, int(rng.integers(20, 200))))
+        damage = rng.integers(1, prepared.code.prime, positions.size)
+        decoding = prepared.decode(prepared.code.sums_of(positions, damage))
+        assert decoding.verdict is not Verdict.CLEAN
+        if decoding.verdict is Verdict.CORRECTED:
+            np.testing.assert_array_equal(decoding.positions, positions)
+            np.testing.assert_array_equal(decoding.values, damage)
+        else:
+            failures += 1
+            assert 0 < decoding.unexplained <= prepared.code.m
+    assert failures

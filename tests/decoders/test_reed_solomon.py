@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from parimend.codes import PowerSums
 from parimend.codes.power import LONGEST
 from parimend.decoders import ReedSolomon
-from parimend.errors import SpecError
 from parimend.outcomes import Verdict
-from tests.decoders.contract import DecoderContract
+from tests.decoders.contract import SumsDecoderContract
 
 PRIME = 4_294_991_873
 
 
-class TestContract(DecoderContract):
+class TestContract(SumsDecoderContract):
     # The contract decodes as many erasures as errors, and both together.
     easy, overload, overload_trials = 6, (13, 40), 200
 
@@ -28,13 +27,6 @@ class TestContract(DecoderContract):
     @pytest.fixture(params=[PowerSums(200, 18), PowerSums(3000, 20, seed=5)])
     def code(self, request):
         return request.param
-
-    def damage(self, code, count, rng):
-        positions = np.sort(rng.choice(code.n, count, replace=False))
-        return positions, rng.integers(1, PRIME, count)
-
-    def syndrome(self, code, damage):
-        return code.sums_of(*damage)
 
 
 def placed(kind, n, count, rng):
@@ -126,11 +118,3 @@ def test_more_erasures_than_sums_are_uncorrectable():
     decoding = ReedSolomon().prepare(code).decode(code.sums_of([1], [1]), np.arange(5))
     assert decoding.verdict is Verdict.UNCORRECTABLE
     assert decoding.unexplained == 4
-
-
-def test_refuses_noise_and_numbers_that_are_no_sums():
-    prepared = ReedSolomon().prepare(PowerSums(100, 4))
-    with pytest.raises(SpecError, match="noise"):
-        prepared.decode(np.ones(4, np.uint64), noise=1.0)
-    with pytest.raises(SpecError, match="residues"):
-        prepared.decode(np.full(4, PRIME, np.uint64))

@@ -13,12 +13,12 @@ from parimend.decoders import (
     decoder_for,
 )
 from parimend.outcomes import Verdict
-from tests.decoders.contract import DecoderContract
+from tests.decoders.contract import SumsDecoderContract
 
 PRIME = 4_294_991_873
 
 
-class TestContract(DecoderContract):
+class TestContract(SumsDecoderContract):
     easy, overload, overload_trials = 6, (13, 40), 200
 
     @pytest.fixture
@@ -28,13 +28,6 @@ class TestContract(DecoderContract):
     @pytest.fixture(params=[Screened(200, 22), Screened(3000, 22, seed=5, first=2)])
     def code(self, request):
         return request.param
-
-    def damage(self, code, count, rng):
-        positions = np.sort(rng.choice(code.n, count, replace=False))
-        return positions, rng.integers(1, PRIME, count)
-
-    def syndrome(self, code, damage):
-        return code.sums_of(*damage)
 
 
 def test_what_the_few_sums_contradict_is_not_corrected():

@@ -10,10 +10,10 @@ import torch
 from safetensors.numpy import save_file
 
 import parimend as pm
+from parimend.carriers.exposure import exposed_of
 from parimend.codes import Certificate
 from parimend.decoders import certificate
 from parimend.errors import SpecError, WordError
-from parimend.planner.planning import exposed_of
 from parimend.risk.chance import risk
 
 LEO = pm.Environment("mine", rate=4e-7, events=pm.Events.of({1: 0.99, 2: 0.01}))

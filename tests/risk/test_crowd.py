@@ -9,7 +9,7 @@ import torch
 
 import parimend as pm
 from parimend.carriers import Balance, Request, Sidecar
-from parimend.planner.planning import exposed_of
+from parimend.carriers.exposure import exposed_of
 from parimend.risk import Environment, Events, Service
 from parimend.risk.chance import risk
 from parimend.risk.crowd import Crowd

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from parimend.codes import Code, Promise, SumsCode
+from parimend.codes import Code, SumsCode
 from parimend.risk.crowd import Crowd
 from parimend.risk.exposed import Exposed
 from parimend.words.bits import WORD
 from parimend.words.layout import Word
 
-
-class Protected(NamedTuple):
-    """A protected word, as far as risks depend on it.
-
-    Attributes:
-        nbytes: of the bits that are protected.
-        length: of its code.
-        promise: what is repaired.
-        crowd: see `crowded`.
-    """
-
-    nbytes: int
-    length: int
-    promise: Promise
-    crowd: Crowd = Crowd()
+if TYPE_CHECKING:
+    from parimend.carriers.carrier import PlannedWord
 
 
 def crowded(code: Code, word: Word) -> Crowd:
@@ -39,31 +26,33 @@ def crowded(code: Code, word: Word) -> Crowd:
     return Crowd()
 
 
-def exposed(words: Iterable[Protected]) -> list[Exposed]:
+def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     """What `parimend.risk.chance` has to know of words, equal ones together.
 
     Args:
         words: that are protected.
 
-    >>> large, small = Protected(100, 25, Promise(4)), Protected(60, 15, Promise(4))
-    >>> [word.times for word in exposed([large, small, large])]
+    >>> from parimend.carriers.carrier import PlannedWord
+    >>> from parimend.codes import Promise, sums_for
+    >>> large, small = (PlannedWord("w", n, 4 * n, sums_for(n, 4), Promise(4)) for n in (25, 15))
+    >>> [word.times for word in exposed_of([large, small, large])]
     [2, 1]
     """
-    alike = Counter(words)
+    alike = Counter((word.nbytes, word.code.n, word.promise, word.crowd) for word in words)
     # Words of 32 bits, at most: some lie at the end of a tensor, and are not full.
-    sizes = [max(-(-word.nbytes // WORD), word.length) for word in alike]
+    sizes = [max(-(-nbytes // WORD), length) for nbytes, length, _, _ in alike]
     largest = max(sizes, default=0)
     return [
         Exposed(
-            bits=8.0 * word.nbytes,
-            failing=word.promise.failing(largest),
-            noticed=word.promise.noticed,
-            missed=word.promise.missed,
-            erasures=word.promise.erasures,
+            bits=8.0 * nbytes,
+            failing=promise.failing(largest),
+            noticed=promise.noticed,
+            missed=promise.missed,
+            erasures=promise.erasures,
             times=times,
             words=size,
-            crowd=word.crowd,
-            spread=max(1.0, word.crowd.nbytes / word.nbytes) if word.nbytes else 1.0,
+            crowd=crowd,
+            spread=max(1.0, crowd.nbytes / nbytes) if nbytes else 1.0,
         )
-        for (word, times), size in zip(alike.items(), sizes, strict=True)
+        for ((nbytes, _, promise, crowd), times), size in zip(alike.items(), sizes, strict=True)
     ]

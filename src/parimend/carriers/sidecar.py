@@ -103,10 +103,11 @@ class Sidecar(Carrier):
         return Sealing(tuple(_seal_all(todo, tensors)))
 
     def find(self, sealed: CheckedWord, tensors: Tensors, erased: Sequence[Place] = ()) -> Finding:
-        if self.intact(sealed, tensors):
-            return Finding(Verdict.CLEAN)
         code = sealed.code
         assert isinstance(code, SumsCode)
+        few = sums(code, sealed.word, tensors, few=True)
+        if np.array_equal(few, code.few(sealed.target)):
+            return Finding(Verdict.CLEAN)
         if (sealed.target >= code.prime).any():
             return Finding(Verdict.UNCORRECTABLE, reason=SEAL_DAMAGED)
         changed = code.subtract(sums(code, sealed.word, tensors), sealed.target)
@@ -138,7 +139,7 @@ class Sidecar(Carrier):
         return np.array_equal(code.add(few, put_back), code.few(sealed.target))
 
     def clean(self, words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
-        """As far as a few of their sums tell, see `intact`."""
+        """As far as a few of their sums tell; see `SumsCode.few`."""
         codes: list[Any] = [word.code for word in words]
         for read in together([word.word for word in words], tensors):
             few = zip(read.numbers, read.sums(codes, few=True), strict=True)
@@ -155,17 +156,6 @@ class Sidecar(Carrier):
             add_sums(code, tensors, pieces, start, total)
             yield sum(piece.nbytes for piece in pieces)
         return np.array_equal(total, code.few(sealed.target))
-
-    def note(self, chosen: Chosen, tensors: Tensors) -> CheckedWord:
-        """A word as it is now, for a while: with its checks, and nothing else to prove it by."""
-        return CheckedWord(chosen.code, chosen.word, sums(chosen.code, chosen.word, tensors))
-
-    def intact(self, sealed: CheckedWord, tensors: Tensors) -> bool:
-        """Whether a word is as it was, as far as a few of its sums tell; see `SumsCode.few`."""
-        code = sealed.code
-        assert isinstance(code, SumsCode)
-        few = sums(code, sealed.word, tensors, few=True)
-        return np.array_equal(few, code.few(sealed.target))
 
     def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
         return _seal_all([(each.code, each.word, bool(each.sha256)) for each in sealed], tensors)
@@ -194,7 +184,10 @@ def _seal(code: SumsCode, word: Word, digest: bool, tensors: Tensors) -> SealedW
 
 def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWord:
     """Seal a word in memory, read once: one thread hashes what this one sums up."""
-    sums, digest = _Sums(code, has_digests(word, code, tensors)), hashlib.sha256()
+    total, digest = code.zeros(), hashlib.sha256()
+    # Blocks of what is in files have other copies. Their sums are the first ones of the word.
+    in_blocks = has_blocks(code) and not (tensors.live or word.masked)
+    blocks = BlockSums(code) if in_blocks else None
 
     def add_hash(data: list[NDArray[np.uint8]]) -> None:
         for piece in data:
@@ -211,43 +204,17 @@ def _sealed_and_hashed(code: SumsCode, word: Word, tensors: Tensors) -> SealedWo
                 add_hash(data)
             else:
                 hashed = hasher.submit(add_hash, data)
-            sums.add(joined(pieces, data), start)
-    return SealedWord(code, word, sums.total, digest.digest(), blocks=sums.digests)
-
-
-def has_digests(word: Word, code: SumsCode, tensors: Tensors) -> bool:
-    """Whether the digests of a word's blocks are sealed: what is in files has other copies."""
-    return has_blocks(code) and not (tensors.live or word.masked)
-
-
-class _Sums:
-    """All sums of a word, added up in parts; with the digests of its blocks, if they are wanted."""
-
-    def __init__(self, code: SumsCode, with_digests: bool) -> None:
-        self._code = code
-        self._total = code.zeros()
-        self._blocks = BlockSums(code) if with_digests else None
-
-    def add(self, words: NDArray[np.uint32], start: int) -> None:
-        """Add a part of the words; see `SumsCode.accumulate`."""
-        if self._blocks is None:
-            self._code.accumulate(self._total, words, start)
-            return
-        assert isinstance(self._code, Beside)
-        self._blocks.add(words, start)
-        self._code.parts[1].accumulate(self._code.split(self._total)[1], words, start)
-
-    @property
-    def total(self) -> NDArray[np.uint64]:
-        """All sums."""
-        if self._blocks is not None:
-            self._code.few(self._total)[...] = self._blocks.total()
-        return self._total
-
-    @property
-    def digests(self) -> bytes:
-        """Those of all blocks, or nothing."""
-        return b"" if self._blocks is None else self._blocks.digests.tobytes()
+            words = joined(pieces, data)
+            if blocks is None:
+                code.accumulate(total, words, start)
+            else:
+                assert isinstance(code, Beside)
+                blocks.add(words, start)
+                code.parts[1].accumulate(code.split(total)[1], words, start)
+    if blocks is None:
+        return SealedWord(code, word, total, digest.digest())
+    code.few(total)[...] = blocks.total()
+    return SealedWord(code, word, total, digest.digest(), blocks=blocks.digests.tobytes())
 
 
 def _put_back(found: Finding, sealed: CheckedWord) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -108,18 +108,14 @@ def viewed(tensors: Tensors, words: int, threads: int) -> Callable[[Part], int |
 def looks(word: Word, tensors: Tensors, at: int = 0) -> Iterator[tuple[list[Part], int]]:
     """`reads`, with larger pieces of what is on another device."""
 
-    def limit(part: Part) -> int:
+    def limit(part: Part) -> int | None:
         copied = _COPIED if tensors.copies(part) else _THERE
-        return copied if tensors.is_elsewhere(part) else 0
+        return copied if tensors.is_elsewhere(part) else None
 
     for most, run in groupby(word, limit):
         parts = tuple(run)
         pieces = (p for part in parts for p in subparts(part, most))
-        yield from (
-            _numbered(grouped(pieces, padded_words, most // WORD), at)
-            if most
-            else reads(Word(parts), at)
-        )
+        yield from _numbered(grouped(pieces, padded_words, (most or JOINED) // WORD), at)
         at += padded_words(*parts)
 
 

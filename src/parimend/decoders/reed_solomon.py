@@ -53,13 +53,14 @@ class PreparedReedSolomon(PreparedSums):
     def __init__(self, code: PowerSums) -> None:
         super().__init__(code)
         g, B, loops = code.generator, code.rows, kernels.on("reed_solomon")
-        self._most = -(-code.n // code.tile) * LANES
-        steps = min(self._most, _BABY_STEPS)
+        most = -(-code.n // code.tile) * LANES
+        steps = min(most, _BABY_STEPS)
         small = loops.powers_of(element(pow(g, -B, PRIME)), steps)
         rooted = loops.powers_of(element(pow(g, (PRIME - 1) // B, PRIME)), B)
-        self._small_order, self._rooted_order = np.argsort(small), np.argsort(rooted)
-        self._small, self._rooted = small[self._small_order], rooted[self._rooted_order]
-        self._giant = element(pow(g, B * steps, PRIME))
+        giant = element(pow(g, B * steps, PRIME))
+        by_small, by_rooted = np.argsort(small), np.argsort(rooted)
+        tables = (small[by_small], by_small, giant, rooted[by_rooted], by_rooted)
+        self._logarithms = (B, most, *tables, element(g))
 
     def _decode_sums(self, syndrome: Sums, erasures: NDArray[np.int64]) -> Decoding:
         found = self._damage(syndrome, erasures)
@@ -86,7 +87,7 @@ class PreparedReedSolomon(PreparedSums):
         split, points = loops.roots(recurrence[length::-1].copy())
         if not split:
             return None
-        positions = self._positions(points)
+        positions = loops.positions_of(points, *self._logarithms)
         if (positions < 0).any() or (positions >= self.code.n).any():
             return None
         weighted = loops.values_at(recurrence, length, sums, points).astype(np.int64) % PRIME
@@ -102,11 +103,3 @@ class PreparedReedSolomon(PreparedSums):
             return positions, values
         keep = (values != 0) | np.isin(positions, erasures)
         return positions[keep], values[keep]
-
-    def _positions(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        baby = self._small, self._small_order
-        rooted = self._rooted, self._rooted_order
-        generator = element(self.code.generator)
-        return kernels.on("reed_solomon").positions_of(
-            points, self.code.rows, self._most, *baby, self._giant, *rooted, generator
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -49,14 +50,10 @@ def guard_attention_(
     Returns:
         What undoes it.
     """
-    unwrap = wrap_forward_(module, partial(_forward, module, guards))
-    handle = module.register_forward_hook(Marker())
-
-    def remove() -> None:
-        handle.remove()
-        unwrap()
-
-    return remove
+    removers = ExitStack()
+    removers.callback(wrap_forward_(module, partial(_forward, module, guards)))
+    removers.callback(module.register_forward_hook(Marker()).remove)
+    return removers.close
 
 
 def _forward(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Guards(Removable):
         self._journal = journal
         self._layers: dict[str, tuple[LayerGuard, bool]] = {}  # and whether its weights were moved
         self._coverage: dict[str, tuple[nn.Module, Coverage]] = {}
-        self._removers: list[Callable[[], object]] = []
+        self._removers = ExitStack()
 
     @property
     def events(self) -> tuple[GuardEvent, ...]:
@@ -151,8 +152,7 @@ class Guards(Removable):
 
     def remove(self) -> None:
         """Removes all guards. Weights that were projected stay so."""
-        while self._removers:
-            self._removers.pop()()
+        self._removers.close()
         self._coverage = {
             name: (module, Coverage(name, cover.kind, "uncovered", "its guard was removed"))
             for name, (module, cover) in self._coverage.items()
@@ -169,7 +169,7 @@ class Guards(Removable):
             _impose_(site, code)
         guard = LayerGuard(site, code, self._journal, len(self._layers))
         self._layers[site.name] = guard, impose
-        self._removers.append(guard.retire)
+        self._removers.callback(guard.retire)
         if guard.checks.imposed:
             self._cover(site, "imposed")
         else:
@@ -186,7 +186,7 @@ class Guards(Removable):
     ) -> None:
         attentions: dict[nn.MultiheadAttention, dict[str, LayerGuard]] = {}
         if asked.activations:
-            self._removers.append(RepeatGuard(self._model, self._journal).attach_())
+            self._removers.callback(RepeatGuard(self._model, self._journal).attach_())
         for site in every_site:
             if asked.activations and isinstance(site, OtherSite) and site.repeatable:
                 self._cover(site, "repeated")
@@ -199,18 +199,18 @@ class Guards(Removable):
                     projection = site.name.rpartition(".")[2]
                     attentions.setdefault(site.module, {})[projection] = guard
                 else:
-                    self._removers.append(guard.attach_(site.module))
+                    self._removers.callback(guard.attach_(site.module))
             elif isinstance(site, ProductSite):
                 reason = f"has {site.outputs} outputs for {asked.k} checks: take a smaller k"
                 self._cover(site, "uncovered", reason)
             else:
                 self._cover(site, "uncovered", site.reason)
         for attended, projections in attentions.items():
-            self._removers.append(attention.guard_attention_(attended, projections))
-        self._removers.append(unpack_(self._model))
+            self._removers.callback(attention.guard_attention_(attended, projections))
+        self._removers.callback(unpack_(self._model))
         if asked.deferred:
             self._journal.latch = Latch(self._model, self._journal, list(self._layers))
-            self._removers.append(self._journal.latch.attach_())
+            self._removers.callback(self._journal.latch.attach_())
 
 
 def guard_(

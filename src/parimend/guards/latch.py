@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -103,13 +104,10 @@ class Latch:
         Returns:
             What undoes it.
         """
-        unwrap = wrap_forward_(self._model, self._forward)
-
-        def remove() -> None:
-            unwrap()
-            graph.dismiss(self._key)
-
-        return remove
+        removers = ExitStack()
+        removers.callback(graph.dismiss, self._key)
+        removers.callback(wrap_forward_(self._model, self._forward))
+        return removers.close
 
     @property
     def judges(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -242,17 +243,13 @@ class LayerGuard(Hook):
         """
         self._module = module
         hooks: Any = module._forward_hooks
-        handle = module.register_forward_hook(self, with_kwargs=True, prepend=True)
+        removers = ExitStack()
+        removers.callback(module.register_forward_hook(self, with_kwargs=True, prepend=True).remove)
         # Other people's hooks may change the outputs as they like; ours have struck the layer.
         for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)][:0:-1]:
             hooks.move_to_end(key, last=False)
-        unwrap = wrap_forward_(module, self._forward)
-
-        def remove() -> None:
-            handle.remove()
-            unwrap()
-
-        return remove
+        removers.callback(wrap_forward_(module, self._forward))
+        return removers.close
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None

@@ -12,7 +12,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -79,19 +79,14 @@ class RepeatGuard:
         Returns:
             What undoes it.
         """
-        removers = []
+        removers = ExitStack()
         for encoder in self._model.modules():
             if isinstance(encoder, nn.TransformerEncoder):
-                removers.append(wrap_forward_(encoder, self._unwatched))
-                children = (*encoder.layers, *filter(None, [encoder.norm]))
-                removers += [wrap_forward_(each, self._watched) for each in children]
-        removers.append(wrap_forward_(self._model, self.forward))
-
-        def remove() -> None:
-            for each in removers:
-                each()
-
-        return remove
+                removers.callback(wrap_forward_(encoder, self._unwatched))
+                for each in (*encoder.layers, *filter(None, [encoder.norm])):
+                    removers.callback(wrap_forward_(each, self._watched))
+        removers.callback(wrap_forward_(self._model, self.forward))
+        return removers.close
 
     def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The forward of the guarded model."""

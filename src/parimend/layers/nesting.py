@@ -8,6 +8,7 @@ it has to be given a padded one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -42,20 +43,15 @@ def unpack_(model: nn.Module) -> Callable[[], None]:
                 [False, False, False]])
         >>> remove()
     """
-    removers = []
+    removers = ExitStack()
     for each in model.modules():
         if isinstance(each, nn.TransformerEncoderLayer):
-            removers.append(wrap_forward_(each, partial(_padded, each)))
+            removers.callback(wrap_forward_(each, partial(_padded, each)))
         elif isinstance(each, nn.TransformerEncoder) and _packs_unasked(each):
             # Here, as it loads the compiler.
             eagerly: Any = torch.compiler.disable(_call)  # type: ignore[no-untyped-call]
-            removers.append(wrap_forward_(each, partial(_whole, eagerly)))
-
-    def remove() -> None:
-        for each in removers:
-            each()
-
-    return remove
+            removers.callback(wrap_forward_(each, partial(_whole, eagerly)))
+    return removers.close
 
 
 def _packs_unasked(encoder: nn.TransformerEncoder) -> bool:

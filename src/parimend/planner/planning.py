@@ -12,7 +12,7 @@ import numpy as np
 from parimend.arguments import flag, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import Carrier, CarrierName, Options, PlannedWord, Request
-from parimend.carriers.exposure import Protected, exposed
+from parimend.carriers.exposure import exposed_of
 from parimend.codes import Chance, Promise
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.promise import weakest
@@ -198,11 +198,6 @@ def plan(
     if calibration is not None or metric is not None:
         made = replace(made, stake=stake(source, request, calibration, metric))
     return made
-
-
-def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
-    """Planned words as an environment sees them."""
-    return exposed(Protected(word.nbytes, word.code.n, word.promise, word.crowd) for word in words)
 
 
 def _require_small(there: Environment, words: Sequence[PlannedWord]) -> None:

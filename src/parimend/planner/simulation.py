@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from parimend.arguments import require, require_callable, seed_of, whole_number
 from parimend.carriers import PlannedWord
+from parimend.carriers.exposure import exposed_of
 from parimend.codes import SumsCode
 from parimend.codes.structure import SparseIntegers
 from parimend.decoders import Prepared, decoder_for
 from parimend.errors import SpecError
 from parimend.experiment import Rate
 from parimend.outcomes import Verdict
-from parimend.planner.planning import Plan, exposed_of
+from parimend.planner.planning import Plan
 from parimend.record import Record
 from parimend.risk import Environment
 from parimend.risk.chance import risk

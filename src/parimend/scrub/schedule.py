@@ -7,12 +7,12 @@ from dataclasses import replace
 from numbers import Real
 
 from parimend.arguments import real_number, require
-from parimend.carriers.exposure import Protected, crowded, exposed
+from parimend.carriers import Chosen, carrier_of
+from parimend.carriers.exposure import exposed_of
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
 from parimend.risk.pace import Pace
 from parimend.seal import Seal
-from parimend.words.layout import bytes_in
 
 _DAY = 86400.0
 """Seconds."""
@@ -97,13 +97,8 @@ def pace_for(
             "or the name of an environment"
         )
     worst = _worst(worst_rate, events)
-    words = exposed(
-        Protected(
-            bytes_in(word.parts),
-            word.code.n,
-            word.promise(seal.errors),
-            crowded(word.code, word.word),
-        )
+    words = exposed_of(
+        carrier_of(word.code).plan(Chosen(word.code, word.word, word.certificate), seal.errors)
         for word in seal.words
     )
     return Pace.of(words, worst, target)

@@ -186,7 +186,7 @@ class Healing(Removable):
         if self._snapshot.outdated:
             self.refresh()
             return frozenset(), read([], norm)[1]
-        found = self._snapshot.put_back_(norm, only)
+        found, why, size = self._snapshot.put_back_(norm, only)
         wrong = {change.tensor for change in found.changes}
         if wrong:
             reason = f"wrong in {some(wrong)}"
@@ -211,12 +211,12 @@ class Healing(Removable):
         if found.unsure:
             reason = (
                 f"{some(found.unsure)}: damage since step {self.steps} cannot be told from what "
-                f"{found.why} has left there: all of it is taken for right"
+                f"{why} has left there: all of it is taken for right"
             )
             self._accept(reason)
-        if found.why:
+        if why:
             self.refresh()
-        return wrong, found.size
+        return wrong, size
 
     def _within(self) -> bool:
         """Whether weights are being moved: closures are called with those of a step half taken."""

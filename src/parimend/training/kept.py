@@ -25,7 +25,7 @@ class Remains(NamedTuple):
         changes: what was wrong and is right again, or the first elements of every tensor.
         total: how many elements were.
         lost: names of words that are wrong.
-        unsure: names of tensors that someone may have changed, or damage.
+        unsure: names of tensors that someone may have changed, or damage; they are as found.
     """
 
     changes: Sequence[Change]

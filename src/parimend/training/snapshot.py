@@ -7,37 +7,14 @@ end, the two cannot be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from collections.abc import Collection
 
 import torch
 
 from parimend.names import some
-from parimend.outcomes import Change
 from parimend.stores.lent import is_lent
-from parimend.training.kept import Kept
+from parimend.training.kept import Kept, Remains
 from parimend.training.state import State
-
-
-class Healed(NamedTuple):
-    """What has changed since everything was taken for right.
-
-    Attributes:
-        changes: what was wrong and is right again, or the first elements of every tensor.
-        total: how many elements were.
-        lost: names of words that are wrong.
-        unsure: names of tensors that are damaged or were moved on purpose; they are as found.
-        why: what may have moved them; empty if nothing has.
-        size: the value of the norm.
-    """
-
-    changes: Sequence[Change]
-    total: int
-    lost: Collection[str]
-    unsure: AbstractSet[str]
-    why: str
-    size: float | None
 
 
 class Snapshot:
@@ -62,8 +39,8 @@ class Snapshot:
         (True, False)
         >>> with torch.no_grad():
         ...     model.weight[1, 2] = 5.0
-        ...     found = snapshot.put_back_()
-        >>> [change.index for change in found.changes], found.lost, found.why
+        ...     found, why, _ = snapshot.put_back_()
+        >>> [change.index for change in found.changes], found.lost, why
         ([(1, 2)], [], '')
     """
 
@@ -92,12 +69,16 @@ class Snapshot:
 
     def put_back_(
         self, norm: torch.Tensor | None = None, only: Collection[str] | None = None
-    ) -> Healed:
+    ) -> tuple[Remains, str, float | None]:
         """Put back what has changed, as far as it can be and nobody may have moved it.
 
         Args:
             norm: () of any float dtype, which is read with it, so that a device is waited for once.
             only: names of tensors; all if None.
+
+        Returns:
+            What is left of the differences; what may have moved tensors on purpose, empty if
+            nothing has; and the value of the norm.
         """
         moved = self._state.moved()  # where tensors are elsewhere, someone changed them
         others = moved | self._state.moved_by(self._begun)  # in steps that have not ended
@@ -109,7 +90,7 @@ class Snapshot:
             moved, others = moved | gone, others | gone
         remains = self._kept.put_back_(words, others)
         why = "a step that an exception ended" if self._begun else f"moving {some(moved)}"
-        return Healed(*remains, why if others else "", size)
+        return remains, why if others else "", size
 
     def begin(self, optimizer: torch.optim.Optimizer) -> None:
         """To be called before an optimizer moves weights."""

@@ -6,7 +6,7 @@ up, so a tensor is taken in the order in which its memory is, and is not copied 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import groupby
@@ -115,7 +115,8 @@ class Watched:
             self._threads = threads_for(padded_words(*here), torch.get_num_threads())
             most = viewed(self._store, self.word.padded, self._threads)
             self._here = _joined(self.word, self._store, most)
-            there = list(_there(self.word, self._store))
+            located = zip(map(self._store.resident, self.word), self.word.lines, strict=True)
+            there = [(elements, at) for elements, at in located if elements is not None]
             self._resident = Resident.of(code, there, few) if there else None
             self._there = there if self._resident is None else []
         self.deferred = self._resident is not None
@@ -181,14 +182,6 @@ class Watched:
         if self._there:
             self.code.accumulate_resident(total, self._there)
         return total
-
-
-def _there(word: Word, store: ModelTensors) -> Iterator[tuple[torch.Tensor, int]]:
-    """All parts of a word that are on other devices than the CPU, and their first words."""
-    for part, at in zip(word, word.lines, strict=True):
-        elements = store.resident(part)
-        if elements is not None:
-            yield elements, at
 
 
 class _Joined:
