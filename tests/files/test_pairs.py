@@ -140,6 +140,7 @@ SAVED = {
 def test_what_is_saved_during_a_repair_stays(path, rng, how, seal):
     save_file(state(1), path, errors=3)
     flip(path, rng, 2)
+    os.utime(path, ns=(0, 0))  # clocks of file systems are coarse, and some save in place
     if seal == "damaged":
         damage(sidecar_of(path), 40, b"\xff\xff")
     after = []

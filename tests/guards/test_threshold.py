@@ -115,8 +115,8 @@ def test_as_many_blocks_as_come_out_even(outputs, k, blocks):
 @pytest.mark.parametrize("outputs", [16, 30, 32])
 @pytest.mark.parametrize("k", [1, 4])
 def test_no_block_is_so_narrow_that_healthy_outputs_are_stopped(outputs, k):
-    layer = nn.Linear(16, outputs, bias=False)
-    x = torch.randn(100_000, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    layer, x = nn.Linear(16, outputs, bias=False), torch.randn(100_000, 16)
     with torch.no_grad(), guard_(layer, k, blocks=outputs, policy="raise") as guards:
         layer(x)
         assert guards.screened == 0

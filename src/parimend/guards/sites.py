@@ -20,7 +20,7 @@ from parimend.layers.registry import product_of
 NARROWEST = 8
 """Outputs of a block, at least, where there are several: if all of a block are small at once, in
 comparison with what rounding does, the screen stops them, and has to. That happens to one healthy
-block in 400 with two outputs, in 20,000 with four, and to none of 400,000 with six."""
+block in 400 with two outputs, in 20,000 with four, and in 24 million with eight."""
 
 
 @dataclass(frozen=True)
