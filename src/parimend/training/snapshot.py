@@ -54,11 +54,10 @@ class Snapshot:
         """Take everything as it is now for right; whether there are other tensors than before.
 
         Raises:
-            torch.OutOfMemoryError: if a device has too little memory for its sums. All is outdated
-                then.
+            torch.OutOfMemoryError: if a device has too little memory for its sums.
         """
         self._stale |= self._state.find()
-        self.outdated |= self._stale  # also after a time at which this fails
+        self.outdated |= self._stale  # also after a time at which what follows fails
         if self._stale:
             self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
         self._kept.keep()
