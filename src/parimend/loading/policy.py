@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 OnDamage = Literal["raise", "repair", "warn"]
-"""What to do about damage: raise `DamageError`; repair, of which a warning tells, and raise if that
-is not possible; or warn and go on with what is there."""
+"""What to do about damage: raise `DamageError`; repair, of which the report tells or, where none is
+returned, a warning, and raise if that is not possible; or warn and go on with what is there."""
 
 
 def require_policy(on_damage: str) -> None:
