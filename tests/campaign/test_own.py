@@ -118,7 +118,12 @@ def test_what_a_class_keeps_must_not_change_in_between(rules, tmp_path):
         ("Clipped", {"margn": 1.0}, SpecError, "unknown key 'margn'; did you mean 'margin'"),
         ("Clipped", {"margin": "wide"}, SpecError, "margin must be a number"),
         ("Unable", {}, CampaignError, "on digits: .*:Unable fails: AttributeError"),
-        ("Failing", {}, CampaignError, r"far, trial 0: .*:Failing fails: KeyError: .* \(.*, line"),
+        (
+            "Failing",
+            {},
+            CampaignError,
+            r"own, far, trial 0: .*:Failing fails: KeyError: 'nothing' \(.*, line",
+        ),
         ("Silent", {}, CampaignError, "must give an Answer of parimend.experiment .*, not None"),
         ("Wordless", {}, CampaignError, "trial 0: repair_ .* with a Verdict, not Answer"),
         ("Uncounted", {}, SpecError, r"nbytes of .*:Uncounted must be a whole number, not .*many"),

@@ -252,7 +252,11 @@ def test_rules_for_float32_say_so(kind):
         rule.protect_(Network(None, {"w": torch.zeros(3, dtype=torch.int8)}))
 
 
-def test_options_that_cannot_be_are_refused():
+def test_unknown_kinds_and_options_name_the_nearest():
+    with pytest.raises(SpecError, match="did you mean 'secded'"):
+        protection_of(Setting.of("p", {"kind": "secdet"}))
+    with pytest.raises(SpecError, match="unknown key 'error'; did you mean 'errors'"):
+        protection_of(Setting.of("p", {"kind": "sidecar", "error": 3}))
     with pytest.raises(SpecError, match="errors is missing"):
         protection_of(Setting.of("p", {"kind": "sidecar"}))
     with pytest.raises(SpecError, match="a group has one weight or more"):

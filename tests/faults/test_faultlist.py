@@ -89,7 +89,7 @@ def test_other_tensors_may_be_among_them(model: dict[str, Any], faults: FaultLis
         ({"a": np.ones(20)}, "tensor 'a' is F64, but the faults were drawn for F32"),
         ({"b": np.ones(3, np.int8)}, r"'b' has 3 words, but a fault is at index \d+; give the"),
         ({"a": np.ones((5, 4), np.float32).T}, "'a' cannot be changed in place: it is read-only"),
-        ({"a": np.broadcast_to(np.float32(1), 20)}, "give a writable array, such as numpy.array"),
+        ({"a": np.broadcast_to(np.float32(1), 20)}, "'a' cannot be changed in place"),
     ],
 )
 def test_unsuitable_tensors_are_refused(
@@ -98,6 +98,12 @@ def test_unsuitable_tensors_are_refused(
     given = {name: array for name, array in (model | change).items() if array is not None}
     with pytest.raises(FaultError, match=message):
         faults.apply_(given, force=True)
+
+
+def test_a_read_only_array_is_refused(model: dict[str, Any], faults: FaultList) -> None:
+    model["a"].flags.writeable = False
+    with pytest.raises(FaultError, match=r"give a writable array, such as numpy.array\("):
+        faults.apply_(model)
 
 
 @pytest.mark.parametrize(
