@@ -123,9 +123,9 @@ def _protected(
         weights = weights_hash(model)
         for setting in spec.protections:
             where = f"[protections.{setting.name}]"
+            state = _copied(model, f"[networks.{name}]")
+            run = (lambda state=state: metric(state)) if metric else None
             with blaming(setting, f"{where} on {name}"):
-                state = _copied(model, f"[networks.{name}]")
-                run = (lambda state=state: metric(state)) if metric else None
                 began = time.perf_counter()
                 protection = protection_of(setting, where, spec.base)
                 tensors = struck(state, source.buffers)

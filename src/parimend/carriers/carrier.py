@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from parimend.arguments import require
-from parimend.carriers.exposure import crowded
 from parimend.carriers.finding import Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
-from parimend.codes import Certificate, Code, Promise
+from parimend.codes import Certificate, Code, Promise, SumsCode
 from parimend.codes.certificate import promised
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
@@ -206,7 +205,7 @@ class Carrier(ABC):
             nbytes=bytes_in(word),
             code=code,
             promise=chosen.promise(errors),
-            crowd=crowded(code, word),
+            crowd=_crowded(code, word),
         )
 
     def renew(self, sealed: Sequence[SealedWord], tensors: Tensors) -> list[SealedWord]:
@@ -255,3 +254,13 @@ def carrier_of(code: Code) -> Carrier:
     if code.family not in _BY_FAMILY:
         raise SealError(f"{code.family} codes are not sealed")
     return _BY_FAMILY[code.family]()
+
+
+def _crowded(code: Code, word: Word) -> Crowd:
+    """The memory of a word where events strike more in it than they do in other words: tensors that
+    lie closer together than words of 32 bits (a carrier that counts weights takes them one after
+    the other, whatever tensor they are in), and planes.
+    """
+    if isinstance(code, SumsCode) and (word.odd or word.masked):
+        return Crowd(sum(part.nbytes for part in word), word.odd)
+    return Crowd()

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from parimend.codes import Code, SumsCode
-from parimend.risk.crowd import Crowd
+from parimend.carriers.carrier import PlannedWord
 from parimend.risk.exposed import Exposed
 from parimend.words.bits import WORD
-from parimend.words.layout import Word
-
-if TYPE_CHECKING:
-    from parimend.carriers.carrier import PlannedWord
-
-
-def crowded(code: Code, word: Word) -> Crowd:
-    """The memory of a word where events strike more in it than they do in other words: tensors that
-    lie closer together than words of 32 bits (a carrier that counts weights takes them one after
-    the other, whatever tensor they are in), and planes.
-    """
-    if isinstance(code, SumsCode) and (word.odd or word.masked):
-        return Crowd(sum(part.nbytes for part in word), word.odd)
-    return Crowd()
 
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
@@ -32,7 +16,6 @@ def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:
     Args:
         words: that are protected.
 
-    >>> from parimend.carriers.carrier import PlannedWord
     >>> from parimend.codes import Promise, sums_for
     >>> large, small = (PlannedWord("w", n, 4 * n, sums_for(n, 4), Promise(4)) for n in (25, 15))
     >>> [word.times for word in exposed_of([large, small, large])]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from parimend.arguments import flag, goal_of, path_of, require, require_callable
 from parimend.atomic import PathLike
 from parimend.carriers import diagnose
-from parimend.carriers.base import Search, find, proven
+from parimend.carriers.base import Search, find
 from parimend.carriers.finding import Finding
 from parimend.errors import SourceError, SpecError
 from parimend.files.apart import seals_in
@@ -27,7 +27,7 @@ from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
 from parimend.files.targets import is_index
-from parimend.files.unreadable import erasures, places, salvaging
+from parimend.files.unreadable import confirmed, erasures, places, salvaging
 from parimend.files.writing import put_back
 from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import require_place
@@ -243,9 +243,7 @@ def _repair_from(
         def look(word: SealedWord, tensors: Tensors) -> Finding:
             doubts = chain(fetched.doubts.get(word, ()), places(word, patched))
             finding = find(word, tensors, erased=erasures(word, doubts))
-            if finding.verdict is Verdict.CLEAN and word in lost:  # SHA-256 has to prove it
-                return proven(Finding(Verdict.CORRECTABLE), word, tensors)
-            return finding
+            return confirmed(finding, word, tensors) if word in lost else finding
 
         better, known = _found(found, patched, Search(look))
         done = _put_back(found, better, known, out, task, fetched)

@@ -37,6 +37,15 @@ def erasures(word: SealedWord, places: Iterable[Place]) -> list[Place]:
     return sorted(few)
 
 
+def confirmed(finding: Finding, word: SealedWord, tensors: Tensors) -> Finding:
+    """What was found in a word of which something was lost: that it is clean has to be proven, as
+    what is there now (zeros, or what another copy has) may be what was there.
+    """
+    if finding.verdict is Verdict.CLEAN:
+        return proven(Finding(Verdict.CORRECTABLE), word, tensors)
+    return finding
+
+
 def salvaging(search: Search, file: FileTensors) -> Search:
     """A search in the tensors of a file, or what was read of them, that may not be there
     everywhere.
@@ -50,9 +59,7 @@ def salvaging(search: Search, file: FileTensors) -> Search:
         if finding.verdict is Verdict.UNCORRECTABLE:
             absent = erasures(word, places(word, file))
             finding = find(word, tensors, erased=absent) if absent else finding
-        if finding.verdict is Verdict.CLEAN and is_lost(word):  # zeros are what was there
-            return proven(Finding(Verdict.CORRECTABLE), word, tensors)
-        return finding
+        return confirmed(finding, word, tensors) if is_lost(word) else finding
 
     def clean(words: Sequence[SealedWord], tensors: Tensors) -> Iterator[Clean]:
         for seen in search.clean(words, tensors):

@@ -164,8 +164,9 @@ def _in_copy(
         known = {copy: path} if path.is_dir() else {copy.parent: path.parent}
         seals = None
         if seal_dir is not None:
-            seals = _seals_copied(path_of(seal_dir, "seal_dir"), Path(mkdtemp(dir=private)))
-            known[seals] = path_of(seal_dir)
+            theirs = path_of(seal_dir, "seal_dir")
+            seals = _seals_copied(theirs, Path(mkdtemp(dir=private)))
+            known[seals] = theirs
         try:
             report = _renamed(_looked_at(copy, on_damage, seals), known)
         except (ParimendError, OSError):
