@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 def _judged(
     guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
 ) -> tuple[Suspect, Tensor]:
-    """The samples of a call that the screen stopped, and which of them are wrong, (samples,) bool:
-    none may be stopped if the limit is so close that the order of summation decides.
+    """The samples of a call that are wrong, and where, as `Suspect.wrong` gives it.
+
+    There may be none: the screen stops what is so close to the limit that the order of summation
+    decides.
     """
-    suspect = Suspect.of(checks, y, x)
-    wrong = suspect.wrong().any(1)
-    if wrong.any():
-        at = wrong.nonzero().flatten()
-        wrong[at] = ~suspect.at(at).excused(x, parameters)
-    guard.journal.screened += int((~wrong).sum())
-    return suspect, wrong
+    stopped = Suspect.of(checks, y, x)
+    wrong = stopped.wrong()
+    which = wrong.any(1).nonzero().flatten()
+    if len(which):
+        which = which[~stopped.at(which).excused(x, parameters)]
+    guard.journal.screened += len(wrong) - len(which)
+    return stopped.at(which), wrong[which]
 
 
 def is_wrong(
     guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
 ) -> bool:
     """Whether `settle` would have anything to tell of a call; nothing is changed."""
-    return bool(_judged(guard, checks, y, x, parameters)[1].any())
+    return len(_judged(guard, checks, y, x, parameters)[1]) > 0
 
 
 def settle(
@@ -61,11 +63,10 @@ def settle(
     """
     journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
     suspect, wrong = _judged(guard, checks, y, x, parameters)
-    if not wrong.any():
+    if not len(wrong):
         return False
-    at = wrong.nonzero().flatten()
-    events = dict(zip(at.tolist(), suspect.at(at).events(guard.name, call, leading), strict=True))
-    faulty = [sample for sample, event in events.items() if event.kind != "input"]
+    events = suspect.events(wrong, guard.name, call, leading)
+    faulty = [sample for sample, event in enumerate(events) if event.kind != "input"]
 
     def say(samples: list[int], kind: GuardKind, channels: tuple[int, ...] = ()) -> None:
         for sample in samples:
@@ -87,7 +88,7 @@ def settle(
             say(faulty, "raised")
         elif policy.answer != "record":
             if policy.answer == "correct":
-                corrected = suspect.correct(faulty, parameters)
+                corrected = suspect.correct(faulty, wrong, parameters)
                 for sample, channels in corrected.items():
                     say([sample], "corrected", channels)
                 left = [sample for sample in faulty if sample not in corrected]
@@ -100,8 +101,8 @@ def settle(
             if faulty:
                 _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
     finally:  # also where on_weights, which is not ours, raises something
-        journal.note(events.values())
-    journal.warn_of(events.values())
+        journal.note(events)
+    journal.warn_of(events)
     if policy.answer == "raise" and faulty:
         raise ComputationError(
             f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "

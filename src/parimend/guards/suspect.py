@@ -5,9 +5,10 @@ All of this is for the rare suspicious output. It may look at the inputs, and co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from parimend.guards.journal import GuardEvent, Parameters
 if TYPE_CHECKING:
     from parimend.guards.checks import Checks
     from parimend.guards.threshold import Threshold
+
+_T = TypeVar("_T")
 
 _LOCATING = 3
 """Checks from which on the syndrome of a wrong output points at it."""
@@ -96,18 +99,31 @@ class Suspect:
     def failed(self) -> Tensor:
         """(samples * blocks, positions) bool: the checks that no rounding explains."""
         limit, y = self.limit, self.checks.by_block(self.y)
-        square = y.square()
-        total = torch.maximum(square.sum(1), self.scale2)
-        # What outputs err by as they are: one may be so much larger than the others that its error
-        # rules, and all may be powers of two.
-        own = limit.deviation**2 * square
-        if limit.rounding:
-            power = torch.ldexp(torch.ones_like(y), torch.frexp(y).exponent - 1)
-            own += limit.rounding**2 * torch.where(y == 0.0, 0.0, power.square())
-        P = self.checks.tensor("P", y, torch.float64)
-        limit2 = torch.maximum(limit.tau**2 * total, limit.rest**2 * total + _largest(P, own))
+        total = torch.maximum(y.square().sum(1), self.scale2)
         energy = self.syndrome().square().sum(1)
-        return ~((energy <= limit2 + limit.least**2) & total.isfinite())
+
+        def exceeds(limit2: Tensor) -> Tensor:
+            return ~((energy <= limit2 + limit.least**2) & total.isfinite())
+
+        failed = exceeds(limit.tau**2 * total)
+        # What outputs err by as they are: one may be so much larger than the others that its error
+        # rules, and all may be powers of two. No eigenvalue exceeds the trace: few are looked at.
+        most = limit.rest**2 + self.checks.code.m * (limit.deviation**2 + limit.rounding**2)
+        unsure = failed & ~exceeds(most * total)
+        if unsure.any():
+            P, rows = self.checks.tensor("P", y, torch.float64), unsure.any(1)
+            own = torch.zeros_like(total)
+            own[rows] = _largest(P, self._own(y[rows]))
+            failed &= ~unsure | exceeds(limit.rest**2 * total + own)
+        return failed
+
+    def _own(self, y: Tensor) -> Tensor:
+        """Variances of what outputs err by as they are, of the shape of ``y``."""
+        variances = self.limit.deviation**2 * y.square()
+        if self.limit.rounding:
+            power = torch.ldexp(torch.ones_like(y), torch.frexp(y).exponent - 1)
+            variances += self.limit.rounding**2 * torch.where(y == 0.0, 0.0, power.square())
+        return variances
 
     def wrong(self) -> Tensor:
         """(samples, positions) bool: where any of them failed."""
@@ -157,9 +173,16 @@ class Suspect:
             scale2=of_blocks(self.scale2),
         )
 
-    def correct(self, samples: list[int], parameters: Parameters) -> dict[int, tuple[int, ...]]:
+    def correct(
+        self, samples: list[int], wrong: Tensor, parameters: Parameters
+    ) -> dict[int, tuple[int, ...]]:
         """Computes those outputs of some samples again that are wrong, if they are half of a
         sample's at most.
+
+        Args:
+            samples: which ones.
+            wrong: of all samples, as `wrong` gives it.
+            parameters: gives weight and bias.
 
         Returns:
             The outputs that were wrong at any position, of samples that pass the checks now.
@@ -169,12 +192,17 @@ class Suspect:
         if len(samples) >= _MANY:
             corrected = dict[int, tuple[int, ...]]()
             for piece in self._pieces(len(samples)):
-                corrected |= self._compare(samples[piece], parameters)
+                corrected |= self._compare(samples[piece], wrong, parameters)
             return corrected
-        found = {each: self.at(slice(each, each + 1))._locate(parameters) for each in samples}
+        found = {
+            each: self.at(slice(each, each + 1))._locate(wrong[each], parameters)
+            for each in samples
+        }
         return {sample: channels for sample, channels in found.items() if channels}
 
-    def _compare(self, samples: list[int], parameters: Parameters) -> dict[int, tuple[int, ...]]:
+    def _compare(
+        self, samples: list[int], wrong: Tensor, parameters: Parameters
+    ) -> dict[int, tuple[int, ...]]:
         """`correct`, by computing all outputs of all samples at once."""
         which = torch.tensor(samples, dtype=torch.int64, device=self.y.device)
         some, blocks = self.at(which), self.checks.by_block
@@ -182,25 +210,25 @@ class Suspect:
         limit = some._error_limit()[:, None]
         # Negated, so that NaN counts.
         differs = ~((blocks(exact) - blocks(some.y)).abs() <= limit)
-        differs = differs.reshape(some.y.shape) & some.wrong()[:, None]
+        differs = differs.reshape(some.y.shape) & wrong[which, None]
         some.y = torch.where(differs, exact, some.y)
         channels = differs.any(2)
         good = ~some.wrong().any(1) & (2 * channels.sum(1) <= channels.shape[1])
         self.y[which[good]] = some.y[good]
-        found = zip(samples, channels, good.tolist(), strict=True)
-        return {sample: tuple(c.nonzero().flatten().tolist()) for sample, c, ok in found if ok}
+        found = zip(samples, _by_row(channels.nonzero()[:, 1].tolist(), channels), strict=True)
+        return {sample: each for (sample, each), ok in zip(found, good.tolist(), strict=True) if ok}
 
     def _error_limit(self) -> Tensor:
         """(samples * blocks, positions): up to which an output may be off by rounding."""
         limit: Tensor = self.limit.tau * self.scale2.sqrt() / self.checks.code.m**0.5
         return limit
 
-    def _locate(self, parameters: Parameters) -> tuple[int, ...]:
+    def _locate(self, wrong: Tensor, parameters: Parameters) -> tuple[int, ...]:
         """`correct` for a single sample, by computing what the syndrome points at.
 
         Candidates are not trusted: the dot products decide, so a wrong candidate costs time only.
         """
-        wrong, (y,) = self.wrong()[0], self.y
+        (y,) = self.y
         found: set[int] = set()
         # After one of a pair is right, the other is a single one.
         for search in (_singles, _pairs, _singles):
@@ -302,22 +330,24 @@ class Suspect:
         fresh = product.multiply(self.x.to(torch.float64), rows, b, self.size)
         return fresh.reshape(len(channels), -1).to(self.dtype).to(torch.float64)
 
-    def events(self, layer: str, call: int, leading: torch.Size) -> list[GuardEvent]:
-        """The events of all samples, before anything is changed."""
+    def events(self, wrong: Tensor, layer: str, call: int, leading: torch.Size) -> list[GuardEvent]:
+        """The events of all samples, before anything is changed; ``wrong`` as `wrong` gives it."""
         finite = self.x.isfinite().flatten(1).all(1).tolist()
-        found = zip(
-            self.wrong(), self.magnitude(), _unravel(self.index, leading), finite, strict=True
-        )
+        positions = _by_row(_unravel(wrong.nonzero()[:, 1], self.size), wrong)
+        magnitudes = torch.where(wrong, self.magnitude(), 0.0).amax(1).tolist()
+        samples = _unravel(self.index, leading)
         return [
             GuardEvent(
                 "recorded" if good else "input",
                 call,
                 layer=layer,
                 sample=sample,
-                positions=tuple(_unravel(wrong.nonzero().flatten(), self.size)),
-                magnitude=float(magnitude[wrong].max()),
+                positions=places,
+                magnitude=magnitude,
             )
-            for wrong, magnitude, sample, good in found
+            for good, sample, places, magnitude in zip(
+                finite, samples, positions, magnitudes, strict=True
+            )
         ]
 
 
@@ -354,6 +384,12 @@ def _largest(P: Tensor, variances: Tensor) -> Tensor:
     finite = covariances.isfinite().flatten(2).all(2)
     covariances = torch.where(finite[..., None, None], covariances, 0.0)
     return torch.linalg.eigvalsh(covariances)[..., -1]
+
+
+def _by_row(values: Sequence[_T], which: Tensor) -> list[tuple[_T, ...]]:
+    """Values of those elements of a (rows, columns) bool that are set, by row."""
+    left = iter(values)
+    return [tuple(islice(left, count)) for count in which.sum(1).tolist()]
 
 
 def _unravel(flat: Tensor, shape: torch.Size) -> list[tuple[int, ...]]:
