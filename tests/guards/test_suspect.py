@@ -12,6 +12,7 @@ from torch import nn
 from parimend.guards import guard_
 from parimend.guards.layer import LayerGuard
 from parimend.guards.suspect import Suspect
+from parimend.removable import Hook
 
 
 def suspects(guard: LayerGuard, x: torch.Tensor, y: torch.Tensor) -> Suspect:
@@ -92,3 +93,21 @@ def test_no_rounding_makes_outputs_that_are_not_finite(value):
         y = layer(x).clone()
         y[1, 5] = value
         assert suspects(guard, x, y).wrong()[:, 0].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_what_no_check_has_seen_is_put_right_with_what_they_have(samples):
+    """Two errors that cancel are not noticed, until another one in the same sample is."""
+    layer, x = nn.Conv1d(4, 32, 3), torch.randn(samples, 4, 9)
+
+    def hook(module, args, y):
+        y[:, 5, 0] += 50.0  # alone
+        y[:, 3, 4] += 50.0
+        y[:, 7, 4] -= 50.0  # in the same block
+
+    with guard_(layer, k=1, blocks=2) as guards, torch.no_grad():
+        right = layer(x)
+        layer.register_forward_hook(Hook(hook), prepend=True)
+        torch.testing.assert_close(layer(x), right, rtol=0, atol=1e-5)
+        assert [event.channels for event in guards.events] == [(3, 5, 7)] * samples
+        assert {event.positions for event in guards.events} == {((0,),)}

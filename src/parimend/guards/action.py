@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from parimend.errors import ComputationError
 from parimend.events import GuardKind
-from parimend.guards.journal import Parameters
+from parimend.guards.journal import GuardEvent, Parameters, Policy
 from parimend.guards.suspect import Suspect
 
 if TYPE_CHECKING:
@@ -20,26 +21,30 @@ if TYPE_CHECKING:
 
 def _judged(
     guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
-) -> tuple[Suspect, Tensor]:
-    """The samples of a call that are wrong, and where, as `Suspect.wrong` gives it.
+) -> Iterator[tuple[Suspect, Tensor]]:
+    """Samples of a call that are wrong, and where, as `Suspect.wrong` gives it; some at a time.
 
     There may be none: the screen stops what is so close to the limit that the order of summation
     decides.
     """
-    stopped = Suspect.of(checks, y, x)
-    wrong = stopped.wrong()
-    which = wrong.any(1).nonzero().flatten()
-    if len(which):
-        which = which[~stopped.at(which).excused(x, parameters)]
-    guard.journal.screened += len(wrong) - len(which)
-    return stopped.at(which), wrong[which]
+    again: Tensor | None = None
+    for stopped in Suspect.of(checks, y, x):
+        wrong = stopped.wrong()
+        which = wrong.any(1).nonzero().flatten()
+        if len(which):
+            if again is None:
+                again = stopped.run(checks.product.samples(x), parameters)
+            which = which[~stopped.at(which).excused(again, parameters)]
+        guard.journal.screened += len(wrong) - len(which)
+        if len(which):
+            yield stopped.at(which), wrong[which]
 
 
 def is_wrong(
     guard: LayerGuard, checks: Checks, y: Tensor, x: Tensor, parameters: Parameters
 ) -> bool:
     """Whether `settle` would have anything to tell of a call; nothing is changed."""
-    return len(_judged(guard, checks, y, x, parameters)[1]) > 0
+    return any(True for _ in _judged(guard, checks, y, x, parameters))
 
 
 def settle(
@@ -61,54 +66,67 @@ def settle(
     Raises:
         ComputationError: if the policy says so.
     """
-    journal, leading = guard.journal, y.shape[: y.ndim - guard.product.dims - 1]
-    suspect, wrong = _judged(guard, checks, y, x, parameters)
-    if not len(wrong):
-        return False
-    events = suspect.events(wrong, guard.name, call, leading)
-    faulty = [sample for sample, event in enumerate(events) if event.kind != "input"]
+    events, policy = list[GuardEvent](), guard.journal.policy
+    for suspect, wrong in _judged(guard, checks, y, x, parameters):
+        leading = y.shape[: y.ndim - guard.product.dims - 1]
+        found = suspect.events(wrong, guard.name, call, leading)
+        faulty = [sample for sample, event in enumerate(found) if event.kind != "input"]
+        try:
+            if policy.answer == "raise":
+                _say(found, faulty, "raised")
+            elif policy.answer != "record" and faulty:
+                _put_right(suspect, faulty, wrong, policy, parameters, found)
+                _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
+        finally:  # also where on_weights, which is not ours, raises something
+            guard.journal.note(found)
+        guard.journal.warn_of(found)
+        events += found
+    if raised := [event for event in events if event.kind == "raised"]:
+        raise ComputationError(
+            f"wrong outputs of {len(raised)} samples: {raised[0]}; "
+            "run it again, or take the policy 'correct'"
+        )
+    return bool(events)
 
-    def say(samples: list[int], kind: GuardKind, channels: tuple[int, ...] = ()) -> None:
-        for sample in samples:
-            events[sample] = replace(events[sample], kind=kind, channels=channels)
+
+def _say(
+    events: list[GuardEvent], samples: list[int], kind: GuardKind, channels: tuple[int, ...] = ()
+) -> None:
+    for sample in samples:
+        events[sample] = replace(events[sample], kind=kind, channels=channels)
+
+
+def _put_right(
+    suspect: Suspect,
+    faulty: list[int],
+    wrong: Tensor,
+    policy: Policy,
+    parameters: Parameters,
+    events: list[GuardEvent],
+) -> None:
+    """Computes faulty samples again, and notes in the events of all samples what became of them."""
 
     def recompute(samples: list[int], kind: GuardKind) -> list[int]:
         """Those samples that are still wrong."""
         if not samples:
             return []
-        which = torch.tensor(samples, device=y.device)
-        suspect.recompute(which, parameters)
+        suspect.recompute(torch.tensor(samples, device=suspect.y.device), parameters)
         again = suspect.wrong().any(1)
-        say([sample for sample in samples if not again[sample]], kind)
+        _say(events, [sample for sample in samples if not again[sample]], kind)
         return [sample for sample in samples if again[sample]]
 
-    left, policy = faulty, journal.policy
-    try:
-        if policy.answer == "raise":
-            say(faulty, "raised")
-        elif policy.answer != "record":
-            if policy.answer == "correct":
-                corrected = suspect.correct(faulty, wrong, parameters)
-                for sample, channels in corrected.items():
-                    say([sample], "corrected", channels)
-                left = [sample for sample in faulty if sample not in corrected]
-            left = recompute(left, "recomputed")
-            if left and policy.on_weights is not None:
-                policy.on_weights(replace(events[left[0]], kind="suspect"))
-                left = recompute(left, "repaired")
-            say(left, "suspect")
-            say(suspect.overflow(left, parameters), "overflow")
-            if faulty:
-                _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
-    finally:  # also where on_weights, which is not ours, raises something
-        journal.note(events)
-    journal.warn_of(events)
-    if policy.answer == "raise" and faulty:
-        raise ComputationError(
-            f"wrong outputs of {len(faulty)} samples: {events[faulty[0]]}; "
-            "run it again, or take the policy 'correct'"
-        )
-    return True
+    left = faulty
+    if policy.answer == "correct":
+        corrected = suspect.correct(faulty, wrong, parameters)
+        for sample, channels in corrected.items():
+            _say(events, [sample], "corrected", channels)
+        left = [sample for sample in faulty if sample not in corrected]
+    left = recompute(left, "recomputed")
+    if left and policy.on_weights is not None:
+        policy.on_weights(replace(events[left[0]], kind="suspect"))
+        left = recompute(left, "repaired")
+    _say(events, left, "suspect")
+    _say(events, suspect.overflow(left, parameters), "overflow")
 
 
 def _write(y: Tensor, leading: torch.Size, suspect: Suspect, which: Tensor) -> None:

@@ -245,8 +245,8 @@ def guard_(
         blocks: split the outputs of every layer into so many blocks of equal size (or fewer, where
             that does not come out even or would leave fewer than 8 outputs, or no more than k) and
             check each of them. The outputs are read once all the same, and the floor falls with the
-            root of the number; wrong outputs are located to their block whatever k is. Where P W is
-            kept, one row more for a block and a check is multiplied with the inputs.
+            root of the number; wrong outputs are located whatever k is. Where P W is kept, one row
+            more for a block and a check is multiplied with the inputs.
         impose: which weights may be moved to the nearest ones with P W = 0: all (where it is
             possible), or those of modules whose names match one of these shell patterns.
         policy: what to do on an alarm: an `Answer`, or a `Policy` with one and with what repairs

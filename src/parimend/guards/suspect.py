@@ -33,7 +33,7 @@ sample by sample takes longer."""
 
 _AT_ONCE = 1 << 27
 """Bytes in float64 of what is multiplied, at every position, for samples that are looked at
-together: a convolution may copy its inputs as often as its kernel has places."""
+together, one at least: a convolution may copy its inputs as often as its kernel has places."""
 
 _PAIRED = 16
 """Wrong positions up to which pairs of outputs are searched; more of them have a common cause."""
@@ -41,7 +41,7 @@ _PAIRED = 16
 
 @dataclass
 class Suspect:
-    """Samples that the screen stopped.
+    """Samples that the screen stopped: as many as memory for them allows.
 
     Attributes:
         checks: of their layer.
@@ -66,8 +66,8 @@ class Suspect:
     limit: Threshold
 
     @classmethod
-    def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Suspect:
-        """The suspicious samples of a call."""
+    def of(cls, checks: Checks, y: Tensor, x: Tensor) -> Iterator[Suspect]:
+        """The suspicious samples of a call, in pieces."""
         product = checks.product
         limit = checks.threshold(y, x)
         size = y.shape[y.ndim - product.dims :]
@@ -75,22 +75,26 @@ class Suspect:
         wide = checks.by_block(outputs).to(torch.promote_types(y.dtype, torch.float32))
         stopped = checks.screen(wide, checks.target(x, size, wide.dtype), limit).any(1)
         index = stopped.reshape(-1, checks.blocks).any(1).nonzero().flatten()
-        inputs = inputs[index]
-        double = inputs.to(torch.float64)
-        scale2 = product.multiply(
-            double.square(), checks.tensor("w2", y, torch.float64), None, size
-        )
-        return cls(
-            checks,
-            index,
-            inputs,
-            outputs[index].to(torch.float64),
-            checks.target(double, size, torch.float64),
-            scale2.reshape(-1, size.numel()),
-            size,
-            y.dtype,
-            limit,
-        )
+        channels = outputs.shape[1]
+        terms = max(channels, checks.shape.numel() * product.groups // channels)
+        each = torch.float64.itemsize * terms * size.numel()
+        w2 = checks.tensor("w2", y, torch.float64)
+        count = max(1, _AT_ONCE // each)
+        for begin in range(0, len(index), count):
+            some = index[begin : begin + count]
+            theirs = inputs[some]
+            double = theirs.to(torch.float64)
+            yield cls(
+                checks,
+                some,
+                theirs,
+                outputs[some].to(torch.float64),
+                checks.target(double, size, torch.float64),
+                product.multiply(double.square(), w2, None, size).reshape(-1, size.numel()),
+                size,
+                y.dtype,
+                limit,
+            )
 
     def syndrome(self) -> Tensor:
         """(samples * blocks, k, positions)."""
@@ -127,17 +131,8 @@ class Suspect:
 
     def wrong(self) -> Tensor:
         """(samples, positions) bool: where any of them failed."""
-        failed = torch.cat([self.at(piece).failed() for piece in self._pieces(len(self.y))])
+        failed = self.failed()
         return failed.reshape(-1, self.checks.blocks, failed.shape[1]).any(1)
-
-    def _pieces(self, samples: int) -> Iterator[slice]:
-        """Samples, as many together as memory for them allows; one piece at least."""
-        shape, product = self.checks.shape, self.checks.product
-        inputs = shape.numel() * product.groups // self.y.shape[1]
-        each = self.y.itemsize * max(inputs, self.y.shape[1]) * max(1, self.size.numel())
-        count = max(1, _AT_ONCE // max(1, each))
-        for begin in range(0, max(1, samples), count):
-            yield slice(begin, begin + count)
 
     def magnitude(self) -> Tensor:
         """(samples, positions): size of a single error that explains the syndrome, in units of the
@@ -150,10 +145,11 @@ class Suspect:
 
     def recompute(self, which: Tensor, parameters: Parameters) -> None:
         """Runs the layer again on some of the samples."""
-        self.y[which] = self._run(self.x[which], *parameters()).to(torch.float64)
+        self.y[which] = self.run(self.x[which], parameters).to(torch.float64)
 
-    def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, parameters: Parameters) -> Tensor:
         """The layer's outputs for other inputs, (samples, C, positions), in their dtype."""
+        weight, bias = parameters()
         y = self.checks.product.run(x, weight, bias, self.size)
         return y.reshape(len(x), *self.y.shape[1:]).to(self.dtype)
 
@@ -189,28 +185,26 @@ class Suspect:
         """
         if self.checks.code.m < _LOCATING and self.checks.blocks == 1:
             return {}  # it may be any of them
-        if len(samples) >= _MANY:
-            corrected = dict[int, tuple[int, ...]]()
-            for piece in self._pieces(len(samples)):
-                corrected |= self._compare(samples[piece], wrong, parameters)
-            return corrected
+        if len(samples) >= _MANY or self.checks.code.m < _LOCATING:
+            return self._compare(samples, parameters)
         found = {
             each: self.at(slice(each, each + 1))._locate(wrong[each], parameters)
             for each in samples
         }
         return {sample: channels for sample, channels in found.items() if channels}
 
-    def _compare(
-        self, samples: list[int], wrong: Tensor, parameters: Parameters
-    ) -> dict[int, tuple[int, ...]]:
-        """`correct`, by computing all outputs of all samples at once."""
+    def _compare(self, samples: list[int], parameters: Parameters) -> dict[int, tuple[int, ...]]:
+        """`correct`, by computing all outputs of all samples at once: those are put right, too, of
+        which the checks have seen nothing.
+        """
         which = torch.tensor(samples, dtype=torch.int64, device=self.y.device)
         some, blocks = self.at(which), self.checks.by_block
         exact = some._exact(*parameters()).to(self.dtype).to(torch.float64)
-        limit = some._error_limit()[:, None]
+        # One may be much larger than inputs of this size make them.
+        total = torch.maximum(some.scale2, blocks(exact).square().sum(1))
         # Negated, so that NaN counts.
-        differs = ~((blocks(exact) - blocks(some.y)).abs() <= limit)
-        differs = differs.reshape(some.y.shape) & wrong[which, None]
+        differs = ~((blocks(exact) - blocks(some.y)).abs() <= some._error_limit(total)[:, None])
+        differs = differs.reshape(some.y.shape)
         some.y = torch.where(differs, exact, some.y)
         channels = differs.any(2)
         good = ~some.wrong().any(1) & (2 * channels.sum(1) <= channels.shape[1])
@@ -218,10 +212,9 @@ class Suspect:
         found = zip(samples, _by_row(channels.nonzero()[:, 1].tolist(), channels), strict=True)
         return {sample: each for (sample, each), ok in zip(found, good.tolist(), strict=True) if ok}
 
-    def _error_limit(self) -> Tensor:
-        """(samples * blocks, positions): up to which an output may be off by rounding."""
-        limit: Tensor = self.limit.tau * self.scale2.sqrt() / self.checks.code.m**0.5
-        return limit
+    def _error_limit(self, total: Tensor) -> Tensor:
+        """Up to which an output may be off by rounding, for squares of the norm of its block."""
+        return self.limit.tau * (total / self.checks.code.m).sqrt()
 
     def _locate(self, wrong: Tensor, parameters: Parameters) -> tuple[int, ...]:
         """`correct` for a single sample, by computing what the syndrome points at.
@@ -239,7 +232,7 @@ class Suspect:
                 break
             if len(channels):
                 fresh = self._dot_products(channels, parameters)
-                limit = self._error_limit()[channels // self.checks.code.n]
+                limit = self._error_limit(self.scale2)[channels // self.checks.code.n]
                 # Negated, so that NaN counts.
                 differs = ~((fresh - y[channels]).abs() <= limit) & wrong
                 found.update(channels[differs.any(1)].tolist())
@@ -250,18 +243,12 @@ class Suspect:
         return ()
 
     def _pointed_at(self, search: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Outputs of a single sample that the syndromes of the blocks point at: if they have too
-        few checks to do so, all of the blocks that failed.
-        """
+        """Outputs of a single sample that the syndromes of the blocks point at."""
         n, failed, syndrome = self.checks.code.n, self.failed(), self.syndrome()
         P = self.checks.tensor("P", self.y, torch.float64)
         found = [torch.empty(0, dtype=torch.int64, device=P.device)]
         for block in failed.any(1).nonzero().flatten().tolist():
-            if len(P) >= _LOCATING:
-                inside = search(P, syndrome[block][:, failed[block]])
-            else:
-                inside = torch.arange(n, device=P.device)
-            found.append(block * n + inside)
+            found.append(block * n + search(P, syndrome[block][:, failed[block]]))
         return torch.unique(torch.cat(found))
 
     def overflow(self, samples: list[int], parameters: Parameters) -> list[int]:
@@ -274,7 +261,7 @@ class Suspect:
         found: list[int] = which[exact.isinf().flatten(1).any(1)].tolist()
         return found
 
-    def excused(self, x: Tensor, parameters: Parameters) -> Tensor:
+    def excused(self, again: Tensor, parameters: Parameters) -> Tensor:
         """Which samples are right although their checks failed, (samples,) bool.
 
         No quantile bounds the sum of errors that are not independent: outputs with equal weights
@@ -284,12 +271,12 @@ class Suspect:
         checked.
 
         Args:
-            x: inputs of the whole call: how sums are ordered depends on the number of samples.
+            again: what `run` gives for the whole call: how sums are ordered depends on the number
+                of samples.
             parameters: gives weight and bias.
         """
         weight, bias = parameters()
-        again = self._run(self.checks.product.samples(x), weight, bias)[self.index]
-        again = again.to(torch.float64)
+        again = again[self.index].to(torch.float64)
         repeated = replace(self, y=again).wrong().any(1)
         if not (repeated.any() or self.limit.unit) or not self.checks.hold_for(weight, bias):
             return torch.zeros_like(repeated)
@@ -312,11 +299,8 @@ class Suspect:
     def _exact(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """All outputs, computed in float64."""
         b = None if bias is None else bias.to(torch.float64)
-        W, y = weight.to(torch.float64), torch.empty_like(self.y)
-        for piece in self._pieces(len(y)):
-            x = self.x[piece].to(torch.float64)
-            y[piece] = self.checks.product.run(x, W, b, self.size).reshape(y[piece].shape)
-        return y
+        x, W = self.x.to(torch.float64), weight.to(torch.float64)
+        return self.checks.product.run(x, W, b, self.size).reshape(self.y.shape)
 
     def _dot_products(self, channels: Tensor, parameters: Parameters) -> Tensor:
         """Some outputs of a single sample, (channels, positions) float64, rounded to the dtype."""
