@@ -152,7 +152,7 @@ def patterns(rows: list[int], count: int) -> None:
         for kind, (damages, share) in Misleading(code).kinds().items():
             outcomes: Counter[str] = Counter()
             times = []
-            for damage in itertools.islice(damages, round(share * count)):
+            for damage in itertools.islice(damages, max(1, round(share * count))):
                 word = np.zeros(N, np.int64)
                 word[list(damage)] = list(damage.values())
                 syndrome = code.syndrome(word)

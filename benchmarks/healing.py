@@ -118,14 +118,17 @@ def train(args: argparse.Namespace, data: DataSet, how: str, rate: float, seed: 
     if healing:
         healing.remove()
     if not gave_up:
-        constraint.seal_()
+        try:
+            constraint.seal_()
+        except pm.errors.ParimendError as error:  # what has become of a run that goes on as it is
+            gave_up = f"not sealed: {error}"
     return {
         "accuracy": demo.accuracy(model, data),
         "faults": faults,
         "lost": reload.lost if reload else events["skipped"],
         "steps": steps,
         "seconds": seconds,
-        "finished": step == steps,
+        "finished": step == steps and not gave_up,
         "note": gave_up,
         "events": dict(events),
         "in steps": dict(inside),
