@@ -376,6 +376,10 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 5], help="first, behind the last")
     arguments = parser.parse_args()
+    if arguments.what == "training" and not arguments.mnist:
+        parser.error("training needs --mnist DIR")
+    if arguments.what == "accuracy" and not (arguments.mnist or arguments.cifar):
+        parser.error("accuracy needs --mnist DIR or --cifar DIR")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch._dynamo.config.recompile_limit = 1000  # all wrappers of a kind share their code
