@@ -427,6 +427,19 @@ def test_the_seal_of_a_live_model_is_found_by_its_stem(model, rng):
         check_file(model)
 
 
+def test_the_seal_of_a_live_model_beside_an_archive_is_pointed_at(tmp_path):
+    """It is not guessed that an archive of this stem holds the model, and it may well do."""
+    model, path = torch.nn.Linear(20, 10), tmp_path / "model.pt"
+    torch.save(model.state_dict(), path)
+    seal = protect_(model, errors=5)
+    seal.save(tmp_path / "model.parimend")
+    told = r"model\.pt is not protected: .*; model\.parimend is the seal of a live model: .*"
+    with pytest.raises(SealError, match=told + r"call the seal model\.pt\.parimend$"):
+        check_file(path)
+    (tmp_path / "model.parimend").rename(sidecar_of(path))
+    assert check_file(path).verdict is Verdict.CLEAN
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_seal_of_a_live_model_fits_an_archive_of_its_state(tmp_path, nested):
     """Saved under the archive's name; where the names are others, the file is named."""

@@ -146,12 +146,18 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
     """The seal in a file, or that of a model that was loaded from it."""
     try:
         return find_inside(file, path)
-    except SealError:
+    except SealError as error:
+        hint = ""
         for step in reversed([*steps(path)]):
-            _, live = seals_beside(step)
+            side, live = seals_beside(step)
             if _is_of_model(live, step):
                 return _beside(live, file, path)
-        raise
+            if live.is_file() and not is_of_file(live):
+                hint = (
+                    f"; {live.name} is the seal of a live model: if {path.name} holds that model, "
+                    f"call the seal {side.name}"
+                )
+        raise SealError(f"{error}{hint}") from error
 
 
 def is_of_file(beside: Path) -> bool:
