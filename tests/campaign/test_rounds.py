@@ -5,6 +5,7 @@ import pytest
 
 from parimend.campaign import Row, Spec, Statistics, Stratum
 from parimend.campaign.damage import damage_of
+from parimend.campaign.estimates import mean, probability, sequence
 from parimend.campaign.facts import Fact, Prepared
 from parimend.campaign.preparing import strata_of
 from parimend.campaign.rounds import batches, flat, units
@@ -111,6 +112,20 @@ def test_batches_weigh_the_strata():
     # Where a round is dealt out evenly, the mean of its batches is the weighted mean of its strata.
     expected = sum(each.weight * np.mean(flat(part, unit.event)) for each, part in rows.items())
     assert np.mean(found) == pytest.approx(expected, abs=0.03)
+
+
+def test_what_came_in_every_trial_has_a_share_of_one_however_weights_are_rounded():
+    weights = {"a": 0.7, "b": 0.2, "c": 0.1}
+    assert sum(weights.values()) < 1.0
+    unit = unit_of([Stratum((name,), None, x) for name, x in weights.items()], trials=60, first=30)
+    history, done = played(unit, {(name,): 1.0 for name in weights})
+    rows = unit.rows(unit.spec.protections[0], history, done)
+    estimates = [
+        probability([rows], unit.event, 0.95, True),
+        mean([rows], unit.event, 0.95),
+        sequence(rows, unit.event, 0.95),
+    ]
+    assert [(each.value, each.high) for each in estimates] == [(1.0, 1.0)] * 3
 
 
 def test_the_sequence_of_a_stratified_campaign_covers_the_truth():

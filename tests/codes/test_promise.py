@@ -23,7 +23,7 @@ from parimend.codes import (
 from parimend.codes.certificate import promised
 from parimend.codes.promise import weakest
 from parimend.decoders import certified
-from parimend.words.layout import Word, whole
+from parimend.words.layout import Part, Word, whole
 
 N = 4096
 SUMS = [PowerSums(N, 6), Screened(N, 24), Modular(N, 80, bands=5)]
@@ -96,6 +96,24 @@ def test_what_is_missed_is_a_share_of_all_that_words_can_hold(code):
     promise = code.promise(2, word(n=N))
     assert promise.noticed == code.noticed
     assert promise.missed == 2.0 ** (-32 * code.noticed)
+
+
+@pytest.mark.parametrize(
+    ("parts", "bits"),
+    [
+        ([whole("w", "F32", (99,))], 128),
+        ([whole("w", "F32", (99,)), whole("a", "F16", (3,))], 128),  # one word of 16 bits
+        ([whole("w", "F32", (99,)), *(whole(name, "F16", ()) for name in "abc")], 96),
+        ([whole(str(i), "U8", ()) for i in range(99)], 32),
+        ([Part("w", "F32", (99,), 0, 99, mask=1 << 30)], 4),
+        ([Part("w", "F16", (99,), 0, 99, mask=0x7C00)], 40),
+        ([Part("w", "F64", (99,), 0, 99, mask=0x7FF << 52)], 44),
+        ([Part("w", "BF16", (9, 5), 5, 5)], 64),  # a row that begins within a word
+    ],
+)
+def test_words_with_few_bits_of_their_own_are_missed_more_easily(parts, bits):
+    n = Word(tuple(parts)).padded
+    assert Screened(n, 12).promise(4, Word(tuple(parts))).missed == 2.0**-bits
 
 
 def test_no_probability_is_rounded_to_zero():

@@ -179,6 +179,20 @@ def test_a_burst_anywhere_in_the_header_is_restored(many, where, count, byte):
     assert bad == good or restored(path, good)
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_any_63_bytes_of_the_smallest_header_are_restored(tmp_path, carrier, rng):
+    path = tmp_path / "made.safetensors"
+    safetensors.numpy.save_file({"w": rng.standard_normal(150, np.float32)}, tmp_path / "plain")
+    protect_file(tmp_path / "plain", 1, carrier, path)
+    good = path.read_bytes()
+    assert header_length(good) < 1200  # with a seal of three blocks
+    for start in range(0, header_length(good) - 63, 13):
+        bad = np.frombuffer(good, np.uint8).copy()
+        bad[start : start + 63] ^= rng.integers(1, 256, 63, dtype=np.uint8)
+        path.write_bytes(bad)
+        assert restored(path, good)
+
+
 @pytest.mark.parametrize("bit", [0, 5])
 def test_one_bit_of_the_key(many, bit):
     path, good, _ = many

@@ -102,6 +102,23 @@ def test_blocks_lower_the_floor_and_locate():
     assert floors[16] < 0.8 * floors[8]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_one_output_that_dwarfs_all_others_hides_no_more_than_the_floor_says(k, dtype):
+    torch.manual_seed(0)
+    layer = nn.Linear(2000, 64).to(dtype)
+    x = layer.weight.detach()[0] * (1 + torch.rand(300, 1)).to(dtype)
+    with guard_(layer, k, policy="record") as guards, torch.no_grad():
+        y = layer(x)
+        rest = y[:, 1:].float().square().sum(1)
+        assert (y[:, 0].float().square() > 3 * rest).all()
+        spread = y.float().square().mean(1).max().sqrt() / y.float().square().mean().sqrt()
+        size = float(spread) * guards.floor[""] * (2 * k) ** 0.5
+        with upset_(layer, Upset("offset", size=size)):
+            layer(x)
+        assert {event.sample for event in guards.events} == {(i,) for i in range(len(x))}
+
+
 @pytest.mark.parametrize(
     ("outputs", "k", "blocks"),
     [(32, 1, 4), (24, 1, 3), (18, 8, 2), (31, 1, 1), (15, 1, 1), (7, 1, 1), (9, 8, 1)],

@@ -1,5 +1,6 @@
 """Layouts: every element exactly once, in a stable order."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from parimend.carriers.summing import cut
 from parimend.errors import WordError
+from parimend.words.bits import words_of
 from parimend.words.layout import Part, Word, split, whole
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -123,6 +125,28 @@ class TestWord:
         assert Word((a,)).name == "a"
         assert Word((a, b)).name == "a .. b"
         assert Word((a, b)).padded == 16 + 32
+
+
+masked = st.sampled_from([("I8", 1), ("F16", 2), ("F32", 4), ("F64", 8), ("Q4_0", 18)]).flatmap(
+    lambda kind: st.builds(
+        lambda count, mask: Part("w", kind[0], (count,), 0, count, mask=mask),
+        st.integers(1, 9),
+        st.just(0) | st.integers(1, (1 << 8 * kind[1]) - 1),
+    )
+)
+
+
+@given(parts=st.lists(masked, max_size=3))
+def test_words_with_few_bits_are_known(parts):
+    counts = Counter()
+    for part in parts:
+        mask = part.mask or (1 << 8 * part.itemsize) - 1
+        every = mask.to_bytes(part.itemsize, "little") * part.count
+        counts.update(int(word).bit_count() for word in words_of(every))
+    word = Word(tuple(parts))
+    assert dict(word.narrow) == {b: n for b, n in counts.items() if 0 < b < 32}
+    bits = sorted([*(b for b in counts.elements() if b), *[32] * 5])
+    assert word.bits_beyond(4) == sum(bits[1:5])
 
 
 def test_words_of_rows_have_names_of_their_own():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,7 @@ def probability(
     """
     values = _by_stratum(samples, event)
     if len(values) > 1:
-        weights = [stratum.weight for stratum in values]
-        means = [float(np.mean(each)) if len(each) else math.nan for each in values.values()]
-        share = float(np.dot(weights, means))
+        share = _weighted(values)
         low, high = bounded([x for rows in samples for x in batches(rows, event)], confidence)
         return Estimate(share, low, high, None if share else high, "sequence")
     (events,) = values.values()
@@ -46,7 +44,7 @@ def mean(samples: Sequence[Rounds], value: Value, confidence: float) -> Estimate
     values = _by_stratum(samples, value)
     if any(len(each) < 2 for each in values.values()):
         return Estimate(math.nan, -math.inf, math.inf, None, "normal")
-    share = sum(stratum.weight * float(each.mean()) for stratum, each in values.items())
+    share = _weighted(values)
     variance = sum(
         stratum.weight**2 * float(each.var(ddof=1)) / len(each) for stratum, each in values.items()
     )
@@ -81,10 +79,16 @@ def sequence(rows: Rounds, gap: Value, confidence: float) -> Estimate:
         confidence: of the interval.
     """
     values = _by_stratum([rows], gap)
-    share = sum(stratum.weight * float(each.mean()) for stratum, each in values.items())
+    share = _weighted(values)
     halves = batches(rows, lambda row: [(1.0 + x) / 2.0 for x in gap(row)])
     low, high = bounded(halves, confidence)
     return Estimate(share, 2.0 * low - 1.0, 2.0 * high - 1.0, None, "sequence")
+
+
+def _weighted(values: Mapping[Stratum, NDArray[np.float64]]) -> float:
+    """The mean over strata: of ones 1, though weights are rounded; NaN if one has no trials."""
+    means = [float(each.mean()) if len(each) else math.nan for each in values.values()]
+    return float(np.average(means, weights=[stratum.weight for stratum in values]))
 
 
 def _by_stratum(samples: Sequence[Rounds], value: Value) -> dict[Stratum, NDArray[np.float64]]:

@@ -60,8 +60,8 @@ class Promise(Record):
         bound: what is proven of more words, over the draw of the seed.
         measured: what was seen in simulations.
         noticed: any that many wrong words of 32 bits are noticed by a check, always.
-        missed: the probability that a check does not notice more of them, at most: of words all of
-            whose bits are protected, and that hold any with equal chance afterwards.
+        missed: the probability that a check does not notice more of them, at most, if the bits of
+            theirs that are protected hold anything with equal chance afterwards.
         erasures: whether e wrong words and f that are known to be bad are repaired, always, if
             2 e + f is at most twice what is guaranteed.
     """

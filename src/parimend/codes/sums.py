@@ -60,7 +60,7 @@ class SumsCode(Code):
 
     def promise(self, errors: int, word: Word) -> Promise:
         each = word.words_within(1)
-        missed = math.ldexp(1.0, -min(32 * self.noticed, _SMALLEST))
+        missed = math.ldexp(1.0, -min(word.bits_beyond(self.noticed), _SMALLEST))
         known = Promise(
             self.guaranteed // each,
             noticed=self.noticed // each,

@@ -62,7 +62,9 @@ class Guards(Removable):
     @property
     def floor(self) -> Mapping[str, float]:
         """For every guarded product, the size of the smallest single wrong output that is sure to
-        be seen, in units of the rms output of its block. Smaller ones may go unseen.
+        be seen, in units of the rms output of its block that inputs of this size give on average.
+        Smaller ones may go unseen; with several checks also larger ones, by up to about the root of
+        twice their number, where one output dwarfs all others. See docs/thresholds.md.
 
         It is that of the arithmetic in use: of the present dtype of the weights, of autocasting if
         it is asked for inside of that, and of PyTorch's present precision of float32 products.

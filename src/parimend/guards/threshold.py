@@ -135,7 +135,10 @@ class Threshold:
         """Size of a single wrong output that is seen whatever the rounding errors happen to be.
 
         In units of the rms output: sqrt(k) times the error must exceed the threshold and, with a
-        probability of 3e-5 to fail, rounding errors in the other direction.
+        probability of 3e-5 to fail, rounding errors in the other direction. Of outputs of about the
+        sizes that the weights suggest: what the screen stopped is judged with those there are, and
+        where one is as large as all of them, the checks err by up to sqrt(k) times as much; by
+        sqrt(2) more, if it is a power of two that was rounded to a narrow dtype.
         """
         return self.tau * (1.0 + 4.0 / quantile(k)) * math.sqrt(outputs / k)
 

@@ -245,6 +245,42 @@ class Word(Record):
         return tuple(sorted(sizes.items())) if len(self.parts) > 1 else ()
 
     @cached_property
+    def narrow(self) -> tuple[tuple[int, int], ...]:
+        """Words of 32 bits with fewer of its own, at the end of tensors and in planes: how many
+        bits, and how many such words there are.
+
+        >>> Word((whole("w", "BF16", (5,)), Part("v", "F32", (9,), 0, 9, mask=1 << 30))).narrow
+        ((1, 9), (16, 1))
+        """
+        found = Counter[int]()
+        for part in self.parts:
+            if not part.mask and part.nbytes % WORD == 0:
+                continue
+            size = part.itemsize
+            each = (part.mask or (1 << 8 * size) - 1).to_bytes(size, "little")
+            together = WORD // math.gcd(size, WORD)  # elements that are whole words
+            times, rest = divmod(part.count, together)
+            for data, count in ((each * together, times), (each * rest, 1)):
+                for at in range(0, len(data), WORD):
+                    found[int.from_bytes(data[at : at + WORD], "little").bit_count()] += count
+        return tuple(sorted((bits, n) for bits, n in found.items() if n and 0 < bits < 8 * WORD))
+
+    def bits_beyond(self, words: int) -> int:
+        """How many bits of its own some ``words`` of 32 bits have, at least, of any more that are
+        wrong: all but the narrowest.
+
+        >>> scales = tuple(whole(name, "F16", ()) for name in "abc")
+        >>> Word((*scales, whole("w", "F32", (9,)))).bits_beyond(4)
+        96
+        """
+        if self.words_within(1) > 1:  # of a tensor's words, whose parts are in words of its own
+            return words * 8 * min(part.itemsize for part in self.parts)
+        bits: list[int] = []
+        for each, count in (*self.narrow, (8 * WORD, words + 1)):
+            bits += [each] * min(count, words + 1 - len(bits))
+        return sum(bits[1:])
+
+    @cached_property
     def masked(self) -> bool:
         """Whether it has only some of the bits of an element."""
         return any(part.mask for part in self.parts)
