@@ -1,6 +1,9 @@
 import copy
+import gc
 import inspect
 import io
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,7 +12,7 @@ from torch import nn
 
 from parimend.guards import guard_
 from parimend.impose.moments import second_moments
-from parimend.removable import Hook
+from parimend.removable import Hook, is_called, runs
 from parimend.upsets import Upset, upset_
 
 
@@ -74,3 +77,47 @@ def test_a_wrapped_forward_shows_its_arguments(options):
         sizes = ({0: torch.export.Dim("samples")},)
         exported = torch.export.export(network, (torch.ones(3, 8),), dynamic_shapes=sizes)
     torch.testing.assert_close(exported.module()(torch.ones(5, 8)), network(torch.ones(5, 8)))
+
+
+def test_garbage_is_not_collected_while_calls_are_looked_up():
+    """A thread that a finalizer begins then would wait for ever, and all others for it."""
+    code = """
+import faulthandler, gc, sys, threading
+from parimend.removable import is_called, runs
+
+faulthandler.dump_traceback_later(60, exit=True)
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        threading.Thread(target=int).start()
+
+def own():
+    return runs(sys._getframe(), threading.get_ident())
+
+for look in (own, lambda: is_called(own)):
+    for more in range(40):  # one of them falls due meanwhile
+        gc.collect()
+        gc.disable()
+        Garbage()
+        gc.set_threshold(gc.get_count()[0] + more)
+        gc.enable()
+        look()
+gc.collect()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_afterwards_if_it_was_before(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert runs(sys._getframe(), threading.get_ident())
+        assert not is_called(inspect.signature)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import operator
 import sys
@@ -103,8 +104,7 @@ def is_called(function: Callable[..., Any]) -> bool:
         >>> asks(), is_called(asks)
         (True, False)
     """
-    threads = chain.from_iterable(map(operator.call, (sys._current_frames,)))
-    for thread in [*threads]:
+    for thread in [*chain.from_iterable(_stacks())]:
         with suppress(AttributeError):
             if function.__code__ in map(operator.attrgetter("f_code"), _stack(thread)):
                 return True
@@ -115,10 +115,22 @@ def _stack(thread: int) -> Iterator[Any]:
     """The calls of a thread, the last one first, and None; see `runs`. Raises AttributeError then,
     or at once if there is no such thread.
     """
-    stacks = map(operator.call, (sys._current_frames,))
-    last = map(dict.get, stacks, (thread,))
+    last = map(dict.get, _stacks(), (thread,))
     links: Iterator[Any] = chain(last, repeat("f_back"))
     return accumulate(links, getattr)
+
+
+def _stacks() -> Iterator[dict[int, Any]]:
+    """The last call of every thread, once, and as it is when it is asked for.
+
+    Up to Python 3.11 garbage may be collected while they are gathered. A finalizer that lets other
+    threads run then is the end of all of them, as soon as one begins or ends. So nothing is
+    collected meanwhile, and as no bytecode is run either, no other thread sees that.
+    """
+    if not gc.isenabled():
+        return map(operator.call, (sys._current_frames,))
+    calls = map(operator.call, (gc.disable, sys._current_frames, gc.enable))
+    return map(operator.itemgetter(1), map(tuple, (calls,)))
 
 
 class _Wrapper:

@@ -38,6 +38,19 @@ def test_a_guarded_attention_computes_the_same(x, batch_first, weights, masks):
     torch.testing.assert_close(y, right)
 
 
+@pytest.mark.parametrize("mask", [None, torch.bool, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_under_autocasting_are_of_the_same_dtype(x, mask, dtype):
+    attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    options = {"attn_mask": None if mask is None else torch.ones(5, 5).triu(1).to(mask)}
+    with torch.autocast("cpu", dtype):
+        right = attention(x, x, x, **options)
+        with guard_(attention, 4) as guards:
+            y = attention(x, x, x, **options)
+            assert guards.events == ()
+    torch.testing.assert_close(y, right, rtol=0.05, atol=0.05)
+
+
 def test_one_sample_without_a_batch(x):
     attention = nn.MultiheadAttention(32, 4, bias=False)
     right = attention(x[0], x[0], x[0], average_attn_weights=False)

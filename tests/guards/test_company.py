@@ -228,6 +228,18 @@ def test_empty_and_nested_inputs():
             attention(padding, padding, padding, is_causal=True)
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_compiled_for_nested_inputs(model, deferred):
+    x = torch.nested.nested_tensor([torch.randn(n, 16) for n in (3, 5)], layout=torch.jagged)
+    right = model(x)
+    with guard_(model, 4, deferred=deferred) as guards, torch.no_grad():
+        torch._dynamo.reset()
+        y = torch.compile(model, backend="aot_eager", fullgraph=True)(x)
+        torch.testing.assert_close(y.values(), right.values())
+        assert guards.events == ()
+        assert guards.passed == {"0": 1, "2": 1}
+
+
 def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
     other = copy.deepcopy(model)
     nn.init.normal_(other[0].weight)

@@ -1,5 +1,9 @@
 """Pieces of tensors in memory, whatever their strides are."""
 
+import platform
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +87,55 @@ def test_memory_that_can_only_be_read_is_not_written(tmp_path, recwarn):
             pm.protect_({"own": torch.randn(5000), "mapped": mapped}, 5, carrier)
     state["mapped"] = mapped.clone()
     assert pm.repair_(state, seal).verdict is Verdict.CORRECTED
+
+
+CUT = """
+import os, sys
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+import parimend as pm
+
+os.chdir(sys.argv[1])
+n = 1 << 20
+w = torch.arange(float(n))
+save_file({"w": w}, "safe")
+torch.save({"w": w}, "torch")
+for name in "raw", "shared", "strided":
+    w.numpy().tofile(name)
+strided = torch.from_file("strided", shared=False, size=n).reshape(1024, 1024).t()
+models = {
+    "safe": load_file("safe"),
+    "torch": torch.load("torch", mmap=True),
+    "raw": {"w": torch.from_numpy(np.memmap("raw", np.float32, "r+"))},
+    "shared": {"w": torch.from_file("shared", shared=True, size=n)},
+    "strided": {"w": strided},
+}
+for name, state in models.items():
+    state["own"] = torch.arange(99.0)
+    seal = pm.protect_(state, 5, per="tensor")
+    os.truncate(name, os.path.getsize(name) // 2)
+    for verb in pm.check, pm.repair_, lambda state, seal: pm.protect_(state, 5):
+        try:
+            print(name, verb(state, seal))
+        except pm.errors.WordError as error:
+            assert "w lies in memory that cannot be read any more" in str(error)
+    state["own"][7] = -1.0
+    kinds = sorted(event.kind for event in pm.Scrubber(state, seal).sweep())
+    assert kinds == ["repaired", "unwatched"], kinds
+print("alive")
+"""
+
+
+_LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+
+
+@pytest.mark.skipif(_LINUX < (5, 14), reason="older systems do not tell it")
+def test_a_mapped_file_that_is_cut_short_ends_no_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CUT, str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
 def test_memory_is_looked_up_once_for_many_words(monkeypatch):

@@ -101,7 +101,9 @@ def _forward(
     weights = None
     if need_weights:
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-        weights = F.softmax(scores if mask is None else scores + mask, dim=-1)
+        if mask is not None:  # which is wider where autocasting has narrowed the scores
+            scores = scores + mask.to(scores.dtype)
+        weights = F.softmax(scores, dim=-1)
         weights = F.dropout(weights, dropout) if dropout else weights
         out = weights @ v
         weights = weights.mean(1) if average_attn_weights else weights

@@ -61,9 +61,12 @@ def constants(key: str, dtype: torch.dtype, device: torch.device) -> Constants:
 
 
 @_once
-def pass_by(key: str) -> None:
-    """Notes, when a graph is compiled, that it does not check a layer: its weights are others."""
-    _ADMITTED[key].pass_by()
+def pass_by(key: str, replaced: bool) -> None:
+    """Notes, when a graph is compiled, that it does not check a layer: its weights were replaced by
+    others, or its outputs are none that can be looked at.
+    """
+    guard = _ADMITTED[key]
+    guard.pass_by(standing="replaced" if replaced else "known")
 
 
 def answer_(

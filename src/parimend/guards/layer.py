@@ -208,7 +208,7 @@ class LayerGuard(Hook):
     def pass_by(self, call: int = -1, standing: Standing = "replaced") -> None:
         """Notes a call that cannot be checked, and tells once that the layer has other weights."""
         self.journal.passed[self.name] += 1
-        if not (self._told or standing == "computed" or is_lent()):
+        if not (self._told or standing in ("known", "computed") or is_lent()):
             self._told = True
             self.journal.note([GuardEvent("replaced", call, layer=self.name)])
 
@@ -217,8 +217,9 @@ class LayerGuard(Hook):
         if not torch.compiler.is_compiling():
             self.inspect(y, x, parameters)
         elif not is_exporting() and y.dtype in CHECKED:  # what is exported runs without guards
-            if parameters()[0].shape != self.checks.shape:
-                graph.pass_by(self._key)
+            replaced = parameters()[0].shape != self.checks.shape
+            if replaced or type(y) is not Tensor:  # nested, or a subclass that does as it likes
+                graph.pass_by(self._key, replaced)
                 return
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)

@@ -17,6 +17,7 @@ from parimend.dtypes import of_torch
 from parimend.errors import WordError
 from parimend.kernels.pieces_torch import exact
 from parimend.stores.base import Tensors
+from parimend.stores.memory import require_readable
 from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
@@ -69,7 +70,7 @@ class ModelTensors(Tensors):
         elements = self.held[part.name]
         if elements.layout is torch.strided:
             # No more than is wanted: what is on a GPU, or not contiguous, is copied for it.
-            elements = _range(elements, part.start, part.start + part.count)
+            elements = _range(elements, part.start, part.start + part.count, part.name)
         return byte_view(elements, part.name)
 
     def is_elsewhere(self, part: Part) -> bool:
@@ -166,6 +167,12 @@ def _read_only(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     return found
 
 
+def _require_readable(tensor: torch.Tensor, name: str) -> None:
+    """Not asked for memory that PyTorch itself has given, as asking takes a tenth of a check."""
+    if (span := _span(tensor)) and not tensor.untyped_storage().resizable():
+        require_readable(name, *span)
+
+
 def _span(tensor: torch.Tensor) -> _Span | None:
     """Addresses of the first byte and after the last; None if there is no memory of the host."""
     if not (tensor.is_cpu and tensor.layout is torch.strided and tensor.numel()):
@@ -181,14 +188,21 @@ def reach(tensor: torch.Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _range(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """Elements first .. last - 1 in row-major order; a copy of no more rows than they are in."""
+def _range(tensor: torch.Tensor, first: int, last: int, name: str = "") -> torch.Tensor:
+    """Elements first .. last - 1 in row-major order; a copy of no more rows than they are in.
+
+    Raises:
+        WordError: if memory of the host cannot be read; names the tensor.
+    """
     if tensor.is_contiguous():
         flat = tensor if tensor.dim() == 1 else tensor.view(-1)
-        return flat if last - first == flat.numel() else flat[first:last]
+        piece = flat if last - first == flat.numel() else flat[first:last]
+        _require_readable(piece, name)
+        return piece
     below = math.prod(tensor.shape[1:])
     row, end = first // below, -(-last // below)
+    _require_readable(tensor[row:end], name)
     rows, skipped = exact(tensor[row:end]), row * below
     if end - row == 1 and tensor.dim() > 1:
-        return _range(rows[0], first - skipped, last - skipped)
+        return _range(rows[0], first - skipped, last - skipped, name)
     return rows.reshape(-1)[first - skipped : last - skipped]
