@@ -8,11 +8,12 @@ import operator
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from itertools import accumulate, chain, repeat
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
+
+_T = TypeVar("_T")
 
 
 class Hook:
@@ -90,9 +91,7 @@ def runs(frame: FrameType, thread: int) -> bool:
         >>> runs(sys._getframe(), threading.get_ident()), runs(sys._getframe(), -1)
         (True, False)
     """
-    with suppress(AttributeError):  # of None, which is above the first call
-        return frame in _stack(thread)
-    return False
+    return _at_once(partial(operator.contains, _stack(thread), frame))
 
 
 def is_called(function: Callable[..., Any]) -> bool:
@@ -104,33 +103,39 @@ def is_called(function: Callable[..., Any]) -> bool:
         >>> asks(), is_called(asks)
         (True, False)
     """
-    for thread in [*chain.from_iterable(_stacks())]:
-        with suppress(AttributeError):
-            if function.__code__ in map(operator.attrgetter("f_code"), _stack(thread)):
-                return True
+    threads: Callable[[], list[int]] = partial(list, chain.from_iterable(_stacks()))
+    for thread in _at_once(threads):
+        codes: Any = map(operator.attrgetter("f_code"), _stack(thread))
+        if _at_once(partial(operator.contains, codes, function.__code__)):
+            return True
     return False
 
 
-def _stack(thread: int) -> Iterator[Any]:
-    """The calls of a thread, the last one first, and None; see `runs`. Raises AttributeError then,
-    or at once if there is no such thread.
+def _stacks() -> Iterator[dict[int, FrameType]]:
+    """The last call of every thread, once, and as it is when it is asked for."""
+    return map(operator.call, (sys._current_frames,))
+
+
+def _stack(thread: int) -> Any:
+    """An iterator of a thread's calls, the last one first, as they are when they are asked for, see
+    `runs`; of none if there is no such thread.
     """
-    last = map(dict.get, _stacks(), (thread,))
-    links: Iterator[Any] = chain(last, repeat("f_back"))
-    return accumulate(links, getattr)
+    links: Iterator[Any] = chain(map(dict.get, _stacks(), (thread,)), repeat("f_back"))
+    return iter(accumulate(links, getattr).__next__, None)  # which is above the first call
 
 
-def _stacks() -> Iterator[dict[int, Any]]:
-    """The last call of every thread, once, and as it is when it is asked for.
+def _at_once(look: Callable[[], _T]) -> _T:
+    """What a look at stacks gives, of which no part is written in Python.
 
-    Up to Python 3.11 garbage may be collected while they are gathered. A finalizer that lets other
-    threads run then is the end of all of them, as soon as one begins or ends. So nothing is
+    Up to Python 3.11 garbage may be collected while frames are gathered. A finalizer that lets
+    other threads run then is the end of all of them, as soon as one begins or ends. So nothing is
     collected meanwhile, and as no bytecode is run either, no other thread sees that.
     """
     if not gc.isenabled():
-        return map(operator.call, (sys._current_frames,))
-    calls = map(operator.call, (gc.disable, sys._current_frames, gc.enable))
-    return map(operator.itemgetter(1), map(tuple, (calls,)))
+        return look()
+    steps: tuple[Callable[[], Any], ...] = (gc.disable, look, gc.enable)
+    _, found, _ = map(operator.call, steps)
+    return cast(_T, found)
 
 
 class _Wrapper:
