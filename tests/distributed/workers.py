@@ -1,10 +1,13 @@
 """What two processes do, with gloo on the CPU; every function raises if something is wrong."""
 
 import copy
+import ctypes
 import io
+import mmap
 import os
 import time
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -17,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import parimend as pm
 from parimend.carriers import Balance, Request
-from parimend.errors import SpecError, WordError
+from parimend.errors import DamageError, MismatchError, SpecError, WordError
 from parimend.outcomes import Verdict
 from parimend.stores.shards import store_of
 
@@ -273,6 +276,64 @@ def healed_within_an_optimizer(rank):
     assert_healed(run, times=3)
 
 
+def lost_in_one_process(rank):
+    """Who has lost nothing hears of it, too, and does not wait in a collective operation."""
+    for tensor in ("weight", "state"):
+        model = network()
+        fully_shard(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        with pm.heal_(model, optimizer, errors=5):
+            train(model, optimizer, 2, rank)
+            weight = model[0].weight
+            struck = weight if tensor == "weight" else optimizer.state[weight]["exp_avg"]
+            if rank == 1:
+                struck.detach().to_local()[:] = 7.0
+            said = "0.weight" if rank else "another process has damage since step 2"
+            with pytest.raises(DamageError, match=said):
+                train(model, optimizer, 1, rank, first=2)
+
+
+def seals_that_differ(rank):
+    """A seal that is damaged in one process is no matter of that process alone."""
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(1)
+    tensors = {name: distribute_tensor(torch.randn(40, 50), mesh, [Shard(0)]) for name in "ab"}
+    for carrier in ("sidecar", "lowbits", "real"):
+        seal = pm.protect_(tensors, 5, carrier)
+        damaged, scrubber = copy.deepcopy(seal), pm.Scrubber(tensors, seal)
+        target = damaged.words[0].target.copy()
+        target[0] += 1
+        words = (replace(damaged.words[0], target=target), *damaged.words[1:])
+        mine = replace(damaged, words=words) if rank else seal
+        for act in (pm.check, pm.repair_, pm.Scrubber):
+            with pytest.raises(MismatchError, match="seals that the processes have are not the"):
+                act(tensors, mine)
+        scrubber._weights.seal = mine
+        [event] = scrubber.sweep()
+        assert event.kind == "unwatched"
+        assert "load the seal again" in event.reason
+        assert pm.check(tensors, seal).verdict is Verdict.CLEAN  # and nobody is ahead of the other
+
+
+def read_only_in_one_process(rank):
+    """Who can write hears of the one that cannot."""
+    torch.manual_seed(1)
+    mesh, full = init_device_mesh("cpu", (2,)), torch.randn(20, 30)
+    seal = pm.protect_({"w": full}, 5)
+    full[[2, 15], 3] += 1.0
+    mine = full.chunk(2)[rank].clone()
+    if rank == 1:
+        page = mmap.mmap(-1, mine.nbytes)
+        page.write(mine.numpy().tobytes())
+        mine = torch.frombuffer(page, dtype=torch.float32).view(10, 30)
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(mine.data_ptr()), mine.nbytes, 1) == 0
+    tensor = DTensor.from_local(mine, mesh, [Shard(0)])
+    said = "w lies in memory that can only be read" if rank else "w cannot be written in another"
+    with pytest.raises(WordError, match=said):
+        pm.repair_({"w": tensor}, seal)
+    assert len(pm.check({"w": tensor}, seal).changes) == 1  # what the other one can write is right
+
+
 def carriers(rank):
     mesh = init_device_mesh("cpu", (2,))
     for carrier in ("sidecar", "lowbits", "real"):
@@ -451,6 +512,11 @@ def fingerprints(rank):
     if rank == 1:  # every process tells of its own replica
         with torch.no_grad():
             spread["same"].to_local()[5] = 0
+    one = torch.randn(1, 20)  # of one row the second process has none
+    row, other = (distribute_tensor(one.clone(), mesh, [Shard(0)]) for _ in range(2))
+    found = pm.fingerprint({"a": row, "b": row, "c": other, "d": other})
+    assert found == pm.fingerprint({"a": one, "b": one, "c": (same := one.clone()), "d": same})
+    assert dict(found.tied) == {"b": "a", "d": "c"}
     names = [
         each.name for each in pm.fingerprint(whole).compare(pm.fingerprint(spread)).differences
     ]

@@ -32,11 +32,17 @@ _WRITTEN = 1 << 14  # elements that are put back together
 
 
 def require_match(seal: Seal, tensors: Tensors) -> None:
-    """Check that every sealed tensor is there with its shape and dtype.
+    """Check that every sealed tensor is there with its shape and dtype, and that processes that
+    look at them together have the same seal: otherwise each would wait for what no other one does.
 
     Raises:
         MismatchError: names the first tensor that is not, and both shapes.
     """
+    if tensors.spread.several and len(set(tensors.spread.gather([_digest(seal)]))) > 1:
+        raise MismatchError(
+            "the seals that the processes have are not the same: one is damaged, or another one's; "
+            "load the seal again in all of them"
+        )
     present = {part.name: part for part in tensors.whole()}
     for word in seal.words:
         for part in word.parts:
@@ -54,6 +60,15 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
                     f"{part.name} is {found.dtype} {list(found.shape)}, but the seal was made for "
                     f"{part.dtype} {list(part.shape)}: {remedy}"
                 )
+
+
+def _digest(seal: Seal) -> bytes:
+    """SHA-256 of all that is compared with tensors."""
+    digest = hashlib.sha256()
+    for word in seal.words:
+        digest.update(repr((word.code.spec(), word.parts, word.sha256)).encode())
+        digest.update(word.target.tobytes())
+    return digest.digest()
 
 
 def proven_by(word: SealedWord, tensors: Tensors, proof: Proof | None) -> SealedWord:

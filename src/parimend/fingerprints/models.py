@@ -62,14 +62,21 @@ def _as_read(value: Any) -> Any:
 
 
 def _tied(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Names of tensors that are the memory of one before, and its name."""
+    """Names of tensors that are the memory of one before, and its name; all processes find the same
+    ones, whether they hold anything of them or not.
+    """
+    from parimend.stores.aliasing import place_of_none
+
     first: dict[Any, str] = {}
-    tied = {}
+    tied, memory = {}, tuple[Any, ...]()
     for name, tensor in tensors.items():
         held = local(tensor)
-        if not held.numel():
+        if held.numel():
+            memory = held.data_ptr(), held.device, held.stride(), held.is_conj(), held.is_neg()
+        elif is_sharded(tensor):
+            memory = place_of_none(held)
+        else:
             continue
-        memory = held.data_ptr(), held.device, held.stride(), held.is_conj(), held.is_neg()
         place = (*memory, tensor.dtype, tensor.shape)
         if (other := first.setdefault(place, name)) != name:
             tied[name] = other

@@ -117,6 +117,8 @@ class Looks:
         """Look at the small words, many at a time: which of them are right. Others may be so, too:
         `look` says what they are.
         """
+        if pause and self._weights.why_unwatched:
+            return  # `look` tells of it
         try:
             words, since = self._paused(self._weights.words, pause)
             looking = iter(clean(words, since.tensors))

@@ -82,12 +82,13 @@ def _empty_again(shards: Mapping[str, torch.Tensor]) -> set[str]:
     alike: what is tied has no address here, and one storage all the same.
     """
     first: dict[tuple[Any, ...], str] = {}
+    empty = {name: place_of_none(shard) for name, shard in shards.items() if not shard.numel()}
+    return {name for name, place in empty.items() if first.setdefault(place, name) != name}
 
-    def place(shard: torch.Tensor) -> tuple[Any, ...]:
-        return shard.untyped_storage()._cdata, shard.storage_offset(), shard.shape
 
-    empty = {name: shard for name, shard in shards.items() if not shard.numel()}
-    return {name for name, shard in empty.items() if first.setdefault(place(shard), name) != name}
+def place_of_none(shard: torch.Tensor) -> tuple[Any, ...]:
+    """What stands for the place of a shard that is empty here."""
+    return shard.untyped_storage()._cdata, shard.storage_offset(), shard.shape
 
 
 def _spans(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Span], set[str]]:

@@ -207,10 +207,17 @@ class ShardedTensors(Tensors):
     def _write_local(
         self, part: Part, elements: NDArray[np.int64], values: NDArray[np.uint8]
     ) -> None:
-        local = self.spread.local(part.name)
-        if len(elements):
-            there = whole(part.name, part.dtype, tuple(local.shape))
-            ModelTensors({part.name: local}).write(there, elements, values)
+        local, failed = self.spread.local(part.name), None
+        there = whole(part.name, part.dtype, tuple(local.shape))
+        try:
+            if len(elements):
+                ModelTensors({part.name: local}).write(there, elements, values)
+        except WordError as error:
+            failed = error
+        # Others would go on, and wait for this process.
+        wrong = self.spread.sum(np.array([failed is not None], np.int64)).any()
+        if wrong:
+            raise failed or WordError(f"{part.name} cannot be written in another process")
 
 
 def store_of(tensors: Mapping[str, torch.Tensor]) -> ModelTensors | ShardedTensors:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -228,13 +228,16 @@ class Healing(Removable):
         if is_transformed():
             return  # the step looks
         snapshot = self._snapshot
-        if snapshot.outdated or not snapshot.ended:
-            if not is_lent():  # what is looked for then would be what is lent
-                self.check_()
-        elif snapshot.fresh and not snapshot.deferred:
-            with self._lock:
-                if not self._within():  # all else waits for the step, which needs it
-                    self._check_(only=self._state.weights)
+        # The step finds what is lost again, in all processes: none waits in a forward for this one.
+        training = in_parallel() and torch.is_grad_enabled()
+        with suppress(DamageError) if training else nullcontext():
+            if snapshot.outdated or not snapshot.ended:
+                if not is_lent():  # what is looked for then would be what is lent
+                    self.check_()
+            elif snapshot.fresh and not snapshot.deferred:
+                with self._lock:
+                    if not self._within():  # all else waits for the step, which needs it
+                        self._check_(only=self._state.weights)
         snapshot.fresh &= self._within()
 
     def _before_step(
@@ -250,7 +253,11 @@ class Healing(Removable):
 
     def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
         """See that a step starts with right weights, and with a gradient that may be right."""
-        wrong, norm = self._check_(gradient.norm(closure is not None))
+        try:
+            wrong, norm = self._check_(gradient.norm(closure is not None))
+        except DamageError:
+            self._everywhere("", lost=True)
+            raise
         # A gradient does not depend on what the optimizer keeps.
         reason = (
             "weights were wrong when the gradient was computed"
@@ -319,16 +326,25 @@ class Healing(Removable):
         self._tell("unwatched", reason)
         warn(f"{reason}: give heal_ all optimizers of the model")
 
-    def _everywhere(self, reason: str) -> str:
-        """The reason, or that of another process: all take a step, or none does."""
+    def _everywhere(self, reason: str, lost: bool = False) -> str:
+        """The reason, or that of another process: all take a step, or none does.
+
+        Raises:
+            DamageError: if this process has not lost what it holds, but another one has.
+        """
         if not in_parallel():
             return reason
         import torch.distributed as dist
 
         device = parameters_of(self._optimizers)[0].device
-        wrong = torch.tensor(int(bool(reason)), device=device)
-        dist.all_reduce(wrong)
-        return reason or ("wrong in another process" if int(wrong) else "")
+        worst = torch.tensor(2 if lost else int(bool(reason)), device=device)
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+        if not lost and int(worst) == 2:
+            raise DamageError(
+                f"another process has damage since step {self.steps} that it cannot repair, and "
+                "says which: go back to a checkpoint in all of them"
+            )
+        return reason or ("wrong in another process" if int(worst) else "")
 
     def _accept(self, reason: str) -> None:
         """Tell of what is taken for right without being known to be."""
