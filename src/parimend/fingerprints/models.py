@@ -68,7 +68,8 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     from parimend.stores.aliasing import place_of_none
 
     first: dict[Any, str] = {}
-    tied, memory = {}, tuple[Any, ...]()
+    tied = {}
+    memory: tuple[Any, ...]
     for name, tensor in tensors.items():
         held = local(tensor)
         if held.numel():
