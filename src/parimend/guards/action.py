@@ -67,8 +67,8 @@ def settle(
         ComputationError: if the policy says so.
     """
     events, policy = list[GuardEvent](), guard.journal.policy
+    leading = y.shape[: y.ndim - guard.product.dims - 1]
     for suspect, wrong in _judged(guard, checks, y, x, parameters):
-        leading = y.shape[: y.ndim - guard.product.dims - 1]
         found = suspect.events(wrong, guard.name, call, leading)
         faulty = [sample for sample, event in enumerate(found) if event.kind != "input"]
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from parimend.errors import GuardError
 
 if TYPE_CHECKING:
+    from parimend.guards.known import Standing
     from parimend.guards.latch import Latch
     from parimend.guards.layer import LayerGuard
 
@@ -61,12 +62,11 @@ def constants(key: str, dtype: torch.dtype, device: torch.device) -> Constants:
 
 
 @_once
-def pass_by(key: str, replaced: bool) -> None:
+def pass_by(key: str, standing: Standing) -> None:
     """Notes, when a graph is compiled, that it does not check a layer: its weights were replaced by
     others, or its outputs are none that can be looked at.
     """
-    guard = _ADMITTED[key]
-    guard.pass_by(standing="replaced" if replaced else "known")
+    _ADMITTED[key].pass_by(standing=standing)
 
 
 def answer_(

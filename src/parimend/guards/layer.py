@@ -219,7 +219,7 @@ class LayerGuard(Hook):
         elif not is_exporting() and y.dtype in CHECKED:  # what is exported runs without guards
             replaced = parameters()[0].shape != self.checks.shape
             if replaced or type(y) is not Tensor:  # nested, or a subclass that does as it likes
-                graph.pass_by(self._key, replaced)
+                graph.pass_by(self._key, "replaced" if replaced else "known")
                 return
             used = as_used(x.detach(), y)
             constants = graph.constants(self._key, y.dtype, y.device)

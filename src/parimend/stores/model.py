@@ -80,7 +80,8 @@ class ModelTensors(Tensors):
     def _resident(self, part: Part) -> torch.Tensor | None:
         if not self.is_elsewhere(part):
             return None
-        return _range(self.held[part.name].detach(), part.start, part.start + part.count)
+        elements = self.held[part.name].detach()
+        return _range(elements, part.start, part.start + part.count, part.name)
 
     def apart(self, part: Part) -> int:
         tensor = self.held[part.name]
@@ -188,7 +189,7 @@ def reach(tensor: torch.Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _range(tensor: torch.Tensor, first: int, last: int, name: str = "") -> torch.Tensor:
+def _range(tensor: torch.Tensor, first: int, last: int, name: str) -> torch.Tensor:
     """Elements first .. last - 1 in row-major order; a copy of no more rows than they are in.
 
     Raises:
