@@ -12,7 +12,7 @@ from parimend.carriers.base import find
 from parimend.errors import SealError, SpecError
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
-from parimend.stores.model import ModelTensors, _range
+from parimend.stores.model import ModelTensors
 from tests.elsewhere import Distant, brought, state
 
 __all__ = ["brought"]
@@ -147,14 +147,6 @@ def test_other_carriers_need_their_sha256(carrier):
     with pytest.raises(SealError, match="has no SHA-256, which its"):
         Seal.from_bytes(bare.to_bytes())
     assert find(bare.words[0], ModelTensors(weights)).verdict is not Verdict.CORRECTABLE
-
-
-@pytest.mark.parametrize("first", range(0, 24, 3))
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_ranges_of_tensors_that_are_not_contiguous(order, first):
-    tensor = torch.arange(24).view(2, 3, 4).permute(order)
-    for last in range(first, 25):
-        assert torch.equal(_range(tensor, first, last), tensor.reshape(-1)[first:last])
 
 
 @pytest.mark.parametrize("digest", [True, False])
