@@ -157,7 +157,8 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
                     f"; {live.name} is the seal of a live model: if {path.name} holds that model, "
                     f"call the seal {side.name}"
                 )
-        raise SealError(f"{error}{hint}") from error
+        # Whoever reads a set of files asks for the cause: it is damage, or there was no seal.
+        raise SealError(f"{error}{hint}") from error.__cause__
 
 
 def is_of_file(beside: Path) -> bool:
