@@ -67,7 +67,7 @@ def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
     monkeypatch.setattr(summing, "JOINED", 1 << 12)
     monkeypatch.setattr(summing, "cores", lambda: 2)
     tensors, reads, read = tensors_of([1 << 20]), summing.reads, ModelTensors.read
-    word, asked, closed = Word(tensors.whole()), [], Event()
+    word, asked, waited, closed = Word(tensors.whole()), [], [], Event()
 
     def told(*given, **options):
         try:
@@ -79,13 +79,14 @@ def test_after_a_failure_the_rest_is_not_read(monkeypatch, raised):
         asked.append(part)
         if len(asked) == 1:
             raise raised
-        assert closed.wait(60)
+        waited.append(closed.wait(60))
         return read(tensors, part)
 
     monkeypatch.setattr(summing, "reads", told)
     monkeypatch.setattr(tensors, "read", fails_once)
     with pytest.raises(raised):
         summing.sums(Modular.for_errors(word.padded, 3), word, tensors)
+    assert all(waited)
     assert len(asked) <= 2 < len(list(reads(word)))
 
 

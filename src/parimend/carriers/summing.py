@@ -172,8 +172,8 @@ def _sums_here(code: SumsCode, word: Word, tensors: Tensors, few: bool) -> Sums:
     """The sums of a word in memory; threads share the work."""
     alone = tensors.spread.several  # all processes must read in the same order
     threads = 1 if alone else threads_for(word.padded, tensors.threads)
-    cut = reads(word, most=viewed(tensors, word.padded, threads))
-    work = (partial(add_sums, code, tensors, pieces, start) for pieces, start in cut)
+    most = viewed(tensors, word.padded, threads)
+    work = (partial(add_sums, code, tensors, *piece) for piece in reads(word, most=most))
     return add_up(code, work, few, threads)
 
 
