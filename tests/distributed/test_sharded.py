@@ -1,9 +1,13 @@
 """Parameters that are spread over processes."""
 
+import multiprocessing
+
 import pytest
 import torch
 
 from tests.distributed import workers
+
+multiprocessing.set_forkserver_preload(["tests.distributed.loaded"])
 
 
 @pytest.mark.parametrize(
@@ -31,4 +35,6 @@ from tests.distributed import workers
 )
 def test_two_processes(name, tmp_path):
     # A process that hangs is given up by the timeout of the process group.
-    torch.multiprocessing.spawn(workers.run, (name, tmp_path / "rendezvous"), nprocs=2)
+    torch.multiprocessing.start_processes(
+        workers.run, (name, tmp_path / "rendezvous"), nprocs=2, start_method="forkserver"
+    )
