@@ -59,8 +59,16 @@ def test_a_full_disk(folder):
     assert _run(_FULL) == "[1. 1. 1.] Counter()"
 
 
-@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc", "*.nb?"])
-@pytest.mark.parametrize("content", [b"", bytes(3000), b"\x80\x05senseless"])
+@pytest.mark.parametrize(
+    ("pattern", "content"),
+    [
+        ("*.nb?", b""),
+        ("*.nbi", bytes(3000)),
+        ("*.nbi", b"\x80\x05senseless"),
+        ("*.nbc", b""),
+        ("*.nbc", b"\x80\x05senseless"),
+    ],
+)
 def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
     _run()
     for path in folder.rglob(pattern):

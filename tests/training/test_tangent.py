@@ -91,8 +91,8 @@ def fit(model, optimizer, steps, given):
     [
         (lambda p: torch.optim.LBFGS(p), 20, "closure"),
         (lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"), 20, "by name"),
-        (lambda p: torch.optim.Rprop(p, lr=0.01), 200, "nothing"),
-        (lambda p: torch.optim.Rprop(p, lr=0.01), 200, "closure"),
+        (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "nothing"),
+        (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "closure"),
     ],
     ids=["lbfgs", "searching", "rprop", "rprop-closure"],
 )
