@@ -10,6 +10,8 @@ from parimend.kernels.keeping_numba import kept
 from parimend.kernels.peeling_numba import U, short_vectors
 
 _NEED = 3  # columns in every check of a stopping set
+_TWO = 1 << 20  # a check that lacks two: more than any set lacks
+_FINDING = 2  # columns that are looked at while those that two checks share are found
 # A search is given up where it takes six times as many steps as its share of first columns would
 # (the first ones, which have the most candidates, take up to five times as many), and not before
 # so many of them.
@@ -36,59 +38,106 @@ def closest_pair(row_start, column, entry, inverse, coefficient):
     return best, one, other
 
 
-@nb.njit(inline="always")
-def _deficit_with(i, deficit, start, row, count):
-    """How many columns the touched checks lack once column i is there."""
-    for p in range(start[i], start[i + 1]):
-        if count[row[p]] == 0:
-            deficit += _NEED - 1
-        elif count[row[p]] < _NEED:
-            deficit -= 1
-    return deficit
+@nb.njit
+def _neighbours(start, row, row_start, column):
+    """(starts, checks, columns): the columns of every check with each other check that they are in,
+    sorted by that one.
+    """
+    starts = np.zeros(row_start.size, np.int64)
+    for c in range(row_start.size - 1):
+        starts[c + 1] = starts[c]
+        for q in range(row_start[c], row_start[c + 1]):
+            starts[c + 1] += start[column[q] + 1] - start[column[q]] - 1
+    end = starts[:-1].copy()
+    checks, columns = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
+    for other in range(row_start.size - 1):
+        for q in range(row_start[other], row_start[other + 1]):
+            i = column[q]
+            for p in range(start[i], start[i + 1]):
+                if row[p] != other:
+                    checks[end[row[p]]], columns[end[row[p]]] = other, i
+                    end[row[p]] += 1
+    return starts, checks, columns
 
 
 @nb.njit(inline="always")
-def _scarcest(chosen, start, row, row_start, count):
-    """The touched check that lacks most columns, of these the one with the fewest to choose from;
+def _scarcest(touched, row_start, count):
+    """The touched check that lacks fewest columns, of these the one with the fewest to choose from;
     -1 if none lacks any.
     """
-    best, best_count, best_weight = -1, _NEED, 0
-    for i in chosen:
-        for p in range(start[i], start[i + 1]):
-            c = row[p]
-            weight = row_start[c + 1] - row_start[c]
-            if count[c] < best_count or (count[c] == best_count < _NEED and weight < best_weight):
-                best, best_count, best_weight = c, count[c], weight
+    best, best_count, best_weight = -1, 0, 0
+    for c in touched:
+        weight = row_start[c + 1] - row_start[c]
+        if best_count < count[c] < _NEED or (count[c] == best_count and weight < best_weight):
+            best, best_count, best_weight = c, count[c], weight
     return best
 
 
-@nb.njit
-def _candidates(deficit, left, chosen, excluded, H, count, heaviest, out):
-    """The columns that may come next, into ``out``; returns their number.
+@nb.njit(inline="always")
+def _lacks(i, lacks, change, start, row, count):
+    """What is lacking once column i is there; without branches, which nobody could foretell."""
+    for p in range(start[i], start[i + 1]):
+        lacks += change[count[row[p]]]
+    return lacks
 
-    Some column of a check that lacks one has to come; if none does, one that meets the set. Later
-    columns than the first are candidates. Each must leave a deficit that the rest can make up.
+
+@nb.njit
+def _candidates(deficit, rest, touched, excluded, H, near, count, weights, changes, out):
+    """The columns that may come next, into ``out``; returns their number. ``rest`` follow them.
+
+    Some column of a check that lacks one has to come; if none does, one that meets the set. Each
+    must leave a deficit that the rest can make up. Columns before the first one are excluded.
     """
     start, row, row_start, column = H
+    lightest, heaviest = weights
+    lacks, change = deficit - heaviest * rest, changes[int(rest == 1)]
+    if rest == 1:  # which adds one column to a check: none may lack two then
+        for c in touched:
+            lacks += _TWO * (count[c] == 1)
     found = 0
-    c = _scarcest(chosen, start, row, row_start, count)
-    if c >= 0:
+    c = _scarcest(touched, row_start, count)
+    if c < 0:
+        for i in range(start.size - 1):
+            if not excluded[i] and _lacks(i, lacks, change, start, row, count) <= 0:
+                for p in range(start[i], start[i + 1]):
+                    if count[row[p]]:
+                        out[found] = i
+                        found += 1
+                        break
+        return found
+    starts, checks, columns = near
+    # What a column leaves at least, if this is its only check that is not new. Where that is too
+    # much, only those in two of the checks are looked at, unless there are as many of them.
+    least = lacks + change[count[c]] + change[0] * (lightest - 1)
+    shared = (starts[c + 1] - starts[c]) // len(count) + _FINDING
+    if least <= 0 or row_start[c + 1] - row_start[c] < shared * len(touched):
         for q in range(row_start[c], row_start[c + 1]):
             i = column[q]
-            if i <= chosen[0] or excluded[i]:
-                continue
-            if _deficit_with(i, deficit, start, row, count) <= heaviest * (left - 1):
+            if not excluded[i] and _lacks(i, lacks, change, start, row, count) <= 0:
                 out[found] = i
                 found += 1
         return found
-    for i in range(chosen[0] + 1, start.size - 1):
-        if excluded[i] or _deficit_with(i, deficit, start, row, count) > heaviest * (left - 1):
+    for other in touched:
+        if other == c:
             continue
-        for p in range(start[i], start[i + 1]):
-            if count[row[p]]:
-                out[found] = i
-                found += 1
+        low, end = starts[c], starts[c + 1]
+        while low < end:
+            middle = (low + end) // 2
+            if checks[middle] < other:
+                low = middle + 1
+            else:
+                end = middle
+        for q in range(low, starts[c + 1]):
+            if checks[q] != other:
                 break
+            i = columns[q]
+            if not excluded[i] and _lacks(i, lacks, change, start, row, count) <= 0:
+                for p in range(start[i], start[i + 1]):
+                    if row[p] != c and count[row[p]]:  # the first of several that it is found by
+                        if row[p] == other:
+                            out[found] = i
+                            found += 1
+                        break
     return found
 
 
@@ -103,15 +152,22 @@ def stopping_sets(start, row, row_start, column, most, steps):
         ((sets, most) columns, -1 for none; whether the search ended within ``steps`` steps, and
         did not look from early on as if it would not).
     """
-    H = (start, row, row_start, column)
+    H, near = (start, row, row_start, column), _neighbours(start, row, row_start, column)
     n = start.size - 1
-    heaviest = 0
+    lightest = heaviest = start[1] - start[0]
     for i in range(n):
+        lightest = min(lightest, start[i + 1] - start[i])
         heaviest = max(heaviest, start[i + 1] - start[i])
+    weights = (lightest, heaviest)
+    changes = np.zeros((2, most + 1), np.int64)  # what one more of so many columns of a check adds
+    changes[:, 0], changes[:, 1:_NEED] = _NEED - 1, -1
+    changes[1, 0] += _TWO
+    changes[1, 1] -= _TWO
     count = np.zeros(row_start.size - 1, np.int64)  # chosen columns in every check
     excluded = np.zeros(n, np.uint8)
     chosen = np.empty(most, np.int64)
-    deficit = np.zeros(most + 1, np.int64)  # after so many columns
+    deficit = np.zeros(most + 1, np.int64)  # columns that are lacking in checks, after so many
+    touched, met = np.empty(most * heaviest, np.int64), np.zeros(most + 1, np.int64)
     candidate = np.empty((most + 1, n), np.int64)
     candidates, tried = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
     out = np.full((1024, most), -1, np.int64)
@@ -127,11 +183,19 @@ def stopping_sets(start, row, row_start, column, most, steps):
             tried[depth] += 1
             excluded[i] = 1
             chosen[depth] = i
-            deficit[depth + 1] = _deficit_with(i, deficit[depth], start, row, count)
+            lacking, new = deficit[depth], met[depth]
             for p in range(start[i], start[i + 1]):
-                count[row[p]] += 1
+                c = row[p]
+                if count[c] == 0:
+                    touched[new] = c
+                    new += 1
+                    lacking += _NEED - 1
+                elif count[c] < _NEED:
+                    lacking -= 1
+                count[c] += 1
             depth += 1
-            if deficit[depth] == 0:
+            deficit[depth], met[depth] = lacking, new
+            if lacking == 0:
                 if found == out.shape[0]:
                     larger = np.full((2 * found, most), -1, np.int64)
                     larger[:found] = out
@@ -139,11 +203,10 @@ def stopping_sets(start, row, row_start, column, most, steps):
                 out[found, :depth] = chosen[:depth]
                 found += 1
             tried[depth], candidates[depth] = 0, 0
-            left = most - depth
-            if left and deficit[depth] <= heaviest * left:
+            if depth < most:
                 candidates[depth] = _candidates(
-                    deficit[depth], left, chosen[:depth], excluded, H, count, heaviest,
-                    candidate[depth],
+                    lacking, most - depth - 1, touched[:new], excluded, H, near, count,
+                    weights, changes, candidate[depth],
                 )  # fmt: skip
         else:
             for k in range(candidates[depth]):
