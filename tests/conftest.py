@@ -24,6 +24,7 @@ settings.register_profile("dev", deadline=None)
 settings.register_profile(
     "ci",
     deadline=None,
+    max_examples=50,  # they are always the same: developers look for others
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
