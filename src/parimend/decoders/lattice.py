@@ -21,7 +21,7 @@ def kernel_basis(matrix: Sequence[Sequence[int]]) -> Vectors:
 
     Example:
         >>> kernel_basis([[1, 3]])
-        [[-3, 1], [18446744073709551616, 0]]
+        [[18446744073709551616, 0], [-3, 1]]
     """
     k = len(matrix[0])
     solved: dict[int, list[int]] = {}  # pivot -> a check with 1 there and 0 at other pivots
@@ -39,7 +39,7 @@ def kernel_basis(matrix: Sequence[Sequence[int]]) -> Vectors:
         vector = [int(i == free) for i in range(k)]
         for pivot, check in solved.items():
             vector[pivot] = (_MODULUS // 2 - check[free]) % _MODULUS - _MODULUS // 2
-        basis.insert(0, vector)
+        basis.append(vector)
     return basis
 
 
