@@ -105,6 +105,50 @@ def test_stopping_sets_against_brute_force():
     assert found
 
 
+@pytest.mark.parametrize(("m", "weights"), [(8, (2, 3)), (8, (2, 2)), (12, (1, 4)), (40, (2, 3))])
+def test_stopping_sets_of_many_columns_against_brute_force(rng, m, weights):
+    """More columns in every check than are looked at one after the other."""
+    n, most = 60, 4
+    rows = [
+        np.sort(rng.choice(m, k, replace=False)) for k in rng.integers(*weights, n, np.int64, True)
+    ]
+    rows[20:] = rows[:20] * 2
+    start = np.cumsum([0, *map(len, rows)])
+    row_start, column, _ = kernels.by_rows(start, np.concatenate(rows), m)
+    sets, ended = stopping_sets(start, np.concatenate(rows), row_start, column, most, 10**7)
+    assert ended
+    H = np.zeros((n, m), np.int8)
+    for i, touched in enumerate(rows):
+        H[i, touched] = 1
+    expected = set()
+    for k in range(1, most + 1):
+        chosen = np.array(list(itertools.combinations(range(n), k)))
+        count = sum(H[column] for column in chosen.T)
+        expected.update(map(frozenset, chosen[((count == 0) | (count >= 3)).all(1)].tolist()))
+    listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
+    assert len(listed) == len(expected) > 0
+    assert set(listed) == expected
+
+
+def test_stopping_sets_that_were_planted_are_found(rng):
+    """Six columns of three checks each, all of which hold three of them."""
+    n, m = 600, 60
+    rows = [rng.choice(m, k, replace=False) for k in rng.integers(2, 3, n, endpoint=True)]
+    planted = set()
+    for columns in rng.permutation(n)[:300].reshape(-1, 6):
+        checks = rng.choice(m, 6, replace=False)
+        for i, column in enumerate(columns):
+            rows[column] = checks[[i, (i + 1) % 6, (i + 3) % 6]]
+        planted.add(frozenset(columns.tolist()))
+    start, row = np.cumsum([0, *map(len, rows)]), np.concatenate([*map(np.sort, rows)])
+    row_start, column, _ = kernels.by_rows(start, row, m)
+    sets, ended = stopping_sets(start, row, row_start, column, 6, 10**8)
+    assert ended
+    listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
+    assert len(set(listed)) == len(listed)
+    assert planted <= set(listed)
+
+
 def test_enumeration_gives_up_when_it_is_told_to():
     code = Sparse.for_errors(150, 3)
     start, row, _ = code.columns
