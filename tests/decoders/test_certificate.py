@@ -82,17 +82,22 @@ def test_what_is_certified_has_one_explanation_each_by_brute_force(rng):
     assert certified >= 3
 
 
+def stopping_sets_of(rows, m, most):
+    """The stopping sets of columns that are in these of m checks; none comes twice."""
+    start, row = np.cumsum([0, *map(len, rows)]), np.concatenate(rows)
+    row_start, column, _ = kernels.by_rows(start, row, m)
+    sets, ended = stopping_sets(start, row, row_start, column, most, 10**8)
+    assert ended
+    listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
+    assert len(set(listed)) == len(listed)
+    return set(listed)
+
+
 def test_stopping_sets_against_brute_force():
     found = 0
     for seed in range(6):
         code = Sparse(18, 7, seed, own=2, free=4)
-        touched = [set(code.column(i)[0].tolist()) for i in range(code.n)]
-        start, row, _ = code.columns
-        row_start, column, _ = kernels.by_rows(start, row, code.m)
-        sets, ended = stopping_sets(start, row, row_start, column, 5, 10**7)
-        assert ended
-        listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
-        assert len(set(listed)) == len(listed)
+        touched = [code.column(i)[0].tolist() for i in range(code.n)]
         expected = set()
         for k in range(1, 6):
             for columns in itertools.combinations(range(code.n), k):
@@ -100,7 +105,7 @@ def test_stopping_sets_against_brute_force():
                 if all(rows.count(c) >= 3 for c in set(rows)):
                     expected.add(frozenset(columns))
         # Five columns cannot be two sets apart: each has four or more.
-        assert set(listed) == expected
+        assert stopping_sets_of(touched, code.m, 5) == expected
         found += len(expected)
     assert found
 
@@ -113,10 +118,6 @@ def test_stopping_sets_of_many_columns_against_brute_force(rng, m, weights):
         np.sort(rng.choice(m, k, replace=False)) for k in rng.integers(*weights, n, np.int64, True)
     ]
     rows[20:] = rows[:20] * 2
-    start = np.cumsum([0, *map(len, rows)])
-    row_start, column, _ = kernels.by_rows(start, np.concatenate(rows), m)
-    sets, ended = stopping_sets(start, np.concatenate(rows), row_start, column, most, 10**7)
-    assert ended
     H = np.zeros((n, m), np.int8)
     for i, touched in enumerate(rows):
         H[i, touched] = 1
@@ -125,9 +126,7 @@ def test_stopping_sets_of_many_columns_against_brute_force(rng, m, weights):
         chosen = np.array(list(itertools.combinations(range(n), k)))
         count = sum(H[column] for column in chosen.T)
         expected.update(map(frozenset, chosen[((count == 0) | (count >= 3)).all(1)].tolist()))
-    listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
-    assert len(listed) == len(expected) > 0
-    assert set(listed) == expected
+    assert stopping_sets_of(rows, m, most) == expected != set()
 
 
 def test_stopping_sets_that_were_planted_are_found(rng):
@@ -140,13 +139,7 @@ def test_stopping_sets_that_were_planted_are_found(rng):
         for i, column in enumerate(columns):
             rows[column] = checks[[i, (i + 1) % 6, (i + 3) % 6]]
         planted.add(frozenset(columns.tolist()))
-    start, row = np.cumsum([0, *map(len, rows)]), np.concatenate([*map(np.sort, rows)])
-    row_start, column, _ = kernels.by_rows(start, row, m)
-    sets, ended = stopping_sets(start, row, row_start, column, 6, 10**8)
-    assert ended
-    listed = [frozenset(i for i in columns.tolist() if i >= 0) for columns in sets]
-    assert len(set(listed)) == len(listed)
-    assert planted <= set(listed)
+    assert planted <= stopping_sets_of([*map(np.sort, rows)], m, 6)
 
 
 def test_enumeration_gives_up_when_it_is_told_to():

@@ -157,7 +157,7 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
                     f"; {live.name} is the seal of a live model: if {path.name} holds that model, "
                     f"call the seal {side.name}"
                 )
-        # Whoever reads a set of files asks for the cause: it is damage, or there was no seal.
+        # With the cause that `is_damaged` asks for.
         raise SealError(f"{error}{hint}") from error.__cause__
 
 

@@ -18,7 +18,7 @@ from parimend.files.notes import LEFT_OUT, MEMBERS, PLACE, noted, shared
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import Sealed, Seals, name_of, sidecar_of
+from parimend.files.seals import Sealed, Seals, is_damaged, name_of, sidecar_of
 from parimend.files.targets import (
     MAX_INDEX,
     has_others,
@@ -149,7 +149,7 @@ class Members:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
             none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
             for error in self._failed.values():
-                if isinstance(error.__cause__, FormatError):  # it is damaged
+                if is_damaged(error):
                     raise SealError(f"{none}, and {error}")
             raise SealError(f"{none} ({self._problems.protect} makes them)")
 

@@ -310,6 +310,11 @@ def find_inside(file: BinaryIO, path: Path, why: str = "", option: str = "") -> 
     raise SealError(problem or _unprotected(file, path, why, option))
 
 
+def is_damaged(error: Exception) -> bool:
+    """Whether a file is damaged of which an error says that no seal can be read."""
+    return isinstance(error.__cause__, FormatError)
+
+
 def _unprotected(file: BinaryIO, path: Path, why: str, option: str) -> str:
     """That a file is not protected, and what to do about it; a damaged file is not to be protected
     as it is, and raises.

@@ -183,16 +183,13 @@ def stopping_sets(start, row, row_start, column, most, steps):
             tried[depth] += 1
             excluded[i] = 1
             chosen[depth] = i
-            lacking, new = deficit[depth], met[depth]
+            lacking = _lacks(i, deficit[depth], changes[0], start, row, count)
+            new = met[depth]
             for p in range(start[i], start[i + 1]):
-                c = row[p]
-                if count[c] == 0:
-                    touched[new] = c
+                if count[row[p]] == 0:
+                    touched[new] = row[p]
                     new += 1
-                    lacking += _NEED - 1
-                elif count[c] < _NEED:
-                    lacking -= 1
-                count[c] += 1
+                count[row[p]] += 1
             depth += 1
             deficit[depth], met[depth] = lacking, new
             if lacking == 0:
