@@ -156,7 +156,7 @@ def test_lines_that_are_torn_or_damaged_do_not_count(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, workers):
-    times = 3 if workers == 1 else 1
+    times = 5 if workers == 1 else 1
     script = ROOT / "scripts" / "kill_campaign.py"
     options = ["--times", str(times), "--workers", str(workers), "--seed", "3"]
     ended = subprocess.run(
