@@ -27,6 +27,10 @@ class SealError(ParimendError, ValueError):
     """A seal cannot be read: damaged beyond repair, foreign, or newer than this version."""
 
 
+class DamagedFileError(SealError):
+    """A file is damaged, and there is no seal that tells what it was: it is not to be sealed."""
+
+
 class MismatchError(ParimendError, ValueError):
     """A seal and the model or file it is used on do not belong together."""
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 from samples import SAMPLES
 
 from parimend import check_file, protect_file, repair_file, verify
-from parimend.errors import FormatError, MismatchError, SealError, SpecError
+from parimend.errors import DamagedFileError, FormatError, MismatchError, SealError, SpecError
 from parimend.files import protect_all, seals_of
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
@@ -249,7 +249,9 @@ def test_what_is_damaged_and_has_no_seal_is_not_to_be_sealed(tmp_path, seals, rn
     protect_file(tmp_path / "a.safetensors", 10, seal_dir=seals)
     path = tmp_path / "b.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(SealError, match=r"9 are missing .*damaged, and not protected: .* fetch"):
+    with pytest.raises(
+        DamagedFileError, match=r"9 are missing .*damaged, and not protected: .* fetch"
+    ):
         check_file(path, seal_dir=seals)
 
 

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 import parimend as pm
 from parimend import Seal, check_file, protect_file, repair_file
-from parimend.errors import DamageError, FormatError, MismatchError, SealError
+from parimend.errors import DamagedFileError, DamageError, FormatError, MismatchError, SealError
 from parimend.files import seals_of, sidecar_of, targets
 from parimend.outcomes import Verdict
 from tests.files.conftest import damage, flip
@@ -207,7 +207,7 @@ def test_nothing_protected_is_an_error(tmp_path, rng):
         check_file(tmp_path)
     damaged = next(path for path in tmp_path.iterdir() if path.suffix == ".safetensors")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(SealError, match=r"is damaged, and not protected.*fetch it again$"):
+    with pytest.raises(DamagedFileError, match=r"is damaged, and not protected.*fetch it again$"):
         check_file(tmp_path)
     with pytest.raises(FileNotFoundError):
         check_file(tmp_path / "other.index.json")

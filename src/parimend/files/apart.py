@@ -220,7 +220,7 @@ class Apart(Seals):
             _, lost = self._loaded
             if not lost:
                 raise
-            raise SealError(  # nor is it to be protected as it is now
+            raise type(error)(  # nor is it to be protected as it is now
                 f"{path}: {none}, and {', '.join(lost)} there cannot be read, which may be one: "
                 "restore it from a copy"
             ) from error.__cause__

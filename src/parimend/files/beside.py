@@ -157,8 +157,7 @@ def _without_sidecar(file: BinaryIO, path: Path) -> Sealed:
                     f"; {live.name} is the seal of a live model: if {path.name} holds that model, "
                     f"call the seal {side.name}"
                 )
-        # With the cause that `is_damaged` asks for.
-        raise SealError(f"{error}{hint}") from error.__cause__
+        raise type(error)(f"{error}{hint}") from error.__cause__
 
 
 def is_of_file(beside: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parimend.atomic import PathLike
-from parimend.errors import FormatError, MismatchError, ParimendError, SealError
+from parimend.errors import DamagedFileError, FormatError, MismatchError, ParimendError, SealError
 from parimend.files.apart import holding, seals_in
 from parimend.files.engines import Engine, Threads
 from parimend.files.looking import Looked, companions_in, listed_in, looked_at
@@ -18,7 +18,7 @@ from parimend.files.notes import LEFT_OUT, MEMBERS, PLACE, noted, shared
 from parimend.files.opening import absent, opened
 from parimend.files.places import Displaced, Origin, displaced, exchanged, homes, origin_of
 from parimend.files.problems import Problems
-from parimend.files.seals import Sealed, Seals, is_damaged, name_of, sidecar_of
+from parimend.files.seals import Sealed, Seals, name_of, sidecar_of
 from parimend.files.targets import (
     MAX_INDEX,
     has_others,
@@ -149,8 +149,8 @@ class Members:
                 raise FormatError(f"{self.path} has no protected files and no files of weights")
             none = f"{self.path} is not protected: none of its {len(self._failed)} files has a seal"
             for error in self._failed.values():
-                if is_damaged(error):
-                    raise SealError(f"{none}, and {error}")
+                if isinstance(error, DamagedFileError):
+                    raise DamagedFileError(f"{none}, and {error}")
             raise SealError(f"{none} ({self._problems.protect} makes them)")
 
     def _left_seals(self) -> Iterator[tuple[Path, Displaced]]:

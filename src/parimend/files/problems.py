@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from parimend.errors import FormatError, SealError, SourceError
+from parimend.errors import DamagedFileError, FormatError, SealError, SourceError
 from parimend.files.places import Displaced
-from parimend.files.seals import Seals, is_damaged
+from parimend.files.seals import Seals
 from parimend.files.targets import is_shard
 from parimend.showing import command_word
 
@@ -47,7 +47,7 @@ class Problems:
                 "added: it has no seal, and was not protected together with the others "
                 f"({self.protect} takes it up)"
             )
-        if self._seals.has(path) or is_damaged(error):
+        if self._seals.has(path) or isinstance(error, DamagedFileError):
             return str(error)
         return (
             "its seal is lost: it was protected together with the others, and nobody knows whether "

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from parimend.errors import FormatError, ParimendError, SealError
+from parimend.errors import DamagedFileError, FormatError, ParimendError, SealError
 from parimend.files.links import is_place, leads_to, steps
 from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, names_in
 from parimend.files.walking import walk
@@ -294,6 +294,7 @@ def find_inside(file: BinaryIO, path: Path, why: str = "", option: str = "") -> 
         option: what a command is told of where to put one; see `Seals.option`.
 
     Raises:
+        DamagedFileError: if there is none, and the file is damaged.
         SealError: if there is none that can be read.
     """
     problem = ""
@@ -310,11 +311,6 @@ def find_inside(file: BinaryIO, path: Path, why: str = "", option: str = "") -> 
     raise SealError(problem or _unprotected(file, path, why, option))
 
 
-def is_damaged(error: Exception) -> bool:
-    """Whether a file is damaged of which an error says that no seal can be read."""
-    return isinstance(error.__cause__, FormatError)
-
-
 def _unprotected(file: BinaryIO, path: Path, why: str, option: str) -> str:
     """That a file is not protected, and what to do about it; a damaged file is not to be protected
     as it is, and raises.
@@ -322,7 +318,7 @@ def _unprotected(file: BinaryIO, path: Path, why: str, option: str) -> str:
     try:
         layout_of(file, path)
     except FormatError as error:
-        raise SealError(
+        raise DamagedFileError(
             f"{error}; so it is damaged, and not protected: no seal of it is found, and it cannot "
             "be repaired here: fetch it again"
         ) from error
