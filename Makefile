@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Of 20,000 modules few are ever imported. Python compiles those, and keeps what it compiled.
-unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
+# pip would compile on one core. Some modules are for other versions of Python, and fail.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || :
+# Nearly all time of a test that runs a command goes into imports: what is compiled is to be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test browser par2 lint format docs bench fuzz clean
@@ -65,10 +67,12 @@ $(VENV)/bin/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo,serve,recipes,lightning,transformers,dev]'
 	@$(PIP) --no-deps mrfi
+	@$(COMPILE)
 	@touch $(VENV)/.demo $@
