@@ -22,7 +22,7 @@ PARITY = 32
 ROOM = BLOCK - PARITY
 """And so many payload, at most."""
 
-_TOGETHER = 1 << 14
+_TOGETHER = 1 << 10
 """Blocks that are encoded side by side: more would leave the cache."""
 _DECODED = 1 << 11
 """Blocks that are decoded side by side."""
@@ -51,14 +51,22 @@ def _powers(exponents: NDArray[np.intp]) -> NDArray[np.uint8]:
 
 
 @cache
-def _products() -> NDArray[np.uint8]:
-    """(256, 32): products of every byte with every coefficient of the generator but the first."""
+def _products() -> NDArray[np.uint64]:
+    """(32 * 256, 4), rows of 32 bytes: what byte b adds to the remainder, if i more follow it
+    before the parity, is row 256 (31 - i) + b.
+    """
     generator = np.array([1], np.uint8)
     for i in range(PARITY):
         shifted = np.append(generator, np.uint8(0))
         shifted[1:] ^= _multiply(generator, _powers(np.array([i + 1])))
         generator = shifted
-    return _multiply(np.arange(256, dtype=np.uint8)[:, None], generator[None, 1:])
+    last = _multiply(np.arange(256, dtype=np.uint8)[:, None], generator[None, 1:])
+    products = np.zeros((PARITY, 256, PARITY), np.uint8)
+    products[-1] = last
+    for i in range(PARITY - 1, 0, -1):
+        products[i - 1, :, :-1] = products[i, :, 1:]
+        products[i - 1] ^= last[products[i, :, 0]]
+    return products.reshape(-1, PARITY).view(np.uint64)
 
 
 def parity_of(payload: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
@@ -78,16 +86,26 @@ def parity_of(payload: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
 
 def _remainders(data: NDArray[np.uint8], blocks: int, first: int, last: int) -> NDArray[np.uint8]:
-    """(last - first, 32): the parity of some of the blocks, highest power first."""
-    products = _products()
-    remainder = np.zeros((last - first, PARITY + 1), np.uint8)
-    for start in range(first, data.size, blocks):
-        row = data[start : start + last - first]
-        # Blocks that ended one byte earlier take no part in the last step.
-        active = slice(0, row.size)
-        factor = remainder[active, 0] ^ row
-        remainder[active, :PARITY] = remainder[active, 1:] ^ products[factor]
-    return remainder[:, :PARITY]
+    """(last - first, 32): the parity of some of the blocks, highest power first.
+
+    A remainder has as many bytes as are taken in a step, so that each step adds it to these and
+    forgets it: what is added up next is a remainder again.
+    """
+    length, longer = divmod(data.size, blocks)
+    longer = min(max(longer - first, 0), last - first)  # so many have a byte more
+    steps = -(-(length + 1) // PARITY)
+    # All end in the last row: zeros in front change no remainder.
+    rows = np.zeros((steps * PARITY, last - first), np.uint8)
+    even = data[: length * blocks].reshape(length, blocks)[:, first:last]
+    rows[len(rows) - length :, longer:] = even[:, longer:]
+    rows[len(rows) - length - 1 : -1, :longer] = even[:, :longer]
+    rows[-1, :longer] = data[length * blocks + first :][:longer]
+    products, table = _products(), 256 * np.arange(PARITY)[:, None]
+    remainder = np.zeros((last - first, PARITY), np.uint8)
+    for step in rows.reshape(steps, PARITY, last - first):
+        added = products.take((step ^ remainder.T) + table, axis=0)
+        remainder = np.bitwise_xor.reduce(added, axis=0).view(np.uint8)
+    return remainder
 
 
 def repair_(payload: bytearray, difference: NDArray[np.uint8]) -> bool:
