@@ -20,8 +20,16 @@ def new():
     screen_triton.works.forget()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize(("k", "blocks"), [(1, 1), (3, 2), (1, 5)])
+@pytest.mark.parametrize(
+    ("dtype", "k", "blocks"),
+    [
+        (torch.float32, 1, 1),
+        (torch.float32, 3, 2),
+        (torch.float32, 1, 5),
+        (torch.bfloat16, 3, 2),
+        (torch.float64, 1, 5),
+    ],
+)
 def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
     monkeypatch.setattr(screen_triton, "WORK", 64)  # several tiles, and a part of one
     monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
