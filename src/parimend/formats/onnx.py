@@ -23,8 +23,6 @@ from parimend.formats.protobuf import fields, varint
 from parimend.formats.reading import Reader
 from parimend.regular import State, open_regular, state_of
 
-_MODELS = "*.[oO][nN][nN][xX]"
-
 # By the numbers of onnx.proto.
 _DTYPES = MappingProxyType(
     {
@@ -129,10 +127,21 @@ def _beside(path: Path) -> list[tuple[_Tensor, _Place]]:
     found = []
     for folder in path.parents[:_LEVELS]:
         name = str(path.relative_to(folder))
-        for model in sorted(folder.glob(_MODELS)):
+        for model in _models(folder):
             tensors = _of_model(model, state_of(model))
             found += [(t, t.place) for t in tensors if t.place and t.place.location == name]
     return found
+
+
+def _models(folder: Path) -> list[Path]:
+    """Files in a folder that are called ONNX models. It is listed for each file that may be data of
+    theirs, so that nothing is done with the others.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:  # as if there were none
+        return []
+    return [folder / name for name in sorted(names) if name.lower().endswith(".onnx")]
 
 
 @lru_cache(maxsize=1024)
