@@ -335,7 +335,8 @@ def test_the_interval_that_is_printed_meets_the_target(model, run):
 def test_a_plan_says_how_its_figures_are_meant(model, run):
     plan = ["plan", model, "--rate", "1e-12"]
     out = run(*plan, "-e", "64")[1]
-    assert re.search(r"unrepaired  less than 1e-\d\d in a year, proven; less than 1e-\d\d FIT", out)
+    left = r"in a year at most, if events come as given: every repair is proven"
+    assert re.search(rf"unrepaired  less than 1e-\d\d {left}; less than 1e-\d\d FIT", out)
     assert re.search(r"unrepaired  [\d.e-]+ in a year", run(*plan, "-e", "1")[1])
     assert re.search(r"events .* a year; [\d.e-]+ checks a year find damage and repair it", out)
     rows = run(*plan, "-e", "1", "--per", "row", "--verify", "5")[1]

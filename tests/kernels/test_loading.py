@@ -1,11 +1,13 @@
 """Compiled loops where what is compiled cannot be kept, or is damaged, or there is no compiler."""
 
 import errno
+import signal
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from parimend import kernels
@@ -116,6 +118,27 @@ def test_other_threads_go_on_while_any_loop_runs():
         loops = [each for each in vars(module).values() if hasattr(each, "_cache")]
         kept = [each for each in loops if isinstance(each._cache, keeping_numba._Forgiving)]
         assert all(each.targetoptions["nogil"] for each in kept)
+
+
+def test_an_interrupt_while_a_loop_runs_is_that_interrupt():
+    class Alarm(BaseException):
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    roots = kernels.on("reed_solomon").roots
+    polynomial = np.append(np.arange(1.0, 700.0), 1.0)
+    roots(polynomial)  # compiles
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for _ in range(3):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises(Alarm):
+                while True:
+                    roots(polynomial)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_compiler_that_is_switched_off(monkeypatch):

@@ -24,6 +24,7 @@ from parimend.cli.options import (
 from parimend.cli.output import counting, print_json, say
 from parimend.cli.planned import print_plan, print_simulation
 from parimend.cli.sheets import Csv, Files, Html, Picture
+from parimend.errors import SpecError
 
 if TYPE_CHECKING:
     from parimend.carriers import Options
@@ -211,6 +212,11 @@ def _environment(
     }
     if events is not None:
         given["events"] = Events.of(events)
+    if name is None and given.keys() == {"events"}:
+        raise SpecError(
+            "--events says how many words an event strikes, not how often one comes: give --rate, "
+            "or an --environment"
+        )
     if name is None:
         return Environment("given", source=", ".join(given), **given) if given else None
     found = environment(name)

@@ -39,11 +39,13 @@ def print_plan(made: Plan) -> None:
     say(f"{counted(made.errors, 'error')} in each protected word; {checks}")
     proven = f"any {counted(made.guaranteed, 'wrong word')} of 32 bits"
     say(f"guaranteed  {proven if made.guaranteed else 'nothing'}")
-    for name, chance in (("bound", made.bound), ("measured", made.measured)):
+    for name, chance, how in (
+        ("bound", made.bound, "fail to be repaired with a proven probability of {} at most"),
+        ("measured", made.measured, "failed to be repaired in {} of simulated cases at most"),
+    ):
         if chance is not None:
-            left = f"{chance.probability:.2g} at most ({chance.what})"
-            text = f"{chance.errors:,} wrong words are not repaired with a probability of {left}"
-            say(f"{name:<11} {text}")
+            words = f"{counted(chance.errors, 'wrong word')} ({chance.what})"
+            say(f"{name:<11} {words} {how.format(f'{chance.probability:.2g}')}")
     if made.seconds:
         say(
             f"seconds     protect {made.seconds.protect:.3g}, check {made.seconds.check:.3g} "
@@ -57,13 +59,16 @@ def _print_risk(made: Plan) -> None:
     risk, where = made.risk, made.where
     assert risk is not None
     assert where is not None
-    basis = "proven" if all(w.promise.proven for w in made.words) else "from above, as measured"
+    proven = all(word.promise.proven for word in made.words)
+    given = "at most, if events come as given" + (
+        ": every repair is proven" if proven else " and repairs succeed as measured"
+    )
     never = "" if where.read_rate else ", which no interval removes"
     rows = {
         "checked": f"every {_every(risk.interval)}",
         "events": f"{risk.events:.3g} a year; {risk.repairs:.3g} checks a year find damage and "
         "repair it",
-        "unrepaired": f"{_left(risk)}, {basis}; {_shown(risk.fit, risk)} FIT",
+        "unrepaired": f"{_left(risk)} {given}; {_shown(risk.fit, risk)} FIT",
         "of it": f"{risk.large:.3g} by single events beyond the budget{never}; "
         f"{risk.hard:.3g} by cells that fail for good",
         "unnoticed": f"{risk.wrong:.2g}; diagnostic coverage {risk.coverage:.12g}",

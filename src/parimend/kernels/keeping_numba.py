@@ -19,6 +19,7 @@ from typing import Any
 
 import numba as nb
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
@@ -39,11 +40,27 @@ def kept(**options: Any) -> Any:
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop = nb.njit(nogil=True, **options)(function)
+        loop.__class__ = _Interruptible
         with suppress(RuntimeError):  # no folder for it may be written, as in many containers
             loop._cache = _Forgiving(function)
         return loop
 
     return decorate
+
+
+class _Interruptible(CPUDispatcher):  # type: ignore[misc]
+    """A loop that raises what a handler of signals raised while it ran, such as an interrupt.
+
+    Numba returns its result nevertheless, which Python takes for a fault of the interpreter.
+    """
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return super().__call__(*args)
+        except SystemError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None
 
 
 class _Digested(CompileResultCacheImpl):  # type: ignore[misc]

@@ -248,7 +248,8 @@ def _why(words: Sequence[Exposed], left: Risk, asked: Service, larger: bool = Tr
         helps = [*(["take a larger budget"] if larger else []), *more]
         return f": {', or '.join(helps)}" if helps else ""
 
-    rest = f"checked every {left.interval:.3g} days, {left.yearly:.2g} a year is left"
+    every = "day" if left.interval == DAY else f"{left.interval:.3g} days"
+    rest = f"checked every {every}, {left.yearly:.2g} a year is left"
     if asked.interval is not None and (days := possible(words, there)) is not None:
         often = "more often" if days < left.interval else "less often, as every read may strike"
         return rest + advice(f"check {often}")
@@ -257,7 +258,7 @@ def _why(words: Sequence[Exposed], left: Risk, asked: Service, larger: bool = Tr
         sure = [word._replace(failing=np.zeros_like(word.failing)) for word in words]
         if possible(sure, there) is not None:
             largest = there.events.largest
-            help_ = f"take one that is guaranteed, of up to {MOST_POWER:,} errors"
+            help_ = f"take one that is guaranteed, of a sidecar with up to {MOST_POWER:,} errors"
             if largest > MOST_POWER * (2 if there.told else 1):
                 help_ = f"none for events of {largest:,} words is guaranteed"
             return (
@@ -322,9 +323,10 @@ def _smallest_of(
     errors = largest_budget(words, least)
     if errors is None:
         return max(ERRORS, least), "there is no code for it"
-    # The largest that is guaranteed may do what the largest that is measured cannot.
+    # The largest that is guaranteed may do what the largest that is measured cannot, and for the
+    # largest that there are codes for nothing may be claimed.
     tried = [words(t) for t in sorted({errors, max(least, min(errors, MOST_POWER))}, reverse=True)]
     able = (most for most in tried if longest_interval(most, there, target, years) is not None)
-    most = next(able, tried[0])
+    most = next(able, None) or min(tried, key=lambda words: risk(words, there, days, years).yearly)
     why = _why(most, risk(most, there, days, years), replace(asked, interval=days), False)
     return max(min(ERRORS, errors), least), f"no budget up to {errors:,} errors meets it: {why}"

@@ -1,6 +1,7 @@
 """Where a model runs: how often something strikes a bit of its memory, and how that is known.
 
-Figures marked (a) were read in an abstract or a secondary text. Each can be replaced by one's own.
+Of sources marked so, an abstract or a secondary text was read. Each figure can be replaced by one's
+own.
 """
 
 from __future__ import annotations
@@ -81,32 +82,34 @@ ENVIRONMENTS = {
             events=Events.of({n: x / sum(_TRANSIENT.values()) for n, x in _TRANSIENT.items()}),
             hard_rate=_fit(18.6, _GBIT),
             source="DRAM without ECC on the ground: Sridharan and Liberty, A study of DRAM "
-            "failures in the field, SC 2012 (a): 19.2 FIT of transient faults per device, of which "
-            "14.2 strike a bit, 1.4 a word and 3.6 a column, a row, a bank or more; 18.6 FIT of "
-            "bits that fail for good. Taken here as 1 Gbit a device, and 4,096 words for columns "
-            "and more.",
+            "failures in the field, SC 2012 (not read in full): 19.2 FIT of transient faults per "
+            "device, of which 14.2 strike a bit, 1.4 a word and 3.6 a column, a row, a bank or "
+            "more; 18.6 FIT of bits that fail for good. Taken here as 1 Gbit a device, and 4,096 "
+            "words for columns and more.",
         ),
         Environment(
             "sea-level-sram",
             rate=_fit(1_000, _MBIT),
             events=Events.of({1: 0.95, 2: 0.05}),
-            source="memory on a chip, on the ground: IEC 61508-2 (a): 700 to 1,200 FIT per Mbit of "
-            "soft errors; 1,000 here. That 5 % of them strike two words is an assumption.",
+            source="memory on a chip, on the ground: IEC 61508-2 (not read in full): 700 "
+            "to 1,200 FIT per Mbit of soft errors; 1,000 here. That 5 % of them strike two words "
+            "is an assumption.",
         ),
         Environment(
             "leo",
             rate=4.04e-7,
             events=Events.of({1: 0.9878, 2: 0.0122}),
-            source="low Earth orbit, memory without ECC, Alsat-1 (a): 4.04e-7 upsets per bit and "
-            "day, 98.6 % single bits, 1.22 % double bytes; the rest counted as single.",
+            source="low Earth orbit, memory without ECC, Alsat-1 (not read in full): 4.04e-7 "
+            "upsets per bit and day, 98.6 % single bits, 1.22 % double bytes; the rest counted as "
+            "single.",
         ),
         Environment(
             "hbm",
             rate=_fit(3_400, 80 * _GB),
             events=Events.of({1: 0.5, 2: 0.3, 16: 0.2}),
-            source="what passes the ECC of HBM3: training of Llama 3 (a), 72 interruptions by "
-            "memory on 16,384 GPUs of 80 GB in 54 days, about 3,400 FIT each. The sizes, up to a "
-            "line of 64 bytes, are an assumption.",
+            source="what passes the ECC of HBM3: training of Llama 3 (not read in full), "
+            "72 interruptions by memory on 16,384 GPUs of 80 GB in 54 days, about 3,400 FIT each. "
+            "The sizes, up to a line of 64 bytes, are an assumption.",
         ),
         Environment(
             "disk",
