@@ -335,6 +335,28 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path):
     assert "IsADirectoryError" in told[1].reason
 
 
+@pytest.mark.parametrize("share", [1e-6, 1e-14])
+def test_a_sweep_does_not_wait_for_the_rests_of_the_one_in_the_background(share):
+    model = torch.nn.Linear(1000, 1000)
+    seal = pm.protect_(model, 10)
+    found = []
+    with Scrubber(model, seal, share=share) as scrubber:
+        assert until(lambda: scrubber.counters.busy_seconds)  # a rest of minutes, or years, begins
+        with torch.no_grad():
+            model.weight[3, 5] += 1.0
+        threads = [
+            threading.Thread(target=lambda: found.append(scrubber.sweep()), daemon=True)
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60.0)
+        assert not any(thread.is_alive() for thread in threads)
+    assert scrubber.counters.repairs == 1
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+
+
 def test_callbacks_may_update_sweep_and_stop():
     model = network()
     good = copy.deepcopy(model.state_dict())

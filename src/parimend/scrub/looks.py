@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from parimend.carriers.finding import Element, Finding, places_of
 from parimend.carriers.together import Clean
 from parimend.events import Event, ScrubKind
 from parimend.outcomes import Verdict
-from parimend.scrub.gate import Gate
+from parimend.scrub.gate import LOOK_AGAIN, Gate
 from parimend.scrub.lanes import Stopwatch, timed, wait_for
 from parimend.scrub.memory import Memory
 from parimend.scrub.repairs import Repaired, repaired
@@ -62,6 +63,7 @@ class Looks:
     Attributes:
         gate: keeps forward passes apart from repairs.
         stopped: when set, looks with pauses end as soon as they can.
+        waiting: threads that wait for looks with pauses to end; these do not rest then.
         memory: what is known of memory that fails.
     """
 
@@ -69,6 +71,7 @@ class Looks:
         self._weights, self._teller, self._schedule = weights, teller, schedule
         self._share = share
         self.gate, self.stopped = Gate(), threading.Event()
+        self.waiting = set[int]()
         self._owed = 0.0  # seconds that the thread was busy since it last rested
         self.forget()
 
@@ -80,6 +83,7 @@ class Looks:
         """
         self.gate.arrive(quietly=quietly)
         self.stopped, self._teller.lock = threading.Event(), threading.RLock()
+        self.waiting.clear()
         self._weights.arrive(changing=self.gate.mine)
 
     def forget(self) -> None:
@@ -331,4 +335,8 @@ class Looks:
         if self._owed >= _WORTH:
             busy, self._owed = self._owed, 0.0
             self._teller.count(busy_seconds=busy)
-            self.stopped.wait(busy * (1.0 / self._share - 1.0))
+            until = time.monotonic() + busy * (1.0 / self._share - 1.0)
+            while not (self.waiting or self.stopped.is_set()):
+                if (left := until - time.monotonic()) <= 0.0:
+                    break
+                self.stopped.wait(min(left, LOOK_AGAIN))

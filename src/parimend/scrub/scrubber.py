@@ -310,10 +310,27 @@ class Scrubber:
 
     @contextmanager
     def _one_sweep(self, pause: bool) -> Iterator[bool]:
-        """Wait until no other thread sweeps; whether that is so, and this one is not to end."""
-        while not (alone := self._sweeping.acquire(timeout=LOOK_AGAIN)):
-            if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
-                break
+        """Wait until no other thread sweeps; whether that is so, and this one is not to end.
+
+        A lock is given to whoever asks first when it is free, and the scrubbing thread would ask
+        for it again at once: it lets all others go first.
+        """
+        waiting, me = self._looks.waiting, threading.get_ident()
+
+        def mine() -> bool:
+            if pause and waiting:
+                self._looks.stopped.wait(LOOK_AGAIN)
+                return False
+            return self._sweeping.acquire(timeout=LOOK_AGAIN)
+
+        if not pause:
+            waiting.add(me)
+        try:
+            while not (alone := mine()):
+                if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
+                    break
+        finally:
+            waiting.discard(me)
         try:
             yield alone
         finally:
