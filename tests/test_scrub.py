@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -322,6 +323,53 @@ def test_what_a_callback_raises_is_told_and_scrubbing_goes_on(
     assert re.search(f"on_event.*{type(error).__name__}", str(warning.message))
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "log").read_text().splitlines()]
     assert kinds == ["repaired", "failed"] * 3
+
+
+def lines_of(log):
+    """The events of a log, and how many of its lines are none."""
+    events, torn = [], 0
+    for line in log.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            torn += 1
+    return events, torn
+
+
+def test_a_log_that_was_torn_loses_no_later_event(tmp_path):
+    log, model = tmp_path / "events.jsonl", network()
+    seal = pm.protect_(model, 10)
+    log.write_text('{"kind": "repai')  # by a process that was killed
+    scrubber = Scrubber(model, seal, log=log)
+    break_weights(model, 3, 1)
+    scrubber.sweep()
+    full = log.stat().st_size + 30
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, limits[1]))  # there is room for half a line
+    try:
+        break_weights(model, 3, 2)
+        with pytest.warns(UserWarning, match="the log did not take an event"):
+            scrubber.sweep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.stat().st_size == full
+    break_weights(model, 3, 3)
+    scrubber.sweep()
+    events, torn = lines_of(log)
+    assert [event["kind"] for event in events] == ["repaired", "repaired"]
+    assert torn == 2
+
+
+def test_a_log_is_where_it_was_whatever_folder_one_goes_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    scrubber = Scrubber(model, pm.protect_(model, 10), log="events.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    break_weights(model, 3, 1)
+    scrubber.sweep()
+    events, torn = lines_of(tmp_path / "events.jsonl")
+    assert (len(events), torn) == (1, 0)
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path):

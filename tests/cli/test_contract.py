@@ -304,12 +304,14 @@ def unread():
 
 @pytest.mark.parametrize(
     ("made", "status", "says"),
-    [(full, 2, "parimend: standard output: No space left on device"), (unread, 141, "")],
+    [(full, 2, "No space left on device"), (unread, 141, "")],
 )
-def test_an_output_that_takes_nothing(model, made, status, says):
+@pytest.mark.parametrize("arguments", [["check", "MODEL"], ["plan", "--help"], ["--version"]])
+def test_an_output_that_takes_nothing(model, made, status, says, arguments):
     out = made()
+    command = [str(model) if each == "MODEL" else each for each in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "parimend", "check", model], stdout=out, stderr=subprocess.PIPE
+        [sys.executable, "-m", "parimend", *command], stdout=out, stderr=subprocess.PIPE
     )
     os.close(out)
     assert done.returncode == status

@@ -202,6 +202,15 @@ def test_every_damage_is_noticed(hook, rng):
         file.write_bytes(original)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_loader_may_go_to_another_folder(hook, monkeypatch, tmp_path_factory, at_once):
+    _, path, _, _ = hook
+    monkeypatch.chdir(path.parent)
+    with pm.verified(path.name, at_once=at_once) as place:
+        assert os.path.exists(place)
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 def test_damage_is_noticed_while_it_is_loaded(hook, rng):
     kind, path, file, expected = hook
     with pm.verified(path, at_once=True) as place:

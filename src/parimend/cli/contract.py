@@ -167,7 +167,10 @@ def ending(name: str, *, as_json: bool) -> Iterator[None]:
         for line in traceback.format_exc().splitlines():
             tell(line, prefix="")
         fail("this is an error of parimend itself; please report what is printed above")
-    except SystemExit:
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # of what prints the help
+            _silence(sys.stdout)
+            raise SystemExit(Status.CUT_OFF) from None
         raise
     except BaseException as error:  # of code that users give, such as what asyncio ends tasks with
         fail(f"stopped by {type(error).__name__}: {error}".removesuffix(": "))

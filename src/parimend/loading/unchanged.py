@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from parimend.arguments import path_of
 from parimend.atomic import PathLike
 from parimend.errors import MismatchError
 from parimend.files.members import known_members
@@ -21,8 +22,10 @@ class Files:
     """
 
     def __init__(self, path: Path, seal_dir: PathLike | None = None) -> None:
-        self._path, self._seal_dir = path, seal_dir
-        self._states = {file: state_of(file) for file in known_members(path, seal_dir)}
+        # Wherever one goes meanwhile.
+        self._path = path.absolute()
+        self._seal_dir = None if seal_dir is None else path_of(seal_dir, "seal_dir").absolute()
+        self._states = {file: state_of(file) for file in known_members(self._path, self._seal_dir)}
 
     def changed(self) -> list[str]:
         """Those that were written or replaced since, or came."""

@@ -98,7 +98,7 @@ class Scrubber:
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share
-        file = None if log is None else path_of(log, "log")
+        file = None if log is None else path_of(log, "log").absolute()  # wherever one goes later
         if file is not None and not file.parent.is_dir():
             raise SpecError(f"log {file}: there is no folder {file.parent}: make it first")
         self._teller = Teller(on_event, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ class Teller:
     def __init__(self, on_event: Callable[[Event], None], log: Path | None) -> None:
         self._on_event = on_event
         self._log = log
+        self._torn = _ends_within_a_line(log)
         self._warned: set[tuple[str, type]] = set()
         self.counters = Counters()
         self.thread: threading.Thread | None = None
@@ -85,6 +87,20 @@ class Teller:
         return failed
 
     def _write(self, event: Event) -> None:
-        if self._log is not None:
-            with self._log.open("a") as file:
-                file.write(event.to_json() + "\n")
+        if self._log is None:
+            return
+        # What a full disk took a part of is no line, and must not become the beginning of one.
+        torn, self._torn = self._torn, True
+        with self._log.open("a") as file:
+            file.write("\n" * torn + event.to_json() + "\n")
+        self._torn = False
+
+
+def _ends_within_a_line(log: Path | None) -> bool:
+    """Whether the last line of a log is a part of one, as a process that was killed leaves it."""
+    if log is None or not log.is_file():
+        return False
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+    return False
