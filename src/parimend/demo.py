@@ -22,6 +22,7 @@ from parimend.experiment import (
     on_grid,
     trial,
 )
+from parimend.faults import draw
 from parimend.seal import Seal
 from parimend.training.constraint import constrain_
 
@@ -139,6 +140,8 @@ def run(
     Raises:
         ParimendError: as what it calls does.
     """
+    for kind in faults:  # an unknown one is told before anything is trained
+        draw(kind, {HEAD: np.ones(1, np.float32)}, 0, seed)
     say("data", f"{data.name}: {len(data.train_x):,} + {len(data.test_x):,} pictures")
     free, _ = train(data, seed, None, progress)
     accuracy_free = accuracy(free, data)
@@ -169,10 +172,12 @@ def run(
             f"SHA-256 {'equal' if damage.sha256_equal else 'DIFFERENT'}",
         )
         if damage.l1_verdict is not None:
+            assert damage.l1_largest_error is not None
+            is_near = damage.l1_largest_error < 1.0
+            how = f"values to within {damage.l1_largest_error:.0e}" if is_near else "values lost"
             say(
                 "  linear programming",
-                f"{damage.l1_verdict} ({damage.l1_ms:.0f} ms, {damage.l1_checks:,} checks, values "
-                f"to within {damage.l1_largest_error:.0e})",
+                f"{damage.l1_verdict} ({damage.l1_ms:.0f} ms, {damage.l1_checks:,} checks, {how})",
             )
     return Result(
         data=data.name,

@@ -180,7 +180,7 @@ class WordOutcome(Record):
             return ""
         if not (count := len(self.changes)):
             return f"damaged blocks, {done}"
-        return f"{count} wrong element{'s' * (count != 1)}, {done}"
+        return f"{counted(count, 'wrong element')}, {done}"
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class WordOutcome(Record):
         return self.name, self.verdict.value, f"{self.elements:,}", self.finding or "-"
 
     def __repr__(self) -> str:
-        found = brief(self.reason) if self.reason else f"{len(self.changes)} wrong"
+        found = brief(self.reason) if self.reason else f"{len(self.changes):,} wrong"
         name = brief(self.name)
         return f"<WordOutcome: {name} {self.verdict}, {self.elements} elements, {found}>"
 

@@ -173,8 +173,9 @@ class Subject:
             state.ran = self.metric(self.model)
         if upsets is not None and not upsets.struck:
             raise CampaignError(
-                "nothing was struck, so the run says nothing about the fault: in the metric, what "
-                "only= and operations= name is never called, or less often than every="
+                "nothing was struck, so the run says nothing about the fault: in the metric, the "
+                "layers are called less often than every= says (every = 1 strikes each call), or "
+                "what only= and operations= name is never called"
             )
         return _answer(self.watch.seen(), "seen")
 

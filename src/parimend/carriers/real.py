@@ -181,8 +181,8 @@ def _certified(chosen: Chosen, guaranteed: int, prove: bool) -> Chosen:
         proof = certified(chosen.code, weights)
     except SpecError as error:
         raise SpecError(
-            f"{word.name}: {error}. There are more checks for more errors and with "
-            "Real(rows=...), fewer words with only=... and per=..."
+            f"{word.name}: {error}. More errors (or carrier=Real(rows=...)) have more "
+            "checks, and protected words are shorter with only= and per= (--only, --per)"
         ) from None
     return Chosen(proof.code, word, proof)
 

@@ -35,10 +35,16 @@ def command(
             autocompletion=kinds,
             help="Kind of damage: bitflip, doublebyte, multiflip, random, zero, sign, noise, "
             "replace, stuck, nonfinite on scattered elements; burst, lines, page, row, bank: "
-            "overwritten areas; column, rowhammer: flipped bits in rows of memory.",
+            "--count overwritten elements in areas of that kind; column, rowhammer: flipped bits "
+            "in rows of memory.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, help="Elements to change.")] = 1,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count", "-n", min=0, help="Elements to change: a page of 4 KiB is 1024 of float32."
+        ),
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same damage.")] = 0,
     only: Only = None,
     placement: Annotated[
