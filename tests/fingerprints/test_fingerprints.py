@@ -417,3 +417,14 @@ def test_what_holds_no_tensors_beside_those_that_do_counts_by_its_bytes(tmp_path
     assert [each.name for each in one.compare(pm.fingerprint(tmp_path / "b")).differences] == [
         "rng_state.pth"
     ]
+
+
+def test_a_stored_fingerprint_that_was_damaged_is_not_compared():
+    taken = pm.fingerprint({"w": torch.arange(50.0)})
+    kept = {"digest": taken.digest, **json.loads(taken.to_json())}  # as the command prints it
+    assert pm.Fingerprint.from_json(json.dumps(kept)) == taken
+    kept["tensors"]["w"]["sums"][0] ^= 1
+    with pytest.raises(FormatError, match=r"a\.json is damaged: its digest is not that of"):
+        pm.Fingerprint.from_json(json.dumps(kept), "a.json")
+    del kept["digest"]
+    assert pm.Fingerprint.from_json(json.dumps(kept)) != taken

@@ -162,7 +162,7 @@ class Metric:
             try:
                 given = (model,) if self.data is None else (model, self.data)
                 score = float(self.function(*given))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 hint = "" if isinstance(model, torch.nn.Module) else _WITHOUT_BUILD
                 said = f"the metric {self.text} fails: {_said(error)}{hint}"
                 raise CampaignError(said) from error
@@ -172,5 +172,5 @@ class Metric:
             raise CampaignError(str(error)) from None
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -192,17 +192,23 @@ class Fingerprint(Record):
             name: of where it comes from, for messages.
 
         Raises:
-            FormatError: if it is no fingerprint.
+            FormatError: if it is no fingerprint, or damaged: its digest is not that of the rest.
         """
         try:
             given = strict_json.loads(text)
             tensors = {each: _print(found) for each, found in given["tensors"].items()}
             tied = {str(each): str(of) for each, of in given["tied"].items()}
-            return cls(tensors, tied, int(given["version"]))
+            made = cls(tensors, tied, int(given["version"]))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise FormatError(
                 f"{name} is no fingerprint: make one with parimend fingerprint --json"
             ) from None
+        if made.version == VERSION and given.get("digest", made.digest) != made.digest:
+            raise FormatError(
+                f"{name} is damaged: its digest is not that of the sums in it: make it again with "
+                "parimend fingerprint --json"
+            )
+        return made
 
     def __repr__(self) -> str:
         return f"<Fingerprint: {self.digest[:16]}, {counted(len(self.tensors), 'tensor')}>"
