@@ -278,7 +278,7 @@ def test_a_network_that_changed_is_refused(tmp_path):
     [
         ({"metric": f"{RECIPE}:not_a_number"}, CampaignError, "gives nan: a score must be"),
         ({"metric": f"{RECIPE}:failing"}, CampaignError, "fails: ValueError: no such layer"),
-        ({"metric": f"{RECIPE}:ending"}, CampaignError, r"\]: the metric .* fails: SystemExit: 0"),
+        ({"metric": f"{RECIPE}:ending"}, CampaignError, r"^the metric .* fails: SystemExit: 0"),
         (
             {"metric": f"{RECIPE}:failing_when_damaged"},
             CampaignError,
