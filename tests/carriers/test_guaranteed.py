@@ -235,7 +235,7 @@ class TestRefusals:
         """Another seed has as many stopping sets."""
         proving.certified.cache_clear()
         monkeypatch.setattr(proving, "_STEPS", 100)
-        with pytest.raises(SpecError, match=r"the search takes more than .* Real\(rows=...\)"):
+        with pytest.raises(SpecError, match=r"the search takes more than .*Real\(rows=...\)"):
             pm.protect_({"w": torch.linspace(-1, 1, N)}, 210, "real", guaranteed=3)
 
 

@@ -97,6 +97,30 @@ def test_from_protect_to_repair(model, run, tmp_path):
     assert (code, "64 x 50" in out) == (0, True)
 
 
+@pytest.mark.parametrize("count", [1, 900])
+def test_a_damaged_copy_has_its_own_name_however_much_of_it_is_damaged(model, run, tmp_path, count):
+    broken = tmp_path / "broken.safetensors"
+    run("protect", model, "--errors", 900)
+    run("inject", model, "-o", broken, "-f", "zero", "-n", count)
+    report = json.loads(run("check", broken, "--json")[1])
+    assert [file["verdict"] for file in report["files"]] == ["correctable"]
+    assert run("repair", broken, "--in-place")[0] == 0
+    out = run("check", broken)[1]
+    assert "clean" in out
+    assert model.name not in out  # nothing to note of its name
+
+
+def test_damage_is_no_reason_to_seal_what_is_damaged(model, run, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    for errors in (20, 900):  # seals of either size are as old as the file, or older
+        run("protect", model, "--errors", errors, "--force")
+        run("inject", model, "-o", broken, "-f", "random", "-n", 2000)
+        code, out, err = run("check", broken)
+        assert (code, "uncorrectable" in out) == (1, True)
+        assert "--force" not in out + err
+        assert "fetch it again" in out + err
+
+
 def test_json(model, run, tmp_path):
     broken = tmp_path / "broken.safetensors"
     made = json.loads(run("protect", model, "--errors", 20, "--json")[1])
@@ -366,6 +390,7 @@ def test_a_plan_is_simulated(model, run):
         (["plan", "MODEL", "--events", "1:0.5"], "shares of events must add up to 1, not 0.5"),
         (["plan", "MODEL", "--target", "1e-6"], "say where, such as sea-level-dram"),
         (["plan", "MODEL", "--rate", "0", "--verify", "9"], "there is no rate"),
+        (["plan", "MODEL", "--events", "1:1"], "not how often one comes: give --rate, or"),
         (["plan", "MODEL", "--verify", "9"], "a simulation needs an environment"),
         (["plan", "MODEL", "--fit", "1", "--target", "0.1"], "say the same: give one of them"),
         (["plan", "MODEL", "--interval", "soon"], "such as 12h, not 'soon'"),

@@ -239,8 +239,11 @@ def test_what_is_said_to_help_helps():
     for interval in (None, 1.0, 1 / 24):
         why = reason(210, "real", "leo", interval)
         assert "damage within the budget is not repaired with a probability of up to 0.001" in why
-        assert "take one that is guaranteed, of up to 1,000 errors" in why
+        assert "take one that is guaranteed, of a sidecar with up to 1,000 errors" in why
         assert "often" not in why
+    # The largest budgets are those for which nothing was measured: they say nothing.
+    why = reason(None, "real", "leo")
+    assert "damage within the budget is not repaired with a probability of up to 0.001" in why
     why = reason(2000, "sidecar", pm.Environment("x", read_rate=4e-10, events=pm.Events((1024,))))
     assert why.endswith("none for events of 1,024 words is guaranteed")
     disk = pm.Environment("disk", read_rate=1e-7, events=pm.Events.of({1: 1.0}))

@@ -15,7 +15,7 @@ import numpy as np
 from parimend.atomic import atomic
 from parimend.errors import SealError
 from parimend.faults import FaultList, Words, draw
-from parimend.files.notes import names_of
+from parimend.files.notes import LED_TO, LEFT_OUT, MEMBERS, NAME, PLACE, names_of
 from parimend.files.opening import sidecars_of
 from parimend.files.seals import sidecar_for, sidecar_of
 from parimend.formats import layout_of
@@ -81,13 +81,17 @@ def damage_file(
 
 
 def _renamed(own: Path, out: Path) -> bytes:
-    """A sidecar as that of a copy; one that is damaged stays as it is."""
+    """A sidecar as that of a copy, which is in no set; one that is damaged stays as it is."""
     data = read_regular(own, MAX_BYTES)
     try:
         seal, _, is_intact = unsealed(data, str(own))
     except SealError:
         return data
-    return replace(seal, notes=names_of(out)).to_bytes() if is_intact else data
+    if not is_intact:
+        return data
+    of_place = (NAME, LED_TO, MEMBERS, PLACE, LEFT_OUT)
+    others = {note: said for note, said in seal.notes.items() if note not in of_place}
+    return replace(seal, notes={**others, **names_of(out)}).to_bytes()
 
 
 def _date(file: BinaryIO, like: os.stat_result) -> None:
