@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
-# pip would compile on one core. Some modules are for other versions of Python, and fail.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || :
+# pip would compile all on one core. Of the largest packages little is imported; some modules are for
+# other versions of Python, and fail.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(diffusers|plotly|ray|transformers)/' $(VENV)/lib || :
 # Nearly all time of a test that runs a command goes into imports: what is compiled is to be kept.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -98,10 +98,11 @@ class Scrubber:
         self._model = model
         self._weights = Weights(model, seal, proof)
         self._share = share
-        file = None if log is None else path_of(log, "log").absolute()  # wherever one goes later
+        file = None if log is None else path_of(log, "log")
         if file is not None and not file.parent.is_dir():
             raise SpecError(f"log {file}: there is no folder {file.parent}: make it first")
-        self._teller = Teller(on_event, file)
+        # Wherever one goes later.
+        self._teller = Teller(on_event, None if file is None else file.absolute())
         pace = pace_for(seal, target, worst_rate, events)
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
