@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parimend.codes import Hashed, Modular, PowerSums
+from parimend.codes import Hashed, Modular, PowerSums, hashed
 from parimend.errors import SpecError
 from tests.codes.contract import CodeContract, assert_golden_sums
 
@@ -96,3 +96,13 @@ def test_golden_sums(case):
 def test_codes_that_cannot_exist(fields, match):
     with pytest.raises(SpecError, match=match):
         dataclasses.replace(Hashed(100, 136), **fields)
+
+
+def test_what_was_not_simulated_says_so():
+    def what(errors):
+        return Hashed.for_errors(10**7, errors).measured(errors).what
+
+    assert what(hashed.SIMULATED) == "random damage, bursts, lines and pages"
+    assert what(hashed.SIMULATED + 1).endswith(
+        f"in all simulations, up to {hashed.SIMULATED:,} errors"
+    )

@@ -19,6 +19,9 @@ from parimend.codes.promise import MEASURED, Chance
 from parimend.errors import SpecError
 from parimend.kernels.modular import GROUP
 
+SIMULATED = 10_000
+"""The largest budget that was simulated."""
+
 _BOUNDED = 6000  # words
 
 
@@ -76,7 +79,10 @@ class Hashed(Beside):
     def measured(self, errors: int) -> Chance | None:
         if self.m < Hashed.for_errors(self.n, errors).m:
             return None
-        return Chance(errors, MEASURED, "random damage, bursts, lines and pages")
+        what = "random damage, bursts, lines and pages"
+        if errors > SIMULATED:
+            what += f"; by the rule that held in all simulations, up to {SIMULATED:,} errors"
+        return Chance(errors, MEASURED, what)
 
     def bounded(self, errors: int) -> Chance | None:
         """See `bound`: it says nothing of the last quarter of a budget, or of more words than there
