@@ -19,7 +19,7 @@ from parimend.codes.promise import MEASURED, Chance
 from parimend.errors import SpecError
 from parimend.kernels.modular import GROUP
 
-SIMULATED = 10_000
+SIMULATED = 50_000
 """The largest budget that was simulated."""
 
 _BOUNDED = 6000  # words
