@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-versio
 # pip would compile all on one core. Of the largest packages little is imported; some modules are for
 # other versions of Python, and fail.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(diffusers|plotly|ray|transformers)/' $(VENV)/lib || :
-# Nearly all time of a test that runs a command goes into imports: what is compiled is to be kept.
+# What Python compiles of the project is kept, too, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

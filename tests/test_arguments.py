@@ -93,6 +93,10 @@ class Odd(os.PathLike):
         (lambda: pm.protect_(MODEL, 3, {}), "carrier must be a name, or a Carrier with its op"),
         (lambda: pm.protect_(MODEL, 3, 10**5000), "carrier .*, not an int: a number of thousands"),
         (lambda: pm.plan(MODEL, 3, service={}), "environment must be a name.*, not a dict"),
+        (
+            lambda: pm.plan(MODEL, 3, environment="leo"),
+            "environment belongs to a service: say serv",
+        ),
         (lambda: pm.Service([]), "environment must be a name, or an Environment, not a list"),
         (lambda: Upset([]), "kind must be a name, not a list"),
         (lambda: draw("noise", 3, 1, 0), "tensors must be tensors by name, or a list of Words, no"),

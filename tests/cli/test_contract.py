@@ -303,10 +303,15 @@ def unread():
 
 
 @pytest.mark.parametrize(
-    ("made", "status", "says"),
-    [(full, 2, "No space left on device"), (unread, 141, "")],
+    ("arguments", "made", "status", "says"),
+    [
+        (["check", "MODEL"], full, 2, "parimend: standard output: No space left on device"),
+        (["plan", "--help"], full, 2, "parimend: No space left on device"),
+        (["--version"], full, 2, "parimend: No space left on device"),
+        *((each, unread, 141, "") for each in (["check", "MODEL"], ["plan", "--help"])),
+        (["--version"], unread, 141, ""),
+    ],
 )
-@pytest.mark.parametrize("arguments", [["check", "MODEL"], ["plan", "--help"], ["--version"]])
 def test_an_output_that_takes_nothing(model, made, status, says, arguments):
     out = made()
     command = [str(model) if each == "MODEL" else each for each in arguments]

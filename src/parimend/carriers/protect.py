@@ -78,11 +78,6 @@ class Request:
                 raise SpecError("a plan says how to protect: give no carrier or option beside it")
             return errors.request
         for option in options.keys() - Options.__annotations__.keys():
-            if option in ("environment", "target", "interval", "years"):
-                raise SpecError(
-                    f"{option} belongs to a service of a plan: parimend.plan(..., "
-                    "service='leo'), or service=Service('leo', target=1e-6)"
-                )
             raise SpecError(
                 f"{option} is no option of every protection "
                 f"({', '.join(Options.__annotations__)}): "

@@ -15,7 +15,7 @@ import numpy as np
 from parimend.atomic import atomic
 from parimend.errors import SealError
 from parimend.faults import FaultList, Words, draw
-from parimend.files.notes import LED_TO, LEFT_OUT, MEMBERS, NAME, PLACE, names_of
+from parimend.files.notes import renamed
 from parimend.files.opening import sidecars_of
 from parimend.files.seals import sidecar_for, sidecar_of
 from parimend.formats import layout_of
@@ -89,9 +89,7 @@ def _renamed(own: Path, out: Path) -> bytes:
         return data
     if not is_intact:
         return data
-    of_place = (NAME, LED_TO, MEMBERS, PLACE, LEFT_OUT)
-    others = {note: said for note, said in seal.notes.items() if note not in of_place}
-    return replace(seal, notes={**others, **names_of(out)}).to_bytes()
+    return replace(seal, notes=renamed(seal.notes, out)).to_bytes()
 
 
 def _date(file: BinaryIO, like: os.stat_result) -> None:

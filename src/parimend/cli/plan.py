@@ -212,12 +212,12 @@ def _environment(
     }
     if events is not None:
         given["events"] = Events.of(events)
-    if name is None and given.keys() == {"events"}:
-        raise SpecError(
-            "--events says how many words an event strikes, not how often one comes: give --rate, "
-            "or an --environment"
-        )
     if name is None:
+        if given.keys() == {"events"}:
+            raise SpecError(
+                "--events says how many words an event strikes, not how often one comes: give "
+                "--rate, or an --environment"
+            )
         return Environment("given", source=", ".join(given), **given) if given else None
     found = environment(name)
     if not given:

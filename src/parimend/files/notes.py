@@ -30,6 +30,12 @@ def names_of(path: Path) -> dict[str, Any]:
     return {NAME: path.name, **({LED_TO: led_to(path)} if path.is_symlink() else {})}
 
 
+def renamed(notes: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Notes of a copy of a file, which is in no set."""
+    places = {NAME, LED_TO, MEMBERS, PLACE, LEFT_OUT}
+    return {**{note: notes[note] for note in notes.keys() - places}, **names_of(path)}
+
+
 def names_in(notes: Mapping[str, Any], note: str) -> frozenset[str]:
     """The names of files in a note, `MEMBERS` or `LEFT_OUT`, as far as they are such."""
     names = notes.get(note)

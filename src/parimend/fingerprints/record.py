@@ -203,7 +203,8 @@ class Fingerprint(Record):
             raise FormatError(
                 f"{name} is no fingerprint: make one with parimend fingerprint --json"
             ) from None
-        if made.version == VERSION and given.get("digest", made.digest) != made.digest:
+        digest = made.digest
+        if made.version == VERSION and given.get("digest", digest) != digest:
             raise FormatError(
                 f"{name} is damaged: its digest is not that of the sums in it: make it again with "
                 "parimend fingerprint --json"

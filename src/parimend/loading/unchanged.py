@@ -19,17 +19,19 @@ class Files:
     Args:
         path: as for `parimend.check_file`.
         seal_dir: see `parimend.check_file`.
+
+    Attributes:
+        path, seal_dir: the same, wherever one goes meanwhile.
     """
 
     def __init__(self, path: Path, seal_dir: PathLike | None = None) -> None:
-        # Wherever one goes meanwhile.
-        self._path = path.absolute()
-        self._seal_dir = None if seal_dir is None else path_of(seal_dir, "seal_dir").absolute()
-        self._states = {file: state_of(file) for file in known_members(self._path, self._seal_dir)}
+        self.path = path.absolute()
+        self.seal_dir = None if seal_dir is None else path_of(seal_dir, "seal_dir").absolute()
+        self._states = {file: state_of(file) for file in known_members(self.path, self.seal_dir)}
 
     def changed(self) -> list[str]:
         """Those that were written or replaced since, or came."""
-        now = self._states.keys() | {*known_members(self._path, self._seal_dir)}
+        now = self._states.keys() | {*known_members(self.path, self.seal_dir)}
         return sorted(str(file) for file in now if state_of(file) != self._states.get(file))
 
     def require_unchanged(self, what: str) -> None:
@@ -50,10 +52,10 @@ class Files:
 
 
 @contextmanager
-def unchanged(path: Path, what: str, seal_dir: PathLike | None = None) -> Iterator[None]:
+def unchanged(path: Path, what: str, seal_dir: PathLike | None = None) -> Iterator[Files]:
     """Make sure at the end that the files are those of the beginning, and not written since; see
     `Files`.
     """
     files = Files(path, seal_dir)
-    yield
+    yield files
     files.require_unchanged(what)

@@ -145,10 +145,8 @@ def _before(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Itera
 
 @contextmanager
 def _meanwhile(path: Path, on_damage: OnDamage, seal_dir: PathLike | None) -> Iterator[Path]:
-    with unchanged(path, "loaded", seal_dir), ThreadPoolExecutor(1) as pool:
-        # The loader may go to another folder.
-        there = None if seal_dir is None else path_of(seal_dir, "seal_dir").absolute()
-        looking = pool.submit(check_file, path.absolute(), seal_dir=there)
+    with unchanged(path, "loaded", seal_dir) as files, ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(check_file, files.path, seal_dir=files.seal_dir)
         try:
             yield path
         finally:  # damage says why a loader failed

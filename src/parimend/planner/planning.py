@@ -179,6 +179,11 @@ def plan(
     buffers, measure = flag(buffers, "buffers"), flag(measure, "measure")
     if metric is not None:
         require_callable(metric, "metric", METRIC)
+    for option in options.keys() & {"environment", "target", "interval", "years"}:
+        raise SpecError(
+            f"{option} belongs to a service: say service='leo', or "
+            "service=Service('leo', target=1e-6)"
+        )
     asked = None if service is None else Service.of(service)
     least = options.get("guaranteed")
     usual = max(ERRORS, least) if isinstance(least, int) else ERRORS

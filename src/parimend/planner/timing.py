@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from parimend.carriers import Request
-from parimend.carriers.carrier import Chosen
 from parimend.errors import ParimendError
 from parimend.planner.source import Source
 from parimend.record import Record
@@ -60,12 +59,13 @@ def seconds(sources: Sequence[Source], errors: int) -> Seconds | None:
 
 def _summed(source: Source, words: Sequence[Word], errors: int) -> Seconds | None:
     """All of it in proportion: weights are read and added up."""
-    taken = _measured(list(_first(words, SAMPLE)), source.tensors, source.asked(errors))
-    if taken is None:
+    sample = list(_first(words, SAMPLE))
+    budget = _fitting(sample, source.tensors, source.asked(errors))
+    if not budget:
         return None
-    seconds, _ = taken
-    scale = _nbytes(words) / seconds.sample
-    return Seconds(scale * seconds.protect, scale * seconds.check, seconds.sample)
+    taken = _measured(sample, source.tensors, source.asked(budget))
+    scale = _nbytes(words) / taken.sample
+    return Seconds(scale * taken.protect, scale * taken.check, taken.sample)
 
 
 def _imposed(source: Source, words: Sequence[Word], errors: int) -> Seconds | None:
@@ -73,49 +73,57 @@ def _imposed(source: Source, words: Sequence[Word], errors: int) -> Seconds | No
     are as many in half of a sample.
     """
     largest = max(words, key=lambda word: word.elements)
-    [sample] = _first([largest], _WEIGHTS * largest.parts[0].itemsize)
-    tensors = LoadedTensors(source.tensors, sample.parts)  # what is written reaches no weights
-    [sample] = whole = [Word(tuple(tensors.whole()))]
-    is_all = len(words) == 1 and _nbytes(words) == _nbytes(whole)
-    few = errors if is_all else min(errors, max(1, sample.elements // _PER_ERROR))
-    taken = _measured(whole, tensors, source.asked(few))
-    if taken is None:
+    [first] = _first([largest], _WEIGHTS * largest.parts[0].itemsize)
+    tensors = LoadedTensors(source.tensors, first.parts)  # what is written reaches no weights
+    sample = [Word(tuple(tensors.whole()))]
+    is_all = len(words) == 1 and _nbytes(words) == _nbytes(sample)
+    few = errors if is_all else min(errors, max(1, first.elements // _PER_ERROR))
+    budget = _fitting(sample, tensors, source.asked(few))
+    if not budget:
         return None
-    more, budget = taken
+    request = source.asked(budget)
+    taken = _measured(sample, tensors, request)
     if is_all:
-        return more
-    scale = _nbytes(words) / more.sample
-    half = _measured(list(_first(whole, _nbytes(whole) // 2)), tensors, source.asked(budget))
+        return taken
+    half = list(_first(sample, taken.sample // 2))
     checks = 0.0  # where half cannot have as many, all of it is taken in proportion
-    if half and half[1] == budget:
-        checks = min(max(2 * half[0].protect - more.protect, 0.0), more.protect)
-    protect = len(words) * errors / budget * checks + scale * (more.protect - checks)
-    return Seconds(protect, scale * more.check, more.sample)
+    if _fitting(half, tensors, request) == budget:
+        less = _protecting(half, tensors, request)
+        checks = min(max(2 * less - taken.protect, 0.0), taken.protect)
+    scale = _nbytes(words) / taken.sample
+    protect = len(words) * errors / budget * checks + scale * (taken.protect - checks)
+    return Seconds(protect, scale * taken.check, taken.sample)
 
 
-def _measured(
-    words: Sequence[Word], tensors: Tensors, request: Request
-) -> tuple[Seconds, int] | None:
-    """How long a sample takes with the budget asked for, or with the largest half of it, or half of
-    that, that fits what is left; and that budget.
+def _fitting(words: Sequence[Word], tensors: Tensors, request: Request) -> int:
+    """The budget asked for, or the largest half of it, or half of that, that a sample can have; 0
+    if it can have none.
     """
-    carrier, errors = request.carrier, request.errors
-    chosen: Sequence[Chosen] = []
-    while errors and not chosen:
+    errors = request.errors
+    while errors:
         try:
-            chosen = carrier.choose(words, tensors, errors, request.seed)
+            if request.carrier.choose(words, tensors, errors, request.seed):
+                break
         except ParimendError:
-            errors //= 2
-    if not chosen:
-        return None
+            pass
+        errors //= 2
+    return errors
+
+
+def _measured(words: Sequence[Word], tensors: Tensors, request: Request) -> Seconds:
+    """How long a sample takes."""
+    carrier = request.carrier
+    chosen = carrier.choose(words, tensors, request.errors, request.seed)
     sealed = carrier.seal_(chosen, tensors).words  # compiles, and fills caches
-
-    def protected() -> None:
-        carrier.seal_(carrier.choose(words, tensors, errors, request.seed), tensors)
-
-    protect = _fastest(protected)
+    protect = _protecting(words, tensors, request)
     check = _fastest(lambda: [carrier.find(word, tensors) for word in sealed])
-    return Seconds(protect, check, _nbytes(words)), errors
+    return Seconds(protect, check, _nbytes(words))
+
+
+def _protecting(words: Sequence[Word], tensors: Tensors, request: Request) -> float:
+    """How long it takes to protect a sample."""
+    carrier, errors, seed = request.carrier, request.errors, request.seed
+    return _fastest(lambda: carrier.seal_(carrier.choose(words, tensors, errors, seed), tensors))
 
 
 def _first(words: Sequence[Word], room: int) -> Iterator[Word]:

@@ -1,7 +1,7 @@
 """Where a model runs: how often something strikes a bit of its memory, and how that is known.
 
-Of sources marked so, an abstract or a secondary text was read. Each figure can be replaced by one's
-own.
+Where a source was "not read in full", an abstract or a secondary text was. Each figure can be
+replaced by one's own.
 """
 
 from __future__ import annotations
