@@ -88,7 +88,7 @@ def _imposed(source: Source, words: Sequence[Word], errors: int) -> Seconds | No
     half = list(_first(sample, taken.sample // 2))
     checks = 0.0  # where half cannot have as many, all of it is taken in proportion
     if _fitting(half, tensors, request) == budget:
-        less = _protecting(half, tensors, request)
+        less = _measured(half, tensors, request).protect
         checks = min(max(2 * less - taken.protect, 0.0), taken.protect)
     scale = _nbytes(words) / taken.sample
     protect = len(words) * errors / budget * checks + scale * (taken.protect - checks)
@@ -115,15 +115,13 @@ def _measured(words: Sequence[Word], tensors: Tensors, request: Request) -> Seco
     carrier = request.carrier
     chosen = carrier.choose(words, tensors, request.errors, request.seed)
     sealed = carrier.seal_(chosen, tensors).words  # compiles, and fills caches
-    protect = _protecting(words, tensors, request)
+
+    def protected() -> None:
+        carrier.seal_(carrier.choose(words, tensors, request.errors, request.seed), tensors)
+
+    protect = _fastest(protected)
     check = _fastest(lambda: [carrier.find(word, tensors) for word in sealed])
     return Seconds(protect, check, _nbytes(words))
-
-
-def _protecting(words: Sequence[Word], tensors: Tensors, request: Request) -> float:
-    """How long it takes to protect a sample."""
-    carrier, errors, seed = request.carrier, request.errors, request.seed
-    return _fastest(lambda: carrier.seal_(carrier.choose(words, tensors, errors, seed), tensors))
 
 
 def _first(words: Sequence[Word], room: int) -> Iterator[Word]:
