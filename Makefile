@@ -11,7 +11,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(diffusers|plotly|ray|trans
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser par2 lint format docs bench fuzz clean
+.PHONY: help demo test long browser par2 lint format docs bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ demo: $(VENV)/.demo ## protect a small network, damage it, repair it
 	@$(BIN)/parimend demo
 
 test: $(VENV)/.ready ## run the tests
-	@$(BIN)/python -m pytest -n 2 -q -m "not browser and not par2"
+	@$(BIN)/python -m pytest -n 2 -q -m "not browser and not par2 and not long"
+
+long: $(VENV)/.ready ## run the tests that take long: more kills, draws, devices and processes
+	@$(BIN)/python -m pytest -n 2 -q -m long
 
 browser: $(VENV)/.ready ## open pages of reports in chromium (Debian: chromium, chromium-driver)
 	@$(BIN)/python -m pytest -q -m browser tests/report

@@ -24,7 +24,7 @@ settings.register_profile("dev", deadline=None)
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=50,  # they are always the same: developers look for others
+    max_examples=25,  # they are always the same: developers look for others
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -36,7 +36,7 @@ def pytest_terminal_summary(terminalreporter):
     # At the end and not in the header, which `pytest -q` leaves out.
     terminalreporter.write_line(f"data: {data_name()}")
     chosen = terminalreporter.config.option.markexpr
-    for mark in ("browser", "par2"):
+    for mark in ("browser", "par2", "long"):
         if f"not {mark}" in chosen:
             terminalreporter.write_line(f"left out: tests marked {mark}, which `make {mark}` runs")
 

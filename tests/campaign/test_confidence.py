@@ -13,7 +13,7 @@ CAMPAIGNS = 10_000
 LIMIT = np.log(20.0)  # 95 %
 
 
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5])
+@pytest.mark.parametrize("share", [0.001, 0.02, pytest.param(0.3, marks=pytest.mark.long), 0.5])
 def test_ten_thousand_campaigns_are_covered_whenever_they_are_looked_at(rng, share):
     trials = 1500
     missed = np.zeros(CAMPAIGNS, bool)
@@ -35,7 +35,7 @@ def test_an_interval_of_fixed_size_would_not_do(rng):
     assert missed.mean() > 0.3
 
 
-@pytest.mark.parametrize("share", [0.01, 0.2])
+@pytest.mark.parametrize("share", [0.01, pytest.param(0.2, marks=pytest.mark.long)])
 def test_stopping_by_width_is_covered(rng, share):
     width, outside, stops = 0.05, 0, []
     for _ in range(200):

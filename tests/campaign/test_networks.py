@@ -175,7 +175,7 @@ def test_a_metric_leaves_the_network_where_it_is(tmp_path, how, changed, buffers
     assert {line.outcomes["miscorrected"].value for line in lines(tmp_path / "b")} == {0.0}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_network_keeps_nothing_of_damaged_runs(tmp_path, workers):
     """Where that would be: a flip in one trial would be a lower score in all that come after it."""
     given = spec("Remembering", metric="tests.campaign.test_networks:run_once").as_dict()

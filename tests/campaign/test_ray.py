@@ -23,6 +23,7 @@ def cluster():
     cluster.shutdown()
 
 
+@pytest.mark.long
 def test_a_lost_machine_changes_no_number(cluster, tmp_path):
     spec = Spec.of(tables(stop={"trials": 150}), HERE)
     run(spec, tmp_path / "local", engine=Local(1))

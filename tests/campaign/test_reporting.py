@@ -247,7 +247,11 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     assert found.only_b == 0
 
 
-@pytest.mark.parametrize(("short", "least"), [(60, 60), (105, 60)])  # 105: in part of a round
+@pytest.mark.parametrize(
+    # 105: in part of a round
+    ("short", "least"),
+    [pytest.param(60, 60, marks=pytest.mark.long), (105, 60)],
+)
 def test_a_campaign_that_went_on_for_longer_is_compared_either_way(tmp_path, short, least):
     for name, trials in (("long", 240), ("short", short)):
         given = _tables(
@@ -309,7 +313,7 @@ def test_a_report_without_a_metric_has_no_columns_of_scores(command, tmp_path):
     assert not {"score", "intact", "change", "harmed"} & set(text.split())
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_what_a_metric_prints_is_no_part_of_the_object(tmp_path, workers):
     np.save(tmp_path / "w.npy", np.ones(500, np.float32))
     (tmp_path / "prints.py").write_text(

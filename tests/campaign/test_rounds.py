@@ -128,6 +128,7 @@ def test_what_came_in_every_trial_has_a_share_of_one_however_weights_are_rounded
     assert [(each.value, each.high) for each in estimates] == [(1.0, 1.0)] * 3
 
 
+@pytest.mark.long
 def test_the_sequence_of_a_stratified_campaign_covers_the_truth():
     chances = {("a",): 0.02, ("b",): 0.5}
     truth, missed = 0.9 * 0.02 + 0.1 * 0.5, 0

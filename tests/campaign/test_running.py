@@ -154,9 +154,11 @@ def test_lines_that_are_torn_or_damaged_do_not_count(tmp_path):
     assert status(tmp_path).tasks == 16
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, workers):
-    times = 5 if workers == 1 else 1
+@pytest.mark.parametrize(
+    ("workers", "times"),
+    [(1, 2), *(pytest.param(*of, marks=pytest.mark.long) for of in [(1, 10), (2, 1)])],
+)
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path, workers, times):
     script = ROOT / "scripts" / "kill_campaign.py"
     options = ["--times", str(times), "--workers", str(workers), "--seed", "3"]
     ended = subprocess.run(
@@ -306,7 +308,7 @@ def test_what_fails_says_where(tmp_path, change, error, message):
     assert not (tmp_path / ".rows.jsonl.packed").exists()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_what_was_done_before_a_metric_failed_is_kept(tmp_path, workers):
     network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:failing_when_damaged"}
     given = spec(networks={"digits": network}, stop={"trials": 200})

@@ -71,6 +71,7 @@ def test_damage_that_misled_the_rules_is_repaired(live, damage):
     live.assert_repaired(damage)
 
 
+@pytest.mark.long
 def test_a_thousand_constructed_patterns_are_repaired(live):
     """Of two and three words, made to mislead: every one of them, from damage to SHA-256."""
     repaired = 0

@@ -682,6 +682,7 @@ def test_what_code_of_users_prints_is_no_part_of_the_object(made):
     assert "printed\n" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("maker", "printed"),
     [("prints_at_exit", ["printed at exit", "printed in C"]), ("forks", [])],

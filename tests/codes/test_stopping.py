@@ -69,6 +69,7 @@ def test_it_lies_above_what_is_simulated(words, bands, size, trials, rng):
         assert (left > 0).sum() > 0.5 * stopping_bound(words, bands, size, 0) * trials
 
 
+@pytest.mark.long
 def test_buckets_are_peeled_as_often(rng):
     words, trials = 12, 4000
     code = Modular(n=10**6, m=3 * 16, bands=3, version=2)

@@ -11,7 +11,7 @@ from tests.decoders.contract import DecoderContract
 
 
 class TestAmp(DecoderContract):
-    easy, overload = 4, (25, 100)
+    easy, overload, overload_trials = 4, (25, 100), 100
 
     @pytest.fixture
     def decoder(self):

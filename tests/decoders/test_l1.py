@@ -13,7 +13,7 @@ CODE = Gaussian(n=60, m=30)
 
 
 class TestAdmm(DecoderContract):
-    easy, overload = 4, (15, 60)
+    easy, overload, overload_trials = 4, (15, 60), 100
 
     @pytest.fixture
     def decoder(self):
@@ -25,7 +25,7 @@ class TestAdmm(DecoderContract):
 
 
 class TestHighs(DecoderContract):
-    easy, overload = 4, (15, 60)
+    easy, overload, overload_trials = 4, (15, 60), 100
 
     @pytest.fixture
     def decoder(self):

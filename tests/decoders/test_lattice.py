@@ -3,10 +3,18 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from parimend.decoders.lattice import _gram_schmidt, all_longer_than, kernel_basis, reduced
+from parimend.decoders import lattice
+from parimend.decoders.lattice import (
+    _gram_schmidt,
+    all_longer_than,
+    kernel_basis,
+    none_shorter_than,
+    reduced,
+)
 
 
 def determinant_squared(basis):
@@ -61,15 +69,39 @@ def test_kernel_is_exactly_that(rng):
         matrix = [[int(x) for x in check] for check in matrix]
         if not any(map(any, matrix)):
             continue
-        basis = kernel_basis(matrix)
-        pivots = sum(2**64 in map(abs, v) and sum(map(bool, v)) == 1 for v in basis)
-        assert determinant_squared(basis) == 2 ** (128 * pivots)
-        if pivots == r:
-            for vector in basis:
-                assert all(
-                    sum(a * z for a, z in zip(check, vector, strict=True)) % 2**64 == 0
-                    for check in matrix
-                )
+        for bits in (62, 64):
+            basis = kernel_basis(matrix, bits)
+            pivots = sum(2**bits in map(abs, v) and sum(map(bool, v)) == 1 for v in basis)
+            assert determinant_squared(basis) == 2 ** (2 * bits * pivots)
+            if pivots == r:
+                for vector in basis:
+                    assert all(
+                        sum(a * z for a, z in zip(check, vector, strict=True)) % 2**bits == 0
+                        for check in matrix
+                    )
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(-(2**44), 2**44), min_size=5, max_size=5), min_size=1, max_size=6
+    ),
+    st.integers(2, 120),
+)
+def test_what_floats_propose_proves_what_integers_do(matrix, bits):
+    assert none_shorter_than(matrix, 2**bits) == all_longer_than(kernel_basis(matrix), 2**bits)
+
+
+@pytest.mark.parametrize(
+    "proposal", [lambda basis: basis * 3, lambda basis: basis[::-1] * 0, lambda basis: basis]
+)
+def test_a_proposal_that_is_no_basis_proves_nothing(monkeypatch, proposal):
+    class Wrong:
+        def reduce(self, basis):
+            basis[:] = proposal(basis)
+
+    monkeypatch.setattr(lattice.kernels, "on", lambda name: Wrong())
+    assert not none_shorter_than([[1, 3]], 11)  # (-3, 1)
+    assert none_shorter_than([[1, 3]], 10)
 
 
 def test_planted_vectors_are_not_excluded_and_others_are(rng):
@@ -88,5 +120,5 @@ def test_planted_vectors_are_not_excluded_and_others_are(rng):
             check[last] = -rest * pow(z[last], -1, 2**64) % 2**64
             matrix.append(check)
         square = sum(x * x for x in z)
-        assert not all_longer_than(kernel_basis(matrix), square + 1)
-        assert all_longer_than(kernel_basis(other), square + 1)
+        assert not none_shorter_than(matrix, square + 1)
+        assert none_shorter_than(other, square + 1)

@@ -71,6 +71,7 @@ def test_what_is_only_known_from_seals_is_found_in_any_order(folders, lost):
         assert check_file(folder, workers=workers).files == expected.files
 
 
+@pytest.mark.long
 def test_a_cluster_finds_the_same(folders, run):  # noqa: F811
     arguments = ["check", *folders, "--workers", "2", "--json"]
     code, out, _ = run(*arguments, "--engine", "ray")

@@ -65,10 +65,10 @@ def test_a_full_disk(folder):
     ("pattern", "content"),
     [
         ("*.nb?", b""),
-        ("*.nbi", bytes(3000)),
+        pytest.param("*.nbi", bytes(3000), marks=pytest.mark.long),
         ("*.nbi", b"\x80\x05senseless"),
         ("*.nbc", b""),
-        ("*.nbc", b"\x80\x05senseless"),
+        pytest.param("*.nbc", b"\x80\x05senseless", marks=pytest.mark.long),
     ],
 )
 def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):

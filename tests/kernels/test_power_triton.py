@@ -153,7 +153,7 @@ def test_pieces_in_any_order_at_places_far_apart():
         np.testing.assert_array_equal(found, expected(code, pieces))
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     m=st.sampled_from([2, 4, 6, 18]),
     counts=st.lists(st.integers(1, 300), min_size=1, max_size=12),

@@ -24,8 +24,8 @@ def new():
     ("dtype", "k", "blocks"),
     [
         (torch.float32, 1, 1),
-        (torch.float32, 3, 2),
-        (torch.float32, 1, 5),
+        pytest.param(torch.float32, 3, 2, marks=pytest.mark.long),
+        pytest.param(torch.float32, 1, 5, marks=pytest.mark.long),
         (torch.bfloat16, 3, 2),
         (torch.float64, 1, 5),
     ],

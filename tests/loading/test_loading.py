@@ -332,7 +332,10 @@ def _repairs(path, meet, how, told):
         told.put("")
 
 
-@pytest.mark.parametrize(("how", "whole"), [("verify", False), ("verified", True)])
+@pytest.mark.parametrize(
+    ("how", "whole"),
+    [pytest.param("verify", False, marks=pytest.mark.long), ("verified", True)],
+)
 def test_processes_that_repair_the_same_files_wait_for_each_other(tmp_path, how, whole):
     for name in "abc":
         pm.save_file({name: torch.ones(200_000)}, tmp_path / f"{name}.safetensors", errors=5)

@@ -153,7 +153,7 @@ def test_a_few_elements_are_told_each_without_a_warning():
     assert event.changes[3].value(event.changes[3].original) == right[2, 3]
 
 
-@pytest.mark.parametrize("kernels", ["a device", "triton"])
+@pytest.mark.parametrize("kernels", ["a device", pytest.param("triton", marks=pytest.mark.long)])
 @pytest.mark.parametrize("what", STRUCK)
 def test_on_a_device_that_is_not_waited_for(monkeypatch, kernels, what):
     pretend(monkeypatch, Device() if kernels == "a device" else power_triton)

@@ -90,7 +90,12 @@ def fit(model, optimizer, steps, given):
     ("make", "steps", "given"),
     [
         (lambda p: torch.optim.LBFGS(p), 20, "closure"),
-        (lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"), 20, "by name"),
+        pytest.param(
+            lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"),
+            20,
+            "by name",
+            marks=pytest.mark.long,
+        ),
         (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "nothing"),
         (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "closure"),
     ],

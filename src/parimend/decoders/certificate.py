@@ -16,7 +16,7 @@ certificate proves that there is no such z:
 3. *Stopping sets.* Hence each check that the columns of z touch holds three of them. All sets of
    at most t + 3 columns with this property are enumerated; the connected ones are enough, as each
    connected part of z is such a z by itself. For each, the z with H z = 0 modulo 2^64 are a
-   lattice. Its basis is reduced in exact integers until no Gram-Schmidt vector is shorter than
+   lattice. Its basis is reduced until in exact integers no Gram-Schmidt vector is shorter than
    L sqrt(k + 3 min(k, t + 3 - k)); then no vector of the lattice is, but z would be.
 
 The search of `parimend.decoders.peeling` then finds every explanation by at most three words. Some
@@ -42,7 +42,7 @@ from parimend import kernels
 from parimend.codes.base import Code
 from parimend.codes.certificate import FEW, MOST_BITS, Certificate
 from parimend.codes.sparse import Sparse
-from parimend.decoders.lattice import all_longer_than, kernel_basis
+from parimend.decoders.lattice import none_shorter_than
 from parimend.decoders.peeling import Peeling, PreparedPeeling
 from parimend.errors import SpecError
 
@@ -178,4 +178,4 @@ def _excluded(code: Sparse, columns: list[int], errors: int) -> bool:
     checks = sorted(set().union(*entries))
     matrix = [[entry.get(j, 0) for entry in entries] for j in checks]
     square = (k + 3 * min(k, errors + FEW - k)) << 2 * code.word_bits
-    return all_longer_than(kernel_basis(matrix), square)
+    return none_shorter_than(matrix, square)

@@ -5,49 +5,81 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-_MODULUS = 1 << 64
+import numpy as np
+
+from parimend import kernels
 
 Vectors = list[list[int]]
 
+_SMALL = 62
+"""Bits of a modulus that is an int64, as sums of two entries are."""
 
-def kernel_basis(matrix: Sequence[Sequence[int]]) -> Vectors:
-    """A basis of a lattice that holds all integer z with A z = 0 modulo 2^64.
+
+def none_shorter_than(matrix: Sequence[Sequence[int]], square: int) -> bool:
+    """Whether it is proven that no integer z != 0 with A z = 0 modulo 2^64 has a square of its
+    length below ``square``.
+
+    A compiled loop in floats proposes a basis for a smaller modulus, of a lattice that holds all
+    such z, and exact integers prove what follows from it. Where that is too little, they do all.
+
+    Args:
+        matrix: (r, k) integers, r >= 1.
+        square: least square of a length.
+
+    Example:
+        >>> none_shorter_than([[3**39, 5**27]], 2**60), none_shorter_than([[1, 3]], 11)
+        (True, False)
+    """
+    basis = kernel_basis(matrix, _SMALL)
+    proposed = np.array(basis, np.int64)
+    kernels.on("lattice").reduce(proposed)
+    # The lattice holds 2^64 times everything: a sum that wrapped around is in it all the same. So
+    # all rows are, and with its determinant they are a basis of it.
+    gram = _gram_schmidt(proposed.tolist())[0]
+    if gram[-1] == _gram_schmidt(basis)[0][-1] and _are_all_longer(gram, square):
+        return True
+    return all_longer_than(kernel_basis(matrix), square)
+
+
+def kernel_basis(matrix: Sequence[Sequence[int]], bits: int = 64) -> Vectors:
+    """A basis of a lattice that holds all integer z with A z = 0 modulo 2^bits.
 
     Gaussian elimination with odd pivots; a check that is left without one is passed over, which
     makes the lattice larger, and so what is proven of it stays true.
 
     Args:
         matrix: (r, k) integers, r >= 1.
+        bits: of the modulus.
 
     Example:
         >>> kernel_basis([[1, 3]])
         [[18446744073709551616, 0], [-3, 1]]
     """
-    k = len(matrix[0])
+    k, modulus = len(matrix[0]), 1 << bits
     solved: dict[int, list[int]] = {}  # pivot -> a check with 1 there and 0 at other pivots
     for check in matrix:
-        rest = _cleared(check, solved)
+        rest = _cleared(check, solved, modulus)
         pivot = next((i for i in range(k) if rest[i] % 2), None)
         if pivot is None:
             continue
-        inverse = pow(rest[pivot], -1, _MODULUS)
-        rest = [inverse * x % _MODULUS for x in rest]
-        solved = {i: _cleared(other, {pivot: rest}) for i, other in solved.items()}
+        inverse = pow(rest[pivot], -1, modulus)
+        rest = [inverse * x % modulus for x in rest]
+        solved = {i: _cleared(other, {pivot: rest}, modulus) for i, other in solved.items()}
         solved[pivot] = rest
-    basis = [[_MODULUS * (i == pivot) for i in range(k)] for pivot in solved]
+    basis = [[modulus * (i == pivot) for i in range(k)] for pivot in solved]
     for free in (i for i in range(k) if i not in solved):
         vector = [int(i == free) for i in range(k)]
         for pivot, check in solved.items():
-            vector[pivot] = (_MODULUS // 2 - check[free]) % _MODULUS - _MODULUS // 2
+            vector[pivot] = (modulus // 2 - check[free]) % modulus - modulus // 2
         basis.append(vector)
     return basis
 
 
-def _cleared(check: Sequence[int], solved: dict[int, list[int]]) -> list[int]:
+def _cleared(check: Sequence[int], solved: dict[int, list[int]], modulus: int) -> list[int]:
     rest = list(check)
     for pivot, other in solved.items():
         factor = rest[pivot]
-        rest = [(x - factor * y) % _MODULUS for x, y in zip(rest, other, strict=True)]
+        rest = [(x - factor * y) % modulus for x, y in zip(rest, other, strict=True)]
     return rest
 
 
@@ -66,11 +98,12 @@ def all_longer_than(basis: Vectors, square: int) -> bool:
         >>> all_longer_than(basis, 900**2), all_longer_than(basis, 1100**2)
         (True, False)
     """
-    # |b*_i|^2 is the ratio of two Gram determinants.
-    return any(
-        all(after >= square * before for before, after in pairwise(gram))
-        for gram in _reduction([*basis])
-    )
+    return any(_are_all_longer(gram, square) for gram in _reduction([*basis]))
+
+
+def _are_all_longer(gram: list[int], square: int) -> bool:
+    """Whether |b*_i|^2, the ratio of two Gram determinants, is at least ``square`` for all i."""
+    return all(after >= square * before for before, after in pairwise(gram))
 
 
 def reduced(basis: Vectors) -> Vectors:

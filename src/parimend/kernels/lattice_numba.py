@@ -1,4 +1,4 @@
-"""The compiled loops of `parimend.impose.lattice`."""
+"""The compiled loops of `parimend.impose.lattice` and `parimend.decoders.lattice`."""
 # mypy: ignore-errors
 
 from __future__ import annotations
