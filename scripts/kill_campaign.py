@@ -46,7 +46,7 @@ def _kill(folder: Path, times: int, workers: int, seed: int) -> int:
         "networks": {"weights": {"file": str(model)}},
         "protections": {"none": {}, "sidecar": {"errors": 8}},
         "faults": {"flips": {"kind": "bitflip", "count": 8}},
-        "stop": {"trials": 60 * max(times, 10)},
+        "stop": {"trials": 60 * max(times, 3)},
         "block": 5,
     }
     run(spec, folder / "whole", workers=1)

@@ -743,7 +743,14 @@ def test_a_forked_process_repairs_while_a_thread_of_the_old_one_does():
         other.join()
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "scrubber.stop(); scrubber.start()"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        pytest.param("raise SystemExit(0)", marks=pytest.mark.long),
+        "scrubber.stop(); scrubber.start()",
+    ],
+)
 def test_a_process_may_end_while_it_is_scrubbed(end):
     code = (
         "import torch, parimend as pm\n"

@@ -61,6 +61,7 @@ def test_what_one_engine_began_the_other_ends(cluster, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_a_metric_that_fails_says_where(cluster, tmp_path):
     network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:failing_when_damaged"}
     spec = Spec.of(tables(networks={"digits": network}, stop={"trials": 60}), HERE)

@@ -77,7 +77,7 @@ PLACES = st.tuples(st.sampled_from([*FAULTS]), st.integers(0, TRIALS - 1))
 @pytest.mark.parametrize(
     ("protection", "metric"), [*((each, score) for each in PROTECTIONS), ("guards", in_half)]
 )
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(places=st.lists(PLACES, min_size=2, max_size=8))
 def test_a_trial_depends_on_its_own_faults_alone(protection, metric, places):
     """Whatever a worker was given before it, and in which order."""

@@ -6,7 +6,8 @@ import torch
 
 import parimend as pm
 
-ERRORS = [1, 2, 4, 8, 9, 50, 210, 1000, 1001]
+ERRORS = [1, 2, pytest.param(4, marks=pytest.mark.long), 8, 9, 50, 1000, 1001]
+ERRORS += [pytest.param(210, marks=pytest.mark.long)]
 SIZES = [16, 32, 64, 128, 768, 4096, 16384]
 
 

@@ -68,7 +68,7 @@ def states(tensors):
     per=st.sampled_from(["row", "tensor"]),
     wrong=st.integers(0, 12),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_what_is_said_of_words_is_what_is_said_of_each_alone(
     joined, carrier, seed, rows, widths, per, wrong
 ):
@@ -102,7 +102,7 @@ def test_what_is_said_of_words_is_what_is_said_of_each_alone(
     per=st.sampled_from(["row", "tensor"]),
     errors=st.sampled_from([1, 3, 20, 2000]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_words_are_sealed_together_as_each_alone(seed, rows, widths, per, errors):
     store = ModelTensors(network(seed, rows, widths, only_floats=False))
     carrier = Sidecar()

@@ -56,7 +56,7 @@ def assert_repairs(prepared, damage, erasures=None):
 
 
 class TestContract(DecoderContract):
-    easy, overload = 18, (60, 300)
+    easy, overload, overload_trials = 18, (60, 300), 150
 
     @pytest.fixture(params=[Peeling(), Peeling(max_pairs=0)], ids=["pairs", "no pairs"])
     def decoder(self, request):

@@ -71,7 +71,13 @@ def folders(tmp_path_factory):
     return noted(root / "few" / "folder", 3), noted(root / "many" / "folder", 200)
 
 
-@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS.keys())
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(act, id=name, marks=() if name == "check" else pytest.mark.long)
+        for name, act in ACTS.items()
+    ],
+)
 def test_names_that_all_seals_of_a_folder_note_are_there_once(folders, act):
     few, many = folders
     with suppress(MismatchError):  # one is missing

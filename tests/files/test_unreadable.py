@@ -295,7 +295,15 @@ def test_two_disks_that_lost_the_same(tmp_path, refuse, errors, wrong):
     assert path.read_bytes() == (good if is_enough else content)
 
 
-@pytest.mark.parametrize("cut", [1, 400, 1000, 1600])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        1,
+        pytest.param(400, marks=pytest.mark.long),
+        1000,
+        pytest.param(1600, marks=pytest.mark.long),
+    ],
+)
 def test_the_end_is_missing_as_well(tmp_path, refuse, loaded, cut):
     path, array = tmp_path / "weights.safetensors", np.arange(1, 100_001, dtype=np.int32)
     safetensors.numpy.save_file({"a": array}, path)

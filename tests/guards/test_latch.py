@@ -502,7 +502,7 @@ def test_outputs_of_unknown_types_are_not_in_one_graph(x):
     ("module", "size"),
     [
         (nn.Linear(6, 8), (6,)),
-        (nn.Conv2d(3, 8, 3, padding=1), (3, 7, 9)),
+        pytest.param(nn.Conv2d(3, 8, 3, padding=1), (3, 7, 9), marks=pytest.mark.long),
         pytest.param(nn.ConvTranspose1d(3, 8, 3), (3, 7), marks=pytest.mark.long),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("capability", ["80", pytest.param("90", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("capability", ["80", "90"])
 def test_every_kernel_compiles(capability, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.compiling", capability],

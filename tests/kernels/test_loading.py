@@ -64,10 +64,10 @@ def test_a_full_disk(folder):
 @pytest.mark.parametrize(
     ("pattern", "content"),
     [
-        ("*.nb?", b""),
+        pytest.param("*.nb?", b"", marks=pytest.mark.long),
         pytest.param("*.nbi", bytes(3000), marks=pytest.mark.long),
         ("*.nbi", b"\x80\x05senseless"),
-        ("*.nbc", b""),
+        pytest.param("*.nbc", b"", marks=pytest.mark.long),
         pytest.param("*.nbc", b"\x80\x05senseless", marks=pytest.mark.long),
     ],
 )

@@ -27,8 +27,14 @@ MAKERS = [Net, lambda: nn.Linear(8, 8), lambda: nn.Sequential(nn.Linear(8, 8))]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize(
+    ("in_place", "fullgraph"),
+    [
+        (False, True),
+        (True, False),
+        *(pytest.param(x, x, marks=pytest.mark.long) for x in (False, True)),
+    ],
+)
 def test_nothing_changes_while_a_graph_runs(make, in_place, fullgraph):
     running, go_on = threading.Event(), threading.Event()
 

@@ -96,7 +96,9 @@ def fit(model, optimizer, steps, given):
             "by name",
             marks=pytest.mark.long,
         ),
-        (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "nothing"),
+        pytest.param(
+            lambda p: torch.optim.Rprop(p, lr=0.01), 100, "nothing", marks=pytest.mark.long
+        ),
         (lambda p: torch.optim.Rprop(p, lr=0.01), 100, "closure"),
     ],
     ids=["lbfgs", "searching", "rprop", "rprop-closure"],
