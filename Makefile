@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
-# Of most packages little is imported: Python compiles that, once, whatever the environment says.
+# Now, as every command would do it again where the environment lets Python keep nothing. pip would
+# compile all on one core. Of the largest packages little is imported; some modules are for other
+# versions of Python, and fail.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(diffusers|plotly|ray|transformers)/' $(VENV)/lib || :
+# What Python compiles of the project is kept, too, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -68,10 +72,12 @@ $(VENV)/bin/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Parimend and the developer's tools (a few minutes the first time: PyTorch is large)"
 	@$(PIP) -e '.[demo,serve,recipes,lightning,transformers,dev]'
 	@$(PIP) --no-deps mrfi
+	@$(COMPILE)
 	@touch $(VENV)/.demo $@
