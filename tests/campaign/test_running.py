@@ -336,7 +336,6 @@ def test_tasks_of_workers_that_died_are_done_again(tmp_path):
     assert statistics_of(tmp_path / "a") == statistics_of(tmp_path / "b")
 
 
-@pytest.mark.long
 def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:deadly"}

@@ -6,8 +6,8 @@ import torch
 
 import parimend as pm
 
-ERRORS = [1, 2, pytest.param(4, marks=pytest.mark.long), 8, 9, 50, 1000, 1001]
-ERRORS += [pytest.param(210, marks=pytest.mark.long)]
+ERRORS = [1, 2, 8, 9, 50, 1000, 1001]
+ERRORS += [pytest.param(errors, marks=pytest.mark.long) for errors in (4, 210)]
 SIZES = [16, 32, 64, 128, 768, 4096, 16384]
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FUZZ = Path(__file__).parents[2] / "scripts" / "fuzz.py"
 
 
@@ -13,8 +15,9 @@ def fuzz(*options):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_200_inputs(tmp_path):
-    limits = ["--inputs", 200, "--minutes", 60, "--jobs", 2]
+@pytest.mark.parametrize("inputs", [200, pytest.param(2000, marks=pytest.mark.long)])
+def test_no_input_fails(tmp_path, inputs):
+    limits = ["--inputs", inputs, "--minutes", 60, "--jobs", 2]
     done = fuzz(*limits, "--failures", tmp_path)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].endswith("inputs, 0 failures")

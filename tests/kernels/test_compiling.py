@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("capability", ["80", "90"])
+@pytest.mark.parametrize("capability", ["80", pytest.param("90", marks=pytest.mark.long)])
 def test_every_kernel_compiles(capability, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.compiling", capability],

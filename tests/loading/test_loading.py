@@ -332,10 +332,9 @@ def _repairs(path, meet, how, told):
         told.put("")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "whole"),
-    [("verify", False), ("verified", True)],
+    [pytest.param("verify", False, marks=pytest.mark.long), ("verified", True)],
 )
 def test_processes_that_repair_the_same_files_wait_for_each_other(tmp_path, how, whole):
     for name in "abc":

@@ -67,8 +67,7 @@ def test_large_events_are_left_however_often_it_is_checked():
     assert longest_interval([proven(64)], where, expected / 2) is not None
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("erasures", [False, True])
+@pytest.mark.parametrize("erasures", [pytest.param(False, marks=pytest.mark.long), True])
 def test_hard_faults_are_those_of_a_drawn_year(erasures, rng):
     """Losses of 4,000 drawn years, with the budget counted by hand."""
     errors, checks, fresh, soft = 4, 40, 0.06, 0.2

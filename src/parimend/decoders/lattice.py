@@ -34,9 +34,10 @@ def none_shorter_than(matrix: Sequence[Sequence[int]], square: int) -> bool:
     proposed = np.array(basis, np.int64)
     kernels.on("lattice").reduce(proposed)
     # The lattice holds 2^64 times everything: a sum that wrapped around is in it all the same. So
-    # all rows are, and with its determinant they are a basis of it.
+    # all rows are, and with its determinant, the modulus for each pivot, they are a basis of it.
+    determinant = 1 << _SMALL * sum(1 << _SMALL in vector for vector in basis)
     gram = _gram_schmidt(proposed.tolist())[0]
-    if gram[-1] == _gram_schmidt(basis)[0][-1] and _are_all_longer(gram, square):
+    if gram[-1] == determinant**2 and _are_all_longer(gram, square):
         return True
     return all_longer_than(kernel_basis(matrix), square)
 
