@@ -551,10 +551,9 @@ def test_killed_it_goes_on_where_it_was(large):
     damaged = spoilt(good, 100_000, size=25 * SIZE)
     path.write_bytes(damaged)
     [(begin, end)] = check_file(path).files[0].ranges
-    fetched = path.with_name(".model.safetensors.fetched")
     with serving({"/model": good}, delay=0.2) as served:
         process = subprocess.Popen([sys.executable, "-c", _KILLED, path, f"{served.url}/model"])
-        while not (fetched.exists() and fetched.stat().st_size):
+        while served.sent <= 16 * SIZE:  # until more is asked for than the blocks that come first
             assert process.poll() is None
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
@@ -563,7 +562,7 @@ def test_killed_it_goes_on_where_it_was(large):
     with serving({"/model": good}) as served:
         assert repair_file(path, sources=f"{served.url}/model").verdict is Verdict.CORRECTED
     assert path.read_bytes() == good
-    assert served.sent <= end - begin - SIZE
+    assert served.sent <= end - begin - 15 * SIZE
     assert not [name for name in hidden_files(path) if not name.endswith(".lock")]
 
 
