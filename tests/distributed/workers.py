@@ -471,9 +471,10 @@ def scrubbed(rank):
         warnings.simplefilter("ignore")
         fully_shard(whole)
         end = time.monotonic() + 20
-        while not told and time.monotonic() < end:
+        while "unwatched" not in (kinds := [e.kind for e in told]) and time.monotonic() < end:
             time.sleep(0.01)
-    assert told[0].kind == "unwatched"
+    # A look in the middle of sharding finds some weights sharded and others not.
+    assert set(kinds) - {"failed"} == {"unwatched"}
 
 
 def fingerprints(rank):
