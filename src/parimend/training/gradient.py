@@ -75,12 +75,24 @@ class Gradient:
         if self._scale.ordinary(norm):
             return ""
         if not math.isfinite(norm):
-            return "the gradient is not finite"
+            norm = self._exactly()
+            if not math.isfinite(norm):
+                return "the gradient is not finite"
+            if self._scale.ordinary(norm):
+                return ""
         reason = f"the gradient's norm is {norm:.3g}; the largest before it was {largest:.3g}"
         if again or not self._scale.persists(norm):
             return reason
         self._accepted(f"{reason}; it stays so, and is no fault")
         return ""
+
+    @torch.no_grad()
+    def _exactly(self) -> float:
+        """The norm, which is finite if the gradients are: squares of float32 overflow at 1e19."""
+        scale = getattr(self._optimizer, "grad_scale", None)
+        values = [_values(local(each)).abs().double() for each in self._all()]
+        norm = math.hypot(*(float(torch.linalg.vector_norm(each)) for each in values))
+        return norm if scale is None else norm / float(scale)
 
     def drop(self) -> None:
         """Take the gradients away: optimizers leave such parameters alone."""
@@ -90,10 +102,13 @@ class Gradient:
 
 def _measured(gradient: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     """What has the norm of a gradient without its scale, where its dtype holds that."""
-    if gradient.layout is not torch.strided:
-        gradient = gradient.coalesce().values()
+    gradient = _values(gradient)
     if scale is not None:
         gradient = gradient / scale.to(gradient.device)
     if gradient.dtype == torch.float16:
         return torch.linalg.vector_norm(gradient, dtype=torch.float32)
     return gradient if scale is None else torch.linalg.vector_norm(gradient)
+
+
+def _values(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient if gradient.layout is torch.strided else gradient.coalesce().values()

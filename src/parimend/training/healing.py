@@ -51,6 +51,8 @@ GRADIENT_FACTOR = 100.0
 """A gradient whose norm is so many times the largest of the last steps is taken for wrong."""
 STANDSTILL = 20
 """After so many skipped steps in a row a warning is given."""
+LOOK_AGAIN = 20
+"""Before every so many forwards without a step weights are looked at, as before the first."""
 
 
 class Healing(Removable):
@@ -84,6 +86,8 @@ class Healing(Removable):
         accepted = partial(self._tell, "accepted")
         self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
         self._skipped = 0  # steps in a row
+        # Optimizers whose next gradient may have been computed with weights that were wrong.
+        self._spoiled: set[torch.optim.Optimizer] = set()
         self._step = Step()
         self._lock = threading.RLock()  # no step begins in one thread while another one looks
         self._updating = False
@@ -97,8 +101,10 @@ class Healing(Removable):
         forward = uncompiled(self._before_forward)
         # Before `fully_shard` gathers what may be damaged.
         self._hooks.append(self._model.register_forward_pre_hook(Hook(forward), prepend=True))
+        self._hooks.append(self._model.register_state_dict_pre_hook(Hook(self._before_saving)))
         for each in self._optimizers:
             self._hooks.append(each.register_step_pre_hook(uncompiled(self._before_step)))
+            self._hooks.append(each.register_state_dict_pre_hook(self._before_saving))
             self._hooks.append(each.register_load_state_dict_pre_hook(self._before_loading))
             self._hooks.append(each.register_load_state_dict_post_hook(self._after_loading))
         self._hooks.append(on_steps_of_others(self._optimizers, self._before_step_of_other))
@@ -188,6 +194,8 @@ class Healing(Removable):
             return frozenset(), read([], norm)[1]
         found, why, size = self._snapshot.put_back_(norm, only)
         wrong = {change.tensor for change in found.changes}
+        if wrong & self._state.weights and self._snapshot.computing:
+            self._spoiled.update(self._optimizers)  # also if telling of it fails
         if wrong:
             reason = f"wrong in {some(wrong)}"
             if found.total > len(found.changes):
@@ -225,57 +233,148 @@ class Healing(Removable):
     def _before_forward(self, *_: Any) -> None:
         # Damage that is found before the first forward of a step has spoiled no gradient yet. But
         # a device that is waited for here runs dry, in every step, for what is seldom there.
-        if is_transformed():
-            return  # the step looks
         snapshot = self._snapshot
+        if is_transformed():
+            snapshot.computing = True
+            return  # the step looks
+        first = snapshot.forwards == 0
         # The step finds what is lost again, in all processes: none waits in a forward for this one.
         training = in_parallel() and torch.is_grad_enabled()
         with suppress(DamageError) if training else nullcontext():
             if snapshot.outdated or not snapshot.ended:
                 if not is_lent():  # what is looked for then would be what is lent
                     self.check_()
-            elif snapshot.fresh and not snapshot.deferred:
+            elif snapshot.forwards % LOOK_AGAIN == 0 and not (first and snapshot.deferred):
                 with self._lock:
                     if not self._within():  # all else waits for the step, which needs it
                         self._check_(only=self._state.weights)
-        snapshot.fresh &= self._within()
+        if not self._within():
+            snapshot.forwards += 1
+            snapshot.computing |= torch.is_grad_enabled()
+
+    def _before_saving(self, *_: Any) -> None:
+        """What is saved is looked at: damage that went along would be taken for right for ever."""
+        if not (is_lent() or is_transformed()):
+            self.check_()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[optimizer].remove()
         self._after[optimizer] = optimizer.register_step_post_hook(self._stepped)
+        closure = _closure(args, kwargs)
         with self._lock:
-            if self._step.begin() and not self._updating:
-                self._judge(self._gradients[optimizer], _closure(args, kwargs))
+            looks = self._step.begin() and not self._updating
+            if looks:
+                closure = self._judge(optimizer, closure)
             self._snapshot.begin(optimizer)
+        if closure is None or not looks:
+            return None
+        others = {name: value for name, value in kwargs.items() if name != "closure"}
+        return (optimizer, closure, *args[2:]), others
 
-    def _judge(self, gradient: Gradient, closure: Callable[[], Any] | None) -> None:
-        """See that a step starts with right weights, and with a gradient that may be right."""
+    def _judge(
+        self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None
+    ) -> Callable[[], Any] | None:
+        """See that a step starts with right weights, and a gradient that may be right, if there is
+        one already. What the step is to be called with as its closure.
+        """
+        gradient = self._gradients[optimizer]
+        reason = self._why_not(optimizer, gradient.norm(closure is not None))
+        done = self._again(optimizer, closure, reason) if reason else None
+        if closure is not None:
+            return self._judged_after(optimizer, closure, done)
+        if not reason:
+            self._skipped = 0
+        return None
+
+    def _judged_after(
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], Any],
+        done: tuple[Any] | None = None,
+    ) -> Callable[[], Any]:
+        """A closure that looks at what its first call computes, if the optimizer has moved nothing
+        before it: what it has computed would belong to weights that are no more.
+
+        Args:
+            optimizer: whose step calls it.
+            closure: what computes the gradients.
+            done: what it returned if it has just been called.
+        """
+        calls = 0
+
+        def computed() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1 or self._updating:
+                return closure()
+            with self._lock, torch.no_grad():
+                moved = self._snapshot.differs(self._state.weights)
+            if self._everywhere("moved" if moved else ""):
+                return closure()
+            if done is not None:
+                return done[0]
+            loss = closure()
+            with self._lock, self._snapshot.still():
+                norm = self._gradients[optimizer].norm()
+                if reason := self._why_not(optimizer, norm, self._state.weights):
+                    [loss] = self._again(optimizer, closure, reason) or (loss,)
+                else:
+                    self._skipped = 0
+            return loss
+
+        return computed
+
+    def _why_not(
+        self,
+        optimizer: torch.optim.Optimizer,
+        norm: torch.Tensor | None,
+        only: Collection[str] | None = None,
+    ) -> str:
+        """Why a gradient is not to be used, see `Gradient.why_not`; weights are put right.
+
+        Args:
+            optimizer: that would use it.
+            norm: of the gradient, if there is one.
+            only: names of tensors that are looked at; all if None.
+        """
         try:
-            wrong, norm = self._check_(gradient.norm(closure is not None))
+            wrong, size = self._check_(norm, only)
         except DamageError:
             self._everywhere("", lost=True)
             raise
         # A gradient does not depend on what the optimizer keeps.
+        spoiled = wrong & self._state.weights or optimizer in self._spoiled
         reason = (
             "weights were wrong when the gradient was computed"
-            if wrong & self._state.weights
-            else gradient.why_not(norm)
+            if spoiled and (size is not None or in_parallel())  # others may have one
+            else self._gradients[optimizer].why_not(size)
         )
         reason = self._everywhere(reason)
         if not reason:
-            self._skipped = 0
-            return
+            self._spoiled.discard(optimizer)
+        return reason
+
+    def _again(
+        self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None, reason: str
+    ) -> tuple[Any] | None:
+        """Compute a gradient once more, or let the step go without one: what the closure gave."""
+        gradient, loss = self._gradients[optimizer], None
+        gradient.drop()  # a closure may add to what is there
+        self._spoiled.discard(optimizer)
         if closure is not None:
             with torch.enable_grad():
-                closure()
+                loss = (closure(),)
             _, norm = read([], gradient.norm())
-            if not self._everywhere(gradient.why_not(norm, again=True)):
+            why_not = gradient.why_not(norm, again=True)
+            if norm is None and not in_parallel():
+                why_not = "the closure computes no gradient"
+            if not self._everywhere(why_not):
                 self._tell("redone", reason)
-                return
-        gradient.drop()
+                return loss
+            gradient.drop()
         self._tell("skipped", reason)
         self._skipped += 1
         if self._skipped == STANDSTILL:
@@ -283,6 +382,7 @@ class Healing(Removable):
                 f"heal_ has skipped {STANDSTILL} steps in a row, the last one because {reason}: "
                 "nothing is learned; look at healing.events",
             )
+        return loss
 
     def _after_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -305,10 +405,14 @@ class Healing(Removable):
             self.check_()
         except DamageError as error:  # perhaps that is why something is loaded
             self._accept(f"{error}; what is not loaded now is taken for right")
-        self._snapshot.outdated = True
+            self._snapshot.outdated = True
+        # An optimizer that refuses what it is given has loaded nothing.
+        self._snapshot.outdated |= not isinstance(target, torch.optim.Optimizer)
 
     def _after_loading(self, target: Any, *_: Any) -> None:
         self._snapshot.outdated = True
+        if target is self._model:
+            self._spoiled.clear()  # who goes back to a checkpoint computes anew
         if target is self._loading and not self._within():
             self.refresh()
 
@@ -389,13 +493,15 @@ def heal_(
 ) -> Healing:
     """Watch a training run, and put back what goes wrong in weights and optimizer state.
 
-    Sums are taken after every step. Those of weights are checked before the next forward, and all
-    before the next step. What is found before the forward costs nothing but the repair, and so does
-    what is wrong in the optimizer's state, on which no gradient depends. Weights that are wrong
-    after the forward may have spoiled the gradient: that is computed again if ``step`` got a
-    closure, and else the step is skipped. So is a step whose gradient is not finite or far larger
+    Sums are taken after every step. Those of weights are checked before the next forward, and
+    before every twentieth if no step comes; all before the next step, and before a state dict is
+    taken. What is found before the first forward costs nothing but the repair, and so does what is
+    wrong in the optimizer's state, on which no gradient depends. Weights that are wrong after it
+    may have spoiled the gradient: that is computed again if ``step`` got a closure, and else the
+    step is skipped, by every optimizer. So is a step whose gradient is not finite or far larger
     than those before it; if the fifth in a row is as large as the four before it, the run has
-    changed, and it is used.
+    changed, and it is used. What a closure computes is looked at when it has been called for the
+    first time in a step, unless the optimizer has moved weights before.
 
     Where the tensors are on one GPU that Triton compiles for (optimizers may keep their counters on
     the CPU), sums stay there, and the host waits once in a step: for the norm of the gradient and

@@ -7,7 +7,8 @@ end, the two cannot be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,7 +27,8 @@ class Snapshot:
 
     Attributes:
         outdated: whether something was loaded since then: all of it is to be taken again.
-        fresh: whether no forward has begun since then.
+        forwards: how many have begun since then.
+        computing: whether one of them keeps what a backward needs.
 
     Raises:
         SpecError: for a budget that cannot be; when it is taken.
@@ -48,7 +50,8 @@ class Snapshot:
         self._state, self._errors = state, errors
         self._stale = False  # tensors were found of which nothing is kept yet
         self._begun: list[torch.optim.Optimizer] = []  # steps since then
-        self.outdated, self.fresh = False, True
+        self.outdated = self.computing = False
+        self.forwards = 0
 
     def take(self) -> bool:
         """Take everything as it is now for right; whether there are other tensors than before.
@@ -62,7 +65,8 @@ class Snapshot:
             self._kept = Kept(self._state.tensors, self._errors, apart=self._state.weights)
         self._kept.keep()
         others, self._stale = self._stale, False
-        self.fresh, self.outdated = True, False
+        self.outdated = self.computing = False
+        self.forwards = 0
         self._begun.clear()
         return others
 
@@ -94,6 +98,20 @@ class Snapshot:
     def begin(self, optimizer: torch.optim.Optimizer) -> None:
         """To be called before an optimizer moves weights."""
         self._begun.append(optimizer)
+
+    def differs(self, only: Collection[str]) -> bool:
+        """Whether some tensors are not as they were taken, or elsewhere. Nothing is put back."""
+        moved = self._state.moved()
+        return self.outdated or bool(moved or self._kept.differing(only=only)[0])
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """The steps that have begun have moved nothing yet: what differs within it is damage."""
+        begun, self._begun = self._begun, []
+        try:
+            yield
+        finally:
+            self._begun = begun
 
     @property
     def ended(self) -> bool:
