@@ -1429,6 +1429,25 @@ def test_what_a_closure_computes_is_looked_at(name, strike):
     assert same(model.state_dict(), alone.state_dict())
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "LBFGS"])
+def test_a_closure_that_is_spoiled_again_is_not_used(name):
+    model, _ = two_layers()
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.05)
+    healing, before = pm.heal_(model, optimizer), copy.deepcopy(model.state_dict())
+    [(x, y)] = batches(1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model, x, y)
+        loss.backward()
+        struck(model[2].weight)
+        return loss
+
+    optimizer.step(closure)
+    assert [e.kind for e in healing.events] == ["repaired", "repaired", "skipped"]
+    assert same(dict(model.named_parameters()), before)
+
+
 class Ahead(torch.optim.SGD):
     """Computes gradients at weights that it has moved, as schedule-free optimizers do."""
 

@@ -54,6 +54,8 @@ STANDSTILL = 20
 LOOK_AGAIN = 20
 """Before every so many forwards without a step weights are looked at, as before the first."""
 
+_SPOILED = "weights were wrong when the gradient was computed"
+
 
 class Healing(Removable):
     """Looks after a training run; see `heal_`. A context manager: leaving it removes all hooks.
@@ -340,22 +342,29 @@ class Healing(Removable):
             norm: of the gradient, if there is one.
             only: names of tensors that are looked at; all if None.
         """
+        spoiled, size = self._spoils(norm, only)
+        if size is None and not in_parallel():  # else others may have a gradient
+            spoiled = ""
+        elif optimizer in self._spoiled:
+            spoiled = _SPOILED
+        reason = self._everywhere(spoiled or self._gradients[optimizer].why_not(size))
+        if not reason:
+            self._spoiled.discard(optimizer)
+        return reason
+
+    def _spoils(
+        self, norm: torch.Tensor | None, only: Collection[str] | None
+    ) -> tuple[str, float | None]:
+        """Put right what is wrong: a reason if weights were, and the value of a norm.
+
+        A gradient does not depend on what the optimizer keeps.
+        """
         try:
             wrong, size = self._check_(norm, only)
         except DamageError:
             self._everywhere("", lost=True)
             raise
-        # A gradient does not depend on what the optimizer keeps.
-        spoiled = wrong & self._state.weights or optimizer in self._spoiled
-        reason = (
-            "weights were wrong when the gradient was computed"
-            if spoiled and (size is not None or in_parallel())  # others may have one
-            else self._gradients[optimizer].why_not(size)
-        )
-        reason = self._everywhere(reason)
-        if not reason:
-            self._spoiled.discard(optimizer)
-        return reason
+        return _SPOILED if wrong & self._state.weights else "", size
 
     def _again(
         self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None, reason: str
@@ -367,11 +376,11 @@ class Healing(Removable):
         if closure is not None:
             with torch.enable_grad():
                 loss = (closure(),)
-            _, norm = read([], gradient.norm())
-            why_not = gradient.why_not(norm, again=True)
+            spoiled, norm = self._spoils(gradient.norm(), self._state.weights)
             if norm is None and not in_parallel():
-                why_not = "the closure computes no gradient"
-            if not self._everywhere(why_not):
+                spoiled = "the closure computes no gradient"
+            self._spoiled.discard(optimizer)
+            if not self._everywhere(spoiled or gradient.why_not(norm, again=True)):
                 self._tell("redone", reason)
                 return loss
             gradient.drop()
