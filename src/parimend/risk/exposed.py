@@ -89,7 +89,7 @@ def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
     >>> around(word._replace(words=25), where)[0].bits  # 3 of 25 longer ones more
     848.0
     """
-    events = word.crowd.struck_by(where.events)
+    events = word.crowd.struck_by(where.events, within=where.told)
     if events.largest == 1 or (word.spread == 1.0 and math.isinf(word.words)):
         return word, where if events is where.events else replace(where, events=events)
     length = math.inf if math.isinf(word.words) else word.spread * word.bits / WORD_BITS
