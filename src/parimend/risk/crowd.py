@@ -54,6 +54,10 @@ class Crowd(NamedTuple):
             room -= taken * nbytes
         return found + _words_of(room) + _ENDS
 
+    def most(self, size: int) -> int:
+        """How many words an event of several strikes at most, if it is in words of memory."""
+        return max(size, self.words(size))
+
     def near(self, size: int, most: float = math.inf) -> float:
         """The share of places, at most, where an event of this size holds the last word of such a
         tensor, of one of up to ``most`` bytes, and more on both sides of it.
