@@ -252,6 +252,22 @@ def test_what_is_said_to_help_helps():
     assert "check more often" in reason(8, "sidecar", "leo", 30.0)
 
 
+def test_a_budget_of_which_nothing_is_claimed_explains_nothing(tmp_path, capsys):
+    from parimend.cli import main
+
+    path = tmp_path / "lin.safetensors"
+    save_file({"w": np.ones((10, 512), "f4"), "b": np.ones(10, "f4")}, path)
+    asked = ["--carrier", "lowbits", "--environment", "leo", "--target", "1e-6"]
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(path), *asked])
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "within the budget is not repaired with a probability of up to 0.001" in said
+    service = pm.Service("leo", target=1e-6)
+    most = pm.plan(path, 880, "lowbits", service=service, measure=False)
+    assert most.reason.endswith("nothing is proven or measured of so many errors in so few words")
+
+
 def test_the_largest_guaranteed_budget_is_considered():
     model = {"w": torch.empty((2000, 2000), device="meta")}
     service = pm.Service(pm.Environment("x", rate=6e-6), target=1e-6)

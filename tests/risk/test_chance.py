@@ -350,3 +350,39 @@ def test_the_longest_service_there_is_has_its_numbers():
     it = risk([proven(4)], service.environment, service.interval, service.years)
     assert all(map(math.isfinite, it.as_dict().values()))
     assert it.unrepaired == it.large == 1.0
+
+
+def test_no_more_is_repaired_than_there_are_events():
+    """Before a word that is alone nothing begins."""
+    where = Environment("x", rate=1e-9, events=Events.of({5130: 1.0}))
+    it = risk([Exposed(32.0 * 5130, np.zeros(5131), words=5130)], where, 1.0)
+    assert 0.9 * it.events < it.repairs <= it.events
+
+
+def small_and_large(small, large, count, budget):
+    """Words as `risk` sees them: most may be lost altogether, one of them not."""
+    few = Exposed(32.0 * small, np.zeros(budget + 1), times=2 * count, words=small)
+    return [few, Exposed(32.0 * large, np.zeros(budget + 1), words=large)]
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "count", "size"), [(16, 33, 10, 200), (16, 33, 100, 200), (8, 40, 50, 20)]
+)
+def test_what_is_not_lost_where_it_begins_is_counted_where_it_ends(small, large, count, size):
+    """Every place of an event, in memory with small words on both sides of a large one."""
+    words, budget = small_and_large(small, large, count, 16), 16
+    total = 2 * count * small + large
+    begins = np.arange(total)
+    struck = np.minimum(begins + size, count * small + large) - np.maximum(begins, count * small)
+    truth = float((struck > budget).mean())
+    where = Environment("x", rate=1e-7, events=Events.of({size: 1.0}))
+    for left in (risk(words, where, 1.0).large, risk(words, where, 1.0).unrepaired):
+        share = -math.log1p(-left) / risk(words, where, 1.0).events
+        assert truth - 1e-9 <= share <= 1.0 + 1e-9
+    # Where all words may be lost, an event counts once.
+    hard = [word._replace(words=max(word.words, budget + 1)) for word in words]
+    assert -math.log1p(-risk(hard, where, 1.0).large) == pytest.approx(
+        risk(hard, where, 1.0).events
+    )
+    beside = sum(word.times * lost(word, where, 1e-3, words) for word in words)
+    assert beside >= truth * where.expected(32.0 * total, 1e-3) * (1 - 1e-3)

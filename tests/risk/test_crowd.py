@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import parimend as pm
 from parimend.carriers import Balance, Request, Sidecar
@@ -28,16 +29,61 @@ def struck(sizes, words):
 
 @pytest.mark.parametrize("words", [2, 5, 40])
 def test_it_is_never_more_than_is_said(rng, words):
+    """Nor more often; whether an event fits into tensors, or tensors into it."""
     for _ in range(100):
-        sizes = rng.choice([1, 2, 3, 4, 5, 7, 8, 10, 16, 101, 400], rng.integers(2, 30))
+        sizes = rng.choice([1, 2, 3, 4, 5, 7, 8, 10, 16, 101, 400, 2002], rng.integers(2, 30))
         odd = Counter(sizes[sizes % 4 > 0].tolist())
         crowd = Crowd(int(sizes.sum()), tuple(sorted(odd.items())))
         counts = struck(sizes, words)
-        assert counts.max() <= crowd.words(words)
-        # Boundaries of larger tensors, where a word more is struck at each end, are left out.
         events = crowd.struck_by(Events((words,), (1.0,)))
-        often = sum(s for n, s in zip(events.sizes, events.shares, strict=True) if n > words + 2)
-        assert (counts > words + 2).mean() <= often + 1e-9
+        assert counts.max() <= events.largest
+        for limit in (words, words + 1, words + 2, 2 * words):
+            assert (counts > limit).mean() <= events.beyond(limit) + 1e-9
+
+
+@pytest.mark.parametrize("words", [2, 16, 40])
+def test_what_lies_behind_a_tensor_of_odd_length_is_shifted(words):
+    """One large tensor after another: each is a word of its own, or all are one."""
+    sizes, said = np.array([2002, 4001, 803]), Events((words,), (1.0,))
+    crowd = Crowd(sizes.sum(), tuple((n, 1) for n in sorted(sizes)))
+    counts = struck(sizes, words)
+    assert words + 2 == counts.max() <= crowd.struck_by(said).largest
+    assert counts[600:1400].min() == words + 1  # within the second one, and far from its ends
+    apart = Crowd(shifted=True).struck_by(said)
+    assert apart.sizes == (words + 1,)
+
+
+def test_what_a_disk_tells_begins_within_a_word_anyway():
+    crowd = Crowd(1_000_000, ((20_001, 2),))
+    events = crowd.struck_by(Events((1025,), (1.0,)), within=True)
+    assert events.sizes == (1025, 1026)
+
+
+def file_of(path, sizes, rng):
+    """A file of tensors of so many bytes, and where they begin in it."""
+    save_file({f"t{i:02d}": rng.integers(0, 256, n, dtype="u1") for i, n in enumerate(sizes)}, path)
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per"), [([4002, 2000], "model"), ([101] * 20, "model"), ([4002, 2000], "tensor")]
+)
+def test_any_line_of_a_file_is_repaired_with_the_budget_of_a_plan(tmp_path, rng, sizes, per):
+    """Lines of 64 bytes, wherever they are in the memory of tensors of odd length."""
+    path = tmp_path / "m.safetensors"
+    begins = file_of(path, sizes, rng)
+    lines = Service(Environment("x", 1e-12, Events.of("16")), target=1e-6)
+    made = pm.plan(path, service=lines, per=per, measure=False)
+    assert made.met
+    assert made.errors in (17, 18)
+    scarce = pm.plan(path, made.errors - 1, service=lines, per=per, measure=False)
+    assert scarce.risk.large > 0
+    pm.protect_file(path, made)
+    whole = path.read_bytes()
+    for at in range(-(-begins // 64) * 64, len(whole) - 63, 64):
+        damaged = bytes(x ^ 0xFF for x in whole[at : at + 64])
+        path.write_bytes(whole[:at] + damaged + whole[at + 64 :])
+        assert pm.check_file(path).verdict is pm.Verdict.CORRECTABLE
 
 
 def test_what_is_of_whole_words_and_what_strikes_one_is_as_it_was():
@@ -63,7 +109,7 @@ def test_a_sector_of_scales_takes_a_larger_budget():
     asked = Service("disk", target=1e-9)
     plain = pm.plan(weights, service=asked, measure=False)
     made = pm.plan({**scales, **weights}, service=asked, measure=False)
-    assert (plain.errors, made.errors) == (513, 764)
+    assert (plain.errors, made.errors) == (513, 763)
     # The scales, and a sector less their bytes, all told: an erasure is half an error.
     assert 2 * made.errors >= 1000 + (4096 - 2000) // 4
     assert "crowd" not in made.words[0].as_dict()

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from parimend.carriers.carrier import PlannedWord
+from parimend.codes import SumsCode
 from parimend.risk.exposed import Exposed
 from parimend.words.bits import WORD
+
+
+def side_by_side(words: Sequence[PlannedWord]) -> tuple[PlannedWord, ...]:
+    """Words of the same memory: behind one that is no whole number of words of 32 bits, the tensors
+    of others are shifted against those of memory.
+    """
+    odd = (word.crowd.odd or (word.crowd.nbytes or word.nbytes) % WORD for word in words)
+    if len(words) < 2 or not any(odd):
+        return tuple(words)
+    # A carrier that counts weights takes them one after the other, wherever they are.
+    return tuple(
+        replace(word, crowd=word.crowd._replace(shifted=True))
+        if isinstance(word.code, SumsCode)
+        else word
+        for word in words
+    )
 
 
 def exposed_of(words: Iterable[PlannedWord]) -> list[Exposed]:

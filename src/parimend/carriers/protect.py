@@ -16,6 +16,7 @@ from parimend.carriers.carrier import (
     PlannedWord,
     carrier,
 )
+from parimend.carriers.exposure import side_by_side
 from parimend.codes import Code
 from parimend.errors import SpecError
 from parimend.seal import MOST_ERRORS, CarrierName, Seal
@@ -112,7 +113,7 @@ def choose(tensors: Tensors, request: Request) -> list[Chosen]:
 def plan(tensors: Tensors, request: Request, prove: bool = True) -> tuple[PlannedWord, ...]:
     """What `protect_` would take; nothing is changed. See `Carrier.guarantee` for ``prove``."""
     carrier, every = request.carrier, _budgeted(tensors, request, prove)
-    return tuple(carrier.plan(chosen, errors) for chosen, errors in every)
+    return side_by_side([carrier.plan(chosen, errors) for chosen, errors in every])
 
 
 def _budgeted(

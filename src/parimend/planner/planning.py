@@ -271,6 +271,8 @@ def _why(words: Sequence[Exposed], left: Risk, asked: Service, larger: bool = Tr
                 f"{unsure:g}: {help_}"
             )
     weakest = min((seen(word, there) for word in words), key=lambda word: word.errors)
+    if not weakest.errors:
+        return f"{rest}, as nothing is proven or measured of so many errors in so few words"
     if not there.read_rate and 1.0 - (1.0 - left.large) ** (1.0 / max(years, 1.0)) > target:
         return (
             f"single events of more than {weakest.errors:,} words leave {left.large:.2g} however "
@@ -328,10 +330,23 @@ def _smallest_of(
     errors = largest_budget(words, least)
     if errors is None:
         return max(ERRORS, least), "there is no code for it"
-    # The largest that is guaranteed may do what the largest that is measured cannot, and for the
-    # largest that there are codes for nothing may be claimed.
-    tried = [words(t) for t in sorted({errors, max(least, min(errors, MOST_POWER))}, reverse=True)]
+    # The largest that is guaranteed may do what the largest that is measured cannot. For the
+    # largest that there are codes for nothing may be claimed, which would explain nothing.
+    claimed = largest_budget(lambda t: _claimed(words(t)), least) or errors
+    budgets = {claimed, max(least, min(claimed, MOST_POWER))}
+    tried = [words(t) for t in sorted(budgets, reverse=True)]
     able = (most for most in tried if longest_interval(most, there, target, years) is not None)
     most = next(able, None) or min(tried, key=lambda words: risk(words, there, days, years).yearly)
     why = _why(most, risk(most, there, days, years), replace(asked, interval=days), False)
     return max(min(ERRORS, errors), least), f"no budget up to {errors:,} errors meets it: {why}"
+
+
+def _claimed(words: list[Exposed]) -> list[Exposed]:
+    """The words.
+
+    Raises:
+        SpecError: if of one nothing is proven or measured.
+    """
+    if not all(word.errors for word in words):
+        raise SpecError("of so many errors nothing is claimed")
+    return words

@@ -71,15 +71,21 @@ class Risk(Record):
     resolved: float
 
 
-def lost(word: Exposed, where: Environment, days: float) -> float:
+def lost(word: Exposed, where: Environment, days: float, beside: Sequence[Exposed] = ()) -> float:
     """Probability that a word that was right is beyond repair after so many days, from above.
+
+    Args:
+        word: that may be lost.
+        where: it is.
+        days: since it was right.
+        beside: all words of that memory.
 
     Example:
         >>> word = Exposed(bits=1e9, failing=np.zeros(5))
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    word, where = around(seen(word, where), where)
+    word, where = around(seen(word, where), where, [seen(each, where) for each in beside])
     return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
 
 
@@ -105,8 +111,10 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
     within = max(1.0, last * DAYS / interval)  # checks of it
     soft = joint = worst = 0.0  # logarithms of the probability that nothing is lost
     repairs = events = missed = large = losses = 0.0
-    for each in words:
-        word, there = around(seen(each, where), where)
+    beside = [seen(each, where) for each in words]
+    in_all = math.fsum(each.times * where.expected(each.bits, interval) for each in words)
+    for each, word in zip(words, beside, strict=True):
+        word, there = around(word, where, beside)
         expected = there.expected(word.bits, interval)
         tails = there.events.tails(expected, word.reach)
         chance = _lost_with(word, tails, 0)
@@ -117,7 +125,8 @@ def risk(words: Sequence[Exposed], where: Environment, interval: float, years: f
         worst += n * kept_last
         losses -= n * within * math.expm1(kept_last / within)
         events += n * where.expected(each.bits, interval)
-        repairs += n * max(0.0, -math.expm1(-expected) - chance)
+        # What reaches into a word is an event of another one, of which there may be none.
+        repairs += n * max(0.0, -math.expm1(-min(expected, in_all)) - chance)
         if word.missed and word.noticed < word.words:
             missed += n * word.missed * float(there.events.tails(expected, word.noticed).more[-1])
         if word.words > word.errors:

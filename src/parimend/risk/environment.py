@@ -29,7 +29,8 @@ class Environment(Record):
         hard_rate: cells per bit and day that fail for good.
         read_rate: events per bit and read, whatever the time between reads.
         told: whether it is known what events strike and which cells fail, as a disk tells what it
-            cannot read: all of that are erasures, and none is missed.
+            cannot read: all of that are erasures, and none is missed. Events of several words
+            count one more then, as they may begin within a word.
         source: where the figures are from.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,10 +78,17 @@ def seen(word: Exposed, where: Environment) -> Exposed:
     return word._replace(failing=word.failing[(erased + 1) // 2], erasures=False)
 
 
-def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
+def around(
+    word: Exposed, where: Environment, beside: Sequence[Exposed] = ()
+) -> tuple[Exposed, Environment]:
     """A word and an environment with its events as they strike the word: with as many words as
     there may be in a `Crowd`; those of several words in a plane wherever they are; and those that
     begin before a word and reach into it, unless they are lost for certain where they begin.
+
+    Args:
+        word: that is struck.
+        where: it is.
+        beside: all words of that memory, itself too; without them the others are as it is.
 
     >>> word, where = Exposed(800.0, np.zeros(5)), Environment("x", 1e-9, Events.of("1:0.5,4:0.5"))
     >>> plane, there = around(word._replace(spread=4.0), where)
@@ -89,14 +97,14 @@ def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
     >>> around(word._replace(words=25), where)[0].bits  # 3 of 25 longer ones more
     848.0
     """
-    events = word.crowd.struck_by(where.events)
+    events = word.crowd.struck_by(where.events, within=where.told)
     if events.largest == 1 or (word.spread == 1.0 and math.isinf(word.words)):
         return word, where if events is where.events else replace(where, events=events)
     length = math.inf if math.isinf(word.words) else word.spread * word.bits / WORD_BITS
 
     def often(size: int) -> float:
-        reaching = (size - 1) / length if size <= word.errors else 0.0
-        return word.spread * (1.0 + reaching) if size > 1 else 1.0
+        part = 1.0 if size <= word.errors else _unlost(word, where, size, beside)
+        return word.spread * (1.0 + part * (size - 1) / length) if size > 1 else 1.0
 
     pairs = zip(events.sizes, events.shares, strict=True)
     shares = {size: share * often(size) for size, share in pairs}
@@ -105,3 +113,25 @@ def around(word: Exposed, where: Environment) -> tuple[Exposed, Environment]:
     hard_rate = where.hard_rate / times  # cells that fail for good are single ones
     there = replace(where, events=events, hard_rate=hard_rate)
     return word._replace(bits=word.bits * times), there
+
+
+def _unlost(word: Exposed, where: Environment, size: int, beside: Sequence[Exposed]) -> float:
+    """How much of what reaches into a word counts there, of events of more words than its budget:
+    what begins in another word is lost there already, but where that has no more words than its
+    budget, or a budget that is enough. No more are lost than there are in all.
+    """
+    # Elsewhere it may strike fewer words than here.
+    at_least = min(n for n in where.events.sizes if n > 1 and word.crowd.most(n) >= size)
+    ready = [each for each in beside if at_least <= each.errors or each.beyond < 1.0]
+    if not ready or word.beyond == 0.0:
+        return 0.0
+    if word.beyond < 1.0:  # one event may be several words' chance
+        return 1.0
+    certain = [each for each in beside if not (at_least <= each.errors or each.beyond < 1.0)]
+    there = math.fsum(each.times * each.bits for each in beside) / WORD_BITS
+    counted = math.fsum(each.times * each.spread * each.bits for each in certain) / WORD_BITS
+    times = sum(each.times for each in certain) or word.times
+    # All that begins early enough; more often in a small memory, if events lie wholly in it.
+    more = there / (there - size + 1) if there >= size else math.inf
+    reaching = more * (times * (size - 1) + counted) - counted
+    return max(0.0, min(there - counted, reaching)) / (times * (size - 1))

@@ -259,7 +259,7 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
     def alone(kind: Hashable, at: int) -> float:
         if (kind, at) not in known:
             word = smallest[kind]
-            known[kind, at] = lost(word, worst, longest * _STEP**at * bits / word.bits)
+            known[kind, at] = lost(word, worst, longest * _STEP**at * bits / word.bits, words)
         return known[kind, at]
 
     def losses(at: int) -> float:

@@ -8,7 +8,7 @@ from numbers import Real
 
 from parimend.arguments import real_number, require
 from parimend.carriers import Chosen, carrier_of
-from parimend.carriers.exposure import exposed_of
+from parimend.carriers.exposure import exposed_of, side_by_side
 from parimend.errors import SpecError
 from parimend.risk import Environment, Events, environment
 from parimend.risk.pace import Pace
@@ -97,11 +97,11 @@ def pace_for(
             "or the name of an environment"
         )
     worst = _worst(worst_rate, events)
-    words = exposed_of(
+    planned = [
         carrier_of(word.code).plan(Chosen(word.code, word.word, word.certificate), seal.errors)
         for word in seal.words
-    )
-    return Pace.of(words, worst, target)
+    ]
+    return Pace.of(exposed_of(side_by_side(planned)), worst, target)
 
 
 def _worst(rate: Rate, events: Events | Mapping[int, float] | str | None) -> Environment:
