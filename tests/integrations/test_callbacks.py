@@ -92,10 +92,11 @@ def test_lightning_seals_a_run_that_had_ended_before_it_was_sealed(tmp_path):
             trainer.save_checkpoint(tmp_path / "last.ckpt")
 
     first = Net()
-    fit_quietly(first, 2, [for_lightning.TrainInside(**OPTIONS), Killed()])
+    off = {"enable_checkpointing": False}
+    fit_quietly(first, 2, [for_lightning.TrainInside(**OPTIONS), Killed()], **off)
     model, callback = Net(), for_lightning.TrainInside(path=tmp_path / "seal", **OPTIONS)
     callback.seal = object()  # of a run before it
-    fit_quietly(model, 2, [callback], tmp_path / "last.ckpt")
+    fit_quietly(model, 2, [callback], tmp_path / "last.ckpt", **off)
     assert callback.constraint.steps == 20
     assert pm.check(model, pm.Seal.load(tmp_path / "seal")).verdict is Verdict.CLEAN
     assert all(torch.equal(t, model.state_dict()[k]) for k, t in first.state_dict().items())
