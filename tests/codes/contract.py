@@ -159,6 +159,12 @@ class RealCodeContract(CodeContract):
         assert code.rmatvec(y).shape == (code.n,)
         assert code.project(x).shape == (code.n,)
 
+    @pytest.mark.parametrize("more", [-1, 1])
+    def test_products_of_another_length_are_refused(self, code: RealCode, more: int) -> None:
+        for product, count in ((code.matvec, code.n), (code.rmatvec, code.m)):
+            with pytest.raises(ValueError, match=r"shape|size"):
+                product(np.ones(count + more))
+
     def test_projection_meets_the_checks(self, code: RealCode) -> None:
         rng = np.random.default_rng(1)
         x = rng.normal(size=code.n)

@@ -86,6 +86,81 @@ def test_lightning_seals_the_weights_that_stay(tmp_path, last):
     assert max(callback.seal.notes["moved"]) < 0.02
 
 
+def test_lightning_seals_a_run_that_had_ended_before_it_was_sealed(tmp_path):
+    class Killed(lightning.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    first = Net()
+    off = {"enable_checkpointing": False}
+    fit_quietly(first, 2, [for_lightning.TrainInside(**OPTIONS), Killed()], **off)
+    model, callback = Net(), for_lightning.TrainInside(path=tmp_path / "seal", **OPTIONS)
+    callback.seal = object()  # of a run before it
+    fit_quietly(model, 2, [callback], tmp_path / "last.ckpt", **off)
+    assert callback.constraint.steps == 20
+    assert pm.check(model, pm.Seal.load(tmp_path / "seal")).verdict is Verdict.CLEAN
+    assert all(torch.equal(t, model.state_dict()[k]) for k, t in first.state_dict().items())
+
+
+def test_lightning_seals_what_is_not_trained_at_all():
+    model, callback = Net(), for_lightning.TrainInside(**OPTIONS)
+    fit_quietly(model, 0, [callback], enable_checkpointing=False)
+    assert pm.check(model, callback.seal).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.LBFGS])
+def test_fabric(kind):
+    model = Net()
+    fabric = lightning.Fabric(accelerator="cpu")
+    wrapped, steps = fabric.setup(model, kind(model.parameters(), lr=0.1))
+    constraint = pm.constrain_(wrapped, steps, **OPTIONS | {"every": 1})
+
+    def loss():
+        steps.zero_grad()
+        value = wrapped(*data())["loss"]
+        fabric.backward(value)
+        return value
+
+    with pm.heal_(wrapped, steps) as healing:
+        losses = [float(steps.step(loss)) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert constraint.residual() < 1e-6
+    assert (constraint.steps, constraint.events) == (5, [])
+    assert (healing.steps, healing.events) == (5, [])
+    seal = constraint.seal_()
+    assert {part.name for part in seal.words[0].parts} == {"head.weight", "head.bias"}
+    assert pm.check(model, seal).ok
+    assert pm.check(wrapped, seal).ok
+
+
+class ByHand(Net):
+    """Manual optimization, constrained and healed by what Lightning gives for its optimizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def on_train_start(self):
+        optimizer = self.optimizers()
+        self.watching = pm.constrain_(self, optimizer, **OPTIONS), pm.heal_(self, optimizer)
+
+    def training_step(self, batch, index):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self(*batch)["loss"])
+        optimizer.step()
+
+
+def test_manual_optimization_of_lightning():
+    model = ByHand()
+    fit_quietly(model, 1, [], enable_checkpointing=False)
+    constraint, healing = model.watching
+    assert (constraint.steps, constraint.events) == (10, [])
+    assert (healing.steps, healing.events) == (10, [])
+    healing.remove()
+    assert pm.check(model, constraint.seal_()).ok
+
+
 def trainer_for(model, folder, steps, callback, kind=Trainer, **options):
     x, y = data()
     arguments = TrainingArguments(

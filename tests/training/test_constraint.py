@@ -779,3 +779,52 @@ def test_the_last_call_constrains_weights():
     assert [event.kind for event in constraint.events] == ["unwatched"]
     assert not others.events
     assert pm.check(model, again.seal_()).verdict is Verdict.CLEAN
+
+
+def assign(parameter, memory, shape):
+    """Let a parameter be the beginning of some memory, in a shape of its own."""
+    count = torch.Size(shape).numel()
+    parameter.data = memory[:count].view(shape)
+    return memory[count:]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Rprop", "LBFGS"])
+@pytest.mark.parametrize("shape", [[8, 20], [75, 20], [20, 60]])
+def test_a_parameter_of_another_shape_is_named_and_nothing_beside_it_is_touched(optimizer, shape):
+    model, steps, constraint = start(optimizer=optimizer)
+    beside = assign(model.hidden.weight, torch.full((2000,), 7.0), shape)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    what = rf"hidden\.weight of shape \[60, 20\] has become one of \[{shape[0]}, {shape[1]}\]"
+    for call in (steps.step, constraint.project_, constraint.residual, constraint.seal_):
+        with pytest.raises(MismatchError, match=what):
+            call(lambda: 0.0) if call == steps.step else call()
+    with pytest.raises(MismatchError, match=r"hidden\.weight has shape \[.*\[60, 20\] was protect"):
+        constraint.load_state_dict(constraint.state_dict())
+    assert bool((beside == 7).all())
+
+
+def test_a_parameter_of_another_shape_is_told_after_sealing_and_in_copies_too():
+    model, _, constraint = start()
+    average = copy.deepcopy(model)
+    average.hidden.weight.data = torch.zeros(8, 20)
+    with pytest.raises(MismatchError, match=r"hidden\.weight has shape \[8, 20\] in the copy"):
+        constraint.seal_(average)
+    constraint.seal_()
+    with torch.no_grad():
+        model.hidden.weight.data = model.hidden.weight.view(20, 60)
+    with pytest.raises(MismatchError, match=r"hidden\.weight of shape \[60, 20\] has become"):
+        constraint.seal_()
+
+
+def test_a_point_of_an_optimizer_that_is_of_another_shape_is_named():
+    torch.manual_seed(0)
+    model = Net()
+    steps = ScheduleFreeAdamW(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, steps, errors=8, every=1)
+    train(model, steps, 1)
+    point = steps.state[model.hidden.weight]["z"]
+    beside = assign(point, torch.full((2000,), 7.0), [8, 20])
+    with pytest.raises(MismatchError, match=r"hidden\.weight has shape \[8, 20\]"):
+        constraint.project_()
+    assert bool((beside == 7).all())

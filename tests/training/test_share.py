@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parimend.codes import Sparse
+from parimend.errors import MismatchError
 from parimend.kernels import sparse_numba, sparse_torch
 from parimend.training.share import Share
 
@@ -50,3 +51,14 @@ def test_shares_add_up_to_the_dense_products(kind, dtype, seed, step):
     accuracy = 1e-5 if dtype == torch.float32 else 1e-12
     np.testing.assert_allclose(total, H @ after, atol=1e-10)
     np.testing.assert_allclose(result, expected, atol=accuracy)
+
+
+@pytest.mark.parametrize("elements", [slice(0, 600), np.arange(600)])
+@pytest.mark.parametrize("count", [0, 599, 601])
+def test_pieces_of_another_length_are_refused(elements, count):
+    memory = torch.full((2000,), 7.0)
+    share = Share(CODE, [(elements, 1.0)])
+    for use in (share.checks, lambda values: share.subtract_(values, np.ones(CODE.m))):
+        with pytest.raises(MismatchError, match=rf"pieces of \[{count}\] weights, and .* \[600\]"):
+            use([memory[:count]])
+    assert bool((memory == 7).all())

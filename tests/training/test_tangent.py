@@ -9,7 +9,7 @@ import parimend as pm
 from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.codes import gram as grams
-from parimend.errors import SpecError
+from parimend.errors import MismatchError, SpecError
 from parimend.stores.shards import Shards
 from parimend.training.tangent import Tangent
 from parimend.words.grid import Grid
@@ -133,3 +133,16 @@ def test_an_inferring_optimizer_of_a_part_of_a_word_is_refused_by_name():
         pm.constrain_(model, [first, second], 4)
     pm.constrain_(model, [first, second], 4, only=["0.*"])
     pm.constrain_(model, [first, second], 2, only=["2.*"])
+
+
+def test_a_gradient_of_another_shape_is_named_and_nothing_beside_it_is_touched():
+    model = torch.nn.Linear(40, 30)
+    optimizer = torch.optim.Rprop(model.parameters())
+    pm.constrain_(model, optimizer, 5)
+    memory = torch.full((2000,), 7.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.weight.grad.data = memory[:320].view(8, 40)
+    with pytest.raises(MismatchError, match=r"the gradient of weight has shape \[8, 40\]"):
+        optimizer.step()
+    assert bool((memory == 7).all())

@@ -20,7 +20,7 @@ from parimend.carriers.carrier import Carrier, Chosen, Sealing
 from parimend.carriers.finding import Element, Finding, Place
 from parimend.codes.structure import SparseIntegers
 from parimend.dtypes import DTYPES
-from parimend.errors import SpecError, WordError
+from parimend.errors import MismatchError, SpecError, WordError
 from parimend.names import listed, some
 from parimend.outcomes import Verdict
 from parimend.seal import SealedWord
@@ -187,8 +187,12 @@ class Imposing(Carrier):
 
 
 def pieces_of(word: Word, tensors: Tensors) -> list[Piece]:
-    """What this process holds of a word."""
-    return [
+    """What this process holds of a word.
+
+    Raises:
+        MismatchError: if a tensor has become shorter than it was; names it.
+    """
+    pieces = [
         Piece(
             number,
             first,
@@ -197,6 +201,13 @@ def pieces_of(word: Word, tensors: Tensors) -> list[Piece]:
         )
         for number, (part, first) in enumerate(zip(word, word.starts, strict=True))
     ]
+    for (_, _, held, values), part in zip(pieces, word, strict=True):
+        if len(values) != held.stop - held.start:
+            raise MismatchError(
+                f"{part.name} has become another one than was protected, of shape "
+                f"{list(part.shape)}: protect the tensors again"
+            )
+    return pieces
 
 
 def positions_of(pieces: Sequence[Piece], word: Word, tensors: Tensors) -> Elements:

@@ -183,11 +183,19 @@ class RealCode(Code):
 
     @abstractmethod
     def matvec(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """H x in the reals, (n,) -> (m,), with H scaled so that its coefficients are about 1."""
+        """H x in the reals, (n,) -> (m,), with H scaled so that its coefficients are about 1.
+
+        Raises:
+            ValueError: if x has another shape.
+        """
 
     @abstractmethod
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The transpose of `matvec`, (m,) -> (n,)."""
+        """The transpose of `matvec`, (m,) -> (n,).
+
+        Raises:
+            ValueError: if y has another shape.
+        """
 
     def project(
         self,

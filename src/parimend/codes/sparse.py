@@ -82,9 +82,10 @@ class Sparse(SparseIntegers, RealCode):
         return y / self.unit
 
     def rmatvec(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return kernels.on("sparse").multiply_transposed(
-            *self.columns, np.asarray(y, np.float64) / self.unit
-        )
+        y = np.asarray(y, np.float64)
+        if y.shape != (self.m,):  # compiled loops would read memory of others
+            raise SpecError(f"a code of {self.m} checks has no multipliers of shape {y.shape}")
+        return kernels.on("sparse").multiply_transposed(*self.columns, y / self.unit)
 
     def _solve_gram(self, residual: NDArray[np.float64], rtol: float) -> NDArray[np.float64]:
         return self.gram.solve(residual, rtol)

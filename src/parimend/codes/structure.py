@@ -60,12 +60,27 @@ class Columns(NamedTuple):
         return Columns(start, self.row[entries], self.coefficient[entries])
 
     def multiply(self, values: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-        """Add to ``y``, (m,), the product of these columns with ``values``, one for each."""
+        """Add to ``y``, (m,), the product of these columns with ``values``, one for each.
+
+        Raises:
+            SpecError: if there are more or fewer values.
+        """
+        self._require_one_each(values)
         return kernels.on("sparse").multiply(*self, values, y)
 
     def subtract_transposed(self, y: NDArray[np.float64], values: NDArray[Any]) -> None:
-        """Subtract from ``values`` the transposed product with ``y``, (m,), in place."""
+        """Subtract from ``values`` the transposed product with ``y``, (m,), in place.
+
+        Raises:
+            SpecError: if there are more or fewer values.
+        """
+        self._require_one_each(values)
         kernels.on("sparse").subtract_transposed(*self, y, values)
+
+    def _require_one_each(self, values: NDArray[Any]) -> None:
+        """Compiled loops would go on in memory of others."""
+        if values.shape != (self.start.size - 1,):
+            raise SpecError(f"{self.start.size - 1} columns have no values of shape {values.shape}")
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,14 @@ class TrainInside(Inside, lightning.Callback):
     """
 
     _state: dict[str, Any] | None = None
+    _begun = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._state = None  # what a checkpoint of this run holds is loaded after this
+        self._begun = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._begun = True
         self._begin(pl_module, trainer.optimizers, self._state)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -51,6 +54,8 @@ class TrainInside(Inside, lightning.Callback):
             self._end(saves=trainer.is_global_zero)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if not self._begun:  # nothing is left to train of a run that ended before it was sealed
+            self.on_train_start(trainer, pl_module)
         if self.seal is None:
             self._end(saves=trainer.is_global_zero)
 

@@ -22,10 +22,13 @@ from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
 _Span = tuple[int, int]
+_FABRIC = {"_forward_module", "_original_module"}
+"""What Lightning's Fabric keeps a module as in its wrapper, the first perhaps in another one."""
 
 
 def unwrapped(model: Any) -> Any:
-    """The module inside `torch.compile`, data parallelism or an averaged copy, with its own names.
+    """The module inside `torch.compile`, data parallelism, Fabric's wrapper or an averaged copy,
+    with its own names.
 
     Seals then fit the plain model; anything else is returned as it is.
     """
@@ -37,6 +40,8 @@ def unwrapped(model: Any) -> Any:
     while True:
         if isinstance(model, torch.nn.Module) and "_orig_mod" in model._modules:
             model = model._modules["_orig_mod"]  # of torch.compile
+        elif isinstance(model, torch.nn.Module) and model._modules.keys() >= _FABRIC:
+            model = model._modules["_original_module"]
         elif isinstance(model, wrappers):
             model = model.module
         else:

@@ -132,8 +132,10 @@ class Constraint(Removable):
         self._words.moved()
         if self.steps < TIMED:
             self._unused = {n for n in self._unused if self._parameters[n].grad is None}
-        tangent = self._words.tangent(optimizer)
-        return None if tangent is None else tangent.called_with(args, kwargs)
+        if (tangent := self._words.tangent(optimizer)) is None:
+            return None
+        self._trained.require_same()
+        return tangent.called_with(args, kwargs)
 
     def _stepped(self, *_: Any) -> None:
         """All optimizers that step in this round have done so."""
@@ -186,8 +188,8 @@ class Constraint(Removable):
 
         Raises:
             WordError: if weights are not finite; names them. Nothing was changed then.
-            MismatchError: if a parameter was replaced, has become of another dtype, or was taken
-                out of the optimizer; names it.
+            MismatchError: if a parameter was replaced, has become of another shape or dtype, or was
+                taken out of the optimizer; names it.
         """
         self._words.loaded()
         self._return_()
@@ -200,7 +202,12 @@ class Constraint(Removable):
         """The largest check, relative to the norm of its word: rounding noise after a projection.
 
         Training moves the weights off the code; projecting brings it back to about 1e-8.
+
+        Raises:
+            MismatchError: if a parameter was replaced, or has become of another shape or dtype;
+                names it.
         """
+        self._trained.require_same(stepped=False)
         return self._words.residual()
 
     def seal_(self, model: torch.nn.Module | None = None) -> Seal:
@@ -218,16 +225,17 @@ class Constraint(Removable):
             DamageError: if the weights have moved farther since the last projection than training
                 moves them, and it cannot be told which. Nothing was sealed then.
             WordError: if weights are not finite or have no grid; names the parameter.
-            MismatchError: if a parameter was replaced or has become of another dtype, or the copy
-                lacks one, or has one of another shape or dtype.
+            MismatchError: if a parameter was replaced or has become of another shape or dtype, or
+                the copy lacks one, or has one of another shape or dtype.
         """
         ours = model is None or unwrapped(model) is self._model
         parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
+        if ours:
+            self._trained.require_same(stepped=False)
         if ours and self._seal and diagnose(self._seal, store_of(parameters)).ok:
             return self._seal
         with moving(parameters.values()):
             if ours:
-                self._trained.require_same(stepped=False)
                 self._words.judge_(self.steps, self.every)
             else:
                 self._words.judge_copy_(parameters, self.steps)

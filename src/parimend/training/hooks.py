@@ -93,11 +93,20 @@ class Step:
 
 
 def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that takes the steps: accelerate's wrapper is one itself, but runs no hooks."""
-    if type(optimizer).__name__ == "AcceleratedOptimizer":
-        inside: torch.optim.Optimizer = optimizer.optimizer  # type: ignore[attr-defined]
-        return inside
+    """The optimizer that takes the steps, inside of wrappers that pass for optimizers themselves:
+    accelerate's runs no hooks, and hooks on those of Lightning and Fabric get the one inside.
+    """
+    while isinstance(inside := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        lends = _hooks_of(optimizer) is _hooks_of(inside)
+        if inside is optimizer or not (lends or type(optimizer).__name__ == "AcceleratedOptimizer"):
+            break
+        optimizer = inside
     return optimizer
+
+
+def _hooks_of(optimizer: torch.optim.Optimizer) -> object:
+    """What it keeps its hooks in; something of its own if it has none."""
+    return getattr(optimizer, "_optimizer_step_pre_hooks", optimizer)
 
 
 def several(

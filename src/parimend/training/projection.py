@@ -20,7 +20,7 @@ from parimend.names import some
 from parimend.outcomes import Change
 from parimend.stores.shards import Shards
 from parimend.stores.spread import Held, common
-from parimend.training.share import Share, take_back_
+from parimend.training.share import Share, require_shape, take_back_
 from parimend.words.grid import Grid
 from parimend.words.layout import Part
 
@@ -48,6 +48,11 @@ class Projection:
         words: what is to be kept inside which code.
         shards: of the parameters.
 
+    What reads or writes weights raises `MismatchError` if their shapes have changed.
+
+    Raises:
+        MismatchError: if a parameter is of another shape than the words; names it.
+
     Example:
         >>> from parimend.codes import Sparse
         >>> from parimend.words.layout import Word, whole
@@ -62,7 +67,10 @@ class Projection:
     def __init__(
         self, parameters: Mapping[str, torch.Tensor], words: Sequence[Chosen], shards: Shards
     ) -> None:
-        self._names, self._words, self._shards = tuple(parameters), tuple(words), shards
+        self._words, self._shards = tuple(words), shards
+        for part in (part for each in words for part in each.word):
+            require_shape(part.name, parameters[part.name], torch.Size(part.shape))
+        self._shapes = {name: shards.local(name).shape for name in parameters}
         self._pieces = [
             [
                 _Piece(part, shards.held(part), Grid(each.code.word_bits, part.exponent).step)
@@ -207,10 +215,13 @@ class Projection:
 
     def _flat(self, number: int | None = None) -> dict[str, torch.Tensor]:
         """The parameters as they are held here, flat; of all words, or of one."""
-        names: Iterable[str] = self._names
+        names: Iterable[str] = self._shapes
         if number is not None:  # words may be thousands, of as many parameters
             names = dict.fromkeys(piece.part.name for piece in self._pieces[number])
-        return {name: self._shards.local(name).reshape(-1) for name in names}
+        return {
+            name: require_shape(name, self._shards.local(name), self._shapes[name]).reshape(-1)
+            for name in names
+        }
 
     def _put_back(self, flat: Mapping[str, torch.Tensor]) -> None:
         changed = [self._shards.local(name) for name in flat]

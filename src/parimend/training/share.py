@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes import Sparse
+from parimend.errors import MismatchError
 from parimend.stores.spread import Elements
 
 
@@ -49,6 +51,9 @@ class Share:
 
         Args:
             values: (k,) float32 or float64 for every piece, on any devices.
+
+        Raises:
+            MismatchError: if a piece has another length.
         """
         total = np.zeros(self.code.m)
         for numbers, products in self._on(values):
@@ -56,7 +61,11 @@ class Share:
         return total
 
     def subtract_(self, values: Sequence[torch.Tensor], y: NDArray[np.float64]) -> None:
-        """Subtract from ``values`` what H^T ``y`` is for these elements, in place."""
+        """Subtract from ``values`` what H^T ``y`` is for these elements, in place.
+
+        Raises:
+            MismatchError: if a piece has another length.
+        """
         for numbers, products in self._on(values):
             products.subtract_transposed(y, [values[k] for k in numbers])
 
@@ -64,6 +73,12 @@ class Share:
         """For every device the pieces that are there, and the kernels for their columns, made when
         they are first used there.
         """
+        lengths = [len(each) for each in values]
+        if lengths != self._lengths:  # compiled loops would go on in memory of others
+            raise MismatchError(
+                f"a word was given in pieces of {lengths} weights, and has pieces of "
+                f"{self._lengths}: constrain its parameters again"
+            )
         places = [each.device for each in values]
         if places != self._places:
             self._places[:] = places
@@ -73,11 +88,32 @@ class Share:
                 self._kernels[device] = numbers, self._products(numbers, device)
         return self._kernels.values()
 
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [
+            each.stop - each.start if isinstance(each, slice) else len(each)
+            for each, _ in self.pieces
+        ]
+
     def _products(self, numbers: Sequence[int], device: torch.device) -> Any:
         columns = self.code.columns
         pieces = [(columns.take(self.pieces[k][0]), self.pieces[k][1]) for k in numbers]
         made = kernels.on("sparse", device.type).Products
         return made(pieces, self.code.m, self.code.unit, device)
+
+
+def require_shape(name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A tensor that has the shape that was protected, as what was made of that does not fit others.
+
+    Raises:
+        MismatchError: if it has another one; says what ``name`` is.
+    """
+    if tensor.shape != shape:
+        raise MismatchError(
+            f"{name} has shape {list(tensor.shape)}, but {list(shape)} was protected: call "
+            "remove(), and constrain_ again"
+        )
+    return tensor
 
 
 def take_back_(tensor: torch.Tensor, flat: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ from parimend.names import some
 from parimend.stores.shards import Shards
 from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of
-from parimend.training.share import Share, take_back_
+from parimend.training.share import Share, require_shape, take_back_
 from parimend.words.grid import Grid
 
 RTOL = 1e-10
@@ -78,6 +78,7 @@ class Tangent:
                 "another optimizer; constrain the parameters of one of them, with only=..."
             )
         self._parameters, self._shards = ours, shards
+        self._shapes = {name: shards.local(name).shape for name in ours}
         self._words = [_Directions(word, shards) for word in words]
 
     def called_with(
@@ -105,8 +106,16 @@ class Tangent:
         """Take from the gradients what leads out of the codes; collective if they are sharded.
 
         Gradients that are not finite stay as they are: they say nothing about directions.
+
+        Raises:
+            MismatchError: if one is of another shape than its parameter was; names that.
         """
-        gradients = {name: local(_gradient(each)) for name, each in self._parameters.items()}
+        gradients = {
+            name: require_shape(
+                f"the gradient of {name}", local(_gradient(each)), self._shapes[name]
+            )
+            for name, each in self._parameters.items()
+        }
         flat = {name: each.reshape(-1) for name, each in gradients.items()}
         for word in self._words:
             across = self._shards.sum(word.across(flat))
@@ -150,10 +159,8 @@ class _Directions:
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     """The gradient of a parameter, made dense; optimizers take none for zero."""
-    gradient = parameter.grad
-    if gradient is None:
-        gradient = torch.zeros_like(parameter)
-    elif gradient.layout is not torch.strided:
-        gradient = gradient.to_dense()
-    parameter.grad = gradient
-    return gradient
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    elif parameter.grad.layout is not torch.strided:
+        parameter.grad = parameter.grad.to_dense()
+    return parameter.grad

@@ -38,7 +38,7 @@ class Trained:
         require_ready(self.parameters)
         require_movable(model, self.parameters)
         self._require_trainable()
-        self._dtypes = {name: each.dtype for name, each in self.parameters.items()}
+        self._kinds = {name: (each.dtype, each.shape) for name, each in self.parameters.items()}
 
     def _require_trainable(self) -> None:
         stepped = self._stepped_ids()
@@ -73,8 +73,10 @@ class Trained:
                 what = "was replaced"
             elif ids is not None and id(parameter) not in ids:
                 what = "was taken out of the optimizer"
-            elif parameter.dtype != self._dtypes[name]:
+            elif parameter.dtype != self._kinds[name][0]:
                 what = f"has become {parameter.dtype}"
+            elif parameter.shape != (shape := self._kinds[name][1]):
+                what = f"of shape {list(shape)} has become one of {list(parameter.shape)}"
             else:
                 continue
             raise MismatchError(
@@ -91,10 +93,10 @@ class Trained:
         for name, parameter in self.parameters.items():
             if name not in there:
                 raise MismatchError(f"the copy has no {name}, which is constrained")
-            if (found := there[name]).shape != parameter.shape:
+            if (found := there[name]).shape != (shape := self._kinds[name][1]):
                 raise MismatchError(
-                    f"{name} has shape {list(found.shape)} in the copy, but {list(parameter.shape)}"
-                    " in the model that was trained"
+                    f"{name} has shape {list(found.shape)} in the copy, but {list(shape)} in the "
+                    "model that was trained"
                 )
             if found.dtype != parameter.dtype:
                 raise MismatchError(
