@@ -28,7 +28,7 @@ from parimend.record import Record
 from parimend.risk import Environment
 from parimend.risk.chance import risk
 from parimend.risk.environment import DAYS
-from parimend.risk.exposed import around
+from parimend.risk.exposed import Exposed, around
 from parimend.rng import Stream
 from parimend.words.bits import WORD
 
@@ -110,7 +110,8 @@ def simulate(
     factor = _raised(words, plan.where)
     where = _times(plan.where, factor)
     stream = Stream(seed, "planner simulation")
-    memories = [_Memory(word, where, stream) for word in words]
+    beside = exposed_of(words)
+    memories = [_Memory(word, where, stream, beside) for word in words]
     lost = wrong = 0
     for _ in range(years):
         ends = [memory.year() for memory in memories]
@@ -135,11 +136,13 @@ def simulate(
 class _Memory:
     """A word in its environment."""
 
-    def __init__(self, word: PlannedWord, where: Environment, stream: Stream) -> None:
+    def __init__(
+        self, word: PlannedWord, where: Environment, stream: Stream, beside: Sequence[Exposed]
+    ) -> None:
         self.code = word.code
         self.decoder: Prepared = decoder_for(self.code).prepare(self.code)
         [exposed] = exposed_of([word])
-        exposed, where = around(exposed, where)
+        exposed, where = around(exposed, where, beside)
         self.promise, self.where, self.stream = word.promise, where, stream
         bits = exposed.bits
         self.events = _Poisson(where.expected(bits, 1.0))
