@@ -68,7 +68,8 @@ class SumsCode(Code):
             erasures=self.erasures,
         )
         if self.guaranteed >= min(each * errors, self.n):
-            return replace(known, guaranteed=errors)
+            # Words of one seal may have budgets of their own, of which it keeps the smallest.
+            return replace(known, guaranteed=max(errors, known.guaranteed))
         measured = self.measured(each * errors)
         if each > 1:  # two of a group, of which no bound is known
             return replace(known, measured=measured and replace(measured, errors=errors))
