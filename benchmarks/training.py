@@ -28,7 +28,7 @@ from parimend.demo import Network
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from cifar10_wrn import WideResNet
 
-VARIANTS = ("plain", "head", "all", "heal", "heal, copies")
+VARIANTS = ("plain", "head", "all", "heal", "heal, copies", "heal, closure")
 
 
 def fnn() -> tuple[torch.nn.Module, torch.Tensor, int]:
@@ -66,6 +66,7 @@ class Run:
         elif how.startswith("heal"):
             errors = None if "copies" in how else 100
             self.hooks.append(pm.heal_(self.model, self.optimizer, errors))
+        self.closure = "closure" in how  # computes all, as in Lightning
         self.times: list[float] = []
         # As recipes/cifar10_wrn.py does; on a CPU bfloat16 is slower.
         self.amp = torch.device(device).type == "cuda" and self.x.ndim == 4
@@ -76,11 +77,18 @@ class Run:
 
     def steps(self, count: int) -> None:
         for _ in range(count):
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.amp):
-                loss = torch.nn.functional.cross_entropy(self.model(self.x), self.y)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            if self.closure:
+                self.optimizer.step(self.compute)
+            else:
+                self.compute()
+                self.optimizer.step()
+
+    def compute(self) -> torch.Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.amp):
+            loss = torch.nn.functional.cross_entropy(self.model(self.x), self.y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        return loss
 
     def measure(self) -> None:
         # A whole number of intervals, so that every block has its share of projections.

@@ -233,9 +233,3 @@ def test_a_bound_that_is_told_says_something(n, errors, words):
     bound = sums_for(n, errors).promise(errors, word(n=n)).bound
     assert bound.errors == words  # in groups of 16, of which there are no more
     assert bound.probability < 1e-9
-
-
-def test_a_word_is_guaranteed_what_its_code_repairs_though_the_seal_asks_for_less():
-    for errors in (4, 20, 171):
-        code = sums_for(N, errors)
-        assert code.promise(4, word(n=N)).guaranteed == errors

@@ -68,8 +68,7 @@ class SumsCode(Code):
             erasures=self.erasures,
         )
         if self.guaranteed >= min(each * errors, self.n):
-            # Words of one seal may have budgets of their own, of which it keeps the smallest.
-            return replace(known, guaranteed=max(errors, known.guaranteed))
+            return replace(known, guaranteed=errors)
         measured = self.measured(each * errors)
         if each > 1:  # two of a group, of which no bound is known
             return replace(known, measured=measured and replace(measured, errors=errors))
