@@ -78,14 +78,14 @@ def lost(word: Exposed, where: Environment, days: float, beside: Sequence[Expose
         word: that may be lost.
         where: it is.
         days: since it was right.
-        beside: all words of that memory.
+        beside: all words of that memory, as `seen` there.
 
     Example:
         >>> word = Exposed(bits=1e9, failing=np.zeros(5))
         >>> f"{lost(word, Environment('mine', rate=1e-9), days=1):.2e}"
         '3.66e-03'
     """
-    word, where = around(seen(word, where), where, [seen(each, where) for each in beside])
+    word, where = around(seen(word, where), where, beside)
     return _lost_with(word, where.events.tails(where.expected(word.bits, days), word.reach), 0)
 
 

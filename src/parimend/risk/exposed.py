@@ -120,14 +120,15 @@ def _unlost(word: Exposed, where: Environment, size: int, beside: Sequence[Expos
     what begins in another word is lost there already, but where that has no more words than its
     budget, or a budget that is enough. No more are lost than there are in all.
     """
+    if word.beyond == 0.0:
+        return 0.0
     # Elsewhere it may strike fewer words than here.
     at_least = min(n for n in where.events.sizes if n > 1 and word.crowd.most(n) >= size)
-    ready = [each for each in beside if at_least <= each.errors or each.beyond < 1.0]
-    if not ready or word.beyond == 0.0:
+    certain = [each for each in beside if at_least > each.errors and each.beyond >= 1.0]
+    if len(certain) == len(beside):
         return 0.0
     if word.beyond < 1.0:  # one event may be several words' chance
         return 1.0
-    certain = [each for each in beside if not (at_least <= each.errors or each.beyond < 1.0)]
     there = math.fsum(each.times * each.bits for each in beside) / WORD_BITS
     counted = math.fsum(each.times * each.spread * each.bits for each in certain) / WORD_BITS
     times = sum(each.times for each in certain) or word.times

@@ -31,7 +31,7 @@ from parimend.record import Record
 from parimend.risk.chance import SHORTEST, lost, risk
 from parimend.risk.environment import DAYS, Environment
 from parimend.risk.events import Events
-from parimend.risk.exposed import WORD_BITS, Exposed
+from parimend.risk.exposed import WORD_BITS, Exposed, seen
 
 JUMPS = 1.0 / 45.0
 """Hazard per day that the rate jumps: eight times a year. One storm in 60 days is within the
@@ -254,12 +254,13 @@ def _table(words: Sequence[Exposed], worst: Environment, longest: float) -> Call
             smallest[kind] = word
         below = math.floor(_PER_OCTAVE * math.log2(bits / word.bits))
         steps[kind, below] += word.times
+    beside = [seen(word, worst) for word in words]
     known: dict[tuple[Hashable, int], float] = {}
 
     def alone(kind: Hashable, at: int) -> float:
         if (kind, at) not in known:
             word = smallest[kind]
-            known[kind, at] = lost(word, worst, longest * _STEP**at * bits / word.bits, words)
+            known[kind, at] = lost(word, worst, longest * _STEP**at * bits / word.bits, beside)
         return known[kind, at]
 
     def losses(at: int) -> float:

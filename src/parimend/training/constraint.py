@@ -232,8 +232,8 @@ class Constraint(Removable):
         parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
         if ours:
             self._trained.require_same(stepped=False)
-        if ours and self._seal and diagnose(self._seal, store_of(parameters)).ok:
-            return self._seal
+            if self._seal and diagnose(self._seal, store_of(parameters)).ok:
+                return self._seal
         with moving(parameters.values()):
             if ours:
                 self._words.judge_(self.steps, self.every)

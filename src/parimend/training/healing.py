@@ -32,6 +32,7 @@ from parimend.stores.renorm import renormalizing
 from parimend.training.gradient import Gradient
 from parimend.training.hooks import (
     Step,
+    closure_of,
     in_parallel,
     on_steps_of_others,
     parameters_of,
@@ -41,6 +42,7 @@ from parimend.training.hooks import (
     several,
     stepped_by,
     uncompiled,
+    with_closure,
 )
 from parimend.training.resident import read
 from parimend.training.snapshot import Snapshot
@@ -265,7 +267,7 @@ class Healing(Removable):
         # Sums are taken after all other hooks: a constraint moves the weights.
         self._after[optimizer].remove()
         self._after[optimizer] = optimizer.register_step_post_hook(self._stepped)
-        closure = _closure(args, kwargs)
+        closure = closure_of(args, kwargs)
         with self._lock:
             looks = self._step.begin() and not self._updating
             if looks:
@@ -273,8 +275,7 @@ class Healing(Removable):
             self._snapshot.begin(optimizer)
         if closure is None or not looks:
             return None
-        others = {name: value for name, value in kwargs.items() if name != "closure"}
-        return (optimizer, closure, *args[2:]), others
+        return with_closure(closure, args, kwargs)
 
     def _judge(
         self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any] | None
@@ -348,8 +349,7 @@ class Healing(Removable):
         elif optimizer in self._spoiled:
             spoiled = _SPOILED
         reason = self._everywhere(spoiled or self._gradients[optimizer].why_not(size))
-        if not reason:
-            self._spoiled.discard(optimizer)
+        self._spoiled.discard(optimizer)  # what is not right is dropped
         return reason
 
     def _spoils(
@@ -372,7 +372,6 @@ class Healing(Removable):
         """Compute a gradient once more, or let the step go without one: what the closure gave."""
         gradient, loss = self._gradients[optimizer], None
         gradient.drop()  # a closure may add to what is there
-        self._spoiled.discard(optimizer)
         if closure is not None:
             with torch.enable_grad():
                 loss = (closure(),)
@@ -396,7 +395,7 @@ class Healing(Removable):
     def _after_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if _closure(args, kwargs) is not None:
+        if closure_of(args, kwargs) is not None:
             self._gradients[optimizer].spend()
         with self._lock:
             if self._step.end():
@@ -560,9 +559,3 @@ def heal_(
         if isinstance(other, Healing) and other is not healing and other._trains_with(optimizers):
             other._give_way()
     return healing
-
-
-def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
-    """What a step was called with, after the optimizer."""
-    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    return closure

@@ -92,6 +92,20 @@ class Step:
         return bool(self._frames)
 
 
+def closure_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any] | None:
+    """The closure among what a step was called with, the optimizer first."""
+    closure: Callable[[], Any] | None = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    return closure
+
+
+def with_closure(
+    closure: Callable[[], Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a step is to be called with to have another closure."""
+    others = {name: value for name, value in kwargs.items() if name != "closure"}
+    return (args[0], closure, *args[2:]), others
+
+
 def stepping(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer that takes the steps, inside of wrappers that pass for optimizers themselves:
     accelerate's runs no hooks, and hooks on those of Lightning and Fabric get the one inside.

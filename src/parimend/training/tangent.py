@@ -22,7 +22,7 @@ from parimend.errors import SpecError
 from parimend.names import some
 from parimend.stores.shards import Shards
 from parimend.stores.spread import local
-from parimend.training.hooks import parameters_of
+from parimend.training.hooks import closure_of, parameters_of, with_closure
 from parimend.training.share import Share, require_shape, take_back_
 from parimend.words.grid import Grid
 
@@ -87,9 +87,8 @@ class Tangent:
         """What a step is to be called with so that it uses such gradients, which its closure
         computes or which are there already.
         """
-        optimizer, closure, *_ = (*args, kwargs.get("closure"))
-        if closure is not None:
-            return (optimizer, self._after(closure)), {}
+        if (closure := closure_of(args, kwargs)) is not None:
+            return with_closure(self._after(closure), args, kwargs)
         self.project_()
         return args, kwargs
 
