@@ -746,7 +746,7 @@ def test_a_forked_process_repairs_while_a_thread_of_the_old_one_does():
 @pytest.mark.parametrize(
     "end",
     [
-        "",
+        pytest.param("", marks=pytest.mark.long),
         pytest.param("raise SystemExit(0)", marks=pytest.mark.long),
         "scrubber.stop(); scrubber.start()",
     ],

@@ -110,7 +110,7 @@ def test_padded_positions_of_an_encoder_are_what_they_are_without_guards(x, opti
 @pytest.mark.parametrize(("activations", "mask_check"), [(False, True), (True, False)])
 def test_padded_positions_of_a_compiled_encoder(x, activations, mask_check):
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2, mask_check=mask_check).eval()
+    encoder = nn.TransformerEncoder(layer, 1, mask_check=mask_check).eval()
     padding = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
 
     def compiled():

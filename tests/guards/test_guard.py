@@ -354,7 +354,7 @@ def test_compiled_graphs_hold_the_checks_and_follow_the_weights(model, x):
         assert called.count(torch.ops.parimend.answer_) == 2
 
 
-@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("root", [pytest.param(False, marks=pytest.mark.long), True])
 def test_no_compiled_graph_passes_guards_by(model, x, root):
     """Graphs are shared by modules of the same structure, and live on."""
     model = model[0] if root else model

@@ -433,7 +433,9 @@ def test_outputs_that_were_expanded_are_put_right(x, backend, monkeypatch, compi
         assert guards.events
 
 
-@pytest.mark.parametrize("answer", ["correct", "record", "raise"])
+@pytest.mark.parametrize(
+    "answer", ["correct", *(pytest.param(x, marks=pytest.mark.long) for x in ("record", "raise"))]
+)
 def test_compiled_without_a_graph_break(model, x, answer, monkeypatch, compiled_on):
     with torch.no_grad():
         right = model(x, scale=2.0)

@@ -1,8 +1,9 @@
 """Compiles all kernels in Triton for a GPU that need not be there, as their callers launch them.
 
-python -m tests.kernels.compiling CAPABILITY prints the kernels, how often each was compiled, and in
-how many of its programs for one check threads wait for each other in a loop. The interpreter takes
-programs that the compiler refuses; what they find is for others to test.
+python -m tests.kernels.compiling CAPABILITY [SHAPES] prints the kernels, how often each was
+compiled, and in how many of its programs for one check threads wait for each other in a loop. All
+shapes of outputs, or the first few. The interpreter takes programs that the compiler refuses; what
+they find is for others to test.
 """
 
 import sys
@@ -73,14 +74,17 @@ class Compiled:
             self.waiting[name] += checks == (1, 1) and waits(done["ttgir"])
 
 
-def launch_all():
-    """Everything that launches kernels, with shapes that lead to different programs."""
-    for dtype, k, blocks, n, rows in (
-        (torch.float32, 1, 1, 4096, 4096),
-        (torch.bfloat16, 1, 1, 128, 1 << 17),
-        (torch.bfloat16, 1, 16, 256, 700),
-        (torch.float16, 3, 2, 100, 3),
-    ):
+SHAPES = (  # of outputs, which lead to different programs
+    (torch.bfloat16, 1, 16, 256, 700),
+    (torch.float16, 3, 2, 100, 3),
+    (torch.float32, 1, 1, 4096, 4096),
+    (torch.bfloat16, 1, 1, 128, 1 << 17),
+)
+
+
+def launch_all(shapes):
+    """Everything that launches kernels."""
+    for dtype, k, blocks, n, rows in shapes:
         y, x = (torch.zeros(rows, width, dtype=dtype) for width in (blocks * n, 384))
         P, PW, Pb = torch.ones(k, n), torch.ones(blocks * k, 384), torch.ones(blocks * k)
         screen_triton.any_suspicious_product(y, P, x, PW, Pb, 1.0, 0.0)
@@ -102,7 +106,7 @@ def main():
             if isinstance(kernel, triton.runtime.JITFunction) and launched(name):
                 setattr(module, name, Compiled(kernel, target, found, waiting))
     screen_triton.works = power_triton.works = lambda device: True
-    launch_all()
+    launch_all(SHAPES[: int(*sys.argv[2:] or [len(SHAPES)])])
     for name, count in sorted(found.items()):
         print(name, count, waiting[name])
 

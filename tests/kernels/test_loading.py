@@ -1,6 +1,7 @@
 """Compiled loops where what is compiled cannot be kept, or is damaged, or there is no compiler."""
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,13 +43,28 @@ def _run(before=""):
 
 
 @pytest.fixture
-def folder(monkeypatch, tmp_path):
+def empty(monkeypatch, tmp_path):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NUMBA_CACHE_DIR", str(folder))
+        assert _run().endswith("Counter()")
+    return folder
+
+
+@pytest.fixture
+def folder(empty, kept):
+    """One in which loops are kept."""
+    shutil.copytree(kept, empty, dirs_exist_ok=True)
+    return empty
+
+
 def test_loops_are_kept(folder):
-    assert _run().endswith("Counter()")
     assert not _run().endswith("Counter()")
 
 
@@ -57,7 +73,7 @@ def test_no_folder_to_keep_them_in(monkeypatch):
     assert _run(_NOWHERE) == "[1. 1. 1.] Counter()"
 
 
-def test_a_full_disk(folder):
+def test_a_full_disk(empty):
     assert _run(_FULL) == "[1. 1. 1.] Counter()"
 
 
@@ -72,7 +88,6 @@ def test_a_full_disk(folder):
     ],
 )
 def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
-    _run()
     for path in folder.rglob(pattern):
         path.write_bytes(content)
     assert _run() == "[1. 1. 1.] Counter()"
@@ -80,7 +95,6 @@ def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
 
 
 def test_a_flipped_bit_in_what_is_compiled(folder):
-    _run()
     for path in folder.rglob("*.nbc"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
@@ -91,7 +105,6 @@ def test_a_flipped_bit_in_what_is_compiled(folder):
 
 def test_a_loop_for_other_arguments_is_not_taken(folder):
     """As where a bit is flipped in the name of a file that the index has."""
-    _run()
     code = "kernels.on('points').points_of(np.arange(3, dtype=np.int32), 4, 1.0, 1.0)"
     _run(code)
     first, second = sorted(folder.rglob("*points_of*.nbc"))
@@ -107,7 +120,6 @@ def test_loops_from_other_sources_are_not_taken(folder):
 from parimend.kernels import keeping_numba
 keeping_numba._sources = lambda: b"other"
 """
-    _run()
     assert _run(other) == "[1. 1. 1.] Counter()"
     assert _run() == "[1. 1. 1.] Counter()"
 

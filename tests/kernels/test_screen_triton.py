@@ -50,7 +50,7 @@ def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
         ("any_suspicious_plane", (planes, P, none)),
     )
     answers = set()
-    for tau2 in (30.0, 1.0, 0.1):
+    for tau2 in (30.0, 0.1):
         for name, arguments in calls:
             widened = (t.to(wide) for t in arguments)
             right = getattr(screen_torch, name)(*widened, tau2, 0.0)

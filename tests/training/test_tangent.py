@@ -85,7 +85,9 @@ def fit(model, optimizer, steps, given):
     return closure().item()
 
 
-@pytest.mark.parametrize("parametrization", ["none", "weight", "cayley"])
+@pytest.mark.parametrize(
+    "parametrization", ["none", pytest.param("weight", marks=pytest.mark.long), "cayley"]
+)
 @pytest.mark.parametrize(
     ("make", "steps", "given"),
     [
