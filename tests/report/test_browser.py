@@ -148,7 +148,25 @@ def test_a_table_may_be_huge(opened):
     rows = [(f"l{i}", float(i + 1)) for i in range(150_000)]
     driver = opened([Sheet("sizes", "", columns, rows, Chart(("bytes",), ("bytes",), ()))])
     assert len(driver.find_elements(By.CSS_SELECTOR, "tbody tr")) == 500
-    assert "500 of 150,000 rows" in driver.page_source
+    said = driver.find_element(By.CSS_SELECTOR, "[aria-live]").text
+    [marks] = driver.execute_script(DRAWN)
+    assert said == f"500 of 150,000 rows, marks of {marks:,} in the figure"
+    assert 4_900 < marks < 5_100
+
+
+def test_no_series_is_lost_among_many_rows(opened):
+    columns = (Column("fault", choice=True), Column("layer"), Column("bytes"))
+    faults = ["rare", *(["none", "bits", "words"] * 4000)]
+    rows = [(fault, f"l{i}", float(i)) for i, fault in enumerate(faults)]
+    chart = Chart(("bytes",), ("bytes",), ("fault",))
+    driver = opened([Sheet("sizes", "", columns, rows, chart)])
+    rare, *others = driver.execute_script(DRAWN)
+    assert rare == 1
+    assert len(others) == 3
+    assert max(others) - min(others) < 5
+    driver.find_element(By.XPATH, "//label[contains(., 'bits')]/input").click()
+    driver.find_element(By.XPATH, "//label[contains(., 'words')]/input").click()
+    assert driver.execute_script(DRAWN) == [1, 4000]
 
 
 def test_a_phone_shows_one_column_and_paper_no_controls(opened, tmp_path):

@@ -8,6 +8,8 @@
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
   const HOLLOW = { measured: "-open", bounded: "-open-dot", proven: "" };
   const MOST_ROWS = 500; // in a table: more are chosen from, not read
+  const MOST_MARKS = 5_000; // in a figure, about: over many more a browser stands still
+  const GOLDEN = (Math.sqrt(5) - 1) / 2;
   const MOST_BOXES = 14; // to tick: with more values there is a field to search in
   const APART = 0.6; // of a place, that the marks of several series take side by side
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -35,6 +37,7 @@
       this.sheet = sheet;
       this.columns = new Map(sheet.columns.map((column) => [column.name, column]));
       this.rows = sheet.columns.length ? sheet.columns[0].texts.map((_, i) => i) : [];
+      this.by = (sheet.chart?.by ?? []).map((name) => this.columns.get(name));
       this.series = this.allSeries();
       const section = element("section", parent);
       element("h2", section, sheet.name);
@@ -118,9 +121,24 @@
       }
       const shown = Math.min(rows.length, MOST_ROWS).toLocaleString("en");
       const chosen = rows.length === this.rows.length ? "" : ` of ${rows.length.toLocaleString("en")} chosen`;
-      this.count.textContent = `${shown}${chosen} of ${this.rows.length.toLocaleString("en")} rows`;
-      this.shown = rows;
+      this.shown = this.thinned(rows);
+      const marks = this.figure && this.shown.length < rows.length;
+      const marked = marks ? `, marks of ${this.shown.length.toLocaleString("en")} in the figure` : "";
+      this.count.textContent = `${shown}${chosen} of ${this.rows.length.toLocaleString("en")} rows${marked}`;
       this.draw(dark.matches);
+    }
+
+    // A share of the rows of each series, without a period that theirs could meet; the first always.
+    thinned(rows) {
+      const share = MOST_MARKS / rows.length;
+      if (share >= 1) return rows;
+      const seen = new Map();
+      return rows.filter((i) => {
+        const key = this.label(i, this.by);
+        const at = seen.get(key) ?? 0;
+        seen.set(key, at + 1);
+        return (at * GOLDEN) % 1 < share;
+      });
     }
 
     label(i, by) {
@@ -130,17 +148,16 @@
     // A colour for what the first column says, a dash for the rest, a mark for both, all in the order
     // of the rows: they stay when rows are left out.
     allSeries() {
-      const by = (this.sheet.chart?.by ?? []).map((name) => this.columns.get(name));
       const all = (columns) => [...new Set(this.rows.map((i) => this.label(i, columns)))];
-      return { colours: all(by.slice(0, 1)), dashes: all(by.slice(1)), marks: all(by) };
+      return { colours: all(this.by.slice(0, 1)), dashes: all(this.by.slice(1)), marks: all(this.by) };
     }
 
-    style(i, by, ink) {
+    style(i, ink) {
       const at = (kind, columns) => this.series[kind].indexOf(this.label(i, columns));
       return {
-        colour: COLOURS[at("colours", by.slice(0, 1)) % COLOURS.length] ?? ink,
-        dash: DASHES[at("dashes", by.slice(1)) % DASHES.length],
-        mark: MARKS[at("marks", by) % MARKS.length],
+        colour: COLOURS[at("colours", this.by.slice(0, 1)) % COLOURS.length] ?? ink,
+        dash: DASHES[at("dashes", this.by.slice(1)) % DASHES.length],
+        mark: MARKS[at("marks", this.by) % MARKS.length],
       };
     }
 
@@ -149,12 +166,11 @@
       const { lying, known } = this.sheet.chart;
       const [along, value] = [this.along(), this.value()];
       const ink = isDark ? "#e8ebee" : "#1b1f24";
-      const by = this.sheet.chart.by.map((name) => this.columns.get(name));
       // Names are told apart by what differs in them.
-      const differ = by.filter((column) => new Set(this.shown.map((i) => column.texts[i])).size > 1);
+      const differ = this.by.filter((column) => new Set(this.shown.map((i) => column.texts[i])).size > 1);
       const groups = new Map();
       for (const i of this.shown) {
-        const key = this.label(i, by);
+        const key = this.label(i, this.by);
         groups.has(key) ? groups.get(key).push(i) : groups.set(key, [i]);
       }
       const places = [...new Set(this.shown.map((i) => along.texts[i]))];
@@ -162,7 +178,7 @@
       const traces = [...groups.values()].map((rows, at) => {
         const apart = alone ? 0 : APART * ((at + 0.5) / groups.size - 0.5);
         const place = rows.map((i) => (along.numeric ? along.numbers[i] : places.indexOf(along.texts[i]) + apart));
-        return this.trace(rows, place, this.label(rows[0], differ), this.style(rows[0], by, ink), value);
+        return this.trace(rows, place, this.label(rows[0], differ), this.style(rows[0], ink), value);
       });
       const axes = [this.axis(along, isDark), this.axis(value, isDark)];
       if (along.log && places.length < 12) {
