@@ -21,10 +21,10 @@ demo: $(VENV)/.demo ## protect a small network, damage it, repair it
 	@$(BIN)/parimend demo
 
 test: $(VENV)/.ready ## run the tests
-	@$(BIN)/python -m pytest -n 2 -q -m "not browser and not par2 and not long"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not browser and not par2 and not long"
 
 long: $(VENV)/.ready ## run the tests that take long: more kills, draws, devices and processes
-	@$(BIN)/python -m pytest -n 2 -q -m long
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m long
 
 browser: $(VENV)/.ready ## open pages of reports in chromium (Debian: chromium, chromium-driver)
 	@$(BIN)/python -m pytest -q -m browser tests/report

@@ -43,7 +43,7 @@ def test_sums_are_those_of_the_processor(dtype, m, count, first):
 @pytest.mark.parametrize("m", [2, 420, 2000, pytest.param(4096, marks=pytest.mark.long)])
 def test_largest_words_in_every_size_of_tile(m, monkeypatch):
     monkeypatch.setattr(power_torch, "_PIECE", 1 << 14)  # several pieces
-    elements = torch.full((50_003,), -1, dtype=torch.int32)
+    elements = torch.full((20_003,), -1, dtype=torch.int32)
     code = PowerSums(elements.numel(), m)
     expected = code.syndrome(np.full(code.n, 0xFFFFFFFF, np.uint32))
     found = sums_there(code, elements)

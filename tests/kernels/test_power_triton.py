@@ -31,7 +31,7 @@ def expected(code, pieces):
     return sums
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     dtype=st.sampled_from(DTYPES),
     m=st.sampled_from([2, 4, 6, 18]),

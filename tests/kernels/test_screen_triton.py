@@ -34,7 +34,7 @@ def test_it_finds_what_torch_finds(monkeypatch, dtype, k, blocks):
     monkeypatch.setattr(screen_triton, "WORK", 64)  # several tiles, and a part of one
     monkeypatch.setattr(screen_triton, "_POSITIONS", 16)
     torch.manual_seed(0)
-    n, rows = 40, 6
+    n, rows = 40, 3
     wide = torch.promote_types(dtype, torch.float32)
     y, x = torch.randn(rows, n * blocks).to(dtype), torch.randn(rows, 23).to(dtype)
     P, PW, Pb = (torch.randn(size).to(wide) for size in ((k, n), (k * blocks, 23), (k * blocks,)))
