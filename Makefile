@@ -5,9 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 # Now, as every command would do it again where the environment lets Python keep nothing. pip would
-# compile all on one core. Of the largest packages little is imported; some modules are for other
-# versions of Python, and fail.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(diffusers|plotly|ray|transformers)/' $(VENV)/lib || :
+# compile all on one core. Of some packages little is imported, and nothing of their tests; some
+# modules are for other versions of Python, and fail.
+SELDOM  := tests?|diffusers|fontTools|mypy|mypyc|pip|plotly|ray|selenium|setuptools|transformers
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/($(SELDOM))/' $(VENV)/lib || :
 # What Python compiles of the project is kept, too, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
