@@ -6,8 +6,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from parimend.carriers import Request
+from parimend.carriers.carrier import Sealing
 from parimend.errors import ParimendError
 from parimend.planner.source import Source
 from parimend.record import Record
@@ -15,12 +17,14 @@ from parimend.stores.base import Tensors
 from parimend.stores.file import LoadedTensors
 from parimend.words.layout import Part, Word, split
 
+T = TypeVar("T")
+
 SAMPLE = 1 << 25
 """Bytes that are read to tell how fast it is."""
 _WEIGHTS = 1 << 18  # of a sample that has to be moved into a code
 _PER_ERROR = 256  # weights of such a sample: with fewer, checks own fewer of them in half of it
 _WORDS = 256  # of a sample
-_ROUNDS = 3
+_ROUNDS = 4
 _ENOUGH = 0.2  # seconds after which nothing is done for the third time
 
 
@@ -113,14 +117,13 @@ def _fitting(words: Sequence[Word], tensors: Tensors, request: Request) -> int:
 def _measured(words: Sequence[Word], tensors: Tensors, request: Request) -> Seconds:
     """How long a sample takes."""
     carrier = request.carrier
-    chosen = carrier.choose(words, tensors, request.errors, request.seed)
-    sealed = carrier.seal_(chosen, tensors).words  # compiles, and fills caches
 
-    def protected() -> None:
-        carrier.seal_(carrier.choose(words, tensors, request.errors, request.seed), tensors)
+    def protected() -> Sealing:
+        chosen = carrier.choose(words, tensors, request.errors, request.seed)
+        return carrier.seal_(chosen, tensors)
 
-    protect = _fastest(protected)
-    check = _fastest(lambda: [carrier.find(word, tensors) for word in sealed])
+    protect, sealed = _fastest(protected)
+    check, _ = _fastest(lambda: [carrier.find(word, tensors) for word in sealed.words])
     return Seconds(protect, check, _nbytes(words))
 
 
@@ -142,13 +145,16 @@ def _nbytes(words: Sequence[Word]) -> int:
     return sum(part.nbytes for word in words for part in word)
 
 
-def _fastest(work: Callable[[], object]) -> float:
+def _fastest(work: Callable[[], T]) -> tuple[float, T]:
+    """The least of the times that something takes, in the first of which loops may be compiled,
+    and what it gives.
+    """
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < _ROUNDS and sum(taken) < _ENOUGH):
         began = time.perf_counter()
-        work()
+        made = work()
         taken.append(time.perf_counter() - began)
-    return min(taken)
+    return min(taken), made
 
 
 def _without_data(tensors: Tensors, part: Part) -> bool:
