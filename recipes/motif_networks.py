@@ -194,12 +194,13 @@ def parameters(model: nn.Module) -> int:
 
 def fitted(net: Net, like: Net, shape: Shape) -> Net:
     """The network, as wide as makes its number of parameters the nearest to another one's."""
-    wanted = parameters(network(like, shape))
+    with torch.device("meta"):  # they are only counted
+        wanted = parameters(network(like, shape))
 
-    def off(width: int) -> int:
-        return abs(parameters(network(replace(net, width=width), shape)) - wanted)
+        def off(width: int) -> int:
+            return abs(parameters(network(replace(net, width=width), shape)) - wanted)
 
-    return replace(net, width=min(range(4, 2 * like.width + 1), key=off))
+        return replace(net, width=min(range(4, 2 * like.width + 1), key=off))
 
 
 def picture_shape(data: DataSet) -> Shape:

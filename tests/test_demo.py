@@ -6,6 +6,7 @@ from parimend import datasets, demo
 def test_the_main_job():
     said = []
     data = datasets.digits()
+    data = replace(data, train_x=data.train_x[:700], train_y=data.train_y[:700])
     result = demo.run(data, faults=["bitflip", "replace"], say=lambda *x: said.append(x))
     assert result.accuracy_inside > 90
     for damage in result.damages:

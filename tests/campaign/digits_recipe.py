@@ -1,8 +1,10 @@
 """A small network on the digits, as a spec names it."""
 
+import copy
 import os
 import signal
 import threading
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -13,8 +15,17 @@ from parimend import datasets
 RUNS = count()
 
 
+digits = cache(datasets.digits)
+
+
 def network(hidden=16, steps=60):
-    data = datasets.digits()
+    return copy.deepcopy(trained(hidden, steps))
+
+
+@cache
+def trained(hidden, steps):
+    """Once in a process: the numbers are the same every time."""
+    data = digits()
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)
@@ -29,7 +40,7 @@ def network(hidden=16, steps=60):
 
 
 def pictures():
-    data = datasets.digits()
+    data = digits()
     return torch.from_numpy(data.test_x), torch.from_numpy(data.test_y)
 
 

@@ -21,7 +21,7 @@ BITS = 32 * 5000
 def test_events_come_at_their_rate_and_with_their_sizes():
     where = Environment("here", rate=5.0 / BITS, events=Events.of("1:0.75,4:0.25"))
     damage = EnvironmentDamage(where, days=2.0)
-    lists = [damage.draw(select(MODEL), seed) for seed in range(400)]
+    lists = [damage.draw(select(MODEL), seed) for seed in range(200)]
     # Ten events on average, each of 1.75 words.
     assert np.mean([len(each) for each in lists]) == pytest.approx(17.5, abs=1.0)
     one_bit = [bin(fault.before ^ fault.after).count("1") == 1 for each in lists for fault in each]
@@ -43,25 +43,24 @@ def test_events_go_on_from_one_tensor_to_the_next():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({300: 1.0}))
     small = {f"{i:02d}": np.zeros(50, np.float32) for i in range(100)}
     counts = [
-        np.mean(
-            [len(EnvironmentDamage(where, 1.0).draw(select(model), seed)) for seed in range(200)]
-        )
-        for model in (MODEL, small)
+        np.mean([len(EnvironmentDamage(where, 1.0).draw(words, seed)) for seed in range(200)])
+        for words in (select(MODEL), select(small))
     ]
     assert counts[1] == pytest.approx(counts[0], rel=0.05)
+    words = select(small)
     [struck] = {
         len(draws)
         for seed in range(300)
-        if len(draws := EnvironmentDamage(where, 0.01).draw(select(small), seed))
+        if len(draws := EnvironmentDamage(where, 0.01).draw(words, seed))
     }
     assert struck == 300
 
 
 @pytest.mark.parametrize(("dtype", "struck"), [("u1", 400), ("f2", 200), ("f4", 100), ("f8", 50)])
 def test_an_event_is_as_large_in_words_of_every_width(dtype, struck):
-    where = Environment("here", rate=1e-7, events=Events.of({100: 1.0}))
+    where = Environment("here", rate=1e-6, events=Events.of({100: 1.0}))
     model = select({"a": np.zeros(3000, dtype), "b": np.zeros(3000, dtype)})
-    counts = {len(EnvironmentDamage(where, 1.0).draw(model, seed)) for seed in range(2000)}
+    counts = {len(EnvironmentDamage(where, 1.0).draw(model, seed)) for seed in range(200)}
     assert counts & set(range(1, struck + 1)) == {struck}
 
 
@@ -82,7 +81,7 @@ def test_events_strike_bits_and_not_words(sizes, share):
     there are four times as many.
     """
     where = Environment("here", rate=1e-3, events=Events.of(sizes))
-    lists = [EnvironmentDamage(where, 0.5).draw(select(MIXED), seed) for seed in range(10)]
+    lists = [EnvironmentDamage(where, 0.5).draw(select(MIXED), seed) for seed in range(4)]
     counts = [sum(fault.tensor == name for faults in lists for fault in faults) for name in MIXED]
     assert counts[0] / counts[1] == pytest.approx(share, rel=0.15)
 

@@ -1,4 +1,4 @@
-"""A real cluster of two nodes, one of which is killed in the middle."""
+"""A cluster of one node; and a real one of two, one of which is killed in the middle."""
 
 import pytest
 import ray
@@ -10,6 +10,31 @@ from parimend.errors import CampaignError
 from tests.campaign.conftest import HERE, RECIPE, tables
 
 STORE = 80 << 20
+
+
+@pytest.fixture
+def node():
+    ray.init(num_cpus=1, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_what_one_engine_began_the_other_ends(node, tmp_path):
+    spec = Spec.of(tables(), HERE)
+
+    def interrupted(done, known):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "a", engine="ray", progress=interrupted)
+    assert 0 < status(tmp_path / "a").tasks < 16
+    resume(tmp_path / "a", workers=1)
+    run(spec, tmp_path / "b", workers=1)
+    assert (
+        Store(tmp_path / "a").statistics().to_bytes()
+        == (tmp_path / "b" / "statistics.jsonl").read_bytes()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +66,6 @@ def test_a_lost_machine_changes_no_number(cluster, tmp_path):
     local, lost = (tmp_path / name / "statistics.jsonl" for name in ("local", "ray"))
     assert local.read_bytes() == lost.read_bytes()
     assert ray.is_initialized()  # the user's cluster goes on
-
-
-def test_what_one_engine_began_the_other_ends(cluster, tmp_path):
-    spec = Spec.of(tables(), HERE)
-
-    def interrupted(done, known):
-        if done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "a", engine="ray", progress=interrupted)
-    assert 0 < status(tmp_path / "a").tasks < 16
-    resume(tmp_path / "a", workers=1)
-    run(spec, tmp_path / "b", workers=1)
-    assert (
-        Store(tmp_path / "a").statistics().to_bytes()
-        == (tmp_path / "b" / "statistics.jsonl").read_bytes()
-    )
 
 
 @pytest.mark.long

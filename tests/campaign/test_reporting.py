@@ -215,11 +215,11 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     given = _tables(
         faults={"one": {"kind": "bitflip", "count": 1}},
         strata={"bits": [[0, 22], [23, 30], [31, 31]]},
-        stop={"trials": 240, "harmed": True, "first": 60},
+        stop={"trials": 120, "harmed": True, "first": 30},
     )
     run(Spec.of(given, HERE), tmp_path, workers=1)
     none, sidecar = lines(tmp_path)
-    assert (none.trials, none.event.method) == (240, "sequence")
+    assert (none.trials, none.event.method) == (120, "sequence")
     assert 0.0 < none.event.value < 0.4
     assert none.event.low <= none.event.value <= none.event.high
     whole, *parts = lines(tmp_path, strata=True)[:4]
@@ -253,7 +253,7 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     [pytest.param(60, 60, marks=pytest.mark.long), (105, 60)],
 )
 def test_a_campaign_that_went_on_for_longer_is_compared_either_way(tmp_path, short, least):
-    for name, trials in (("long", 240), ("short", short)):
+    for name, trials in (("long", 150), ("short", short)):
         given = _tables(
             faults={"one": {"kind": "bitflip", "count": 1}},
             strata={"bits": [[0, 22], [23, 30], [31, 31]]},

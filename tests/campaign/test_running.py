@@ -336,7 +336,25 @@ def test_tasks_of_workers_that_died_are_done_again(tmp_path):
     assert statistics_of(tmp_path / "a") == statistics_of(tmp_path / "b")
 
 
-def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
+@pytest.fixture
+def bare(monkeypatch):
+    """Workers that load nothing, and do with a task what is said."""
+    monkeypatch.setattr(local, "_begin", lambda parent: None)
+    return lambda work: monkeypatch.setattr(local, "_work", lambda folder, base, task: work(task))
+
+
+def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, bare):
+    engine = Local(2).start(tmp_path, tmp_path)
+    bare(lambda task: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(WorkerDiedError, match="a worker died"):
+        next(engine.rows([1]))
+    bare(lambda task: task)
+    assert next(engine.rows([1])) == 1  # by others
+    engine.stop()
+
+
+@pytest.mark.long
+def test_a_campaign_goes_on_when_a_process_is_killed(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     network = tables()["networks"]["digits"] | {"metric": f"{RECIPE}:deadly"}
     monkeypatch.setenv("CAMPAIGN_MARK", str(mark))
@@ -346,9 +364,9 @@ def test_a_process_that_is_killed_is_a_worker_that_died(tmp_path, monkeypatch):
     assert mark.exists()
 
 
-def test_an_interrupt_of_all_processes_ends_the_campaign(tmp_path, monkeypatch):
+def test_an_interrupt_of_all_processes_ends_the_campaign(tmp_path, bare):
     """As Ctrl-C in a terminal: what waits is cancelled, and the workers are gone already."""
-    monkeypatch.setattr(local, "_work", lambda folder, base, task: task or time.sleep(60))
+    bare(lambda task: task or time.sleep(60))
     engine = Local(2).start(tmp_path, tmp_path)
     rows = engine.rows([1, *[0] * 20])
     assert next(rows) == 1

@@ -674,12 +674,14 @@ def test_propagate(made, run):
     assert "gain" in out
 
 
-def test_what_code_of_users_prints_is_no_part_of_the_object(made):
-    command = [sys.executable, "-m", "parimend", "propagate", "made_here:prints", "--seeds", "1"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+def test_what_code_of_users_prints_is_no_part_of_the_object(made, run):
+    command = ["propagate", "made_here:prints", "--seeds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "parimend", *command, "--json"], capture_output=True, text=True
+    )
     assert json.loads(done.stdout)["command"] == "propagate"
     assert sorted(done.stderr.splitlines()) == ["printed", "printed by a child"]
-    assert "printed\n" in subprocess.run(command, capture_output=True, text=True).stdout
+    assert "printed\n" in run(*command)[1]
 
 
 @pytest.mark.long

@@ -101,7 +101,9 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "ascii", pytest.param("cp1252", marks=pytest.mark.long)]
+)
 def test_terminals_get_text(model, tmp_path, encoding):
     calls = [
         [command, str(model), *(option.format(out=tmp_path / "out") for option in options), *more]

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from safetensors.numpy import save_file
 from samples import SAMPLES
 
@@ -43,21 +42,28 @@ def test_what_needs_it_says_so(tmp_path, rng):
     assert "this needs PyTorch, which is not installed here: pip install torch" in told.stderr
 
 
-@pytest.mark.parametrize("carrier", ["sidecar", "lowbits", "real"])
-def test_files_are_protected_checked_and_repaired_without_it(tmp_path, rng, carrier):
+def test_files_are_protected_checked_and_repaired_without_it(tmp_path, rng):
     weights = rng.standard_normal((40, 64)).astype(np.float32)
-    save_file({"w": weights}, tmp_path / "model.safetensors")
-    out = {"sidecar": "model.safetensors"}.get(carrier, "protected.safetensors")
-    goal = "" if carrier == "sidecar" else f"-o {out}"
-    lines = f"""
-        0 protect model.safetensors --errors 20 --carrier {carrier} {goal}
-        0 check {out} --receipt receipt.json
-        0 inject {out} -o broken.safetensors --fault bitflip --count 20
-        1 check broken.safetensors --list
-        0 repair broken.safetensors --in-place
-        0 inspect broken.safetensors
-        0 plan {out} --errors 20 --carrier {carrier} --environment leo
-    """
+    lines, results = "", {}
+    for carrier in ("sidecar", "lowbits", "real"):
+        (tmp_path / carrier).mkdir()
+        model, out, broken = (
+            f"{carrier}/{name}.safetensors" for name in ("model", "protected", "broken")
+        )
+        save_file({"w": weights}, tmp_path / model)
+        goal = f"-o {out}"
+        if carrier == "sidecar":
+            out, goal = model, ""
+        results[broken] = out
+        lines += f"""
+        0 protect {model} --errors 20 --carrier {carrier} {goal}
+        0 check {out} --receipt {carrier}/receipt.json
+        0 inject {out} -o {broken} --fault bitflip --count 20
+        1 check {broken} --list
+        0 repair {broken} --in-place
+        0 inspect {broken}
+        0 plan {out} --errors 20 --carrier {carrier} --environment leo"""
     told = run(lines, tmp_path)
     assert told.returncode == 0, told.stderr
-    assert (tmp_path / "broken.safetensors").read_bytes() == (tmp_path / out).read_bytes()
+    for broken, out in results.items():
+        assert (tmp_path / broken).read_bytes() == (tmp_path / out).read_bytes()
