@@ -128,8 +128,8 @@ def test_words_of_one_code_share_a_certificate(monkeypatch):
     certify = proving.certify
     monkeypatch.setattr(proving, "certify", lambda *of: asked.append(of) or certify(*of))
     proving.certified.cache_clear()
-    state = {name: torch.linspace(-1, 1, N) for name in "abc"}
-    seal = pm.protect_(state, 210, pm.Real(rows=320), per="tensor", guaranteed=3)
+    state = {name: torch.linspace(-1, 1, 1000) for name in "abc"}
+    seal = pm.protect_(state, 40, pm.Real(rows=60), per="tensor", guaranteed=3)
     assert len(asked) == 1
     assert len({word.certificate for word in seal.words}) == 1
     again = pm.Seal.from_bytes(seal.to_bytes())

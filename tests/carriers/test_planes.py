@@ -140,7 +140,7 @@ def test_damage_within_both_budgets_is_repaired(plane, seed, inside, outside):
 
 
 @given(planes(), st.integers(0, 2**32 - 1))
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_damage_outside_of_a_plane_does_not_concern_it(plane, seed):
     name, mask, other = plane
     rng = np.random.default_rng(seed)

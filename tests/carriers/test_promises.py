@@ -86,7 +86,7 @@ def protected(carrier, dtype, rng):
 def test_verdicts_are_true_and_what_is_not_repaired_is_left_as_found(carrier, dtype, rng):
     tensors, seal = protected(carrier, dtype, rng)
     good = contents(tensors)
-    for words in (0, 3, 6, 6, 6, 8, 12, 24, 60, 300):
+    for words in (0, 3, 6, 6, 8, 24, 300):
         spoil_(tensors, seal, words, rng)
         found = contents(tensors)
         checked = pm.check(tensors, seal)

@@ -68,7 +68,7 @@ def states(tensors):
     per=st.sampled_from(["row", "tensor"]),
     wrong=st.integers(0, 12),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_what_is_said_of_words_is_what_is_said_of_each_alone(
     joined, carrier, seed, rows, widths, per, wrong
 ):

@@ -255,11 +255,14 @@ class TestForErrors:
         members = n * code.weights[0][0] / code.m
         assert members * 2.0 ** (word_bits + 1 - code.coefficient_bits) < 0.25
 
-    def test_long_words_of_short_integers_are_repaired(self, rng):
+    @pytest.mark.parametrize(
+        ("n", "times"), [(500_000, 20), pytest.param(1_000_000, 60, marks=pytest.mark.long)]
+    )
+    def test_long_words_of_short_integers_are_repaired(self, rng, n, times):
         """With coefficients of 20 bits, as in short words, one in twenty was not."""
-        code = Sparse.for_errors(1_000_000, 80, word_bits=8)
+        code = Sparse.for_errors(n, 80, word_bits=8)
         decoder = prepared(code)
-        for _ in range(60):
+        for _ in range(times):
             at = np.sort(rng.choice(code.n, 80, replace=False))
             values = rng.integers(1, 128, 80) * rng.choice([-1, 1], 80)
             decoding = decoder.decode(

@@ -84,7 +84,9 @@ def test_what_is_certified_has_one_explanation_each_by_brute_force(rng):
 
 def stopping_sets_of(rows, m, most):
     """The stopping sets of columns that are in these of m checks; none comes twice."""
-    start, row = np.cumsum([0, *map(len, rows)]), np.concatenate(rows)
+    start, row = np.cumsum([0, *map(len, rows)]), np.concatenate(rows).astype(np.int32)
+    for array in (start, row):  # as those of a code: loops are compiled once for both
+        array.setflags(write=False)
     row_start, column, _ = kernels.by_rows(start, row, m)
     sets, ended = stopping_sets(start, row, row_start, column, most, 10**8)
     assert ended
@@ -187,13 +189,20 @@ class TestOfRealSize:
         assert found == damage
         return decoding
 
-    @pytest.mark.parametrize(("m", "sets"), [(173, {4: 8, 5: 11, 6: 1207}), (320, {6: 49})])
-    def test_any_three_are_proven(self, m, sets):
-        proof = certify(Sparse.for_errors(5120, 210, m=m))
+    @pytest.mark.parametrize(
+        ("n", "errors", "m", "sets"),
+        [
+            (1000, 40, 60, {4: 8, 5: 38, 6: 508}),
+            (5120, 210, 320, {6: 49}),
+            pytest.param(5120, 210, 173, {4: 8, 5: 11, 6: 1207}, marks=pytest.mark.long),
+        ],
+    )
+    def test_any_three_are_proven(self, n, errors, m, sets):
+        proof = certify(Sparse.for_errors(n, errors, m=m))
         assert proof.errors == 3
         assert dict(proof.sets) == sets
         assert proof.statement == (
-            f"any 3 wrong words of 5,120 are repaired, always, with the {m} checks of seed 0"
+            f"any 3 wrong words of {n:,} are repaired, always, with the {m} checks of seed 0"
         )
 
     @pytest.mark.parametrize("damage", [{2997: 94539, 4543: 159513}, {1527: -157631, 4150: 224483}])
@@ -204,9 +213,11 @@ class TestOfRealSize:
         for erased in damage:
             self.assert_repairs(prepared, damage, np.array([erased]))
 
-    def test_made_to_mislead(self, code, prepared):
-        for damages, _ in Misleading(code).kinds().values():
-            for damage in itertools.islice(damages, 20):
+    @pytest.mark.parametrize("rare", [3, pytest.param(20, marks=pytest.mark.long)])
+    def test_made_to_mislead(self, code, prepared, rare):
+        for damages, share in Misleading(code).kinds().values():
+            # Those with a small share take long to find.
+            for damage in itertools.islice(damages, 20 if share > 0.1 else rare):
                 self.assert_repairs(prepared, damage)
 
     def test_triangles(self, code, prepared, rng):
@@ -268,6 +279,7 @@ def planted(code):
                 last = next(k for k in members if z[k] == 1)
                 rest = sum(changed[entries[k][check]] * z[k] for k in members if k != last)
                 changed[entries[last][check]] = -rest
+            changed.setflags(write=False)  # as those of a code: loops are compiled once for both
             code.__dict__["_structure"] = (Columns(start, row, changed), code.owned)
             return code, columns, z
     raise AssertionError("no set to plant in")

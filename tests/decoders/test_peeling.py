@@ -161,12 +161,13 @@ class TestOverload:
                     word_bits=word_bits, coefficient_bits=coefficient_bits,
                 )  # fmt: skip
 
+    @pytest.mark.parametrize("times", [20, pytest.param(60, marks=pytest.mark.long)])
     @pytest.mark.parametrize("max_pairs", [0, 10**6])
-    def test_never_corrects_wrongly(self, max_pairs, rng):
+    def test_never_corrects_wrongly(self, max_pairs, times, rng):
         verdicts = set()
         for code in self.weak_codes():
             prepared = Peeling(max_pairs).prepare(code)
-            for _ in range(60):
+            for _ in range(times):
                 count = rng.integers(1, min(code.n, 2 * code.m) + 1)
                 damage = damage_of(rng.choice(KINDS), code, count, rng)
                 erasures = rng.choice(code.n, rng.integers(0, code.m // 2), replace=False)
@@ -353,10 +354,11 @@ class TestPairs:
         assert a * int(inverse) % 2**64 == 1
 
 
-def test_short_words_of_32_bits_have_no_floor():
+@pytest.mark.parametrize("seeds", [[0], pytest.param([1, 2, 3], marks=pytest.mark.long)])
+def test_short_words_of_32_bits_have_no_floor(seeds):
     """Few free checks left 1 damage in 300 stuck among the last checks, however many checks."""
     failed = 0
-    for seed in range(4):
+    for seed in seeds:
         code = LowBits.for_errors(5120, 210, seed=seed)
         prepared = Peeling().prepare(code)
         rng = np.random.default_rng(seed)

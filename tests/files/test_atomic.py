@@ -381,12 +381,17 @@ def killed_after(seconds, target, *arguments):
 MOMENTS = [0.0, *np.random.default_rng(0).uniform(0.2, 0.8, 8)]
 
 
-def test_repair_killed_at_any_moment(large, rng):
+@pytest.mark.parametrize(
+    "moments",
+    [MOMENTS[::2], pytest.param(MOMENTS[1::2], marks=pytest.mark.long)],
+    ids=["some", "others"],
+)
+def test_repair_killed_at_any_moment(large, rng, moments):
     protect_file(large, errors=50)
     original, seal = large.read_bytes(), sidecar_of(large).read_bytes()
     flip(large, rng, 50)
     damaged = large.read_bytes()
-    for seconds in MOMENTS:
+    for seconds in moments:
         killed_after(seconds, repair_file, large)
         assert large.read_bytes() in (original, damaged)
         assert sidecar_of(large).read_bytes() == seal

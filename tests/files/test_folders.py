@@ -349,7 +349,7 @@ protect_file(sys.argv[1], errors=10, progress=progress)
 """
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("share", [pytest.param(0.3, marks=pytest.mark.long), 0.7])
 def test_what_was_killed_goes_on_where_it_was(tmp_path, rng, share):
     """The seals that are made after a kill are those of a run in one go."""
     folder, whole = tmp_path / "killed", tmp_path / "whole"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import suppress
+from functools import cache
 
 import pytest
 
@@ -50,7 +51,7 @@ ACTS = {
 }
 
 
-def noted(folder, count):
+def noted(folder, count, seal_dir):
     """As many files as each of their seals names, one of which is missing."""
     folder.mkdir(parents=True)
     names = [f"{i}-{'x' * 200}.bin" for i in range(count)]
@@ -58,28 +59,32 @@ def noted(folder, count):
         (folder / name).write_bytes(name.encode())
     with pytest.MonkeyPatch.context() as quick:
         quick.setattr("os.fsync", lambda descriptor: None)
-        protect_file(folder, errors=1)
-        protect_file(folder, errors=1, seal_dir=folder.parent / "seals")
+        protect_file(folder, errors=1, seal_dir=seal_dir)
     (folder / names[0]).unlink()
     return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One with a few files, and one with many."""
-    root = tmp_path_factory.mktemp("sets")
-    return noted(root / "few" / "folder", 3), noted(root / "many" / "folder", 200)
+    """Makes one with a few files and one with many, whose seals lie beside them, or apart."""
+
+    @cache
+    def made(apart):
+        root = tmp_path_factory.mktemp("sets")
+        return [
+            noted(root / name / "folder", count, root / name / "seals" if apart else None)
+            for name, count in (("few", 3), ("many", 200))
+        ]
+
+    return made
 
 
 @pytest.mark.parametrize(
     "act",
-    [
-        pytest.param(act, id=name, marks=() if name == "check" else pytest.mark.long)
-        for name, act in ACTS.items()
-    ],
+    [pytest.param(name, marks=() if name == "check" else pytest.mark.long) for name in ACTS],
 )
 def test_names_that_all_seals_of_a_folder_note_are_there_once(folders, act):
-    few, many = folders
+    act, (few, many) = ACTS[act], folders(act == "check apart")
     with suppress(MismatchError):  # one is missing
         act(few)  # imports, and compiles
     tracemalloc.start()

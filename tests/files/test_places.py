@@ -52,7 +52,7 @@ def problems(folder, path=None, **where):
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.sets(st.sampled_from(NAMES)),
     st.sets(st.sampled_from(NAMES)),
@@ -81,7 +81,7 @@ def test_whatever_is_lost_no_files_are_made_up(is_apart, files, seals, damaged, 
         assert {*found, *problems} == {folder / name for name in (KEPT, *NAMES)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.sampled_from(range(len(NAMES) + 1)), min_size=6, max_size=6))
 def test_every_file_that_holds_what_another_one_held_is_told(sources):
     """Overwritten, exchanged, turned around: all contents are as sealed, but of other places."""

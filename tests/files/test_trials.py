@@ -19,7 +19,8 @@ def trials():
     del sys.modules["trials"]
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("carrier", ["sidecar", "real", "lowbits"])
-def test_what_is_said_is_true(trials, carrier):
-    ends = {end for _, end in trials.run(carrier, 40, seed=1)}
+def test_what_is_said_is_true(trials, carrier, count):
+    ends = {end for _, end in trials.run(carrier, count, seed=1)}
     assert {"corrected", "uncorrectable"} <= ends

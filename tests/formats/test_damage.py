@@ -12,9 +12,10 @@ def test_there_is_a_sample_of_every_format():
     assert set(SAMPLES) == set(FORMATS)
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", SAMPLES)
-def test_all_of_it_is_repaired(name):
+def test_all_of_it_is_repaired(name, count):
     """`scripts/trials.py --format` does many more."""
-    counts = trials.run_format(name, 20, seed=3)
-    assert sum(counts.values()) == 20
-    assert counts["up to 210 words"] >= 10
+    counts = trials.run_format(name, count, seed=3)
+    assert sum(counts.values()) == count
+    assert counts["up to 210 words"] >= count // 2

@@ -192,7 +192,7 @@ def library(content):
         return {}, str(error)
 
 
-@settings(max_examples=500)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.data())
 def test_it_accepts_what_the_library_accepts(data):
     raw = mutated(data, data.draw(OBJECTS | st.just(VALID.frame)))

@@ -175,7 +175,7 @@ def doubled(depth):
     "content",
     [
         *(b"", b".", b"\x80\x02.", b"(", b"t.", b"hello", b"\x80\x02}q\x00(u.", b"K\x01b."),
-        *(circle(), doubled(200), b"]" * 50_000 + b"a" * 49_999 + b".", b"(" * 9000 + b"t" * 8999),
+        *(circle(), doubled(200), b"]" * 15_000 + b"a" * 14_999 + b".", b"(" * 9000 + b"t" * 8999),
         pickle.dumps(np.float64(0.5)),
         b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.",
         b"\x80\x02X\x07\0\0\0storageQ.",

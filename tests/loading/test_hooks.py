@@ -195,7 +195,7 @@ def test_what_is_loaded_is_what_was_saved(hook):
 def test_every_damage_is_noticed(hook, rng):
     _, path, file, _ = hook
     original = file.read_bytes()
-    for number in range(40):
+    for number in range(15):
         spoil(file, rng, count=1 + number % 3)
         with pytest.raises(DamageError, match=rf"{file.name} is damaged"), pm.verified(path):
             pytest.fail("nothing is to be loaded")

@@ -97,13 +97,13 @@ from safetensors.torch import load_file, save_file
 import parimend as pm
 
 os.chdir(sys.argv[1])
-n = 1 << 20
+n = 1 << 18
 w = torch.arange(float(n))
 save_file({"w": w}, "safe")
 torch.save({"w": w}, "torch")
 for name in "raw", "shared", "strided":
     w.numpy().tofile(name)
-strided = torch.from_file("strided", shared=False, size=n).reshape(1024, 1024).t()
+strided = torch.from_file("strided", shared=False, size=n).reshape(512, 512).t()
 models = {
     "safe": load_file("safe"),
     "torch": torch.load("torch", mmap=True),

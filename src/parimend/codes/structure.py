@@ -57,7 +57,10 @@ class Columns(NamedTuple):
         lengths = np.diff(self.start)[elements]
         start = np.concatenate([[0], np.cumsum(lengths)])
         entries = np.arange(start[-1]) + np.repeat(self.start[elements] - start[:-1], lengths)
-        return Columns(start, self.row[entries], self.coefficient[entries])
+        taken = Columns(start, self.row[entries], self.coefficient[entries])
+        for array in taken:  # as those of a code: loops are compiled once for both
+            array.setflags(write=False)
+        return taken
 
     def multiply(self, values: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         """Add to ``y``, (m,), the product of these columns with ``values``, one for each.

@@ -187,6 +187,20 @@ def roots(f):
 
 
 @kept()
+def without_roots(f, known):
+    """The monic f, divided by z - x for each of some x that are roots of it."""
+    rest, degree = f.copy(), f.size - 1
+    for x in known:  # by W. G. Horner's scheme
+        above = rest[degree]
+        for i in range(degree - 1, -1, -1):
+            here = rest[i]
+            rest[i] = above
+            above = centered(multiply(above, x) + here)
+        degree -= 1
+    return rest[: degree + 1].copy()
+
+
+@kept()
 def values_at(recurrence, length, syndrome, points):
     """The damage at every point, by G. D. Forney, "On decoding BCH codes", IEEE Transactions on
     Information Theory 11, 1965.

@@ -1,4 +1,8 @@
-"""Every explanation of a syndrome by a few wrong words; see `parimend.decoders.peeling`."""
+"""Every explanation of a syndrome by a few wrong words; see `parimend.decoders.peeling`.
+
+Loops stand here for what arrays are sorted, compared and copied with: numba takes seconds to
+compile each of these.
+"""
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from parimend.kernels.peeling_numba import U, solve_pair
 def _grown(array):
     """An array of twice the length that begins with ``array``."""
     larger = np.empty((2 * array.shape[0], array.shape[1]), array.dtype)
-    larger[: array.shape[0]] = array
+    for i in range(array.shape[0]):
+        for k in range(array.shape[1]):
+            larger[i, k] = array[i, k]
     return larger
 
 
@@ -79,12 +85,33 @@ def _names(j, s, together, H, pairs, limit, names, sizes):
 
 
 @nb.njit
-def _holds(columns, names):
+def _holds(columns, names, together):
     """Whether one of the named words is in the explanation."""
     held = False
-    for name in names:
-        held |= (columns == name).any()
+    for k in range(together):
+        for i in columns:
+            held |= i == names[k]
     return held
+
+
+@nb.njit
+def _sort(columns, values):
+    """Sort a few words by their columns, in place."""
+    for end in range(1, columns.size):
+        for k in range(end, 0, -1):
+            if columns[k - 1] <= columns[k]:
+                break
+            columns[k - 1], columns[k] = columns[k], columns[k - 1]
+            values[k - 1], values[k] = values[k], values[k - 1]
+
+
+@nb.njit
+def _differ(a, b):
+    """Whether two arrays of one length differ."""
+    different = False
+    for k in range(a.size):
+        different |= a[k] != b[k]
+    return different
 
 
 @kept()
@@ -125,9 +152,8 @@ def explanations(start, row, coefficient, inverse, row_start, column, entry, fir
         _add(columns, values, -1, H, rest)
         wrong = np.flatnonzero(rest)
         if wrong.size == 0:
-            order = np.argsort(columns)
-            columns, values = columns[order], values[order]
-            if found and ((columns != answer).any() or (values != answer_values).any()):
+            _sort(columns, values)
+            if found and (_differ(columns, answer) or _differ(values, answer_values)):
                 return 2, answer, answer_values
             answer, answer_values, found = columns, values, 1
         elif wrong.size <= heaviest * (most - words):
@@ -139,13 +165,17 @@ def explanations(start, row, coefficient, inverse, row_start, column, entry, fir
                         sizes = np.empty((count, 2), np.int64)
                         _names(j, rest[j], together, H, pairs, limit, names, sizes)
                     for c in range(count):
-                        if _holds(columns, names[c, :together]):
+                        if _holds(columns, names[c], together):
                             continue
                         if top == stack.shape[0]:
                             stack, stack_values = _grown(stack), _grown(stack_values)
-                        stack[top], stack_values[top] = columns, values
-                        stack[top, words : words + together] = names[c, :together]
-                        stack_values[top, words : words + together] = sizes[c, :together]
+                        for k in range(words):
+                            stack[top, k], stack_values[top, k] = columns[k], values[k]
+                        for k in range(words, most):
+                            stack[top, k], stack_values[top, k] = -1, 0
+                        for k in range(together):
+                            stack[top, words + k] = names[c, k]
+                            stack_values[top, words + k] = sizes[c, k]
                         top += 1
         _add(columns, values, 1, H, rest)
     return found, answer, answer_values

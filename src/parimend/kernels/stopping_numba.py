@@ -172,7 +172,9 @@ def stopping_sets(start, row, row_start, column, most, steps):
     candidates, tried = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
     out = np.full((1024, most), -1, np.int64)
     found = taken = 0
-    candidate[0], candidates[0] = np.arange(n), n  # as first column
+    for i in range(n):
+        candidate[0, i] = i  # as first column
+    candidates[0] = n
     depth = 0
     while depth >= 0:
         if tried[depth] < candidates[depth]:
@@ -195,9 +197,12 @@ def stopping_sets(start, row, row_start, column, most, steps):
             if lacking == 0:
                 if found == out.shape[0]:
                     larger = np.full((2 * found, most), -1, np.int64)
-                    larger[:found] = out
+                    for s in range(found):  # numba takes seconds to compile a copy into a slice
+                        for k in range(most):
+                            larger[s, k] = out[s, k]
                     out = larger
-                out[found, :depth] = chosen[:depth]
+                for k in range(depth):
+                    out[found, k] = chosen[k]
                 found += 1
             tried[depth], candidates[depth] = 0, 0
             if depth < most:
