@@ -138,8 +138,9 @@ def test_a_mapped_file_that_is_cut_short_ends_no_process(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
-def test_memory_is_looked_up_once_for_many_words(monkeypatch):
-    """It takes a millisecond, and a model may have thousands of rows."""
+@pytest.mark.parametrize("of_numpy", [False, True])
+def test_memory_is_looked_up_once_for_many_words(monkeypatch, of_numpy):
+    """It takes milliseconds, and a model may have thousands of rows; that of PyTorch is known."""
     calls, read_only = [], model_store._read_only
 
     def counted(tensors):
@@ -147,17 +148,21 @@ def test_memory_is_looked_up_once_for_many_words(monkeypatch):
         return read_only(tensors)
 
     monkeypatch.setattr(model_store, "_read_only", counted)
-    state = {"a": torch.randn(8, 600), "b": torch.randn(8, 600)}
+
+    def ones():
+        return torch.from_numpy(np.ones((8, 600), np.float32)) if of_numpy else torch.ones(8, 600)
+
+    state = {"a": ones(), "b": ones()}
     store = ModelTensors(state)
     for part in store.whole():
         for start in range(0, part.count, 600):
             row = replace(part, start=start, count=600)
             store.write(row, None, np.zeros(row.nbytes, np.uint8))
-    assert len(calls) == 1
+    assert len(calls) == of_numpy
     assert not any(each.any() for each in state.values())
-    state["a"].data = torch.ones(8, 600)  # elsewhere, so it is looked up anew
+    state["a"].data = ones()  # elsewhere, so it is looked up anew
     store.write(store.whole()[0], np.array([3]), np.zeros((1, 4), np.uint8))
-    assert len(calls) == 2
+    assert len(calls) == 2 * of_numpy
     assert state["a"].sum() == 8 * 600 - 1
 
 

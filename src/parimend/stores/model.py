@@ -98,15 +98,16 @@ class ModelTensors(Tensors):
         return bool(part.mask) or not self.held[part.name].is_contiguous()
 
     def _require_writable(self, name: str) -> None:
-        """Asked for all tensors at once, and anew only for one that was moved: the system takes a
-        millisecond to say it, and words may be many.
+        """Asked for all tensors at once, and anew only for one that was moved: the system takes
+        milliseconds to say it, and words may be many.
         """
-        if self._writable.get(name) == _span(self.held[name]):
+        span = _foreign(self.held[name])
+        if span is None or self._writable.get(name) == span:
             return
         refused = _read_only(self.held)
         if name in refused:
             raise _refusal(name)
-        self._writable = {n: _span(each) for n, each in self.held.items() if n not in refused}
+        self._writable = {n: _foreign(each) for n, each in self.held.items() if n not in refused}
 
     def _write(
         self, part: Part, elements: NDArray[np.int64] | None, values: NDArray[np.uint8]
@@ -160,7 +161,7 @@ def _refusal(name: str) -> WordError:
 def _read_only(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Names of tensors in memory that can only be read; where no Linux tells it, of none."""
     known = Path("/proc/self/maps")
-    spans = {name: span for name, each in tensors.items() if (span := _span(each))}
+    spans = {name: span for name, each in tensors.items() if (span := _foreign(each))}
     found: set[str] = set()
     if not spans or not known.exists():
         return found
@@ -175,8 +176,14 @@ def _read_only(tensors: Mapping[str, torch.Tensor]) -> set[str]:
 
 def _require_readable(tensor: torch.Tensor, name: str) -> None:
     """Not asked for memory that PyTorch itself has given, as asking takes a tenth of a check."""
-    if (span := _span(tensor)) and not tensor.untyped_storage().resizable():
+    if span := _foreign(tensor):
         require_readable(name, *span)
+
+
+def _foreign(tensor: torch.Tensor) -> _Span | None:
+    """`_span` of a tensor in memory that PyTorch itself has not given, of a mapped file perhaps."""
+    span = _span(tensor)
+    return None if span is None or tensor.untyped_storage().resizable() else span
 
 
 def _span(tensor: torch.Tensor) -> _Span | None:
