@@ -109,6 +109,14 @@ def any_suspicious_product(
 
 
 @nb.njit(nogil=True, inline="always")
+def _clear(sums: Any, width: int) -> None:
+    """In loops, as all of this: numba takes seconds to compile what is done to slices."""
+    for r in range(sums.shape[0]):
+        for i in range(width):
+            sums[r, i] = 0
+
+
+@nb.njit(nogil=True, inline="always")
 def _add_four(part: Any, P: Any, y: Any, c: int, start: int, width: int) -> None:
     """Adds four channels at a time, so that sums are loaded and stored only once."""
     k = P.shape[0]
@@ -145,9 +153,9 @@ def any_suspicious_plane(
     for n in range(outer):
         for start in range(0, inner, _POSITIONS):
             width = min(_POSITIONS, inner - start)
-            total[:, :width] = 0
+            _clear(total, width)
             for first in range(0, channels, _CHANNELS):
-                part[:, :width] = 0
+                _clear(part, width)
                 last = min(channels, first + _CHANNELS)
                 whole = last - (last - first) % 4
                 for c in range(first, whole, 4):
@@ -155,9 +163,13 @@ def any_suspicious_plane(
                 for c in range(whole, last):
                     v = y[n, c, start : start + width]
                     for r in range(k):
-                        part[r, :width] += P[r, c] * v
-                    part[k, :width] += v * v
-                total[:, :width] += part[:, :width]
+                        for i in range(width):
+                            part[r, i] += P[r, c] * v[i]
+                    for i in range(width):
+                        part[k, i] += v[i] * v[i]
+                for r in range(k + 1):
+                    for i in range(width):
+                        total[r, i] += part[r, i]
             for i in range(width):
                 energy = 0.0
                 for r in range(k):
