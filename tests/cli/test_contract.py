@@ -24,6 +24,7 @@ from parimend.cli.propagate import UPSETS
 from parimend.errors import SpecError
 from parimend.faults import KINDS, PLACEMENTS
 from parimend.planner.timing import Seconds
+from parimend.showing import command_word, escaped
 from parimend.upsets import Kind
 
 OURS = "this is an error of parimend itself; please report what is printed above"
@@ -124,6 +125,16 @@ def test_without_a_command(run):
         "",
         "parimend: --json: No such file or directory\n",
     )
+
+
+@pytest.mark.parametrize("name", ["my  model.bin", "模型\u3000v2.bin"])
+def test_names_keep_their_spaces(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"weights")
+    _, _, err = run("check", name)
+    assert f"{escaped(name)} is not protected" in err
+    assert f"parimend protect {escaped(command_word(name))} makes one" in err
+    assert name in json.loads(run("check", name, "--json")[1])["error"]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -154,6 +154,29 @@ def test_seals_inside_the_folder_are_not_taken_for_those_of_lost_files(tmp_path,
         check_file(tmp_path)
 
 
+def test_a_file_of_a_long_name_is_found_however_damaged_it_is(tmp_path, rng):
+    """Its seal, whose own name has no room for that, notes it."""
+    path, other, folder = tmp_path / ("n" * 246 + ".bin"), tmp_path / "other.bin", tmp_path / "in"
+    seals = folder / "seals"
+    other.write_bytes(good := rng.bytes(9_000))
+    path.write_bytes(good)
+    [made] = protect_file(path, 5, seal_dir=seals)
+    path.write_bytes(good[:4] + b"1234" + good[8:-10])
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="missing: its seal is there"):
+        check_file(path, seal_dir=seals)
+    assert repair_file(path, seal_dir=seals, sources=other).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == good
+    save(folder / "w.safetensors", rng)
+    protect_file(folder / "w.safetensors", 2)
+    assert len(check_file(folder).files) == 1  # no file is called as that seal is
+    path.write_bytes(good[:-900])
+    Path(made.sidecar).write_bytes(b"lost")
+    with pytest.raises(MismatchError, match=r"may be protected already, by .*: restore that"):
+        protect_file(path, 5, seal_dir=seals)
+
+
 @pytest.mark.parametrize("where", ["", "below/"])
 def test_a_lost_file_may_be_called_like_a_seal_in_a_folder_of_seals(tmp_path, rng, where):
     name = where + "w.0123456789abcdef"

@@ -269,6 +269,20 @@ saving.save_file({"w": torch.ones(100_000)}, sys.argv[1], errors=3)
 """
 
 
+def test_a_save_that_ends_while_it_is_asked_for_leaves_a_pair(path, monkeypatch):
+    """No seal was there, and when it is asked whether it is being written, it is."""
+    save_file(state(1), path, errors=3)
+    new = sidecar_of(path).read_bytes()
+    sidecar_of(path).unlink()
+
+    def ends(side):
+        side.write_bytes(new)
+        return False
+
+    monkeypatch.setattr("parimend.files.opening.is_locked", ends)
+    assert check_file(path).verdict is Verdict.CLEAN
+
+
 def test_a_killed_save_leaves_nothing_for_long(path):
     subprocess.run([sys.executable, "-c", KILL, path], check=False)
     assert sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file()) < 500_000

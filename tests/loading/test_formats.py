@@ -15,7 +15,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from safetensors import safe_open
 from samples import SAMPLES, arrays, load
 
@@ -88,6 +88,25 @@ def test_a_model_of_onnx_holds_all_of_its_tensors(tmp_path, rng):
         pm.load_file(tmp_path / "model.onnx")
     with pytest.warns(UserWarning, match=r"model\.onnx_data is not known .*is not protected"):
         assert pm.load_file(tmp_path / "model.onnx", "warn") == model
+
+
+def test_a_tensor_without_elements_takes_nothing_of_what_follows_it(tmp_path):
+    path = tmp_path / "model.onnx"
+    arrays = {"w": np.ones((0, 3), np.float32), "b": np.ones(5, np.float32)}
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    model = helper.make_model(helper.make_graph([], "graph", [], [], tensors))
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="weights.data", size_threshold=0
+    )
+    pm.protect_file(path, errors=2)
+    loaded = [numpy_helper.to_array(each) for each in pm.load_file(path).graph.initializer]
+    assert [array.shape for array in loaded] == [(0, 3), (5,)]
+
+
+def test_a_name_may_be_as_long_as_the_disk_lets_it(tmp_path, rng):
+    path = made("gguf", tmp_path, rng)
+    long = path.rename(tmp_path / ("模" * 83 + "a.gguf"))
+    assert len(pm.load_file(long, seal_dir=sidecar_of(path)).tensors) > 1
 
 
 @pytest.mark.parametrize("name", ["gguf", "npz", "onnx"])

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file as plain_load
 from safetensors.torch import save_file as plain_save
+from torch.nn import UninitializedParameter
 
 import parimend as pm
 from parimend.atomic import in_turn
@@ -22,6 +23,7 @@ from parimend.dtypes import DTYPES
 from parimend.errors import DamageError, FormatError, SealError, SpecError, WordError
 from parimend.files import sidecar_of
 from tests.files.conftest import damage, flip, flip_bit
+from tests.stores.test_naming import Flattened
 
 
 def state():
@@ -130,7 +132,11 @@ def test_tensors_are_saved_however_they_lie(tmp_path):
         (lambda w: {"w": w, "inner": {"a": w}}, WordError, "inner is dict"),
         (lambda w: {"w": w.to_sparse()}, WordError, "w has no plain memory"),
         (lambda w: {"w": w.to("meta")}, WordError, "w has no plain memory"),
+        (lambda w: {"w": Flattened(w, w)}, WordError, "w has no plain memory"),
+        (lambda w: {"w": UninitializedParameter()}, WordError, "w has no plain memory"),
         (lambda w: {"w": w.to(torch.complex128)}, WordError, "w is C128, which safetensors"),
+        (lambda w: {"__metadata__": w}, SpecError, "'__metadata__' cannot be the name"),
+        (lambda w: {"w\udcff": w}, SpecError, r"'w\\udcff' cannot be the name"),
         (lambda w: {3: w}, SpecError, "texts as names"),
         (lambda w: [w], SpecError, "not list"),
         (lambda w: w, SpecError, "not Tensor"),
@@ -146,9 +152,10 @@ def test_what_a_safetensors_file_cannot_hold(tmp_path, tensors, error, message):
     assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, sidecar_of(path).name]
 
 
-def test_metadata_are_texts(tmp_path):
+@pytest.mark.parametrize("metadata", [{"epoch": 3}, {"from": "\udcff.bin"}])
+def test_metadata_are_texts(tmp_path, metadata):
     with pytest.raises(SpecError, match="metadata are texts by name"):
-        pm.save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", 2, metadata={"epoch": 3})
+        pm.save_file({"w": torch.ones(3)}, tmp_path / "a.safetensors", 2, metadata=metadata)
 
 
 def test_pairs_of_four_bits_are_saved(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -235,7 +236,8 @@ def _silence(stream: TextIO) -> None:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """A text of several lines, as libraries give, on one; names keep their spaces, of any kind."""
+    return re.sub(r"[ \t]*[\r\n]+[ \t]*", " ", text.strip(" \t\r\n"))
 
 
 def _misused(error: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,13 +28,16 @@ from parimend.files.notes import PLACE
 from parimend.files.places import is_elsewhere
 from parimend.files.seals import (
     FORCED,
+    KEYED,
     SUFFIX,
     Save,
     Sealed,
     Seals,
+    apart_name,
     content_digest,
     find_inside,
     is_led_elsewhere,
+    is_long,
     name_of,
     named_by,
     read_sidecar,
@@ -51,8 +53,6 @@ from parimend.seal import Seal
 from parimend.showing import command_word
 from parimend.stores.file import FileTensors
 from parimend.words.bits import WORD
-
-_LONGEST = 255  # bytes of a file's name
 
 
 def seals_in(seal_dir: PathLike | None) -> Seals:
@@ -150,7 +150,9 @@ class Apart(Seals):
             )
         _, lost = self._loaded
         for side in lost:
-            if named_by(side, {}) == path.name:
+            # What the sidecar of a long name is called does not tell whose it is.
+            is_any = is_long(path.name) and KEYED.fullmatch(side.removesuffix(SUFFIX))
+            if is_any or named_by(side, {}) == path.name:
                 raise MismatchError(
                     f"{path} may be protected already, by {side} in {self.where}, which cannot be "
                     "read: restore that from a copy, or remove it to protect what is there now"
@@ -195,10 +197,7 @@ class Apart(Seals):
         there = (sealed.path for sealed in self._sealed if _key(sealed.seal) == key)
         if (same := next(there, None)) is not None:
             return same
-        name = f"{path.name}.{key[:16]}{SUFFIX}"
-        if len(os.fsencode(name)) > _LONGEST:
-            name = key + SUFFIX
-        return self.where / name
+        return self.where / apart_name(path.name, key)
 
     def _replaced(self, path: Path, seal: Seal) -> list[Path]:
         """The seals of the same content in another way, of which no other file can be."""

@@ -34,6 +34,8 @@ from parimend.formats import Layout, layout_of, of_suffix
 from parimend.regular import unreadable
 from parimend.seal import Seal, read_unsealed
 
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
 
 class Beside(Seals):
     """Every sidecar lies beside its file, and is found by the name."""
@@ -91,11 +93,13 @@ class Beside(Seals):
 
 @contextmanager
 def _elsewhere(place: Path) -> Iterator[None]:
-    """Say what to do where nothing may be written at a place, as in read-only caches."""
+    """Say what to do where nothing can be written at a place, as in read-only caches, or beside
+    the longest names.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename == str(place):
+        if error.errno in _NO_PLACE and error.filename == str(place):
             error.strerror = (
                 f"{error.strerror}: give another place for the seal, with --seal-dir (in Python: "
                 "seal_dir=)"

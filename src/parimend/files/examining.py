@@ -173,7 +173,15 @@ def _saved_anew(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, path
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+    """A time of a file for people; of a damaged inode it may be one that no calendar has.
+
+    >>> _day(1e12)
+    '1,000,000,000,000 seconds after 1970'
+    """
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:,.0f} seconds after 1970"
 
 
 def _refuse_another_file(sealed: Sealed, file: BinaryIO, path: Path) -> None:

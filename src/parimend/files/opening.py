@@ -83,11 +83,12 @@ def opened(path: Path, seals: Seals, *, salvage: bool = False) -> Iterator[Opene
         with open_regular(path, salvage=salvage) as file:
             side = seals.place(path, None)
             before = state_of(path), _state(side)
-            failure = None
+            failure, is_written = None, False
             try:
                 sealed = seals.find(file, path)
             except (ParimendError, OSError) as error:
-                failure = error
+                # Asked before the states: who is done since then has changed them.
+                failure, is_written = error, any(map(is_locked, sidecars_of(path)))
             # Whoever saves removes the old sidecar first and puts the new one into its place last.
             now = state_of(path), _state(side)
             if now != before or state_of(file.fileno()) != before[0]:
@@ -100,7 +101,7 @@ def opened(path: Path, seals: Seals, *, salvage: bool = False) -> Iterator[Opene
                 why = f"{os.strerror(errno.EIO)}, so that its seal is not found: {failure}"
                 failure = OSError(errno.EIO, why, str(path))
         # The new one may not be there yet.
-        if attempt == _ATTEMPTS or side is None or not any(map(is_locked, sidecars_of(path))):
+        if attempt == _ATTEMPTS or side is None or not is_written:
             raise failure
         time.sleep(_PAUSE)
     raise BusyError(f"{path} is saved over and over while it is being read: try again later")

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from parimend.errors import DamagedFileError, FormatError, ParimendError, SealError
 from parimend.files.links import is_place, leads_to, steps
-from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, names_in
+from parimend.files.notes import LED_TO, MEMBERS, NAME, PLACE, is_inside, names_in
 from parimend.files.walking import walk
 from parimend.formats import FORMATS, Layout, layout_of
 from parimend.seal import Seal, read_unsealed, unsealed
@@ -29,6 +29,9 @@ SUFFIX = ".parimend"
 """What a sidecar's name ends in."""
 DIGESTED = re.compile(r"(.+)\.[0-9a-f]{16}", re.DOTALL)
 """How a sidecar in a folder of seals is called, without `SUFFIX`."""
+KEYED = re.compile(r"[0-9a-f]{64}")
+"""The same where the name of the file leaves no room for it; see `is_long`."""
+_LONGEST = 255  # bytes of a file's name
 FORCED = "or use --force (in Python: force=True)"
 """What also helps where there is a seal already."""
 
@@ -150,9 +153,26 @@ def named_by(side: str, notes: Mapping[str, Any]) -> str:
     >>> named_by("a.0123456789abcdef.parimend", {"name": "a.0123456789abcdef"})
     'a.0123456789abcdef'
     """
-    stem = side.removesuffix(SUFFIX)
+    stem, name = side.removesuffix(SUFFIX), notes.get(NAME)
+    if KEYED.fullmatch(stem) and is_inside(name) and is_long(str(name)):
+        return str(name)
     match = DIGESTED.fullmatch(stem)
-    return match[1] if match and notes.get(NAME) != stem else stem
+    return match[1] if match and name != stem else stem
+
+
+def apart_name(name: str, key: str) -> str:
+    """How the sidecar of a file is called in a folder of seals.
+
+    Args:
+        name: of the file.
+        key: what its seal is known by there, in 64 hexadecimal digits.
+    """
+    return f"{key}{SUFFIX}" if is_long(name) else f"{name}.{key[:16]}{SUFFIX}"
+
+
+def is_long(name: str) -> bool:
+    """Whether the name of a file leaves no room for a digest beside it."""
+    return len(os.fsencode(name)) > _LONGEST - len(f".{0:016x}{SUFFIX}")
 
 
 def content_digest(seal: Seal) -> bytes:

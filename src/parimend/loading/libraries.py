@@ -26,6 +26,7 @@ PAIRS = "float4_e2m1fn_x2"
 """What torch has for the 4-bit numbers of files."""
 _ANOTHER = "install a newer one, or load it with another library within parimend.verified"
 _LONGEST = 200  # characters of what a library says
+_LONGEST_NAME = 60  # characters of a file's, which is 249 bytes at most in memory
 
 
 def built(content: Content, device: str | torch.device, companion: Companion) -> Any:
@@ -185,7 +186,7 @@ def _said(error: Exception) -> str:
 def _gguf(content: Content) -> Any:
     gguf = _library("gguf", content)
     # It maps what has a name; this file has one in this process, and is nowhere on a disk.
-    with os.fdopen(os.memfd_create(content.path.name[:200]), "w+b") as file:
+    with os.fdopen(os.memfd_create(content.path.name[:_LONGEST_NAME]), "w+b") as file:
         content.layout.write(file, content.data)
         file.flush()
         with reading(f"{content.path} cannot be loaded by the package gguf", _ANOTHER):
@@ -205,7 +206,7 @@ def _onnx(content: Content, companion: Companion) -> Any:
             found = companion(content.path.parent / place.location)
             files[place.location] = memoryview(found.file().read())
         begin = place.offset or 0
-        end = begin + place.length if place.length else None
+        end = None if place.length is None else begin + place.length
         tensor.raw_data = bytes(files[place.location][begin:end])
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]

@@ -23,6 +23,7 @@ from parimend.files.opening import sidecars_of
 from parimend.files.sealing import seal_beside, seal_inside
 from parimend.files.seals import sidecar_of
 from parimend.formats import FORMATS, of_suffix
+from parimend.formats.header import METADATA
 from parimend.loading.libraries import PAIRS
 from parimend.regular import open_regular
 from parimend.stores.spread import is_sharded
@@ -85,8 +86,12 @@ def save_file(
         metadata = dict(metadata)
     if metadata is not None and not is_named:
         raise SpecError("metadata are for safetensors files: put them into what is saved")
-    if any(not isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
-        raise SpecError("metadata are texts by name: make texts of numbers, as with json.dumps")
+    texts = [text for pair in (metadata or {}).items() for text in pair]
+    if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
+        raise SpecError(
+            "metadata are texts by name: make texts of numbers, as with json.dumps, and leave out "
+            "halves of surrogate pairs"
+        )
     with ExitStack() as stack:
         # A library that is given a name puts a file of its own there.
         plain = stack.enter_context(workspace(path)) / "plain"
@@ -138,24 +143,44 @@ def _contiguous(tensors: Any) -> dict[str, torch.Tensor]:
             f"state_dict()), with texts as names, not {type(tensors).__name__}; files with other "
             "names hold anything"
         )
+    for name in tensors:
+        if name == METADATA or not _is_unicode(name):
+            raise SpecError(
+                f"{name!r} cannot be the name of a tensor in a safetensors file ({METADATA} is the "
+                "place of its texts, and half a surrogate pair is no text): call it something else"
+            )
     # The library writes what lies in memory, which is something else for views read differently.
     resolved = {name: _plain(name, value) for name, value in tensors.items()}
     _require_apart(resolved)
     return {name: tensor.contiguous() for name, tensor in resolved.items()}
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, as names of files in other encodings have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _plain(name: str, value: Any) -> torch.Tensor:
     import torch
+    from torch.nn.parameter import is_lazy
+
+    from parimend.stores.aliasing import address_of
 
     if not isinstance(value, torch.Tensor):
         raise WordError(
             f"{name} is {type(value).__name__}, and safetensors files hold tensors of torch alone: "
             "make one of it (torch.from_numpy, torch.tensor), or save a file with another name"
         )
-    if value.layout is not torch.strided or value.is_nested or value.is_meta or is_sharded(value):
+    hides = value.layout is not torch.strided or value.is_nested or value.is_meta
+    if is_lazy(value) or hides or is_sharded(value) or (value.numel() and not address_of(value)):
         raise WordError(
-            f"{name} has no plain memory here (it is sparse, nested, sharded or on the meta "
-            "device): make it a dense tensor in one piece, or leave it out"
+            f"{name} has no plain memory here (it is sparse, nested, sharded, lazy, on the meta "
+            "device, or of a class that hides it): make it a dense tensor in one piece, or leave "
+            "it out"
         )
     if str(value.dtype).removeprefix("torch.") != PAIRS:
         dtype = of_torch(value.dtype, name).name
