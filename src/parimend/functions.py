@@ -84,6 +84,8 @@ def score_of(value: SupportsFloat, metric: str) -> float:
     """
     try:
         score = float(value)
+    except OverflowError:  # a whole number that has no float
+        score = math.inf
     except (TypeError, ValueError, RuntimeError):  # torch's, of several numbers
         kind = type(value).__name__
         raise SpecError(f"{metric} gives no number but a {kind}: a score must be one") from None

@@ -104,6 +104,13 @@ def test_a_rate_is_that_of_the_bits_that_may_be_struck():
     assert np.mean(counts) == pytest.approx(80, rel=0.1)  # of 80,000 bits
 
 
+@pytest.mark.parametrize("ends", [{"highest": 10**400}, {"lowest": -(10**400)}, {"highest": 32}])
+def test_bits_that_there_are_not_are_refused_at_a_rate_too(ends):
+    model = select({"w": np.zeros(100, np.float32)})
+    with pytest.raises(FaultError, match=r"do not fit F32; take 0 <= lowest <= highest < 32"):
+        Damage(Faults("bitflip", 0, options=ends), rate=1e-3).draw(model, 0)
+
+
 def test_more_events_than_can_be_drawn_are_refused():
     where = Environment("here", rate=1.0 / BITS, events=Events.of({1: 1.0}))
     with pytest.raises(FaultError, match=r"in 2e\+06 days 2e\+06 events are expected.*fewer days"):

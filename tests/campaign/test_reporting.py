@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.stats import binomtest
 
-from parimend.campaign import Spec, Store, compare, lines, resume, run
+from parimend.campaign import Spec, Store, compare, confidence_of, lines, resume, run
 from parimend.campaign.estimates import bonett_price
 from parimend.errors import FormatError, MismatchError, SpecError
 from parimend.report import campaign_sheets
@@ -274,6 +274,20 @@ def test_what_cannot_be_compared_says_why(campaign, tmp_path):
     run(Spec.of(_tables(seed=1), HERE), tmp_path, workers=1)
     with pytest.raises(SpecError, match="share no trials"):
         compare(f"{campaign}:none", f"{tmp_path}:sidecar")
+
+
+def test_no_campaign_has_no_confidence():
+    with pytest.raises(SpecError, match="name the folder of one"):
+        confidence_of()
+
+
+def test_a_fault_has_the_rows_of_its_name_in_their_order(tmp_path):
+    # Of one content: only their names tell them apart.
+    faults = {name: {"kind": "bitflip", "count": 1} for name in ("b", "a", "c")}
+    run(Spec.of(_tables(faults=faults), HERE), tmp_path, workers=1)
+    found = [line for line in lines(tmp_path) if line.protection == "none"]
+    assert [line.fault for line in found] == ["b", "a", "c"]
+    assert len({(line.trials, line.outcomes["silent"], line.score) for line in found}) == 1
 
 
 def test_commands_run_resume_tell_and_compare(command, tmp_path, campaign):

@@ -84,6 +84,9 @@ def test_a_file_is_its_tables(tmp_path):
         ("[stop]\ntrials = true", "must be a whole number, not True"),
         ("[stop]\ntrials = 0", r"\[stop\]: trials must be from 1 to 100000000, not 0"),
         ("[stop]\nwidth = 2.0", "width must be a number between 0 and 1"),
+        ("[stop]\nwidth = 1" + "0" * 400, "width must be a number, not a number of 401 digits"),
+        ("[stop]\nwidth = 1" + "0" * 5000, "is no TOML file: .* for integer string conversion"),
+        ("[stop]\nwidth = " + "[" * 2000, "is no TOML file: maximum recursion depth exceeded"),
         ("[stop]\nconfidence = 1.0", "confidence must be a number between 0 and 1"),
         ("[stop]\noutcomes = ['lost']", "outcomes are masked, repaired, .* not 'lost'"),
         ("[stop]\noutcomes = 'silent'", "outcomes must be a list"),
@@ -103,6 +106,7 @@ def test_a_file_is_its_tables(tmp_path):
             "[faults.f]\nkind = 'bitflip'\nrate = 1.5",
             "rate must be a probability for each bit between 0 and 1",
         ),
+        ("[faults.f]\nkind = 'upset'\npattern = ['row']", r"\[faults.f\]: pattern must be a name"),
         ("[faults.f]\nkind = 'noise'\ncount = 1\nscala = 2.0", "unknown key 'scala'; .*'scale'"),
         ("[faults.f]\nkind = 'noise'\ncount = 1\nplacement = 'raw'", "unknown kind 'raw'"),
         ("[faults.f]\nkind = 'single-bit'\nrate = 0.1", "unknown key 'rate'"),
@@ -149,6 +153,21 @@ def test_numbers_of_numpy_and_enums_are_what_a_folder_gives_back():
     assert again.faults[0].label == spec.faults[0].label
     seeds = [task(fault=each.faults[0]).seeds() for each in (spec, again)]
     assert seeds[0] == seeds[1]
+
+
+def test_the_mark_of_an_editor_is_no_part_of_a_spec(tmp_path):
+    path = tmp_path / "spec.toml"
+    path.write_text(TOML)
+    plain = Spec.load(path)
+    path.write_text(TOML, encoding="utf-8-sig")
+    assert Spec.load(path) == plain
+
+
+def test_tables_that_hold_themselves_are_refused():
+    given = tables()
+    given["networks"]["digits"]["arguments"] = given
+    with pytest.raises(SpecError, match="a spec holds itself"):
+        Spec.of(given)
 
 
 def test_a_name_is_a_text():

@@ -393,6 +393,7 @@ def test_a_plan_is_simulated(model, run):
         (["plan", "MODEL", "--events", "1:1"], "not how often one comes: give --rate, or"),
         (["plan", "MODEL", "--verify", "9"], "a simulation needs an environment"),
         (["plan", "MODEL", "--fit", "1", "--target", "0.1"], "say the same: give one of them"),
+        (["plan", "MODEL", "--environment", "leo", "--fit", "1e9"], "--fit 1e+09 is failures all"),
         (["plan", "MODEL", "--interval", "soon"], "such as 12h, not 'soon'"),
         (["check", "MODEL"], "MODEL is not protected"),
         (["check", "nothing"], "nothing: No such file or directory"),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import parimend as pm
 from parimend.cli import main
-from parimend.errors import FormatError, WordError
+from parimend.errors import FormatError, ParimendError, WordError
 from parimend.planner import map_of
 from parimend.planner.maps import Point, _marked
 
@@ -57,6 +57,26 @@ def test_what_cannot_be_is_left_out_by_name():
     assert [text.split(":")[0] for text in it.left_out] == ["real", "lowbits"]
     with pytest.raises(WordError, match="lowbits carrier holds F32"):
         map_of(torch.nn.Linear(30, 2).half(), carriers=["lowbits"], budgets=[3, 4])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"budgets": []}, r"budgets must be whole numbers, .* not \[\]"),
+        ({"budgets": 4}, "budgets must be whole numbers"),
+        ({"carriers": "sidecar"}, "carriers must be names of carriers, .* not 'sidecar'"),
+        ({"carriers": None}, "carriers must be names of carriers"),
+        ({"calibration": torch.ones(100, 512)}, "an iterable of batches, not a tensor"),
+    ],
+)
+def test_what_is_no_list_of_ways_is_refused(given, says):
+    with pytest.raises(ParimendError, match=says):
+        map_of(MODEL, **{"carriers": ["sidecar"], "budgets": [4]} | given)
+
+
+def test_ways_may_come_one_by_one():
+    it = map_of(MODEL, carriers=iter(["sidecar"]), budgets=iter([4, 5]))
+    assert [point.errors for point in it.points] == [4, 5]
 
 
 def test_budgets_that_are_too_large_are_left_out_one_by_one():

@@ -352,6 +352,20 @@ class TestStake:
         it = pm.plan(model, 5, "lowbits", metric=lambda m: float(m.weight.isfinite().all())).stake
         assert (it.intact, it.protected) == (1.0, 1.0)
 
+    def test_an_answer_that_is_no_number_is_another_one(self):
+        class Counted(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.ones(100))
+
+            def forward(self, x):
+                right = torch.zeros(len(x), 3)
+                right[:, 0] = 1.0  # where the first NaN would be, too
+                return right if (self.weight == 1).all() else right * torch.nan
+
+        it = pm.plan(Counted().eval(), 5, calibration=[torch.ones(100, 1)], measure=False).stake
+        assert (it.intact, it.protected, set(it.damaged)) == (1.0, 1.0, {0.0})
+
     def test_an_empty_parameter_is_at_no_stake(self):
         model = torch.nn.Linear(64, 32)
         without = pm.plan(model, 5, metric=lambda m: float(m.weight.detach().sum())).stake
@@ -364,5 +378,7 @@ class TestStake:
             pm.plan(model, 5, calibration=[torch.randn(30, 20)])
         with pytest.raises(SpecError, match="<lambda> gives nan: a score must be a finite number"):
             pm.plan(model, 5, metric=lambda model: math.nan)
+        with pytest.raises(SpecError, match="<lambda> gives inf: a score must be a finite number"):
+            pm.plan(model, 5, metric=lambda model: 10**400)
         with pytest.raises(SpecError, match="for a module, which can be run"):
             pm.plan(model.state_dict(), 5, calibration=[torch.randn(100, 20)])

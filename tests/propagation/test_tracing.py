@@ -320,6 +320,15 @@ class Strict(nn.Module):
         raise ValueError("senseless")
 
 
+def test_where_no_fault_left_an_error_no_answer_changes_most():
+    model = nn.Sequential(diagonal(0.0), nn.Linear(4, 2)).eval()
+    found = trace(model, torch.ones(2, 4), [Upset("relative"), Faults("nonfinite", 1)])
+    assert math.isnan(found.struck[0].changed.value)  # of zero, a relative error is none
+    assert "nan" not in repr(found)
+    alone = trace(model, torch.ones(2, 4), Upset("relative"), only="0")
+    assert repr(alone).endswith("at 0: nan (0 - 1)>")
+
+
 def test_calls_that_a_model_lets_fail_do_not_mix_up_others():
     model = nn.Sequential(diagonal(1.0), Careful()).eval()
     found = trace(model, torch.ones(2, 4), OFFSET, only="0", seeds=range(6))
@@ -476,6 +485,8 @@ class Uncalled(nn.Module):
     [
         ((nn.Sequential(nn.Linear(4, 4)), X, OFFSET), "training mode: call model.eval"),
         ((nn.Sequential(nn.Linear(4, 4), Random()).eval(), X, OFFSET), "'1' does not compute"),
+        ((nn.Sequential(nn.LazyLinear(3)).eval(), X, OFFSET), "nothing yet in 0.weight"),
+        ((nn.Linear(4, 3, device="meta").eval(), X, OFFSET), "nothing yet in weight, bias, lazy"),
         ((nn.Identity().eval(), X, OFFSET), "no linear layer or convolution is called"),
         ((TINY, X, OFFSET, {"only": "head"}), "no module matches 'head'; there are"),
         ((Uncalled().eval(), X, OFFSET, {"only": "spare"}), "'spare' is not called"),

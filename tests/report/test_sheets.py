@@ -94,6 +94,16 @@ def test_csv_holds_names_that_are_no_text(tmp_path):
     assert path.read_text().splitlines() == ["file", "caf\\udce9"]
 
 
+def test_no_name_is_a_formula_of_a_spreadsheet(tmp_path):
+    names = ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1", "w=1", "'", ""]
+    columns = (Column("tensor"), Column("change"))
+    [path] = write_csv([Sheet("s", "", columns, [(n, -0.5) for n in names])], tmp_path / "t.csv")
+    with open(path, newline="") as file:
+        found = list(csv.reader(file))[1:]
+    assert [row[0] for row in found] == [f"'{n}" for n in names[:6]] + names[6:]
+    assert {row[1] for row in found} == {"-0.5"}
+
+
 class Parsed(HTMLParser):
     """The elements of a page and what is in its scripts."""
 
@@ -163,6 +173,7 @@ def test_no_text_is_markup(tmp_path_factory, title, rows):
     (shown,) = json.loads(page.unpacked("data"))
     names = [escaped(name) for name, _ in rows]
     assert shown["columns"][0]["texts"] == names
+    assert shown["about"] == escaped(title)
 
 
 def test_hostile_names_are_text(tmp_path, no_plotly):

@@ -68,7 +68,7 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
         raise SpecError(f'{where}: say what happens to an output, such as pattern = "bitflip"')
     what = {name: given[name] for name in _WHAT if name in given}
     at = {name: given[name] for name in _WHERE if name in given}
-    for name, value in {**what, **at}.items():
+    for name, value in {"pattern": given["pattern"], **what, **at}.items():
         _require(name, value, where)
     try:
         upset = Upset(given["pattern"], **what)
@@ -78,7 +78,10 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
 
 
 def _require(name: str, value: Any, where: str) -> None:
-    if name in ("only", "operations"):
+    if name == "pattern":
+        if not isinstance(value, str):
+            raise SpecError(f"{where}: pattern must be a name, not {value!r}")
+    elif name in ("only", "operations"):
         if not isinstance(value, list | tuple):
             raise SpecError(f"{where}: {name} must be a list of names, not {value!r}")
     elif name != "size":

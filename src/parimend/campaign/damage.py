@@ -121,8 +121,9 @@ class Damage:
     def _width(self, words: Words) -> int:
         """Bits of a word that count: all, but of `bitflip` those that may be struck."""
         lowest, highest = (self.faults.options.get(end) for end in ("lowest", "highest"))
-        last = words.format.bits - 1 if highest is None else highest
-        return max(last + 1 - (lowest or 0), 0)
+        last = words.format.bits - 1  # bits that there are not are refused when one is drawn
+        last = last if highest is None else min(highest, last)
+        return max(last + 1 - max(lowest or 0, 0), 0)
 
 
 def damage_of(fault: Setting, stratum: Stratum) -> Damage | EnvironmentDamage | Computing:

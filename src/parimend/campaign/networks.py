@@ -41,8 +41,8 @@ def load(source: Source, base: Path, name: str) -> Model:
             _lay_out_(model, where)
     except ParimendError:
         raise
-    except Exception as error:
-        raise CampaignError(f"{where}: cannot be loaded: {_said(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a recipe that is not ours may raise
+        raise CampaignError(f"{where}: cannot be loaded: {said_of(error)}") from error
     if build and not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
         raise CampaignError(f"{where}: {source.build} gives a {kind}, not a torch.nn.Module")
@@ -164,7 +164,7 @@ class Metric:
                 score = float(self.function(*given))
             except (Exception, SystemExit) as error:
                 hint = "" if isinstance(model, torch.nn.Module) else _WITHOUT_BUILD
-                said = f"the metric {self.text} fails: {_said(error)}{hint}"
+                said = f"the metric {self.text} fails: {said_of(error)}{hint}"
                 raise CampaignError(said) from error
         try:
             return score_of(score, f"the metric {self.text}")
@@ -172,5 +172,6 @@ class Metric:
             raise CampaignError(str(error)) from None
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
+    """What was raised, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -18,6 +18,7 @@ from parimend.campaign.networks import (
     Metric,
     load,
     reach_of,
+    said_of,
     struck,
     weights_hash,
 )
@@ -106,8 +107,8 @@ def _data(source: Source, base: Path, name: str) -> Any:
         return function_of(source.data, base, where)(**source.data_arguments)
     except ParimendError:
         raise
-    except Exception as error:
-        raise CampaignError(f"{where}: {source.data} fails: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a function that is not ours may raise
+        raise CampaignError(f"{where}: {source.data} fails: {said_of(error)}") from error
 
 
 def _protected(

@@ -21,7 +21,7 @@ from parimend.campaign.facts import Fact
 from parimend.campaign.rounds import Rounds, Unit, Value, units
 from parimend.campaign.stats import Row, Statistics
 from parimend.campaign.store import Store
-from parimend.campaign.task import Setting, Stratum
+from parimend.campaign.task import Setting, Stratum, Task
 from parimend.errors import MismatchError, SpecError
 from parimend.experiment import Estimate, Outcome
 from parimend.record import Record
@@ -179,7 +179,10 @@ def confidence_of(*outs: PathLike) -> float:
 
     Raises:
         FormatError, MismatchError: as `Store` does; or if they have intervals of several kinds.
+        SpecError: without campaigns.
     """
+    if not outs:
+        raise SpecError("there is no campaign: name the folder of one, or of several")
     found = {os.fspath(out): Store(out).spec.stop.confidence for out in outs}
     if len(set(found.values())) > 1:
         said = ", ".join(f"{100 * level:g} % in {out}" for out, level in found.items())
@@ -206,20 +209,31 @@ def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
         seen += rows
         if store.prepared is None:
             continue
+        named: dict[tuple[str, ...], list[Row]] = {}
+        for row in fresh.sorted():
+            named.setdefault(_names(row.task), []).append(row)
         for unit in units(store.spec, store.prepared):
             complete = unit.advance(rows)[0]
             history = [each for each in complete if all(t in fresh for t in unit.tasks(each))]
             for protection in store.spec.protections:
-                yield _sample(unit, protection, history, fresh)
+                mine = named.get((unit.network, protection.name, unit.fault.name), [])
+                yield _sample(unit, protection, history, fresh, mine)
 
 
-def _sample(unit: Unit, protection: Setting, history: Any, done: Statistics) -> _Sample:
+def _names(task: Task) -> tuple[str, ...]:
+    return task.network, task.protection.name, task.fault.name
+
+
+def _sample(
+    unit: Unit, protection: Setting, history: Any, done: Statistics, named: Sequence[Row]
+) -> _Sample:
+    """The sample of a protection; `named` are the rows of its name, in their order."""
     if len(unit.strata) > 1:
         return _Sample(unit, protection, unit.rows(protection, history, done))
     (stratum,), weights = unit.strata, unit.facts[protection.name].weights
     mine = [  # also of a round that is not complete; what else is there is of another campaign
         row
-        for row in done.sorted()
+        for row in named
         if (row.task.network, row.task.weights, row.task.protection, row.task.fault)
         == (unit.network, weights, protection, unit.fault)
         and (row.task.stratum, row.task.seed) == (stratum, unit.spec.seed)

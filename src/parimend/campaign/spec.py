@@ -146,8 +146,9 @@ class Spec:
         """
         path = path_of(path, "spec")
         try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            # With or without the mark that some editors put first.
+            given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:  # also numbers that Python does not read
             raise SpecError(f"{path} is no TOML file: {error}") from None
         try:
             return cls.of(given, path.resolve().parent)
@@ -171,7 +172,10 @@ class Spec:
             parimend.errors.SpecError: unknown key 'fault'; did you mean 'faults'?
         """
         require_table(given, "a spec")
-        given = _plain(given, "")
+        try:
+            given = _plain(given, "")
+        except RecursionError:
+            raise SpecError("a spec holds itself, or tables within tables without end") from None
         _require_tables(given)
         networks = {
             name: _source(table(Source, each, f"[networks.{name}]"), name)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from parimend.arguments import real_number
 from parimend.errors import SpecError
 from parimend.names import listed
 
@@ -81,7 +82,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         require_table(value, where)
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return real_number(value, where)  # a whole number may be larger than any float
     if hint in _WORDS and (
         not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
     ):

@@ -234,7 +234,10 @@ def _target(target: float | None, fit: float | None) -> float | None:
         raise typer.BadParameter(f"--fit is a number of failures above 0, not {fit}")
     from parimend.risk.chance import yearly_of
 
-    return yearly_of(fit)
+    found = yearly_of(fit)
+    if found >= 1.0:
+        raise typer.BadParameter(f"--fit {fit:g} is failures all the time: give fewer")
+    return found
 
 
 def _days(text: str | None) -> float | None:

@@ -11,7 +11,8 @@ from parimend.impose.batches import Batch, run
 
 
 class Agreement:
-    """The share of inputs whose largest output is the one of the undamaged model.
+    """The share of inputs whose largest output is the one of the undamaged model. Where an output
+    is NaN there is no largest one: that is an answer of its own.
 
     Args:
         model: undamaged, in evaluation mode.
@@ -34,4 +35,5 @@ class Agreement:
         if not all(isinstance(y, torch.Tensor) and y.dim() >= 2 for y in outputs):
             kind = type(outputs[0]).__name__
             raise SpecError(f"the model puts out a {kind} without classes: give a metric")
-        return torch.cat([y.argmax(-1).flatten() for y in outputs])
+        answers = [y.argmax(-1).masked_fill(y.isnan().any(-1), -1) for y in outputs]
+        return torch.cat([each.flatten() for each in answers])

@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
-from parimend.arguments import goal_of
+from parimend.arguments import goal_of, require_iterable
 from parimend.atomic import PathLike, atomic
 from parimend.carriers import CarrierName, Options
 from parimend.errors import FormatError, SpecError, WordError
@@ -26,6 +26,8 @@ from parimend.risk import Environment, Service
 
 if TYPE_CHECKING:
     from parimend.planner.planning import Model
+
+T = TypeVar("T")
 
 CARRIERS: tuple[CarrierName, ...] = get_args(CarrierName)
 BUDGETS = (1, 4, 16, 64, 210, 500, 1000, 2000, 10_000)
@@ -125,7 +127,7 @@ def map_of(
         progress: called with 1 after every point.
 
     Raises:
-        SpecError, WordError: if nothing can be protected in any of these ways.
+        SpecError, WordError: if nothing can be protected in any of these ways, or there are none.
         ParimendError, OSError: as `parimend.plan` does.
 
     Example:
@@ -134,7 +136,13 @@ def map_of(
         >>> [(point.errors, point.guaranteed, point.seal_bytes) for point in it.points]
         [(4, 4, 50), (210, 210, 1749)]
     """
-    batches = None if calibration is None else list(calibration)
+    carriers = _some(carriers, "carriers", "names of carriers, such as ['sidecar', 'real']")
+    budgets = _some(budgets, "budgets", "whole numbers, such as [4, 210]")
+    batches = None
+    if calibration is not None:
+        from parimend.impose.batches import iterable  # loads torch, which files do without
+
+        batches = list(iterable(calibration))
     points: list[Point] = []
     left_out: dict[tuple[str, str], list[int]] = {}
     for done, (carrier, errors) in enumerate(product(carriers, budgets), 1):
@@ -158,6 +166,14 @@ def map_of(
     shown = name or (str(source) if isinstance(source, str | os.PathLike) else "model")
     there = "" if service is None else Service.of(service).environment.name
     return Map(shown, there, _marked(points), _said_of(left_out, len(budgets)))
+
+
+def _some(given: Iterable[T], name: str, what: str) -> list[T]:
+    """What there is to be gone through, several times."""
+    require_iterable(given, name, what)
+    if isinstance(given, str) or not (found := list(given)):
+        raise SpecError(f"{name} must be {what}, not {given!r:.60}")
+    return found
 
 
 def _said_of(left_out: Mapping[tuple[str, str], Sequence[int]], most: int) -> tuple[str, ...]:

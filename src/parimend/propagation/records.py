@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -145,7 +146,9 @@ class Trace(Record):
     note: str = ""
 
     def __repr__(self) -> str:
-        changed = max(self.struck, key=lambda each: each.changed.value)
+        # NaN where no fault left an error: the largest of all would be that if it came first.
+        seen = [each for each in self.struck if not math.isnan(each.changed.value)]
+        changed = max(seen or self.struck, key=lambda each: each.changed.value)
         return (
             f"<Trace: {len(self.struck)} struck, {self.faults} faults each, {self.samples} inputs; "
             f"most answers change at {shown(changed.layer)}: {changed.changed}>"

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from parimend import names
 from parimend.arguments import flag, require, require_iterable, whole_number
 from parimend.errors import FaultError, ParimendError
 from parimend.experiment import Faults
 from parimend.layers.registry import declared_product
+from parimend.names import listed
 from parimend.propagation.reach import has_buffers, note_of
 from parimend.propagation.records import Trace
 from parimend.propagation.striking import Arguments, Fault, strike
@@ -84,10 +86,10 @@ def trace(
             statistics of batch normalization are no weights.
 
     Raises:
-        FaultError: if the model is in training mode, does not run on the inputs or computes other
-            things each time, or after a fault, if there is no answer of a run, or not the same one
-            each time, if there is nothing to strike or no such damage, or a pattern matches no
-            module.
+        FaultError: if the model is in training mode, has no weights yet, does not run on the inputs
+            or computes other things each time, or after a fault, if there is no answer of a run, or
+            not the same one each time, if there is nothing to strike or no such damage, or a
+            pattern matches no module.
         SpecError: for arguments of another type.
         WordError: if a tensor to strike has no plain memory of its own; names it.
 
@@ -123,6 +125,7 @@ def trace(
         raise FaultError("buffers=True is for faults in weights: give Faults among the upsets")
     if any(module.training for module in model.modules()):
         raise FaultError("the model is in training mode: call model.eval() first")
+    _require_values(model)
     with torch.no_grad(), _eager(), Watch(model, samples) as watch:
         own = Buffers(model)
         with _told("the model does not run on these inputs"), own.kept():
@@ -144,6 +147,16 @@ def trace(
     struck = tuple(summed(watch.sites, each, buffers) for each in runs)
     layers = tuple(passing(watch.sites, runs))
     return Trace(samples, len(chosen), struck, layers, tuple(watch.left_out), buffers, note)
+
+
+def _require_values(model: nn.Module) -> None:
+    """Refuse weights that are not there yet: a run would make lazy ones, and change the model."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if absent := [name for name, value in tensors if is_lazy(value) or value.is_meta]:
+        raise FaultError(
+            f"there is nothing yet in {listed(absent, most=3)}, lazy or on the meta device: load "
+            "the weights, or run the model once, first"
+        )
 
 
 def _eager() -> AbstractContextManager[Any]:

@@ -93,7 +93,8 @@ def _sheet(sheet: Sheet) -> dict[str, Any]:
         names = ("along", "values", "by", "known", "lying", "joined")
         chart = {name: getattr(sheet.chart, name) for name in names}
     columns = [_column(column, sheet.values(column.name)) for column in sheet.columns]
-    return {"name": escaped(sheet.name), "about": sheet.about, "columns": columns, "chart": chart}
+    about = escaped(sheet.about)  # with names of folders and networks
+    return {"name": escaped(sheet.name), "about": about, "columns": columns, "chart": chart}
 
 
 def _column(column: Column, values: Sequence[Value]) -> dict[str, Any]:

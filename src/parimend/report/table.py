@@ -14,13 +14,16 @@ from parimend.report.places import place
 from parimend.report.sheet import Sheet, Value
 
 _ENDS = ("low", "high", "at most")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that spreadsheets take for a formula, which may run programs."""
 
 
 def write_csv(sheets: Sequence[Sheet], path: PathLike) -> list[Path]:
     """Write every sheet as a CSV file (RFC 4180, UTF-8), numbers in full.
 
     An interval takes four columns: the number, ``low``, ``high``, and ``at most`` where nothing
-    was seen. What is not known is empty.
+    was seen. What is not known is empty. A text that a spreadsheet would take for a formula has an
+    apostrophe before it: names of tensors and files may come from strangers.
 
     Args:
         sheets: the first one goes into the file, each further one into ``NAME-SHEET.csv``.
@@ -81,6 +84,8 @@ def _cells(value: Value, has_ends: bool) -> list[object]:
     if isinstance(value, Estimate):
         ends = value.value, value.low, value.high, value.upper
         return [_number(each) for each in ends]
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        value = f"'{value}"
     return [_number(value), *[""] * (len(_ENDS) * has_ends)]
 
 
