@@ -72,6 +72,16 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
         assert {(e.layer, e.kind) for e in guards.events} == {(layer, "recomputed")}
 
 
+@pytest.mark.parametrize("operation", [torch.sigmoid_, lambda x: F.silu(x, inplace=True)])
+def test_what_is_changed_in_place_may_lie_apart_in_memory(model, x, operation):
+    # Code for such memory rounds differently.
+    model.forward = operation
+    with guard_(model, activations=True) as guards, torch.no_grad():
+        model(torch.randn(64, 130)[:, ::2])
+        model(torch.randn(64, 133)[:, 3:130])
+        assert guards.events == ()
+
+
 def test_the_input_of_an_operation_in_place_is_kept(model, x):
     copy = x.clone()
     with guard_(model, activations=True):

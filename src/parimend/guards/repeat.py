@@ -149,12 +149,18 @@ class _Twice(TorchFunctionMode):
         changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
         if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
             return function(*args, **kwargs)  # what the others were is not known afterwards
-        saved = changed.clone() if in_place else None
+        if in_place and not observable(changed):
+            return function(*args, **kwargs)
+        saved = changed.detach().clone() if in_place else None
 
         def again() -> Any:
             if saved is None:
                 return function(*args, **kwargs)
-            fresh = saved.clone()  # also where it is an operand twice, as in x *= x
+            # It lies in memory as the other: vectorized code may round differently. Once also where
+            # it is an operand twice, as in x *= x.
+            size, stride = changed.size(), changed.stride()
+            fresh = torch.empty_strided(size, stride, dtype=saved.dtype, device=saved.device)
+            fresh.copy_(saved)
             return function(
                 *(fresh if x is changed else x for x in args),
                 **{name: fresh if x is changed else x for name, x in kwargs.items()},
