@@ -285,6 +285,26 @@ def test_updates_within_forward_passes_do_not_wait_for_each_other():
     assert pm.check(model, scrubber.seal).ok
 
 
+def test_a_sweep_within_a_forward_pass_does_not_wait_for_one_that_waits_for_the_pass():
+    # A guard's on_weights may sweep, while the thread has found the same damage.
+    model, told = network(), []
+    scrubber = Scrubber(model, pm.protect_(model, 10), share=1.0, on_event=told.append)
+    gate = scrubber._looks.gate
+
+    def sweep(*_):
+        assert until(lambda: gate._owner is not None)  # the thread waits for this pass
+        scrubber.sweep()
+
+    with scrubber:
+        model[1].register_forward_hook(sweep)
+        right = model[0].weight[0, 0].item()
+        with torch.no_grad():
+            model[0].weight[0, 0] = 7.0
+            model(torch.ones(30))
+        assert model[0].weight[0, 0] == right
+    assert [event.kind for event in told] == ["repaired"]
+
+
 def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
     monkeypatch.setattr("parimend.scrub.looks.PATIENCE", 0.1)
     model, x, told = Interruptible(), torch.zeros(1, 30), []

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
@@ -318,18 +318,20 @@ class Scrubber:
         """
         waiting, me = self._looks.waiting, threading.get_ident()
 
-        def mine() -> bool:
+        def mine(patience: float) -> bool:
             if pause and waiting:
-                self._looks.stopped.wait(LOOK_AGAIN)
+                self._looks.stopped.wait(patience)
                 return False
-            return self._sweeping.acquire(timeout=LOOK_AGAIN)
+            return self._sweeping.acquire(timeout=patience)
 
         if not pause:
             waiting.add(me)
         try:
-            while not (alone := mine()):
-                if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
-                    break
+            alone = mine(0.0)
+            with nullcontext() if alone else self._looks.gate.waiting():
+                # Whoever waits for a stop may be the one that sweeps.
+                while not (alone or self._looks.stops(pause)):
+                    alone = mine(LOOK_AGAIN)
         finally:
             waiting.discard(me)
         try:
