@@ -256,6 +256,23 @@ def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
             model(x)
 
 
+def test_weights_computed_from_changed_ones_are_not_checked_and_it_is_said():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))
+    with guard_(layer, 4) as guards:
+        with torch.no_grad():
+            layer.parametrizations.weight.original0.mul_(2.0)
+        layer(torch.ones(16))
+        assert guards.events == ()
+        assert guards.passed == {"": 1}
+        [found] = guards.coverage()
+        assert found.cover == "uncovered"
+        assert "call project_()" in found.reason
+        guards.project_()
+        layer(torch.ones(16))
+        assert guards.passed == {"": 1}
+        assert [found.cover for found in guards.coverage()] == ["kept"]
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("outputs", [5, 7, 9, 16])
 def test_a_layer_with_another_number_of_outputs_is_passed_by(model, x, outputs, compiled):

@@ -16,7 +16,7 @@ from parimend.errors import GuardError
 from parimend.guards import attention
 from parimend.guards.checks import by_group, checks_of
 from parimend.guards.journal import Answer, Cover, Coverage, GuardEvent, Journal, Policy
-from parimend.guards.known import unusable
+from parimend.guards.known import Standing, unusable
 from parimend.guards.latch import Latch
 from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
@@ -37,6 +37,13 @@ class _Asked(NamedTuple):
     seed: int
     activations: bool
     deferred: bool
+
+
+_LOST: dict[Standing, str] = {
+    "replaced": "its weights were replaced after guarding: call project_()",
+    "computed": "what its weights are computed from has changed: call project_()",
+}
+"""Why a layer is no longer checked, by what became of its weights."""
 
 
 class Guards(Removable):
@@ -128,9 +135,7 @@ class Guards(Removable):
             return ""
         if reason := unusable(*guard.parameters()):
             return reason
-        if guard.standing() == "replaced":
-            return "its weights were replaced after guarding: call project_()"
-        return ""
+        return _LOST.get(guard.standing(), "")
 
     def project_(self) -> None:
         """Adapts to changed weights: to be called after an optimizer's step or loading weights.
