@@ -550,6 +550,17 @@ def test_coverage_names_what_is_not_covered(model):
         assert "put here after" in {c.layer: c.reason for c in guards.coverage()}["2"]
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_inputs_or_outputs_run_as_before():
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 16), nn.Linear(16, 8))
+    nn.init.normal_(model[1].bias)
+    x = torch.ones(2, 3, 8)
+    right = model(x)
+    with guard_(model, 4) as guards:
+        assert torch.equal(model(x), right)
+        assert ["no elements" in found.reason for found in guards.coverage()] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
