@@ -91,7 +91,11 @@ class Guards(Removable):
         return dict(self._journal.passed)
 
     def __repr__(self) -> str:
-        layers, events = counted(len(self._layers), "layer"), counted(len(self.events), "event")
+        covered = {
+            name for name, (_, found) in self._coverage.items() if found.cover != "uncovered"
+        }
+        layers = counted(len(covered & self._layers.keys()), "layer")
+        events = counted(len(self.events), "event")
         return f"<Guards: {layers} guarded, {events}>"
 
     def coverage(self) -> tuple[Coverage, ...]:
