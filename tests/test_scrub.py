@@ -618,10 +618,12 @@ def test_a_word_is_looked_at_again_after_a_repair(monkeypatch):
 def test_a_model_with_a_scrubber_is_copied_without_it():
     model, x = network(), torch.randn(4, 30)
     with Scrubber(model, pm.protect_(model, 5)) as scrubber:
+        model.scrubber = scrubber
         file = io.BytesIO()
         torch.save(model, file)
         file.seek(0)
         for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+            assert other.scrubber is None
             with scrubber.update():
                 assert torch.equal(other(x), model(x))
 

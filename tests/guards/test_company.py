@@ -36,7 +36,9 @@ def pickled(model):
 @pytest.mark.parametrize("make", [copy.deepcopy, pickled])
 def test_copies_have_no_guards_and_the_original_keeps_its_own(model, x, make):
     with guard_(model, 4, activations=True) as guards:
+        model.guards = guards  # which stays behind, too
         other = make(model)
+        assert other.guards is None
         for mine, copied in zip(model.modules(), other.modules(), strict=True):
             assert set(vars(copied)) <= set(vars(mine)) - {"forward", "__reduce_ex__"}
             assert not copied._forward_hooks

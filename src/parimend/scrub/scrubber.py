@@ -22,6 +22,7 @@ from parimend.errors import SpecError
 from parimend.events import Event
 from parimend.names import some
 from parimend.outcomes import Proof
+from parimend.removable import Handle
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
@@ -37,7 +38,7 @@ REST = 1.0
 """Seconds after a sweep that did not see all or failed, and between looks whether one is due."""
 
 
-class Scrubber:
+class Scrubber(Handle):
     """Keeps the weights of a running model as they were sealed.
 
     Use it as a context manager, or call `start` and `stop`; `sweep` makes one round at once. While
