@@ -250,6 +250,24 @@ def test_a_compiled_graph_does_nothing_twice(model, x):
         assert guards.events == ()
 
 
+def test_a_part_that_is_compiled_on_its_own_stays_whole(model, x):
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    whole = nn.Sequential(nn.Conv2d(3, 3, 1), model).eval()
+    right = whole(x)
+    model.compile(backend=backend, fullgraph=True)
+    with guard_(whole, activations=True) as guards, torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(whole(x), right)
+        assert guards.events == ()
+    assert len(graphs) == 1
+
+
 def test_coverage_and_misuse(model):
     with guard_(model, activations=True) as guards:
         cover = {c.layer: c.cover for c in guards.coverage()}

@@ -137,6 +137,9 @@ class _Twice(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # A part of the model that is compiled on its own, of which this would become a part.
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
