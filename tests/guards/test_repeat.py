@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import guard_
+from parimend.guards import guard_, repeat
 from parimend.upsets import Upset, upset_
 
 LARGEST = torch.finfo(torch.float32).max
@@ -70,6 +70,19 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
                 assert torch.equal(model(x), right)
         assert upsets.struck[0] == (operation, every - 1)
         assert {(e.layer, e.kind) for e in guards.events} == {(layer, "recomputed")}
+
+
+@pytest.mark.parametrize("name", ["subtract", "rsub", "multiply", "divide", "true_divide"])
+def test_sums_and_products_by_other_names_are_seen(model, x, name, monkeypatch):
+    model.forward = lambda x: getattr(torch, name)(x, 3.0)
+    right = model(x)
+    repeated = []
+    same = repeat._same
+    monkeypatch.setattr(repeat, "_same", lambda *pair: repeated.append(pair) or same(*pair))
+    with guard_(model, activations=True) as guards:
+        assert torch.equal(model(x), right)
+        assert guards.events == ()
+    assert len(repeated) == 1
 
 
 @pytest.mark.parametrize("operation", [torch.sigmoid_, lambda x: F.silu(x, inplace=True)])

@@ -44,7 +44,8 @@ _MAY_BE_IN_PLACE = {
     "hardsigmoid",
 }  # fmt: skip
 _FUNCTIONS = _MAY_BE_IN_PLACE | {
-    "add", "sub", "__rsub__", "mul", "div", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
+    "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
+    "true_divide", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
