@@ -12,7 +12,7 @@ from torch import nn
 
 from parimend.guards import guard_
 from parimend.impose.moments import second_moments
-from parimend.removable import Hook, is_called, runs
+from parimend.removable import Hook, _Wrapper, is_called, runs, wrap_forward_
 from parimend.upsets import Upset, upset_
 
 
@@ -56,6 +56,34 @@ def test_an_interrupt_as_a_hook_is_put_on_leaves_none(interrupt_at, count):
             begin()
         assert not any(module._forward_hooks for module in model.modules())
     assert model.training
+
+
+def test_a_wrapper_may_be_removed_while_it_is_called():
+    lines = 0
+
+    def removing(at):
+        layer, line = nn.Linear(3, 2), 0
+        remove = wrap_forward_(layer, lambda forward, x: forward(x))
+
+        def trace(frame, event, arg):
+            nonlocal line, lines
+            if frame.f_code is _Wrapper.__call__.__code__ and event == "line":
+                if line == at:
+                    remove()
+                line, lines = line + 1, max(lines, line + 1)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            layer(torch.ones(3))
+        finally:
+            sys.settrace(before)
+
+    removing(-1)
+    assert lines
+    for at in range(lines):
+        removing(at)
 
 
 @pytest.mark.parametrize("options", [{"deferred": True}, {"activations": True}])

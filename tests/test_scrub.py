@@ -285,6 +285,26 @@ def test_updates_within_forward_passes_do_not_wait_for_each_other():
     assert pm.check(model, scrubber.seal).ok
 
 
+def test_a_sweep_within_a_forward_pass_does_not_wait_for_one_that_waits_for_the_pass():
+    # A guard's on_weights may sweep, while the thread has found the same damage.
+    model, told = network(), []
+    scrubber = Scrubber(model, pm.protect_(model, 10), share=1.0, on_event=told.append)
+    gate = scrubber._looks.gate
+
+    def sweep(*_):
+        assert until(lambda: gate._owner is not None)  # the thread waits for this pass
+        scrubber.sweep()
+
+    with scrubber:
+        model[1].register_forward_hook(sweep)
+        right = model[0].weight[0, 0].item()
+        with torch.no_grad():
+            model[0].weight[0, 0] = 7.0
+            model(torch.ones(30))
+        assert model[0].weight[0, 0] == right
+    assert [event.kind for event in told] == ["repaired"]
+
+
 def test_a_forward_pass_without_end_is_told(monkeypatch, recwarn):
     monkeypatch.setattr("parimend.scrub.looks.PATIENCE", 0.1)
     model, x, told = Interruptible(), torch.zeros(1, 30), []
@@ -598,10 +618,12 @@ def test_a_word_is_looked_at_again_after_a_repair(monkeypatch):
 def test_a_model_with_a_scrubber_is_copied_without_it():
     model, x = network(), torch.randn(4, 30)
     with Scrubber(model, pm.protect_(model, 5)) as scrubber:
+        model.scrubber = scrubber
         file = io.BytesIO()
         torch.save(model, file)
         file.seek(0)
         for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+            assert other.scrubber is None
             with scrubber.update():
                 assert torch.equal(other(x), model(x))
 

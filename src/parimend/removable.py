@@ -154,9 +154,8 @@ class _Wrapper:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inner = self.inner or partial(type(self.module).forward, self.module)
-        if self.around is None:
-            return inner(*args, **kwargs)
-        return self.around(inner, *args, **kwargs)
+        around = self.around  # another thread may remove it now
+        return inner(*args, **kwargs) if around is None else around(inner, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -274,7 +273,21 @@ def _state_without(module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-class Removable(ABC):
+class Handle:
+    """What watches one model. Where a model keeps it as an attribute, copies of the model (see
+    `Hook`) have None there: nothing watches them.
+
+    Example:
+        >>> import copy
+        >>> copy.deepcopy({"weights": [1.0], "handle": Handle()})
+        {'weights': [1.0], 'handle': None}
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[()]]:
+        return type(None), ()  # by a name that is known wherever the copy is read
+
+
+class Removable(Handle, ABC):
     """Something with hooks, as a context manager: leaving it removes them."""
 
     @abstractmethod

@@ -58,6 +58,37 @@ def test_one_sample_without_a_batch(x):
         torch.testing.assert_close(attention(x[0], x[0], x[0], average_attn_weights=False), right)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ([(3, 5, 32)] * 3, {"attn_mask": torch.ones(5, 5, dtype=torch.int64)}),
+        ([(3, 5, 32)] * 3, {"attn_mask": torch.ones(5, 1)}),
+        ([(3, 5, 32)] * 3, {"attn_mask": torch.ones(3, 4, 5, 5)}),
+        ([(3, 5, 32)] * 3, {"key_padding_mask": torch.ones(3, 1)}),
+        ([(3, 5, 32)] * 3, {"key_padding_mask": torch.ones(3, 5, dtype=torch.uint8)}),
+        ([(3, 5, 32), (1, 5, 32), (1, 5, 32)], {}),
+        ([(3, 5, 32), (3, 5, 32), (3, 1, 32)], {"need_weights": False}),
+        ([(5, 32), (3, 5, 32), (3, 5, 32)], {}),
+    ],
+)
+def test_what_an_attention_refuses_is_refused_as_before(shapes, options):
+    attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    inputs = [torch.ones(shape) for shape in shapes]
+    with pytest.raises((AssertionError, RuntimeError)) as refused:
+        attention(*inputs, **options)
+    with guard_(attention), pytest.raises(refused.type) as again:
+        attention(*inputs, **options)
+    assert str(again.value) == str(refused.value)
+
+
+def test_a_mask_that_is_called_causal_is_taken_for_it(x):
+    attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    options = {"attn_mask": torch.zeros(5, 5), "is_causal": True, "need_weights": False}
+    right, _ = attention(x, x, x, **options)
+    with guard_(attention):
+        torch.testing.assert_close(attention(x, x, x, **options)[0], right)
+
+
 @pytest.mark.parametrize("projection", range(4))
 @pytest.mark.parametrize("impose", [False, True])
 def test_every_projection_is_guarded(x, projection, impose, monkeypatch):

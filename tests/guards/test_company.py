@@ -36,7 +36,9 @@ def pickled(model):
 @pytest.mark.parametrize("make", [copy.deepcopy, pickled])
 def test_copies_have_no_guards_and_the_original_keeps_its_own(model, x, make):
     with guard_(model, 4, activations=True) as guards:
+        model.guards = guards  # which stays behind, too
         other = make(model)
+        assert other.guards is None
         for mine, copied in zip(model.modules(), other.modules(), strict=True):
             assert set(vars(copied)) <= set(vars(mine)) - {"forward", "__reduce_ex__"}
             assert not copied._forward_hooks
@@ -254,6 +256,23 @@ def test_replaced_weights_are_not_checked_and_it_is_said(model, x):
         assert guards.coverage()[0].cover == "kept"
         with pytest.raises(ComputationError), upset_(model, Upset("offset"), only=["0"]):
             model(x)
+
+
+def test_weights_computed_from_changed_ones_are_not_checked_and_it_is_said():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))
+    with guard_(layer, 4) as guards:
+        with torch.no_grad():
+            layer.parametrizations.weight.original0.mul_(2.0)
+        layer(torch.ones(16))
+        assert guards.events == ()
+        assert guards.passed == {"": 1}
+        [found] = guards.coverage()
+        assert found.cover == "uncovered"
+        assert "call project_()" in found.reason
+        guards.project_()
+        layer(torch.ones(16))
+        assert guards.passed == {"": 1}
+        assert [found.cover for found in guards.coverage()] == ["kept"]
 
 
 @pytest.mark.parametrize("compiled", [False, True])

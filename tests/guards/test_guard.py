@@ -230,6 +230,21 @@ def test_what_was_found_is_told_where_on_weights_raises(model, x):
         assert len(guards.events) == len(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")
+def test_on_weights_may_run_the_model(model, x):
+    told = []
+
+    def repairs_nothing(event):
+        told.append(event.layer)
+        model(x)
+
+    with guard_(model, 4, policy=Policy(on_weights=repairs_nothing)) as guards, torch.no_grad():
+        model[0].weight[5] += 1.0
+        model(x)
+        assert {e.kind for e in guards.events} == {"suspect"}
+    assert told == ["0"]
+
+
 def test_only_one_call_in_so_many_is_checked(model, x):
     with guard_(model, 4, every=3, only=["0"]) as guards, upset_(model, Upset("offset")):
         for _ in range(6):
@@ -248,6 +263,7 @@ def test_nothing_remains(model, x):
     assert not any(m._forward_hooks for m in model.modules())
     assert torch.equal(model(x), before)
     assert {c.reason for c in guards.coverage()} == {"its guard was removed"}
+    assert repr(guards) == "<Guards: 0 layers guarded, 0 events>"
 
 
 def test_projection_takes_little_and_is_free_for_logits(model, x):
@@ -548,6 +564,17 @@ def test_coverage_names_what_is_not_covered(model):
         assert found["11"] == ("uncovered", "no rule for this type, or a forward of its own")
         model[2] = nn.Linear(64, 32)
         assert "put here after" in {c.layer: c.reason for c in guards.coverage()}["2"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_inputs_or_outputs_run_as_before():
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 16), nn.Linear(16, 8))
+    nn.init.normal_(model[1].bias)
+    x = torch.ones(2, 3, 8)
+    right = model(x)
+    with guard_(model, 4) as guards:
+        assert torch.equal(model(x), right)
+        assert ["no elements" in found.reason for found in guards.coverage()] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from parimend.errors import ComputationError, GuardError
-from parimend.guards import guard_
+from parimend.guards import guard_, repeat
 from parimend.upsets import Upset, upset_
 
 LARGEST = torch.finfo(torch.float32).max
@@ -70,6 +70,29 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
                 assert torch.equal(model(x), right)
         assert upsets.struck[0] == (operation, every - 1)
         assert {(e.layer, e.kind) for e in guards.events} == {(layer, "recomputed")}
+
+
+@pytest.mark.parametrize("name", ["subtract", "rsub", "multiply", "divide", "true_divide"])
+def test_sums_and_products_by_other_names_are_seen(model, x, name, monkeypatch):
+    model.forward = lambda x: getattr(torch, name)(x, 3.0)
+    right = model(x)
+    repeated = []
+    same = repeat._same
+    monkeypatch.setattr(repeat, "_same", lambda *pair: repeated.append(pair) or same(*pair))
+    with guard_(model, activations=True) as guards:
+        assert torch.equal(model(x), right)
+        assert guards.events == ()
+    assert len(repeated) == 1
+
+
+@pytest.mark.parametrize("operation", [torch.sigmoid_, lambda x: F.silu(x, inplace=True)])
+def test_what_is_changed_in_place_may_lie_apart_in_memory(model, x, operation):
+    # Code for such memory rounds differently.
+    model.forward = operation
+    with guard_(model, activations=True) as guards, torch.no_grad():
+        model(torch.randn(64, 130)[:, ::2])
+        model(torch.randn(64, 133)[:, 3:130])
+        assert guards.events == ()
 
 
 def test_the_input_of_an_operation_in_place_is_kept(model, x):
@@ -238,6 +261,24 @@ def test_a_compiled_graph_does_nothing_twice(model, x):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), right)
         assert guards.events == ()
+
+
+def test_a_part_that_is_compiled_on_its_own_stays_whole(model, x):
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    whole = nn.Sequential(nn.Conv2d(3, 3, 1), model).eval()
+    right = whole(x)
+    model.compile(backend=backend, fullgraph=True)
+    with guard_(whole, activations=True) as guards, torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(whole(x), right)
+        assert guards.events == ()
+    assert len(graphs) == 1
 
 
 def test_coverage_and_misuse(model):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parimend.errors import ComputationError
 from parimend.events import GuardKind
-from parimend.guards.journal import GuardEvent, Parameters, Policy
+from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.suspect import Suspect
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def settle(
             if policy.answer == "raise":
                 _say(found, faulty, "raised")
             elif policy.answer != "record" and faulty:
-                _put_right(suspect, faulty, wrong, policy, parameters, found)
+                _put_right(suspect, faulty, wrong, guard.journal, parameters, found)
                 _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
         finally:  # also where on_weights, which is not ours, raises something
             guard.journal.note(found)
@@ -100,7 +100,7 @@ def _put_right(
     suspect: Suspect,
     faulty: list[int],
     wrong: Tensor,
-    policy: Policy,
+    journal: Journal,
     parameters: Parameters,
     events: list[GuardEvent],
 ) -> None:
@@ -116,14 +116,13 @@ def _put_right(
         return [sample for sample in samples if again[sample]]
 
     left = faulty
-    if policy.answer == "correct":
+    if journal.policy.answer == "correct":
         corrected = suspect.correct(faulty, wrong, parameters)
         for sample, channels in corrected.items():
             _say(events, [sample], "corrected", channels)
         left = [sample for sample in faulty if sample not in corrected]
     left = recompute(left, "recomputed")
-    if left and policy.on_weights is not None:
-        policy.on_weights(replace(events[left[0]], kind="suspect"))
+    if left and journal.repair(replace(events[left[0]], kind="suspect")):
         left = recompute(left, "repaired")
     _say(events, left, "suspect")
     _say(events, suspect.overflow(left, parameters), "overflow")

@@ -70,8 +70,8 @@ def _forward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """As `nn.MultiheadAttention.forward`."""
-    # The first cannot be guarded, the second is an error that PyTorch tells.
-    if query.is_nested or (is_causal and attn_mask is None):
+    hint = is_causal and attn_mask is None  # an error, which PyTorch tells
+    if hint or not _understood(module, query, key, value, key_padding_mask, attn_mask):
         for guard in guards.values():
             guard.journal.passed[guard.name] += 1
         masks = key_padding_mask, need_weights, attn_mask, average_attn_weights
@@ -96,7 +96,9 @@ def _forward(
         inputs = [x.transpose(0, 1) for x in inputs]
     # Written out, as not all versions of dynamo follow a `zip` of two lengths.
     q, k, v = (heads(project(PROJECTIONS[i], x)) for i, x in enumerate(inputs))
-    mask = _mask(q, key_padding_mask, attn_mask)
+    # As PyTorch does it, which then takes its word for the mask.
+    causal = is_causal and key_padding_mask is None and not need_weights
+    mask = None if causal else _mask(q, key_padding_mask, attn_mask)
     dropout = module.dropout if module.training else 0.0
     weights = None
     if need_weights:
@@ -108,11 +110,42 @@ def _forward(
         out = weights @ v
         weights = weights.mean(1) if average_attn_weights else weights
     else:
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
     out = project("out_proj", out.transpose(1, 2).flatten(2))
     if not batched:
         return out.squeeze(0), None if weights is None else weights.squeeze(0)
     return out if module.batch_first else out.transpose(0, 1), weights
+
+
+def _understood(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding: Tensor | None,
+    mask: Tensor | None,
+) -> bool:
+    """Whether inputs are of the shapes and types that can be guarded. Of others PyTorch tells what
+    is wrong with them, while the arithmetic here might stretch them until they fit.
+    """
+    if query.is_nested or key.is_nested or value.is_nested:
+        return False
+    if query.dim() not in (2, 3) or not query.dim() == key.dim() == value.dim():
+        return False
+    batch = () if query.dim() == 2 else (query.shape[not module.batch_first],)
+    if batch and key.shape[not module.batch_first] != batch[0]:
+        return False
+    along = int(bool(batch) and module.batch_first)
+    places = query.shape[along], key.shape[along]
+    heads = math.prod(batch) * module.num_heads
+    return (
+        key.shape[:-1] == value.shape[:-1]
+        and (padding is None or padding.shape == (*batch, places[1]))
+        and (mask is None or mask.shape == places or mask.shape == (heads, *places))
+        and all(
+            m is None or m.dtype == torch.bool or m.is_floating_point() for m in (padding, mask)
+        )
+    )
 
 
 def _mask(q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:

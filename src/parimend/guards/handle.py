@@ -16,7 +16,7 @@ from parimend.errors import GuardError
 from parimend.guards import attention
 from parimend.guards.checks import by_group, checks_of
 from parimend.guards.journal import Answer, Cover, Coverage, GuardEvent, Journal, Policy
-from parimend.guards.known import unusable
+from parimend.guards.known import Standing, unusable
 from parimend.guards.latch import Latch
 from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
@@ -37,6 +37,13 @@ class _Asked(NamedTuple):
     seed: int
     activations: bool
     deferred: bool
+
+
+_LOST: dict[Standing, str] = {
+    "replaced": "its weights were replaced after guarding: call project_()",
+    "computed": "what its weights are computed from has changed: call project_()",
+}
+"""Why a layer is no longer checked, by what became of its weights."""
 
 
 class Guards(Removable):
@@ -84,7 +91,11 @@ class Guards(Removable):
         return dict(self._journal.passed)
 
     def __repr__(self) -> str:
-        layers, events = counted(len(self._layers), "layer"), counted(len(self.events), "event")
+        covered = {
+            name for name, (_, found) in self._coverage.items() if found.cover != "uncovered"
+        }
+        layers = counted(len(covered & self._layers.keys()), "layer")
+        events = counted(len(self.events), "event")
         return f"<Guards: {layers} guarded, {events}>"
 
     def coverage(self) -> tuple[Coverage, ...]:
@@ -128,9 +139,7 @@ class Guards(Removable):
             return ""
         if reason := unusable(*guard.parameters()):
             return reason
-        if guard.standing() == "replaced":
-            return "its weights were replaced after guarding: call project_()"
-        return ""
+        return _LOST.get(guard.standing(), "")
 
     def project_(self) -> None:
         """Adapts to changed weights: to be called after an optimizer's step or loading weights.

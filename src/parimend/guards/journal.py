@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from parimend.arguments import one_of, require_callable
@@ -77,7 +77,7 @@ class Policy:
         answer: see `Answer`.
         on_weights: called with the event if a layer is wrong when computed again: repair its
             weights there, for example by ``lambda event: parimend.repair_(model, seal)``. Then it
-            is tried once more.
+            is tried once more. It may run the model; outputs that are wrong then call it no more.
 
     Raises:
         GuardError: for another answer, or if there is nothing to be tried once more.
@@ -119,6 +119,12 @@ class Coverage(Record):
     reason: str = ""
 
 
+class _Here(local):
+    """What a thread is doing: whether it is within a call of ``on_weights``."""
+
+    repairs = False
+
+
 @dataclass
 class Journal:
     """What all guards of a model share.
@@ -142,6 +148,7 @@ class Journal:
     warned: set[str] = field(default_factory=set)
     _places: int = 0
     _lock: Any = field(default_factory=Lock, repr=False)
+    _here: _Here = field(default_factory=_Here, repr=False)
 
     def note(self, events: Iterable[GuardEvent]) -> None:
         """Keep events, and as many of those before as there is room for."""
@@ -153,6 +160,20 @@ class Journal:
                 self._places > KEPT_PLACES and len(self.events) > 1
             ):
                 self._places -= _places_in(self.events.popleft())
+
+    def repair(self, event: GuardEvent) -> bool:
+        """Calls the policy's ``on_weights``; whether it was called. It may run the model, and what
+        is wrong there does not call it again, without end.
+        """
+        on_weights = self.policy.on_weights
+        if on_weights is None or self._here.repairs:
+            return False
+        self._here.repairs = True
+        try:
+            on_weights(event)
+        finally:
+            self._here.repairs = False
+        return True
 
     def warn_of(self, events: Iterable[GuardEvent]) -> None:
         """Warn, once for a layer, of wrong outputs that go on, as nothing has put them right."""

@@ -38,6 +38,8 @@ def unusable(weight: Any, bias: Tensor | None) -> str:
         return f"its weight is {weight.dtype}"
     if weight.itemsize == 1:
         return f"{weight.dtype} is too coarse for its outputs to be checked"
+    if not weight.numel():
+        return "its weight has no elements: nothing is multiplied"
     if not all(map(_is_finite, (t for t in (weight, bias) if t is not None))):
         return "its weights are not all finite"
     return ""

@@ -44,7 +44,8 @@ _MAY_BE_IN_PLACE = {
     "hardsigmoid",
 }  # fmt: skip
 _FUNCTIONS = _MAY_BE_IN_PLACE | {
-    "add", "sub", "__rsub__", "mul", "div", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
+    "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
+    "true_divide", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -137,6 +138,9 @@ class _Twice(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        # A part of the model that is compiled on its own, of which this would become a part.
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
@@ -149,12 +153,18 @@ class _Twice(TorchFunctionMode):
         changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
         if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
             return function(*args, **kwargs)  # what the others were is not known afterwards
-        saved = changed.clone() if in_place else None
+        if in_place and not observable(changed):
+            return function(*args, **kwargs)
+        saved = changed.detach().clone() if in_place else None
 
         def again() -> Any:
             if saved is None:
                 return function(*args, **kwargs)
-            fresh = saved.clone()  # also where it is an operand twice, as in x *= x
+            # It lies in memory as the other: vectorized code may round differently. Once also where
+            # it is an operand twice, as in x *= x.
+            size, stride = changed.size(), changed.stride()
+            fresh = torch.empty_strided(size, stride, dtype=saved.dtype, device=saved.device)
+            fresh.copy_(saved)
             return function(
                 *(fresh if x is changed else x for x in args),
                 **{name: fresh if x is changed else x for name, x in kwargs.items()},

@@ -159,6 +159,25 @@ class Gate:
                 self._condition.notify_all()
 
     @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """This thread waits for another, maybe within a pass, and computes nothing meanwhile: who
+        changes weights may be the one that it waits for, and does not wait for that pass.
+        """
+        thread = threading.get_ident()
+        with self._condition:
+            self._asking.add(thread)
+            self._condition.notify_all()
+        try:
+            yield
+        finally:
+            with self._condition:
+                try:
+                    while thread in self._inside and self._owner not in (None, thread):
+                        self._condition.wait()
+                finally:
+                    self._asking.discard(thread)
+
+    @contextmanager
     def exclusive(
         self, abandon: Callable[[], bool] = lambda: False, patience: float = float("inf")
     ) -> Iterator[bool]:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
@@ -22,6 +22,7 @@ from parimend.errors import SpecError
 from parimend.events import Event
 from parimend.names import some
 from parimend.outcomes import Proof
+from parimend.removable import Handle
 from parimend.risk import Events
 from parimend.risk.pace import Pace
 from parimend.scrub.counters import Counters
@@ -37,7 +38,7 @@ REST = 1.0
 """Seconds after a sweep that did not see all or failed, and between looks whether one is due."""
 
 
-class Scrubber:
+class Scrubber(Handle):
     """Keeps the weights of a running model as they were sealed.
 
     Use it as a context manager, or call `start` and `stop`; `sweep` makes one round at once. While
@@ -318,18 +319,20 @@ class Scrubber:
         """
         waiting, me = self._looks.waiting, threading.get_ident()
 
-        def mine() -> bool:
+        def mine(patience: float) -> bool:
             if pause and waiting:
-                self._looks.stopped.wait(LOOK_AGAIN)
+                self._looks.stopped.wait(patience)
                 return False
-            return self._sweeping.acquire(timeout=LOOK_AGAIN)
+            return self._sweeping.acquire(timeout=patience)
 
         if not pause:
             waiting.add(me)
         try:
-            while not (alone := mine()):
-                if self._looks.stops(pause):  # whoever waits for that may be the one that sweeps
-                    break
+            alone = mine(0.0)
+            with nullcontext() if alone else self._looks.gate.waiting():
+                # Whoever waits for a stop may be the one that sweeps.
+                while not (alone or self._looks.stops(pause)):
+                    alone = mine(LOOK_AGAIN)
         finally:
             waiting.discard(me)
         try:
