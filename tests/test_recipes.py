@@ -179,7 +179,7 @@ def test_cifar10_head_repairs_what_it_breaks(recipe, monkeypatch, capsys):
 
 
 def test_motifs_go_on_where_they_were(recipe, tmp_path, capsys):
-    options = ("--epochs", 2, "--draws", 3, "--pairs", "bounds", "precision", "--out", tmp_path)
+    options = ("--epochs", 1, "--draws", 2, "--pairs", "bounds", "precision", "--out", tmp_path)
     module = recipe("motifs", *options, "--seeds", 1)
     path = tmp_path / "runs.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]

@@ -68,6 +68,7 @@ def test_loops_are_kept(folder):
     assert not _run().endswith("Counter()")
 
 
+@pytest.mark.long
 def test_no_folder_to_keep_them_in(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     assert _run(_NOWHERE) == "[1. 1. 1.] Counter()"
@@ -94,6 +95,7 @@ def test_damaged_loops_are_compiled_and_kept_anew(folder, pattern, content):
     assert not _run().endswith("Counter()")
 
 
+@pytest.mark.long
 def test_a_flipped_bit_in_what_is_compiled(folder):
     for path in folder.rglob("*.nbc"):
         content = bytearray(path.read_bytes())

@@ -40,7 +40,9 @@ def test_sums_are_those_of_the_processor(dtype, m, count, first):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("m", [2, 420, 2000, pytest.param(4096, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "m", [2, 420, *(pytest.param(m, marks=pytest.mark.long) for m in (2000, 4096))]
+)
 def test_largest_words_in_every_size_of_tile(m, monkeypatch):
     monkeypatch.setattr(power_torch, "_PIECE", 1 << 14)  # several pieces
     elements = torch.full((20_003,), -1, dtype=torch.int32)

@@ -71,7 +71,8 @@ def test_items_of_full_size(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("least", "most"), [(2, 8), (16, 8), pytest.param(8, 8, marks=pytest.mark.long)]
+    ("least", "most"),
+    [(2, 8), *(pytest.param(least, 8, marks=pytest.mark.long) for least in (8, 16))],
 )
 def test_items_are_smaller_where_there_are_few_words(monkeypatch, least, most):
     monkeypatch.setattr(stream_triton, "_LEAST", least)

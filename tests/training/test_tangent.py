@@ -91,7 +91,7 @@ def fit(model, optimizer, steps, given):
 @pytest.mark.parametrize(
     ("make", "steps", "given"),
     [
-        (lambda p: torch.optim.LBFGS(p), 20, "closure"),
+        (lambda p: torch.optim.LBFGS(p), 10, "closure"),
         pytest.param(
             lambda p: torch.optim.LBFGS(p, line_search_fn="strong_wolfe"),
             20,
