@@ -189,15 +189,11 @@ def roots(f):
 @kept()
 def without_roots(f, known):
     """The monic f, divided by z - x for each of some x that are roots of it."""
-    rest, degree = f.copy(), f.size - 1
-    for x in known:  # by W. G. Horner's scheme
-        above = rest[degree]
-        for i in range(degree - 1, -1, -1):
-            here = rest[i]
-            rest[i] = above
-            above = centered(multiply(above, x) + here)
-        degree -= 1
-    return rest[: degree + 1].copy()
+    linear = np.ones(2)
+    for x in known:
+        linear[0] = -x
+        f = _divide(f, linear)
+    return f
 
 
 @kept()

@@ -15,7 +15,7 @@ from parimend.kernels.peeling_numba import U, solve_pair
 
 
 @nb.njit(inline="always")
-def _grown(array):
+def grown(array):
     """An array of twice the length that begins with ``array``."""
     larger = np.empty((2 * array.shape[0], array.shape[1]), array.dtype)
     for i in range(array.shape[0]):
@@ -168,11 +168,9 @@ def explanations(start, row, coefficient, inverse, row_start, column, entry, fir
                         if _holds(columns, names[c], together):
                             continue
                         if top == stack.shape[0]:
-                            stack, stack_values = _grown(stack), _grown(stack_values)
-                        for k in range(words):
+                            stack, stack_values = grown(stack), grown(stack_values)
+                        for k in range(most):
                             stack[top, k], stack_values[top, k] = columns[k], values[k]
-                        for k in range(words, most):
-                            stack[top, k], stack_values[top, k] = -1, 0
                         for k in range(together):
                             stack[top, words + k] = names[c, k]
                             stack_values[top, words + k] = sizes[c, k]

@@ -8,6 +8,7 @@ import numpy as np
 
 from parimend.kernels.keeping_numba import kept
 from parimend.kernels.peeling_numba import U, short_vectors
+from parimend.kernels.search_numba import grown
 
 _NEED = 3  # columns in every check of a stopping set
 _TWO = 1 << 20  # a check that lacks two: more than any set lacks
@@ -170,7 +171,7 @@ def stopping_sets(start, row, row_start, column, most, steps):
     touched, met = np.empty(most * heaviest, np.int64), np.zeros(most + 1, np.int64)
     candidate = np.empty((most + 1, n), np.int64)
     candidates, tried = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
-    out = np.full((1024, most), -1, np.int64)
+    out = np.empty((1024, most), np.int64)
     found = taken = 0
     for i in range(n):
         candidate[0, i] = i  # as first column
@@ -196,13 +197,9 @@ def stopping_sets(start, row, row_start, column, most, steps):
             deficit[depth], met[depth] = lacking, new
             if lacking == 0:
                 if found == out.shape[0]:
-                    larger = np.full((2 * found, most), -1, np.int64)
-                    for s in range(found):  # numba takes seconds to compile a copy into a slice
-                        for k in range(most):
-                            larger[s, k] = out[s, k]
-                    out = larger
-                for k in range(depth):
-                    out[found, k] = chosen[k]
+                    out = grown(out)
+                for k in range(most):
+                    out[found, k] = chosen[k] if k < depth else -1
                 found += 1
             tried[depth], candidates[depth] = 0, 0
             if depth < most:
