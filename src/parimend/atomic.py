@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -101,16 +102,22 @@ def is_locked(path: PathLike) -> bool:
 
 
 @contextmanager
-def in_turn(path: PathLike) -> Iterator[None]:
+def in_turn(path: PathLike, patience: float = math.inf) -> Iterator[None]:
     """One after the other, whichever process or thread; what cannot be locked, all at once.
 
     The lock is on the file or folder itself, which need not be one that may be written.
+
+    Args:
+        path: of the file or folder.
+        patience: seconds after which nobody is waited for any more.
     """
+    end = time.monotonic() + patience
     with ExitStack() as stack:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not _has(descriptor, fcntl.LOCK_EX) and time.monotonic() < end:
+                time.sleep(_PAUSE)
             # Closing is not enough where a child was forked meanwhile: it has it open, too.
             stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
         yield

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from parimend import kernels
+from parimend.atomic import in_turn
 from parimend.kernels import keeping_numba
 
 _LOOP = """
@@ -69,6 +70,21 @@ def test_loops_are_kept(folder):
 
 
 @pytest.mark.long
+def test_processes_that_start_together_compile_a_loop_once(empty):
+    code = _LOOP.format(before="").replace("cache_hits", "cache_misses")
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    counts = [run.communicate(timeout=300)[0].rpartition(" Counter")[2].strip() for run in runs]
+    assert sum("1" in count for count in counts) == 1
+
+
+def test_a_process_that_compiles_for_ever_is_not_waited_for(empty):
+    before = "from parimend.kernels import keeping_numba; keeping_numba._PATIENCE = 0.1"
+    with in_turn(kernels.on("points").__file__):
+        assert _run(before) == "[1. 1. 1.] Counter()"
+    assert _run().startswith("[1. 1. 1.] Counter({")
+
+
 def test_no_folder_to_keep_them_in(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     assert _run(_NOWHERE) == "[1. 1. 1.] Counter()"

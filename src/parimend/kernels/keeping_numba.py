@@ -10,8 +10,8 @@ compiled again, which takes some seconds and gives the same.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -19,17 +19,22 @@ from typing import Any
 
 import numba as nb
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
 from parimend import hashing
+from parimend.atomic import in_turn
 from parimend.errors import SpecError
 
 if nb.config.DISABLE_JIT:
     raise SpecError(
         "NUMBA_DISABLE_JIT is set, and loops on words only work compiled: unset it, and run again"
     )
+
+
+_PATIENCE = 60.0  # seconds, with another process that compiles; no loop takes so long
 
 
 def kept(**options: Any) -> Any:
@@ -40,7 +45,7 @@ def kept(**options: Any) -> Any:
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop = nb.njit(nogil=True, **options)(function)
-        loop.__class__ = _Interruptible
+        loop.__class__ = _Loop
         with suppress(RuntimeError):  # no folder for it may be written, as in many containers
             loop._cache = _Forgiving(function)
         return loop
@@ -48,19 +53,46 @@ def kept(**options: Any) -> Any:
     return decorate
 
 
-class _Interruptible(CPUDispatcher):  # type: ignore[misc]
-    """A loop that raises what a handler of signals raised while it ran, such as an interrupt.
+class _Loop(CPUDispatcher):  # type: ignore[misc]
+    """A loop that processes which start together compile once, and that can be interrupted."""
 
-    Numba returns its result nevertheless, which Python takes for a fault of the interpreter.
-    """
+    def compile(self, signature: Any) -> Any:
+        """What another process compiles now is waited for, and found kept.
+
+        The compiler's lock comes first: a thread that waited for it might be waited for by others.
+        """
+        if not isinstance(self._cache, _Forgiving):
+            return super().compile(signature)
+        with global_compiler_lock, _turn(self.py_func.__code__.co_filename):
+            return super().compile(signature)
 
     def __call__(self, *args: Any) -> Any:
+        """Raises what a handler of signals raised while it ran, such as an interrupt: numba returns
+        its result nevertheless, which Python takes for a fault of the interpreter.
+        """
         try:
             return super().__call__(*args)
         except SystemError as error:
             if error.__cause__ is None:
                 raise
             raise error.__cause__ from None
+
+
+_mine = set[str]()  # files whose loops this process compiles; it has the compiler's lock then
+
+
+@contextmanager
+def _turn(file: str) -> Iterator[None]:
+    """Be the only process that compiles loops of a file. These may call each other."""
+    if file in _mine:
+        yield
+        return
+    with in_turn(file, _PATIENCE):
+        _mine.add(file)
+        try:
+            yield
+        finally:
+            _mine.remove(file)
 
 
 class _Digested(CompileResultCacheImpl):  # type: ignore[misc]
