@@ -249,6 +249,42 @@ def test_an_alarm_is_told_where_the_second_run_fails(model, x):
         assert [(e.layer, e.where) for e in guards.events] == [("first", -1)]
 
 
+@pytest.mark.parametrize("what", ["input", "buffer"])
+@pytest.mark.parametrize("calls", [1, 99])
+def test_a_forward_that_changes_what_it_reads_is_no_answer_in_a_second_run(model, x, what, calls):
+    model.register_buffer("mean", torch.zeros(12))
+    target = x if what == "input" else model.mean
+
+    def change(*_):
+        target.add_(1.0)
+
+    model.second.register_forward_hook(change)
+    with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
+        model(x)
+        assert not guards.events
+        handle = failing(model, calls)
+        with pytest.raises(ComputationError, match=f"changes .*{what}"):
+            model(x)
+        handle.remove()
+        assert [e.layer for e in guards.events] == ["first"]
+
+
+def test_buffers_that_are_repaired_in_the_second_run_are_not_changed_by_it(model, x):
+    model.register_buffer("mean", torch.zeros(12))
+    weight = model.first.weight.detach().clone()
+
+    def repair(event):
+        model.first.weight.copy_(weight)
+        model.mean.zero_()
+
+    policy = Policy("correct", on_weights=repair)
+    with torch.no_grad(), guard_(model, 4, policy=policy, deferred=True) as guards:
+        right = model(x)
+        model.first.weight[3, 3] += 5.0
+        same(model(x), right)
+        assert guards.events
+
+
 def test_an_alarm_outlives_a_forward_that_fails(model, x):
     with torch.no_grad(), guard_(model, 4, deferred=True) as guards:
         handle = failing(model, 1)

@@ -204,7 +204,7 @@ class Latch:
 
     def _conclude(
         self,
-        again: Callable[[], Any],
+        again: partial[Any],
         outputs: Any,
         alarmed: Sequence[str],
         inputs: Sequence[Tensor] = (),
@@ -219,6 +219,7 @@ class Latch:
         """
         here = self._here
         here.phase, here.told, here.harmless = "judging", set(), set()
+        before = self._reads(again)
         try:
             with torch.no_grad():
                 better = again()
@@ -232,14 +233,33 @@ class Latch:
         if here.harmless.issuperset(left) and _same(outputs, better, inputs):
             left = []
         answer = self._journal.policy.answer
+        after = self._reads(again)
+        changed = [name for name in before if after.get(name) != before[name]]
+        if changed and answer != "record" and (left or here.told):
+            self._tell(left, "raised")
+            raise ComputationError(
+                f"wrong outputs that cannot be put right, as the model's forward changes "
+                f"{changed[0]}, so another run gives others: guard without deferred=True"
+            )
         events = self._tell(left)
         if answer == "raise" and events:
             raise ComputationError(f"wrong outputs: {events[0]}; run it again")
         return outputs if answer == "record" else better
 
-    def _tell(self, layers: Sequence[str]) -> list[GuardEvent]:
+    def _reads(self, again: partial[Any]) -> dict[str, int]:
+        """Versions of what a forward reads and may change: PyTorch counts changes of a tensor, but
+        of those that were made in inference mode.
+        """
+        policy, tensors = self._journal.policy, dict[str, Tensor]()
+        if policy.on_weights is None:  # that may repair them
+            tensors |= {f"the buffer {name}": t for name, t in self._model.named_buffers()}
+        given = graph.tensors_in((again.args, again.keywords))
+        tensors |= {f"its input of shape {(*t.shape,)} ({i})": t for i, t in enumerate(given)}
+        return {name: t._version for name, t in tensors.items() if not t.is_inference()}
+
+    def _tell(self, layers: Sequence[str], kind: GuardKind | None = None) -> list[GuardEvent]:
         """Adds an event for every layer whose alarm the second run has not explained."""
-        kind = _KINDS.get(self._journal.policy.answer, "recomputed")
+        kind = kind or _KINDS.get(self._journal.policy.answer, "recomputed")
         why = "seen in one run of the whole model, and not in the next"
         events = [
             GuardEvent(kind, -1, why, layer=layer, magnitude=float("nan")) for layer in layers
