@@ -191,7 +191,7 @@ def _repair_(
     """`carriers.repair_`, of which those who watch these tensors are told."""
     with ExitStack() as told:
         with suppress(DamageError):  # what a run that heals cannot put back, the seal may
-            told.enter_context(moving(tensors.held.values()))
+            told.enter_context(moving(tensors.held.values(), as_sealed=True))
         return carriers.repair_(seal, tensors, proof=proof)
 
 

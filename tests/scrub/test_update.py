@@ -470,3 +470,37 @@ def test_rows_of_a_tensor_that_is_gone_are_warned_of_once(recwarn):
     assert len(one.sweep()) == 50
     assert one.unwatched == {"w"}
     assert len([each for each in recwarn if "w is not watched" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("carrier", ["", "real", "lowbits"])
+def test_what_is_imposed_on_watched_weights_is_no_damage(carrier):
+    model = network()
+    with pm.Scrubber(model, pm.protect_(model, errors=FEW)) as scrubber:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if carrier:
+            seal = pm.protect_(model, errors=FEW, carrier=carrier)
+        else:
+            pm.guard_(model, impose=True).project_()
+        after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        assert not equal(model, before)
+        scrubber.sweep()
+        assert equal(model, after)
+        assert pm.check(model, scrubber.seal).verdict == "clean"
+        assert not carrier or pm.check(model, seal).verdict == "clean"
+    assert scrubber.counters.repairs == scrubber.counters.uncorrectable == 0
+
+
+def test_an_update_is_made_of_nothing_else():
+    model, other = network(), network()
+    scrubber = pm.Scrubber(model, pm.protect_(model, errors=FEW))
+    own = list(model.parameters())
+    assert not scrubber.watches(own, as_sealed=False)  # it does not run
+    with scrubber:
+        assert scrubber.watches(own, as_sealed=False)
+        assert not scrubber.watches(own, as_sealed=True)
+        assert not scrubber.watches(other.parameters(), as_sealed=False)
+        with scrubber.update():
+            assert not scrubber.watches(own, as_sealed=False)
+    seal = pm.protect_(model, errors=FEW, carrier="lowbits")
+    with pm.Scrubber(model, seal) as scrubber:
+        assert not scrubber.watches(own, as_sealed=False)  # which lives in them

@@ -11,7 +11,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 
 import torch
@@ -20,6 +20,7 @@ from parimend.arguments import path_of, real_number, require_callable
 from parimend.atomic import PathLike
 from parimend.errors import SpecError
 from parimend.events import Event
+from parimend.moving import watchers
 from parimend.names import some
 from parimend.outcomes import Proof
 from parimend.removable import Handle
@@ -112,6 +113,7 @@ class Scrubber(Handle):
         self._thread: threading.Thread | None = None
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
+        watchers.add(self)
 
     @property
     def seal(self) -> Seal:
@@ -220,6 +222,13 @@ class Scrubber(Handle):
         """
         self._arrive()
         return [] if self._looks.gate.mine else self._sweep(pause=False)
+
+    def watches(self, tensors: Iterable[torch.Tensor], as_sealed: bool) -> bool:
+        """Whether what is done to these tensors would be taken for damage, and may be an `update`:
+        who imposes constraints on them, or guards, makes it one.
+        """
+        watched = self.alive and not (as_sealed or self._looks.gate.mine)
+        return watched and self._weights.may_become(tensors)
 
     @contextmanager
     def update(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from parimend.stores.lent import is_lent_anywhere
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
 from parimend.stores.shards import ShardedTensors, store_of
+from parimend.stores.spread import local
 
 
 class Since(NamedTuple):
@@ -177,6 +178,12 @@ class Weights:
         for word in self.seal.words:
             if (carrier := carrier_of(word.code)).moves:
                 raise carrier.not_renewed()
+
+    def may_become(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether some tensors have the memory of sealed ones, which can be sealed anew."""
+        places = {local(tensor).data_ptr() for tensor in self.tensors.held.values()} - {0}
+        theirs = places & {local(tensor).data_ptr() for tensor in tensors}
+        return bool(theirs) and not any(carrier_of(w.code).moves for w in self.seal.words)
 
     @contextmanager
     def reading(self, since: Since) -> Iterator[bool]:

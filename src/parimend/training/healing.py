@@ -169,7 +169,7 @@ class Healing(Removable):
             self._updating = False
             self.refresh()
 
-    def watches(self, tensors: Iterable[torch.Tensor]) -> bool:
+    def watches(self, tensors: Iterable[torch.Tensor], as_sealed: bool) -> bool:
         """Whether one of some tensors is watched, and nobody is moving weights already."""
         return not self._within() and self._state.holds(tensors)
 
