@@ -48,7 +48,7 @@ _FUNCTIONS = _MAY_BE_IN_PLACE | {
     "true_divide", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit",
 }  # fmt: skip
 """Names of functions and of methods of tensors; with an underscore behind, they work in place."""
 
