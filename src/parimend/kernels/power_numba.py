@@ -213,7 +213,7 @@ def _add_passes(arrays, radices):
                 _last_16(arrays, 0, start, 1, 0)
 
 
-@nb.njit
+@nb.njit(inline="always")
 def _add_tiles(arrays, radices):
     if radices[1]:
         _add_passes(arrays, radices)
@@ -237,8 +237,9 @@ def _add_each(words, ends, first, tile, filled, radices, tables, place, step, su
         tail = end - (end - begin) % size
         _add_tiles((words[begin:tail], *others), radices)
         if tail < end:
-            tile[: end - tail] = words[tail:end]
-            tile[end - tail :] = 0
+            # Slices that are assigned take seconds to compile: numba words an error for them.
+            for i in range(size):
+                tile[i] = words[tail + i] if tail + i < end else 0
             _add_tiles((filled, *others), radices)
         _collect(total, place, step, first + (end - begin - 1) // size, sums[k])
         begin = end

@@ -129,7 +129,8 @@ def _power_of_linear(shift, exponent, f):
                 square[i] = carried + multiply(value, shift)
                 carried = value
         _reduce(square, f)
-        result[:] = square[:degree]
+        for i in range(degree):  # a slice that is assigned takes seconds to compile
+            result[i] = square[i]
     return result
 
 
@@ -172,9 +173,9 @@ def roots(f):
             shift = (shift * 48_271 + 1) % 2_147_483_647
             a = _power_of_linear(np.float64(shift), (PRIME - 1) // 2, h)
             if not known:
-                difference = _product(_product(a, a, h), a, h) - a
+                cube = _product(_product(a, a, h), a, h)
                 for i in range(degree):
-                    if centered(difference[i]) != 0.0:
+                    if centered(cube[i] - a[i]) != 0.0:
                         return False, found
                 known = True
             a[0] = centered(a[0] - 1.0)
@@ -233,6 +234,20 @@ def powers_of(x, count):
     return out
 
 
+@nb.njit
+def _place(numbers, x):
+    """Where a number is among some that are sorted, if it is there."""
+    k = 0
+    end = numbers.size
+    while end - k > 1:
+        middle = (k + end) // 2
+        if numbers[middle] <= x:
+            k = middle
+        else:
+            end = middle
+    return k
+
+
 @kept()
 def positions_of(points, rows, most, small, small_order, giant, rooted, rooted_order, generator):
     """The words that points belong to, -1 where there is none: a logarithm in baby and giant steps.
@@ -246,20 +261,21 @@ def positions_of(points, rows, most, small, small_order, giant, rooted, rooted_o
         rooted, rooted_order: sorted, w^c.
         generator: g.
     """
-    out = np.full(points.size, -1, np.int64)
+    out = np.empty(points.size, np.int64)
     for q in range(points.size):
+        out[q] = -1
         y = centered(power(points[q], rows))
         steps = -1
         for done in range(0, most, small.size):
-            k = np.searchsorted(small, y)
-            if k < small.size and small[k] == y:
+            k = _place(small, y)
+            if small[k] == y:
                 steps = done + small_order[k]
                 break
             y = centered(multiply(y, giant))
         if not 0 <= steps < most:
             continue
         turn = centered(multiply(points[q], power(generator, steps)))
-        k = np.searchsorted(rooted, turn)
-        if k < rooted.size and rooted[k] == turn:
+        k = _place(rooted, turn)
+        if rooted[k] == turn:
             out[q] = steps // LANES * LANES * rows + rooted_order[k] * LANES + steps % LANES
     return out
