@@ -122,6 +122,66 @@ def test_a_resumed_run_is_the_same_run():
     assert constraint.seal_().to_bytes() == end
 
 
+class Scaled(Net):
+    """With a layer scale, which begins close to zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((60,), 1e-6))
+
+    def forward(self, x):
+        return self.head(self.scale * torch.relu(self.norm(self.hidden(x))))
+
+
+def test_a_tensor_that_grows_a_millionfold_takes_no_others_along():
+    models, losses = [], []
+    for constrained in (False, True):
+        torch.manual_seed(0)
+        models.append(Scaled())
+        steps = torch.optim.Adam(models[-1].parameters(), lr=0.01)
+        if constrained:
+            constraint = pm.constrain_(models[-1], steps, 8, every=1)
+        losses.append(train(models[-1], steps, 80)[-1])
+    free, model = models
+    assert losses[1] < 1.1 * losses[0]
+    before = copy.deepcopy(model.state_dict())
+    seal = constraint.seal_()
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 1e-3 * parameter.norm()
+        assert 0.2 < parameter.norm() / free.get_parameter(name).norm() < 5
+
+
+def test_a_run_is_resumed_on_the_grids_that_weights_have_grown_to():
+    torch.manual_seed(0)
+    model = Scaled()
+    steps = torch.optim.Adam(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, steps, 8, every=3)
+    train(model, steps, 10)
+    state = copy.deepcopy((model.state_dict(), steps.state_dict(), constraint.state_dict()))
+    train(model, steps, 10, seed=2)
+    end = constraint.seal_().to_bytes()
+
+    model.load_state_dict(state[0])
+    steps.load_state_dict(state[1])
+    constraint = pm.constrain_(model, steps, 8, state=state[2])
+    train(model, steps, 10, seed=2)
+    assert constraint.seal_().to_bytes() == end
+
+
+def test_weights_that_are_set_by_hand_get_grids_of_their_size():
+    torch.manual_seed(0)
+    model = Scaled()
+    constraint = pm.constrain_(model, torch.optim.Adam(model.parameters()), 8)
+    with torch.no_grad():
+        model.scale.fill_(1.0)
+    before = copy.deepcopy(model.state_dict())
+    constraint.project_()
+    constraint.seal_()
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 0.5 * parameter.norm()
+
+
 def test_resuming_with_another_code_is_refused():
     _, _, first = start()
     _, _, second = start(errors=9)

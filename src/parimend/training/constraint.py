@@ -245,7 +245,7 @@ class Constraint(Removable):
                     "the network was not trained inside the code",
                 )
             tensors = store_of(parameters)
-            seal = seal_words_(tensors, [*self._words.on_grids(tensors)], self._request)
+            seal = seal_words_(tensors, [*self._words.on_grids(parameters)], self._request)
         if ours:
             self._seal = seal
             self.remove()

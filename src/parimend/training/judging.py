@@ -141,7 +141,7 @@ def _outgrown(projection: Projection, number: int) -> float:
 def _apart(projection: Projection, number: int, found: Suspects) -> Suspects:
     """Those that are far larger than all others."""
     projection.set_(number, found.positions, found.now)
-    others = projection.largest(number)
+    others = max(projection.sizes(number))
     projection.set_(number, found.positions, found.received)
     sizes = np.abs(found.received) * projection.steps(number, found.positions)
     # Where all others are zero, training has begun to make something of them.

@@ -1,0 +1,52 @@
+"""Grids of words whose tensors grow while they are trained.
+
+A projection moves all weights of a word by about as many steps of their grids. That is little as
+long as tensors are about as large as when their grids were chosen, or have grown by about one
+factor. A layer scale that begins at a millionth and grows to one would be a million times the range
+of its grid: projecting it would take the weights beside it along, far from where training led them,
+and steps of the whole word that are large enough for it would leave nothing of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from parimend.words.grid import Grid
+
+UNEVEN = 4
+"""Doublings by which a tensor may outgrow its grid more than others of its word."""
+_ROOM = 15 / 16  # as `choose_grid` leaves it
+
+
+def doublings(size: float, grid: Grid) -> int:
+    """How often the steps of a grid have to be doubled for weights as large as ``size``, which is
+    what they have grown; 0 where that is no number.
+
+    >>> [doublings(size, Grid(18, -17)) for size in (0.01, 0.93, 0.95, 3.0, float("inf"))]
+    [0, 0, 1, 2, 0]
+    """
+    return max(0, math.frexp(size / (_ROOM * grid.limit * grid.step))[1])
+
+
+def uneven(exponents: Sequence[int], grown: Sequence[int]) -> list[int] | None:
+    """The steps, as exponents, that the grids of a word should have where some of its tensors have
+    grown far more than others; None where none has.
+
+    What has grown is given room to grow on, until it is as large as the others may be.
+
+    Args:
+        exponents: of the grid of every part of the word.
+        grown: `doublings` of each.
+
+    >>> uneven([-20, -20, -37], [1, 0, 15]), uneven([-20, -37], [1, 5]), uneven([-9, -9], [4, 0])
+    ([-19, -20, -19], None, None)
+    """
+    most = min(grown) + UNEVEN
+    if max(grown) <= most:
+        return None
+    fit = [exponent + more for exponent, more in zip(exponents, grown, strict=True)]
+    return [
+        min(exponent + UNEVEN, max(fit)) if more > most else exponent
+        for exponent, more in zip(fit, grown, strict=True)
+    ]
