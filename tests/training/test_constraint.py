@@ -189,6 +189,27 @@ def test_resuming_with_another_code_is_refused():
         second.load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("steps", each) for each in (None, -1, 2.5)),
+        *(("every", each) for each in (0, "x")),
+        *(("words", each) for each in (None, [], [1], [{}])),
+        *(("code", each) for each in (None, {})),
+        *(("exponents", each) for each in (None, [1], [10**9] * 6)),
+        *(("checks", each) for each in (3, ["x"], [float("nan")])),
+    ],
+)
+def test_a_state_that_is_damaged_is_refused_and_changes_nothing(name, wrong):
+    _, _, constraint = start()
+    state = constraint.state_dict()
+    damaged = copy.deepcopy(state)
+    (damaged if name in damaged else damaged["words"][0])[name] = wrong
+    with pytest.raises(MismatchError, match=r"no state of a constraint|other codes"):
+        constraint.load_state_dict(damaged)
+    assert constraint.state_dict() == state
+
+
 def test_what_is_refused_leaves_no_hooks():
     _, _, other = start(errors=9)
     model = Net()
@@ -260,6 +281,25 @@ def test_several_optimizers_that_step_in_turn():
     assert constraint.steps == 3
     with pytest.raises(SpecError, match="must be an optimizer of torch, or a list of several"):
         pm.constrain_(model, [], 8)
+
+
+@pytest.mark.parametrize("order", [list, reversed])
+@pytest.mark.parametrize("heals", [False, True])
+def test_optimizers_may_step_in_a_backward(order, heals):
+    torch.manual_seed(0)
+    model = Net()
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    given = list(order(list(optimizers.values())))
+    constraint = pm.constrain_(model, given, 8, every=1)
+    events = pm.heal_(model, given).events if heals else []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    for _ in range(3):
+        model.zero_grad()
+        model(torch.randn(32, 20)).square().sum().backward()
+        assert constraint.residual() < 1e-6
+    assert constraint.steps == 3
+    assert not events
 
 
 @pytest.mark.parametrize("how", ["compiled", "parallel", "averaged"])

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number, whole_number
 from parimend.carriers import Chosen
-from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError
+from parimend.codes import Code, Sparse, from_spec
+from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.stores.shards import Shards
@@ -225,21 +226,33 @@ class Constrained:
 
         Raises:
             MismatchError: if the codes are others.
+            LookupError, TypeError, ValueError: if it is something else. Nothing was changed then.
         """
-        saved = [from_spec(word["code"]) for word in state]
-        if saved != [word.code for word in self._words]:
+        saved = [_read(each) for each in state]
+        codes = [code for code, *_ in saved]
+        if codes != [word.code for word in self._words]:
             raise MismatchError(
                 "the saved constraint uses other codes than this one: call constrain_ with the "
-                f"arguments of the saved run ({[code.spec() for code in saved]})"
+                f"arguments of the saved run ({[code.spec() for code in codes]})"
             )
-        words = []
-        for word, entry in zip(self._words, state, strict=True):
-            words.append(_placed(word, entry["exponents"]))
+        words = [
+            _placed(word, exponents)
+            for word, (_, exponents, _) in zip(self._words, saved, strict=True)
+        ]
+        if not all(each.code.fits(each.word) for each in words):
+            raise SpecError("its weights have no such grids")
         self._constrain(words)
-        for outliers, entry in zip(self._outliers, state, strict=True):
-            outliers.load(entry["checks"])
+        for outliers, (*_, checks) in zip(self._outliers, saved, strict=True):
+            outliers.load(checks)
         self._projected = projected
         self.moved()
+
+
+def _read(state: Mapping[str, Any]) -> tuple[Code, list[int], list[float]]:
+    """The code of a word, the exponents of its grids, and its checks, as `state` gave them."""
+    exponents = [whole_number(each, "exponents") for each in state["exponents"]]
+    checks = [real_number(each, "checks", least=0.0) for each in state["checks"]]
+    return from_spec(state["code"]), exponents, checks
 
 
 def _grown(projection: Projection, number: int, chosen: Chosen) -> tuple[list[int], list[int]]:
