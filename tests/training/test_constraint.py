@@ -736,6 +736,16 @@ def test_a_constrained_model_can_be_thrown_away():
     assert [each() for each in gone] == [None, None]
 
 
+def test_rows_of_embeddings_that_mean_something_are_told():
+    torch.manual_seed(0)
+    model = torch.nn.Embedding(100, 16, max_norm=1.0, padding_idx=7)
+    steps = torch.optim.SGD(model.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match="the padding of weight was all zeros"):
+        constraint = pm.constrain_(model, steps, 8)
+    with pytest.warns(UserWarning, match="rows of weight are longer than the max_norm"):
+        constraint.seal_()
+
+
 def test_signs_of_reflections_are_not_moved():
     orthogonal = torch.nn.utils.parametrizations.orthogonal
     model = torch.nn.Sequential(torch.nn.Linear(8, 24), orthogonal(torch.nn.Linear(24, 4)))

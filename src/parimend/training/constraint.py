@@ -25,6 +25,8 @@ from parimend.removable import Hook, Removable
 from parimend.seal import Seal
 from parimend.showing import counted
 from parimend.stores.model import unwrapped
+from parimend.stores.padding import blank, warn_of_filling
+from parimend.stores.renorm import warn_of_shortening
 from parimend.stores.shards import Shards, store_of
 from parimend.training.constrained import Constrained
 from parimend.training.hooks import (
@@ -253,6 +255,8 @@ class Constraint(Removable):
                 )
             tensors = store_of(parameters)
             seal = seal_words_(tensors, [*self._words.on_grids(parameters)], self._request)
+        sealed = self._model if model is None else unwrapped(model)
+        warn_of_shortening(sealed, parameters, moved=True)
         if ours:
             self._seal = seal
             self.remove()
@@ -362,7 +366,9 @@ def constrain_(
     constraint = Constraint(model, several(optimizer), request, every)
     try:
         if state is None:
+            padding = blank(unwrapped(model))
             constraint.project_()
+            warn_of_filling(padding)
         else:
             constraint.load_state_dict(state)
         constraint._take_over()
