@@ -152,6 +152,22 @@ def test_a_tensor_that_grows_a_millionfold_takes_no_others_along():
         assert 0.2 < parameter.norm() / free.get_parameter(name).norm() < 5
 
 
+def test_a_bias_that_begins_at_zero_is_not_tossed_about_by_small_weights():
+    losses, largest = [], []
+    for constrained in (False, True):
+        torch.manual_seed(0)
+        model = Net()
+        torch.nn.init.normal_(model.head.weight, std=1e-3)
+        torch.nn.init.zeros_(model.head.bias)
+        steps = torch.optim.Adam(model.parameters(), lr=0.001)
+        if constrained:
+            pm.constrain_(model, steps, 8, every=1, only=["head.*"])
+        losses.append(train(model, steps, 40)[-1])
+        largest.append(model.head.bias.abs().max())
+    assert losses[1] < losses[0] + 0.05
+    assert largest[1] < 2 * largest[0]
+
+
 def test_a_run_is_resumed_on_the_grids_that_weights_have_grown_to():
     torch.manual_seed(0)
     model = Scaled()
