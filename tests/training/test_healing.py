@@ -892,6 +892,70 @@ def test_what_an_optimizer_inside_of_another_one_keeps_is_put_back():
     assert same(model.state_dict(), alone.state_dict())
 
 
+class Rounded(torch.Tensor):
+    """A state of few bits, made of other tensors."""
+
+    @staticmethod
+    def __new__(cls, codes):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes):
+        self.codes = codes
+
+    def __tensor_flatten__(self):
+        return ["codes"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise NotImplementedError(function)
+
+
+class Opaque(Rounded):
+    """One that does not tell what it is made of."""
+
+    __tensor_flatten__ = None
+
+
+class Momentum(torch.optim.SGD):
+    """Keeps its momentum in a few bits."""
+
+    kind = Rounded
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            zeros = torch.zeros(p.shape, dtype=torch.int8)
+            codes = self.state[p].setdefault("momentum", self.kind(zeros)).codes
+            codes.copy_((0.9 * codes + 100 * p.grad).clamp(-127, 127))
+            p -= 1e-3 * codes
+
+
+def test_a_state_that_is_made_of_other_tensors_is_put_back():
+    model = network()
+    optimizer = Momentum(model.parameters())
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 3)
+    codes = optimizer.state[model[0].weight]["momentum"].codes
+    before = codes.clone()
+    codes[1, 2] ^= 64
+    assert healing.check_()
+    assert torch.equal(codes, before)
+    [change] = healing.events[0].changes
+    assert change.tensor == "0.weight (momentum.codes)"
+    train(model, optimizer, 3)
+    assert len(healing.events) == 1
+
+
+def test_a_state_that_hides_its_memory_is_told_once(monkeypatch):
+    monkeypatch.setattr(Momentum, "kind", Opaque)
+    model = network()
+    optimizer = Momentum(model.parameters())
+    healing = pm.heal_(model, optimizer)
+    with pytest.warns(UserWarning, match="momentum.* does not tell where its memory is"):
+        train(model, optimizer, 3)
+    assert [event.kind for event in healing.events] == ["unwatched"]
+
+
 def test_the_history_of_lbfgs_is_put_back():
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)

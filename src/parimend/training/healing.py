@@ -98,6 +98,7 @@ class Healing(Removable):
         self._loading: Any = None  # the module or the optimizer into which all is loaded
         self._hooks: list[Any] = []
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
+        self._hidden: frozenset[str] = frozenset()  # which was told
         self._state = State(self._model, self._optimizers)
         self._snapshot = Snapshot(self._state, errors)
         self._leave_renormalized()
@@ -133,6 +134,14 @@ class Healing(Removable):
         with self._lock:
             if self._snapshot.take():
                 self._hear_of_loading()
+            self._tell_of_hidden()
+
+    def _tell_of_hidden(self) -> None:
+        if names := self._state.hidden - self._hidden:
+            self._hidden |= names
+            reason = f"{some(names)}: a tensor of its class does not tell where its memory is"
+            self._tell("unwatched", reason)
+            warn(f"{reason}, so heal_ does not watch it")
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""
