@@ -185,6 +185,19 @@ def test_a_run_is_resumed_on_the_grids_that_weights_have_grown_to():
     assert constraint.seal_().to_bytes() == end
 
 
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_weights_that_have_all_grown_or_shrunk_are_rounded_as_finely(factor):
+    model, _, constraint = start()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= factor
+    constraint.project_()
+    before = copy.deepcopy(model.state_dict())
+    constraint.seal_()
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 1e-3 * parameter.norm()
+
+
 def test_weights_that_are_set_by_hand_get_grids_of_their_size():
     torch.manual_seed(0)
     model = Scaled()

@@ -22,7 +22,7 @@ from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.stores.shards import Shards
-from parimend.training.growth import doublings, uneven
+from parimend.training.growth import COARSE, doublings, evenly, uneven
 from parimend.training.iterates import Iterates
 from parimend.training.judging import Since, judge_
 from parimend.training.outliers import Outliers, put_back_
@@ -196,15 +196,15 @@ class Constrained:
     def on_grids(self, parameters: Mapping[str, torch.Tensor]) -> Iterator[Chosen]:
         """The words on grids that hold their weights as they are now, here or in a copy.
 
-        Weights have grown since the grids were chosen. All steps of a word change by one factor,
-        which leaves its real constraint what it was in training; unless some tensors have grown so
-        much that it would leave nothing of others.
+        Weights have grown or shrunk since the grids were chosen. All steps of a word change by one
+        factor, which leaves its real constraint what it was in training; unless some tensors have
+        grown so much that it would leave nothing of others.
         """
         projection = Projection(parameters, self._words, Shards(parameters))
         for number, each in enumerate(self._words):
             exponents, grown = _grown(projection, number, each)
-            fitting = uneven(exponents, grown)
-            yield _placed(each, fitting or [exponent + max(grown) for exponent in exponents])
+            even = evenly(exponents, grown, each.code.word_bits)
+            yield _placed(each, uneven(exponents, grown, COARSE) or even)
 
     def state(self) -> list[dict[str, Any]]:
         """What `load` needs to go on exactly; plain values, for every word."""
@@ -256,8 +256,8 @@ def _read(state: Mapping[str, Any]) -> tuple[Code, list[int], list[float]]:
 
 
 def _grown(projection: Projection, number: int, chosen: Chosen) -> tuple[list[int], list[int]]:
-    """Of every part of a word the exponent of its grid, and by how many doublings its weights have
-    outgrown that.
+    """Of every part of a word the exponent of its grid, and by how much its weights have outgrown
+    that, see `doublings`.
     """
     exponents = [part.exponent for part in chosen.word]
     grids = (Grid(chosen.code.word_bits, exponent) for exponent in exponents)
