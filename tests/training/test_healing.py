@@ -331,6 +331,21 @@ def test_gradients_that_are_wrong_in_every_step_are_warned_of():
     assert [event.kind for event in healing.events] == ["skipped"] * 25
 
 
+def test_gradients_that_are_large_again_and_again_are_warned_of():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+
+    def raise_sometimes(step):
+        if step >= 25 and step % 2:
+            for parameter in model.parameters():
+                parameter.grad *= 1e6
+
+    with pytest.warns(UserWarning, match=r"skipped 20 steps, .* another gradient_factor"):
+        train(model, optimizer, 70, within=raise_sometimes)
+    assert len(healing.events) > 20
+
+
 def test_what_another_optimizer_steps_is_left_to_it():
     def run(heal):
         model = network()
