@@ -1,5 +1,6 @@
 """Whatever a user calls a model: checkpoints, quantized and complex ones, and several threads."""
 
+import re
 import threading
 import warnings
 
@@ -201,15 +202,47 @@ def test_threads_that_repair_one_model_at_once(carrier):
 
 
 def test_rows_that_a_model_shortens_itself_are_told():
-    layer = torch.nn.Embedding.from_pretrained(torch.eye(40) * 3.0, max_norm=2.0)
-    with pytest.warns(UserWarning, match="40 rows of 0.weight are longer than the max_norm"):
-        pm.protect_(torch.nn.Sequential(layer), 3)
-    layer.weight.data.renorm_(2, 0, 2)
+    torch.manual_seed(0)
+    layer = nn.Embedding(400, 16, max_norm=2.0)
+    with pytest.warns(UserWarning, match="400 rows of 0.weight are longer than the max_") as said:
+        pm.protect_(nn.Sequential(layer), 3)
+    layer.weight.data.renorm_(2, 0, 2)  # to the last place, where some are shortened again
+    with pytest.warns(UserWarning, match="rows of 0.weight are longer than the max_norm"):
+        pm.protect_(nn.Sequential(layer), 3)
+    [advised] = re.findall(r"renorm_\(2, 0, ([0-9.]+)\)", str(said[0].message))
+    layer.weight.data.renorm_(2, 0, float(advised))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seal = pm.protect_(torch.nn.Sequential(layer), 3)
-    layer(torch.arange(40))
-    assert pm.check(torch.nn.Sequential(layer), seal).ok
+        seal = pm.protect_(nn.Sequential(layer), 3)
+    layer(torch.arange(400))
+    assert pm.check(nn.Sequential(layer), seal).ok
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e4m3fn])
+def test_rows_of_any_dtype_are_told(dtype):
+    with pytest.warns(UserWarning, match="40 rows of weight are longer than the max_norm"):
+        pm.protect_(nn.Embedding(40, 16, max_norm=0.01).to(dtype), 3)
+
+
+@pytest.mark.parametrize("carrier", ["real", "lowbits"])
+def test_rows_that_a_carrier_makes_too_long_are_told(carrier):
+    torch.manual_seed(0)
+    layer = nn.Embedding(400, 16, max_norm=2.0)
+    layer.weight.data.renorm_(2, 0, 1.999999)
+    with pytest.warns(UserWarning, match="rows that are moved into a code do not stay below it"):
+        pm.protect_(layer, 3, carrier)
+
+
+def test_padding_that_is_moved_is_told():
+    torch.manual_seed(0)
+    layer = nn.Embedding(100, 16, padding_idx=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pm.protect_(layer, 3, "lowbits")
+    layer.weight.data[7] = 0.0
+    with pytest.warns(UserWarning, match="the padding of weight was all zeros"):
+        pm.protect_(layer, 3, "real")
+    assert layer.weight[7].any()
 
 
 class Holding(nn.Module):

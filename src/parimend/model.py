@@ -12,14 +12,13 @@ import torch
 
 from parimend import carriers
 from parimend.arguments import flag, require
-from parimend.carriers import Carrier, CarrierName, Options, Planned, Request
+from parimend.carriers import Carrier, CarrierName, Options, Planned, Real, Request
 from parimend.carriers.base import SEAL_DAMAGED
 from parimend.errors import DamageError, SpecError
 from parimend.moving import moving
 from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report, Verdict
 from parimend.seal import Seal
-from parimend.showing import counted
 from parimend.stores.extent import extent_of
 from parimend.stores.model import ModelTensors, require_writable, unwrapped
 from parimend.stores.naming import (
@@ -28,7 +27,8 @@ from parimend.stores.naming import (
     require_movable,
     require_plain,
 )
-from parimend.stores.renorm import renormalizing, too_long
+from parimend.stores.padding import blank, warn_of_filling
+from parimend.stores.renorm import warn_of_shortening
 from parimend.stores.shards import ShardedTensors, store_of
 from parimend.stores.spread import local
 from parimend.warning import warn
@@ -96,7 +96,8 @@ def protect_(
     model, request = unwrapped(model), Request.of(errors, carrier, **options)
     buffers = flag(buffers, "buffers")
     if request.balance is None:
-        tensors = tensors_to_protect(model, request.only, buffers or request.buffers)
+        moves = request.carrier.moves
+        tensors = tensors_to_protect(model, request.only, buffers or request.buffers, moves)
     elif buffers:
         raise SpecError("a plan says which tensors are protected: give no buffers beside it")
     else:
@@ -104,15 +105,22 @@ def protect_(
     if request.carrier.moves:
         require_movable(model, tensors.held)
         require_writable({name: local(tensor) for name, tensor in tensors.held.items()})
-    with moving(tensors.held.values() if request.carrier.moves else ()):
+    if not request.carrier.moves:
         return carriers.protect_(tensors, request.fitted(model, tensors))
+    padding = blank(model) if isinstance(request.carrier, Real) else {}
+    with moving(tensors.held.values()):
+        seal = carriers.protect_(tensors, request.fitted(model, tensors))
+    warn_of_shortening(model, tensors.held, moved=True)
+    warn_of_filling(padding)
+    return seal
 
 
 def tensors_to_protect(
-    model: Model, only: Sequence[str] | None, buffers: bool
+    model: Model, only: Sequence[str] | None, buffers: bool, moves: bool = False
 ) -> ModelTensors | ShardedTensors:
     """The tensors to protect; warns where most of a model is in buffers that nobody asked for, or
-    in other attributes of its modules, and of weights that the model itself will change.
+    in other attributes of its modules, and of weights that the model itself will change, unless
+    protecting them ``moves`` them first.
 
     Raises:
         WordError: if there is nothing to protect, or a tensor cannot be; names it.
@@ -124,14 +132,8 @@ def tensors_to_protect(
             f"{extent.taken} of {extent.taken + extent.left} bytes are protected: the others are "
             f"{extent.others}",
         )
-    for name, layer in renormalizing(model).items():
-        if name in tensors and (rows := too_long(layer)):
-            warn(
-                f"{counted(rows, 'row')} of {name} are longer than the max_norm of their layer, "
-                "which shortens them when it reads them; that will be taken for damage: run "
-                f"weight.data.renorm_({layer.norm_type:g}, 0, {layer.max_norm:g}) before, or leave "
-                f"it out with only='!{name}'",
-            )
+    if not moves:
+        warn_of_shortening(model, tensors)
     return store_of(tensors)
 
 

@@ -122,11 +122,121 @@ def test_a_resumed_run_is_the_same_run():
     assert constraint.seal_().to_bytes() == end
 
 
+class Scaled(Net):
+    """With a layer scale, which begins close to zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((60,), 1e-6))
+
+    def forward(self, x):
+        return self.head(self.scale * torch.relu(self.norm(self.hidden(x))))
+
+
+def test_a_tensor_that_grows_a_millionfold_takes_no_others_along():
+    models, losses = [], []
+    for constrained in (False, True):
+        torch.manual_seed(0)
+        models.append(Scaled())
+        steps = torch.optim.Adam(models[-1].parameters(), lr=0.01)
+        if constrained:
+            constraint = pm.constrain_(models[-1], steps, 8, every=1)
+        losses.append(train(models[-1], steps, 80)[-1])
+    free, model = models
+    assert losses[1] < 1.1 * losses[0]
+    before = copy.deepcopy(model.state_dict())
+    seal = constraint.seal_()
+    assert pm.check(model, seal).verdict is Verdict.CLEAN
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 1e-3 * parameter.norm()
+        assert 0.2 < parameter.norm() / free.get_parameter(name).norm() < 5
+
+
+def test_a_bias_that_begins_at_zero_is_not_tossed_about_by_small_weights():
+    losses, largest = [], []
+    for constrained in (False, True):
+        torch.manual_seed(0)
+        model = Net()
+        torch.nn.init.normal_(model.head.weight, std=1e-3)
+        torch.nn.init.zeros_(model.head.bias)
+        steps = torch.optim.Adam(model.parameters(), lr=0.001)
+        if constrained:
+            pm.constrain_(model, steps, 8, every=1, only=["head.*"])
+        losses.append(train(model, steps, 40)[-1])
+        largest.append(model.head.bias.abs().max())
+    assert losses[1] < losses[0] + 0.05
+    assert largest[1] < 2 * largest[0]
+
+
+def test_a_run_is_resumed_on_the_grids_that_weights_have_grown_to():
+    torch.manual_seed(0)
+    model = Scaled()
+    steps = torch.optim.Adam(model.parameters(), lr=0.01)
+    constraint = pm.constrain_(model, steps, 8, every=3)
+    train(model, steps, 10)
+    state = copy.deepcopy((model.state_dict(), steps.state_dict(), constraint.state_dict()))
+    train(model, steps, 10, seed=2)
+    end = constraint.seal_().to_bytes()
+
+    model.load_state_dict(state[0])
+    steps.load_state_dict(state[1])
+    constraint = pm.constrain_(model, steps, 8, state=state[2])
+    train(model, steps, 10, seed=2)
+    assert constraint.seal_().to_bytes() == end
+
+
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_weights_that_have_all_grown_or_shrunk_are_rounded_as_finely(factor):
+    model, _, constraint = start()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= factor
+    constraint.project_()
+    before = copy.deepcopy(model.state_dict())
+    constraint.seal_()
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 1e-3 * parameter.norm()
+
+
+def test_weights_that_are_set_by_hand_get_grids_of_their_size():
+    torch.manual_seed(0)
+    model = Scaled()
+    constraint = pm.constrain_(model, torch.optim.Adam(model.parameters()), 8)
+    with torch.no_grad():
+        model.scale.fill_(1.0)
+    before = copy.deepcopy(model.state_dict())
+    constraint.project_()
+    constraint.seal_()
+    for name, parameter in model.named_parameters():
+        assert (parameter - before[name]).norm() < 0.5 * parameter.norm()
+
+
 def test_resuming_with_another_code_is_refused():
     _, _, first = start()
     _, _, second = start(errors=9)
     with pytest.raises(MismatchError, match="arguments of the saved run"):
         second.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("steps", each) for each in (None, -1, 2.5)),
+        *(("every", each) for each in (0, "x")),
+        *(("words", each) for each in (None, [], [1], [{}])),
+        *(("code", each) for each in (None, {})),
+        *(("exponents", each) for each in (None, [1], [10**9] * 6)),
+        *(("checks", each) for each in (3, ["x"], [float("nan")])),
+    ],
+)
+def test_a_state_that_is_damaged_is_refused_and_changes_nothing(name, wrong):
+    _, _, constraint = start()
+    state = constraint.state_dict()
+    damaged = copy.deepcopy(state)
+    (damaged if name in damaged else damaged["words"][0])[name] = wrong
+    with pytest.raises(MismatchError, match=r"no state of a constraint|other codes"):
+        constraint.load_state_dict(damaged)
+    assert constraint.state_dict() == state
 
 
 def test_what_is_refused_leaves_no_hooks():
@@ -200,6 +310,25 @@ def test_several_optimizers_that_step_in_turn():
     assert constraint.steps == 3
     with pytest.raises(SpecError, match="must be an optimizer of torch, or a list of several"):
         pm.constrain_(model, [], 8)
+
+
+@pytest.mark.parametrize("order", [list, reversed])
+@pytest.mark.parametrize("heals", [False, True])
+def test_optimizers_may_step_in_a_backward(order, heals):
+    torch.manual_seed(0)
+    model = Net()
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    given = list(order(list(optimizers.values())))
+    constraint = pm.constrain_(model, given, 8, every=1)
+    events = pm.heal_(model, given).events if heals else []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    for _ in range(3):
+        model.zero_grad()
+        model(torch.randn(32, 20)).square().sum().backward()
+        assert constraint.residual() < 1e-6
+    assert constraint.steps == 3
+    assert not events
 
 
 @pytest.mark.parametrize("how", ["compiled", "parallel", "averaged"])
@@ -634,6 +763,16 @@ def test_a_constrained_model_can_be_thrown_away():
     del model, steps, constraint
     gc.collect()
     assert [each() for each in gone] == [None, None]
+
+
+def test_rows_of_embeddings_that_mean_something_are_told():
+    torch.manual_seed(0)
+    model = torch.nn.Embedding(100, 16, max_norm=1.0, padding_idx=7)
+    steps = torch.optim.SGD(model.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match="the padding of weight was all zeros"):
+        constraint = pm.constrain_(model, steps, 8)
+    with pytest.warns(UserWarning, match="rows of weight are longer than the max_norm"):
+        constraint.seal_()
 
 
 def test_signs_of_reflections_are_not_moved():

@@ -331,6 +331,21 @@ def test_gradients_that_are_wrong_in_every_step_are_warned_of():
     assert [event.kind for event in healing.events] == ["skipped"] * 25
 
 
+def test_gradients_that_are_large_again_and_again_are_warned_of():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    healing = pm.heal_(model, optimizer)
+
+    def raise_sometimes(step):
+        if step >= 25 and step % 2:
+            for parameter in model.parameters():
+                parameter.grad *= 1e6
+
+    with pytest.warns(UserWarning, match=r"skipped 20 steps, .* another gradient_factor"):
+        train(model, optimizer, 70, within=raise_sometimes)
+    assert len(healing.events) > 20
+
+
 def test_what_another_optimizer_steps_is_left_to_it():
     def run(heal):
         model = network()
@@ -890,6 +905,70 @@ def test_what_an_optimizer_inside_of_another_one_keeps_is_put_back():
     alone = network()
     train(alone, Around(alone.parameters()), 3)
     assert same(model.state_dict(), alone.state_dict())
+
+
+class Rounded(torch.Tensor):
+    """A state of few bits, made of other tensors."""
+
+    @staticmethod
+    def __new__(cls, codes):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes):
+        self.codes = codes
+
+    def __tensor_flatten__(self):
+        return ["codes"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise NotImplementedError(function)
+
+
+class Opaque(Rounded):
+    """One that does not tell what it is made of."""
+
+    __tensor_flatten__ = None
+
+
+class Momentum(torch.optim.SGD):
+    """Keeps its momentum in a few bits."""
+
+    kind = Rounded
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            zeros = torch.zeros(p.shape, dtype=torch.int8)
+            codes = self.state[p].setdefault("momentum", self.kind(zeros)).codes
+            codes.copy_((0.9 * codes + 100 * p.grad).clamp(-127, 127))
+            p -= 1e-3 * codes
+
+
+def test_a_state_that_is_made_of_other_tensors_is_put_back():
+    model = network()
+    optimizer = Momentum(model.parameters())
+    healing = pm.heal_(model, optimizer)
+    train(model, optimizer, 3)
+    codes = optimizer.state[model[0].weight]["momentum"].codes
+    before = codes.clone()
+    codes[1, 2] ^= 64
+    assert healing.check_()
+    assert torch.equal(codes, before)
+    [change] = healing.events[0].changes
+    assert change.tensor == "0.weight (momentum.codes)"
+    train(model, optimizer, 3)
+    assert len(healing.events) == 1
+
+
+def test_a_state_that_hides_its_memory_is_told_once(monkeypatch):
+    monkeypatch.setattr(Momentum, "kind", Opaque)
+    model = network()
+    optimizer = Momentum(model.parameters())
+    healing = pm.heal_(model, optimizer)
+    with pytest.warns(UserWarning, match="momentum.* does not tell where its memory is"):
+        train(model, optimizer, 3)
+    assert [event.kind for event in healing.events] == ["unwatched"]
 
 
 def test_the_history_of_lbfgs_is_put_back():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar
@@ -146,17 +147,33 @@ class Real(Imposing):
         numbers of bits go to different words.
         """
         grids: dict[str, Grid] = {}
+        blank = set[str]()  # of floats, all zero
         for word in words:
             for part in word:
                 if part.name not in grids:
                     # One grid per tensor, also where several words share it.
-                    grids[part.name] = grid_of(part, tensors, self.bits)
+                    grids[part.name], largest = _grid_of(part, tensors, self.bits)
+                    if not largest and DTYPES[part.dtype].is_float:
+                        blank.add(part.name)
             placed = [
                 (replace(p, exponent=grids[p.name].exponent), grids[p.name].bits) for p in word
             ]
             placed.sort(key=lambda item: item[1])
             for width, group in groupby(placed, key=lambda item: item[1]):
-                yield Word(tuple(part for part, _ in group)), width
+                yield Word(tuple(_beside([part for part, _ in group], blank))), width
+
+
+def _beside(parts: Sequence[Part], blank: AbstractSet[str]) -> Sequence[Part]:
+    """The parts of a word, those of zeros with the finest steps of the others: a projection moves
+    all weights by about as many steps, and what is zero says nothing of how far that may be.
+    """
+    if blank.isdisjoint(part.name for part in parts):
+        return parts
+    others = (p for p in parts if p.name not in blank and DTYPES[p.dtype].is_float)
+    finest = min((part.exponent for part in others), default=None)
+    if finest is None:
+        return parts
+    return [replace(part, exponent=finest) if part.name in blank else part for part in parts]
 
 
 def _certified(chosen: Chosen, guaranteed: int, prove: bool) -> Chosen:
@@ -192,15 +209,15 @@ def grids_of(code: Sparse, word: Word) -> list[Grid]:
     return [Grid(code.word_bits, part.exponent) for part in word]
 
 
-def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
-    """The grid of the whole tensor that a part belongs to.
+def _grid_of(part: Part, tensors: Tensors, bits: int | None) -> tuple[Grid, float]:
+    """The grid of the whole tensor that a part belongs to, and the largest of its magnitudes.
 
     Raises:
         WordError: see `choose_grid`.
     """
     tensor = whole(part.name, part.dtype, part.shape)
     if part.dtype not in GRID_DTYPES:
-        return choose_grid(np.zeros(1), part.dtype, part.name, bits)  # says what is wrong
+        choose_grid(np.zeros(1), part.dtype, part.name, bits)  # says what is wrong
     values = tensors.read_held(tensor).view(DTYPES[part.dtype].numpy)
     finite = np.isfinite(values)
     wrong = int(tensors.spread.sum(np.array([np.count_nonzero(~finite)]))[0])
@@ -208,7 +225,8 @@ def grid_of(part: Part, tensors: Tensors, bits: int | None) -> Grid:
         mine = tensors.spread.held(tensor).offsets[~finite][:1].tolist()
         first = tensor.index(min(tensors.spread.gather(mine)))
         raise not_finite(part.name, wrong, tensor.count, list(first))
-    return choose_grid(tensors.spread.largest(_size(values)), part.dtype, part.name, bits)
+    largest = tensors.spread.largest(_size(values))
+    return choose_grid(largest, part.dtype, part.name, bits), float(largest[0])
 
 
 def doublings(code: Sparse, word: Word, largest: float) -> int:

@@ -69,7 +69,7 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
     for owner, value in _walk(model, "", buffers, ()):
         # Most are plain, and looking for what they have not takes time.
         plain = type(value) in _PLAIN
-        for name, inner in ((owner, value),) if plain else _inside(owner, value):
+        for name, inner in ((owner, value),) if plain else inside(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -280,14 +280,14 @@ def _attributes(value: Any) -> Iterator[Any]:
                         yield member.__get__(value)
 
 
-def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
     flatten = getattr(value, "__tensor_flatten__", None)
     if flatten is None or not isinstance(value, torch.Tensor) or is_sharded(value):
         yield name, value
         return
     for inner in flatten()[0]:
-        yield from _inside(f"{name}.{inner}", getattr(value, inner))
+        yield from inside(f"{name}.{inner}", getattr(value, inner))
 
 
 def _is_subclass(tensor: torch.Tensor) -> bool:

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parimend.arguments import real_number, whole_number
 from parimend.carriers import Chosen
-from parimend.carriers.real import grid_of
-from parimend.codes import Sparse, from_spec
-from parimend.errors import DamageError, MismatchError
+from parimend.codes import Code, Sparse, from_spec
+from parimend.errors import DamageError, MismatchError, SpecError
 from parimend.events import Event
 from parimend.moving import moving
-from parimend.stores.base import Tensors
 from parimend.stores.shards import Shards
+from parimend.training.growth import COARSE, doublings, evenly, uneven
 from parimend.training.iterates import Iterates
 from parimend.training.judging import Since, judge_
 from parimend.training.outliers import Outliers, put_back_
 from parimend.training.projection import Projection
 from parimend.training.tangent import Tangent, infers
 from parimend.warning import warn
+from parimend.words.grid import Grid
 from parimend.words.layout import Word
 
 
@@ -99,9 +100,33 @@ class Constrained:
             WordError: if weights are not finite; names them. Nothing was changed then.
         """
         with moving(self._parameters.values()):
-            self._projection.project_(self._heal_(steps))
+            checks = self._heal_(steps)
+            # Seldom, as it takes a look at all weights; the first steps are when they grow most.
+            looks = self._since == "unknown" or steps.bit_length() > self._projected.bit_length()
+            if looks and self._regrid():
+                checks = self._projection.checks()
+            self._projection.project_(checks)
             self._since = "inside" if self._iterates.project_() else "stepped"
             self._projected = steps
+
+    def _regrid(self) -> bool:
+        """Give other grids to words of which some tensors have grown far more than others; whether
+        there are any. Such a word has another constraint then, and what its checks were says
+        nothing of this one.
+        """
+        words = list(self._words)
+        for number, each in enumerate(words):
+            exponents = uneven(*_grown(self._projection, number, each))
+            if exponents is not None:
+                words[number] = _placed(each, exponents)
+        same = [new is old for new, old in zip(words, self._words, strict=True)]
+        if all(same):
+            return False
+        before = self._outliers
+        self._constrain(words)
+        for number in np.flatnonzero(same).tolist():
+            self._outliers[number] = before[number]
+        return True
 
     def _heal_(self, steps: int) -> list[NDArray[np.float64]]:
         """Put back single weights that explain odd checks; the checks then."""
@@ -168,20 +193,18 @@ class Constrained:
                     "damage may be, too",
                 )
 
-    def on_grids(self, tensors: Tensors) -> Iterator[Chosen]:
-        """The words on grids that hold their weights as they are now.
+    def on_grids(self, parameters: Mapping[str, torch.Tensor]) -> Iterator[Chosen]:
+        """The words on grids that hold their weights as they are now, here or in a copy.
 
-        Weights have grown since the grids were chosen. All steps of a word change by one factor,
-        which leaves its real constraint what it was in training.
+        Weights have grown or shrunk since the grids were chosen. All steps of a word change by one
+        factor, which leaves its real constraint what it was in training; unless some tensors have
+        grown so much that it would leave nothing of others.
         """
-        needed: dict[str, int] = {}  # exponents; of a tensor once, also where words share it
-        for each in self._words:
-            for part in each.word:
-                if part.name not in needed:
-                    needed[part.name] = grid_of(part, tensors, each.code.word_bits).exponent
-            shift = max(0, *(needed[part.name] - part.exponent for part in each.word))
-            parts = (replace(p, exponent=p.exponent + shift) for p in each.word)
-            yield each._replace(word=Word(tuple(parts)))
+        projection = Projection(parameters, self._words, Shards(parameters))
+        for number, each in enumerate(self._words):
+            exponents, grown = _grown(projection, number, each)
+            even = evenly(exponents, grown, each.code.word_bits)
+            yield _placed(each, uneven(exponents, grown, COARSE) or even)
 
     def state(self) -> list[dict[str, Any]]:
         """What `load` needs to go on exactly; plain values, for every word."""
@@ -203,20 +226,45 @@ class Constrained:
 
         Raises:
             MismatchError: if the codes are others.
+            LookupError, TypeError, ValueError: if it is something else. Nothing was changed then.
         """
-        saved = [from_spec(word["code"]) for word in state]
-        if saved != [word.code for word in self._words]:
+        saved = [_read(each) for each in state]
+        codes = [code for code, *_ in saved]
+        if codes != [word.code for word in self._words]:
             raise MismatchError(
                 "the saved constraint uses other codes than this one: call constrain_ with the "
-                f"arguments of the saved run ({[code.spec() for code in saved]})"
+                f"arguments of the saved run ({[code.spec() for code in codes]})"
             )
-        words = []
-        for word, entry in zip(self._words, state, strict=True):
-            pairs = zip(word.word, entry["exponents"], strict=True)
-            parts = tuple(replace(p, exponent=e) for p, e in pairs)
-            words.append(word._replace(word=Word(parts)))
+        words = [
+            _placed(word, exponents)
+            for word, (_, exponents, _) in zip(self._words, saved, strict=True)
+        ]
+        if not all(each.code.fits(each.word) for each in words):
+            raise SpecError("its weights have no such grids")
         self._constrain(words)
-        for outliers, entry in zip(self._outliers, state, strict=True):
-            outliers.load(entry["checks"])
+        for outliers, (*_, checks) in zip(self._outliers, saved, strict=True):
+            outliers.load(checks)
         self._projected = projected
         self.moved()
+
+
+def _read(state: Mapping[str, Any]) -> tuple[Code, list[int], list[float]]:
+    """The code of a word, the exponents of its grids, and its checks, as `state` gave them."""
+    exponents = [whole_number(each, "exponents") for each in state["exponents"]]
+    checks = [real_number(each, "checks", least=0.0) for each in state["checks"]]
+    return from_spec(state["code"]), exponents, checks
+
+
+def _grown(projection: Projection, number: int, chosen: Chosen) -> tuple[list[int], list[int]]:
+    """Of every part of a word the exponent of its grid, and by how much its weights have outgrown
+    that, see `doublings`.
+    """
+    exponents = [part.exponent for part in chosen.word]
+    grids = (Grid(chosen.code.word_bits, exponent) for exponent in exponents)
+    return exponents, list(map(doublings, projection.sizes(number), grids))
+
+
+def _placed(chosen: Chosen, exponents: Sequence[int]) -> Chosen:
+    """A word with its parts on grids of these steps."""
+    pairs = zip(chosen.word, exponents, strict=True)
+    return chosen._replace(word=Word(tuple(replace(p, exponent=e) for p, e in pairs)))

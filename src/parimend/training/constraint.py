@@ -17,7 +17,7 @@ from parimend.arguments import require, whole_number
 from parimend.carriers import Options, Real, Request, choose, diagnose
 from parimend.carriers import seal_ as seal_words_
 from parimend.codes import Sparse
-from parimend.errors import MismatchError
+from parimend.errors import MismatchError, SpecError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.names import some
@@ -25,10 +25,14 @@ from parimend.removable import Hook, Removable
 from parimend.seal import Seal
 from parimend.showing import counted
 from parimend.stores.model import unwrapped
+from parimend.stores.padding import blank, warn_of_filling
+from parimend.stores.renorm import warn_of_shortening
 from parimend.stores.shards import Shards, store_of
 from parimend.training.constrained import Constrained
 from parimend.training.hooks import (
     Step,
+    after_backward,
+    in_backward,
     on_gradient,
     on_steps_of_others,
     require_parameters,
@@ -143,13 +147,19 @@ class Constraint(Removable):
         self.steps += 1
         self._backwards = 0
         if self._pace.due(self.steps):
-            with self._pace.timing():
-                self._return_()
+            if in_backward():  # which still needs weights as they were in the forward
+                after_backward(self._project_at_pace)
+            else:
+                self._project_at_pace()
         if self.steps == TIMED and self._unused:
             warn(
                 f"{some(self._unused)} had no gradient in {TIMED} steps, and is only moved to "
                 "keep its word inside the code: leave it out with only=...",
             )
+
+    def _project_at_pace(self) -> None:
+        with self._pace.timing():
+            self._return_()
 
     def _after_backward(self) -> None:
         """Look at the weights now and then while no step is taken: `torch.amp.GradScaler` takes
@@ -157,8 +167,7 @@ class Constraint(Removable):
         """
         self._backwards += 1
         if self._backwards % STANDSTILL == 0 and not self._step:
-            # Not before the end of this pass, which may need the weights as they are.
-            torch.autograd.Variable._execution_engine.queue_callback(self._require_numbers)
+            after_backward(self._require_numbers)  # this pass may need the weights as they are
 
     def _require_numbers(self) -> None:
         if not all(bool(each.isfinite().all()) for each in self._parameters.values()):
@@ -245,7 +254,9 @@ class Constraint(Removable):
                     "the network was not trained inside the code",
                 )
             tensors = store_of(parameters)
-            seal = seal_words_(tensors, [*self._words.on_grids(tensors)], self._request)
+            seal = seal_words_(tensors, [*self._words.on_grids(parameters)], self._request)
+        sealed = self._model if model is None else unwrapped(model)
+        warn_of_shortening(sealed, parameters, moved=True)
         if ours:
             self._seal = seal
             self.remove()
@@ -276,13 +287,22 @@ class Constraint(Removable):
         """Resume where `state_dict` was taken; load the model and the optimizer as well.
 
         Raises:
-            MismatchError: if the codes are not those of this constraint.
+            MismatchError: if the codes are not those of this constraint, or it is something else.
+                Nothing was changed then.
         """
         require(state, "state", "what state_dict() of a constraint gave", Mapping)
-        if not {"steps", "every", "words"} <= set(state):
-            raise MismatchError("this is no state of a constraint: give what its state_dict() gave")
-        steps, every = int(state["steps"]), state["every"]
-        self._words.load(state["words"], projected=steps - steps % (every or 1))
+        try:
+            steps, every = whole_number(state["steps"], "steps", least=0), state["every"]
+            every = None if every is None else whole_number(every, "every", least=1)
+            self._words.load(state["words"], projected=steps - steps % (every or 1))
+        except MismatchError:
+            raise
+        except (LookupError, TypeError, ValueError) as error:
+            why = f" ({error})" if isinstance(error, SpecError) else ""
+            raise MismatchError(
+                "this is no state of a constraint, or a damaged one: give what its state_dict() "
+                f"gave{why}"
+            ) from None
         self.steps = steps
         self._pace.restart(every)
 
@@ -346,7 +366,9 @@ def constrain_(
     constraint = Constraint(model, several(optimizer), request, every)
     try:
         if state is None:
+            padding = blank(unwrapped(model))
             constraint.project_()
+            warn_of_filling(padding)
         else:
             constraint.load_state_dict(state)
         constraint._take_over()

@@ -90,6 +90,7 @@ class Healing(Removable):
         accepted = partial(self._tell, "accepted")
         self._gradients = {o: Gradient(o, gradient_factor, accepted) for o in optimizers}
         self._skipped = 0  # steps in a row
+        self._all_skipped = 0
         # Optimizers whose next gradient may have been computed with weights that were wrong.
         self._spoiled: set[torch.optim.Optimizer] = set()
         self._step = Step()
@@ -98,6 +99,7 @@ class Healing(Removable):
         self._loading: Any = None  # the module or the optimizer into which all is loaded
         self._hooks: list[Any] = []
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
+        self._hidden: frozenset[str] = frozenset()  # which was told
         self._state = State(self._model, self._optimizers)
         self._snapshot = Snapshot(self._state, errors)
         self._leave_renormalized()
@@ -133,6 +135,14 @@ class Healing(Removable):
         with self._lock:
             if self._snapshot.take():
                 self._hear_of_loading()
+            self._tell_of_hidden()
+
+    def _tell_of_hidden(self) -> None:
+        if names := self._state.hidden - self._hidden:
+            self._hidden |= names
+            reason = f"{some(names)}: a tensor of its class does not tell where its memory is"
+            self._tell("unwatched", reason)
+            warn(f"{reason}, so heal_ does not watch it")
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""
@@ -385,10 +395,16 @@ class Healing(Removable):
             gradient.drop()
         self._tell("skipped", reason)
         self._skipped += 1
-        if self._skipped == STANDSTILL:
+        self._all_skipped += 1
+        if STANDSTILL in (self._skipped, self._all_skipped):
+            in_a_row = " in a row" * (self._skipped == STANDSTILL)
+            then = (
+                "nothing is learned" if in_a_row else "what they would have taught is not learned"
+            )
             warn(
-                f"heal_ has skipped {STANDSTILL} steps in a row, the last one because {reason}: "
-                "nothing is learned; look at healing.events",
+                f"heal_ has skipped {STANDSTILL} steps{in_a_row}, the last one because {reason}: "
+                f"{then}; look at healing.events, and if it is no fault, give heal_ another "
+                "gradient_factor",
             )
         return loss
 

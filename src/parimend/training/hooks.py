@@ -46,6 +46,16 @@ def on_gradient(parameter: torch.Tensor, call: Callable[[], None]) -> Any:
     return parameter.register_post_accumulate_grad_hook(computed)  # type: ignore[no-untyped-call]
 
 
+def in_backward() -> bool:
+    """Whether this thread computes gradients: optimizers may step in hooks of parameters."""
+    return torch._C._current_graph_task_id() >= 0
+
+
+def after_backward(call: Callable[[], None]) -> None:
+    """Call something at the end of the backward pass that this thread is in."""
+    torch.autograd.Variable._execution_engine.queue_callback(call)
+
+
 class Step:
     """Whether steps of optimizers are being taken, one within the other or in several threads.
 

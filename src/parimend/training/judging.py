@@ -87,7 +87,10 @@ def _judge_(
 
     # Averages of weights that steps led to are as far from the code as these at most.
     is_known = since == "inside" and outliers.enough
+    checks, put_back = projection.checks_of(number), None
     limit = max((USUAL if is_known else FACTOR) * outliers.largest, outliers.rounding)
+    if _largest(checks) > limit:
+        limit = max(limit, least(checks, _outgrown(projection, number, outliers.most // 2)))
     levels: list[Noise]
     if since == "inside":
         levels, what = [least, at_least(limit)], "the weights have left their code without a step"
@@ -98,7 +101,6 @@ def _judge_(
         # What few wrong weights do is not in most checks.
         levels = [lambda c, s: max(FACTOR * float(np.median(np.abs(c))), least(c, s))]
         limit, what = np.inf, "the weights have left the range that training can lead to"
-    checks, put_back = projection.checks_of(number), None
     events = list[Event]()
     for level in levels if not _largest(checks) <= levels[0](checks, 1.0) else ():
         found = suspects(projection, number, outliers, level)
@@ -130,10 +132,10 @@ def _rounding(code: Sparse, outliers: Outliers, checks: NDArray[np.float64], sca
     return outliers.rounding * max(1.0, scale * 2.0 ** (code.word_bits - FLOAT_BITS))
 
 
-def _outgrown(projection: Projection, number: int) -> float:
-    """By which power of two weights have outgrown the range of their grid."""
+def _outgrown(projection: Projection, number: int, most: int = 0) -> float:
+    """By which power of two all weights but a few have outgrown the range of their grid."""
     scale = 1.0
-    while scale < OUTGROWN and projection.wild(number, scale).size:
+    while scale < OUTGROWN and projection.wild(number, scale).size > most:
         scale *= 2.0
     return scale
 
@@ -141,7 +143,7 @@ def _outgrown(projection: Projection, number: int) -> float:
 def _apart(projection: Projection, number: int, found: Suspects) -> Suspects:
     """Those that are far larger than all others."""
     projection.set_(number, found.positions, found.now)
-    others = projection.largest(number)
+    others = max(projection.sizes(number))
     projection.set_(number, found.positions, found.received)
     sizes = np.abs(found.received) * projection.steps(number, found.positions)
     # Where all others are zero, training has begun to make something of them.

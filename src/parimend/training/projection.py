@@ -145,12 +145,12 @@ class Projection:
             first += piece.part.count
         return np.array(sorted(self._shards.gather(found[: code.m + 1])), np.int64)
 
-    def largest(self, number: int) -> float:
-        """The largest magnitude of a weight of a word; collective."""
+    def sizes(self, number: int) -> list[float]:
+        """The largest magnitude of a weight in every part of a word; collective."""
         flat = self._flat(number)
-        sizes = (piece.of(flat).abs() for piece in self._pieces[number])
-        most = max((float(each.max()) for each in sizes if each.numel()), default=0.0)
-        return float(self._shards.largest(np.array([most]))[0])
+        held = (piece.of(flat) for piece in self._pieces[number])
+        most = [float(each.abs().max()) if each.numel() else 0.0 for each in held]
+        return self._shards.largest(np.array(most)).tolist()
 
     def steps(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """The steps of the grids of weights of a word, (k,)."""

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from parimend.stores.naming import inside
 from parimend.stores.spread import is_sharded, local
 from parimend.training.hooks import parameters_of
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class State:
@@ -24,6 +27,7 @@ class State:
         tensors: as `find` has found them; of shards, what is held here.
         weights: names of those that a forward computes with, which is no state of an optimizer.
         left: names of parameters that are not looked at.
+        hidden: names of tensors that do not tell where their memory is.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -42,6 +46,7 @@ class State:
         self.tensors: dict[str, torch.Tensor] = {}
         self.weights: AbstractSet[str] = frozenset()
         self.left: frozenset[str] = frozenset()
+        self.hidden: frozenset[str] = frozenset()
         self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
         self._places = _places({})
         self._given: list[Any] = []
@@ -93,7 +98,7 @@ class State:
         return state | self._in_memory_of(parameters_of(theirs))
 
     def _in_memory_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
-        addresses = {local(tensor).data_ptr() for tensor in tensors} - {0}
+        addresses = {each.data_ptr() for tensor in tensors for _, each in _held("", tensor)} - {0}
         if not addresses:
             return set()
         places = zip(self.tensors, self._places.addresses, strict=True)
@@ -101,14 +106,15 @@ class State:
 
     def _all(self) -> list[Any]:
         """Everything that there may be to watch, as it is given; names would take far longer."""
-        found = [each for m in self._model.modules() for each in m._parameters.values()]
+        found = (each for m in self._model.modules() for each in m._parameters.values())
         states = (state.values() for *_, state in self._states())
-        return found + _tensors_in(chain.from_iterable(states))
+        return _tensors_in(chain(found, *states))
 
     def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         names = {id(parameter): name for name, parameter in parameters.items()}
-        tensors = {n: local(each) for n, each in parameters.items() if n not in self.left}
+        ours = ((n, each) for n, each in parameters.items() if n not in self.left)
+        tensors = {name: part for n, each in ours for name, part in _held(n, each)}
         self._keeper = {}
         for which, number, optimizer, parameter, state in self._states():
             owner = names.get(id(parameter), f"parameter {number}")
@@ -116,8 +122,9 @@ class State:
                 name = f"{owner} ({key})"
                 if name in tensors:  # of another optimizer
                     name = f"{name[:-1]} of optimizer {which})"
-                tensors[name], self._keeper[name] = local(value), optimizer
-        return tensors
+                tensors[name], self._keeper[name] = value, optimizer
+        self.hidden = frozenset(n for n, each in tensors.items() if _hides(each))
+        return {name: each for name, each in tensors.items() if name not in self.hidden}
 
     def _states(
         self,
@@ -125,15 +132,15 @@ class State:
         """What each optimizer keeps of each parameter: both numbers, the optimizer that is stepped,
         the parameter, and its state.
         """
-        inside = ((outer, each.state) for outer in self._optimizers for each in _inside(outer))
-        once = {id(states): (outer, states) for outer, states in inside}  # they may share them
+        every = ((outer, each.state) for outer in self._optimizers for each in _nested(outer))
+        once = {id(states): (outer, states) for outer, states in every}  # they may share them
         for which, (outer, states) in enumerate(once.values()):
             for number, (parameter, state) in enumerate(states.items()):
                 if isinstance(state, Mapping):
                     yield which, number, outer, parameter, state
 
 
-def _inside(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
+def _nested(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
     """An optimizer, and those that work inside of it, as in `ZeroRedundancyOptimizer` and SAM."""
     found = [optimizer]
     for each in found:  # which grows meanwhile
@@ -148,15 +155,28 @@ def _leaves(
     """The tensors with memory in a container, given as pairs, and in those in it."""
     for key, value in held:
         if isinstance(value, torch.Tensor):
-            if _has_memory(value):
-                yield f"{prefix}{key}" if prefix else key, value
+            yield from (item for item in _held(f"{prefix}{key}", value) if _has_memory(item[1]))
         elif isinstance(value, Mapping | list | tuple):
             pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from _leaves(pairs, f"{prefix}{key} ")
 
 
+def _held(name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+    """What is here of a tensor; all that it is made of, if it has no memory of its own, as weights
+    and states of few bits.
+    """
+    if type(tensor) in _PLAIN:
+        return [(name, tensor)]
+    return inside(name, local(tensor))
+
+
 def _has_memory(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided
+
+
+def _hides(tensor: torch.Tensor) -> bool:
+    """Whether it is a class's own affair where the elements of a tensor are."""
+    return type(tensor) not in _PLAIN and tensor.numel() > 0 and not tensor.data_ptr()
 
 
 def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
@@ -164,7 +184,10 @@ def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            if type(value) in _PLAIN or is_sharded(value):
+                found.append(value)
+            else:
+                found += (each for _, each in inside("", value))
         elif isinstance(value, Mapping):
             found += _tensors_in(value.values())
         elif isinstance(value, list | tuple):
