@@ -18,6 +18,7 @@ from parimend.errors import DamageError, SpecError, WordError
 from parimend.kernels import power_torch
 from parimend.stores.model import ModelTensors
 from parimend.training.kept import Kept
+from tests.stores.test_naming import Flattened, Opaque
 
 
 def network(seed=0):
@@ -1168,6 +1169,59 @@ def test_embeddings_that_are_renormalized_in_a_forward_are_left_alone():
     assert [event.kind for event in healing.events] == ["unwatched"]
     struck(model[2].weight)
     assert healing.check_()
+
+
+class Compressed(torch.optim.SGD):
+    """Keeps a state of a class of its own, as optimizers of 8 bits do."""
+
+    def __init__(self, model, kind):
+        super().__init__(model.parameters(), lr=0.1)
+        self.kind = kind
+
+    def step(self, closure=None):
+        super().step(closure)
+        weight = self.param_groups[0]["params"][0]
+        if not self.state[weight]:
+            self.state[weight]["average"] = made_of_two(self.kind, weight.shape)
+        self.state[weight]["average"].data_.add_(1)
+
+
+def made_of_two(kind, shape=(30, 20)):
+    return kind(torch.zeros(shape, dtype=torch.int8), torch.ones(shape[0]))
+
+
+@pytest.mark.parametrize("errors", [20, None])
+def test_tensors_that_are_made_of_others_are_looked_at_as_these(errors):
+    model = network()
+    model.frozen = torch.nn.Parameter(made_of_two(Flattened), requires_grad=False)
+    optimizer = Compressed(model, Flattened)
+    with pm.heal_(model, optimizer, errors=errors) as healing:
+        for step in range(3):
+            model[0](torch.ones(1, 20)).sum().backward()
+            optimizer.step()
+            model.frozen.data_[3, 4] += 1
+            optimizer.state[model.frozen]["average"].data_[5, 6] += 1
+            model.frozen.scale[7] = 2.0
+            assert healing.check_()
+            assert not model.frozen.data_.any()
+            assert (optimizer.state[model.frozen]["average"].data_ == step + 1).all()
+    names = [{change.tensor for change in event.changes} for event in healing.events]
+    assert names == 3 * [{"frozen.data_", "frozen.scale", "frozen (average.data_)"}]
+
+
+def test_tensors_that_hide_their_memory_are_told_and_left_alone():
+    model = network()
+    model.frozen = torch.nn.Parameter(made_of_two(Opaque), requires_grad=False)
+    optimizer = Compressed(model, Opaque)
+    with pytest.warns(UserWarning, match="frozen: of a class that hides its memory .* heal_ does"):
+        healing = pm.heal_(model, optimizer)
+    with pytest.warns(UserWarning, match=r"frozen \(average\): of a class"):
+        optimizer.step()
+    optimizer.step()
+    assert [event.kind for event in healing.events] == ["unwatched", "unwatched"]
+    struck(model[0].weight)
+    assert healing.check_()
+    healing.remove()
 
 
 @pytest.mark.parametrize("errors", ["3", 2.5, True, -1])

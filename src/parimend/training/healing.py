@@ -98,6 +98,7 @@ class Healing(Removable):
         self._loading: Any = None  # the module or the optimizer into which all is loaded
         self._hooks: list[Any] = []
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
+        self._hidden: set[str] = set()  # what was told that it cannot be looked at
         self._state = State(self._model, self._optimizers)
         self._snapshot = Snapshot(self._state, errors)
         self._leave_renormalized()
@@ -133,6 +134,18 @@ class Healing(Removable):
         with self._lock:
             if self._snapshot.take():
                 self._hear_of_loading()
+            self._tell_of_hidden()
+
+    def _tell_of_hidden(self) -> None:
+        """Tell of tensors that cannot be looked at, once of each."""
+        if names := self._state.hidden - self._hidden:
+            self._hidden |= names
+            reason = (
+                f"{some(names)}: of a class that hides its memory and does not tell what it is "
+                "made of (by __tensor_flatten__)"
+            )
+            self._tell("unwatched", reason)
+            warn(f"{reason}, so heal_ does not watch it")
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""

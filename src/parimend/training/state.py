@@ -13,17 +13,24 @@ from typing import Any, NamedTuple
 
 import torch
 
+from parimend.stores.aliasing import address_of
+from parimend.stores.naming import hides_memory, made_of
 from parimend.stores.spread import is_sharded, local
 from parimend.training.hooks import parameters_of
 
+_PLAIN = (type(None), torch.Tensor, torch.nn.Parameter)
+"""Types of what is made of no other tensors."""
+
 
 class State:
-    """Parameters of a model and the tensors of its optimizers' state, by name.
+    """Parameters of a model and the tensors of its optimizers' state, by name. Of those that are
+    made of others, as quantized ones are, these.
 
     Attributes:
         tensors: as `find` has found them; of shards, what is held here.
         weights: names of those that a forward computes with, which is no state of an optimizer.
         left: names of parameters that are not looked at.
+        hidden: names of what hides its memory, and cannot be looked at.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -42,6 +49,7 @@ class State:
         self.tensors: dict[str, torch.Tensor] = {}
         self.weights: AbstractSet[str] = frozenset()
         self.left: frozenset[str] = frozenset()
+        self.hidden: AbstractSet[str] = frozenset()
         self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
         self._places = _places({})
         self._given: list[Any] = []
@@ -59,7 +67,9 @@ class State:
         # A shard is a new tensor whenever it is asked for.
         if known and not self._sharded and _places(self.tensors) == self._places:
             return False
-        tensors = self._named()
+        named = self._named()
+        self.hidden = {name for name, each in named.items() if hides_memory(each)}
+        tensors = {name: each for name, each in named.items() if name not in self.hidden}
         places = _places(tensors)
         changed = places != self._places or list(tensors) != list(self.tensors)
         self.weights = tensors.keys() - self._keeper.keys()
@@ -78,7 +88,7 @@ class State:
         """Tensors that model and optimizers do not have any more."""
         if self._sharded:  # a model has gathered ones instead, while it computes
             return set()
-        there = {local(t).data_ptr() for t in self._all() if t is not None and _has_memory(t)}
+        there = {address_of(local(t)) for t in self._all() if t is not None and _has_memory(t)}
         places = zip(self.tensors, self._places.addresses, strict=True)
         return {name for name, address in places if address not in there}
 
@@ -93,7 +103,7 @@ class State:
         return state | self._in_memory_of(parameters_of(theirs))
 
     def _in_memory_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
-        addresses = {local(tensor).data_ptr() for tensor in tensors} - {0}
+        addresses = {address_of(local(each)) for each in _parts(tensors)} - {0}
         if not addresses:
             return set()
         places = zip(self.tensors, self._places.addresses, strict=True)
@@ -103,12 +113,13 @@ class State:
         """Everything that there may be to watch, as it is given; names would take far longer."""
         found = [each for m in self._model.modules() for each in m._parameters.values()]
         states = (state.values() for *_, state in self._states())
-        return found + _tensors_in(chain.from_iterable(states))
+        return _parts(found + _tensors_in(chain.from_iterable(states)))
 
     def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         names = {id(parameter): name for name, parameter in parameters.items()}
-        tensors = {n: local(each) for n, each in parameters.items() if n not in self.left}
+        watched = ((n, each) for n, each in parameters.items() if n not in self.left)
+        tensors = {n: local(part) for each in watched for n, part in made_of(*each)}
         self._keeper = {}
         for which, number, optimizer, parameter, state in self._states():
             owner = names.get(id(parameter), f"parameter {number}")
@@ -149,7 +160,7 @@ def _leaves(
     for key, value in held:
         if isinstance(value, torch.Tensor):
             if _has_memory(value):
-                yield f"{prefix}{key}" if prefix else key, value
+                yield from made_of(f"{prefix}{key}", value)
         elif isinstance(value, Mapping | list | tuple):
             pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from _leaves(pairs, f"{prefix}{key} ")
@@ -157,6 +168,14 @@ def _leaves(
 
 def _has_memory(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided
+
+
+def _parts(tensors: Iterable[Any]) -> list[Any]:
+    """What tensors are made of, most of them of nothing else."""
+    found: list[Any] = []
+    for each in tensors:
+        found += (each,) if type(each) in _PLAIN else (part for _, part in made_of("", each))
+    return found
 
 
 def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
