@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 import warnings
+from collections import UserDict
 
 import pytest
 import torch
@@ -465,6 +466,29 @@ def test_replaced_tensors_are_the_ones_that_are_watched():
     assert [event.kind for event in scrubber.sweep()] == ["repaired"]
 
 
+@pytest.mark.parametrize("per", ["model", "row"])
+@pytest.mark.parametrize("made", [torch.Tensor.view_as, lambda tensor, _: tensor.clone()])
+def test_tensors_that_are_made_when_they_are_asked_for(made, per, recwarn):
+    class Made(UserDict):
+        def __getitem__(self, name):
+            tensor = super().__getitem__(name)
+            return made(tensor, tensor)
+
+    tensors = {"w": torch.randn(40, 30), "empty": torch.zeros(0, 3)}
+    lent = Made(tensors)
+    scrubber = Scrubber(lent, pm.protect_(lent, 2, per=per))
+    before = tensors["w"].clone()
+    tensors["w"][3, 4] += 1.0
+    [event, *_] = scrubber.sweep()
+    if made is torch.Tensor.view_as:  # views of the same memory
+        assert (event.kind, scrubber.counters.sweeps) == ("repaired", 1)
+        assert torch.equal(tensors["w"], before)
+    else:  # of which none is the one that will be used
+        assert event.kind == "unwatched"
+        assert "others whenever they are looked for: give the scrubber a model" in event.reason
+        assert scrubber.counters.sweeps == 0
+
+
 def test_tensors_replaced_without_an_update_are_told():
     model = network()
     scrubber = Scrubber(model, pm.protect_(model, 5, only=["*.weight"], per="tensor"))
@@ -828,6 +852,14 @@ def test_misuse():
     ):
         with pytest.raises(SpecError, match=message):
             serve_metrics(*arguments)
+
+
+def test_a_graph_in_a_module_is_scrubbed():
+    model = torch.fx.symbolic_trace(network())  # whose forward is of no module of Python
+    with Scrubber(model, pm.protect_(model, 5), share=1.0) as scrubber:
+        model(torch.ones(1, 30))
+        break_weights(model, 2, 0)
+        assert until(lambda: scrubber.counters.repairs)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")

@@ -18,6 +18,7 @@ from parimend.errors import DamageError, SpecError, WordError
 from parimend.kernels import power_torch
 from parimend.stores.model import ModelTensors
 from parimend.training.kept import Kept
+from tests.stores.test_naming import Flattened, Opaque
 
 
 def network(seed=0):
@@ -907,70 +908,6 @@ def test_what_an_optimizer_inside_of_another_one_keeps_is_put_back():
     assert same(model.state_dict(), alone.state_dict())
 
 
-class Rounded(torch.Tensor):
-    """A state of few bits, made of other tensors."""
-
-    @staticmethod
-    def __new__(cls, codes):
-        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
-
-    def __init__(self, codes):
-        self.codes = codes
-
-    def __tensor_flatten__(self):
-        return ["codes"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise NotImplementedError(function)
-
-
-class Opaque(Rounded):
-    """One that does not tell what it is made of."""
-
-    __tensor_flatten__ = None
-
-
-class Momentum(torch.optim.SGD):
-    """Keeps its momentum in a few bits."""
-
-    kind = Rounded
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for p in self.param_groups[0]["params"]:
-            zeros = torch.zeros(p.shape, dtype=torch.int8)
-            codes = self.state[p].setdefault("momentum", self.kind(zeros)).codes
-            codes.copy_((0.9 * codes + 100 * p.grad).clamp(-127, 127))
-            p -= 1e-3 * codes
-
-
-def test_a_state_that_is_made_of_other_tensors_is_put_back():
-    model = network()
-    optimizer = Momentum(model.parameters())
-    healing = pm.heal_(model, optimizer)
-    train(model, optimizer, 3)
-    codes = optimizer.state[model[0].weight]["momentum"].codes
-    before = codes.clone()
-    codes[1, 2] ^= 64
-    assert healing.check_()
-    assert torch.equal(codes, before)
-    [change] = healing.events[0].changes
-    assert change.tensor == "0.weight (momentum.codes)"
-    train(model, optimizer, 3)
-    assert len(healing.events) == 1
-
-
-def test_a_state_that_hides_its_memory_is_told_once(monkeypatch):
-    monkeypatch.setattr(Momentum, "kind", Opaque)
-    model = network()
-    optimizer = Momentum(model.parameters())
-    healing = pm.heal_(model, optimizer)
-    with pytest.warns(UserWarning, match="momentum.* does not tell where its memory is"):
-        train(model, optimizer, 3)
-    assert [event.kind for event in healing.events] == ["unwatched"]
-
-
 def test_the_history_of_lbfgs_is_put_back():
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
@@ -1247,6 +1184,59 @@ def test_embeddings_that_are_renormalized_in_a_forward_are_left_alone():
     assert [event.kind for event in healing.events] == ["unwatched"]
     struck(model[2].weight)
     assert healing.check_()
+
+
+class Compressed(torch.optim.SGD):
+    """Keeps a state of a class of its own, as optimizers of 8 bits do."""
+
+    def __init__(self, model, kind):
+        super().__init__(model.parameters(), lr=0.1)
+        self.kind = kind
+
+    def step(self, closure=None):
+        super().step(closure)
+        weight = self.param_groups[0]["params"][0]
+        if not self.state[weight]:
+            self.state[weight]["average"] = made_of_two(self.kind, weight.shape)
+        self.state[weight]["average"].data_.add_(1)
+
+
+def made_of_two(kind, shape=(30, 20)):
+    return kind(torch.zeros(shape, dtype=torch.int8), torch.ones(shape[0]))
+
+
+@pytest.mark.parametrize("errors", [20, None])
+def test_tensors_that_are_made_of_others_are_looked_at_as_these(errors):
+    model = network()
+    model.frozen = torch.nn.Parameter(made_of_two(Flattened), requires_grad=False)
+    optimizer = Compressed(model, Flattened)
+    with pm.heal_(model, optimizer, errors=errors) as healing:
+        for step in range(3):
+            model[0](torch.ones(1, 20)).sum().backward()
+            optimizer.step()
+            model.frozen.data_[3, 4] += 1
+            optimizer.state[model.frozen]["average"].data_[5, 6] += 1
+            model.frozen.scale[7] = 2.0
+            assert healing.check_()
+            assert not model.frozen.data_.any()
+            assert (optimizer.state[model.frozen]["average"].data_ == step + 1).all()
+    names = [{change.tensor for change in event.changes} for event in healing.events]
+    assert names == 3 * [{"frozen.data_", "frozen.scale", "frozen (average.data_)"}]
+
+
+def test_tensors_that_hide_their_memory_are_told_and_left_alone():
+    model = network()
+    model.frozen = torch.nn.Parameter(made_of_two(Opaque), requires_grad=False)
+    optimizer = Compressed(model, Opaque)
+    with pytest.warns(UserWarning, match="frozen: of a class that hides its memory .* heal_ does"):
+        healing = pm.heal_(model, optimizer)
+    with pytest.warns(UserWarning, match=r"frozen \(average\): of a class"):
+        optimizer.step()
+    optimizer.step()
+    assert [event.kind for event in healing.events] == ["unwatched", "unwatched"]
+    struck(model[0].weight)
+    assert healing.check_()
+    healing.remove()
 
 
 @pytest.mark.parametrize("errors", ["3", 2.5, True, -1])

@@ -93,7 +93,7 @@ class Gate:
         # Then hooks stay outside of the graph, as those of other classes do, where they are called
         # in every run. It is left behind when the gate is removed: graphs that were compiled with
         # it would not be found again.
-        of_torch = type(model).forward.__module__.startswith("torch.")
+        of_torch = (type(model).forward.__module__ or "").startswith("torch.")  # made by exec: None
         if of_torch and _as_it_is not in wrappings(model):
             wrap_forward_(model, _as_it_is)
 

@@ -15,6 +15,7 @@ from parimend.carriers import carrier_of
 from parimend.carriers.base import clean, find, is_in_place, outcome_of, proof_of, write_finding
 from parimend.carriers.finding import Element, Finding, places_of
 from parimend.carriers.together import Clean
+from parimend.errors import WordError
 from parimend.events import Event, ScrubKind
 from parimend.outcomes import Verdict
 from parimend.scrub.gate import LOOK_AGAIN, Gate
@@ -31,6 +32,10 @@ ATTEMPTS = 3
 PATIENCE = 10.0
 """Seconds that a repair waits for forward passes to end, and others for it."""
 
+_NEVER_THE_SAME = (
+    "its tensors are others whenever they are looked for: give the scrubber a model, or a state "
+    "dict, that holds them"
+)
 _WORTH = 1e-3
 """Seconds of work after which there is a rest."""
 
@@ -190,12 +195,17 @@ class Looks:
         def valid() -> bool:
             return self._paused(lambda: self._weights.is_valid([word], since), pause)
 
-        for _ in range(ATTEMPTS):
+        for left in reversed(range(ATTEMPTS)):
             seen = False
             # An update seals words anew: what follows is held against the seal of no other time.
             word, since = self._paused(lambda: self._weights.word(number), pause)
             if not valid():
-                break
+                if self._weights.is_changed(since):
+                    break
+                if not left:
+                    raise WordError(_NEVER_THE_SAME)
+                self.look_up(pause)
+                continue
             clean = self._is_clean(word, since, pause)
             if self.stops(pause):
                 break

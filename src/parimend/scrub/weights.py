@@ -18,6 +18,7 @@ from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
 from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
+from parimend.stores.aliasing import is_same
 from parimend.stores.lent import is_lent_anywhere
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
@@ -76,7 +77,7 @@ class Weights:
         """Find the tensors that the model has now; names of those that were replaced."""
         lent, before = is_lent_anywhere(), self.tensors
         now = sealed_tensors(self._model, self.seal)
-        replaced = {n for n, tensor in before.held.items() if now.held.get(n) is not tensor}
+        replaced = {n for n, tensor in before.held.items() if not is_same(now.held.get(n), tensor)}
         if replaced and (lent or is_lent_anywhere()):
             return set()  # it will have its own again
         if replaced or now.held.keys() != before.held.keys():
@@ -121,16 +122,20 @@ class Weights:
         """Whether the weights are still those that were read, and nobody has changed them on
         purpose meanwhile, which would look like damage.
         """
-        changes, tensors = since
-        if changes != self._changes or changes % 2 or tensors is not self.tensors:
+        tensors = since.tensors
+        if self.is_changed(since) or tensors is not self.tensors:
             return False
         names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
         if any(each is None for each in now.values()):
             # All are gone through only if it takes that: words may be many.
             now = sealed_tensors(self._model, self.seal).held
-        there = all(now.get(name) is tensors.held[name] for name in names)
+        there = all(is_same(now.get(name), tensors.held[name]) for name in names)
         return there or is_lent_anywhere()  # then they will be there again
+
+    def is_changed(self, since: Since) -> bool:
+        """Whether somebody has begun to change the weights on purpose since then."""
+        return since.changes != self._changes or bool(since.changes % 2)
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""
@@ -197,7 +202,7 @@ class Weights:
         with self._condition:
             self._readers.append(mine)
         try:
-            yield since.changes == self._changes and not self._changes % 2
+            yield not self.is_changed(since)
         finally:
             with self._condition:
                 self._readers.remove(mine)

@@ -54,6 +54,23 @@ def place_of(tensor: torch.Tensor) -> tuple[torch.device, int]:
     return tensor.device, address_of(local(tensor))
 
 
+def is_same(one: Any, other: torch.Tensor) -> bool:
+    """Whether something is a tensor that is at hand: that, or its memory read in the same way, as
+    by a view that is made anew whenever it is asked for.
+
+    Example:
+        >>> flat = torch.zeros(6)
+        >>> is_same(flat.view(2, 3), flat.view(2, 3)), is_same(flat.clone(), flat)
+        (True, False)
+    """
+    if one is other:
+        return True
+    if not isinstance(one, torch.Tensor) or is_sharded(one) or is_sharded(other):
+        return False
+    how = [(each.dtype, each.shape, each.stride(), place_of(each)) for each in (one, other)]
+    return how[0] == how[1] and bool(address_of(other) or not other.numel())
+
+
 class _Span(NamedTuple):
     """The bytes from a tensor's first element to its last."""
 

@@ -69,7 +69,7 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
     for owner, value in _walk(model, "", buffers, ()):
         # Most are plain, and looking for what they have not takes time.
         plain = type(value) in _PLAIN
-        for name, inner in ((owner, value),) if plain else inside(owner, value):
+        for name, inner in ((owner, value),) if plain else made_of(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -171,7 +171,7 @@ def require_plain(name: str, value: Any) -> None:
             f"{name} is a view that is conjugated or negated when it is read: put what "
             "resolve_conj().resolve_neg() gives in its place"
         )
-    if value.numel() and not value.is_meta and _is_subclass(value) and not address_of(value):
+    if hides_memory(value):
         raise WordError(
             f"{name} is a {kind}, which hides its memory and does not tell what it is made of (by "
             f"__tensor_flatten__): leave it out with only='!{name}', or protect it before it is one"
@@ -280,14 +280,21 @@ def _attributes(value: Any) -> Iterator[Any]:
                         yield member.__get__(value)
 
 
-def inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def made_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
     flatten = getattr(value, "__tensor_flatten__", None)
     if flatten is None or not isinstance(value, torch.Tensor) or is_sharded(value):
         yield name, value
         return
     for inner in flatten()[0]:
-        yield from inside(f"{name}.{inner}", getattr(value, inner))
+        yield from made_of(f"{name}.{inner}", getattr(value, inner))
+
+
+def hides_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has elements, and no memory of its own that could be looked at."""
+    if not tensor.numel() or tensor.is_meta or is_sharded(tensor):
+        return False
+    return _is_subclass(tensor) and not address_of(tensor)
 
 
 def _is_subclass(tensor: torch.Tensor) -> bool:

@@ -99,7 +99,7 @@ class Healing(Removable):
         self._loading: Any = None  # the module or the optimizer into which all is loaded
         self._hooks: list[Any] = []
         self._hooked: WeakSet[torch.nn.Module] = WeakSet()
-        self._hidden: frozenset[str] = frozenset()  # which was told
+        self._hidden: set[str] = set()  # what was told that it cannot be looked at
         self._state = State(self._model, self._optimizers)
         self._snapshot = Snapshot(self._state, errors)
         self._leave_renormalized()
@@ -138,9 +138,13 @@ class Healing(Removable):
             self._tell_of_hidden()
 
     def _tell_of_hidden(self) -> None:
+        """Tell of tensors that cannot be looked at, once of each."""
         if names := self._state.hidden - self._hidden:
             self._hidden |= names
-            reason = f"{some(names)}: a tensor of its class does not tell where its memory is"
+            reason = (
+                f"{some(names)}: of a class that hides its memory and does not tell what it is "
+                "made of (by __tensor_flatten__)"
+            )
             self._tell("unwatched", reason)
             warn(f"{reason}, so heal_ does not watch it")
 

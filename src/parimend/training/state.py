@@ -13,21 +13,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-from parimend.stores.naming import inside
+from parimend.stores.aliasing import address_of
+from parimend.stores.naming import hides_memory, made_of
 from parimend.stores.spread import is_sharded, local
 from parimend.training.hooks import parameters_of
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = (type(None), torch.Tensor, torch.nn.Parameter)
+"""Types of what is made of no other tensors."""
 
 
 class State:
-    """Parameters of a model and the tensors of its optimizers' state, by name.
+    """Parameters of a model and the tensors of its optimizers' state, by name. Of those that are
+    made of others, as quantized ones are, these.
 
     Attributes:
         tensors: as `find` has found them; of shards, what is held here.
         weights: names of those that a forward computes with, which is no state of an optimizer.
         left: names of parameters that are not looked at.
-        hidden: names of tensors that do not tell where their memory is.
+        hidden: names of what hides its memory, and cannot be looked at.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -46,7 +49,7 @@ class State:
         self.tensors: dict[str, torch.Tensor] = {}
         self.weights: AbstractSet[str] = frozenset()
         self.left: frozenset[str] = frozenset()
-        self.hidden: frozenset[str] = frozenset()
+        self.hidden: AbstractSet[str] = frozenset()
         self._keeper: dict[str, torch.optim.Optimizer] = {}  # of what is no parameter
         self._places = _places({})
         self._given: list[Any] = []
@@ -64,7 +67,9 @@ class State:
         # A shard is a new tensor whenever it is asked for.
         if known and not self._sharded and _places(self.tensors) == self._places:
             return False
-        tensors = self._named()
+        named = self._named()
+        self.hidden = {name for name, each in named.items() if hides_memory(each)}
+        tensors = {name: each for name, each in named.items() if name not in self.hidden}
         places = _places(tensors)
         changed = places != self._places or list(tensors) != list(self.tensors)
         self.weights = tensors.keys() - self._keeper.keys()
@@ -83,7 +88,7 @@ class State:
         """Tensors that model and optimizers do not have any more."""
         if self._sharded:  # a model has gathered ones instead, while it computes
             return set()
-        there = {local(t).data_ptr() for t in self._all() if t is not None and _has_memory(t)}
+        there = {address_of(local(t)) for t in self._all() if t is not None and _has_memory(t)}
         places = zip(self.tensors, self._places.addresses, strict=True)
         return {name for name, address in places if address not in there}
 
@@ -98,7 +103,7 @@ class State:
         return state | self._in_memory_of(parameters_of(theirs))
 
     def _in_memory_of(self, tensors: Iterable[torch.Tensor]) -> set[str]:
-        addresses = {each.data_ptr() for tensor in tensors for _, each in _held("", tensor)} - {0}
+        addresses = {address_of(local(each)) for each in _parts(tensors)} - {0}
         if not addresses:
             return set()
         places = zip(self.tensors, self._places.addresses, strict=True)
@@ -106,15 +111,15 @@ class State:
 
     def _all(self) -> list[Any]:
         """Everything that there may be to watch, as it is given; names would take far longer."""
-        found = (each for m in self._model.modules() for each in m._parameters.values())
+        found = [each for m in self._model.modules() for each in m._parameters.values()]
         states = (state.values() for *_, state in self._states())
-        return _tensors_in(chain(found, *states))
+        return _parts(found + _tensors_in(chain.from_iterable(states)))
 
     def _named(self) -> dict[str, torch.Tensor]:
         parameters: dict[str, torch.Tensor] = dict(self._model.named_parameters())
         names = {id(parameter): name for name, parameter in parameters.items()}
-        ours = ((n, each) for n, each in parameters.items() if n not in self.left)
-        tensors = {name: part for n, each in ours for name, part in _held(n, each)}
+        watched = ((n, each) for n, each in parameters.items() if n not in self.left)
+        tensors = {n: local(part) for each in watched for n, part in made_of(*each)}
         self._keeper = {}
         for which, number, optimizer, parameter, state in self._states():
             owner = names.get(id(parameter), f"parameter {number}")
@@ -122,9 +127,8 @@ class State:
                 name = f"{owner} ({key})"
                 if name in tensors:  # of another optimizer
                     name = f"{name[:-1]} of optimizer {which})"
-                tensors[name], self._keeper[name] = value, optimizer
-        self.hidden = frozenset(n for n, each in tensors.items() if _hides(each))
-        return {name: each for name, each in tensors.items() if name not in self.hidden}
+                tensors[name], self._keeper[name] = local(value), optimizer
+        return tensors
 
     def _states(
         self,
@@ -132,15 +136,15 @@ class State:
         """What each optimizer keeps of each parameter: both numbers, the optimizer that is stepped,
         the parameter, and its state.
         """
-        every = ((outer, each.state) for outer in self._optimizers for each in _nested(outer))
-        once = {id(states): (outer, states) for outer, states in every}  # they may share them
+        inside = ((outer, each.state) for outer in self._optimizers for each in _inside(outer))
+        once = {id(states): (outer, states) for outer, states in inside}  # they may share them
         for which, (outer, states) in enumerate(once.values()):
             for number, (parameter, state) in enumerate(states.items()):
                 if isinstance(state, Mapping):
                     yield which, number, outer, parameter, state
 
 
-def _nested(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
+def _inside(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
     """An optimizer, and those that work inside of it, as in `ZeroRedundancyOptimizer` and SAM."""
     found = [optimizer]
     for each in found:  # which grows meanwhile
@@ -155,28 +159,23 @@ def _leaves(
     """The tensors with memory in a container, given as pairs, and in those in it."""
     for key, value in held:
         if isinstance(value, torch.Tensor):
-            yield from (item for item in _held(f"{prefix}{key}", value) if _has_memory(item[1]))
+            if _has_memory(value):
+                yield from made_of(f"{prefix}{key}", value)
         elif isinstance(value, Mapping | list | tuple):
             pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from _leaves(pairs, f"{prefix}{key} ")
-
-
-def _held(name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-    """What is here of a tensor; all that it is made of, if it has no memory of its own, as weights
-    and states of few bits.
-    """
-    if type(tensor) in _PLAIN:
-        return [(name, tensor)]
-    return inside(name, local(tensor))
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided
 
 
-def _hides(tensor: torch.Tensor) -> bool:
-    """Whether it is a class's own affair where the elements of a tensor are."""
-    return type(tensor) not in _PLAIN and tensor.numel() > 0 and not tensor.data_ptr()
+def _parts(tensors: Iterable[Any]) -> list[Any]:
+    """What tensors are made of, most of them of nothing else."""
+    found: list[Any] = []
+    for each in tensors:
+        found += (each,) if type(each) in _PLAIN else (part for _, part in made_of("", each))
+    return found
 
 
 def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
@@ -184,10 +183,7 @@ def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            if type(value) in _PLAIN or is_sharded(value):
-                found.append(value)
-            else:
-                found += (each for _, each in inside("", value))
+            found.append(value)
         elif isinstance(value, Mapping):
             found += _tensors_in(value.values())
         elif isinstance(value, list | tuple):
