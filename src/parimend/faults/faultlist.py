@@ -263,8 +263,8 @@ def _check_present(
         raise StaleFaultError(
             f"{words.name}[{int(index[first])}] holds {found} and not "
             f"{wanted}, its pattern {old} the damage ({wrong.size} of "
-            f"{index.size} words of this tensor differ); give the tensor in that state, or "
-            f"force=True to overwrite it"
+            f"{index.size} words of this tensor differ); give the tensor in that state "
+            "(in Python, force=True overwrites it)"
         )
 
 
