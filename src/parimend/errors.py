@@ -43,6 +43,10 @@ class AnotherFormatError(FormatError):
     """A file is not of the format that it was taken for; it may be a good one of another."""
 
 
+class CalibrationError(ParimendError, ValueError):
+    """The calibration data cannot be used with this model."""
+
+
 class BusyError(ParimendError, RuntimeError):
     """Another process is writing the same file."""
 
