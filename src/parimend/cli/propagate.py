@@ -50,7 +50,7 @@ def command(
             help="Kind of wrong weights, as of `parimend inject`; may be repeated.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Words of each fault.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Elements it strikes.")] = 1,
     size: Annotated[
         float,
         typer.Option(

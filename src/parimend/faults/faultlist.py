@@ -242,7 +242,7 @@ def _check_target(words: Words, dtype: str, last: int) -> None:
         )
     if last >= len(words):
         raise FaultError(
-            f"tensor {words.name!r} has {len(words)} words, but a fault is at index {last}; "
+            f"tensor {words.name!r} has {len(words)} elements, but a fault is at index {last}; "
             f"give the tensors that the faults were drawn for"
         )
     if not words.bits.flags.writeable:
@@ -263,7 +263,7 @@ def _check_present(
         raise StaleFaultError(
             f"{words.name}[{int(index[first])}] holds {found} and not "
             f"{wanted}, its pattern {old} the damage ({wrong.size} of "
-            f"{index.size} words of this tensor differ); give the tensor in that state "
+            f"{index.size} elements of this tensor differ); give the tensor in that state "
             "(in Python, force=True overwrites it)"
         )
 
