@@ -745,7 +745,7 @@ def test_propagate_in_buffers(made, run):
     assert {each["at"] for each in found["struck"][0]["by_bit"]} <= set(range(8))
     assert "weights and buffers: bitflip x 1" in run(*command, "--buffers")[1]
     status, _, err = run("propagate", "made_here:quantized", "--buffers")
-    assert (status, "give Faults" in err) == (2, True)
+    assert (status, "add --weights KIND" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

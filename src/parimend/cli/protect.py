@@ -51,8 +51,8 @@ def command(
     out: Annotated[
         Path | None,
         written(
-            "For real and lowbits the protected file to write, for several an existing folder. "
-            "For sidecar where to write the sidecar of a single file.",
+            "For real and lowbits the protected file to write; of a folder or an index an existing "
+            "folder. For sidecar where to write the sidecar of a single file.",
             "--out",
             "-o",
         ),
