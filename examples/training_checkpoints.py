@@ -40,6 +40,7 @@ def train(model, optimizer, path: Path, epochs: range) -> float:
 
 def main(folder: Path) -> None:
     """Train without a break, and with one; compare."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
 
     model = pretrained()

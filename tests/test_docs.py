@@ -28,6 +28,19 @@ def test_every_public_name_is_in_the_api():
             assert name in shown or public.__module__ in whole, name
 
 
+def test_completion_shows_what_is_public_and_nothing_else():
+    assert {name for name in dir(pm) if not name.startswith("__")} == set(pm.__all__)
+
+
+def test_names_that_pages_use_are_public():
+    for page, text in {**PAGES, "README.md": (ROOT / "README.md").read_text()}.items():
+        for first, second in re.findall(r"\bpm\.(\w+)(?:\.(\w+))?", text):
+            assert first in pm.__all__, f"{page}: pm.{first}"
+            public = getattr(pm, first)
+            if isinstance(public, ModuleType) and second:
+                assert hasattr(public, second), f"{page}: pm.{first}.{second}"
+
+
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if ">>>" in text])
 def test_examples_that_show_their_output(page):
     found = doctest.testfile(str(ROOT / page), module_relative=False)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parimend import campaign, propagation
+    from parimend import campaign, errors, planner, propagation
     from parimend.carriers import Carrier, LowBits, Options, PlannedWord, Real, Sidecar
     from parimend.events import Event
     from parimend.files import Protection, check_file, protect_file, repair_file
@@ -63,7 +63,7 @@ _NAMES = {
 }
 """By the modules that have them."""
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
-_ROOMS = ("campaign", "propagation")
+_ROOMS = ("campaign", "errors", "planner", "propagation")
 """Rooms that are used by their names, such as ``pm.propagation.trace``."""
 
 __all__ = [
@@ -96,12 +96,14 @@ __all__ = [
     "check",
     "check_file",
     "constrain_",
+    "errors",
     "fingerprint",
     "guard_",
     "heal_",
     "load_file",
     "load_folder",
     "plan",
+    "planner",
     "propagation",
     "protect_",
     "protect_file",
@@ -126,4 +128,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What completion shows: not what this file imports for itself.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

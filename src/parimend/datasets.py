@@ -65,7 +65,8 @@ def load(name: str, root: str | Path | None = None) -> DataSet:
     if name not in _READERS:
         raise ParimendError(f"there is no data set {name!r}: take digits, {', '.join(_READERS)}")
     if root is None:
-        raise ParimendError(f"{name} is read from its files: name their folder (--root DIR)")
+        remedy = "name their folder (--root DIR, in Python root=)"
+        raise ParimendError(f"{name} is read from its files: {remedy}")
     return _READERS[name](root)
 
 

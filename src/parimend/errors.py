@@ -43,6 +43,10 @@ class AnotherFormatError(FormatError):
     """A file is not of the format that it was taken for; it may be a good one of another."""
 
 
+class CalibrationError(ParimendError, ValueError):
+    """The calibration data cannot be used with this model."""
+
+
 class BusyError(ParimendError, RuntimeError):
     """Another process is writing the same file."""
 
@@ -80,13 +84,13 @@ class FaultError(ParimendError, ValueError):
 
 
 class ImpossibleFaultError(FaultError):
-    """Fewer words can be changed than were asked for.
+    """Fewer elements can be changed than were asked for.
 
     Attributes:
         kind: of damage that was asked for.
         tensors: names of those it could have struck.
-        count: number of words asked for.
-        possible: number of words that can be changed.
+        count: number of elements asked for.
+        possible: number of elements that can be changed.
     """
 
     # An exception from another process is made of its message; the attributes follow.

@@ -134,5 +134,6 @@ def test_a_rate_at_which_words_would_be_struck_twice_is_refused():
     assert len(Damage(Faults("bitflip", 0), rate=0.01).draw(model, 0)) == pytest.approx(
         3200, rel=0.1
     )
-    with pytest.raises(FaultError, match=r"1\.6 faults for every word of w.*a rate of 0\.016 here"):
+    said = r"1\.6 faults for every element of w.*a rate of 0\.016 here"
+    with pytest.raises(FaultError, match=said):
         Damage(Faults("bitflip", 0), rate=0.05).draw(model, 0)

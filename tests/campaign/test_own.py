@@ -1,10 +1,12 @@
 """Protections of users: classes beside a spec."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from parimend.campaign import Spec, lines, run
 from parimend.errors import CampaignError, MismatchError, SpecError
@@ -92,6 +94,13 @@ def test_the_example_of_the_page_meets_the_faults_of_a_campaign(rules, tmp_path)
     assert found["none"].outcomes["silent"].value == 1.0
     assert found["own"].score.value > found["none"].score.value
     assert found["own"].nbytes == 8 * 4
+
+
+def test_the_example_of_the_page_clips_weights_of_any_dtype(rules):
+    rule = importlib.import_module(rules).Clipped()
+    tensors = {"w": torch.tensor([90, 3, 255], dtype=torch.uint8)}
+    rule.repair_(tensors, {"w": (3.0, 90.0)})
+    assert tensors["w"].tolist() == [90, 3, 90]
 
 
 def test_what_was_found_is_reported_without_the_class(rules, tmp_path):

@@ -157,7 +157,7 @@ def test_strata_of_a_network_weigh_one_together():
         "[23:30]",
         "[31:31]",
     ]
-    with pytest.raises(SpecError, match="bits end at 31, and h has words of 16 bits"):
+    with pytest.raises(SpecError, match="bits end at 31, and h has elements of 16 bits"):
         strata_of(Strata(bits=pairs), select({"h": np.zeros(3, np.float16)}))
 
 

@@ -391,7 +391,8 @@ def test_a_plan_is_simulated(model, run):
         (["plan", "MODEL", "--target", "1e-6"], "say where, such as sea-level-dram"),
         (["plan", "MODEL", "--rate", "0", "--verify", "9"], "there is no rate"),
         (["plan", "MODEL", "--events", "1:1"], "not how often one comes: give --rate, or"),
-        (["plan", "MODEL", "--verify", "9"], "a simulation needs an environment"),
+        (["plan", "MODEL", "--verify", "9"], "--verify: for an environment: say where"),
+        (["plan", "MODEL", "--years", "1"], "--years: for an environment: say where"),
         (["plan", "MODEL", "--fit", "1", "--target", "0.1"], "say the same: give one of them"),
         (["plan", "MODEL", "--environment", "leo", "--fit", "1e9"], "--fit 1e+09 is failures all"),
         (["plan", "MODEL", "--interval", "soon"], "such as 12h, not 'soon'"),
@@ -417,6 +418,16 @@ def test_a_plan_is_simulated(model, run):
             "the lowbits carrier guarantees nothing",
         ),
         (["inject", "MODEL", "-o", "x"], "give either --fault KIND or --replay FILE"),
+        (
+            ["inject", "MODEL", "-o", "x", "--replay", "x", "-n", "1", "--only", "*"],
+            "--count, --only: --replay does the faults that are listed, all of them",
+        ),
+        (["propagate", "recipe:model", "--buffers"], "--buffers: for wrong weights: add --weights"),
+        (
+            ["propagate", "recipe:model", "--weights", "zero", "--size", "2"],
+            "--size: for wrong outputs: add --upset",
+        ),
+        (["demo", "--root", "OUT"], "--root: digits come with scikit-learn: say what is there"),
         (["inject", "MODEL", "-o", "MODEL", "-f", "sign"], "MODEL is read by this command, too"),
         (["inject", "MODEL", "-o", "OUT", "-f", "rust"], "unknown kind of damage 'rust'"),
     ],
@@ -734,7 +745,7 @@ def test_propagate_in_buffers(made, run):
     assert {each["at"] for each in found["struck"][0]["by_bit"]} <= set(range(8))
     assert "weights and buffers: bitflip x 1" in run(*command, "--buffers")[1]
     status, _, err = run("propagate", "made_here:quantized", "--buffers")
-    assert (status, "give Faults" in err) == (2, True)
+    assert (status, "add --weights KIND" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

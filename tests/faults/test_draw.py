@@ -158,7 +158,7 @@ def test_misuse_is_refused(arguments: dict[str, Any], message: str) -> None:
 def test_zeroing_zeros_is_refused() -> None:
     model = {"a": np.zeros(4), "b": np.array([0.0, -0.0, 1.0])}
     assert draw("zero", model, 2, seed=0).index.tolist() == [1, 2]
-    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 words asked for in a, b;"):
+    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 elements asked for in a, b;"):
         draw("zero", model, 3, seed=0)
     with pytest.raises(ImpossibleFaultError) as caught:
         draw("zero", model, 300, seed=0)

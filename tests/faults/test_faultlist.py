@@ -47,7 +47,7 @@ def test_applying_twice_is_refused_and_changes_nothing(
     index = int(faults.index[0])
     message = (
         rf"a\[{index}\] holds {int(faults.after[0]):08x} and not 3f800000, its pattern before the "
-        r"damage \(\d+ of \d+ words of this tensor differ\); .* force=True"
+        r"damage \(\d+ of \d+ elements of this tensor differ\); .* force=True"
     )
     with pytest.raises(StaleFaultError, match=message):
         faults.apply_(model)
@@ -87,7 +87,7 @@ def test_other_tensors_may_be_among_them(model: dict[str, Any], faults: FaultLis
     [
         ({"a": None}, "tensor 'a' is missing among b$"),
         ({"a": np.ones(20)}, "tensor 'a' is F64, but the faults were drawn for F32"),
-        ({"b": np.ones(3, np.int8)}, r"'b' has 3 words, but a fault is at index \d+; give the"),
+        ({"b": np.ones(3, np.int8)}, r"'b' has 3 elements, but a fault is at index \d+; give the"),
         ({"a": np.ones((5, 4), np.float32).T}, "'a' cannot be changed in place: it is read-only"),
         ({"a": np.broadcast_to(np.float32(1), 20)}, "'a' cannot be changed in place"),
     ],

@@ -104,7 +104,7 @@ def test_words_that_cannot_be_changed_are_passed_over():
     words = {"w": np.zeros(ROW * 20, np.float32)}
     words["w"][ROW * 3 + 7] = 1.0
     for kind in ("row", "bank", "column", "rowhammer"):
-        with pytest.raises(ImpossibleFaultError, match="can change only 1 of the 2 words"):
+        with pytest.raises(ImpossibleFaultError, match="can change only 1 of the 2 elements"):
             draw("zero", words, 2, 0, placement=kind)
         assert draw("zero", words, 1, 0, placement=kind).index.tolist() == [ROW * 3 + 7]
 

@@ -84,7 +84,7 @@ def test_sign_negates(dtype: str) -> None:
 def test_integers_that_are_their_own_negatives_are_passed_over() -> None:
     words = Words.of("w", np.array([0, -128, 5, 127], np.int8))
     assert draw("sign", [words], 2, seed=0).index.tolist() == [2, 3]
-    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 words asked for in w;"):
+    with pytest.raises(ImpossibleFaultError, match="only 2 of the 3 elements asked for in w;"):
         draw("sign", [words], 3, seed=0)
 
 
@@ -157,7 +157,7 @@ def test_integer_noise_stays_in_range(dtype: str) -> None:
 def test_noise_passes_over_words_it_cannot_move() -> None:
     array = np.array([1e20, np.nan, np.inf, 0.5], np.float32)
     assert draw("noise", {"w": array}, 1, seed=0, scale=1.0).index.tolist() == [3]
-    with pytest.raises(ImpossibleFaultError, match=r"noise .* can change only 1 of the 2 words"):
+    with pytest.raises(ImpossibleFaultError, match=r"noise .* can change only 1 of the 2 elements"):
         draw("noise", {"w": array}, 2, seed=0, scale=1.0)
     with pytest.raises(ImpossibleFaultError, match="take another kind, placement or option"):
         draw("noise", {"w": np.zeros(4)}, 1, seed=0)  # no scale to go by
@@ -214,7 +214,7 @@ def test_replace_covers_the_range_of_integers(dtype: str) -> None:
     ("kind", "dtype", "options", "message"),
     [
         ("nonfinite", "I8", {}, "tensor 'w': I8 has no NaN and no infinity; select floating-point"),
-        ("sign", "U8", {}, "tensor 'w': U8 words have no sign; select other tensors"),
+        ("sign", "U8", {}, "tensor 'w': U8 elements have no sign; select other tensors"),
         ("noise", "F32", {"scale": 0}, "noise: scale must be a number above 0, not 0"),
         ("noise", "F32", {"scale": float("nan")}, "noise: scale must be a number above 0, not nan"),
         ("multiflip", "F32", {"fewest": 0}, "fewest=0, most=8 do not fit F32; .* most <= 32"),

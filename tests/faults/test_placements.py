@@ -146,7 +146,7 @@ def test_too_many_words_are_refused_with_what_is_possible(
 ) -> None:
     tensors = model(2000, 1000)
     message = (
-        rf"bitflip \(placement {placement}\) can change only {possible} of the {count} words "
+        rf"bitflip \(placement {placement}\) can change only {possible} of the {count} elements "
         r"asked for in t0, t1; ask for fewer"
     )
     with pytest.raises(ImpossibleFaultError, match=message) as caught:

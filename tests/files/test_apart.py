@@ -206,7 +206,7 @@ def test_one_seal_in_its_place(tmp_path, rng):
     assert made.is_kept
     with pytest.raises(MismatchError, match=r"elsewhere.parimend is there already, and is not"):
         protect_file(other, 10, out=seal)
-    with pytest.raises(MismatchError, match=r"is protected already, with other settings"):
+    with pytest.raises(MismatchError, match=r"already, by elsewhere.parimend, with other settings"):
         protect_file(path, 11, out=seal)
     [made] = protect_file(other, 10, out=seal, force=True)
     assert check_file(other, seal_dir=seal).verdict is Verdict.CLEAN
@@ -218,7 +218,7 @@ def test_sealing_anew_takes_the_place_of_the_old_seal(tmp_path, seals, rng):
     path = tmp_path / "model.safetensors"
     save(path, rng)
     protect_file(path, 10, seal_dir=seals)
-    with pytest.raises(MismatchError, match=r"is protected already.*, with other settings"):
+    with pytest.raises(MismatchError, match=rf"is protected already, by {seals}/.*, with other"):
         protect_file(path, 20, seal_dir=seals)
     protect_file(path, 20, seal_dir=seals, force=True)
     assert len(os.listdir(seals)) == 1

@@ -493,6 +493,14 @@ def test_a_hard_link_is_not_taken_for_the_file_itself(model, tmp_path, rng):
     assert (model.read_bytes(), link.is_symlink(), other.read_bytes()) == (original, True, damaged)
 
 
+def test_the_seal_that_protects_a_link_already_is_named(model):
+    protect_file(model, errors=5)
+    link = model.with_name("link.safetensors")
+    link.symlink_to(model.name)
+    with pytest.raises(MismatchError, match=f"already, by {sidecar_of(model).name}, with other"):
+        protect_file(link, errors=6)
+
+
 def test_protecting_twice_must_be_meant(model, rng):
     protect_file(model, errors=5)
     seal = sidecar_of(model).read_bytes()

@@ -106,7 +106,9 @@ def test_what_a_path_stands_for(folder, tmp_path):
     ):
         targets(empty)
     (empty / "config.json").write_text("{}")
-    with pytest.raises(FormatError, match="no index; --all protects its other files"):
+    with pytest.raises(
+        FormatError, match=r"no index; --all \(in Python: everything=True\) protects its other"
+    ):
         targets(empty)
     assert [path.name for path in targets(empty, everything=True)] == ["config.json"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parimend.errors import CalibrationError
 from parimend.impose import moments as module
-from parimend.impose.batches import CalibrationError
 from parimend.impose.moments import (
     CalibrationWarning,
     LayerMoments,

@@ -12,8 +12,8 @@ from torch import nn
 import parimend as pm
 from parimend.carriers import Sidecar
 from parimend.dtypes import DTYPES
-from parimend.errors import MismatchError, SpecError, WordError
-from parimend.impose.moments import CalibrationError, second_moments
+from parimend.errors import CalibrationError, MismatchError, SpecError, WordError
+from parimend.impose.moments import second_moments
 from parimend.planner.balance import CHANCE, balance
 from parimend.planner.sensitivity import sensitivity
 from parimend.planner.striking import Strike, struck

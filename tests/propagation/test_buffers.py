@@ -230,7 +230,7 @@ def test_what_shares_memory_is_struck_once():
     first.register_buffer("part", weight.data[:4].view(torch.int32))
     model = nn.Sequential(first, held(again=weight.data, apart=weight.data.clone())).eval()
     # All eight words, and no other: the same one under another name would be drawn besides.
-    with pytest.raises(FaultError, match="only 8 of the 9 words"):
+    with pytest.raises(FaultError, match="only 8 of the 9 elements"):
         strike(model, "0", Faults("bitflip", 9), 0, ((X,), {}), 2, 1, True)
     (one, two), (right, _) = wrong(model, "0", Faults("bitflip", 8))
     values, intact = (in_words(each["weight"], 4) for each in (one, right))

@@ -78,9 +78,10 @@ class Damage:
         width = self._width(widest)
         if self.rate * width > MOST:
             raise FaultError(
-                f"a rate of {self.rate:g} a bit is {self.rate * width:.2g} faults for every word "
-                f"of {widest.name}, and each strikes another one: at most {MOST:g} can be drawn, "
-                f"which is a rate of {MOST / width:.2g} here; of narrower words it may be higher"
+                f"a rate of {self.rate:g} a bit is {self.rate * width:.2g} faults for every "
+                f"element of {widest.name}, and each strikes another one: at most {MOST:g} can be "
+                f"drawn, which is a rate of {MOST / width:.2g} here; of narrower ones it may be "
+                "higher"
             )
         return self._at(self.rate, chosen, seed)
 

@@ -173,8 +173,9 @@ def strata_of(asked: Strata, words: Sequence[Words]) -> tuple[Stratum, ...]:
     for each in words:
         if highest is not None and highest != each.format.bits - 1:
             raise SpecError(
-                f"[strata]: bits end at {highest}, and {each.name} has words of {each.format.bits} "
-                "bits: strata of bits need tensors of one width, all bits of them"
+                f"[strata]: bits end at {highest}, and {each.name} has elements of "
+                f"{each.format.bits} bits: strata of bits need tensors of one width, "
+                "all bits of them"
             )
     layers: list[tuple[tuple[str, ...], int]]
     layers = [((each.name,), len(each)) for each in words if len(each)]

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from parimend.cli.options import Json, kinds
+from parimend.cli.options import Json, kinds, require_idle
 from parimend.cli.output import print_json, reaching, say
 
 
 def command(
+    context: typer.Context,
     data: Annotated[
         Literal["digits", "mnist", "fashion-mnist"],
         typer.Option(help="Digits ship with scikit-learn; the others need --root."),
@@ -45,6 +46,9 @@ def command(
     """
     from parimend import datasets, demo
 
+    if data == "digits":
+        because = "digits come with scikit-learn: say what is there, with --data mnist or the like"
+        require_idle(context, because, "root")
     with reaching("training") as told:
         result = demo.run(
             datasets.load(data, root),

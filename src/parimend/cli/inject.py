@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parimend.cli.contract import require_written, unwritten
-from parimend.cli.options import Json, Only, kinds, written
+from parimend.cli.options import Json, Only, kinds, require_idle, written
 from parimend.cli.output import print_json, print_table, say
 from parimend.showing import counted
 
@@ -23,6 +23,7 @@ def _placements() -> list[str]:
 
 
 def command(
+    context: typer.Context,
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="An undamaged file; it is not changed.")
     ],
@@ -74,6 +75,9 @@ def command(
 
     if (fault is None) == (replay is None):
         raise typer.BadParameter("give either --fault KIND or --replay FILE")
+    if replay is not None:
+        because = "--replay does the faults that are listed, all of them: leave this out"
+        require_idle(context, because, "count", "seed", "only", "placement")
     require_distinct([out, save], [path, replay])
     require_free_for(out, path)
     if save is not None:

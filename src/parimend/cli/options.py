@@ -76,6 +76,31 @@ Guaranteed = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Selects the code.")]
 
 
+def require_idle(context: typer.Context, because: str, *names: str) -> None:
+    """Refuse options that would do nothing, rather than ignore what was asked for.
+
+    Args:
+        context: of the command.
+        because: why they would do nothing, and what to do.
+        *names: of the command's arguments.
+
+    Raises:
+        BadParameter: if one of them was given.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and _is_given(context, parameter.name)
+    ]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)}: {because}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def written(what: str, *names: str, metavar: str = "PATH", panel: str | None = None) -> Any:
     """An option that names a file to write.
 

@@ -19,6 +19,7 @@ from parimend.cli.options import (
     Seed,
     Source,
     known,
+    require_idle,
     written,
 )
 from parimend.cli.output import counting, print_json, say
@@ -95,6 +96,7 @@ Map = Annotated[
 
 
 def command(
+    context: typer.Context,
     src: Source,
     carrier: CarrierOption = "sidecar",
     errors: Errors = None,
@@ -131,6 +133,8 @@ def command(
     from parimend.cli.places import MAP, require_distinct, require_free
     from parimend.planner import plan, simulate
     from parimend.planner.commands import command_of
+    from parimend.risk import Service
+    from parimend.risk.environment import ENVIRONMENTS
 
     read = [src, *known([src])]
     files = Files(html, picture, csv, read=read, beside=map_)
@@ -138,7 +142,14 @@ def command(
         require_free(map_, MAP)
         require_distinct([map_], read)
     where = _environment(environment, rate, events, hard_rate)
-    service = _service(where, _days(interval), years, _target(target, fit))
+    days, goal = _days(interval), _target(target, fit)
+    service = None
+    if where is not None:
+        service = Service(where, days, years, goal)
+    else:
+        names = ", ".join(ENVIRONMENTS)
+        because = f"for an environment: say where, such as {names} (--environment), or give --rate"
+        require_idle(context, because, "interval", "years", "target", "fit", "verify")
     options: Options = {"only": only, "per": per, "seed": seed, "guaranteed": guaranteed}
     made = plan(src, errors, carrier, service=service, **options)
     trouble = ""
@@ -183,22 +194,6 @@ def _map(
         more = files.write(map_sheets(found), title)
         trouble = "; ".join(filter(None, (trouble, more)))
     return trouble
-
-
-def _service(
-    where: Environment | None, interval: float | None, years: float, target: float | None
-) -> Service | None:
-    from parimend.risk import Service
-    from parimend.risk.environment import ENVIRONMENTS
-
-    if where is not None:
-        return Service(where, interval, years, target)
-    if interval is not None or target is not None:
-        raise typer.BadParameter(
-            f"an interval and a target are for an environment: say where, such as "
-            f"{', '.join(ENVIRONMENTS)}"
-        )
-    return None
 
 
 def _environment(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parimend.cli.contract import require_written
-from parimend.cli.options import Json
+from parimend.cli.options import Json, require_idle
 from parimend.cli.options import kinds as weight_kinds
 from parimend.cli.output import aside, print_json, print_table
 from parimend.cli.sheets import Csv, Files, Html, Picture
@@ -23,6 +23,7 @@ UPSETS = ("bitflip", "relative", "offset", "row", "tile", "stuck")
 
 
 def command(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -49,7 +50,7 @@ def command(
             help="Kind of wrong weights, as of `parimend inject`; may be repeated.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Words of each fault.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Elements it strikes.")] = 1,
     size: Annotated[
         float,
         typer.Option(
@@ -84,6 +85,10 @@ def command(
     from parimend.propagation import Layer, Struck, trace
     from parimend.upsets import Upset
 
+    if not weights:
+        require_idle(context, "for wrong weights: add --weights KIND", "buffers")
+    elif not upset:
+        require_idle(context, "for wrong outputs: add --upset KIND", "size")
     files = Files(html, picture, csv, read=[Path(each) for each in arguments or ()])
     computed = upset or ([] if weights else ["bitflip"])
     kinds: list[Upset | Faults] = [Upset(kind, count, size=size) for kind in computed]  # type: ignore[arg-type]

@@ -51,8 +51,8 @@ def command(
     out: Annotated[
         Path | None,
         written(
-            "For real and lowbits the protected file to write, for several an existing folder. "
-            "For sidecar where to write the sidecar of a single file.",
+            "For real and lowbits the protected file to write; of a folder or an index an existing "
+            "folder. For sidecar where to write the sidecar of a single file.",
             "--out",
             "-o",
         ),
@@ -155,10 +155,8 @@ def _print(made: Protected) -> None:
         ["file", "elements covered", "errors", "guaranteed", "bound", "measured", "seal", "where"],
         rows,
     )
-    for file in made.files:
-        moved = file.seal.notes.get("moved")
-        if moved:
-            say(f"weights moved by {max(moved):.2g} (relative L2) at most")
+    if moved := [by for file in made.files for by in file.seal.notes.get("moved", ())]:
+        say(f"weights moved by {max(moved):.2g} (relative L2) at most")
     for path, problem in made.problems.items():
         say(f"not protected: {path}: {problem}")
     for name, reason in made.left_out.items():

@@ -18,7 +18,7 @@ class Faults:
 
     Attributes:
         kind: a name of `parimend.faults.KINDS`.
-        count: number of words that change.
+        count: number of elements that change.
         placement: a name of `parimend.faults.PLACEMENTS`; None is that of the kind.
         options: of the kind, such as ``scale``.
     """

@@ -73,19 +73,20 @@ def draw(
     placement: str | None = None,
     **options: Any,
 ) -> FaultList:
-    """Draw exactly ``count`` faults: words that change, and what they change to.
+    """Draw exactly ``count`` faults: elements that change, and what they change to.
 
     Nothing is changed yet. The selected tensors, in the order of their names, count as one row of
-    words; every word, line, page or run of that row is equally likely. "Change" is meant of bits:
-    0.0 to -0.0 is one. Words that the damage would leave as they are (zeroing a zero) are passed
-    over. The same arguments give the same list on every platform and in every release; kinds that
-    share a placement strike the same words under the same seed, where all words are changeable.
+    elements; every one, and every line, page or run of that row is equally likely. "Change" is
+    meant of bits: 0.0 to -0.0 is one. Elements that the damage would leave as they are (zeroing a
+    zero) are passed over. The same arguments give the same list on every platform and in every
+    release; kinds that share a placement strike the same elements under the same seed, where all
+    are changeable.
 
     Args:
         kind: a name of `KINDS`.
         words: named numpy arrays of any shape (float16/32/64, (u)int8..64), or `Words` for raw
             patterns of other dtypes.
-        count: number of words to change, >= 0.
+        count: number of elements to change, >= 0.
         seed: 0 <= seed < 2^64.
         only: shell patterns of tensor names; by default all tensors.
         placement: a name of `PLACEMENTS`; by default that of the kind.
@@ -97,7 +98,7 @@ def draw(
         The faults, ordered by tensor name and flat index.
 
     Raises:
-        ImpossibleFaultError: if fewer than ``count`` words can be changed.
+        ImpossibleFaultError: if fewer than ``count`` elements can be changed.
         FaultError: for an unknown kind, placement, option or dtype, a value out of range, a tensor
             that the kind does not suit, tensors that share memory, or if nothing is selected.
 

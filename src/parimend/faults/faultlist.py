@@ -35,14 +35,14 @@ _COLUMNS = {"tensor": np.int64, "index": np.int64, "before": np.uint64, "after":
 
 @dataclass(frozen=True)
 class Fault:
-    """One changed word.
+    """One changed element.
 
     Attributes:
         tensor: its name.
-        index: flat index of the word, in row-major order.
+        index: flat index of the element, in row-major order.
         before: bit pattern before the damage.
         after: bit pattern after it.
-        dtype: of the word, as safetensors names it.
+        dtype: of the element, as safetensors names it.
 
     Example:
         >>> print(Fault("fc.bias", 7, 0x3E00, 0xBE00, "BF16"))
@@ -62,7 +62,7 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class FaultList:
-    """Faults in columns, ordered by tensor name and flat index; no word occurs twice.
+    """Faults in columns, ordered by tensor name and flat index; no element occurs twice.
 
     Attributes:
         seed: they were drawn with.
@@ -242,7 +242,7 @@ def _check_target(words: Words, dtype: str, last: int) -> None:
         )
     if last >= len(words):
         raise FaultError(
-            f"tensor {words.name!r} has {len(words)} words, but a fault is at index {last}; "
+            f"tensor {words.name!r} has {len(words)} elements, but a fault is at index {last}; "
             f"give the tensors that the faults were drawn for"
         )
     if not words.bits.flags.writeable:
@@ -263,8 +263,8 @@ def _check_present(
         raise StaleFaultError(
             f"{words.name}[{int(index[first])}] holds {found} and not "
             f"{wanted}, its pattern {old} the damage ({wrong.size} of "
-            f"{index.size} words of this tensor differ); give the tensor in that state, or "
-            f"force=True to overwrite it"
+            f"{index.size} elements of this tensor differ); give the tensor in that state "
+            "(in Python, force=True overwrites it)"
         )
 
 

@@ -33,13 +33,13 @@ class Field:
 FIELDS: Mapping[str, Field] = MappingProxyType(
     {
         "single-bit": Field("bitflip", 1, "one bit"),
-        "double-byte": Field("doublebyte", 1, "two bytes of a word, side by side"),
-        "word": Field("random", 1, "all bits of a word"),
-        "cache-line": Field("lines", 16, "words of one line of 64 bytes; 16 are all of float32"),
-        "row": Field("row", 256, "words of one row of 8 KiB"),
+        "double-byte": Field("doublebyte", 1, "two bytes of an element, side by side"),
+        "word": Field("random", 1, "all bits of an element"),
+        "cache-line": Field("lines", 16, "elements of one line of 64 bytes; 16 are all of float32"),
+        "row": Field("row", 256, "elements of one row of 8 KiB"),
         "column": Field("column", 16, "one place in rows that follow each other"),
-        "bank": Field("bank", 256, "words of every sixteenth row"),
-        "page": Field("page", 256, "words of one page of 4 KiB"),
+        "bank": Field("bank", 256, "elements of every sixteenth row"),
+        "page": Field("page", 256, "elements of one page of 4 KiB"),
         "rowhammer": Field("rowhammer", 8, "one row in each of four banks, by turns"),
         "stuck-bit": Field("bitflip", 1, "a bit that holds one value", stays=True),
     }

@@ -130,8 +130,8 @@ class DoubleByte(Pattern):
         super().__init__(words)
         if self.format.bits < 16:
             raise FaultError(
-                f"tensor {words.name!r}: {words.dtype} words have one byte; select other tensors "
-                "with only=, or take random"
+                f"tensor {words.name!r}: {words.dtype} elements have one byte; select other "
+                "tensors with only=, or take random"
             )
 
     def _draw(self, before: Bits, stream: Stream) -> Bits:
@@ -154,7 +154,7 @@ class Sign(Pattern):
         super().__init__(words)
         if not self.format.sign_bit:
             raise FaultError(
-                f"tensor {words.name!r}: {words.dtype} words have no sign; "
+                f"tensor {words.name!r}: {words.dtype} elements have no sign; "
                 f"select other tensors with only=, or take bitflip"
             )
 

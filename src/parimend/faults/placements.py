@@ -80,8 +80,8 @@ class Space:
         names = [words.name for words in self.tensors]
         return ImpossibleFaultError(
             f"{self.kind} (placement {self.placement}) can change only {possible} of the {count} "
-            f"words asked for in {listed(names, 5)}; ask for fewer, select other tensors, or take "
-            "another kind, placement or option",
+            f"elements asked for in {listed(names, 5)}; ask for fewer, select other tensors, or "
+            "take another kind, placement or option",
             kind=self.kind,
             tensors=names,
             count=count,

@@ -1,4 +1,4 @@
-"""Words: named tensors seen as bit patterns."""
+"""Words: named tensors seen as bit patterns. Here a word is an element, whatever its width."""
 
 from __future__ import annotations
 

@@ -169,10 +169,10 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
     Raises:
         MismatchError: if it is not the one that would be made now.
     """
+    side = task.seals.place(path, None)  # until it is known which one it is
 
     def refusal(reason: str) -> MismatchError:
-        side = task.seals.place(path, None)
-        by = f", by {side.name}" if side else ""
+        by = f", by {side.name if side.parent == path.parent else side}" if side else ""
         return MismatchError(
             f"{path} is protected already{by}{reason}: check it, {FORCED} to protect "
             "what is there now"
@@ -181,6 +181,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
     try:
         with opened(path, task.seals) as found:
             sealed = found.sealed
+            side = sealed.path or side
             seal, tensors = sealed.seal, FileTensors(found.file, sealed.layout, task.progress)
             if not seal.blobs or seal.carrier != task.request.carrier.name:
                 raise refusal(", in another way")

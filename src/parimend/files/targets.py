@@ -144,7 +144,9 @@ def _targets_in(folder: Path, everything: bool) -> list[Path]:
         # An empty file has nothing to protect.
         found |= {n for n in names if n not in surplus and not _is_empty(folder / n)}
     if not found:
-        hint = "; --all protects its other files" if names and not everything else ""
+        hint = ""
+        if names and not everything:
+            hint = "; --all (in Python: everything=True) protects its other files"
         raise FormatError(f"{folder} has no files known to hold weights, and no index{hint}")
     return sorted((folder / name for name in found), key=index_first)
 

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from parimend.arguments import require_iterable
-from parimend.errors import ParimendError
-
-
-class CalibrationError(ParimendError, ValueError):
-    """The calibration data cannot be used with this model."""
+from parimend.errors import CalibrationError
 
 
 class Batch(NamedTuple):

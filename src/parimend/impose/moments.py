@@ -22,7 +22,8 @@ from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parimend.impose.batches import CalibrationError, batch_of, iterable, run
+from parimend.errors import CalibrationError
+from parimend.impose.batches import batch_of, iterable, run
 from parimend.layers.product import Product
 from parimend.layers.registry import declared_product
 from parimend.removable import Hook

@@ -21,9 +21,9 @@ import torch
 from parimend.arguments import SEEDS, real_number, require, require_callable, seed_of, whole_number
 from parimend.carriers import Balance, Request, Sidecar, choose, protect_
 from parimend.carriers.summing import cut
-from parimend.errors import SpecError
+from parimend.errors import CalibrationError, SpecError
 from parimend.functions import METRIC
-from parimend.impose.batches import CalibrationError, batch_of, iterable
+from parimend.impose.batches import batch_of, iterable
 from parimend.impose.moments import ENOUGH, CalibrationWarning, Moments, second_moments
 from parimend.planner.agreement import Agreement
 from parimend.planner.sensitivity import Bit, sensitivity
