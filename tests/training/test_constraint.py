@@ -281,6 +281,20 @@ def test_per_row():
     assert constraint.residual() < 1e-6
 
 
+def test_calibration_is_refused_before_anything_is_trained():
+    model = Net()
+    steps = torch.optim.Adam(model.parameters())
+    with pytest.raises(SpecError, match="constrain_ takes none"):
+        pm.constrain_(model, steps, 8, pm.Real(calibration=[torch.ones(4, 20)]))
+    assert not steps._optimizer_step_post_hooks
+
+
+def test_what_is_no_copy_of_the_model_is_not_sealed():
+    _, _, constraint = start()
+    with pytest.raises(SpecError, match="model must be a copy of the trained"):
+        constraint.seal_(constraint)
+
+
 def test_too_few_weights_and_bad_intervals():
     with pytest.raises(SpecError, match="too few to repair 500 errors"):
         start(errors=500, only=["head.*"])
