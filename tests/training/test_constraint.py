@@ -99,6 +99,21 @@ def test_leaving_the_context_removes_the_hook():
     assert constraint.steps == 2
 
 
+@pytest.mark.parametrize("end", ["seal_", "remove"])
+def test_training_that_goes_on_without_the_constraint_is_no_damage(end):
+    model, steps, constraint = start()
+    train(model, steps, 25)
+    getattr(constraint, end)()
+    train(model, steps, 1)
+    with torch.no_grad():
+        model.head.bias[3] += 1.0  # as a step of that weight alone would
+    before = copy.deepcopy(model.state_dict())
+    seal = constraint.seal_()
+    assert pm.check(model, seal).ok
+    assert not constraint.events
+    assert (model.head.bias - before["head.bias"]).abs().max() < 0.1
+
+
 def test_projecting_every_few_steps():
     model, steps, constraint = start(every=5)
     train(model, steps, 4)

@@ -268,6 +268,14 @@ class Constraint(Removable):
         _standing.discard(self)
         for hook in self._hooks:
             hook.remove()
+        self._hooks = [on_steps_of_others((), self._before_step_after_removal)]
+
+    def _before_step_after_removal(self, optimizer: torch.optim.Optimizer) -> None:
+        """Steps are not followed any more: nothing is known of where they lead."""
+        if stepped_by(optimizer, self._parameters.items()):
+            self._words.loaded()
+            for hook in self._hooks:
+                hook.remove()
 
     def __repr__(self) -> str:
         words = counted(len(self.codes), "protected word")
