@@ -1,7 +1,9 @@
 import copy
 import gc
+import warnings
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from pytorch_optimizer import ScheduleFreeAdamW
@@ -294,6 +296,17 @@ def test_per_row():
     assert [code.n for code in constraint.codes] == [61] * 10
     train(model, steps, 5)
     assert constraint.residual() < 1e-6
+
+
+def test_weights_in_memory_that_can_only_be_read_are_refused(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(4 * 400))
+    model = torch.nn.Linear(20, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that nobody should write to it
+        model.weight.data = torch.from_numpy(np.memmap(path, np.float32, "r")).view(20, 20)
+    with pytest.raises(WordError, match="weight lies in memory that can only be read"):
+        pm.constrain_(model, torch.optim.SGD(model.parameters(), lr=0.1), 3)
 
 
 def test_calibration_is_refused_before_anything_is_trained():
