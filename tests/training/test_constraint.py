@@ -1,7 +1,9 @@
 import copy
 import gc
+import warnings
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from pytorch_optimizer import ScheduleFreeAdamW
@@ -97,6 +99,21 @@ def test_leaving_the_context_removes_the_hook():
         train(model, steps, 2)
     train(model, steps, 2)
     assert constraint.steps == 2
+
+
+@pytest.mark.parametrize("end", ["seal_", "remove"])
+def test_training_that_goes_on_without_the_constraint_is_no_damage(end):
+    model, steps, constraint = start()
+    train(model, steps, 25)
+    getattr(constraint, end)()
+    train(model, steps, 1)
+    with torch.no_grad():
+        model.head.bias[3] += 1.0  # as a step of that weight alone would
+    before = copy.deepcopy(model.state_dict())
+    seal = constraint.seal_()
+    assert pm.check(model, seal).ok
+    assert not constraint.events
+    assert (model.head.bias - before["head.bias"]).abs().max() < 0.1
 
 
 def test_projecting_every_few_steps():
@@ -279,6 +296,31 @@ def test_per_row():
     assert [code.n for code in constraint.codes] == [61] * 10
     train(model, steps, 5)
     assert constraint.residual() < 1e-6
+
+
+def test_weights_in_memory_that_can_only_be_read_are_refused(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(4 * 400))
+    model = torch.nn.Linear(20, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that nobody should write to it
+        model.weight.data = torch.from_numpy(np.memmap(path, np.float32, "r")).view(20, 20)
+    with pytest.raises(WordError, match="weight lies in memory that can only be read"):
+        pm.constrain_(model, torch.optim.SGD(model.parameters(), lr=0.1), 3)
+
+
+def test_calibration_is_refused_before_anything_is_trained():
+    model = Net()
+    steps = torch.optim.Adam(model.parameters())
+    with pytest.raises(SpecError, match="constrain_ takes none"):
+        pm.constrain_(model, steps, 8, pm.Real(calibration=[torch.ones(4, 20)]))
+    assert not steps._optimizer_step_post_hooks
+
+
+def test_what_is_no_copy_of_the_model_is_not_sealed():
+    _, _, constraint = start()
+    with pytest.raises(SpecError, match="model must be a copy of the trained"):
+        constraint.seal_(constraint)
 
 
 def test_too_few_weights_and_bad_intervals():

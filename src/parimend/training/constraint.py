@@ -237,6 +237,8 @@ class Constraint(Removable):
             MismatchError: if a parameter was replaced or has become of another shape or dtype, or
                 the copy lacks one, or has one of another shape or dtype.
         """
+        if model is not None:
+            require(model, "model", "a copy of the trained torch.nn.Module", torch.nn.Module)
         ours = model is None or unwrapped(model) is self._model
         parameters = self._parameters if ours else self._trained.same_in(unwrapped(model))
         if ours:
@@ -266,6 +268,14 @@ class Constraint(Removable):
         _standing.discard(self)
         for hook in self._hooks:
             hook.remove()
+        self._hooks = [on_steps_of_others((), self._before_step_after_removal)]
+
+    def _before_step_after_removal(self, optimizer: torch.optim.Optimizer) -> None:
+        """Steps are not followed any more: nothing is known of where they lead."""
+        if stepped_by(optimizer, self._parameters.items()):
+            self._words.loaded()
+            for hook in self._hooks:
+                hook.remove()
 
     def __repr__(self) -> str:
         words = counted(len(self.codes), "protected word")
@@ -363,6 +373,11 @@ def constrain_(
     """
     request = Request.of(errors, carrier, **options)
     require(request.carrier, "carrier", "'real' or a Real with its options", Real)
+    if isinstance(request.carrier, Real) and request.carrier.calibration is not None:
+        raise SpecError(
+            "calibration is for weights that are not trained any more: constrain_ takes none, as "
+            "training itself moves the weights to where the constraint costs least"
+        )
     constraint = Constraint(model, several(optimizer), request, every)
     try:
         if state is None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from parimend.errors import MismatchError, SpecError
+from parimend.stores.model import require_writable
 from parimend.stores.naming import named_tensors, require_movable
+from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of, require_ready
 
 
@@ -24,7 +26,8 @@ class Trained:
 
     Raises:
         SpecError: if a parameter has no values yet, is frozen or not the optimizers'; names it.
-        WordError: if moving one by a little makes it another one; names it.
+        WordError: if moving one by a little makes it another one, or its memory can only be read;
+            names it.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Trained:
         self.parameters: dict[str, torch.nn.Parameter] = named_tensors(model, only=only)
         require_ready(self.parameters)
         require_movable(model, self.parameters)
+        require_writable({name: local(each) for name, each in self.parameters.items()})
         self._require_trainable()
         self._kinds = {name: (each.dtype, each.shape) for name, each in self.parameters.items()}
 

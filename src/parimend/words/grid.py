@@ -148,7 +148,10 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
     mantissa, exponent = math.frexp(largest)
     exponent = exponent + math.frexp(mantissa / room)[1] if largest else 1 - bits
     if exponent < bits - 126 or exponent + bits > 127:
-        raise WordError(f"{name}: weights as large as {largest:g} have no grid of {bits} bits")
+        raise WordError(
+            f"{name}: weights as large as {largest:g} have no grid of {bits} bits: leave it out "
+            f"with only='!{name}', or use carrier='sidecar', which holds any bits"
+        )
     return Grid(bits, exponent)
 
 
