@@ -24,6 +24,7 @@ multiprocessing.set_forkserver_preload(["tests.distributed.loaded"])
         "seals_that_differ",
         "read_only_in_one_process",
         "carriers",
+        "cut_in_other_ways",
         "words_of_memory",
         "planes",
         "mixed",

@@ -359,6 +359,31 @@ def carriers(rank):
             assert same({name: t.full_tensor() for name, t in tensors.items()}, full)
 
 
+def cut_in_other_ways(rank):
+    """What is not the same tensor everywhere, cut as PyTorch cuts, is refused by all processes."""
+    torch.manual_seed(1)
+    mesh, whole = init_device_mesh("cpu", (2,)), torch.randn(61, 6)
+    seal = pm.protect_({"w": whole}, 5)
+
+    def spread(shards, **of):
+        return {"w": DTensor.from_local(shards[rank].clone(), mesh, [Shard(0)], **of)}
+
+    of = {"shape": whole.shape, "stride": whole.stride()}
+    said = r"w torch.float32 \[60, 6\] where another one has w torch.float32 \[62, 6\]"
+    for shards, more, why in (
+        (whole.chunk(2), {}, said),  # each takes the other one to be as large as itself
+        (whole.split([40, 21]), of, r"w \[61, 6\] has a shard \[40, 6\] where torch.chunk gives"),
+    ):
+        tensors = spread(shards, **more)
+        for act in (lambda t: pm.protect_(t, 5), lambda t: pm.check(t, seal)):
+            with pytest.raises(WordError, match=why):
+                act(tensors)
+    assert pm.check(spread(whole.chunk(2), **of), pm.protect_(spread(whole.chunk(2), **of), 5)).ok
+    tensors = spread(whole.chunk(2), **of)
+    with pytest.raises(WordError, match=r"has more .* where another one has nothing"):
+        pm.protect_({**tensors, "more": tensors["w"].mul(2)} if rank else tensors, 5)
+
+
 def words_of_memory(rank):
     """A word of a process's memory may hold elements of two words of the whole tensor, or more."""
     mesh, mine = init_device_mesh("cpu", (2,)), torch.Generator().manual_seed(rank)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from parimend.arguments import one_of
 from parimend.carriers.carrier import Carrier, carrier_of
 from parimend.carriers.finding import Changes, Element, Finding, Place
 from parimend.carriers.together import Clean, clean_by_sha256
-from parimend.errors import MismatchError, SpecError
+from parimend.errors import MismatchError, SpecError, WordError
 from parimend.outcomes import FileOutcome, Proof, Verdict, WordOutcome
 from parimend.seal import CheckedWord, Seal, SealedWord
 from parimend.stores.base import Tensors, subparts
@@ -37,8 +37,9 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
 
     Raises:
         MismatchError: names the first tensor that is not, and both shapes.
+        WordError: see `require_alike`.
     """
-    if tensors.spread.several and len(set(tensors.spread.gather([_digest(seal)]))) > 1:
+    if len(set(require_alike(tensors, seal))) > 1:
         raise MismatchError(
             "the seals that the processes have are not the same: one is damaged, or another one's; "
             "load the seal again in all of them"
@@ -60,6 +61,36 @@ def require_match(seal: Seal, tensors: Tensors) -> None:
                     f"{part.name} is {found.dtype} {list(found.shape)}, but the seal was made for "
                     f"{part.dtype} {list(part.shape)}: {remedy}"
                 )
+
+
+def require_alike(tensors: Tensors, seal: Seal | None = None) -> list[bytes]:
+    """Check that processes that look at tensors together have the same ones, cut into shards as
+    PyTorch cuts: otherwise one would wait for what no other one does.
+
+    Returns:
+        A digest of the seal that each process has.
+
+    Raises:
+        WordError: names the first tensor that differs, or is not cut so; in all processes.
+    """
+    if not tensors.spread.several:
+        return []
+    digest = b"" if seal is None else _digest(seal)
+    mine = tensors.spread.described(), tensors.spread.badly_cut(), digest
+    every, cut, digests = zip(*tensors.spread.gather([mine]), strict=True)
+    for here in zip_longest(*every, fillvalue="nothing"):
+        if len(unlike := sorted(set(here))) > 1:
+            raise WordError(
+                f"one process has {unlike[0]} where another one has {unlike[1]}: give all of them "
+                "the same tensors; DTensor.from_local needs shape and stride of the whole where "
+                "shards differ in size"
+            )
+    if wrong := max(cut):
+        raise WordError(
+            f"{wrong}: cut it so, as distribute_tensor does, and give DTensor.from_local shape and "
+            "stride of the whole"
+        )
+    return list(digests)
 
 
 def _digest(seal: Seal) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 
 from parimend.arguments import seed_of, whole_number
 from parimend.carriers.balance import Balance
-from parimend.carriers.base import renewed, require_match
+from parimend.carriers.base import renewed, require_alike, require_match
 from parimend.carriers.carrier import (
     Carrier,
     Chosen,
@@ -136,7 +136,11 @@ def _budgeted(
 def protect_(tensors: Tensors, request: Request) -> Seal:
     """Seal the tensors, all of them. Carriers that live in the weights also write them, once
     everything is computed.
+
+    Raises:
+        WordError: see `require_alike`.
     """
+    require_alike(tensors)
     return seal_(tensors, choose(tensors, request), request)
 
 

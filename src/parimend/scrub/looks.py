@@ -32,7 +32,7 @@ ATTEMPTS = 3
 PATIENCE = 10.0
 """Seconds that a repair waits for forward passes to end, and others for it."""
 
-_NEVER_THE_SAME = (
+_MADE_ANEW = (
     "its tensors are others whenever they are looked for: give the scrubber a model, or a state "
     "dict, that holds them"
 )
@@ -195,17 +195,14 @@ class Looks:
         def valid() -> bool:
             return self._paused(lambda: self._weights.is_valid([word], since), pause)
 
-        for left in reversed(range(ATTEMPTS)):
+        for _ in range(ATTEMPTS):
             seen = False
             # An update seals words anew: what follows is held against the seal of no other time.
             word, since = self._paused(lambda: self._weights.word(number), pause)
             if not valid():
-                if self._weights.is_changed(since):
-                    break
-                if not left:
-                    raise WordError(_NEVER_THE_SAME)
-                self.look_up(pause)
-                continue
+                if self._weights.made_anew(word):
+                    raise WordError(_MADE_ANEW)
+                break
             clean = self._is_clean(word, since, pause)
             if self.stops(pause):
                 break

@@ -123,7 +123,7 @@ class Weights:
         purpose meanwhile, which would look like damage.
         """
         tensors = since.tensors
-        if self.is_changed(since) or tensors is not self.tensors:
+        if self._is_changed(since) or tensors is not self.tensors:
             return False
         names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
@@ -133,9 +133,17 @@ class Weights:
         there = all(is_same(now.get(name), tensors.held[name]) for name in names)
         return there or is_lent_anywhere()  # then they will be there again
 
-    def is_changed(self, since: Since) -> bool:
+    def _is_changed(self, since: Since) -> bool:
         """Whether somebody has begun to change the weights on purpose since then."""
         return since.changes != self._changes or bool(since.changes % 2)
+
+    def made_anew(self, word: SealedWord) -> bool:
+        """Whether there are other tensors whenever those of a word are asked for: who computes with
+        them has never the ones that are looked at.
+        """
+        one, other = (sealed_tensors(self._model, self.seal).held for _ in range(2))
+        names = {part.name for part in word.parts} & one.keys() & other.keys()
+        return not all(is_same(one[name], other[name]) for name in names)
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""
@@ -202,7 +210,7 @@ class Weights:
         with self._condition:
             self._readers.append(mine)
         try:
-            yield not self.is_changed(since)
+            yield not self._is_changed(since)
         finally:
             with self._condition:
                 self._readers.remove(mine)

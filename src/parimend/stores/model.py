@@ -40,7 +40,7 @@ def unwrapped(model: Any) -> Any:
     while True:
         if isinstance(model, torch.nn.Module) and "_orig_mod" in model._modules:
             model = model._modules["_orig_mod"]  # of torch.compile
-        elif isinstance(model, torch.nn.Module) and _FABRIC.issubset(model._modules.keys()):
+        elif isinstance(model, torch.nn.Module) and all(name in model._modules for name in _FABRIC):
             model = model._modules["_original_module"]
         elif isinstance(model, wrappers):
             model = model.module

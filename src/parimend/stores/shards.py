@@ -80,6 +80,18 @@ class Shards(spread.Spread):
 
     def _held_of(self, tensor: torch.Tensor) -> Elements:
         """Positions of the local elements in the flattened tensor."""
+        first, size = self._block(tensor)
+        below = math.prod(tensor.shape[1:])
+        if size[1:] == list(tensor.shape[1:]):
+            rows = (first + [0])[0], (size + [1])[0]
+            return slice(rows[0] * below, (rows[0] + rows[1]) * below)
+        block = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
+        return np.arange(tensor.numel()).reshape(tensor.shape)[block].ravel()
+
+    def _block(self, tensor: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Where the local elements begin in a tensor, and how many there are, along each of its
+        dimensions.
+        """
         # As torch.chunk cuts: equal pieces but the last ones, which may be shorter or empty.
         first, size = [0] * tensor.dim(), list(tensor.shape)
         for along in self._split:
@@ -87,12 +99,21 @@ class Shards(spread.Spread):
             piece = -(-size[d] // self._mesh.size(along))
             at = min(self._mesh.get_local_rank(along) * piece, size[d])
             first[d], size[d] = first[d] + at, min(piece, size[d] - at)
-        below = math.prod(tensor.shape[1:])
-        if size[1:] == list(tensor.shape[1:]):
-            rows = (first + [0])[0], (size + [1])[0]
-            return slice(rows[0] * below, (rows[0] + rows[1]) * below)
-        block = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
-        return np.arange(tensor.numel()).reshape(tensor.shape)[block].ravel()
+        return first, size
+
+    def described(self) -> list[str]:
+        return [
+            f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in self._tensors.items()
+        ]
+
+    def badly_cut(self) -> str:
+        for name, tensor in self._tensors.items():
+            here, (_, size) = list(self.local(name).shape), self._block(tensor)
+            if here != size and any(map(math.prod, (here, size))):
+                return (
+                    f"{name} {list(tensor.shape)} has a shard {here} where torch.chunk gives {size}"
+                )
+        return ""
 
     def run(self, part: Part) -> int:
         """A number of bytes: where a shard begins in its tensor, in any process, and what lies in

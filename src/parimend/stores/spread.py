@@ -61,6 +61,14 @@ class Spread:
         """What this process holds of a part."""
         return Held(part.start, part.start + part.count, slice(0, part.count))
 
+    def described(self) -> list[str]:
+        """What all processes have to say alike: which tensors there are."""
+        return []
+
+    def badly_cut(self) -> str:
+        """Which tensor is not cut into shards as PyTorch cuts; empty if all are."""
+        return ""
+
     def sum(self, array: NDArray[Any]) -> NDArray[Any]:
         """The sum over all processes; of integers modulo 2 to the number of their bits."""
         return array

@@ -48,9 +48,15 @@ def byte_view(tensor: torch.Tensor, name: str = "a tensor") -> NDArray[np.uint8]
 
     _require_little_endian()
     of_torch(tensor.dtype, name)
-    if tensor.layout is not torch.strided or tensor.is_meta:
-        kind = "on the meta device" if tensor.is_meta else tensor.layout
-        raise WordError(f"{name} is {kind}: only tensors with plain memory can be protected")
+    if tensor.is_meta:
+        raise WordError(
+            f"{name} is on the meta device and has no values there: load them first, or, where "
+            "they are offloaded between forward passes, protect the state dict that keeps them"
+        )
+    if tensor.layout is not torch.strided:
+        raise WordError(
+            f"{name} is {tensor.layout}: only tensors with plain memory can be protected"
+        )
     view: NDArray[np.uint8] = bytes_of(exact(tensor.detach()).cpu()).numpy()
     return view
 
