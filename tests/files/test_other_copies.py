@@ -452,6 +452,16 @@ def test_one_message_says_why_a_source_is_of_no_use(large, rng, files, options, 
     assert_as_found(path, damaged, beside)
 
 
+def test_the_file_itself_is_no_other_copy(large):
+    path, good = large
+    damaged, beside = spoilt(good, 300_000), sidecar_of(path).read_bytes()
+    path.write_bytes(damaged)
+    for source in (path, path.parent):
+        with pytest.raises(SourceError, match="is the file to be repaired: name another copy"):
+            repair_file(path, sources=source)
+        assert_as_found(path, damaged, beside)
+
+
 def test_parity_repairs_what_a_source_that_breaks_off_did_not_give(large):
     path, good = large
     little = spoilt(good, 1_500_000, 1_700_000, 1_900_000, size=16)

@@ -235,6 +235,8 @@ def _from_one(
     """Fetch blocks from one copy; those that it does not have."""
     try:
         with closing(open_source(where, member or found.path.name, bool(member))) as source:
+            if source.is_same(found.file):
+                raise SourceError(f"{source.name} is the file to be repaired: name another copy")
             try:
                 _all_from(source, blocks, found.file, got, progress)
             finally:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from parimend.atomic import PathLike
@@ -55,6 +55,10 @@ class Source(ABC):
             raise SourceError(f"{self.name} {_NO_RANGES}")
         return data
 
+    def is_same(self, file: BinaryIO) -> bool:
+        """Whether it is this very file, and no copy of it."""
+        return False
+
     @property
     def unreadable(self) -> int:
         """Bytes that the disk did not give, and for which zeros were read."""
@@ -80,6 +84,9 @@ class _Here(Source):
     def close(self) -> None:
         super().close()
         self._file.close()
+
+    def is_same(self, file: BinaryIO) -> bool:
+        return os.path.samestat(os.fstat(self._file.fileno()), os.fstat(file.fileno()))
 
     @property
     def unreadable(self) -> int:
