@@ -228,6 +228,27 @@ def test_weights_that_are_set_by_hand_get_grids_of_their_size():
         assert (parameter - before[name]).norm() < 0.5 * parameter.norm()
 
 
+def test_what_no_grid_can_hold_is_not_sealed():
+    model, _, constraint = start()
+    with torch.no_grad():
+        model.head.bias.fill_(3.2e38)
+    with pytest.raises(DamageError, match="have left the range"):
+        constraint.seal_(copy.deepcopy(model))
+    constraint.project_()
+    with pytest.raises(DamageError, match="have left their code"):
+        constraint.seal_()
+
+
+def test_a_weight_that_no_step_leads_to_gets_no_grid_of_its_size():
+    model, steps, constraint = start()
+    train(model, steps, 1)
+    with torch.no_grad():
+        model.hidden.weight[3, 7] = 1e30
+    train(model, steps, 1)
+    with pytest.raises(DamageError, match="left"):
+        constraint.seal_()
+
+
 def test_resuming_with_another_code_is_refused():
     _, _, first = start()
     _, _, second = start(errors=9)

@@ -7,6 +7,7 @@ spread their damage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 from parimend.arguments import real_number, whole_number
 from parimend.carriers import Chosen
 from parimend.codes import Code, Sparse, from_spec
-from parimend.errors import DamageError, MismatchError, SpecError
+from parimend.errors import DamageError, MismatchError, SpecError, WordError
 from parimend.events import Event
 from parimend.moving import moving
 from parimend.stores.shards import Shards
 from parimend.training.growth import COARSE, doublings, evenly, uneven
 from parimend.training.iterates import Iterates
 from parimend.training.judging import Since, judge_
-from parimend.training.outliers import Outliers, put_back_
+from parimend.training.outliers import OUTGROWN, Outliers, put_back_
 from parimend.training.projection import Projection
 from parimend.training.tangent import Tangent, infers
 from parimend.warning import warn
@@ -116,9 +117,12 @@ class Constrained:
         """
         words = list(self._words)
         for number, each in enumerate(words):
-            exponents = uneven(*_grown(self._projection, number, each))
-            if exponents is not None:
-                words[number] = _placed(each, exponents)
+            exponents, grown = _grown(self._projection, number, each)
+            fitting = uneven(exponents, grown)
+            # No step leads so far at once, see OUTGROWN; whoever sets weights by hand may.
+            far = math.inf if self._since == "unknown" else max(exponents) + math.log2(OUTGROWN)
+            if fitting and max(fitting) <= far and each.code.fits(_placed(each, fitting).word):
+                words[number] = _placed(each, fitting)
         same = [new is old for new, old in zip(words, self._words, strict=True)]
         if all(same):
             return False
@@ -199,12 +203,21 @@ class Constrained:
         Weights have grown or shrunk since the grids were chosen. All steps of a word change by one
         factor, which leaves its real constraint what it was in training; unless some tensors have
         grown so much that it would leave nothing of others.
+
+        Raises:
+            WordError: if there are no such grids.
         """
         projection = Projection(parameters, self._words, Shards(parameters))
         for number, each in enumerate(self._words):
             exponents, grown = _grown(projection, number, each)
             even = evenly(exponents, grown, each.code.word_bits)
-            yield _placed(each, uneven(exponents, grown, COARSE) or even)
+            placed = _placed(each, uneven(exponents, grown, COARSE) or even)
+            if not each.code.fits(placed.word):
+                raise WordError(
+                    f"{each.word.name}: weights have become too large for any grid of "
+                    f"{each.code.word_bits} bits"
+                )
+            yield placed
 
     def state(self) -> list[dict[str, Any]]:
         """What `load` needs to go on exactly; plain values, for every word."""
