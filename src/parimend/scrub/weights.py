@@ -18,12 +18,11 @@ from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
 from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
-from parimend.stores.aliasing import is_same
+from parimend.stores.aliasing import is_same, place_of
 from parimend.stores.lent import is_lent_anywhere
 from parimend.stores.model import ModelTensors, unwrapped
 from parimend.stores.naming import leaves, tied_to
 from parimend.stores.shards import ShardedTensors, store_of
-from parimend.stores.spread import local
 
 
 class Since(NamedTuple):
@@ -194,9 +193,9 @@ class Weights:
 
     def may_become(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether some tensors have the memory of sealed ones, which can be sealed anew."""
-        places = {local(tensor).data_ptr() for tensor in self.tensors.held.values()} - {0}
-        theirs = places & {local(tensor).data_ptr() for tensor in tensors}
-        return bool(theirs) and not any(carrier_of(w.code).moves for w in self.seal.words)
+        ours = {place_of(tensor) for tensor in self.tensors.held.values() if tensor.numel()}
+        shares = not ours.isdisjoint(map(place_of, tensors))
+        return shares and not any(carrier_of(word.code).moves for word in self.seal.words)
 
     @contextmanager
     def reading(self, since: Since) -> Iterator[bool]:
