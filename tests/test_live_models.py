@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import prune
 
 import parimend as pm
@@ -315,3 +316,26 @@ def test_weights_that_are_computed_from_parameters_are_not_told(change):
     with torch.no_grad():
         lstm(torch.ones(2, 3, 4))
     assert extent_of(lstm, named_tensors(lstm)).packed == {}
+
+
+def wrapped(part):
+    return checkpoint_wrapper(torch.compile(part, backend="eager"))
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_seal_fits_before_and_after_parts_are_wrapped(later):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Linear(9, 3))
+    plain, outer = model[0], wrapped(model[0])
+    model[0] = plain if later else outer
+    seal = pm.protect_(model, errors=3)
+    model[0] = outer if later else plain
+    assert pm.check(model, seal).verdict == "clean"
+    with torch.no_grad():
+        plain.weight[2, 3] += 1
+    with pm.Scrubber(model, seal) as scrubber:
+        assert not scrubber.unwatched
+        assert scrubber.sweep() or scrubber.counters.repairs
+    assert pm.check(model, seal).verdict == "clean"
+    model[0] = torch.nn.ReLU()
+    with pytest.raises(MismatchError, match="weight"):
+        pm.check(model, seal)

@@ -20,7 +20,7 @@ from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report, Verdict
 from parimend.seal import Seal
 from parimend.stores.extent import extent_of
-from parimend.stores.model import ModelTensors, require_writable, unwrapped
+from parimend.stores.model import ModelTensors, plain_name, require_writable, unwrapped
 from parimend.stores.naming import (
     leaves,
     named_tensors,
@@ -243,8 +243,14 @@ def sealed_tensors(model: Model, seal: Seal) -> ModelTensors | ShardedTensors:
 
 
 def _named(model: Any, names: Iterable[str]) -> ModelTensors | ShardedTensors:
-    """Those tensors of a model that have one of these names."""
-    there = leaves(model)
+    """Those tensors of a model that have one of these names, or had it before a part of the model
+    was wrapped.
+    """
+    there, names = leaves(model), list(names)
+    if not there.keys() >= set(names):
+        plain = {plain_name(name): leaf for name, leaf in there.items()}
+        renamed = {name: plain[plain_name(name)] for name in names if plain_name(name) in plain}
+        there = renamed | there
     tensors = {name: there[name].value for name in names if name in there}
     for name, tensor in tensors.items():
         require_plain(name, tensor)

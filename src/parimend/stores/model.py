@@ -26,6 +26,19 @@ _FABRIC = {"_forward_module", "_original_module"}
 """What Lightning's Fabric keeps a module as in its wrapper, the first perhaps in another one."""
 
 
+_PARTS = {"_orig_mod", "_checkpoint_wrapped_module"}
+"""What a part of a model is within itself once it is compiled, or checkpoints activations."""
+
+
+def plain_name(name: str) -> str:
+    """The name that a tensor has where no part of its model is wrapped.
+
+    >>> plain_name("encoder._orig_mod.0.weight")
+    'encoder.0.weight'
+    """
+    return ".".join(each for each in name.split(".") if each not in _PARTS)
+
+
 def unwrapped(model: Any) -> Any:
     """The module inside `torch.compile`, data parallelism, Fabric's wrapper or an averaged copy,
     with its own names.
