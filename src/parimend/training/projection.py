@@ -148,9 +148,10 @@ class Projection:
     def sizes(self, number: int) -> list[float]:
         """The largest magnitude of a weight in every part of a word; collective."""
         flat = self._flat(number)
-        held = (piece.of(flat) for piece in self._pieces[number])
-        most = [float(each.abs().max()) if each.numel() else 0.0 for each in held]
-        return self._shards.largest(np.array(most)).tolist()
+        held = [piece.of(flat) for piece in self._pieces[number]]
+        most = [each.abs().max() if each.numel() else each.new_zeros(()) for each in held]
+        together = torch.stack([each.to(most[0].device) for each in most])  # and read at once
+        return self._shards.largest(together.cpu().double().numpy()).tolist()
 
     def steps(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """The steps of the grids of weights of a word, (k,)."""
