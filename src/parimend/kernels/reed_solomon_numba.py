@@ -236,7 +236,9 @@ def powers_of(x, count):
 
 @nb.njit
 def _place(numbers, x):
-    """Where a number is among some that are sorted, if it is there."""
+    """Where a number is among some that are sorted, if it is there; numpy's own takes longer to
+    compile.
+    """
     k = 0
     end = numbers.size
     while end - k > 1:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from parimend.carriers import carrier_of, refresh
+from parimend.carriers import Carrier, carrier_of, refresh
 from parimend.carriers.base import proven_by, require_match
 from parimend.carriers.finding import Finding
 from parimend.model import sealed_tensors
@@ -181,21 +181,25 @@ class Weights:
         reason = f"{replaced[0]} was replaced by another tensor: replace weights within update()"
         return finding._replace(reason=reason)
 
+    @property
+    def _living(self) -> Carrier | None:
+        """The carrier that lives in the weights, which cannot be sealed anew; if there is one."""
+        carriers = (carrier_of(word.code) for word in self.seal.words)
+        return next((carrier for carrier in carriers if carrier.moves), None)
+
     def require_renewable(self) -> None:
         """Refuse to change weights that carry a code.
 
         Raises:
             SpecError: if they do.
         """
-        for word in self.seal.words:
-            if (carrier := carrier_of(word.code)).moves:
-                raise carrier.not_renewed()
+        if (carrier := self._living) is not None:
+            raise carrier.not_renewed()
 
     def may_become(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether some tensors have the memory of sealed ones, which can be sealed anew."""
         ours = {place_of(tensor) for tensor in self.tensors.held.values() if tensor.numel()}
-        shares = not ours.isdisjoint(map(place_of, tensors))
-        return shares and not any(carrier_of(word.code).moves for word in self.seal.words)
+        return self._living is None and not ours.isdisjoint(map(place_of, tensors))
 
     @contextmanager
     def reading(self, since: Since) -> Iterator[bool]:

@@ -11,6 +11,7 @@ import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,9 +68,7 @@ def leaves(model: Any, *, buffers: bool = True) -> dict[str, Leaf]:
         )
     found: dict[str, Leaf] = {}
     for owner, value in _walk(model, "", buffers, ()):
-        # Most are plain, and looking for what they have not takes time.
-        plain = type(value) in _PLAIN
-        for name, inner in ((owner, value),) if plain else made_of(owner, value):
+        for name, inner in made_of(owner, value):
             if name in found:
                 raise WordError(f"two entries have the same dotted name {name}: rename one of them")
             found[name] = Leaf(owner, inner)
@@ -280,14 +279,16 @@ def _attributes(value: Any) -> Iterator[Any]:
                         yield member.__get__(value)
 
 
-def made_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def made_of(name: str, value: Any) -> Sequence[tuple[str, Any]]:
     """The tensors that a tensor is made of, or itself. Sharded ones are looked after elsewhere."""
+    itself = ((name, value),)
+    if type(value) in _PLAIN:  # most are, and looking for what they have not takes time
+        return itself
     flatten = getattr(value, "__tensor_flatten__", None)
     if flatten is None or not isinstance(value, torch.Tensor) or is_sharded(value):
-        yield name, value
-        return
-    for inner in flatten()[0]:
-        yield from made_of(f"{name}.{inner}", getattr(value, inner))
+        return itself
+    inside = (made_of(f"{name}.{inner}", getattr(value, inner)) for inner in flatten()[0])
+    return [*chain.from_iterable(inside)]
 
 
 def hides_memory(tensor: torch.Tensor) -> bool:

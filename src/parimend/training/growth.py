@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parimend.words.grid import Grid
+from parimend.words.grid import LOWEST, Grid, finest
 
 UNEVEN = 4
 """Doublings by which a tensor may outgrow its grid more than others of its word."""
 COARSE = 12
 """The same when a word is sealed: its tensors have 6 bits less then. Another constraint would cost
 more than losing the others does, as nothing is learned after it."""
-_ROOM, _LOWEST = 15 / 16, 126  # as in `choose_grid`
 
 
 def doublings(size: float, grid: Grid) -> int:
@@ -30,8 +29,8 @@ def doublings(size: float, grid: Grid) -> int:
     [-126, -6, 0, 1, 2, 0]
     """
     if not size:
-        return -_LOWEST
-    return math.frexp(size / (_ROOM * grid.limit * grid.step))[1]
+        return -LOWEST
+    return finest(size, grid.bits) - grid.exponent if math.isfinite(size) else 0
 
 
 def evenly(exponents: Sequence[int], grown: Sequence[int], bits: int) -> list[int]:
@@ -46,7 +45,7 @@ def evenly(exponents: Sequence[int], grown: Sequence[int], bits: int) -> list[in
     >>> evenly([-20, -17], [1, 3], bits=18), evenly([-20, -17], [-9, -5], bits=18)
     ([-17, -14], [-25, -22])
     """
-    most = max(max(grown), bits - _LOWEST - min(exponents))
+    most = max(max(grown), bits - LOWEST - min(exponents))
     return [exponent + most for exponent in exponents]
 
 

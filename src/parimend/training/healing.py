@@ -122,9 +122,7 @@ class Healing(Removable):
         """Leave alone what is changed by every forward."""
         if names := renormalizing(self._model).keys() - self._state.left:
             self._state.leave(names)
-            reason = f"{some(names)}: its layer changes it in a forward (max_norm)"
-            self._tell("unwatched", reason)
-            warn(f"{reason}, so heal_ does not watch it")
+            self._pass_over(f"{some(names)}: its layer changes it in a forward (max_norm)")
 
     def refresh(self) -> None:
         """Take weights and optimizer state as they are now for right.
@@ -141,12 +139,10 @@ class Healing(Removable):
         """Tell of tensors that cannot be looked at, once of each."""
         if names := self._state.hidden - self._hidden:
             self._hidden |= names
-            reason = (
+            self._pass_over(
                 f"{some(names)}: of a class that hides its memory and does not tell what it is "
                 "made of (by __tensor_flatten__)"
             )
-            self._tell("unwatched", reason)
-            warn(f"{reason}, so heal_ does not watch it")
 
     def _hear_of_loading(self) -> None:
         """Put hooks on modules that are new."""
@@ -477,6 +473,11 @@ class Healing(Removable):
                 "says which: go back to a checkpoint in all of them"
             )
         return reason or ("wrong in another process" if int(worst) else "")
+
+    def _pass_over(self, reason: str) -> None:
+        """Tell of what cannot be watched."""
+        self._tell("unwatched", reason)
+        warn(f"{reason}, so heal_ does not watch it")
 
     def _accept(self, reason: str) -> None:
         """Tell of what is taken for right without being known to be."""

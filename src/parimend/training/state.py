@@ -18,9 +18,6 @@ from parimend.stores.naming import hides_memory, made_of
 from parimend.stores.spread import is_sharded, local
 from parimend.training.hooks import parameters_of
 
-_PLAIN = (type(None), torch.Tensor, torch.nn.Parameter)
-"""Types of what is made of no other tensors."""
-
 
 class State:
     """Parameters of a model and the tensors of its optimizers' state, by name. Of those that are
@@ -171,11 +168,8 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 def _parts(tensors: Iterable[Any]) -> list[Any]:
-    """What tensors are made of, most of them of nothing else."""
-    found: list[Any] = []
-    for each in tensors:
-        found += (each,) if type(each) in _PLAIN else (part for _, part in made_of("", each))
-    return found
+    """What tensors are made of."""
+    return [part for each in tensors for _, part in made_of("", each)]
 
 
 def _tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:

@@ -22,7 +22,10 @@ FLOAT_BITS = 18
 """Default bits of a float weight on its grid, sign included: finer changes no accuracy, and every
 bit less is a bit more by which checks tell errors apart and damage falls off the grid."""
 
+LOWEST = 126
+"""Grids are made for weights from 2^-LOWEST on."""
 _MOST_BITS = 32
+_ROOM = 1.0 - 1.0 / 16.0  # share of the range that the weights may take at first
 GRID_DTYPES: Mapping[str, DType] = MappingProxyType(
     {name: DTYPES[name] for name in ("F32", "F64", "I8", "I16")}
 )
@@ -144,15 +147,23 @@ def choose_grid(values: NDArray[Any], dtype: str, name: str, bits: int | None = 
                 f"take more bits, up to {most}"
             )
         return Grid(bits, 0)
-    room = (1 << (bits - 1)) * (1.0 - 1.0 / 16.0)
-    mantissa, exponent = math.frexp(largest)
-    exponent = exponent + math.frexp(mantissa / room)[1] if largest else 1 - bits
-    if exponent < bits - 126 or exponent + bits > 127:
+    exponent = finest(largest, bits) if largest else 1 - bits
+    if exponent < bits - LOWEST or exponent + bits > 127:
         raise WordError(
             f"{name}: weights as large as {largest:g} have no grid of {bits} bits: leave it out "
             f"with only='!{name}', or use carrier='sidecar', which holds any bits"
         )
     return Grid(bits, exponent)
+
+
+def finest(largest: float, bits: int) -> int:
+    """The exponent of the finest steps of a grid on which weights fit, and have room to move.
+
+    >>> finest(0.93, bits=18), finest(0.95, bits=18)
+    (-17, -16)
+    """
+    mantissa, exponent = math.frexp(largest)
+    return exponent + math.frexp(mantissa / (_ROOM * (1 << (bits - 1))))[1]
 
 
 def _most_bits(dtype: DType) -> int:
