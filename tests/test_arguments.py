@@ -50,6 +50,7 @@ class Odd(os.PathLike):
         (lambda: pm.protect_(MODEL, 3, pm.Real), r"Real is a class: give Real\(\)"),
         (lambda: pm.check(HALF, SEAL), "weight is F16 .* if it was converted, protect it"),
         (lambda: pm.constrain_(SGD, MODEL, 3), "optimizer must be an optimizer .*, not a Linear"),
+        (lambda: pm.heal_(MODEL, "adam"), "optimizer must be an optimizer .*, not a str: 'adam'"),
         (lambda: pm.constrain_(MODEL, SGD, 3, state={"epoch": 1}), "this is no state of a constr"),
         (
             lambda: pm.Service("leo", interval="12h"),

@@ -1,6 +1,7 @@
 """`guard_` and its handle."""
 
 import copy
+import mmap
 import threading
 
 import pytest
@@ -632,6 +633,41 @@ def test_a_depthwise_convolution_cannot_be_imposed_on_but_kept():
         [cover] = guards.coverage()
         assert cover.cover == "kept"
         assert "group" in cover.reason
+
+
+def test_weights_made_in_inference_mode_are_imposed_on(x):
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(40, 16))
+    with guard_(model, impose=True) as guards, torch.no_grad():
+        assert guards.coverage()[0].cover == "imposed"
+        model(x)
+        guards.project_()
+        model(x)
+    assert not guards.events
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+@pytest.mark.parametrize("kind", ["expanded", "read only"])
+def test_memory_that_cannot_be_written_to_is_not_imposed_on(kind, x, tmp_path):
+    (tmp_path / "weights").write_bytes(torch.randn(16, 40).numpy().tobytes())
+    with (tmp_path / "weights").open("rb") as file:
+        page = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    weight, reason = {
+        "expanded": (torch.ones(1, 40).expand(16, 40), "its weight has elements that share memory"),
+        "read only": (torch.frombuffer(page, dtype=torch.float32).view(16, 40), "can only be read"),
+    }[kind]
+    model = nn.Sequential(nn.Linear(40, 16))
+    with guard_(model, impose=True) as guards:
+        model[0].weight.data = weight
+        with pytest.raises(GuardError, match=f"0: .*{reason}"):
+            guards.project_()
+    with pytest.raises(GuardError, match=f"0: cannot be imposed on: .*{reason}"):
+        guard_(model, impose=["0"])
+    with guard_(model, impose=True) as guards, torch.no_grad():
+        [cover] = guards.coverage()
+        assert (cover.cover, reason in cover.reason) == ("kept", True)
+        model(x)
+    assert not guards.events
 
 
 def set_output(index, value):

@@ -27,6 +27,7 @@ from parimend.moving import moving
 from parimend.names import select, takes_in
 from parimend.removable import Removable, wrappings
 from parimend.showing import counted
+from parimend.stores.model import changing
 
 
 class _Asked(NamedTuple):
@@ -150,8 +151,8 @@ class Guards(Removable):
             GuardError: if a layer has weights that cannot be guarded, or of another shape; names
                 it, and nothing was changed then.
         """
-        for name, (guard, _) in self._layers.items():
-            if reason := guard.misfit():
+        for name, (guard, imposed) in self._layers.items():
+            if reason := guard.misfit() or (guard.site.immovable() if imposed else ""):
                 raise GuardError(
                     f"{name}: {reason}: put that right, or remove() the guards and guard again"
                 )
@@ -369,7 +370,9 @@ def _impose_(site: ProductSite, code: Output) -> None:
     matrix = site.product.matrix(weight)
     P = checks_of(code, site.outputs).to(weight.device)
     nearest = round_evenly(project_outputs(matrix, by_group(P, matrix)), weight.dtype)
-    weight.copy_(site.product.weight(nearest, weight))
+    with changing(weight):
+        weight.copy_(site.product.weight(nearest, weight))
     if bias is not None:
         nearest = round_evenly(project_outputs(bias.unsqueeze(1), P), bias.dtype)
-        bias.copy_(nearest.squeeze(1))
+        with changing(bias):
+            bias.copy_(nearest.squeeze(1))

@@ -10,12 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from parimend.errors import WordError
 from parimend.guards import attention, repeat
 from parimend.guards.journal import Parameters
 from parimend.guards.known import Stored, unusable
 from parimend.layers.attention import PROJECTION, PROJECTIONS, parameters_of, stored
 from parimend.layers.product import Product
 from parimend.layers.registry import product_of
+from parimend.stores.aliasing import require_own_cells
+from parimend.stores.model import require_writable
 
 NARROWEST = 8
 """Outputs of a block, at least, where there are several: if all of a block are small at once, in
@@ -55,6 +58,18 @@ class ProductSite:
             return f"a group has only {share} outputs for {k} checks"
         if self.product.groups > 1 and self.blocks(k, blocks) > 1:
             return "its groups would have to be blocks: take blocks=1"
+        return self.immovable()
+
+    def immovable(self) -> str:
+        """Why the memory of its weights cannot be written to; empty if it can."""
+        of = ("its weight", "its bias")
+        tensors = {name: t for name, t in zip(of, self.stored(), strict=True) if t is not None}
+        try:
+            for name, tensor in tensors.items():
+                require_own_cells(name, tensor)
+            require_writable(tensors)
+        except WordError as error:
+            return str(error)
         return ""
 
     def blocks(self, k: int, wanted: int) -> int:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from parimend.stores.model import changing
+
 
 class Buffers:
     """The buffers of a model as they are now; observers and caches write into theirs in every run.
@@ -43,7 +45,7 @@ class Buffers:
             for each, copy in self._copies:
                 # Not every kernel counts what it writes; memory that can only be read is let be.
                 if not _same(each, copy):
-                    with torch.inference_mode() if each.is_inference() else torch.no_grad():
+                    with changing(each):
                         if each.shape != copy.shape:  # observers give theirs a size as they run
                             each.resize_(copy.shape)
                         once = tuple(slice(None if step else 1) for step in each.stride())

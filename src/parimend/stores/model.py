@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,7 @@ class ModelTensors(Tensors):
             places = sum(i * step for i, step in zip(index, steps, strict=True))
             at = torch.from_numpy(np.asarray(places)).to(data.device)
         new = torch.from_numpy(np.array(values)).to(data.device)
-        # Weights that were made in inference mode can only be changed there.
-        with torch.inference_mode() if data.is_inference() else torch.no_grad():
+        with changing(data):
             cells[at] = new.view(-1, size)
 
 
@@ -152,6 +152,11 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
+
+
+def changing(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Where a tensor can be changed: what was made in inference mode, only there."""
+    return torch.inference_mode() if tensor.is_inference() else torch.no_grad()
 
 
 def require_writable(tensors: Mapping[str, torch.Tensor]) -> None:

@@ -142,7 +142,7 @@ def several(
         SpecError: if something else was given.
     """
     what = "an optimizer of torch, or a list of several"
-    given = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    given = [optimizer] if isinstance(optimizer, torch.optim.Optimizer | str) else optimizer
     require(given, "optimizer", what, Sequence)
     if not given:
         raise SpecError(f"optimizer must be {what}, not an empty one")
