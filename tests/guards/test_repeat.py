@@ -305,5 +305,5 @@ def test_coverage_and_misuse(model):
     with guard_(pool, activations=True) as guards:
         assert guards.coverage()[1].reason == "returns indices too"
     with pytest.raises(GuardError, match="no layer that can be guarded"):
-        guard_(nn.Embedding(3, 4), activations=True)
+        guard_(nn.GRU(3, 4), activations=True)
     guard_(nn.ReLU(), activations=True).remove()

@@ -164,3 +164,8 @@ def _precision_before_2_9(backend: str, operation: str) -> str:
 
 _precision = getattr(torch._C, "_get_fp32_precision_getter", _precision_before_2_9)
 """What PyTorch calls the precision of float32 products: `ieee`, `tf32`, `bf16` or `none`."""
+
+
+def as_used(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What was multiplied, as it was: autocasting casts it to the dtype of the outputs."""
+    return x.to(y.dtype) if x.dtype.itemsize > y.dtype.itemsize else x

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.guards.layer import LayerGuard
+from parimend.guards.repeat import apart
 from parimend.layers.attention import PROJECTIONS, parameters_of
 from parimend.removable import Hook, foreign_forward, nothing, wrap_forward_
 
@@ -79,9 +80,14 @@ def _forward(
 
     def project(name: str, x: Tensor) -> Tensor:
         parameters: Callable[[], tuple[Any, Any]] = partial(parameters_of, module, name)
-        y = F.linear(x, *parameters())
-        if name in guards:
-            guards[name].watch(y, x, parameters)
+        if name not in guards:
+            return F.linear(x, *parameters())
+        if torch.compiler.is_compiling():
+            y = F.linear(x, *parameters())
+        else:
+            with apart():
+                y = F.linear(x, *parameters())
+        guards[name].watch(y, x, parameters)
         return y
 
     def heads(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from parimend.guards.known import Standing, unusable
 from parimend.guards.latch import Latch
 from parimend.guards.layer import LayerGuard
 from parimend.guards.outputs import project_outputs, round_evenly
-from parimend.guards.repeat import RepeatGuard
+from parimend.guards.repeat import LayerBeside, RepeatGuard
 from parimend.guards.sites import OtherSite, ProductSite, Site, sites
 from parimend.layers.nesting import unpack_
 from parimend.moving import moving
@@ -179,7 +179,8 @@ class Guards(Removable):
         code = Output(n=site.outputs // blocks, m=asked.k, seed=asked.seed)
         if impose:
             _impose_(site, code)
-        guard = LayerGuard(site, code, self._journal, len(self._layers))
+        kind = LayerBeside if asked.activations else LayerGuard
+        guard = kind(site, code, self._journal, len(self._layers))
         self._layers[site.name] = guard, impose
         self._removers.callback(guard.retire)
         if guard.checks.imposed:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from parimend.codes.output import Output
 from parimend.guards import graph
 from parimend.guards.action import is_wrong, settle
+from parimend.guards.arithmetic import as_used
 from parimend.guards.checks import Checks, stops_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, unusable
@@ -290,11 +291,6 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def waits_for(y: Tensor) -> bool:
     """Whether the processor waits where it reads what a device has computed."""
     return not y.is_cpu
-
-
-def as_used(x: Tensor, y: Tensor) -> Tensor:
-    """Inputs as the layer multiplied them: autocasting casts them to the dtype of the outputs."""
-    return x.to(y.dtype) if x.dtype.itemsize > y.dtype.itemsize else x
 
 
 def _used(parameters: Parameters, dtype: torch.dtype) -> tuple[Any, Any]:

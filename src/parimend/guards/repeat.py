@@ -1,9 +1,10 @@
-"""Operations that are cheap enough to be done twice: activations, sums, normalization, pooling.
+"""Operations that no layer does: activations, sums, normalization, attention, functions.
 
-They are not linear, or not one code word to the next, and take a few operations per element where a
-layer takes thousands. Doing them again and comparing the bits sees every error, however small.
-Functions count as much as modules: what ``F.relu(x)`` and ``x + y`` compute is seen by a
-`TorchFunctionMode` that is active while the model runs.
+Most are not linear, and take a few operations per element where a layer takes thousands: doing them
+again and comparing the bits sees every error, however small. Products by functions are done again
+only where their sums say so (`parimend.guards.matmul`). Functions count as much as modules: what
+``F.relu(x)`` and ``x + y`` compute is seen by a `TorchFunctionMode` that is active while the model
+runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ from torch.overrides import _get_current_function_mode as _function_mode
 
 from parimend.errors import ComputationError
 from parimend.events import GuardKind
-from parimend.guards.journal import GuardEvent, Journal
+from parimend.guards import matmul
+from parimend.guards.journal import GuardEvent, Journal, Parameters
+from parimend.guards.layer import LayerGuard
 from parimend.guards.observing import observable
 from parimend.removable import wrap_forward_
 
@@ -35,7 +38,7 @@ REPEATED: tuple[type[nn.Module], ...] = (
     nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax,
     nn.LogSoftmax, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.RMSNorm,
     nn.GroupNorm, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,
-    nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Embedding,
 )  # fmt: skip
 """Modules that compute by functions below alone."""
 
@@ -43,12 +46,15 @@ _MAY_BE_IN_PLACE = {
     "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "silu", "mish", "hardswish",
     "hardsigmoid",
 }  # fmt: skip
-_FUNCTIONS = _MAY_BE_IN_PLACE | {
+_FUNCTIONS = _MAY_BE_IN_PLACE | matmul.FUNCTIONS | {
     "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
-    "true_divide", "__rdiv__", "prelu", "gelu", "sigmoid", "tanh",
+    "true_divide", "__rdiv__", "neg", "negative", "abs", "pow", "__rpow__", "square", "sqrt",
+    "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "erf", "clamp", "where", "masked_fill",
+    "sum", "mean", "cat", "stack", "prelu", "gelu", "glu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit",
+    "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit", "embedding",
+    "scaled_dot_product_attention", "einsum",
 }  # fmt: skip
 """Names of functions and of methods of tensors; with an underscore behind, they work in place."""
 
@@ -57,7 +63,29 @@ _NAMELESS = (F.batch_norm, F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 def why_not(module: nn.Module) -> str:
     """The reason why a module cannot be repeated; empty if it can."""
+    if isinstance(module, nn.Embedding):
+        return "" if module.max_norm is None else "changes its weight (max_norm)"
     return "returns indices too" if getattr(module, "return_indices", False) else ""
+
+
+def apart() -> AbstractContextManager[object]:
+    """Where a layer computes what a guard of its own checks: nothing is done again there."""
+    watched = isinstance(_function_mode(), _Twice)  # type: ignore[no-untyped-call]
+    return _pop_mode_temporarily() if watched else nullcontext()
+
+
+class LayerBeside(LayerGuard):
+    """The guard of a layer in a model with a `RepeatGuard`, which leaves the layer to it."""
+
+    def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        with apart():
+            super().inspect(y, x, parameters)
+
+    def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return super()._forward(forward, *args, **kwargs)
+        with apart():
+            return super()._forward(forward, *args, **kwargs)
 
 
 class RepeatGuard:
@@ -144,8 +172,7 @@ class _Twice(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
-        updates = function is F.batch_norm and _updates(*args, **kwargs)
-        if not known or updates or "out" in kwargs:
+        if not known or "out" in kwargs or _never_the_same(function, *args, **kwargs):
             return function(*args, **kwargs)
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
@@ -173,34 +200,62 @@ class _Twice(TorchFunctionMode):
         output = function(*args, **kwargs)
         if not observable(output):
             return output
+        product = None
+        if plain in matmul.FUNCTIONS and not in_place and output.numel():
+            product = matmul.operands(plain, args, kwargs)
+            if product is None and plain in matmul.PARTLY:
+                return output
+        if product is None:
+            right = self._repeated(output, again)
+        else:
+            right = self._multiplied(output, again, product)
+        if right is None:
+            return output
+        if in_place:
+            # Past autograd, which would take the right values for a change of what it has saved.
+            output.data.copy_(right)
+            return output
+        return right
+
+    def _repeated(self, output: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
+        """What is to be taken instead of an output; None if it is as it should be."""
         # Nothing is kept for a backward pass: activations may be checkpointed.
         with torch.no_grad():
             second = again()
         if _same(output, second):
-            return output
+            return None
         third = again()
-        if not self._settle(output, second, third):
-            return output
-        if in_place:
-            # Past autograd, which would take the right values for a change of what it has saved.
-            output.data.copy_(third)
-            return output
-        return third
+        two_agree = _same(second, third) or _same(output, third)
+        return third if self._settle(_off(output, third), two_agree) else None
 
-    def _settle(self, output: Tensor, second: Tensor, third: Tensor) -> bool:
-        """Whether the third result is to be taken."""
+    def _multiplied(
+        self, output: Tensor, again: Callable[[], Tensor], product: matmul.Operands
+    ) -> Tensor | None:
+        """The same for a product, whose sums are known."""
+        if not product.suspicious(output) or product.is_near(output):
+            return None
+        third = again()
+        # What is off every time, and not by more than rounding can make it, is due to the order.
+        if _same(output, third) and product.is_possible(output):
+            return None
+        is_right = product.is_possible(third)
+        off = _off(product.own(output), product.exact(output))
+        return third if self._settle(off, is_right) else None
+
+    def _settle(self, off: Tensor, is_right: bool) -> bool:
+        """Whether the third result is to be taken.
+
+        Args:
+            off: how far outputs are off, as `_off` gives it.
+            is_right: whether the third result is known to be right.
+        """
         answer = self._journal.policy.answer
         action: GuardKind
         if answer in ("raise", "record"):
             action = "raised" if answer == "raise" else "recorded"
         else:
-            two_agree = _same(second, third) or _same(output, third)
-            action = "recomputed" if two_agree else "suspect"
-        with torch.no_grad():
-            where = ~_equal(output, third)
-            index = where.nonzero()[0].tolist() if where.any() else []
-            rms = third.to(torch.float32).square().mean().sqrt()
-            error = ((output - third).abs().max() / rms).nan_to_num(torch.inf, torch.inf)
+            action = "recomputed" if is_right else "suspect"
+        index = [int(i) for i in torch.unravel_index(off.argmax(), off.shape)]
         event = GuardEvent(
             action,
             self._call,
@@ -208,7 +263,7 @@ class _Twice(TorchFunctionMode):
             sample=tuple(index[:1]),
             positions=(tuple(index[2:]),),
             channels=tuple(index[1:2]),
-            magnitude=float(error),
+            magnitude=float(off.max()),
         )
         self._journal.note([event])
         if action == "raised":
@@ -226,6 +281,25 @@ class _Twice(TorchFunctionMode):
         return ""
 
 
+def _never_the_same(function: Any, *args: Any, **kwargs: Any) -> bool:
+    """Whether a function does something else each time: it draws, or changes what it is given, or
+    goes another way without gradients.
+    """
+    if function is F.batch_norm:
+        return _updates(*args, **kwargs)
+    if function is F.embedding:
+        return (args[3] if len(args) > 3 else kwargs.get("max_norm")) is not None
+    if function is F.scaled_dot_product_attention:
+        draws = args[4] if len(args) > 4 else kwargs.get("dropout_p")
+        given = (*args, *kwargs.values())
+        return bool(draws) or (torch.is_grad_enabled() and any(map(_requires_grad, given)))
+    return False
+
+
+def _requires_grad(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
 def _updates(
     x: Any, mean: Any = None, var: Any = None, *rest: Any, training: bool | None = None, **_: Any
 ) -> bool:
@@ -240,6 +314,14 @@ def _shares(x: Any, changed: Tensor) -> bool:
     if x is changed or not isinstance(x, Tensor) or {x.layout, changed.layout} != {torch.strided}:
         return False
     return x.untyped_storage().data_ptr() == changed.untyped_storage().data_ptr()
+
+
+def _off(y: Tensor, right: Tensor) -> Tensor:
+    """How far outputs are off, in units of the rms of what they should be; infinity for NaN."""
+    with torch.no_grad():
+        y, right = y.to(torch.float64), right.to(torch.float64)
+        off = torch.where(_equal(y, right), 0.0, (y - right).abs() / right.square().mean().sqrt())
+        return off.nan_to_num(torch.inf, torch.inf)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
