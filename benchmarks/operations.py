@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import parimend as pm
 from parimend.demo import Network
-from parimend.guards.layer import LayerGuard, as_used
+from parimend.guards.arithmetic import as_used
+from parimend.guards.layer import LayerGuard
 from parimend.kernels import (
     on,
     power_triton,

@@ -37,6 +37,7 @@ SUMMED = {
     "of the other": lambda m, x: m.weight[0].__rmatmul__(x),
     "one for all": lambda m, x: x[None, None] @ m.weight,
     "one row": lambda m, x: x[0] @ m.weight[0],
+    "a vector": lambda m, x: m.weight[0].mT @ x[0],
     "mm": lambda m, x: torch.mm(x, m.weight[0]),
     "a method": lambda m, x: x.mm(m.weight[0]),
     "bmm": lambda m, x: x.expand(3, -1, -1).bmm(m.weight),
@@ -49,7 +50,6 @@ SUMMED = {
     "baddbmm": lambda m, x: torch.baddbmm(m.bias, x.expand(3, -1, -1), m.weight),
 }
 TWICE = {
-    "a vector": lambda m, x: x @ m.weight[0, :, 0],
     "in place": lambda m, x: torch.zeros(5, 20).addmm_(x, m.weight[0]),
     "einsum": lambda m, x: torch.einsum("ij,jk->ik", x, m.weight[0]),
     "attention": lambda m, x: F.scaled_dot_product_attention(x[None], x[None], x[None]),
@@ -66,7 +66,8 @@ class Strike(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         y = operation(*args, **(kwargs or {}))
-        if "mm" in str(operation) and y.shape[-1] == 20 and y.dtype is self.dtype:
+        multiplies = "mm" in str(operation) or "mv" in str(operation)
+        if multiplies and y.shape[-1] == 20 and y.dtype is self.dtype:
             if self.seen in self.numbers:
                 y.view(-1, 20)[self.row, 7] += self.by
             self.seen += 1
@@ -134,8 +135,9 @@ def test_a_wrong_sum_does_not_count(x, done):
     class WrongSum(Strike):
         def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
             y = operation(*args, **(kwargs or {}))
-            if "sum" in str(operation):
-                y += 1.0
+            if "sum" in str(operation) and (first := not self.seen):
+                y += first
+                self.seen += 1
             return y
 
     model = Experts(SUMMED["matmul"])
@@ -260,6 +262,26 @@ def test_rounding_explains_what_rounding_does(sizes, batch, of_a, of_b, dtype, s
     assert product.suspicious(wrong)
     assert not product.is_near(wrong)
     assert not product.is_possible(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: torch.mm(m.weight[0].mT.to_sparse(), x.mT),
+        lambda m, x: F.linear(x, m.weight[0].mT.to_sparse_csr()),
+        lambda m, x: torch.mm(x.bfloat16(), m.weight[0].bfloat16()).float(),
+        lambda m, x: torch.matmul(x[0], x[1]) + x,
+    ],
+    ids=["sparse", "compressed", "narrow", "a dot product"],
+)
+def test_other_tensors_are_multiplied_as_ever(function, x):
+    model = Experts(function)
+    with torch.no_grad():
+        right = model(x)
+        with guard_(model, activations=True) as guards:
+            assert torch.equal(model(x), right)
+    assert guards.events == ()
 
 
 def test_what_is_no_number_is_what_it_is():

@@ -267,8 +267,9 @@ def guard_(
         every: check one call of a layer in so many.
         only: shell patterns; guards modules whose names match one of them, and none that begins
             with ``!``. All by default.
-        activations: also do activations, additions, normalizations and pooling twice and compare,
-            in the whole model; see `parimend.guards.repeat`. Not in compiled graphs.
+        activations: also check what no layer computes, in the whole model: products by functions by
+            their sums (see `parimend.guards.matmul`), attention, activations, additions and the
+            like by doing them twice (see `parimend.guards.repeat`). Not in compiled graphs.
         deferred: alarms wait for the end of the model's forward, and are read once: on a GPU the
             processor does not wait for every layer then. On an alarm the whole forward runs again,
             so it has to be one that may: it changes nothing but what it gives back. Where gradients

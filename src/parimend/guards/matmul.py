@@ -1,13 +1,15 @@
 """Products of two tensors by functions: the scores of an attention, experts that share a tensor.
 
-No layer has them, so that nothing can be kept for them. The sum of every row of Y = A B + C is
-compared with A (B 1) + C 1, which is a product with a single column (Huang, Abraham 1984). What is
-further off than rounding explains (`parimend.guards.threshold`) is compared with the product in
-float64, and computed again if it is wrong.
+No layer has them, so that nothing can be kept for them. Of every row of Y = A B + C the sum Y p is
+compared with A (B p) + C p, which is a product with a single column (Huang, Abraham 1984). p is 1
+in its first half and -1 in the second: what columns have in common does not add up. What is further
+off than rounding explains (`parimend.guards.threshold`) is compared with the product in float64,
+and computed again if it is wrong.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parimend import kernels
 from parimend.guards.arithmetic import Arithmetic, arithmetic, as_used
 from parimend.guards.observing import observable
 from parimend.guards.threshold import Noise, Threshold
 from parimend.kernels.screen_torch import exactly
 
+_GAIN = 4.0
+"""Squares of the sums over the rows of b, in units of those of its elements: about 1, where columns
+have nothing to do with each other. Only if a sum is off it is asked whether they are more.
+"""
 _KEPT = 1024
 """Thresholds that are kept."""
 
@@ -49,23 +54,27 @@ class Operands:
         self._rest = None if rest is None else rest.detach()
         self._scale, self._ends = scale, ends
 
-    @property
-    def known(self) -> bool:
-        """Whether these are matrices, of floating point numbers that are at hand."""
-        given = [t for t in (self._a, self._b, self._rest) if t is not None]
-        return self._b.ndim > 1 and all(map(observable, given))
-
     def suspicious(self, y: Tensor) -> bool:
         """Whether a row of Y does not have the sum that it must have."""
-        y, n = self.own(y.detach()), y.shape[-1]
-        wide, limit = torch.promote_types(y.dtype, torch.float32), self._limit(y)
-        goal = self._row_sums(y, wide).expand(*y.shape[:-1], 1)
-        on = kernels.on("screen", y.device.type)
-        rows, goals, ones = (
-            on.view(t.reshape(-1, t.shape[-1]).contiguous(), wide)
-            for t in (y, goal, torch.ones(n, dtype=wide, device=y.device))
-        )
-        return bool(on.any_suspicious_row(rows, ones, goals, limit.tau**2, limit.least**2))
+        with torch.no_grad(), exactly(y):
+            y = self.own(y.detach())
+            wide = torch.promote_types(y.dtype, torch.float32)
+            b = _sums(as_used(self._b, y), wide)
+            off = (_sums(y, wide) - self._expected(y, b)).abs()
+            norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True, dtype=wide)
+
+            def stops(gain: float) -> bool:
+                limit = self._limit(y, gain)
+                # Negated, so that NaN is suspicious.
+                return not bool(((off <= limit.tau * norm + limit.least) & norm.isfinite()).all())
+
+            if not stops(_GAIN):
+                return False
+            size, all_of_it = (
+                torch.linalg.vector_norm(t, dim=(-2, -1), dtype=wide) for t in (b, self._b)
+            )
+            gain = float((size / all_of_it).square().nan_to_num(0.0, 0.0).max())
+            return gain <= _GAIN or stops(_rounded_up(math.ceil(gain)))
 
     def exact(self, y: Tensor) -> Tensor:
         """What Y must be, in float64."""
@@ -87,33 +96,30 @@ class Operands:
         near = (y.to(torch.float64) - exact).abs() <= bound(exact, limit) + limit.least
         return bool((near | (y == exact.to(y.dtype)) | (y.isnan() & exact.isnan())).all())
 
-    def _limit(self, y: Tensor) -> Threshold:
+    def _limit(self, y: Tensor, gain: float = 1.0) -> Threshold:
         # Rounded up, as sequences grow from call to call.
-        n, k = (1 << (size - 1).bit_length() for size in (y.shape[-1], max(self._b.shape[-2], 1)))
-        return _threshold(arithmetic(y, convolution=False), n, k)
+        n, k = (_rounded_up(size) for size in (y.shape[-1], self._b.shape[-2]))
+        return _threshold(arithmetic(y, convolution=False), n, k, gain)
 
     def own(self, y: Tensor) -> Tensor:
         """The rows that belong to a group."""
         return y if self._ends is None else y[: int(self._ends[-1])]
 
-    def _row_sums(self, y: Tensor, wide: torch.dtype) -> Tensor:
-        """The sums of the rows of Y, (..., 1), as those of b and of the rest say."""
-
-        def sums(t: Tensor) -> Tensor:
-            return as_used(t, y).sum(-1, keepdim=True, dtype=wide)
-
-        with torch.no_grad(), exactly(y):
-            a, b = self.own(as_used(self._a, y)).to(wide), sums(self._b)
-            if self._ends is None:
-                found = a @ b
-            else:
-                rows = torch.arange(len(a), device=a.device)
-                group = torch.searchsorted(self._ends.to(rows.dtype), rows, right=True)
-                found = (a * b[group, :, 0]).sum(-1, keepdim=True)
+    def _expected(self, y: Tensor, b: Tensor) -> Tensor:
+        """`_sums` of Y, from those of b."""
+        a = self.own(as_used(self._a, y)).to(b.dtype)
+        if self._ends is None:
+            found = a @ b
+        else:
+            rows = torch.arange(len(a), device=a.device)
+            group = torch.searchsorted(self._ends.to(rows.dtype), rows, right=True)
+            found = (a * b[group, :, 0]).sum(-1, keepdim=True)
+        if self._scale != 1.0:
             found = self._scale * found
-            if self._rest is not None:
-                own = self._rest.shape[-1:] == y.shape[-1:]
-                found = found + sums(self._rest if own else self._rest.expand_as(y))
+        if self._rest is not None:
+            own = self._rest.shape[-1:] == y.shape[-1:]
+            rest = self._rest if own else self._rest.expand_as(y)
+            found = found + _sums(as_used(rest, y), b.dtype)
         return found
 
     def _multiplied(self, y: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -132,15 +138,17 @@ class Operands:
             return found if self._rest is None else found + given(self._rest)
 
 
-def _matmul(input: Tensor, other: Tensor) -> Operands:
-    return Operands(input, other)
+def _matmul(input: Tensor, other: Tensor) -> Operands | None:
+    if other.ndim > 1:
+        return Operands(input, other)
+    return Operands(other, input.mT) if input.ndim > 1 else None
 
 
-def _swapped(self: Tensor, other: Tensor) -> Operands:
-    return Operands(other, self)
+def _of_other(self: Tensor, other: Tensor) -> Operands | None:
+    return _matmul(other, self)
 
 
-def _mm(input: Tensor, mat2: Tensor) -> Operands:
+def _mm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Operands:
     return Operands(input, mat2)
 
 
@@ -177,7 +185,7 @@ def _grouped_mm(
 _READ: dict[str, Callable[..., Operands | None]] = {
     "matmul": _matmul,
     "__matmul__": _matmul,
-    "__rmatmul__": _swapped,
+    "__rmatmul__": _of_other,
     "mm": _mm,
     "bmm": _mm,
     "linear": _linear,
@@ -188,29 +196,41 @@ _READ: dict[str, Callable[..., Operands | None]] = {
 }
 FUNCTIONS = frozenset(_READ)
 """Names of functions and of methods of tensors that multiply."""
-PARTLY = frozenset(("grouped_mm", "_grouped_mm"))
-"""Those whose outputs may have rows that are not computed, and hold anything."""
 
 
 def operands(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands | None:
-    """What a function multiplies; None if its outputs have no sums that are known.
+    """What a function multiplies; None if the sums of its outputs are not known, as of tensors of
+    other kinds.
 
     Args:
         name: of `FUNCTIONS`.
         args, kwargs: that it was called with.
     """
-    try:
-        found = _READ[name](*args, **kwargs)
-    except TypeError:  # something else is asked of it, as another dtype
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if not all(observable(x.detach()) for x in tensors if x.is_floating_point()):
         return None
-    return found if found is not None and found.known else None
+    try:
+        return _READ[name](*args, **kwargs)
+    except TypeError:  # it is asked for something else
+        return None
+
+
+def _sums(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of every row the first half minus the second one, (..., 1)."""
+    half = (t.shape[-1] + 1) // 2
+    first, second = t[..., :half], t[..., half:]
+    return first.sum(-1, keepdim=True, dtype=dtype) - second.sum(-1, keepdim=True, dtype=dtype)
+
+
+def _rounded_up(size: int) -> int:
+    """To a power of two."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 @lru_cache(_KEPT)
-def _threshold(arithmetic: Arithmetic, n: int, k: int) -> Threshold:
-    """For n outputs in a row, sums of k products each."""
+def _threshold(arithmetic: Arithmetic, n: int, k: int, gain: float) -> Threshold:
+    """For n outputs in a row, sums of k products each, and sums over b with this `_GAIN`."""
     one = torch.ones(1, 1, 1, dtype=torch.float64)
-    # Of columns that are all equal, the sum is n times as large as that of independent ones. Adding
-    # up the columns rounds n times.
-    noise = Noise(one, n * one, torch.zeros(1, 1, dtype=torch.float64), float(n), k, k + n, n)
-    return Threshold.of(noise, arithmetic)
+    none = torch.zeros(1, 1, dtype=torch.float64)
+    # Adding up the columns of b rounds n times.
+    return Threshold.of(Noise(one, gain * one, none, float(n), k, k + n, n), arithmetic)

@@ -54,7 +54,8 @@ _FUNCTIONS = _MAY_BE_IN_PLACE | matmul.FUNCTIONS | {
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit", "embedding",
-    "scaled_dot_product_attention", "einsum",
+    "scaled_dot_product_attention", "einsum", "to", "type", "type_as", "float", "double", "half",
+    "bfloat16",
 }  # fmt: skip
 """Names of functions and of methods of tensors; with an underscore behind, they work in place."""
 
@@ -198,17 +199,12 @@ class _Twice(TorchFunctionMode):
             )
 
         output = function(*args, **kwargs)
-        if not observable(output):
+        if not observable(output) or (not in_place and _is_moved(output, *args)):
             return output
-        product = None
-        if plain in matmul.FUNCTIONS and not in_place and output.numel():
-            product = matmul.operands(plain, args, kwargs)
-            if product is None and plain in matmul.PARTLY:
-                return output
-        if product is None:
-            right = self._repeated(output, again)
+        if plain in matmul.FUNCTIONS and not in_place:
+            right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
         else:
-            right = self._multiplied(output, again, product)
+            right = self._repeated(output, again)
         if right is None:
             return output
         if in_place:
@@ -229,9 +225,11 @@ class _Twice(TorchFunctionMode):
         return third if self._settle(_off(output, third), two_agree) else None
 
     def _multiplied(
-        self, output: Tensor, again: Callable[[], Tensor], product: matmul.Operands
+        self, output: Tensor, again: Callable[[], Tensor], product: matmul.Operands | None
     ) -> Tensor | None:
         """The same for a product, whose sums are known."""
+        if product is None or not output.numel():
+            return None
         if not product.suspicious(output) or product.is_near(output):
             return None
         third = again()
@@ -294,6 +292,11 @@ def _never_the_same(function: Any, *args: Any, **kwargs: Any) -> bool:
         given = (*args, *kwargs.values())
         return bool(draws) or (torch.is_grad_enabled() and any(map(_requires_grad, given)))
     return False
+
+
+def _is_moved(output: Tensor, x: Any = None, *_: Any) -> bool:
+    """Whether nothing was computed: it is what was given, or comes from another device."""
+    return output is x or (isinstance(x, Tensor) and x.device != output.device)
 
 
 def _requires_grad(x: Any) -> bool:
