@@ -333,3 +333,14 @@ def test_attention_goes_another_way_without_gradients(done):
         with torch.no_grad():
             model(torch.randn(5, 12))
         assert (guards.events, done["compared"]) == ((), 1)
+
+
+def test_conversions_are_done_twice_if_they_convert(x, done):
+    model = Experts(lambda m, x: x.float().to(torch.float64).type(torch.float32).to("cpu"))
+    with torch.no_grad(), guard_(model, activations=True) as guards:
+        right = model(x)
+        assert (done["compared"], guards.events) == (2, ())
+        with upset_(model, Upset("offset"), operations=["_to_copy"], every=5) as upsets:
+            while not upsets.struck:
+                assert torch.equal(model(x), right)
+        assert {e.kind for e in guards.events} == {"recomputed"}

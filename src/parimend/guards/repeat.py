@@ -46,7 +46,8 @@ _MAY_BE_IN_PLACE = {
     "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "silu", "mish", "hardswish",
     "hardsigmoid",
 }  # fmt: skip
-_FUNCTIONS = _MAY_BE_IN_PLACE | matmul.FUNCTIONS | {
+_CONVERSIONS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
+_FUNCTIONS = _MAY_BE_IN_PLACE | _CONVERSIONS | matmul.FUNCTIONS | {
     "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
     "true_divide", "__rdiv__", "neg", "negative", "abs", "pow", "__rpow__", "square", "sqrt",
     "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "erf", "clamp", "where", "masked_fill",
@@ -54,8 +55,7 @@ _FUNCTIONS = _MAY_BE_IN_PLACE | matmul.FUNCTIONS | {
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit", "embedding",
-    "scaled_dot_product_attention", "einsum", "to", "type", "type_as", "float", "double", "half",
-    "bfloat16",
+    "scaled_dot_product_attention", "einsum",
 }  # fmt: skip
 """Names of functions and of methods of tensors; with an underscore behind, they work in place."""
 
@@ -199,7 +199,7 @@ class _Twice(TorchFunctionMode):
             )
 
         output = function(*args, **kwargs)
-        if not observable(output) or (not in_place and _is_moved(output, *args)):
+        if not observable(output) or (plain in _CONVERSIONS and _is_moved(output, *args)):
             return output
         if plain in matmul.FUNCTIONS and not in_place:
             right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
@@ -294,9 +294,9 @@ def _never_the_same(function: Any, *args: Any, **kwargs: Any) -> bool:
     return False
 
 
-def _is_moved(output: Tensor, x: Any = None, *_: Any) -> bool:
-    """Whether nothing was computed: it is what was given, or comes from another device."""
-    return output is x or (isinstance(x, Tensor) and x.device != output.device)
+def _is_moved(output: Tensor, x: Tensor, *_: Any) -> bool:
+    """Whether nothing was converted: it is what was given, or comes from another device."""
+    return output is x or x.device != output.device
 
 
 def _requires_grad(x: Any) -> bool:
