@@ -388,6 +388,18 @@ class TestStake:
         it = pm.plan(Counted().eval(), 5, calibration=[torch.ones(100, 1)], measure=False).stake
         assert (it.intact, it.protected, set(it.damaged)) == (1.0, 1.0, {0.0})
 
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float8_e5m2fnuz])
+    def test_what_is_no_number_is_struck_too(self, dtype):
+        model = torch.nn.Linear(64, 32)
+        model.register_buffer("other", torch.ones(40).to(dtype))
+        right = model.other.clone()
+
+        def same(model):
+            return float((model.other.view(torch.uint8) == right.view(torch.uint8)).all())
+
+        it = pm.plan(model, 5000, buffers=True, metric=same, measure=False).stake
+        assert (it.intact, it.protected, set(it.damaged)) == (1.0, 1.0, {0.0})
+
     def test_an_empty_parameter_is_at_no_stake(self):
         model = torch.nn.Linear(64, 32)
         without = pm.plan(model, 5, metric=lambda m: float(m.weight.detach().sum())).stake
