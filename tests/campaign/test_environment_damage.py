@@ -64,6 +64,21 @@ def test_an_event_is_as_large_in_words_of_every_width(dtype, struck):
     assert counts & set(range(1, struck + 1)) == {struck}
 
 
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4"])
+def test_an_event_strikes_whole_words_in_a_row(dtype):
+    """As many as it is said to, so that a budget of as many is enough for it."""
+    per = 4 // np.dtype(dtype).itemsize
+    model = select({name: np.zeros(150 * per, dtype) for name in "ab"})
+    where = Environment("here", rate=0.1 / (32 * 300), events=Events.of({100: 1.0}))
+    lists = [EnvironmentDamage(where, 1.0).draw(model, seed) for seed in range(400)]
+    alone = [faults for faults in lists if len(faults) == 100 * per]
+    assert {faults.names for faults in alone} == {("a",), ("b",), ("a", "b")}
+    for faults in alone:
+        before = np.array([150 * "ab".index(name) for name in faults.names])
+        words = before[faults.tensor] + faults.index // per
+        assert words.tolist() == np.repeat(np.arange(100) + words[0], per).tolist()
+
+
 def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
     assert {len(EnvironmentDamage(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {

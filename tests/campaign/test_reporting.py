@@ -247,6 +247,26 @@ def test_strata_and_early_ends_have_sequences(tmp_path):
     assert found.only_b == 0
 
 
+def test_a_copy_that_was_interrupted_takes_no_trials_from_the_whole(tmp_path):
+    """Of a round that it has in part it counts none, so that they count where all of it is."""
+    whole = _plain(
+        tmp_path / "whole",
+        faults={"one": {"kind": "bitflip", "count": 1}},
+        strata={"bits": [[0, 22], [23, 31]]},
+        stop={"trials": 40, "first": 10},
+        block=2,
+    )
+    rows = (whole / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    begun = tmp_path / "begun"
+    shutil.copytree(whole, begun)
+    (begun / "rows.jsonl").write_bytes(b"".join(rows[: len(rows) // 2]))
+    alone = [line.as_dict() for line in lines(whole)]
+    assert {line["trials"] for line in alone} == {40}
+    assert 0 < lines(begun)[0].trials < 40
+    for both in ((begun, whole), (whole, begun)):
+        assert [line.as_dict() for line in lines(*both)] == alone
+
+
 @pytest.mark.parametrize(
     # 105: in part of a round
     ("short", "least"),

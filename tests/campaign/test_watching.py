@@ -28,9 +28,9 @@ class Net(torch.nn.Sequential):
         )
 
 
-def watched(kind, **options):
+def watched(kind, dtype=torch.float32, **options):
     """A small network, its inputs, its watch, and the rule."""
-    model, inputs = Net().eval(), torch.randn(20, 2, 6, 6)
+    model, inputs = Net().eval().to(dtype), torch.randn(20, 2, 6, 6, dtype=dtype)
     tensors = {name: each.detach() for name, each in model.named_parameters()}
     rule = protection_of(Setting.of("p", {"kind": kind, **options}))
     with torch.no_grad():
@@ -56,6 +56,17 @@ def test_wrong_computations_are_done_again(kind):
         with upset_(model, upset, seed=3):
             assert not torch.allclose(model(inputs), right, rtol=1e-2, atol=1e-2)
         assert watch.seen() == (Verdict.CLEAN, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_checksums_are_for_networks_of_any_precision(dtype):
+    model, inputs, watch, _, _ = watched("abft", dtype)
+    with torch.no_grad():
+        model(inputs)
+        assert watch.seen() == (Verdict.CLEAN, 0)
+        with upset_(model, Upset("stuck", size=9.0), seed=3):
+            model(inputs)
+    assert watch.seen().verdict is Verdict.CORRECTED
 
 
 @pytest.mark.filterwarnings("ignore:.*outputs are wrong, also when computed again")

@@ -138,6 +138,28 @@ def test_reads_ask_for_rarer_checks():
     assert "check less often, as every read may strike" in missed.reason
 
 
+def test_repairs_that_may_fail_ask_for_rarer_checks():
+    """Of what is measured a thousandth is counted as lost: at every check at which there is any."""
+    model, asked = {"w": torch.ones(400)}, pm.Service("leo", 1.0, target=1e-3)
+    missed = pm.plan(model, 40, "lowbits", service=asked, measure=False)
+    assert "check less often, as every repair may fail" in missed.reason
+    seldom = pm.plan(model, 40, "lowbits", service=pm.Service("leo", target=1e-3), measure=False)
+    assert seldom.met
+    assert seldom.risk.interval > 1.0
+
+
+def test_what_is_planned_can_be_protected(rng):
+    """With four weights for a check to move, each would move too far, whatever these are."""
+    short = {"w": torch.from_numpy(rng.normal(size=1500).astype("f4"))}
+    for plan in (pm.plan, pm.protect_):
+        with pytest.raises(SpecError, match="w: weights would move by 32768 units"):
+            plan(short, 210, "lowbits")
+    service = pm.Service("leo", 1.0, target=1e-3)
+    largest = pm.plan(short, carrier="lowbits", service=service, measure=False)
+    assert not largest.met
+    assert pm.protect_(short, largest).errors == largest.errors < 210
+
+
 def test_a_sector_that_a_disk_does_not_give_takes_half_of_a_budget():
     model = {"w": torch.empty((2000, 2000), device="meta")}
     daily = pm.Service("disk", interval=1.0, target=1e-6)
@@ -264,7 +286,7 @@ def test_a_budget_of_which_nothing_is_claimed_explains_nothing(tmp_path, capsys)
     said = " ".join(capsys.readouterr().out.split())
     assert "within the budget is not repaired with a probability of up to 0.001" in said
     service = pm.Service("leo", target=1e-6)
-    most = pm.plan(path, 880, "lowbits", service=service, measure=False)
+    most = pm.plan(path, 600, "lowbits", service=service, measure=False)
     assert most.reason.endswith("nothing is proven or measured of so many errors in so few words")
 
 
@@ -364,6 +386,18 @@ class TestStake:
                 return right if (self.weight == 1).all() else right * torch.nan
 
         it = pm.plan(Counted().eval(), 5, calibration=[torch.ones(100, 1)], measure=False).stake
+        assert (it.intact, it.protected, set(it.damaged)) == (1.0, 1.0, {0.0})
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float8_e5m2fnuz])
+    def test_what_is_no_number_is_struck_too(self, dtype):
+        model = torch.nn.Linear(64, 32)
+        model.register_buffer("other", torch.ones(40).to(dtype))
+        right = model.other.clone()
+
+        def same(model):
+            return float((model.other.view(torch.uint8) == right.view(torch.uint8)).all())
+
+        it = pm.plan(model, 5000, buffers=True, metric=same, measure=False).stake
         assert (it.intact, it.protected, set(it.damaged)) == (1.0, 1.0, {0.0})
 
     def test_an_empty_parameter_is_at_no_stake(self):

@@ -383,3 +383,11 @@ def test_what_is_not_lost_where_it_begins_is_counted_where_it_ends(small, large,
     )
     beside = sum(word.times * lost(word, where, 1e-3, words) for word in words)
     assert beside >= truth * where.expected(32.0 * total, 1e-3) * (1 - 1e-3)
+
+
+def test_a_word_that_nothing_is_claimed_of_is_lost_by_whatever_strikes_it():
+    """Also beside one that no event is too large for."""
+    where = Environment("x", rate=1e-12, events=Events.of({1: 0.5, 4: 0.5}))
+    words = [proven(0, words=BITS / 32), proven(8, words=BITS / 32)]
+    struck = -math.expm1(-BITS * 1e-12 * DAYS)
+    assert risk(words, where, 1.0).unrepaired == pytest.approx(struck, rel=1e-6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from parimend.campaign.bits import bits_of, by_width, merged, word_at
 from parimend.errors import FaultError
@@ -24,9 +26,8 @@ class EnvironmentDamage:
 
     Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
     single one by a flipped bit, longer runs by random patterns. Tensors lie one after the other,
-    and a run goes on from one to the next; how much of the first and last it strikes is that of the
-    run, and where in them is drawn. Cells that fail for good are left out: there is ``stays`` for
-    them.
+    each begins with a word of its own, and a run goes on from one to the next. Cells that fail for
+    good are left out: there is ``stays`` for them.
 
     Attributes:
         where: the environment.
@@ -59,11 +60,8 @@ class EnvironmentDamage:
     def _struck(self, chosen: Sequence[Words], seed: int) -> FaultList:
         bits = bits_of(chosen)
         stream = Stream(seed, "campaign events")
-        lists = [
-            found
-            for size, own in self._events(self.where.expected(bits, self.days), stream)
-            for found in _event(chosen, size, own)
-        ]
+        events = self._events(self.where.expected(bits, self.days), stream)
+        lists = [_event(chosen, size, own) for size, own in events]
         return merged(lists, seed, self.where.name, "events")
 
     def _events(self, expected: float, stream: Stream) -> list[tuple[int, int]]:
@@ -80,19 +78,24 @@ class EnvironmentDamage:
         return list(zip(sizes, stream.raw(count).tolist(), strict=True))
 
 
-def _event(chosen: Sequence[Words], size: int, seed: int) -> Iterator[FaultList]:
+def _event(chosen: Sequence[Words], size: int, seed: int) -> FaultList:
     """What one event of so many words strikes."""
     if size == 1:
-        yield draw("bitflip", _struck_once(chosen, seed), 1, seed)
-        return
+        return draw("bitflip", _struck_once(chosen, seed), 1, seed)
     left, begin = _WORD_BITS * size, _begin(chosen, size, seed)
+    firsts, struck = dict[str, int](), list[Words]()
     for each in chosen:
         width = each.format.bits
-        count = min(len(each) - begin, -(-left // width))
-        if count > 0:
-            yield draw("burst", [each], count, seed)
-            left -= count * width
+        if left > 0 and begin < len(each):
+            first = begin - begin % max(1, _WORD_BITS // width)  # where its word begins
+            some = each.bits[first : first + -(-left // width)]
+            firsts[each.name] = first
+            struck.append(Words(each.name, some, each.dtype))
+            left -= len(some) * width
         begin = max(begin - len(each), 0)
+    found = draw("random", struck, sum(map(len, struck)), seed)
+    shift = np.array([firsts[name] for name in found.names], np.int64)
+    return replace(found, index=found.index + shift[found.tensor])
 
 
 def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
@@ -107,7 +110,9 @@ def _struck_once(chosen: Sequence[Words], seed: int) -> list[Words]:
 
 
 def _begin(chosen: Sequence[Words], size: int, seed: int) -> int:
-    """The first element of a run, which leaves room for it, each as likely as it has bits."""
+    """An element in the first word of a run, which leaves room for it, each as likely as it has
+    bits.
+    """
     total = bits_of(chosen)
     room = max(total - _WORD_BITS * size, 0) + _WORD_BITS
     return word_at(chosen, int(Stream(seed, "campaign run").integers(min(room, total), 1)[0]))

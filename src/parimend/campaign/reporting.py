@@ -200,15 +200,15 @@ def _require_one(key: Sequence[str], samples: Sequence[_Sample]) -> None:
 
 
 def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
-    seen = Statistics()
+    every, counted = Statistics(), set[str]()
     for out in outs:
         store = Store(out)
         rows = store.statistics()
-        # A row that another folder has as well counts once.
-        fresh = Statistics(row for key, row in rows.rows.items() if key not in seen.rows)
-        seen += rows
+        every += rows  # refuses a task with two results
         if store.prepared is None:
             continue
+        # A row that another folder has as well counts once.
+        fresh = Statistics(row for key, row in rows.rows.items() if key not in counted)
         named: dict[tuple[str, ...], list[Row]] = {}
         for row in fresh.sorted():
             named.setdefault(_names(row.task), []).append(row)
@@ -217,7 +217,10 @@ def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
             history = [each for each in complete if all(t in fresh for t in unit.tasks(each))]
             for protection in store.spec.protections:
                 mine = named.get((unit.network, protection.name, unit.fault.name), [])
-                yield _sample(unit, protection, history, fresh, mine)
+                sample = _sample(unit, protection, history, fresh, mine)
+                # Not those of a round that is not complete: another folder may have all of it.
+                counted.update(row.task.key for row in sample.flat)
+                yield sample
 
 
 def _names(task: Task) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from parimend.hashing import stream_key, words
 from parimend.record import Record
 
-RULES = 7
+RULES = 8
 """Version of what a task means: how faults are drawn, what protections do, what outcomes are. It is
 part of every hash, so that results of other rules are never counted."""
 

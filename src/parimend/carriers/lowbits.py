@@ -21,7 +21,7 @@ from parimend.carriers.imposing import Alphabet, Draft, Imposing
 from parimend.codes.budget import MOST_POWER
 from parimend.codes.certificate import FEW
 from parimend.errors import SpecError, WordError
-from parimend.impose.lowering import lower_into
+from parimend.impose.lowering import lower_into, require_room
 from parimend.seal import SealedWord
 from parimend.stores.base import Tensors
 from parimend.words.grid import require_finite
@@ -69,7 +69,13 @@ class LowBits(Imposing):
         self, words: Sequence[Word], tensors: Tensors, errors: int, seed: int
     ) -> list[Chosen]:
         self.require_held(words, ["F32"])
-        return [self.code_for(word, 32, errors, seed) for word in words]
+        chosen = [self.code_for(word, 32, errors, seed) for word in words]
+        for code, word, _ in chosen:
+            try:
+                require_room(code)
+            except SpecError as error:
+                raise SpecError(f"{word.parts[0].name}: {error}") from None
+        return chosen
 
     def guarantee(
         self, chosen: Sequence[Chosen], errors: int, guaranteed: int, prove: bool = True

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from parimend import kernels
 from parimend.codes.lowbits import LowBits
-from parimend.errors import WordError
+from parimend.errors import SpecError, WordError
 from parimend.impose.lattice import kernel_modulo
 
 _SIGN = np.uint32(1 << 31)
@@ -28,6 +28,23 @@ class Lowered(NamedTuple):
 
     word: NDArray[np.uint32]
     target: NDArray[np.int64]
+
+
+def require_room(code: LowBits) -> None:
+    """Refuse a code whose checks own too few weights to hold without moving them far, whatever
+    these are: the patterns with which one holds lie 2^(64 / own) apart in each of them.
+
+    Raises:
+        SpecError: says how far.
+
+    Example:
+        >>> require_room(LowBits.for_errors(2000, 210))
+        >>> require_room(LowBits.for_errors(1500, 210))
+        Traceback (most recent call last):
+        parimend.errors.SpecError: weights would move by 32768 units in the last place, as each ...
+    """
+    if (half := 2.0 ** (64 / code.own) / 2.0) >= _ROOM:
+        raise SpecError(f"weights would move by {half:.0f} {_too_few(code)}")
 
 
 def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
@@ -66,8 +83,12 @@ def lower_into(code: LowBits, patterns: NDArray[np.uint32]) -> Lowered:
     kernels.on("clearing").clear_modulo(*code.columns, code.owned, inverse, bases, word, syndrome)
     steps = int(np.abs(word - before).max(initial=0))
     if steps >= _ROOM:
-        raise WordError(
-            f"a weight would move by {steps} units in the last place, as each check has only "
-            f"{code.own} to move: protect more weights in one word, or ask for fewer errors"
-        )
+        raise WordError(f"a weight would move by {steps} {_too_few(code)}")
     return Lowered(word.astype(np.uint32), syndrome)
+
+
+def _too_few(code: LowBits) -> str:
+    return (
+        f"units in the last place, as each check has only {code.own} to move: protect more weights "
+        "in one word, or ask for fewer errors"
+    )

@@ -256,7 +256,8 @@ def _why(words: Sequence[Exposed], left: Risk, asked: Service, larger: bool = Tr
     every = "day" if left.interval == DAY else f"{left.interval:.3g} days"
     rest = f"checked every {every}, {left.yearly:.2g} a year is left"
     if asked.interval is not None and (days := possible(words, there)) is not None:
-        often = "more often" if days < left.interval else "less often, as every read may strike"
+        seldom = "every read may strike" if there.read_rate else "every repair may fail"
+        often = "more often" if days < left.interval else f"less often, as {seldom}"
         return rest + advice(f"check {often}")
     rest += ", at no interval little enough"
     if unsure := max(float(word.failing.max()) for word in words):

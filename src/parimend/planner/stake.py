@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from parimend import carriers
 from parimend.carriers import Request
-from parimend.dtypes import DTYPES
 from parimend.errors import SpecError
-from parimend.faults import draw
+from parimend.faults import Words, draw
 from parimend.functions import score_of
 from parimend.record import Record
 from parimend.stores.base import Tensors
@@ -104,14 +101,9 @@ def _same_answers(model: Any, calibration: Iterable[Any]) -> Metric:
 
 
 def _flip_(tensors: Tensors, count: int, seed: int) -> None:
-    """Flip a bit in each of so many elements."""
-    arrays = {
-        part.name: tensors.read(part).copy().view(DTYPES[part.dtype].numpy)
-        for part in tensors.whole()
-    }
-    most = sum(array.size for array in arrays.values())
-    draw("bitflip", arrays, min(count, most), seed).apply_(arrays)
-    for part in tensors.whole():
-        tensors.write(
-            part, None, arrays[part.name].view(np.uint8).reshape(part.count, part.itemsize)
-        )
+    """Flip a bit in each of so many elements; of what is no number in each of so many bytes."""
+    data = {part: tensors.read(part).reshape(-1).copy() for part in tensors.whole()}
+    words = [Words.of_bytes(part.name, each, part.dtype) for part, each in data.items()]
+    draw("bitflip", words, min(count, sum(map(len, words))), seed).apply_(words)
+    for part, each in data.items():
+        tensors.write(part, None, each.reshape(part.count, part.itemsize))

@@ -103,8 +103,10 @@ def around(
     length = math.inf if math.isinf(word.words) else word.spread * word.bits / WORD_BITS
 
     def often(size: int) -> float:
+        if size == 1:
+            return 1.0
         part = 1.0 if size <= word.errors else _unlost(word, where, size, beside)
-        return word.spread * (1.0 + part * (size - 1) / length) if size > 1 else 1.0
+        return word.spread * (1.0 + part * (size - 1) / length)
 
     pairs = zip(events.sizes, events.shares, strict=True)
     shares = {size: share * often(size) for size, share in pairs}

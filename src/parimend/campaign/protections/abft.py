@@ -109,7 +109,8 @@ def _checksum(module: Any, product: Product) -> Checksum:
 
 
 def _off(kept: Checksum, product: Product, x: Any, y: Any) -> torch.Tensor:
-    """The largest difference between sums of outputs and what they must be."""
+    """The largest difference between sums of outputs and what they must be, in float32."""
+    x, y = x.float(), y.float()
     rows, bias = (torch.from_numpy(each) for each in (kept.rows, kept.bias))
     size = product.size(y)
     wanted = product.multiply(product.samples(x), rows, bias, size).flatten(1)
