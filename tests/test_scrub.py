@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from parimend.faults import draw
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
 from parimend.stores.model import ModelTensors
+from tests.forked import in_a_fork
 
 
 def network():
@@ -684,22 +684,6 @@ def test_a_forked_process_is_told_that_nothing_watches():
                 os._exit(code)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-
-
-def in_a_fork(work):
-    """What a forked process makes of it: whether it is true there; a process that hangs ends."""
-    child = os.fork()
-    if not child:  # pytest must not go on in two processes
-        code = 1
-        try:
-            signal.alarm(20)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                code = 0 if work() else 2
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.parametrize("thread", ["sweeps", "updates"])
