@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from parimend.carriers import Carrier, carrier_of, refresh
 from parimend.carriers.base import proven_by, require_match
 from parimend.carriers.finding import Finding
+from parimend.errors import MismatchError
 from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
 from parimend.scrub.lanes import wait_for
@@ -230,6 +231,28 @@ class Weights:
             yield
         finally:
             self._changes += 1
+
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """What is done within it ends well in all processes that hold shards, or raises in all:
+        what follows they do together, and would wait for each other.
+
+        Raises:
+            MismatchError: if it raises in another process.
+        """
+        try:
+            yield
+        except Exception:
+            with suppress(Exception):  # others are gone, perhaps
+                self._is_anywhere(True)
+            raise
+        if self._is_anywhere(False):
+            raise MismatchError(
+                "another process has raised in its update: what was changed here counts as damage"
+            )
+
+    def _is_anywhere(self, failed: bool) -> bool:
+        return bool(self.tensors.spread.largest(np.array([int(failed)]))[0])
 
     def arrive(self, *, changing: bool) -> None:
         """In a forked process, nobody who read or changed weights in the old one is there.
