@@ -4,6 +4,7 @@ import copy
 import sys
 import threading
 import time
+from collections import UserDict
 
 import pytest
 import torch
@@ -341,6 +342,26 @@ def test_within_an_update_nothing_is_looked_at():
         go_on.set()
         other.join()
     assert (one.counters.sweeps, one.last_sweep) == (0, 0.0)
+
+
+def test_tensors_that_an_update_replaces_are_no_others_whenever_they_are_looked_for():
+    class Replaced(UserDict):
+        replacing = False
+
+        def __getitem__(self, name):
+            tensor = super().__getitem__(name)
+            return tensor.clone() if self.replacing else tensor
+
+    tensors = Replaced({"weight": torch.randn(30, 40)})
+    one, told = scrubber(tensors), []
+    other = threading.Thread(target=lambda: told.extend(one.sweep()))
+    with one.update():
+        tensors.replacing = True
+        other.start()
+        other.join()
+        tensors.replacing = False
+    assert told == []
+    assert one.sweep() == []
 
 
 def test_a_thread_that_sees_nothing_rests(monkeypatch):

@@ -200,7 +200,7 @@ class Looks:
             # An update seals words anew: what follows is held against the seal of no other time.
             word, since = self._paused(lambda: self._weights.word(number), pause)
             if not valid():
-                if self._weights.made_anew(word):
+                if self._weights.made_anew(word, since):
                     raise WordError(_MADE_ANEW)
                 break
             clean = self._is_clean(word, since, pause)

@@ -137,13 +137,15 @@ class Weights:
         """Whether somebody has begun to change the weights on purpose since then."""
         return since.changes != self._changes or bool(since.changes % 2)
 
-    def made_anew(self, word: SealedWord) -> bool:
-        """Whether there are other tensors whenever those of a word are asked for: who computes with
-        them has never the ones that are looked at.
+    def made_anew(self, word: SealedWord, since: Since) -> bool:
+        """Whether there are other tensors whenever those of a word are asked for, and not as they
+        are just being changed on purpose: who computes with them has never the ones that are looked
+        at.
         """
         one, other = (sealed_tensors(self._model, self.seal).held for _ in range(2))
         names = {part.name for part in word.parts} & one.keys() & other.keys()
-        return not all(is_same(one[name], other[name]) for name in names)
+        differ = not all(is_same(one[name], other[name]) for name in names)
+        return differ and not self._is_changed(since)
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""
