@@ -364,6 +364,22 @@ def test_tensors_that_an_update_replaces_are_no_others_whenever_they_are_looked_
     assert one.sweep() == []
 
 
+def test_what_does_not_fit_until_an_update_is_done_is_not_told():
+    model, told = network(), []
+    model.append(torch.nn.Linear(80, 10))
+    model[3].weight = model[2].weight
+    one = scrubber(model, on_event=told.append)
+    weight = model[2].weight
+    with one.update():
+        model[2].weight = None  # nor is the other tied to it
+        other = threading.Thread(target=one.sweep)
+        other.start()
+        other.join()
+        model[2].weight = weight
+    assert [event.kind for event in told] == ["sealed"]
+    assert (one.counters.failures, one.unwatched) == (0, frozenset())
+
+
 def test_a_thread_that_sees_nothing_rests(monkeypatch):
     monkeypatch.setattr("parimend.scrub.scrubber.REST", 30.0)
     model, begun = network(), []

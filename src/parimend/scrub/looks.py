@@ -143,9 +143,12 @@ class Looks:
         """Look at a word until nothing changes any more; tells what was noticed."""
         if pause and (why := self._weights.why_unwatched):
             return Looked([self._teller.fail("unwatched", why)], False)
+        since = self._weights.now
         try:
             return self._look(number, pause)
         except Exception as error:
+            if self._weights.is_changed(since):
+                return Looked([], False)  # it fits nothing, perhaps, until the change is done
             self._lost[number] = self._as_it_is(number)
             what = f"{self._weights.seal.words[number].word.tensors} is not watched"
             return Looked([self._teller.fail("unwatched", what, error)], False)

@@ -91,11 +91,11 @@ class Weights:
         """
         if not self._tied:
             return {}
-        lent = is_lent_anywhere()
+        lent, since = is_lent_anywhere(), self.now
         there = leaves(unwrapped(self._model))
         still, before = tied_to(there, self.tensors.held), self.untied
-        if lent or is_lent_anywhere():
-            return {}
+        if lent or is_lent_anywhere() or self.is_changed(since):
+            return {}  # they may be tied again
         # What is gone needs no protection.
         self.untied = self._tied.keys() & there.keys() - still.keys()
         return {name: self._tied[name] for name in sorted(self.untied - before)}
@@ -106,7 +106,7 @@ class Weights:
         Raises:
             MismatchError: if the seal does not fit its tensors any more.
         """
-        since, word = Since(self._changes, self.tensors), self.seal.words[number]
+        since, word = self.now, self.seal.words[number]
         held = since.tensors.held
         there = {part.name: held[part.name] for part in word.parts if part.name in held}
         require_match(replace(self.seal, words=(word,)), store_of(there))
@@ -114,7 +114,7 @@ class Weights:
 
     def words(self) -> tuple[list[SealedWord], Since]:
         """All words, see `word`."""
-        since = Since(self._changes, self.tensors)
+        since = self.now
         require_match(self.seal, since.tensors)
         return [self._proven(word) for word in self.seal.words], since
 
@@ -123,7 +123,7 @@ class Weights:
         purpose meanwhile, which would look like damage.
         """
         tensors = since.tensors
-        if self._is_changed(since) or tensors is not self.tensors:
+        if self.is_changed(since) or tensors is not self.tensors:
             return False
         names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
@@ -133,7 +133,12 @@ class Weights:
         there = all(is_same(now.get(name), tensors.held[name]) for name in names)
         return there or is_lent_anywhere()  # then they will be there again
 
-    def _is_changed(self, since: Since) -> bool:
+    @property
+    def now(self) -> Since:
+        """What holds from now on."""
+        return Since(self._changes, self.tensors)
+
+    def is_changed(self, since: Since) -> bool:
         """Whether somebody has begun to change the weights on purpose since then."""
         return since.changes != self._changes or bool(since.changes % 2)
 
@@ -145,7 +150,7 @@ class Weights:
         one, other = (sealed_tensors(self._model, self.seal).held for _ in range(2))
         names = {part.name for part in word.parts} & one.keys() & other.keys()
         differ = not all(is_same(one[name], other[name]) for name in names)
-        return differ and not self._is_changed(since)
+        return differ and not self.is_changed(since)
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""
@@ -216,7 +221,7 @@ class Weights:
         with self._condition:
             self._readers.append(mine)
         try:
-            yield not self._is_changed(since)
+            yield not self.is_changed(since)
         finally:
             with self._condition:
                 self._readers.remove(mine)
