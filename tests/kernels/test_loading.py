@@ -111,6 +111,28 @@ def test_a_process_that_is_forked_while_loops_are_loaded_loads_them(monkeypatch,
     thread.join()
 
 
+def test_who_forks_does_not_hold_what_a_compiler_waits_for():
+    """Who asked last to be told of forks is told first, and takes its lock first."""
+    code = """
+import os, threading, time
+from parimend import kernels
+import logging
+
+def load():
+    with kernels.ALONE:
+        loading.set()
+        time.sleep(0.1)
+        logging.getLogger("new")
+
+loading = threading.Event()
+threading.Thread(target=load, daemon=True).start()
+loading.wait()
+if os.fork() == 0:
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
 def test_a_process_that_is_forked_while_a_loop_is_compiled_runs_it(monkeypatch):
     made = {}
     exec("def double(x):\n    return 2 * x", made)  # in no file, so that it is not kept

@@ -9,6 +9,7 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
+import logging  # noqa: F401  its lock, which a compiler takes, is to be taken after ours
 import os
 import re
 import sys
