@@ -22,6 +22,7 @@ from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
+from parimend.scrub.gate import Gate
 from parimend.stores.model import ModelTensors
 from tests.forked import in_a_fork
 
@@ -241,6 +242,22 @@ def test_a_forward_pass_that_is_interrupted_does_not_block_repairs(nested):
         model(x)
         with scrubber.update():
             pass
+
+
+def test_a_forward_pass_that_is_interrupted_at_the_gate_leaves_it_open(monkeypatch):
+    def interrupted(condition):
+        condition._lock.__enter__()
+        raise KeyboardInterrupt
+
+    gate, model, x = Gate(), network(), torch.zeros(1, 30)
+    gate.attach(model)
+    with monkeypatch.context() as within, contextlib.suppress(KeyboardInterrupt):
+        within.setattr(threading.Condition, "__enter__", interrupted)
+        model(x)
+    other = threading.Thread(target=model, args=(x,), daemon=True)
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
 
 
 def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():

@@ -71,7 +71,9 @@ class Weights:
 
     def _meet(self) -> None:
         """Nobody reads, and nobody waits for those who do."""
-        self._readers, self._condition = list[int](), threading.Condition()  # their threads
+        self._readers = list[int]()  # their threads
+        self._lock = threading.RLock()  # see `Gate`
+        self._condition = threading.Condition(self._lock)
 
     def look_up(self) -> set[str]:
         """Find the tensors that the model has now; names of those that were replaced."""
@@ -218,12 +220,12 @@ class Weights:
             Whether none began since then; if one did, nothing is to be read.
         """
         mine = threading.get_ident()
-        with self._condition:
+        with self._lock:
             self._readers.append(mine)
         try:
             yield not self.is_changed(since)
         finally:
-            with self._condition:
+            with self._lock:
                 self._readers.remove(mine)
                 self._condition.notify_all()
 
@@ -233,7 +235,7 @@ class Weights:
         mine = {threading.get_ident()}  # what a signal interrupts goes on afterwards
         self._changes += 1
         try:
-            with self._condition:
+            with self._lock:
                 self._condition.wait_for(lambda: mine.issuperset(self._readers))
             yield
         finally:
