@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ import numpy as np
 from parimend.codes import Screened
 from parimend.decoders import Prepared, decoder_for
 from parimend.experiment import Rate
+from parimend.lasting import cached_property
 from parimend.outcomes import Verdict
 from parimend.risk import Environment, Events
 from parimend.risk.chance import longest_interval, lost

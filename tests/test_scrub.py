@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,9 @@ from parimend.errors import MismatchError, SpecError
 from parimend.faults import draw
 from parimend.outcomes import Verdict
 from parimend.scrub import Scrubber, serve_metrics
+from parimend.scrub.gate import Gate
 from parimend.stores.model import ModelTensors
+from tests.forked import in_a_fork
 
 
 def network():
@@ -241,6 +242,22 @@ def test_a_forward_pass_that_is_interrupted_does_not_block_repairs(nested):
         model(x)
         with scrubber.update():
             pass
+
+
+def test_a_forward_pass_that_is_interrupted_at_the_gate_leaves_it_open(monkeypatch):
+    def interrupted(condition):
+        condition._lock.__enter__()
+        raise KeyboardInterrupt
+
+    gate, model, x = Gate(), network(), torch.zeros(1, 30)
+    gate.attach(model)
+    with monkeypatch.context() as within, contextlib.suppress(KeyboardInterrupt):
+        within.setattr(threading.Condition, "__enter__", interrupted)
+        model(x)
+    other = threading.Thread(target=model, args=(x,), daemon=True)
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
 
 
 def test_repairs_wait_for_a_forward_pass_and_stopping_does_not():
@@ -684,22 +701,6 @@ def test_a_forked_process_is_told_that_nothing_watches():
                 os._exit(code)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-
-
-def in_a_fork(work):
-    """What a forked process makes of it: whether it is true there; a process that hangs ends."""
-    child = os.fork()
-    if not child:  # pytest must not go on in two processes
-        code = 1
-        try:
-            signal.alarm(20)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                code = 0 if work() else 2
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.parametrize("thread", ["sweeps", "updates"])

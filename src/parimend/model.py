@@ -20,7 +20,7 @@ from parimend.names import takes_in
 from parimend.outcomes import FileOutcome, Proof, Report, Verdict
 from parimend.seal import Seal
 from parimend.stores.extent import extent_of
-from parimend.stores.model import ModelTensors, plain_name, require_writable, unwrapped
+from parimend.stores.model import ModelTensors, of_names, require_writable, unwrapped
 from parimend.stores.naming import (
     leaves,
     named_tensors,
@@ -246,12 +246,7 @@ def _named(model: Any, names: Iterable[str]) -> ModelTensors | ShardedTensors:
     """Those tensors of a model that have one of these names, or had it before a part of the model
     was wrapped.
     """
-    there, names = leaves(model), list(names)
-    if not there.keys() >= set(names):
-        plain = {plain_name(name): leaf for name, leaf in there.items()}
-        renamed = {name: plain[plain_name(name)] for name in names if plain_name(name) in plain}
-        there = renamed | there
-    tensors = {name: there[name].value for name in names if name in there}
+    tensors = {name: leaf.value for name, leaf in of_names(leaves(model), names).items()}
     for name, tensor in tensors.items():
         require_plain(name, tensor)
     return store_of(tensors)

@@ -472,6 +472,12 @@ def gathered_for_a_forward(rank):
     assert pm.check(model, seal).verdict is Verdict.CLEAN
 
 
+def strike_or_raise(model, rank):
+    strike(model, rank)
+    if not rank:
+        raise KeyError
+
+
 def scrubbed(rank):
     """Processes look together, or not at all."""
     model = network()
@@ -488,6 +494,9 @@ def scrubbed(rank):
         for parameter in model.parameters():
             parameter.mul_(2.0)
     assert scrubber.sweep() == []
+    with pytest.raises(MismatchError if rank else KeyError), scrubber.update():
+        strike_or_raise(model, rank)
+    assert [event.kind for event in scrubber.sweep()] == ["repaired"]
 
     whole = network()  # and sharded after its scrubber was started
     told = []

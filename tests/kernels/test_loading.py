@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from parimend import kernels
 from parimend.atomic import in_turn
 from parimend.kernels import keeping_numba
+from tests.forked import in_a_fork
 
 _LOOP = """
 import sys
@@ -83,6 +86,70 @@ def test_a_process_that_compiles_for_ever_is_not_waited_for(empty):
     with in_turn(kernels.on("points").__file__):
         assert _run(before) == "[1. 1. 1.] Counter()"
     assert _run().startswith("[1. 1. 1.] Counter({")
+
+
+def test_nor_is_it_asked_again(monkeypatch, tmp_path):
+    naps = []
+    monkeypatch.setattr(keeping_numba, "_PATIENCE", 0.01)
+    monkeypatch.setattr(time, "sleep", naps.append)
+    with in_turn(tmp_path):
+        with keeping_numba._turn(str(tmp_path)):
+            assert naps
+        naps.clear()
+        with keeping_numba._turn(str(tmp_path)):
+            assert not naps
+
+
+def test_a_process_that_is_forked_while_loops_are_loaded_loads_them(monkeypatch, tmp_path):
+    (tmp_path / "slow_numba.py").write_text("import time; time.sleep(0.2)")
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
+    thread = threading.Thread(target=kernels.on, args=("slow",))
+    thread.start()
+    while "parimend.kernels.slow_numba" not in sys.modules:
+        time.sleep(0.001)
+    assert in_a_fork(lambda: kernels.on("slow").time is time)
+    thread.join()
+
+
+def test_who_forks_does_not_hold_what_a_compiler_waits_for():
+    """Who asked last to be told of forks is told first, and takes its lock first."""
+    code = """
+import os, threading, time
+from parimend import kernels
+import logging
+
+def load():
+    with kernels.ALONE:
+        loading.set()
+        time.sleep(0.1)
+        logging.getLogger("new")
+
+loading = threading.Event()
+threading.Thread(target=load, daemon=True).start()
+loading.wait()
+if os.fork() == 0:
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+def test_a_process_that_is_forked_while_a_loop_is_compiled_runs_it(monkeypatch):
+    made = {}
+    exec("def double(x):\n    return 2 * x", made)  # in no file, so that it is not kept
+    double = keeping_numba.kept()(made["double"])
+    compiling, compiler = threading.Event(), double._compiler.compile
+
+    def slowly(*args):
+        compiling.set()
+        time.sleep(0.2)
+        return compiler(*args)
+
+    monkeypatch.setattr(double._compiler, "compile", slowly)
+    thread = threading.Thread(target=double, args=(3,))
+    thread.start()
+    compiling.wait()
+    assert in_a_fork(lambda: double(3) == 6)
+    thread.join()
 
 
 def test_no_folder_to_keep_them_in(monkeypatch):

@@ -4,6 +4,7 @@ import copy
 import sys
 import threading
 import time
+from collections import UserDict
 
 import pytest
 import torch
@@ -341,6 +342,42 @@ def test_within_an_update_nothing_is_looked_at():
         go_on.set()
         other.join()
     assert (one.counters.sweeps, one.last_sweep) == (0, 0.0)
+
+
+def test_tensors_that_an_update_replaces_are_no_others_whenever_they_are_looked_for():
+    class Replaced(UserDict):
+        replacing = False
+
+        def __getitem__(self, name):
+            tensor = super().__getitem__(name)
+            return tensor.clone() if self.replacing else tensor
+
+    tensors = Replaced({"weight": torch.randn(30, 40)})
+    one, told = scrubber(tensors), []
+    other = threading.Thread(target=lambda: told.extend(one.sweep()))
+    with one.update():
+        tensors.replacing = True
+        other.start()
+        other.join()
+        tensors.replacing = False
+    assert told == []
+    assert one.sweep() == []
+
+
+def test_what_does_not_fit_until_an_update_is_done_is_not_told():
+    model, told = network(), []
+    model.append(torch.nn.Linear(80, 10))
+    model[3].weight = model[2].weight
+    one = scrubber(model, on_event=told.append)
+    weight = model[2].weight
+    with one.update():
+        model[2].weight = None  # nor is the other tied to it
+        other = threading.Thread(target=one.sweep)
+        other.start()
+        other.join()
+        model[2].weight = weight
+    assert [event.kind for event in told] == ["sealed"]
+    assert (one.counters.failures, one.unwatched) == (0, frozenset())
 
 
 def test_a_thread_that_sees_nothing_rests(monkeypatch):

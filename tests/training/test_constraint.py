@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_optimizer import ScheduleFreeAdamW
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import parimend as pm
 from parimend.errors import DamageError, MismatchError, SpecError, WordError
@@ -412,6 +413,17 @@ def test_wrapped_models_are_constrained_under_their_own_names(how):
     assert {part.name for part in seal.words[0].parts} == {"head.weight", "head.bias"}
     assert pm.check(plain, seal).verdict is Verdict.CLEAN
     assert pm.check(wrapped, seal).verdict is Verdict.CLEAN
+
+
+def test_parts_may_be_wrapped_while_they_are_constrained():
+    model, steps, constraint = start()
+    average = copy.deepcopy(model)
+    model.head = checkpoint_wrapper(model.head)
+    train(model, steps, 1)
+    assert constraint.residual() < 1e-6
+    average.hidden = torch.compile(average.hidden, backend="eager")
+    for each in (average, model):
+        assert pm.check(each, constraint.seal_(each)).verdict is Verdict.CLEAN
 
 
 def test_an_average_of_the_weights_can_be_sealed_while_training_goes_on():

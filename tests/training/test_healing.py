@@ -1150,6 +1150,17 @@ def test_an_optimizer_of_another_model_is_refused(watch):
         watch(model, [torch.optim.SGD(model.parameters(), lr=0.1), theirs])
 
 
+@pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
+def test_a_wrapper_that_only_passes_for_an_optimizer_is_refused(watch):
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inside):
+            self.inside = inside
+
+    model = network()
+    with pytest.raises(SpecError, match="Wrapper has no param_groups: give the one that it wraps"):
+        watch(model, Wrapper(torch.optim.Adam(model.parameters())))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
 @pytest.mark.parametrize("watch", [pm.heal_, lambda *given: pm.constrain_(*given, errors=5)])
 def test_torchscript_is_refused_and_left_alone(watch):

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from parimend.hashing import stream_key, words
+from parimend.lasting import cached_property
 from parimend.record import Record
 
 RULES = 8

@@ -8,7 +8,6 @@ vector whatever the damage is: what a decoder finds can be judged by a plain pro
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from parimend.codes.dense import Dense
 from parimend.hashing import stream_key, words
+from parimend.lasting import cached_property
 from parimend.rng import log
 
 # Coefficients of PPND16, highest power first: numerator and denominator for the middle, for the

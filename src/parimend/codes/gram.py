@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend import kernels
+from parimend.lasting import cached_property
 
 if TYPE_CHECKING:
     from parimend.codes.structure import Columns

@@ -9,7 +9,6 @@ all other words are taken out of the power sums as well, these name what is left
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 from parimend.codes.beside import Beside
@@ -18,6 +17,7 @@ from parimend.codes.power import PowerSums
 from parimend.codes.promise import MEASURED, Chance
 from parimend.errors import SpecError
 from parimend.kernels.modular import GROUP
+from parimend.lasting import cached_property
 
 SIMULATED = 50_000
 """The largest budget that was simulated."""

@@ -13,7 +13,6 @@ concurrent computing structures", Proceedings of the IEEE 74, 1986.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from parimend.codes.dense import Dense
 from parimend.codes.gaussian import normals
 from parimend.hashing import stream_key
+from parimend.lasting import cached_property
 
 
 class Output(Dense):

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ from parimend.errors import SpecError
 from parimend.hashing import stream_key
 from parimend.kernels.field import PRIME, element
 from parimend.kernels.points import LANES, LINE, SIZES, Points
+from parimend.lasting import cached_property
 
 MAX_ERRORS = SIZES[-1] // 2
 """Largest t."""

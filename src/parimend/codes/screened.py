@@ -6,11 +6,11 @@ The few cost a fifth of what all sums cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 from parimend.codes.beside import Beside
 from parimend.codes.power import PowerSums
+from parimend.lasting import cached_property
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ projected onto.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from parimend.codes.gram import Gram
 from parimend.codes.sizing import lightest
 from parimend.codes.structure import SparseIntegers
 from parimend.errors import SpecError
+from parimend.lasting import cached_property
 from parimend.words.grid import Grid
 from parimend.words.layout import Word
 

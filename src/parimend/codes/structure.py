@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -33,6 +33,7 @@ from parimend.codes.promise import CROWDED, MEASURED, SHARE, Chance, Promise
 from parimend.codes.sizing import EVEN, FEW, choices, sizes_for
 from parimend.errors import SealError, SpecError
 from parimend.hashing import stream_key
+from parimend.lasting import cached_property
 from parimend.words.layout import Word
 
 MAX_CHECKS = (1 << 31) - 1

@@ -31,7 +31,6 @@ and 4 (a 3-core instead of a 2-core has to be empty) need about m = 0.75 t.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +43,7 @@ from parimend.decoders.base import Decoder, Prepared, nothing
 from parimend.decoders.decoding import Decoding
 from parimend.decoders.elimination import solve_components
 from parimend.errors import SpecError
+from parimend.lasting import cached_property
 from parimend.outcomes import Verdict
 
 _RULES = ("agree", "alone", "pair", "pair alone")

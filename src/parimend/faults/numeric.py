@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from parimend.dtypes import Bits
 from parimend.errors import FaultError
 from parimend.faults.patterns import Pattern
 from parimend.faults.words import Words
+from parimend.lasting import cached_property
 from parimend.rng import Stream
 
 

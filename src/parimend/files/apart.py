@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -47,6 +46,7 @@ from parimend.files.seals import (
 from parimend.files.unreadable import salvaging
 from parimend.files.walking import refuse, walk
 from parimend.formats import Layout
+from parimend.lasting import cached_property
 from parimend.outcomes import Verdict
 from parimend.regular import open_regular
 from parimend.seal import Seal

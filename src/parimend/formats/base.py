@@ -6,13 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
 from parimend.dtypes import DTYPES
 from parimend.errors import FormatError
+from parimend.lasting import cached_property
 from parimend.words.layout import Part, whole
 
 Bytes = bytes | memoryview

@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from parimend.errors import CalibrationError
 from parimend.impose.batches import batch_of, iterable, run
+from parimend.lasting import cached_property
 from parimend.layers.product import Product
 from parimend.layers.registry import declared_product
 from parimend.removable import Hook

@@ -9,14 +9,24 @@ test compares each with a plain oracle.
 
 from __future__ import annotations
 
+import logging  # noqa: F401  its lock, which a compiler takes, is to be taken after ours
+import os
 import re
 import sys
+import threading
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from parimend.warning import warn
+
+ALONE = threading.RLock()
+"""Held by the thread that loads or compiles loops, and wherever a process is forked: in the new one
+there would be no other thread to end that, and nobody else may begin it."""
+os.register_at_fork(
+    before=ALONE.acquire, after_in_parent=ALONE.release, after_in_child=ALONE.release
+)
 
 
 def on(operation: str, device: str = "cpu") -> ModuleType:
@@ -43,8 +53,8 @@ def on(operation: str, device: str = "cpu") -> ModuleType:
 def _first(operation: str, *kinds: str) -> ModuleType:
     """The first of some kinds of kernels that there is; sought once, as steps and decoders ask."""
     names = (f"{__name__}.{operation}_{kind}" for kind in kinds)
-    name = next(name for name in names if find_spec(name))
-    return import_module(name)
+    with ALONE:
+        return import_module(next(name for name in names if find_spec(name)))
 
 
 def loaded() -> bool:

@@ -10,14 +10,16 @@ compiled again, which takes some seconds and gives the same.
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numba as nb
+import numpy.ma  # noqa: F401  numba's loops load it when they are called
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
@@ -27,6 +29,7 @@ from numba.core.sigutils import normalize_signature
 from parimend import hashing
 from parimend.atomic import in_turn
 from parimend.errors import SpecError
+from parimend.kernels import ALONE
 
 if nb.config.DISABLE_JIT:
     raise SpecError(
@@ -35,6 +38,7 @@ if nb.config.DISABLE_JIT:
 
 
 _PATIENCE = 60.0  # seconds, with another process that compiles; no loop takes so long
+_given_up = set[str]()  # files of which one took longer: it has been stopped, perhaps
 
 
 def kept(**options: Any) -> Any:
@@ -61,9 +65,9 @@ class _Loop(CPUDispatcher):  # type: ignore[misc]
 
         The compiler's lock comes first: a thread that waited for it might be waited for by others.
         """
-        if not isinstance(self._cache, _Forgiving):
-            return super().compile(signature)
-        with global_compiler_lock, _turn(self.py_func.__code__.co_filename):
+        is_kept = isinstance(self._cache, _Forgiving)
+        turn = _turn(self.py_func.__code__.co_filename) if is_kept else nullcontext()
+        with ALONE, global_compiler_lock, turn:
             return super().compile(signature)
 
     def __call__(self, *args: Any) -> Any:
@@ -87,7 +91,10 @@ def _turn(file: str) -> Iterator[None]:
     if file in _mine:
         yield
         return
-    with in_turn(file, _PATIENCE):
+    began = time.monotonic()
+    with in_turn(file, 0.0 if file in _given_up else _PATIENCE):
+        if time.monotonic() - began > _PATIENCE:
+            _given_up.add(file)
         _mine.add(file)
         try:
             yield

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parimend.lasting import cached_property
 from parimend.layers.product import FUSED, Product
 
 
@@ -104,7 +105,7 @@ class ConvProduct(_Windows):
             for i, length, step, dilation in geometry
         ]
 
-    @functools.cached_property
+    @cached_property
     def _left(self) -> tuple[int, ...]:
         """Rows and columns of the products of all places in the kernel that lie outside of the
         outputs, where outputs are the sum of these, shifted; else empty.

@@ -66,7 +66,9 @@ class Gate:
 
     def _reset(self) -> None:
         self._process = os.getpid()
-        self._condition = threading.Condition()
+        # Taken itself: an interrupt while Python takes a condition would leave that locked.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._owner: int | None = None
         # Of every thread inside: what called the model first, and how many calls are nested.
         self._inside: dict[int, tuple[FrameType, int]] = {}
@@ -134,7 +136,7 @@ class Gate:
         if self._owner == thread:
             return
         caller = _caller_of_hook(sys._getframe())
-        with self._condition:
+        with self._lock:
             if thread in self._inside:
                 first, depth = self._inside[thread]
                 if runs(first, thread):
@@ -149,7 +151,7 @@ class Gate:
         thread = threading.get_ident()
         if self._owner == thread:
             return
-        with self._condition:
+        with self._lock:
             if thread not in self._inside:
                 return  # it entered before the hooks were there
             first, depth = self._inside.pop(thread)
@@ -164,13 +166,13 @@ class Gate:
         changes weights may be the one that it waits for, and does not wait for that pass.
         """
         thread = threading.get_ident()
-        with self._condition:
+        with self._lock:
             self._asking.add(thread)
             self._condition.notify_all()
         try:
             yield
         finally:
-            with self._condition:
+            with self._lock:
                 try:
                     while thread in self._inside and self._owner not in (None, thread):
                         self._condition.wait()
@@ -199,7 +201,7 @@ class Gate:
             yield True
             return
         try:
-            with self._condition:
+            with self._lock:
                 self._asking.add(thread)
                 try:
                     while self._owner is not None and not over():
@@ -214,7 +216,7 @@ class Gate:
                     self._release(thread)
             yield free
         finally:
-            with self._condition:
+            with self._lock:
                 self._release(thread)
 
     def _release(self, thread: int) -> None:

@@ -143,9 +143,12 @@ class Looks:
         """Look at a word until nothing changes any more; tells what was noticed."""
         if pause and (why := self._weights.why_unwatched):
             return Looked([self._teller.fail("unwatched", why)], False)
+        since = self._weights.now
         try:
             return self._look(number, pause)
         except Exception as error:
+            if self._weights.is_changed(since):
+                return Looked([], False)  # it fits nothing, perhaps, until the change is done
             self._lost[number] = self._as_it_is(number)
             what = f"{self._weights.seal.words[number].word.tensors} is not watched"
             return Looked([self._teller.fail("unwatched", what, error)], False)
@@ -200,7 +203,7 @@ class Looks:
             # An update seals words anew: what follows is held against the seal of no other time.
             word, since = self._paused(lambda: self._weights.word(number), pause)
             if not valid():
-                if self._weights.made_anew(word):
+                if self._weights.made_anew(word, since):
                     raise WordError(_MADE_ANEW)
                 break
             clean = self._is_clean(word, since, pause)

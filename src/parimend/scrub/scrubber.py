@@ -244,7 +244,9 @@ class Scrubber(Handle):
         what it was: nobody can tell then whether the damage is still in it.
 
         If the block raises, the seal stays, which is told as ``failed``. What was changed counts as
-        damage: the next sweep begins at once, and puts it back or tells that it cannot.
+        damage: the next sweep begins at once, and puts it back or tells that it cannot. Weights
+        that are sharded over processes are updated in all of them at the same place; if the block
+        raises in one, the update raises in all.
 
         Sidecar seals only: the other carriers live in the weights and are renewed by training with
         `constrain_`.
@@ -252,6 +254,7 @@ class Scrubber(Handle):
         Raises:
             SpecError: for another carrier; nothing was changed then.
             MismatchError: if the seal does not fit the weights any more; they are not watched then.
+                Or if the block raised in another process.
         """
         self._arrive()
         if self._looks.gate.mine:  # an update within an update
@@ -262,7 +265,8 @@ class Scrubber(Handle):
         try:
             with self._looks.all_right() as wrong, self._weights.changed_on_purpose():
                 begun = True
-                yield
+                with self._weights.everywhere():
+                    yield
                 taken = self._weights.renew(wrong)
                 self._looks.forget()
         except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from parimend.carriers import Carrier, carrier_of, refresh
 from parimend.carriers.base import proven_by, require_match
 from parimend.carriers.finding import Finding
+from parimend.errors import MismatchError
 from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
 from parimend.scrub.lanes import wait_for
@@ -70,7 +71,9 @@ class Weights:
 
     def _meet(self) -> None:
         """Nobody reads, and nobody waits for those who do."""
-        self._readers, self._condition = list[int](), threading.Condition()  # their threads
+        self._readers = list[int]()  # their threads
+        self._lock = threading.RLock()  # see `Gate`
+        self._condition = threading.Condition(self._lock)
 
     def look_up(self) -> set[str]:
         """Find the tensors that the model has now; names of those that were replaced."""
@@ -90,11 +93,11 @@ class Weights:
         """
         if not self._tied:
             return {}
-        lent = is_lent_anywhere()
+        lent, since = is_lent_anywhere(), self.now
         there = leaves(unwrapped(self._model))
         still, before = tied_to(there, self.tensors.held), self.untied
-        if lent or is_lent_anywhere():
-            return {}
+        if lent or is_lent_anywhere() or self.is_changed(since):
+            return {}  # they may be tied again
         # What is gone needs no protection.
         self.untied = self._tied.keys() & there.keys() - still.keys()
         return {name: self._tied[name] for name in sorted(self.untied - before)}
@@ -105,7 +108,7 @@ class Weights:
         Raises:
             MismatchError: if the seal does not fit its tensors any more.
         """
-        since, word = Since(self._changes, self.tensors), self.seal.words[number]
+        since, word = self.now, self.seal.words[number]
         held = since.tensors.held
         there = {part.name: held[part.name] for part in word.parts if part.name in held}
         require_match(replace(self.seal, words=(word,)), store_of(there))
@@ -113,7 +116,7 @@ class Weights:
 
     def words(self) -> tuple[list[SealedWord], Since]:
         """All words, see `word`."""
-        since = Since(self._changes, self.tensors)
+        since = self.now
         require_match(self.seal, since.tensors)
         return [self._proven(word) for word in self.seal.words], since
 
@@ -122,7 +125,7 @@ class Weights:
         purpose meanwhile, which would look like damage.
         """
         tensors = since.tensors
-        if self._is_changed(since) or tensors is not self.tensors:
+        if self.is_changed(since) or tensors is not self.tensors:
             return False
         names = {part.name for word in words for part in word.parts}
         now = {name: self._at_its_place(name) for name in names}
@@ -132,17 +135,24 @@ class Weights:
         there = all(is_same(now.get(name), tensors.held[name]) for name in names)
         return there or is_lent_anywhere()  # then they will be there again
 
-    def _is_changed(self, since: Since) -> bool:
+    @property
+    def now(self) -> Since:
+        """What holds from now on."""
+        return Since(self._changes, self.tensors)
+
+    def is_changed(self, since: Since) -> bool:
         """Whether somebody has begun to change the weights on purpose since then."""
         return since.changes != self._changes or bool(since.changes % 2)
 
-    def made_anew(self, word: SealedWord) -> bool:
-        """Whether there are other tensors whenever those of a word are asked for: who computes with
-        them has never the ones that are looked at.
+    def made_anew(self, word: SealedWord, since: Since) -> bool:
+        """Whether there are other tensors whenever those of a word are asked for, and not as they
+        are just being changed on purpose: who computes with them has never the ones that are looked
+        at.
         """
         one, other = (sealed_tensors(self._model, self.seal).held for _ in range(2))
         names = {part.name for part in word.parts} & one.keys() & other.keys()
-        return not all(is_same(one[name], other[name]) for name in names)
+        differ = not all(is_same(one[name], other[name]) for name in names)
+        return differ and not self.is_changed(since)
 
     def _at_its_place(self, name: str) -> Any:
         """What has a name without going through all; None if it has to be looked for."""
@@ -210,12 +220,12 @@ class Weights:
             Whether none began since then; if one did, nothing is to be read.
         """
         mine = threading.get_ident()
-        with self._condition:
+        with self._lock:
             self._readers.append(mine)
         try:
-            yield not self._is_changed(since)
+            yield not self.is_changed(since)
         finally:
-            with self._condition:
+            with self._lock:
                 self._readers.remove(mine)
                 self._condition.notify_all()
 
@@ -225,11 +235,33 @@ class Weights:
         mine = {threading.get_ident()}  # what a signal interrupts goes on afterwards
         self._changes += 1
         try:
-            with self._condition:
+            with self._lock:
                 self._condition.wait_for(lambda: mine.issuperset(self._readers))
             yield
         finally:
             self._changes += 1
+
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """What is done within it ends well in all processes that hold shards, or raises in all:
+        what follows they do together, and would wait for each other.
+
+        Raises:
+            MismatchError: if it raises in another process.
+        """
+        try:
+            yield
+        except Exception:
+            with suppress(Exception):  # others are gone, perhaps
+                self._is_anywhere(True)
+            raise
+        if self._is_anywhere(False):
+            raise MismatchError(
+                "another process has raised in its update: what was changed here counts as damage"
+            )
+
+    def _is_anywhere(self, failed: bool) -> bool:
+        return bool(self.tensors.spread.largest(np.array([int(failed)]))[0])
 
     def arrive(self, *, changing: bool) -> None:
         """In a forked process, nobody who read or changed weights in the old one is there.

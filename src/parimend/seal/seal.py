@@ -27,7 +27,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -41,6 +41,7 @@ from parimend.errors import ParimendError, SealError
 from parimend.formats import Bytes, Layout, of_name
 from parimend.formats.base import MOST_BYTES
 from parimend.formats.raw import Raw
+from parimend.lasting import cached_property
 from parimend.regular import open_regular, read_whole, unreadable
 from parimend.seal.word import SealedWord, entry_of, word_of
 from parimend.showing import brief, counted, html_table

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parimend.formats import Layout
+from parimend.lasting import cached_property
 from parimend.regular import copy_bytes, differing, holds, read_at, unreadable, write_at
 from parimend.stores.base import Tensors
 from parimend.words.layout import Part, whole

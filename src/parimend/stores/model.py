@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from parimend.words.bits import WORD, byte_view
 from parimend.words.layout import Part, whole
 
 _Span = tuple[int, int]
+_T = TypeVar("_T")
 _FABRIC = {"_forward_module", "_original_module"}
 """What Lightning's Fabric keeps a module as in its wrapper, the first perhaps in another one."""
 
@@ -38,6 +39,20 @@ def plain_name(name: str) -> str:
     'encoder.0.weight'
     """
     return ".".join(each for each in name.split(".") if each not in _PARTS)
+
+
+def of_names(there: Mapping[str, _T], names: Iterable[str]) -> dict[str, _T]:
+    """What has some names, or had them before a part of the model was wrapped, or since.
+
+    >>> of_names({"0._orig_mod.weight": 1, "1.bias": 2}, ["0.weight", "1.bias", "2.bias"])
+    {'0.weight': 1, '1.bias': 2}
+    """
+    names = list(names)
+    if there.keys() >= set(names):
+        return {name: there[name] for name in names}
+    plain = {plain_name(name): each for name, each in there.items()}
+    renamed = {name: plain[plain_name(name)] for name in names if plain_name(name) in plain}
+    return renamed | {name: there[name] for name in names if name in there}
 
 
 def unwrapped(model: Any) -> Any:

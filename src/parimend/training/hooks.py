@@ -139,7 +139,7 @@ def several(
     """The optimizers that take the steps, of one or several that were given.
 
     Raises:
-        SpecError: if something else was given.
+        SpecError: if something else was given, or one that has no parameters of its own.
     """
     what = "an optimizer of torch, or a list of several"
     given = [optimizer] if isinstance(optimizer, torch.optim.Optimizer | str) else optimizer
@@ -148,6 +148,10 @@ def several(
         raise SpecError(f"optimizer must be {what}, not an empty one")
     for each in given:
         require(each, "optimizer", what, torch.optim.Optimizer)
+        if not hasattr(each, "param_groups"):
+            raise SpecError(
+                f"{type(each).__name__} has no param_groups: give the one that it wraps"
+            )
     return [stepping(each) for each in given]
 
 

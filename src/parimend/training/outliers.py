@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from parimend.carriers import Chosen
 from parimend.codes import Sparse
 from parimend.decoders import Agreement, Prepared
 from parimend.events import Event
+from parimend.lasting import cached_property
 from parimend.names import some
 from parimend.outcomes import Verdict
 from parimend.training.projection import Projection

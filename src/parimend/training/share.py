@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from parimend import kernels
 from parimend.codes import Sparse
 from parimend.errors import MismatchError
+from parimend.lasting import cached_property
 from parimend.stores.spread import Elements
 
 

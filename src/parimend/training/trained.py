@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from parimend.errors import MismatchError, SpecError
-from parimend.stores.model import require_writable
+from parimend.stores.model import of_names, require_writable
 from parimend.stores.naming import named_tensors, require_movable
 from parimend.stores.spread import local
 from parimend.training.hooks import parameters_of, require_ready
@@ -71,7 +71,7 @@ class Trained:
             MismatchError: names the first that is not.
         """
         ids = self._stepped_ids() if stepped else None
-        now = dict(self._model.named_parameters(remove_duplicate=False))
+        now = self._in(self._model)
         for name, parameter in self.parameters.items():
             if now.get(name) is not parameter:
                 what = "was replaced"
@@ -93,7 +93,7 @@ class Trained:
         Raises:
             MismatchError: if it lacks one, or has one of another shape or dtype.
         """
-        there: dict[str, torch.Tensor] = dict(copy.named_parameters(remove_duplicate=False))
+        there = self._in(copy)
         for name, parameter in self.parameters.items():
             if name not in there:
                 raise MismatchError(f"the copy has no {name}, which is constrained")
@@ -107,4 +107,9 @@ class Trained:
                     f"{name} is {found.dtype} in the copy, but {parameter.dtype} in the model that "
                     f"was trained: seal copy.to({parameter.dtype})"
                 )
-        return {name: there[name] for name in self.parameters}
+        return there
+
+    def _in(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What has their names in the model or a copy of it, as far as it is there."""
+        every: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        return of_names(every, self.parameters)

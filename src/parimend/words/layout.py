@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from parimend.arguments import one_of
 from parimend.dtypes import named
 from parimend.errors import WordError
+from parimend.lasting import cached_property
 from parimend.record import Record
 from parimend.words.bits import WORD
 
