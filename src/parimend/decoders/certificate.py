@@ -48,6 +48,8 @@ from parimend.errors import SpecError
 
 _STEPS = 2 * 10**7
 """Of the enumeration; up to half a minute."""
+_SETS = 10**5
+"""Stopping sets that are looked at, a few in a millisecond, to make a certificate."""
 _SEEDS = 8
 """So many codes are tried for one with a certificate: most have one."""
 
@@ -56,7 +58,7 @@ class AnotherSeedError(SpecError):
     """A certificate is refused for what the seed has drawn: the next one may do better."""
 
 
-def certify(code: Code, errors: int = FEW) -> Certificate:
+def certify(code: Code, errors: int = FEW, most: int = _SETS) -> Certificate:
     """Prove that any ``errors`` wrong words are repaired by `Peeling` in its default settings.
 
     Takes some seconds for 5,120 words.
@@ -64,6 +66,7 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
     Args:
         code: a `Sparse` code.
         errors: 1 to 3.
+        most: stopping sets; where there are more, it is given up.
 
     Raises:
         SpecError: if that cannot be proven: names the columns that stand against it.
@@ -85,6 +88,10 @@ def certify(code: Code, errors: int = FEW) -> Certificate:
     )
     if not ended:
         raise SpecError(f"{what}: the search takes more than {_STEPS:,} steps; take more checks")
+    if len(sets) > most:
+        raise SpecError(
+            f"{what}: {len(sets):,} sets of columns would have to be looked at; take more checks"
+        )
     found = [[int(i) for i in columns if i >= 0] for columns in sets]
     if left := [columns for columns in found if not _excluded(code, columns, errors)]:
         shown = "; ".join(", ".join(map(str, columns)) for columns in left[:8])
@@ -161,7 +168,7 @@ def verify_certificate(certificate: Certificate) -> None:
     Example:
         >>> verify_certificate(certify(Sparse.for_errors(n=150, errors=3)))
     """
-    proven = certify(certificate.code, certificate.errors)
+    proven = certify(certificate.code, certificate.errors, most=_STEPS)
     if proven != certificate:
         raise SpecError(
             f"this certificate is not that of its code: it states {certificate.pair} and "
