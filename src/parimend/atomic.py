@@ -355,13 +355,15 @@ def _replace(file: BinaryIO, temporary: Path, target: Path, stale: Sequence[Path
         if moved:
             _sync_folder(target.parent)
         os.replace(temporary, target)
-    except BaseException:
+    finally:
+        # An interrupt may come when the new content is there already.
+        is_there = _is_at(target, file.fileno())
         for path, old in moved.items():
             with suppress(FileNotFoundError):
-                os.replace(old, path)
-        raise
-    for old in moved.values():
-        old.unlink()
+                if is_there:
+                    old.unlink()
+                else:
+                    os.replace(old, path)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -123,6 +123,29 @@ def test_nothing_is_written_if_the_temporary_file_is_taken_away(tmp_path):
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_leaves_no_file_beside_what_belongs_to_another_one(
+    tmp_path, monkeypatch, number
+):
+    """It may come as soon as one of the files is in its place."""
+    path, side = tmp_path / "a", tmp_path / "a.side"
+    path.write_bytes(b"old")
+    side.write_bytes(b"of old")
+    put, done = os.replace, []
+
+    def interrupted(*places):
+        put(*places)
+        done.append(places)
+        if len(done) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic(path, stale=[side]) as file:
+        file.write(b"new")
+    there = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert there == ({"a": b"old", "a.side": b"of old"} if number == 1 else {"a": b"new"})
+
+
 @pytest.mark.parametrize("like", [True, False])
 def test_a_private_file_is_private_from_the_beginning(tmp_path, like):
     old, path = tmp_path / "old", tmp_path / "a"
@@ -455,6 +478,22 @@ def test_a_full_disk(model, rng, monkeypatch, error, where):
                 act(model)
             assert raised.value.filename == str(model)
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("out", [None, "elsewhere"])
+def test_where_there_is_no_room_another_place_is_asked_for(model, rng, monkeypatch, out):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("parimend.files.writing.copy_data", full)
+    goal = out and model.with_name(out)
+    said = "written there; give another place" if out else "in its place; .* with -o"
+    with pytest.raises(OSError, match=f"full: it cannot be (repaired )?{said}") as raised:
+        repair_file(model, goal)
+    assert raised.value.filename == str(goal or model)
 
 
 @pytest.mark.parametrize("act", ["repair", "save"])
