@@ -22,7 +22,7 @@ from parimend.files.apart import seals_in
 from parimend.files.blocks import damaged_blocks
 from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
-from parimend.files.fetching import Fetched, PatchedTensors, fetching
+from parimend.files.fetching import Fetched, PatchedTensors, fetching, forget
 from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
@@ -200,14 +200,19 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-            reason = (
-                f"{error.strerror}: it cannot be repaired in its place; give another one for the "
-                "result, with -o (in Python: out)"
-            )
+            remedy = "it cannot be written there; give another place for the result"
+            if not out:
+                remedy = (
+                    "it cannot be repaired in its place; give another one for the result, with -o "
+                    "(in Python: out)"
+                )
+            reason = f"{error.strerror}: {remedy}"
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
         report = settled(report, found)
+        if task.sources and report.ok:
+            forget(out or path)
         return looked_at(report, found, report)
 
 
