@@ -72,10 +72,10 @@ def test_the_disk_has_it_before_it_takes_its_place(tmp_path, monkeypatch):
     assert synced == [(str(tmp_path / ".a.new"), b"old"), (str(tmp_path), b"new")]
 
 
-@pytest.mark.parametrize("what", ["new", "lock", "old"])
+@pytest.mark.parametrize("what", ["a.new", "a.lock", "a.old", "a.side.old"])
 def test_what_a_killed_process_left_behind_is_removed(tmp_path, what):
-    (tmp_path / f".a.{what}").write_bytes(b"half of something")
-    with atomic(tmp_path / "a") as file:
+    (tmp_path / f".{what}").write_bytes(b"half of something")
+    with atomic(tmp_path / "a", stale=[tmp_path / "a.side"]) as file:
         file.write(b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
     assert os.listdir(tmp_path) == ["a"]
