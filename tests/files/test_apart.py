@@ -108,6 +108,27 @@ def test_models_of_one_architecture_are_told_apart(tmp_path, seals, rng):
         check_file(stranger, seal_dir=seals)
 
 
+def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals):
+    """A budget may be enough to make all of it anew, and every model has a file of this name."""
+    texts = {"one": b'{"bos": 1, "eos": 2}\n', "two": b'{"temperature": 0.6, "eos": 128001}\n'}
+    paths = [tmp_path / model / "config.json" for model in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(text)
+    one, two = paths
+    protect_file(one, errors=210, seal_dir=seals)
+    for act in (check_file, repair_file):
+        with pytest.raises(MismatchError, match=r"is the seal of another file .* move the seal to"):
+            act(two, seal_dir=seals)
+    [made] = protect_file(two, errors=210, seal_dir=seals)
+    assert not made.is_kept
+    for path in paths:
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+        path.write_bytes(path.read_bytes()[:-7])
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert [path.read_bytes() for path in paths] == [*texts.values()]
+
+
 @pytest.mark.parametrize("cut", [4, 30])
 def test_a_file_that_was_cut_is_found(tmp_path, seals, rng, cut):
     path = tmp_path / "model.safetensors"

@@ -17,7 +17,13 @@ from parimend.files.blocks import damaged_blocks
 from parimend.files.notes import LED_TO
 from parimend.files.opening import Opened
 from parimend.files.places import may_be_of, place_of
-from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
+from parimend.files.seals import (
+    Sealed,
+    force_anew,
+    is_found_by_content,
+    is_led_elsewhere,
+    sidecar_of,
+)
 from parimend.files.unreadable import said_of, unknown
 from parimend.formats import layout_of
 from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
@@ -47,10 +53,13 @@ def report_on(found: Opened, tensors: FileTensors, act: Act) -> FileOutcome:
     if not is_whole and is_led_elsewhere(sealed, path):
         _refuse_what_is_led_to(sealed, path)
     if is_of_another(sealed, outcome, tensors, path):
+        how, remedy = "renamed and damaged", "give it that name"
+        if may_be_of(sealed, path):
+            how, remedy = "damaged", f"move the seal to {sidecar_of(path)}"
         raise MismatchError(
             f"{sealed.path or path} has the seal of {place_of(sealed, path)}, and much of {path} "
             "is not what that was: it is the seal of another file (put its own there), or this "
-            "is that file, renamed and damaged (then give it that name to repair it)"
+            f"is that file, {how} (then {remedy} to repair it)"
         )
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
@@ -110,7 +119,8 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
 
     Of small files everything may be made anew, whatever they are. So where the seal has another
     name, and more than a quarter of the elements or of the header that are there would be changed,
-    this is another file. One that has its name is repaired however damaged it is.
+    this is another file. One that has its name is repaired however damaged it is; in a folder of
+    seals it has to have its size, too, as every model has a file of some names.
 
     Args:
         sealed: the seal.
@@ -118,7 +128,8 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
         tensors: of the file.
         path: of the file.
     """
-    if may_be_of(sealed, path) or not is_proven(outcome):
+    is_sized = tensors.found == tensors.size or not is_found_by_content(sealed)
+    if (is_sized and may_be_of(sealed, path)) or not is_proven(outcome):
         return False
     pairs = zip(sealed.seal.words, outcome.words, strict=True)
     known = [pair for pair in pairs if pair[1].verdict is not Verdict.UNCORRECTABLE]
