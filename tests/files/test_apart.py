@@ -13,6 +13,7 @@ import safetensors.numpy
 from samples import SAMPLES
 
 from parimend import check_file, protect_file, repair_file, verify
+from parimend.carriers import diagnose
 from parimend.errors import DamagedFileError, FormatError, MismatchError, SealError, SpecError
 from parimend.files import protect_all, seals_of
 from parimend.outcomes import Verdict
@@ -106,6 +107,36 @@ def test_models_of_one_architecture_are_told_apart(tmp_path, seals, rng):
     save(stranger, rng)
     with pytest.raises(SealError, match=r"no seal in \S*seals is of its content"):
         check_file(stranger, seal_dir=seals)
+
+
+def test_models_of_one_architecture_are_not_compared_as_a_whole_with_all_seals(
+    tmp_path, seals, rng, monkeypatch
+):
+    """Some of their blocks tell which seal is theirs, as far as damage may go."""
+    paths = [tmp_path / str(number) / "model.safetensors" for number in range(4)]
+    compared = []
+
+    def count(seal, *arguments, **options):
+        compared.append(seal)
+        return diagnose(seal, *arguments, **options)
+
+    monkeypatch.setattr("parimend.files.apart.diagnose", count)
+    for path in paths:
+        path.parent.mkdir()
+        weights = rng.standard_normal(200_000, dtype=np.float32)
+        safetensors.numpy.save_file({"w": weights}, path)
+        protect_file(path, errors=1, seal_dir=seals)
+    assert not compared
+    for number, path in enumerate(paths):
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+        flip(path, rng, 1)
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CORRECTABLE
+        assert len(compared) == 2 * (number + 1)
+    first, *_ = paths
+    flip(first, rng, 4)  # beyond its budget
+    [file] = check_file(first, seal_dir=seals).files
+    assert file.verdict is Verdict.UNCORRECTABLE
+    assert 1 <= len(file.ranges) <= 5
 
 
 def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals):
