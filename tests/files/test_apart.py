@@ -139,13 +139,14 @@ def test_models_of_one_architecture_are_not_compared_as_a_whole_with_all_seals(
     assert 1 <= len(file.ranges) <= 5
 
 
-def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals):
+@pytest.mark.parametrize("length", [37, 30])
+def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals, rng, length):
     """A budget may be enough to make all of it anew, and every model has a file of this name."""
-    texts = {"one": b'{"bos": 1, "eos": 2}\n', "two": b'{"temperature": 0.6, "eos": 128001}\n'}
-    paths = [tmp_path / model / "config.json" for model in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
+    paths = [tmp_path / model / "model.bin" for model in ("one", "two")]
+    contents = [rng.bytes(37), rng.bytes(length)]
+    for path, content in zip(paths, contents, strict=True):
         path.parent.mkdir()
-        path.write_bytes(text)
+        path.write_bytes(content)
     one, two = paths
     protect_file(one, errors=210, seal_dir=seals)
     for act in (check_file, repair_file):
@@ -153,11 +154,23 @@ def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals):
             act(two, seal_dir=seals)
     [made] = protect_file(two, errors=210, seal_dir=seals)
     assert not made.is_kept
-    for path in paths:
+    for path, content in zip(paths, contents, strict=True):
         assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
-        path.write_bytes(path.read_bytes()[:-7])
+        damage(path, 5, bytes([content[5] ^ 1]))
         assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
-    assert [path.read_bytes() for path in paths] == [*texts.values()]
+        path.write_bytes(content[:-5])
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert [path.read_bytes() for path in paths] == contents
+
+
+def test_a_flipped_bit_of_a_small_file_is_no_sign_of_another_one(tmp_path, seals):
+    path = tmp_path / "scale.npy"
+    np.save(path, np.float32(0.5))
+    original = path.read_bytes()
+    protect_file(path, errors=1, seal_dir=seals)
+    damage(path, -1, b"\x7f")
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
 
 
 @pytest.mark.parametrize("cut", [4, 30])
