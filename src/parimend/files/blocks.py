@@ -22,6 +22,7 @@ from parimend.words.bits import WORD
 
 BLOCK_BYTES = WORD * BLOCK
 """Bytes of a block."""
+_SAMPLED = 1 << 13  # blocks, at most, that are compared with seals that may be those of others
 
 Range = tuple[int, int]
 """Bytes of a file: the first one, and the one after the last."""
@@ -138,7 +139,8 @@ class Samples:
         repaired, whatever the others are.
         """
         count, most = len(word.blocks) // DIGEST, word.code.m
-        asked = np.linspace(0, count - 1, min(count, 2 * most + 2), dtype=np.int64).tolist()
+        some = min(count, 2 * most + 2, _SAMPLED)
+        asked = np.linspace(0, count - 1, some, dtype=np.int64).tolist()
         wrong = 0
         for done, block in enumerate(_blocks(word, asked, tensors)):
             if wrong > most or wrong + len(asked) - done <= most:
