@@ -169,6 +169,8 @@ def test_a_flipped_bit_of_a_small_file_is_no_sign_of_another_one(tmp_path, seals
     original = path.read_bytes()
     protect_file(path, errors=1, seal_dir=seals)
     damage(path, -1, b"\x7f")
+    with pytest.raises(MismatchError, match="or is another file that differs in little"):
+        protect_file(path, errors=1, seal_dir=seals)
     assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
     assert path.read_bytes() == original
 
