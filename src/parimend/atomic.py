@@ -208,7 +208,8 @@ def atomic(
     target = _place(path)
     temporary = hidden(target, "new")
     try:
-        with locked(target), _created(temporary, target, like, made) as file:
+        left = [temporary, *(_aside(_place(path)) for path in (target, *stale))]
+        with locked(target), _created(temporary, target, like, made, left) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -251,13 +252,20 @@ def _place(path: PathLike) -> Path:
     return Path(os.path.realpath(path))
 
 
+def _aside(path: Path) -> Path:
+    """Where a file is until it is known whether it is needed again."""
+    return hidden(path, "old")
+
+
 @contextmanager
 def _created(
-    temporary: Path, target: Path, like: PathLike | None, made: Path | None
+    temporary: Path, target: Path, like: PathLike | None, made: Path | None, left: Sequence[Path]
 ) -> Iterator[BinaryIO]:
-    """A new file that looks from the outside as the one whose place it takes."""
-    for left in (temporary, hidden(target, "old")):
-        _remove(left)
+    """A new file that looks from the outside as the one whose place it takes; what a killed process
+    may have ``left`` behind is removed.
+    """
+    for path in left:
+        _remove(path)
     model = next((path for path in (target, like) if path and os.path.exists(path)), None)
     # Private until it is known who may read it.
     mode = 0o666 if model is None else 0o600
@@ -347,21 +355,23 @@ def _take_list(descriptor: int, like: PathLike) -> None:
 def _replace(file: BinaryIO, temporary: Path, target: Path, stale: Sequence[Path]) -> None:
     if not _is_at(temporary, file.fileno()):
         raise MismatchError(f"{target} was not written: another process took {temporary.name} away")
-    aside = {_place(path): hidden(_place(path), "old") for path in stale}
-    moved = {path: old for path, old in aside.items() if path.exists()}
+    places = map(_place, stale)
+    moved = {path: _aside(path) for path in places if path.exists()}
     try:
         for path, old in moved.items():
             os.replace(path, old)
         if moved:
             _sync_folder(target.parent)
         os.replace(temporary, target)
-    except BaseException:
+    finally:
+        # An interrupt may come when the new content is there already.
+        is_there = _is_at(target, file.fileno())
         for path, old in moved.items():
             with suppress(FileNotFoundError):
-                os.replace(old, path)
-        raise
-    for old in moved.values():
-        old.unlink()
+                if is_there:
+                    old.unlink()
+                else:
+                    os.replace(old, path)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

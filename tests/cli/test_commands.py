@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 import parimend as pm
 from parimend.carriers import Balance, CarrierName, Request
 from parimend.cli.options import CarrierOption, PerOption
-from parimend.files import seals_of
+from parimend.files import check_all, seals_of
 from parimend.words.layout import Per, whole
 from tests.files.conftest import flip_bit
 
@@ -537,6 +538,18 @@ def test_little_coverage_is_a_warning(model, run):
     code, _, err = run("protect", model, "--only", "fc.b*")
     assert code == 0
     assert "warning: 1.96% of the bytes are protected" in err
+
+
+def test_what_is_for_developers_is_no_warning(model, run, monkeypatch):
+    def check(*arguments, **options):
+        for category in (DeprecationWarning, ResourceWarning, UserWarning):
+            warnings.warn(f"a {category.__name__}", category, stacklevel=1)
+        return check_all(*arguments, **options)
+
+    pm.protect_file(model, errors=5)
+    monkeypatch.setattr("parimend.files.check_all", check)
+    code, _, err = run("check", model)
+    assert (code, err) == (0, "parimend: warning: a UserWarning\n")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import safetensors.numpy
 from samples import SAMPLES
 
 from parimend import check_file, protect_file, repair_file, verify
+from parimend.carriers import diagnose
 from parimend.errors import DamagedFileError, FormatError, MismatchError, SealError, SpecError
 from parimend.files import protect_all, seals_of
 from parimend.outcomes import Verdict
@@ -106,6 +107,72 @@ def test_models_of_one_architecture_are_told_apart(tmp_path, seals, rng):
     save(stranger, rng)
     with pytest.raises(SealError, match=r"no seal in \S*seals is of its content"):
         check_file(stranger, seal_dir=seals)
+
+
+def test_models_of_one_architecture_are_not_compared_as_a_whole_with_all_seals(
+    tmp_path, seals, rng, monkeypatch
+):
+    """Some of their blocks tell which seal is theirs, as far as damage may go."""
+    paths = [tmp_path / str(number) / "model.safetensors" for number in range(4)]
+    compared = []
+
+    def count(seal, *arguments, **options):
+        compared.append(seal)
+        return diagnose(seal, *arguments, **options)
+
+    monkeypatch.setattr("parimend.files.apart.diagnose", count)
+    for path in paths:
+        path.parent.mkdir()
+        weights = rng.standard_normal(200_000, dtype=np.float32)
+        safetensors.numpy.save_file({"w": weights}, path)
+        protect_file(path, errors=1, seal_dir=seals)
+    assert not compared
+    for number, path in enumerate(paths):
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+        flip(path, rng, 1)
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CORRECTABLE
+        assert len(compared) == 2 * (number + 1)
+    first, *_ = paths
+    flip(first, rng, 4)  # beyond its budget
+    [file] = check_file(first, seal_dir=seals).files
+    assert file.verdict is Verdict.UNCORRECTABLE
+    assert 1 <= len(file.ranges) <= 5
+
+
+@pytest.mark.parametrize("length", [37, 30])
+def test_a_small_file_of_another_model_is_no_damaged_copy(tmp_path, seals, rng, length):
+    """A budget may be enough to make all of it anew, and every model has a file of this name."""
+    paths = [tmp_path / model / "model.bin" for model in ("one", "two")]
+    contents = [rng.bytes(37), rng.bytes(length)]
+    for path, content in zip(paths, contents, strict=True):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    one, two = paths
+    protect_file(one, errors=210, seal_dir=seals)
+    for act in (check_file, repair_file):
+        with pytest.raises(MismatchError, match=r"is the seal of another file .* move the seal to"):
+            act(two, seal_dir=seals)
+    [made] = protect_file(two, errors=210, seal_dir=seals)
+    assert not made.is_kept
+    for path, content in zip(paths, contents, strict=True):
+        assert check_file(path, seal_dir=seals).verdict is Verdict.CLEAN
+        damage(path, 5, bytes([content[5] ^ 1]))
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+        path.write_bytes(content[:-5])
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert [path.read_bytes() for path in paths] == contents
+
+
+def test_a_flipped_bit_of_a_small_file_is_no_sign_of_another_one(tmp_path, seals):
+    path = tmp_path / "scale.npy"
+    np.save(path, np.float32(0.5))
+    original = path.read_bytes()
+    protect_file(path, errors=1, seal_dir=seals)
+    damage(path, -1, b"\x7f")
+    with pytest.raises(MismatchError, match="or is another file that differs in little"):
+        protect_file(path, errors=1, seal_dir=seals)
+    assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+    assert path.read_bytes() == original
 
 
 @pytest.mark.parametrize("cut", [4, 30])

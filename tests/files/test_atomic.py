@@ -72,10 +72,10 @@ def test_the_disk_has_it_before_it_takes_its_place(tmp_path, monkeypatch):
     assert synced == [(str(tmp_path / ".a.new"), b"old"), (str(tmp_path), b"new")]
 
 
-@pytest.mark.parametrize("what", ["new", "lock", "old"])
+@pytest.mark.parametrize("what", ["a.new", "a.lock", "a.old", "a.side.old"])
 def test_what_a_killed_process_left_behind_is_removed(tmp_path, what):
-    (tmp_path / f".a.{what}").write_bytes(b"half of something")
-    with atomic(tmp_path / "a") as file:
+    (tmp_path / f".{what}").write_bytes(b"half of something")
+    with atomic(tmp_path / "a", stale=[tmp_path / "a.side"]) as file:
         file.write(b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
     assert os.listdir(tmp_path) == ["a"]
@@ -121,6 +121,29 @@ def test_nothing_is_written_if_the_temporary_file_is_taken_away(tmp_path):
     with pytest.raises(MismatchError, match=r"took \.a\.new away"):
         lose(path)
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_leaves_no_file_beside_what_belongs_to_another_one(
+    tmp_path, monkeypatch, number
+):
+    """It may come as soon as one of the files is in its place."""
+    path, side = tmp_path / "a", tmp_path / "a.side"
+    path.write_bytes(b"old")
+    side.write_bytes(b"of old")
+    put, done = os.replace, []
+
+    def interrupted(*places):
+        put(*places)
+        done.append(places)
+        if len(done) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic(path, stale=[side]) as file:
+        file.write(b"new")
+    there = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert there == ({"a": b"old", "a.side": b"of old"} if number == 1 else {"a": b"new"})
 
 
 @pytest.mark.parametrize("like", [True, False])
@@ -455,6 +478,22 @@ def test_a_full_disk(model, rng, monkeypatch, error, where):
                 act(model)
             assert raised.value.filename == str(model)
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("out", [None, "elsewhere"])
+def test_where_there_is_no_room_another_place_is_asked_for(model, rng, monkeypatch, out):
+    protect_file(model, errors=5)
+    flip(model, rng, 2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("parimend.files.writing.copy_data", full)
+    goal = out and model.with_name(out)
+    said = "written there; give another place" if out else "in its place; .* with -o"
+    with pytest.raises(OSError, match=f"full: it cannot be (repaired )?{said}") as raised:
+        repair_file(model, goal)
+    assert raised.value.filename == str(goal or model)
 
 
 @pytest.mark.parametrize("act", ["repair", "save"])

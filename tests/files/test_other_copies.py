@@ -553,6 +553,26 @@ def test_what_was_fetched_is_compared_again(large):
     assert served.sent < 22 * SIZE - before + 2 * SIZE
 
 
+def test_interrupted_when_the_file_is_right_nothing_is_left_behind(large, monkeypatch):
+    path, good = large
+    path.write_bytes(spoilt(good, 300_000, size=20 * SIZE))
+    other = path.with_name("other")
+    other.write_bytes(good)
+    put = os.replace
+
+    def interrupted(*places):
+        put(*places)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            repair_file(path, sources=other)
+    assert path.read_bytes() == good
+    assert repair_file(path, sources=other).verdict is Verdict.CLEAN
+    assert hidden_files(path) == []
+
+
 _KILLED = "import sys, parimend; parimend.repair_file(sys.argv[1], sources=sys.argv[2])"
 
 

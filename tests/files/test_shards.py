@@ -88,6 +88,28 @@ def test_a_copy_goes_to_a_folder(folder, rng, tmp_path):
     assert contents(copy) == original
 
 
+@pytest.mark.parametrize("carrier", ["sidecar", "lowbits"])
+def test_a_folder_with_one_file_goes_to_a_folder(folder, tmp_path, carrier):
+    """And not to a file of the name of the folder."""
+    one, out, copy = tmp_path / "one", tmp_path / "out", tmp_path / "copy"
+    one.mkdir()
+    (folder / "model-00001-of-00003.safetensors").rename(one / "model.safetensors")
+    if carrier == "lowbits":
+        with pytest.raises(SpecError, match="one has 1 file: give an existing folder"):
+            protect_file(one, 10, carrier, out)
+        out.mkdir()
+        protect_file(one, 10, carrier, out)
+        one = out
+    else:
+        protect_file(one, 10)
+    with pytest.raises(SpecError, match=f"{one.name} has 1 file: give an existing folder"):
+        repair_file(one, copy)
+    copy.mkdir()
+    repair_file(one, copy)
+    assert contents(copy) == contents(one)
+    assert check_file(copy).verdict is Verdict.CLEAN
+
+
 def test_a_folder_without_an_index(folder):
     (folder / INDEX).unlink()
     protect_file(folder, errors=10)

@@ -167,6 +167,9 @@ def test_pairs_of_four_bits_are_saved(tmp_path):
         loaded = pm.load_file(path, "repair")["w"]
     assert (loaded.dtype, loaded.shape) == (pairs.dtype, pairs.shape)
     assert (loaded.view(torch.uint8) == pairs.view(torch.uint8)).all()
+    with pytest.raises(WordError, match=r"one is one pair of 4-bit numbers, .*reshape\(1\)"):
+        pm.save_file({"one": pairs[0, 0]}, path, errors=2)
+    pm.save_file({"one": pairs[0, 0].reshape(1)}, path, errors=2)
 
 
 def test_policies(tmp_path, rng):

@@ -31,6 +31,8 @@ COMMANDS = (
     "propagate",
     "campaign",
 )
+_FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+"""Warnings that Python itself shows to nobody else."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = given[: given.index("--")] if "--" in given else given
     with stopping() as stopped, warnings.catch_warnings():
         warnings.simplefilter("always")
+        for category in _FOR_DEVELOPERS:
+            warnings.simplefilter("ignore", category)
         warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
         try:
             with ending("", as_json="--json" in options):

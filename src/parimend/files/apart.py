@@ -22,6 +22,7 @@ from parimend.carriers import diagnose
 from parimend.carriers.base import BY_SUMS
 from parimend.errors import MismatchError, ParimendError, SealError, SpecError
 from parimend.files.beside import Beside
+from parimend.files.blocks import Samples
 from parimend.files.examining import is_of_another
 from parimend.files.notes import PLACE
 from parimend.files.places import is_elsewhere
@@ -98,6 +99,7 @@ class Apart(Seals):
     def find(self, file: BinaryIO, path: Path) -> Sealed:
         near, named, sure = [], [], []
         fits: dict[bytes, tuple[bool, bool]] = {}
+        samples = Samples(file)
         for sealed, name, frame, _ in self._traits:
             if frame not in fits:  # asked once, as all files of a set may look the same
                 tensors = FileTensors(file, sealed.layout)
@@ -111,13 +113,14 @@ class Apart(Seals):
                 if is_whole and has_header:
                     sure.append(sealed)
         if len(sure) != 1 or self._proven or is_elsewhere(sure[0], path):
-            sure = _fitting(near, file, path)
-        elif len(near) > 1 and _look(sure[0], file, path) is not Verdict.CLEAN:
+            sure = _fitting(near, samples, path)
+        elif len(near) > 1 and _look(sure[0], samples, path) is not Verdict.CLEAN:
             # A name is not believed against the content.
-            sure = _fitting(near, file, path, shown=()) or sure
+            sure = _fitting(near, samples, path, shown=()) or sure
         if not sure and not self._proven:
             here = [sealed for sealed in named if not is_elsewhere(sealed, path)]
-            sure = self._sealed if self.is_one else here
+            likely = [sealed for sealed in here if not _is_of_other(sealed, samples)]
+            sure = self._sealed if self.is_one else likely or here
         if not sure:
             return self._inside(file, path)
         sure = [sealed for sealed in sure if not is_led_elsewhere(sealed, path)] or sure
@@ -202,12 +205,13 @@ class Apart(Seals):
     def _replaced(self, path: Path, seal: Seal) -> list[Path]:
         """The seals of the same content in another way, of which no other file can be."""
         with open_regular(path) as file:
+            samples = Samples(file)
             return [
                 sealed.path
                 for sealed in ([] if self.is_one else self._sealed)
                 if sealed.path and sealed.seal.blobs == seal.blobs
                 if sealed.seal.notes.get(PLACE) == seal.notes.get(PLACE)
-                if _is_whole(sealed) and _look(sealed, file, path) is Verdict.CLEAN
+                if _is_whole(sealed) and _look(sealed, samples, path) is Verdict.CLEAN
             ]
 
     def _inside(self, file: BinaryIO, path: Path) -> Sealed:
@@ -296,7 +300,7 @@ def holding(files: Collection[Path], others: Iterable[Path]) -> dict[Path, Path]
 def _is_just(sealed: Sealed, file: BinaryIO, path: Path) -> bool:
     tensors = FileTensors(file, sealed.layout)
     is_near = tensors.found == tensors.size and tensors.has_header and _is_whole(sealed)
-    return is_near and _look(sealed, file, path) is Verdict.CLEAN
+    return is_near and _look(sealed, Samples(file), path) is Verdict.CLEAN
 
 
 def _show(sealed: Sealed) -> str:
@@ -306,7 +310,7 @@ def _show(sealed: Sealed) -> str:
 
 def _fitting(
     near: Sequence[Sealed],
-    file: BinaryIO,
+    samples: Samples,
     path: Path,
     shown: Collection[Verdict] = (Verdict.CLEAN, Verdict.CORRECTABLE),
 ) -> list[Sealed]:
@@ -315,7 +319,7 @@ def _fitting(
 
     A seal that knows a part of a file alone may find that part in other files, too.
     """
-    looks = [(sealed, _look(sealed, file, path)) for sealed in near]
+    looks = [(sealed, _look(sealed, samples, path)) for sealed in near]
     sure = [each for each, verdict in looks if verdict is Verdict.CLEAN and _is_whole(each)]
     return sure or [each for each, verdict in looks if verdict in shown]
 
@@ -325,11 +329,21 @@ def _is_whole(sealed: Sealed) -> bool:
     return sealed.seal.covered == sum(part.count for part in sealed.layout.parts)
 
 
-def _look(sealed: Sealed, file: BinaryIO, path: Path) -> Verdict:
-    """Whether a file is that of a seal: clean if it is, correctable if a word shows it."""
-    tensors = FileTensors(file, sealed.layout)
+def _is_of_other(sealed: Sealed, samples: Samples) -> bool:
+    """Whether some blocks of a file show that it is not that of a seal, or lost."""
+    tensors, words = FileTensors(samples.file, sealed.layout), sealed.seal.words
+    return bool(words) and all(samples.show_other(word, tensors) for word in words)
+
+
+def _look(sealed: Sealed, samples: Samples, path: Path) -> Verdict:
+    """Whether a file is that of a seal: clean if it is, correctable if a word shows it. Most files
+    are not, as of models of one architecture, and tell it by some of their blocks.
+    """
+    tensors = FileTensors(samples.file, sealed.layout)
     if abs(tensors.size - tensors.found) > 2 * WORD * sealed.seal.errors:
         return Verdict.UNKNOWN  # no work for what is not there
+    if _is_of_other(sealed, samples):
+        return Verdict.UNCORRECTABLE
     try:
         outcome = diagnose(sealed.seal, tensors, search=salvaging(BY_SUMS, tensors))
     except ParimendError:

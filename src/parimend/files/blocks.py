@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parimend.carriers.summing import joined, reads
+from parimend.codes import Code
 from parimend.codes.blocks import BLOCK, DIGEST, BlockSums, digest_of
 from parimend.outcomes import FileOutcome, Verdict
 from parimend.regular import read_at
@@ -21,6 +22,7 @@ from parimend.words.bits import WORD
 
 BLOCK_BYTES = WORD * BLOCK
 """Bytes of a block."""
+_SAMPLED = 1 << 13  # blocks, at most, that are compared with seals that may be those of others
 
 Range = tuple[int, int]
 """Bytes of a file: the first one, and the one after the last."""
@@ -116,6 +118,41 @@ def damaged_blocks(seal: Seal, tensors: FileTensors, outcome: FileOutcome) -> Da
         intact |= DIGEST * len(numbers) < len(word.blocks)
         damaged += _blocks(word, numbers, tensors)
     return DamagedBlocks(tuple(damaged), intact, tuple(unknown))
+
+
+class Samples:
+    """Some of the blocks of a file, to be compared with seals that may be those of others.
+
+    The digest of each is computed once for all seals of one code, as those of models of one
+    architecture are.
+
+    Args:
+        file: open for reading.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self._digests: dict[tuple[Code, tuple[Span, ...]], bytes] = {}
+
+    def show_other(self, word: SealedWord, tensors: FileTensors) -> bool:
+        """Whether more of them are wrong than a word has checks, so that nothing of it can be
+        repaired, whatever the others are.
+        """
+        count, most = len(word.blocks) // DIGEST, word.code.m
+        some = min(count, 2 * most + 2, _SAMPLED)
+        asked = np.linspace(0, count - 1, some, dtype=np.int64).tolist()
+        wrong = 0
+        for done, block in enumerate(_blocks(word, asked, tensors)):
+            if wrong > most or wrong + len(asked) - done <= most:
+                break
+            wrong += self._digest(block) != block.digest
+        return wrong > most
+
+    def _digest(self, block: Block) -> bytes:
+        key = block.word.code, block.spans
+        if key not in self._digests:
+            self._digests[key] = digest_of(key[0], block.content(self.file).view(np.uint32))
+        return self._digests[key]
 
 
 def _differing(word: SealedWord, tensors: FileTensors) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -17,10 +18,16 @@ from parimend.files.blocks import damaged_blocks
 from parimend.files.notes import LED_TO
 from parimend.files.opening import Opened
 from parimend.files.places import may_be_of, place_of
-from parimend.files.seals import Sealed, force_anew, is_led_elsewhere, sidecar_of
+from parimend.files.seals import (
+    Sealed,
+    force_anew,
+    is_found_by_content,
+    is_led_elsewhere,
+    sidecar_of,
+)
 from parimend.files.unreadable import said_of, unknown
 from parimend.formats import layout_of
-from parimend.outcomes import FileOutcome, Verdict, WordOutcome, worst
+from parimend.outcomes import Change, FileOutcome, Verdict, WordOutcome, worst
 from parimend.seal import Seal, SealedWord
 from parimend.showing import command_word, counted
 from parimend.stores.file import FileTensors
@@ -47,10 +54,13 @@ def report_on(found: Opened, tensors: FileTensors, act: Act) -> FileOutcome:
     if not is_whole and is_led_elsewhere(sealed, path):
         _refuse_what_is_led_to(sealed, path)
     if is_of_another(sealed, outcome, tensors, path):
+        how, remedy = "renamed and damaged", "give it that name"
+        if may_be_of(sealed, path):
+            how, remedy = "damaged", f"move the seal to {sidecar_of(path)}"
         raise MismatchError(
             f"{sealed.path or path} has the seal of {place_of(sealed, path)}, and much of {path} "
             "is not what that was: it is the seal of another file (put its own there), or this "
-            "is that file, renamed and damaged (then give it that name to repair it)"
+            f"is that file, {how} (then {remedy} to repair it)"
         )
     is_ours = is_proven(outcome)
     if not is_ours and not (has_end and tensors.has_header):
@@ -109,8 +119,9 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
     """Whether a file is probably not that of a seal, though its budget is enough to make it that.
 
     Of small files everything may be made anew, whatever they are. So where the seal has another
-    name, and more than a quarter of the elements or of the header that are there would be changed,
-    this is another file. One that has its name is repaired however damaged it is.
+    name, or was found by what is in the file, and more than a quarter of the bytes that are there
+    would be changed, this is another file: every model has one of some names. One whose seal lies
+    beside it, and has its name, is repaired however damaged it is.
 
     Args:
         sealed: the seal.
@@ -118,14 +129,21 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
         tensors: of the file.
         path: of the file.
     """
-    if may_be_of(sealed, path) or not is_proven(outcome):
+    is_named = may_be_of(sealed, path) and not is_found_by_content(sealed)
+    if is_named or not is_proven(outcome):
         return False
     pairs = zip(sealed.seal.words, outcome.words, strict=True)
     known = [pair for pair in pairs if pair[1].verdict is not Verdict.UNCORRECTABLE]
-    gone = _gone((word for word, _ in known), tensors)
-    wrong = sum(len(found.changes) for _, found in known) - gone
-    there = sum(found.elements for _, found in known) - gone
+    parts = [part for word, _ in known for part in word.parts]
+    gone = sum(map(tensors.missing, parts))
+    wrong = sum(_wrong_bytes(found.changes) for _, found in known) - gone
+    there = sum(part.nbytes for part in parts) - gone
     return any(4 * bad > all_ for bad, all_ in ((wrong, there), tensors.header_damage()))
+
+
+def _wrong_bytes(changes: Iterable[Change]) -> int:
+    pairs = (zip(each.received, each.original, strict=True) for each in changes)
+    return sum(old != new for old, new in chain.from_iterable(pairs))
 
 
 def _gone(words: Iterable[SealedWord], tensors: FileTensors) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -194,7 +194,7 @@ def fetching(
         BusyError: if another process repairs this file.
         OSError: if nothing can be written beside the file.
     """
-    place = hidden(Path(os.path.realpath(goal)), "fetched")
+    place = _kept_at(goal)
     with (
         locked(place),
         open(place, "r+b", opener=lambda name, _: os.open(name, _PRIVATE, 0o600)) as store,
@@ -211,7 +211,21 @@ def fetching(
             raise
         finally:
             if got.is_done or not got.blocks:
-                place.unlink()
+                place.unlink(missing_ok=True)
+
+
+def forget(goal: Path) -> None:
+    """Remove what was fetched for a file that is right: by a process that was killed when it was.
+
+    Args:
+        goal: see `fetching`.
+    """
+    with suppress(OSError):
+        _kept_at(goal).unlink()
+
+
+def _kept_at(goal: Path) -> Path:
+    return hidden(Path(os.path.realpath(goal)), "fetched")
 
 
 def _kept(blocks: Iterable[Block], got: Fetched) -> Iterator[Block]:

@@ -32,6 +32,7 @@ from parimend.files.targets import (
 from parimend.formats import FORMATS, of_suffix
 from parimend.record import Record
 from parimend.regular import size_of
+from parimend.showing import counted
 from parimend.stores.file import PROGRESS, Progress, silent
 
 
@@ -369,8 +370,8 @@ def _seals(
     where = goal_of(out, "out")
     if not where.is_dir() and (len(files) > 1 or path.is_dir()):
         raise SpecError(
-            f"{path} has {len(files)} files: give a folder for their seals, with --seal-dir (in "
-            "Python: seal_dir=)"
+            f"{path} has {counted(len(files), 'file')}: give a folder for their seals, with "
+            "--seal-dir (in Python: seal_dir=)"
         )
     return Apart(where, proven=True)
 
@@ -390,8 +391,9 @@ def _goals(path: Path, files: Sequence[Path], out: Path) -> list[Path]:
     """Where the protected files go."""
     if out.is_dir():
         return [out / file.relative_to(_folder(path)) for file in files]
-    if len(files) > 1:
-        raise SpecError(f"{path} has {len(files)} files: give an existing folder to write them to")
+    if len(files) > 1 or path.is_dir():
+        count = counted(len(files), "file")
+        raise SpecError(f"{path} has {count}: give an existing folder to write to")
     if is_weights(out.name) and out.suffix.lower() not in {SAFETENSORS, path.suffix.lower()}:
         raise SpecError(
             f"{out} promises a file of another format, and this writes a safetensors file: take a "

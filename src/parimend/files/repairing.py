@@ -22,16 +22,16 @@ from parimend.files.apart import seals_in
 from parimend.files.blocks import damaged_blocks
 from parimend.files.checking import outcomes, quickest
 from parimend.files.examining import is_proven, report_on, unprotected_loss
-from parimend.files.fetching import Fetched, PatchedTensors, fetching
+from parimend.files.fetching import Fetched, PatchedTensors, fetching, forget
 from parimend.files.looking import Looked, looked_at, settled
 from parimend.files.members import Members, visit_all
 from parimend.files.opening import Opened, absent, opened
-from parimend.files.targets import is_index
 from parimend.files.unreadable import confirmed, erasures, places, salvaging
 from parimend.files.writing import put_back
 from parimend.outcomes import FileOutcome, Report, Verdict
 from parimend.regular import require_place
 from parimend.seal import SealedWord
+from parimend.showing import counted
 from parimend.stores.base import Tensors
 from parimend.stores.file import PROGRESS, FileTensors, Progress, silent
 
@@ -127,9 +127,9 @@ def repair_all(
     search = quickest(groups)
     for members in groups:
         count = len(members.first())
-        if folder and not folder.is_dir() and (count > 1 or is_index(members.path)):
+        if folder and not folder.is_dir() and members.is_set and count:
             raise SpecError(
-                f"{members.path} has {count} files: give an existing folder to write them to"
+                f"{members.path} has {counted(count, 'file')}: give an existing folder to write to"
             )
         _mend(folder, _Task(progress, partial, others, members, search))
     return Report(outcomes(groups), time.perf_counter() - began)
@@ -200,14 +200,19 @@ def _repair(path: Path, out: Path | None, task: _Task) -> Looked:
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-            reason = (
-                f"{error.strerror}: it cannot be repaired in its place; give another one for the "
-                "result, with -o (in Python: out)"
-            )
+            remedy = "it cannot be written there; give another place for the result"
+            if not out:
+                remedy = (
+                    "it cannot be repaired in its place; give another one for the result, with -o "
+                    "(in Python: out)"
+                )
+            reason = f"{error.strerror}: {remedy}"
             if not task.members.is_set or out:
                 raise type(error)(error.errno, reason, str(out or path)) from None
             report = replace(report, problem=reason)
         report = settled(report, found)
+        if task.sources and report.ok:
+            forget(out or path)
         return looked_at(report, found, report)
 
 

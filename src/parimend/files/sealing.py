@@ -170,6 +170,9 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
         MismatchError: if it is not the one that would be made now.
     """
     side = task.seals.place(path, None)  # until it is known which one it is
+    changed = ", and is not as it was then"
+    if task.seals.option:  # where it was found by its content
+        changed += ", or is another file that differs in little"
 
     def refusal(reason: str) -> MismatchError:
         by = f", by {side.name if side.parent == path.parent else side}" if side else ""
@@ -186,7 +189,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
             if not seal.blobs or seal.carrier != task.request.carrier.name:
                 raise refusal(", in another way")
             if not tensors.has_header or tensors.found != tensors.size:
-                raise refusal(", and is not as it was then")
+                raise refusal(changed)
             request = of_file(task.request, path)
             wanted = choose_codes(ChosenTensors(tensors, names), request)
             there = [Chosen(word.code, word.word, word.certificate) for word in seal.words]
@@ -198,7 +201,7 @@ def _kept(task: Task, path: Path, names: Collection[str] | None) -> Sealed:
                 state = "left out" if (task.folder / other).exists() else "not there"
                 raise refusal(f", together with {other}, which is {state} now")
             if diagnose(seal, tensors).verdict is not Verdict.CLEAN:
-                raise refusal(", and is not as it was then")
+                raise refusal(changed)
     except SealError:
         raise refusal(", which cannot be read") from None
     return sealed

@@ -144,6 +144,11 @@ def name_of(sealed: Sealed) -> str:
     return named_by(sealed.path.name, sealed.seal.notes)
 
 
+def is_found_by_content(sealed: Sealed) -> bool:
+    """Whether a sidecar is called as those in folders of seals, and not after its file alone."""
+    return sealed.path is not None and name_of(sealed) != sealed.path.name.removesuffix(SUFFIX)
+
+
 def named_by(side: str, notes: Mapping[str, Any]) -> str:
     """The same of the name of a sidecar, as far as it tells, and of what the seal notes; a file may
     itself be called as sidecars in folders of seals are.

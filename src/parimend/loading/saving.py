@@ -182,10 +182,16 @@ def _plain(name: str, value: Any) -> torch.Tensor:
             "device, or of a class that hides it): make it a dense tensor in one piece, or leave "
             "it out"
         )
-    if str(value.dtype).removeprefix("torch.") != PAIRS:
-        dtype = of_torch(value.dtype, name).name
-        if dtype not in SAFETENSORS:
-            raise WordError(f"{name} is {dtype}, which safetensors files do not have: convert it")
+    if str(value.dtype).removeprefix("torch.") == PAIRS:
+        if not value.ndim:
+            raise WordError(
+                f"{name} is one pair of 4-bit numbers, for which safetensors files need an axis: "
+                "give it one (reshape(1))"
+            )
+        return value.detach()
+    dtype = of_torch(value.dtype, name).name
+    if dtype not in SAFETENSORS:
+        raise WordError(f"{name} is {dtype}, which safetensors files do not have: convert it")
     return value.detach().resolve_conj().resolve_neg()
 
 
