@@ -126,7 +126,9 @@ def test_a_seed_that_is_refused_gives_way_to_the_next():
 def test_words_of_one_code_share_a_certificate(monkeypatch):
     asked = []
     certify = proving.certify
-    monkeypatch.setattr(proving, "certify", lambda *of: asked.append(of) or certify(*of))
+    monkeypatch.setattr(
+        proving, "certify", lambda *of, **how: asked.append(of) or certify(*of, **how)
+    )
     proving.certified.cache_clear()
     state = {name: torch.linspace(-1, 1, 1000) for name in "abc"}
     seal = pm.protect_(state, 40, pm.Real(rows=60), per="tensor", guaranteed=3)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.guarantees import Misleading
 from parimend.codes import LowBits, PowerSums, Sparse
 from parimend.codes.structure import Columns
-from parimend.decoders import Peeling, certify, verify_certificate
+from parimend.decoders import Peeling, certificate, certify, verify_certificate
 from parimend.decoders.base import nothing
 from parimend.decoders.peeling import PreparedPeeling
 from parimend.errors import SpecError
@@ -347,3 +347,12 @@ class TestRefusals:
                 verify_certificate(false)
         with pytest.raises(SpecError):
             verify_certificate(replace(proof, code=Sparse.for_errors(5120, 210, word_bits=8)))
+
+
+def test_too_many_stopping_sets_are_told_before_they_are_looked_at(monkeypatch):
+    code = Sparse.for_errors(n=200, errors=3)
+    number = sum(count for _, count in certify(code).sets)
+    assert number > 1
+    monkeypatch.setattr(certificate, "_excluded", None)
+    with pytest.raises(SpecError, match=rf"{number} sets of columns .* take more checks"):
+        certify(code, most=number - 1)

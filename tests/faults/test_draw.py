@@ -189,5 +189,5 @@ def test_nothing_else_is_imported() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {".".join(name.split(".")[:2]) for name in run.stdout.split()}
-    ground = ("arguments", "atomic", "dtypes", "errors", "names", "regular", "rng")
+    ground = ("arguments", "atomic", "dtypes", "errors", "lasting", "names", "regular", "rng")
     assert loaded == {f"parimend.{name}" for name in (*ground, "faults")}

@@ -122,7 +122,7 @@ def test_one_that_was_compiled_before_or_in_a_larger_graph_is_seen_too():
     whole = torch.compile(lambda x: model(x) + 2, backend="eager", fullgraph=True)
     before(x), within(x)
     gate, entered = Gate(), []
-    gate._condition = Counting(entered)
+    gate._lock = Counting(gate._lock, entered)
     gate.attach(model)
     for compiled in (before, within):
         entered.clear()
@@ -134,20 +134,17 @@ def test_one_that_was_compiled_before_or_in_a_larger_graph_is_seen_too():
 
 
 class Counting:
-    """A condition that tells when it is held."""
+    """A lock that tells when it is held."""
 
-    def __init__(self, calls):
-        self._calls, self._condition = calls, threading.Condition()
+    def __init__(self, lock, calls):
+        self._lock, self._calls = lock, calls
 
     def __enter__(self):
         self._calls.append(1)
-        return self._condition.__enter__()
+        return self._lock.__enter__()
 
     def __exit__(self, *args):
-        return self._condition.__exit__(*args)
-
-    def __getattr__(self, name):
-        return getattr(self._condition, name)
+        return self._lock.__exit__(*args)
 
 
 _LATER = """
