@@ -545,6 +545,17 @@ def test_an_update_is_made_of_nothing_else():
         assert not scrubber.watches(own, as_sealed=False)  # which lives in them
 
 
+def test_wherever_an_interrupt_comes_in_a_start_a_stop_takes_the_hooks_away():
+    model = torch.nn.Linear(2, 2)
+    one = scrubber(model)
+    for _ in interrupted(one.start, inspect.getfile(Scrubber), gate.__file__):
+        one.stop()
+        assert not one.alive
+        assert not model._forward_pre_hooks
+        assert not model._forward_hooks
+    one.stop()
+
+
 @pytest.mark.parametrize("updating", [False, True])
 def test_wherever_an_interrupt_comes_others_go_on(updating):
     model = torch.nn.Linear(2, 2)

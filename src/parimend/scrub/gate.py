@@ -66,7 +66,8 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._handles: list[Any] = []
+        self._model: Any = None
+        self._hooks: list[Hook] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -92,10 +93,10 @@ class Gate:
                 "and give the scrubber that"
             )
         self.remove()  # a process that was forked has those of the old one
-        self._handles = [
-            model.register_forward_pre_hook(_hook()(self._enter)),
-            model.register_forward_hook(_hook()(self._leave), always_call=True),
-        ]
+        enter, leave = _hook()(self._enter), _hook()(self._leave)
+        self._model, self._hooks = model, [enter, leave]
+        model.register_forward_pre_hook(enter)
+        model.register_forward_hook(leave, always_call=True)
         # Of modules of torch.nn all is compiled, hooks too, except with a forward of their own.
         # Then hooks stay outside of the graph, as those of other classes do, where they are called
         # in every run. It is left behind when the gate is removed: graphs that were compiled with
@@ -106,9 +107,9 @@ class Gate:
 
     def remove(self) -> None:
         """Take it away."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for hook in self._hooks:
+            hook.remove_from(self._model)
+        self._hooks = []
 
     @property
     def mine(self) -> bool:
