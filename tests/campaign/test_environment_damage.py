@@ -79,6 +79,16 @@ def test_an_event_strikes_whole_words_in_a_row(dtype):
         assert words.tolist() == np.repeat(np.arange(100) + words[0], per).tolist()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "f2"])
+def test_a_word_that_the_end_of_a_tensor_fills_in_part_is_one_of_them(dtype):
+    per = 4 // np.dtype(dtype).itemsize
+    model = select({str(number): np.zeros(per + 1, dtype) for number in range(50)})
+    where = Environment("here", rate=2e-6, events=Events.of({3: 1.0}))
+    lists = [EnvironmentDamage(where, 1.0).draw(model, seed) for seed in range(2000)]
+    struck = {len(set(zip(each.tensor, each.index // per, strict=True))) for each in lists}
+    assert struck == {0, 3}
+
+
 def test_an_event_is_no_longer_than_the_network():
     where = Environment("here", rate=3.0 / BITS, events=Events.of({9999: 1.0}))
     assert {len(EnvironmentDamage(where, 1.0).draw(select(MODEL), seed)) for seed in range(9)} <= {

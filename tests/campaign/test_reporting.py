@@ -267,6 +267,33 @@ def test_a_copy_that_was_interrupted_takes_no_trials_from_the_whole(tmp_path):
         assert [line.as_dict() for line in lines(*both)] == alone
 
 
+@pytest.mark.parametrize("name", ["status", "report"])
+def test_what_is_there_is_told_at_once(campaign, name):
+    """Networks and what protects them take longer to load than the rows to read."""
+    script = (
+        "import sys; from parimend.cli import main\n"
+        f"try: main(['campaign', {name!r}, sys.argv[1]])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'numba', 'llvmlite', 'torch', 'parimend.guards'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, campaign], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_protection_that_came_later_keeps_its_trials_beside_those_that_were_there(tmp_path):
+    given = {
+        "faults": {"one": {"kind": "bitflip", "count": 1}},
+        "strata": {"bits": [[0, 22], [23, 31]]},
+        "stop": {"trials": 40, "first": 10},
+    }
+    first = _plain(tmp_path / "first", protections={"none": {}}, **given)
+    later = _plain(tmp_path / "later", protections={"none": {}, "copies": {}}, **given)
+    for both in ((first, later), (later, first)):
+        found = {line.protection: line.trials for line in lines(*both)}
+        assert found == {"none": 40, "copies": 40}
+
+
 @pytest.mark.parametrize(
     # 105: in part of a round
     ("short", "least"),

@@ -175,6 +175,17 @@ def test_a_flipped_bit_of_a_small_file_is_no_sign_of_another_one(tmp_path, seals
     assert path.read_bytes() == original
 
 
+def test_a_lost_header_is_no_sign_of_another_file(tmp_path, seals, rng):
+    paths = [tmp_path / model / "model.safetensors" for model in ("one", "two", "three")]
+    originals = [save(path, rng) for path in paths]
+    for path in paths:
+        protect_file(path, errors=210, seal_dir=seals)
+    for path, original in zip(paths, originals, strict=True):
+        damage(path, 0, bytes(200))
+        assert repair_file(path, seal_dir=seals).verdict is Verdict.CORRECTED
+        assert path.read_bytes() == original
+
+
 @pytest.mark.parametrize("cut", [4, 30])
 def test_a_file_that_was_cut_is_found(tmp_path, seals, rng, cut):
     path = tmp_path / "model.safetensors"

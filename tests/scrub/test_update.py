@@ -1,6 +1,7 @@
 """Changes on purpose seal no damage, and a sweep counts if all of it was seen."""
 
 import copy
+import inspect
 import sys
 import threading
 import time
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 import parimend as pm
 from parimend.carriers import Sidecar
-from parimend.scrub import Scrubber, looks, weights
+from parimend.scrub import Scrubber, gate, looks, weights
 from parimend.scrub.telling import Teller
 from parimend.stores.model import ModelTensors
+from tests.interrupted import interrupted
 
 FEW = 3
 RESTING = {"target": 1e-3, "worst_rate": 1e-5}
@@ -328,7 +330,7 @@ def test_within_an_update_nothing_is_looked_at():
 
     def sweep():
         assert one.sweep() == []
-        with one._sweeping:
+        with one._one_sweep(pause=False):
             sweeping.set()
             go_on.wait(20)
 
@@ -541,3 +543,39 @@ def test_an_update_is_made_of_nothing_else():
     seal = pm.protect_(model, errors=FEW, carrier="lowbits")
     with pm.Scrubber(model, seal) as scrubber:
         assert not scrubber.watches(own, as_sealed=False)  # which lives in them
+
+
+def test_wherever_an_interrupt_comes_in_a_start_a_stop_takes_the_hooks_away():
+    model = torch.nn.Linear(2, 2)
+    one = scrubber(model)
+    for _ in interrupted(one.start, inspect.getfile(Scrubber), gate.__file__):
+        one.stop()
+        assert not one.alive
+        assert not model._forward_pre_hooks
+        assert not model._forward_hooks
+    one.stop()
+
+
+@pytest.mark.parametrize("updating", [False, True])
+def test_wherever_an_interrupt_comes_others_go_on(updating):
+    model = torch.nn.Linear(2, 2)
+    one = scrubber(model, share=1.0)
+
+    def work():
+        if not updating:
+            one.sweep()
+            return
+        with one.update():
+            pass
+
+    def others():
+        one._sweep(pause=True)
+        with one.update():
+            pass
+
+    for _ in interrupted(work, inspect.getfile(Scrubber), gate.__file__, weights.__file__):
+        thread = threading.Thread(target=others, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert not one._looks.gate._asking

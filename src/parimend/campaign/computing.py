@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from parimend.arguments import real_number, whole_number
 from parimend.campaign.tables import require_keys
 from parimend.errors import FaultError, SpecError
-from parimend.upsets import Upset, Upsets, upset_
+
+if TYPE_CHECKING:
+    import torch
+
+    from parimend.upsets import Upset, Upsets
 
 KIND = "upset"
 _WHERE = ("only", "operations", "every")
-_WHAT = tuple(each.name for each in fields(Upset) if each.name != "kind")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Computing:
         Raises:
             FaultError: if there is nothing to be struck.
         """
+        from parimend.upsets import upset_
+
         return upset_(
             model,
             self.upset,
@@ -63,10 +66,13 @@ def computing_of(given: Mapping[str, Any], where: str) -> Computing:
     >>> computing_of({"pattern": "offset", "size": 3.0}, "[faults.u]").upset
     Upset(kind='offset', count=1, bits=1, size=3.0)
     """
-    require_keys(given, ("kind", "pattern", *_WHAT, *_WHERE), where)
+    from parimend.upsets import Upset
+
+    of_upset = [each.name for each in fields(Upset) if each.name != "kind"]
+    require_keys(given, ("kind", "pattern", *of_upset, *_WHERE), where)
     if "pattern" not in given:
         raise SpecError(f'{where}: say what happens to an output, such as pattern = "bitflip"')
-    what = {name: given[name] for name in _WHAT if name in given}
+    what = {name: given[name] for name in of_upset if name in given}
     at = {name: given[name] for name in _WHERE if name in given}
     for name, value in {"pattern": given["pattern"], **what, **at}.items():
         _require(name, value, where)

@@ -26,8 +26,8 @@ class EnvironmentDamage:
 
     Their number is Poisson; each strikes a run of so many words of 32 bits, of whatever dtype: a
     single one by a flipped bit, longer runs by random patterns. Tensors lie one after the other,
-    each begins with a word of its own, and a run goes on from one to the next. Cells that fail for
-    good are left out: there is ``stays`` for them.
+    each begins with a word of its own, and a run goes on from one to the next; elements of 64 bits
+    are struck whole. Cells that fail for good are left out: there is ``stays`` for them.
 
     Attributes:
         where: the environment.
@@ -82,16 +82,16 @@ def _event(chosen: Sequence[Words], size: int, seed: int) -> FaultList:
     """What one event of so many words strikes."""
     if size == 1:
         return draw("bitflip", _struck_once(chosen, seed), 1, seed)
-    left, begin = _WORD_BITS * size, _begin(chosen, size, seed)
+    left, begin = size, _begin(chosen, size, seed)
     firsts, struck = dict[str, int](), list[Words]()
     for each in chosen:
         width = each.format.bits
         if left > 0 and begin < len(each):
             first = begin - begin % max(1, _WORD_BITS // width)  # where its word begins
-            some = each.bits[first : first + -(-left // width)]
+            some = each.bits[first : first + -(-left * _WORD_BITS // width)]
             firsts[each.name] = first
             struck.append(Words(each.name, some, each.dtype))
-            left -= len(some) * width
+            left -= -(-len(some) * width // _WORD_BITS)
         begin = max(begin - len(each), 0)
     found = draw("random", struck, sum(map(len, struck)), seed)
     shift = np.array([firsts[name] for name in found.names], np.int64)

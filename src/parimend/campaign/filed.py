@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from parimend.arguments import path_of
@@ -20,6 +20,9 @@ from parimend.regular import open_regular
 from parimend.stores.file import FileTensors, LoadedTensors
 from parimend.words.bits import byte_view
 from parimend.words.layout import Part
+
+if TYPE_CHECKING:
+    import torch
 
 
 def tensors_of(path: Path) -> dict[str, torch.Tensor]:
@@ -68,6 +71,7 @@ def filled(path: PathLike, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder, "w.npy")
         ...     np.save(file, np.ones(3))
@@ -92,6 +96,8 @@ def filled(path: PathLike, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 def _tensor(part: Part, data: NDArray[np.uint8]) -> torch.Tensor:
     """A tensor of a file; its bytes, if torch does not have its dtype."""
+    import torch
+
     name, flat = DTYPES[part.dtype].torch_name, torch.from_numpy(data.reshape(-1))
     dtype = getattr(torch, name, None) if name else None
     return flat if dtype is None or not data.size else flat.view(dtype).reshape(part.shape)

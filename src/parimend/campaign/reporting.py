@@ -214,8 +214,9 @@ def _samples(outs: Sequence[PathLike]) -> Iterator[_Sample]:
             named.setdefault(_names(row.task), []).append(row)
         for unit in units(store.spec, store.prepared):
             complete = unit.advance(rows)[0]
-            history = [each for each in complete if all(t in fresh for t in unit.tasks(each))]
             for protection in store.spec.protections:
+                rounds = ((each, unit.tasks(each, protection)) for each in complete)
+                history = [each for each, tasks in rounds if all(task in fresh for task in tasks)]
                 mine = named.get((unit.network, protection.name, unit.fault.name), [])
                 sample = _sample(unit, protection, history, fresh, mine)
                 # Not those of a round that is not complete: another folder may have all of it.

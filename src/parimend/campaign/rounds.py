@@ -60,9 +60,9 @@ class Unit:
             begun = {each: numbers.stop for each, numbers in round_.items()}
         return history, []
 
-    def tasks(self, round_: Round) -> Iterator[Task]:
-        """The tasks of a round."""
-        for setting in self.spec.protections:
+    def tasks(self, round_: Round, *protections: Setting) -> Iterator[Task]:
+        """The tasks of a round, of all protections or of some."""
+        for setting in protections or self.spec.protections:
             for stratum in self.strata:
                 yield from self.tasks_of(setting, stratum, round_[stratum])
 

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parimend.atomic import PathLike, hidden
-from parimend.campaign.engines import Engine, engine_of
 from parimend.campaign.facts import Reach
-from parimend.campaign.preparing import prepare
 from parimend.campaign.rounds import Unit, units
 from parimend.campaign.spec import Spec
 from parimend.campaign.stats import Statistics
@@ -20,6 +18,9 @@ from parimend.campaign.store import Store, Writer
 from parimend.campaign.task import Task
 from parimend.errors import CampaignError, WorkerDiedError
 from parimend.record import Record
+
+if TYPE_CHECKING:
+    from parimend.campaign.engines import Engine
 
 Progress = Callable[[int, int], None]
 """Called with the trials that are done, and with all of those known to be necessary."""
@@ -96,6 +97,8 @@ def run(
         >>> status.trials, status.finished
         (60, True)
     """
+    from parimend.campaign.engines import engine_of
+
     chosen = engine_of(engine, workers)  # before a folder is made
     return _run(Store.make(out, _spec_of(spec)), chosen, progress)
 
@@ -107,6 +110,8 @@ def resume(
     progress: Progress = lambda done, known: None,
 ) -> Status:
     """Go on with the campaign of a folder; see `run`."""
+    from parimend.campaign.engines import engine_of
+
     return _run(Store(out), engine_of(engine, workers), progress)
 
 
@@ -143,6 +148,8 @@ def _missing(all_units: Sequence[Unit], done: Statistics) -> list[Task]:
 
 
 def _run(store: Store, engine: Engine, progress: Progress) -> Status:
+    from parimend.campaign.preparing import prepare
+
     with store.writing() as writer, _workspace(store.path) as folder:
         prepared = prepare(store.spec, folder)
         store.note(prepared)

@@ -120,8 +120,9 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
 
     Of small files everything may be made anew, whatever they are. So where the seal has another
     name, or was found by what is in the file, and more than a quarter of the bytes that are there
-    would be changed, this is another file: every model has one of some names. One whose seal lies
-    beside it, and has its name, is repaired however damaged it is.
+    would be changed, this is another file: every model has one of some names. So it is where the
+    name is another one and that is so of the header alone. A file whose seal lies beside it, and
+    has its name, is repaired however damaged it is.
 
     Args:
         sealed: the seal.
@@ -129,8 +130,8 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
         tensors: of the file.
         path: of the file.
     """
-    is_named = may_be_of(sealed, path) and not is_found_by_content(sealed)
-    if is_named or not is_proven(outcome):
+    is_named = may_be_of(sealed, path)
+    if (is_named and not is_found_by_content(sealed)) or not is_proven(outcome):
         return False
     pairs = zip(sealed.seal.words, outcome.words, strict=True)
     known = [pair for pair in pairs if pair[1].verdict is not Verdict.UNCORRECTABLE]
@@ -138,7 +139,10 @@ def is_of_another(sealed: Sealed, outcome: FileOutcome, tensors: FileTensors, pa
     gone = sum(map(tensors.missing, parts))
     wrong = sum(_wrong_bytes(found.changes) for _, found in known) - gone
     there = sum(part.nbytes for part in parts) - gone
-    return any(4 * bad > all_ for bad, all_ in ((wrong, there), tensors.header_damage()))
+    asked = [(wrong, there)]
+    if not (is_named and there):
+        asked.append(tensors.header_damage())
+    return any(4 * bad > all_ for bad, all_ in asked)
 
 
 def _wrong_bytes(changes: Iterable[Change]) -> int:

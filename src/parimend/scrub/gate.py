@@ -22,7 +22,8 @@ from parimend.warning import warn
 
 _DISABLED = os.path.join("torch", "_dynamo", "eval_frame.py")
 LOOK_AGAIN = 0.05
-"""Seconds after which a change that waits for forward passes looks whether they still run."""
+"""Seconds after which whoever waits looks whether it still has to: an interrupt may have ended what
+it waits for without a notice."""
 
 
 @cache
@@ -51,6 +52,10 @@ class Gate:
     PyTorch calls no hook when an interrupt (Ctrl-C) ends a forward pass. So a pass is not over when
     its last hook was called, but when its frame has left the stack of its thread.
 
+    Nor does Python call all of a ``finally`` that an interrupt comes into. It can come after every
+    call; so what must not stay behind is begun within the ``try``, and ended in the ``finally``
+    first of all.
+
     Example:
         >>> gate, model = Gate(), torch.nn.Linear(2, 2)
         >>> gate.attach(model)
@@ -61,7 +66,8 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._handles: list[Any] = []
+        self._model: Any = None
+        self._hooks: list[Hook] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -87,10 +93,10 @@ class Gate:
                 "and give the scrubber that"
             )
         self.remove()  # a process that was forked has those of the old one
-        self._handles = [
-            model.register_forward_pre_hook(_hook()(self._enter)),
-            model.register_forward_hook(_hook()(self._leave), always_call=True),
-        ]
+        enter, leave = _hook()(self._enter), _hook()(self._leave)
+        self._model, self._hooks = model, [enter, leave]
+        model.register_forward_pre_hook(enter)
+        model.register_forward_hook(leave, always_call=True)
         # Of modules of torch.nn all is compiled, hooks too, except with a forward of their own.
         # Then hooks stay outside of the graph, as those of other classes do, where they are called
         # in every run. It is left behind when the gate is removed: graphs that were compiled with
@@ -101,9 +107,9 @@ class Gate:
 
     def remove(self) -> None:
         """Take it away."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for hook in self._hooks:
+            hook.remove_from(self._model)
+        self._hooks = []
 
     @property
     def mine(self) -> bool:
@@ -144,7 +150,7 @@ class Gate:
                     return
                 del self._inside[thread]  # a pass that was interrupted
             while self._owner is not None:
-                self._condition.wait()
+                self._condition.wait(LOOK_AGAIN)
             self._inside[thread] = caller, 1
 
     def _leave(self, *_: Any) -> None:
@@ -166,18 +172,18 @@ class Gate:
         changes weights may be the one that it waits for, and does not wait for that pass.
         """
         thread = threading.get_ident()
-        with self._lock:
-            self._asking.add(thread)
-            self._condition.notify_all()
         try:
+            with self._lock:
+                self._asking.add(thread)
+                self._condition.notify_all()
             yield
         finally:
-            with self._lock:
-                try:
+            try:
+                with self._lock:
                     while thread in self._inside and self._owner not in (None, thread):
-                        self._condition.wait()
-                finally:
-                    self._asking.discard(thread)
+                        self._condition.wait(LOOK_AGAIN)
+            finally:
+                self._asking.discard(thread)
 
     @contextmanager
     def exclusive(
@@ -202,8 +208,8 @@ class Gate:
             return
         try:
             with self._lock:
-                self._asking.add(thread)
                 try:
+                    self._asking.add(thread)
                     while self._owner is not None and not over():
                         self._condition.wait(LOOK_AGAIN)
                 finally:
@@ -212,17 +218,15 @@ class Gate:
                     self._owner = thread
                 while not (free := self._owner == thread and self._is_empty()) and not over():
                     self._condition.wait(LOOK_AGAIN)
-                if not free:
-                    self._release(thread)
+                if not free and self._owner == thread:
+                    self._owner = None
+                    self._condition.notify_all()
             yield free
         finally:
+            if self._owner == thread:
+                self._owner = None
             with self._lock:
-                self._release(thread)
-
-    def _release(self, thread: int) -> None:
-        if self._owner == thread:
-            self._owner = None
-            self._condition.notify_all()
+                self._condition.notify_all()
 
     def _is_empty(self) -> bool:
         """Whether no other thread is inside and goes on; forgets passes whose frames are gone."""

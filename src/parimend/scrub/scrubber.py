@@ -109,7 +109,7 @@ class Scrubber(Handle):
         self._schedule = Schedule(pace, time.monotonic())
         self._looks = Looks(self._weights, self._teller, self._schedule, share)
         self._process = os.getpid()
-        self._sweeping = threading.RLock()  # callbacks may sweep
+        self._meet()
         self._thread: threading.Thread | None = None
         self._unwatched: frozenset[str] = frozenset()
         self._last_sweep = 0.0
@@ -287,8 +287,14 @@ class Scrubber(Handle):
         """Leave behind what threads held of the process from which this one was forked."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            self._sweeping = threading.RLock()
+            self._meet()
             self._looks.arrive(quietly=quietly)
+
+    def _meet(self) -> None:
+        """Nobody sweeps, and nobody waits for who does."""
+        self._sweeper: int | None = None  # its thread
+        self._lock = threading.RLock()  # see `Gate`
+        self._swept = threading.Condition(self._lock)
 
     def _run(self) -> None:
         stopped = self._looks.stopped
@@ -327,32 +333,42 @@ class Scrubber(Handle):
     def _one_sweep(self, pause: bool) -> Iterator[bool]:
         """Wait until no other thread sweeps; whether that is so, and this one is not to end.
 
-        A lock is given to whoever asks first when it is free, and the scrubbing thread would ask
+        The turn is given to whoever asks first when it is free, and the scrubbing thread would ask
         for it again at once: it lets all others go first.
         """
         waiting, me = self._looks.waiting, threading.get_ident()
+        if self._sweeper == me:  # a callback sweeps
+            yield True
+            return
 
         def mine(patience: float) -> bool:
             if pause and waiting:
                 self._looks.stopped.wait(patience)
                 return False
-            return self._sweeping.acquire(timeout=patience)
+            with self._lock:
+                if self._sweeper is not None:
+                    self._swept.wait(patience)
+                if self._sweeper is None:
+                    self._sweeper = me
+            return self._sweeper == me
 
-        if not pause:
-            waiting.add(me)
-        try:
-            alone = mine(0.0)
-            with nullcontext() if alone else self._looks.gate.waiting():
-                # Whoever waits for a stop may be the one that sweeps.
-                while not (alone or self._looks.stops(pause)):
-                    alone = mine(LOOK_AGAIN)
-        finally:
-            waiting.discard(me)
-        try:
+        try:  # ended as in `Gate`
+            try:
+                if not pause:
+                    waiting.add(me)
+                alone = mine(0.0)
+                with nullcontext() if alone else self._looks.gate.waiting():
+                    # Whoever waits for a stop may be the one that sweeps.
+                    while not (alone or self._looks.stops(pause)):
+                        alone = mine(LOOK_AGAIN)
+            finally:
+                waiting.discard(me)
             yield alone
         finally:
-            if alone:
-                self._sweeping.release()
+            if self._sweeper == me:
+                self._sweeper = None
+            with self._lock:
+                self._swept.notify_all()
 
     def _sweep(self, pause: bool) -> list[Event]:
         with self._one_sweep(pause) as alone:

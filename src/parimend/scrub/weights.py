@@ -17,6 +17,7 @@ from parimend.carriers.finding import Finding
 from parimend.errors import MismatchError
 from parimend.model import sealed_tensors
 from parimend.outcomes import Proof
+from parimend.scrub.gate import LOOK_AGAIN
 from parimend.scrub.lanes import wait_for
 from parimend.seal import Seal, SealedWord
 from parimend.stores.aliasing import is_same, place_of
@@ -71,7 +72,7 @@ class Weights:
 
     def _meet(self) -> None:
         """Nobody reads, and nobody waits for those who do."""
-        self._readers = list[int]()  # their threads
+        self._readers = dict[object, int]()  # their threads
         self._lock = threading.RLock()  # see `Gate`
         self._condition = threading.Condition(self._lock)
 
@@ -219,14 +220,13 @@ class Weights:
         Yields:
             Whether none began since then; if one did, nothing is to be read.
         """
-        mine = threading.get_ident()
-        with self._lock:
-            self._readers.append(mine)
+        me = object()
         try:
+            self._readers[me] = threading.get_ident()
             yield not self.is_changed(since)
         finally:
+            self._readers.pop(me, None)  # before an interrupt may come, see `Gate`
             with self._lock:
-                self._readers.remove(mine)
                 self._condition.notify_all()
 
     @contextmanager
@@ -236,7 +236,8 @@ class Weights:
         self._changes += 1
         try:
             with self._lock:
-                self._condition.wait_for(lambda: mine.issuperset(self._readers))
+                while not mine.issuperset(list(self._readers.values())):
+                    self._condition.wait(LOOK_AGAIN)
             yield
         finally:
             self._changes += 1

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.campaign.protections.watching import Hooked, seen_without_damage
 from parimend.errors import SpecError
 from parimend.experiment import Answer
-from parimend.layers.product import Product
-from parimend.layers.registry import product_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from parimend.layers.product import Product
 
 _MARGIN = 2.0
 """How much more than without damage a sum may be off."""
@@ -95,6 +97,8 @@ class Abft(Protection):
 
 
 def _products(model: Any) -> Iterator[tuple[str, tuple[Any, Product]]]:
+    from parimend.layers.registry import product_of
+
     for name, module in model.named_modules():
         product = product_of(module)
         if product is not None:
@@ -102,6 +106,8 @@ def _products(model: Any) -> Iterator[tuple[str, tuple[Any, Product]]]:
 
 
 def _checksum(module: Any, product: Product) -> Checksum:
+    import torch
+
     rows = product.matrix(module.weight.detach()).double().sum(1, keepdim=True)
     nothing = torch.zeros(1, device=rows.device)
     bias = nothing if module.bias is None else module.bias.detach().double().sum(0, True)
@@ -110,6 +116,8 @@ def _checksum(module: Any, product: Product) -> Checksum:
 
 def _off(kept: Checksum, product: Product, x: Any, y: Any) -> torch.Tensor:
     """The largest difference between sums of outputs and what they must be, in float32."""
+    import torch
+
     x, y = x.float(), y.float()
     rows, bias = (torch.from_numpy(each) for each in (kept.rows, kept.bias))
     size = product.size(y)

@@ -12,7 +12,6 @@ import numpy as np
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors
 from parimend.errors import SealError
 from parimend.experiment import Answer
-from parimend.model import protect_, repair_
 from parimend.outcomes import Verdict
 from parimend.seal import Seal
 
@@ -48,6 +47,8 @@ class _Carried(Protection):
     seed: int = 0
 
     def protect_(self, network: Network) -> Bytes:
+        from parimend.model import protect_
+
         options: Any = {"only": self.only, "per": self.per, "seed": self.seed}
         seal = protect_(network.tensors, self.errors, self.kind, **options)  # type: ignore[arg-type]
         return np.frombuffer(seal.to_bytes(), np.uint8).copy()
@@ -66,6 +67,8 @@ class _Carried(Protection):
 
 def repaired(tensors: Tensors, seal: Bytes) -> Answer:
     """Repair tensors by the bytes of a seal, which may be damaged themselves."""
+    from parimend.model import repair_
+
     try:
         report = repair_(tensors, _read(seal.tobytes()))
     except SealError:  # beyond what a seal can repair of itself

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from parimend.campaign.protections.base import Bytes, Network, Protection, Tensors, Watch
 from parimend.campaign.protections.carried import Sidecar, repaired
 from parimend.errors import SpecError
 from parimend.experiment import Answer
-from parimend.guards import Coverage, GuardEvent, Guards, guard_
-from parimend.layers.registry import product_of
+
+if TYPE_CHECKING:
+    from parimend.guards import Coverage, GuardEvent, Guards
 
 
 class Kept(NamedTuple):
@@ -49,6 +50,8 @@ class Guarded(Protection):
     tells: ClassVar[bool] = True
 
     def protect_(self, network: Network) -> Kept:
+        from parimend.guards import guard_
+
         if network.run is None:
             raise SpecError("guards look at a network that runs: give a metric, or leave them out")
         with guard_(network.model, self.k, impose=self.impose) as guards:
@@ -62,6 +65,8 @@ class Guarded(Protection):
         return repaired(tensors, kept.seal)
 
     def watch_(self, model: Any, kept: Kept) -> GuardWatch:
+        from parimend.guards import guard_
+
         return GuardWatch(guard_(model, self.k, activations=self.activations))
 
     def exposed(self, kept: Kept) -> Mapping[str, Bytes]:
@@ -72,6 +77,8 @@ class Guarded(Protection):
 
     def _floats(self, model: Any, covered: Coverage) -> int:
         """Numbers that are kept beside a layer: P W and P b."""
+        from parimend.layers.registry import product_of
+
         module: Any = dict(model.named_modules()).get(covered.layer)
         product = module and product_of(module)
         if covered.cover != "kept" or product is None:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from parimend.campaign.protections.base import Network, Watch
 from parimend.errors import SpecError
 from parimend.experiment import Answer
@@ -48,6 +46,8 @@ class Hooked(Watch):
 
 
 def _looked(look: Look, name: str, module: Any, inputs: Any, output: Any) -> Any:
+    import torch
+
     with torch.no_grad():
         return look(name, module, inputs[0].detach(), output.detach())
 
