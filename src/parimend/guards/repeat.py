@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import (
     TorchFunctionMode,
@@ -173,16 +174,18 @@ class _Twice(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
+        # An operator of somebody else may have any name, and do anything.
+        known = known and not isinstance(function, torch._ops.OpOverloadPacket)
         if not known or "out" in kwargs or _never_the_same(function, *args, **kwargs):
             return function(*args, **kwargs)
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
             in_place = in_place or any(argument is True for argument in args[1:])
         changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
-        if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
-            return function(*args, **kwargs)  # what the others were is not known afterwards
         if in_place and not observable(changed):
             return function(*args, **kwargs)
+        if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
+            return function(*args, **kwargs)  # what the others were is not known afterwards
         saved = changed.detach().clone() if in_place else None
 
         def again() -> Any:
@@ -220,7 +223,7 @@ class _Twice(TorchFunctionMode):
             second = again()
         if _same(output, second):
             return None
-        third = again()
+        third = _uncounted(again)
         two_agree = _same(second, third) or _same(output, third)
         return third if self._settle(_off(output, third), two_agree) else None
 
@@ -232,7 +235,7 @@ class _Twice(TorchFunctionMode):
             return None
         if not product.suspicious(output) or product.is_near(output):
             return None
-        third = again()
+        third = _uncounted(again)
         # What is off every time, and not by more than rounding can make it, is due to the order.
         if _same(output, third) and product.is_possible(output):
             return None
@@ -277,6 +280,14 @@ class _Twice(TorchFunctionMode):
             if (name := names.get(id(frame.f_locals.get("self")))) is not None:
                 return name
         return ""
+
+
+def _uncounted(again: Callable[[], Tensor]) -> Tensor:
+    """A run that keeps what its backward pass needs by itself: where activations are checkpointed,
+    what is kept is counted, and computed anew without this run.
+    """
+    with saved_tensors_hooks(lambda x: x, lambda x: x):
+        return again()
 
 
 def _never_the_same(function: Any, *args: Any, **kwargs: Any) -> bool:
