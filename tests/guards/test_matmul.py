@@ -295,6 +295,18 @@ def test_what_is_no_number_is_what_it_is():
     assert not Operands(a, b).is_possible(y)
 
 
+def test_partial_sums_that_are_too_large_make_any_number():
+    a, b = torch.tensor([[1e20, 1e20, 1.0]]), torch.ones(3, 9)
+    b[:2, 3] = torch.tensor([1e20, -1e20])
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        y = a @ b
+        y[0, 3] = wrong  # as the order of the terms may have it
+        assert Operands(a, b).suspicious(y)
+        assert Operands(a, b).is_possible(y)
+        y[0, 4] = wrong
+        assert not Operands(a, b).is_possible(y)
+
+
 def test_what_draws_or_changes_its_weight_is_done_once(done):
     weight = nn.Parameter(torch.full((4, 8), 10.0))
     model = Experts(
