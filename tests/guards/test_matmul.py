@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.errors import ComputationError
 from parimend.guards import guard_, repeat
-from parimend.guards.matmul import Operands
+from parimend.guards.matmul import Operands, operands
 from parimend.upsets import Upset, upset_
 
 
@@ -262,6 +262,17 @@ def test_rounding_explains_what_rounding_does(sizes, batch, of_a, of_b, dtype, s
     assert product.suspicious(wrong)
     assert not product.is_near(wrong)
     assert not product.is_possible(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_that_is_added_apart_is_one_more_rounding(dtype, x):
+    torch.manual_seed(0)
+    x = x.abs().expand(3, 5, 12).mT.contiguous().mT
+    args = [t.to(dtype) for t in (x, torch.rand(20, 12), torch.rand(20))]
+    product, y = operands("linear", args, {}), F.linear(*args)
+    assert not product.suspicious(y)
+    assert product.is_possible(y)
+    assert not Operands(args[0], args[1].mT, args[2]).is_possible(y)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
