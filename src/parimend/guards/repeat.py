@@ -31,7 +31,7 @@ from parimend.events import GuardKind
 from parimend.guards import matmul
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.layer import LayerGuard
-from parimend.guards.observing import observable
+from parimend.guards.observing import observable, unseen
 from parimend.removable import wrap_forward_
 
 REPEATED: tuple[type[nn.Module], ...] = (
@@ -204,17 +204,17 @@ class _Twice(TorchFunctionMode):
         output = function(*args, **kwargs)
         if not observable(output) or (plain in _CONVERSIONS and _is_moved(output, *args)):
             return output
-        if plain in matmul.FUNCTIONS and not in_place:
-            right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
-        else:
-            right = self._repeated(output, again)
-        if right is None:
-            return output
-        if in_place:
-            # Past autograd, which would take the right values for a change of what it has saved.
+        with unseen():
+            if plain in matmul.FUNCTIONS and not in_place:
+                right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
+            else:
+                right = self._repeated(output, again)
+            if right is None:
+                return output
+            # Past autograd, which would take the right values for a change of what it has saved;
+            # also where it is not the output that goes on: a checkpoint may keep it.
             output.data.copy_(right)
-            return output
-        return right
+        return output if in_place else right
 
     def _repeated(self, output: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
         """What is to be taken instead of an output; None if it is as it should be."""
