@@ -84,6 +84,13 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
         lambda x: torch.special.softmax(x, 1),
         lambda x: torch.special.log_softmax(x, 1),
         torch.special.expit,
+        lambda x: torch.maximum(x, x),
+        lambda x: x.clamp_min(0.0),
+        lambda x: x.exp2(),
+        lambda x: torch.norm(x, dim=1),
+        lambda x: x.max(),
+        lambda x: x.amax(1),
+        lambda x: x.std(1),
     ],
 )
 def test_operations_by_other_names_are_seen(model, x, compute, monkeypatch):

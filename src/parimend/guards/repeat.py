@@ -51,8 +51,10 @@ _CONVERSIONS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 _FUNCTIONS = _MAY_BE_IN_PLACE | _CONVERSIONS | matmul.FUNCTIONS | {
     "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
     "true_divide", "__rdiv__", "neg", "negative", "abs", "pow", "__rpow__", "square", "sqrt",
-    "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "erf", "clamp", "where", "masked_fill",
-    "sum", "mean", "cat", "stack", "prelu", "gelu", "glu", "sigmoid", "tanh",
+    "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
+    "erf", "clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "where", "masked_fill",
+    "lerp", "addcmul", "addcdiv", "sum", "mean", "var", "std", "norm", "logsumexp", "max", "min",
+    "amax", "amin", "cat", "stack", "prelu", "gelu", "glu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit", "embedding",
@@ -176,7 +178,7 @@ class _Twice(TorchFunctionMode):
         known = plain in _FUNCTIONS or function in _NAMELESS
         # An operator of somebody else may have any name, and do anything.
         known = known and not isinstance(function, torch._ops.OpOverloadPacket)
-        if not known or "out" in kwargs or _never_the_same(function, *args, **kwargs):
+        if not known or kwargs.get("out") is not None or _never_the_same(function, *args, **kwargs):
             return function(*args, **kwargs)
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
