@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.errors import ComputationError
-from parimend.guards import guard_, repeat
+from parimend.guards import guard_, matmul, repeat
 from parimend.guards.matmul import Operands, operands
 from parimend.upsets import Upset, upset_
 
@@ -205,6 +205,20 @@ def test_rows_of_experts(x, done):
             with Strike(0, row=4):
                 assert torch.equal(model(x), right)
             assert len(guards.events) == 1
+
+
+@pytest.mark.parametrize("function", [SUMMED["matmul"], grouped])
+def test_a_default_device_is_not_that_of_the_model(function, x):
+    matmul._threshold.cache_clear()
+    model = Experts(function)
+    with torch.no_grad():
+        right = model(x)
+        with torch.device("meta"), guard_(model, activations=True) as guards:
+            assert torch.equal(model(x), right)
+            assert guards.events == ()
+            with Strike(0):
+                assert torch.equal(model(x), right)
+        assert [e.kind for e in guards.events] == ["recomputed"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

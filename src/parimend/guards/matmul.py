@@ -238,7 +238,6 @@ def _rounded_up(size: int) -> int:
 @lru_cache(_KEPT)
 def _threshold(arithmetic: Arithmetic, n: int, k: int, gain: float) -> Threshold:
     """For n outputs in a row, sums of k products each, and sums over b with this `_GAIN`."""
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    none = torch.zeros(1, 1, dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64, device="cpu")
     # Adding up the columns of b rounds n times.
-    return Threshold.of(Noise(one, gain * one, none, float(n), k, k + n, n), arithmetic)
+    return Threshold.of(Noise(one, gain * one, 0.0 * one[0], float(n), k, k + n, n), arithmetic)
