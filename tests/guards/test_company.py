@@ -3,12 +3,14 @@
 import copy
 import io
 import itertools
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from parimend.errors import ComputationError, GuardError
 from parimend.guards import guard_
@@ -212,6 +214,61 @@ def test_activations_that_are_computed_again(model, x, reentrant):
         net(x.requires_grad_()).sum().backward()
         assert guards.events == ()
     assert model[0].weight.grad is not None
+
+
+class Selective(nn.Module):
+    """Keeps some results for its gradients, and computes the others again."""
+
+    def __init__(self, model, *kept):
+        super().__init__()
+        self.model, self.kept = model, kept
+
+    def inner(self, x):
+        x = torch.sigmoid(self.model[0](x)) @ self.model[2].weight.mT
+        return torch.sigmoid(self.model[0](torch.sigmoid(x @ self.model[2].weight[:, :16])))
+
+    def forward(self, x):
+        contexts = partial(create_selective_checkpoint_contexts, list(self.kept))
+        return checkpoint(self.inner, x, use_reentrant=False, context_fn=contexts)
+
+
+def gradients(net, x, strikes=None):
+    net.zero_grad()
+    with strikes or nullcontext():
+        y = net(x)
+    y.sum().backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kept", ["sigmoid", "mm", "addmm", "view"])
+def test_results_that_are_kept_are_those_of_the_model(model, x, kept):
+    net = Selective(model, getattr(torch.ops.aten, kept).default)
+    right = gradients(net, x)
+    with guard_(net, activations=True) as guards:
+        torch.testing.assert_close(gradients(net, x), right)
+        assert guards.events == ()
+
+
+def test_a_call_in_so_many_may_be_one_that_is_repeated():
+    conv, x = nn.Conv2d(3, 32, 3), torch.randn(1, 3, 6, 6)
+    net = Selective(conv, torch.ops.aten.sigmoid.default)
+    net.inner = lambda x: torch.sigmoid(conv(x)).exp()
+    right = gradients(net, x)
+    with guard_(net, every=3) as guards:
+        for _ in range(4):
+            torch.testing.assert_close(gradients(net, x), right)
+        assert guards.events == ()
+
+
+@pytest.mark.parametrize("operation", ["sigmoid", "mm", "addmm"])
+def test_results_that_are_kept_are_the_right_ones(model, x, operation):
+    net = Selective(model, getattr(torch.ops.aten, operation).default)
+    right = gradients(net, x)
+    with guard_(net, 3, activations=True) as guards:
+        strikes = upset_(net, Upset("offset"), operations=[operation], every=2)
+        torch.testing.assert_close(gradients(net, x, strikes), right)
+        assert {e.kind for e in guards.events} <= {"recomputed", "corrected"}
+        assert guards.events
 
 
 def test_empty_and_nested_inputs():

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parimend.errors import ComputationError
-from parimend.guards import guard_, repeat
-from parimend.guards.matmul import Operands
+from parimend.guards import guard_, matmul, repeat
+from parimend.guards.matmul import Operands, operands
 from parimend.upsets import Upset, upset_
 
 
@@ -207,6 +207,20 @@ def test_rows_of_experts(x, done):
             assert len(guards.events) == 1
 
 
+@pytest.mark.parametrize("function", [SUMMED["matmul"], grouped])
+def test_a_default_device_is_not_that_of_the_model(function, x):
+    matmul._threshold.cache_clear()
+    model = Experts(function)
+    with torch.no_grad():
+        right = model(x)
+        with torch.device("meta"), guard_(model, activations=True) as guards:
+            assert torch.equal(model(x), right)
+            assert guards.events == ()
+            with Strike(0):
+                assert torch.equal(model(x), right)
+        assert [e.kind for e in guards.events] == ["recomputed"]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("cast", [False, True])
 def test_other_arithmetics(dtype, cast, x, done):
@@ -264,6 +278,17 @@ def test_rounding_explains_what_rounding_does(sizes, batch, of_a, of_b, dtype, s
     assert not product.is_possible(wrong)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_that_is_added_apart_is_one_more_rounding(dtype, x):
+    torch.manual_seed(0)
+    x = x.abs().expand(3, 5, 12).mT.contiguous().mT
+    args = [t.to(dtype) for t in (x, torch.rand(20, 12), torch.rand(20))]
+    product, y = operands("linear", args, {}), F.linear(*args)
+    assert not product.suspicious(y)
+    assert product.is_possible(y)
+    assert not Operands(args[0], args[1].mT, args[2]).is_possible(y)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize(
     "function",
@@ -293,6 +318,18 @@ def test_what_is_no_number_is_what_it_is():
     y[2, 0] = torch.nan
     assert Operands(a, b).suspicious(y)
     assert not Operands(a, b).is_possible(y)
+
+
+def test_partial_sums_that_are_too_large_make_any_number():
+    a, b = torch.tensor([[1e20, 1e20, 1.0]]), torch.ones(3, 9)
+    b[:2, 3] = torch.tensor([1e20, -1e20])
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        y = a @ b
+        y[0, 3] = wrong  # as the order of the terms may have it
+        assert Operands(a, b).suspicious(y)
+        assert Operands(a, b).is_possible(y)
+        y[0, 4] = wrong
+        assert not Operands(a, b).is_possible(y)
 
 
 def test_what_draws_or_changes_its_weight_is_done_once(done):

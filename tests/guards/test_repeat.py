@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from parimend.errors import ComputationError, GuardError
 from parimend.guards import guard_, repeat
@@ -83,6 +84,13 @@ def test_every_operation_is_seen_and_corrected(model, x, operation, every, layer
         lambda x: torch.special.softmax(x, 1),
         lambda x: torch.special.log_softmax(x, 1),
         torch.special.expit,
+        lambda x: torch.maximum(x, x),
+        lambda x: x.clamp_min(0.0),
+        lambda x: x.exp2(),
+        lambda x: torch.norm(x, dim=1),
+        lambda x: x.max(),
+        lambda x: x.amax(1),
+        lambda x: x.std(1),
     ],
 )
 def test_operations_by_other_names_are_seen(model, x, compute, monkeypatch):
@@ -156,6 +164,27 @@ def test_an_operation_that_is_wrong_every_time_is_suspect(model, x):
         assert {e.kind for e in guards.events} == {"suspect"}
 
 
+@pytest.mark.parametrize("operation", ["sigmoid", "relu"])
+def test_a_right_result_does_not_count_where_activations_are_checkpointed(model, x, operation):
+    def gradient():
+        model.zero_grad()
+        checkpoint(model.forward, x, use_reentrant=False).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    right = gradient()
+    whole = nn.Sequential(model)
+    whole.forward = lambda x: checkpoint(model, x, use_reentrant=False)
+    with guard_(whole, activations=True) as guards:
+        model.zero_grad()
+        with upset_(model, Upset("offset"), operations=[operation], every=3) as upsets:
+            while not upsets.struck:
+                y = whole(x)
+        y.square().sum().backward()
+        assert {e.kind for e in guards.events} == {"recomputed"}
+    for p, wanted in zip(model.parameters(), right, strict=True):
+        torch.testing.assert_close(p.grad, wanted)
+
+
 def test_statistics_are_not_updated_twice(model, x):
     model.train()
     with guard_(model, activations=True):
@@ -214,6 +243,32 @@ def test_an_operand_that_is_changed_may_be_there_twice_or_by_name(operation):
         with guard_(model, activations=True) as guards:
             assert torch.equal(model(x), right)
         assert guards.events == ()
+
+
+def test_in_place_within_transformations():
+    def plus(y):
+        z = y * 2.0
+        z += y
+        return z
+
+    model, x = Once(plus), torch.randn(4, 8)
+    right = torch.func.vmap(model)(x)
+    with guard_(model, activations=True) as guards:
+        assert torch.equal(torch.func.vmap(model)(x), right)
+    assert guards.events == ()
+
+
+@pytest.mark.parametrize("name", ["linear", "add", "relu"])
+def test_operators_of_others_are_done_once(name):
+    with torch.library._scoped_library("of_others", "DEF") as library:
+        library.define(f"{name}(Tensor x, Tensor(a!) y) -> Tensor")
+        library.impl(name, lambda x, y: x @ y.add_(1.0), "CPU")
+        operator, y = getattr(torch.ops.of_others, name), torch.zeros(8, 5)
+        model, x = Once(lambda x: operator(x, y)), torch.randn(4, 8)
+        with torch.no_grad(), guard_(model, activations=True) as guards:
+            assert torch.equal(model(x), model.linear(x) @ torch.ones(8, 5))
+        assert guards.events == ()
+        assert torch.equal(y, torch.ones(8, 5))
 
 
 def test_an_operand_there_twice_is_seen_and_corrected():

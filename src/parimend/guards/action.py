@@ -76,7 +76,8 @@ def settle(
                 _say(found, faulty, "raised")
             elif policy.answer != "record" and faulty:
                 _put_right(suspect, faulty, wrong, guard.journal, parameters, found)
-                _write(y, leading, suspect, torch.tensor(faulty, device=y.device))
+                # Past autograd, for which a checkpoint that keeps outputs would be out of date.
+                _write(y.data, leading, suspect, torch.tensor(faulty, device=y.device))
         finally:  # also where on_weights, which is not ours, raises something
             guard.journal.note(found)
         guard.journal.warn_of(found)

@@ -18,7 +18,7 @@ from parimend.guards.arithmetic import as_used
 from parimend.guards.checks import Checks, stops_in
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.known import Known, Standing, unusable
-from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable
+from parimend.guards.observing import CHECKED, is_exporting, is_raised, observable, unseen
 from parimend.removable import Hook, foreign_forward, wrap_forward_
 from parimend.stores.lent import is_lent
 
@@ -139,6 +139,11 @@ class LayerGuard(Hook):
         call, latch = next(self._calls), self.journal.latch
         if call % self.journal.every and not (latch and latch.judges):
             return
+        with unseen():
+            self._look(call, y, x, parameters)
+
+    def _look(self, call: int, y: Tensor, x: Tensor, parameters: Parameters) -> None:
+        latch = self.journal.latch
         if not observable(y) or x.layout is not torch.strided:
             self.journal.passed[self.name] += 1
         elif self._is_reshaped():

@@ -21,6 +21,7 @@ from parimend.guards.arithmetic import Arithmetic, arithmetic, as_used
 from parimend.guards.observing import observable
 from parimend.guards.threshold import Noise, Threshold
 from parimend.kernels.screen_torch import exactly
+from parimend.layers.linear import LinearProduct
 
 _GAIN = 4.0
 """Squares of the sums over the rows of b, in units of those of its elements: about 1, where columns
@@ -49,10 +50,11 @@ class Operands:
         rest: Tensor | None = None,
         scale: float = 1.0,
         ends: Tensor | None = None,
+        apart: bool = False,
     ) -> None:
         self._a, self._b = a.detach(), b.detach()
         self._rest = None if rest is None else rest.detach()
-        self._scale, self._ends = scale, ends
+        self._scale, self._ends, self._apart = scale, ends, apart
 
     def suspicious(self, y: Tensor) -> bool:
         """Whether a row of Y does not have the sum that it must have."""
@@ -93,13 +95,16 @@ class Operands:
 
     def _is_within(self, y: Tensor, bound: Callable[[Tensor, Threshold], Tensor]) -> bool:
         y, limit, exact = self.own(y.detach()), self._limit(y), self.exact(y)
-        near = (y.to(torch.float64) - exact).abs() <= bound(exact, limit) + limit.least
-        return bool((near | (y == exact.to(y.dtype)) | (y.isnan() & exact.isnan())).all())
+        most = bound(exact, limit) + limit.least
+        near = (y.to(torch.float64) - exact).abs() <= most
+        # Partial sums that are too large may be infinities that differ in sign.
+        nan = y.isnan() & (exact.isnan() | most.isinf())
+        return bool((near | (y == exact.to(y.dtype)) | nan).all())
 
     def _limit(self, y: Tensor, gain: float = 1.0) -> Threshold:
         # Rounded up, as sequences grow from call to call.
         n, k = (_rounded_up(size) for size in (y.shape[-1], self._b.shape[-2]))
-        return _threshold(arithmetic(y, convolution=False), n, k, gain)
+        return _threshold(arithmetic(y, convolution=False, apart=self._apart), n, k, gain)
 
     def own(self, y: Tensor) -> Tensor:
         """The rows that belong to a group."""
@@ -153,7 +158,10 @@ def _mm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Op
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operands | None:
-    return Operands(input, weight.mT, bias) if weight.ndim == 2 else None
+    if weight.ndim != 2:
+        return None
+    apart = bias is not None and LinearProduct().adds_apart(input)
+    return Operands(input, weight.mT, bias, apart=apart)
 
 
 def _addmm(

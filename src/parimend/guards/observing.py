@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from parimend.errors import GuardError
 from parimend.stores.lent import is_transformed
@@ -34,6 +37,18 @@ def observable(y: Any) -> bool:
         and not (y.is_nested or y.is_meta)
         and not is_transformed()
     )
+
+
+_KEEPING = (checkpoint._CachingTorchDispatchMode, checkpoint._CachedTorchDispatchMode)
+"""What keeps results where activations are checkpointed selectively, and gives them again."""
+
+
+def unseen() -> AbstractContextManager[object]:
+    """Where guards compute: selective checkpointing finds results by counting operations, and must
+    not count these, which are not there when the model runs again for its gradients.
+    """
+    keeps = any(isinstance(mode, _KEEPING) for mode in _get_current_dispatch_mode_stack())
+    return _disable_current_modes() if keeps else nullcontext()
 
 
 def capturing() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import (
     TorchFunctionMode,
@@ -30,7 +31,7 @@ from parimend.events import GuardKind
 from parimend.guards import matmul
 from parimend.guards.journal import GuardEvent, Journal, Parameters
 from parimend.guards.layer import LayerGuard
-from parimend.guards.observing import observable
+from parimend.guards.observing import observable, unseen
 from parimend.removable import wrap_forward_
 
 REPEATED: tuple[type[nn.Module], ...] = (
@@ -50,8 +51,10 @@ _CONVERSIONS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 _FUNCTIONS = _MAY_BE_IN_PLACE | _CONVERSIONS | matmul.FUNCTIONS | {
     "add", "sub", "subtract", "rsub", "__rsub__", "mul", "multiply", "div", "divide",
     "true_divide", "__rdiv__", "neg", "negative", "abs", "pow", "__rpow__", "square", "sqrt",
-    "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "erf", "clamp", "where", "masked_fill",
-    "sum", "mean", "cat", "stack", "prelu", "gelu", "glu", "sigmoid", "tanh",
+    "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
+    "erf", "clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "where", "masked_fill",
+    "lerp", "addcmul", "addcdiv", "sum", "mean", "var", "std", "norm", "logsumexp", "max", "min",
+    "amax", "amin", "cat", "stack", "prelu", "gelu", "glu", "sigmoid", "tanh",
     "softplus", "softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "special_softmax", "special_log_softmax", "special_expit", "embedding",
@@ -173,16 +176,18 @@ class _Twice(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         plain = name if name.endswith("__") else name.removesuffix("_")
         known = plain in _FUNCTIONS or function in _NAMELESS
-        if not known or "out" in kwargs or _never_the_same(function, *args, **kwargs):
+        # An operator of somebody else may have any name, and do anything.
+        known = known and not isinstance(function, torch._ops.OpOverloadPacket)
+        if not known or kwargs.get("out") is not None or _never_the_same(function, *args, **kwargs):
             return function(*args, **kwargs)
         in_place = plain != name or kwargs.get("inplace", False)
         if plain in _MAY_BE_IN_PLACE:
             in_place = in_place or any(argument is True for argument in args[1:])
         changed: Any = (args[0] if args else kwargs["input"]) if in_place else None
-        if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
-            return function(*args, **kwargs)  # what the others were is not known afterwards
         if in_place and not observable(changed):
             return function(*args, **kwargs)
+        if in_place and any(_shares(x, changed) for x in (*args, *kwargs.values())):
+            return function(*args, **kwargs)  # what the others were is not known afterwards
         saved = changed.detach().clone() if in_place else None
 
         def again() -> Any:
@@ -201,17 +206,17 @@ class _Twice(TorchFunctionMode):
         output = function(*args, **kwargs)
         if not observable(output) or (plain in _CONVERSIONS and _is_moved(output, *args)):
             return output
-        if plain in matmul.FUNCTIONS and not in_place:
-            right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
-        else:
-            right = self._repeated(output, again)
-        if right is None:
-            return output
-        if in_place:
-            # Past autograd, which would take the right values for a change of what it has saved.
+        with unseen():
+            if plain in matmul.FUNCTIONS and not in_place:
+                right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
+            else:
+                right = self._repeated(output, again)
+            if right is None:
+                return output
+            # Past autograd, which would take the right values for a change of what it has saved;
+            # also where it is not the output that goes on: a checkpoint may keep it.
             output.data.copy_(right)
-            return output
-        return right
+        return output if in_place else right
 
     def _repeated(self, output: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
         """What is to be taken instead of an output; None if it is as it should be."""
@@ -220,7 +225,7 @@ class _Twice(TorchFunctionMode):
             second = again()
         if _same(output, second):
             return None
-        third = again()
+        third = _uncounted(again)
         two_agree = _same(second, third) or _same(output, third)
         return third if self._settle(_off(output, third), two_agree) else None
 
@@ -232,7 +237,7 @@ class _Twice(TorchFunctionMode):
             return None
         if not product.suspicious(output) or product.is_near(output):
             return None
-        third = again()
+        third = _uncounted(again)
         # What is off every time, and not by more than rounding can make it, is due to the order.
         if _same(output, third) and product.is_possible(output):
             return None
@@ -277,6 +282,14 @@ class _Twice(TorchFunctionMode):
             if (name := names.get(id(frame.f_locals.get("self")))) is not None:
                 return name
         return ""
+
+
+def _uncounted(again: Callable[[], Tensor]) -> Tensor:
+    """A run that keeps what its backward pass needs by itself: where activations are checkpointed,
+    what is kept is counted, and computed anew without this run.
+    """
+    with saved_tensors_hooks(lambda x: x, lambda x: x):
+        return again()
 
 
 def _never_the_same(function: Any, *args: Any, **kwargs: Any) -> bool:
