@@ -47,6 +47,7 @@ class GuardEvent(Event):
         sample: index on the leading axes of the output.
         positions: wrong positions, as indices on its spatial axes; () for layers without any.
         channels: wrong outputs, if they were located.
+        function: name of what PyTorch computed wrongly, if it was no layer.
         magnitude: of the largest error, in units of the rms output to be expected for such an
             input; infinite if the output is not finite, NaN if it is not known.
     """
@@ -56,6 +57,7 @@ class GuardEvent(Event):
     positions: tuple[tuple[int, ...], ...] = ()
     channels: tuple[int, ...] = ()
     magnitude: float = 0.0
+    function: str = ""
 
     def __str__(self) -> str:
         where = f"sample {self.sample}"
@@ -63,7 +65,8 @@ class GuardEvent(Event):
             where += f", {len(self.positions)} positions from {self.positions[0]}"
         if self.channels:
             where += f", outputs {', '.join(map(str, self.channels))}"
-        return f"{self.layer}, call {self.where}: {where}: {self.magnitude:.2g} rms, {self.kind}"
+        what = " in ".join(filter(None, (self.function, self.layer or "the model")))
+        return f"{what}, call {self.where}: {where}: {self.magnitude:.2g} rms, {self.kind}"
 
     def __repr__(self) -> str:
         return f"<GuardEvent: {brief(str(self), most=200)}>"

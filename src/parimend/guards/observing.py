@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
@@ -41,14 +42,17 @@ def observable(y: Any) -> bool:
 
 _KEEPING = (checkpoint._CachingTorchDispatchMode, checkpoint._CachedTorchDispatchMode)
 """What keeps results where activations are checkpointed selectively, and gives them again."""
+_NOTHING = nullcontext()
 
 
 def unseen() -> AbstractContextManager[object]:
     """Where guards compute: selective checkpointing finds results by counting operations, and must
     not count these, which are not there when the model runs again for its gradients.
     """
+    if not _len_torch_dispatch_stack():
+        return _NOTHING
     keeps = any(isinstance(mode, _KEEPING) for mode in _get_current_dispatch_mode_stack())
-    return _disable_current_modes() if keeps else nullcontext()
+    return _disable_current_modes() if keeps else _NOTHING
 
 
 def capturing() -> bool:

@@ -208,9 +208,10 @@ class _Twice(TorchFunctionMode):
             return output
         with unseen():
             if plain in matmul.FUNCTIONS and not in_place:
-                right = self._multiplied(output, again, matmul.operands(plain, args, kwargs))
+                product = matmul.operands(plain, args, kwargs)
+                right = self._multiplied(plain, output, again, product)
             else:
-                right = self._repeated(output, again)
+                right = self._repeated(plain, output, again)
             if right is None:
                 return output
             # Past autograd, which would take the right values for a change of what it has saved;
@@ -218,7 +219,7 @@ class _Twice(TorchFunctionMode):
             output.data.copy_(right)
         return output if in_place else right
 
-    def _repeated(self, output: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
+    def _repeated(self, name: str, output: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
         """What is to be taken instead of an output; None if it is as it should be."""
         # Nothing is kept for a backward pass: activations may be checkpointed.
         with torch.no_grad():
@@ -227,10 +228,14 @@ class _Twice(TorchFunctionMode):
             return None
         third = _uncounted(again)
         two_agree = _same(second, third) or _same(output, third)
-        return third if self._settle(_off(output, third), two_agree) else None
+        return third if self._settle(name, _off(output, third), two_agree) else None
 
     def _multiplied(
-        self, output: Tensor, again: Callable[[], Tensor], product: matmul.Operands | None
+        self,
+        name: str,
+        output: Tensor,
+        again: Callable[[], Tensor],
+        product: matmul.Operands | None,
     ) -> Tensor | None:
         """The same for a product, whose sums are known."""
         if product is None or not output.numel():
@@ -243,12 +248,13 @@ class _Twice(TorchFunctionMode):
             return None
         is_right = product.is_possible(third)
         off = _off(product.own(output), product.exact(output))
-        return third if self._settle(off, is_right) else None
+        return third if self._settle(name, off, is_right) else None
 
-    def _settle(self, off: Tensor, is_right: bool) -> bool:
+    def _settle(self, name: str, off: Tensor, is_right: bool) -> bool:
         """Whether the third result is to be taken.
 
         Args:
+            name: of the function.
             off: how far outputs are off, as `_off` gives it.
             is_right: whether the third result is known to be right.
         """
@@ -267,6 +273,7 @@ class _Twice(TorchFunctionMode):
             positions=(tuple(index[2:]),),
             channels=tuple(index[1:2]),
             magnitude=float(off.max()),
+            function=name,
         )
         self._journal.note([event])
         if action == "raised":
