@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parimend.guards.layer import LayerGuard
-from parimend.guards.repeat import apart
 from parimend.layers.attention import PROJECTIONS, parameters_of
 from parimend.removable import Hook, foreign_forward, nothing, wrap_forward_
 
@@ -82,11 +81,7 @@ def _forward(
         parameters: Callable[[], tuple[Any, Any]] = partial(parameters_of, module, name)
         if name not in guards:
             return F.linear(x, *parameters())
-        if torch.compiler.is_compiling():
-            y = F.linear(x, *parameters())
-        else:
-            with apart():
-                y = F.linear(x, *parameters())
+        y: Tensor = guards[name].run(F.linear, x, *parameters())
         guards[name].watch(y, x, parameters)
         return y
 

@@ -281,8 +281,12 @@ class LayerGuard(Hook):
                 return False
         return True
 
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What computes the layer."""
+        return function(*args, **kwargs)
+
     def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        y = forward(*args, **kwargs)
+        y = self.run(forward, *args, **kwargs)
         if torch.compiler.is_compiling() or not self._comes_first():
             self.watch(y, _input(args, kwargs), self.parameters)
         return y

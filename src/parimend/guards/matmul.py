@@ -41,6 +41,7 @@ class Operands:
         scale: of a b.
         ends: where a and Y have rows of several groups, b (groups, k, n) has a matrix for each, and
             these are the last rows of every group, plus one. Rows behind them belong to none.
+        apart: the rest is added to a product that is rounded already.
     """
 
     def __init__(

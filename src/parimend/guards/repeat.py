@@ -72,7 +72,7 @@ def why_not(module: nn.Module) -> str:
     return "returns indices too" if getattr(module, "return_indices", False) else ""
 
 
-def apart() -> AbstractContextManager[object]:
+def _apart() -> AbstractContextManager[object]:
     """Where a layer computes what a guard of its own checks: nothing is done again there."""
     watched = isinstance(_function_mode(), _Twice)  # type: ignore[no-untyped-call]
     return _pop_mode_temporarily() if watched else nullcontext()
@@ -82,14 +82,14 @@ class LayerBeside(LayerGuard):
     """The guard of a layer in a model with a `RepeatGuard`, which leaves the layer to it."""
 
     def inspect(self, y: Tensor, x: Tensor, parameters: Parameters) -> None:
-        with apart():
+        with _apart():
             super().inspect(y, x, parameters)
 
-    def _forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return super()._forward(forward, *args, **kwargs)
-        with apart():
-            return super()._forward(forward, *args, **kwargs)
+            return function(*args, **kwargs)
+        with _apart():
+            return function(*args, **kwargs)
 
 
 class RepeatGuard:
